@@ -1,0 +1,91 @@
+#define _GNU_SOURCE
+#include "base.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+void die_at(const char *file, int line, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    fflush(stdout);
+    fputs("error: ", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+    va_end(ap);
+    if (getenv("LLMC_DEBUG")) {
+        fprintf(stderr, "  at %s:%d\n", file, line);
+        abort();
+    }
+    exit(EXIT_FAILURE);
+}
+
+void warn(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    fflush(stdout);
+    fputs("warning: ", stderr);
+    vfprintf(stderr, fmt, ap);
+    fputc('\n', stderr);
+    va_end(ap);
+}
+
+bool fail(struct error *err, const char *fmt, ...) {
+    if (err) {
+        va_list ap;
+        va_start(ap, fmt);
+        vsnprintf(err->message, sizeof err->message, fmt, ap);
+        va_end(ap);
+    }
+    return false;
+}
+
+static void *or_die(void *p, size_t bytes) {
+    check(p || bytes == 0, "out of host memory: asked for %s", human_bytes((double)bytes));
+    return p;
+}
+
+void *xmalloc(size_t bytes) { return or_die(malloc(bytes), bytes); }
+void *xcalloc(size_t count, size_t bytes) { return or_die(calloc(count, bytes), count * bytes); }
+void *xrealloc(void *p, size_t bytes) { return or_die(realloc(p, bytes), bytes); }
+char *xstrdup(const char *s) { return (char *)or_die(strdup(s), strlen(s) + 1); }
+
+char *xasprintf(const char *fmt, ...) {
+    char *text = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vasprintf(&text, fmt, ap);
+    va_end(ap);
+    check(n >= 0, "out of host memory while formatting a string");
+    return text;
+}
+
+double now_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static const char *with_prefix(double x, double base, const char *const *prefixes, int count) {
+    static _Thread_local char buffers[8][32];
+    static _Thread_local unsigned next;
+    char *out = buffers[next++ % 8];
+    int i = 0;
+    while ((x >= base || x <= -base) && i + 1 < count) {
+        x /= base;
+        i++;
+    }
+    snprintf(out, sizeof buffers[0], i == 0 ? "%.0f %s" : "%.2f %s", x, prefixes[i]);
+    return out;
+}
+
+const char *human_bytes(double bytes) {
+    static const char *const prefixes[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+    return with_prefix(bytes, 1024.0, prefixes, 6);
+}
+
+const char *human_count(double n) {
+    static const char *const prefixes[] = {"", "k", "M", "G", "T", "P"};
+    return with_prefix(n, 1000.0, prefixes, 6);
+}
