@@ -21,7 +21,7 @@ ifneq ($(SANITIZE),)
 BUILD    := $(BUILD)/sanitize
 SANFLAGS = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
-CFLAGS   = -std=c11 -D_GNU_SOURCE -g $(OPT) -fno-math-errno -fopenmp $(WARN) -Wstrict-prototypes -Wmissing-prototypes -I. $(PKG_CFLAGS) $(SANFLAGS)
+CFLAGS   = -std=c11 -D_GNU_SOURCE -g $(OPT) -fno-math-errno -ffp-contract=fast -fopenmp $(WARN) -Wstrict-prototypes -Wmissing-prototypes -I. $(PKG_CFLAGS) $(SANFLAGS)
 LDLIBS   = $(PKG_LIBS) -lm -lpthread -fopenmp $(SANFLAGS)
 
 LIB_SRC  = $(filter-out data/%_main.c,$(wildcard llmc/*.c llmc/cpu/*.c data/*.c))

@@ -1,4 +1,3 @@
-#include "base.h"
 
 #include <stdio.h>
 #include <stdlib.h>

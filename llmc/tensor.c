@@ -13,8 +13,8 @@ struct tensor tensor_make(const char *name, enum dtype dtype, void *data, int64_
 
 struct tensor tensor_slice_rows(const struct tensor *t, int64_t first, int64_t count) {
     int64_t cols = tensor_cols(t), rows = tensor_rows(t);
-    check(first >= 0 && count > 0 && first + count <= rows,
-          "rows %" PRId64 "..%" PRId64 " are outside %s", first, first + count, tensor_text(t));
+    check(first >= 0 && count > 0 && first + count <= rows, "rows %" PRId64 "..%" PRId64 " are outside %s",
+          first, first + count, tensor_text(t));
     void *data = t->data ? (char *)t->data + first * cols * (int64_t)dtype_size(t->dtype) : NULL;
     return tensor_make(t->name, t->dtype, data, count, cols, 0, 0);
 }

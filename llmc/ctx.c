@@ -1,0 +1,84 @@
+#include "ctx.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const char *memory_kind_name(enum memory_kind kind) {
+    static const char *const names[MEM_KINDS] = {"parameters", "gradients", "optimizer", "activations",
+                                                 "scratch"};
+    return names[kind];
+}
+
+void ctx_init(struct ctx *ctx, struct device *device, const struct ops *ops, bool plan) {
+    memset(ctx, 0, sizeof *ctx);
+    ctx->device = device;
+    ctx->ops = ops;
+    ctx->plan = plan;
+    ctx->forced = getenv("LLMC_VARIANT");
+}
+
+void ctx_free(struct ctx *ctx) {
+    for (int i = 0; i < ctx->owned_count; i++) ctx->device->free(ctx->device, ctx->owned[i]);
+    if (ctx->scratch) ctx->device->free(ctx->device, ctx->scratch);
+    free(ctx->owned);
+    memset(ctx, 0, sizeof *ctx);
+}
+
+static void *alloc_or_explain(struct ctx *ctx, int64_t bytes, const char *what) {
+    void *p = ctx->device->alloc(ctx->device, (size_t)bytes);
+    if (p) return p;
+    int64_t free_bytes = 0, total_bytes = 0;
+    ctx->device->memory_info(ctx->device, &free_bytes, &total_bytes);
+    die("out of memory on %s: %s needs %s, %s of %s is free and %s is already in use here. A smaller "
+        "--batch-size "
+        "(with the same --tokens-per-step), a shorter --seq-len or --recompute block needs less; "
+        "`train_gpt plan` with the same options shows how much",
+        ctx->device->name, what, human_bytes((double)bytes), human_bytes((double)free_bytes),
+        human_bytes((double)total_bytes), human_bytes((double)ctx_memory_total(ctx)));
+}
+
+void *ctx_alloc(struct ctx *ctx, enum memory_kind kind, int64_t bytes, const char *what) {
+    check(bytes > 0, "%s: asked for %lld bytes of device memory", what, (long long)bytes);
+    ctx->memory[kind] += bytes;
+    if (ctx->plan) return NULL;
+    if (ctx->owned_count == ctx->owned_capacity) {
+        ctx->owned_capacity = ctx->owned_capacity ? 2 * ctx->owned_capacity : 16;
+        ctx->owned = (void **)xrealloc(ctx->owned, (size_t)ctx->owned_capacity * sizeof *ctx->owned);
+    }
+    return ctx->owned[ctx->owned_count++] = alloc_or_explain(ctx, bytes, what);
+}
+
+void ctx_reserve_scratch(struct ctx *ctx, int64_t bytes) {
+    if (bytes > ctx->memory[MEM_SCRATCH]) ctx->memory[MEM_SCRATCH] = bytes;
+    if (ctx->plan || bytes <= ctx->scratch_capacity) return;
+    if (ctx->scratch) {
+        ctx->device->synchronize(ctx->device, ctx->stream); /* an op in flight may still use it */
+        ctx->device->free(ctx->device, ctx->scratch);
+    }
+    ctx->scratch = alloc_or_explain(ctx, bytes, "scratch");
+    ctx->scratch_capacity = bytes;
+}
+
+int64_t ctx_memory_total(const struct ctx *ctx) {
+    int64_t total = 0;
+    for (int i = 0; i < MEM_KINDS; i++) total += ctx->memory[i];
+    return total;
+}
+
+double ctx_flops(const struct ctx *ctx) {
+    double total = 0;
+    for (int i = 0; i < OP_COUNT; i++) total += ctx->stats[i].flops;
+    return total;
+}
+
+void ctx_reset_stats(struct ctx *ctx) { memset(ctx->stats, 0, sizeof ctx->stats); }
+
+void ctx_upload(struct ctx *ctx, void *dst, const void *src, int64_t bytes) {
+    if (!ctx->plan) ctx->device->upload(ctx->device, dst, src, (size_t)bytes, ctx->stream);
+}
+
+void ctx_download(struct ctx *ctx, void *dst, const void *src, int64_t bytes) {
+    if (ctx->plan) return;
+    ctx->device->download(ctx->device, dst, src, (size_t)bytes, ctx->stream);
+    ctx->device->synchronize(ctx->device, ctx->stream);
+}

@@ -1,0 +1,69 @@
+/* Everything an operation's caller carries around: the device, its op table, memory accounts, scratch,
+ * counters. Nothing in the engine is global; two contexts (CPU and GPU, or plan and run) live side by side in
+ * one process.
+ *
+ * Plan mode. A context with `plan` set allocates nothing and runs nothing, but takes the same path:
+ * ctx_alloc() counts bytes, front doors check shapes, count FLOPs and ask for scratch. Running the real step
+ * once in plan mode gives the peak memory and the work of a step, so the plan cannot drift from the run. */
+#ifndef LLMC_CTX_H
+#define LLMC_CTX_H
+
+#include "device.h"
+#include "ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum memory_kind { MEM_PARAMETERS, MEM_GRADIENTS, MEM_OPTIMIZER, MEM_ACTIVATIONS, MEM_SCRATCH, MEM_KINDS };
+const char *memory_kind_name(enum memory_kind kind);
+
+struct op_stats {
+    int64_t calls;
+    double flops;
+    double bytes;   /* the fewest that must move: each operand once */
+    double seconds; /* only with ctx.profile */
+};
+
+struct ctx {
+    struct device *device;
+    const struct ops *ops;
+    void *stream;
+    bool plan;
+    bool profile; /* time every op (synchronises around each: slower, for reports) */
+
+    int64_t memory[MEM_KINDS]; /* bytes held now; for MEM_SCRATCH the largest request so far */
+    void *scratch;
+    int64_t scratch_capacity;
+
+    struct op_stats stats[OP_COUNT];
+    const char *variant_in_use[OP_COUNT]; /* name of the row that ran last; NULL: not used yet */
+    const char *forced;                   /* LLMC_VARIANT: "attn_forward:naive,act_forward:..." or NULL */
+
+    void **owned; /* allocations to free at the end */
+    int owned_count, owned_capacity;
+};
+
+/* Chooses the op table that belongs to the device. The context does not own the device. */
+void ctx_init(struct ctx *ctx, struct device *device, const struct ops *ops, bool plan);
+void ctx_free(struct ctx *ctx);
+
+/* Device memory for `bytes` (256-byte aligned), or NULL in plan mode. Dies with advice if there is not
+ * enough. */
+void *ctx_alloc(struct ctx *ctx, enum memory_kind kind, int64_t bytes, const char *what);
+
+/* Makes sure that scratch of `bytes` is there; called with a plan's peak before the first step. */
+void ctx_reserve_scratch(struct ctx *ctx, int64_t bytes);
+
+int64_t ctx_memory_total(const struct ctx *ctx);
+double ctx_flops(const struct ctx *ctx); /* sum over ops since the last ctx_reset_stats */
+void ctx_reset_stats(struct ctx *ctx);
+
+/* Copies between host and device that respect plan mode. download() returns when the bytes are there. */
+void ctx_upload(struct ctx *ctx, void *dst, const void *src, int64_t bytes);
+void ctx_download(struct ctx *ctx, void *dst, const void *src, int64_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,45 @@
+/* What the engine asks of a device besides the operations: memory, copies, a queue, and how fast it is.
+ * One struct of function pointers per back end; device_cpu.c and cuda/device.cu fill it. */
+#ifndef LLMC_DEVICE_H
+#define LLMC_DEVICE_H
+
+#include "base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct device {
+    const char *backend; /* "cpu" or "cuda" */
+    int index;           /* which one, where there are several */
+    char name[128];      /* for people: "AMD EPYC, 2 threads", "NVIDIA H200" */
+    bool unified;        /* device memory can be read and written by the host */
+    void *state;         /* back-end private; op_env.state for every op */
+
+    /* 256-byte aligned device memory; NULL when there is not enough. Contents are undefined. */
+    void *(*alloc)(struct device *d, size_t bytes);
+    void (*free)(struct device *d, void *p);
+    /* Host memory that copies can overlap with (page-locked on a GPU). Never NULL. */
+    void *(*alloc_host)(struct device *d, size_t bytes);
+    void (*free_host)(struct device *d, void *p);
+
+    /* Copies in stream order. The host buffer may be reused after synchronize(), or, for upload() from memory
+     * that is not from alloc_host(), on return. */
+    void (*upload)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);
+    void (*download)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);
+    void (*copy)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);
+    void (*synchronize)(struct device *d, void *stream);
+
+    void (*memory_info)(struct device *d, int64_t *free_bytes, int64_t *total_bytes);
+    /* Measures, in about a tenth of a second: matmul rate in FLOP/s (fp32 on the CPU, bf16 on a GPU) and copy
+     * bandwidth in bytes/s, read plus written. */
+    void (*measure)(struct device *d, double *matmul_flops, double *copy_bytes);
+    void (*close)(struct device *d);
+};
+
+struct device *device_open_cpu(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

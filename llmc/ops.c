@@ -1,0 +1,318 @@
+/* The front doors: one function per operation, once for all back ends. Each one
+ *   (1) checks ranks, shapes and dtypes, and says which tensor of which op is wrong,
+ *   (2) chooses the variant and takes its scratch,
+ *   (3) counts FLOPs and the bytes that must move,
+ *   (4) returns here in plan mode,
+ *   (5) runs the variant, timed if the context profiles.
+ * Sections: dispatch, operand checks, the doors in the order of ops.h. */
+#include "ops.h"
+
+#include "ctx.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* --- dispatch
+ * ----------------------------------------------------------------------------------------------- */
+
+const char *op_name(enum op_id id) {
+#define X(op) #op,
+    static const char *const names[OP_COUNT] = {LLMC_OPS(X)};
+#undef X
+    return names[id];
+}
+
+/* Is `name` the row that LLMC_VARIANT asks for? True for every row if it does not speak of this op. */
+static bool variant_wanted(const struct ctx *ctx, enum op_id id, const char *name) {
+    const char *op = op_name(id);
+    size_t op_length = strlen(op), name_length = strlen(name);
+    for (const char *p = ctx->forced; p && *p;) {
+        const char *end = p + strcspn(p, ",");
+        if (strncmp(p, op, op_length) == 0 && p[op_length] == ':') {
+            const char *want = p + op_length + 1;
+            return (size_t)(end - want) == name_length && strncmp(want, name, name_length) == 0;
+        }
+        p = *end ? end + 1 : end;
+    }
+    return true;
+}
+
+static double op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_t need, double flops,
+                       double bytes, struct op_env *env) {
+    ctx_reserve_scratch(ctx, need);
+    ctx->variant_in_use[id] = variant;
+    ctx->stats[id].calls++;
+    ctx->stats[id].flops += flops;
+    ctx->stats[id].bytes += bytes;
+    env->stream = ctx->stream;
+    env->scratch = ctx->scratch;
+    env->state = ctx->device ? ctx->device->state : NULL;
+    if (!ctx->profile || ctx->plan) return 0.0;
+    ctx->device->synchronize(ctx->device, ctx->stream);
+    return now_seconds();
+}
+
+static void op_end(struct ctx *ctx, enum op_id id, double started) {
+    if (!ctx->profile) return;
+    ctx->device->synchronize(ctx->device, ctx->stream);
+    ctx->stats[id].seconds += now_seconds() - started;
+}
+
+/* The one place where rows are walked: the first wanted row whose need() accepts the arguments runs. */
+#define DISPATCH(ctx, op, flops, bytes, ...)                                                                 \
+    do {                                                                                                     \
+        const struct op##_variant *row = (ctx)->ops->op;                                                     \
+        int64_t need = OP_UNSUPPORTED;                                                                       \
+        for (; row->name; row++)                                                                             \
+            if (variant_wanted(ctx, OP_##op, row->name) && (need = row->need(__VA_ARGS__)) >= 0) break;      \
+        check(row->name, "%s: no %s variant%s%s takes these operands (first one: %s)", #op,                  \
+              (ctx)->ops->backend, (ctx)->forced ? " allowed by LLMC_VARIANT=" : "",                         \
+              (ctx)->forced ? (ctx)->forced : "", tensor_text(FIRST(__VA_ARGS__, 0)));                       \
+        struct op_env env;                                                                                   \
+        double started = op_begin(ctx, OP_##op, row->name, need, (double)(flops), (double)(bytes), &env);    \
+        if ((ctx)->plan) return;                                                                             \
+        row->run(&env, __VA_ARGS__);                                                                         \
+        op_end(ctx, OP_##op, started);                                                                       \
+    } while (0)
+#define FIRST(a, ...) (a)
+
+/* --- operand checks
+ * ----------------------------------------------------------------------------------------- */
+
+/* Folded shape: `rows` rows of `cols` columns; a vector is one row. */
+static void want(const char *op, const struct tensor *t, int64_t rows, int64_t cols) {
+    check(tensor_rows(t) == rows && tensor_cols(t) == cols,
+          "%s: %s should have %" PRId64 " rows of %" PRId64 " columns", op, tensor_text(t), rows, cols);
+}
+static void want_count(const char *op, const struct tensor *t, int64_t count) {
+    check(tensor_count(t) == count, "%s: %s should have %" PRId64 " elements", op, tensor_text(t), count);
+}
+static void want_dtype(const char *op, const struct tensor *t, enum dtype dtype) {
+    check(t->dtype == dtype, "%s: %s should be %s", op, tensor_text(t), dtype_name(dtype));
+}
+static double bytes_of(const struct tensor *t) { return t ? (double)tensor_bytes(t) : 0.0; }
+
+/* --- embed
+ * -------------------------------------------------------------------------------------------------- */
+
+void embed_forward(struct ctx *ctx, struct tensor *out, const struct tensor *tokens, const struct tensor *wte,
+                   const struct tensor *wpe, int t0) {
+    int64_t C = tensor_cols(wte), N = tensor_count(tokens);
+    check(out->rank == 3 && tokens->rank == 2, "embed_forward: out %s should be (B,T,C) and tokens %s (B,T)",
+          tensor_text(out), tensor_text(tokens));
+    want("embed_forward", out, N, C);
+    want_dtype("embed_forward", tokens, DTYPE_I32);
+    want("embed_forward", wpe, tensor_rows(wpe), C);
+    check(t0 >= 0 && t0 + tokens->dim[1] <= tensor_rows(wpe),
+          "embed_forward: positions %d..%" PRId64 " are beyond the model's context of %" PRId64, t0,
+          t0 + tokens->dim[1], tensor_rows(wpe));
+    DISPATCH(ctx, embed_forward, N * C, 2 * bytes_of(out) + bytes_of(tokens), out, tokens, wte, wpe, t0);
+}
+
+void embed_backward(struct ctx *ctx, struct tensor *dwte, struct tensor *dwpe, const struct tensor *dout,
+                    const struct tensor *tokens) {
+    int64_t C = tensor_cols(dwte), N = tensor_count(tokens);
+    check(tokens->rank == 2, "embed_backward: tokens %s should be (B,T)", tensor_text(tokens));
+    want("embed_backward", dout, N, C);
+    want("embed_backward", dwpe, tensor_rows(dwpe), C);
+    want_dtype("embed_backward", tokens, DTYPE_I32);
+    check(tokens->dim[1] <= tensor_rows(dwpe), "embed_backward: %s has more positions than %s",
+          tensor_text(tokens), tensor_text(dwpe));
+    DISPATCH(ctx, embed_backward, 2 * N * C, 3 * bytes_of(dout) + bytes_of(tokens), dwte, dwpe, dout, tokens);
+}
+
+/* --- norm
+ * --------------------------------------------------------------------------------------------------- */
+
+static void want_norm(const char *op, const struct tensor *x, const struct tensor *mean,
+                      const struct tensor *rstd, const struct tensor *weight) {
+    int64_t N = tensor_rows(x), C = tensor_cols(x);
+    want_count(op, mean, N);
+    want_count(op, rstd, N);
+    want_dtype(op, mean, DTYPE_F32);
+    want_dtype(op, rstd, DTYPE_F32);
+    want_count(op, weight, C);
+}
+
+void norm_forward(struct ctx *ctx, struct tensor *out, struct tensor *mean, struct tensor *rstd,
+                  const struct tensor *inp, const struct tensor *weight, const struct tensor *bias) {
+    int64_t N = tensor_rows(inp), C = tensor_cols(inp);
+    want("norm_forward", out, N, C);
+    want_norm("norm_forward", inp, mean, rstd, weight);
+    want_count("norm_forward", bias, C);
+    DISPATCH(ctx, norm_forward, 8 * N * C, bytes_of(out) + bytes_of(inp), out, mean, rstd, inp, weight, bias);
+}
+
+void residual_norm_forward(struct ctx *ctx, struct tensor *residual, struct tensor *out, struct tensor *mean,
+                           struct tensor *rstd, const struct tensor *inp, const struct tensor *delta,
+                           const struct tensor *weight, const struct tensor *bias) {
+    int64_t N = tensor_rows(inp), C = tensor_cols(inp);
+    want("residual_norm_forward", residual, N, C);
+    want("residual_norm_forward", out, N, C);
+    want("residual_norm_forward", delta, N, C);
+    want_norm("residual_norm_forward", inp, mean, rstd, weight);
+    want_count("residual_norm_forward", bias, C);
+    DISPATCH(ctx, residual_norm_forward, 9 * N * C, 4 * bytes_of(inp), residual, out, mean, rstd, inp, delta,
+             weight, bias);
+}
+
+void norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
+                   const struct tensor *dresidual, const struct tensor *dout, const struct tensor *inp,
+                   const struct tensor *mean, const struct tensor *rstd, const struct tensor *weight) {
+    int64_t N = tensor_rows(inp), C = tensor_cols(inp);
+    want("norm_backward", dinp, N, C);
+    want("norm_backward", dout, N, C);
+    if (dresidual) want("norm_backward", dresidual, N, C);
+    want_count("norm_backward", dweight, C);
+    want_count("norm_backward", dbias, C);
+    want_norm("norm_backward", inp, mean, rstd, weight);
+    DISPATCH(ctx, norm_backward, 13 * N * C,
+             bytes_of(dinp) + bytes_of(dout) + bytes_of(inp) + bytes_of(dresidual), dinp, dweight, dbias,
+             dresidual, dout, inp, mean, rstd, weight);
+}
+
+/* --- matmul
+ * ------------------------------------------------------------------------------------------------- */
+
+void matmul_forward(struct ctx *ctx, struct tensor *out, struct tensor *pre, const struct tensor *inp,
+                    const struct tensor *weight, const struct tensor *bias, enum activation act) {
+    int64_t N = tensor_rows(inp), C = tensor_cols(inp), OC = tensor_rows(weight);
+    want("matmul_forward", weight, OC, C);
+    want("matmul_forward", out, N, OC);
+    if (bias) want_count("matmul_forward", bias, OC);
+    if (pre) want("matmul_forward", pre, N, OC);
+    check(!pre || act != ACT_NONE, "matmul_forward: %s would equal the output: no activation is applied",
+          tensor_text(pre));
+    DISPATCH(ctx, matmul_forward, 2 * N * C * OC,
+             bytes_of(out) + bytes_of(pre) + bytes_of(inp) + bytes_of(weight) + bytes_of(bias), out, pre, inp,
+             weight, bias, act);
+}
+
+void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
+                     const struct tensor *dout, const struct tensor *inp, const struct tensor *weight,
+                     const struct tensor *pre, bool accumulate) {
+    int64_t N = tensor_rows(dout), OC = tensor_cols(dout), C = tensor_cols(inp);
+    want("matmul_backward", inp, N, C);
+    want("matmul_backward", weight, OC, C);
+    want("matmul_backward", dweight, OC, C);
+    if (dinp) want("matmul_backward", dinp, N, C);
+    if (dbias) want_count("matmul_backward", dbias, OC);
+    if (pre) want("matmul_backward", pre, N, C);
+    check(!pre || dinp, "matmul_backward: pre-activation given, but no input gradient to apply it to");
+    double bytes =
+        bytes_of(dout) + bytes_of(inp) + (accumulate ? 2 : 1) * (bytes_of(dweight) + bytes_of(dbias));
+    if (dinp) bytes += bytes_of(dout) + bytes_of(weight) + bytes_of(dinp) + bytes_of(pre);
+    DISPATCH(ctx, matmul_backward, (dinp ? 4 : 2) * N * C * OC, bytes, dinp, dweight, dbias, dout, inp,
+             weight, pre, accumulate);
+}
+
+/* --- act
+ * ---------------------------------------------------------------------------------------------------- */
+
+void act_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
+    want("act_forward", out, tensor_rows(inp), tensor_cols(inp));
+    DISPATCH(ctx, act_forward, 10 * tensor_count(inp), bytes_of(out) + bytes_of(inp), out, inp);
+}
+
+void act_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dout, const struct tensor *inp) {
+    want("act_backward", dinp, tensor_rows(inp), tensor_cols(inp));
+    want("act_backward", dout, tensor_rows(inp), tensor_cols(inp));
+    DISPATCH(ctx, act_backward, 20 * tensor_count(inp), 3 * bytes_of(inp), dinp, dout, inp);
+}
+
+/* --- attn
+ * --------------------------------------------------------------------------------------------------- */
+
+static void want_attn(const char *op, const struct tensor *out, const struct tensor *lse,
+                      const struct tensor *qkv, int NH) {
+    check(out->rank == 3 && qkv->rank == 3, "%s: %s and %s should be (B,T,C) and (B,T,3C)", op,
+          tensor_text(out), tensor_text(qkv));
+    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
+    check(NH > 0 && C % NH == 0, "%s: %d heads do not divide %s", op, NH, tensor_text(out));
+    check(qkv->dim[0] == B && qkv->dim[1] == T && qkv->dim[2] == 3 * C, "%s: %s does not belong to %s", op,
+          tensor_text(qkv), tensor_text(out));
+    want_count(op, lse, B * NH * T);
+    want_dtype(op, lse, DTYPE_F32);
+}
+
+/* Query-key pairs below the diagonal, for one head. Counted exactly; the literature's T^2/2 leaves the
+ * diagonal out. */
+static double causal_pairs(int64_t t0, int64_t T) { return 0.5 * (double)(T - t0) * (double)(T + t0 + 1); }
+
+void attn_forward(struct ctx *ctx, struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
+                  int t0) {
+    want_attn("attn_forward", out, lse, qkv, NH);
+    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
+    check(t0 >= 0 && t0 < T, "attn_forward: first row %d is outside %s", t0, tensor_text(out));
+    DISPATCH(ctx, attn_forward, 4.0 * (double)(B * C) * causal_pairs(t0, T),
+             bytes_of(out) + bytes_of(qkv) + bytes_of(lse), out, lse, qkv, NH, t0);
+}
+
+void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
+                   const struct tensor *lse, const struct tensor *qkv, int NH) {
+    want_attn("attn_backward", out, lse, qkv, NH);
+    check(tensor_same_shape(dqkv, qkv), "attn_backward: %s is unlike %s", tensor_text(dqkv),
+          tensor_text(qkv));
+    want("attn_backward", dout, tensor_rows(out), tensor_cols(out));
+    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
+    DISPATCH(ctx, attn_backward, 10.0 * (double)(B * C) * causal_pairs(0, T),
+             2 * bytes_of(qkv) + 2 * bytes_of(out) + bytes_of(lse), dqkv, dout, out, lse, qkv, NH);
+}
+
+/* --- loss
+ * --------------------------------------------------------------------------------------------------- */
+
+void loss_forward(struct ctx *ctx, struct tensor *losses, struct tensor *logits, const struct tensor *targets,
+                  int V, float dloss, bool write_dlogits) {
+    int64_t N = tensor_rows(logits), Vp = tensor_cols(logits);
+    want_count("loss_forward", losses, N);
+    want_count("loss_forward", targets, N);
+    want_dtype("loss_forward", losses, DTYPE_F32);
+    want_dtype("loss_forward", targets, DTYPE_I32);
+    check(V > 0 && V <= Vp, "loss_forward: vocabulary %d does not fit %s", V, tensor_text(logits));
+    DISPATCH(ctx, loss_forward, 5 * N * V, (write_dlogits ? 2 : 1) * bytes_of(logits), losses, logits,
+             targets, V, dloss, write_dlogits);
+}
+
+/* --- optim
+ * -------------------------------------------------------------------------------------------------- */
+
+void adamw(struct ctx *ctx, struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
+           const struct tensor *grad, const struct tensor *sumsq_of_grad, const struct adamw_args *args) {
+    int64_t n = tensor_count(param);
+    want_count("adamw", m, n);
+    want_count("adamw", v, n);
+    want_count("adamw", grad, n);
+    want_count("adamw", sumsq_of_grad, 1);
+    if (master) want_count("adamw", master, n);
+    check(args->step >= 1, "adamw: step %" PRId64 " should be 1 for the first update", args->step);
+    DISPATCH(ctx, adamw, 16 * n,
+             2 * (bytes_of(param) + bytes_of(master) + bytes_of(m) + bytes_of(v)) + bytes_of(grad), param,
+             master, m, v, grad, sumsq_of_grad, args);
+}
+
+void sumsq(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
+    want_count("sumsq", out, 1);
+    want_dtype("sumsq", out, DTYPE_F32);
+    DISPATCH(ctx, sumsq, 2 * tensor_count(inp), bytes_of(inp), out, inp);
+}
+
+void sum(struct ctx *ctx, struct tensor *out, const struct tensor *inp, float scale, bool accumulate) {
+    want_count("sum", out, 1);
+    want_dtype("sum", out, DTYPE_F32);
+    want_dtype("sum", inp, DTYPE_F32);
+    DISPATCH(ctx, sum, tensor_count(inp), bytes_of(inp), out, inp, scale, accumulate);
+}
+
+void cast(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
+    want_count("cast", out, tensor_count(inp));
+    DISPATCH(ctx, cast, 0, bytes_of(out) + bytes_of(inp), out, inp);
+}
+
+void fill(struct ctx *ctx, struct tensor *out, float value) {
+    DISPATCH(ctx, fill, 0, bytes_of(out), out, value);
+}
+
+void randn(struct ctx *ctx, struct tensor *out, float mean, float std, uint64_t seed, uint64_t purpose) {
+    DISPATCH(ctx, randn, 0, bytes_of(out), out, mean, std, seed, purpose);
+}
