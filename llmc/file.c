@@ -1,6 +1,6 @@
 /* Files: mapping, directory helpers, the buffered writer, atomic replacement.
  *
- * Order: mapping; paths; removal and flushing; struct writer; write_file_atomic.
+ * Order: mapping; paths; removal and flushing; struct writer; atomic replacement.
  * Every failure carries the path, the operation and the system's reason. */
 #include "llmc/file.h"
 
@@ -139,15 +139,22 @@ bool sync_path(const char *path, struct error *err) {
 
 /* ----------------------------------------------------------------------------------------- struct writer */
 
-enum { WRITER_BUFFER_BYTES = 1 << 20 };
+/* What struct writer's `stream` points to. glibc ignores the size given to setvbuf unless it gets the buffer
+ * too, and its own is 4 KiB. */
+struct output {
+    FILE *file;
+    char buffer[1 << 20];
+};
 
 bool writer_open(struct writer *w, const char *path, struct error *err) {
     memset(w, 0, sizeof *w);
-    FILE *stream = fopen(path, "wbe");
-    if (!stream) return fail(err, "%s: cannot open for writing: %s", path, strerror(errno));
-    /* A failure to get the large buffer costs speed only. */
-    (void)setvbuf(stream, NULL, _IOFBF, WRITER_BUFFER_BYTES);
-    w->stream = stream;
+    FILE *file = fopen(path, "wbe");
+    if (!file) return fail(err, "%s: cannot open for writing: %s", path, strerror(errno));
+    struct output *out = (struct output *)xmalloc(sizeof *out);
+    out->file = file;
+    /* Without the large buffer it is only slower. */
+    (void)setvbuf(file, out->buffer, _IOFBF, sizeof out->buffer);
+    w->stream = out;
     w->path = xstrdup(path);
     return true;
 }
@@ -161,7 +168,7 @@ void writer_put(struct writer *w, const void *data, size_t bytes) {
     check(w->stream != NULL, "writer_put on a writer that is not open");
     if (w->failed || bytes == 0) return;
     errno = 0;
-    if (fwrite(data, 1, bytes, (FILE *)w->stream) != bytes) {
+    if (fwrite(data, 1, bytes, ((struct output *)w->stream)->file) != bytes) {
         writer_fail(w, errno ? errno : EIO);
         return;
     }
@@ -181,7 +188,8 @@ void writer_printf(struct writer *w, const char *fmt, ...) {
 
 bool writer_close(struct writer *w, struct error *err) {
     check(w->stream != NULL, "writer_close on a writer that is not open");
-    FILE *stream = (FILE *)w->stream;
+    struct output *out = (struct output *)w->stream;
+    FILE *stream = out->file;
     if (!w->failed && fflush(stream) != 0) writer_fail(w, errno);
     /* Pipes and character devices cannot be flushed to a disk; that is not a failure. */
     if (!w->failed && fsync(fileno(stream)) != 0 && errno != EINVAL && errno != EROFS) writer_fail(w, errno);
@@ -193,19 +201,21 @@ bool writer_close(struct writer *w, struct error *err) {
         if (regular) unlink(w->path);
         fail(err, "%s", w->error.message);
     }
+    free(out);
     free(w->path);
     w->stream = NULL;
     w->path = NULL;
     return ok;
 }
 
-/* -------------------------------------------------------------------------------------- write_file_atomic */
+/* ----------------------------------------------------------------------------------- atomic replacement */
 
-static bool sync_parent(const char *path, struct error *err) {
-    const char *slash = strrchr(path, '/');
-    char *parent = !slash          ? xstrdup(".")
-                   : slash == path ? xstrdup("/")
-                                   : xasprintf("%.*s", (int)(slash - path), path);
+bool rename_synced(const char *from, const char *to, struct error *err) {
+    if (rename(from, to) != 0) return fail(err, "%s: cannot rename to %s: %s", from, to, strerror(errno));
+    const char *slash = strrchr(to, '/');
+    char *parent = !slash        ? xstrdup(".")
+                   : slash == to ? xstrdup("/")
+                                 : xasprintf("%.*s", (int)(slash - to), to);
     bool ok = sync_path(parent, err);
     free(parent);
     return ok;
@@ -217,12 +227,8 @@ bool write_file_atomic(const char *path, const void *data, size_t bytes, struct 
     bool ok = writer_open(&w, temporary, err);
     if (ok) {
         writer_put(&w, data, bytes);
-        ok = writer_close(&w, err);
-        if (ok && rename(temporary, path) != 0) {
-            ok = fail(err, "%s: cannot rename to %s: %s", temporary, path, strerror(errno));
-            unlink(temporary);
-        }
-        ok = ok && sync_parent(path, err);
+        ok = writer_close(&w, err) && rename_synced(temporary, path, err);
+        if (!ok) unlink(temporary);
     }
     free(temporary);
     return ok;

@@ -28,7 +28,7 @@ bool sync_path(const char *path, struct error *err);
 /* A buffered output file that remembers the first error. Written to `path` directly: writers that need atomicity
  * write into a temporary directory or name that is renamed afterwards (see write_file_atomic). */
 struct writer {
-    void *stream; /* FILE* */
+    void *stream; /* private to file.c */
     char *path;
     int64_t written;
     bool failed;
@@ -39,6 +39,9 @@ void writer_put(struct writer *w, const void *data, size_t bytes); /* no-op afte
 void writer_printf(struct writer *w, const char *fmt, ...) LLMC_PRINTF(2, 3);
 /* Flushes, fsyncs and closes. On failure the file is removed and err says why ("...: No space left on device"). */
 bool writer_close(struct writer *w, struct error *err);
+
+/* Renames over `to` (replacing a file there) and flushes the directory, so that the new name survives a power cut. */
+bool rename_synced(const char *from, const char *to, struct error *err);
 
 /* Writes path.tmp, fsyncs, renames over path, fsyncs the directory. The old file survives any failure. */
 bool write_file_atomic(const char *path, const void *data, size_t bytes, struct error *err);
