@@ -1,3 +1,4 @@
+#include "base.h"
 
 #include <stdio.h>
 #include <stdlib.h>
