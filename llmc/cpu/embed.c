@@ -1,0 +1,47 @@
+/* Embedding: forward, backward. Contracts in ops.h. */
+#include "cpu.h"
+
+static int64_t embed_forward_need(struct tensor *out, const struct tensor *tokens, const struct tensor *wte,
+                                  const struct tensor *wpe, int t0) {
+    return 0;
+}
+
+static void embed_forward_run(const struct op_env *env, struct tensor *out, const struct tensor *tokens,
+                              const struct tensor *wte, const struct tensor *wpe, int t0) {
+    int64_t N = tensor_count(tokens), T = tokens->dim[1], C = tensor_cols(wte);
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < N; n++) {
+        float *o = f32(out) + n * C;
+        const float *token = f32(wte) + (int64_t)i32(tokens)[n] * C;
+        const float *position = f32(wpe) + (t0 + n % T) * C;
+        for (int64_t c = 0; c < C; c++) o[c] = token[c] + position[c];
+    }
+}
+
+static int64_t embed_backward_need(struct tensor *dwte, struct tensor *dwpe, const struct tensor *dout,
+                                   const struct tensor *tokens) {
+    return 0;
+}
+
+/* Two tokens may share a row of dwte, so threads split the columns, not the tokens. */
+static void embed_backward_run(const struct op_env *env, struct tensor *dwte, struct tensor *dwpe,
+                               const struct tensor *dout, const struct tensor *tokens) {
+    enum { BLOCK = 64 };
+    int64_t N = tensor_count(tokens), T = tokens->dim[1], C = tensor_cols(dwte);
+#pragma omp parallel for schedule(static)
+    for (int64_t first = 0; first < C; first += BLOCK) {
+        int64_t last = min_i64(first + BLOCK, C);
+        for (int64_t n = 0; n < N; n++) {
+            const float *d = f32(dout) + n * C;
+            float *token = f32(dwte) + (int64_t)i32(tokens)[n] * C;
+            float *position = f32(dwpe) + (n % T) * C;
+            for (int64_t c = first; c < last; c++) {
+                token[c] += d[c];
+                position[c] += d[c];
+            }
+        }
+    }
+}
+
+CPU_ROW(embed_forward, embed_forward_need);
+CPU_ROW(embed_backward, embed_backward_need);

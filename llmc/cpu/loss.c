@@ -1,0 +1,37 @@
+/* Softmax cross-entropy with its gradient in place. Contract in ops.h. */
+#include "cpu.h"
+
+#include <math.h>
+#include <string.h>
+
+static int64_t loss_forward_need(struct tensor *losses, struct tensor *logits, const struct tensor *targets,
+                                 int V, float dloss, bool write_dlogits) {
+    return 0;
+}
+
+static void loss_forward_run(const struct op_env *env, struct tensor *losses, struct tensor *logits,
+                             const struct tensor *targets, int V, float dloss, bool write_dlogits) {
+    int64_t N = tensor_rows(logits), Vp = tensor_cols(logits);
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < N; n++) {
+        float *x = f32(logits) + n * Vp, max = -INFINITY, total = 0.0f;
+        int32_t target = i32(targets)[n];
+        if (target < 0) {
+            f32(losses)[n] = 0.0f;
+            if (write_dlogits) memset(x, 0, (size_t)Vp * sizeof *x);
+            continue;
+        }
+#pragma omp simd reduction(max : max)
+        for (int64_t v = 0; v < V; v++) max = x[v] > max ? x[v] : max;
+#pragma omp simd reduction(+ : total)
+        for (int64_t v = 0; v < V; v++) total += cpu_expf(x[v] - max);
+        f32(losses)[n] = logf(total) + max - x[target];
+        if (!write_dlogits) continue;
+        float scale = dloss / total;
+        for (int64_t v = 0; v < V; v++) x[v] = cpu_expf(x[v] - max) * scale;
+        x[target] -= dloss;
+        for (int64_t v = V; v < Vp; v++) x[v] = 0.0f;
+    }
+}
+
+CPU_ROW(loss_forward, loss_forward_need);

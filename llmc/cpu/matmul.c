@@ -1,0 +1,95 @@
+/* Linear layers on BLAS: forward, backward. Contracts in ops.h.
+ * Bias and activation are one more pass over the output, which is still in cache for the shapes of a training
+ * step. */
+#include "cpu.h"
+
+#include <cblas.h>
+
+void cpu_column_sum(float *out, const float *x, int64_t N, int64_t C, bool accumulate) {
+    enum { BLOCK = 64 };
+#pragma omp parallel for schedule(static)
+    for (int64_t first = 0; first < C; first += BLOCK) {
+        int64_t count = min_i64(BLOCK, C - first);
+        float total[BLOCK] = {0};
+        for (int64_t n = 0; n < N; n++)
+            for (int64_t c = 0; c < count; c++) total[c] += x[n * C + first + c];
+        for (int64_t c = 0; c < count; c++)
+            out[first + c] = accumulate ? out[first + c] + total[c] : total[c];
+    }
+}
+
+/* A few rows (text generation): the weights are read once and the time is that of reading them, so plain dot
+ * products reach the memory's bandwidth where a blocked GEMM would first copy the weights into its own
+ * layout. */
+enum { FEW_ROWS = 4 };
+
+static void matmul_few_rows(float *out, const float *inp, const float *weight, int64_t N, int64_t C,
+                            int64_t OC) {
+#pragma omp parallel for schedule(static)
+    for (int64_t o = 0; o < OC; o++) {
+        const float *w = weight + o * C;
+        for (int64_t n = 0; n < N; n++) {
+            const float *x = inp + n * C;
+            float s = 0.0f;
+#pragma omp simd reduction(+ : s)
+            for (int64_t c = 0; c < C; c++) s += x[c] * w[c];
+            out[n * OC + o] = s;
+        }
+    }
+}
+
+static int64_t matmul_forward_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
+                                   const struct tensor *weight, const struct tensor *bias,
+                                   enum activation act) {
+    return 0;
+}
+
+static void matmul_forward_run(const struct op_env *env, struct tensor *out, struct tensor *pre,
+                               const struct tensor *inp, const struct tensor *weight,
+                               const struct tensor *bias, enum activation act) {
+    int64_t N = tensor_rows(inp), C = tensor_cols(inp), OC = tensor_rows(weight);
+    float *product = pre ? f32(pre) : f32(out);
+    if (N <= FEW_ROWS)
+        matmul_few_rows(product, f32(inp), f32(weight), N, C, OC);
+    else
+        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)N, (int)OC, (int)C, 1.0f, f32(inp), (int)C,
+                    f32(weight), (int)C, 0.0f, product, (int)OC);
+    if (!bias && act == ACT_NONE) return;
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < N; n++) {
+        float *p = product + n * OC, *o = f32(out) + n * OC;
+        if (bias) {
+            const float *b = f32(bias);
+            for (int64_t c = 0; c < OC; c++) p[c] += b[c];
+        }
+        if (act == ACT_GELU)
+            for (int64_t c = 0; c < OC; c++) o[c] = cpu_gelu(p[c]);
+    }
+}
+
+static int64_t matmul_backward_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
+                                    const struct tensor *dout, const struct tensor *inp,
+                                    const struct tensor *weight, const struct tensor *pre, bool accumulate) {
+    return 0;
+}
+
+static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
+                                struct tensor *dbias, const struct tensor *dout, const struct tensor *inp,
+                                const struct tensor *weight, const struct tensor *pre, bool accumulate) {
+    int64_t N = tensor_rows(dout), C = tensor_cols(inp), OC = tensor_cols(dout);
+    /* parameter gradients first: dinp may share memory with inp */
+    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)OC, (int)C, (int)N, 1.0f, f32(dout), (int)OC,
+                f32(inp), (int)C, accumulate ? 1.0f : 0.0f, f32(dweight), (int)C);
+    if (dbias) cpu_column_sum(f32(dbias), f32(dout), N, OC, accumulate);
+    if (!dinp) return;
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)N, (int)C, (int)OC, 1.0f, f32(dout), (int)OC,
+                f32(weight), (int)C, 0.0f, f32(dinp), (int)C);
+    if (!pre) return;
+    float *dx = f32(dinp);
+    const float *x = f32(pre);
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < N * C; i++) dx[i] *= cpu_gelu_derivative(x[i]);
+}
+
+CPU_ROW(matmul_forward, matmul_forward_need);
+CPU_ROW(matmul_backward, matmul_backward_need);

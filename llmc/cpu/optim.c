@@ -1,0 +1,128 @@
+/* Optimizer and whole-buffer operations: adamw, sumsq, sum, cast, fill, randn. Contracts in ops.h. */
+#include "cpu.h"
+#include "../rng.h"
+
+#include <math.h>
+#include <string.h>
+
+static int64_t adamw_need(struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
+                          const struct tensor *grad, const struct tensor *sumsq_of_grad,
+                          const struct adamw_args *args) {
+    return param->dtype == DTYPE_F32 && !master ? 0 : OP_UNSUPPORTED;
+}
+
+static void adamw_run(const struct op_env *env, struct tensor *param, struct tensor *master, struct tensor *m,
+                      struct tensor *v, const struct tensor *grad, const struct tensor *sumsq_of_grad,
+                      const struct adamw_args *args) {
+    float norm = sqrtf(f32(sumsq_of_grad)[0]);
+    if (!isfinite(norm)) return;
+    float clip = args->max_norm > 0.0f && norm > args->max_norm ? args->max_norm / norm : 1.0f;
+    float beta1 = args->beta1, beta2 = args->beta2, eps = args->eps;
+    /* in double: 1 - beta^1 loses half its digits in fp32 */
+    float step_size = (float)((double)args->lr / (1.0 - pow((double)beta1, (double)args->step)));
+    float v_scale = (float)(1.0 / (1.0 - pow((double)beta2, (double)args->step)));
+    float keep = 1.0f - args->lr * args->weight_decay;
+    int64_t n = tensor_count(param);
+    float *w = f32(param), *mm = f32(m), *vv = f32(v);
+    const float *g = f32(grad);
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        float gi = g[i] * clip;
+        float mi = mm[i] = beta1 * mm[i] + (1.0f - beta1) * gi;
+        float vi = vv[i] = beta2 * vv[i] + (1.0f - beta2) * gi * gi;
+        w[i] = w[i] * keep - step_size * mi / (sqrtf(vi * v_scale) + eps);
+    }
+}
+
+/* Sums of fixed-size chunks in fp64, added in order: any number of threads gives the same bits. */
+enum { CHUNK = 1 << 16 };
+
+static int64_t chunk_scratch(const struct tensor *inp) {
+    return ceil_div(tensor_count(inp), CHUNK) * (int64_t)sizeof(double);
+}
+
+static int64_t sumsq_need(struct tensor *out, const struct tensor *inp) { return chunk_scratch(inp); }
+
+static void sumsq_run(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
+    int64_t n = tensor_count(inp), chunks = ceil_div(n, CHUNK);
+    double *partial = (double *)env->scratch, total = 0.0;
+    const float *x = f32(inp);
+#pragma omp parallel for schedule(static)
+    for (int64_t k = 0; k < chunks; k++) {
+        double s = 0.0;
+        int64_t last = min_i64((k + 1) * CHUNK, n);
+#pragma omp simd reduction(+ : s)
+        for (int64_t i = k * CHUNK; i < last; i++) s += (double)x[i] * (double)x[i];
+        partial[k] = s;
+    }
+    for (int64_t k = 0; k < chunks; k++) total += partial[k];
+    f32(out)[0] = (float)total;
+}
+
+static int64_t sum_need(struct tensor *out, const struct tensor *inp, float scale, bool accumulate) {
+    return 0;
+}
+
+static void sum_run(const struct op_env *env, struct tensor *out, const struct tensor *inp, float scale,
+                    bool accumulate) {
+    double total = 0.0;
+    for (int64_t i = 0; i < tensor_count(inp); i++) total += (double)f32(inp)[i];
+    f32(out)[0] = (float)(total * (double)scale) + (accumulate ? f32(out)[0] : 0.0f);
+}
+
+static int64_t cast_need(struct tensor *out, const struct tensor *inp) {
+    return out->dtype == DTYPE_I32 || inp->dtype == DTYPE_I32 ? OP_UNSUPPORTED : 0;
+}
+
+static void cast_run(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
+    int64_t n = tensor_count(inp);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        float x = inp->dtype == DTYPE_F32 ? f32(inp)[i] : f32_from_bf16(((const uint16_t *)inp->data)[i]);
+        if (out->dtype == DTYPE_F32)
+            f32(out)[i] = x;
+        else
+            ((uint16_t *)out->data)[i] = bf16_from_f32(x);
+    }
+}
+
+static int64_t fill_need(struct tensor *out, float value) {
+    return out->dtype == DTYPE_F32 ? 0 : OP_UNSUPPORTED;
+}
+
+static void fill_run(const struct op_env *env, struct tensor *out, float value) {
+    int64_t n = tensor_count(out);
+    float *o = f32(out);
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) o[i] = value;
+}
+
+static int64_t randn_need(struct tensor *out, float mean, float std, uint64_t seed, uint64_t purpose) {
+    return out->dtype == DTYPE_F32 ? 0 : OP_UNSUPPORTED;
+}
+
+/* Four numbers from one Philox block: two Box-Muller pairs. 1-u keeps the logarithm away from 0. */
+static void randn_run(const struct op_env *env, struct tensor *out, float mean, float std, uint64_t seed,
+                      uint64_t purpose) {
+    int64_t n = tensor_count(out);
+#pragma omp parallel for schedule(static)
+    for (int64_t block = 0; block < ceil_div(n, 4); block++) {
+        struct rng4 bits = rng_philox(seed, purpose, (uint64_t)block);
+        float normal[4];
+        for (int k = 0; k < 4; k += 2) {
+            float radius = sqrtf(-2.0f * logf(1.0f - rng_unit_float(bits.v[k])));
+            float angle = 6.283185307f * rng_unit_float(bits.v[k + 1]);
+            normal[k] = radius * cosf(angle);
+            normal[k + 1] = radius * sinf(angle);
+        }
+        for (int64_t i = block * 4; i < min_i64(block * 4 + 4, n); i++)
+            f32(out)[i] = mean + std * normal[i % 4];
+    }
+}
+
+CPU_ROW(adamw, adamw_need);
+CPU_ROW(sumsq, sumsq_need);
+CPU_ROW(sum, sum_need);
+CPU_ROW(cast, cast_need);
+CPU_ROW(fill, fill_need);
+CPU_ROW(randn, randn_need);

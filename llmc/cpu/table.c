@@ -1,0 +1,8 @@
+/* The CPU's op table, made from the list: an op without rows does not link. */
+#include "cpu.h"
+
+const struct ops cpu_ops = {"cpu",
+#define X(op) cpu_##op##_variants,
+                            LLMC_OPS(X)
+#undef X
+};
