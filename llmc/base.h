@@ -1,8 +1,8 @@
 /* The error idiom and the few helpers that every file uses.
  *
- *   check(cond, fmt, ...)   always compiled in: for a condition the process cannot go on without. Prints and exits.
- *   fail(err, fmt, ...)     for code that reads untrusted input: fills `err`, returns false, and the caller decides.
- *   x*alloc                 allocation that cannot return NULL
+ *   check(cond, fmt, ...)   always compiled in: for a condition the process cannot go on without. Prints and
+ * exits. fail(err, fmt, ...)     for code that reads untrusted input: fills `err`, returns false, and the
+ * caller decides. x*alloc                 allocation that cannot return NULL
  *
  * A message says what was expected, what was found, and which file or flag to look at. */
 #ifndef LLMC_BASE_H
@@ -19,14 +19,14 @@ extern "C" {
 
 #if defined(__GNUC__)
 #define LLMC_PRINTF(fmt_index, first) __attribute__((format(printf, fmt_index, first)))
-#define LLMC_NORETURN __attribute__((noreturn))
+#define LLMC_NORETURN                 __attribute__((noreturn))
 #else
 #define LLMC_PRINTF(fmt_index, first)
 #define LLMC_NORETURN
 #endif
 
 #define check(cond, ...) ((cond) ? (void)0 : die_at(__FILE__, __LINE__, __VA_ARGS__))
-#define die(...) die_at(__FILE__, __LINE__, __VA_ARGS__)
+#define die(...)         die_at(__FILE__, __LINE__, __VA_ARGS__)
 
 /* Prints "error: <message>" to stderr and exits with status 1. With LLMC_DEBUG set in the environment it also
  * prints the source location and aborts, so that a debugger stops there. */
@@ -38,7 +38,8 @@ void warn(const char *fmt, ...) LLMC_PRINTF(1, 2);
 struct error {
     char message[1024];
 };
-/* Formats into err->message (err may be NULL) and returns false, so that `return fail(err, ...)` reads well. */
+/* Formats into err->message (err may be NULL) and returns false, so that `return fail(err, ...)` reads well.
+ */
 bool fail(struct error *err, const char *fmt, ...) LLMC_PRINTF(2, 3);
 
 void *xmalloc(size_t bytes);               /* uninitialised */

@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---------------------------------------------------------------------------------------------- mapping */
+/* --- mapping --- */
 
 static bool map_descriptor(struct mapped_file *f, int fd, const char *path, struct error *err) {
     struct stat st;
@@ -51,7 +51,7 @@ void file_unmap(struct mapped_file *f) {
     memset(f, 0, sizeof *f);
 }
 
-/* ------------------------------------------------------------------------------------------------ paths */
+/* --- paths --- */
 
 bool path_exists(const char *path) {
     struct stat st;
@@ -87,7 +87,7 @@ bool make_directories(const char *path, struct error *err) {
     return ok;
 }
 
-/* ---------------------------------------------------------------------------------- removal and flushing */
+/* --- removal and flushing --- */
 
 static bool remove_entry(int parent, const char *name, const char *path, struct error *err);
 
@@ -137,7 +137,7 @@ bool sync_path(const char *path, struct error *err) {
     return ok || fail(err, "%s: cannot flush to disk: %s", path, strerror(reason));
 }
 
-/* ----------------------------------------------------------------------------------------- struct writer */
+/* --- struct writer --- */
 
 /* What struct writer's `stream` points to. glibc ignores the size given to setvbuf unless it gets the buffer
  * too, and its own is 4 KiB. */
@@ -208,7 +208,7 @@ bool writer_close(struct writer *w, struct error *err) {
     return ok;
 }
 
-/* ----------------------------------------------------------------------------------- atomic replacement */
+/* --- atomic replacement --- */
 
 bool rename_synced(const char *from, const char *to, struct error *err) {
     if (rename(from, to) != 0) return fail(err, "%s: cannot rename to %s: %s", from, to, strerror(errno));

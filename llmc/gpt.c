@@ -4,8 +4,7 @@
 
 #include <inttypes.h>
 
-/* --- views ------------------------------------------------------------------------------------------------
- */
+/* --- views --- */
 
 /* The positions that a forward pass computes. Whole sequences, or, with one sequence, any span that continues
  * what has been computed before (generation). */
@@ -36,8 +35,7 @@ static struct tensor act_prefix(const struct gpt *g, enum act_id id, int64_t l, 
 static enum act_id residual_in(int64_t l) { return l == 0 ? A_EMBED : A_RESID_OUT; }
 static int64_t layer_before(int64_t l) { return l == 0 ? 0 : l - 1; }
 
-/* --- forward ----------------------------------------------------------------------------------------------
- */
+/* --- forward --- */
 
 /* ln_1(x) -> x + attention, and ln_2 of that. */
 static void attn_half_forward(struct gpt *g, int64_t l, const struct span *s) {
@@ -120,8 +118,7 @@ void gpt_forward(struct gpt *g, int64_t t0, int64_t count) {
     }
 }
 
-/* --- head and loss ----------------------------------------------------------------------------------------
- */
+/* --- head and loss --- */
 
 static void logits_of_rows(struct gpt *g, struct tensor *logits, int64_t first, int64_t rows) {
     struct tensor lnf_all = gpt_act(g, A_LNF, 0), lnf = tensor_slice_rows(&lnf_all, first, rows);
@@ -178,8 +175,7 @@ void gpt_all_logits(struct gpt *g) {
     logits_of_rows(g, &logits, 0, g->options.B * g->options.T);
 }
 
-/* --- backward ---------------------------------------------------------------------------------------------
- */
+/* --- backward --- */
 
 /* Brings back what the forward pass of layer l left in memory that other layers have used since. */
 static void recompute_layer(struct gpt *g, int64_t l, const struct span *s) {

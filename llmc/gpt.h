@@ -20,8 +20,7 @@
 extern "C" {
 #endif
 
-/* --- configuration ----------------------------------------------------------------------------------------
- */
+/* --- configuration --- */
 
 struct gpt_config {
     char name[64];
@@ -40,8 +39,7 @@ bool gpt_config_from_name(struct gpt_config *config, const char *name, struct er
 bool gpt_config_check(const struct gpt_config *config, struct error *err);
 const char *gpt_preset_names(void); /* for help texts */
 
-/* --- parameters -------------------------------------------------------------------------------------------
- */
+/* --- parameters --- */
 
 enum param_id {
     P_WTE,
@@ -87,8 +85,7 @@ struct gpt_params {
 void gpt_params_layout(struct gpt_params *p, const struct gpt_config *config);
 int64_t gpt_dim_size(const struct gpt_config *config, enum gpt_dim dim);
 
-/* --- activations ------------------------------------------------------------------------------------------
- */
+/* --- activations --- */
 
 /* What backward recomputes instead of keeping, cumulative. Every level gives the same bits. */
 enum recompute { RECOMPUTE_NONE, RECOMPUTE_GELU, RECOMPUTE_NORM, RECOMPUTE_BLOCK };
@@ -163,8 +160,7 @@ struct tensor gpt_act(const struct gpt *gpt, enum act_id id, int64_t layer);
 const char *gpt_param_name(enum param_id id, int64_t layer);
 const char *gpt_act_name(enum act_id id);
 
-/* --- the network ------------------------------------------------------------------------------------------
- */
+/* --- the network --- */
 
 /* Uploads tokens and targets (B,T). Targets may be NULL (generation); -1 is ignored. */
 void gpt_set_batch(struct gpt *gpt, const int32_t *tokens, const int32_t *targets);

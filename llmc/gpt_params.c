@@ -9,8 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- presets ----------------------------------------------------------------------------------------------
- */
+/* --- presets --- */
 
 /* Radford et al. 2019 (gpt2*), Brown et al. 2020 table 2.1 (gpt3*; 1.3B with heads of 128, since its 24 heads
  * do not divide 2048), and the default of `make train`. */
@@ -83,8 +82,7 @@ bool gpt_config_check(const struct gpt_config *c, struct error *err) {
     return true;
 }
 
-/* --- parameters -------------------------------------------------------------------------------------------
- */
+/* --- parameters --- */
 
 const struct param_row gpt_param_rows[PARAM_ROWS] = {
     [P_WTE] = {"wte.weight", false, DIM_VP, DIM_C, INIT_NORMAL, false},
@@ -205,8 +203,7 @@ void gpt_init_weights(struct gpt *g, uint64_t seed) {
     }
 }
 
-/* --- activations ------------------------------------------------------------------------------------------
- */
+/* --- activations --- */
 
 enum act_shape { SHAPE_BT, SHAPE_C, SHAPE_3C, SHAPE_4C, SHAPE_LSE, SHAPE_LOGITS };
 enum act_kind { KIND_DATA, KIND_FP32, KIND_INT32 };
@@ -253,8 +250,7 @@ const char *gpt_act_name(enum act_id id) { return act_rows[id].name; }
 
 static bool act_shared(const struct gpt *g, const struct act_row *row, enum act_id id) {
     if (!row->per_layer) return true;
-    if (!g->options.train)
-        return id != A_QKV;
+    if (!g->options.train) return id != A_QKV;
     return row->shared_from != RECOMPUTE_NONE && g->options.recompute >= row->shared_from;
 }
 

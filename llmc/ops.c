@@ -12,8 +12,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-/* --- dispatch
- * ----------------------------------------------------------------------------------------------- */
+/* --- dispatch --- */
 
 const char *op_name(enum op_id id) {
 #define X(op) #op,
@@ -76,8 +75,7 @@ static void op_end(struct ctx *ctx, enum op_id id, double started) {
     } while (0)
 #define FIRST(a, ...) (a)
 
-/* --- operand checks
- * ----------------------------------------------------------------------------------------- */
+/* --- operand checks --- */
 
 /* Folded shape: `rows` rows of `cols` columns; a vector is one row. */
 static void want(const char *op, const struct tensor *t, int64_t rows, int64_t cols) {
@@ -92,8 +90,7 @@ static void want_dtype(const char *op, const struct tensor *t, enum dtype dtype)
 }
 static double bytes_of(const struct tensor *t) { return t ? (double)tensor_bytes(t) : 0.0; }
 
-/* --- embed
- * -------------------------------------------------------------------------------------------------- */
+/* --- embed --- */
 
 void embed_forward(struct ctx *ctx, struct tensor *out, const struct tensor *tokens, const struct tensor *wte,
                    const struct tensor *wpe, int t0) {
@@ -120,8 +117,7 @@ void embed_backward(struct ctx *ctx, struct tensor *dwte, struct tensor *dwpe, c
     DISPATCH(ctx, embed_backward, 2 * N * C, 3 * bytes_of(dout) + bytes_of(tokens), dwte, dwpe, dout, tokens);
 }
 
-/* --- norm
- * --------------------------------------------------------------------------------------------------- */
+/* --- norm --- */
 
 static void want_norm(const char *op, const struct tensor *x, const struct tensor *mean,
                       const struct tensor *rstd, const struct tensor *weight) {
@@ -170,8 +166,7 @@ void norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight,
              dresidual, dout, inp, mean, rstd, weight);
 }
 
-/* --- matmul
- * ------------------------------------------------------------------------------------------------- */
+/* --- matmul --- */
 
 void matmul_forward(struct ctx *ctx, struct tensor *out, struct tensor *pre, const struct tensor *inp,
                     const struct tensor *weight, const struct tensor *bias, enum activation act) {
@@ -205,8 +200,7 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
              weight, pre, accumulate);
 }
 
-/* --- act
- * ---------------------------------------------------------------------------------------------------- */
+/* --- act --- */
 
 void act_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
     want("act_forward", out, tensor_rows(inp), tensor_cols(inp));
@@ -219,8 +213,7 @@ void act_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dou
     DISPATCH(ctx, act_backward, 20 * tensor_count(inp), 3 * bytes_of(inp), dinp, dout, inp);
 }
 
-/* --- attn
- * --------------------------------------------------------------------------------------------------- */
+/* --- attn --- */
 
 static void want_attn(const char *op, const struct tensor *out, const struct tensor *lse,
                       const struct tensor *qkv, int NH) {
@@ -258,8 +251,7 @@ void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *do
              2 * bytes_of(qkv) + 2 * bytes_of(out) + bytes_of(lse), dqkv, dout, out, lse, qkv, NH);
 }
 
-/* --- loss
- * --------------------------------------------------------------------------------------------------- */
+/* --- loss --- */
 
 void loss_forward(struct ctx *ctx, struct tensor *losses, struct tensor *logits, const struct tensor *targets,
                   int V, float dloss, bool write_dlogits) {
@@ -273,8 +265,7 @@ void loss_forward(struct ctx *ctx, struct tensor *losses, struct tensor *logits,
              targets, V, dloss, write_dlogits);
 }
 
-/* --- optim
- * -------------------------------------------------------------------------------------------------- */
+/* --- optim --- */
 
 void adamw(struct ctx *ctx, struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
            const struct tensor *grad, const struct tensor *sumsq_of_grad, const struct adamw_args *args) {

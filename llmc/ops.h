@@ -44,8 +44,7 @@ struct op_env {
 
 enum activation { ACT_NONE, ACT_GELU };
 
-/* --- embed: token plus position embedding
- * -------------------------------------------------------------------- */
+/* --- embed: token plus position embedding --- */
 
 /* out[b,t,:] = wte[tokens[b,t],:] + wpe[t0+t,:] */
 LLMC_OP(embed_forward, struct tensor *out, /* (B,T,C) = */
@@ -61,8 +60,7 @@ LLMC_OP(embed_backward, struct tensor *dwte, /* (Vp,C) += */
         const struct tensor *dout,           /* (B,T,C) */
         const struct tensor *tokens);        /* (B,T) int32 */
 
-/* --- norm: layer normalisation (Ba, Kiros, Hinton 2016, arXiv 1607.06450)
- * ------------------------------------- */
+/* --- norm: layer normalisation (Ba, Kiros, Hinton 2016, arXiv 1607.06450) --- */
 
 /* mean = sum(x)/C, rstd = 1/sqrt(sum((x-mean)^2)/C + 1e-5), out = (x-mean)*rstd*weight + bias, per row. */
 LLMC_OP(norm_forward, struct tensor *out, /* (N,C) = */
@@ -96,8 +94,7 @@ LLMC_OP(norm_backward, struct tensor *dinp, /* (N,C) = ; may be dresidual or dou
         const struct tensor *rstd,          /* (N) fp32 */
         const struct tensor *weight);       /* (C) */
 
-/* --- matmul: linear layers
- * ------------------------------------------------------------------------------------ */
+/* --- matmul: linear layers --- */
 
 /* pre = inp @ weight^T + bias;  out = act(pre). `pre` is kept for the backward pass when an activation is
  * fused. */
@@ -120,8 +117,7 @@ LLMC_OP(matmul_backward, struct tensor *dinp, /* (N,C) = (or NULL) */
         const struct tensor *pre,             /* (N,C) (or NULL): pre-activation of inp, GELU */
         bool accumulate);
 
-/* --- act: GELU, tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415)
- * ------------------------------------------ */
+/* --- act: GELU, tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415) --- */
 
 /* out = 0.5*x*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x^3))) */
 LLMC_OP(act_forward, struct tensor *out, /* (N,C) = */
@@ -132,8 +128,7 @@ LLMC_OP(act_backward, struct tensor *dinp, /* (N,C) = ; may be dout */
         const struct tensor *dout,         /* (N,C) */
         const struct tensor *inp);         /* (N,C) */
 
-/* --- attn: causal multi-head attention
- * ------------------------------------------------------------------------ */
+/* --- attn: causal multi-head attention --- */
 
 /* Per (b, head h), with q,k,v the h-th HS columns of the three thirds of qkv and scale = 1/sqrt(HS):
  *   S[t,s] = scale * q[t].k[s] for s <= t;  P = softmax of each row;  out[t] = sum_s P[t,s] v[s]
@@ -155,8 +150,7 @@ LLMC_OP(attn_backward, struct tensor *dqkv, /* (B,T,3C) = */
         const struct tensor *qkv,           /* (B,T,3C) */
         int NH);
 
-/* --- loss: softmax cross-entropy
- * ------------------------------------------------------------------------------ */
+/* --- loss: softmax cross-entropy --- */
 
 /* losses[n] = log sum_{v<V} exp(logits[n,v]) - logits[n,target]; 0 where the target is -1 (ignored).
  * With write_dlogits, logits become their own gradients: (softmax - onehot(target)) * dloss; 0 in rows that
@@ -166,8 +160,7 @@ LLMC_OP(loss_forward, struct tensor *losses, /* (N) fp32 = */
         const struct tensor *targets,        /* (N) int32, each -1 or in [0,V) */
         int V, float dloss, bool write_dlogits);
 
-/* --- optim
- * ---------------------------------------------------------------------------------------------------- */
+/* --- optim --- */
 
 /* AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), with gradients scaled to a global norm of at most
  * max_norm. */
@@ -254,8 +247,7 @@ extern const struct ops cuda_ops; /* llmc/cuda */
 LLMC_OPS(X)
 #undef X
 
-/* --- front doors (ops.c)
- * -------------------------------------------------------------------------------------- */
+/* --- front doors (ops.c) --- */
 
 #define FRONT_DOOR(op, ...) void op(struct ctx *ctx, __VA_ARGS__)
 FRONT_DOOR(embed_forward, struct tensor *out, const struct tensor *tokens, const struct tensor *wte,

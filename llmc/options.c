@@ -10,7 +10,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* ---- storing values ---- */
+/* --- storing values --- */
 
 static void *field_of(const struct options *o, const struct option_row *row) {
     return (char *)o->config + row->offset;
@@ -47,7 +47,7 @@ enum option_source options_source(const struct options *o, const char *name) {
 }
 bool options_given(const struct options *o, const char *name) { return must_find(o, name)->given; }
 
-/* ---- the table ---- */
+/* --- the table --- */
 
 static bool check_row(const struct option_row *row, struct error *err) {
     size_t length = row->name ? strlen(row->name) : 0;
@@ -127,7 +127,7 @@ void options_free(struct options *o) {
     memset(o, 0, sizeof *o);
 }
 
-/* ---- the command line ---- */
+/* --- the command line --- */
 
 /* "<where><name>: unknown option; did you mean <dashes><nearest>?" */
 static bool fail_unknown(const struct options *o, const char *where, const char *name, const char *dashes,
@@ -195,6 +195,7 @@ static bool parse_option(struct options *o, int argc, char **argv, int *i, struc
     const char *value = text[length] ? text + length + 1 : NULL;
     char name[WORD_MAX + 1], label[WORD_MAX + 128];
     snprintf(name, sizeof name, "%.*s", (int)(length < WORD_MAX ? length : WORD_MAX), text);
+    if (length == 0) return fail(err, "%s: unknown option; --help lists all", option_show(argv[*i]).text);
     if (strcmp(name, "config") == 0) {
         if (o->config_path) return fail(err, "--config: given more than once");
         if (!take_value(name, value, argc, argv, i, &o->config_path, err)) return false;
@@ -253,7 +254,7 @@ bool options_parse(struct options *o, int argc, char **argv, struct error *err) 
     return true;
 }
 
-/* ---- configuration files and stored runs ---- */
+/* --- configuration files and stored runs --- */
 
 static bool take_json(struct options *o, const char *where, const char *name, const json_t *v,
                       enum option_source source, struct error *err) {

@@ -10,7 +10,7 @@
 #define NAME_WIDTH_MAX    28 /* longer names have their help on the next line */
 #define INITIAL_WIDTH_MAX 16 /* longer defaults stand at the end of the help text */
 
-/* ---- values as text ---- */
+/* --- values as text --- */
 
 static char *current_text(const struct options *o, const struct option_row *row) {
     union option_value v;
@@ -28,7 +28,7 @@ static char *initial_text(const struct option_row *row) {
     return option_value_to_text(row, &v);
 }
 
-/* ---- help ---- */
+/* --- help --- */
 
 /* Takes the words that fit into `width` columns from *text; a longer single word is broken. Returns their
  * length. */
@@ -128,7 +128,7 @@ char *options_help(const struct options *o) {
     return text;
 }
 
-/* ---- effective configuration ---- */
+/* --- effective configuration --- */
 
 char *options_text(const struct options *o) {
     char *text = NULL;

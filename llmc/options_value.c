@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- word distance ---- */
+/* --- word distance --- */
 
 int word_distance(const char *a, const char *b) {
     int n = (int)strnlen(a, WORD_MAX), m = (int)strnlen(b, WORD_MAX);
@@ -65,7 +65,7 @@ struct option_shown option_show(const char *s) {
     return out;
 }
 
-/* ---- reading values ---- */
+/* --- reading values --- */
 
 static bool is_integer_type(enum option_type t) { return t == OPTION_INT || t == OPTION_SIZE; }
 
@@ -275,7 +275,7 @@ bool option_value_from_json(const struct option_row *row, const json_t *v, union
     return fail(err, "%s: must be %s, found %s", label, expected[row->type], option_json_kind(v));
 }
 
-/* ---- writing values ---- */
+/* --- writing values --- */
 
 void option_value_load(const struct option_row *row, const void *field, union option_value *v) {
     int word;

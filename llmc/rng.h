@@ -1,7 +1,9 @@
-/* Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC'11).
+/* Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3",
+ * SC'11).
  *
- * There is no generator state. A number is a pure function of (seed, purpose, index), so the result does not depend
- * on how work is split over threads, GPUs or restarts. `purpose` keeps the streams of different users apart. */
+ * There is no generator state. A number is a pure function of (seed, purpose, index), so the result does not
+ * depend on how work is split over threads, GPUs or restarts. `purpose` keeps the streams of different users
+ * apart. */
 #ifndef LLMC_RNG_H
 #define LLMC_RNG_H
 
@@ -27,7 +29,8 @@ struct rng4 {
 };
 
 static inline LLMC_HD struct rng4 rng_philox(uint64_t seed, uint64_t purpose, uint64_t index) {
-    uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32), c2 = (uint32_t)purpose, c3 = (uint32_t)(purpose >> 32);
+    uint32_t c0 = (uint32_t)index, c1 = (uint32_t)(index >> 32), c2 = (uint32_t)purpose,
+             c3 = (uint32_t)(purpose >> 32);
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
         uint64_t p0 = (uint64_t)0xD2511F53u * c0, p1 = (uint64_t)0xCD9E8D57u * c2;
@@ -44,7 +47,9 @@ static inline LLMC_HD struct rng4 rng_philox(uint64_t seed, uint64_t purpose, ui
 }
 
 /* Uniform in [0,1), 24 bits. */
-static inline LLMC_HD float rng_unit_float(uint32_t bits) { return (float)(bits >> 8) * (1.0f / 16777216.0f); }
+static inline LLMC_HD float rng_unit_float(uint32_t bits) {
+    return (float)(bits >> 8) * (1.0f / 16777216.0f);
+}
 
 /* Uniform in [0,1), 53 bits, from (seed, purpose, index). */
 static inline LLMC_HD double rng_uniform(uint64_t seed, uint64_t purpose, uint64_t index) {

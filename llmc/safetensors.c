@@ -27,7 +27,7 @@ struct st_declared {
     int64_t bytes;
 };
 
-/* ----------------------------------------------------------------------------------------------- dtypes */
+/* --- dtypes --- */
 
 static const struct {
     const char *name;
@@ -54,7 +54,7 @@ const char *st_view_text(const struct st_view *v) {
     return out;
 }
 
-/* ------------------------------------------------------------------------------ the header of one file */
+/* --- the header of one file --- */
 
 static bool parse_header(struct st_file *f, int64_t *data_start, struct error *err) {
     const char *path = f->map.path;
@@ -224,7 +224,7 @@ static bool load_file(struct safetensors *st, struct st_file *f, const char *pat
     return true;
 }
 
-/* --------------------------------------------------------------------------- one file, or a sharded model */
+/* --- one file, or a sharded model --- */
 
 static int compare_name(const void *a, const void *b) {
     return strcmp((*(struct st_view *const *)a)->name, (*(struct st_view *const *)b)->name);
@@ -374,7 +374,7 @@ const char *safetensors_metadata(const struct safetensors *st, const char *key) 
     return NULL;
 }
 
-/* ------------------------------------------------------------------------------------ conversion to fp32 */
+/* --- conversion to fp32 --- */
 
 /* fp16 to fp32. Moving the exponent and mantissa bits into place leaves an exponent that is 112 too small;
  * the multiplication by 2^112 puts it right and at the same time normalises fp16 subnormals. */
@@ -431,7 +431,7 @@ bool safetensors_to_f32(float *out, const struct st_view *v, int64_t first, int6
     return true;
 }
 
-/* ----------------------------------------------------------------------------------------------- writing */
+/* --- writing --- */
 
 void safetensors_writer_init(struct safetensors_writer *w) {
     memset(w, 0, sizeof *w);

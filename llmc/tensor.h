@@ -1,5 +1,6 @@
-/* A tensor is a typed view of memory on one device: pointer, dtype, up to four dimensions, row-major, no strides.
- * It owns nothing. Everything an op needs to check its operands is in here, including the name for the message. */
+/* A tensor is a typed view of memory on one device: pointer, dtype, up to four dimensions, row-major, no
+ * strides. It owns nothing. Everything an op needs to check its operands is in here, including the name for
+ * the message. */
 #ifndef LLMC_TENSOR_H
 #define LLMC_TENSOR_H
 
@@ -49,7 +50,9 @@ static inline int64_t tensor_count(const struct tensor *t) {
     for (int i = 0; i < t->rank; i++) n *= t->dim[i];
     return n;
 }
-static inline int64_t tensor_bytes(const struct tensor *t) { return tensor_count(t) * (int64_t)dtype_size(t->dtype); }
+static inline int64_t tensor_bytes(const struct tensor *t) {
+    return tensor_count(t) * (int64_t)dtype_size(t->dtype);
+}
 
 /* All leading dimensions folded into rows: (B,T,C) has B*T rows of C columns. */
 static inline int64_t tensor_cols(const struct tensor *t) { return t->dim[t->rank - 1]; }
@@ -59,7 +62,8 @@ static inline float *f32(const struct tensor *t) { return (float *)t->data; }
 static inline int32_t *i32(const struct tensor *t) { return (int32_t *)t->data; }
 
 /* Makes a view. Unused dimensions are 0: tensor_make("bias", DTYPE_F32, p, C, 0, 0, 0) has rank 1. */
-struct tensor tensor_make(const char *name, enum dtype dtype, void *data, int64_t d0, int64_t d1, int64_t d2, int64_t d3);
+struct tensor tensor_make(const char *name, enum dtype dtype, void *data, int64_t d0, int64_t d1, int64_t d2,
+                          int64_t d3);
 
 /* Rows [first, first+count) of the folded (rows, cols) form, as a rank-2 view. */
 struct tensor tensor_slice_rows(const struct tensor *t, int64_t first, int64_t count);

@@ -2,14 +2,11 @@
  *
  * Disk-full conditions come from /dev/full (ENOSPC) and from a file size limit with SIGXFSZ ignored (EFBIG).
  */
-#include "llmc/file.h" /* before cmocka.h, which has a macro fail() */
+#include "test/test.h"
 
-#include <setjmp.h>
+#include "llmc/file.h"
+
 #include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
 
 #include <fcntl.h>
 #include <limits.h>

@@ -1,16 +1,16 @@
 /* Options: every error by its message, precedence of command line, file and stored run, the columns of the
  * help. Order: the table under test, values, errors, table check, configuration files, stored runs, printing,
  * words. */
+#include "test/test.h"
+
 #include "llmc/options.h"
 
 #include <jansson.h>
 #include <math.h>
-#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#include <cmocka.h>
 
 enum shape { SHAPE_COSINE, SHAPE_LINEAR, SHAPE_CONSTANT };
 struct config {
@@ -70,7 +70,7 @@ static void expect_error(const char *message, const char *const *args) {
     options_free(&o);
 }
 
-/* ---- values ---- */
+/* --- values --- */
 
 static void test_defaults(void **state) {
     struct options o;
@@ -149,7 +149,7 @@ static void test_positional(void **state) {
     expect_error("seed: unexpected argument; did you mean --seed?", ARGS("seed", "3"));
 }
 
-/* ---- errors ---- */
+/* --- errors --- */
 
 static void test_unknown(void **state) {
     (void)state;
@@ -228,7 +228,7 @@ static void test_range(void **state) {
     expect_error("--weight-decay -0.1: must be at least 0", ARGS("--weight-decay", "-0.1"));
 }
 
-/* ---- table check ---- */
+/* --- table check --- */
 
 static void expect_faulty(const char *message, struct option_row a, struct option_row b) {
     struct option_row rows[] = {a, b};
@@ -288,7 +288,7 @@ static void test_required(void **state) {
     options_free(&o);
 }
 
-/* ---- configuration files ---- */
+/* --- configuration files --- */
 
 static const char *write_config(const char *text) {
     static char path[300];
@@ -363,7 +363,7 @@ static void test_config_errors(void **state) {
     expect_error(message, ARGS("--config", directory));
 }
 
-/* ---- stored runs ---- */
+/* --- stored runs --- */
 
 static void test_stored(void **state) {
     struct options o;
@@ -411,7 +411,7 @@ static void test_stored(void **state) {
     options_free(&o);
 }
 
-/* ---- printing ---- */
+/* --- printing --- */
 
 static void test_help(void **state) {
     struct options o;
@@ -492,7 +492,7 @@ static void test_text(void **state) {
     options_free(&o);
 }
 
-/* ---- words ---- */
+/* --- words --- */
 
 static void test_words(void **state) {
     static const char *const words[] = {"train", "sample", "plan", "eval", "export"};
