@@ -1,0 +1,215 @@
+"""Checkpoints against Hugging Face transformers, in both directions. Writes nothing under test/.
+
+Ours to theirs: loads a checkpoint directory that the engine wrote, with AutoModelForCausalLM.from_pretrained, insists
+that no key is missing, unexpected or misshaped, and compares logits with the engine's:
+    hf_roundtrip.py DIR --logits FILE           FILE: safetensors with `tokens` I32 (B,T) and `logits` F32 or F64 (B,T,V or Vp)
+    hf_roundtrip.py DIR --prompt-ids 5 1 7 --greedy 20      prints the continuation that `sample` must give at temperature 0
+    hf_roundtrip.py DIR --text "Once upon"      token ids by the directory's tokenizer.json
+Theirs to ours: creates a random GPT-2 directory with save_pretrained, and logits for the engine to reproduce:
+    hf_roundtrip.py --create DIR --layers 2 --dtype bfloat16 --shard-size 20KB --write-logits FILE
+
+The exit status is 0 if everything asked for passed. Order: create, load, compare, command line.
+"""
+import argparse
+import json
+import math
+import os
+import sys
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # only local directories, ever
+
+import numpy as np
+import torch
+import transformers
+from safetensors import safe_open
+
+import golden
+import gpt2_float64 as gpt2
+
+transformers.utils.logging.disable_progress_bar()
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def create(a):
+    """A random GPT-2 as transformers saves it; with --published-names, as the GPT-2 weights were published: names
+    without "transformer.", and beside the weights each block's constant causal mask, which is not a parameter."""
+    if a.embd % a.heads:
+        sys.exit(f"--embd {a.embd} is not a multiple of --heads {a.heads}")
+    config = transformers.GPT2Config(
+        n_layer=a.layers, n_head=a.heads, n_embd=a.embd, vocab_size=a.vocab, n_positions=a.positions,
+        bos_token_id=a.vocab - 1, eos_token_id=a.vocab - 1, tie_word_embeddings=not a.untied,
+    )
+    model = transformers.GPT2LMHeadModel(config)
+    c = gpt2.Config(a.layers, a.heads, a.embd, a.vocab, a.positions, 1, 1)
+    random = np.random.RandomState(a.seed)
+    values = gpt2.draw_parameters(c, random)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name == "lm_head.weight":
+                values[name] = golden.normal32(random, (a.vocab, a.embd), 0.6)
+            elif name.endswith("c_proj.weight"):
+                values[name] *= 3.0  # or a tied head would mostly repeat the last token, and --greedy tell nothing
+            parameter.copy_(torch.tensor(values[name]))
+    model.to(DTYPES[a.dtype]).save_pretrained(a.create, max_shard_size=a.shard_size)
+    if a.published_names:
+        from safetensors.torch import load_file, save_file
+
+        path = os.path.join(a.create, "model.safetensors")
+        if not os.path.exists(path):
+            sys.exit("--published-names goes with one file; leave out --shard-size")
+        stored = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
+        mask = torch.ones(a.positions, a.positions).tril()[None, None]
+        for i in range(a.layers):
+            stored[f"h.{i}.attn.bias"] = mask.clone()
+        save_file(stored, path, metadata={"format": "pt"})
+    print(f"created {a.create}: " + ", ".join(sorted(os.listdir(a.create))))
+
+
+def load(directory, dtype):
+    """The model, and whether the directory held exactly its parameters."""
+    try:
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, output_loading_info=True, local_files_only=True, attn_implementation="eager"
+        )
+    except Exception as error:  # whatever transformers objects to is the result, not an accident
+        sys.exit(f"{directory}: transformers cannot load it: {type(error).__name__}: {error}: FAIL")
+    complaints = {key: value for key, value in info.items() if value}
+    print(f"loaded {directory}: {type(model).__name__}, {sum(p.numel() for p in model.parameters())} parameters, "
+          + (f"FAIL {complaints}" if complaints else "no missing, unexpected or misshaped keys"))
+    return model.eval(), not complaints
+
+
+def stored_differences(directory, model):
+    """Compares the tensors in the files with what the model holds, without transformers' own loading in between."""
+    index = os.path.join(directory, "model.safetensors.index.json")
+    files = ["model.safetensors"]
+    if os.path.exists(index):
+        with open(index, encoding="utf-8") as file:
+            files = sorted(set(json.load(file)["weight_map"].values()))
+    state = model.state_dict()
+    good, count = True, 0
+    for name in files:
+        with safe_open(os.path.join(directory, name), framework="pt") as stored:
+            for key in stored.keys():
+                inside = key if key in state else f"transformer.{key}"
+                if inside not in state:
+                    print(f"  {name}: {key} is not a parameter (fine for a constant causal mask)")
+                    continue
+                count += 1
+                if not torch.equal(stored.get_tensor(key).to(state[inside].dtype), state[inside]):
+                    print(f"  {name}: {key} differs from the loaded model: FAIL")
+                    good = False
+    print(f"stored tensors: {count} of {len(files)} file(s) equal the loaded ones" if good else "stored tensors: FAIL")
+    return good
+
+
+def logits_of(model, tokens):
+    with torch.no_grad():
+        return model(torch.tensor(tokens, dtype=torch.int64)).logits.to(torch.float64).numpy()
+
+
+def compare_logits(model, path, tolerance):
+    with safe_open(path, framework="numpy") as file:
+        missing = {"tokens", "logits"} - set(file.keys())
+        if missing:
+            print(f"{path}: no tensor named {' or '.join(sorted(missing))}: FAIL")
+            return False
+        tokens, ours = file.get_tensor("tokens"), file.get_tensor("logits").astype(np.float64)
+    V = model.config.vocab_size
+    if tokens.ndim != 2 or ours.ndim != 3 or ours.shape[:2] != tokens.shape or ours.shape[2] < V:
+        print(f"{path}: tokens {tokens.shape} and logits {ours.shape}, expected (B,T) and (B,T,V >= {V}): FAIL")
+        return False
+    theirs = logits_of(model, tokens)
+    ours = ours[:, :, :V]
+    finite = bool(np.all(np.isfinite(ours)))
+    absolute = np.max(np.abs(ours - theirs)) if finite else math.inf
+    relative = golden.relative_error(ours, theirs)
+    top = np.mean(np.argmax(ours, axis=2) == np.argmax(theirs, axis=2))
+    good = finite and relative <= tolerance
+    print(f"logits {theirs.shape} up to {np.max(np.abs(theirs)):.3f}: max abs error {absolute:.3e}, relative to the largest "
+          f"{relative:.3e} (allowed {tolerance:.0e}), same argmax {100 * top:.1f} %: {'ok' if good else 'FAIL'}")
+    return good
+
+
+def greedy(model, prompt, count):
+    """Continues by argmax, each token from the whole context: no cache that could hide a mistake. Stops where the
+    context is full. Also returns the smallest lead of a chosen token: below fp32's error a difference means nothing."""
+    ids = list(prompt)
+    lead = math.inf
+    while len(ids) < min(len(prompt) + count, model.config.n_positions):
+        last = logits_of(model, [ids])[0, -1]
+        second, first = np.argsort(last)[-2:]
+        lead = min(lead, last[first] - last[second])
+        ids.append(int(first))
+    return ids[len(prompt):], lead
+
+
+def write_logits(model, path, a):
+    tokens = np.random.RandomState(a.seed + 1).randint(0, model.config.vocab_size, (a.batch, a.tokens)).astype(np.int32)
+    with open(path, "wb") as file:
+        file.write(golden.encode({"tokens": tokens, "logits": logits_of(model, tokens)}, {"written_by": "hf_roundtrip.py"}))
+    print(f"wrote {path}: tokens {tokens.shape}, logits in {model.dtype}")
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", nargs="?", help="a checkpoint directory to load")
+    parser.add_argument("--compute", default="float64", choices=("float32", "float64"), help="type transformers runs in")
+    group = parser.add_argument_group("checks of DIR")
+    group.add_argument("--logits", metavar="FILE", help="compare with the tokens and logits in this safetensors file")
+    group.add_argument("--tolerance", type=float, default=1e-5, help="relative to the largest logit (default 1e-5)")
+    group.add_argument("--prompt-ids", type=int, nargs="+", metavar="ID", help="run these token ids, print the top 5")
+    group.add_argument("--text", help="encode this with DIR's tokenizer and run it like --prompt-ids")
+    group.add_argument("--greedy", type=int, default=0, metavar="N", help="continue the prompt by N tokens")
+    group.add_argument("--write-logits", metavar="FILE", help="write random tokens and transformers' logits of them")
+    group.add_argument("--batch", type=int, default=2, help="rows of --write-logits (default 2)")
+    group.add_argument("--tokens", type=int, default=0, help="tokens a row of --write-logits (default: n_positions)")
+    group = parser.add_argument_group("making a directory")
+    group.add_argument("--create", metavar="DIR", help="write a random GPT-2 there; the checks then apply to it")
+    for flag, value in (("layers", 2), ("heads", 3), ("embd", 12), ("vocab", 37), ("positions", 16), ("seed", 1)):
+        group.add_argument(f"--{flag}", type=int, default=value, help=f"(default {value})")
+    group.add_argument("--dtype", default="float32", choices=DTYPES, help="type of the stored weights")
+    group.add_argument("--shard-size", default="5GB", help="largest file, such as 20KB: makes a sharded index")
+    group.add_argument("--published-names", action="store_true", help="names as in the published GPT-2 weights")
+    group.add_argument("--untied", action="store_true", help="with an output projection of its own (lm_head.weight)")
+    arguments = parser.parse_args()
+    if not arguments.create and not arguments.directory:
+        parser.error("name a checkpoint directory, or make one with --create DIR")
+    if arguments.create and arguments.directory and arguments.create != arguments.directory:
+        parser.error("--create DIR already names the directory")
+    return arguments
+
+
+def main():
+    a = parse()
+    if a.create:
+        create(a)
+    directory = a.directory or a.create
+    model, good = load(directory, DTYPES[a.compute])
+    good &= stored_differences(directory, model)
+    a.tokens = a.tokens or model.config.n_positions
+    if a.write_logits:
+        write_logits(model, a.write_logits, a)
+    if a.logits:
+        good &= compare_logits(model, a.logits, a.tolerance)
+    prompt = a.prompt_ids
+    if a.text is not None:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        prompt = tokenizer.encode(a.text)
+        print("ids:", *prompt)
+        if tokenizer.decode(prompt) != a.text:
+            print(f"decodes to {tokenizer.decode(prompt)!r}: FAIL")
+            good = False
+    if prompt:
+        last = logits_of(model, [prompt])[0, -1]
+        best = np.argsort(-last)[:5]
+        print("next token:", ", ".join(f"{i} ({last[i]:.6f})" for i in best))
+        if a.greedy:
+            ids, lead = greedy(model, prompt, a.greedy)
+            print("greedy:", *ids, f"(smallest lead {lead:.1e})")
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
