@@ -1,0 +1,29 @@
+#!/bin/sh
+# Runs test programs (cmocka, or anything that prints TAP) one after another, shows what failed, and ends with
+# "N passed, N failed". A program that dies counts its unreported tests, at least one, as failed.
+#     test/run.sh PROGRAM...          V=1: show everything that the programs print
+passed=0 failed=0
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+export CMOCKA_MESSAGE_OUTPUT=TAP
+# Threads beyond the cores make OpenMP's barriers a thousand times slower.
+: "${OMP_NUM_THREADS:=$(nproc 2>/dev/null || echo 2)}"
+export OMP_NUM_THREADS
+for program in "$@"; do
+    start=$(date +%s)
+    "$program" >"$log" 2>&1 </dev/null
+    status=$?
+    ok=$(grep -c '^ok ' "$log")
+    bad=$(grep -c '^not ok ' "$log")
+    planned=$(sed -n 's/^1\.\.\([0-9]*\).*/\1/p' "$log" | awk '{ n += $1 } END { print n + 0 }')
+    [ $((ok + bad)) -lt "$planned" ] && bad=$((planned - ok))
+    [ $status -ne 0 ] && [ $bad -eq 0 ] && bad=1
+    [ $status -eq 0 ] && [ $((ok + bad)) -eq 0 ] && bad=1 # a test program that tests nothing
+    passed=$((passed + ok)) failed=$((failed + bad))
+    printf '%-28s %3d passed' "${program##*/}" "$ok"
+    [ $bad -gt 0 ] && printf ', %d FAILED (exit status %d)' "$bad" $status
+    printf '  %ds\n' $(($(date +%s) - start))
+    if [ -n "$V" ] || [ $bad -gt 0 ]; then tail -n 200 "$log" | sed 's/^/    /'; fi
+done
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]
