@@ -1,0 +1,80 @@
+/* Batches of tokens: shards on disk or tokens in memory, cut into samples, shuffled without state, read
+ * ahead.
+ *
+ * A shard is what llm.c and modded-nanogpt write: 256 int32 of header (magic 20240520, version 1, token
+ * count: uint16 tokens; magic 20240801, version 7: uint32 tokens), little-endian, then the tokens. */
+#ifndef LLMC_DATALOADER_H
+#define LLMC_DATALOADER_H
+
+#include "base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* --- tokens --- */
+
+struct dataset; /* immutable; shared by loaders and threads */
+
+/* Every shard that the glob pattern (or plain path) names, in the order of their names; lengths may differ.
+ * Validates headers and sizes now, token ids (< vocab_size) as they are read: a bad one ends the process,
+ * naming shard, offset and value, because it means that data and model do not belong together. */
+struct dataset *dataset_open(const char *pattern, int64_t vocab_size, struct error *err);
+/* Takes over `tokens` (malloc). `name` is for messages. */
+struct dataset *dataset_from_tokens(const char *name, uint32_t *tokens, int64_t count, int64_t vocab_size);
+void dataset_free(struct dataset *d);
+int64_t dataset_tokens(const struct dataset *d);
+int64_t dataset_shards(const struct dataset *d);
+/* Depends on names, sizes and headers of the shards (or on the tokens in memory): tells a resumed run whether
+ * it continues on the same data. */
+uint64_t dataset_fingerprint(const struct dataset *d);
+
+/* Writes a shard; uint16 if every id fits (vocab_size <= 65536), else uint32. Atomic. */
+bool shard_write(const char *path, const uint32_t *tokens, int64_t count, int64_t vocab_size,
+                 struct error *err);
+
+/* --- batches --- */
+
+enum sample_order {
+    SAMPLES_SHUFFLED,  /* each epoch a permutation of all samples, a pure function of (seed, epoch, index) */
+    SAMPLES_IN_ORDER,  /* first to last, then again */
+    SAMPLES_DOCUMENTS, /* in order; a row starts at a document and holds as many whole documents as fit, the
+                          rest of it is ignored (target -1); a document longer than a row is cut into rows.
+                          Every target is predicted from its whole document so far, up to T tokens: what a
+                          validation loss should say */
+};
+
+struct loader_options {
+    int64_t B, T; /* rows, tokens a row */
+    enum sample_order order;
+    uint64_t seed;
+    int64_t first_sample; /* where to start: epoch * dataloader_samples + index */
+    int64_t rank,
+        world; /* of each group of B * world samples this loader reads its B; 0, 1 for one process */
+    int64_t end_of_text; /* token that precedes each document, for SAMPLES_DOCUMENTS */
+};
+
+/* Starts reading ahead on a thread of its own. Fails, with all sizes in the message, if the data does not
+ * hold one sample (T + 1 tokens of one shard). */
+struct dataloader;
+struct dataloader *dataloader_open(const struct dataset *d, const struct loader_options *options,
+                                   struct error *err);
+void dataloader_close(struct dataloader *l);
+
+/* Samples in one epoch. Sample i of a shard is tokens [iT, iT+T] (the last is only a target). */
+int64_t dataloader_samples(const struct dataloader *l);
+
+/* The next batch: (B,T) each, valid until the next call; targets are the tokens one further, -1 where
+ * ignored. `valid_targets` (or NULL) receives how many are not ignored. */
+void dataloader_next(struct dataloader *l, const int32_t **tokens, const int32_t **targets,
+                     int64_t *valid_targets);
+
+/* The sample that the next batch (over all ranks) starts with: what a checkpoint stores. */
+int64_t dataloader_position(const struct dataloader *l);
+/* Starts again at `sample`. */
+void dataloader_seek(struct dataloader *l, int64_t sample);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
