@@ -9,12 +9,15 @@
 extern "C" {
 #endif
 
+struct ops;
+
 struct device {
-    const char *backend; /* "cpu" or "cuda" */
-    int index;           /* which one, where there are several */
-    char name[128];      /* for people: "AMD EPYC, 2 threads", "NVIDIA H200" */
-    bool unified;        /* device memory can be read and written by the host */
-    void *state;         /* back-end private; op_env.state for every op */
+    const char *backend;   /* "cpu" or "cuda" */
+    const struct ops *ops; /* the back end's op table */
+    int index;             /* which one, where there are several */
+    char name[128];        /* for people: "AMD EPYC, 2 threads", "NVIDIA H200" */
+    bool unified;          /* device memory can be read and written by the host */
+    void *state;           /* back-end private; op_env.state for every op */
 
     /* 256-byte aligned device memory; NULL when there is not enough. Contents are undefined. */
     void *(*alloc)(struct device *d, size_t bytes);
@@ -37,7 +40,14 @@ struct device {
     void (*close)(struct device *d);
 };
 
+/* "cpu", "cuda", "cuda:N", or "auto": the first GPU if there is a usable one, else the CPU. NULL with the
+ * reason. */
+struct device *device_open(const char *name, struct error *err);
+
 struct device *device_open_cpu(void);
+/* NULL with the reason: no driver, no device, none with this index, too old for this build, or built without
+ * CUDA. */
+struct device *device_open_cuda(int index, struct error *err);
 
 #ifdef __cplusplus
 }

@@ -1,6 +1,8 @@
 /* The CPU as a device: aligned memory, memcpy, no queue. */
 #include "device.h"
 
+#include "ops.h"
+
 #include <cblas.h>
 #include <omp.h>
 #include <stdio.h>
@@ -72,6 +74,7 @@ static void cpu_close(struct device *d) { free(d); }
 struct device *device_open_cpu(void) {
     struct device *d = (struct device *)xcalloc(1, sizeof *d);
     *d = (struct device){.backend = "cpu",
+                         .ops = &cpu_ops,
                          .unified = true,
                          .alloc = cpu_alloc,
                          .free = cpu_free,

@@ -124,8 +124,9 @@ struct gpt_options {
     int64_t B, T; /* micro-batch: sequences, tokens in each */
     bool train;   /* false: forward only; only A_QKV is kept per layer (the generation cache) */
     enum recompute recompute;
-    int64_t head_chunks; /* logits are made for B*T/head_chunks rows at a time; 0 means 1 */
-    enum dtype dtype;    /* of parameters, gradients and activations */
+    int64_t head_chunks;         /* logits are made for B*T/head_chunks rows at a time; 0 means 1 */
+    enum dtype dtype;            /* of parameters, gradients and activations */
+    const struct tensor *params; /* use this buffer (another model's) instead of allocating one; or NULL */
 };
 
 /* Numbers a step leaves on the device for the host to read. */

@@ -298,8 +298,12 @@ void gpt_create(struct gpt *g, struct ctx *ctx, const struct gpt_config *config,
     g->options = *options;
     gpt_params_layout(&g->layout, config);
     int64_t bytes = g->layout.total * (int64_t)dtype_size(options->dtype);
-    void *p = ctx_alloc(ctx, MEM_PARAMETERS, bytes, "the model's parameters");
+    void *p = options->params ? options->params->data
+                              : ctx_alloc(ctx, MEM_PARAMETERS, bytes, "the model's parameters");
     g->params = tensor_make("parameters", options->dtype, p, g->layout.total, 0, 0, 0);
+    check(!options->params ||
+              (options->params->dtype == options->dtype && tensor_count(options->params) == g->layout.total),
+          "gpt_create: %s is not the buffer of such a model", tensor_text(options->params));
     if (options->train) {
         p = ctx_alloc(ctx, MEM_GRADIENTS, bytes, "the gradients");
         g->grads = tensor_make("gradients", options->dtype, p, g->layout.total, 0, 0, 0);
