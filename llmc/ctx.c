@@ -82,3 +82,38 @@ void ctx_download(struct ctx *ctx, void *dst, const void *src, int64_t bytes) {
     ctx->device->download(ctx->device, dst, src, (size_t)bytes, ctx->stream);
     ctx->device->synchronize(ctx->device, ctx->stream);
 }
+
+/* Elements converted at a time: bounds the host memory, and stays in cache. */
+enum { CONVERT = 1 << 16 };
+
+void ctx_upload_f32(struct ctx *ctx, struct tensor *t, const float *src) {
+    int64_t n = tensor_count(t);
+    check(t->dtype != DTYPE_I32, "%s: not a floating-point tensor", tensor_text(t));
+    if (t->dtype == DTYPE_F32 || ctx->plan) {
+        ctx_upload(ctx, t->data, src, n * (int64_t)sizeof *src);
+        return;
+    }
+    uint16_t *piece = (uint16_t *)xmalloc(CONVERT * sizeof *piece);
+    for (int64_t first = 0; first < n; first += CONVERT) {
+        int64_t count = min_i64(CONVERT, n - first);
+        for (int64_t i = 0; i < count; i++) piece[i] = bf16_from_f32(src[first + i]);
+        ctx_upload(ctx, (uint16_t *)t->data + first, piece, count * (int64_t)sizeof *piece);
+    }
+    free(piece);
+}
+
+void ctx_download_f32(struct ctx *ctx, float *dst, const struct tensor *t) {
+    int64_t n = tensor_count(t);
+    check(t->dtype != DTYPE_I32, "%s: not a floating-point tensor", tensor_text(t));
+    if (t->dtype == DTYPE_F32 || ctx->plan) {
+        ctx_download(ctx, dst, t->data, n * (int64_t)sizeof *dst);
+        return;
+    }
+    uint16_t *piece = (uint16_t *)xmalloc(CONVERT * sizeof *piece);
+    for (int64_t first = 0; first < n; first += CONVERT) {
+        int64_t count = min_i64(CONVERT, n - first);
+        ctx_download(ctx, piece, (const uint16_t *)t->data + first, count * (int64_t)sizeof *piece);
+        for (int64_t i = 0; i < count; i++) dst[first + i] = f32_from_bf16(piece[i]);
+    }
+    free(piece);
+}

@@ -63,6 +63,10 @@ void ctx_reset_stats(struct ctx *ctx);
 void ctx_upload(struct ctx *ctx, void *dst, const void *src, int64_t bytes);
 void ctx_download(struct ctx *ctx, void *dst, const void *src, int64_t bytes);
 
+/* The same for fp32 on the host and an fp32 or bf16 tensor on the device: converted on the host. */
+void ctx_upload_f32(struct ctx *ctx, struct tensor *t, const float *src);
+void ctx_download_f32(struct ctx *ctx, float *dst, const struct tensor *t);
+
 #ifdef __cplusplus
 }
 #endif

@@ -166,8 +166,7 @@ void gpt_logits(struct gpt *g, int64_t position, float *host) {
     check(g->options.B == 1, "gpt_logits: needs a batch of one");
     struct tensor logits;
     logits_of_rows(g, &logits, position, 1);
-    check(logits.dtype == DTYPE_F32, "gpt_logits: %s cannot be copied to fp32", tensor_text(&logits));
-    if (host) ctx_download(g->ctx, host, logits.data, tensor_bytes(&logits));
+    if (host) ctx_download_f32(g->ctx, host, &logits);
 }
 
 void gpt_all_logits(struct gpt *g) {
