@@ -226,6 +226,19 @@ static void update(struct side *s, const struct run_config *run, int64_t step) {
     optimizer_step(&s->optimizer, &s->gpt, &args);
 }
 
+/* One side's buffer, as the device under test stores it, in both. */
+static void share(struct comparison *c, struct tensor *cpu, struct tensor *other) {
+    float *values = (float *)xmalloc((size_t)tensor_count(cpu) * sizeof *values);
+    ctx_download_f32(&c->cpu.ctx, values, cpu);
+    ctx_upload_f32(&c->other.ctx, other, values);
+    ctx_download_f32(&c->other.ctx, values, other);
+    ctx_upload_f32(&c->cpu.ctx, cpu, values);
+    free(values);
+}
+
+/* Both sides update with the reference's gradient: AdamW divides a gradient by its own size, so rounding
+ * noise in one that should be zero (a key's bias) would become a full-sized difference that says nothing
+ * about AdamW. */
 static bool compare_step(struct comparison *c, const struct run_config *run, const struct gpt_config *model) {
     train_one(&c->cpu, run, model, c->step);
     train_one(&c->other, run, model, c->step);
