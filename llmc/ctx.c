@@ -13,6 +13,7 @@ void ctx_init(struct ctx *ctx, struct device *device, const struct ops *ops, boo
     memset(ctx, 0, sizeof *ctx);
     ctx->device = device;
     ctx->ops = ops;
+    ctx->stream = device ? device->stream : NULL;
     ctx->plan = plan;
     ctx->forced = getenv("LLMC_VARIANT");
 }

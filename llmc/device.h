@@ -18,6 +18,7 @@ struct device {
     char name[128];        /* for people: "AMD EPYC, 2 threads", "NVIDIA H200" */
     bool unified;          /* device memory can be read and written by the host */
     void *state;           /* back-end private; op_env.state for every op */
+    void *stream;          /* the queue that a context uses unless told otherwise; NULL on the CPU */
 
     /* 256-byte aligned device memory; NULL when there is not enough. Contents are undefined. */
     void *(*alloc)(struct device *d, size_t bytes);
@@ -32,6 +33,21 @@ struct device {
     void (*download)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);
     void (*copy)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);
     void (*synchronize)(struct device *d, void *stream);
+
+    /* Marks in a stream: record() puts one there, the host waits until the stream has passed it. Two marks
+     * also measure: seconds() from one to the other, both passed. */
+    void *(*event_new)(struct device *d);
+    void (*event_record)(struct device *d, void *event, void *stream);
+    void (*event_wait)(struct device *d, void *event);
+    double (*event_seconds)(struct device *d, void *first, void *second);
+    void (*event_free)(struct device *d, void *event);
+
+    /* Between begin and end, what is put on the stream is recorded instead of run; launch() then runs all of
+     * it with one call. NULL where the device has nothing like it. */
+    void (*capture_begin)(struct device *d, void *stream);
+    void *(*capture_end)(struct device *d, void *stream);
+    void (*graph_launch)(struct device *d, void *graph, void *stream);
+    void (*graph_free)(struct device *d, void *graph);
 
     void (*memory_info)(struct device *d, int64_t *free_bytes, int64_t *total_bytes);
     /* Measures, in about a tenth of a second: matmul rate in FLOP/s (fp32 on the CPU, bf16 on a GPU) and copy

@@ -31,6 +31,16 @@ static void cpu_copy(struct device *d, void *dst, const void *src, size_t bytes,
 
 static void cpu_synchronize(struct device *d, void *stream) {}
 
+/* There is no queue: what is recorded has happened. An event is the time of its recording. */
+static void *cpu_event_new(struct device *d) { return xcalloc(1, sizeof(double)); }
+static void cpu_event_record(struct device *d, void *event, void *stream) {
+    *(double *)event = now_seconds();
+}
+static void cpu_event_wait(struct device *d, void *event) {}
+static double cpu_event_seconds(struct device *d, void *first, void *second) {
+    return *(double *)second - *(double *)first;
+}
+
 static void cpu_memory_info(struct device *d, int64_t *free_bytes, int64_t *total_bytes) {
     int64_t page = sysconf(_SC_PAGESIZE);
     *total_bytes = sysconf(_SC_PHYS_PAGES) * page;
@@ -84,6 +94,11 @@ struct device *device_open_cpu(void) {
                          .download = cpu_copy,
                          .copy = cpu_copy,
                          .synchronize = cpu_synchronize,
+                         .event_new = cpu_event_new,
+                         .event_record = cpu_event_record,
+                         .event_wait = cpu_event_wait,
+                         .event_seconds = cpu_event_seconds,
+                         .event_free = cpu_free,
                          .memory_info = cpu_memory_info,
                          .measure = cpu_measure,
                          .close = cpu_close};
