@@ -107,6 +107,7 @@ static const struct option_row device_rows[] = {
              "what backward computes again instead of keeping it; saves memory, same results", 0),
     OPT_INT(C, head_chunks, "head-chunks", "1", 1, 1 << 20, "N",
             "parts in which logits are made; saves memory", 0),
+    OPT_FLAG(C, graph, "graph", "true", "run a step as one recorded graph, where the device can", 0),
     OPT_INT(C, threads, "threads", "0", 0, 4096, "N", "CPU threads (0: all cores)", 0),
 };
 #undef C

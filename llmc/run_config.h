@@ -41,6 +41,7 @@ struct run_config {
     enum dtype_choice dtype;
     enum recompute recompute;
     int64_t head_chunks, threads;
+    bool graph;
 };
 
 extern const struct option_group run_option_groups[];
