@@ -29,12 +29,68 @@ LDLIBS   = $(PKG_LIBS) -lm -lpthread -fopenmp $(SANFLAGS)
 LIB_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(filter-out data/%_main.c,$(wildcard llmc/*.c llmc/cpu/*.c data/*.c)))
 PROGRAMS = $(BUILD)/train_gpt $(patsubst data/%_main.c,$(BUILD)/%,$(wildcard data/*_main.c)) \
            $(patsubst dev/%.c,$(BUILD)/%,$(wildcard dev/*.c))
-TESTS    = $(patsubst test/%.c,$(BUILD)/test/%,$(wildcard test/test_*.c))
+TESTS    = $(patsubst test/%.c,$(BUILD)/test/%,$(filter-out test/test_cuda_%,$(wildcard test/test_*.c)))
+TEST_LIB_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out test/test_%,$(wildcard test/*.c)))
 
-.PHONY: all train test run-tests deps clean format help config
+# --- the CUDA back end ---
+#
+# llmc/cuda/*.cu are compiled by nvcc for GPUs, and by $(CXX) for the simulated device of test/sim, which needs
+# the toolkit's headers only. Either way they become an archive that is linked before libllmc.a;
+# `-u device_open_cuda` makes the linker take the back end from there instead of llmc/device_nocuda.c.
+# CUDA=1: with the back end for GPUs; 0: without; auto: with, if there are nvcc and a GPU.
+
+CUDA      = auto
+CUDA_HOME = /usr/local/cuda
+NVCC      = $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc))
+# What the GPU says that it is, or an H100.
+CUDA_ARCH = $(patsubst 90,90a,$(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null \
+              | head -n 1 | tr -d .),90))
+NVCCFLAGS = -std=c++17 -O3 -g -lineinfo -D_GNU_SOURCE -I. -Werror all-warnings \
+            -Xcompiler -Wall,-Wextra,-Wshadow,-Wno-unused-parameter
+CUDA_SRC  = $(wildcard llmc/cuda/*.cu)
+CUDA_TEST = $(basename $(notdir $(wildcard test/test_cuda_*.c test/test_cuda_*.cu)))
+CUDA_LINK = -Wl,-u,device_open_cuda
+CUDA_LIBS = -L$(CUDA_HOME)/lib64 -lcublasLt -lcudart -Wl,-rpath,$(CUDA_HOME)/lib64
+CUDA_ALL  = $(filter 90a $(patsubst compute_%,%,$(shell $(NVCC) --list-gpu-arch)),80 86 89 90a 100 120)
+GPU_TESTS = $(addprefix $(BUILD)/cuda/test/,$(CUDA_TEST))
+
+WITH_CUDA := $(filter 1,$(CUDA:auto=$(if $(NVCC),$(if $(wildcard /dev/nvidiactl),1))))
+CUDA_LIB  := $(if $(WITH_CUDA),$(BUILD)/cuda/libcuda.a)
+
+# The simulated device in three builds: plain, for AddressSanitizer and UBSan, for ThreadSanitizer. Only kernels
+# and tests are instrumented; the runtime itself tells the sanitizers what its fibers do (test/sim/worker.h).
+SIM_MISSING := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),,no CUDA headers in $(CUDA_HOME)/include: set CUDA_HOME)
+SIM_BUILDS  := $(if $(SIM_MISSING),,$(if $(SANITIZE),asan,plain asan tsan))
+SIM_SRC      = $(CUDA_SRC) $(wildcard test/sim/*.cpp)
+SIM_FLAGS    = -std=c++17 -g -D_GNU_SOURCE -DCUDA_SIM -I. -isystem $(CUDA_HOME)/include -MMD -MP $(WARN)
+SIM_SAN_asan = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SIM_SAN_tsan = -fsanitize=thread
+SIM_DEF_asan = -DSIM_ASAN=1
+SIM_DEF_tsan = -DSIM_TSAN=1
+# What `make test` runs on it: test/run.sh explains the assignments.
+SIM_RUN      = $(addprefix $(BUILD)/sim/$(1)/test/,$(CUDA_TEST))
+SIM_RUNS_plain = $(call SIM_RUN,plain) SIM_LAZY=1 SIM_ORDER=reverse $(call SIM_RUN,plain) SIM_LAZY= SIM_ORDER=random \
+               $(foreach seed,1 2 3,SIM_SEED=$(seed) $(call SIM_RUN,plain)) SIM_SEED= SIM_ORDER=
+SIM_RUNS_asan  = $(call SIM_RUN,asan)
+SIM_RUNS_tsan  = OMP_NUM_THREADS=1 $(call SIM_RUN,tsan)
+SIM_RUNS     = $(foreach b,$(SIM_BUILDS),$(SIM_RUNS_$(b)))
+SIM_TESTS    = $(foreach b,$(SIM_BUILDS),$(addprefix $(BUILD)/sim/$(b)/test/,$(CUDA_TEST)))
+
+.PHONY: all train test run-tests test-gpu sim cuda-all deps clean format help config
 .DELETE_ON_ERROR:
 
 all: $(PROGRAMS)
+
+sim: $(if $(SIM_BUILDS),$(BUILD)/train_gpt_sim $(SIM_TESTS))  ## the CUDA trainer on a simulated GPU, build/train_gpt_sim, and its tests (see test/sim/README.md)
+	@$(if $(SIM_BUILDS),,echo "no simulated device: $(SIM_MISSING)"; exit 1)
+
+test-gpu: $(GPU_TESTS)  ## the CUDA tests on this machine's GPU (SANITIZE=1: under compute-sanitizer)
+	@PREFIX="$(if $(SANITIZE),compute-sanitizer --error-exitcode 9)" sh test/run.sh $(GPU_TESTS)
+
+cuda-all:  ## compile the CUDA sources for every architecture that nvcc knows, to see that they do
+	@for arch in $(CUDA_ALL); do for file in $(CUDA_SRC); do \
+	    $(NVCC) $(NVCCFLAGS) -gencode arch=compute_$$arch,code=sm_$$arch -c $$file -o $(BUILD)/cuda-all.o || exit 1; \
+	done; echo "sm_$$arch: $(words $(CUDA_SRC)) files"; done; rm -f $(BUILD)/cuda-all.o
 
 train: deps  ## install what is missing, build, and train on the built-in corpus
 	@$(MAKE) --no-print-directory $(BUILD)/train_gpt
@@ -43,8 +99,8 @@ train: deps  ## install what is missing, build, and train on the built-in corpus
 test: deps  ## install what is missing, build and run every test (SANITIZE=1: under ASan and UBSan)
 	@$(MAKE) --no-print-directory run-tests
 
-run-tests: $(PROGRAMS) $(TESTS)
-	@BUILD=$(BUILD) sh test/run.sh $(TESTS)
+run-tests: $(PROGRAMS) $(TESTS) $(SIM_TESTS)
+	@BUILD=$(BUILD) sh test/run.sh $(TESTS) $(SIM_RUNS)
 
 deps:  ## install the Debian packages that are missing (as root), or print the command that does
 	@missing=; for p in $(DEBIAN_PACKAGES); do \
@@ -68,6 +124,8 @@ help:  ## this list
 config:  ## the choices in effect
 	@echo "CC=$(CC) CXX=$(CXX) OPT='$(OPT)' SANITIZE=$(SANITIZE) BUILD=$(BUILD)"
 	@echo "libraries: $(PKG_LIBS)"
+	@echo "CUDA=$(CUDA): $(if $(WITH_CUDA),$(NVCC) for sm_$(CUDA_ARCH),CPU only)"
+	@echo "simulated GPU: $(or $(SIM_MISSING),with the headers in $(CUDA_HOME)/include)"
 
 # --- rules ---
 
@@ -83,8 +141,9 @@ $(BUILD)/train_gpt.o: train_gpt.cu
 	@mkdir -p $(@D)
 	$(CC) -x c $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
-$(BUILD)/train_gpt: $(BUILD)/train_gpt.o $(BUILD)/libllmc.a
-	$(CC) -o $@ $^ $(LDLIBS)
+$(BUILD)/train_gpt: $(BUILD)/train_gpt.o $(CUDA_LIB) $(BUILD)/libllmc.a
+	$(if $(CUDA_LIB),$(CXX),$(CC)) -o $@ $< $(if $(CUDA_LIB),$(CUDA_LINK) $(CUDA_LIB)) $(BUILD)/libllmc.a \
+	    $(if $(CUDA_LIB),$(CUDA_LIBS)) $(LDLIBS)
 
 $(BUILD)/%: $(BUILD)/data/%_main.o $(BUILD)/libllmc.a
 	$(CC) -o $@ $^ $(LDLIBS)
@@ -92,8 +151,55 @@ $(BUILD)/%: $(BUILD)/data/%_main.o $(BUILD)/libllmc.a
 $(BUILD)/%: $(BUILD)/dev/%.o $(BUILD)/libllmc.a
 	$(CC) -o $@ $^ $(LDLIBS)
 
-$(BUILD)/test/%: $(BUILD)/test/%.o $(BUILD)/libllmc.a
+# What several test programs share.
+$(BUILD)/test/libtest.a: $(TEST_LIB_OBJ)
+	@rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/test/%: $(BUILD)/test/%.o $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
 	$(CC) -o $@ $^ $(LDLIBS) -lcmocka
+
+# --- rules of the CUDA back end ---
+
+$(BUILD)/cuda/%.o: %.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCCFLAGS) -gencode arch=compute_$(CUDA_ARCH),code=sm_$(CUDA_ARCH) -MMD -MP -c $< -o $@
+
+$(BUILD)/cuda/libcuda.a: $(CUDA_SRC:%.cu=$(BUILD)/cuda/%.o)
+	@rm -f $@ && ar rcs $@ $^
+
+$(BUILD)/cuda/test/%: $(BUILD)/cuda/test/%.o $(BUILD)/cuda/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
+	$(CXX) -o $@ $< $(CUDA_LINK) $(filter %.a,$^) $(CUDA_LIBS) $(LDLIBS) -lcmocka
+
+$(BUILD)/cuda/test/%: $(BUILD)/test/%.o $(BUILD)/cuda/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
+	@mkdir -p $(@D)
+	$(CXX) -o $@ $< $(CUDA_LINK) $(filter %.a,$^) $(CUDA_LIBS) $(LDLIBS) -lcmocka
+
+# The rules of one build of the simulated device.
+define SIM_RULES
+$(BUILD)/sim/$(1)/test/sim/%.o: test/sim/%.cpp
+	@mkdir -p $$(@D)
+	$(CXX) $(SIM_FLAGS) -O2 -fno-tree-loop-distribute-patterns $(PKG_CFLAGS) $(SIM_DEF_$(1)) -c $$< -o $$@
+
+$(BUILD)/sim/$(1)/%.o: %.cu
+	@mkdir -p $$(@D)
+	$(CXX) -x c++ $(SIM_FLAGS) -O$(if $(SIM_SAN_$(1)),1,2) -march=native $(SIM_SAN_$(1)) -c $$< -o $$@
+
+$(BUILD)/sim/$(1)/libcuda.a: $(patsubst %,$(BUILD)/sim/$(1)/%.o,$(basename $(SIM_SRC)))
+	@rm -f $$@ && ar rcs $$@ $$^
+
+$(BUILD)/sim/$(1)/test/%: $(BUILD)/sim/$(1)/test/%.o $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
+	$(CXX) -o $$@ $$< $(CUDA_LINK) $$(filter %.a,$$^) $(LDLIBS) $(SIM_SAN_$(1)) -lcmocka
+
+$(BUILD)/sim/$(1)/test/%: $(BUILD)/test/%.o $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
+	$(CXX) -o $$@ $$< $(CUDA_LINK) $$(filter %.a,$$^) $(LDLIBS) $(SIM_SAN_$(1)) -lcmocka
+
+$(BUILD)/sim/$(1)/train_gpt: $(BUILD)/train_gpt.o $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/libllmc.a
+	$(CXX) -o $$@ $$< $(CUDA_LINK) $$(filter %.a,$$^) $(LDLIBS) $(SIM_SAN_$(1))
+endef
+$(foreach b,$(SIM_BUILDS),$(eval $(call SIM_RULES,$(b))))
+
+$(BUILD)/train_gpt_sim: $(BUILD)/sim/$(firstword $(SIM_BUILDS))/train_gpt
+	@cp $< $@
 
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -19,13 +19,3 @@ struct device *device_open(const char *name, struct error *err) {
     }
     return device_open_cuda((int)index, err);
 }
-
-#ifndef LLMC_CUDA /* defined where llmc/cuda is linked in */
-struct device *device_open_cuda(int index, struct error *err) {
-    fail(err,
-         "--device cuda:%d: this program was built without CUDA; `make CUDA=1` builds it with (nvcc must be "
-         "installed), --device cpu works everywhere",
-         index);
-    return NULL;
-}
-#endif

@@ -1,7 +1,9 @@
 #!/bin/sh
 # Runs test programs (cmocka, or anything that prints TAP) one after another, shows what failed, and ends with
 # "N passed, N failed". A program that dies counts its unreported tests, at least one, as failed.
-#     test/run.sh PROGRAM...          V=1: show everything that the programs print
+#     test/run.sh [NAME=VALUE | PROGRAM]...     V=1: show everything that the programs print
+# An assignment holds for the programs that stand after it, up to the next assignment to that name.
+: "${BUILD:=build}"
 passed=0 failed=0
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
@@ -9,9 +11,17 @@ export CMOCKA_MESSAGE_OUTPUT=TAP
 # Threads beyond the cores make OpenMP's barriers a thousand times slower.
 : "${OMP_NUM_THREADS:=$(nproc 2>/dev/null || echo 2)}"
 export OMP_NUM_THREADS
+settings=
 for program in "$@"; do
+    case $program in *=*)
+        export "$program"
+        settings=$(echo "$settings" | tr ' ' '\n' | grep -v "^${program%%=*}=")
+        if [ -n "${program#*=}" ]; then settings="$settings $program"; else unset "${program%%=*}"; fi
+        settings=$(echo $settings)
+        continue ;;
+    esac
     start=$(date +%s)
-    "$program" >"$log" 2>&1 </dev/null
+    $PREFIX "$program" >"$log" 2>&1 </dev/null
     status=$?
     ok=$(grep -c '^ok ' "$log")
     bad=$(grep -c '^not ok ' "$log")
@@ -20,7 +30,8 @@ for program in "$@"; do
     [ $status -ne 0 ] && [ $bad -eq 0 ] && bad=1
     [ $status -eq 0 ] && [ $((ok + bad)) -eq 0 ] && bad=1 # a test program that tests nothing
     passed=$((passed + ok)) failed=$((failed + bad))
-    printf '%-28s %3d passed' "${program##*/}" "$ok"
+    printf '%-36s %3d passed' "${program#"$BUILD"/}" "$ok"
+    [ -n "$settings" ] && printf ' [%s]' "$settings"
     [ $bad -gt 0 ] && printf ', %d FAILED (exit status %d)' "$bad" $status
     printf '  %ds\n' $(($(date +%s) - start))
     if [ -n "$V" ] || [ $bad -gt 0 ]; then tail -n 200 "$log" | sed 's/^/    /'; fi

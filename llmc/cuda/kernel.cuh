@@ -177,7 +177,9 @@ DEVICE_INLINE float fast_tanh(float x) {
     return y;
 }
 
-#endif /* !CUDA_SIM */
+#else
+#include "test/sim/wrappers.h"
+#endif /* CUDA_SIM */
 
 /* --- dtypes --- */
 

@@ -1,0 +1,10 @@
+/* In place of llmc/cuda/device.cu where that is not linked in (see the Makefile, "the CUDA back end"). */
+#include "device.h"
+
+struct device *device_open_cuda(int index, struct error *err) {
+    fail(err,
+         "--device cuda:%d: this program was built without CUDA; `make CUDA=1` builds it with (nvcc must be "
+         "installed), --device cpu works everywhere",
+         index);
+    return NULL;
+}

@@ -1,0 +1,43 @@
+/* What the parts of the simulated runtime API (memory.cpp, stream.cpp, runtime.cpp, blas.cpp) share. */
+#ifndef SIM_RUNTIME_H
+#define SIM_RUNTIME_H
+
+#include "test/sim/sim.h"
+
+#include "test/sim/options.h"
+
+#include <mutex>
+
+namespace sim {
+
+/* The API may be called from several host threads. */
+std::recursive_mutex &api_mutex();
+#define SIM_API_LOCK std::lock_guard<std::recursive_mutex> api_lock(sim::api_mutex())
+
+/* Remembers an error for cudaGetLastError and returns it. */
+cudaError_t report(cudaError_t error);
+/* Signal handlers, the timeout; the first call of the API does it. */
+void initialize();
+
+/* --- memory.cpp --- */
+
+size_t memory_used();
+/* Fails unless the range lies in one live allocation. */
+void check_device_range(const void *p, size_t bytes, const char *what);
+bool is_pinned(const void *p);
+/* Device memory is accessible to the host while one of these lives (SIM_PROTECT=1). */
+struct device_access {
+    device_access();
+    ~device_access();
+    bool was_open;
+};
+
+/* --- stream.cpp --- */
+
+void drain_all();
+/* Fails, naming the call, if a stream is being captured: such calls break the capture on a GPU. */
+void forbid_in_capture(const char *call);
+
+}  // namespace sim
+
+#endif
