@@ -2,7 +2,8 @@
  *
  * Because the grammar is known, so is the probability of every story: the corpus has an exact entropy, which
  * no model can beat and a correct one comes close to, and what a model writes can be graded. Several sentence
- * forms; names, pronouns and objects agree across sentences; some references only attention can resolve. */
+ * forms; names, pronouns and objects agree across sentences; some references only attention can resolve.
+ * The grammar is data (stories_grammar.c); stories.c interprets it and stories_grade.c grades with it. */
 #ifndef LLMC_STORIES_H
 #define LLMC_STORIES_H
 
@@ -20,10 +21,19 @@ char *story_make(uint64_t seed, uint64_t index);
  * text that several derivations give has the sum of their probabilities. */
 double story_log_probability(const char *text, int64_t size);
 
-/* What a reader who knows the grammar says about a text; it may break off in the middle of a sentence. */
+/* The expected value of -story_log_probability over all stories, in nats per story, computed from the
+ * grammar: the floor of any model's loss on a whole story, its end included. */
+double story_entropy(void);
+
+/* What a reader who knows the grammar says about a text. It may be anything: broken off, several stories
+ * separated by <|endoftext|>, or no story at all. After something that the grammar cannot produce the reader
+ * goes on with the next sentence, remembering what was known; a reference to something introduced where
+ * nothing could be understood is not counted. A single wrong word costs either its sentence or its reference,
+ * and nothing else. */
 struct story_grade {
     int sentences;     /* complete sentences found (the part after the last full stop is not counted) */
     int grammatical;   /* of these, sentences that the grammar can produce somewhere */
+    int in_place;      /* of these, sentences that may stand at this point of the story */
     int references;    /* pronouns, names and objects that refer back, in grammatical sentences */
     int references_ok; /* of these, right ones: what the grammar would have put in this context */
 };

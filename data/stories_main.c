@@ -1,0 +1,106 @@
+/* stories: writes stories of the default corpus, prints their entropy, or grades a text.
+ *
+ *     build/stories --count 1000 --seed 1 > FILE      one story a line, with lines <|endoftext|> in between
+ *     build/stories --entropy
+ *     build/stories --grade FILE */
+#include "stories.h"
+
+#include "llmc/file.h"
+#include "llmc/options.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct config {
+    int64_t count, seed, first;
+    bool entropy;
+    const char *grade;
+};
+static const struct option_row rows[] = {
+    OPT_SIZE(struct config, count, "count", "10", 1, 1e12, "N", "stories to write", 0),
+    OPT_INT(struct config, seed, "seed", "1", 0, INFINITY, "N", "seed of the stories", 0),
+    OPT_SIZE(struct config, first, "first", "0", 0, 1e15, "N", "number of the first story", 0),
+    OPT_FLAG(struct config, entropy, "entropy", "false",
+             "print the entropy, in nats, that no model of the stories can beat", 0),
+    OPT_TEXT(struct config, grade, "grade", NULL, "FILE",
+             "grade the stories in FILE, which lines <|endoftext|> separate", 0),
+};
+static const struct option_group groups[] = {{"Options", rows, ARRAY_LENGTH(rows)}};
+static const struct option_command command = {
+    "stories [options]",
+    "Writes stories of the default corpus to the standard output, prints their entropy, or grades a text.",
+    groups,
+    1,
+    NULL,
+    0,
+    0};
+
+static void write_stories(const struct config *c) {
+    for (int64_t i = 0; i < c->count; i++) {
+        char *story = story_make((uint64_t)c->seed, (uint64_t)(c->first + i));
+        bool ok = printf("%s%s\n", i > 0 ? "<|endoftext|>\n" : "", story) > 0;
+        free(story);
+        check(ok, "cannot write the stories: %s", strerror(errno));
+    }
+    check(fflush(stdout) == 0, "cannot write the stories: %s", strerror(errno));
+}
+
+static void print_entropy(const struct config *c) {
+    enum { SAMPLE = 50000 };
+    double bytes = 0, words = 0;
+    for (int64_t i = 0; i < SAMPLE; i++) {
+        char *story = story_make((uint64_t)c->seed, (uint64_t)(c->first + i));
+        words++;
+        for (const char *p = story; *p != '\0'; p++, bytes++) words += *p == ' ';
+        free(story);
+    }
+    double h = story_entropy();
+    printf("nats per story  %9.4f   exact\n", h);
+    printf("nats per word   %9.4f   over %.2f words in a story\n", h * SAMPLE / words, words / SAMPLE);
+    printf("nats per byte   %9.4f   over %.2f bytes in a story (means of %d stories)\n", h * SAMPLE / bytes,
+           bytes / SAMPLE, SAMPLE);
+}
+
+static void print_share(const char *what, int part, int whole) {
+    printf("%-12s %8d of %8d", what, part, whole);
+    if (whole > 0) printf("  %6.2f %%", 100.0 * part / whole);
+    printf("\n");
+}
+
+static void print_grade(const char *path) {
+    struct mapped_file f;
+    struct error err;
+    check(file_map(&f, path, &err), "%s", err.message);
+    struct story_grade g = story_grade((const char *)f.data, f.size);
+    print_share("grammatical", g.grammatical, g.sentences);
+    print_share("in place", g.in_place, g.sentences);
+    print_share("references", g.references_ok, g.references);
+    file_unmap(&f);
+}
+
+int main(int argc, char **argv) {
+    struct config c;
+    struct options o;
+    struct error err;
+    options_init(&o, &command, &c);
+    if (!options_parse(&o, argc - 1, argv + 1, &err)) {
+        fprintf(stderr, "error: %s\n", err.message);
+        return 2;
+    }
+    if (o.help) {
+        char *help = options_help(&o);
+        fputs(help, stdout);
+        free(help);
+    } else if (c.grade) {
+        print_grade(c.grade);
+    } else if (c.entropy) {
+        print_entropy(&c);
+    } else {
+        write_stories(&c);
+    }
+    options_free(&o);
+    return 0;
+}
