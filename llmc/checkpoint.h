@@ -1,12 +1,20 @@
 /* Checkpoints: Hugging Face model directories, with what training needs beside the weights.
  *
- *   RUN/step-00001000/config.json  model.safetensors  tokenizer.json  generation_config.json     what
- * transformers reads optimizer.safetensors   trainer.json          moments, master weights; step, data
- * position, options
+ *   RUN/step-00001000/ config.json, generation_config.json, model.safetensors, tokenizer.json
+ *                          what transformers reads; without padded vocabulary, without lm_head (it is tied)
+ *                      optimizer.safetensors
+ *                          exp_avg.NAME and exp_avg_sq.NAME, fp32, with the shape and layout (Conv1D
+ *                          matrices transposed) of tensor NAME in model.safetensors
+ *                      trainer.json
+ *                          step, data position, options, and size and XXH3 checksum of every other file
  *
- * A directory is written under a temporary name, every file flushed, then renamed: a name without ".tmp" is
- * complete. trainer.json, written last, holds size and checksum (XXH3) of every other file, and is what tells
- * a checkpoint that training can continue from. Old directories go only after the new one is there. */
+ * model.safetensors holds the weights that training goes on from: the fp32 master weights if there are any
+ * (low-precision parameters are those rounded to nearest, so nothing is stored twice), else the parameters in
+ * their own type. A checkpoint therefore moves freely between devices, precisions and paddings.
+ *
+ * A directory is written under the name step-....tmp, every file and the directory flushed, trainer.json
+ * last, then renamed: a name without ".tmp" is complete. trainer.json ends with a checksum of itself. Old
+ * directories go only after the new one is there. A run directory belongs to one run. */
 #ifndef LLMC_CHECKPOINT_H
 #define LLMC_CHECKPOINT_H
 
@@ -27,32 +35,44 @@ struct train_state {
     int64_t tokens;         /* trained on so far */
     uint64_t data;          /* dataset_fingerprint of the training data */
     double best_val_loss;   /* NAN if none yet */
-    struct json_t *options; /* options_export(); owned */
+    struct json_t *options; /* options_export(), or NULL; owned */
     struct json_t *extra;   /* further state by name (outlier windows, ...), or NULL; owned */
 };
 void train_state_free(struct train_state *s);
 
-/* Writes RUN/step-NNNNNNNN. `tokenizer` may be NULL. On failure nothing of it remains (nor is anything else
- * touched). */
+/* Writes RUN/step-NNNNNNNN, replacing an older one of that step. `tokenizer` may be NULL. On failure nothing
+ * of it remains (nor is anything else touched); only if the last flush of RUN itself fails, the new, complete
+ * checkpoint stays in place. Takes host memory for two copies of the model's largest matrix. */
 bool checkpoint_save(const char *run, struct gpt *gpt, struct optimizer *opt,
                      const struct tokenizer *tokenizer, const struct train_state *state, struct error *err);
 
-/* Deletes all but the newest `keep` complete checkpoints of a run, and unfinished ones. */
+/* Deletes all but the newest `keep` (at least 1) complete checkpoints of a run, and unfinished ones. Damaged
+ * ones stay and do not count. Only sizes are looked at, not checksums. */
 bool checkpoint_prune(const char *run, int64_t keep, struct error *err);
 
-/* The directory to load: `path` itself if it holds a model, else its newest checkpoint that is complete and
- * whose checksums match; damaged ones are named in a warning and passed over. NULL if there is none. The
- * caller frees. */
+/* The path to load from: `path` itself if it is a file or holds a model (if it also has a trainer.json, only
+ * when its checksums match), else its newest checkpoint that is complete and whose checksums match; damaged
+ * ones are named in a warning and passed over. NULL with the reason if there is none; `err` then begins with
+ * "PATH: has no checkpoint" if there is not even a damaged one. The caller frees. */
 char *checkpoint_find(const char *path, struct error *err);
 
-/* The parts of a checkpoint directory. Weights may also be a published Hugging Face GPT-2 (fp32, fp16, bf16;
- * one file or sharded; names with or without "transformer."). Everything is checked against config.json and
- * the model's rows. */
+/* The parts of a checkpoint directory. Configuration and weights may also be those of a published Hugging
+ * Face GPT-2 (fp32, fp16, bf16; one file or sharded; names with or without "transformer."; causal masks are
+ * ignored, an lm_head.weight must equal wte), or an llm.c model file (gpt2_124M.bin) in place of the
+ * directory. Everything is checked against config.json and the model's rows, before anything of that size is
+ * allocated: checkpoint_config fails if the tensors do not fit. Weights that are not finite are loaded, with
+ * a warning. */
 bool checkpoint_config(struct gpt_config *config, const char *dir, struct error *err);
+/* Writes every parameter, and zeros in padding and gaps: gpt_init_weights is not needed before. */
 bool checkpoint_load_weights(struct gpt *gpt, const char *dir, struct error *err);
+/* The master weights in their full precision, where checkpoint_load_weights and optimizer_create could only
+ * leave the rounded ones; nothing without master weights. For fine-tuning: load_optimizer does it too. */
+bool checkpoint_load_master(struct optimizer *opt, struct gpt *gpt, const char *dir, struct error *err);
+/* Moments and master weights; after checkpoint_load_weights and optimizer_create. */
 bool checkpoint_load_optimizer(struct optimizer *opt, struct gpt *gpt, const char *dir, struct error *err);
 bool checkpoint_load_state(struct train_state *state, const char *dir, struct error *err);
-/* The tokenizer in the directory, or NULL with err->message "" if it has none, or NULL with the reason. */
+/* The tokenizer in the directory, or NULL with err->message "" if it has none, or NULL with the reason (also
+ * if it has more tokens than the model). */
 struct tokenizer *checkpoint_load_tokenizer(const char *dir, struct error *err);
 
 #ifdef __cplusplus
