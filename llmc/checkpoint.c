@@ -197,19 +197,12 @@ static bool read_device(float *out, const void *source, enum param_id id, int64_
                         int64_t count, struct error *err) {
     const struct device_buffer *d = (const struct device_buffer *)source;
     struct gpt *g = d->gpt;
-    int64_t cols = weights_cols(&g->config, id), n = count * cols,
-            size = (int64_t)dtype_size(d->buffer->dtype);
+    const struct tensor *b = d->buffer;
+    int64_t cols = weights_cols(&g->config, id);
     int64_t at = g->layout.offset[id] + layer * g->layout.stride[id] + first * cols;
-    const char *from = (const char *)d->buffer->data + at * size;
-    if (d->buffer->dtype == DTYPE_F32) {
-        ctx_download(g->ctx, out, from, n * size);
-        return true;
-    }
-    uint16_t *narrow = (uint16_t *)xmalloc((size_t)(n * size));
-    ctx_download(g->ctx, narrow, from, n * size);
-#pragma omp parallel for schedule(static) if (n >= 1 << 16)
-    for (int64_t i = 0; i < n; i++) out[i] = f32_from_bf16(narrow[i]);
-    free(narrow);
+    void *from = (char *)b->data + at * (int64_t)dtype_size(b->dtype);
+    struct tensor part = tensor_make(b->name, b->dtype, from, count * cols, 0, 0, 0);
+    ctx_download_f32(g->ctx, out, &part);
     return true;
 }
 

@@ -18,20 +18,15 @@ struct loader {
     struct gpt *gpt;
     const struct tensor *buffer; /* laid out like the parameters */
     float *values;
-    uint16_t *narrow;   /* for a bf16 buffer */
     int64_t not_finite; /* elements seen so far */
     char first_bad[64]; /* the tensor of the first */
 };
 
 static void upload(struct loader *l, int64_t at, const float *values, int64_t n) {
-    int64_t size = (int64_t)dtype_size(l->buffer->dtype);
-    char *to = (char *)l->buffer->data + at * size;
-    const void *from = values;
-    if (l->buffer->dtype == DTYPE_BF16) {
-        for (int64_t i = 0; i < n; i++) l->narrow[i] = bf16_from_f32(values[i]);
-        from = l->narrow;
-    }
-    ctx_upload(l->gpt->ctx, to, from, n * size);
+    const struct tensor *b = l->buffer;
+    void *to = (char *)b->data + at * (int64_t)dtype_size(b->dtype);
+    struct tensor part = tensor_make(b->name, b->dtype, to, n, 0, 0, 0);
+    ctx_upload_f32(l->gpt->ctx, &part, values);
 }
 
 /* From the last stored element of a tensor to the next tensor: padded vocabulary and alignment. */
@@ -75,7 +70,6 @@ static bool load_buffer(struct gpt *g, const struct tensor *buffer, const struct
     int64_t widest = max_i64(PIECE, 4 * g->config.channels);
     struct loader l = {.gpt = g, .buffer = buffer};
     l.values = (float *)xmalloc((size_t)widest * sizeof *l.values);
-    l.narrow = (uint16_t *)xmalloc((size_t)widest * sizeof *l.narrow);
     bool ok = true;
     for (int id = 0; id < PARAM_ROWS; id++)
         for (int64_t k = 0; ok && k < (gpt_param_rows[id].per_layer ? g->config.layers : 1); k++)
@@ -83,7 +77,6 @@ static bool load_buffer(struct gpt *g, const struct tensor *buffer, const struct
     if (ok && l.not_finite)
         warn("%s: %" PRId64 " of the %s are NaN or infinite, the first in %s: training on cannot succeed",
              w->view[0]->path, l.not_finite, what, l.first_bad);
-    free(l.narrow);
     free(l.values);
     return ok;
 }
