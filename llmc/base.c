@@ -4,12 +4,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
+
+/* On a terminal a progress line may stand where the message goes. */
+static void begin_message(const char *kind) {
+    fflush(stdout);
+    fprintf(stderr, "%s%s: ", isatty(STDERR_FILENO) ? "\r\033[K" : "", kind);
+}
 
 void die_at(const char *file, int line, const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
-    fflush(stdout);
-    fputs("error: ", stderr);
+    begin_message("error");
     vfprintf(stderr, fmt, ap);
     fputc('\n', stderr);
     va_end(ap);
@@ -23,8 +29,7 @@ void die_at(const char *file, int line, const char *fmt, ...) {
 void warn(const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
-    fflush(stdout);
-    fputs("warning: ", stderr);
+    begin_message("warning");
     vfprintf(stderr, fmt, ap);
     fputc('\n', stderr);
     va_end(ap);
