@@ -1,7 +1,8 @@
 /* What a run tells about itself: the terminal, log.jsonl, timing.jsonl and the plot loss.svg.
  *
  * log.jsonl holds only what the computation determines: an interrupted and resumed run leaves the same bytes
- * as an uninterrupted one. What the clock determines is in timing.jsonl. */
+ * as an uninterrupted one. What the clock determines is in timing.jsonl. Not for use by several threads at
+ * once. The files are described in log_file.h, the line in progress.h, the plot in plot.h. */
 #ifndef LLMC_LOGGER_H
 #define LLMC_LOGGER_H
 
@@ -33,11 +34,14 @@ struct log_step {
 struct logger;
 struct logger *logger_open(const struct log_options *options, struct error *err);
 
-/* On a terminal one line, redrawn in place with a bar; otherwise a plain line every few seconds, and always
- * for the first and last step: step, epoch, loss, last validation loss, learning rate, gradient norm,
- * tokens/s, FLOP/s and its share of peak_flops, ETA. Rows are flushed to the files as they come. A full disk
- * is reported once and does not stop the training. */
+/* On a terminal one line, redrawn in place with a bar, as wide as the terminal allows; otherwise a plain line
+ * every few seconds (every minute in a long run), and always for the first and last step: step, epoch, loss,
+ * last validation loss, learning rate, gradient norm, tokens/s, FLOP/s and its share of peak_flops, ETA. Rows
+ * go to the files as they come. A full disk is reported once and does not stop the training: rows wait in
+ * memory until there is space. */
 void logger_step(struct logger *l, const struct log_step *row);
+/* Step 0: before training. A resumed run may repeat the validation of the step it starts from: it is shown,
+ * but log.jsonl keeps one row. */
 void logger_validation(struct logger *l, int64_t step, double loss);
 /* A line of text that does not break the progress line. */
 void logger_say(struct logger *l, const char *fmt, ...) LLMC_PRINTF(2, 3);
@@ -49,8 +53,10 @@ void logger_sync(struct logger *l);
 bool logger_plot(struct logger *l, struct error *err);
 void logger_close(struct logger *l);
 
-/* The median tokens/s of the steps so far, and the wall time. */
+/* Over the steps logged by this process; NAN before the first. The median tokens/s, and the wall time since
+ * logger_open in seconds. */
 double logger_tokens_per_second(const struct logger *l);
+double logger_seconds(const struct logger *l);
 
 #ifdef __cplusplus
 }
