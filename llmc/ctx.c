@@ -21,6 +21,11 @@ void ctx_init(struct ctx *ctx, struct device *device, const struct ops *ops, boo
 void ctx_free(struct ctx *ctx) {
     for (int i = 0; i < ctx->owned_count; i++) ctx->device->free(ctx->device, ctx->owned[i]);
     if (ctx->scratch) ctx->device->free(ctx->device, ctx->scratch);
+    for (int64_t i = 0; i < ctx->mark_capacity; i++) {
+        ctx->device->event_free(ctx->device, ctx->marks[i].first);
+        ctx->device->event_free(ctx->device, ctx->marks[i].last);
+    }
+    free(ctx->marks);
     free(ctx->owned);
     memset(ctx, 0, sizeof *ctx);
 }
@@ -73,6 +78,14 @@ double ctx_flops(const struct ctx *ctx) {
 }
 
 void ctx_reset_stats(struct ctx *ctx) { memset(ctx->stats, 0, sizeof ctx->stats); }
+
+void ctx_collect_profile(struct ctx *ctx) {
+    struct device *d = ctx->device;
+    d->synchronize(d, ctx->stream);
+    for (int64_t i = 0; i < ctx->mark_count; i++)
+        ctx->stats[ctx->marks[i].op].seconds += d->event_seconds(d, ctx->marks[i].first, ctx->marks[i].last);
+    ctx->mark_count = 0;
+}
 
 void ctx_upload(struct ctx *ctx, void *dst, const void *src, int64_t bytes) {
     if (!ctx->plan) ctx->device->upload(ctx->device, dst, src, (size_t)bytes, ctx->stream);

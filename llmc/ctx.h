@@ -22,7 +22,7 @@ struct op_stats {
     int64_t calls;
     double flops;
     double bytes;   /* the fewest that must move: each operand once */
-    double seconds; /* only with ctx.profile */
+    double seconds; /* with ctx.profile, up to the last ctx_collect_profile */
 };
 
 struct ctx {
@@ -30,7 +30,7 @@ struct ctx {
     const struct ops *ops;
     void *stream;
     bool plan;
-    bool profile; /* time every op (synchronises around each: slower, for reports) */
+    bool profile; /* time every op: device events around each */
 
     int64_t memory[MEM_KINDS]; /* bytes held now; for MEM_SCRATCH the largest request so far */
     void *scratch;
@@ -39,6 +39,12 @@ struct ctx {
     struct op_stats stats[OP_COUNT];
     const char *variant_in_use[OP_COUNT]; /* name of the row that ran last; NULL: not used yet */
     const char *forced;                   /* LLMC_VARIANT: "attn_forward:naive,act_forward:..." or NULL */
+
+    struct op_mark {
+        enum op_id op;
+        void *first, *last; /* device events */
+    } * marks;              /* of ops run since the last ctx_collect_profile; the events are used again */
+    int64_t mark_count, mark_capacity;
 
     void **owned; /* allocations to free at the end */
     int owned_count, owned_capacity;
@@ -58,6 +64,8 @@ void ctx_reserve_scratch(struct ctx *ctx, int64_t bytes);
 int64_t ctx_memory_total(const struct ctx *ctx);
 double ctx_flops(const struct ctx *ctx); /* sum over ops since the last ctx_reset_stats */
 void ctx_reset_stats(struct ctx *ctx);
+/* Waits for the device and adds the times of all ops since the last call to their stats. */
+void ctx_collect_profile(struct ctx *ctx);
 
 /* Copies between host and device that respect plan mode. download() returns when the bytes are there. */
 void ctx_upload(struct ctx *ctx, void *dst, const void *src, int64_t bytes);

@@ -36,8 +36,9 @@ static bool variant_wanted(const struct ctx *ctx, enum op_id id, const char *nam
     return true;
 }
 
-static double op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_t need, double flops,
-                       double bytes, struct op_env *env) {
+/* Before an op: scratch, accounts, and with ctx->profile the first of its two marks. */
+static void op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_t need, double flops,
+                     double bytes, struct op_env *env) {
     ctx_reserve_scratch(ctx, need);
     ctx->variant_in_use[id] = variant;
     ctx->stats[id].calls++;
@@ -46,15 +47,23 @@ static double op_begin(struct ctx *ctx, enum op_id id, const char *variant, int6
     env->stream = ctx->stream;
     env->scratch = ctx->scratch;
     env->state = ctx->device ? ctx->device->state : NULL;
-    if (!ctx->profile || ctx->plan) return 0.0;
-    ctx->device->synchronize(ctx->device, ctx->stream);
-    return now_seconds();
+    if (!ctx->profile || ctx->plan) return;
+    if (ctx->mark_count == ctx->mark_capacity) {
+        int64_t more = ctx->mark_capacity ? ctx->mark_capacity : 256;
+        ctx->marks =
+            (struct op_mark *)xrealloc(ctx->marks, (size_t)(ctx->mark_capacity + more) * sizeof *ctx->marks);
+        for (int64_t i = 0; i < more; i++, ctx->mark_capacity++) {
+            ctx->marks[ctx->mark_capacity].first = ctx->device->event_new(ctx->device);
+            ctx->marks[ctx->mark_capacity].last = ctx->device->event_new(ctx->device);
+        }
+    }
+    ctx->marks[ctx->mark_count].op = id;
+    ctx->device->event_record(ctx->device, ctx->marks[ctx->mark_count].first, ctx->stream);
 }
 
-static void op_end(struct ctx *ctx, enum op_id id, double started) {
+static void op_end(struct ctx *ctx) {
     if (!ctx->profile) return;
-    ctx->device->synchronize(ctx->device, ctx->stream);
-    ctx->stats[id].seconds += now_seconds() - started;
+    ctx->device->event_record(ctx->device, ctx->marks[ctx->mark_count++].last, ctx->stream);
 }
 
 /* The one place where rows are walked: the first wanted row whose need() accepts the arguments runs. */
@@ -68,10 +77,10 @@ static void op_end(struct ctx *ctx, enum op_id id, double started) {
               (ctx)->ops->backend, (ctx)->forced ? " allowed by LLMC_VARIANT=" : "",                         \
               (ctx)->forced ? (ctx)->forced : "", tensor_text(FIRST(__VA_ARGS__, 0)));                       \
         struct op_env env;                                                                                   \
-        double started = op_begin(ctx, OP_##op, row->name, need, (double)(flops), (double)(bytes), &env);    \
+        op_begin(ctx, OP_##op, row->name, need, (double)(flops), (double)(bytes), &env);                     \
         if ((ctx)->plan) return;                                                                             \
         row->run(&env, __VA_ARGS__);                                                                         \
-        op_end(ctx, OP_##op, started);                                                                       \
+        op_end(ctx);                                                                                         \
     } while (0)
 #define FIRST(a, ...) (a)
 
