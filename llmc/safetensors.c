@@ -425,7 +425,11 @@ bool safetensors_to_f32(float *out, const struct st_view *v, int64_t first, int6
                     v->name, st_dtype_name(v->dtype));
     const int64_t size = st_dtype_size(v->dtype), chunk = 1 << 18;
     const uint8_t *in = (const uint8_t *)v->data + first * size;
-#pragma omp parallel for schedule(static) if (count > 4 * chunk)
+    if (count <= 4 * chunk) { /* without OpenMP, for which even a team of one costs more than a short row */
+        convert(out, in, count, v->dtype);
+        return true;
+    }
+#pragma omp parallel for schedule(static)
     for (int64_t begin = 0; begin < count; begin += chunk)
         convert(out + begin, in + begin * size, min_i64(chunk, count - begin), v->dtype);
     return true;
