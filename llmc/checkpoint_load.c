@@ -12,17 +12,21 @@
 
 /* --- one buffer --- */
 
-enum { PIECE = 1 << 20 }; /* elements on the host at a time: small enough for the caches */
+enum { PIECE = 1 << 20 }; /* elements at a time: bounds the host memory, and is work for one thread */
 
 struct loader {
     struct gpt *gpt;
     const struct tensor *buffer; /* laid out like the parameters */
-    float *values;
-    int64_t not_finite; /* elements seen so far */
-    char first_bad[64]; /* the tensor of the first */
+    float *values;               /* host memory for a piece; NULL where `buffer` itself can be written */
 };
 
-static void upload(struct loader *l, int64_t at, const float *values, int64_t n) {
+/* Rows [first, first+count) of one parameter. */
+struct piece {
+    enum param_id id;
+    int64_t layer, first, count;
+};
+
+static void upload(const struct loader *l, int64_t at, const float *values, int64_t n) {
     const struct tensor *b = l->buffer;
     void *to = (char *)b->data + at * (int64_t)dtype_size(b->dtype);
     struct tensor part = tensor_make(b->name, b->dtype, to, n, 0, 0, 0);
@@ -30,7 +34,11 @@ static void upload(struct loader *l, int64_t at, const float *values, int64_t n)
 }
 
 /* From the last stored element of a tensor to the next tensor: padded vocabulary and alignment. */
-static void upload_zeros(struct loader *l, int64_t at, int64_t n) {
+static void put_zeros(const struct loader *l, int64_t at, int64_t n) {
+    if (!l->values) {
+        memset(f32(l->buffer) + at, 0, (size_t)n * sizeof(float));
+        return;
+    }
     memset(l->values, 0, (size_t)min_i64(n, PIECE) * sizeof *l->values);
     for (int64_t done = 0; done < n; done += PIECE) upload(l, at + done, l->values, min_i64(PIECE, n - done));
 }
@@ -45,40 +53,74 @@ static int64_t count_not_finite(const float *values, int64_t n) {
     return bad;
 }
 
-static bool load_parameter(struct loader *l, const struct weights *w, enum param_id id, int64_t layer,
-                           struct error *err) {
+/* Returns how many values are not finite, -1 on failure. */
+static int64_t load_piece(const struct loader *l, const struct weights *w, const struct piece *p,
+                          struct error *err) {
     const struct gpt *g = l->gpt;
-    int64_t rows = weights_rows(&g->config, id), cols = weights_cols(&g->config, id);
-    int64_t at = g->layout.offset[id] + layer * g->layout.stride[id];
-    int64_t step = max_i64(1, PIECE / cols);
-    for (int64_t first = 0; first < rows; first += step) {
-        int64_t n = min_i64(step, rows - first) * cols;
-        if (!weights_read(l->values, w, id, layer, first, n / cols, err)) return false;
-        int64_t bad = count_not_finite(l->values, n);
-        if (bad && !l->not_finite) strncpy(l->first_bad, gpt_param_name(id, layer), sizeof l->first_bad - 1);
-        l->not_finite += bad;
-        upload(l, at + first * cols, l->values, n);
+    int64_t rows = weights_rows(&g->config, p->id), cols = weights_cols(&g->config, p->id);
+    int64_t start = g->layout.offset[p->id] + p->layer * g->layout.stride[p->id];
+    int64_t at = start + p->first * cols, n = p->count * cols;
+    float *values = l->values ? l->values : f32(l->buffer) + at;
+    if (!weights_read(values, w, p->id, p->layer, p->first, p->count, err)) return -1;
+    int64_t bad = count_not_finite(values, n);
+    if (l->values) upload(l, at, values, n);
+    if (p->first + p->count == rows) {
+        int64_t held = round_up(gpt_dim_size(&g->config, gpt_param_rows[p->id].rows) * cols, 128);
+        put_zeros(l, start + rows * cols, held - rows * cols);
     }
-    int64_t held = round_up(gpt_dim_size(&g->config, gpt_param_rows[id].rows) * cols, 128);
-    upload_zeros(l, at + rows * cols, held - rows * cols);
-    return true;
+    return bad;
 }
 
-/* `what` is for the warning. */
+static struct piece *list_pieces(int64_t *count, const struct gpt_config *c) {
+    struct piece *list = NULL;
+    int64_t n = 0, capacity = 0;
+    for (int id = 0; id < PARAM_ROWS; id++)
+        for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? c->layers : 1); l++) {
+            int64_t rows = weights_rows(c, (enum param_id)id);
+            int64_t step = max_i64(1, PIECE / weights_cols(c, (enum param_id)id));
+            for (int64_t first = 0; first < rows; first += step) {
+                if (n == capacity) {
+                    capacity = 2 * capacity + 64;
+                    list = (struct piece *)xrealloc(list, (size_t)capacity * sizeof *list);
+                }
+                list[n++] = (struct piece){(enum param_id)id, l, first, min_i64(step, rows - first)};
+            }
+        }
+    *count = n;
+    return list;
+}
+
+/* On the CPU pieces go to their places on all threads; elsewhere one after the other through host memory (and
+ * threads share the work inside a piece). `what` is for the warning. */
 static bool load_buffer(struct gpt *g, const struct tensor *buffer, const struct weights *w, const char *what,
                         struct error *err) {
-    int64_t widest = max_i64(PIECE, 4 * g->config.channels);
     struct loader l = {.gpt = g, .buffer = buffer};
-    l.values = (float *)xmalloc((size_t)widest * sizeof *l.values);
-    bool ok = true;
-    for (int id = 0; id < PARAM_ROWS; id++)
-        for (int64_t k = 0; ok && k < (gpt_param_rows[id].per_layer ? g->config.layers : 1); k++)
-            ok = load_parameter(&l, w, (enum param_id)id, k, err);
-    if (ok && l.not_finite)
+    bool direct = strcmp(g->ctx->device->backend, "cpu") == 0 && buffer->dtype == DTYPE_F32;
+    if (!direct)
+        l.values = (float *)xmalloc((size_t)max_i64(PIECE, 4 * g->config.channels) * sizeof *l.values);
+    int64_t count, not_finite = 0, failed = -1, first_bad = INT64_MAX;
+    struct piece *list = list_pieces(&count, &g->config);
+#pragma omp parallel for schedule(dynamic, 1) if (direct && g->layout.total > PIECE)
+    for (int64_t i = 0; i < count; i++) {
+        struct error why;
+        int64_t bad = load_piece(&l, w, &list[i], &why);
+        if (bad == 0) continue;
+#pragma omp critical
+        {
+            if (bad < 0 && failed < 0) {
+                failed = i;
+                fail(err, "%s", why.message);
+            }
+            not_finite += bad;
+            first_bad = min_i64(first_bad, i);
+        }
+    }
+    if (failed < 0 && not_finite)
         warn("%s: %" PRId64 " of the %s are NaN or infinite, the first in %s: training on cannot succeed",
-             w->view[0]->path, l.not_finite, what, l.first_bad);
+             w->view[0]->path, not_finite, what, gpt_param_name(list[first_bad].id, list[first_bad].layer));
+    free(list);
     free(l.values);
-    return ok;
+    return failed < 0;
 }
 
 /* --- configuration and weights --- */

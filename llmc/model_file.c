@@ -12,6 +12,7 @@
 enum {
     PIECE = 1 << 21,    /* elements that are converted and written at a time: 8 MiB of fp32 */
     PARALLEL = 1 << 16, /* elements from which on threads pay */
+    TILE_COLS = 112,    /* not a power of two: a column of the tile would lie in few sets of the cache */
     TILE = 32 /* rows of one tile of a transposition: whole cache lines on the side that is written */
 };
 
@@ -194,18 +195,17 @@ static bool read_transposed(float *out, const struct st_view *v, int64_t first, 
                             struct error *err) {
     int64_t C = v->dim[0], OC = v->dim[1];
     bool ok = true;
-#pragma omp parallel if (C * count >= PARALLEL)
-    {
-        float *tile = (float *)xmalloc((size_t)(TILE * count) * sizeof *tile);
-#pragma omp for schedule(static)
-        for (int64_t c0 = 0; c0 < C; c0 += TILE) {
-            int64_t n = min_i64(TILE, C - c0);
+#pragma omp parallel for schedule(static) if (C * count >= PARALLEL)
+    for (int64_t c0 = 0; c0 < C; c0 += TILE) {
+        float tile[TILE][TILE_COLS];
+        int64_t n = min_i64(TILE, C - c0);
+        for (int64_t r0 = 0; r0 < count; r0 += TILE_COLS) {
+            int64_t m = min_i64(TILE_COLS, count - r0);
             for (int64_t c = 0; c < n; c++)
-                if (!safetensors_to_f32(tile + c * count, v, (c0 + c) * OC + first, count, NULL)) ok = false;
-            for (int64_t r = 0; r < count; r++)
-                for (int64_t c = 0; c < n; c++) out[r * C + c0 + c] = tile[c * count + r];
+                if (!safetensors_to_f32(tile[c], v, (c0 + c) * OC + first + r0, m, NULL)) ok = false;
+            for (int64_t r = 0; r < m; r++)
+                for (int64_t c = 0; c < n; c++) out[(r0 + r) * C + c0 + c] = tile[c][r];
         }
-        free(tile);
     }
     return ok || fail(err, "%s: cannot read tensor %s", v->path, st_view_text(v));
 }
