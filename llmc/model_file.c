@@ -1,6 +1,6 @@
 /* Tensors of a model on disk: finding and checking them, reading rows, writing all of them.
  *
- * Order: sizes; tables; opening a directory; reading with transposition; fp16; writing. */
+ * Order: sizes; tables; opening a directory; reading with transposition; 16-bit values; writing. */
 #include "llmc/model_file.h"
 
 #include <inttypes.h>
@@ -218,7 +218,7 @@ bool weights_read(float *out, const struct weights *w, enum param_id id, int64_t
     return safetensors_to_f32(out, v, first * cols, count * cols, err);
 }
 
-/* --- fp16 --- */
+/* --- 16-bit values --- */
 
 uint16_t f16_from_f32(float x) {
     union {
@@ -237,6 +237,21 @@ uint16_t f16_from_f32(float x) {
     b.u = magnitude;
     b.f += 0.5f;
     return (uint16_t)(sign | (b.u - 0x3f000000u));
+}
+
+bool narrow_values(uint16_t *out, const float *values, int64_t n, enum st_dtype dtype) {
+    int64_t lost = 0;
+    if (dtype == ST_BF16) {
+#pragma omp parallel for schedule(static) if (n >= PARALLEL)
+        for (int64_t i = 0; i < n; i++) out[i] = bf16_from_f32(values[i]);
+    } else {
+#pragma omp parallel for schedule(static) reduction(+ : lost) if (n >= PARALLEL)
+        for (int64_t i = 0; i < n; i++) {
+            out[i] = f16_from_f32(values[i]);
+            lost += (out[i] & 0x7fffu) == 0x7c00u && isfinite(values[i]);
+        }
+    }
+    return lost == 0;
 }
 
 /* --- writing --- */
@@ -264,24 +279,34 @@ static void transpose(float *restrict out, const float *restrict inp, int64_t ro
         }
 }
 
-/* Narrows `n` values if need be and puts them. `narrow` has room for PIECE of them. */
+/* Host memory for one parameter, taken once: fresh pages for every matrix would cost more than the copying.
+ */
+struct put_buffers {
+    float *values, *turned; /* the largest matrix that is transposed, or a piece */
+    uint16_t *narrow;       /* a piece; only for 16-bit values */
+};
+
+static struct put_buffers put_buffers_new(const struct gpt_config *c, enum st_dtype dtype) {
+    int64_t turned = 0;
+    for (int id = 0; id < PARAM_ROWS; id++)
+        if (gpt_param_rows[id].conv1d)
+            turned = max_i64(turned, weights_rows(c, (enum param_id)id) * weights_cols(c, (enum param_id)id));
+    struct put_buffers b = {.values = (float *)xmalloc((size_t)max_i64(turned, PIECE) * sizeof(float)),
+                            .turned = (float *)xmalloc((size_t)turned * sizeof(float))};
+    if (dtype != ST_F32) b.narrow = (uint16_t *)xmalloc(PIECE * sizeof *b.narrow);
+    return b;
+}
+
+/* Narrows `n` values if need be and puts them. */
 static bool put_values(struct safetensors_writer *w, const char *name, const float *values, int64_t n,
                        enum st_dtype dtype, uint16_t *narrow, struct error *err) {
     if (dtype == ST_F32) safetensors_put(w, name, values, n * 4);
     for (int64_t at = 0; dtype != ST_F32 && at < n; at += PIECE) {
         int64_t part = min_i64(PIECE, n - at);
-        if (dtype == ST_BF16) {
-#pragma omp parallel for schedule(static) if (part >= PARALLEL)
-            for (int64_t i = 0; i < part; i++) narrow[i] = bf16_from_f32(values[at + i]);
-        } else {
-#pragma omp parallel for schedule(static) if (part >= PARALLEL)
-            for (int64_t i = 0; i < part; i++) narrow[i] = f16_from_f32(values[at + i]);
-            for (int64_t i = 0; i < part; i++)
-                if ((narrow[i] & 0x7fffu) == 0x7c00u && isfinite(values[at + i]))
-                    return fail(err,
-                                "%s: tensor \"%s\" holds %g, more than fp16 can (65504); use bf16 or f32",
-                                w->file.path, name, (double)values[at + i]);
-        }
+        if (!narrow_values(narrow, values + at, part, dtype))
+            return fail(err,
+                        "%s: tensor \"%s\" holds a value that fp16 cannot (more than 65504): use bf16 or f32",
+                        w->file.path, name);
         safetensors_put(w, name, narrow, part * 2);
     }
     return true;
@@ -290,32 +315,30 @@ static bool put_values(struct safetensors_writer *w, const char *name, const flo
 /* One parameter: in pieces of rows, or as a whole where it has to be transposed. */
 static bool put_parameter(struct safetensors_writer *w, const struct gpt_config *c, const char *name,
                           enum st_dtype dtype, weights_source *read, const void *source, enum param_id id,
-                          int64_t layer, struct error *err) {
+                          int64_t layer, const struct put_buffers *b, struct error *err) {
     int64_t rows = weights_rows(c, id), cols = weights_cols(c, id);
     bool turn = gpt_param_rows[id].conv1d, ok = true;
     int64_t step = turn ? rows : min_i64(rows, max_i64(1, PIECE / cols));
-    float *a = (float *)xmalloc((size_t)(step * cols) * sizeof *a), *b = a;
-    if (turn) b = (float *)xmalloc((size_t)(step * cols) * sizeof *b);
-    uint16_t *narrow = dtype == ST_F32 ? NULL : (uint16_t *)xmalloc(PIECE * sizeof *narrow);
     for (int64_t first = 0; ok && first < rows; first += step) {
         int64_t n = min_i64(step, rows - first);
-        ok = read(a, source, id, layer, first, n, err);
-        if (ok && turn) transpose(b, a, rows, cols);
-        ok = ok && put_values(w, name, b, n * cols, dtype, narrow, err);
+        ok = read(b->values, source, id, layer, first, n, err);
+        if (ok && turn) transpose(b->turned, b->values, rows, cols);
+        ok = ok && put_values(w, name, turn ? b->turned : b->values, n * cols, dtype, b->narrow, err);
     }
-    free(narrow);
-    if (turn) free(b);
-    free(a);
     return ok;
 }
 
 void weights_put(struct safetensors_writer *w, const struct gpt_config *c, const char *prefix,
                  enum st_dtype dtype, weights_source *read, const void *source) {
+    struct put_buffers b = put_buffers_new(c, dtype);
     for (int id = 0; id < PARAM_ROWS; id++)
         for (int64_t l = 0; l < layers_of(c, (enum param_id)id) && !w->file.failed; l++) {
             char name[128];
             snprintf(name, sizeof name, "%s%s", prefix, gpt_param_name((enum param_id)id, l));
-            if (!put_parameter(w, c, name, dtype, read, source, (enum param_id)id, l, &w->file.error))
+            if (!put_parameter(w, c, name, dtype, read, source, (enum param_id)id, l, &b, &w->file.error))
                 w->file.failed = true;
         }
+    free(b.values);
+    free(b.turned);
+    free(b.narrow);
 }
