@@ -173,8 +173,11 @@ static bool open_directory(struct model_file *m, const char *dir, struct error *
 
 bool model_file_open(struct model_file *m, const char *path, struct error *err) {
     memset(m, 0, sizeof *m);
-    bool ok = path_exists(path) && !path_is_directory(path) ? llmc_bin_open(m, path, err)
-                                                            : open_directory(m, path, err);
+    bool ok;
+    if (!path_exists(path))
+        ok = fail(err, "%s: no such file or directory", path);
+    else
+        ok = path_is_directory(path) ? open_directory(m, path, err) : llmc_bin_open(m, path, err);
     if (!ok) model_file_close(m);
     return ok;
 }
