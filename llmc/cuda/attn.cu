@@ -1,0 +1,247 @@
+/* Causal attention for any head size and dtype, and the op's rows. Contracts in ops.h; the tensor-core
+ * kernels are in attn_flash.cu.
+ *
+ * A warp takes one query row (or, for dk and dv, one key row) and walks the other side in tiles of 32, one
+ * score a lane, with an online softmax: no score is ever stored outside the warp. The columns of its output
+ * are taken CHUNK at a time, the scores computed anew for each chunk; heads of up to CHUNK columns have one.
+ * Sections: pieces, forward, backward, launchers, rows. */
+#include "attn.cuh"
+#include "operands.cuh"
+
+/* --- pieces --- */
+
+constexpr int WARPS = 4;             /* rows a block */
+constexpr int CHUNK = 4 * WARP_SIZE; /* columns a warp accumulates: 4 a lane */
+constexpr float NO_SCORE = -INFINITY;
+
+/* Which row, head and columns this warp works on. */
+struct warp_place {
+    int64_t row; /* in [0, T) */
+    int64_t b, h;
+    int column; /* first of the chunk */
+    int lane, warp;
+};
+DEVICE_INLINE warp_place place_of_warp(int NH) {
+    warp_place p;
+    p.lane = (int)threadIdx.x;
+    p.warp = (int)threadIdx.y;
+    p.row = (int64_t)blockIdx.x * WARPS + p.warp;
+    p.b = blockIdx.y / NH;
+    p.h = blockIdx.y % NH;
+    p.column = (int)blockIdx.z * CHUNK;
+    return p;
+}
+
+template <class T> DEVICE_INLINE float dot(const T *a, const T *b, int n) {
+    float s = 0.0f;
+    for (int i = 0; i < n; i++) s = fmaf(to_float(a[i]), to_float(b[i]), s);
+    return s;
+}
+
+/* sum[k] += sum over j < count of weight[j] * rows[j][column + lane + 32k]. Rows are `stride` apart; `weight`
+ * is in shared memory, written by the lanes of this warp. */
+template <class T>
+DEVICE_INLINE void add_weighted_rows(float (&sum)[4], const float *weight, const T *rows, int64_t stride,
+                                     int count, int column, int lane, int HS) {
+    for (int j = 0; j < count; j++)
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            int c = column + lane + k * WARP_SIZE;
+            if (c < HS) sum[k] = fmaf(weight[j], to_float(rows[j * stride + c]), sum[k]);
+        }
+}
+
+template <class T>
+DEVICE_INLINE void store_chunk(T *row, const float (&sum)[4], float scale, const warp_place &p, int HS) {
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        int c = p.column + p.lane + k * WARP_SIZE;
+        if (c < HS) row[c] = from_float<T>(sum[k] * scale);
+    }
+}
+
+/* --- forward: a warp a query --- */
+
+template <class T>
+__global__ void attn_forward_naive_kernel(T *out, float *lse, const T *qkv, int64_t length, int NH, int HS,
+                                          int64_t t0) {
+    SHARED(float, probabilities, [WARPS][WARP_SIZE]);
+    warp_place p = place_of_warp(NH);
+    int64_t t = t0 + p.row, C = (int64_t)NH * HS, stride = 3 * C;
+    if (t >= length) return;
+    const T *q = qkv + (p.b * length + t) * stride + p.h * HS;
+    const T *keys = qkv + p.b * length * stride + C + p.h * HS, *values = keys + C; /* (T,HS) each */
+    float scale = 1.0f / sqrtf((float)HS), max = NO_SCORE, total = 0.0f, sum[4] = {};
+    float *weight = probabilities[p.warp];
+    for (int64_t first = 0; first <= t; first += WARP_SIZE) {
+        int64_t s = first + p.lane;
+        float score = s <= t ? scale * dot(q, keys + s * stride, HS) : NO_SCORE;
+        float new_max = fmaxf(max, warp_max(score)),
+              shrink = expf(max - new_max); /* lane 0 is never masked */
+        float probability = expf(score - new_max);
+        total = total * shrink + warp_sum(probability);
+        max = new_max;
+#pragma unroll
+        for (int k = 0; k < 4; k++) sum[k] *= shrink;
+        weight[p.lane] = probability;
+        __syncwarp();
+        int count = (int)min((int64_t)WARP_SIZE, t + 1 - first);
+        add_weighted_rows(sum, weight, values + first * stride, stride, count, p.column, p.lane, HS);
+        __syncwarp();
+    }
+    store_chunk(out + (p.b * length + t) * C + p.h * HS, sum, 1.0f / total, p, HS);
+    if (p.column == 0 && p.lane == 0) lse[(p.b * NH + p.h) * length + t] = max + logf(total);
+}
+
+/* --- backward --- */
+
+/* D[b,h,t] = out[b,t] . dout[b,t] over the columns of head h; a warp a row. */
+template <class T>
+__global__ void attn_backward_dots_kernel(float *D, const T *dout, const T *out, int64_t length, int NH,
+                                          int HS) {
+    warp_place p = place_of_warp(NH);
+    if (p.row >= length) return;
+    int64_t at = ((p.b * length + p.row) * NH + p.h) * HS;
+    float sum = 0.0f;
+    for (int c = p.lane; c < HS; c += WARP_SIZE)
+        sum = fmaf(to_float(out[at + c]), to_float(dout[at + c]), sum);
+    sum = warp_sum(sum);
+    if (p.lane == 0) D[(p.b * NH + p.h) * length + p.row] = sum;
+}
+
+/* dq: a warp a query. */
+template <class T>
+__global__ void attn_backward_query_naive_kernel(T *dqkv, const T *dout, const float *lse, const float *D,
+                                                 const T *qkv, int64_t length, int NH, int HS) {
+    SHARED(float, gradients, [WARPS][WARP_SIZE]);
+    warp_place p = place_of_warp(NH);
+    int64_t t = p.row, C = (int64_t)NH * HS, stride = 3 * C;
+    if (t >= length) return;
+    const T *q = qkv + (p.b * length + t) * stride + p.h * HS;
+    const T *keys = qkv + p.b * length * stride + C + p.h * HS, *values = keys + C;
+    const T *d = dout + (p.b * length + t) * C + p.h * HS;
+    float scale = 1.0f / sqrtf((float)HS), sum[4] = {};
+    int64_t statistic = (p.b * NH + p.h) * length + t;
+    float *weight = gradients[p.warp];
+    for (int64_t first = 0; first <= t; first += WARP_SIZE) {
+        int64_t s = first + p.lane;
+        float ds = 0.0f;
+        if (s <= t) {
+            float probability = expf(scale * dot(q, keys + s * stride, HS) - lse[statistic]);
+            ds = probability * (dot(d, values + s * stride, HS) - D[statistic]);
+        }
+        weight[p.lane] = ds;
+        __syncwarp();
+        int count = (int)min((int64_t)WARP_SIZE, t + 1 - first);
+        add_weighted_rows(sum, weight, keys + first * stride, stride, count, p.column, p.lane, HS);
+        __syncwarp();
+    }
+    store_chunk(dqkv + (p.b * length + t) * stride + p.h * HS, sum, scale, p, HS);
+}
+
+/* dk and dv: a warp a key. */
+template <class T>
+__global__ void attn_backward_key_naive_kernel(T *dqkv, const T *dout, const float *lse, const float *D,
+                                               const T *qkv, int64_t length, int NH, int HS) {
+    SHARED(float, probabilities, [WARPS][WARP_SIZE]);
+    SHARED(float, gradients, [WARPS][WARP_SIZE]);
+    warp_place p = place_of_warp(NH);
+    int64_t s = p.row, C = (int64_t)NH * HS, stride = 3 * C;
+    if (s >= length) return;
+    const T *queries = qkv + p.b * length * stride + p.h * HS;
+    const T *k = queries + s * stride + C, *v = k + C;
+    const T *douts = dout + p.b * length * C + p.h * HS; /* (T,HS), rows C apart */
+    const float *lse_head = lse + (p.b * NH + p.h) * length, *D_head = D + (p.b * NH + p.h) * length;
+    float scale = 1.0f / sqrtf((float)HS), dk[4] = {}, dv[4] = {};
+    float *probability = probabilities[p.warp], *gradient = gradients[p.warp];
+    for (int64_t first = s; first < length; first += WARP_SIZE) {
+        int64_t t = first + p.lane;
+        float pr = 0.0f, ds = 0.0f;
+        if (t < length) {
+            pr = expf(scale * dot(queries + t * stride, k, HS) - lse_head[t]);
+            ds = pr * (dot(douts + t * C, v, HS) - D_head[t]);
+        }
+        probability[p.lane] = pr;
+        gradient[p.lane] = ds;
+        __syncwarp();
+        int count = (int)min((int64_t)WARP_SIZE, length - first);
+        add_weighted_rows(dv, probability, douts + first * C, C, count, p.column, p.lane, HS);
+        add_weighted_rows(dk, gradient, queries + first * stride, stride, count, p.column, p.lane, HS);
+        __syncwarp();
+    }
+    T *dk_row = dqkv + (p.b * length + s) * stride + C + p.h * HS;
+    store_chunk(dk_row, dk, scale, p, HS);
+    store_chunk(dk_row + C, dv, 1.0f, p, HS);
+}
+
+/* --- launchers --- */
+
+/* The grid's y holds (batch, head), which must stay below 65536. */
+static bool attn_takes(const struct tensor *out, int NH) { return out->dim[0] * NH < 65536; }
+
+static launch_config attn_grid(const struct op_env *env, int64_t rows, const struct tensor *out, int NH,
+                               int chunks, int line = __builtin_LINE()) {
+    return {{grid_size(rows, WARPS), (unsigned)(out->dim[0] * NH), (unsigned)chunks},
+            {WARP_SIZE, WARPS},
+            0,
+            env->stream,
+            __FILE__,
+            line};
+}
+
+static int64_t attn_forward_naive_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv,
+                                       int NH, int t0) {
+    return same_float_dtype(out, qkv) && attn_takes(out, NH) ? 0 : OP_UNSUPPORTED;
+}
+
+static void attn_forward_naive(const struct op_env *env, struct tensor *out, struct tensor *lse,
+                               const struct tensor *qkv, int NH, int t0) {
+    int64_t length = out->dim[1];
+    int HS = (int)(out->dim[2] / NH), chunks = (int)ceil_div(HS, CHUNK);
+    with_dtype(out->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch(attn_grid(env, length - t0, out, NH, chunks), attn_forward_naive_kernel<T>, data_of<T>(out),
+               f32(lse), data_of<T>(qkv), length, NH, HS, (int64_t)t0);
+    });
+}
+
+void attn_backward_dots(const struct op_env *env, float *D, const struct tensor *dout,
+                        const struct tensor *out, int NH) {
+    with_dtype(out->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch(attn_grid(env, out->dim[1], out, NH, 1), attn_backward_dots_kernel<T>, D, data_of<T>(dout),
+               data_of<T>(out), out->dim[1], NH, (int)(out->dim[2] / NH));
+    });
+}
+
+static int64_t attn_backward_naive_need(struct tensor *dqkv, const struct tensor *dout,
+                                        const struct tensor *out, const struct tensor *lse,
+                                        const struct tensor *qkv, int NH) {
+    if (!same_float_dtype(dqkv, dout, out, qkv) || !attn_takes(out, NH)) return OP_UNSUPPORTED;
+    return tensor_count(lse) * (int64_t)sizeof(float);
+}
+
+static void attn_backward_naive(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
+                                const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
+                                int NH) {
+    int64_t length = out->dim[1];
+    int HS = (int)(out->dim[2] / NH), chunks = (int)ceil_div(HS, CHUNK);
+    float *D = (float *)env->scratch; /* (B,NH,T) */
+    attn_backward_dots(env, D, dout, out, NH);
+    with_dtype(out->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch(attn_grid(env, length, out, NH, chunks), attn_backward_query_naive_kernel<T>, data_of<T>(dqkv),
+               data_of<T>(dout), f32(lse), D, data_of<T>(qkv), length, NH, HS);
+        launch(attn_grid(env, length, out, NH, chunks), attn_backward_key_naive_kernel<T>, data_of<T>(dqkv),
+               data_of<T>(dout), f32(lse), D, data_of<T>(qkv), length, NH, HS);
+    });
+}
+
+/* --- rows --- */
+
+extern "C" {
+const struct attn_forward_variant cuda_attn_forward_variants[] = {
+    {"naive", attn_forward_naive, attn_forward_naive_need}, {}};
+const struct attn_backward_variant cuda_attn_backward_variants[] = {
+    {"naive", attn_backward_naive, attn_backward_naive_need}, {}};
+}

@@ -1,0 +1,218 @@
+/* Softmax cross-entropy with its gradient in place. Contract in ops.h.
+ *
+ * A block a row. The production row copies the logits to shared memory once (50304 bf16 take 98.25 KiB, so
+ * two blocks share an SM of an H100 or H200 and one loads while the other computes), finds maximum and sum in
+ * one online pass over it, and writes the gradients from there: each logit is read and written once. Longer
+ * rows
+ * ("online") are read twice, the second time from L2.
+ * Rows are taken last to first: the end of the logits is what the matmul before left in L2.
+ * Sections: pieces, kernels, launchers, rows. */
+#include "operands.cuh"
+
+#include <cfloat>
+
+/* --- pieces --- */
+
+constexpr float LOG2_E = 1.4426950408889634f;
+
+/* Running maximum and sum of e^(x - max). The maximum starts at -FLT_MAX, not at -infinity, so that it can be
+ * subtracted from a logit of -infinity. */
+struct softmax_sum {
+    float max = -FLT_MAX, sum = 0.0f;
+};
+
+/* Takes in the vector whose first element is column v; columns from V on are padding. */
+template <class T> DEVICE_INLINE void softmax_add(softmax_sum &s, const vec<T> &x, int v, int V) {
+    float max = s.max;
+#pragma unroll
+    for (int k = 0; k < vec<T>::size; k++)
+        if (v + k < V) max = fmaxf(max, to_float(x[k]));
+    float sum = s.sum * fast_exp2((s.max - max) * LOG2_E);
+#pragma unroll
+    for (int k = 0; k < vec<T>::size; k++)
+        if (v + k < V) sum += fast_exp2((to_float(x[k]) - max) * LOG2_E);
+    s.max = max;
+    s.sum = sum;
+}
+
+DEVICE_INLINE softmax_sum softmax_join(softmax_sum s, float *scratch) {
+    softmax_sum all;
+    all.max = block_max(s.max, scratch);
+    all.sum = block_sum(s.sum * fast_exp2((s.max - all.max) * LOG2_E), scratch);
+    return all;
+}
+
+/* The gradient of one vector of logits. */
+template <class T>
+DEVICE_INLINE vec<T> softmax_gradient(vec<T> x, const softmax_sum &s, int v, int V, int target, float dloss) {
+    float scale = dloss / s.sum;
+#pragma unroll
+    for (int k = 0; k < vec<T>::size; k++) {
+        float d = fast_exp2((to_float(x[k]) - s.max) * LOG2_E) * scale;
+        if (v + k == target) d -= dloss;
+        x[k] = from_float<T>(v + k < V ? d : 0.0f);
+    }
+    return x;
+}
+
+/* A row whose target is ignored. */
+template <class T> DEVICE_INLINE void zero_row(T *row, int64_t Vp) {
+    for (int64_t v = threadIdx.x; v < Vp; v += blockDim.x) row[v] = from_float<T>(0.0f);
+}
+
+DEVICE_INLINE int64_t row_of_block() { return (int64_t)gridDim.x - 1 - blockIdx.x; }
+
+/* --- kernels --- */
+
+template <class T>
+__global__ void loss_forward_naive_kernel(float *losses, T *logits, const int *targets, int V, int64_t Vp,
+                                          float dloss, bool write_dlogits) {
+    SHARED(float, scratch, [32]);
+    int64_t row = blockIdx.x;
+    T *x = logits + row * Vp;
+    int target = targets[row];
+    if (target < 0) {
+        if (threadIdx.x == 0) losses[row] = 0.0f;
+        if (write_dlogits) zero_row(x, Vp);
+        return;
+    }
+    float max = -FLT_MAX, sum = 0.0f;
+    for (int v = (int)threadIdx.x; v < V; v += (int)blockDim.x) max = fmaxf(max, to_float(x[v]));
+    max = block_max(max, scratch);
+    for (int v = (int)threadIdx.x; v < V; v += (int)blockDim.x) sum += expf(to_float(x[v]) - max);
+    sum = block_sum(sum, scratch);
+    if (threadIdx.x == 0) losses[row] = logf(sum) + max - to_float(x[target]);
+    if (!write_dlogits) return;
+    __syncthreads(); /* thread 0 has read x[target], which its owner now overwrites */
+    for (int64_t v = threadIdx.x; v < Vp; v += blockDim.x) {
+        float d = v < V ? expf(to_float(x[v]) - max) * (dloss / sum) : 0.0f;
+        x[v] = from_float<T>(v == target ? d - dloss : d);
+    }
+}
+
+/* A thread copies, reads and writes its own vectors only; one barrier (in softmax_join) lies between the
+ * copies and thread 0's look at x[target]. */
+template <class T>
+__global__ void __launch_bounds__(512, 2)
+    loss_forward_shared_kernel(float *losses, T *logits, const int *targets, int V, int Vp, float dloss,
+                               bool write_dlogits) {
+    constexpr int size = vec<T>::size;
+    DYNAMIC_SHARED(T,
+                   x); /* (Vp), then 32 floats for the sums: a static array would cost 1 KiB of alignment */
+    float *scratch = reinterpret_cast<float *>(x + Vp);
+    int64_t row = row_of_block();
+    T *global = logits + row * Vp;
+    int target = targets[row], first = (int)threadIdx.x * size, step = (int)blockDim.x * size;
+    if (target < 0) {
+        if (threadIdx.x == 0) losses[row] = 0.0f;
+        if (write_dlogits) zero_row(global, Vp);
+        return;
+    }
+    for (int v = first; v < Vp; v += step) cp_async16(x + v, global + v);
+    cp_async_commit();
+    cp_async_wait<0>();
+    softmax_sum s;
+    for (int v = first; v < V; v += step) softmax_add(s, vec<T>::load(x + v), v, V);
+    s = softmax_join(s, scratch);
+    if (threadIdx.x == 0) losses[row] = logf(s.sum) + s.max - to_float(x[target]);
+    if (!write_dlogits) return;
+    for (int v = first; v < Vp; v += step)
+        softmax_gradient(vec<T>::load(x + v), s, v, V, target, dloss).store_streaming(global + v);
+}
+
+template <class T>
+__global__ void __launch_bounds__(512, 2)
+    loss_forward_online_kernel(float *losses, T *logits, const int *targets, int V, int64_t Vp, float dloss,
+                               bool write_dlogits) {
+    constexpr int size = vec<T>::size;
+    SHARED(float, scratch, [32]);
+    int64_t row = row_of_block();
+    T *x = logits + row * Vp;
+    int target = targets[row], first = (int)threadIdx.x * size, step = (int)blockDim.x * size;
+    if (target < 0) {
+        if (threadIdx.x == 0) losses[row] = 0.0f;
+        if (write_dlogits) zero_row(x, Vp);
+        return;
+    }
+    softmax_sum s;
+#pragma unroll 4
+    for (int v = first; v < V; v += step) softmax_add(s, vec<T>::load(x + v), v, V);
+    float at_target = threadIdx.x == 0 ? to_float(x[target]) : 0.0f; /* before the barriers of the join */
+    s = softmax_join(s, scratch);
+    if (threadIdx.x == 0) losses[row] = logf(s.sum) + s.max - at_target;
+    if (!write_dlogits) return;
+#pragma unroll 4
+    for (int v = first; v < Vp; v += step)
+        softmax_gradient(vec<T>::load_streaming(x + v), s, v, V, target, dloss).store_streaming(x + v);
+}
+
+/* --- launchers --- */
+
+static int64_t loss_forward_naive_need(struct tensor *losses, struct tensor *logits,
+                                       const struct tensor *targets, int V, float dloss, bool write_dlogits) {
+    return same_float_dtype(logits) ? 0 : OP_UNSUPPORTED;
+}
+
+static void loss_forward_naive(const struct op_env *env, struct tensor *losses, struct tensor *logits,
+                               const struct tensor *targets, int V, float dloss, bool write_dlogits) {
+    with_dtype(logits->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(tensor_rows(logits), 1), 128, 0, env->stream}, loss_forward_naive_kernel<T>,
+               f32(losses), data_of<T>(logits), i32(targets), V, tensor_cols(logits), dloss, write_dlogits);
+    });
+}
+
+static int64_t loss_forward_online_need(struct tensor *losses, struct tensor *logits,
+                                        const struct tensor *targets, int V, float dloss,
+                                        bool write_dlogits) {
+    bool fits = tensor_cols(logits) < (1 << 30);
+    return fits && same_float_dtype(logits) && rows_of_vectors(logits) ? 0 : OP_UNSUPPORTED;
+}
+
+/* 99 KiB is what a block may have on every device since sm_80. */
+constexpr int64_t SHARED_LIMIT = 99 * 1024, SCRATCH_BYTES = 32 * sizeof(float);
+static int64_t loss_forward_shared_need(struct tensor *losses, struct tensor *logits,
+                                        const struct tensor *targets, int V, float dloss,
+                                        bool write_dlogits) {
+    if (tensor_cols(logits) * (int64_t)dtype_size(logits->dtype) + SCRATCH_BYTES > SHARED_LIMIT)
+        return OP_UNSUPPORTED;
+    return loss_forward_online_need(losses, logits, targets, V, dloss, write_dlogits);
+}
+
+/* Eight vectors a thread, at most 512 threads. */
+static unsigned loss_block(const struct tensor *logits) {
+    int64_t vectors = tensor_cols(logits) * (int64_t)dtype_size(logits->dtype) / 16;
+    return (unsigned)min_i64(512, round_up(ceil_div(vectors, 8), WARP_SIZE));
+}
+
+static void loss_forward_online(const struct op_env *env, struct tensor *losses, struct tensor *logits,
+                                const struct tensor *targets, int V, float dloss, bool write_dlogits) {
+    with_dtype(logits->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(tensor_rows(logits), 1), loss_block(logits), 0, env->stream},
+               loss_forward_online_kernel<T>, f32(losses), data_of<T>(logits), i32(targets), V,
+               tensor_cols(logits), dloss, write_dlogits);
+    });
+}
+
+static void loss_forward_shared(const struct op_env *env, struct tensor *losses, struct tensor *logits,
+                                const struct tensor *targets, int V, float dloss, bool write_dlogits) {
+    with_dtype(logits->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        int64_t Vp = tensor_cols(logits);
+        launch({grid_size(tensor_rows(logits), 1), loss_block(logits), (size_t)Vp * sizeof(T) + SCRATCH_BYTES,
+                env->stream},
+               loss_forward_shared_kernel<T>, f32(losses), data_of<T>(logits), i32(targets), V, (int)Vp,
+               dloss, write_dlogits);
+    });
+}
+
+/* --- rows --- */
+
+extern "C" {
+const struct loss_forward_variant cuda_loss_forward_variants[] = {
+    {"shared", loss_forward_shared, loss_forward_shared_need},
+    {"online", loss_forward_online, loss_forward_online_need},
+    {"naive", loss_forward_naive, loss_forward_naive_need},
+    {}};
+}

@@ -1,0 +1,427 @@
+/* Layer normalisation: forward, residual + forward, backward. Contracts in ops.h.
+ *
+ * Forward reads a row once into registers and walks it there three times: mean, squared deviations from the
+ * mean (the one-pass E[x^2] - mean^2 cancels when |mean| >> deviation), output. The residual form is the same
+ * kernel behind an addition, rounded to the storage type before it is normalised, so that both ways give the
+ * same bits.
+ *
+ * Backward gives each thread one vector of columns for all rows of its block, so the sums over rows that make
+ * dweight and dbias stay in its registers; the two sums over a row's columns go through shared memory, for
+ * several rows at a time. Blocks leave their sums in scratch, and a second kernel adds them in order.
+ * Sections: forward naive, forward, backward naive, backward, launchers, rows. */
+#include "operands.cuh"
+
+constexpr float NORM_EPS = 1e-5f;
+
+/* --- forward, naive: a block a row, three passes over memory --- */
+
+template <class T>
+DEVICE_INLINE void norm_row_naive(T *out, float *mean, float *rstd, const T *x, const T *weight,
+                                  const T *bias, int64_t C, float *scratch) {
+    float sum = 0.0f, squares = 0.0f;
+    for (int64_t c = threadIdx.x; c < C; c += blockDim.x) sum += to_float(x[c]);
+    float m = block_sum(sum, scratch) / (float)C;
+    for (int64_t c = threadIdx.x; c < C; c += blockDim.x) {
+        float d = to_float(x[c]) - m;
+        squares = fmaf(d, d, squares);
+    }
+    float r = 1.0f / sqrtf(block_sum(squares, scratch) / (float)C + NORM_EPS);
+    for (int64_t c = threadIdx.x; c < C; c += blockDim.x)
+        out[c] = from_float<T>(fmaf((to_float(x[c]) - m) * r, to_float(weight[c]), to_float(bias[c])));
+    if (threadIdx.x == 0) *mean = m, *rstd = r;
+}
+
+/* With `delta`, x is inp + delta and kept in `residual`, which may be inp. */
+template <class T>
+__global__ void norm_forward_naive_kernel(T *residual, T *out, float *mean, float *rstd, const T *inp,
+                                          const T *delta, const T *weight, const T *bias, int64_t C) {
+    SHARED(float, scratch, [32]);
+    int64_t row = blockIdx.x;
+    const T *x = inp + row * C;
+    if (delta) {
+        for (int64_t c = threadIdx.x; c < C; c += blockDim.x)
+            residual[row * C + c] = from_float<T>(to_float(x[c]) + to_float(delta[row * C + c]));
+        x = residual + row * C; /* a thread reads back what it wrote itself */
+    }
+    norm_row_naive(out + row * C, mean + row, rstd + row, x, weight, bias, C, scratch);
+}
+
+/* --- forward: a row of VECS vectors a thread, over WARPS warps --- */
+
+constexpr int ROWS_A_BLOCK = 4; /* of one-warp rows */
+
+template <int WARPS> DEVICE_INLINE float row_sum(float v, float *scratch) {
+    if constexpr (WARPS == 1)
+        return warp_sum(v);
+    else
+        return block_sum(v, scratch);
+}
+
+template <class T, int VECS, int WARPS>
+__global__ void __launch_bounds__(WARPS == 1 ? ROWS_A_BLOCK * WARP_SIZE : WARPS * WARP_SIZE)
+    norm_forward_kernel(T *residual, T *out, float *mean, float *rstd, const T *inp, const T *delta,
+                        const T *weight, const T *bias, int64_t rows, int C) {
+    constexpr int size = vec<T>::size, threads = WARPS * WARP_SIZE;
+    SHARED(float, scratch, [32]);
+    int tid = (int)threadIdx.x % threads;
+    int64_t row = WARPS == 1 ? (int64_t)blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP_SIZE : blockIdx.x;
+    if (row >= rows) return; /* whole warps; with WARPS > 1 there is no such row */
+
+    vec<T> x[VECS];
+#pragma unroll
+    for (int i = 0; i < VECS; i++) {
+        int c = (i * threads + tid) * size;
+        if (c < C) x[i] = vec<T>::load_streaming(inp + row * C + c);
+    }
+    if (delta) {
+#pragma unroll
+        for (int i = 0; i < VECS; i++) {
+            int c = (i * threads + tid) * size;
+            if (c >= C) continue;
+            vec<T> d = vec<T>::load_streaming(delta + row * C + c);
+#pragma unroll
+            for (int k = 0; k < size; k++) x[i][k] = from_float<T>(to_float(x[i][k]) + to_float(d[k]));
+            x[i].store_streaming(residual + row * C + c);
+        }
+    }
+
+    float sum = 0.0f, squares = 0.0f;
+#pragma unroll
+    for (int i = 0; i < VECS; i++)
+        if ((i * threads + tid) * size < C)
+#pragma unroll
+            for (int k = 0; k < size; k++) sum += to_float(x[i][k]);
+    float m = row_sum<WARPS>(sum, scratch) / (float)C;
+#pragma unroll
+    for (int i = 0; i < VECS; i++)
+        if ((i * threads + tid) * size < C)
+#pragma unroll
+            for (int k = 0; k < size; k++) {
+                float d = to_float(x[i][k]) - m;
+                squares = fmaf(d, d, squares);
+            }
+    float r = 1.0f / sqrtf(row_sum<WARPS>(squares, scratch) / (float)C + NORM_EPS);
+#pragma unroll
+    for (int i = 0; i < VECS; i++) {
+        int c = (i * threads + tid) * size;
+        if (c >= C) continue;
+        vec<T> w = vec<T>::load(weight + c), b = vec<T>::load(bias + c);
+#pragma unroll
+        for (int k = 0; k < size; k++)
+            x[i][k] = from_float<T>(fmaf((to_float(x[i][k]) - m) * r, to_float(w[k]), to_float(b[k])));
+        x[i].store(out + row * C + c);
+    }
+    if (tid == 0) mean[row] = m, rstd[row] = r;
+}
+
+/* --- backward, naive --- */
+
+/* A thread a column, over all rows. */
+template <class T>
+__global__ void norm_backward_columns_naive_kernel(T *dweight, T *dbias, const T *dout, const T *inp,
+                                                   const float *mean, const float *rstd, int64_t rows,
+                                                   int64_t C) {
+    int64_t c = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (c >= C) return;
+    float dw = 0.0f, db = 0.0f;
+    for (int64_t row = 0; row < rows; row++) {
+        float d = to_float(dout[row * C + c]);
+        dw += d * ((to_float(inp[row * C + c]) - mean[row]) * rstd[row]);
+        db += d;
+    }
+    dweight[c] = from_float<T>(to_float(dweight[c]) + dw);
+    dbias[c] = from_float<T>(to_float(dbias[c]) + db);
+}
+
+/* A block a row. dinp may be dout or dresidual: a thread touches no element but its own. */
+template <class T>
+__global__ void norm_backward_rows_naive_kernel(T *dinp, const T *dresidual, const T *dout, const T *inp,
+                                                const float *mean, const float *rstd, const T *weight,
+                                                int64_t C) {
+    SHARED(float, scratch, [32]);
+    int64_t row = blockIdx.x, at = row * C;
+    float m = mean[row], r = rstd[row], sum_g = 0.0f, sum_gx = 0.0f;
+    for (int64_t c = threadIdx.x; c < C; c += blockDim.x) {
+        float g = to_float(dout[at + c]) * to_float(weight[c]);
+        sum_g += g;
+        sum_gx += g * ((to_float(inp[at + c]) - m) * r);
+    }
+    float mean_g = block_sum(sum_g, scratch) / (float)C, mean_gx = block_sum(sum_gx, scratch) / (float)C;
+    for (int64_t c = threadIdx.x; c < C; c += blockDim.x) {
+        float g = to_float(dout[at + c]) * to_float(weight[c]);
+        float dx = r * (g - mean_g - (to_float(inp[at + c]) - m) * r * mean_gx);
+        dinp[at + c] = from_float<T>(dresidual ? to_float(dresidual[at + c]) + dx : dx);
+    }
+}
+
+/* --- backward: one pass over the rows --- */
+
+/* partials: (blocks, 2, C), dweight's and dbias's share of each block. A block takes ROWS rows at a time:
+ * 3*ROWS independent 16-byte loads a thread are in flight, and one barrier serves 2*ROWS sums. Sums alternate
+ * between two buffers, so that nobody overwrites what a slower warp still reads.
+ * dinp may be dout or dresidual: a thread touches no element but its own, and reads it first. */
+template <class T, int ROWS, int THREADS>
+__global__ void __launch_bounds__(THREADS, 512 / THREADS)
+    norm_backward_kernel(T *dinp, float *partials, const T *dresidual, const T *dout, const T *inp,
+                         const float *mean, const float *rstd, const T *weight, int64_t rows, int C) {
+    constexpr int size = vec<T>::size;
+    SHARED(float, sums, [2][ROWS * 2][THREADS / WARP_SIZE]);
+    int tid = (int)threadIdx.x, lane = tid % WARP_SIZE, warp = tid / WARP_SIZE,
+        warps = (int)blockDim.x / WARP_SIZE, c = tid * size, buffer = 0;
+    bool active = c < C;
+    vec<T> w;
+    if (active) w = vec<T>::load(weight + c);
+    float dw[size] = {}, db[size] = {}, inverse_C = 1.0f / (float)C;
+
+    for (int64_t first = (int64_t)blockIdx.x * ROWS; first < rows; first += (int64_t)gridDim.x * ROWS) {
+        vec<T> d[ROWS], x[ROWS], past[ROWS];
+#pragma unroll
+        for (int k = 0; k < ROWS; k++) {
+            if (first + k >= rows || !active) continue;
+            int64_t at = (first + k) * C + c;
+            d[k] = vec<T>::load_streaming(dout + at);
+            x[k] = vec<T>::load_streaming(inp + at);
+            if (dresidual) past[k] = vec<T>::load_streaming(dresidual + at);
+        }
+#pragma unroll
+        for (int k = 0; k < ROWS; k++) {
+            float sum_g = 0.0f, sum_gx = 0.0f;
+            if (first + k < rows && active) {
+                float m = mean[first + k], r = rstd[first + k];
+#pragma unroll
+                for (int e = 0; e < size; e++) {
+                    float de = to_float(d[k][e]), xhat = (to_float(x[k][e]) - m) * r;
+                    float g = de * to_float(w[e]);
+                    sum_g += g;
+                    sum_gx = fmaf(g, xhat, sum_gx);
+                    dw[e] = fmaf(de, xhat, dw[e]);
+                    db[e] += de;
+                }
+            }
+            sum_g = warp_sum(sum_g);
+            sum_gx = warp_sum(sum_gx);
+            if (lane == 0) sums[buffer][2 * k][warp] = sum_g, sums[buffer][2 * k + 1][warp] = sum_gx;
+        }
+        __syncthreads();
+#pragma unroll
+        for (int k = 0; k < ROWS; k++) {
+            if (first + k >= rows || !active) continue;
+            float m = mean[first + k], r = rstd[first + k], mean_g = 0.0f, mean_gx = 0.0f;
+            for (int i = 0; i < warps; i++) {
+                mean_g += sums[buffer][2 * k][i];
+                mean_gx += sums[buffer][2 * k + 1][i];
+            }
+            mean_g *= inverse_C;
+            mean_gx *= inverse_C;
+#pragma unroll
+            for (int e = 0; e < size; e++) {
+                float xhat = (to_float(x[k][e]) - m) * r;
+                float dx = r * (to_float(d[k][e]) * to_float(w[e]) - mean_g - xhat * mean_gx);
+                d[k][e] = from_float<T>(dresidual ? to_float(past[k][e]) + dx : dx);
+            }
+            d[k].store(dinp + (first + k) * C + c);
+        }
+        buffer ^= 1;
+    }
+    if (!active) return;
+    float *mine = partials + (int64_t)blockIdx.x * 2 * C + c;
+#pragma unroll
+    for (int e = 0; e < size; e++) mine[e] = dw[e], mine[C + e] = db[e];
+}
+
+/* Adds the blocks' sums: a column of partials for threadIdx.x, a share of the blocks for threadIdx.y. */
+constexpr int FINISH_SLICES = 8;
+template <class T>
+__global__ void norm_backward_finish_kernel(T *dweight, T *dbias, const float *partials, int blocks, int C) {
+    SHARED(float, slice, [FINISH_SLICES][WARP_SIZE]);
+    int column = (int)blockIdx.x * WARP_SIZE + (int)threadIdx.x;
+    float sum = 0.0f;
+    if (column < 2 * C)
+#pragma unroll 4
+        for (int b = (int)threadIdx.y; b < blocks; b += FINISH_SLICES)
+            sum += partials[(int64_t)b * 2 * C + column];
+    slice[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y != 0 || column >= 2 * C) return;
+    for (int s = 1; s < FINISH_SLICES; s++) sum += slice[s][threadIdx.x];
+    T *d = column < C ? dweight + column : dbias + (column - C);
+    *d = from_float<T>(to_float(*d) + sum);
+}
+
+/* --- launchers --- */
+
+constexpr int NAIVE_BLOCK = 128;
+constexpr int WIDE_WARPS = 8; /* warps of a row that is too long for one */
+constexpr int MAX_VECS = 8;   /* vectors of a row that a thread keeps */
+
+static int64_t residual_norm_forward_naive_need(struct tensor *residual, struct tensor *out,
+                                                struct tensor *mean, struct tensor *rstd,
+                                                const struct tensor *inp, const struct tensor *delta,
+                                                const struct tensor *weight, const struct tensor *bias) {
+    return same_float_dtype(out, residual, inp, delta, weight, bias) ? 0 : OP_UNSUPPORTED;
+}
+
+static void residual_norm_forward_naive(const struct op_env *env, struct tensor *residual, struct tensor *out,
+                                        struct tensor *mean, struct tensor *rstd, const struct tensor *inp,
+                                        const struct tensor *delta, const struct tensor *weight,
+                                        const struct tensor *bias) {
+    with_dtype(inp->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(tensor_rows(inp), 1), NAIVE_BLOCK, 0, env->stream}, norm_forward_naive_kernel<T>,
+               data_of<T>(residual), data_of<T>(out), f32(mean), f32(rstd), data_of<T>(inp),
+               data_of<T>(delta), data_of<T>(weight), data_of<T>(bias), tensor_cols(inp));
+    });
+}
+
+static int64_t residual_norm_forward_vec_need(struct tensor *residual, struct tensor *out,
+                                              struct tensor *mean, struct tensor *rstd,
+                                              const struct tensor *inp, const struct tensor *delta,
+                                              const struct tensor *weight, const struct tensor *bias) {
+    int64_t row_bytes = tensor_cols(inp) * (int64_t)dtype_size(inp->dtype);
+    return same_float_dtype(out, residual, inp, delta, weight, bias) &&
+                   rows_of_vectors(out, residual, inp, delta, weight, bias) &&
+                   row_bytes <= WIDE_WARPS * WARP_SIZE * MAX_VECS * 16
+               ? 0
+               : OP_UNSUPPORTED;
+}
+
+/* Calls f with the compile-time number nearest above `vecs` for which there is an instance. */
+template <class F> static void with_vecs(int64_t vecs, F f) {
+    if (vecs <= 1) return f(std::integral_constant<int, 1>());
+    if (vecs <= 2) return f(std::integral_constant<int, 2>());
+    if (vecs <= 3) return f(std::integral_constant<int, 3>());
+    if (vecs <= 4) return f(std::integral_constant<int, 4>());
+    if (vecs <= 5) return f(std::integral_constant<int, 5>());
+    if (vecs <= 6) return f(std::integral_constant<int, 6>());
+    if (vecs <= 7) return f(std::integral_constant<int, 7>());
+    f(std::integral_constant<int, MAX_VECS>());
+}
+
+static void residual_norm_forward_vec(const struct op_env *env, struct tensor *residual, struct tensor *out,
+                                      struct tensor *mean, struct tensor *rstd, const struct tensor *inp,
+                                      const struct tensor *delta, const struct tensor *weight,
+                                      const struct tensor *bias) {
+    with_dtype(inp->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        int64_t rows = tensor_rows(inp), C = tensor_cols(inp), vectors = C / vec<T>::size;
+        auto go = [&](const launch_config &config, auto kernel) {
+            launch(config, kernel, data_of<T>(residual), data_of<T>(out), f32(mean), f32(rstd),
+                   data_of<T>(inp), data_of<T>(delta), data_of<T>(weight), data_of<T>(bias), rows, (int)C);
+        };
+        if (vectors <= WARP_SIZE * MAX_VECS)
+            with_vecs(ceil_div(vectors, WARP_SIZE), [&](auto vecs) {
+                go({grid_size(rows, ROWS_A_BLOCK), ROWS_A_BLOCK * WARP_SIZE, 0, env->stream},
+                   norm_forward_kernel<T, decltype(vecs)::value, 1>);
+            });
+        else
+            with_vecs(ceil_div(vectors, WIDE_WARPS * WARP_SIZE), [&](auto vecs) {
+                go({grid_size(rows, 1), WIDE_WARPS * WARP_SIZE, 0, env->stream},
+                   norm_forward_kernel<T, decltype(vecs)::value, WIDE_WARPS>);
+            });
+    });
+}
+
+/* norm_forward is the residual form without the addition. */
+static int64_t norm_forward_naive_need(struct tensor *out, struct tensor *mean, struct tensor *rstd,
+                                       const struct tensor *inp, const struct tensor *weight,
+                                       const struct tensor *bias) {
+    return residual_norm_forward_naive_need(nullptr, out, mean, rstd, inp, nullptr, weight, bias);
+}
+
+static void norm_forward_naive(const struct op_env *env, struct tensor *out, struct tensor *mean,
+                               struct tensor *rstd, const struct tensor *inp, const struct tensor *weight,
+                               const struct tensor *bias) {
+    residual_norm_forward_naive(env, nullptr, out, mean, rstd, inp, nullptr, weight, bias);
+}
+
+static int64_t norm_forward_vec_need(struct tensor *out, struct tensor *mean, struct tensor *rstd,
+                                     const struct tensor *inp, const struct tensor *weight,
+                                     const struct tensor *bias) {
+    return residual_norm_forward_vec_need(nullptr, out, mean, rstd, inp, nullptr, weight, bias);
+}
+
+static void norm_forward_vec(const struct op_env *env, struct tensor *out, struct tensor *mean,
+                             struct tensor *rstd, const struct tensor *inp, const struct tensor *weight,
+                             const struct tensor *bias) {
+    residual_norm_forward_vec(env, nullptr, out, mean, rstd, inp, nullptr, weight, bias);
+}
+
+static int64_t norm_backward_naive_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
+                                        const struct tensor *dresidual, const struct tensor *dout,
+                                        const struct tensor *inp, const struct tensor *mean,
+                                        const struct tensor *rstd, const struct tensor *weight) {
+    return same_float_dtype(dinp, dweight, dbias, dresidual, dout, inp, weight) ? 0 : OP_UNSUPPORTED;
+}
+
+static void norm_backward_naive(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
+                                struct tensor *dbias, const struct tensor *dresidual,
+                                const struct tensor *dout, const struct tensor *inp,
+                                const struct tensor *mean, const struct tensor *rstd,
+                                const struct tensor *weight) {
+    int64_t rows = tensor_rows(inp), C = tensor_cols(inp);
+    with_dtype(inp->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        /* columns first: dinp may overwrite dout */
+        launch({grid_size(C, NAIVE_BLOCK), NAIVE_BLOCK, 0, env->stream},
+               norm_backward_columns_naive_kernel<T>, data_of<T>(dweight), data_of<T>(dbias),
+               data_of<T>(dout), data_of<T>(inp), f32(mean), f32(rstd), rows, C);
+        launch({grid_size(rows, 1), NAIVE_BLOCK, 0, env->stream}, norm_backward_rows_naive_kernel<T>,
+               data_of<T>(dinp), data_of<T>(dresidual), data_of<T>(dout), data_of<T>(inp), f32(mean),
+               f32(rstd), data_of<T>(weight), C);
+    });
+}
+
+/* Two shapes of block: up to 256 threads with 3 rows in flight, up to 1024 (64 registers a thread) with one.
+ * Three blocks for each SM of an H200; the number does not depend on the device, so neither do the bits. */
+constexpr int NARROW_THREADS = 256, NARROW_ROWS = 3, WIDE_THREADS = 1024, WIDE_ROWS = 1;
+static int64_t norm_backward_blocks(int64_t rows, int64_t vectors) {
+    return min_i64(3 * 132, ceil_div(rows, vectors <= NARROW_THREADS ? NARROW_ROWS : WIDE_ROWS));
+}
+
+static int64_t norm_backward_vec_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
+                                      const struct tensor *dresidual, const struct tensor *dout,
+                                      const struct tensor *inp, const struct tensor *mean,
+                                      const struct tensor *rstd, const struct tensor *weight) {
+    int64_t C = tensor_cols(inp), vectors = C * (int64_t)dtype_size(inp->dtype) / 16;
+    if (!same_float_dtype(dinp, dweight, dbias, dresidual, dout, inp, weight) ||
+        !rows_of_vectors(dinp, dresidual, dout, inp, weight) || vectors > WIDE_THREADS)
+        return OP_UNSUPPORTED;
+    return norm_backward_blocks(tensor_rows(inp), vectors) * 2 * C * (int64_t)sizeof(float);
+}
+
+static void norm_backward_vec(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
+                              struct tensor *dbias, const struct tensor *dresidual, const struct tensor *dout,
+                              const struct tensor *inp, const struct tensor *mean, const struct tensor *rstd,
+                              const struct tensor *weight) {
+    int64_t rows = tensor_rows(inp), C = tensor_cols(inp);
+    with_dtype(inp->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        int64_t vectors = C / vec<T>::size, blocks = norm_backward_blocks(rows, vectors);
+        float *partials = (float *)env->scratch; /* (blocks, 2, C) */
+        auto kernel = vectors <= NARROW_THREADS ? norm_backward_kernel<T, NARROW_ROWS, NARROW_THREADS>
+                                                : norm_backward_kernel<T, WIDE_ROWS, WIDE_THREADS>;
+        launch({grid_size(blocks, 1), (unsigned)round_up(vectors, WARP_SIZE), 0, env->stream}, kernel,
+               data_of<T>(dinp), partials, data_of<T>(dresidual), data_of<T>(dout), data_of<T>(inp),
+               f32(mean), f32(rstd), data_of<T>(weight), rows, (int)C);
+        launch({grid_size(2 * C, WARP_SIZE), {WARP_SIZE, FINISH_SLICES}, 0, env->stream},
+               norm_backward_finish_kernel<T>, data_of<T>(dweight), data_of<T>(dbias), partials, (int)blocks,
+               (int)C);
+    });
+}
+
+/* --- rows --- */
+
+extern "C" {
+const struct norm_forward_variant cuda_norm_forward_variants[] = {
+    {"vec", norm_forward_vec, norm_forward_vec_need},
+    {"naive", norm_forward_naive, norm_forward_naive_need},
+    {}};
+const struct residual_norm_forward_variant cuda_residual_norm_forward_variants[] = {
+    {"vec", residual_norm_forward_vec, residual_norm_forward_vec_need},
+    {"naive", residual_norm_forward_naive, residual_norm_forward_naive_need},
+    {}};
+const struct norm_backward_variant cuda_norm_backward_variants[] = {
+    {"vec", norm_backward_vec, norm_backward_vec_need},
+    {"naive", norm_backward_naive, norm_backward_naive_need},
+    {}};
+}

@@ -1,0 +1,463 @@
+/* Optimizer and whole-buffer operations: adamw, sumsq, sum, cast, fill, randn. Contracts in ops.h.
+ *
+ * All but the reductions are one thread for four elements (16 bytes of fp32, 8 of bf16), so that a warp's
+ * access to every operand is contiguous whatever its dtype, and one Philox block gives the thread its random
+ * numbers. The last thread takes the n % 4 elements that are left. The naive rows are one thread an element.
+ * Sums are made in fp64 in two steps of fixed shape, so the order depends on n alone.
+ * Sections: fours, adamw, sums, cast, fill and randn, launchers, rows. */
+#include "operands.cuh"
+
+#include <cfloat>
+#include <cmath>
+
+constexpr int BLOCK = 256;
+
+/* --- fours: elements i..i+3, or as many of them as there are below n --- */
+
+constexpr int FOUR = 4;
+
+DEVICE_INLINE void load_four(float (&x)[FOUR], const float *p, int64_t i, int64_t n) {
+    if (i + FOUR <= n) {
+        int4 bits = __ldcs(reinterpret_cast<const int4 *>(p + i));
+        memcpy(x, &bits, sizeof bits);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < FOUR; k++) x[k] = i + k < n ? p[i + k] : 0.0f;
+}
+DEVICE_INLINE void load_four(float (&x)[FOUR], const bf16 *p, int64_t i, int64_t n) {
+    if (i + FOUR <= n) {
+        int2 bits = __ldcs(reinterpret_cast<const int2 *>(p + i));
+        bf16 h[FOUR];
+        memcpy((void *)h, &bits, sizeof bits);
+#pragma unroll
+        for (int k = 0; k < FOUR; k++) x[k] = to_float(h[k]);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < FOUR; k++) x[k] = i + k < n ? to_float(p[i + k]) : 0.0f;
+}
+DEVICE_INLINE void store_four(float *p, const float (&x)[FOUR], int64_t i, int64_t n) {
+    if (i + FOUR <= n) {
+        int4 bits;
+        memcpy(&bits, x, sizeof bits);
+        __stcs(reinterpret_cast<int4 *>(p + i), bits);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < FOUR; k++)
+        if (i + k < n) p[i + k] = x[k];
+}
+DEVICE_INLINE void store_four(bf16 *p, const bf16 (&x)[FOUR], int64_t i, int64_t n) {
+    if (i + FOUR <= n) {
+        int2 bits;
+        memcpy(&bits, x, sizeof bits);
+        __stcs(reinterpret_cast<int2 *>(p + i), bits);
+        return;
+    }
+#pragma unroll
+    for (int k = 0; k < FOUR; k++)
+        if (i + k < n) p[i + k] = x[k];
+}
+
+DEVICE_INLINE int64_t first_of_four() { return ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * FOUR; }
+
+/* --- adamw --- */
+
+/* The host's part of the arithmetic: what does not depend on the element. */
+struct adamw_scalars {
+    float beta1, beta2, eps, max_norm;
+    float step_size; /* lr / (1 - beta1^step) */
+    float v_scale;   /* 1 / (1 - beta2^step) */
+    float keep;      /* 1 - lr*weight_decay */
+    uint64_t seed, purpose;
+    int64_t offset;
+    bool stochastic;
+};
+
+/* min(1, max_norm/norm), or -1 for a gradient that must not be used. */
+DEVICE_INLINE float clip_scale(const adamw_scalars &s, float sumsq) {
+    float norm = sqrtf(sumsq);
+    if (!(norm <= FLT_MAX)) return -1.0f; /* infinity, NaN */
+    return s.max_norm > 0.0f && norm > s.max_norm ? s.max_norm / norm : 1.0f;
+}
+
+DEVICE_INLINE float adamw_update(const adamw_scalars &s, float w, float &m, float &v, float g) {
+    m = s.beta1 * m + (1.0f - s.beta1) * g;
+    v = s.beta2 * v + (1.0f - s.beta2) * g * g;
+    return w * s.keep - s.step_size * m / (sqrtf(v * s.v_scale) + s.eps);
+}
+
+/* Rounds up or down with the probability that makes the mean right: 16 random bits are added below the cut.
+ * Element i of the whole buffer uses word i%4 of Philox block i/4, whatever the split over threads or ranks.
+ */
+template <class T> DEVICE_INLINE T round_stochastic(float x, uint32_t random);
+template <> __device__ __forceinline__ float round_stochastic<float>(float x, uint32_t random) { return x; }
+template <> __device__ __forceinline__ bf16 round_stochastic<bf16>(float x, uint32_t random) {
+    uint32_t bits = __float_as_uint(x);
+    if ((bits & 0x7f800000u) == 0x7f800000u) return from_float<bf16>(x); /* infinity, NaN */
+    return from_float<bf16>(__uint_as_float((bits + (random & 0xffffu)) & 0xffff0000u));
+}
+
+template <class T>
+__global__ void adamw_naive_kernel(T *param, float *master, float *m, float *v, const T *grad,
+                                   const float *sumsq, int64_t n, adamw_scalars s) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    float clip = clip_scale(s, sumsq[0]);
+    if (i >= n || clip < 0.0f) return;
+    float w = adamw_update(s, master ? master[i] : to_float(param[i]), m[i], v[i], to_float(grad[i]) * clip);
+    if (master) master[i] = w;
+    if (s.stochastic) {
+        uint64_t index = (uint64_t)(s.offset + i);
+        param[i] = round_stochastic<T>(w, rng_philox(s.seed, s.purpose, index / 4).v[index % 4]);
+    } else {
+        param[i] = from_float<T>(w);
+    }
+}
+
+/* 28 bytes an element with bf16 storage and master weights, 22 without. Stochastic
+ * rounding needs offset % 4 == 0. */
+template <class T>
+__global__ void __launch_bounds__(BLOCK)
+    adamw_vec_kernel(T *param, float *master, float *m, float *v, const T *grad, const float *sumsq,
+                     int64_t n, adamw_scalars s) {
+    int64_t i = first_of_four();
+    if (i >= n) return;
+    float w[FOUR], g[FOUR], mm[FOUR], vv[FOUR];
+    load_four(g, grad, i, n);
+    load_four(mm, m, i, n);
+    load_four(vv, v, i, n);
+    if (master)
+        load_four(w, master, i, n);
+    else
+        load_four(w, param, i, n);
+    float clip = clip_scale(s, sumsq[0]);
+    if (clip < 0.0f) return;
+#pragma unroll
+    for (int k = 0; k < FOUR; k++) w[k] = adamw_update(s, w[k], mm[k], vv[k], g[k] * clip);
+    store_four(m, mm, i, n);
+    store_four(v, vv, i, n);
+    if (master) store_four(master, w, i, n);
+    T p[FOUR];
+    if (s.stochastic) {
+        struct rng4 random = rng_philox(s.seed, s.purpose, (uint64_t)(s.offset + i) / 4);
+#pragma unroll
+        for (int k = 0; k < FOUR; k++) p[k] = round_stochastic<T>(w[k], random.v[k]);
+    } else {
+#pragma unroll
+        for (int k = 0; k < FOUR; k++) p[k] = from_float<T>(w[k]);
+    }
+    store_four(param, p, i, n);
+}
+
+/* --- sums --- */
+
+constexpr int SUM_BLOCK = 256;
+constexpr int64_t SUM_ELEMENTS = 4096;  /* of a block, at least */
+constexpr int64_t SUM_BLOCKS = 8 * 132; /* at most: as many as an H200 holds at a time; the same elsewhere */
+
+/* Total over the block, in thread 0. */
+DEVICE_INLINE double block_sum_double(double v, double *scratch) {
+    int tid = (int)threadIdx.x;
+    scratch[tid] = v;
+    __syncthreads();
+    for (int width = SUM_BLOCK / 2; width > 0; width /= 2) {
+        if (tid < width) scratch[tid] += scratch[tid + width];
+        __syncthreads();
+    }
+    return scratch[0];
+}
+
+template <class T> __global__ void sumsq_naive_kernel(float *out, const T *inp, int64_t n) {
+    SHARED(double, scratch, [SUM_BLOCK]);
+    double sum = 0.0;
+    for (int64_t i = threadIdx.x; i < n; i += SUM_BLOCK) {
+        double x = (double)to_float(inp[i]);
+        sum += x * x;
+    }
+    sum = block_sum_double(sum, scratch);
+    if (threadIdx.x == 0) out[0] = (float)sum;
+}
+
+/* One fp64 multiply-add an element: half of what an H200's SM can convert and add while it reads bf16. */
+template <class T>
+__global__ void __launch_bounds__(SUM_BLOCK) sumsq_vec_kernel(double *partials, const T *inp, int64_t n) {
+    constexpr int size = vec<T>::size;
+    SHARED(double, scratch, [SUM_BLOCK]);
+    int64_t vectors = n / size, thread = (int64_t)blockIdx.x * SUM_BLOCK + threadIdx.x;
+    double sum = 0.0;
+#pragma unroll 4
+    for (int64_t i = thread; i < vectors; i += (int64_t)gridDim.x * SUM_BLOCK) {
+        vec<T> x = vec<T>::load_streaming(inp + i * size);
+#pragma unroll
+        for (int k = 0; k < size; k++) sum = fma((double)to_float(x[k]), (double)to_float(x[k]), sum);
+    }
+    if (thread < n % size) {
+        double x = (double)to_float(inp[vectors * size + thread]);
+        sum = fma(x, x, sum);
+    }
+    sum = block_sum_double(sum, scratch);
+    if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+}
+
+__global__ void sumsq_finish_kernel(float *out, const double *partials, int blocks) {
+    SHARED(double, scratch, [SUM_BLOCK]);
+    double sum = 0.0;
+    for (int b = (int)threadIdx.x; b < blocks; b += SUM_BLOCK) sum += partials[b];
+    sum = block_sum_double(sum, scratch);
+    if (threadIdx.x == 0) out[0] = (float)sum;
+}
+
+/* One block: it is used on the losses of a batch, a few hundred KiB. */
+__global__ void sum_kernel(float *out, const float *inp, int64_t n, float scale, bool accumulate) {
+    SHARED(double, scratch, [SUM_BLOCK]);
+    double sum = 0.0;
+#pragma unroll 8
+    for (int64_t i = threadIdx.x; i < n; i += SUM_BLOCK) sum += (double)inp[i];
+    sum = block_sum_double(sum, scratch);
+    if (threadIdx.x == 0) out[0] = (float)(sum * (double)scale) + (accumulate ? out[0] : 0.0f);
+}
+
+/* --- cast, fill, randn --- */
+
+template <class Out, class In> __global__ void cast_naive_kernel(Out *out, const In *inp, int64_t n) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) out[i] = from_float<Out>(to_float(inp[i]));
+}
+
+template <class Out, class In> __global__ void cast_vec_kernel(Out *out, const In *inp, int64_t n) {
+    int64_t i = first_of_four();
+    if (i >= n) return;
+    float x[FOUR];
+    Out y[FOUR];
+    load_four(x, inp, i, n);
+#pragma unroll
+    for (int k = 0; k < FOUR; k++) y[k] = from_float<Out>(x[k]);
+    store_four(out, y, i, n);
+}
+
+template <class T> __global__ void fill_naive_kernel(T *out, float value, int64_t n) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) out[i] = from_float<T>(value);
+}
+
+template <class T> __global__ void fill_vec_kernel(T *out, float value, int64_t vectors) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= vectors) return;
+    vec<T> x;
+#pragma unroll
+    for (int k = 0; k < vec<T>::size; k++) x[k] = from_float<T>(value);
+    x.store_streaming(out + i * vec<T>::size);
+}
+
+/* A thread a Philox block, which is four numbers: two Box-Muller pairs. The same formulas as the CPU's. */
+template <class T>
+__global__ void randn_kernel(T *out, float mean, float std, uint64_t seed, uint64_t purpose, int64_t n) {
+    int64_t i = first_of_four();
+    if (i >= n) return;
+    struct rng4 bits = rng_philox(seed, purpose, (uint64_t)i / FOUR);
+    float normal[FOUR];
+#pragma unroll
+    for (int k = 0; k < FOUR; k += 2) {
+        float radius = sqrtf(-2.0f * logf(1.0f - rng_unit_float(bits.v[k])));
+        float angle = 6.283185307f * rng_unit_float(bits.v[k + 1]);
+        normal[k] = radius * cosf(angle);
+        normal[k + 1] = radius * sinf(angle);
+    }
+#pragma unroll
+    for (int k = 0; k < FOUR; k++)
+        if (i + k < n) out[i + k] = from_float<T>(fmaf(std, normal[k], mean));
+}
+
+/* --- launchers --- */
+
+static bool adamw_takes(struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
+                        const struct tensor *grad, const struct tensor *sumsq_of_grad) {
+    return same_float_dtype(param, grad) && all_f32(master, m, v, sumsq_of_grad);
+}
+
+static int64_t adamw_naive_need(struct tensor *param, struct tensor *master, struct tensor *m,
+                                struct tensor *v, const struct tensor *grad,
+                                const struct tensor *sumsq_of_grad, const struct adamw_args *args) {
+    return adamw_takes(param, master, m, v, grad, sumsq_of_grad) ? 0 : OP_UNSUPPORTED;
+}
+
+static int64_t adamw_vec_need(struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
+                              const struct tensor *grad, const struct tensor *sumsq_of_grad,
+                              const struct adamw_args *args) {
+    return adamw_takes(param, master, m, v, grad, sumsq_of_grad) &&
+                   starts_on_vector(param, master, m, v, grad) &&
+                   (!args->stochastic || args->offset % FOUR == 0)
+               ? 0
+               : OP_UNSUPPORTED;
+}
+
+/* Stochastic rounding replaces master weights; with them, the parameters are rounded to nearest. The random
+ * numbers change with the step: the same ones every time would push a weight the same way every time. */
+static struct adamw_scalars adamw_scalars_of(const struct adamw_args *a, bool master) {
+    struct adamw_scalars s = {};
+    s.beta1 = a->beta1;
+    s.beta2 = a->beta2;
+    s.eps = a->eps;
+    s.max_norm = a->max_norm;
+    s.step_size = (float)((double)a->lr / (1.0 - std::pow((double)a->beta1, (double)a->step)));
+    s.v_scale = (float)(1.0 / (1.0 - std::pow((double)a->beta2, (double)a->step)));
+    s.keep = 1.0f - a->lr * a->weight_decay;
+    s.seed = a->seed;
+    s.purpose = RNG_ROUND + ((uint64_t)a->step << 8);
+    s.offset = a->offset;
+    s.stochastic = a->stochastic && !master;
+    return s;
+}
+
+static void adamw_naive(const struct op_env *env, struct tensor *param, struct tensor *master,
+                        struct tensor *m, struct tensor *v, const struct tensor *grad,
+                        const struct tensor *sumsq_of_grad, const struct adamw_args *args) {
+    int64_t n = tensor_count(param);
+    with_dtype(param->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(n, BLOCK), BLOCK, 0, env->stream}, adamw_naive_kernel<T>, data_of<T>(param),
+               data_of<float>(master), f32(m), f32(v), data_of<T>(grad), f32(sumsq_of_grad), n,
+               adamw_scalars_of(args, master));
+    });
+}
+
+static void adamw_vec(const struct op_env *env, struct tensor *param, struct tensor *master, struct tensor *m,
+                      struct tensor *v, const struct tensor *grad, const struct tensor *sumsq_of_grad,
+                      const struct adamw_args *args) {
+    int64_t n = tensor_count(param);
+    with_dtype(param->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(n, BLOCK * FOUR), BLOCK, 0, env->stream}, adamw_vec_kernel<T>, data_of<T>(param),
+               data_of<float>(master), f32(m), f32(v), data_of<T>(grad), f32(sumsq_of_grad), n,
+               adamw_scalars_of(args, master));
+    });
+}
+
+static int64_t sumsq_naive_need(struct tensor *out, const struct tensor *inp) {
+    return same_float_dtype(inp) ? 0 : OP_UNSUPPORTED;
+}
+
+static void sumsq_naive(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
+    with_dtype(inp->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({1, SUM_BLOCK, 0, env->stream}, sumsq_naive_kernel<T>, f32(out), data_of<T>(inp),
+               tensor_count(inp));
+    });
+}
+
+static int64_t sumsq_blocks(const struct tensor *inp) {
+    return min_i64(SUM_BLOCKS, ceil_div(tensor_count(inp), SUM_ELEMENTS));
+}
+
+static int64_t sumsq_vec_need(struct tensor *out, const struct tensor *inp) {
+    bool can = same_float_dtype(inp) && starts_on_vector(inp);
+    return can ? sumsq_blocks(inp) * (int64_t)sizeof(double) : OP_UNSUPPORTED;
+}
+
+static void sumsq_vec(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
+    int64_t blocks = sumsq_blocks(inp);
+    double *partials = (double *)env->scratch; /* (blocks) */
+    with_dtype(inp->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(blocks, 1), SUM_BLOCK, 0, env->stream}, sumsq_vec_kernel<T>, partials,
+               data_of<T>(inp), tensor_count(inp));
+    });
+    launch({1, SUM_BLOCK, 0, env->stream}, sumsq_finish_kernel, f32(out), partials, (int)blocks);
+}
+
+static int64_t sum_need(struct tensor *out, const struct tensor *inp, float scale, bool accumulate) {
+    return all_f32(out, inp) ? 0 : OP_UNSUPPORTED;
+}
+
+static void sum_run(const struct op_env *env, struct tensor *out, const struct tensor *inp, float scale,
+                    bool accumulate) {
+    launch({1, SUM_BLOCK, 0, env->stream}, sum_kernel, f32(out), f32(inp), tensor_count(inp), scale,
+           accumulate);
+}
+
+static int64_t cast_naive_need(struct tensor *out, const struct tensor *inp) {
+    return same_float_dtype(out) && same_float_dtype(inp) ? 0 : OP_UNSUPPORTED;
+}
+
+static void cast_naive(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
+    int64_t n = tensor_count(inp);
+    with_dtype(out->dtype, [&](auto out_tag) {
+        with_dtype(inp->dtype, [&](auto inp_tag) {
+            using Out = decltype(out_tag);
+            using In = decltype(inp_tag);
+            launch({grid_size(n, BLOCK), BLOCK, 0, env->stream}, cast_naive_kernel<Out, In>,
+                   data_of<Out>(out), data_of<In>(inp), n);
+        });
+    });
+}
+
+static int64_t cast_vec_need(struct tensor *out, const struct tensor *inp) {
+    return starts_on_vector(out, inp) ? cast_naive_need(out, inp) : OP_UNSUPPORTED;
+}
+
+static void cast_vec(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
+    int64_t n = tensor_count(inp);
+    with_dtype(out->dtype, [&](auto out_tag) {
+        with_dtype(inp->dtype, [&](auto inp_tag) {
+            using Out = decltype(out_tag);
+            using In = decltype(inp_tag);
+            launch({grid_size(n, BLOCK * FOUR), BLOCK, 0, env->stream}, cast_vec_kernel<Out, In>,
+                   data_of<Out>(out), data_of<In>(inp), n);
+        });
+    });
+}
+
+static int64_t fill_naive_need(struct tensor *out, float value) {
+    return same_float_dtype(out) ? 0 : OP_UNSUPPORTED;
+}
+
+static void fill_naive(const struct op_env *env, struct tensor *out, float value) {
+    int64_t n = tensor_count(out);
+    with_dtype(out->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(n, BLOCK), BLOCK, 0, env->stream}, fill_naive_kernel<T>, data_of<T>(out), value, n);
+    });
+}
+
+static int64_t fill_vec_need(struct tensor *out, float value) {
+    return same_float_dtype(out) && vectors_in(out) ? 0 : OP_UNSUPPORTED;
+}
+
+static void fill_vec(const struct op_env *env, struct tensor *out, float value) {
+    with_dtype(out->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        int64_t vectors = tensor_count(out) / vec<T>::size;
+        launch({grid_size(vectors, BLOCK), BLOCK, 0, env->stream}, fill_vec_kernel<T>, data_of<T>(out), value,
+               vectors);
+    });
+}
+
+static int64_t randn_need(struct tensor *out, float mean, float std, uint64_t seed, uint64_t purpose) {
+    return same_float_dtype(out) ? 0 : OP_UNSUPPORTED;
+}
+
+static void randn_run(const struct op_env *env, struct tensor *out, float mean, float std, uint64_t seed,
+                      uint64_t purpose) {
+    int64_t n = tensor_count(out);
+    with_dtype(out->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(n, BLOCK * FOUR), BLOCK, 0, env->stream}, randn_kernel<T>, data_of<T>(out), mean,
+               std, seed, purpose, n);
+    });
+}
+
+/* --- rows --- */
+
+extern "C" {
+const struct adamw_variant cuda_adamw_variants[] = {
+    {"vec", adamw_vec, adamw_vec_need}, {"naive", adamw_naive, adamw_naive_need}, {}};
+const struct sumsq_variant cuda_sumsq_variants[] = {
+    {"vec", sumsq_vec, sumsq_vec_need}, {"naive", sumsq_naive, sumsq_naive_need}, {}};
+const struct sum_variant cuda_sum_variants[] = {{"naive", sum_run, sum_need}, {}};
+const struct cast_variant cuda_cast_variants[] = {
+    {"vec", cast_vec, cast_vec_need}, {"naive", cast_naive, cast_naive_need}, {}};
+const struct fill_variant cuda_fill_variants[] = {
+    {"vec", fill_vec, fill_vec_need}, {"naive", fill_naive, fill_naive_need}, {}};
+const struct randn_variant cuda_randn_variants[] = {{"naive", randn_run, randn_need}, {}};
+}
