@@ -241,7 +241,11 @@ static void attn_backward_naive(const struct op_env *env, struct tensor *dqkv, c
 
 extern "C" {
 const struct attn_forward_variant cuda_attn_forward_variants[] = {
-    {"naive", attn_forward_naive, attn_forward_naive_need}, {}};
+    {"flash", attn_forward_flash, attn_forward_flash_need},
+    {"naive", attn_forward_naive, attn_forward_naive_need},
+    {}};
 const struct attn_backward_variant cuda_attn_backward_variants[] = {
-    {"naive", attn_backward_naive, attn_backward_naive_need}, {}};
+    {"flash", attn_backward_flash, attn_backward_flash_need},
+    {"naive", attn_backward_naive, attn_backward_naive_need},
+    {}};
 }
