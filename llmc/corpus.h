@@ -3,8 +3,7 @@
 #ifndef LLMC_CORPUS_H
 #define LLMC_CORPUS_H
 
-#include "file.h"
-#include "tokenizer.h"
+#include "documents.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -18,20 +17,21 @@ struct corpus {
     int64_t invalid_utf8_files;      /* files that are not UTF-8: used as bytes, and worth a remark */
     char *first_invalid;             /* one of them, or NULL */
     int64_t skipped_binary;          /* files with a NUL byte in a directory: skipped */
-    struct mapped_file *files;
+
+    struct corpus_file *files; /* what docs points into; private */
     int64_t file_count;
-    char *owned; /* text of stories, or NULL */
 };
 
 /* A file or a directory (searched recursively, hidden entries skipped, symbolic links to directories not
- * followed). A file is one document, or, if it contains lines with only <|endoftext|>, several. When there
- * are too few documents to choose from, long ones are cut at paragraph ends first. A document goes to
- * validation by a hash of its text, so that adding files moves none; about `validation_fraction` of the
- * bytes, and never nothing on either side. */
+ * followed). A file is one document, or, if it contains lines with only <|endoftext|>, several. A document
+ * goes to validation by a hash of its text, so that adding files moves none; when there are too few documents
+ * to choose from, long ones are cut at paragraph ends (see split_documents). About `validation_fraction` of
+ * the bytes, and never nothing on either side: a text too small for that is an error. On failure there is
+ * nothing to free. */
 bool corpus_open(struct corpus *c, const char *path, double validation_fraction, struct error *err);
 
-/* `count` stories of data/stories.h, seeded; validation stories are distinct from training stories by number.
- */
+/* `count` >= 2 stories of data/stories.h, seeded; validation stories are distinct from training stories by
+ * number: every 1/fraction-th of them. */
 void corpus_stories(struct corpus *c, uint64_t seed, int64_t count, double validation_fraction);
 void corpus_free(struct corpus *c);
 
@@ -39,6 +39,13 @@ void corpus_free(struct corpus *c);
  * result does not depend on how many. The caller frees *tokens. */
 bool corpus_encode(const struct corpus *c, bool validation, const struct tokenizer *t, uint32_t **tokens,
                    int64_t *count, struct error *err);
+
+/* One file, or several texts that were made: mapped, or copied when so small that a mapping each would run
+ * into the system's limit on their number. */
+struct corpus_file {
+    struct mapped_file map;
+    char *copy;
+};
 
 #ifdef __cplusplus
 }
