@@ -1,0 +1,549 @@
+/* train_gpt: trains GPT-2-scale models. This file is the training run: options -> data -> model -> the loop.
+ * The other commands (sample, plan, eval, export ...) are in llmc/cmd_*.c.
+ *
+ * Sections: the run and its parts, starting or resuming, evaluation and samples, checkpoints, one step, the
+ * loop, main. Plain C11; the name ends in .cu for what it drives. */
+#include "data/stories.h"
+#include "llmc/checkpoint.h"
+#include "llmc/comm.h"
+#include "llmc/commands.h"
+#include "llmc/file.h"
+#include "llmc/logger.h"
+#include "llmc/run_data.h"
+#include "llmc/sampler.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <omp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- the run and its parts --- */
+
+enum { IN_FLIGHT = 2 };
+
+struct run {
+    struct options options;
+    struct run_config config;
+    char *out;   /* run directory */
+    char *start; /* checkpoint directory the weights come from; NULL: initialised */
+    bool resumed;
+    struct train_state state; /* step, data position: what a checkpoint stores */
+    struct run_data data;
+    struct device *device;
+    struct comm *comm;
+    struct ctx ctx;
+    struct gpt_config model;
+    struct gpt gpt, generator; /* the generator reads gpt's parameters */
+    struct optimizer optimizer;
+    struct dataloader *train;
+    struct logger *log;
+    double val_loss;
+    bool saved;         /* the last checkpoint that was due is on disk */
+    int64_t saved_step; /* its step, also if it failed */
+
+    /* the pipeline of steps */
+    struct flight {
+        void *done;     /* event after the step */
+        float *numbers; /* (STEP_NUMBERS) on the host, valid after `done` */
+        double lr, epoch;
+    } flight[IN_FLIGHT];
+    int32_t *staging; /* (IN_FLIGHT, micro_steps, 2, B, T): tokens and targets on their way to the device */
+    int64_t micro_steps, collected, micro_calls[2];
+    void *graph[2]; /* recorded micro-steps: later ones, the first one of a step */
+    double clock;   /* when the last step ended */
+    int skipped;    /* updates skipped in a row */
+};
+
+static volatile sig_atomic_t stop_signal;
+
+/* The first signal ends the run after the current step; a second one ends it at once. */
+static void on_signal(int number) {
+    stop_signal = number;
+    signal(number, SIG_DFL);
+}
+
+static const struct option_command train_command = {
+    "train_gpt [options]\n"
+    "       train_gpt sample|plan|compare|profile --help",
+    "Trains a GPT-2 model: on the built-in stories, on --text, or on --data token shards.",
+    run_option_groups,
+    RUN_OPTION_GROUPS,
+    NULL,
+    0,
+    0};
+
+/* --- starting or resuming --- */
+
+/* runs/stories, runs/stories-2, ...: the first one that is free, or the last one that exists (to resume). */
+static char *default_out(const struct run_config *c, bool existing) {
+    const char *name = c->text || c->data ? "train" : "stories";
+    char *last = NULL;
+    for (int i = 1;; i++) {
+        char *path = i == 1 ? xasprintf("runs/%s", name) : xasprintf("runs/%s-%d", name, i);
+        bool there = path_exists(path);
+        if (there && existing) {
+            free(last);
+            last = path;
+            continue;
+        }
+        if (!there && existing) {
+            free(path);
+            check(last, "--resume: there is no run under runs/ yet; --out DIR names one elsewhere");
+            return last;
+        }
+        if (!there) return path;
+        free(path);
+    }
+}
+
+/* Decides where the run lives; on --resume reads its newest checkpoint and takes over its options. */
+static void open_run(struct run *r) {
+    struct run_config *c = &r->config;
+    struct error err;
+    r->out = c->out ? xstrdup(c->out) : default_out(c, c->resume);
+    if (c->resume) {
+        r->start = checkpoint_find(r->out, &err);
+        check(r->start, "%s", err.message);
+        check(checkpoint_load_state(&r->state, r->start, &err), "%s", err.message);
+        check(options_import(&r->options, r->state.options, r->start, &err), "%s", err.message);
+        r->resumed = true;
+        return;
+    }
+    char *log = xasprintf("%s/log.jsonl", r->out);
+    check(!path_exists(log) || c->overwrite,
+          "%s already holds a run: --resume continues it, --overwrite starts again, --out DIR chooses "
+          "another place",
+          r->out);
+    free(log);
+    if (c->overwrite && path_exists(r->out)) check(remove_tree(r->out, &err), "%s", err.message);
+    check(make_directories(r->out, &err), "%s", err.message);
+}
+
+static void open_data_and_model(struct run *r) {
+    struct run_config *c = &r->config;
+    struct error err;
+    char *directory = NULL, *corpus = xasprintf("%s/stories.txt", r->out);
+    if (!r->start && path_exists(c->model)) {
+        r->start = checkpoint_find(c->model, &err);
+        check(r->start, "%s", err.message);
+    }
+    check(run_data_open(&r->data, c, r->start, r->resumed ? NULL : corpus, &err), "%s", err.message);
+    int64_t vocab = r->data.vocab_size ? r->data.vocab_size : c->vocab_size;
+    if (r->resumed)
+        check(checkpoint_config(&r->model, r->start, &err), "%s", err.message);
+    else
+        check(run_model_config(&r->model, &directory, c, vocab, &err), "%s", err.message);
+    check(run_data_open_shards(&r->data, c, r->model.vocab_size, &err), "%s", err.message);
+    check(run_config_complete(c, &r->model, dataset_tokens(r->data.train), &err), "%s", err.message);
+    check(!r->resumed || r->state.data == dataset_fingerprint(r->data.train),
+          "%s: the training data is not what the run was started on; the same --text, --data or --stories is "
+          "needed to "
+          "resume (to go on with other data, start a new run with --model %s)",
+          r->start, r->start);
+    struct loader_options loading = {.B = c->batch_size,
+                                     .T = c->seq_len,
+                                     .order = c->shuffle ? SAMPLES_SHUFFLED : SAMPLES_IN_ORDER,
+                                     .seed = (uint64_t)c->seed,
+                                     .first_sample = r->state.sample,
+                                     .rank = r->comm->rank,
+                                     .world = r->comm->world};
+    r->train = dataloader_open(r->data.train, &loading, &err);
+    check(r->train, "%s", err.message);
+    free(directory);
+    free(corpus);
+}
+
+/* Allocates what the plan of a step says, then fills it. */
+static void create_model(struct run *r) {
+    struct error err;
+    struct gpt_options options = run_gpt_options(&r->config, r->device);
+    struct ctx plan;
+    ctx_init(&plan, r->device, r->device->ops, true);
+    run_plan_step(&plan, &r->model, &options);
+    int64_t free_bytes, total_bytes, needed = ctx_memory_total(&plan);
+    r->device->memory_info(r->device, &free_bytes, &total_bytes);
+    check(
+        needed <= free_bytes,
+        "this run needs %s, and %s of %s is free on %s. A smaller --batch-size (with the same "
+        "--tokens-per-step), a "
+        "shorter --seq-len, --recompute block or --head-chunks 4 need less; `train_gpt plan` shows how much",
+        human_bytes((double)needed), human_bytes((double)free_bytes), human_bytes((double)total_bytes),
+        r->device->name);
+    ctx_init(&r->ctx, r->device, r->device->ops, false);
+    gpt_create(&r->gpt, &r->ctx, &r->model, &options);
+    optimizer_create(&r->optimizer, &r->gpt, options.dtype != DTYPE_F32);
+    ctx_reserve_scratch(&r->ctx, plan.memory[MEM_SCRATCH]);
+    generator_create(&r->generator, &r->ctx, &r->model, options.dtype, &r->gpt.params);
+    if (!r->start)
+        gpt_init_weights(&r->gpt, (uint64_t)r->config.seed);
+    else
+        check(checkpoint_load_weights(&r->gpt, r->start, &err), "%s", err.message);
+    if (r->resumed)
+        check(checkpoint_load_optimizer(&r->optimizer, &r->gpt, r->start, &err), "%s", err.message);
+    else if (r->optimizer.has_master)
+        cast(&r->ctx, &r->optimizer.master, &r->gpt.params);
+    r->comm->broadcast(r->comm, &r->ctx, &r->gpt.params);
+    ctx_free(&plan);
+}
+
+static void write_options(const struct run *r) {
+    struct error err;
+    json_t *stored = options_export(&r->options);
+    char *path = xasprintf("%s/options.json", r->out);
+    char *text = json_dumps(json_object_get(stored, "values"), JSON_INDENT(2));
+    check(write_file_atomic(path, text, strlen(text), &err), "%s", err.message);
+    free(text);
+    free(path);
+    json_decref(stored);
+}
+
+static void introduce(const struct run *r, double matmul_rate) {
+    char *options = options_text(&r->options);
+    printf("%s\n", options);
+    free(options);
+    printf("device    %s, %sFLOP/s in matmul\n", r->device->name, human_count(matmul_rate));
+    printf("data      %s\n", r->data.summary);
+    printf("model     %s: %sparameters, %s of memory\n", r->model.name,
+           human_count((double)r->gpt.layout.count), human_bytes((double)ctx_memory_total(&r->ctx)));
+    printf("run       %s, %" PRId64 " steps of %" PRId64 " tokens%s%s\n\n", r->out, r->config.steps,
+           r->config.tokens_per_step,
+           r->resumed ? ", resumed from "
+           : r->start ? ", starting from "
+                      : "",
+           r->start ? r->start : "");
+}
+
+static void open_log(struct run *r) {
+    struct error err;
+    double matmul_rate, copy_rate;
+    r->device->measure(r->device, &matmul_rate, &copy_rate);
+    introduce(r, matmul_rate);
+    struct log_options options = {.out = r->out,
+                                  .steps = r->config.steps,
+                                  .resumed_step = r->state.step,
+                                  .tokens_per_step = r->config.tokens_per_step,
+                                  .flops_per_token = gpt_flops_per_token(&r->model, r->config.seq_len),
+                                  .peak_flops = matmul_rate,
+                                  .floor_loss = r->data.floor_loss};
+    r->log = logger_open(&options, &err);
+    check(r->log, "%s", err.message);
+}
+
+/* --- evaluation and samples --- */
+
+/* Mean loss over the validation set (or its first --val-batches), the same batches every time. */
+static double validate(struct run *r) {
+    struct error err;
+    struct loader_options loading = {.B = r->config.batch_size,
+                                     .T = r->config.seq_len,
+                                     .order = r->data.val_order,
+                                     .world = 1,
+                                     .end_of_text =
+                                         r->data.tokenizer ? tokenizer_end_of_text(r->data.tokenizer) : -1};
+    struct dataloader *loader = dataloader_open(r->data.val, &loading, &err);
+    check(loader, "%s", err.message);
+    int64_t all = ceil_div(dataloader_samples(loader), r->config.batch_size);
+    int64_t batches = r->config.val_batches ? r->config.val_batches : r->data.val_bytes ? all : 20;
+    double total = 0.0, targets = 0.0;
+    for (int64_t i = 0; i < min_i64(batches, all); i++) {
+        const int32_t *tokens, *wanted;
+        int64_t valid;
+        float sum;
+        dataloader_next(loader, &tokens, &wanted, &valid);
+        gpt_set_batch(&r->gpt, tokens, wanted);
+        gpt_forward(&r->gpt, 0, r->config.seq_len);
+        gpt_loss(&r->gpt, 1.0f, false);
+        ctx_download(&r->ctx, &sum, f32(&r->gpt.numbers) + STEP_LOSS, sizeof sum);
+        total += (double)sum;
+        targets += (double)valid;
+    }
+    dataloader_close(loader);
+    return total / targets;
+}
+
+static char *sample_text(struct run *r, uint64_t seed) {
+    struct sampler_options sampling = {
+        .temperature = r->data.stories ? 1.0 : 0.8, .top_p = 1.0, .seed = seed};
+    return generate_text(&r->generator, r->data.tokenizer, &sampling, "",
+                         r->data.stories ? r->model.context - 1 : 200);
+}
+
+/* A story for the reader, and what the grammar says about a number of them. */
+static void print_grade(struct run *r) {
+    enum { GRADED = 40 };
+    struct story_grade total = {0};
+    for (int i = 0; i < GRADED; i++) {
+        char *text = sample_text(r, (uint64_t)(1000 + i));
+        struct story_grade g = story_grade(text, (int64_t)strlen(text));
+        total.sentences += g.sentences;
+        total.grammatical += g.grammatical;
+        total.references += g.references;
+        total.references_ok += g.references_ok;
+        free(text);
+    }
+    printf("grade     of %d sentences in %d such stories, %.1f %% are grammatical; of %d references, %.1f %% "
+           "are right\n",
+           total.sentences, GRADED, 100.0 * total.grammatical / fmax(1, total.sentences), total.references,
+           100.0 * total.references_ok / fmax(1, total.references));
+}
+
+static void print_sample(struct run *r) {
+    if (!r->data.tokenizer) return;
+    char *text = sample_text(r, (uint64_t)r->state.step);
+    logger_say(r->log, "\nsample at step %" PRId64 ":\n%s\n", r->state.step, text);
+    free(text);
+}
+
+/* --- checkpoints --- */
+
+/* A failure (a full disk) does not end the training: older checkpoints are untouched, and the next one may
+ * succeed. */
+static bool save(struct run *r) {
+    struct error err;
+    logger_sync(r->log);
+    json_decref(r->state.options);
+    r->state.options = options_export(&r->options);
+    r->state.sample = dataloader_position(r->train);
+    r->saved_step = r->state.step;
+    bool ok = checkpoint_save(r->out, &r->gpt, &r->optimizer, r->data.tokenizer, &r->state, &err) &&
+              checkpoint_prune(r->out, r->config.keep, &err);
+    if (!ok)
+        logger_say(r->log, "warning: checkpoint of step %" PRId64 " not saved: %s", r->state.step,
+                   err.message);
+    return ok;
+}
+
+/* --- one step --- */
+
+/* Steps are issued without waiting for the device: the numbers of a step are read while the next one runs. */
+
+static void open_pipeline(struct run *r) {
+    const struct run_config *c = &r->config;
+    struct device *d = r->device;
+    r->micro_steps = c->tokens_per_step / (c->batch_size * c->seq_len * r->comm->world);
+    r->staging = (int32_t *)d->alloc_host(
+        d, (size_t)(IN_FLIGHT * r->micro_steps * c->batch_size * c->seq_len * 2) * sizeof *r->staging);
+    for (int i = 0; i < IN_FLIGHT; i++) {
+        r->flight[i].done = d->event_new(d);
+        r->flight[i].numbers = (float *)d->alloc_host(d, STEP_NUMBERS * sizeof(float));
+    }
+    r->collected = r->state.step;
+    r->clock = now_seconds();
+}
+
+static void close_pipeline(struct run *r) {
+    struct device *d = r->device;
+    for (int i = 0; i < IN_FLIGHT; i++) {
+        d->event_free(d, r->flight[i].done);
+        d->free_host(d, r->flight[i].numbers);
+    }
+    for (int first = 0; first < 2; first++)
+        if (r->graph[first]) d->graph_free(d, r->graph[first]);
+    d->free_host(d, r->staging);
+}
+
+/* Forward and backward. The first call of its kind runs as it is, since libraries set themselves up in it;
+ * the second one is recorded, and from then on the record is run. */
+static void micro_step(struct run *r, bool first) {
+    struct device *d = r->device;
+    float loss_scale = 1.0f / (float)r->config.tokens_per_step;
+    if (!r->config.graph || !d->capture_begin || r->micro_calls[first]++ == 0) {
+        gpt_forward_backward(&r->gpt, loss_scale, first);
+        return;
+    }
+    if (!r->graph[first]) {
+        d->capture_begin(d, r->ctx.stream);
+        gpt_forward_backward(&r->gpt, loss_scale, first);
+        r->graph[first] = d->capture_end(d, r->ctx.stream);
+    }
+    d->graph_launch(d, r->graph[first], r->ctx.stream);
+}
+
+/* Forward and backward of all micro-batches, and the update. */
+static void issue_step(struct run *r) {
+    const struct run_config *c = &r->config;
+    struct flight *f = &r->flight[r->state.step % IN_FLIGHT];
+    int64_t batch = c->batch_size * c->seq_len;
+    /* this slot's last step has been collected, so its copies from the staging buffer are done */
+    int32_t *staging = r->staging + r->state.step % IN_FLIGHT * r->micro_steps * batch * 2;
+    for (int64_t i = 0; i < r->micro_steps; i++, staging += 2 * batch) {
+        const int32_t *tokens, *targets;
+        dataloader_next(r->train, &tokens, &targets, NULL);
+        memcpy(staging, tokens, (size_t)batch * sizeof *staging);
+        memcpy(staging + batch, targets, (size_t)batch * sizeof *staging);
+        gpt_set_batch(&r->gpt, staging, staging + batch);
+        micro_step(r, i == 0);
+    }
+    r->comm->all_reduce(r->comm, &r->ctx, &r->gpt.grads);
+    struct schedule schedule = run_schedule(c);
+    struct adamw_args args = run_adamw_args(c);
+    args.lr = (float)schedule_lr(&schedule, r->state.step);
+    args.step = ++r->state.step;
+    optimizer_step(&r->optimizer, &r->gpt, &args);
+    r->device->download(r->device, f->numbers, r->gpt.numbers.data, STEP_NUMBERS * sizeof(float),
+                        r->ctx.stream);
+    r->device->event_record(r->device, f->done, r->ctx.stream);
+    r->state.tokens += c->tokens_per_step;
+    f->lr = (double)args.lr;
+    f->epoch = (double)dataloader_position(r->train) / (double)dataloader_samples(r->train);
+}
+
+/* A gradient that is not finite is not applied. Now and then that heals; a row of them does not. */
+static void watch_skipped(struct run *r, const struct log_step *row) {
+    enum { PATIENCE = 20 };
+    r->skipped = row->skipped ? r->skipped + 1 : 0;
+    if (r->skipped == 1)
+        logger_say(r->log, "warning: step %" PRId64 ": the gradient is not finite (loss %g); update skipped",
+                   row->step, row->loss);
+    check(r->skipped < PATIENCE,
+          "%d updates in a row had a gradient that is not finite; the last checkpoint is in %s. A lower "
+          "--learning-rate, a longer --warmup or a smaller --grad-clip may help",
+          PATIENCE, r->out);
+}
+
+/* Waits for the steps up to `step` and logs them. */
+static void collect(struct run *r, int64_t step) {
+    while (r->collected < step) {
+        struct flight *f = &r->flight[r->collected % IN_FLIGHT];
+        r->device->event_wait(r->device, f->done);
+        double now = now_seconds();
+        struct log_step row = {.step = ++r->collected,
+                               .epoch = f->epoch,
+                               .loss = (double)f->numbers[STEP_LOSS],
+                               .lr = f->lr,
+                               .grad_norm = sqrt((double)f->numbers[STEP_SUMSQ]),
+                               .skipped = !isfinite(f->numbers[STEP_SUMSQ]),
+                               .seconds = now - r->clock};
+        r->clock = now;
+        logger_step(r->log, &row);
+        watch_skipped(r, &row);
+    }
+}
+
+/* --- the loop --- */
+
+static bool due(const struct run *r, int64_t every) {
+    int64_t step = r->state.step;
+    return step > 0 && (step == r->config.steps || (every > 0 && step % every == 0));
+}
+
+/* What follows a step. Starts with a checkpoint, so that nothing that goes wrong later can cost the weights;
+ * a resumed run therefore begins with the validation of its step. */
+static void after_step(struct run *r, bool resumed) {
+    bool save_now = !resumed && due(r, r->config.save_every);
+    bool validate_now =
+        r->data.val && due(r, r->config.val_every) && !(stop_signal && r->state.step < r->config.steps);
+    bool sample_now =
+        r->config.sample_every && due(r, r->config.sample_every) && r->state.step < r->config.steps;
+    if (!save_now && !validate_now && !sample_now) return;
+    collect(r, r->state.step);
+    if (save_now) r->saved = save(r);
+    if (validate_now) {
+        r->val_loss = validate(r);
+        logger_validation(r->log, r->state.step, r->val_loss);
+    }
+    if (sample_now && !stop_signal) print_sample(r);
+    r->clock = now_seconds();
+}
+
+static void loop(struct run *r) {
+    open_pipeline(r);
+    r->saved = true;
+    after_step(r, true);
+    int64_t started = r->state.step;
+    while (r->state.step < r->config.steps && !stop_signal) {
+        issue_step(r);
+        collect(r, r->state.step - (IN_FLIGHT - 1));
+        after_step(r, false);
+    }
+    collect(r, r->state.step);
+    if (r->saved_step != r->state.step && r->state.step > started) r->saved = save(r);
+    close_pipeline(r);
+}
+
+static int finish(struct run *r) {
+    bool saved = r->saved;
+    struct error err;
+    if (!logger_plot(r->log, &err)) warn("%s", err.message);
+    bool done = r->state.step == r->config.steps;
+    if (done && r->data.tokenizer && saved) print_sample(r);
+    logger_close(r->log);
+    if (stop_signal && !done) {
+        printf("stopped at step %" PRId64 " of %" PRId64 "; %s\n", r->state.step, r->config.steps,
+               saved ? "the state is saved" : "THE LAST STATE COULD NOT BE SAVED");
+        printf("go on     %s --resume --out %s\n", "build/train_gpt", r->out);
+        return saved ? 128 + (int)stop_signal : 1;
+    }
+    if (r->data.val) {
+        printf("loss      %.4f nats a token on the validation set", r->val_loss);
+        if (r->data.val_bytes)
+            printf(", %.3f bits a byte", r->val_loss / log(2.0) * (double)(dataset_tokens(r->data.val) - 1) /
+                                             (double)r->data.val_bytes);
+        if (isfinite(r->data.floor_loss))
+            printf("; no model can be below %.4f: %.1f %% above", r->data.floor_loss,
+                   100.0 * (r->val_loss / r->data.floor_loss - 1.0));
+        printf("\n");
+    }
+    if (r->data.stories) print_grade(r);
+    printf("weights   %s/step-%08" PRId64 "%s\n", r->out, r->state.step, saved ? "" : " COULD NOT BE SAVED");
+    printf("log       %s/log.jsonl\nplot      %s/loss.svg\n", r->out, r->out);
+    printf("sample    build/train_gpt sample --from %s --prompt \"%s\"\n", r->out,
+           r->data.stories ? "Once" : "");
+    return saved ? 0 : 1;
+}
+
+static int cmd_train(int argc, char **argv) {
+    struct run r;
+    memset(&r, 0, sizeof r);
+    int status = command_options(&r.options, &train_command, &r.config, argc, argv);
+    if (status >= 0) return status;
+    struct error err;
+    open_run(&r);
+    if (r.config.threads) omp_set_num_threads((int)r.config.threads);
+    r.device = device_open(r.config.device, &err);
+    check(r.device, "%s", err.message);
+    r.comm = comm_open_local();
+    open_data_and_model(&r);
+    create_model(&r);
+    write_options(&r);
+    open_log(&r);
+    signal(SIGINT, on_signal);
+    signal(SIGTERM, on_signal);
+    loop(&r);
+    status = finish(&r);
+
+    dataloader_close(r.train);
+    run_data_close(&r.data);
+    ctx_free(&r.ctx);
+    r.comm->close(r.comm);
+    r.device->close(r.device);
+    train_state_free(&r.state);
+    options_free(&r.options);
+    free(r.out);
+    free(r.start);
+    return status;
+}
+
+/* --- main --- */
+
+int main(int argc, char **argv) {
+    static const struct {
+        const char *name;
+        int (*run)(int argc, char **argv);
+    } commands[] = {
+        {"train", cmd_train}, {"sample", cmd_sample}, {"plan", cmd_plan}, {"compare", cmd_compare}, {"profile", cmd_profile}};
+    if (argc < 2 || argv[1][0] == '-') return cmd_train(argc - 1, argv + 1);
+    const char *names[ARRAY_LENGTH(commands)];
+    for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) {
+        if (strcmp(argv[1], commands[i].name) == 0) return commands[i].run(argc - 2, argv + 2);
+        names[i] = commands[i].name;
+    }
+    int near = nearest_word(argv[1], names, ARRAY_LENGTH(commands));
+    fprintf(stderr, "error: %s: no such command; train (the default), sample, plan, compare, profile%s%s%s\n", argv[1],
+            near < 0 ? "" : "; did you mean ", near < 0 ? "" : names[near], near < 0 ? "" : "?");
+    return 2;
+}
