@@ -144,6 +144,7 @@ static void open_data_and_model(struct run *r) {
           "needed to "
           "resume (to go on with other data, start a new run with --model %s)",
           r->start, r->start);
+    r->state.data = dataset_fingerprint(r->data.train);
     struct loader_options loading = {.B = c->batch_size,
                                      .T = c->seq_len,
                                      .order = c->shuffle ? SAMPLES_SHUFFLED : SAMPLES_IN_ORDER,
@@ -534,8 +535,11 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
-    } commands[] = {
-        {"train", cmd_train}, {"sample", cmd_sample}, {"plan", cmd_plan}, {"compare", cmd_compare}, {"profile", cmd_profile}};
+    } commands[] = {{"train", cmd_train},
+                    {"sample", cmd_sample},
+                    {"plan", cmd_plan},
+                    {"compare", cmd_compare},
+                    {"profile", cmd_profile}};
     if (argc < 2 || argv[1][0] == '-') return cmd_train(argc - 1, argv + 1);
     const char *names[ARRAY_LENGTH(commands)];
     for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) {
@@ -543,7 +547,7 @@ int main(int argc, char **argv) {
         names[i] = commands[i].name;
     }
     int near = nearest_word(argv[1], names, ARRAY_LENGTH(commands));
-    fprintf(stderr, "error: %s: no such command; train (the default), sample, plan, compare, profile%s%s%s\n", argv[1],
-            near < 0 ? "" : "; did you mean ", near < 0 ? "" : names[near], near < 0 ? "" : "?");
+    fprintf(stderr, "error: %s: no such command; train (the default), sample, plan, compare, profile%s%s%s\n",
+            argv[1], near < 0 ? "" : "; did you mean ", near < 0 ? "" : names[near], near < 0 ? "" : "?");
     return 2;
 }

@@ -54,14 +54,16 @@ static bool choose_tokenizer(struct run_data *d, const struct run_config *c, con
 
 /* --- text and stories --- */
 
-static bool write_corpus(const struct corpus *c, const char *path, struct error *err) {
+/* For the user to look at; the run does not need it. */
+static void write_corpus(const struct corpus *c, const char *path) {
     struct writer w;
-    if (!writer_open(&w, path, err)) return false;
-    for (int64_t i = 0; i < c->count; i++) {
+    struct error err;
+    bool ok = writer_open(&w, path, &err);
+    for (int64_t i = 0; ok && i < c->count; i++) {
         writer_put(&w, c->docs[i].data, (size_t)c->docs[i].size);
         writer_printf(&w, "\n<|endoftext|>\n");
     }
-    return writer_close(&w, err);
+    if (!ok || !writer_close(&w, &err)) warn("%s", err.message);
 }
 
 /* Nats per target of the validation stories: each is as improbable as the grammar says, and its tokens (with
@@ -124,8 +126,8 @@ bool run_data_open(struct run_data *d, const struct run_config *c, const char *t
     if (c->data) return choose_tokenizer(d, c, tokenizer_from, NULL, err);
     struct corpus corpus;
     if (!open_corpus(d, c, &corpus, err)) return false;
-    bool ok = (!d->stories || !corpus_path || write_corpus(&corpus, corpus_path, err)) &&
-              choose_tokenizer(d, c, tokenizer_from, &corpus, err) && encode(d, c, &corpus, err);
+    if (d->stories && corpus_path) write_corpus(&corpus, corpus_path);
+    bool ok = choose_tokenizer(d, c, tokenizer_from, &corpus, err) && encode(d, c, &corpus, err);
     corpus_free(&corpus);
     return ok;
 }
