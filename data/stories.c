@@ -91,10 +91,6 @@ struct story_item story_item_next(const struct story_grammar *g, const char **at
             p = read_name(&item, g, p + 1);
             check(item.kind == ITEM_CHOOSE && item.table == register_table(g, item.reg),
                   "story grammar: register and list do not belong to one table in '%s'", *at);
-            if (*p == '!') {
-                item.exclude = ++p;
-                p += word_size(p);
-            }
         } else if (*p == '-' || *p == ':') {
             item.kind = *p == '-' ? ITEM_MINUS : ITEM_COPY;
             item.other = p[1] - 'a';
@@ -104,6 +100,10 @@ struct story_item story_item_next(const struct story_grammar *g, const char **at
         } else {
             item.kind = ITEM_REFER;
         }
+    }
+    if (item.kind == ITEM_CHOOSE && *p == '!') {
+        item.exclude = ++p;
+        p += word_size(p);
     }
     if (item.kind == ITEM_CHOOSE || item.kind == ITEM_REFER) p = read_column(&item, p);
     check(*p == '}', "story grammar: expected '}' in '%s'", *at);

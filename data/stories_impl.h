@@ -10,7 +10,7 @@
  *   {happy}        a phrase, one of several with weights, or an entry of a list, each equally likely
  *   {h=person}     an entry of a list, remembered as h; its first column is written
  *   {t=toy.play}   the same, but another column is written
- *   {f=person!h}   the same, but not the one that h remembers; "!ab" excludes two
+ *   {f=person!h}   the same, but not the one that h remembers; "!ab" excludes two; also {person!h}
  *   {h}            what h remembers: its first column
  *   {h.him}        another column of it
  *   {h.He}         a column with a capital letter: the column "he", first letter capitalised
