@@ -1,5 +1,6 @@
 /* The rest of the runtime API: the device and its properties, kernel attributes, launch checks, errors.
- * SIM_FAULT=no-driver|no-device|old-driver|old-device plays a machine on which nothing can run. */
+ * SIM_FAULT=no-driver|no-device|old-driver|old-device|other-device plays a machine on which nothing can run.
+ */
 #include "test/sim/runtime.h"
 
 #include <map>
@@ -120,6 +121,11 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute
     if (value < 0 || value > SHARED_OPTIN) return report(cudaErrorInvalidValue);
     dynamic_shared_limits()[kernel] = (size_t)value;
     return cudaSuccess;
+}
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *) {
+    memset(attributes, 0, sizeof *attributes);
+    attributes->maxThreadsPerBlock = 1024;
+    return fault("other-device") ? report(cudaErrorNoKernelImageForDevice) : cudaSuccess;
 }
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *, int threads, size_t) {
     *blocks = 2048 / (threads > 0 ? threads : 1);

@@ -1,0 +1,289 @@
+/* Plans of cuBLASLt products: descriptors, layouts and algorithm for each kind that was met.
+ *
+ * A plan is made at the first call, on the host alone, so that neither a run nor a captured graph pays for it
+ * again. With a tune file, algorithms that the library's heuristic proposes are timed instead of trusted;
+ * that one call allocates and waits (never during a capture). The file is text, one line a choice:
+ *     <device>|<library version>|<product> <algorithm in hex> <microseconds>
+ * Sections: types, plans, the tune file, tuning, running. */
+#include "cublaslt.cuh"
+
+#include <string>
+#include <vector>
+
+/* --- types --- */
+
+#define lt_check(call) lt_check_at(call, #call, __FILE__, __LINE__)
+static void lt_check_at(cublasStatus_t status, const char *call, const char *file, int line) {
+    if (status == CUBLAS_STATUS_SUCCESS) return;
+    die_at(file, line, "cuBLASLt error %d (%s) at %s:%d in %s", (int)status, cublasLtGetStatusName(status),
+           file, line, call);
+}
+
+struct plan {
+    lt_product product;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a, b, d;
+    cublasLtMatmulAlgo_t algorithm;
+    bool possible;
+};
+
+struct choice { /* a line of the tune file */
+    std::string key;
+    cublasLtMatmulAlgo_t algorithm;
+};
+
+struct cublaslt {
+    cublasLtHandle_t handle;
+    bool tf32;
+    std::string machine; /* "<device>|<library version>" */
+    std::string tune_file;
+    std::vector<choice> choices;
+    std::vector<plan> plans;
+};
+
+/* --- plans --- */
+
+static bool same_product(const lt_product &x, const lt_product &y) {
+    return x.dtype == y.dtype && x.transpose_a == y.transpose_a && x.transpose_b == y.transpose_b &&
+           x.m == y.m && x.n == y.n && x.k == y.k && x.epilogue == y.epilogue && x.accumulate == y.accumulate;
+}
+
+template <class T>
+static void set(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t attribute, T value) {
+    lt_check(cublasLtMatmulDescSetAttribute(desc, attribute, &value, sizeof value));
+}
+
+static cublasLtMatrixLayout_t layout(cudaDataType_t type, int64_t rows, int64_t cols) {
+    cublasLtMatrixLayout_t l;
+    lt_check(cublasLtMatrixLayoutCreate(&l, type, (uint64_t)rows, (uint64_t)cols, rows));
+    return l;
+}
+
+static bool uses_bias(cublasLtEpilogue_t e) {
+    return e == CUBLASLT_EPILOGUE_BIAS || e == CUBLASLT_EPILOGUE_GELU_AUX_BIAS ||
+           e == CUBLASLT_EPILOGUE_GELU_BIAS || e == CUBLASLT_EPILOGUE_BGRADB;
+}
+static bool uses_aux(cublasLtEpilogue_t e) {
+    return e == CUBLASLT_EPILOGUE_GELU_AUX || e == CUBLASLT_EPILOGUE_GELU_AUX_BIAS ||
+           e == CUBLASLT_EPILOGUE_DGELU;
+}
+
+static void set_pointers(const plan &p, const lt_operands &o) {
+    if (uses_bias(p.product.epilogue)) set(p.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, o.bias);
+    if (uses_aux(p.product.epilogue)) set(p.desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, o.aux);
+}
+
+static cublasStatus_t multiply(const cublaslt *lt, const plan &p, const cublasLtMatmulAlgo_t &algorithm,
+                               const lt_operands &o, void *workspace, cudaStream_t stream) {
+    float alpha = 1.0f, beta = p.product.accumulate ? 1.0f : 0.0f;
+    set_pointers(p, o);
+    return cublasLtMatmul(lt->handle, p.desc, &alpha, o.a, p.a, o.b, p.b, &beta, o.d, p.d, o.d, p.d,
+                          &algorithm, workspace, (size_t)LT_WORKSPACE, stream);
+}
+
+/* Asks the library for up to `room` algorithms, best guess first; returns how many it has. */
+static int candidates(const cublaslt *lt, const plan &p, cublasLtMatmulHeuristicResult_t *results, int room) {
+    cublasLtMatmulPreference_t preference;
+    lt_check(cublasLtMatmulPreferenceCreate(&preference));
+    size_t workspace = (size_t)LT_WORKSPACE;
+    uint32_t alignment = 16;
+    lt_check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                  &workspace, sizeof workspace));
+    for (cublasLtMatmulPreferenceAttributes_t operand :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+        lt_check(cublasLtMatmulPreferenceSetAttribute(preference, operand, &alignment, sizeof alignment));
+    int found = 0;
+    cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(lt->handle, p.desc, p.a, p.b, p.d, p.d, preference,
+                                                           room, results, &found);
+    lt_check(cublasLtMatmulPreferenceDestroy(preference));
+    return status == CUBLAS_STATUS_SUCCESS ? found : 0;
+}
+
+/* --- the tune file --- */
+
+static std::string key_of(const cublaslt *lt, const lt_product &p) {
+    char text[160];
+    snprintf(text, sizeof text, "|%s%s,%c%c,%lld,%lld,%lld,%d,%d", dtype_name(p.dtype),
+             lt->tf32 ? "/tf32" : "", p.transpose_a ? 'T' : 'N', p.transpose_b ? 'T' : 'N', (long long)p.m,
+             (long long)p.n, (long long)p.k, (int)p.epilogue, p.accumulate);
+    return lt->machine + text;
+}
+
+/* A line that cannot be read is passed over: the choice is made anew. */
+static void read_choices(cublaslt *lt) {
+    FILE *f = fopen(lt->tune_file.c_str(), "r");
+    if (!f) return;
+    char line[1024];
+    while (fgets(line, sizeof line, f)) {
+        char *space = strchr(line, ' ');
+        choice c;
+        unsigned char *bytes = (unsigned char *)&c.algorithm;
+        size_t read = 0;
+        unsigned byte;
+        if (!space) continue;
+        while (read < sizeof c.algorithm && sscanf(space + 1 + 2 * read, "%2x", &byte) == 1)
+            bytes[read++] = (unsigned char)byte;
+        c.key.assign(line, (size_t)(space - line));
+        if (read == sizeof c.algorithm) lt->choices.push_back(c);
+    }
+    fclose(f);
+}
+
+static void append_choice(cublaslt *lt, const choice &c, double seconds) {
+    lt->choices.push_back(c);
+    FILE *f = fopen(lt->tune_file.c_str(), "a");
+    if (!f) {
+        warn("cannot write the matmul tuning file %s; the choices hold for this run only",
+             lt->tune_file.c_str());
+        return;
+    }
+    fprintf(f, "%s ", c.key.c_str());
+    for (size_t i = 0; i < sizeof c.algorithm; i++)
+        fprintf(f, "%02x", ((const unsigned char *)&c.algorithm)[i]);
+    fprintf(f, " %.2f\n", seconds * 1e6);
+    fclose(f);
+}
+
+static const choice *find_choice(const cublaslt *lt, const std::string &key) {
+    for (const choice &c : lt->choices)
+        if (c.key == key) return &c;
+    return nullptr;
+}
+
+/* --- tuning --- */
+
+/* Seconds of the best of a few runs; infinity if the algorithm does not run. */
+static double time_algorithm(const cublaslt *lt, const plan &p, const cublasLtMatmulAlgo_t &algorithm,
+                             const lt_operands &o, void *workspace, cudaStream_t stream) {
+    cudaEvent_t start, end;
+    cuda_check(cudaEventCreate(&start));
+    cuda_check(cudaEventCreate(&end));
+    double best = INFINITY;
+    for (int run = 0; run < 4; run++) { /* the first one warms up */
+        cuda_check(cudaEventRecord(start, stream));
+        cublasStatus_t status = multiply(lt, p, algorithm, o, workspace, stream);
+        cuda_check(cudaEventRecord(end, stream));
+        cuda_check(cudaEventSynchronize(end));
+        if (status != CUBLAS_STATUS_SUCCESS) break;
+        float milliseconds = 0;
+        cuda_check(cudaEventElapsedTime(&milliseconds, start, end));
+        if (run > 0 && milliseconds * 1e-3 < best) best = milliseconds * 1e-3;
+    }
+    cuda_check(cudaEventDestroy(start));
+    cuda_check(cudaEventDestroy(end));
+    return best;
+}
+
+/* Times the candidates on the real inputs, with outputs that are thrown away. Without memory for those the
+ * heuristic's first proposal stands. */
+static void tune(cublaslt *lt, plan *p, const std::string &key, const lt_operands &operands, void *workspace,
+                 cudaStream_t stream) {
+    enum { CANDIDATES = 8 };
+    cublasLtMatmulHeuristicResult_t results[CANDIDATES];
+    int found = candidates(lt, *p, results, CANDIDATES);
+    lt_operands o = operands;
+    size_t matrix = (size_t)(p->product.m * p->product.n) * dtype_size(p->product.dtype);
+    size_t vector = (size_t)max_i64(p->product.m, p->product.n) * dtype_size(p->product.dtype);
+    char *space = nullptr;
+    if (cudaMalloc((void **)&space, 2 * matrix + vector) != cudaSuccess) {
+        cudaGetLastError();
+        return;
+    }
+    o.d = space;
+    if (p->product.epilogue == CUBLASLT_EPILOGUE_BGRADB) o.bias = space + 2 * matrix;
+    if (p->product.epilogue != CUBLASLT_EPILOGUE_DGELU) o.aux = space + matrix;
+    double best = INFINITY;
+    for (int i = 0; i < found; i++) {
+        double seconds = time_algorithm(lt, *p, results[i].algo, o, workspace, stream);
+        if (!(seconds < best)) continue;
+        best = seconds;
+        p->algorithm = results[i].algo;
+    }
+    cuda_check(cudaFree(space));
+    if (best < INFINITY) append_choice(lt, {key, p->algorithm}, best);
+}
+
+static bool is_capturing(cudaStream_t stream) {
+    cudaStreamCaptureStatus status;
+    cuda_check(cudaStreamIsCapturing(stream, &status));
+    return status != cudaStreamCaptureStatusNone;
+}
+
+static void choose_algorithm(cublaslt *lt, plan *p, const lt_operands &o, void *workspace,
+                             cudaStream_t stream) {
+    cublasLtMatmulHeuristicResult_t result;
+    set_pointers(*p, o); /* the library looks at them, too */
+    p->possible = candidates(lt, *p, &result, 1) == 1;
+    if (!p->possible) return;
+    p->algorithm = result.algo;
+    if (lt->tune_file.empty()) return;
+    std::string key = key_of(lt, p->product);
+    const choice *known = find_choice(lt, key);
+    if (known &&
+        cublasLtMatmulAlgoCheck(lt->handle, p->desc, p->a, p->b, p->d, p->d, &known->algorithm, &result) ==
+            CUBLAS_STATUS_SUCCESS &&
+        result.workspaceSize <= (size_t)LT_WORKSPACE)
+        p->algorithm = known->algorithm;
+    else if (!is_capturing(stream))
+        tune(lt, p, key, o, workspace, stream);
+}
+
+/* --- running --- */
+
+static plan make_plan(const cublaslt *lt, const lt_product &product) {
+    plan p = {};
+    p.product = product;
+    cudaDataType_t type = product.dtype == DTYPE_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    bool tf32 = product.dtype == DTYPE_F32 && lt->tf32;
+    lt_check(cublasLtMatmulDescCreate(&p.desc, tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F,
+                                      CUDA_R_32F));
+    set(p.desc, CUBLASLT_MATMUL_DESC_TRANSA, product.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(p.desc, CUBLASLT_MATMUL_DESC_TRANSB, product.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
+    set(p.desc, CUBLASLT_MATMUL_DESC_EPILOGUE, product.epilogue);
+    if (uses_aux(product.epilogue)) set(p.desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, product.m);
+    p.a = product.transpose_a ? layout(type, product.k, product.m) : layout(type, product.m, product.k);
+    p.b = product.transpose_b ? layout(type, product.n, product.k) : layout(type, product.k, product.n);
+    p.d = layout(type, product.m, product.n);
+    return p;
+}
+
+bool lt_run(struct cublaslt *lt, const lt_product &product, const lt_operands &operands, void *workspace,
+            cudaStream_t stream) {
+    const plan *p = nullptr;
+    for (const plan &known : lt->plans)
+        if (same_product(known.product, product)) p = &known;
+    if (!p) {
+        plan made = make_plan(lt, product);
+        choose_algorithm(lt, &made, operands, workspace, stream);
+        lt->plans.push_back(made);
+        p = &lt->plans.back();
+    }
+    if (!p->possible) return false;
+    lt_check(multiply(lt, *p, p->algorithm, operands, workspace, stream));
+    return true;
+}
+
+struct cublaslt *lt_open(const char *device_name, bool tf32, const char *tune_file) {
+    cublaslt *lt = new cublaslt();
+    lt_check(cublasLtCreate(&lt->handle));
+    lt->tf32 = tf32;
+    lt->machine = device_name;
+    for (char &c : lt->machine)
+        if (c == ' ' || c == '|') c = '_';
+    lt->machine += "|" + std::to_string(cublasLtGetVersion());
+    if (tune_file) {
+        lt->tune_file = tune_file;
+        read_choices(lt);
+    }
+    return lt;
+}
+
+void lt_close(struct cublaslt *lt) {
+    for (const plan &p : lt->plans) {
+        lt_check(cublasLtMatmulDescDestroy(p.desc));
+        for (cublasLtMatrixLayout_t l : {p.a, p.b, p.d}) lt_check(cublasLtMatrixLayoutDestroy(l));
+    }
+    lt_check(cublasLtDestroy(lt->handle));
+    delete lt;
+}

@@ -1,0 +1,44 @@
+/* cuBLASLt behind one call: descriptors and algorithms are made once per kind of product and kept.
+ * device.cu opens it; every op's env->state is one. */
+#ifndef LLMC_CUDA_CUBLASLT_CUH
+#define LLMC_CUDA_CUBLASLT_CUH
+
+#include "kernel.cuh"
+
+#include <cublasLt.h>
+
+struct cublaslt;
+
+/* A kind of product. In row-major terms, which every operand of the engine has:
+ *     d (n,m) = or += b @ a
+ * where a is (k,m), or (m,k) to be transposed, and b is (n,k), or (k,n) to be transposed. cuBLASLt is
+ * column-major and sees d^T = a^T @ b^T without moving anything. All operands have the same dtype. */
+struct lt_product {
+    enum dtype dtype;
+    bool transpose_a, transpose_b;
+    int64_t m, n, k;
+    cublasLtEpilogue_t epilogue;
+    bool accumulate;
+};
+
+/* What the epilogues read and write besides d. */
+struct lt_operands {
+    void *d;
+    const void *a, *b;
+    void *bias; /* BIAS: (m), read;  BGRADB: (n), = sum of b over k */
+    void *aux;  /* GELU_AUX: (n,m), = pre-activation;  DGELU: (n,m), read */
+};
+
+constexpr int64_t LT_WORKSPACE = (int64_t)32 << 20; /* what NVIDIA recommends for Hopper */
+
+/* `tf32`: fp32 products on tensor cores with 10-bit mantissas. `tune_file` (or NULL): measure the candidates
+ * of each product when it is first met and remember the best in this file. */
+struct cublaslt *lt_open(const char *device_name, bool tf32, const char *tune_file);
+void lt_close(struct cublaslt *lt);
+
+/* Operands must start on 16 bytes and have rows of whole 16-byte vectors. False, with nothing done, if the
+ * library has no algorithm for this product with this epilogue. */
+bool lt_run(struct cublaslt *lt, const lt_product &product, const lt_operands &operands, void *workspace,
+            cudaStream_t stream);
+
+#endif

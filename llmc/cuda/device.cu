@@ -1,0 +1,275 @@
+/* An NVIDIA GPU as a device: memory, copies, events, graphs, and how fast it is.
+ * Environment: LLMC_TF32=1 (fp32 products in TF32), LLMC_MATMUL_TUNE=FILE (see cublaslt.cu).
+ * Sections: memory, copies, events, graphs, measuring, opening. */
+#include "cublaslt.cuh"
+
+#include "llmc/device.h"
+
+#include <cstdlib>
+
+/* The current device is a property of the host thread, and any thread may call. */
+static void use(const struct device *d) { cuda_check(cudaSetDevice(d->index)); }
+
+/* --- memory --- */
+
+static void *gpu_alloc(struct device *d, size_t bytes) {
+    use(d);
+    void *p = nullptr;
+    cudaError_t e = cudaMalloc(&p, bytes);
+    if (e == cudaErrorMemoryAllocation) {
+        cudaGetLastError(); /* the error is handled: do not let a later launch report it */
+        return nullptr;
+    }
+    cuda_check(e);
+    return p;
+}
+static void gpu_free(struct device *d, void *p) {
+    use(d);
+    cuda_check(cudaFree(p));
+}
+static void *gpu_alloc_host(struct device *d, size_t bytes) {
+    use(d);
+    void *p = nullptr;
+    cudaError_t e = cudaHostAlloc(&p, bytes, cudaHostAllocDefault);
+    check(e == cudaSuccess, "cannot get %s of page-locked host memory: %s. `ulimit -l` may be too low",
+          human_bytes((double)bytes), cudaGetErrorString(e));
+    return p;
+}
+static void gpu_free_host(struct device *d, void *p) {
+    use(d);
+    cuda_check(cudaFreeHost(p));
+}
+static void gpu_memory_info(struct device *d, int64_t *free_bytes, int64_t *total_bytes) {
+    use(d);
+    size_t available, total;
+    cuda_check(cudaMemGetInfo(&available, &total));
+    *free_bytes = (int64_t)available;
+    *total_bytes = (int64_t)total;
+}
+
+/* --- copies --- */
+
+static void gpu_upload(struct device *d, void *dst, const void *src, size_t bytes, void *stream) {
+    use(d);
+    cuda_check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, (cudaStream_t)stream));
+}
+static void gpu_download(struct device *d, void *dst, const void *src, size_t bytes, void *stream) {
+    use(d);
+    cuda_check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, (cudaStream_t)stream));
+}
+static void gpu_copy(struct device *d, void *dst, const void *src, size_t bytes, void *stream) {
+    use(d);
+    cuda_check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, (cudaStream_t)stream));
+}
+static void gpu_synchronize(struct device *d, void *stream) {
+    use(d);
+    cuda_check(cudaStreamSynchronize((cudaStream_t)stream));
+}
+
+/* --- events --- */
+
+static void *gpu_event_new(struct device *d) {
+    use(d);
+    cudaEvent_t event;
+    cuda_check(cudaEventCreate(&event));
+    return event;
+}
+static void gpu_event_record(struct device *d, void *event, void *stream) {
+    use(d);
+    cuda_check(cudaEventRecord((cudaEvent_t)event, (cudaStream_t)stream));
+}
+static void gpu_event_wait(struct device *d, void *event) {
+    use(d);
+    cuda_check(cudaEventSynchronize((cudaEvent_t)event));
+}
+static double gpu_event_seconds(struct device *d, void *first, void *second) {
+    use(d);
+    float milliseconds;
+    cuda_check(cudaEventElapsedTime(&milliseconds, (cudaEvent_t)first, (cudaEvent_t)second));
+    return milliseconds * 1e-3;
+}
+static void gpu_event_free(struct device *d, void *event) {
+    use(d);
+    cuda_check(cudaEventDestroy((cudaEvent_t)event));
+}
+
+/* --- graphs --- */
+
+/* Only this thread's calls are watched: another one may prefetch data meanwhile. */
+static void gpu_capture_begin(struct device *d, void *stream) {
+    use(d);
+    cuda_check(cudaStreamBeginCapture((cudaStream_t)stream, cudaStreamCaptureModeThreadLocal));
+}
+static void *gpu_capture_end(struct device *d, void *stream) {
+    use(d);
+    cudaGraph_t graph;
+    cudaGraphExec_t executable;
+    cuda_check(cudaStreamEndCapture((cudaStream_t)stream, &graph));
+    cuda_check(cudaGraphInstantiate(&executable, graph, 0));
+    cuda_check(cudaGraphDestroy(graph));
+    return executable;
+}
+static void gpu_graph_launch(struct device *d, void *graph, void *stream) {
+    use(d);
+    cuda_check(cudaGraphLaunch((cudaGraphExec_t)graph, (cudaStream_t)stream));
+}
+static void gpu_graph_free(struct device *d, void *graph) {
+    use(d);
+    cuda_check(cudaGraphExecDestroy((cudaGraphExec_t)graph));
+}
+
+/* --- measuring --- */
+
+/* Runs `work` a few times and returns the seconds of the fastest. */
+template <class F> static double fastest(struct device *d, F work) {
+    enum { REPEATS = 6 };
+    void *first = gpu_event_new(d), *last = gpu_event_new(d);
+    double best = INFINITY;
+    for (int i = 0; i < REPEATS; i++) {
+        gpu_event_record(d, first, d->stream);
+        work();
+        gpu_event_record(d, last, d->stream);
+        gpu_event_wait(d, last);
+        double seconds = gpu_event_seconds(d, first, last);
+        if (seconds < best) best = seconds;
+    }
+    gpu_event_free(d, first);
+    gpu_event_free(d, last);
+    return best;
+}
+
+/* `n` buffers of `bytes`, as one; half as large, and so on, if that is not there. */
+static char *alloc_at_most(struct device *d, int n, size_t *bytes) {
+    for (; *bytes >= 4096; *bytes /= 2)
+        if (void *p = gpu_alloc(d, (size_t)n * *bytes)) return (char *)p;
+    return nullptr;
+}
+
+/* The product is 8192^3 (1.4 ms on an H100), less on small GPUs; the copy is of 512 MiB, much more than any
+ * cache. Without memory for that a rate is 0. */
+static void gpu_measure(struct device *d, double *matmul_flops, double *copy_bytes) {
+    use(d);
+    int multiprocessors;
+    cuda_check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, d->index));
+    int64_t n = multiprocessors >= 64 ? 8192 : multiprocessors >= 16 ? 4096 : 512;
+    *matmul_flops = *copy_bytes = 0.0;
+    size_t bytes = (size_t)(n * n) * sizeof(bf16);
+    if (char *p = alloc_at_most(d, 3, &bytes)) {
+        while ((size_t)(n * n) * sizeof(bf16) > bytes) n /= 2;
+        void *workspace = gpu_alloc(d, (size_t)LT_WORKSPACE);
+        cuda_check(cudaMemsetAsync(p, 0, 3 * bytes, (cudaStream_t)d->stream));
+        lt_product product = {DTYPE_BF16, true, false, n, n, n, CUBLASLT_EPILOGUE_DEFAULT, false};
+        lt_operands operands = {p, p + bytes, p + 2 * bytes, nullptr, nullptr};
+        if (workspace) {
+            double seconds = fastest(d, [&] {
+                lt_run((struct cublaslt *)d->state, product, operands, workspace, (cudaStream_t)d->stream);
+            });
+            *matmul_flops = 2.0 * (double)n * (double)n * (double)n / seconds;
+            gpu_free(d, workspace);
+        }
+        gpu_free(d, p);
+    }
+    bytes = multiprocessors >= 16 ? (size_t)512 << 20 : (size_t)16 << 20;
+    if (char *p = alloc_at_most(d, 2, &bytes)) {
+        double seconds = fastest(d, [&] { gpu_copy(d, p, p + bytes, bytes, d->stream); });
+        *copy_bytes = 2.0 * (double)bytes / seconds;
+        gpu_free(d, p);
+    }
+}
+
+/* --- opening --- */
+
+static __global__ void probe_kernel() {}
+
+static struct device *refuse(struct error *err, int index, const char *reason) {
+    fail(err, "--device cuda:%d: %s; --device cpu works everywhere", index, reason);
+    return nullptr;
+}
+
+/* Is there a GPU that this program can use? Each way in which there is none has its sentence. */
+static bool usable(int index, cudaDeviceProp *properties, char *reason, size_t size) {
+    int count = 0, driver = 0, runtime = 0;
+    cudaError_t e = cudaGetDeviceCount(&count);
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    if (e == cudaErrorInsufficientDriver && driver == 0) {
+        snprintf(reason, size, "no NVIDIA driver is loaded on this machine");
+    } else if (e == cudaErrorInsufficientDriver) {
+        snprintf(reason, size,
+                 "the NVIDIA driver supports CUDA up to %d.%d, and this program was built with CUDA %d.%d; "
+                 "update the driver or build with an older toolkit (make CUDA_HOME=...)",
+                 driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    } else if (e == cudaErrorNoDevice || (e == cudaSuccess && count == 0)) {
+        const char *visible = getenv("CUDA_VISIBLE_DEVICES");
+        snprintf(reason, size, "the NVIDIA driver finds no GPU%s%s",
+                 visible ? "; CUDA_VISIBLE_DEVICES is " : "", visible ? visible : "");
+    } else if (e != cudaSuccess) {
+        snprintf(reason, size, "CUDA does not start: %s", cudaGetErrorString(e));
+    } else if (index >= count) {
+        snprintf(reason, size, "this machine has %d GPU%s, cuda:0 to cuda:%d", count, count == 1 ? "" : "s",
+                 count - 1);
+    } else if ((e = cudaSetDevice(index)) != cudaSuccess ||
+               (e = cudaGetDeviceProperties(properties, index)) != cudaSuccess) {
+        snprintf(reason, size, "the GPU does not start: %s", cudaGetErrorString(e));
+    } else if (properties->major < 8) {
+        snprintf(
+            reason, size,
+            "%s has compute capability %d.%d and is too old; bf16 and asynchronous copies need 8.0 (Ampere)",
+            properties->name, properties->major, properties->minor);
+    } else {
+        cudaFuncAttributes attributes;
+        e = cudaFuncGetAttributes(&attributes, (const void *)probe_kernel);
+        if (e == cudaSuccess) return true;
+        snprintf(reason, size,
+                 "this program was built for another GPU architecture than %s, which has compute capability "
+                 "%d.%d; build with make CUDA=1 CUDA_ARCH=%d%d%s (%s)",
+                 properties->name, properties->major, properties->minor, properties->major, properties->minor,
+                 properties->major == 9 ? "a" : "", cudaGetErrorString(e));
+    }
+    cudaGetLastError();
+    return false;
+}
+
+static void gpu_close(struct device *d) {
+    use(d);
+    lt_close((struct cublaslt *)d->state);
+    cuda_check(cudaStreamDestroy((cudaStream_t)d->stream));
+    free(d);
+}
+
+extern "C" struct device *device_open_cuda(int index, struct error *err) {
+    cudaDeviceProp properties;
+    char reason[512];
+    if (!usable(index, &properties, reason, sizeof reason)) return refuse(err, index, reason);
+    struct device *d = (struct device *)xcalloc(1, sizeof *d);
+    cudaStream_t stream;
+    cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    const char *tf32 = getenv("LLMC_TF32");
+    d->backend = "cuda";
+    d->ops = &cuda_ops;
+    d->index = index;
+    snprintf(d->name, sizeof d->name, "%.127s", properties.name);
+    d->state = lt_open(properties.name, tf32 && strcmp(tf32, "1") == 0, getenv("LLMC_MATMUL_TUNE"));
+    d->stream = stream;
+    d->alloc = gpu_alloc;
+    d->free = gpu_free;
+    d->alloc_host = gpu_alloc_host;
+    d->free_host = gpu_free_host;
+    d->upload = gpu_upload;
+    d->download = gpu_download;
+    d->copy = gpu_copy;
+    d->synchronize = gpu_synchronize;
+    d->event_new = gpu_event_new;
+    d->event_record = gpu_event_record;
+    d->event_wait = gpu_event_wait;
+    d->event_seconds = gpu_event_seconds;
+    d->event_free = gpu_event_free;
+    d->capture_begin = gpu_capture_begin;
+    d->capture_end = gpu_capture_end;
+    d->graph_launch = gpu_graph_launch;
+    d->graph_free = gpu_graph_free;
+    d->memory_info = gpu_memory_info;
+    d->measure = gpu_measure;
+    d->close = gpu_close;
+    return d;
+}

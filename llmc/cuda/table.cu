@@ -1,0 +1,8 @@
+/* The CUDA back end's op table, made from the list: an op without rows does not link. */
+#include "kernel.cuh"
+
+extern "C" const struct ops cuda_ops = {"cuda",
+#define X(op) cuda_##op##_variants,
+                                        LLMC_OPS(X)
+#undef X
+};

@@ -1,0 +1,350 @@
+/* The part of cuBLASLt that the engine uses, on the host: products with the epilogues BIAS,
+ * GELU(_AUX)(_BIAS), DGELU and BGRADB, in fp32, TF32 and bf16 with fp32 accumulation. The product itself is
+ * the host's sgemm.
+ *
+ * Checked as on hardware: that shapes fit, that pointers and rows are as aligned as the algorithm was
+ * promised, that the workspace is large enough, and that all operands lie in live device memory. Results of
+ * cuBLASLt's own rounding are not reproduced. */
+#include "test/sim/runtime.h"
+
+#include <cublasLt.h>
+
+#include <cblas.h>
+#include <vector>
+
+namespace sim {
+
+enum { WORKSPACE = 1 << 20 }; /* that every algorithm asks for, filled with NaN when it runs */
+
+struct matmul_desc {
+    cublasComputeType_t compute;
+    cublasOperation_t transpose_a = CUBLAS_OP_N, transpose_b = CUBLAS_OP_N;
+    cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    void *bias = nullptr, *aux = nullptr;
+    int64_t aux_ld = 0;
+};
+struct matrix_layout {
+    cudaDataType_t type;
+    uint64_t rows, cols;
+    int64_t ld;
+};
+struct preference {
+    size_t workspace = 0;
+    uint32_t alignment[4] = {256, 256, 256, 256}; /* A, B, C, D */
+};
+struct algorithm { /* inside the opaque 64 bytes */
+    uint32_t magic, alignment;
+    uint64_t workspace;
+};
+static_assert(sizeof(algorithm) <= sizeof(cublasLtMatmulAlgo_t));
+enum : uint32_t { ALGORITHM_MAGIC = 0x51a1607 };
+
+/* --- elements --- */
+
+static size_t size_of(cudaDataType_t type) { return type == CUDA_R_32F ? 4 : 2; }
+
+static float load(const void *p, int64_t i, cudaDataType_t type) {
+    if (type == CUDA_R_32F) return ((const float *)p)[i];
+    return __bfloat162float(((const __nv_bfloat16 *)p)[i]);
+}
+static void store(void *p, int64_t i, cudaDataType_t type, float v) {
+    if (type == CUDA_R_32F)
+        ((float *)p)[i] = v;
+    else
+        ((__nv_bfloat16 *)p)[i] = __float2bfloat16(v);
+}
+
+/* Ten bits of mantissa, to nearest even. */
+static float round_to_tf32(float v) {
+    uint32_t bits = bit_cast<uint32_t>(v);
+    if ((bits & 0x7f800000u) == 0x7f800000u) return v;
+    bits += 0xfffu + (bits >> 13 & 1u);
+    return bit_cast<float>(bits & ~0x1fffu);
+}
+
+static float gelu(float x) { return 0.5f * x * (1.0f + tanhf(0.7978845608f * (x + 0.044715f * x * x * x))); }
+static float gelu_derivative(float x) {
+    float t = tanhf(0.7978845608f * (x + 0.044715f * x * x * x));
+    return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * 0.7978845608f * (1.0f + 3.0f * 0.044715f * x * x);
+}
+
+/* --- the product --- */
+
+struct product {
+    matmul_desc desc;
+    matrix_layout a, b, c, d;
+    const void *pa, *pb, *pc;
+    void *pd, *workspace;
+    float alpha, beta;
+    int64_t m, n, k;
+};
+
+/* A column-major matrix as fp32, with its own leading dimension `rows`. */
+static std::vector<float> to_fp32(const matrix_layout &l, const void *p, bool tf32) {
+    std::vector<float> out((size_t)(l.rows * l.cols));
+    for (int64_t c = 0; c < (int64_t)l.cols; c++)
+        for (int64_t r = 0; r < (int64_t)l.rows; r++) {
+            float v = load(p, c * l.ld + r, l.type);
+            out[(size_t)(c * (int64_t)l.rows + r)] = tf32 ? round_to_tf32(v) : v;
+        }
+    return out;
+}
+
+static bool has_bias(cublasLtEpilogue_t e) {
+    return e == CUBLASLT_EPILOGUE_BIAS || e == CUBLASLT_EPILOGUE_GELU_BIAS ||
+           e == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+}
+static bool has_gelu(cublasLtEpilogue_t e) {
+    return e == CUBLASLT_EPILOGUE_GELU || e == CUBLASLT_EPILOGUE_GELU_BIAS ||
+           e == CUBLASLT_EPILOGUE_GELU_AUX || e == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+}
+static bool keeps_aux(cublasLtEpilogue_t e) {
+    return e == CUBLASLT_EPILOGUE_GELU_AUX || e == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+}
+
+static void multiply(const product &x) {
+    cublasLtEpilogue_t e = x.desc.epilogue;
+    bool tf32 = x.desc.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
+    std::vector<float> a = to_fp32(x.a, x.pa, tf32), b = to_fp32(x.b, x.pb, tf32);
+    std::vector<float> sum((size_t)(x.m * x.n));
+    cblas_sgemm(CblasColMajor, x.desc.transpose_a == CUBLAS_OP_N ? CblasNoTrans : CblasTrans,
+                x.desc.transpose_b == CUBLAS_OP_N ? CblasNoTrans : CblasTrans, (int)x.m, (int)x.n, (int)x.k,
+                1.0f, a.data(), (int)x.a.rows, b.data(), (int)x.b.rows, 0.0f, sum.data(), (int)x.m);
+    for (int64_t j = 0; j < x.n; j++)
+        for (int64_t i = 0; i < x.m; i++) {
+            float v = x.alpha * sum[(size_t)(j * x.m + i)];
+            if (x.beta != 0.0f) v += x.beta * load(x.pc, j * x.c.ld + i, x.c.type);
+            if (has_bias(e)) v += load(x.desc.bias, i, x.d.type);
+            if (keeps_aux(e)) store(x.desc.aux, j * x.desc.aux_ld + i, x.d.type, v);
+            if (has_gelu(e)) v = gelu(v);
+            if (e == CUBLASLT_EPILOGUE_DGELU)
+                v *= gelu_derivative(load(x.desc.aux, j * x.desc.aux_ld + i, x.d.type));
+            store(x.pd, j * x.d.ld + i, x.d.type, v);
+        }
+    if (e == CUBLASLT_EPILOGUE_BGRADB)
+        for (int64_t j = 0; j < x.n; j++) {
+            float total = 0.0f;
+            for (int64_t l = 0; l < x.k; l++)
+                total +=
+                    x.desc.transpose_b == CUBLAS_OP_N ? b[(size_t)(j * x.k + l)] : b[(size_t)(l * x.n + j)];
+            store(x.desc.bias, j, x.d.type, total);
+        }
+    if (x.workspace) memset(x.workspace, 0xff, WORKSPACE);
+}
+
+/* --- checks --- */
+
+static void check_matrix(const char *name, const matrix_layout &l, const void *p, uint32_t alignment) {
+    if ((uintptr_t)p % alignment || (size_t)l.ld * size_of(l.type) % alignment)
+        bug("cublasLtMatmul: %s at %p with %lld elements a column is not %u-byte aligned, as promised when "
+            "the "
+            "algorithm was chosen",
+            name, p, (long long)l.ld, alignment);
+    if (l.ld < (int64_t)l.rows) bug("cublasLtMatmul: leading dimension of %s is too small", name);
+    check_device_range(p, (size_t)(l.ld * (int64_t)l.cols) * size_of(l.type), name);
+}
+
+static void check_product(const product &x, const algorithm &algo, size_t workspace_bytes) {
+    bool ta = x.desc.transpose_a != CUBLAS_OP_N, tb = x.desc.transpose_b != CUBLAS_OP_N;
+    if (algo.magic != ALGORITHM_MAGIC) bug("cublasLtMatmul: not an algorithm that the heuristic returned");
+    if ((int64_t)(ta ? x.a.cols : x.a.rows) != x.m || (int64_t)(tb ? x.b.rows : x.b.cols) != x.n ||
+        (int64_t)(tb ? x.b.cols : x.b.rows) != x.k || x.c.rows != x.d.rows || x.c.cols != x.d.cols)
+        bug("cublasLtMatmul: the shapes do not fit");
+    check_matrix("A", x.a, x.pa, algo.alignment);
+    check_matrix("B", x.b, x.pb, algo.alignment);
+    check_matrix("C", x.c, x.pc, algo.alignment);
+    check_matrix("D", x.d, x.pd, algo.alignment);
+    if (workspace_bytes < algo.workspace) bug("cublasLtMatmul: the workspace is too small");
+    if (algo.workspace) check_device_range(x.workspace, algo.workspace, "cublasLtMatmul: workspace");
+    if (has_bias(x.desc.epilogue))
+        check_device_range(x.desc.bias, (size_t)x.m * size_of(x.d.type), "cublasLtMatmul: bias");
+    if (x.desc.epilogue == CUBLASLT_EPILOGUE_BGRADB)
+        check_device_range(x.desc.bias, (size_t)x.n * size_of(x.d.type), "cublasLtMatmul: bias gradient");
+    if (keeps_aux(x.desc.epilogue) || x.desc.epilogue == CUBLASLT_EPILOGUE_DGELU)
+        check_matrix("aux", {x.d.type, x.d.rows, x.d.cols, x.desc.aux_ld}, x.desc.aux, 16);
+}
+
+}  // namespace sim
+
+using namespace sim;
+
+extern "C" {
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle) {
+    *handle = (cublasLtHandle_t) new char;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
+    delete (char *)handle;
+    return CUBLAS_STATUS_SUCCESS;
+}
+size_t cublasLtGetVersion(void) { return CUBLAS_VERSION; }
+const char *cublasLtGetStatusName(cublasStatus_t status) {
+    return status == CUBLAS_STATUS_SUCCESS ? "CUBLAS_STATUS_SUCCESS" : "CUBLAS_STATUS_NOT_SUPPORTED";
+}
+
+/* --- descriptors --- */
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute,
+                                        cudaDataType_t scale) {
+    if (scale != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
+    matmul_desc *made = new matmul_desc();
+    made->compute = compute;
+    *desc = (cublasLtMatmulDesc_t)made;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc) {
+    delete (matmul_desc *)desc;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t handle,
+                                              cublasLtMatmulDescAttributes_t attribute, const void *value,
+                                              size_t bytes) {
+    matmul_desc *desc = (matmul_desc *)handle;
+    auto set = [&](auto &member) {
+        if (bytes != sizeof member)
+            bug("cuBLASLt: attribute %d takes %zu bytes", (int)attribute, sizeof member);
+        memcpy(&member, value, sizeof member);
+    };
+    switch (attribute) {
+    case CUBLASLT_MATMUL_DESC_TRANSA:
+        set(desc->transpose_a);
+        break;
+    case CUBLASLT_MATMUL_DESC_TRANSB:
+        set(desc->transpose_b);
+        break;
+    case CUBLASLT_MATMUL_DESC_EPILOGUE:
+        set(desc->epilogue);
+        break;
+    case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
+        set(desc->bias);
+        break;
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER:
+        set(desc->aux);
+        break;
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
+        set(desc->aux_ld);
+        break;
+    default:
+        bug("cublasLtMatmulDescSetAttribute: attribute %d is not simulated", (int)attribute);
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType_t type, uint64_t rows,
+                                          uint64_t cols, int64_t ld) {
+    if (type != CUDA_R_32F && type != CUDA_R_16BF) bug("cuBLASLt: data type %d is not simulated", (int)type);
+    *layout = (cublasLtMatrixLayout_t) new matrix_layout{type, rows, cols, ld};
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
+    delete (matrix_layout *)layout;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* --- choosing an algorithm --- */
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *p) {
+    *p = (cublasLtMatmulPreference_t) new preference();
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t p) {
+    delete (preference *)p;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t handle,
+                                                    cublasLtMatmulPreferenceAttributes_t attribute,
+                                                    const void *value, size_t bytes) {
+    preference *p = (preference *)handle;
+    switch (attribute) {
+    case CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES:
+        memcpy(&p->workspace, value, bytes);
+        break;
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES:
+        memcpy(&p->alignment[0], value, bytes);
+        break;
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES:
+        memcpy(&p->alignment[1], value, bytes);
+        break;
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES:
+        memcpy(&p->alignment[2], value, bytes);
+        break;
+    case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES:
+        memcpy(&p->alignment[3], value, bytes);
+        break;
+    default:
+        bug("cublasLtMatmulPreferenceSetAttribute: attribute %d is not simulated", (int)attribute);
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* SIM_BLAS_EPILOGUES=0: a library that has no algorithm for any fused epilogue but BIAS. */
+static bool supported(const matmul_desc &desc) {
+    const char *wanted = getenv("SIM_BLAS_EPILOGUES");
+    bool fused = desc.epilogue != CUBLASLT_EPILOGUE_DEFAULT && desc.epilogue != CUBLASLT_EPILOGUE_BIAS;
+    return !(fused && wanted && strcmp(wanted, "0") == 0);
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatmulPreference_t handle, int room,
+                                              cublasLtMatmulHeuristicResult_t results[], int *found) {
+    const preference *p = (const preference *)handle;
+    *found = 0;
+    if (!supported(*(matmul_desc *)desc)) return CUBLAS_STATUS_NOT_SUPPORTED;
+    for (; *found < room && *found < 3; ++*found) { /* three that differ in their workspace only */
+        cublasLtMatmulHeuristicResult_t *r = &results[*found];
+        memset(r, 0, sizeof *r);
+        uint32_t least =
+            std::min(std::min(p->alignment[0], p->alignment[1]), std::min(p->alignment[2], p->alignment[3]));
+        bool needs_space = *found != 1 && p->workspace >= WORKSPACE;
+        algorithm algo = {ALGORITHM_MAGIC, least, needs_space ? (uint64_t)WORKSPACE : 0};
+        memcpy(&r->algo, &algo, sizeof algo);
+        r->workspaceSize = (size_t)algo.workspace;
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t,
+                                       cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                       const cublasLtMatmulAlgo_t *handle,
+                                       cublasLtMatmulHeuristicResult_t *result) {
+    algorithm algo;
+    memcpy(&algo, handle, sizeof algo);
+    result->workspaceSize = (size_t)algo.workspace;
+    return algo.magic == ALGORITHM_MAGIC ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+/* --- running --- */
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const void *alpha, const void *a,
+                              cublasLtMatrixLayout_t layout_a, const void *b, cublasLtMatrixLayout_t layout_b,
+                              const void *beta, const void *c, cublasLtMatrixLayout_t layout_c, void *d,
+                              cublasLtMatrixLayout_t layout_d, const cublasLtMatmulAlgo_t *handle,
+                              void *workspace, size_t workspace_bytes, cudaStream_t stream) {
+    SIM_API_LOCK;
+    product x = {*(matmul_desc *)desc,
+                 *(matrix_layout *)layout_a,
+                 *(matrix_layout *)layout_b,
+                 *(matrix_layout *)layout_c,
+                 *(matrix_layout *)layout_d,
+                 a,
+                 b,
+                 c,
+                 d,
+                 workspace,
+                 *(const float *)alpha,
+                 *(const float *)beta,
+                 0,
+                 0,
+                 0};
+    x.m = (int64_t)x.d.rows;
+    x.n = (int64_t)x.d.cols;
+    x.k = (int64_t)(x.desc.transpose_a == CUBLAS_OP_N ? x.a.cols : x.a.rows);
+    algorithm algo;
+    memcpy(&algo, handle, sizeof algo);
+    check_product(x, algo, workspace_bytes);
+    if (!algo.workspace) x.workspace = nullptr;
+    enqueue(stream, [x] { multiply(x); });
+    return CUBLAS_STATUS_SUCCESS;
+}
+}
