@@ -1,0 +1,54 @@
+#!/bin/sh
+# Test of the simulated device: every deliberate bug of bugs.cu must be noticed by the detectors that claim it, and
+# nobody may complain about the cases that are right. Prints TAP; the comments say who else noticed.
+#     BUILD=build test/sim/test_sim_bugs.sh [CASE...]
+: "${BUILD:=build}"
+plain=$BUILD/sim/plain/test/sim/bugs asan=$BUILD/sim/asan/test/sim/bugs tsan=$BUILD/sim/tsan/test/sim/bugs
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# noticed PROGRAM CASE: did it end with a message and a failure? (A case that cannot run at all has not.)
+noticed() {
+    timeout 60 "$@" >"$log" 2>&1 && return 1
+    grep -Eq 'SIM ERROR|AddressSanitizer|ThreadSanitizer|runtime error|wrong result' "$log"
+}
+
+detect() { # DETECTOR CASE
+    case $1 in
+    forward) noticed "$plain" "$2" ;;
+    reverse) SIM_ORDER=reverse noticed "$plain" "$2" ;;
+    random) for seed in 1 2 3 4 5 6; do
+                SIM_ORDER=random SIM_SEED=$seed noticed "$plain" "$2" && return 0; done; return 1 ;;
+    lazy) for seed in 1 2 3; do
+              SIM_LAZY=1 SIM_SEED=$seed noticed "$plain" "$2" && return 0; done; return 1 ;;
+    protect) SIM_PROTECT=1 noticed "$plain" "$2" ;;
+    asan) noticed "$asan" "$2" ;;
+    tsan) noticed "$tsan" "$2" ;;
+    esac
+}
+
+number=0
+report() { # RESULT TEXT
+    number=$((number + 1))
+    echo "$1 $number - $2"
+}
+
+while read -r name detectors; do
+    [ $# -gt 0 ] && case " $* " in *" $name "*) ;; *) continue ;; esac
+    who=
+    for d in forward reverse random lazy protect asan tsan; do
+        # a loop that never ends costs a second each time: once is enough
+        [ "$name" = endless_loop ] && [ $d != forward ] && continue
+        detect $d "$name" && who="$who $d"
+    done
+    echo "# $name:${who:- nobody}"
+    if [ -z "$detectors" ]; then
+        [ -z "$who" ] && report ok "$name is right" || report "not ok" "$name is right, but:$who"
+    fi
+    for d in $detectors; do
+        case "$who " in *" $d "*) report ok "$name: $d" ;; *) report "not ok" "$name: $d" ;; esac
+    done
+done <<LIST
+$("$plain" list)
+LIST
+echo "1..$number"
