@@ -426,6 +426,7 @@ template <bool wait> static void two_streams() {
     launch({1, 1, 0, two}, sum_kernel, out.device, x.device, 64);
     cuda_check(cudaStreamSynchronize(two));
     expect(first(out), 320);
+    cuda_check(cudaEventDestroy(event));
 }
 
 template <bool wait> static void read_result() {

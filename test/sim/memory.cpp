@@ -27,13 +27,14 @@ struct allocation {
     size_t lead() const { return SIM_ASAN ? 0 : (mapped - size) / ALIGN * ALIGN; }
 };
 
-static struct {
+struct device_memory {
     char *base = nullptr;
     size_t reserved = 0, top = 0, used = 0;
     std::map<char *, allocation> allocations; /* by first page */
     std::map<const char *, size_t> pinned;
     bool open = true;
-} memory;
+};
+static device_memory &memory = *new device_memory(); /* never destroyed; see stream.cpp */
 
 static void reserve() {
     if (memory.base) return;

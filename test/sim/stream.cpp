@@ -41,8 +41,9 @@ struct event {
     std::shared_ptr<double> milliseconds = std::make_shared<double>(0.0);
 };
 
-static stream null_stream;
-static std::vector<stream *> streams{&null_stream};
+/* Never destroyed: other static objects may still call when the process ends. */
+static stream &null_stream = *new stream();
+static std::vector<stream *> &streams = *new std::vector<stream *>{&null_stream};
 static int captures; /* streams that are being captured */
 
 static stream *of(cudaStream_t s) {
