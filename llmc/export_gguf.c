@@ -203,7 +203,9 @@ static void put_tokenizer_keys(struct gguf *g, const struct tokenizer *t, int64_
         key_u32(g, "tokenizer.ggml.bos_token_id", t->end_of_text);
         key_u32(g, "tokenizer.ggml.eos_token_id", t->end_of_text);
     }
-    key_bool(g, "tokenizer.ggml.add_bos_token", false);
+    /* Training texts follow <|endoftext|>, and `sample` puts it before a prompt: the same prompt has to give
+     * the same tokens. */
+    key_bool(g, "tokenizer.ggml.add_bos_token", t->end_of_text >= 0);
     key_bool(g, "tokenizer.ggml.add_eos_token", false);
     free(added);
 }
