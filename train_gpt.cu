@@ -68,7 +68,7 @@ static void on_signal(int number) {
 
 static const struct option_command train_command = {
     "train_gpt [options]\n"
-    "       train_gpt sample|plan|compare|profile --help",
+    "       train_gpt sample|plan|compare|profile|export --help",
     "Trains a GPT-2 model: on the built-in stories, on --text, or on --data token shards.",
     run_option_groups,
     RUN_OPTION_GROUPS,
@@ -539,7 +539,8 @@ int main(int argc, char **argv) {
                     {"sample", cmd_sample},
                     {"plan", cmd_plan},
                     {"compare", cmd_compare},
-                    {"profile", cmd_profile}};
+                    {"profile", cmd_profile},
+                    {"export", cmd_export}};
     if (argc < 2 || argv[1][0] == '-') return cmd_train(argc - 1, argv + 1);
     const char *names[ARRAY_LENGTH(commands)];
     for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) {
@@ -547,7 +548,7 @@ int main(int argc, char **argv) {
         names[i] = commands[i].name;
     }
     int near = nearest_word(argv[1], names, ARRAY_LENGTH(commands));
-    fprintf(stderr, "error: %s: no such command; train (the default), sample, plan, compare, profile%s%s%s\n",
+    fprintf(stderr, "error: %s: no such command; train (the default), sample, plan, compare, profile, export%s%s%s\n",
             argv[1], near < 0 ? "" : "; did you mean ", near < 0 ? "" : names[near], near < 0 ? "" : "?");
     return 2;
 }
