@@ -97,6 +97,15 @@ static void want_count(const char *op, const struct tensor *t, int64_t count) {
 static void want_dtype(const char *op, const struct tensor *t, enum dtype dtype) {
     check(t->dtype == dtype, "%s: %s should be %s", op, tensor_text(t), dtype_name(dtype));
 }
+/* Operands that an op reads and writes in one dtype; NULL ones are absent. */
+#define WANT_ALIKE(op, ...)                                                                                  \
+    want_alike(op, (const struct tensor *const[]){__VA_ARGS__},                                              \
+               sizeof((const struct tensor *const[]){__VA_ARGS__}) / sizeof(struct tensor *))
+static void want_alike(const char *op, const struct tensor *const *t, size_t count) {
+    for (size_t i = 1; i < count; i++)
+        check(!t[i] || t[i]->dtype == t[0]->dtype, "%s: %s should be %s, as is %s", op, tensor_text(t[i]),
+              dtype_name(t[0]->dtype), tensor_text(t[0]));
+}
 static double bytes_of(const struct tensor *t) { return t ? (double)tensor_bytes(t) : 0.0; }
 
 /* --- embed --- */
@@ -107,6 +116,7 @@ void embed_forward(struct ctx *ctx, struct tensor *out, const struct tensor *tok
     check(tokens->rank == 2, "embed_forward: tokens %s should be (B,T)", tensor_text(tokens));
     want("embed_forward", out, N, C);
     want_dtype("embed_forward", tokens, DTYPE_I32);
+    WANT_ALIKE("embed_forward", wte, wpe, out);
     want("embed_forward", wpe, tensor_rows(wpe), C);
     check(t0 >= 0 && t0 + tokens->dim[1] <= tensor_rows(wpe),
           "embed_forward: positions %d..%" PRId64 " are beyond the model's context of %" PRId64, t0,
@@ -121,6 +131,7 @@ void embed_backward(struct ctx *ctx, struct tensor *dwte, struct tensor *dwpe, c
     want("embed_backward", dout, N, C);
     want("embed_backward", dwpe, tensor_rows(dwpe), C);
     want_dtype("embed_backward", tokens, DTYPE_I32);
+    WANT_ALIKE("embed_backward", dout, dwte, dwpe);
     check(tokens->dim[1] <= tensor_rows(dwpe), "embed_backward: %s has more positions than %s",
           tensor_text(tokens), tensor_text(dwpe));
     DISPATCH(ctx, embed_backward, 2 * N * C, 3 * bytes_of(dout) + bytes_of(tokens), dwte, dwpe, dout, tokens);
@@ -144,6 +155,7 @@ void norm_forward(struct ctx *ctx, struct tensor *out, struct tensor *mean, stru
     want("norm_forward", out, N, C);
     want_norm("norm_forward", inp, mean, rstd, weight);
     want_count("norm_forward", bias, C);
+    WANT_ALIKE("norm_forward", inp, out, weight, bias);
     DISPATCH(ctx, norm_forward, 8 * N * C, bytes_of(out) + bytes_of(inp), out, mean, rstd, inp, weight, bias);
 }
 
@@ -156,6 +168,7 @@ void residual_norm_forward(struct ctx *ctx, struct tensor *residual, struct tens
     want("residual_norm_forward", delta, N, C);
     want_norm("residual_norm_forward", inp, mean, rstd, weight);
     want_count("residual_norm_forward", bias, C);
+    WANT_ALIKE("residual_norm_forward", inp, delta, residual, out, weight, bias);
     DISPATCH(ctx, residual_norm_forward, 9 * N * C, 4 * bytes_of(inp), residual, out, mean, rstd, inp, delta,
              weight, bias);
 }
@@ -170,6 +183,7 @@ void norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight,
     want_count("norm_backward", dweight, C);
     want_count("norm_backward", dbias, C);
     want_norm("norm_backward", inp, mean, rstd, weight);
+    WANT_ALIKE("norm_backward", inp, dout, dinp, weight, dresidual, dweight, dbias);
     DISPATCH(ctx, norm_backward, 13 * N * C,
              bytes_of(dinp) + bytes_of(dout) + bytes_of(inp) + bytes_of(dresidual), dinp, dweight, dbias,
              dresidual, dout, inp, mean, rstd, weight);
@@ -184,6 +198,7 @@ void matmul_forward(struct ctx *ctx, struct tensor *out, struct tensor *pre, con
     want("matmul_forward", out, N, OC);
     if (bias) want_count("matmul_forward", bias, OC);
     if (pre) want("matmul_forward", pre, N, OC);
+    WANT_ALIKE("matmul_forward", inp, weight, out, bias, pre);
     check(!pre || act != ACT_NONE, "matmul_forward: %s would equal the output: no activation is applied",
           tensor_text(pre));
     DISPATCH(ctx, matmul_forward, 2 * N * C * OC,
@@ -201,6 +216,7 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
     if (dinp) want("matmul_backward", dinp, N, C);
     if (dbias) want_count("matmul_backward", dbias, OC);
     if (pre) want("matmul_backward", pre, N, C);
+    WANT_ALIKE("matmul_backward", dout, inp, weight, dweight, dinp, dbias, pre);
     check(!pre || dinp, "matmul_backward: pre-activation given, but no input gradient to apply it to");
     double bytes =
         bytes_of(dout) + bytes_of(inp) + (accumulate ? 2 : 1) * (bytes_of(dweight) + bytes_of(dbias));
@@ -213,12 +229,14 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
 
 void act_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
     want("act_forward", out, tensor_rows(inp), tensor_cols(inp));
+    WANT_ALIKE("act_forward", inp, out);
     DISPATCH(ctx, act_forward, 10 * tensor_count(inp), bytes_of(out) + bytes_of(inp), out, inp);
 }
 
 void act_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dout, const struct tensor *inp) {
     want("act_backward", dinp, tensor_rows(inp), tensor_cols(inp));
     want("act_backward", dout, tensor_rows(inp), tensor_cols(inp));
+    WANT_ALIKE("act_backward", inp, dout, dinp);
     DISPATCH(ctx, act_backward, 20 * tensor_count(inp), 3 * bytes_of(inp), dinp, dout, inp);
 }
 
@@ -234,6 +252,7 @@ static void want_attn(const char *op, const struct tensor *out, const struct ten
           tensor_text(qkv), tensor_text(out));
     want_count(op, lse, B * NH * T);
     want_dtype(op, lse, DTYPE_F32);
+    WANT_ALIKE(op, qkv, out);
 }
 
 /* Query-key pairs below the diagonal, for one head. Counted exactly; the literature's T^2/2 leaves the
@@ -255,6 +274,7 @@ void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *do
     check(tensor_same_shape(dqkv, qkv), "attn_backward: %s is unlike %s", tensor_text(dqkv),
           tensor_text(qkv));
     want("attn_backward", dout, tensor_rows(out), tensor_cols(out));
+    WANT_ALIKE("attn_backward", qkv, dout, dqkv);
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
     DISPATCH(ctx, attn_backward, 10.0 * (double)(B * C) * causal_pairs(0, T),
              2 * bytes_of(qkv) + 2 * bytes_of(out) + bytes_of(lse), dqkv, dout, out, lse, qkv, NH);
@@ -284,6 +304,11 @@ void adamw(struct ctx *ctx, struct tensor *param, struct tensor *master, struct 
     want_count("adamw", grad, n);
     want_count("adamw", sumsq_of_grad, 1);
     if (master) want_count("adamw", master, n);
+    if (master) want_dtype("adamw", master, DTYPE_F32);
+    want_dtype("adamw", m, DTYPE_F32);
+    want_dtype("adamw", v, DTYPE_F32);
+    want_dtype("adamw", sumsq_of_grad, DTYPE_F32);
+    WANT_ALIKE("adamw", param, grad);
     check(args->step >= 1, "adamw: step %" PRId64 " should be 1 for the first update", args->step);
     DISPATCH(ctx, adamw, 16 * n,
              2 * (bytes_of(param) + bytes_of(master) + bytes_of(m) + bytes_of(v)) + bytes_of(grad), param,
