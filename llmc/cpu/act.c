@@ -1,7 +1,7 @@
 /* GELU: forward, backward. Contracts in ops.h, the function itself in cpu.h. */
 #include "cpu.h"
 
-static int64_t act_forward_need(struct tensor *out, const struct tensor *inp) { return 0; }
+static int64_t act_forward_need(struct tensor *out, const struct tensor *inp) { return cpu_needs(inp, 0); }
 
 static void act_forward_run(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
     int64_t n = tensor_count(inp);
@@ -12,7 +12,7 @@ static void act_forward_run(const struct op_env *env, struct tensor *out, const 
 }
 
 static int64_t act_backward_need(struct tensor *dinp, const struct tensor *dout, const struct tensor *inp) {
-    return 0;
+    return cpu_needs(inp, 0);
 }
 
 static void act_backward_run(const struct op_env *env, struct tensor *dinp, const struct tensor *dout,

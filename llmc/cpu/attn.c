@@ -39,7 +39,7 @@ static int64_t block_scratch(const struct tensor *qkv, int blocks) {
 
 static int64_t attn_forward_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
                                  int t0) {
-    return block_scratch(qkv, 1);
+    return cpu_needs(qkv, block_scratch(qkv, 1));
 }
 
 static void attn_forward_run(const struct op_env *env, struct tensor *out, struct tensor *lse,
@@ -72,7 +72,7 @@ static void attn_forward_run(const struct op_env *env, struct tensor *out, struc
 
 static int64_t attn_backward_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
                                   const struct tensor *lse, const struct tensor *qkv, int NH) {
-    return block_scratch(qkv, 2);
+    return cpu_needs(qkv, block_scratch(qkv, 2));
 }
 
 /* P = exp(S - lse) and dS = scale * P * (dout v^T - D), in place, for one block of queries. */

@@ -40,7 +40,10 @@ static inline float cpu_tanhf(float x) { return 1.0f - 2.0f / (cpu_expf(2.0f * x
 static inline float cpu_gelu(float x) {
     return 0.5f * x * (1.0f + cpu_tanhf(GELU_SCALE * (x + 0.044715f * x * x * x)));
 }
+/* Beyond |x| = 10 the tail is 0 or 1 exactly; clamping keeps x^2 finite, whose product with 0 would be NaN.
+ */
 static inline float cpu_gelu_derivative(float x) {
+    x = x < -10.0f ? -10.0f : x > 10.0f ? 10.0f : x;
     float t = cpu_tanhf(GELU_SCALE * (x + 0.044715f * x * x * x));
     return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * GELU_SCALE * (1.0f + 3.0f * 0.044715f * x * x);
 }
@@ -49,7 +52,12 @@ static inline float cpu_gelu_derivative(float x) {
  * rows, so the order of summation is fixed. */
 void cpu_column_sum(float *out, const float *x, int64_t N, int64_t C, bool accumulate);
 
-/* The single row of an op: NAME, no scratch unless a need function is given. */
+/* What a row that needs no scratch asks for: the front door has seen to it that all operands are alike. */
+static inline int64_t cpu_needs(const struct tensor *t, int64_t scratch) {
+    return t->dtype == DTYPE_F32 ? scratch : OP_UNSUPPORTED;
+}
+
+/* The single row of an op. */
 #define CPU_ROW(op, need_function)                                                                           \
     const struct op##_variant cpu_##op##_variants[] = {{"cpu", op##_run, need_function}, {0}}
 

@@ -3,7 +3,7 @@
 
 static int64_t embed_forward_need(struct tensor *out, const struct tensor *tokens, const struct tensor *wte,
                                   const struct tensor *wpe, int t0) {
-    return 0;
+    return cpu_needs(wte, 0);
 }
 
 static void embed_forward_run(const struct op_env *env, struct tensor *out, const struct tensor *tokens,
@@ -20,7 +20,7 @@ static void embed_forward_run(const struct op_env *env, struct tensor *out, cons
 
 static int64_t embed_backward_need(struct tensor *dwte, struct tensor *dwpe, const struct tensor *dout,
                                    const struct tensor *tokens) {
-    return 0;
+    return cpu_needs(dout, 0);
 }
 
 /* Two tokens may share a row of dwte, so threads split the columns, not the tokens. */

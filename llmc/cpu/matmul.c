@@ -41,7 +41,7 @@ static void matmul_few_rows(float *out, const float *inp, const float *weight, i
 static int64_t matmul_forward_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                    const struct tensor *weight, const struct tensor *bias,
                                    enum activation act) {
-    return 0;
+    return cpu_needs(inp, 0);
 }
 
 static void matmul_forward_run(const struct op_env *env, struct tensor *out, struct tensor *pre,
@@ -70,7 +70,7 @@ static void matmul_forward_run(const struct op_env *env, struct tensor *out, str
 static int64_t matmul_backward_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                     const struct tensor *dout, const struct tensor *inp,
                                     const struct tensor *weight, const struct tensor *pre, bool accumulate) {
-    return 0;
+    return cpu_needs(inp, 0);
 }
 
 static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,

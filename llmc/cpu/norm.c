@@ -23,7 +23,7 @@ static void norm_row(float *out, float *mean, float *rstd, const float *x, const
 static int64_t norm_forward_need(struct tensor *out, struct tensor *mean, struct tensor *rstd,
                                  const struct tensor *inp, const struct tensor *weight,
                                  const struct tensor *bias) {
-    return 0;
+    return cpu_needs(inp, 0);
 }
 
 static void norm_forward_run(const struct op_env *env, struct tensor *out, struct tensor *mean,
@@ -39,7 +39,7 @@ static int64_t residual_norm_forward_need(struct tensor *residual, struct tensor
                                           struct tensor *rstd, const struct tensor *inp,
                                           const struct tensor *delta, const struct tensor *weight,
                                           const struct tensor *bias) {
-    return 0;
+    return cpu_needs(inp, 0);
 }
 
 static void residual_norm_forward_run(const struct op_env *env, struct tensor *residual, struct tensor *out,
@@ -60,7 +60,7 @@ static int64_t norm_backward_need(struct tensor *dinp, struct tensor *dweight, s
                                   const struct tensor *dresidual, const struct tensor *dout,
                                   const struct tensor *inp, const struct tensor *mean,
                                   const struct tensor *rstd, const struct tensor *weight) {
-    return 0;
+    return cpu_needs(inp, 0);
 }
 
 static void norm_backward_run(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,

@@ -8,7 +8,7 @@
 static int64_t adamw_need(struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
                           const struct tensor *grad, const struct tensor *sumsq_of_grad,
                           const struct adamw_args *args) {
-    return param->dtype == DTYPE_F32 && !master ? 0 : OP_UNSUPPORTED;
+    return master ? OP_UNSUPPORTED : cpu_needs(param, 0);
 }
 
 static void adamw_run(const struct op_env *env, struct tensor *param, struct tensor *master, struct tensor *m,
@@ -41,7 +41,9 @@ static int64_t chunk_scratch(const struct tensor *inp) {
     return ceil_div(tensor_count(inp), CHUNK) * (int64_t)sizeof(double);
 }
 
-static int64_t sumsq_need(struct tensor *out, const struct tensor *inp) { return chunk_scratch(inp); }
+static int64_t sumsq_need(struct tensor *out, const struct tensor *inp) {
+    return cpu_needs(inp, chunk_scratch(inp));
+}
 
 static void sumsq_run(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
     int64_t n = tensor_count(inp), chunks = ceil_div(n, CHUNK);
@@ -60,7 +62,7 @@ static void sumsq_run(const struct op_env *env, struct tensor *out, const struct
 }
 
 static int64_t sum_need(struct tensor *out, const struct tensor *inp, float scale, bool accumulate) {
-    return 0;
+    return cpu_needs(inp, 0);
 }
 
 static void sum_run(const struct op_env *env, struct tensor *out, const struct tensor *inp, float scale,
@@ -86,9 +88,7 @@ static void cast_run(const struct op_env *env, struct tensor *out, const struct 
     }
 }
 
-static int64_t fill_need(struct tensor *out, float value) {
-    return out->dtype == DTYPE_F32 ? 0 : OP_UNSUPPORTED;
-}
+static int64_t fill_need(struct tensor *out, float value) { return cpu_needs(out, 0); }
 
 static void fill_run(const struct op_env *env, struct tensor *out, float value) {
     int64_t n = tensor_count(out);
@@ -98,7 +98,7 @@ static void fill_run(const struct op_env *env, struct tensor *out, float value) 
 }
 
 static int64_t randn_need(struct tensor *out, float mean, float std, uint64_t seed, uint64_t purpose) {
-    return out->dtype == DTYPE_F32 ? 0 : OP_UNSUPPORTED;
+    return cpu_needs(out, 0);
 }
 
 /* Four numbers from one Philox block: two Box-Muller pairs. 1-u keeps the logarithm away from 0. */
