@@ -11,6 +11,9 @@ export CMOCKA_MESSAGE_OUTPUT=TAP
 # Threads beyond the cores make OpenMP's barriers a thousand times slower.
 : "${OMP_NUM_THREADS:=$(nproc 2>/dev/null || echo 2)}"
 export OMP_NUM_THREADS
+# Threads that spin at a barrier take the core from the thread they wait for when anything else runs.
+: "${OMP_WAIT_POLICY:=passive}"
+export OMP_WAIT_POLICY
 settings=
 for program in "$@"; do
     case $program in *=*)
