@@ -76,12 +76,13 @@ struct operand {
     void **memory; /* target allocations with guards, one per copy; NULL where aliased */
 };
 
+enum { OP_MAX_OPERANDS = 12 };
 struct op_instance {
     const struct op_test *op;
     const struct op_case *c;
     enum dtype dtype; /* storage dtype under test */
     double unit;      /* its unit roundoff */
-    struct operand operand[12];
+    struct operand operand[OP_MAX_OPERANDS];
     int count;
     struct ctx *ctx; /* target */
     struct device *cpu;
