@@ -2,7 +2,11 @@
  * Order: tables and lists, registers, phrases, beats (openings, one group for each plot, endings).
  *
  * Rules that keep it sound: a beat is followed only by later ones; nothing with a vowel follows "a"; two
- * derivations never give the same text (the test looks for them). */
+ * derivations never give the same text (the test looks for them).
+ *
+ * What keeps it learnable: a model learns to recall a word the sooner the fewer words of its class there are,
+ * and the seldomer the same class stands for something new in the same place. So lists that are recalled are
+ * short, and those of relatives and of places are divided into recalled words and others. */
 #include "stories_impl.h"
 
 // clang-format off
@@ -18,7 +22,10 @@ static const char *const person[] = { /* girls, then boys */
     "Anna|she|her|her", "Mia|she|her|her", "Lily|she|her|her", "Emma|she|her|her", "Zoe|she|her|her",
     "Ben|he|him|his", "Tom|he|him|his", "Max|he|him|his", "Leo|he|him|his", "Sam|he|him|his",
 };
-static const char *const relative[] = {"mother|she|her", "sister|she|her", "father|he|him", "brother|he|him"};
+static const char *const relative[] = {
+    "mother|she|her", "sister|she|her", "father|he|him", "brother|he|him",
+    "grandmother|she|her", "aunt|she|her", "grandfather|he|him", "uncle|he|him",
+};
 static const char *const thing[] = { /* toys, then clothes */
     "ball|it|it|was|is|throw|threw", "kite|it|it|was|is|fly|flew", "drum|it|it|was|is|play|played",
     "boat|it|it|was|is|sail|sailed", "doll|it|it|was|is|dress|dressed", "bear|it|it|was|is|hug|hugged",
@@ -31,7 +38,10 @@ static const char *const place[] = {
     "park|in the park", "garden|in the garden", "forest|in the forest", "farm|on the farm",
     "lake|at the lake", "river|by the river", "village|in the village", "hill|on the hill",
 };
-static const char *const spot[] = {"tree", "rock", "bush", "bench", "wall", "shed", "cart"};
+static const char *const spot[] = {
+    "tree", "rock", "bush", "bench", "wall", "shed", "cart", /* then where children hide */
+    "barn", "fence", "hedge", "log", "door",
+};
 static const char *const goal[] = {"bridge", "gate", "well", "mill", "house", "school"};
 static const char *const container[] = {"box", "bag", "basket", "bucket", "chest", "trunk"};
 static const char *const number[] = {"one", "two", "three", "four", "five", "six", "seven", "eight", "nine"};
@@ -69,10 +79,10 @@ static const struct story_table tables[TABLES] = {
 };
 static const struct story_list lists[] = {
     {"person", PERSON, 0, 10}, {"girl", PERSON, 0, 5}, {"boy", PERSON, 5, 5},
-    {"relative", RELATIVE, 0, 4},
+    {"relative", RELATIVE, 0, 4}, {"elder", RELATIVE, 4, 4},
     {"toy", THING, 0, 8}, {"smalltoy", THING, 0, 7}, {"clothes", THING, 8, 3},
     {"colour", COLOUR, 0, 7}, {"fur", COLOUR, 4, 3}, {"place", PLACE, 0, 8},
-    {"spot", SPOT, 0, 7}, {"goal", GOAL, 0, 6},
+    {"spot", SPOT, 0, 7}, {"hideout", SPOT, 7, 5}, {"goal", GOAL, 0, 6},
     {"container", CONTAINER, 0, 6},
     {"few", NUMBER, 0, 3}, {"several", NUMBER, 1, 3},
     {"many", NUMBER, 4, 5}, /* at least two are left: "apples" stays right */
@@ -120,10 +130,9 @@ static const int8_t registers[STORY_REGISTERS] = {
 
 static const struct story_choice phrases[] = {
     CHOICE("trait", W2("little"), W2("kind"), W2("clever"), W2("brave"), W2("quiet"),
-           W2("funny"), W1("shy"), W1("tall")),
+           W2("funny"), W1("shy")),
     CHOICE("child", W1("girl named {h=girl}"), W1("boy named {h=boy}")),
-    CHOICE("weather", W3("sunny"), W3("warm"), W2("cold"), W2("windy"), W2("cloudy"), W2("bright"),
-           W1("foggy")),
+    CHOICE("weather", W3("sunny"), W3("warm"), W2("cold"), W2("windy"), W2("cloudy"), W2("bright")),
     CHOICE("weekday", W1("Monday"), W1("Tuesday"), W1("Wednesday"), W1("Thursday"), W1("Friday"),
            W2("Saturday"), W2("Sunday")),
     CHOICE("hour", W3("morning"), W3("afternoon"), W2("evening")),
@@ -133,7 +142,7 @@ static const struct story_choice phrases[] = {
     CHOICE("size", W3("small"), W3("little"), W2("big"), W2("tiny"), W1("funny")),
     CHOICE("good", W3("good"), W2("great"), W2("wonderful"), W2("lovely")),
     CHOICE("friends", W3("good friends"), W3("best friends"), W2("close friends")),
-    CHOICE("happy", W3("happy"), W3("very happy"), W2("glad"), W2("proud"), W1("cheerful")),
+    CHOICE("happy", W3("happy"), W3("very happy"), W2("glad"), W2("proud")),
     CHOICE("sad", W3("sad"), W3("very sad"), W2("worried"), W2("upset")),
     CHOICE("new", W3("new"), W2("pretty"), W2("big"), W2("little"), W2("shiny"), W1("fine")),
     CHOICE("thing", W4("a {new} {c=colour} {t=toy}"), W1("{new} {c=colour} {t=clothes}")),
@@ -150,8 +159,8 @@ static const struct story_choice phrases[] = {
     CHOICE("came", W1("came by"), W1("came along"), W1("heard it")),
     CHOICE("fresh", W1("fresh"), W1("tasty"), W1("sweet"), W1("good"), W1("hot")),
     CHOICE("sweet", W2("sweet"), W2("fresh"), W2("good"), W1("pretty"), W1("little")),
-    CHOICE("fun", W2("fun"), W2("great"), W1("wonderful"), W1("lovely"), W1("nice")),
-    CHOICE("strange", W1("strange"), W1("small"), W1("funny"), W1("loud")),
+    CHOICE("fun", W2("fun"), W2("great"), W1("wonderful"), W1("lovely")),
+    CHOICE("strange", W1("strange"), W1("small"), W1("funny")),
     CHOICE("big", W1("big"), W1("old"), W1("white"), W1("little")),
     CHOICE("sang", W1("sang a song"), W1("read a book"), W1("drank some milk"), W1("told a story")),
 };
@@ -259,9 +268,9 @@ static const struct story_choice beats[BEATS] = {
 
     /* Cooking: what tasted good, what was empty? */
     BEAT(COOK,
-        {3, "{h.He} wanted to make {fresh} {o=food} for {h.his} {r=relative}.", COOK_WAIT},
-        {3, "{h.His} {r=relative} was hungry, so {h.he} made {fresh} {o=food}.", COOK_WAIT},
-        {2, "One {weather} {hour}, {h.he} helped {h.his} {r=relative} make {fresh} {o=food}.", COOK_WAIT}),
+        {3, "{h.He} wanted to make {fresh} {o=food} for {h.his} {r=elder}.", COOK_WAIT},
+        {3, "{h.His} {r=elder} was hungry, so {h.he} made {fresh} {o=food}.", COOK_WAIT},
+        {2, "One {weather} {hour}, {h.he} helped {h.his} {r=elder} make {fresh} {o=food}.", COOK_WAIT}),
     BEAT(COOK_WAIT,
         {3, "{h.He} put it in the {o.pot} and waited for {n=many} minutes.", COOK_OUT},
         {2, "It had to be in the {o.pot} for {n=many} minutes.", COOK_OUT}),
@@ -388,17 +397,17 @@ static const struct story_choice beats[BEATS] = {
         {1, "They {happily} played hide and seek.", HIDE_COUNT},
         {1, "\"Let us play hide and seek,\" {said} {f}.", HIDE_COUNT}),
     BEAT(HIDE_COUNT,
-        {2, "{h} counted to {n=many}, and {f} hid behind the {s=spot}.", HIDE_LOOK},
-        {2, "{f} hid behind the {s=spot} while {h} counted to {n=many}.", HIDE_LOOK}),
+        {2, "{h} counted to {n=many}, and {f} hid behind the {s=hideout}.", HIDE_LOOK},
+        {2, "{f} hid behind the {s=hideout} while {h} counted to {n=many}.", HIDE_LOOK}),
     BEAT(HIDE_LOOK,
-        {3, "After {n}, {h} looked behind the {x=spot!s} and the {y=spot!sx}.", HIDE_FOUND},
-        {2, "First {h} looked behind the {spot!s}, but {f} was not there.", HIDE_FOUND}),
+        {3, "After {n}, {h} looked behind the {x=hideout!s} and the {y=hideout!sx}.", HIDE_FOUND},
+        {2, "First {h} looked behind the {hideout!s}, but {f} was not there.", HIDE_FOUND}),
     BEAT(HIDE_FOUND,
         {3, "{Soon}, {h} found {f.him} behind the {s}.", HIDE_TURN},
         {2, "Then {h} heard a {strange} noise and found {f.him} behind the {s}.", HIDE_TURN},
         {2, "\"You are behind the {s}!\" {said} {h}.", HIDE_TURN}),
     BEAT(HIDE_TURN,
-        {2, "Then {f} counted, and {h} hid behind the {s=spot!s}.", HIDE_END},
+        {2, "Then {f} counted, and {h} hid behind the {s=hideout!s}.", HIDE_END},
         {2, "\"That was {fun},\" {said} {f}.", END_PAIR},
         {2, "", END_PAIR}),
     BEAT(HIDE_END,

@@ -72,7 +72,8 @@ static void words_free(struct words *s) {
 
 /* --- a small grammar in full --- */
 
-/* Every kind of item; "It was X." has two derivations, by a line of its own and through a phrase. */
+/* Every kind of item; "It was good." has two derivations, and so has, in the middle of a story, "X left ...".
+ */
 static const char *const who[] = {"Ann|she", "Bob|he", "Cy|he"};
 static const char *const count_names[] = {"one", "two", "three", "four"};
 static const struct story_table small_tables[] = {{"name|he", who, 3}, {"name", count_names, 4}};
@@ -86,14 +87,13 @@ static const struct story_choice small_phrases[] = {{"mood", small_phrase, 3}};
 static const struct story_line small_start[] = {{2, "{a=person.He} met {b=person!a}.", 1},
                                                 {1, "{a=man} met {b=person!a} and {c=man}.", 1}};
 static const struct story_line small_middle[] = {
-    {2, "{a} had {n=lots}, {b.he} took {m=some} of them.{c:b}", 2}, {1, "", 2}};
-static const struct story_line small_middle_count[] = {{2, "{c} left {n-m} to {a}.", 3}, {1, "", 3}};
+    {2, "{a} had {n=lots}, {b.he} took {m=some} of them.{c:b}", 2}, {1, "", 3}};
+static const struct story_line small_rest[] = {
+    {2, "{c} left {n-m} to {a}.", 3}, {1, "{c} left {n-m} to {a}.", 3}, {1, "", 3}};
 static const struct story_line small_end[] = {
     {2, "It was {mood}.", STORY_END}, {1, "It was good.", STORY_END}, {1, "{b.He} was {mood}.", STORY_END}};
-static struct story_choice small_beats[] = {{"start", small_start, 2},
-                                            {"middle", small_middle, 1},
-                                            {"count", small_middle_count, 2},
-                                            {"end", small_end, 3}};
+static struct story_choice small_beats[] = {
+    {"start", small_start, 2}, {"middle", small_middle, 2}, {"rest", small_rest, 3}, {"end", small_end, 3}};
 static const struct story_grammar small = {small_tables,   small_lists, 4, small_phrases, 1, small_beats, 4,
                                            small_registers};
 
@@ -150,34 +150,44 @@ static void test_small_grammar(void **state) {
     words_free(&texts);
 }
 
-/* Texts outside of the small grammar, each for another reason. */
+static double small_log_p(const char *text) {
+    return story_grammar_log_probability(&small, text, length(text));
+}
+
+/* Texts outside of the small grammar, each one step away from a story. */
 static void test_small_grammar_refuses(void **state) {
     (void)state;
+    assert_true(isfinite(small_log_p("She met Bob. It was good.")));
+    assert_true(isfinite(small_log_p("She met Bob. He was seen by Cy.")));
+    assert_true(isfinite(small_log_p("Bob met Ann and Cy. She was bad.")));
+    assert_true(isfinite(
+        small_log_p("She met Bob. Ann had three, he took two of them. Bob left one to Ann. It was bad.")));
     static const char *const texts[] = {
         "",
         " ",
         "She met Bob.",
         "She met Bob. ",
-        "Ann met Bob. It was good.",
-        "She met Ann. It was good.",
-        "She met Bob. It was good. ",
-        "She met Bob.  It was good.",
-        "She met Bob. It was good. It was good.",
-        "Bob met Ann and Ann. It was good.",
-        "She met Bob. He was seen by Bob.",
-        "He met Ann. He was good.",
-        "She met Bob. Ann had three, he took two of them. Bob left two to Ann. It was bad.",
-        "She met Bob. Bob had three, he took two of them. It was bad.",
-        "She met Bob. Ann had three, she took two of them. It was bad.",
+        "It was good.",
         "She met Bob. It was goo",
-        "It was good."};
-    for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
-        double p = story_grammar_log_probability(&small, texts[i], length(texts[i]));
-        if (!(p == -INFINITY) && strcmp(texts[i], "She met Bob. It was good.") != 0)
-            fail_msg("'%s' has log-probability %g", texts[i], p);
-    }
-    const char *good = "She met Bob. Ann had three, he took two of them. Bob left one to Ann. It was bad.";
-    assert_true(isfinite(story_grammar_log_probability(&small, good, length(good))));
+        "she met Bob. It was good.",
+        "She met Bob. It was good. ",
+        " She met Bob. It was good.",
+        "She met Bob.  It was good.",
+        "She met Bob.It was good.",
+        "She met Bob. It was good. It was good.",
+        "She met Bob. he was good.",
+        "She met Ann. It was good.",
+        "She met Bob. He was seen by Bob.",
+        "She met Bob. She was good.",
+        "Bob met Ann and Ann. She was bad.",
+        "Bob met Bob and Cy. It was bad.",
+        "She met Bob. Ann had three, he took two of them. Bob left two to Ann. It was bad.",
+        "She met Bob. Ann had three, he took two of them. Ann left one to Ann. It was bad.",
+        "She met Bob. Bob had three, he took two of them. It was bad.",
+        "She met Bob. Ann had three, she took two of them. It was bad."};
+    for (size_t i = 0; i < ARRAY_LENGTH(texts); i++)
+        if (!(small_log_p(texts[i]) == -INFINITY))
+            fail_msg("'%s' has log-probability %g", texts[i], small_log_p(texts[i]));
 }
 
 /* --- the stories --- */
@@ -438,7 +448,8 @@ static void test_unknown_word(void **state) {
     }
 }
 
-/* A missing or repeated sentence costs at most its place; a story cut anywhere is right as far as it goes. */
+/* A missing, repeated or strange sentence costs at most its place; a story cut anywhere is right as far as it
+ * goes. */
 static void test_cut_and_repeated(void **state) {
     (void)state;
     for (int i = 0; i < 200; i++) {
@@ -462,6 +473,13 @@ static void test_cut_and_repeated(void **state) {
             assert_int_equal(g.grammatical, whole.sentences + 1);
             assert_int_equal(g.in_place, whole.sentences);
             free(twice);
+            char *strange = replaced(text, begin, 0, "Qux was here. ", 14);
+            g = story_grade(strange, length(strange));
+            assert_int_equal(g.sentences, whole.sentences + 1);
+            assert_int_equal(g.grammatical, whole.sentences);
+            assert_int_equal(g.in_place, whole.sentences);
+            assert_int_equal(g.references_ok, g.references);
+            free(strange);
             char *without = replaced(text, begin, min_i64(at + 1, size) - begin, "", 0);
             g = story_grade(without, length(without));
             assert_int_equal(g.sentences, whole.sentences - 1);
@@ -473,6 +491,32 @@ static void test_cut_and_repeated(void **state) {
         }
         free(text);
     }
+}
+
+static void expect_grade(const char *text, int sentences, int grammatical, int in_place, int references,
+                         int ok) {
+    struct story_grade g = story_grade(text, length(text));
+    if (g.sentences != sentences || g.grammatical != grammatical || g.in_place != in_place ||
+        g.references != references || g.references_ok != ok)
+        fail_msg("%d sentences, %d grammatical, %d in place, %d of %d references right: %s", g.sentences,
+                 g.grammatical, g.in_place, g.references_ok, g.references, text);
+}
+
+/* Cases by hand. */
+static void test_grade_of_sentences(void **state) {
+    (void)state;
+    expect_grade("Mia and Ben were good friends.", 1, 1, 1, 0, 0);
+    expect_grade("Mia and Mia were good friends.", 1, 0, 0, 0, 0);
+    expect_grade("mia and Ben were good friends.", 1, 0, 0, 0, 0);
+    expect_grade("Mia and Ben were good friends. mia and Ben were glad.", 2, 1, 1, 0, 0);
+    expect_grade("Mia and Ben were good", 0, 0, 0, 0, 0);
+    expect_grade("  Mia and Ben\nwere good friends. ", 1, 0, 0, 0, 0);
+    /* nothing is known before: nothing to be right or wrong */
+    expect_grade("That night, she dreamed of the sea.", 1, 1, 0, 0, 0);
+    /* but the second sentence can contradict the first */
+    expect_grade("That night, she dreamed of the sea. Tom was glad.", 2, 2, 0, 1, 0);
+    expect_grade("That night, she dreamed of the sea. Mia was glad.", 2, 2, 0, 1, 1);
+    expect_grade("Mia and Ben were good friends.<|endoftext|>Tom and Leo were good friends.", 2, 2, 2, 0, 0);
 }
 
 /* What is no story at all costs nothing but time, and not much of that. */
@@ -510,17 +554,12 @@ static void test_garbage(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_small_grammar),
-        cmocka_unit_test(test_small_grammar_refuses),
-        cmocka_unit_test(test_pure_function),
-        cmocka_unit_test(test_probability_and_entropy),
-        cmocka_unit_test(test_every_line_is_used),
-        cmocka_unit_test(test_changed_words),
-        cmocka_unit_test(test_wrong_references),
-        cmocka_unit_test(test_generated_text_is_perfect),
-        cmocka_unit_test(test_unknown_word),
-        cmocka_unit_test(test_cut_and_repeated),
-        cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_small_grammar),      cmocka_unit_test(test_small_grammar_refuses),
+        cmocka_unit_test(test_pure_function),      cmocka_unit_test(test_probability_and_entropy),
+        cmocka_unit_test(test_every_line_is_used), cmocka_unit_test(test_changed_words),
+        cmocka_unit_test(test_wrong_references),   cmocka_unit_test(test_generated_text_is_perfect),
+        cmocka_unit_test(test_unknown_word),       cmocka_unit_test(test_cut_and_repeated),
+        cmocka_unit_test(test_grade_of_sentences), cmocka_unit_test(test_garbage),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
