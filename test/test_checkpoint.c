@@ -421,6 +421,69 @@ static void tokenizer_travels_along(void **state) {
     model_free(&m);
 }
 
+/* Device memory behind addresses that the host cannot use, as on a GPU: everything must go through the
+ * copies. */
+#define MASK ((uintptr_t)1 << 62)
+
+static void hide(struct tensor *t) { t->data = t->data ? (void *)((uintptr_t)t->data ^ MASK) : NULL; }
+
+static int64_t largest_copy;
+
+static void masked_upload(struct device *d, void *dst, const void *src, size_t bytes, void *stream) {
+    assert_true((uintptr_t)dst & MASK);
+    if ((int64_t)bytes > largest_copy) largest_copy = (int64_t)bytes;
+    memcpy((void *)((uintptr_t)dst ^ MASK), src, bytes);
+}
+
+static void masked_download(struct device *d, void *dst, const void *src, size_t bytes, void *stream) {
+    assert_true((uintptr_t)src & MASK);
+    if ((int64_t)bytes > largest_copy) largest_copy = (int64_t)bytes;
+    memcpy(dst, (const void *)((uintptr_t)src ^ MASK), bytes);
+}
+
+static void model_hide(struct model *m) {
+    m->device->backend = "masked";
+    m->device->upload = masked_upload;
+    m->device->download = masked_download;
+    hide(&m->gpt.params);
+    hide(&m->opt.m);
+    hide(&m->opt.v);
+    hide(&m->opt.master);
+}
+
+static void device_memory_is_only_copied(void **state) {
+    struct scratch *s = *state;
+    static const struct gpt_config tall = {
+        .name = "tall", .context = 3, .vocab_size = 70001, .layers = 2, .heads = 1, .channels = 33};
+    for (int kind = 0; kind < 3; kind++) {
+        struct model m, other;
+        struct error err;
+        enum dtype dtype = kind ? DTYPE_BF16 : DTYPE_F32;
+        model_make(&m, &tall, dtype, kind == 2);
+        paint_model(&m, 4);
+        model_hide(&m);
+        largest_copy = 0;
+        save(s->dir, &m, kind);
+        assert_in_range(largest_copy, 1, 16 << 20); /* in pieces */
+        model_hide(&m);                             /* the other way round */
+        assert_loads_as(path_of(s, "step-%08d", kind), &m);
+        model_make(&other, &tall, dtype, kind == 2);
+        model_hide(&other);
+        largest_copy = 0;
+        const char *dir = path_of(s, "step-%08d", kind);
+        ASSERT_OK(checkpoint_load_weights(&other.gpt, dir, &err), err);
+        ASSERT_OK(checkpoint_load_optimizer(&other.opt, &other.gpt, dir, &err), err);
+        assert_in_range(largest_copy, 1, 16 << 20);
+        model_hide(&other);
+        assert_same(&other.gpt.params, &m.gpt.params);
+        assert_same(&other.opt.m, &m.opt.m);
+        assert_same(&other.opt.v, &m.opt.v);
+        if (kind == 2) assert_same(&other.opt.master, &m.opt.master);
+        model_free(&other);
+        model_free(&m);
+    }
+}
+
 /* --- layout --- */
 
 static void layout_is_hugging_faces(void **state) {
@@ -1302,6 +1365,7 @@ int main(int argc, char **argv) {
         SCRATCH_TEST(large_tensors),
         SCRATCH_TEST(master_weights_are_the_model_file),
         SCRATCH_TEST(bf16_without_masters),
+        SCRATCH_TEST(device_memory_is_only_copied),
         SCRATCH_TEST(tokenizer_travels_along),
         SCRATCH_TEST(layout_is_hugging_faces),
         SCRATCH_TEST(published_directories_load),
