@@ -320,7 +320,8 @@ static bool put_data(struct gguf *g, const struct weights *w, enum export_type t
 
 /* --- the file --- */
 
-/* The number of keys stands before the keys: they are written once to count them, into the void. */
+/* The number of keys stands before the keys: they are written once to count them, into the void. A file that
+ * is not complete may stay behind. */
 static bool write_file(const char *path, const struct weights *w, const struct tokenizer *t,
                        enum export_type type, struct error *err) {
     struct gguf g = {.keys = 0};
@@ -343,7 +344,6 @@ static bool write_file(const char *path, const struct weights *w, const struct t
     struct error why = {""};
     bool good = put_data(&g, w, type, &why);
     bool closed = writer_close(&g.w, err);
-    if (closed && !good) unlink(path);
     return closed && (good || fail(err, "%s", why.message));
 }
 

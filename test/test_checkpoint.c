@@ -403,6 +403,7 @@ static void tokenizer_travels_along(void **state) {
     tokenizer_free(t);
     json_t *config = json_file_load(path_of(s, "step-00000008/config.json"), &err);
     assert_int_equal(json_integer_value(json_object_get(config, "eos_token_id")), 256);
+    assert_int_equal(json_integer_value(json_object_get(config, "bos_token_id")), 256);
     json_decref(config);
 
     /* A tokenizer with more tokens than the model. */

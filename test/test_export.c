@@ -579,7 +579,7 @@ static void directories_load_again(void **state) {
         assert_true(tokenizer_hash(t) == tokenizer_hash(s->tokenizer));
         tokenizer_free(t);
         assert_false(export_huggingface(s->checkpoint, dir, EXPORT_F32, &err)); /* not over something */
-        assert_mentions(&err, "not empty");
+        assert_mentions(&err, "not empty; name a new directory");
         /* A model that came from elsewhere is exported in the same way. */
         if (!export_gguf(dir, path_of(s, "again.gguf"), EXPORT_F32, &err)) fail_msg("%s", err.message);
     }
