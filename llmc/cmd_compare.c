@@ -80,7 +80,7 @@ struct comparison {
  * allowed, because rounding errors are not quite independent. */
 static double tolerance(const struct comparison *c, double depth) {
     double u = c->other.gpt.options.dtype == DTYPE_BF16 ? 0x1p-9 : 0x1p-21;
-    return 4.0 * u * sqrt(c->step > 1 ? 1.5 * depth : depth);
+    return 2.0 * u * sqrt(c->step > 1 ? 1.5 * depth : depth);
 }
 
 /* --- one tensor --- */
@@ -185,9 +185,11 @@ static bool compare_params(struct comparison *c, bool gradients) {
      */
     double depth = gradients ? (double)(2 * L * ROUNDINGS_A_LAYER) + 6.0 : 2.0;
     const char *op = gradients ? "the backward pass of this tensor's operation" : "adamw";
-    for (int id = 0; id < PARAM_ROWS; id++)
-        for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? L : 1); l++) {
+    for (int64_t l = -1; l <= L; l++) /* -1: before the layers, L: after them */
+        for (int id = 0; id < PARAM_ROWS; id++) {
             enum param_id p = (enum param_id)id;
+            bool after = p == P_LNF_W || p == P_LNF_B, in_layers = l >= 0 && l < L;
+            if (gpt_param_rows[id].per_layer != in_layers || (!in_layers && after != (l == L))) continue;
             struct tensor want = gradients ? gpt_grad(&c->cpu.gpt, p, l) : gpt_param(&c->cpu.gpt, p, l);
             struct tensor got = gradients ? gpt_grad(&c->other.gpt, p, l) : gpt_param(&c->other.gpt, p, l);
             char *name = xasprintf("%s%s", gradients ? "d " : "", gpt_param_name(p, l));
