@@ -72,7 +72,7 @@ SIM_RUN      = $(addprefix $(BUILD)/sim/$(1)/test/,$(CUDA_TEST))
 SIM_RUNS_plain = $(call SIM_RUN,plain) SIM_LAZY=1 SIM_ORDER=reverse $(call SIM_RUN,plain) SIM_LAZY= SIM_ORDER=random \
                $(foreach seed,1 2 3,SIM_SEED=$(seed) $(call SIM_RUN,plain)) SIM_SEED= SIM_ORDER=
 SIM_RUNS_asan  = $(call SIM_RUN,asan)
-SIM_RUNS_tsan  = test/sim/test_sim_bugs.sh OMP_NUM_THREADS=1 $(call SIM_RUN,tsan)
+SIM_RUNS_tsan  = test/sim/test_sim_bugs.sh OMP_NUM_THREADS=1 LLMC_TEST_SIZE=small $(call SIM_RUN,tsan)
 SIM_RUNS     = $(foreach b,$(SIM_BUILDS),$(SIM_RUNS_$(b)))
 SIM_TESTS    = $(foreach b,$(SIM_BUILDS),$(addprefix $(BUILD)/sim/$(b)/test/,$(CUDA_TEST) sim/bugs))
 
