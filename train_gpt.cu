@@ -382,14 +382,15 @@ static void issue_step(struct run *r) {
     r->comm->all_reduce(r->comm, &r->ctx, &r->gpt.grads);
     struct schedule schedule = run_schedule(c);
     struct adamw_args args = run_adamw_args(c);
-    args.lr = (float)schedule_lr(&schedule, r->state.step);
+    double lr = schedule_lr(&schedule, r->state.step);
+    args.lr = (float)lr;
     args.step = ++r->state.step;
     optimizer_step(&r->optimizer, &r->gpt, &args);
     r->device->download(r->device, f->numbers, r->gpt.numbers.data, STEP_NUMBERS * sizeof(float),
                         r->ctx.stream);
     r->device->event_record(r->device, f->done, r->ctx.stream);
     r->state.tokens += c->tokens_per_step;
-    f->lr = (double)args.lr;
+    f->lr = lr;
     f->epoch = (double)dataloader_position(r->train) / (double)dataloader_samples(r->train);
 }
 
@@ -493,7 +494,7 @@ static int finish(struct run *r) {
     printf("weights   %s/step-%08" PRId64 "%s\n", r->out, r->state.step, saved ? "" : " COULD NOT BE SAVED");
     printf("log       %s/log.jsonl\nplot      %s/loss.svg\n", r->out, r->out);
     printf("sample    build/train_gpt sample --from %s --prompt \"%s\"\n", r->out,
-           r->data.stories ? "Once" : "");
+           r->data.stories ? "Once" : "The");
     return saved ? 0 : 1;
 }
 
@@ -535,12 +536,8 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
-    } commands[] = {{"train", cmd_train},
-                    {"sample", cmd_sample},
-                    {"plan", cmd_plan},
-                    {"compare", cmd_compare},
-                    {"profile", cmd_profile},
-                    {"export", cmd_export}};
+    } commands[] = {{"train", cmd_train},     {"sample", cmd_sample},   {"plan", cmd_plan},
+                    {"compare", cmd_compare}, {"profile", cmd_profile}, {"export", cmd_export}};
     if (argc < 2 || argv[1][0] == '-') return cmd_train(argc - 1, argv + 1);
     const char *names[ARRAY_LENGTH(commands)];
     for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) {
@@ -548,7 +545,8 @@ int main(int argc, char **argv) {
         names[i] = commands[i].name;
     }
     int near = nearest_word(argv[1], names, ARRAY_LENGTH(commands));
-    fprintf(stderr, "error: %s: no such command; train (the default), sample, plan, compare, profile, export%s%s%s\n",
+    fprintf(stderr,
+            "error: %s: no such command; train (the default), sample, plan, compare, profile, export%s%s%s\n",
             argv[1], near < 0 ? "" : "; did you mean ", near < 0 ? "" : names[near], near < 0 ? "" : "?");
     return 2;
 }
