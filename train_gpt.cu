@@ -15,7 +15,6 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
-#include <omp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,7 +163,8 @@ static void create_model(struct run *r) {
     struct gpt_options options = run_gpt_options(&r->config, r->device);
     struct ctx plan;
     ctx_init(&plan, r->device, r->device->ops, true);
-    run_plan_step(&plan, &r->model, &options);
+    bool master = run_master_weights(&r->config, &options);
+    run_plan_step(&plan, &r->model, &options, master);
     int64_t free_bytes, total_bytes, needed = ctx_memory_total(&plan);
     r->device->memory_info(r->device, &free_bytes, &total_bytes);
     check(
@@ -176,7 +176,7 @@ static void create_model(struct run *r) {
         r->device->name);
     ctx_init(&r->ctx, r->device, r->device->ops, false);
     gpt_create(&r->gpt, &r->ctx, &r->model, &options);
-    optimizer_create(&r->optimizer, &r->gpt, options.dtype != DTYPE_F32);
+    optimizer_create(&r->optimizer, &r->gpt, master);
     ctx_reserve_scratch(&r->ctx, plan.memory[MEM_SCRATCH]);
     generator_create(&r->generator, &r->ctx, &r->model, options.dtype, &r->gpt.params);
     if (!r->start)
@@ -503,11 +503,8 @@ static int cmd_train(int argc, char **argv) {
     memset(&r, 0, sizeof r);
     int status = command_options(&r.options, &train_command, &r.config, argc, argv);
     if (status >= 0) return status;
-    struct error err;
     open_run(&r);
-    if (r.config.threads) omp_set_num_threads((int)r.config.threads);
-    r.device = device_open(r.config.device, &err);
-    check(r.device, "%s", err.message);
+    r.device = run_open_device(&r.config);
     r.comm = comm_open_local();
     open_data_and_model(&r);
     create_model(&r);

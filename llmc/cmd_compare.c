@@ -43,6 +43,9 @@ static const struct option_row rows[] = {
     OPT_INT(C, run.seed, "seed", "1", 0, INFINITY, "N", "of weights and tokens", 0),
     OPT_TEXT(C, run.device, "device", "auto", "NAME", "the device under test: cuda, cuda:N, cpu or auto", 0),
     OPT_WORD(C, run.dtype, "dtype", "auto", "auto|fp32|bf16", NULL, "its storage type", 0),
+    OPT_FLAG(C, run.master_weights, "master-weights", "true",
+             "keep fp32 copies of bf16 weights for the update", 0),
+    OPT_FLAG(C, run.tf32, "tf32", "false", "on a GPU, multiply fp32 matrices in TF32", 0),
     OPT_FLAG(C, json, "json", "false", "one JSON object a line instead of a table", 0),
     OPT_FLAG(C, all, "all", "false", "go on after the first tensor that is off", 0),
 };
@@ -69,6 +72,7 @@ struct side {
 struct comparison {
     struct side cpu, other;
     bool json, all;
+    double rounding; /* relative error of one operation */
     int64_t step, compared, failed;
 };
 
@@ -79,8 +83,7 @@ struct comparison {
  * the second step on the weights have been rounded too, which adds half as many. Four times the sum is
  * allowed, because rounding errors are not quite independent. */
 static double tolerance(const struct comparison *c, double depth) {
-    double u = c->other.gpt.options.dtype == DTYPE_BF16 ? 0x1p-9 : 0x1p-21;
-    return 2.0 * u * sqrt(c->step > 1 ? 1.5 * depth : depth);
+    return 2.0 * c->rounding * sqrt(c->step > 1 ? 1.5 * depth : depth);
 }
 
 /* --- one tensor --- */
@@ -254,11 +257,11 @@ static bool compare_step(struct comparison *c, const struct run_config *run, con
 /* --- the command --- */
 
 static void open_side(struct side *s, struct device *device, const struct gpt_config *model,
-                      const struct gpt_options *options) {
+                      const struct gpt_options *options, bool master_weights) {
     s->device = device;
     ctx_init(&s->ctx, device, device->ops, false);
     gpt_create(&s->gpt, &s->ctx, model, options);
-    optimizer_create(&s->optimizer, &s->gpt, options->dtype != DTYPE_F32);
+    optimizer_create(&s->optimizer, &s->gpt, master_weights);
 }
 
 static void close_side(struct side *s) {
@@ -276,8 +279,7 @@ int cmd_compare(int argc, char **argv) {
     struct gpt_config model;
     char *directory;
     check(run_model_config(&model, &directory, &config.run, config.run.vocab_size, &err), "%s", err.message);
-    struct device *device = device_open(config.run.device, &err);
-    check(device, "%s", err.message);
+    struct device *device = run_open_device(&config.run);
     struct comparison c;
     memset(&c, 0, sizeof c);
     c.json = config.json;
@@ -286,8 +288,9 @@ int cmd_compare(int argc, char **argv) {
     reference.dtype = DTYPE_F32;
     reference.recompute = RECOMPUTE_NONE;
     reference.head_chunks = 1;
-    open_side(&c.cpu, device_open_cpu(), &model, &reference);
-    open_side(&c.other, device, &model, &other);
+    c.rounding = other.dtype == DTYPE_BF16 ? 0x1p-9 : config.run.tf32 ? 0x1p-12 : 0x1p-21;
+    open_side(&c.cpu, device_open_cpu(), &model, &reference, false);
+    open_side(&c.other, device, &model, &other, run_master_weights(&config.run, &other));
     if (directory)
         check(checkpoint_load_weights(&c.cpu.gpt, directory, &err), "%s", err.message);
     else

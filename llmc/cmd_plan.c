@@ -3,7 +3,6 @@
 #include "run_config.h"
 
 #include <inttypes.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -51,13 +50,11 @@ int cmd_plan(int argc, char **argv) {
     char *directory;
     check(run_model_config(&model, &directory, &c, c.vocab_size, &err), "%s", err.message);
     check(run_config_complete(&c, &model, 0, &err), "%s", err.message);
-    if (c.threads) omp_set_num_threads((int)c.threads);
-    struct device *device = device_open(c.device, &err);
-    check(device, "%s", err.message);
+    struct device *device = run_open_device(&c);
     struct gpt_options gpt_options = run_gpt_options(&c, device);
     struct ctx ctx;
     ctx_init(&ctx, device, device->ops, true);
-    run_plan_step(&ctx, &model, &gpt_options);
+    run_plan_step(&ctx, &model, &gpt_options, run_master_weights(&c, &gpt_options));
 
     struct gpt_params layout;
     gpt_params_layout(&layout, &model);

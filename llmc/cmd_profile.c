@@ -10,7 +10,6 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -269,16 +268,14 @@ int cmd_profile(int argc, char **argv) {
     char *directory;
     check(run_model_config(&model, &directory, &c.run, c.run.vocab_size, &err), "%s", err.message);
     check(run_config_complete(&c.run, &model, 0, &err), "%s", err.message);
-    if (c.run.threads) omp_set_num_threads((int)c.run.threads);
-    struct device *device = device_open(c.run.device, &err);
-    check(device, "%s", err.message);
+    struct device *device = run_open_device(&c.run);
     struct ctx ctx;
     struct gpt gpt;
     struct optimizer optimizer;
     struct gpt_options gpt_options = run_gpt_options(&c.run, device);
     ctx_init(&ctx, device, device->ops, false);
     gpt_create(&gpt, &ctx, &model, &gpt_options);
-    optimizer_create(&optimizer, &gpt, gpt_options.dtype != DTYPE_F32);
+    optimizer_create(&optimizer, &gpt, run_master_weights(&c.run, &gpt_options));
     gpt_init_weights(&gpt, 1);
     int64_t n = c.run.batch_size * c.run.seq_len;
     int32_t *tokens = (int32_t *)xmalloc((size_t)(n + 1) * sizeof *tokens);

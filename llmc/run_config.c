@@ -7,6 +7,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,6 +108,13 @@ static const struct option_row device_rows[] = {
              "what backward computes again instead of keeping it; saves memory, same results", 0),
     OPT_INT(C, head_chunks, "head-chunks", "1", 1, 1 << 20, "N",
             "parts in which logits are made; saves memory", 0),
+    OPT_FLAG(C, master_weights, "master-weights", "true", "keep fp32 copies of bf16 weights for the update",
+             0),
+    OPT_FLAG(C, stochastic_rounding, "stochastic-rounding", "false",
+             "round updated bf16 weights up or down at random, in proportion; for --no-master-weights", 0),
+    OPT_FLAG(C, tf32, "tf32", "false", "on a GPU, multiply fp32 matrices in TF32 (10-bit mantissas)", 0),
+    OPT_TEXT(C, autotune, "autotune", NULL, "FILE",
+             "on a GPU, time the matmul candidates of every shape once and remember the best in FILE", 0),
     OPT_FLAG(C, graph, "graph", "true", "run a step as one recorded graph, where the device can", 0),
     OPT_INT(C, threads, "threads", "0", 0, 4096, "N", "CPU threads (0: all cores)", 0),
 };
@@ -196,6 +204,20 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
 
 /* --- what the run is made of --- */
 
+struct device *run_open_device(const struct run_config *c) {
+    struct error err;
+    if (c->threads) omp_set_num_threads((int)c->threads);
+    if (c->tf32) setenv("LLMC_TF32", "1", 1);
+    if (c->autotune) setenv("LLMC_MATMUL_TUNE", c->autotune, 1);
+    struct device *device = device_open(c->device, &err);
+    check(device, "%s", err.message);
+    return device;
+}
+
+bool run_master_weights(const struct run_config *c, const struct gpt_options *options) {
+    return options->dtype == DTYPE_BF16 && c->master_weights;
+}
+
 struct gpt_options run_gpt_options(const struct run_config *c, const struct device *device) {
     bool gpu = strcmp(device->backend, "cpu") != 0;
     bool bf16 = c->dtype == DTYPE_CHOICE_BF16 || (c->dtype == DTYPE_CHOICE_AUTO && gpu);
@@ -215,6 +237,7 @@ struct adamw_args run_adamw_args(const struct run_config *c) {
                                .eps = (float)c->eps,
                                .weight_decay = (float)c->weight_decay,
                                .max_norm = (float)c->grad_clip,
+                               .stochastic = c->stochastic_rounding && !c->master_weights,
                                .seed = (uint64_t)c->seed};
 }
 
@@ -223,12 +246,13 @@ struct schedule run_schedule(const struct run_config *c) {
                              c->steps,    c->final_lr_fraction, c->decay_fraction};
 }
 
-void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options) {
+void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
+                   bool master_weights) {
     check(ctx->plan, "run_plan_step: the context would run the step");
     struct gpt gpt;
     struct optimizer optimizer;
     gpt_create(&gpt, ctx, model, options);
-    optimizer_create(&optimizer, &gpt, options->dtype != DTYPE_F32);
+    optimizer_create(&optimizer, &gpt, master_weights);
     gpt_init_weights(&gpt, 1);
     ctx_reset_stats(ctx);
     gpt_set_batch(&gpt, NULL, NULL);

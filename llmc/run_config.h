@@ -41,7 +41,8 @@ struct run_config {
     enum dtype_choice dtype;
     enum recompute recompute;
     int64_t head_chunks, threads;
-    bool graph;
+    bool graph, master_weights, stochastic_rounding, tf32;
+    const char *autotune;
 };
 
 extern const struct option_group run_option_groups[];
@@ -59,13 +60,18 @@ bool run_model_config(struct gpt_config *model, char **directory, const struct r
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, int64_t epoch_tokens,
                          struct error *err);
 
+/* Opens --device with --threads, --tf32 and --autotune in effect. Dies with the reason if it cannot. */
+struct device *run_open_device(const struct run_config *c);
+/* Whether the optimizer keeps fp32 copies of the parameters. */
+bool run_master_weights(const struct run_config *c, const struct gpt_options *options);
 struct gpt_options run_gpt_options(const struct run_config *c, const struct device *device);
 struct adamw_args run_adamw_args(const struct run_config *c);
 struct schedule run_schedule(const struct run_config *c);
 
 /* Forward and backward of one micro-batch and one update, in plan mode: what the memory and the work of a
  * step are. Leaves the context's accounts filled; ctx must be in plan mode. */
-void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options);
+void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
+                   bool master_weights);
 
 #ifdef __cplusplus
 }
