@@ -245,10 +245,8 @@ uint16_t f16_from_f32(float x) {
 bool narrow_values(uint16_t *out, const float *values, int64_t n, enum st_dtype dtype) {
     int64_t lost = 0;
     if (dtype == ST_BF16) {
-#pragma omp parallel for schedule(static) if (n >= PARALLEL)
         for (int64_t i = 0; i < n; i++) out[i] = bf16_from_f32(values[i]);
     } else {
-#pragma omp parallel for schedule(static) reduction(+ : lost) if (n >= PARALLEL)
         for (int64_t i = 0; i < n; i++) {
             out[i] = f16_from_f32(values[i]);
             lost += (out[i] & 0x7fffu) == 0x7c00u && isfinite(values[i]);
@@ -271,9 +269,9 @@ void weights_declare(struct safetensors_writer *w, const struct gpt_config *c, c
         }
 }
 
-/* out (cols,rows) = inp (rows,cols) transposed. */
+/* out (cols,rows) = inp (rows,cols) transposed. On one thread, which is several times faster than any disk,
+ * and does not depend on how busy the other cores are. */
 static void transpose(float *restrict out, const float *restrict inp, int64_t rows, int64_t cols) {
-#pragma omp parallel for schedule(static) if (rows * cols >= PARALLEL)
     for (int64_t c0 = 0; c0 < cols; c0 += TILE)
         for (int64_t r0 = 0; r0 < rows; r0 += TILE) {
             int64_t c1 = min_i64(c0 + TILE, cols), r1 = min_i64(r0 + TILE, rows);

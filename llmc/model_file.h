@@ -84,7 +84,7 @@ void weights_put(struct safetensors_writer *w, const struct gpt_config *config, 
 
 /* fp32 to nearest fp16, ties to even; too large becomes infinity, NaN stays NaN. */
 uint16_t f16_from_f32(float x);
-/* To ST_BF16 or ST_F16, on all cores. False if fp16 cannot hold a finite value. */
+/* To ST_BF16 or ST_F16. False if fp16 cannot hold a finite value. */
 bool narrow_values(uint16_t *out, const float *values, int64_t n, enum st_dtype dtype);
 
 #define HF_PREFIX "transformer." /* of every parameter of a GPT2LMHeadModel */
