@@ -185,6 +185,8 @@ static void create_model(struct run *r) {
         check(checkpoint_load_weights(&r->gpt, r->start, &err), "%s", err.message);
     if (r->resumed)
         check(checkpoint_load_optimizer(&r->optimizer, &r->gpt, r->start, &err), "%s", err.message);
+    else if (r->optimizer.has_master && r->start)
+        check(checkpoint_load_master(&r->optimizer, &r->gpt, r->start, &err), "%s", err.message);
     else if (r->optimizer.has_master)
         cast(&r->ctx, &r->optimizer.master, &r->gpt.params);
     r->comm->broadcast(r->comm, &r->ctx, &r->gpt.params);
