@@ -178,7 +178,7 @@ $(BUILD)/cuda/test/%: $(BUILD)/test/%.o $(BUILD)/cuda/libcuda.a $(BUILD)/test/li
 define SIM_RULES
 $(BUILD)/sim/$(1)/test/sim/%.o: test/sim/%.cpp
 	@mkdir -p $$(@D)
-	$(CXX) $(SIM_FLAGS) -O2 -fno-tree-loop-distribute-patterns $(PKG_CFLAGS) $(SIM_DEF_$(1)) -c $$< -o $$@
+	$(CXX) $(SIM_FLAGS) -O3 -march=native -fno-tree-loop-distribute-patterns $(PKG_CFLAGS) $(SIM_DEF_$(1)) -c $$< -o $$@
 
 $(BUILD)/sim/$(1)/%.o: %.cu
 	@mkdir -p $$(@D)

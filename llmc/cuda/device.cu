@@ -206,8 +206,7 @@ static bool usable(int index, cudaDeviceProp *properties, char *reason, size_t s
     } else if (e != cudaSuccess) {
         snprintf(reason, size, "CUDA does not start: %s", cudaGetErrorString(e));
     } else if (index >= count) {
-        snprintf(reason, size, "this machine has %d GPU%s, cuda:0 to cuda:%d", count, count == 1 ? "" : "s",
-                 count - 1);
+        snprintf(reason, size, "this machine has %d GPU%s; the first is cuda:0", count, count == 1 ? "" : "s");
     } else if ((e = cudaSetDevice(index)) != cudaSuccess ||
                (e = cudaGetDeviceProperties(properties, index)) != cudaSuccess) {
         snprintf(reason, size, "the GPU does not start: %s", cudaGetErrorString(e));

@@ -102,14 +102,37 @@ static bool keeps_aux(cublasLtEpilogue_t e) {
     return e == CUBLASLT_EPILOGUE_GELU_AUX || e == CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
 }
 
+/* sum (m,n) column-major = op(a) @ op(b). The host's sgemm wakes threads, which costs more than a small
+ * product. */
+static void multiply_fp32(std::vector<float> &sum, const product &x, const std::vector<float> &a,
+                          const std::vector<float> &b) {
+    bool ta = x.desc.transpose_a != CUBLAS_OP_N, tb = x.desc.transpose_b != CUBLAS_OP_N;
+    if (x.m * x.n * x.k > 4000000) {
+        cblas_sgemm(CblasColMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)x.m,
+                    (int)x.n, (int)x.k, 1.0f, a.data(), (int)x.a.rows, b.data(), (int)x.b.rows, 0.0f,
+                    sum.data(), (int)x.m);
+        return;
+    }
+    std::vector<float> columns; /* a with m contiguous */
+    if (ta) {
+        columns.resize(a.size());
+        for (int64_t i = 0; i < x.m; i++)
+            for (int64_t l = 0; l < x.k; l++) columns[(size_t)(l * x.m + i)] = a[(size_t)(i * x.k + l)];
+    }
+    const float *from = ta ? columns.data() : a.data();
+    for (int64_t j = 0; j < x.n; j++)
+        for (int64_t l = 0; l < x.k; l++) {
+            float scale = b[(size_t)(tb ? l * x.n + j : j * x.k + l)], *to = &sum[(size_t)(j * x.m)];
+            for (int64_t i = 0; i < x.m; i++) to[i] += from[l * x.m + i] * scale;
+        }
+}
+
 static void multiply(const product &x) {
     cublasLtEpilogue_t e = x.desc.epilogue;
     bool tf32 = x.desc.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
     std::vector<float> a = to_fp32(x.a, x.pa, tf32), b = to_fp32(x.b, x.pb, tf32);
     std::vector<float> sum((size_t)(x.m * x.n));
-    cblas_sgemm(CblasColMajor, x.desc.transpose_a == CUBLAS_OP_N ? CblasNoTrans : CblasTrans,
-                x.desc.transpose_b == CUBLAS_OP_N ? CblasNoTrans : CblasTrans, (int)x.m, (int)x.n, (int)x.k,
-                1.0f, a.data(), (int)x.a.rows, b.data(), (int)x.b.rows, 0.0f, sum.data(), (int)x.m);
+    multiply_fp32(sum, x, a, b);
     for (int64_t j = 0; j < x.n; j++)
         for (int64_t i = 0; i < x.m; i++) {
             float v = x.alpha * sum[(size_t)(j * x.m + i)];
