@@ -62,7 +62,7 @@ CUDA_LIB  := $(if $(WITH_CUDA),$(BUILD)/cuda/libcuda.a)
 SIM_MISSING := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),,no CUDA headers in $(CUDA_HOME)/include: set CUDA_HOME)
 SIM_BUILDS  := $(if $(SIM_MISSING),,$(if $(SANITIZE),asan,plain asan tsan))
 SIM_SRC      = $(CUDA_SRC) $(wildcard test/sim/*.cpp)
-SIM_FLAGS    = -std=c++17 -g -D_GNU_SOURCE -DCUDA_SIM -I. -isystem $(CUDA_HOME)/include -MMD -MP $(WARN) -Wno-unknown-pragmas
+SIM_FLAGS    = -std=c++17 -g -D_GNU_SOURCE -DCUDA_SIM -I. -isystem $(CUDA_HOME)/include -MMD -MP $(WARN) -Wno-unknown-pragmas -Wno-psabi
 SIM_SAN_asan = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SIM_SAN_tsan = -fsanitize=thread
 SIM_DEF_asan = -DSIM_ASAN=1

@@ -5,6 +5,8 @@
  * tsan. Cases without detectors are right: all detectors must stay silent. */
 #include "test/test_cuda.h"
 
+#include "llmc/cuda/hopper.cuh"
+
 #include <cstdlib>
 
 /* --- what the cases share --- */
@@ -390,6 +392,43 @@ static void misaligned_ldmatrix() {
     out.download();
 }
 
+/* --- Hopper's asynchronous units: d = a @ a^T of one 64x64 tile, all ones --- */
+
+enum tile_bug { TILE_RIGHT, TILE_WITHOUT_TMA_WAIT, TILE_WITHOUT_WGMMA_WAIT };
+template <tile_bug b>
+static __global__ void tile_kernel(float *out, const __grid_constant__ CUtensorMap map) {
+    DYNAMIC_SHARED(bf16, tile);
+    SHARED(mbarrier, full, [1]);
+    if (threadIdx.x == 0) {
+        mbarrier_init(full, 1);
+        mbarrier_fence_init();
+        mbarrier_expect(full, 64 * 64 * 2);
+        tma_load_2d(tile, &map, 0, 0, full);
+    }
+    __syncthreads();
+    if (b != TILE_WITHOUT_TMA_WAIT) mbarrier_wait(full, 0);
+    float sum[32] = {};
+    wgmma_fence();
+    for (int k = 0; k < 64; k += 16) {
+        uint64_t operand = wgmma_descriptor(tile + k, 16, 1024, SWIZZLE_128);
+        wgmma_m64n64k16<false, false>(sum, operand, operand, true);
+    }
+    wgmma_commit();
+    if (b != TILE_WITHOUT_WGMMA_WAIT) wgmma_wait<0>();
+    out[threadIdx.x] = sum[0];
+    wgmma_wait<0>();
+    mbarrier_wait(full, 0);
+}
+template <tile_bug b> static void tile() {
+    buffer<bf16> x(64 * 64);
+    buffer<float> out(128);
+    for (bf16 &v : x.host) v = from_float_host<bf16>(1.0f);
+    x.upload();
+    launch({1, 128, 64 * 64 * 2}, tile_kernel<b>, out.device,
+           tensor_map_2d(x.device, 64, 64, 64, 64, SWIZZLE_128));
+    expect(first(out), 64);
+}
+
 /* --- launches --- */
 
 static void too_much_shared() {
@@ -521,6 +560,9 @@ static const struct {
     {"copy_async_one_group_early", copy<1>, "forward reverse random"},
     {"copy_async_wait_missing", copy<2>, "forward reverse random"},
     {"misaligned_ldmatrix", misaligned_ldmatrix, "forward"},
+    {"tma_and_wgmma", tile<TILE_RIGHT>, ""},
+    {"tma_wait_missing", tile<TILE_WITHOUT_TMA_WAIT>, "forward reverse random"},
+    {"wgmma_wait_missing", tile<TILE_WITHOUT_WGMMA_WAIT>, "forward reverse random"},
     {"too_much_shared", too_much_shared, "forward"},
     {"block_too_large", block_too_large, "forward"},
     {"empty_grid", empty_grid, "forward"},
