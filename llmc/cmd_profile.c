@@ -194,6 +194,11 @@ static void write_roofline(struct writer *w, const struct profile *p) {
             "opacity='0.8'/></g>\n",
             op_name(r->op), 100.0 * r->ideal / r->seconds, PX(r->flops / r->bytes), PY(r->flops / r->seconds),
             4.0 + 14.0 * sqrt(r->seconds / p->in_ops), colours[i % (int)ARRAY_LENGTH(colours)]);
+        if (r->seconds > 0.03 * p->in_ops)
+            writer_printf(w, "<text x='%.1f' y='%.1f' text-anchor='middle' font-size='11'>%s</text>\n",
+                          PX(r->flops / r->bytes),
+                          PY(r->flops / r->seconds) + 14.0 + 14.0 * sqrt(r->seconds / p->in_ops),
+                          op_name(r->op));
     }
     writer_printf(w, "</svg>\n");
 #undef PX
