@@ -78,6 +78,9 @@ SIM_TESTS    = $(foreach b,$(SIM_BUILDS),$(addprefix $(BUILD)/sim/$(b)/test/,$(C
 
 .PHONY: all train test run-tests test-gpu sim cuda-all deps clean format help config
 .DELETE_ON_ERROR:
+ifeq ($(V),)
+.SILENT: # V=1 shows every command
+endif
 
 all: $(PROGRAMS)
 
@@ -133,12 +136,12 @@ $(BUILD)/libllmc.a: $(LIB_OBJ)
 	@rm -f $@ && ar rcs $@ $^
 
 $(BUILD)/%.o: %.c
-	@mkdir -p $(@D)
+	@mkdir -p $(@D); echo "  $@"
 	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
 # The driver is plain C11; its .cu name is for builds with nvcc.
 $(BUILD)/train_gpt.o: train_gpt.cu
-	@mkdir -p $(@D)
+	@mkdir -p $(@D); echo "  $@"
 	$(CC) -x c $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
 $(BUILD)/train_gpt: $(BUILD)/train_gpt.o $(CUDA_LIB) $(BUILD)/libllmc.a
@@ -161,7 +164,7 @@ $(BUILD)/test/%: $(BUILD)/test/%.o $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
 # --- rules of the CUDA back end ---
 
 $(BUILD)/cuda/%.o: %.cu
-	@mkdir -p $(@D)
+	@mkdir -p $(@D); echo "  $@"
 	$(NVCC) $(NVCCFLAGS) -gencode arch=compute_$(CUDA_ARCH),code=sm_$(CUDA_ARCH) -MMD -MP -c $< -o $@
 
 $(BUILD)/cuda/libcuda.a: $(CUDA_SRC:%.cu=$(BUILD)/cuda/%.o)
@@ -177,11 +180,11 @@ $(BUILD)/cuda/test/%: $(BUILD)/test/%.o $(BUILD)/cuda/libcuda.a $(BUILD)/test/li
 # The rules of one build of the simulated device.
 define SIM_RULES
 $(BUILD)/sim/$(1)/test/sim/%.o: test/sim/%.cpp
-	@mkdir -p $$(@D)
+	@mkdir -p $$(@D); echo "  $$@"
 	$(CXX) $(SIM_FLAGS) -O3 -march=native -fno-tree-loop-distribute-patterns $(PKG_CFLAGS) $(SIM_DEF_$(1)) -c $$< -o $$@
 
 $(BUILD)/sim/$(1)/%.o: %.cu
-	@mkdir -p $$(@D)
+	@mkdir -p $$(@D); echo "  $$@"
 	$(CXX) -x c++ $(SIM_FLAGS) -O$(if $(SIM_SAN_$(1)),1,2) -march=native $(SIM_SAN_$(1)) -c $$< -o $$@
 
 $(BUILD)/sim/$(1)/libcuda.a: $(patsubst %,$(BUILD)/sim/$(1)/%.o,$(basename $(SIM_SRC)))
