@@ -14,7 +14,8 @@ PKGS       = openblas jansson libpcre2-8 libxxhash zlib libzstd
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
-ifneq ($(SANITIZE),)
+# For test-gpu, SANITIZE means compute-sanitizer instead.
+ifneq ($(and $(SANITIZE),$(if $(filter test-gpu,$(MAKECMDGOALS)),,1)),)
 BUILD   := $(BUILD)/sanitize
 OPT      = -O1 -march=native
 SANFLAGS = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
@@ -87,8 +88,8 @@ all: $(PROGRAMS)
 sim: $(if $(SIM_BUILDS),$(BUILD)/train_gpt_sim $(SIM_TESTS))  ## the CUDA trainer on a simulated GPU, build/train_gpt_sim, and its tests (see test/sim/README.md)
 	@$(if $(SIM_BUILDS),,echo "no simulated device: $(SIM_MISSING)"; exit 1)
 
-test-gpu: $(GPU_TESTS)  ## the CUDA tests on this machine's GPU (SANITIZE=1: under compute-sanitizer)
-	@PREFIX="$(if $(SANITIZE),compute-sanitizer --error-exitcode 9)" sh test/run.sh $(GPU_TESTS)
+test-gpu: $(GPU_TESTS)  ## the CUDA tests on this machine's GPU (SANITIZE=1 TOOL=memcheck|racecheck|initcheck|synccheck: under compute-sanitizer)
+	@PREFIX="$(if $(SANITIZE),compute-sanitizer --tool $(or $(TOOL),memcheck) --error-exitcode 9)" sh test/run.sh $(GPU_TESTS)
 
 cuda-all:  ## compile the CUDA sources for every architecture that nvcc knows, to see that they do
 	@for arch in $(CUDA_ALL); do for file in $(CUDA_SRC); do \
