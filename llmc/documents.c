@@ -260,8 +260,7 @@ static bool fill_empty_side(struct document_split *s, int64_t first, double frac
 
 bool split_documents(struct document_split *out, const struct text_span *docs, int64_t count, double fraction,
                      bool complete) {
-    check(fraction > 0 && fraction <= 0.5, "validation fraction %g, expected more than 0 and at most 0.5",
-          fraction);
+    check(fraction >= 0 && fraction <= 0.5, "validation fraction %g, expected 0 to 0.5", fraction);
     /* As far as chance is concerned, documents of different sizes count as (sum)^2 / (sum of squares) equal
      * ones. */
     double sum = 0, squares = 0;
@@ -273,7 +272,7 @@ bool split_documents(struct document_split *out, const struct text_span *docs, i
     int64_t first = out->count;
     for (int64_t i = 0; i < count; i++) {
         int64_t size = docs[i].size;
-        if (size > ALWAYS_CUT || (few && size >= 2 * piece_size(size, fraction))) {
+        if (fraction > 0 && (size > ALWAYS_CUT || (few && size >= 2 * piece_size(size, fraction)))) {
             cut_document(out, &docs[i], fraction);
         } else {
             double place = (double)(text_hash(docs[i].data, size) >> 11) * 0x1p-53; /* in [0, 1) */
@@ -282,7 +281,7 @@ bool split_documents(struct document_split *out, const struct text_span *docs, i
     }
     int64_t kept = 0;
     for (int64_t i = first; i < out->count; i++) kept += out->validation[i];
-    if (!complete || (kept > 0 && kept < out->count - first)) return true;
+    if (!complete || fraction == 0 || (kept > 0 && kept < out->count - first)) return true;
     return fill_empty_side(out, first, fraction, kept == 0);
 }
 

@@ -47,12 +47,12 @@ struct document_split {
     bool *validation;       /* (count) */
     int64_t count, capacity;
 };
-/* Sorts documents into training and validation (`fraction`, at most 0.5, of the bytes or about that), by a
- * hash of their text alone, so that further documents move none. A document longer than 1 MiB is cut at
- * paragraph ends into pieces, of which one in 1 / fraction is for validation; neighbouring training pieces
- * stay together. `complete` says that there are no documents but these: if too few to come near the fraction
- * then all long ones are cut, and neither side stays empty. Appends to *out; false if one side of a complete
- * set has to stay empty (a single document of less than 512 bytes). */
+/* Sorts documents into training and validation (`fraction`, at most 0.5, of the bytes or about that; 0: all
+ * is for training), by a hash of their text alone, so that further documents move none. A document longer
+ * than 1 MiB is cut at paragraph ends into pieces, of which one in 1 / fraction is for validation;
+ * neighbouring training pieces stay together. `complete` says that there are no documents but these: if too
+ * few to come near the fraction then all long ones are cut, and neither side stays empty. Appends to *out;
+ * false if one side of a complete set has to stay empty (a single document of less than 512 bytes). */
 bool split_documents(struct document_split *out, const struct text_span *docs, int64_t count, double fraction,
                      bool complete);
 void document_split_free(struct document_split *s);

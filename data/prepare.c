@@ -1,0 +1,502 @@
+/* Preparing text for training. Order: documents of a batch, reading ahead, training a tokenizer, choosing
+ * one, encoding, committing, the whole.
+ *
+ * A batch of text is read on a thread of its own while the one before is decoded, divided and encoded on all
+ * cores. What comes out depends on sources and options alone: batches, shards and the split follow from the
+ * text, and everything is put together in its order. */
+#include "prepare.h"
+
+#include "llmc/file.h"
+#include "llmc/shard.h"
+#include "prepare_progress.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <omp.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+/* --- documents of a batch --- */
+
+struct work {
+    struct prepare *p;
+    struct prepare_progress progress;
+    int64_t complaints; /* lines that were reported */
+    bool first;         /* no batch has been seen */
+    /* of the batch at hand */
+    struct json_line *lines; /* one per record; text records are LINE_OK without an owner */
+    bool *invalid_utf8;
+    int64_t line_count;
+    struct document_split split;
+};
+
+static void clear_documents(struct work *w) {
+    for (int64_t i = 0; i < w->line_count; i++) json_line_free(&w->lines[i]);
+    free(w->lines);
+    free(w->invalid_utf8);
+    w->lines = NULL;
+    w->invalid_utf8 = NULL;
+    w->line_count = 0;
+    document_split_free(&w->split);
+}
+
+static void parse_records(struct work *w, const struct text_batch *b) {
+    w->line_count = b->count;
+    w->lines = (struct json_line *)xcalloc((size_t)b->count + 1, sizeof *w->lines);
+    w->invalid_utf8 = (bool *)xcalloc((size_t)b->count + 1, sizeof *w->invalid_utf8);
+#pragma omp parallel for schedule(dynamic, 16)
+    for (int64_t i = 0; i < b->count; i++) {
+        const struct text_record *r = &b->records[i];
+        const char *text = b->text + r->at;
+        if (w->p->sources.sources[r->source].format == FORMAT_JSON_LINES) {
+            json_line_parse(&w->lines[i], text, r->size, w->p->o->field);
+        } else {
+            w->lines[i] = (struct json_line){.status = LINE_OK, .text = {text, r->size}};
+            w->invalid_utf8[i] = utf8_invalid_at(text, r->size) >= 0;
+        }
+    }
+}
+
+/* Counts and reports a line that gives no document. */
+static bool complain(struct work *w, const struct text_record *r, const struct json_line *line, bool report,
+                     struct error *err) {
+    enum { SHOWN = 10 };
+    struct source_counts *c = &w->p->counts[r->source];
+    const char *path = w->p->sources.sources[r->source].path;
+    if (w->p->o->strict)
+        return fail(err, "%s:%lld: %s; without --strict such lines are skipped", path, (long long)r->line,
+                    line->reason);
+    *(line->status == LINE_MALFORMED ? &c->malformed : &c->no_field) += 1;
+    if (!report || ++w->complaints > SHOWN) return true;
+    prepare_progress_end(&w->progress);
+    warn("%s:%lld: skipped: %s%s", path, (long long)r->line, line->reason,
+         w->complaints == SHOWN ? " (further lines are only counted)" : "");
+    return true;
+}
+
+/* Turns a batch into w->split. The counts are those of the last pass over the text. */
+static bool make_documents(struct work *w, const struct text_batch *b, bool report, struct error *err) {
+    parse_records(w, b);
+    struct text_span *docs = (struct text_span *)xmalloc((size_t)(b->count + 1) * sizeof *docs);
+    int64_t count = 0;
+    bool ok = true;
+    for (int64_t i = 0; ok && i < b->count; i++) {
+        struct source_counts *c = &w->p->counts[b->records[i].source];
+        if (w->lines[i].status != LINE_OK) {
+            ok = complain(w, &b->records[i], &w->lines[i], report, err);
+        } else if (w->lines[i].text.size > 0) {
+            docs[count++] = w->lines[i].text;
+            c->documents++;
+            c->text_bytes += w->lines[i].text.size;
+            c->invalid_utf8 += w->invalid_utf8[i];
+        }
+    }
+    bool complete = w->first && b->last;
+    w->first = false;
+    if (ok && count > 0) {
+        /* A single document that is too small to divide is for training. */
+        if (!split_documents(&w->split, docs, count, w->p->o->validation_fraction, complete))
+            memset(w->split.validation, 0, (size_t)w->split.count * sizeof *w->split.validation);
+    }
+    free(docs);
+    return ok;
+}
+
+static void end_sources(struct prepare *p, const struct text_batch *b) {
+    for (int64_t i = 0; i < b->end_count; i++) {
+        struct source_counts *c = &p->counts[b->ends[i].source];
+        c->done = true;
+        c->raw_bytes = b->ends[i].raw_bytes;
+        c->hash = b->ends[i].hash;
+        c->binary = b->ends[i].binary;
+    }
+}
+
+/* --- reading ahead --- */
+
+struct ahead {
+    struct text_reader *reader;
+    int64_t batch_bytes;
+    struct text_batch batch[2];
+    int next; /* of `batch`: being read */
+    pthread_t thread;
+    bool running, ok;
+    struct error error;
+};
+
+static void *read_batch(void *arg) {
+    struct ahead *a = (struct ahead *)arg;
+    a->ok = text_reader_next(a->reader, &a->batch[a->next], a->batch_bytes, &a->error);
+    return NULL;
+}
+
+static void start_reading(struct ahead *a) {
+    int rc = pthread_create(&a->thread, NULL, read_batch, a);
+    check(rc == 0, "cannot start a thread: %s", strerror(rc));
+    a->running = true;
+}
+
+static void ahead_begin(struct ahead *a, const struct prepare *p, const struct source_cursor *from) {
+    *a = (struct ahead){.reader = text_reader_new(&p->sources, from), .batch_bytes = p->o->batch_bytes};
+    start_reading(a);
+}
+
+/* The batch that was read; the next one is then begun. NULL on an error. */
+static const struct text_batch *ahead_next(struct ahead *a, struct error *err) {
+    pthread_join(a->thread, NULL);
+    a->running = false;
+    if (!a->ok) {
+        *err = a->error;
+        return NULL;
+    }
+    const struct text_batch *b = &a->batch[a->next];
+    a->next = !a->next;
+    if (!b->last) start_reading(a);
+    return b;
+}
+
+static void ahead_end(struct ahead *a) {
+    if (a->running) pthread_join(a->thread, NULL);
+    text_reader_free(a->reader);
+    text_batch_free(&a->batch[0]);
+    text_batch_free(&a->batch[1]);
+}
+
+/* --- training a tokenizer --- */
+
+/* The documents of one side, in their order. The caller frees. */
+static struct text_span *side_documents(const struct document_split *s, int side, int64_t *count,
+                                        int64_t *bytes) {
+    struct text_span *docs = (struct text_span *)xmalloc((size_t)(s->count + 1) * sizeof *docs);
+    *count = *bytes = 0;
+    for (int64_t i = 0; i < s->count; i++)
+        if (s->validation[i] == (side == VALIDATION)) {
+            docs[(*count)++] = s->docs[i];
+            *bytes += s->docs[i].size;
+        }
+    return docs;
+}
+
+static bool train_on_batches(struct work *w, struct ahead *a, struct bpe_trainer *trainer,
+                             struct error *err) {
+    int64_t text = 0, most = w->p->o->tokenizer_text;
+    for (const struct text_batch *b; (b = ahead_next(a, err)) != NULL;) {
+        if (!make_documents(w, b, true, err)) return false;
+        int64_t count, bytes;
+        struct text_span *docs = side_documents(&w->split, TRAIN, &count, &bytes);
+        bpe_trainer_add(trainer, docs, count, omp_get_max_threads());
+        free(docs);
+        clear_documents(w);
+        text += bytes;
+        prepare_progress_show(&w->progress, b->raw_bytes, text, -1);
+        if (b->last || (most > 0 && text >= most)) return true;
+    }
+    return false;
+}
+
+/* On the training side only: the validation set must stay unseen. Reads the sources once. */
+static struct tokenizer *train_tokenizer(struct prepare *p, int vocab_size, struct error *err) {
+    for (int64_t i = 0; i < p->sources.count; i++)
+        if (p->sources.sources[i].size < 0) {
+            fail(err,
+                 "%s can be read only once, but --tokenizer train:%d reads the text twice: put it into a "
+                 "file, or "
+                 "train the tokenizer before",
+                 p->sources.sources[i].path, vocab_size);
+            return NULL;
+        }
+    struct work w = {.p = p, .first = true};
+    struct ahead a;
+    struct bpe_trainer *trainer = bpe_trainer_new();
+    prepare_progress_start(&w.progress, "counting words", p->sources.total_size, 0);
+    ahead_begin(&a, p, NULL);
+    bool ok = train_on_batches(&w, &a, trainer, err);
+    clear_documents(&w);
+    ahead_end(&a);
+    prepare_progress_end(&w.progress);
+    struct tokenizer *t = ok ? bpe_trainer_finish(trainer, vocab_size, err) : NULL;
+    bpe_trainer_free(trainer);
+    memset(p->counts, 0, (size_t)p->sources.count * sizeof *p->counts); /* the next pass counts again */
+    return t;
+}
+
+/* --- choosing a tokenizer --- */
+
+/* N of "train:N", 0 if the text is something else, -1 if N is no good. */
+static int64_t trained_size(const char *spec) {
+    if (strncmp(spec, "train:", 6) != 0) return 0;
+    char *end;
+    errno = 0;
+    long long n = strtoll(spec + 6, &end, 10);
+    return errno || end == spec + 6 || *end || n < 257 || n > 1000000 ? -1 : n;
+}
+
+/* `continued`: a run was interrupted, so that a trained tokenizer is there. */
+static struct tokenizer *choose_tokenizer(struct prepare *p, bool continued, struct error *err) {
+    static const char gpt2[] = "data/gpt2";
+    const char *spec = p->o->tokenizer;
+    int64_t train = trained_size(spec);
+    if (train < 0) {
+        fail(err, "--tokenizer %s: expected train:N with N from 257 to 1000000", spec);
+        return NULL;
+    }
+    if (train > 0 && !continued) return train_tokenizer(p, (int)train, err);
+    if (train > 0) {
+        char *path = xasprintf("%s/tokenizer.json", p->o->out);
+        struct tokenizer *t = tokenizer_load(path, err);
+        free(path);
+        return t;
+    }
+    if (strcmp(spec, "bytes") == 0) return tokenizer_bytes();
+    if (strcmp(spec, "gpt2") != 0) return tokenizer_load(spec, err);
+    if (path_is_directory(gpt2)) return tokenizer_load(gpt2, err);
+    fail(err,
+         "--tokenizer gpt2: GPT-2's published files are not in %s; run data/download.sh gpt2, or give the "
+         "directory that holds them (vocab.bpe and encoder.json, or tokenizer.json)",
+         gpt2);
+    return NULL;
+}
+
+static bool save_tokenizer(const struct prepare *p, struct error *err) {
+    char *path = xasprintf("%s/tokenizer.json", p->o->out);
+    bool ok = tokenizer_save(p->tokenizer, path, err);
+    free(path);
+    return ok;
+}
+
+/* --- encoding --- */
+
+static bool encode_side(struct work *w, int side, struct token_buffer *tokens, struct error *err) {
+    struct prepare *p = w->p;
+    int64_t count, bytes;
+    struct text_span *docs = side_documents(&w->split, side, &count, &bytes);
+    tokens->count = 0;
+    bool ok = encode_documents(tokens, p->tokenizer, docs, count, err) &&
+              shard_set_append(&p->side[side], tokens->ids, tokens->count, err);
+    free(docs);
+    p->documents[side] += count;
+    p->text_bytes[side] += bytes;
+    return ok;
+}
+
+/* The last document of each side gets its end, unless that would take a shard of its own. */
+static bool finish_sides(struct prepare *p, struct error *err) {
+    uint32_t end = (uint32_t)tokenizer_end_of_text(p->tokenizer);
+    for (int side = 0; side < SIDES; side++) {
+        struct shard_set *s = &p->side[side];
+        if (s->fd >= 0 && !shard_set_append(s, &end, 1, err)) return false;
+        if (!shard_set_finish(s, err)) return false;
+    }
+    return true;
+}
+
+/* --- committing --- */
+
+static bool commit(struct prepare *p, struct error *err) {
+    for (int side = 0; side < SIDES; side++)
+        if (!shard_set_sync(&p->side[side], err)) return false;
+    if (!manifest_write(p, false, err)) return false;
+    for (int side = 0; side < SIDES; side++)
+        if (!shard_set_publish(&p->side[side], err)) return false;
+    return true;
+}
+
+/* After every finished shard, and every few seconds. */
+static bool commit_is_due(const struct prepare *p, double last) {
+    for (int side = 0; side < SIDES; side++) {
+        const struct shard_set *s = &p->side[side];
+        if (s->count > 0 && !s->shards[s->count - 1].published) return true;
+    }
+    return now_seconds() - last > 5;
+}
+
+static bool encode_batches(struct work *w, struct ahead *a, struct error *err) {
+    struct prepare *p = w->p;
+    struct token_buffer tokens = {0};
+    double last_commit = now_seconds();
+    int64_t first_text = p->text_bytes[TRAIN] + p->text_bytes[VALIDATION];
+    bool ok = true, more = true, report = trained_size(p->o->tokenizer) == 0;
+    while (ok && more) {
+        const struct text_batch *b = ahead_next(a, err);
+        ok = b && make_documents(w, b, report, err) && encode_side(w, TRAIN, &tokens, err) &&
+             encode_side(w, VALIDATION, &tokens, err);
+        clear_documents(w);
+        if (!ok) break;
+        end_sources(p, b);
+        p->next = b->next;
+        more = !b->last;
+        if (!more) {
+            ok = finish_sides(p, err);
+            p->finished = true;
+        }
+        if (ok && (!more || commit_is_due(p, last_commit))) {
+            ok = commit(p, err);
+            last_commit = now_seconds();
+        }
+        prepare_progress_show(&w->progress, b->raw_bytes,
+                              p->text_bytes[TRAIN] + p->text_bytes[VALIDATION] - first_text,
+                              p->side[TRAIN].total_tokens + p->side[VALIDATION].total_tokens);
+    }
+    token_buffer_free(&tokens);
+    return ok;
+}
+
+static bool encode_all(struct prepare *p, struct error *err) {
+    if (p->finished) return true;
+    struct work w = {.p = p, .first = p->next.source == 0 && p->next.offset == 0};
+    struct ahead a;
+    int64_t done = 0;
+    for (int64_t i = 0; i < p->next.source; i++) done += max_i64(p->sources.sources[i].size, 0);
+    prepare_progress_start(&w.progress, "encoding", p->sources.total_size, done);
+    ahead_begin(&a, p, &p->next);
+    bool ok = encode_batches(&w, &a, err);
+    ahead_end(&a);
+    prepare_progress_end(&w.progress);
+    return ok;
+}
+
+/* --- the whole --- */
+
+/* One run per directory: the lock goes with the process. */
+static bool lock_directory(const char *out, int *fd, struct error *err) {
+    *fd = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (*fd < 0) return fail(err, "%s: cannot open directory: %s", out, strerror(errno));
+    if (flock(*fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return true;
+    close(*fd);
+    *fd = -1;
+    return fail(err, "%s: another build/prepare is writing into this directory", out);
+}
+
+static bool check_output(const struct prepare_options *o, json_t **manifest, bool *complete,
+                         struct error *err) {
+    if (o->overwrite) return manifest_clear(o->out, o->name, true, err);
+    *manifest = manifest_read(o->out, complete, err);
+    if (!*manifest && err->message[0]) return false;
+    if (!*manifest) return manifest_clear(o->out, o->name, false, err);
+    if (o->resume) return true;
+    return fail(err,
+                *complete
+                    ? "%s: holds finished shards already: give another --out, or --overwrite to delete them"
+                    : "%s: holds the shards of a run that was interrupted: --resume goes on with it, "
+                      "--overwrite deletes them",
+                o->out);
+}
+
+static bool find_sources(struct prepare *p, const char *const *inputs, int count, struct error *err) {
+    for (int i = 0; i < count; i++)
+        if (!source_list_add(&p->sources, inputs[i], (enum text_format)p->o->format, p->o->out, err))
+            return false;
+    if (p->sources.count == 0) return fail(err, "%s: no file in this directory", inputs[0]);
+    p->counts = (struct source_counts *)xcalloc((size_t)p->sources.count, sizeof *p->counts);
+    return true;
+}
+
+static void say_result(const struct prepare *p) {
+    struct source_counts sum = {0};
+    int64_t binary = 0;
+    for (int64_t i = 0; i < p->sources.count; i++) {
+        const struct source_counts *c = &p->counts[i];
+        sum.malformed += c->malformed;
+        sum.no_field += c->no_field;
+        sum.invalid_utf8 += c->invalid_utf8;
+        binary += c->binary;
+    }
+    static const char *const names[SIDES] = {"training:  ", "validation:"};
+    for (int side = 0; side < SIDES; side++)
+        printf("%s %lld documents, %s, %lld tokens (%.2f bytes each) in %lld shard%s\n", names[side],
+               (long long)p->documents[side], human_bytes((double)p->text_bytes[side]),
+               (long long)p->side[side].total_tokens,
+               p->side[side].total_tokens ? (double)p->text_bytes[side] / (double)p->side[side].total_tokens
+                                          : 0.0,
+               (long long)p->side[side].count, p->side[side].count == 1 ? "" : "s");
+    const struct {
+        int64_t count;
+        const char *what;
+    } remarks[] = {{sum.malformed, "lines were skipped because they are not JSON objects"},
+                   {sum.no_field, "lines were skipped because they have no text in the field"},
+                   {sum.invalid_utf8, "documents are not UTF-8; bytes are fine, they are used as they are"},
+                   {binary, "files were skipped because they are binary (contain NUL bytes)"}};
+    for (size_t i = 0; i < ARRAY_LENGTH(remarks); i++)
+        if (remarks[i].count) printf("%lld %s\n", (long long)remarks[i].count, remarks[i].what);
+    if (p->side[VALIDATION].count == 0 && p->o->validation_fraction > 0)
+        warn("no document was chosen for validation: there are too few for --validation-fraction %g",
+             p->o->validation_fraction);
+    const char *out = p->o->out, *name = p->o->name;
+    printf("train on them with\n  build/train_gpt --data '%s/%s_train_*.bin'", out, name);
+    if (p->side[VALIDATION].count) printf(" --val '%s/%s_val_*.bin'", out, name);
+    printf(" --tokenizer %s/tokenizer.json\n", out);
+}
+
+/* A run that got nowhere leaves nothing; one that got somewhere can go on. */
+static void clean_up(const struct prepare *p, struct error *err) {
+    char *note = xasprintf("%s/manifest.json.partial", p->o->out);
+    if (p->side[TRAIN].total_tokens + p->side[VALIDATION].total_tokens == 0) unlink(note);
+    if (path_exists(note)) {
+        size_t n = strlen(err->message);
+        snprintf(err->message + n, sizeof err->message - n,
+                 "\n  what was done is kept: the same command with "
+                 "--resume goes on from there");
+    } else {
+        struct error ignored;
+        manifest_clear(p->o->out, p->o->name, false, &ignored);
+    }
+    free(note);
+}
+
+static bool run_locked(struct prepare *p, const char *const *inputs, int input_count, struct error *err) {
+    json_t *manifest = NULL;
+    bool complete = false;
+    bool ok = check_output(p->o, &manifest, &complete, err) && find_sources(p, inputs, input_count, err) &&
+              (p->tokenizer = choose_tokenizer(p, manifest != NULL, err)) != NULL;
+    if (ok && tokenizer_end_of_text(p->tokenizer) < 0)
+        ok = fail(err, "--tokenizer %s: has no <|endoftext|> token to separate documents with",
+                  p->o->tokenizer);
+    if (ok) {
+        static const char *const sides[SIDES] = {"train", "val"};
+        for (int side = 0; side < SIDES; side++) {
+            char *name = xasprintf("%s_%s", p->o->name, sides[side]);
+            shard_set_init(&p->side[side], p->o->out, name,
+                           shard_token_bytes(tokenizer_vocab_size(p->tokenizer)), p->o->shard_tokens);
+            free(name);
+        }
+        ok = manifest ? manifest_restore(p, manifest, complete, err) : save_tokenizer(p, err);
+        bool restored = ok;
+        ok = ok && encode_all(p, err);
+        if (ok && p->side[TRAIN].count == 0)
+            ok =
+                fail(err, "%s%s: no text was found in %lld file%s", inputs[0], input_count > 1 ? ", ..." : "",
+                     (long long)p->sources.count, p->sources.count == 1 ? "" : "s");
+        ok = ok && shard_set_publish(&p->side[TRAIN], err) && shard_set_publish(&p->side[VALIDATION], err) &&
+             manifest_write(p, true, err);
+        if (!ok && restored) clean_up(p, err);
+    }
+    json_decref(manifest);
+    if (!ok) return false;
+    char *note = xasprintf("%s/manifest.json.partial", p->o->out);
+    ok = remove_tree(note, err);
+    free(note);
+    if (ok) say_result(p);
+    return ok;
+}
+
+bool prepare_run(const struct prepare_options *o, const char *const *inputs, int input_count,
+                 struct error *err) {
+    struct prepare p = {.o = o};
+    int lock;
+    if (o->threads > 0) omp_set_num_threads((int)o->threads);
+    json_lines_init();
+    if (!make_directories(o->out, err) || !lock_directory(o->out, &lock, err)) return false;
+    bool ok = run_locked(&p, inputs, input_count, err);
+    for (int side = 0; side < SIDES; side++)
+        if (p.side[side].dir) shard_set_free(&p.side[side]);
+    tokenizer_free(p.tokenizer);
+    source_list_free(&p.sources);
+    free(p.counts);
+    close(lock);
+    return ok;
+}

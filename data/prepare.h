@@ -1,0 +1,67 @@
+/* Preparing text for training: sources to token shards. prepare_main.c is the program; prepare_manifest.c
+ * writes down what was done, for others and for going on after an interruption. */
+#ifndef LLMC_PREPARE_H
+#define LLMC_PREPARE_H
+
+#include "llmc/tokenizer.h"
+#include "shard_set.h"
+#include "text_source.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct json_t;
+
+struct prepare_options {
+    const char *tokenizer, *out, *name, *field;
+    int format; /* enum text_format */
+    int64_t shard_tokens, batch_bytes, tokenizer_text;
+    int64_t threads; /* 0: all cores */
+    double validation_fraction;
+    bool strict, resume, overwrite;
+};
+
+/* What came of one source. */
+struct source_counts {
+    int64_t documents, text_bytes;
+    int64_t malformed, no_field; /* lines skipped */
+    int64_t invalid_utf8;        /* documents that are not UTF-8, used as bytes */
+    int64_t raw_bytes;
+    uint64_t hash;
+    bool done, binary;
+};
+enum { TRAIN, VALIDATION, SIDES };
+struct prepare {
+    const struct prepare_options *o;
+    struct source_list sources;
+    struct source_counts *counts; /* one per source */
+    struct tokenizer *tokenizer;
+    struct shard_set side[SIDES];
+    int64_t documents[SIDES], text_bytes[SIDES];
+    struct source_cursor next; /* all before is in the shards */
+    bool finished;             /* and there is nothing behind */
+};
+
+/* Does all of it. `inputs` are files, directories and "-". */
+bool prepare_run(const struct prepare_options *o, const char *const *inputs, int input_count,
+                 struct error *err);
+
+/* --- prepare_manifest.c --- */
+
+/* OUT/manifest.json, or while it is not complete OUT/manifest.json.partial. */
+bool manifest_write(const struct prepare *p, bool complete, struct error *err);
+/* The manifest of OUT, complete or not: a new reference; NULL if there is none, or (err->message not empty)
+ * it cannot be read. */
+struct json_t *manifest_read(const char *out, bool *complete, struct error *err);
+/* Whether the manifest is of the same options, tokenizer and sources; then takes over counts, shards and
+ * position. The shards' files are compared with it. */
+bool manifest_restore(struct prepare *p, const struct json_t *manifest, bool complete, struct error *err);
+/* Removes unfinished files that have the name of a shard of `name`; with `shards_too` also the shards and
+ * the manifest, without it a shard is an error. */
+bool manifest_clear(const char *out, const char *name, bool shards_too, struct error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,93 @@
+/* prepare: text to token shards, for training on more than fits in memory.
+ *
+ *     build/prepare --tokenizer train:32768 --out shards books/ wiki.jsonl.zst
+ *     build/train_gpt --data 'shards/data_train_*.bin' --val 'shards/data_val_*.bin' ... */
+#include "llmc/options.h"
+#include "prepare.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define S struct prepare_options
+static const struct option_row text_rows[] = {
+    OPT_WORD(S, format, "format", "auto", "auto|text|jsonl", NULL,
+             "auto: files named *.jsonl or *.ndjson (also .gz or .zst) are JSON lines, others text", 0),
+    OPT_TEXT(S, field, "field", "text", "NAME", "field of JSON lines that holds the text", 0),
+    OPT_FLAG(S, strict, "strict", "false", "stop at a line that is not JSON or has no such field",
+             OPTION_THIS_RUN),
+    OPT_REAL(S, validation_fraction, "validation-fraction", "0.01", 0, 0.5, "X",
+             "share of the documents that is kept for validation, chosen by a hash of their text", 0),
+};
+static const struct option_row token_rows[] = {
+    OPT_TEXT(
+        S, tokenizer, "tokenizer", NULL, "WHICH",
+        "gpt2, bytes, a tokenizer.json, a directory with one or with GPT-2's vocab.bpe and encoder.json, or "
+        "train:N for one of N tokens made from the text",
+        OPTION_REQUIRED),
+    OPT_SIZE(S, tokenizer_text, "tokenizer-text", "0", 0, 1e18, "BYTES",
+             "text to make the tokenizer from, from the start of the input (0: all)", 0),
+};
+static const struct option_row shard_rows[] = {
+    OPT_TEXT(S, out, "out", "shards", "DIR", "directory to write to", 0),
+    OPT_TEXT(S, name, "name", "data", "NAME",
+             "shards are called NAME_train_000000.bin, NAME_val_000000.bin, ...", 0),
+    OPT_SIZE(S, shard_tokens, "shard-tokens", "1e8", 2, 2147483647, "N", "tokens in a shard", 0),
+    OPT_FLAG(S, resume, "resume", "false",
+             "go on after an interruption; finished shards are checked and kept", OPTION_THIS_RUN),
+    OPT_FLAG(S, overwrite, "overwrite", "false", "delete what an earlier run left in the directory",
+             OPTION_THIS_RUN),
+    OPT_INT(S, threads, "threads", "0", 0, 4096, "N", "threads (0: one per core); the output is the same", 0),
+    OPT_SIZE(S, batch_bytes, "batch-size", "32M", 4096, 1 << 30, "BYTES",
+             "text to work on at a time; memory is about 8 "
+             "times this",
+             0),
+};
+#undef S
+static const struct option_group groups[] = {{"Text", text_rows, ARRAY_LENGTH(text_rows)},
+                                             {"Tokens", token_rows, ARRAY_LENGTH(token_rows)},
+                                             {"Shards", shard_rows, ARRAY_LENGTH(shard_rows)}};
+static const struct option_command command = {"prepare --tokenizer WHICH [options] INPUT...",
+                                              "Turns text into token shards for train_gpt --data. An INPUT "
+                                              "is a text file, a JSON-lines file, either of them "
+                                              "compressed (.gz, .zst), a directory of such files, or - for "
+                                              "the standard input. A text file is one document, "
+                                              "or several that lines with nothing but <|endoftext|> "
+                                              "separate; a line of JSON is one document. The token "
+                                              "<|endoftext|> precedes each document. Beside the shards there "
+                                              "will be manifest.json, which says what they were "
+                                              "made from, and tokenizer.json.",
+                                              groups,
+                                              ARRAY_LENGTH(groups),
+                                              "INPUT",
+                                              1,
+                                              1 << 20};
+
+static bool sound(const struct prepare_options *o, struct error *err) {
+    if (!o->name[0] || strchr(o->name, '/') || o->name[0] == '.')
+        return fail(err, "--name %s: expected the beginning of a file name", o->name);
+    if (o->resume && o->overwrite) return fail(err, "--resume and --overwrite exclude each other");
+    return true;
+}
+
+int main(int argc, char **argv) {
+    struct prepare_options c;
+    struct options o;
+    struct error err;
+    int status = 0;
+    options_init(&o, &command, &c);
+    if (!options_parse(&o, argc - 1, argv + 1, &err) || (!o.help && !sound(&c, &err))) {
+        fprintf(stderr, "error: %s\n", err.message);
+        status = 2;
+    } else if (o.help) {
+        char *help = options_help(&o);
+        fputs(help, stdout);
+        free(help);
+    } else if (!prepare_run(&c, o.positional, o.positional_count, &err)) {
+        fprintf(stderr, "error: %s\n", err.message);
+        status = 1;
+    }
+    options_free(&o);
+    return status;
+}
