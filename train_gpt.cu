@@ -7,7 +7,9 @@
 #include "llmc/checkpoint.h"
 #include "llmc/comm.h"
 #include "llmc/commands.h"
+#include "llmc/eval.h"
 #include "llmc/file.h"
+#include "llmc/log_file.h"
 #include "llmc/logger.h"
 #include "llmc/run_data.h"
 #include "llmc/sampler.h"
@@ -42,6 +44,8 @@ struct run {
     struct dataloader *train;
     struct logger *log;
     double val_loss;
+    struct eval_tasks tasks;
+    struct log_file task_log;
     bool saved;         /* the last checkpoint that was due is on disk */
     int64_t saved_step; /* its step, also if it failed */
 
@@ -68,7 +72,7 @@ static void on_signal(int number) {
 
 static const struct option_command train_command = {
     "train_gpt [options]\n"
-    "       train_gpt sample|plan|compare|profile|export --help",
+    "       train_gpt sample|plan|eval|export|compare|profile --help",
     "Trains a GPT-2 model: on the built-in stories, on --text, or on --data token shards.",
     run_option_groups,
     RUN_OPTION_GROUPS,
@@ -252,21 +256,45 @@ static double validate(struct run *r) {
     check(loader, "%s", err.message);
     int64_t all = ceil_div(dataloader_samples(loader), r->config.batch_size);
     int64_t batches = r->config.val_batches ? r->config.val_batches : r->data.val_bytes ? all : 20;
-    double total = 0.0, targets = 0.0;
-    for (int64_t i = 0; i < min_i64(batches, all); i++) {
-        const int32_t *tokens, *wanted;
-        int64_t valid;
-        float sum;
-        dataloader_next(loader, &tokens, &wanted, &valid);
-        gpt_set_batch(&r->gpt, tokens, wanted);
-        gpt_forward(&r->gpt, 0, r->config.seq_len);
-        gpt_loss(&r->gpt, 1.0f, false);
-        ctx_download(&r->ctx, &sum, f32(&r->gpt.numbers) + STEP_LOSS, sizeof sum);
-        total += (double)sum;
-        targets += (double)valid;
-    }
+    struct eval_loss loss = eval_loss(&r->gpt, loader, min_i64(batches, all), NULL, NULL);
     dataloader_close(loader);
-    return total / targets;
+    return loss.loss;
+}
+
+/* Multiple-choice questions: to the terminal and to RUN/tasks.jsonl. */
+static void open_tasks(struct run *r) {
+    struct error err;
+    if (!r->config.eval_tasks) return;
+    check(r->data.tokenizer,
+          "--eval-tasks: token shards need a --tokenizer that the questions can be encoded with");
+    check(eval_tasks_open(&r->tasks, r->config.eval_tasks, r->data.tokenizer, r->config.seq_len, &err),
+          "--eval-tasks: %s", err.message);
+    if (r->tasks.cut)
+        warn("%" PRId64 " of %" PRId64 " questions are longer than %" PRId64
+             " tokens: their beginnings are left out",
+             r->tasks.cut, r->tasks.questions, r->config.seq_len);
+    char *path = xasprintf("%s/tasks.jsonl", r->out);
+    /* the rows of the resumed step are written again */
+    check(log_file_open(&r->task_log, path, max_i64(0, r->state.step - 1), &err), "%s", err.message);
+    free(path);
+}
+
+static void answer_tasks(struct run *r) {
+    for (int64_t i = 0; i < r->tasks.count; i++) {
+        struct eval_result a = eval_task_run(r->tasks.task[i], &r->gpt, NULL, NULL);
+        const char *name = eval_task_name(r->tasks.task[i]);
+        logger_say(
+            r->log, "step %" PRId64 "  %s: %.2f %% right of %" PRId64 " (by token %.2f %%, guessing %.2f %%)",
+            r->state.step, name, 100.0 * a.accuracy, a.questions, 100.0 * a.per_token, 100.0 * a.chance);
+        json_t *row =
+            json_pack("{s:I, s:s, s:f, s:f, s:f}", "step", (json_int_t)r->state.step, "task", name,
+                      "accuracy", a.accuracy, "per_token", a.per_token, "per_character", a.per_character);
+        char *text = json_dumps(row, JSON_COMPACT), *line = xasprintf("%s\n", text);
+        log_file_put(&r->task_log, line, (int64_t)strlen(line));
+        free(line);
+        free(text);
+        json_decref(row);
+    }
 }
 
 static char *sample_text(struct run *r, uint64_t seed) {
@@ -442,15 +470,17 @@ static void after_step(struct run *r, bool resumed) {
     bool save_now = !resumed && due(r, r->config.save_every);
     bool validate_now =
         r->data.val && due(r, r->config.val_every) && !(stop_signal && r->state.step < r->config.steps);
+    bool answer_now = r->tasks.count && due(r, r->config.eval_every) && !stop_signal;
     bool sample_now =
         r->config.sample_every && due(r, r->config.sample_every) && r->state.step < r->config.steps;
-    if (!save_now && !validate_now && !sample_now) return;
+    if (!save_now && !validate_now && !answer_now && !sample_now) return;
     collect(r, r->state.step);
     if (save_now) r->saved = save(r);
     if (validate_now) {
         r->val_loss = validate(r);
         logger_validation(r->log, r->state.step, r->val_loss);
     }
+    if (answer_now) answer_tasks(r);
     if (sample_now && !stop_signal) print_sample(r);
     r->clock = now_seconds();
 }
@@ -513,11 +543,14 @@ static int cmd_train(int argc, char **argv) {
     create_model(&r);
     write_options(&r);
     open_log(&r);
+    open_tasks(&r);
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
     loop(&r);
     status = finish(&r);
 
+    if (r.tasks.count) log_file_close(&r.task_log);
+    eval_tasks_free(&r.tasks);
     dataloader_close(r.train);
     run_data_close(&r.data);
     ctx_free(&r.ctx);
@@ -547,8 +580,9 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         int (*run)(int argc, char **argv);
-    } commands[] = {{"train", cmd_train},     {"sample", cmd_sample},   {"plan", cmd_plan},
-                    {"compare", cmd_compare}, {"profile", cmd_profile}, {"export", cmd_export}};
+    } commands[] = {{"train", cmd_train},    {"sample", cmd_sample}, {"plan", cmd_plan},
+                    {"eval", cmd_eval},      {"export", cmd_export}, {"compare", cmd_compare},
+                    {"profile", cmd_profile}};
     if (argc < 2 || argv[1][0] == '-') return cmd_train(argc - 1, argv + 1);
     const char *names[ARRAY_LENGTH(commands)];
     for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) {
@@ -556,8 +590,9 @@ int main(int argc, char **argv) {
         names[i] = commands[i].name;
     }
     int near = nearest_word(argv[1], names, ARRAY_LENGTH(commands));
-    fprintf(stderr,
-            "error: %s: no such command; train (the default), sample, plan, compare, profile, export%s%s%s\n",
-            argv[1], near < 0 ? "" : "; did you mean ", near < 0 ? "" : names[near], near < 0 ? "" : "?");
+    fprintf(stderr, "error: %s: no such command; there are", argv[1]);
+    for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) fprintf(stderr, "%s %s", i ? "," : "", names[i]);
+    fprintf(stderr, "%s%s%s\n", near < 0 ? "" : "; did you mean ", near < 0 ? "" : names[near],
+            near < 0 ? "" : "?");
     return 2;
 }

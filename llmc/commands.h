@@ -15,6 +15,7 @@ int cmd_plan(int argc, char **argv);
 int cmd_profile(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
 int cmd_export(int argc, char **argv);
+int cmd_eval(int argc, char **argv);
 
 /* How every command begins: parses, prints the help or the error. Returns -1 to go on, else the exit status.
  */

@@ -83,6 +83,10 @@ static const struct option_row evaluation_rows[] = {
             "steps between validations (0: a tenth of the run)", 0),
     OPT_INT(C, val_batches, "val-batches", "0", 0, INFINITY, "N",
             "batches of a validation (0: all of a text's validation set, 20 of shards)", 0),
+    OPT_TEXT(C, eval_tasks, "eval-tasks", NULL, "LIST",
+             "multiple-choice questions to answer during training, as for `train_gpt eval --tasks`", 0),
+    OPT_INT(C, eval_every, "eval-every", "0", 0, INFINITY, "N",
+            "steps between --eval-tasks (0: as --val-every)", 0),
     OPT_INT(C, sample_every, "sample-every", "0", 0, INFINITY, "N",
             "steps between printed samples (0: only at the end)", 0),
 };
@@ -198,6 +202,7 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
     if (c->learning_rate <= 0) c->learning_rate = learning_rate_for(model->channels);
     if (c->warmup < 0) c->warmup = min_i64(700, c->steps / 20);
     if (!c->val_every) c->val_every = max_i64(1, c->steps / 10);
+    if (!c->eval_every) c->eval_every = c->val_every;
     if (!c->save_every) c->save_every = max_i64(50, c->steps / 10);
     return true;
 }

@@ -31,7 +31,8 @@ struct run_config {
     enum schedule_kind schedule;
     int64_t warmup;
     /* evaluation */
-    int64_t val_every, val_batches, sample_every;
+    int64_t val_every, val_batches, sample_every, eval_every;
+    const char *eval_tasks;
     /* run */
     const char *out;
     bool resume, overwrite;
