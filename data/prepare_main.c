@@ -40,7 +40,7 @@ static const struct option_row shard_rows[] = {
              OPTION_THIS_RUN),
     OPT_INT(S, threads, "threads", "0", 0, 4096, "N", "threads (0: one per core); the output is the same", 0),
     OPT_SIZE(S, batch_bytes, "batch-size", "32M", 4096, 1 << 30, "BYTES",
-             "text to work on at a time; memory is about 8 "
+             "text to work on at a time; memory is about 10 "
              "times this",
              0),
 };

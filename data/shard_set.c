@@ -233,7 +233,8 @@ static bool restore_finished(struct shard_set *s, const json_t *entry, struct er
     return ok;
 }
 
-/* The shard that was being written: cut to the length that is noted. */
+/* The shard that was being written: cut to the length that is noted. Its header, if it was finished after the
+ * note, will be the same again. */
 static bool restore_open(struct shard_set *s, const json_t *open, struct error *err) {
     json_int_t tokens;
     const char *hex_hash;
@@ -247,13 +248,11 @@ static bool restore_open(struct shard_set *s, const json_t *open, struct error *
     if (!open_partial(s, false, err)) return false;
     char *path = partial_path(s, s->count);
     int64_t bytes = SHARD_HEADER_BYTES + tokens * s->token_bytes;
-    const uint8_t zeros[SHARD_HEADER_BYTES] = {0}; /* it may have been finished after the note */
     bool ok = hash_range(s->hash, path, s->fd, SHARD_HEADER_BYTES, bytes, err);
     if (ok && XXH3_64bits_digest(s->hash) != hash)
         ok = fail(err, "%s: its first %lld tokens are not those that were written", path, (long long)tokens);
     if (ok && ftruncate(s->fd, (off_t)bytes) != 0)
         ok = fail(err, "%s: cannot cut: %s", path, strerror(errno));
-    ok = ok && write_at(s, zeros, sizeof zeros, 0, err);
     s->open_tokens = tokens;
     s->total_tokens += tokens;
     free(path);

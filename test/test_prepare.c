@@ -137,9 +137,10 @@ static void close_result(struct result *r) {
 }
 
 struct how {
-    const char *input;  /* file for the standard input */
-    int64_t kill_after; /* microseconds; 0: do not */
-    int64_t file_limit; /* bytes; 0: none */
+    const char *input;   /* file for the standard input */
+    int64_t kill_after;  /* microseconds; 0: do not */
+    const char *kill_at; /* only count them from when this file is there */
+    int64_t file_limit;  /* bytes; 0: none */
 };
 
 /* `arguments` are separated by blanks; "@" stands for the scratch directory. */
@@ -173,12 +174,17 @@ static struct result run_how(struct how how, const char *arguments) {
         execv(program(), argv);
         _exit(127);
     }
-    if (how.kill_after) {
+    struct result r = {0};
+    bool ended = false;
+    while (how.kill_at && !path_exists(how.kill_at) && !ended) {
+        ended = waitpid(child, &r.status, WNOHANG) == child;
+        usleep(100);
+    }
+    if (how.kill_after && !ended) {
         usleep((useconds_t)how.kill_after);
         kill(child, SIGKILL);
     }
-    struct result r = {0};
-    assert_int_equal(waitpid(child, &r.status, 0), child);
+    if (!ended) assert_int_equal(waitpid(child, &r.status, 0), child);
     r.out = slurp(in_scratch("stdout"));
     r.err = slurp(in_scratch("stderr"));
     free(copy);
@@ -475,31 +481,41 @@ static void standard_input_in_json_lines(void **state) {
     assert_int_equal(count_final_shards("out"), 1);
 }
 
-/* Text that comes in small pieces, separators and line ends across their borders, a document longer than a
- * batch. */
+/* Separators, and lines that only begin like one, at every place across the borders of what is read at a
+ * time; a document longer than a batch. */
 static void borders_do_not_matter(void **state) {
-    char *big = prose(77, 3500000);
-    static char *expected[3];
-    expected[0] = prose(1, 1048576 - 7 - 3); /* the separator lies across the first mebibyte */
-    expected[0][1048576 - 7] = 0;
-    expected[1] = "two\r\nlines";
-    expected[2] = big;
+    enum { READ = 1 << 17, COUNT = 40 };
     FILE *f = fopen(in_scratch("t"), "wb");
-    fprintf(f, "%s\r\n<|endoftext|>\r\n%s\r\n<|endoftext|>\n<|endoftext|>\n%s\n<|endoftext|>", expected[0],
-            expected[1], expected[2]);
+    char *expected[COUNT + 1];
+    int64_t at = 0;
+    for (int i = 0; i < COUNT; i++) {
+        int64_t border = (int64_t)READ * (i + 1) - i % 20; /* where the separator begins */
+        const char *more = i < 20 ? "" : " is not the end";
+        expected[i] = prose((uint64_t)i, border - at - 1);
+        expected[i][border - at - 1] = 0;
+        at += fprintf(f, "%s\n<|endoftext|>%s\n", expected[i], more);
+    }
+    expected[COUNT] = prose(77, 3500000);
+    fprintf(f, "<|endoftext|>\r\n%s\r\n<|endoftext|>", expected[COUNT]);
     fclose(f);
     prepare("--tokenizer bytes --validation-fraction 0 --batch-size 4096 --shard-tokens 1e6 --out @/out @/t");
     int64_t n;
-    char *back = read_back("out/data_train_*.bin", 257, &n), *at = back;
-    assert_int_equal(n, 3);
-    for (int i = 0; i < 3; i++) {
-        assert_string_equal(at, expected[i]);
-        at += strlen(at) + 1;
+    char *back = read_back("out/data_train_*.bin", 257, &n), *p = back;
+    assert_int_equal(n, 22);
+    for (int i = 0; i < COUNT; i++) {
+        size_t size = strlen(expected[i]);
+        assert_memory_equal(p, expected[i], size);
+        p += size;
+        static const char joint[] = "\n<|endoftext|> is not the end\n";
+        if (i < 20) assert_int_equal(*p++, 0);
+        if (i >= 20 && i < COUNT - 1) assert_memory_equal(p, joint, sizeof joint - 1);
+        if (i >= 20) p += sizeof joint - 1;
+        free(expected[i]);
     }
+    assert_string_equal(p, expected[COUNT]);
     assert_manifest_is_true("out", 1000000);
     free(back);
-    free(big);
-    free(expected[0]);
+    free(expected[COUNT]);
 }
 
 /* --- the result depends on text and options only --- */
@@ -625,17 +641,21 @@ static void assert_final_names_are_whole(const char *dir, const char *reference)
     free_list(paths, n);
 }
 
+/* Killed early, then at various moments after a shard that was not there yet got its name. */
 static void killed_and_resumed_equals_uninterrupted(void **state) {
     make_long_input();
-    double start = now_seconds();
     prepare("--out @/whole" LONG_RUN);
-    double seconds = now_seconds() - start;
-    assert_true(count_final_shards("whole") > 50);
-    int kills = 0, kept = 0;
+    const int shards = count_final_shards("whole");
+    assert_true(shards > 50);
+    int kills = 0, reached = 0;
     for (int round = 0;; round++) {
-        if (round > 200) fail_msg("after 200 rounds the run is not complete");
-        double share = 0.05 + 0.3 * rng_uniform(9, RNG_TEST, (uint64_t)round);
-        struct how how = {.kill_after = round < 12 ? (int64_t)(share * seconds * 1e6) + 1000 : 0};
+        if (round > 20) fail_msg("after 20 rounds the run is not complete");
+        struct rng4 r4 = rng_philox(9, RNG_TEST, (uint64_t)round);
+        char goal[64];
+        reached += (int)(r4.v[0] % 11) + 1;
+        snprintf(goal, sizeof goal, "parts/data_train_%06d.bin", reached);
+        struct how how = {.kill_after = round < 8 ? 1 + (int64_t)(r4.v[1] % 6000) : 0};
+        if (round > 0 && round < 8) how.kill_at = in_scratch(goal);
         struct result r = run_how(how, "--resume --threads 2 --out @/parts" LONG_RUN);
         bool killed = WIFSIGNALED(r.status) && WTERMSIG(r.status) == SIGKILL;
         if (!killed && (!WIFEXITED(r.status) || WEXITSTATUS(r.status) != 0))
@@ -643,14 +663,18 @@ static void killed_and_resumed_equals_uninterrupted(void **state) {
         close_result(&r);
         if (!killed) break;
         kills++;
-        if (exists("parts")) {
-            assert_final_names_are_whole("parts", "whole");
-            kept += exists("parts/manifest.json.partial");
-            assert_false(exists("parts/manifest.json"));
+        if (!exists("parts")) continue;
+        assert_final_names_are_whole("parts", "whole");
+        assert_false(exists("parts/manifest.json"));
+        if (round == 3) { /* killed after the note and before the first of two renames */
+            assert_true(exists("parts/manifest.json.partial"));
+            assert_int_equal(rename(in_scratch("parts/data_train_000001.bin"),
+                                    in_scratch("parts/data_train_000001.bin.partial")),
+                             0);
         }
+        reached = max_i64(reached, count_final_shards("parts") * 9 / 10);
     }
-    assert_true(kills >= 2);
-    assert_true(kept >= 1);
+    assert_true(kills >= 3);
     assert_same_directories("whole", "parts");
     prepare("--resume --out @/parts" LONG_RUN); /* once more: all is there */
     assert_same_directories("whole", "parts");
@@ -920,6 +944,22 @@ static void damaged_compression_is_an_error(void **state) {
     free(text);
 }
 
+/* While it waits for the standard input, the file behind it grows. */
+static void files_that_change_are_noticed(void **state) {
+    put_text("t", "some text");
+    assert_int_equal(mkfifo(in_scratch("fifo"), 0600), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        int writer = open(in_scratch("fifo"), O_WRONLY);
+        for (int i = 0; i < 10000 && !exists("out/tokenizer.json"); i++) usleep(1000);
+        put_text("t", "some more text");
+        close(writer);
+        _exit(0);
+    }
+    refuses("--tokenizer bytes --out @/out @/fifo @/t", "had 9 bytes and now has 14");
+    waitpid(child, NULL, 0);
+}
+
 static void text_of_any_bytes(void **state) {
     put("t", "caf\xe9\0and more", 13);
     expect((struct how){0}, 0, "--tokenizer bytes --validation-fraction 0 --out @/out @/t", "not UTF-8");
@@ -927,6 +967,9 @@ static void text_of_any_bytes(void **state) {
     char *back = read_back("out/data_train_*.bin", 257, &n);
     assert_memory_equal(back, "caf\xe9\0and more", 14);
     free(back);
+    json_t *m = manifest("out");
+    assert_int_equal(number(json_object_get(m, "train"), "tokens"), 15); /* with <|endoftext|> at both ends */
+    json_decref(m);
     put_text("empty", "");
     refuses("--tokenizer bytes --out @/none @/empty", "no text was found");
     assert_int_equal(mkdir(in_scratch("dir"), 0700), 0);
@@ -1057,6 +1100,7 @@ int main(void) {
         SCRATCH(one_run_at_a_time),
         SCRATCH(bad_lines_are_counted_and_named),
         SCRATCH(damaged_compression_is_an_error),
+        SCRATCH(files_that_change_are_noticed),
         SCRATCH(text_of_any_bytes),
         SCRATCH(tokenizers_by_name),
         SCRATCH(options_are_checked),
