@@ -58,6 +58,7 @@ static void attn_forward_run(const struct op_env *env, struct tensor *out, struc
             for (int64_t i = 0; i < rows; i++) {
                 float *s = S + i * keys, max = -INFINITY, total = 0.0f;
                 int64_t visible = first + i + 1;
+#pragma omp simd reduction(max : max)
                 for (int64_t j = 0; j < visible; j++) max = s[j] > max ? s[j] : max;
 #pragma omp simd reduction(+ : total)
                 for (int64_t j = 0; j < visible; j++) total += s[j] = cpu_expf(s[j] - max);

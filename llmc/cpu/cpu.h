@@ -7,14 +7,22 @@
 
 #include "../ops.h"
 
+#include <math.h>
+
 /* e^x to 2 ulp, inlined and branch-free so that loops over it vectorise (libm's expf does not without
- * -ffast-math). x = n*ln2 + r with |r| <= ln2/2; e^r by its Taylor series to degree 7 (remainder 5e-9); 2^n
- * by building the exponent. Saturates: 0 below e^-104, infinity above e^89; NaN stays NaN. */
+ * -ffast-math). x = n*ln2 + r with |r| <= ln2/2; e^r by its Taylor series to degree 7 (remainder 5e-9); times
+ * 2^n by adding n to the exponent field. 0 where the result would not be a normal number, infinity where it
+ * would overflow; NaN stays NaN. */
 static inline float cpu_expf(float x) {
-    const float log2e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f, shift = 12582912.0f;
-    float clamped = x < -104.0f ? -104.0f : x > 89.0f ? 89.0f : x; /* false for NaN: it passes through r */
-    float n = (clamped * log2e + shift) - shift;                   /* adding 1.5*2^23 rounds to an integer */
-    float r = clamped - n * ln2_high - n * ln2_low;
+    const float log2e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+    const float low = -87.33654f, high = 88.72283f, shift = 12582912.0f;
+    float c = x < low ? low : x > high ? high : x; /* false for NaN: it passes through r */
+    union {
+        float f;
+        uint32_t u;
+    } k, y;
+    k.f = c * log2e + shift; /* adding 1.5*2^23 rounds to an integer, which is then in the low bits */
+    float n = k.f - shift, r = c - n * ln2_high - n * ln2_low;
     float p = 1.0f / 5040.0f;
     p = p * r + 1.0f / 720.0f;
     p = p * r + 1.0f / 120.0f;
@@ -22,30 +30,23 @@ static inline float cpu_expf(float x) {
     p = p * r + 1.0f / 6.0f;
     p = p * r + 0.5f;
     p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    /* 2^n in two factors, so that n = 128 and n = -149 are reached without an exponent outside its field */
-    int32_t half = (int32_t)(n == n ? n : 0.0f) / 2, rest = (int32_t)(n == n ? n : 0.0f) - half;
-    union {
-        int32_t i;
-        float f;
-    } a = {(half + 127) << 23}, b = {(rest + 127) << 23};
-    return p * a.f * b.f;
+    y.f = p * r + 1.0f;
+    y.u += k.u << 23;
+    return x < low ? 0.0f : x > high ? INFINITY : y.f;
 }
 
-/* tanh through e^2x; absolute error below 1e-7, which is what 1 + tanh needs. */
-static inline float cpu_tanhf(float x) { return 1.0f - 2.0f / (cpu_expf(2.0f * x) + 1.0f); }
-
-/* GELU and its derivative, tanh form. */
+/* GELU, tanh form, and its derivative. With z = sqrt(2/pi) (x + 0.044715 x^3) and s = 1/(1 + e^-2z), the
+ * logistic function, 1 + tanh z = 2 s: gelu = x s, without the cancellation of 1 + tanh in the negative tail.
+ * Its slope is s + x s (1-s) 2z', and 1-s = e^-2z s. */
 #define GELU_SCALE 0.7978845608028654f /* sqrt(2/pi) */
 static inline float cpu_gelu(float x) {
-    return 0.5f * x * (1.0f + cpu_tanhf(GELU_SCALE * (x + 0.044715f * x * x * x)));
+    return x / (1.0f + cpu_expf(-2.0f * GELU_SCALE * (x + 0.044715f * x * x * x)));
 }
-/* Beyond |x| = 10 the tail is 0 or 1 exactly; clamping keeps x^2 finite, whose product with 0 would be NaN.
- */
+/* Beyond |x| = 10 the slope is 0 or 1 to the last bit; clamping keeps x^3 and e^-2z finite. */
 static inline float cpu_gelu_derivative(float x) {
     x = x < -10.0f ? -10.0f : x > 10.0f ? 10.0f : x;
-    float t = cpu_tanhf(GELU_SCALE * (x + 0.044715f * x * x * x));
-    return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * GELU_SCALE * (1.0f + 3.0f * 0.044715f * x * x);
+    float e = cpu_expf(-2.0f * GELU_SCALE * (x + 0.044715f * x * x * x)), s = 1.0f / (1.0f + e);
+    return s + x * s * (e * s) * (2.0f * GELU_SCALE) * (1.0f + 3.0f * 0.044715f * x * x);
 }
 
 /* sum over rows of x (N,C), added to or stored in `out` (C): a thread owns a block of columns and walks all

@@ -23,12 +23,17 @@ static void loss_forward_run(const struct op_env *env, struct tensor *losses, st
         }
 #pragma omp simd reduction(max : max)
         for (int64_t v = 0; v < V; v++) max = x[v] > max ? x[v] : max;
+        float target_logit = x[target];
 #pragma omp simd reduction(+ : total)
-        for (int64_t v = 0; v < V; v++) total += cpu_expf(x[v] - max);
-        f32(losses)[n] = logf(total) + max - x[target];
+        for (int64_t v = 0; v < V; v++) {
+            float e = cpu_expf(x[v] - max);
+            total += e;
+            if (write_dlogits) x[v] = e;
+        }
+        f32(losses)[n] = logf(total) + max - target_logit;
         if (!write_dlogits) continue;
         float scale = dloss / total;
-        for (int64_t v = 0; v < V; v++) x[v] = cpu_expf(x[v] - max) * scale;
+        for (int64_t v = 0; v < V; v++) x[v] *= scale;
         x[target] -= dloss;
         for (int64_t v = V; v < Vp; v++) x[v] = 0.0f;
     }
