@@ -79,17 +79,20 @@ static double normal_at(const struct op_instance *x, const struct operand *o, in
 }
 
 void op_fill_normal(struct op_instance *x, struct operand *o, double mean, double std) {
+#pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < o->count; i++) o->initial[i] = (float)(mean + std * normal_at(x, o, i));
     op_round(o, o->initial);
 }
 
 void op_fill_index(struct op_instance *x, struct operand *o, int64_t low, int64_t high) {
+#pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < o->count; i++)
         o->initial[i] = (float)(low + (int64_t)(uniform_at(x, o, i) * (double)(high - low)));
 }
 
 void op_fill(struct op_instance *x, struct operand *o, double scale) {
     int64_t cols = tensor_cols(&o->target);
+#pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < o->count; i++) {
         int64_t row = i / cols, col = i % cols;
         double value = 0.0;
@@ -183,6 +186,7 @@ static unsigned char *image_of(const struct op_instance *x, const struct operand
     int64_t offset = data_offset(x, o), end = offset + tensor_bytes(&o->target);
     fill_guard(image, offset);
     fill_guard(image + end, memory_bytes(x, o) - end);
+#pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < o->count; i++) {
         unsigned char *at = image + offset + i * (int64_t)dtype_size(o->target.dtype);
         uint16_t half = bf16_from_f32(values[i]);
@@ -202,9 +206,9 @@ static unsigned char *image_of(const struct op_instance *x, const struct operand
     return image;
 }
 
-static unsigned char *read_back(struct op_instance *x, struct operand *o, int copy) {
+static unsigned char *read_back(struct op_instance *x, struct operand *o) {
     unsigned char *image = (unsigned char *)xmalloc((size_t)memory_bytes(x, o));
-    ctx_download(x->ctx, image, o->memory[copy], memory_bytes(x, o));
+    ctx_download(x->ctx, image, o->memory, memory_bytes(x, o));
     return image;
 }
 
@@ -219,13 +223,6 @@ static float value_in(const struct op_instance *x, const struct operand *o, cons
     }
     memcpy(&single, at, 4);
     return single;
-}
-
-static void point_target(struct op_instance *x, int copy) {
-    for (int k = 0; k < x->count; k++) {
-        struct operand *o = &x->operand[k], *owner = o->alias >= 0 ? &x->operand[o->alias] : o;
-        o->target.data = (char *)owner->memory[copy] + data_offset(x, o);
-    }
 }
 
 static void compute_reference(struct op_instance *x) {
@@ -254,14 +251,13 @@ static void compute_reference(struct op_instance *x) {
 }
 
 void op_instance_create(struct op_instance *x, const struct op_test *op, const struct op_case *c,
-                        enum dtype dtype, struct ctx *target, int copies) {
+                        enum dtype dtype, struct ctx *target) {
     memset(x, 0, sizeof *x);
     x->op = op;
     x->c = c;
     x->dtype = dtype;
     x->unit = unit_of(dtype);
     x->ctx = target;
-    x->copies = copies;
     x->cpu = device_open_cpu();
     ctx_init(&x->reference, x->cpu, &cpu_ops, false);
     x->reference.forced = NULL;
@@ -270,22 +266,21 @@ void op_instance_create(struct op_instance *x, const struct op_test *op, const s
     for (int k = 0; k < x->count; k++) {
         struct operand *o = &x->operand[k];
         if (o->alias >= 0) continue;
-        o->memory = (void **)xcalloc((size_t)copies, sizeof *o->memory);
-        for (int i = 0; i < copies; i++) {
-            o->memory[i] = target->device->alloc(target->device, (size_t)memory_bytes(x, o));
-            check(o->memory[i], "%s: no memory for %s on %s", op_name(op->id), tensor_text(&o->target),
-                  target->device->name);
-        }
+        o->memory = target->device->alloc(target->device, (size_t)memory_bytes(x, o));
+        check(o->memory, "%s: no memory for %s on %s", op_name(op->id), tensor_text(&o->target),
+              target->device->name);
     }
-    point_target(x, 0);
+    for (int k = 0; k < x->count; k++) {
+        struct operand *o = &x->operand[k], *owner = o->alias >= 0 ? &x->operand[o->alias] : o;
+        o->target.data = (char *)owner->memory + data_offset(x, o);
+    }
     x->on_target = true;
 }
 
 void op_instance_free(struct op_instance *x) {
     for (int k = 0; k < x->count; k++) {
         struct operand *o = &x->operand[k];
-        for (int i = 0; o->memory && i < x->copies; i++) x->ctx->device->free(x->ctx->device, o->memory[i]);
-        free(o->memory);
+        if (o->memory) x->ctx->device->free(x->ctx->device, o->memory);
         free(o->initial);
         free(o->expected);
         free(o->allowed);
@@ -295,20 +290,19 @@ void op_instance_free(struct op_instance *x) {
     x->cpu->close(x->cpu);
 }
 
-static void upload_image(struct op_instance *x, struct operand *o, const float *values, int copy) {
+static void upload_image(struct op_instance *x, struct operand *o, const float *values) {
     unsigned char *image = image_of(x, o, values);
-    ctx_upload(x->ctx, o->memory[copy], image, memory_bytes(x, o));
+    ctx_upload(x->ctx, o->memory, image, memory_bytes(x, o));
     x->ctx->device->synchronize(x->ctx->device, x->ctx->stream);
     free(image);
 }
 
-void op_instance_upload(struct op_instance *x, int copy) {
+void op_instance_upload(struct op_instance *x) {
     for (int k = 0; k < x->count; k++)
-        if (x->operand[k].alias < 0) upload_image(x, &x->operand[k], x->operand[k].initial, copy);
+        if (x->operand[k].alias < 0) upload_image(x, &x->operand[k], x->operand[k].initial);
 }
 
-void op_instance_call(struct op_instance *x, int copy) {
-    point_target(x, copy);
+void op_instance_call(struct op_instance *x) {
     x->on_target = true;
     x->op->call(x->ctx, x);
 }
@@ -361,13 +355,13 @@ static bool compare_values(struct op_instance *x, struct operand *o, const unsig
     return true;
 }
 
-bool op_instance_compare(struct op_instance *x, int copy, double *worst, struct error *err) {
+bool op_instance_compare(struct op_instance *x, double *worst, struct error *err) {
     bool good = true;
     for (int k = 0; good && k < x->count; k++) {
         struct operand *o = &x->operand[k], *owner = o->alias >= 0 ? &x->operand[o->alias] : o;
         bool lent = false; /* is this input's memory also that of an output? */
         for (int j = 0; j < x->count; j++) lent = lent || x->operand[j].alias == k;
-        unsigned char *image = read_back(x, owner, copy), *wanted = image_of(x, o, o->initial);
+        unsigned char *image = read_back(x, owner), *wanted = image_of(x, o, o->initial);
         good = compare_guards(x, o, image, wanted, err);
         if (good && o->role == ROLE_IN && !lent && memcmp(image, wanted, (size_t)memory_bytes(x, o)) != 0)
             good = fail(err, "the input %s was changed", o->name);
@@ -386,7 +380,7 @@ static uint64_t output_hash(struct op_instance *x) {
     for (int k = 0; k < x->count; k++) {
         struct operand *o = &x->operand[k], *owner = o->alias >= 0 ? &x->operand[o->alias] : o;
         if (o->role == ROLE_IN) continue;
-        unsigned char *image = read_back(x, owner, 0);
+        unsigned char *image = read_back(x, owner);
         for (int64_t i = 0; i < memory_bytes(x, owner); i++) hash = (hash ^ image[i]) * 1099511628211u;
         free(image);
     }
@@ -420,14 +414,14 @@ static bool compare_scratch(struct ctx *ctx, int64_t need, struct error *err) {
 }
 
 static void run_once(struct op_instance *x, const struct op_target *target, int run) {
-    op_instance_upload(x, 0);
+    op_instance_upload(x);
     if (target->perfect) {
         for (int k = 0; k < x->count; k++) {
             struct operand *o = &x->operand[k], *owner = o->alias >= 0 ? &x->operand[o->alias] : o;
-            if (o->role != ROLE_IN) upload_image(x, owner, o->expected, 0);
+            if (o->role != ROLE_IN) upload_image(x, owner, o->expected);
         }
     } else
-        op_instance_call(x, 0);
+        op_instance_call(x);
     if (target->tamper) target->tamper(target->user, x, run);
 }
 
@@ -448,7 +442,7 @@ enum op_verdict op_check(const struct op_test *op, const struct op_case *c, enum
                          const struct op_target *target, double *worst, struct error *err) {
     struct ctx *ctx = target->ctx;
     struct op_instance x;
-    op_instance_create(&x, op, c, dtype, ctx, 1);
+    op_instance_create(&x, op, c, dtype, ctx);
     int64_t need = target->perfect ? 0 : find_row(&x, target);
     if (need < 0) {
         op_instance_free(&x);
@@ -463,8 +457,8 @@ enum op_verdict op_check(const struct op_test *op, const struct op_case *c, enum
     for (int run = 0; good && run < 2; run++) {
         if (!target->perfect) prepare_scratch(ctx, need);
         run_once(&x, target, run);
-        good = op_instance_compare(&x, 0, worst, &what) &&
-               (target->perfect || compare_scratch(ctx, need, &what));
+        good =
+            op_instance_compare(&x, worst, &what) && (target->perfect || compare_scratch(ctx, need, &what));
         if (good) hash[run] = output_hash(&x);
     }
     if (good && hash[0] != hash[1]) good = fail(&what, "two runs on the same inputs gave different bits");

@@ -73,7 +73,7 @@ struct operand {
     double *allowed; /* (count) largest error */
     int alias;       /* index of the operand whose memory this one shares on the target, or -1 */
     struct tensor reference, target;
-    void **memory; /* target allocations with guards, one per copy; NULL where aliased */
+    void *memory; /* the target's allocation with its guards; NULL where aliased */
 };
 
 enum { OP_MAX_OPERANDS = 12 };
@@ -88,7 +88,6 @@ struct op_instance {
     struct device *cpu;
     struct ctx reference;
     bool on_target; /* which side op_arg() hands out */
-    int copies;     /* of the target buffers (the benchmark rotates through them) */
     void *temporary[16];
     int temporary_count;
 };
@@ -172,17 +171,17 @@ static inline double op_gelu_derivative_error(double x) {
 
 /* --- running --- */
 
-/* Makes operands and reference result, and `copies` sets of target buffers. */
+/* Makes operands, reference result and target buffers. */
 void op_instance_create(struct op_instance *x, const struct op_test *op, const struct op_case *c,
-                        enum dtype dtype, struct ctx *target, int copies);
+                        enum dtype dtype, struct ctx *target);
 void op_instance_free(struct op_instance *x);
-/* Puts the initial values and the guards into the target buffers of one copy. */
-void op_instance_upload(struct op_instance *x, int copy);
-/* Calls the front door on the target, on the buffers of one copy. */
-void op_instance_call(struct op_instance *x, int copy);
+/* Puts the initial values and the guards into the target buffers. */
+void op_instance_upload(struct op_instance *x);
+/* Calls the front door on the target. */
+void op_instance_call(struct op_instance *x);
 /* Compares everything with the reference; false with a message that names the first error. `worst` becomes
  * the largest error as a share of what is allowed. */
-bool op_instance_compare(struct op_instance *x, int copy, double *worst, struct error *err);
+bool op_instance_compare(struct op_instance *x, double *worst, struct error *err);
 
 struct op_target {
     struct ctx *ctx;

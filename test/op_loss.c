@@ -35,6 +35,7 @@ static void loss_forward_bound(struct op_instance *x) {
     const float *logits = op_initial(x, "logits"), *targets = op_initial(x, "targets");
     double *losses = op_allowed(x, "losses"), e = op_sum_error((double)V);
     double *dlogits = x->c->flags & KEEP_LOGITS ? NULL : op_allowed(x, "logits");
+#pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
         if (targets[n] < 0.0f) continue; /* 0, exactly */
         const float *row = logits + n * Vp;

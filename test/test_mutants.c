@@ -255,7 +255,7 @@ static bool is_output(struct ctx *ctx, const struct op_test *op, int k) {
     for (size_t i = 0; i < op->case_count && !output; i++) {
         struct op_instance x;
         if (op->cases[i].size == SIZE_LARGE) continue;
-        op_instance_create(&x, op, &op->cases[i], DTYPE_F32, ctx, 1);
+        op_instance_create(&x, op, &op->cases[i], DTYPE_F32, ctx);
         output = k < x.count && x.operand[k].role != ROLE_IN;
         op_instance_free(&x);
     }

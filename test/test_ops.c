@@ -484,12 +484,12 @@ static void test_additive_outputs(void **state) {
             const struct op_case *c = &op_tests[id]->cases[i];
             if (c->size == SIZE_LARGE) continue;
             struct op_instance x;
-            op_instance_create(&x, op_tests[id], c, DTYPE_F32, ctx_of(state), 1);
-            op_instance_upload(&x, 0);
+            op_instance_create(&x, op_tests[id], c, DTYPE_F32, ctx_of(state));
+            op_instance_upload(&x);
             for (int k = 0; k < x.count; k++)
                 if (x.operand[k].role == ROLE_UPDATE)
                     memset(x.operand[k].target.data, 0, (size_t)x.operand[k].count * 4);
-            op_instance_call(&x, 0);
+            op_instance_call(&x);
             for (int k = 0; k < x.count; k++) {
                 const struct operand *o = &x.operand[k];
                 if (o->role != ROLE_UPDATE) continue;
@@ -553,9 +553,9 @@ static void test_fused_residual_norm_has_the_same_bits(void **state) {
         const struct op_case *c = &op_tests[OP_residual_norm_forward]->cases[i];
         if (c->size == SIZE_LARGE) continue;
         struct op_instance x;
-        op_instance_create(&x, op_tests[OP_residual_norm_forward], c, DTYPE_F32, ctx_of(state), 1);
-        op_instance_upload(&x, 0);
-        op_instance_call(&x, 0);
+        op_instance_create(&x, op_tests[OP_residual_norm_forward], c, DTYPE_F32, ctx_of(state));
+        op_instance_upload(&x);
+        op_instance_call(&x);
         static const char *const results[] = {"residual", "out", "mean",
                                               "rstd"}; /* expected: the two steps */
         for (size_t k = 0; k < ARRAY_LENGTH(results); k++) {
@@ -577,12 +577,12 @@ static void test_threads_change_no_bit(void **state) {
             if (c->size == SIZE_LARGE) continue;
             omp_set_num_threads(1);
             struct op_instance x;
-            op_instance_create(&x, op_tests[id], c, DTYPE_F32, ctx_of(state), 1);
+            op_instance_create(&x, op_tests[id], c, DTYPE_F32, ctx_of(state));
             if (x.op->need(&cpu_ops, 0, &x) >= 0)
                 for (int threads = 2; threads <= 3; threads++) {
                     omp_set_num_threads(threads);
-                    op_instance_upload(&x, 0);
-                    op_instance_call(&x, 0);
+                    op_instance_upload(&x);
+                    op_instance_call(&x);
                     for (int k = 0; k < x.count; k++) {
                         const struct operand *o = &x.operand[k];
                         if (o->role == ROLE_IN) continue;
@@ -685,14 +685,14 @@ static void test_operands_that_do_not_fit(void **state) {
         int most = 0;
         for (size_t i = 0; i < op_tests[id]->case_count; i++) {
             if (op_tests[id]->cases[i].size == SIZE_LARGE) continue;
-            op_instance_create(&x, op_tests[id], &op_tests[id]->cases[i], DTYPE_F32, ctx_of(state), 1);
+            op_instance_create(&x, op_tests[id], &op_tests[id]->cases[i], DTYPE_F32, ctx_of(state));
             if (x.count > most) {
                 most = x.count;
                 best = i;
             }
             op_instance_free(&x);
         }
-        op_instance_create(&x, op_tests[id], &op_tests[id]->cases[best], DTYPE_F32, ctx_of(state), 1);
+        op_instance_create(&x, op_tests[id], &op_tests[id]->cases[best], DTYPE_F32, ctx_of(state));
         for (int k = 0; k < x.count; k++)
             for (int wrong = 0; wrong < 2; wrong++) {
                 struct tensor *t = &x.operand[k].target, good = *t;
@@ -723,7 +723,7 @@ static void test_operands_that_do_not_fit(void **state) {
 static void refuse_forward(struct ctx *ctx, int id, size_t d, int64_t value, const char *text) {
     struct op_instance x;
     struct op_case c = op_tests[id]->cases[0];
-    op_instance_create(&x, op_tests[id], &c, DTYPE_F32, ctx, 1);
+    op_instance_create(&x, op_tests[id], &c, DTYPE_F32, ctx);
     c.d[d] = value;
     char message[2048];
     if (!dies(ctx, &x, message, sizeof message))
