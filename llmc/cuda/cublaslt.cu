@@ -68,6 +68,8 @@ static bool uses_aux(cublasLtEpilogue_t e) {
            e == CUBLASLT_EPILOGUE_DGELU;
 }
 
+static size_t workspace_of(const plan &p) { return (size_t)lt_workspace(p.product.m, p.product.n); }
+
 static void set_pointers(const plan &p, const lt_operands &o) {
     if (uses_bias(p.product.epilogue)) set(p.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, o.bias);
     if (uses_aux(p.product.epilogue)) set(p.desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, o.aux);
@@ -78,14 +80,14 @@ static cublasStatus_t multiply(const cublaslt *lt, const plan &p, const cublasLt
     float alpha = 1.0f, beta = p.product.accumulate ? 1.0f : 0.0f;
     set_pointers(p, o);
     return cublasLtMatmul(lt->handle, p.desc, &alpha, o.a, p.a, o.b, p.b, &beta, o.d, p.d, o.d, p.d,
-                          &algorithm, workspace, (size_t)LT_WORKSPACE, stream);
+                          &algorithm, workspace, workspace_of(p), stream);
 }
 
 /* Asks the library for up to `room` algorithms, best guess first; returns how many it has. */
 static int candidates(const cublaslt *lt, const plan &p, cublasLtMatmulHeuristicResult_t *results, int room) {
     cublasLtMatmulPreference_t preference;
     lt_check(cublasLtMatmulPreferenceCreate(&preference));
-    size_t workspace = (size_t)LT_WORKSPACE;
+    size_t workspace = workspace_of(p);
     uint32_t alignment = 16;
     lt_check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                   &workspace, sizeof workspace));
@@ -223,7 +225,7 @@ static void choose_algorithm(cublaslt *lt, plan *p, const lt_operands &o, void *
     if (known &&
         cublasLtMatmulAlgoCheck(lt->handle, p->desc, p->a, p->b, p->d, p->d, &known->algorithm, &result) ==
             CUBLAS_STATUS_SUCCESS &&
-        result.workspaceSize <= (size_t)LT_WORKSPACE)
+        result.workspaceSize <= workspace_of(*p))
         p->algorithm = known->algorithm;
     else if (!is_capturing(stream))
         tune(lt, p, key, o, workspace, stream);

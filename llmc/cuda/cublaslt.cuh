@@ -29,15 +29,19 @@ struct lt_operands {
     void *aux;  /* GELU_AUX: (n,m), = pre-activation;  DGELU: (n,m), read */
 };
 
-constexpr int64_t LT_WORKSPACE = (int64_t)32 << 20; /* what NVIDIA recommends for Hopper */
+/* Bytes of workspace for a product with an output of m x n elements: enough for eight partial sums of each,
+ * but no more than the 32 MiB that NVIDIA recommends for Hopper. */
+static inline int64_t lt_workspace(int64_t m, int64_t n) {
+    return min_i64((int64_t)32 << 20, max_i64((int64_t)64 << 10, round_up(m * n * 32, 256)));
+}
 
 /* `tf32`: fp32 products on tensor cores with 10-bit mantissas. `tune_file` (or NULL): measure the candidates
  * of each product when it is first met and remember the best in this file. */
 struct cublaslt *lt_open(const char *device_name, bool tf32, const char *tune_file);
 void lt_close(struct cublaslt *lt);
 
-/* Operands must start on 16 bytes and have rows of whole 16-byte vectors. False, with nothing done, if the
- * library has no algorithm for this product with this epilogue. */
+/* Operands must start on 16 bytes and have rows of whole 16-byte vectors; `workspace` has lt_workspace(m, n)
+ * bytes. False, with nothing done, if the library has no algorithm for this product with this epilogue. */
 bool lt_run(struct cublaslt *lt, const lt_product &product, const lt_operands &operands, void *workspace,
             cudaStream_t stream);
 

@@ -156,7 +156,7 @@ static void gpu_measure(struct device *d, double *matmul_flops, double *copy_byt
     size_t bytes = (size_t)(n * n) * sizeof(bf16);
     if (char *p = alloc_at_most(d, 3, &bytes)) {
         while ((size_t)(n * n) * sizeof(bf16) > bytes) n /= 2;
-        void *workspace = gpu_alloc(d, (size_t)LT_WORKSPACE);
+        void *workspace = gpu_alloc(d, (size_t)lt_workspace(n, n));
         cuda_check(cudaMemsetAsync(p, 0, 3 * bytes, (cudaStream_t)d->stream));
         lt_product product = {DTYPE_BF16, true, false, n, n, n, CUBLASLT_EPILOGUE_DEFAULT, false};
         lt_operands operands = {p, p + bytes, p + 2 * bytes, nullptr, nullptr};
@@ -206,7 +206,8 @@ static bool usable(int index, cudaDeviceProp *properties, char *reason, size_t s
     } else if (e != cudaSuccess) {
         snprintf(reason, size, "CUDA does not start: %s", cudaGetErrorString(e));
     } else if (index >= count) {
-        snprintf(reason, size, "this machine has %d GPU%s; the first is cuda:0", count, count == 1 ? "" : "s");
+        snprintf(reason, size, "this machine has %d GPU%s; the first is cuda:0", count,
+                 count == 1 ? "" : "s");
     } else if ((e = cudaSetDevice(index)) != cudaSuccess ||
                (e = cudaGetDeviceProperties(properties, index)) != cudaSuccess) {
         snprintf(reason, size, "the GPU does not start: %s", cudaGetErrorString(e));

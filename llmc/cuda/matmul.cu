@@ -184,7 +184,7 @@ static void forward_naive(const struct op_env *env, struct tensor *out, struct t
 static int64_t forward_lt_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                const struct tensor *weight, const struct tensor *bias, enum activation act) {
     bool fits = same_float_dtype(out, pre, inp, weight, bias) && rows_of_vectors(out, pre, inp, weight, bias);
-    return fits ? LT_WORKSPACE : OP_UNSUPPORTED;
+    return fits ? lt_workspace(tensor_rows(weight), tensor_rows(inp)) : OP_UNSUPPORTED;
 }
 
 /* out^T (OC,N) = weight (OC,C) @ inp^T (C,N) */
@@ -262,12 +262,18 @@ static void backward_naive(const struct op_env *env, struct tensor *dinp, struct
     });
 }
 
+static int64_t backward_lt_workspace(const struct tensor *dout, const struct tensor *inp) {
+    int64_t N = tensor_rows(dout), C = tensor_cols(inp), OC = tensor_cols(dout);
+    return max_i64(lt_workspace(C, OC), lt_workspace(C, N));
+}
+
 static int64_t backward_lt_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                 const struct tensor *dout, const struct tensor *inp,
                                 const struct tensor *weight, const struct tensor *pre, bool accumulate) {
     bool fits = same_float_dtype(dout, dinp, dweight, dbias, inp, weight, pre) &&
                 rows_of_vectors(dout, dinp, dweight, dbias, inp, weight, pre);
-    return fits ? LT_WORKSPACE + (dbias ? column_sum_bytes(dout) : 0) : OP_UNSUPPORTED;
+    if (!fits) return OP_UNSUPPORTED;
+    return backward_lt_workspace(dout, inp) + (dbias ? column_sum_bytes(dout) : 0);
 }
 
 /* dweight^T (C,OC) = or += inp^T (C,N) @ dout (N,OC);  dbias (OC) = or += column sums of dout. The epilogue
@@ -295,7 +301,8 @@ static void backward_lt_parameters(const struct op_env *env, struct tensor *dwei
     with_dtype(dout->dtype, [&](auto tag) {
         using T = decltype(tag);
         column_sum((cudaStream_t)env->stream, data_of<T>(dbias), data_of<T>(dout), tensor_rows(dout),
-                   tensor_cols(dout), accumulate, (float *)((char *)env->scratch + LT_WORKSPACE));
+                   tensor_cols(dout), accumulate,
+                   (float *)((char *)env->scratch + backward_lt_workspace(dout, inp)));
     });
 }
 

@@ -14,7 +14,7 @@
 
 namespace sim {
 
-enum { WORKSPACE = 1 << 20 }; /* that every algorithm asks for, filled with NaN when it runs */
+enum { WORKSPACE = 64 << 10 }; /* that every algorithm asks for, filled with NaN when it runs */
 
 struct matmul_desc {
     cublasComputeType_t compute;
