@@ -60,13 +60,17 @@ GPU_TESTS = $(addprefix $(BUILD)/cuda/test/,$(CUDA_TEST))
 
 WITH_CUDA := $(filter 1,$(CUDA:auto=$(if $(NVCC),$(if $(wildcard /dev/nvidiactl),1))))
 CUDA_LIB  := $(if $(WITH_CUDA),$(BUILD)/cuda/libcuda.a)
+ifneq ($(and $(WITH_CUDA),$(if $(NVCC),,none)),)
+$(error CUDA=1, but there is no nvcc in $(CUDA_HOME)/bin or in PATH: install the CUDA toolkit or set CUDA_HOME)
+endif
 
 # The simulated device in three builds: plain, for AddressSanitizer and UBSan, for ThreadSanitizer. Only kernels
 # and tests are instrumented; the runtime itself tells the sanitizers what its fibers do (test/sim/worker.h).
-SIM_MISSING := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),,no CUDA headers in $(CUDA_HOME)/include: set CUDA_HOME)
+SIM_MISSING := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),,left out: no CUDA headers in $(CUDA_HOME)/include (set CUDA_HOME))
 SIM_BUILDS  := $(if $(SIM_MISSING),,$(if $(SANITIZE),asan,plain asan tsan))
 SIM_SRC      = $(CUDA_SRC) $(wildcard test/sim/*.cpp)
-SIM_FLAGS    = -std=c++17 -g -D_GNU_SOURCE -DCUDA_SIM -I. -isystem $(CUDA_HOME)/include -MMD -MP $(WARN) -Wno-unknown-pragmas -Wno-psabi
+SIM_FLAGS    = -std=c++17 -g -D_GNU_SOURCE -DCUDA_SIM -I. -isystem $(CUDA_HOME)/include -MMD -MP $(WARN) \
+               -Wno-unknown-pragmas -Wno-psabi
 SIM_SAN_asan = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SIM_SAN_tsan = -fsanitize=thread
 SIM_DEF_asan = -DSIM_ASAN=1
@@ -89,15 +93,15 @@ endif
 all: $(PROGRAMS)
 
 sim: $(if $(SIM_BUILDS),$(BUILD)/train_gpt_sim $(SIM_TESTS))  ## the CUDA trainer on a simulated GPU, build/train_gpt_sim, and its tests (see test/sim/README.md)
-	@$(if $(SIM_BUILDS),,echo "no simulated device: $(SIM_MISSING)"; exit 1)
+	@$(if $(SIM_BUILDS),,echo "simulated GPU $(SIM_MISSING)"; exit 1)
 
 test-gpu: $(GPU_TESTS)  ## the CUDA tests on this machine's GPU (SANITIZE=1 TOOL=memcheck|racecheck|initcheck|synccheck: under compute-sanitizer)
 	@PREFIX="$(if $(SANITIZE),compute-sanitizer --tool $(or $(TOOL),memcheck) --error-exitcode 9)" sh test/run.sh $(GPU_TESTS)
 
 cuda-all:  ## compile the CUDA sources for every architecture that nvcc knows, to see that they do
-	@for arch in $(CUDA_ALL); do for file in $(CUDA_SRC); do \
+	@mkdir -p $(BUILD); for arch in $(CUDA_ALL); do for file in $(CUDA_SRC) $(wildcard test/*.cu); do \
 	    $(NVCC) $(NVCCFLAGS) -gencode arch=compute_$$arch,code=sm_$$arch -c $$file -o $(BUILD)/cuda-all.o || exit 1; \
-	done; echo "sm_$$arch: $(words $(CUDA_SRC)) files"; done; rm -f $(BUILD)/cuda-all.o
+	done; echo "sm_$$arch: $(words $(CUDA_SRC) $(wildcard test/*.cu)) files"; done; rm -f $(BUILD)/cuda-all.o
 
 train: deps  ## install what is missing, build, and train on the built-in corpus
 	@$(MAKE) --no-print-directory $(BUILD)/train_gpt
@@ -107,6 +111,7 @@ test: deps  ## install what is missing, build and run every test (SANITIZE=1: un
 	@$(MAKE) --no-print-directory run-tests
 
 run-tests: $(PROGRAMS) $(TESTS) $(SIM_TESTS)
+	@$(if $(SIM_MISSING),echo "simulated GPU $(SIM_MISSING)")
 	@BUILD=$(BUILD) sh test/run.sh $(TESTS) $(SIM_RUNS)
 
 # Threads that wait spin only briefly, as train_gpt's do.
@@ -150,12 +155,16 @@ $(BUILD)/%.o: %.c
 	@mkdir -p $(@D); echo "  $@"
 	$(CC) $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
+# Replaced when the choice of the back end changes, so that the programs are linked again.
+$(BUILD)/with-cuda.$(or $(WITH_CUDA),0):
+	@mkdir -p $(@D) && rm -f $(BUILD)/with-cuda.* && touch $@
+
 # The driver is plain C11; its .cu name is for builds with nvcc.
 $(BUILD)/train_gpt.o: train_gpt.cu
 	@mkdir -p $(@D); echo "  $@"
 	$(CC) -x c $(CPPFLAGS) $(CFLAGS) -c $< -o $@
 
-$(BUILD)/train_gpt: $(BUILD)/train_gpt.o $(CUDA_LIB) $(BUILD)/libllmc.a
+$(BUILD)/train_gpt: $(BUILD)/train_gpt.o $(CUDA_LIB) $(BUILD)/libllmc.a $(BUILD)/with-cuda.$(or $(WITH_CUDA),0)
 	$(if $(CUDA_LIB),$(CXX),$(CC)) -o $@ $< $(if $(CUDA_LIB),$(CUDA_LINK) $(CUDA_LIB)) $(BUILD)/libllmc.a \
 	    $(if $(CUDA_LIB),$(CUDA_LIBS)) $(LDLIBS)
 
