@@ -81,7 +81,7 @@ static void naive_product(cudaStream_t stream, T *out, strided<T> a, strided<T> 
 constexpr int SUM_COLS = 32, SUM_ROWS = 8; /* threads of a block along columns and rows */
 
 /* Blocks along the rows: enough to fill a GPU, the same number on every GPU. */
-static int64_t column_sum_chunks(int64_t N) { return min_i64(max_i64(N / 256, 1), 128); }
+static int64_t column_sum_chunks(int64_t N) { return min_i64(max_i64(N / 64, 1), 128); }
 
 /* partial (chunks,C): sums over the rows of a chunk. A thread owns W columns. */
 template <class T, int W>
