@@ -1,0 +1,270 @@
+#!/bin/sh
+# Downloads data sets and published weights for machines with a network. `data/download.sh` lists them.
+#
+# A file gets its name only when it is whole and verified; until then it is FILE.part, and an interrupted download
+# goes on there. Verified means: size and SHA-256 as pinned below where we know them; else as the Hugging Face Hub
+# announces them (the SHA-256 of large files, git's SHA-1 of small ones); else nothing can be compared, and the
+# script says so. The SHA-256 of every file is written beside it as FILE.sha256 and compared from then on.
+#
+# HF_ENDPOINT and GITHUB_RAW name other servers (mirrors); DOWNLOAD_TRIES and DOWNLOAD_WAIT (seconds) how often a
+# connection that breaks without having brought anything new is tried, and how long is waited in between.
+set -u
+
+hf=${HF_ENDPOINT:-https://huggingface.co}
+github=${GITHUB_RAW:-https://raw.githubusercontent.com}
+tries=${DOWNLOAD_TRIES:-5}
+wait=${DOWNLOAD_WAIT:-5}
+
+usage() {
+    cat <<'END'
+usage: data/download.sh NAME [--to DIR] [--shards N]
+
+  tinyshakespeare   1 MB of text                          fineweb10B       103 shards of 100M tokens, 20 GB
+  tinystories       2.2 GB of short stories               fineweb-edu10B    99 shards of 100M tokens, 20 GB
+  gpt2              GPT-2 124M and its tokenizer, 550 MB  hellaswag        10042 questions, 12 MB
+  gpt2-xl           GPT-2 1558M, 6.4 GB
+
+  --to DIR     where to put it (default data/NAME)
+  --shards N   only the first N training shards (and the validation shard)
+
+Interrupted, the same command goes on. Files that are there are verified and kept.
+END
+}
+
+die() {
+    echo "error: $*" >&2
+    exit 1
+}
+
+# --- verifying ---
+
+size_of() { wc -c <"$1" | tr -d ' '; }
+sha256_of() {
+    if command -v sha256sum >/dev/null; then sha256sum "$1"; else shasum -a 256 "$1"; fi | cut -c1-64
+}
+# What git, and so the Hub, calls a file that it stores itself.
+git_sha1_of() {
+    { printf 'blob %s\0' "$(size_of "$1")" && cat "$1"; } |
+        if command -v sha1sum >/dev/null; then sha1sum; else shasum -a 1; fi | cut -c1-40
+}
+
+is_hex() { # text length
+    [ ${#1} -eq "$2" ] || return 1
+    case $1 in *[!0-9a-f]*) return 1 ;; esac
+}
+
+# Value of a header, without quotes and W/: of the first response that has it, or of the last.
+header() { # file name first|last
+    [ -f "$1" ] || return 0
+    awk -v name="$2:" -v which="$3" 'tolower($1) == name { value = $2; if (which == "first") exit }
+        END { gsub(/^W\/|["\r]|;.*$/, "", value); print value }' "$1"
+}
+
+# Compares $part with what is known: sets `how` and `sha`, or `why` and fails.
+verify() { # part file want_size want_sha
+    sha=$(sha256_of "$1")
+    size=$(size_of "$1")
+    how="" why=""
+    announced="" announced_size=""
+    case $url in "$hf"/*)
+        if [ -f "$1.headers" ]; then
+            announced=$(header "$1.headers" x-linked-etag first)
+            announced_size=$(header "$1.headers" x-linked-size first)
+            [ -n "$announced" ] || announced=$(header "$1.headers" etag first)
+        fi ;;
+    esac
+    if [ "$size" -eq 0 ]; then why="is empty"; return 1; fi
+    if [ -n "$3" ] && [ "$size" != "$3" ]; then why="has $size bytes, expected $3"; return 1; fi
+    if [ -n "$announced_size" ] && [ "$size" != "$announced_size" ]; then
+        why="has $size bytes, the server announced $announced_size"
+        return 1
+    fi
+    if [ -n "$4" ]; then
+        if [ "$sha" != "$4" ]; then why="has SHA-256 $sha, expected $4"; return 1; fi
+        how="SHA-256 is the one expected"
+    elif is_hex "$announced" 64; then
+        if [ "$sha" != "$announced" ]; then why="has SHA-256 $sha, the server announced $announced"; return 1; fi
+        how="SHA-256 is the one that the server announced"
+    elif is_hex "$announced" 40; then
+        sha1=$(git_sha1_of "$1")
+        if [ "$sha1" != "$announced" ]; then why="has git SHA-1 $sha1, the server announced $announced"; return 1; fi
+        how="git SHA-1 is the one that the server announced"
+    fi
+    if [ -f "$2.sha256" ]; then
+        recorded=$(cut -c1-64 "$2.sha256")
+        if [ "$sha" != "$recorded" ]; then
+            why="has SHA-256 $sha, but $2.sha256 says $recorded"
+            return 1
+        fi
+        how=${how:-"SHA-256 is the one of the first download"}
+    fi
+    how=${how:-"nobody says which SHA-256 it should have: recorded, and compared from now on"}
+}
+
+record() { # file
+    echo "$sha  $(basename "$1")" >"$1.sha256.tmp" && mv "$1.sha256.tmp" "$1.sha256" ||
+        die "$1.sha256: cannot write"
+}
+
+# --- one file ---
+
+# One connection. Sets `code` (HTTP) and `status` (curl's).
+transfer() { # part
+    quiet="--silent --show-error"
+    [ -t 2 ] && quiet=--progress-bar
+    # shellcheck disable=SC2086
+    code=$(curl --fail --location $quiet --connect-timeout 30 --speed-limit 100 --speed-time 60 \
+        --retry 3 --retry-delay "$wait" --continue-at - --dump-header "$1.headers" --output "$1" \
+        --write-out '%{http_code}' "$url")
+    status=$?
+}
+
+discard() { rm -f "$1" "$1.headers" "$1.etag"; }
+
+restart() { # part reason
+    restarts=$((restarts + 1))
+    [ $restarts -lt "$tries" ] || die "$2; that was the last of $tries tries"
+    echo "$2: starting again" >&2
+    discard "$1"
+}
+
+# Brings $part to its full length, over as many connections as it takes.
+bring() { # part file
+    left=$tries
+    restarts=0
+    while :; do
+        before=0
+        [ -f "$1" ] && before=$(size_of "$1")
+        [ "$before" -gt 0 ] && pieces=yes
+        transfer "$1"
+        after=0
+        [ -f "$1" ] && after=$(size_of "$1")
+        case $(header "$1.headers" content-type last) in text/html*)
+            if [ "$status" -eq 0 ]; then
+                discard "$1"
+                die "$url: the server sent a web page in place of the file (a login, a notice?)"
+            fi ;;
+        esac
+        etag=$(header "$1.headers" etag last)
+        if [ "$before" -gt 0 ] && [ "$code" = 206 ] && [ -f "$1.etag" ] && [ "$etag" != "$(cat "$1.etag")" ]; then
+            restart "$1" "$2: the file on the server has changed since the download began"
+            continue
+        fi
+        if [ "$status" -eq 0 ]; then return; fi
+        [ "$after" -gt 0 ] && [ -n "$etag" ] && case $code in 200 | 206) echo "$etag" >"$1.etag" ;; esac
+        case $status in
+        22)
+            case $code in
+            416) return ;; # there is no more than we have: whether that is right, verify says
+            408 | 429 | 5??) ;;
+            *) die "$url: the server answers $code; nothing was downloaded" ;;
+            esac ;;
+        23) die "$1: cannot write (is the disk full?); the same command goes on from here" ;;
+        33 | 36)
+            restart "$1" "$2: the server cannot continue a download"
+            continue ;;
+        3 | 6 | 60) die "$url: curl failed with status $status" ;;
+        esac
+        [ "$after" -gt "$before" ] && left=$tries
+        left=$((left - 1))
+        [ $left -gt 0 ] || die "$url: broke off $tries times (curl status $status, HTTP $code), $after bytes are" \
+            "in $1; the same command goes on from there"
+        echo "$2: interrupted after $after bytes (curl status $status): going on" >&2
+        sleep "$wait"
+    done
+}
+
+fetch() { # url file [size [sha256]]
+    url=$1 file=$2 part=$2.part want_size=${3:-} want_sha=${4:-}
+    mkdir -p "$(dirname "$file")" || die "$(dirname "$file"): cannot create directory"
+    if [ -f "$file" ]; then
+        verify "$file" "$file" "$want_size" "$want_sha" ||
+            die "$file: $why; if it is not yours, delete it (and $file.sha256) to download it again"
+        [ -f "$file.sha256" ] || record "$file"
+        echo "$file: there already; $how"
+        return
+    fi
+    while :; do
+        pieces=no
+        bring "$part" "$file"
+        [ -f "$part" ] || : >"$part"
+        verify "$part" "$file" "$want_size" "$want_sha" && break
+        discard "$part"
+        # Pieces of two different files may have met; one piece has to be right.
+        [ $pieces = yes ] || die "$url: what came $why; it was deleted"
+        echo "$file: what came $why: starting again" >&2
+    done
+    record "$file"
+    mv "$part" "$file" || die "$file: cannot rename $part"
+    discard "$part"
+    echo "$file: $size bytes; $how"
+}
+
+# --- the data sets ---
+
+shards() { # repository prefix count
+    count=$3
+    if [ -n "$limit" ] && [ "$limit" -lt "$count" ]; then count=$limit; fi
+    fetch "$hf/datasets/$1/resolve/main/$2_val_000000.bin" "$dir/$2_val_000000.bin"
+    i=1
+    while [ $i -le "$count" ]; do
+        shard=$(printf '%s_train_%06d.bin' "$2" $i)
+        fetch "$hf/datasets/$1/resolve/main/$shard" "$dir/$shard"
+        i=$((i + 1))
+    done
+    echo "train with: build/train_gpt --model gpt2 --data '$dir/$2_train_*.bin' --val '$dir/$2_val_*.bin'"
+}
+
+model() { # repository [revision size sha256]
+    at=$hf/$1/resolve/${2:-main}
+    for name in config.json generation_config.json tokenizer.json vocab.json merges.txt; do
+        fetch "$at/$name" "$dir/$name"
+    done
+    fetch "$at/model.safetensors" "$dir/model.safetensors" "${3:-}" "${4:-}"
+    echo "fine-tune with: build/train_gpt --model $dir --text FILE"
+}
+
+[ $# -gt 0 ] || { usage; exit 2; }
+name="" dir="" limit=""
+while [ $# -gt 0 ]; do
+    case $1 in
+    -h | --help) usage; exit 0 ;;
+    --to | --shards) [ $# -gt 1 ] || die "$1: a value is missing"
+        if [ "$1" = --to ]; then dir=$2; else limit=$2; fi
+        shift ;;
+    -*) die "$1: unknown option; data/download.sh --help lists them" ;;
+    *) [ -z "$name" ] || die "$1: one name at a time"
+        name=$1 ;;
+    esac
+    shift
+done
+[ -n "$name" ] || { usage >&2; exit 2; }
+case $limit in *[!0-9]* | 0) die "--shards $limit: expected a number from 1" ;; esac
+dir=${dir:-data/$name}
+command -v curl >/dev/null || die "curl is missing; install it with: apt-get install curl"
+
+case $name in
+tinyshakespeare)
+    fetch "$github/karpathy/char-rnn/master/data/tinyshakespeare/input.txt" "$dir/input.txt" 1115394 \
+        86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
+    echo "train with: build/train_gpt --text $dir/input.txt" ;;
+tinystories)
+    for side in valid train; do
+        fetch "$hf/datasets/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-$side.txt" \
+            "$dir/TinyStoriesV2-GPT4-$side.txt"
+    done
+    echo "train with: build/train_gpt --text $dir/TinyStoriesV2-GPT4-train.txt" ;;
+fineweb10B) shards kjj0/fineweb10B-gpt2 fineweb 103 ;;
+fineweb-edu10B) shards kjj0/finewebedu10B-gpt2 finewebedu 99 ;;
+gpt2)
+    model openai-community/gpt2 607a30d783dfa663caf39e06633721c8d4cfcd7e 548105171 \
+        248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707 ;;
+gpt2-xl) model openai-community/gpt2-xl ;;
+hellaswag)
+    fetch "$github/rowanz/hellaswag/master/data/hellaswag_val.jsonl" "$dir/hellaswag_val.jsonl" '' \
+        0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588
+    echo "evaluate with: build/train_gpt eval --from DIR --tasks $dir/hellaswag_val.jsonl" ;;
+*)
+    usage >&2
+    die "$name: no such data set" ;;
+esac
