@@ -12,7 +12,7 @@ ARGS     =
 MAKEFLAGS += --no-builtin-rules
 
 DEBIAN_PACKAGES = gcc g++ make pkg-config libopenblas-openmp-dev libpcre2-dev libjansson-dev libxxhash-dev \
-                  zlib1g-dev libzstd-dev libcmocka-dev
+                  zlib1g-dev libzstd-dev libcmocka-dev curl
 PKGS       = openblas jansson libpcre2-8 libxxhash zlib libzstd
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
