@@ -336,7 +336,7 @@ static bool find_samples(struct dataloader *l, struct error *err) {
         l->first_sample[i] = l->samples;
         if (i < d->count) l->samples += max_i64(d->shards[i].tokens - 1, 0) / l->o.T;
     }
-    if (l->samples >= group) return true;
+    if (l->samples >= (l->o.order == SAMPLES_SHUFFLED ? group : 1)) return true;
     return fail(
         err,
         "%s: %lld tokens in %lld shards, the longest of %lld, hold %lld samples of %lld tokens (sequence "

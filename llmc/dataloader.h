@@ -49,8 +49,8 @@ struct loader_options {
 };
 
 /* Starts reading ahead on a thread of its own. Fails, with all sizes in the message, if the data does not
- * hold one sample (T + 1 tokens of one shard), or not the B * world samples of one batch; SAMPLES_DOCUMENTS
- * needs only two tokens. */
+ * hold one sample (T + 1 tokens of one shard), or for SAMPLES_SHUFFLED not the B * world samples of one
+ * batch; SAMPLES_DOCUMENTS needs only two tokens. */
 struct dataloader;
 struct dataloader *dataloader_open(const struct dataset *d, const struct loader_options *options,
                                    struct error *err);

@@ -727,8 +727,25 @@ static void too_little_data_names_all_sizes(void **state) {
     assert_null(dataloader_open(d, &o, &err));
     static const char *const more[] = {"7 samples", "the 8 of one batch", "batch size 4", "2 processes"};
     for (size_t i = 0; i < ARRAY_LENGTH(more); i++) assert_mentions(err.message, more[i]);
-    o.T = 7;
-    struct dataloader *l = dataloader_open(d, &o, &err); /* 9 samples */
+    o.order = SAMPLES_IN_ORDER; /* a small validation set is gone through more than once in a batch */
+    struct dataloader *l = dataloader_open(d, &o, &err);
+    assert_non_null(l);
+    int32_t *got = take(l, 1, 4, 9);
+    dataloader_close(l);
+    o.rank = 1;
+    l = dataloader_open(d, &o, &err);
+    assert_non_null(l);
+    free(got);
+    got = take(l, 1, 4, 9);
+    assert_int_equal(got[2 * 9], 6 * 9);
+    assert_int_equal(got[3 * 9], 0);
+    free(got);
+    dataloader_close(l);
+    o.T = 64;
+    assert_null(dataloader_open(d, &o, &err)); /* but one sample there must be */
+    assert_mentions(err.message, "0 samples");
+    o = (struct loader_options){.B = 4, .T = 7, .world = 2};
+    l = dataloader_open(d, &o, &err); /* 9 samples */
     assert_non_null(l);
     dataloader_close(l);
     dataset_free(d);
