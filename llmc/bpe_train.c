@@ -1,7 +1,7 @@
 /* Training byte-level BPE: counting the distinct words of a text in parallel, then merging the most frequent
  * pair of neighbours again and again.
  *
- * Order: a table of words, counting, pair counts, candidates, one merge, all merges, the public functions.
+ * Order: counting, pair counts, candidates, one merge, all merges, the public functions.
  *
  * The rules, down to ties and repeated tokens, are those of Hugging Face's BpeTrainer with min_frequency 2,
  * so that the merges are equal. What differs is the work: a merge visits only the places where its pair
@@ -13,80 +13,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-/* --- A table of words --- */
-
-/* A word in the pool, at a multiple of 8 bytes. */
-struct word {
-    int64_t count;
-    uint32_t size;
-    uint8_t bytes[];
-};
-struct word_slot {
-    uint32_t hash;
-    uint32_t at; /* offset in the pool / 8; 0: empty */
-};
-struct word_table {
-    struct word_slot *slots;
-    uint64_t mask; /* 0 before the first word */
-    int64_t count;
-    uint8_t *pool;
-    int64_t used, capacity; /* of the pool; it starts with 8 unused bytes */
-};
-
-static int64_t word_stride(int64_t size) { return round_up((int64_t)offsetof(struct word, bytes) + size, 8); }
-
-static void grow_slots(struct word_table *t) {
-    uint64_t slots = t->mask ? 2 * (t->mask + 1) : 1024;
-    struct word_slot *old = t->slots;
-    t->slots = (struct word_slot *)xcalloc(slots, sizeof *t->slots);
-    for (uint64_t i = 0; t->mask && i <= t->mask; i++) {
-        uint64_t k = old[i].hash;
-        if (!old[i].at) continue;
-        while (t->slots[k & (slots - 1)].at) k++;
-        t->slots[k & (slots - 1)] = old[i];
-    }
-    t->mask = slots - 1;
-    free(old);
-}
-
-static void word_table_add(struct word_table *t, const uint8_t *word, uint32_t size, uint32_t hash,
-                           int64_t count) {
-    if (2 * (uint64_t)t->count >= t->mask) grow_slots(t);
-    uint64_t i = hash;
-    for (; t->slots[i & t->mask].at; i++) {
-        const struct word_slot *s = &t->slots[i & t->mask];
-        if (s->hash != hash) continue;
-        struct word *w = (struct word *)(t->pool + 8 * (int64_t)s->at);
-        if (w->size == size && !memcmp(w->bytes, word, size)) {
-            w->count += count;
-            return;
-        }
-    }
-    int64_t at = t->used ? t->used : 8, end = at + word_stride(size);
-    check(at / 8 < UINT32_MAX, "bpe_trainer: more than 2 TiB of distinct words");
-    if (end > t->capacity) {
-        t->capacity = max_i64(end, t->capacity + t->capacity / 2 + 4096);
-        t->pool = (uint8_t *)xrealloc(t->pool, (size_t)t->capacity);
-    }
-    struct word *w = (struct word *)(t->pool + at);
-    w->count = count;
-    w->size = size;
-    memcpy(w->bytes, word, size);
-    t->slots[i & t->mask] = (struct word_slot){hash, (uint32_t)(at / 8)};
-    t->used = end;
-    t->count++;
-}
-
-/* The words of a table in the order of arrival. Start from NULL; NULL at the end. */
-static const struct word *next_word(const struct word_table *t, const struct word *w) {
-    const uint8_t *p = w ? (const uint8_t *)w + word_stride(w->size) : t->pool + 8;
-    return t->used && p < t->pool + t->used ? (const struct word *)p : NULL;
-}
-
-static void word_table_free(struct word_table *t) {
-    free(t->slots);
-    free(t->pool);
-}
+#include "bpe_words.h"
 
 /* --- Counting --- */
 
@@ -113,7 +40,7 @@ struct counter {
 };
 
 static void flush_counter(struct counter *c) {
-    for (const struct word *w = NULL; (w = next_word(&c->local, w));) {
+    for (const struct word *w = NULL; (w = word_table_next(&c->local, w));) {
         uint64_t hash = XXH3_64bits(w->bytes, w->size);
         int shard = (int)(hash >> 58);
         omp_set_lock(&c->trainer->shard[shard].lock);
@@ -121,7 +48,6 @@ static void flush_counter(struct counter *c) {
         omp_unset_lock(&c->trainer->shard[shard].lock);
     }
     word_table_free(&c->local);
-    memset(&c->local, 0, sizeof c->local);
 }
 
 static void count_word(void *arg, const uint8_t *word, int64_t size) {
@@ -476,7 +402,7 @@ static bool fill_cells(struct merging *m, const struct bpe_trainer *b, const uin
                        int64_t *bytes, struct error *err) {
     int64_t words = 0, at = 1, total = 0;
     for (int i = 0; i < SHARDS; i++)
-        for (const struct word *w = NULL; (w = next_word(&b->shard[i].words, w));)
+        for (const struct word *w = NULL; (w = word_table_next(&b->shard[i].words, w));)
             if (w->size > 1) {
                 words++;
                 total += w->size;
@@ -490,7 +416,7 @@ static bool fill_cells(struct merging *m, const struct bpe_trainer *b, const uin
     m->cell[0] = m->cell[total + 1] = (struct cell){0, UINT32_MAX};
     uint32_t index = 0;
     for (int i = 0; i < SHARDS; i++)
-        for (const struct word *w = NULL; (w = next_word(&b->shard[i].words, w));) {
+        for (const struct word *w = NULL; (w = word_table_next(&b->shard[i].words, w));) {
             if (w->size == 1) continue;
             m->word_count[index] = w->count;
             for (uint32_t k = 0; k < w->size; k++) m->cell[at++] = (struct cell){byte_id[w->bytes[k]], index};

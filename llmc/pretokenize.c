@@ -235,14 +235,14 @@ static bool run_regex(const struct run *r, int stage, const uint8_t *p, const ui
     return ok;
 }
 
-/* PCRE2 sees only valid UTF-8: an invalid byte ends the text for it and is a piece of its own. */
+/* PCRE2 sees only valid UTF-8: an invalid byte ends the text for it and is a piece of its own, or dropped. */
 static bool run_regex_on_bytes(const struct run *r, int stage, const uint8_t *p, const uint8_t *end) {
     while (p < end) {
         const uint8_t *q = p;
         uint32_t code;
         for (int n = 1; q < end && n; q += n) n = *q < 0x80 ? 1 : decode_utf8(q, end, &code);
         if (q > p && !run_regex(r, stage, p, q)) return false;
-        if (q < end && !run_stage(r, stage + 1, q, q + 1)) return false;
+        if (q < end && !r->pre->stage[stage].drop_invalid && !run_stage(r, stage + 1, q, q + 1)) return false;
         p = q < end ? q + 1 : q;
     }
     return true;
@@ -305,6 +305,17 @@ bool pretokenizer_add(struct pretokenizer *pre, enum pretok_kind kind, struct er
     return true;
 }
 
+/* Whether a pattern takes a character that is neither letter, number nor space, which is what a byte that is
+ * not UTF-8 counts as: a private-use one stands for it. */
+static bool matches_other(const pcre2_code *regex) {
+    static const char other[] = "\xee\x82\x80"; /* U+E080 */
+    pcre2_match_data *match = pcre2_match_data_create(1, NULL);
+    check(match, "out of host memory");
+    int rc = pcre2_match(regex, (PCRE2_SPTR)other, 3, 0, PCRE2_NOTEMPTY, match, NULL);
+    pcre2_match_data_free(match);
+    return rc >= 0;
+}
+
 bool pretokenizer_add_pattern(struct pretokenizer *pre, const char *pattern, bool drop_gaps,
                               struct error *err) {
     /* GPT-4's own way of writing the Llama-3 pattern: possessive quantifiers change the speed, not the
@@ -336,6 +347,7 @@ bool pretokenizer_add_pattern(struct pretokenizer *pre, const char *pattern, boo
     s->regex = regex;
     s->drop_gaps = drop_gaps;
     s->pattern = xstrdup(pattern);
+    s->drop_invalid = drop_gaps && !matches_other(regex);
     return true;
 }
 

@@ -23,9 +23,10 @@ enum pretok_kind {
 #define PRETOK_MAX_STAGES 8
 struct pretok_stage {
     enum pretok_kind kind;
-    bool drop_gaps; /* PRETOK_REGEX: text between matches is dropped instead of being a piece */
-    void *regex;    /* PRETOK_REGEX: pcre2_code, owned */
-    char *pattern;  /* PRETOK_REGEX: its source, owned */
+    bool drop_gaps;    /* PRETOK_REGEX: text between matches is dropped instead of being a piece */
+    void *regex;       /* PRETOK_REGEX: pcre2_code, owned */
+    bool drop_invalid; /* PRETOK_REGEX: with drop_gaps, a byte that is not UTF-8 does not match either */
+    char *pattern;     /* PRETOK_REGEX: its source, owned */
 };
 struct pretokenizer {
     int stages; /* 0: the whole text is one piece */

@@ -3,6 +3,7 @@
  * Speed comes from three things: hand-written scanners cut the text into words (pretokenize.c), the tokens of
  * a word seen before come from a cache in the caller's buffer, and a word that is itself a token needs no
  * merging. */
+#include "normalize.h"
 #include "tokenizer_impl.h"
 
 #include <stdlib.h>
@@ -402,10 +403,23 @@ static const struct added_token *added_at(const struct tokenizer *t, const uint8
     return best;
 }
 
+static bool encode_pass(struct encoder *e, int pass, const uint8_t *p, const uint8_t *end);
+
+/* What pass 1 looks at. */
+static bool encode_normalized(struct encoder *e, const uint8_t *p, const uint8_t *end) {
+    int64_t size = 0;
+    uint8_t *normalized = e->t->nfc ? normalize_nfc(p, end - p, &size) : NULL;
+    if (!normalized) return encode_pass(e, 1, p, end);
+    bool ok = encode_pass(e, 1, normalized, normalized + size);
+    free(normalized);
+    return ok;
+}
+
 /* Cuts out added tokens: pass 0 those that are looked for in the text as given, pass 1 those in normalized
  * text. */
 static bool encode_pass(struct encoder *e, int pass, const uint8_t *p, const uint8_t *end) {
-    if (pass == 2) return encode_plain(e, p, end);
+    bool (*rest)(struct encoder *, const uint8_t *, const uint8_t *) =
+        pass == 0 ? encode_normalized : encode_plain;
     const uint8_t *done = p;
     while (p < end) {
         const struct added_token *a = added_at(e->t, p, end, pass == 1);
@@ -417,12 +431,12 @@ static bool encode_pass(struct encoder *e, int pass, const uint8_t *p, const uin
         if (a->special && !e->special) continue;
         if (a->lstrip) first = pretokenize_space_before(done, first);
         if (a->rstrip) p = last = pretokenize_space_after(last, end);
-        if (!encode_pass(e, pass + 1, done, first)) return false;
+        if (!rest(e, done, first)) return false;
         token_buffer_reserve(e->out, 1);
         e->out->ids[e->out->count++] = a->id;
         done = last;
     }
-    return encode_pass(e, pass + 1, done, end);
+    return rest(e, done, end);
 }
 
 static int64_t encode(const struct tokenizer *t, const char *text, int64_t size, struct token_buffer *out,
@@ -432,7 +446,8 @@ static int64_t encode(const struct tokenizer *t, const char *text, int64_t size,
     for (int i = 0; i < t->added_count; i++) search |= !t->added[i].special;
     int64_t before = out->count;
     const uint8_t *p = (const uint8_t *)text;
-    if (size <= 0 || encode_pass(&e, search ? 0 : 2, p, p + size)) return out->count - before;
+    if (size <= 0 || (search || t->nfc ? encode_pass(&e, 0, p, p + size) : encode_plain(&e, p, p + size)))
+        return out->count - before;
     out->count = before;
     return -1;
 }
