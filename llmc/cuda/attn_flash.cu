@@ -159,7 +159,7 @@ DEVICE_INLINE int column_of(int n, int i) { return n * 8 + (int)threadIdx.x % 4 
 template <int HS, int ROWS>
 DEVICE_INLINE void copy_tile(bf16 *tile, const bf16 *rows, int64_t stride, int first, int limit) {
     constexpr int chunks = HS / 8; /* of 16 bytes, in a row */
-#pragma unroll
+#pragma unroll 2                   /* all at once, their addresses would take the accumulators' registers */
     for (int i = (int)threadIdx.x; i < ROWS * chunks; i += THREADS) {
         int r = i / chunks, c = i % chunks * 8;
         bool valid = first + r < limit;
