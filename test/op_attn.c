@@ -114,6 +114,12 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         {"head 64, two tiles", INPUT_RANDOM, {1, 131, 1, 64}, 0, SIZE_SMALL},                                \
         {"head 128", INPUT_RANDOM, {1, 33, 1, 128}, 0, SIZE_SMALL},                                          \
         {"head 80", INPUT_RANDOM, {1, 21, 2, 80}, 0, SIZE_SMALL},                                            \
+        {"head 32", INPUT_RANDOM, {1, 40, 1, 32}, 0, SIZE_SMALL},                                            \
+        {"head 48", INPUT_RANDOM, {1, 40, 1, 48}, 0, SIZE_SMALL},                                            \
+        {"head 96", INPUT_RANDOM, {1, 40, 1, 96}, 0, SIZE_SMALL},                                            \
+        {"head 112", INPUT_RANDOM, {1, 40, 1, 112}, 0, SIZE_SMALL},                                          \
+        {"head 128, two tiles", INPUT_RANDOM, {1, 70, 1, 128}, 0, SIZE_SMALL},                               \
+        {"head 300", INPUT_RANDOM, {1, 9, 1, 300}, 0, SIZE_SMALL},                                           \
         {"large", INPUT_LARGE, {1, 40, 2, 16}, 0, SIZE_SMALL},                                               \
         {"large, head 64", INPUT_LARGE, {1, 70, 1, 64}, 0, SIZE_SMALL},                                      \
         {"tiny", INPUT_TINY, {1, 40, 2, 16}, 0, SIZE_SMALL},                                                 \

@@ -72,6 +72,9 @@ static const struct op_case embed_backward_cases[] = {
     {"large", INPUT_LARGE, {2, 9, 24, 4, 9, 0}, 0, SIZE_SMALL},
     {"tiny", INPUT_TINY, {2, 9, 24, 4, 9, 0}, 0, SIZE_SMALL},
     {"integer", INPUT_INTEGER, {4, 9, 16, 6, 12, 0}, 0, SIZE_SMALL},
+    {"one token, vectors", INPUT_EQUAL, {4, 40, 16, 300, 40, 0}, 0, SIZE_SMALL},
+    {"long runs of tokens", INPUT_INTEGER, {4, 40, 16, 3, 40, 0}, 0, SIZE_SMALL},
+    {"many tokens", INPUT_RANDOM, {2, 600, 8, 1000, 600, 0}, 0, SIZE_SMALL},
     {"unaligned", INPUT_RANDOM, {2, 5, 16, 11, 8, 0}, UNALIGNED, SIZE_SMALL},
     {"gpt2", INPUT_RANDOM, {4, 1024, 768, 50304, 1024, 0}, 0, SIZE_LARGE},
 };
