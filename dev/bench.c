@@ -118,7 +118,7 @@ struct bench {
     double matmul_rate, copy_rate; /* FLOP/s, bytes/s: the best of the measurements so far */
     struct tensor flush, flush_sum;
     json_t *results;
-    int errors;
+    int measured, errors; /* rows */
 };
 
 /* Rates are measured again and again: the best is what the device can do, whoever else uses it now. */
@@ -145,6 +145,7 @@ static void report(struct bench *b, const struct op_instance *x, const char *var
            share * 100, impossible ? "  ERROR: faster than this device" : "");
     fflush(stdout);
     b->errors += impossible;
+    b->measured++;
     json_t *shape = json_array();
     for (int i = 0; i < 6; i++) json_array_append_new(shape, json_integer(c->d[i]));
     json_array_append_new(b->results,
@@ -196,7 +197,9 @@ static void bench_case(struct bench *b, const struct op_test *op, const struct o
             count++;
         }
     op_instance_free(&x);
-    if (count == 0) printf("%-22s no variant %s takes %s\n", op_name(op->id), want, c->name);
+    if (count == 0)
+        printf("%-22s %-8s %-7s %-14s not taken\n", op_name(op->id), best || all ? "" : want,
+               dtype_name(b->dtype), c->name);
 }
 
 /* --- all ops --- */
@@ -306,6 +309,7 @@ static void bench_step(struct bench *b, const struct gpt_config *config, const s
     struct timing t = measure(&work, fmax(8.0 * b->config->seconds, 4.0));
     double resident = resident_bytes(); /* before the next measurement adds to it */
     measure_rates(b);
+    b->measured++;
     float loss;
     ctx_download(ctx, &loss, (char *)s.gpt.numbers.data + STEP_LOSS * 4, 4);
     check(isfinite(loss), "the training step's loss is %g", (double)loss);
@@ -439,6 +443,11 @@ static int run(const struct config *config) {
     struct op_model model;
     struct device *device = device_open(config->device, &err);
     if (!device) die("%s", err.message);
+    if (config->json) { /* better now than after the measurements */
+        FILE *f = fopen(config->json, "a");
+        check(f, "--json %s: cannot be written", config->json);
+        fclose(f);
+    }
     struct bench b = {.config = config, .results = json_array()};
     ctx_init(&b.ctx, device, device->ops, false);
     b.ctx.forced = NULL;
@@ -461,6 +470,9 @@ static int run(const struct config *config) {
     make_flush(&b);
     count += bench_ops(&b, &model);
     if (count == 0) die("--op %s: there is no such operation", config->op);
+    if (b.measured + b.errors == 0)
+        die("nothing was measured: no operation of --op %s has a variant %s for %s", config->op,
+            config->variant, dtype_name(b.dtype));
     if (config->json) write_json(&b);
     if (b.errors) fprintf(stderr, "%d rows are wrong or impossible\n", b.errors);
     json_decref(b.results);
