@@ -126,6 +126,7 @@ struct gpt_options {
     enum recompute recompute;
     int64_t head_chunks;         /* logits are made for B*T/head_chunks rows at a time; 0 means 1 */
     enum dtype dtype;            /* of parameters, gradients and activations */
+    float init_std;              /* of gpt_init_weights; 0 means GPT-2's 0.02 */
     const struct tensor *params; /* use this buffer (another model's) instead of allocating one; or NULL */
 };
 
@@ -149,7 +150,7 @@ struct gpt {
 void gpt_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config *config,
                 const struct gpt_options *options);
 
-/* N(0,0.02) for matrices, residual projections scaled by 1/sqrt(2L), N(0,0.01) for positions, ones and zeros.
+/* N(0,std) for matrices, residual projections scaled by 1/sqrt(2L), N(0,std/2) for positions, ones and zeros.
  */
 void gpt_init_weights(struct gpt *gpt, uint64_t seed);
 

@@ -14,7 +14,7 @@
 /* Radford et al. 2019 (gpt2*), Brown et al. 2020 table 2.1 (gpt3*; 1.3B with heads of 128, since its 24 heads
  * do not divide 2048), and the default of `make train`. */
 static const struct gpt_config presets[] = {
-    {"tiny", 128, 512, 4, 4, 128},
+    {"tiny", 128, 1024, 2, 4, 128},
     {"gpt2", 1024, 50257, 12, 12, 768},
     {"gpt2-medium", 1024, 50257, 24, 16, 1024},
     {"gpt2-large", 1024, 50257, 36, 20, 1280},
@@ -192,9 +192,9 @@ void gpt_init_weights(struct gpt *g, uint64_t seed) {
             struct tensor t = gpt_param(g, (enum param_id)id, l);
             if (id == P_WTE) t = tensor_slice_rows(&t, 0, g->config.vocab_size); /* the padding stays zero */
             uint64_t purpose = RNG_INIT | (uint64_t)id << 8 | (uint64_t)l << 16;
-            float std = 0.02f;
+            float std = g->options.init_std > 0.0f ? g->options.init_std : 0.02f;
             if (row->init == INIT_NORMAL_RESIDUAL) std /= sqrtf(2.0f * (float)g->config.layers);
-            if (row->init == INIT_NORMAL_POSITION) std = 0.01f;
+            if (row->init == INIT_NORMAL_POSITION) std *= 0.5f;
             if (row->init == INIT_ONE)
                 fill(g->ctx, &t, 1.0f);
             else if (row->init != INIT_ZERO)

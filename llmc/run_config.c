@@ -28,6 +28,8 @@ static const struct option_row model_rows[] = {
             "width of the residual stream (0: as the model says)", 0),
     OPT_INT(C, context, "context", "0", 0, 1 << 24, "N",
             "longest sequence the model can take (0: as the model says)", 0),
+    OPT_REAL(C, init_std, "init-std", "0", 0, 10, "X",
+             "standard deviation of new weights (0: 0.02, in proportion more below 768 channels)", 0),
     OPT_SIZE(C, vocab_size, "vocab-size", "0", 0, 1 << 24, "N",
              "tokens in the vocabulary: of the tokenizer trained on --text or the stories (0: 512 for "
              "stories, 4096 for "
@@ -50,7 +52,7 @@ static const struct option_row data_rows[] = {
 };
 static const struct option_row batch_rows[] = {
     OPT_INT(C, batch_size, "batch-size", "0", 0, 1 << 20, "B",
-            "sequences computed at a time (0: 32 for small models, 4 otherwise)", 0),
+            "sequences computed at a time (0: 8 for small models, 4 otherwise)", 0),
     OPT_INT(C, seq_len, "seq-len", "0", 0, 1 << 24, "T", "tokens in a sequence (0: the model's context)", 0),
     OPT_SIZE(C, tokens_per_step, "tokens-per-step", "0", 0, 1e12, "N",
              "tokens in an optimizer step: a multiple of B*T; more than B*T accumulates gradients (0: B*T)",
@@ -173,9 +175,9 @@ static double learning_rate_for(int64_t channels) {
 
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, int64_t epoch_tokens,
                          struct error *err) {
-    enum { STORIES_STEPS = 900, FEWEST_STEPS = 500 };
+    enum { STORIES_STEPS = 2400, FEWEST_STEPS = 500 };
     bool small = model->channels < 512;
-    if (!c->batch_size) c->batch_size = small ? 32 : 4;
+    if (!c->batch_size) c->batch_size = small ? 8 : 4;
     if (!c->seq_len) c->seq_len = min_i64(model->context, 1024);
     if (c->seq_len > model->context)
         return fail(err,
@@ -199,6 +201,9 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
         else
             c->steps = max_i64(FEWEST_STEPS, (int64_t)epoch);
     }
+    /* 0.02 is GPT-2's, whose smallest model has 768 channels; sums over fewer inputs keep their size with
+     * larger ones */
+    if (c->init_std <= 0) c->init_std = 0.02 * sqrt(fmax(1.0, 768.0 / (double)model->channels));
     if (c->learning_rate <= 0) c->learning_rate = learning_rate_for(model->channels);
     if (c->warmup < 0) c->warmup = min_i64(700, c->steps / 20);
     if (!c->val_every) c->val_every = max_i64(1, c->steps / 10);
@@ -233,6 +238,7 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
                                 .train = true,
                                 .recompute = c->recompute,
                                 .head_chunks = c->head_chunks,
+                                .init_std = (float)c->init_std,
                                 .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32};
 }
 

@@ -30,6 +30,7 @@ struct run_config {
     double learning_rate, final_lr_fraction, decay_fraction, weight_decay, beta1, beta2, eps, grad_clip;
     enum schedule_kind schedule;
     int64_t warmup;
+    double init_std;
     /* evaluation */
     int64_t val_every, val_batches, sample_every, eval_every;
     const char *eval_tasks;

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { STORIES_SEED = 1, STORIES_VOCAB = 512, TEXT_VOCAB = 4096 };
+enum { STORIES_SEED = 1, STORIES_VOCAB = 1024, TEXT_VOCAB = 4096 };
 
 /* --- tokenizer --- */
 
