@@ -461,15 +461,18 @@ static void draw_summary(struct plot *p) {
         memmove(step + at + 1, step + at, strlen(step + at) + 1);
         step[at] = ',';
     }
-    int n = snprintf(text, sizeof text, "%s%s", p->loss.count ? "after step " : "no training steps yet",
-                     p->loss.count ? step : "");
-    if (isfinite(val) && isfinite(p->floor_loss) && p->floor_loss > 0)
-        n += snprintf(text + n, sizeof text - (size_t)n,
-                      "  \xC2\xB7  validation loss %.1f %% above the floor", 100 * (val / p->floor_loss - 1));
+    char above[80] = "", skipped[80] = "";
+    double share = 100 * (val / p->floor_loss - 1);
+    if (isfinite(share) && p->floor_loss > 0)
+        snprintf(above, sizeof above,
+                 fabs(share) < 1e6 ? "  \xC2\xB7  validation loss %.1f %% above the floor"
+                                   : "  \xC2\xB7  validation loss %.1e %% above the floor",
+                 share);
     if (p->trouble.count)
-        n += snprintf(text + n, sizeof text - (size_t)n, "  \xC2\xB7  %" PRId64 " update%s skipped",
-                      p->trouble.count, p->trouble.count == 1 ? "" : "s");
-    (void)n;
+        snprintf(skipped, sizeof skipped, "  \xC2\xB7  %" PRId64 " update%s skipped", p->trouble.count,
+                 p->trouble.count == 1 ? "" : "s");
+    snprintf(text, sizeof text, "%s%s%s%s", p->loss.count ? "after step " : "no training steps yet",
+             p->loss.count ? step : "", above, skipped);
     fputs("<g font-size=\"13\">", p->svg);
     label(p, 24, 56, "start", MUTED, text);
     fputs("</g>\n", p->svg);

@@ -117,6 +117,7 @@ static double with_spike(int64_t s) { return s == 700 ? 1e30 : falling(s); }
 static double huge(int64_t s) { return 1e300 * (double)(s % 3 - 1); }
 static double never_finite(int64_t s) { return NAN; }
 static double sometimes_nan(int64_t s) { return s % 10 < 3 ? NAN : falling(s); }
+static double far_away(int64_t s) { return s == 3 ? NAN : -1e304 / (double)s; }
 static double tiny(int64_t s) { return 1e-310 * (double)s; }
 
 static char *plot(struct scratch *s, const struct curve *c, const char *title) {
@@ -155,6 +156,7 @@ static void every_curve_gives_a_sound_picture(void **state) {
         {"gaps", 3000, sometimes_nan, 7, 1.2},
         {"tiny", 70, tiny, 7, NAN},
         {"floor", 100, falling, 10, 1e308},
+        {"far", 20, far_away, 5, 1e-3},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(curves); i++) {
         char *text = plot(*state, &curves[i], curves[i].name);
