@@ -34,7 +34,9 @@ LIB_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(filter-out data/%_main.c,$(wildcard llm
 PROGRAMS = $(BUILD)/train_gpt $(patsubst data/%_main.c,$(BUILD)/%,$(wildcard data/*_main.c)) \
            $(patsubst dev/%.c,$(BUILD)/%,$(wildcard dev/*.c))
 TESTS    = $(patsubst test/%.c,$(BUILD)/test/%,$(filter-out test/test_cuda_%,$(wildcard test/test_*.c)))
-TEST_LIB_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out test/test_%,$(wildcard test/*.c)))
+TEST_LIB_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out test/test_%,$(wildcard test/*.c test/fuzz/*.c)))
+FUZZ     = $(filter-out fuzz,$(patsubst test/fuzz/%.c,%,$(wildcard test/fuzz/*.c)))
+FUZZ_SECONDS = 600
 
 # --- the CUDA back end ---
 #
@@ -84,7 +86,7 @@ SIM_RUNS_tsan  = test/sim/test_sim_bugs.sh OMP_NUM_THREADS=1 LLMC_TEST_SIZE=smal
 SIM_RUNS     = $(foreach b,$(SIM_BUILDS),$(SIM_RUNS_$(b)))
 SIM_TESTS    = $(foreach b,$(SIM_BUILDS),$(addprefix $(BUILD)/sim/$(b)/test/,$(CUDA_TEST) sim/bugs))
 
-.PHONY: all train test run-tests test-gpu bench bench-cpu sim cuda-all deps clean format help config
+.PHONY: all train test run-tests test-gpu bench bench-cpu fuzz sim cuda-all deps clean format help config
 .DELETE_ON_ERROR:
 ifeq ($(V),)
 .SILENT: # V=1 shows every command
@@ -113,6 +115,20 @@ test: deps  ## install what is missing, build and run every test (SANITIZE=1: un
 run-tests: $(PROGRAMS) $(TESTS) $(SIM_TESTS)
 	@$(if $(SIM_MISSING),echo "simulated GPU $(SIM_MISSING)")
 	@BUILD=$(BUILD) sh test/run.sh $(TESTS) $(SIM_RUNS)
+
+# The seeds come from the short course in test_fuzz.c; what libFuzzer finds is kept in build/fuzz/corpus.
+fuzz:  ## fuzz the parsers of untrusted input with libFuzzer, one after another (FUZZ="shard options" FUZZ_SECONDS=600)
+	@$(MAKE) --no-print-directory deps
+	@$(MAKE) --no-print-directory deps DEBIAN_PACKAGES="clang libclang-rt-14-dev libomp-dev"
+	@$(MAKE) --no-print-directory $(BUILD)/test/test_fuzz
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang OPT="-O1 -march=native -Wno-pass-failed" \
+	    SANFLAGS="-DLIBFUZZER -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" \
+	    $(FUZZ:%=$(BUILD)/fuzz/test/fuzz/%)
+	$(BUILD)/test/test_fuzz --seeds $(BUILD)/fuzz/seeds
+	for t in $(FUZZ); do mkdir -p $(BUILD)/fuzz/corpus/$$t; echo "$$t"; \
+	    OMP_NUM_THREADS=1 $(BUILD)/fuzz/test/fuzz/$$t -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=4096 \
+	        -verbosity=0 -print_final_stats=1 -artifact_prefix=$(BUILD)/fuzz/$$t- \
+	        $(BUILD)/fuzz/corpus/$$t $(BUILD)/fuzz/seeds/$$t || exit 1; done
 
 # Threads that wait spin only briefly, as train_gpt's do.
 bench: $(BUILD)/bench  ## time every operation and the training step (ARGS='--op attn --json FILE')
@@ -181,6 +197,12 @@ $(BUILD)/test/libtest.a: $(TEST_LIB_OBJ)
 
 $(BUILD)/test/%: $(BUILD)/test/%.o $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
 	$(CC) -o $@ $^ $(LDLIBS) -lcmocka
+
+# Mapped files become memory of exactly their size there: see test/fuzz/fuzz.h.
+$(BUILD)/test/test_fuzz $(BUILD)/test/fuzz/%: LDLIBS += -Wl,--wrap=file_map,--wrap=file_unmap
+
+$(BUILD)/test/fuzz/%: $(BUILD)/test/fuzz/%.o $(BUILD)/test/fuzz/fuzz.o $(BUILD)/libllmc.a
+	$(CC) -o $@ $^ $(LDLIBS) -fsanitize=fuzzer
 
 # --- rules of the CUDA back end ---
 

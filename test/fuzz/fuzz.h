@@ -1,0 +1,59 @@
+/* Fuzzing every parser of untrusted input: what the targets share.
+ *
+ * test/fuzz/NAME.c holds one target: FUZZ_TARGET(NAME), which feeds bytes to a parser, and FUZZ_SEEDS(NAME),
+ * which makes the inputs to start from. `make fuzz` builds each with libFuzzer (LIBFUZZER defined: the target
+ * is LLVMFuzzerTestOneInput); test/test_fuzz.c links all of them and runs a short fixed course of mutations.
+ *
+ * A parser may refuse its input, but must not crash, leak, run forever or end the process. */
+#ifndef LLMC_FUZZ_H
+#define LLMC_FUZZ_H
+
+#include "llmc/base.h"
+
+/* Called for each seed. */
+typedef void fuzz_seed_fn(void *user, const void *data, size_t size);
+
+#define FUZZ_TARGETS(X)                                                                                      \
+    X(shard)                                                                                                 \
+    X(safetensors)                                                                                           \
+    X(safetensors_index)                                                                                     \
+    X(llmc_bin)                                                                                              \
+    X(model_config)                                                                                          \
+    X(trainer)                                                                                               \
+    X(tokenizer_json)                                                                                        \
+    X(tokenizer_gpt2)                                                                                        \
+    X(task_json)                                                                                             \
+    X(task_csv)                                                                                              \
+    X(options)                                                                                               \
+    X(log)                                                                                                   \
+    X(text_source)                                                                                           \
+    X(shard_set)
+
+#define FUZZ_DECLARE(name)                                                                                   \
+    int fuzz_##name(const uint8_t *data, size_t size);                                                       \
+    void fuzz_seeds_##name(fuzz_seed_fn *add, void *user);
+FUZZ_TARGETS(FUZZ_DECLARE)
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+#ifdef LIBFUZZER
+#define FUZZ_TARGET(name) int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+#else
+#define FUZZ_TARGET(name) int fuzz_##name(const uint8_t *data, size_t size)
+#endif
+#define FUZZ_SEEDS(name) void fuzz_seeds_##name(fuzz_seed_fn *add, void *user)
+
+/* Writes SCRATCH/name, where SCRATCH is a directory of this process that it removes when it exits, and
+ * returns the path (in a rotating buffer). */
+const char *fuzz_file(const char *name, const void *data, size_t size);
+const char *fuzz_path(const char *name);
+/* Adds the content of SCRATCH/name as a seed. */
+void fuzz_seed_file(fuzz_seed_fn *add, void *user, const char *name);
+
+/* A target says that the parser has taken an input: seeds that nobody takes would test little. */
+void fuzz_accept(void);
+int64_t fuzz_accepted(void);
+
+/* Programs are linked with -Wl,--wrap=file_map,--wrap=file_unmap: mapped files are copied into memory of
+ * exactly their size then, because a read behind the end of a mapping is invisible until the next page. */
+
+#endif

@@ -1,0 +1,38 @@
+/* The index of a sharded model: model.safetensors.index.json beside one file that is there and is sound. */
+#include "test/fuzz/fuzz.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "test/fuzz/model.h"
+
+FUZZ_TARGET(safetensors_index) {
+    static bool prepared;
+    struct error err;
+    struct model_file m;
+    struct gpt_config config = TINY_CONFIG;
+    if (!prepared) {
+        check(model_config_write(fuzz_path(""), &config, ST_F32, -1, &err), "%s", err.message);
+        write_tiny_weights(fuzz_path("a.safetensors"), ST_F32);
+    }
+    prepared = true;
+    remove(fuzz_path("model.safetensors"));
+    fuzz_file("model.safetensors.index.json", data, size);
+    if (model_file_open(&m, fuzz_path(""), &err)) {
+        if (read_all_weights(&m, &err)) fuzz_accept();
+        model_file_close(&m);
+    }
+    remove(fuzz_path("model.safetensors.index.json"));
+    return 0;
+}
+
+FUZZ_SEEDS(safetensors_index) {
+    char text[4096];
+    int n = snprintf(text, sizeof text, "{\"metadata\":{\"total_size\":1000},\"weight_map\":{");
+    for (int id = 0; id < PARAM_ROWS; id++)
+        n += snprintf(text + n, sizeof text - (size_t)n, "%s\"" HF_PREFIX "%s\":\"a.safetensors\"",
+                      id ? "," : "", gpt_param_name((enum param_id)id, 0));
+    n += snprintf(text + n, sizeof text - (size_t)n, "}}");
+    add(user, text, (size_t)n);
+}

@@ -1,0 +1,63 @@
+/* What `prepare` reads: text and JSON lines, plain, gzip or Zstandard (told by the first bytes). The last
+ * byte of the input says which format is asked for. */
+#include "test/fuzz/fuzz.h"
+
+#include "data/text_source.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zlib.h>
+#include <zstd.h>
+
+FUZZ_TARGET(text_source) {
+    struct error err;
+    struct source_list list = {0};
+    struct text_batch b = {0};
+    json_lines_init();
+    bool json = size && data[size - 1] % 2;
+    const char *path = fuzz_file("text", data, size);
+    check(source_list_add(&list, path, json ? FORMAT_JSON_LINES : FORMAT_TEXT, NULL, &err), "%s",
+          err.message);
+    struct text_reader *r = text_reader_new(&list, NULL);
+    bool ok;
+    int batches = 0;
+    while ((ok = text_reader_next(r, &b, 64, &err)) && batches++ < 1000) {
+        for (int64_t i = 0; i < b.count; i++) {
+            const struct text_record *t = &b.records[i];
+            check(t->at >= 0 && t->size >= 0 && t->at + t->size <= b.size, "a record outside of its batch");
+            struct json_line line;
+            if (!json) continue;
+            json_line_parse(&line, b.text + t->at, t->size, "text");
+            json_line_free(&line);
+        }
+        if (b.last) break;
+    }
+    if (ok) fuzz_accept();
+    text_batch_free(&b);
+    text_reader_free(r);
+    source_list_free(&list);
+    return 0;
+}
+
+FUZZ_SEEDS(text_source) {
+    static const char text[] =
+        "A document.\n\nMore of it.\n<|endoftext|>\nAnother one.\n<|endoftext|>\n\xC3\xA9\n\n";
+    static const char lines[] =
+        "{\"text\": \"one\", \"id\": 1}\n\n{\"text\": \"t\\u00e9\\nwo\"}\r\n{\"no\": 1}\n{bad\n";
+    add(user, text, sizeof text - 1);
+    add(user, lines, sizeof lines - 2);
+    uint8_t packed[1024];
+    size_t n = ZSTD_compress(packed, sizeof packed, text, sizeof text - 1, 3);
+    check(!ZSTD_isError(n), "Zstandard");
+    add(user, packed, n);
+    z_stream z = {0};
+    check(deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY) == Z_OK, "gzip");
+    z.next_in = (Bytef *)(uintptr_t)text;
+    z.avail_in = sizeof text - 1;
+    z.next_out = packed;
+    z.avail_out = sizeof packed;
+    check(deflate(&z, Z_FINISH) == Z_STREAM_END, "gzip");
+    add(user, packed, z.total_out);
+    deflateEnd(&z);
+}

@@ -1,0 +1,43 @@
+/* GPT-2's published pair of files: encoder.json up to the first NUL byte, vocab.bpe behind it. */
+#include "test/fuzz/fuzz.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "test/fuzz/try_tokenizer.h"
+
+FUZZ_TARGET(tokenizer_gpt2) {
+    struct error err;
+    const uint8_t *nul = size ? memchr(data, 0, size) : NULL;
+    size_t first = nul ? (size_t)(nul - data) : size;
+    remove(fuzz_path("tokenizer.json"));
+    fuzz_file("encoder.json", data, first);
+    fuzz_file("vocab.bpe", nul ? nul + 1 : data, nul ? size - first - 1 : 0);
+    struct tokenizer *t = tokenizer_load(fuzz_path(""), &err);
+    if (!t) return 0;
+    try_tokenizer(t);
+    tokenizer_free(t);
+    fuzz_accept();
+    return 0;
+}
+
+FUZZ_SEEDS(tokenizer_gpt2) {
+    /* All bytes, in GPT-2's spelling. */
+    char text[8192];
+    int n = 0, shifted = 256, id = 0;
+    n += snprintf(text + n, sizeof text - (size_t)n, "{");
+    for (int byte = 0; byte < 256; byte++) {
+        bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
+        n += snprintf(text + n, sizeof text - (size_t)n, "\"\\u%04x\": %d, ", printable ? byte : shifted,
+                      id++);
+        shifted += !printable;
+    }
+    n += snprintf(text + n, sizeof text - (size_t)n,
+                  "\"ab\": 256, \"\\u0120ab\": 257, \"<|endoftext|>\": 258}");
+    text[n++] = '\0';
+    n += snprintf(text + n, sizeof text - (size_t)n, "#version: 0.2\na b\n\xC4\xA0 ab\n");
+    add(user, text, (size_t)n);
+    static const char small[] = "{\"a\":0,\"b\":1,\"ab\":2}\0a b\n";
+    add(user, small, sizeof small - 1);
+}
