@@ -34,7 +34,8 @@ LIB_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(filter-out data/%_main.c,$(wildcard llm
 PROGRAMS = $(BUILD)/train_gpt $(patsubst data/%_main.c,$(BUILD)/%,$(wildcard data/*_main.c)) \
            $(patsubst dev/%.c,$(BUILD)/%,$(wildcard dev/*.c))
 TESTS    = $(patsubst test/%.c,$(BUILD)/test/%,$(filter-out test/test_cuda_%,$(wildcard test/test_*.c)))
-TEST_LIB_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out test/test_%,$(wildcard test/*.c test/fuzz/*.c)))
+TEST_LIB_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out test/test_%,$(wildcard test/*.c)))
+FUZZ_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(wildcard test/fuzz/*.c))
 FUZZ     = $(filter-out fuzz,$(patsubst test/fuzz/%.c,%,$(wildcard test/fuzz/*.c)))
 FUZZ_SECONDS = 600
 
@@ -199,6 +200,9 @@ $(BUILD)/test/%: $(BUILD)/test/%.o $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
 	$(CC) -o $@ $^ $(LDLIBS) -lcmocka
 
 # Mapped files become memory of exactly their size there: see test/fuzz/fuzz.h.
+$(BUILD)/test/test_fuzz: $(BUILD)/test/test_fuzz.o $(FUZZ_OBJ) $(BUILD)/libllmc.a
+	$(CC) -o $@ $^ $(LDLIBS) -lcmocka
+
 $(BUILD)/test/test_fuzz $(BUILD)/test/fuzz/%: LDLIBS += -Wl,--wrap=file_map,--wrap=file_unmap
 
 $(BUILD)/test/fuzz/%: $(BUILD)/test/fuzz/%.o $(BUILD)/test/fuzz/fuzz.o $(BUILD)/libllmc.a
