@@ -248,6 +248,9 @@ $(BUILD)/sim/$(1)/train_gpt: $(BUILD)/train_gpt.o $(BUILD)/sim/$(1)/libcuda.a $(
 endef
 $(foreach b,$(SIM_BUILDS),$(eval $(call SIM_RULES,$(b))))
 
+$(BUILD)/bench_sim: $(BUILD)/dev/bench.o $(BUILD)/sim/plain/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
+	$(CXX) -o $@ $< $(CUDA_LINK) $(filter %.a,$^) $(LDLIBS)
+
 $(BUILD)/train_gpt_sim: $(BUILD)/sim/$(firstword $(SIM_BUILDS))/train_gpt
 	@cp $< $@
 

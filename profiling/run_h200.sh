@@ -22,7 +22,7 @@ if [ -n "${SIM:-}" ]; then
     small='--layers 1 --heads 2 --channels 32 --context 32 --vocab-size 300'
     curve="$small --stories 300 --batch-size 4 --steps 5"
     step_124m="$small --batch-size 2" step_1558m="$small --batch-size 1" repeats=1
-    bench_args='--shape 2,16,32 --seconds 0.01'
+    shapes='2,16,32,2,300' bench_args='--seconds 0.01'
 else
     device=$(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1 | tr ' ' '-' | tr -cd 'A-Za-z0-9-')
     [ -n "$device" ] || { echo "no NVIDIA GPU found (nvidia-smi)"; exit 1; }
@@ -30,7 +30,7 @@ else
     compare='--model gpt2 --batch-size 2 --seq-len 256'
     curve='--model gpt2 --stories 20000 --batch-size 4 --seq-len 64 --steps 300'
     step_124m='--model gpt2 --batch-size 64' step_1558m='--model gpt2-xl --batch-size 16' repeats=20
-    bench_args='--shape gpt2,gpt2-xl --variant all'
+    shapes='gpt2 gpt2-xl' bench_args='--variant all'
 fi
 out=${OUT:-profiling/results}
 mkdir -p "$out" || exit 1
@@ -63,7 +63,7 @@ build() {
 
 check() {
     if [ -z "${SIM:-}" ]; then
-        run make -j"$(nproc)" CUDA=1 LLMC_TEST_SIZE=large test-gpu
+        run env LLMC_TEST_SIZE=large make -j"$(nproc)" CUDA=1 test-gpu
         run make CUDA=1 SANITIZE=1 TOOL=memcheck test-gpu
         run make CUDA=1 SANITIZE=1 TOOL=racecheck test-gpu
         run make CUDA=1 SANITIZE=1 TOOL=initcheck test-gpu
@@ -75,7 +75,9 @@ check() {
 }
 
 bench() {
-    run $bench --device cuda $bench_args --json "${result%.txt}.json"
+    for shape in $shapes; do
+        run $bench --device cuda --shape "$shape" $bench_args --json "${result%.txt}-$shape.json"
+    done
     for autotune in '' "--autotune $work/tune"; do
         run $train profile $step_124m --device cuda --repeats $repeats $autotune --html "${result%.txt}.html"
     done
