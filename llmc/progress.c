@@ -1,6 +1,7 @@
 /* The progress line. Order: numbers, columns, fitting, the bar. */
 #include "progress.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -83,7 +84,9 @@ static void fill_columns(char text[COLUMNS][80], const struct progress *p) {
     snprintf(text[NORM], 80, "norm %s", number(p->grad_norm));
     if (p->skipped) snprintf(text[SKIPPED], 80, "skipped %" PRId64, p->skipped);
     snprintf(text[TOKENS], 80, "%s tok/s", progress_count(p->tokens_per_second));
-    int n = snprintf(text[FLOPS], 80, "%sFLOP/s", progress_count(p->flops_per_second));
+    const char *flops = progress_count(p->flops_per_second);
+    bool prefixed = isalpha((unsigned char)flops[4]); /* "15.4G" is read better as "15.4 GFLOP/s" */
+    int n = snprintf(text[FLOPS], 80, "%.*s %sFLOP/s", prefixed ? 4 : 5, flops, prefixed ? flops + 4 : "");
     if (p->peak_flops > 0)
         snprintf(text[FLOPS] + n, 80 - (size_t)n, " %3.0f%%", 100 * p->flops_per_second / p->peak_flops);
     if (!isnan(p->eta)) snprintf(text[ETA], 80, "eta %6s", progress_duration(p->eta));

@@ -453,7 +453,7 @@ static void the_line_says_everything_when_there_is_room(void **state) {
     assert_string_equal(
         line,
         "step   42/5000  epoch   0.42  loss  3.1416  val  3.2000  floor 1.2500  lr 3.00e-04  norm  0.7000  "
-        "12.3k tok/s   320GFLOP/s  71%  eta 12m34s");
+        "12.3k tok/s   320 GFLOP/s  71%  eta 12m34s");
     progress_line(line, &p, 250);
     assert_true(line[0] == '[');
     assert_contains(line, "]  step   42/5000  epoch   0.42  loss  3.1416");
