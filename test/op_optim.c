@@ -9,7 +9,8 @@ enum {
     INFINITE = OP_FLAG(4),   /* sumsq is infinite: the same */
     STOCHASTIC = OP_FLAG(5), /* stochastic rounding of param */
     ACCUMULATE = OP_FLAG(6),
-    TENTHS = OP_FLAG(9),   /* sums: every element is 0.1, whose sum in fp32 drifts */
+    TENTHS = OP_FLAG(9), /* sums: every element is 0.1, whose sum in fp32 drifts */
+    DUST = OP_FLAG(10),  /* sums: 256 ones, then terms of half an ulp of 1, which vanish one by one in fp32 */
     FROM_F32 = OP_FLAG(7), /* cast: fp32 -> dtype; otherwise dtype -> fp32 */
     SPECIAL = OP_FLAG(8)   /* cast: NaN, infinities, ties, overflow */
 };
@@ -126,15 +127,16 @@ static int whole_buffer_cases(const struct op_model *m, struct op_case *out) {
 /* fp64 or pairwise: the error grows like log2(n) at most. */
 static double pairwise_error(int64_t n) { return 2.0 * (log2((double)n) + 2.0) * UNIT_F32; }
 
-static void add_terms(struct op_instance *x, enum dtype dtype) {
+static void add_terms(struct op_instance *x, enum dtype dtype, float dust) {
     struct operand *inp = op_add(x, ROLE_IN, dtype, "inp", x->c->d[0], 0, 0);
     op_fill(x, inp, x->c->input == INPUT_LARGE ? 1e10 : 1.0);
     for (int64_t i = 0; x->c->flags & TENTHS && i < inp->count; i++) inp->initial[i] = 0.1f;
+    for (int64_t i = 0; x->c->flags & DUST && i < inp->count; i++) inp->initial[i] = i < 256 ? 1.0f : dust;
     op_round(inp, inp->initial);
 }
 
 static void sumsq_make(struct op_instance *x) {
-    add_terms(x, x->dtype);
+    add_terms(x, x->dtype, 0x1p-12f); /* squared: 2^-24 */
     op_add(x, ROLE_OUT, DTYPE_F32, "out", 1, 0, 0)->exact = x->c->input == INPUT_INTEGER;
 }
 static void sumsq_bound(struct op_instance *x) {
@@ -149,6 +151,7 @@ static void sumsq_bound(struct op_instance *x) {
         {"integer", INPUT_INTEGER, {10007}, 0, SIZE_SMALL},                                                  \
         {"one-hot", INPUT_ONE_HOT, {999}, 0, SIZE_SMALL},                                                    \
         {"tenths", INPUT_RANDOM, {50000}, TENTHS, SIZE_SMALL},                                               \
+        {"dust", INPUT_RANDOM, {50000}, DUST, SIZE_SMALL},                                                   \
         {"unaligned", INPUT_RANDOM, {1001}, UNALIGNED, SIZE_SMALL}, {                                        \
         "gpt2 layer", INPUT_RANDOM, {7077888}, 0, SIZE_LARGE                                                 \
     }
@@ -159,7 +162,7 @@ OP_TEST(sumsq, (.bound = sumsq_bound, .model_cases = whole_buffer_cases), A("out
 static float sum_scale(const struct op_case *c) { return c->input == INPUT_INTEGER ? 2.0f : 0.37f; }
 
 static void sum_make(struct op_instance *x) {
-    add_terms(x, DTYPE_F32);
+    add_terms(x, DTYPE_F32, 0x1p-24f);
     op_add(x, x->c->flags & ACCUMULATE ? ROLE_UPDATE : ROLE_OUT, DTYPE_F32, "out", 1, 0, 0)->exact =
         x->c->input == INPUT_INTEGER;
 }

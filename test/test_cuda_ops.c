@@ -85,7 +85,7 @@ LLMC_OPS(X)
 /* One update of N parameters from 1 towards 1 + 1/4 of the spacing above, in `pieces` calls. The first
  * element is number `offset` of the whole buffer. */
 enum { N = 16384 };
-static void round_stochastically(struct gpu *gpu, uint16_t *out, int pieces, int64_t offset) {
+static void round_stochastically(struct gpu *gpu, uint16_t *out, int pieces, int64_t offset, int step) {
     struct device *d = gpu->device;
     uint16_t *half = (uint16_t *)xmalloc(N * sizeof *half);
     float *zero = (float *)xcalloc(N, sizeof *zero), one = 1.0f;
@@ -99,12 +99,13 @@ static void round_stochastically(struct gpu *gpu, uint16_t *out, int pieces, int
     ctx_upload(&gpu->ctx, memory[2], zero, N * 4);
     ctx_upload(&gpu->ctx, memory[3], half, N * 2);
     ctx_upload(&gpu->ctx, memory[4], &one, 4);
-    /* m / (sqrt(v) + eps) is -1 in the first step, so that w grows by lr; the spacing above 1 is 2^-7 */
+    /* with moments that forget at once m / (sqrt(v) + eps) is -1 in every step, so that w grows by lr; the
+     * spacing above 1 is 2^-7 */
     struct adamw_args args = {.lr = 1.0f / 512.0f,
-                              .beta1 = 0.9f,
-                              .beta2 = 0.95f,
+                              .beta1 = 0.0f,
+                              .beta2 = 0.0f,
                               .eps = 1e-8f,
-                              .step = 1,
+                              .step = step,
                               .seed = 3,
                               .stochastic = true};
     for (int piece = 0; piece < pieces; piece++) {
@@ -124,12 +125,12 @@ static void round_stochastically(struct gpu *gpu, uint16_t *out, int pieces, int
 }
 
 /* A quarter of the parameters goes up, the others stay. What an element does depends on its place in the
- * whole buffer alone, not on how calls or rows divide it. */
+ * whole buffer and on the step alone, not on how calls or rows divide it. */
 static void test_stochastic_rounding(void **state) {
     struct gpu *gpu = (struct gpu *)*state;
     uint16_t *whole = (uint16_t *)xmalloc(N * sizeof *whole), *other = (uint16_t *)xmalloc(N * sizeof *other);
-    int up = 0;
-    round_stochastically(gpu, whole, 1, 8);
+    int up = 0, both = 0;
+    round_stochastically(gpu, whole, 1, 8, 1);
     for (int i = 0; i < N; i++) {
         assert_true(whole[i] == bf16_from_f32(1.0f) || whole[i] == bf16_from_f32(1.0f) + 1);
         up += whole[i] != bf16_from_f32(1.0f);
@@ -137,10 +138,14 @@ static void test_stochastic_rounding(void **state) {
     /* four standard deviations of N draws with probability 1/4 */
     if (!(fabs(up - N / 4.0) <= 4.0 * sqrt(N * 3.0 / 16.0)))
         fail_msg("%d of %d went up, not a quarter", up, N);
-    round_stochastically(gpu, other, 2, 8);
+    round_stochastically(gpu, other, 2, 8, 1);
     assert_memory_equal(whole, other, N * sizeof *whole);
-    round_stochastically(gpu, other, 1, 5); /* a row for four at a time cannot start here */
+    round_stochastically(gpu, other, 1, 5, 1); /* a row for four at a time cannot start here */
     assert_memory_equal(whole, other + 3, (N - 3) * sizeof *whole);
+    round_stochastically(gpu, other, 1, 8, 2); /* the next step draws anew: a sixteenth goes up in both */
+    for (int i = 0; i < N; i++) both += whole[i] != bf16_from_f32(1.0f) && other[i] != bf16_from_f32(1.0f);
+    if (!(fabs(both - N / 16.0) <= 4.0 * sqrt(N * 15.0 / 256.0)))
+        fail_msg("%d of %d went up in both steps, not a sixteenth", both, N);
     free(whole);
     free(other);
 }
