@@ -87,7 +87,7 @@ SIM_RUNS_tsan  = test/sim/test_sim_bugs.sh OMP_NUM_THREADS=1 LLMC_TEST_SIZE=smal
 SIM_RUNS     = $(foreach b,$(SIM_BUILDS),$(SIM_RUNS_$(b)))
 SIM_TESTS    = $(foreach b,$(SIM_BUILDS),$(addprefix $(BUILD)/sim/$(b)/test/,$(CUDA_TEST) sim/bugs))
 
-.PHONY: all train test run-tests test-gpu bench bench-cpu fuzz sim cuda-all deps clean format help config
+.PHONY: all train test run-tests test-gpu bench bench-cpu fuzz sim mutants cuda-all deps clean format help config
 .DELETE_ON_ERROR:
 ifeq ($(V),)
 .SILENT: # V=1 shows every command
@@ -100,6 +100,12 @@ sim: $(if $(SIM_BUILDS),$(BUILD)/train_gpt_sim $(SIM_TESTS))  ## the CUDA traine
 
 test-gpu: $(GPU_TESTS)  ## the CUDA tests on this machine's GPU (SANITIZE=1 TOOL=memcheck|racecheck|initcheck|synccheck: under compute-sanitizer)
 	@PREFIX="$(if $(SANITIZE),compute-sanitizer --tool $(or $(TOOL),memcheck) --error-exitcode 9)" sh test/run.sh $(GPU_TESTS)
+
+mutants: $(BUILD)/sim/plain/test/test_cuda_ops $(BUILD)/sim/tsan/test/test_cuda_ops  ## break the kernels in many ways, one at a time: the op tests must notice each (ARGS=WORD: only some)
+	@BUILD=$(BUILD) LINK_END="$(LDLIBS) -lcmocka" $(foreach b,plain tsan,COMPILE_$(b)="$(CXX) -x c++ \
+	    $(filter-out -MMD -MP,$(SIM_FLAGS)) -w -O1 -march=native $(SIM_SAN_$(b))" LINK_$(b)="$(CXX) $(CUDA_LINK) \
+	    $(BUILD)/test/test_cuda_ops.o $(SIM_SAN_$(b))" LIBS_$(b)="$(BUILD)/sim/$(b)/libcuda.a \
+	    $(BUILD)/test/libtest.a $(BUILD)/libllmc.a") sh dev/mutants.sh "$(ARGS)"
 
 cuda-all:  ## compile the CUDA sources for every architecture that nvcc knows, to see that they do
 	@mkdir -p $(BUILD); for arch in $(CUDA_ALL); do for file in $(CUDA_SRC) $(wildcard test/*.cu); do \
