@@ -41,9 +41,9 @@ FUZZ_SECONDS = 600
 
 # --- the CUDA back end ---
 #
-# llmc/cuda/*.cu are compiled by nvcc for GPUs, and by $(CXX) for the simulated device of test/sim, which needs
-# the toolkit's headers only. Either way they become an archive that is linked before libllmc.a;
-# `-u device_open_cuda` makes the linker take the back end from there instead of llmc/device_nocuda.c.
+# llmc/cuda/*.cu, and the ladders of dev/variants, which only tests and the benchmark link, are compiled by nvcc
+# for GPUs, and by $(CXX) for the simulated device of test/sim, which needs the toolkit's headers only. Either way they become an
+# archive that is linked before libllmc.a; `-u device_open_cuda` makes the linker take the back end from there instead of llmc/device_nocuda.c.
 # CUDA=1: with the back end for GPUs; 0: without; auto: with, if there are nvcc and a GPU.
 
 CUDA      = auto
@@ -54,7 +54,7 @@ CUDA_ARCH = $(patsubst 90,90a,$(or $(shell nvidia-smi --query-gpu=compute_cap --
               | head -n 1 | tr -d .),90))
 NVCCFLAGS = -std=c++17 -O3 -g -lineinfo -D_GNU_SOURCE -I. -Werror all-warnings \
             -Xcompiler -Wall,-Wextra,-Wshadow,-Wno-unused-parameter
-CUDA_SRC  = $(wildcard llmc/cuda/*.cu)
+CUDA_SRC  = $(wildcard llmc/cuda/*.cu dev/variants/*.cu)
 CUDA_TEST = $(basename $(notdir $(wildcard test/test_cuda_*.c test/test_cuda_*.cu)))
 CUDA_LINK = -Wl,-u,device_open_cuda
 CUDA_LIBS = -L$(CUDA_HOME)/lib64 -lcublasLt -lcudart -Wl,-rpath,$(CUDA_HOME)/lib64
@@ -195,7 +195,7 @@ $(BUILD)/%: $(BUILD)/data/%_main.o $(BUILD)/libllmc.a
 	$(CC) -o $@ $^ $(LDLIBS)
 
 $(BUILD)/%: $(BUILD)/dev/%.o $(CUDA_LIB) $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
-	$(if $(CUDA_LIB),$(CXX),$(CC)) -o $@ $< $(if $(CUDA_LIB),$(CUDA_LINK) $(CUDA_LIB)) $(BUILD)/test/libtest.a \
+	$(if $(CUDA_LIB),$(CXX),$(CC)) -o $@ $< $(if $(CUDA_LIB),$(CUDA_LINK),-u,ladder_ops $(CUDA_LIB)) $(BUILD)/test/libtest.a \
 	    $(BUILD)/libllmc.a $(if $(CUDA_LIB),$(CUDA_LIBS)) $(LDLIBS)
 
 # What several test programs share.

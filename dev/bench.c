@@ -6,6 +6,7 @@
  * size of the caches is read, so that an op finds nothing there that it would not find in a model.
  *
  * Order: options, timing, one row, all ops, the training step, JSON, comparison, main. */
+#include "dev/variants/ladder.h"
 #include "llmc/options.h"
 #include "llmc/optimizer.h"
 #include "llmc/rng.h"
@@ -19,6 +20,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+/* Programs without the CUDA back end have no ladders. */
+#pragma weak ladder_ops
+
 /* --- options --- */
 
 struct config {
@@ -26,7 +30,7 @@ struct config {
     int64_t batch_size, seq_len;
     double seconds;
     int dtype;
-    bool compare;
+    bool compare, ladder;
 };
 enum { WORD_AUTO, WORD_FP32, WORD_BF16 };
 
@@ -48,6 +52,8 @@ static const struct option_row rows[] = {
     OPT_TEXT(struct config, device, "device", "auto", "NAME", "auto, cpu, cuda or cuda:N", 0),
     OPT_REAL(struct config, seconds, "seconds", "0.5", 0.001, 3600, "S", "to measure each row for", 0),
     OPT_TEXT(struct config, json, "json", NULL, "FILE", "write the results for --compare", 0),
+    OPT_FLAG(struct config, ladder, "ladder", "false",
+             "run the teaching ladders of dev/variants (on a GPU) in place of production", 0),
     OPT_FLAG(struct config, compare, "compare", "false", "compare the results in two files, OLD and NEW", 0),
 };
 static const struct option_group groups[] = {{"Benchmark", rows, ARRAY_LENGTH(rows)}};
@@ -480,7 +486,9 @@ static int run(const struct config *config) {
         fclose(f);
     }
     struct bench b = {.config = config, .results = json_array()};
-    ctx_init(&b.ctx, device, device->ops, false);
+    check(!config->ladder || (!device->unified && &ladder_ops),
+          "--ladder needs a GPU and a build with the CUDA back end (make config)");
+    ctx_init(&b.ctx, device, config->ladder ? &ladder_ops : device->ops, false);
     b.ctx.forced = NULL;
     b.dtype = config->dtype == WORD_FP32   ? DTYPE_F32
               : config->dtype == WORD_BF16 ? DTYPE_BF16

@@ -1,11 +1,14 @@
 /* Every CUDA operation, every variant row, in fp32 and bf16, against the CPU op: the cases of op_<stem>.c.
  *     test_cuda_ops [OP]                  only the ops whose name matches ("norm*")
  *     LLMC_TEST_SIZE=large test_cuda_ops  also the shapes of GPT-2: for a real GPU
+ * The rows of the teaching ladders in dev/variants are run in the same way.
  * Besides the results this checks that an op's last row takes everything, and that no row takes nothing. */
 #include "test/test.h"
 
+#include "dev/variants/ladder.h"
 #include "test/op_harness.h"
 
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,6 +75,11 @@ static void test_op(void **state, enum op_id id) {
     for (; (row = op->row(gpu->ctx.ops, rows)); rows++)
         failed += check_row(gpu, op, row, !op->row(gpu->ctx.ops, rows + 1));
     assert_true(rows > 0);
+    const struct ops *production = gpu->ctx.ops;
+    gpu->ctx.ops = &ladder_ops;
+    for (rows = 0; (row = op->row(&ladder_ops, rows)) && isdigit((unsigned char)row[0]); rows++)
+        failed += check_row(gpu, op, row, false); /* what a step is not about it may refuse */
+    gpu->ctx.ops = production;
     if (failed) fail_msg("%d failures", failed);
 }
 

@@ -1,0 +1,22 @@
+/* The op table of the ladders, in the order of LLMC_OPS. */
+#include "dev/variants/ladder.h"
+
+extern "C" const struct ops ladder_ops = {"ladder",
+                                          cuda_embed_forward_variants,
+                                          cuda_embed_backward_variants,
+                                          ladder_norm_forward,
+                                          cuda_residual_norm_forward_variants,
+                                          ladder_norm_backward,
+                                          cuda_matmul_forward_variants,
+                                          cuda_matmul_backward_variants,
+                                          ladder_act_forward,
+                                          ladder_act_backward,
+                                          cuda_attn_forward_variants,
+                                          cuda_attn_backward_variants,
+                                          cuda_loss_forward_variants,
+                                          ladder_adamw,
+                                          ladder_sumsq,
+                                          cuda_sum_variants,
+                                          cuda_cast_variants,
+                                          cuda_fill_variants,
+                                          cuda_randn_variants};
