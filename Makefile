@@ -42,8 +42,9 @@ FUZZ_SECONDS = 600
 # --- the CUDA back end ---
 #
 # llmc/cuda/*.cu, and the ladders of dev/variants, which only tests and the benchmark link, are compiled by nvcc
-# for GPUs, and by $(CXX) for the simulated device of test/sim, which needs the toolkit's headers only. Either way they become an
-# archive that is linked before libllmc.a; `-u device_open_cuda` makes the linker take the back end from there instead of llmc/device_nocuda.c.
+# for GPUs, and by $(CXX) for the simulated device of test/sim, which needs the toolkit's headers only. Either
+# way they become an archive that is linked before libllmc.a; `-u device_open_cuda` makes the linker take the
+# back end from there instead of llmc/device_nocuda.c.
 # CUDA=1: with the back end for GPUs; 0: without; auto: with, if there are nvcc and a GPU.
 
 CUDA      = auto
@@ -255,7 +256,7 @@ endef
 $(foreach b,$(SIM_BUILDS),$(eval $(call SIM_RULES,$(b))))
 
 $(BUILD)/bench_sim: $(BUILD)/dev/bench.o $(BUILD)/sim/plain/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
-	$(CXX) -o $@ $< $(CUDA_LINK) $(filter %.a,$^) $(LDLIBS)
+	$(CXX) -o $@ $< $(CUDA_LINK),-u,ladder_ops $(filter %.a,$^) $(LDLIBS)
 
 $(BUILD)/train_gpt_sim: $(BUILD)/sim/$(firstword $(SIM_BUILDS))/train_gpt
 	@cp $< $@

@@ -18,6 +18,8 @@ extern const struct norm_forward_variant ladder_norm_forward[];
 extern const struct norm_backward_variant ladder_norm_backward[];
 extern const struct act_forward_variant ladder_act_forward[];
 extern const struct act_backward_variant ladder_act_backward[];
+extern const struct embed_backward_variant ladder_embed_backward[];
+extern const struct loss_forward_variant ladder_loss_forward[];
 extern const struct adamw_variant ladder_adamw[];
 extern const struct sumsq_variant ladder_sumsq[];
 
