@@ -74,8 +74,8 @@ template <class T>
 __global__ void embed_2_kernel(T *dwte, const T *dout, const int *tokens, int64_t N, int64_t C) {
     int lane = (int)threadIdx.x;
     if (occurs_before(tokens, blockIdx.x, lane)) return;
-    for (int64_t c = lane; c < round_up(C, WARP_SIZE); c += WARP_SIZE)
-        add_rows_of_token(dwte, dout, tokens, N, C, blockIdx.x, c, lane);
+    for (int64_t first = 0; first < C; first += WARP_SIZE) /* all lanes, for the votes */
+        add_rows_of_token(dwte, dout, tokens, N, C, blockIdx.x, first + lane, lane);
 }
 
 /* --- step 3: a warp a position and 32 columns ---
