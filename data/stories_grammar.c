@@ -14,7 +14,7 @@
 /* --- tables and lists --- */
 
 enum table {
-    PERSON, RELATIVE, THING, COLOUR, PLACE, SPOT, GOAL, CONTAINER, NUMBER, TREAT, FOOD, ANIMAL, NEED, PET,
+    PERSON, RELATIVE, HELPER, THING, COLOUR, PLACE, SPOT, HIDEOUT, GOAL, CONTAINER, NUMBER, TREAT, FOOD, ANIMAL, NEED, PET,
     TABLES
 };
 
@@ -26,6 +26,9 @@ static const char *const relative[] = {
     "mother|she|her", "sister|she|her", "father|he|him", "brother|he|him",
     "grandmother|she|her", "aunt|she|her", "grandfather|he|him", "uncle|he|him",
 };
+static const char *const helper[] = {
+    "farmer|he|him", "baker|he|him", "king|he|him", "teacher|she|her", "queen|she|her",
+};
 static const char *const thing[] = { /* toys, then clothes */
     "ball|it|it|was|is|throw|threw", "kite|it|it|was|is|fly|flew", "drum|it|it|was|is|play|played",
     "boat|it|it|was|is|sail|sailed", "doll|it|it|was|is|dress|dressed", "bear|it|it|was|is|hug|hugged",
@@ -33,26 +36,29 @@ static const char *const thing[] = { /* toys, then clothes */
     "boots|they|them|were|are|wear|wore", "socks|they|them|were|are|wear|wore",
     "shoes|they|them|were|are|wear|wore",
 };
-static const char *const colour[] = {"red", "blue", "green", "yellow", "white", "black", "brown"};
+static const char *const colour[] = { /* of things, then of animals */
+    "red|a rose", "blue|the sky", "green|the grass", "yellow|the sun", "white|the snow",
+    "black|the night", "brown|a nut", "gray|a stone",
+};
 static const char *const place[] = {
     "park|in the park", "garden|in the garden", "forest|in the forest", "farm|on the farm",
     "lake|at the lake", "river|by the river", "village|in the village", "hill|on the hill",
 };
-static const char *const spot[] = {
-    "tree", "rock", "bush", "bench", "wall", "shed", "cart", /* then where children hide */
-    "barn", "fence", "hedge", "log", "door",
+static const char *const spot[] = {"tree", "rock", "bush", "bench", "wall", "shed", "cart"};
+static const char *const hideout[] = {
+    "in the barn", "in the tent", "under the bed", "under the table", "behind the door", "up the ladder",
 };
-static const char *const goal[] = {"bridge", "gate", "well", "mill", "house", "school"};
-static const char *const container[] = {"box", "bag", "basket", "bucket", "chest", "trunk"};
+static const char *const goal[] = {"bridge", "gate", "well", "house", "school"};
+static const char *const container[] = {"box", "bag", "basket", "bucket", "chest"};
 static const char *const number[] = {"one", "two", "three", "four", "five", "six", "seven", "eight", "nine"};
 static const char *const treat[] = {
-    "apples", "pears", "cookies", "cherries", "nuts", "eggs", "plums", "berries",
+    "apples", "pears", "cookies", "nuts", "eggs", "plums",
 };
 static const char *const food[] = {
     "soup|pot", "rice|pot", "stew|pot", "pasta|pot", "pizza|oven", "cake|oven", "pie|oven", "bread|oven",
 };
 static const char *const animal[] = {
-    "dog", "cat", "duck", "bird", "rabbit", "frog", "mouse", "fox",
+    "dog|barked", "cat|purred", "duck|quacked", "bird|sang", "frog|jumped", "mouse|squeaked",
 };
 static const char *const need[] = {
     "hungry|some bread", "thirsty|some water", "cold|a warm blanket", "tired|a soft pillow",
@@ -64,29 +70,32 @@ static const char *const pet[] = {"Rex", "Coco", "Spot", "Lucky", "Fluffy", "Pip
 static const struct story_table tables[TABLES] = {
     [PERSON]    = TABLE("name|he|him|his", person),
     [RELATIVE]  = TABLE("name|he|him", relative),
+    [HELPER]    = TABLE("name|he|him", helper),
     [THING]     = TABLE("name|they|it|was|is|play|played", thing),
-    [COLOUR]    = TABLE("name", colour),
+    [COLOUR]    = TABLE("name|rose", colour),
     [PLACE]     = TABLE("name|at", place),
     [SPOT]      = TABLE("name", spot),
+    [HIDEOUT]   = TABLE("name", hideout),
     [GOAL]      = TABLE("name", goal),
     [CONTAINER] = TABLE("name", container),
     [NUMBER]    = TABLE("name", number),
     [TREAT]     = TABLE("name", treat),
     [FOOD]      = TABLE("name|pot", food),
-    [ANIMAL]    = TABLE("name", animal),
+    [ANIMAL]    = TABLE("name|sang", animal),
     [NEED]      = TABLE("name|help", need),
     [PET]       = TABLE("name", pet),
 };
 static const struct story_list lists[] = {
     {"person", PERSON, 0, 10}, {"girl", PERSON, 0, 5}, {"boy", PERSON, 5, 5},
     {"relative", RELATIVE, 0, 4}, {"elder", RELATIVE, 4, 4},
+    {"helper", HELPER, 0, 5},
     {"toy", THING, 0, 8}, {"smalltoy", THING, 0, 7}, {"clothes", THING, 8, 3},
-    {"colour", COLOUR, 0, 7}, {"fur", COLOUR, 4, 3}, {"place", PLACE, 0, 8},
-    {"spot", SPOT, 0, 7}, {"hideout", SPOT, 7, 5}, {"goal", GOAL, 0, 6},
-    {"container", CONTAINER, 0, 6},
-    {"few", NUMBER, 0, 3}, {"several", NUMBER, 1, 3},
-    {"many", NUMBER, 4, 5}, /* at least two are left: "apples" stays right */
-    {"treat", TREAT, 0, 8}, {"food", FOOD, 0, 8}, {"animal", ANIMAL, 0, 8}, {"need", NEED, 0, 5},
+    {"colour", COLOUR, 0, 5}, {"fur", COLOUR, 5, 3}, {"place", PLACE, 0, 8},
+    {"spot", SPOT, 0, 7}, {"hideout", HIDEOUT, 0, 6}, {"goal", GOAL, 0, 5},
+    {"container", CONTAINER, 0, 5},
+    {"few", NUMBER, 0, 2}, {"several", NUMBER, 1, 3},
+    {"many", NUMBER, 4, 4}, /* at least two are left: "apples" stays right */
+    {"treat", TREAT, 0, 6}, {"food", FOOD, 0, 8}, {"animal", ANIMAL, 0, 6}, {"need", NEED, 0, 5},
     {"pet", PET, 0, 6},
 };
 
@@ -99,14 +108,14 @@ static const int8_t registers[STORY_REGISTERS] = {
     AT('w') = PERSON + 1,    /* the winner of a race ... */
     AT('l') = PERSON + 1,    /* ... and who lost it */
     AT('r') = RELATIVE + 1,
+    AT('b') = HELPER + 1,    /* who comes by and helps */
     AT('t') = THING + 1,     /* the thing the story is about, and its colour */
     AT('c') = COLOUR + 1,
-    AT('u') = THING + 1,     /* another thing, and the colour of something else */
-    AT('d') = COLOUR + 1,
     AT('p') = PLACE + 1,
     AT('s') = SPOT + 1,      /* where something is */
     AT('x') = SPOT + 1,      /* where it is not */
     AT('y') = SPOT + 1,
+    AT('i') = HIDEOUT + 1,   /* where the friend hides */
     AT('g') = GOAL + 1,
     AT('k') = CONTAINER + 1,
     AT('n') = NUMBER + 1,
@@ -132,18 +141,20 @@ static const struct story_choice phrases[] = {
     CHOICE("trait", W2("little"), W2("kind"), W2("clever"), W2("brave"), W2("quiet"),
            W2("funny"), W1("shy")),
     CHOICE("child", W1("girl named {h=girl}"), W1("boy named {h=boy}")),
+    CHOICE("pair", W1("{h=girl} and {f=boy}"), W1("{h=boy} and {f=girl}")),
+    CHOICE("met", W1("{h=girl} met {f=boy}"), W1("{h=boy} met {f=girl}")),
     CHOICE("weather", W3("sunny"), W3("warm"), W2("cold"), W2("windy"), W2("cloudy"), W2("bright")),
     CHOICE("weekday", W1("Monday"), W1("Tuesday"), W1("Wednesday"), W1("Thursday"), W1("Friday"),
            W2("Saturday"), W2("Sunday")),
     CHOICE("hour", W3("morning"), W3("afternoon"), W2("evening")),
     CHOICE("hobby", W2("to sing"), W2("to dance"), W2("to paint"), W2("to swim"), W2("to cook"),
            W1("to climb")),
-    CHOICE("small", W2("small"), W2("big"), W2("tiny"), W2("white"), W1("quiet"), W1("pretty")),
+    CHOICE("small", W2("small"), W2("big"), W2("tiny"), W2("quiet"), W1("pretty")),
     CHOICE("size", W3("small"), W3("little"), W2("big"), W2("tiny"), W1("funny")),
-    CHOICE("good", W3("good"), W2("great"), W2("wonderful"), W2("lovely")),
+    CHOICE("good", W3("good"), W2("great"), W2("wonderful")),
     CHOICE("friends", W3("good friends"), W3("best friends"), W2("close friends")),
     CHOICE("happy", W3("happy"), W3("very happy"), W2("glad"), W2("proud")),
-    CHOICE("sad", W3("sad"), W3("very sad"), W2("worried"), W2("upset")),
+    CHOICE("sad", W3("sad"), W3("very sad"), W2("worried")),
     CHOICE("new", W3("new"), W2("pretty"), W2("big"), W2("little"), W2("shiny"), W1("fine")),
     CHOICE("thing", W4("a {new} {c=colour} {t=toy}"), W1("{new} {c=colour} {t=clothes}")),
     CHOICE("hug", W3("hug"), W3("big hug"), W2("kiss"), W2("smile"), W1("cookie")),
@@ -156,13 +167,16 @@ static const struct story_choice phrases[] = {
     CHOICE("soon", W2("after a while"), W1("soon"), W1("a little later")),
     CHOICE("Soon", W2("Soon"), W2("At last"), W2("After a while"), W2("A little later")),
     CHOICE("happily", W2("happily"), W2("quickly"), W2("slowly"), W2("quietly"), W2("proudly")),
-    CHOICE("came", W1("came by"), W1("came along"), W1("heard it")),
+    CHOICE("came", W1("came by"), W1("heard it")),
     CHOICE("fresh", W1("fresh"), W1("tasty"), W1("sweet"), W1("good"), W1("hot")),
     CHOICE("sweet", W2("sweet"), W2("fresh"), W2("good"), W1("pretty"), W1("little")),
-    CHOICE("fun", W2("fun"), W2("great"), W1("wonderful"), W1("lovely")),
+    CHOICE("kind", W2("kind"), W2("young"), W1("clever"), W1("funny")),
+    CHOICE("tiny", W1("tiny"), W1("small"), W1("little")),
+    CHOICE("wide", W1("wide"), W1("big")),
+    CHOICE("fun", W2("fun"), W2("great"), W1("wonderful")),
     CHOICE("strange", W1("strange"), W1("small"), W1("funny")),
-    CHOICE("big", W1("big"), W1("old"), W1("white"), W1("little")),
-    CHOICE("sang", W1("sang a song"), W1("read a book"), W1("drank some milk"), W1("told a story")),
+    CHOICE("big", W1("big"), W1("old"), W1("little")),
+    CHOICE("sang", W1("sang a song"), W1("read a book"), W1("drank some milk")),
 };
 
 /* --- beats --- */
@@ -176,11 +190,12 @@ enum beat {
     TRADE, TRADE_ASK, TRADE_DO, TRADE_NOW, TRADE_PLAY, TRADE_END,
     SHARE, SHARE_GIVE, SHARE_COUNT, SHARE_THANK, SHARE_END,
     RACE, RACE_WHO, RACE_WON, RACE_TALK, RACE_PRIZE, RACE_END,
-    HIDE, HIDE_COUNT, HIDE_LOOK, HIDE_FOUND, HIDE_TURN, HIDE_END,
+    HIDE, HIDE_COUNT, HIDE_LOOK, HIDE_FOUND, HIDE_END,
     GIFT, GIFT_WRAP, GIFT_OPEN, GIFT_THANK, GIFT_END,
     END_SOLO, END_PAIR, BEATS
 };
 #define END STORY_END
+#define SWAP "{w:h}{h:f}{f:w}" /* the friend is the hero from here on */
 #define BEAT(id, ...) [id] = CHOICE(#id, __VA_ARGS__)
 
 static const struct story_choice beats[BEATS] = {
@@ -190,14 +205,14 @@ static const struct story_choice beats[BEATS] = {
         {3, "In a {small} house near the {p=place} lived a {trait} {child}.", SOLO},
         {4, "One {weather} {weekday} {hour}, {h=person} went to the {p=place}.", OUT},
         {3, "One {weather} {weekday} {hour}, {h=person} was {p=place.at}.", OUT},
-        {4, "{h=person} and {f=person!h} were {friends}.", PAIR},
-        {4, "One {weather} {weekday} {hour}, {h=person} met {f=person!h} {p=place.at}.", PAIR},
-        {4, "One {weather} {weekday} {hour}, {h=person} and {f=person!h} went to the {p=place}.", PAIR}),
+        {2, "{pair} were {friends}.", PAIR},
+        {2, "One {weather} {weekday} {hour}, {met} {p=place.at}.", PAIR},
+        {2, "One {weather} {weekday} {hour}, {pair} went to the {p=place}.", PAIR}),
     BEAT(SOLO, {3, "", LOST}, {3, "", BOX}, {3, "", COOK}),
     BEAT(OUT,
         {3, "", ANIMAL_MEET},
         {1, "{h.He} had {h.his} {new} {c=colour} {t=toy} with {h.him}.", OUT_LOST}),
-    BEAT(PAIR, {3, "", TRADE}, {4, "", SHARE}, {4, "", RACE}, {3, "", HIDE}, {4, "", GIFT}),
+    BEAT(PAIR, {2, "", TRADE}, {3, "", SHARE}, {3, "", RACE}, {2, "", HIDE}, {3, "", GIFT}),
 
     /* Something is lost and a friend finds it. Recalled: the thing, its colour, where it was not. */
     BEAT(LOST,
@@ -217,25 +232,25 @@ static const struct story_choice beats[BEATS] = {
         {2, "{h.He} was {sad} and looked behind the {x=spot} and the {y=spot!x}.", LOST_HELP},
         {2, "{h.He} looked for {t.it} behind the {x=spot} and the {y=spot!x}.", LOST_HELP}),
     BEAT(LOST_HELP,
-        {3, "\"What is wrong?\" asked {f=person!h}.", LOST_TELL},
-        {2, "Then {f=person!h} {came} and wanted to help.", LOST_FIND},
-        {2, "So {h.he} asked {f=person!h} for help.", LOST_FIND}),
+        {3, "\"What is wrong?\" asked a {kind} {b=helper}.", LOST_TELL},
+        {2, "Then a {kind} {b=helper} {came} and wanted to help.", LOST_FIND},
+        {2, "So {h.he} asked a {kind} {b=helper} for help.", LOST_FIND}),
     BEAT(LOST_TELL,
         {3, "\"I lost my {c} {t},\" {said} {h}.", LOST_FIND},
-        {2, "\"I cannot find my {t},\" {said} {h}.", LOST_FIND}),
+        {2, "\"My {t} {t.is} as {c} as {c.rose},\" {said} {h}.", LOST_FIND}),
     BEAT(LOST_FIND,
-        {3, "{Soon}, {f} found {t.it} behind the {s=spot!xy}.", LOST_THANK},
-        {2, "{f} looked behind the {s=spot!xy}, and there {t.they} {t.was}!", LOST_THANK},
-        {2, "\"Look, {t.they} {t.is} behind the {s=spot!xy}!\" {said} {f}.", LOST_THANK}),
+        {3, "{Soon}, the {b} found {t.it} behind the {s=spot!xy}.", LOST_THANK},
+        {2, "The {b} looked behind the {s=spot!xy}, and there {t.they} {t.was}!", LOST_THANK},
+        {2, "\"Look, {t.they} {t.is} behind the {s=spot!xy}!\" {said} the {b}.", LOST_THANK}),
     BEAT(LOST_THANK,
-        {3, "{h} was {happy} and gave {f.him} a {hug}.", LOST_END},
-        {2, "\"Thank you, {f}!\" {said} {h}.", LOST_END},
-        {2, "\"You are a {good} friend,\" {said} {h}.", LOST_END}),
+        {3, "{h} was {happy} and gave {b.him} a {hug}.", LOST_END},
+        {2, "\"Thank you for your help,\" {said} {h}.", LOST_END},
+        {2, "\"You are a {good} friend,\" {h.he} {said}.", LOST_END}),
     BEAT(LOST_END,
         {2, "After that, {h} never lost the {c} {t} again.", END},
         {2, "From then on, {h} kept the {t} in a {size} {container}.", END},
-        {2, "Then {h} took the {c} {t} home {happily}.", END},
-        {3, "", END_PAIR}),
+        {2, "Then {h.he} took the {c} {t} home {happily}.", END},
+        {3, "", END_SOLO}),
 
     /* It does not fit: what was too big, what was too small? */
     BEAT(BOX,
@@ -256,15 +271,16 @@ static const struct story_choice beats[BEATS] = {
         {2, "So {h.he} looked for a bigger {k} {place.at}.", BOX_NEW_BOX},
         {2, "\"I need a bigger {k},\" {h.he} {said}.", BOX_NEW_BOX}),
     BEAT(BOX_NEW_THING,
-        {2, "{Soon}, {f=person!h} came with a small {d=colour!c} {t}, and that went in.", BOX_END},
-        {2, "{h.He} put a {d=colour!c} {t} in the {k} and gave the {c} {t} to {f=person!h}.", BOX_END}),
+        {2, "{Soon}, a {kind} {b=helper} came with a small {t}, and it went in.", BOX_END},
+        {2, "{h.He} found a {tiny} {t} and gave the {c} {t} to a {kind} {b=helper}.", BOX_END}),
     BEAT(BOX_NEW_BOX,
-        {2, "{Soon}, {f=person!h} came with a big {d=colour!c} {k}, and the {t} went in.", BOX_END},
-        {2, "{h.His} friend {f=person!h} gave {h.him} a {new} {k}, and the {c} {t} went in.", BOX_END}),
+        {2, "{Soon}, a {kind} {b=helper} came with a big {k}, and the {c} {t} went in.", BOX_END},
+        {2, "A {kind} {b=helper} gave {h.him} a {wide} {k}, and the {c} {t} went in.", BOX_END}),
     BEAT(BOX_END,
-        {2, "\"Thank you for your help, {f},\" {said} {h}.", END_PAIR},
-        {2, "\"That was {fun},\" {said} {f}.", END_PAIR},
-        {3, "", END_PAIR}),
+        {2, "\"Thank you for your help,\" {h.he} {said}.", END_SOLO},
+        {2, "\"That was {fun},\" {said} the {b}.", END_SOLO},
+        {2, "{h} was {happy} and gave {b.him} a {hug}.", END_SOLO},
+        {1, "", END_SOLO}),
 
     /* Cooking: what tasted good, what was empty? */
     BEAT(COOK,
@@ -280,15 +296,15 @@ static const struct story_choice beats[BEATS] = {
         {2, "After {n} minutes, the {o} came out of the {o.pot} and it was empty.", COOK_WASH},
         {1, "After {n} minutes, {h.he} took the {o} out of the {o.pot} and it was dirty.", COOK_WASH}),
     BEAT(COOK_EAT,
-        {2, "{h.His} {r} ate {m=several} plates of {o}.", COOK_END},
-        {2, "\"May I have more {o}?\" asked {h.his} {r}.", COOK_END},
+        {2, "{r.He} ate {m=several} plates of {o}.", COOK_END},
+        {2, "\"May I have more {o}?\" {r.he} asked.", COOK_END},
         {2, "They {happily} ate all of the {o}.", COOK_END}),
     BEAT(COOK_WASH,
         {2, "So {h.he} washed the {o.pot} while {h.his} {r} ate the {o}.", COOK_END},
-        {2, "\"We have to wash the {o.pot},\" {said} {h.his} {r}.", COOK_END},
+        {2, "\"We have to wash the {o.pot},\" {r.he} {said}.", COOK_END},
         {2, "They {happily} cleaned the {o.pot} together.", COOK_END}),
     BEAT(COOK_END,
-        {2, "\"You are a {good} cook, {h},\" {said} {h.his} {r}.", END_SOLO},
+        {2, "\"You are a {good} cook, {h},\" {r.he} {said}.", END_SOLO},
         {2, "{h.His} {r} thanked {h.him} and gave {h.him} a {hug}.", END_SOLO},
         {2, "\"That was {fun},\" {said} {h}.", END_SOLO},
         {2, "", END_SOLO}),
@@ -307,9 +323,9 @@ static const struct story_choice beats[BEATS] = {
         {2, "So {h.he} ran home and came back with {v.help}.", ANIMAL_BETTER},
         {2, "\"Here is {v.help} for you,\" {h.he} {said}.", ANIMAL_BETTER}),
     BEAT(ANIMAL_BETTER,
-        {3, "{Soon}, the {a} was not {v} any more.", ANIMAL_NAME},
-        {2, "The {c} {a} was {happy} and followed {h.him} home.", ANIMAL_NAME},
-        {2, "Now the {a} was no longer {v} and jumped {happily}.", ANIMAL_NAME}),
+        {3, "{Soon}, the {a} was not {v} any more and {a.sang} {happily}.", ANIMAL_NAME},
+        {2, "The {c} {a} {a.sang} and followed {h.him} home.", ANIMAL_NAME},
+        {2, "Now it was no longer {v}, and it {a.sang} {happily}.", ANIMAL_NAME}),
     BEAT(ANIMAL_NAME,
         {3, "{h} named the {a} {e=pet}.", ANIMAL_END},
         {2, "\"I will call you {e=pet},\" {said} {h}.", ANIMAL_END},
@@ -323,30 +339,32 @@ static const struct story_choice beats[BEATS] = {
 
     /* A trade: who has what now? */
     BEAT(TRADE,
-        {3, "{h} had a {new} {t=toy}, and {f} had a {d=colour} {u=toy!t}.", TRADE_ASK},
-        {2, "{h} came with a {new} {t=toy}, and {f} came with a {d=colour} {u=toy!t}.", TRADE_ASK}),
+        {3, "{h} had a {new} {c=colour} {t=toy}, and {f} had {sweet} {q=treat}.", TRADE_ASK},
+        {3, "{f} had a {new} {c=colour} {t=toy}, and {h} had {sweet} {q=treat}." SWAP, TRADE_ASK}),
     BEAT(TRADE_ASK,
-        {2, "\"I like your {u},\" {said} {h}.", TRADE_DO},
+        {2, "\"I like your {q},\" {said} {h}.", TRADE_DO},
         {2, "\"May I have your {t}?\" asked {f}.", TRADE_DO},
-        {2, "{h} wanted the {u}, and {f} wanted the {t}.", TRADE_DO}),
+        {2, "{h} wanted the {q}, and {f} wanted the {t}.", TRADE_DO}),
     BEAT(TRADE_DO,
-        {2, "So {h} gave {f.him} the {t} and took the {d} {u}.", TRADE_NOW},
+        {2, "So {h} gave {f.him} the {c} {t} and took the {q}.", TRADE_NOW},
         {2, "So they {happily} made a trade.", TRADE_NOW}),
     BEAT(TRADE_NOW,
-        {2, "Now {h} had the {u}, and {f} had the {t}.", TRADE_PLAY},
-        {2, "Now {f} had the {t}, and {h} had the {u}.", TRADE_PLAY}),
+        {2, "Now {h} had the {q}, and {f} had the {t}.", TRADE_PLAY},
+        {2, "Now {f} had the {t}, and {h} had the {q}.", TRADE_PLAY}),
     BEAT(TRADE_PLAY,
-        {2, "{h} {u.played} the {u} {often}.", TRADE_END},
+        {2, "{h} {happily} ate the {q}.", TRADE_END},
         {2, "{f} {t.played} the {t} {often}.", TRADE_END}),
     BEAT(TRADE_END,
-        {2, "At home, {h} showed the {d} {u} to {h.his} {relative}.", END},
-        {2, "At home, {f} showed the {t} to {f.his} {relative}.", END},
+        {2, "The {t} {t.was} as {c} as {c.rose}, and {f} was {happy}.", END},
+        {2, "At home, {f} showed the {c} {t} to {f.his} {relative}.", END},
         {3, "", END_PAIR}),
 
     /* Sharing: how many are left? */
     BEAT(SHARE,
         {3, "{h} had {n=many} {sweet} {q=treat}, but {f} had none.", SHARE_GIVE},
-        {2, "{h} found {n=many} {q=treat} behind the {spot}, but {f} found none.", SHARE_GIVE}),
+        {3, "{f} had {n=many} {sweet} {q=treat}, but {h} had none." SWAP, SHARE_GIVE},
+        {2, "{h} found {n=many} {q=treat} behind the {spot}, but {f} found none.", SHARE_GIVE},
+        {2, "{f} found {n=many} {q=treat} behind the {spot}, but {h} found none." SWAP, SHARE_GIVE}),
     BEAT(SHARE_GIVE,
         {3, "{f} was {sad}, so {h} gave {f.him} {m=few} of the {q}.", SHARE_COUNT},
         {2, "\"You can have {m=few} of my {q},\" {said} {h}.", SHARE_COUNT},
@@ -366,13 +384,13 @@ static const struct story_choice beats[BEATS] = {
     /* A race: who is faster wins. */
     BEAT(RACE,
         {3, "They wanted to race to the {big} {g=goal}.", RACE_WHO},
-        {2, "\"Let us race to the {g=goal}!\" {said} {h}.", RACE_WHO},
-        {2, "\"I can run to the {g=goal} faster than you,\" {said} {f}.", RACE_WHO}),
+        {1, "\"Let us race to the {g=goal}!\" {said} {h}.", RACE_WHO},
+        {1, "\"Let us race to the {g=goal}!\" {said} {f}.", RACE_WHO}),
     BEAT(RACE_WHO,
         {2, "But {h} was faster than {f}.{w:h}{l:f}", RACE_WON},
-        {2, "But {h} was slower than {f}.{w:f}{l:h}", RACE_WON},
-        {1, "On the way, {h} fell behind a {spot}.{w:f}{l:h}", RACE_WON},
-        {1, "On the way, {f} fell behind a {spot}.{w:h}{l:f}", RACE_WON},
+        {2, "But {f} was faster than {h}.{w:f}{l:h}", RACE_WON},
+        {1, "But {h} was slower than {f}.{w:f}{l:h}", RACE_WON},
+        {1, "But {f} was slower than {h}.{w:h}{l:f}", RACE_WON},
         {1, "On the way, {h} stopped to look at a {size} {animal}.{w:f}{l:h}", RACE_WON},
         {1, "On the way, {f} stopped to look at a {size} {animal}.{w:h}{l:f}", RACE_WON}),
     BEAT(RACE_WON,
@@ -381,44 +399,46 @@ static const struct story_choice beats[BEATS] = {
         {2, "When {l} came to the {g}, {w} was there already.", RACE_TALK}),
     BEAT(RACE_TALK,
         {2, "\"You are very fast,\" {said} {l}.", RACE_PRIZE},
-        {2, "\"That was {fun},\" {said} {w}.", RACE_PRIZE},
         {2, "{l} was {sad}, so {w} gave {l.him} a {hug}.", RACE_PRIZE}),
     BEAT(RACE_PRIZE,
         {3, "{w} got a {new} {c=colour} {t=toy} for the first place.", RACE_END},
         {2, "The prize for {w} was a {new} {c=colour} {t=toy}.", RACE_END},
         {2, "", END_PAIR}),
     BEAT(RACE_END,
-        {2, "{w} let {l} {t.play} the {t} too.", END_PAIR},
+        {2, "It was as {c} as {c.rose}, and {w} was {happy}.", END},
         {2, "{w} {happily} took the {c} {t} home.", END},
         {2, "Then they {t.played} the {t} together {often}.", END}),
 
     /* Hide and seek: where was the friend? */
     BEAT(HIDE,
-        {1, "They {happily} played hide and seek.", HIDE_COUNT},
-        {1, "\"Let us play hide and seek,\" {said} {f}.", HIDE_COUNT}),
+        {2, "They {happily} played hide and seek.", HIDE_COUNT},
+        {1, "\"Let us play hide and seek,\" {said} {f}.", HIDE_COUNT},
+        {1, "\"Let us play hide and seek,\" {said} {h}.", HIDE_COUNT}),
     BEAT(HIDE_COUNT,
-        {2, "{h} counted to {n=many}, and {f} hid behind the {s=hideout}.", HIDE_LOOK},
-        {2, "{f} hid behind the {s=hideout} while {h} counted to {n=many}.", HIDE_LOOK}),
+        {1, "{h} counted to {n=many}, and {f} hid {i=hideout}.", HIDE_LOOK},
+        {1, "{f} counted to {n=many}, and {h} hid {i=hideout}." SWAP, HIDE_LOOK},
+        {1, "{f} hid {i=hideout} while {h} counted to {n=many}.", HIDE_LOOK},
+        {1, "{h} hid {i=hideout} while {f} counted to {n=many}." SWAP, HIDE_LOOK}),
     BEAT(HIDE_LOOK,
-        {3, "After {n}, {h} looked behind the {x=hideout!s} and the {y=hideout!sx}.", HIDE_FOUND},
-        {2, "First {h} looked behind the {hideout!s}, but {f} was not there.", HIDE_FOUND}),
+        {3, "After {n}, {h} looked behind the {x=spot} and the {y=spot!x}.", HIDE_FOUND},
+        {2, "First {h} looked behind the {spot}, but {f} was not there.", HIDE_FOUND}),
     BEAT(HIDE_FOUND,
-        {3, "{Soon}, {h} found {f.him} behind the {s}.", HIDE_TURN},
-        {2, "Then {h} heard a {strange} noise and found {f.him} behind the {s}.", HIDE_TURN},
-        {2, "\"You are behind the {s}!\" {said} {h}.", HIDE_TURN}),
-    BEAT(HIDE_TURN,
-        {2, "Then {f} counted, and {h} hid behind the {s=hideout!s}.", HIDE_END},
-        {2, "\"That was {fun},\" {said} {f}.", END_PAIR},
-        {2, "", END_PAIR}),
+        {3, "{Soon}, {h} found {f.him} {i}.", HIDE_END},
+        {2, "Then {h} heard a {strange} noise and found {f.him} {i}.", HIDE_END},
+        {2, "\"You are {i}!\" {said} {h}.", HIDE_END}),
     BEAT(HIDE_END,
-        {2, "{f} found {h.him} behind the {s} very soon.", END_PAIR},
-        {2, "But {f} did not look behind the {s}, so {h} won.", END_PAIR}),
+        {2, "\"That was {fun},\" {said} {f}.", END_PAIR},
+        {2, "{f} was {happy} and gave {h.him} a {hug}.", END_PAIR},
+        {1, "", END_PAIR}),
 
     /* A present: what is in the box? */
     BEAT(GIFT,
-        {3, "It was the birthday of {f}, so {h} got {f.him} {thing}.", GIFT_WRAP},
-        {2, "{f} wanted {thing}, and {h} knew it.", GIFT_WRAP},
-        {2, "\"I want to give you {thing},\" {said} {h}.", GIFT_WRAP}),
+        {2, "It was the birthday of {f}, so {h} got {f.him} {thing}.", GIFT_WRAP},
+        {2, "It was the birthday of {h}, so {f} got {h.him} {thing}." SWAP, GIFT_WRAP},
+        {1, "{f} wanted {thing}, and {h} knew it.", GIFT_WRAP},
+        {1, "{h} wanted {thing}, and {f} knew it." SWAP, GIFT_WRAP},
+        {1, "\"I want to give you {thing},\" {said} {h}.", GIFT_WRAP},
+        {1, "\"I want to give you {thing},\" {said} {f}." SWAP, GIFT_WRAP}),
     BEAT(GIFT_WRAP,
         {3, "{h} put the {t} in a {size} {k=container}.", GIFT_OPEN},
         {2, "{Soon}, {h} came with a {size} {k=container}.", GIFT_OPEN}),
@@ -433,6 +453,7 @@ static const struct story_choice beats[BEATS] = {
     BEAT(GIFT_END,
         {2, "From that day on, {f} {t.played} the {c} {t} {often}.", END},
         {2, "{f} kept the {c} {t} in the {k}.", END},
+        {2, "The {t} {t.was} as {c} as {c.rose}, and {f} was {happy}.", END},
         {3, "", END_PAIR}),
 
     BEAT(END_SOLO,

@@ -376,14 +376,13 @@ static void test_wrong_references(void **state) {
             if (r->item.capital) by[0] = (char)toupper((unsigned char)by[0]);
             if (size == other && strncmp(by, text + r->offset, (size_t)size) == 0) continue;
             char *changed = replaced(text, r->offset, size, by, other);
-            if (log_p(changed) != -INFINITY)
-                fail_msg("has a probability, '%s' for '%.*s': %s", by, size, text + r->offset, changed);
             struct story_grade g = story_grade(changed, length(changed));
             bool as_reference = g.grammatical == whole.grammatical && g.in_place == whole.in_place &&
                                 g.references == whole.references && g.references_ok == whole.references - 1;
             bool as_sentence = g.grammatical == whole.grammatical - 1 && g.in_place == g.grammatical &&
                                g.references < whole.references && g.references_ok == g.references;
             if (!as_reference && !as_sentence && right_so_far(changed, r->offset)) {
+                assert_true(isfinite(log_p(changed)) == perfect(&g));
                 other_choice++;
                 free(changed);
                 continue;
@@ -392,12 +391,13 @@ static void test_wrong_references(void **state) {
                 fail_msg("'%s' for '%.*s' costs %d sentences, %d places, %d references: %s", by, size,
                          text + r->offset, whole.grammatical - g.grammatical, g.grammatical - g.in_place,
                          g.references - g.references_ok, changed);
+            assert_true(log_p(changed) == -INFINITY);
             as_reference ? wrong++ : contradictions++;
             free(changed);
         }
         free(text);
     }
-    assert_true(wrong > 3 * contradictions && contradictions > 100 && other_choice < wrong / 20);
+    assert_true(wrong > 3 * contradictions && contradictions > 100 && other_choice < wrong / 10);
 }
 
 /* --- grading --- */
@@ -516,7 +516,7 @@ static void test_grade_of_sentences(void **state) {
     /* but the second sentence can contradict the first */
     expect_grade("That night, she dreamed of the sea. Tom was glad.", 2, 2, 0, 1, 0);
     expect_grade("That night, she dreamed of the sea. Mia was glad.", 2, 2, 0, 1, 1);
-    expect_grade("Mia and Ben were good friends.<|endoftext|>Tom and Leo were good friends.", 2, 2, 2, 0, 0);
+    expect_grade("Mia and Ben were good friends.<|endoftext|>Tom and Anna were good friends.", 2, 2, 2, 0, 0);
 }
 
 /* What is no story at all costs nothing but time, and not much of that. */
