@@ -186,7 +186,7 @@ mutant optim.cu 'adamw' 'vec: master weights are not kept' 's/if (master) store_
 mutant optim.cu 'stochastic*' 'the random numbers are the same in every step' 's/RNG_ROUND + ((uint64_t)a->step << 8)/RNG_ROUND/'
 mutant optim.cu 'adamw' 'no weight decay' 's/return w \* s.keep - /return w - /'
 mutant optim.cu 'adamw' 'the last elements are not stored (float)' '/store_four(float/,/^}/s/if (i + k < n) p\[i + k\] = x\[k\];/if (i + k < n - 1) p[i + k] = x[k];/'
-mutant optim.cu 'adamw' 'the last elements are not stored (bf16)' '/store_four(bf16/,/^}/s/if (i + k < n) p\[i + k\] = x\[k\];/if (i + k < n - 1) p[i + k] = x[k];/'
+mutant optim.cu 'cast' 'the last elements are not stored (bf16)' '/store_four(bf16/,/^}/s/if (i + k < n) p\[i + k\] = x\[k\];/if (i + k < n - 1) p[i + k] = x[k];/'
 mutant optim.cu 'stochastic*' 'stochastic rounding that rarely rounds up' 's/random & 0xffffu/random \& 0x7fffu/'
 mutant optim.cu 'stochastic*' 'all four elements share a random number' 's/round_stochastic<T>(w\[k\], random.v\[k\])/round_stochastic<T>(w[k], random.v[0])/'
 mutant optim.cu 'sumsq' 'the elements after the last vector are left out' 's/if (thread < n % size)/if (thread < n % size - 1)/'
