@@ -480,15 +480,15 @@ static int run(const struct config *config) {
     struct op_model model;
     struct device *device = device_open(config->device, &err);
     if (!device) die("%s", err.message);
+    check(!config->ladder || (!device->unified && &ladder_ops),
+          "--ladder needs a GPU and a build with the CUDA back end (make config)");
     if (config->json) { /* better now than after the measurements */
         FILE *f = fopen(config->json, "a");
         check(f, "--json %s: cannot be written", config->json);
         fclose(f);
     }
     struct bench b = {.config = config, .results = json_array()};
-    check(!config->ladder || (!device->unified && &ladder_ops),
-          "--ladder needs a GPU and a build with the CUDA back end (make config)");
-    ctx_init(&b.ctx, device, config->ladder ? &ladder_ops : device->ops, false);
+    ctx_init(&b.ctx, device, device->ops, false);
     b.ctx.forced = NULL;
     b.dtype = config->dtype == WORD_FP32   ? DTYPE_F32
               : config->dtype == WORD_BF16 ? DTYPE_BF16
@@ -504,7 +504,7 @@ static int run(const struct config *config) {
     /* the step first: it compares the memory of the process with the plan */
     if (wanted(config->op, "step")) bench_step(&b, &gpt, &model);
     ctx_free(&b.ctx);
-    ctx_init(&b.ctx, device, device->ops, false);
+    ctx_init(&b.ctx, device, config->ladder ? &ladder_ops : device->ops, false);
     b.ctx.forced = NULL;
     make_flush(&b);
     bench_ops(&b, &model);
