@@ -75,6 +75,9 @@ SIM_BUILDS  := $(if $(SIM_MISSING),,$(if $(SANITIZE),asan,plain asan tsan))
 SIM_SRC      = $(CUDA_SRC) $(wildcard test/sim/*.cpp)
 SIM_FLAGS    = -std=c++17 -g -D_GNU_SOURCE -DCUDA_SIM -I. -isystem $(CUDA_HOME)/include -MMD -MP $(WARN) \
                -Wno-unknown-pragmas -Wno-psabi
+# Variables without an initial value hold nonsense, not the zeros that a fresh stack happens to have.
+SIM_FILL    := $(shell $(CXX) -ftrivial-auto-var-init=pattern -fsyntax-only -x c++ /dev/null 2>/dev/null \
+                 && echo -ftrivial-auto-var-init=pattern)
 SIM_SAN_asan = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 SIM_SAN_tsan = -fsanitize=thread
 SIM_DEF_asan = -DSIM_ASAN=1
@@ -104,7 +107,7 @@ test-gpu: $(GPU_TESTS)  ## the CUDA tests on this machine's GPU (SANITIZE=1 TOOL
 
 mutants: $(BUILD)/sim/plain/test/test_cuda_ops $(BUILD)/sim/tsan/test/test_cuda_ops  ## break the kernels in many ways, one at a time: the op tests must notice each (ARGS=WORD: only some)
 	@BUILD=$(BUILD) LINK_END="$(LDLIBS) -lcmocka" $(foreach b,plain tsan,COMPILE_$(b)="$(CXX) -x c++ \
-	    $(filter-out -MMD -MP,$(SIM_FLAGS)) -w -O1 -march=native $(SIM_SAN_$(b))" LINK_$(b)="$(CXX) $(CUDA_LINK) \
+	    $(filter-out -MMD -MP,$(SIM_FLAGS)) -w -O1 -march=native $(SIM_FILL) $(SIM_SAN_$(b))" LINK_$(b)="$(CXX) $(CUDA_LINK) \
 	    $(BUILD)/test/test_cuda_ops.o $(SIM_SAN_$(b))" LIBS_$(b)="$(BUILD)/sim/$(b)/libcuda.a \
 	    $(BUILD)/test/libtest.a $(BUILD)/libllmc.a") sh dev/mutants.sh "$(ARGS)"
 
@@ -239,7 +242,7 @@ $(BUILD)/sim/$(1)/test/sim/%.o: test/sim/%.cpp
 
 $(BUILD)/sim/$(1)/%.o: %.cu
 	@mkdir -p $$(@D); echo "  $$@"
-	$(CXX) -x c++ $(SIM_FLAGS) -O$(if $(SIM_SAN_$(1)),1,2) -march=native $(SIM_SAN_$(1)) -c $$< -o $$@
+	$(CXX) -x c++ $(SIM_FLAGS) -O$(if $(SIM_SAN_$(1)),1,2) -march=native $(SIM_FILL) $(SIM_SAN_$(1)) -c $$< -o $$@
 
 $(BUILD)/sim/$(1)/libcuda.a: $(patsubst %,$(BUILD)/sim/$(1)/%.o,$(basename $(SIM_SRC)))
 	@rm -f $$@ && ar rcs $$@ $$^

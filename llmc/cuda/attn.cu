@@ -205,8 +205,8 @@ static void attn_forward_naive(const struct op_env *env, struct tensor *out, str
     });
 }
 
-void attn_backward_dots(const struct op_env *env, float *D, const struct tensor *dout,
-                        const struct tensor *out, int NH) {
+static void attn_backward_dots(const struct op_env *env, float *D, const struct tensor *dout,
+                               const struct tensor *out, int NH) {
     with_dtype(out->dtype, [&](auto tag) {
         using T = decltype(tag);
         launch(attn_grid(env, out->dim[1], out, NH, 1), attn_backward_dots_kernel<T>, D, data_of<T>(dout),

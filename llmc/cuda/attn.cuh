@@ -5,10 +5,6 @@
 
 #include "kernel.cuh"
 
-/* D[b,h,t] = out[b,t] . dout[b,t] over the columns of head h; D is (B,NH,T). */
-void attn_backward_dots(const struct op_env *env, float *D, const struct tensor *dout,
-                        const struct tensor *out, int NH);
-
 /* The "flash" rows. */
 extern "C" {
 attn_forward_fn attn_forward_flash;

@@ -449,12 +449,13 @@ __global__ void __launch_bounds__(THREADS, 2)
 
 /* --- backward: dk and dv --- */
 
-/* Of one query: lse in units of log2, and D. A query beyond the end has lse = infinity, hence P = 0. */
+/* Of one query: lse in units of log2, and D. Beyond the end q and dout are zeros, which add nothing whatever
+ * P is. */
 struct query_statistic {
     float base, D;
 };
 DEVICE_INLINE query_statistic load_statistic(const float *lse, const float *D, int t, int length) {
-    query_statistic s = {INFINITY, 0.0f};
+    query_statistic s = {0.0f, 0.0f};
     if (t < length) s.base = lse[t] * LOG2_E, s.D = D[t];
     return s;
 }

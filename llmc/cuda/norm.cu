@@ -8,7 +8,9 @@
  * Backward gives each thread one vector of columns for all rows of its block, so the sums over rows that make
  * dweight and dbias stay in its registers; the two sums over a row's columns go through shared memory, for
  * several rows at a time. Blocks leave their sums in scratch, and a second kernel adds them in order.
- * Sections: forward naive, forward, backward naive, backward, launchers, rows. */
+ * Predicted for C = 768 in bf16 on an H200: forward moves 4 (residual form 8) bytes an element, backward 8
+ * and another 1 % for the blocks' sums, both at the rate of a copy. Sections: forward naive, forward,
+ * backward naive, backward, launchers, rows. */
 #include "operands.cuh"
 
 constexpr float NORM_EPS = 1e-5f;
