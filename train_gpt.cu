@@ -151,7 +151,11 @@ static void open_data_and_model(struct run *r) {
     r->state.data = dataset_fingerprint(r->data.train);
     struct loader_options loading = {.B = c->batch_size,
                                      .T = c->seq_len,
-                                     .order = c->shuffle ? SAMPLES_SHUFFLED : SAMPLES_IN_ORDER,
+                                     .order = c->samples == SAMPLES_CHOICE_DOCUMENTS ? SAMPLES_DOCUMENTS
+                                              : c->shuffle                           ? SAMPLES_SHUFFLED
+                                                                                     : SAMPLES_IN_ORDER,
+                                     .end_of_text =
+                                         r->data.tokenizer ? tokenizer_end_of_text(r->data.tokenizer) : -1,
                                      .seed = (uint64_t)c->seed,
                                      .first_sample = r->state.sample,
                                      .rank = r->comm->rank,
@@ -379,11 +383,12 @@ static void close_pipeline(struct run *r) {
 }
 
 /* Forward and backward. The first call of its kind runs as it is, since libraries set themselves up in it;
- * the second one is recorded, and from then on the record is run. */
-static void micro_step(struct run *r, bool first) {
+ * the second one is recorded, and from then on the record is run. A record holds its loss_scale, so where
+ * that changes from step to step (documents fill their rows differently) there is none. */
+static void micro_step(struct run *r, float loss_scale, bool first) {
     struct device *d = r->device;
-    float loss_scale = 1.0f / (float)r->config.tokens_per_step;
-    if (!r->config.graph || !d->capture_begin || r->micro_calls[first]++ == 0) {
+    bool record = r->config.graph && d->capture_begin && r->config.samples == SAMPLES_CHOICE_WINDOWS;
+    if (!record || r->micro_calls[first]++ == 0) {
         gpt_forward_backward(&r->gpt, loss_scale, first);
         return;
     }
@@ -399,16 +404,21 @@ static void micro_step(struct run *r, bool first) {
 static void issue_step(struct run *r) {
     const struct run_config *c = &r->config;
     struct flight *f = &r->flight[r->state.step % IN_FLIGHT];
-    int64_t batch = c->batch_size * c->seq_len;
+    int64_t batch = c->batch_size * c->seq_len, targets_in_step = 0;
     /* this slot's last step has been collected, so its copies from the staging buffer are done */
     int32_t *staging = r->staging + r->state.step % IN_FLIGHT * r->micro_steps * batch * 2;
-    for (int64_t i = 0; i < r->micro_steps; i++, staging += 2 * batch) {
+    for (int64_t i = 0; i < r->micro_steps; i++) {
         const int32_t *tokens, *targets;
-        dataloader_next(r->train, &tokens, &targets, NULL);
-        memcpy(staging, tokens, (size_t)batch * sizeof *staging);
-        memcpy(staging + batch, targets, (size_t)batch * sizeof *staging);
-        gpt_set_batch(&r->gpt, staging, staging + batch);
-        micro_step(r, i == 0);
+        int64_t valid;
+        dataloader_next(r->train, &tokens, &targets, &valid);
+        memcpy(staging + 2 * i * batch, tokens, (size_t)batch * sizeof *staging);
+        memcpy(staging + (2 * i + 1) * batch, targets, (size_t)batch * sizeof *staging);
+        targets_in_step += valid;
+    }
+    float loss_scale = 1.0f / (float)max_i64(1, targets_in_step);
+    for (int64_t i = 0; i < r->micro_steps; i++) {
+        gpt_set_batch(&r->gpt, staging + 2 * i * batch, staging + (2 * i + 1) * batch);
+        micro_step(r, loss_scale, i == 0);
     }
     r->comm->all_reduce(r->comm, &r->ctx, &r->gpt.grads);
     struct schedule schedule = run_schedule(c);

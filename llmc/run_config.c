@@ -48,6 +48,11 @@ static const struct option_row data_rows[] = {
     OPT_SIZE(C, stories, "stories", "40k", 100, 1e9, "N", "size of the built-in corpus", 0),
     OPT_REAL(C, validation_fraction, "validation-fraction", "0.02", 0, 0.5, "X",
              "share of the text that is kept for validation", OPTION_ABOVE_MIN),
+    OPT_WORD(C, samples, "samples", "auto", "auto|windows|documents", NULL,
+             "what a sequence is: windows of T tokens wherever they begin, or whole documents from their "
+             "start, in order "
+             "(auto: documents for the stories, windows otherwise)",
+             0),
     OPT_FLAG(C, shuffle, "shuffle", "true", "train on the samples of each epoch in random order", 0),
 };
 static const struct option_row batch_rows[] = {
@@ -201,6 +206,8 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
         else
             c->steps = max_i64(FEWEST_STEPS, (int64_t)epoch);
     }
+    if (c->samples == SAMPLES_CHOICE_AUTO)
+        c->samples = c->text || c->data ? SAMPLES_CHOICE_WINDOWS : SAMPLES_CHOICE_DOCUMENTS;
     /* 0.02 is GPT-2's, whose smallest model has 768 channels; sums over fewer inputs keep their size with
      * larger ones */
     if (c->init_std <= 0) c->init_std = 0.02 * sqrt(fmax(1.0, 768.0 / (double)model->channels));

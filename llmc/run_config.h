@@ -11,6 +11,7 @@
 extern "C" {
 #endif
 
+enum samples_choice { SAMPLES_CHOICE_AUTO, SAMPLES_CHOICE_WINDOWS, SAMPLES_CHOICE_DOCUMENTS };
 enum dtype_choice { DTYPE_CHOICE_AUTO, DTYPE_CHOICE_FP32, DTYPE_CHOICE_BF16 };
 
 struct run_config {
@@ -23,6 +24,7 @@ struct run_config {
     int64_t stories;
     double validation_fraction;
     bool shuffle;
+    enum samples_choice samples;
     /* batch and length */
     int64_t batch_size, seq_len, tokens_per_step, steps;
     double epochs;
