@@ -91,7 +91,7 @@ SIM_RUNS_tsan  = test/sim/test_sim_bugs.sh OMP_NUM_THREADS=1 LLMC_TEST_SIZE=smal
 SIM_RUNS     = $(foreach b,$(SIM_BUILDS),$(SIM_RUNS_$(b)))
 SIM_TESTS    = $(foreach b,$(SIM_BUILDS),$(addprefix $(BUILD)/sim/$(b)/test/,$(CUDA_TEST) sim/bugs))
 
-.PHONY: all train test run-tests test-gpu bench bench-cpu fuzz sim mutants cuda-all deps clean format help config
+.PHONY: all train test run-tests test-gpu bench bench-cpu bench-data fuzz sim mutants cuda-all deps clean format help config
 .DELETE_ON_ERROR:
 ifeq ($(V),)
 .SILENT: # V=1 shows every command
@@ -145,7 +145,13 @@ fuzz:  ## fuzz the parsers of untrusted input with libFuzzer, one after another 
 bench: $(BUILD)/bench  ## time every operation and the training step (ARGS='--op attn --json FILE')
 	GOMP_SPINCOUNT=1000 $(BUILD)/bench $(ARGS)
 
-bench-cpu: $(BUILD)/bench  ## the same on the CPU
+bench-data: $(BUILD)/bench_tokenizer $(BUILD)/stories  ## speed of tokenizer training and encoding, on generated text
+	$(BUILD)/stories --count 60000 --seed 2 >$(BUILD)/bench-data.txt
+	$(BUILD)/bench_tokenizer train $(BUILD)/bench-data.txt 4096 $$(nproc) $(BUILD)/bench-data.json
+	$(BUILD)/bench_tokenizer encode $(BUILD)/bench-data.txt $(BUILD)/bench-data.json $$(nproc)
+	$(BUILD)/bench_tokenizer linear $(BUILD)/bench-data.txt $(BUILD)/bench-data.json
+
+bench-cpu: $(BUILD)/bench  ## `make bench` on the CPU
 	GOMP_SPINCOUNT=1000 $(BUILD)/bench --device cpu $(ARGS)
 
 deps:  ## install the Debian packages that are missing (as root), or print the command that does
