@@ -8,6 +8,7 @@
 #include "dev/variants/ladder.h"
 #include "llmc/cuda/operands.cuh"
 
+#include <cstring>
 #include <cfloat>
 
 constexpr int BLOCK = 256;
@@ -193,8 +194,20 @@ static void adamw_run(const struct op_env *env, struct tensor *param, struct ten
                       struct tensor *v, const struct tensor *grad, const struct tensor *sumsq,
                       const struct adamw_args *args) {
     int64_t n = tensor_count(param);
-    adamw_state s = {*args, (float)(1.0 / (1.0 - pow((double)args->beta1, (double)args->step))),
-                     (float)(1.0 / (1.0 - pow((double)args->beta2, (double)args->step)))};
+    adamw_state s;
+    memset(&s, 0, sizeof s); /* padding too: it travels to the device */
+    s.args.lr = args->lr;
+    s.args.beta1 = args->beta1;
+    s.args.beta2 = args->beta2;
+    s.args.eps = args->eps;
+    s.args.weight_decay = args->weight_decay;
+    s.args.max_norm = args->max_norm;
+    s.args.step = args->step;
+    s.args.seed = args->seed;
+    s.args.offset = args->offset;
+    s.args.stochastic = args->stochastic;
+    s.m_scale = (float)(1.0 / (1.0 - pow((double)args->beta1, (double)args->step)));
+    s.v_scale = (float)(1.0 / (1.0 - pow((double)args->beta2, (double)args->step)));
     float *master_data = data_of<float>(master), *norm = f32(sumsq);
     launch_config config = {grid_size(n, STEP == 3 ? 4 * BLOCK : BLOCK), BLOCK, 0, env->stream};
     with_dtype(param->dtype, [&](auto tag) {
