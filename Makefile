@@ -12,8 +12,8 @@ ARGS     =
 MAKEFLAGS += --no-builtin-rules
 
 DEBIAN_PACKAGES = gcc g++ make pkg-config libopenblas-openmp-dev libpcre2-dev libjansson-dev libxxhash-dev \
-                  libutf8proc-dev zlib1g-dev libzstd-dev libcmocka-dev curl
-PKGS       = openblas jansson libpcre2-8 libxxhash libutf8proc zlib libzstd
+                  zlib1g-dev libzstd-dev libcmocka-dev curl
+PKGS       = openblas jansson libpcre2-8 libxxhash zlib libzstd
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 

@@ -1,72 +1,182 @@
-/* Unicode normalisation by utf8proc, around bytes that are not text. */
+/* Canonical composition. Order: properties of characters, one stretch of text, the whole text.
+ *
+ * Nearly all text is in this form, so most of it is only looked at: a stretch is rewritten where a "wary"
+ * character stands, one that may change, move, or combine with what is before it. It goes from the last
+ * character before that is not wary up to the next one that is not: nothing outside can take part. */
 #include "normalize.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
-/* Nothing below U+0300, the first combining mark, takes part in composition. */
-static bool is_inert(const uint8_t *p, int64_t size) {
-    for (int64_t i = 0; i < size; i++)
-        if (p[i] >= 0xcc) return false;
-    return true;
+#include "unicode_nfc.h"
+#include "utf8.h"
+
+/* --- Properties of characters --- */
+
+/* Hangul syllables are arithmetic: (leading, vowel) and then an optional trailing consonant. */
+enum { L_BASE = 0x1100, V_BASE = 0x1161, T_BASE = 0x11a7, S_BASE = 0xac00 };
+enum { L_COUNT = 19, V_COUNT = 21, T_COUNT = 28, S_COUNT = L_COUNT * V_COUNT * T_COUNT };
+
+static inline bool is_wary(uint32_t code) {
+    if (code < 0x300 || code >> 8 >= NFC_WARY_BLOCKS) return false;
+    return nfc_wary_bits[nfc_wary_block[code >> 8] * 4 + (code >> 6 & 3)] >> (code & 63) & 1;
 }
 
-/* Hugging Face normalises by Unicode 9: combining marks that came later (up to Unicode 15) are ordinary
- * characters to it, which neither move nor compose and separate those that do. Found by comparing every code
- * point with it. */
-static const struct {
-    utf8proc_int32_t first, last;
-} later_marks[] = {
-    {0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},     {0xc3c, 0xc3c},
-    {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},   {0x1abf, 0x1ace},   {0x1df6, 0x1dfa},
-    {0xa82c, 0xa82c},   {0x10d24, 0x10d27}, {0x10eab, 0x10eac}, {0x10efd, 0x10eff}, {0x10f46, 0x10f50},
-    {0x10f82, 0x10f85}, {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a},
-    {0x1193d, 0x1193e}, {0x11943, 0x11943}, {0x119e0, 0x119e0}, {0x11a34, 0x11a34}, {0x11a47, 0x11a47},
-    {0x11a99, 0x11a99}, {0x11d42, 0x11d42}, {0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42},
-    {0x16ff0, 0x16ff1}, {0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef},
-    {0x1e4ec, 0x1e4ef},
+static int compare_mark(const void *key, const void *row) {
+    uint32_t code = *(const uint32_t *)key;
+    const uint32_t *mark = (const uint32_t *)row;
+    return code < mark[0] ? -1 : code > mark[1];
+}
+
+static uint8_t combining_class(uint32_t code) {
+    if (code < 0x300) return 0;
+    const uint32_t *mark =
+        (const uint32_t *)bsearch(&code, nfc_marks, NFC_MARKS, sizeof nfc_marks[0], compare_mark);
+    return mark ? (uint8_t)mark[2] : 0;
+}
+
+static int compare_code(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static int compare_pair(const void *a, const void *b) {
+    int first = compare_code(a, b);
+    return first ? first : compare_code((const uint32_t *)a + 1, (const uint32_t *)b + 1);
+}
+
+/* What two characters compose to, or 0. */
+static uint32_t compose(uint32_t first, uint32_t second) {
+    if (first - L_BASE < L_COUNT && second - V_BASE < V_COUNT)
+        return S_BASE + ((first - L_BASE) * V_COUNT + second - V_BASE) * T_COUNT;
+    if (first - S_BASE < S_COUNT && (first - S_BASE) % T_COUNT == 0 && second - T_BASE - 1 < T_COUNT - 1)
+        return first + second - T_BASE;
+    const uint32_t key[2] = {first, second};
+    const uint32_t *row =
+        (const uint32_t *)bsearch(key, nfc_pairs, NFC_PAIRS, sizeof nfc_pairs[0], compare_pair);
+    return row ? row[2] : 0;
+}
+
+/* --- One stretch of text --- */
+
+struct character {
+    uint32_t code;
+    uint8_t class;
+};
+struct stretch {
+    struct character *c, *sorted; /* (capacity) each */
+    int64_t count, capacity;
 };
 
-static bool is_later_mark(utf8proc_int32_t code) {
-    if (code < later_marks[0].first) return false;
-    for (size_t i = 0; i < ARRAY_LENGTH(later_marks); i++)
-        if (code >= later_marks[i].first && code <= later_marks[i].last) return true;
-    return false;
-}
-
-/* Bytes from p on that are normalised together; else 0, and *other is the size of what stays as it is. */
-static int64_t run_length(const uint8_t *p, int64_t size, int64_t *other) {
-    int64_t n = 0;
-    utf8proc_int32_t code;
-    while (n < size) {
-        utf8proc_ssize_t length = utf8proc_iterate(p + n, size - n, &code);
-        *other = max_i64(1, length);
-        if (length <= 0 || is_later_mark(code)) break;
-        n += length;
+static void append(struct stretch *s, uint32_t code) {
+    if (s->count == s->capacity) {
+        s->capacity = 2 * s->capacity + 64;
+        s->c = (struct character *)xrealloc(s->c, (size_t)s->capacity * sizeof *s->c);
+        s->sorted = (struct character *)xrealloc(s->sorted, (size_t)s->capacity * sizeof *s->sorted);
     }
-    return n;
+    s->c[s->count++] = (struct character){code, combining_class(code)};
 }
 
-uint8_t *normalize_nfc(const uint8_t *p, int64_t size, int64_t *normalized_size) {
-    if (is_inert(p, size)) return NULL;
-    uint8_t *out = NULL;
-    int64_t used = 0;
-    for (int64_t at = 0, bytes = 0; at < size;) {
-        int64_t run = run_length(p + at, size - at, &bytes);
-        utf8proc_uint8_t *composed = NULL;
-        const uint8_t *piece = p + at;
-        at += run > 0 ? run : bytes;
-        if (run > 0) {
-            bytes = utf8proc_map(piece, run, &composed, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-            check(bytes >= 0, "normalising text to NFC: %s", utf8proc_errmsg(bytes));
-            piece = composed;
+static void append_decomposed(struct stretch *s, uint32_t code) {
+    if (code - S_BASE < S_COUNT) {
+        uint32_t k = code - S_BASE;
+        append(s, L_BASE + k / T_COUNT / V_COUNT);
+        append(s, V_BASE + k / T_COUNT % V_COUNT);
+        if (k % T_COUNT) append(s, T_BASE + k % T_COUNT);
+        return;
+    }
+    const uint32_t *row =
+        (const uint32_t *)bsearch(&code, nfc_decomposed, NFC_DECOMPOSED, sizeof code, compare_code);
+    if (!row) {
+        append(s, code);
+        return;
+    }
+    for (int i = nfc_start[row - nfc_decomposed]; i < nfc_start[row - nfc_decomposed + 1]; i++)
+        append(s, nfc_parts[i]);
+}
+
+/* Stable, by combining class, and linear: a text may have any number of marks in a row. */
+static void sort_marks(struct stretch *s, int64_t first, int64_t last) {
+    int64_t start[257] = {0};
+    for (int64_t i = first; i < last; i++) start[s->c[i].class + 1]++;
+    for (int k = 0; k < 256; k++) start[k + 1] += start[k];
+    for (int64_t i = first; i < last; i++) s->sorted[start[s->c[i].class]++] = s->c[i];
+    memcpy(s->c + first, s->sorted, (size_t)(last - first) * sizeof *s->c);
+}
+
+static void order_marks(struct stretch *s) {
+    for (int64_t i = 0, last; i < s->count; i = last) {
+        last = i + 1;
+        if (s->c[i].class == 0) continue;
+        bool in_order = true;
+        for (; last < s->count && s->c[last].class; last++)
+            in_order &= s->c[last - 1].class <= s->c[last].class;
+        if (!in_order) sort_marks(s, i, last);
+    }
+}
+
+/* A character joins the last starter unless one between them has its class, or a higher one. */
+static void compose_all(struct stretch *s) {
+    int64_t n = 0, starter = -1;
+    for (int64_t i = 0; i < s->count; i++) {
+        struct character c = s->c[i];
+        int before = starter < 0 || n - 1 == starter ? -1 : s->c[n - 1].class;
+        uint32_t composed = starter >= 0 && before < c.class ? compose(s->c[starter].code, c.code) : 0;
+        if (composed) {
+            s->c[starter].code = composed;
+            continue;
         }
-        out = (uint8_t *)xrealloc(out, (size_t)(used + bytes) + 1);
-        memcpy(out + used, piece, (size_t)bytes);
-        used += bytes;
-        free(composed);
+        if (c.class == 0) starter = n;
+        s->c[n++] = c;
     }
-    *normalized_size = used;
+    s->count = n;
+}
+
+/* --- The whole text --- */
+
+/* The end of the stretch at p: past its first character, up to one that is not wary. */
+static const uint8_t *stretch_end(const uint8_t *p, const uint8_t *end) {
+    uint32_t code;
+    for (int n; p < end && (n = utf8_decode(p, end, &code)) && is_wary(code);) p += n;
+    return p;
+}
+
+uint8_t *normalize_nfc(const uint8_t *text, int64_t size, int64_t *out_size) {
+    const uint8_t *p = text, *end = text + size, *done = text,
+                  *calm = text; /* calm: the last calm character */
+    uint8_t *out = NULL;
+    int64_t used = 0, capacity = 0;
+    struct stretch s = {0};
+    while (p < end) {
+        uint32_t code;
+        int n = utf8_decode(p, end, &code);
+        if (n == 0 || !is_wary(code)) {
+            calm = n ? p : p + 1; /* nothing composes with an invalid byte */
+            p += n ? n : 1;
+            continue;
+        }
+        const uint8_t *last = stretch_end(p, end);
+        s.count = 0;
+        for (const uint8_t *q = calm; q < last; q += n) {
+            n = utf8_decode(q, end, &code);
+            append_decomposed(&s, code);
+        }
+        order_marks(&s);
+        compose_all(&s);
+        /* Room for this stretch and for all text that may be copied unchanged after it. */
+        int64_t need = used + (calm - done) + 4 * s.count + (end - last);
+        if (need > capacity) {
+            capacity = need + need / 4;
+            out = (uint8_t *)xrealloc(out, (size_t)capacity);
+        }
+        memcpy(out + used, done, (size_t)(calm - done));
+        used += calm - done;
+        for (int64_t i = 0; i < s.count; i++) used += utf8_encode(out + used, s.c[i].code);
+        p = done = calm = last;
+    }
+    free(s.c);
+    free(s.sorted);
+    *out_size = out ? used + (end - done) : size;
+    if (out) memcpy(out + used, done, (size_t)(end - done));
     return out;
 }

@@ -1,4 +1,4 @@
-/* Unicode normalisation, which Qwen's tokenizers ask for. */
+/* Unicode normalization, which Qwen's tokenizers ask for. */
 #ifndef LLMC_NORMALIZE_H
 #define LLMC_NORMALIZE_H
 
@@ -8,9 +8,10 @@
 extern "C" {
 #endif
 
-/* Normalisation Form C (Unicode Standard Annex 15) of p..p+size: memory that the caller frees, and its size;
- * NULL when it is the text itself. Bytes that are not valid UTF-8 stay as they are. */
-uint8_t *normalize_nfc(const uint8_t *p, int64_t size, int64_t *normalized_size);
+/* Normalization Form C (Unicode Standard Annex 15), in the version of Unicode that Hugging Face's normalizer
+ * has, of text..text+size: memory that the caller frees, and its size; NULL when it is the text itself. Bytes
+ * that are not valid UTF-8 stay as they are, and nothing composes across them. */
+uint8_t *normalize_nfc(const uint8_t *text, int64_t size, int64_t *out_size);
 
 #ifdef __cplusplus
 }

@@ -13,6 +13,7 @@
 #include <pcre2.h>
 
 #include "unicode_classes.h"
+#include "utf8.h"
 
 /* --- Character classes --- */
 
@@ -23,33 +24,9 @@ static const uint8_t byte_class[256] = {
     ['A' ... 'Z'] = LETTER,  ['a' ... 'z'] = LETTER, [0x80 ... 0xff] = WIDE,
 };
 
-static inline bool is_continuation(uint8_t b) { return (b & 0xc0) == 0x80; }
-
-/* Decodes the character at p, whose first byte is not ASCII. Returns its length, or 0 if it is not valid
- * UTF-8 (overlong, surrogate, above U+10FFFF or cut off). */
-static int decode_utf8(const uint8_t *p, const uint8_t *end, uint32_t *code) {
-    uint8_t b = p[0];
-    int64_t left = end - p;
-    if (b >= 0xc2 && b <= 0xdf && left >= 2 && is_continuation(p[1])) {
-        *code = (uint32_t)(b & 0x1f) << 6 | (p[1] & 0x3f);
-        return 2;
-    }
-    if ((b & 0xf0) == 0xe0 && left >= 3 && is_continuation(p[1]) && is_continuation(p[2])) {
-        *code = (uint32_t)(b & 0x0f) << 12 | (uint32_t)(p[1] & 0x3f) << 6 | (p[2] & 0x3f);
-        return *code >= 0x800 && (*code < 0xd800 || *code > 0xdfff) ? 3 : 0;
-    }
-    if ((b & 0xf8) == 0xf0 && left >= 4 && is_continuation(p[1]) && is_continuation(p[2]) &&
-        is_continuation(p[3])) {
-        *code = (uint32_t)(b & 0x07) << 18 | (uint32_t)(p[1] & 0x3f) << 12 | (uint32_t)(p[2] & 0x3f) << 6 |
-                (p[3] & 0x3f);
-        return *code >= 0x10000 && *code <= 0x10ffff ? 4 : 0;
-    }
-    return 0;
-}
-
 static enum char_class wide_class(const uint8_t *p, const uint8_t *end, int *length) {
     uint32_t code = 0;
-    *length = decode_utf8(p, end, &code);
+    *length = utf8_decode(p, end, &code);
     if (*length == 0) {
         *length = 1;
         return OTHER;
@@ -189,7 +166,7 @@ const uint8_t *pretokenize_space_after(const uint8_t *p, const uint8_t *end) {
 const uint8_t *pretokenize_space_before(const uint8_t *begin, const uint8_t *p) {
     while (p > begin) {
         const uint8_t *q = p - 1;
-        while (q > begin && p - q < 4 && is_continuation(*q)) q--;
+        while (q > begin && p - q < 4 && utf8_is_continuation(*q)) q--;
         int length;
         if (class_at(q, p, &length) != SPACE || q + length != p) break;
         p = q;
@@ -240,7 +217,7 @@ static bool run_regex_on_bytes(const struct run *r, int stage, const uint8_t *p,
     while (p < end) {
         const uint8_t *q = p;
         uint32_t code;
-        for (int n = 1; q < end && n; q += n) n = *q < 0x80 ? 1 : decode_utf8(q, end, &code);
+        for (int n = 1; q < end && n; q += n) n = utf8_decode(q, end, &code);
         if (q > p && !run_regex(r, stage, p, q)) return false;
         if (q < end && !r->pre->stage[stage].drop_invalid && !run_stage(r, stage + 1, q, q + 1)) return false;
         p = q < end ? q + 1 : q;

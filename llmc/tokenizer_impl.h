@@ -20,7 +20,8 @@ struct merge_slot {
 };
 
 struct added_token {
-    char *content;
+    char
+        *content; /* as it is looked for: normalized, if the tokenizer normalizes and the token asks for it */
     int size;
     uint32_t id;
     bool special, normalized, lstrip, rstrip;

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "file.h"
+#include "normalize.h"
 
 /* What a file says, before it is checked. The strings belong to the JSON documents. */
 struct source {
@@ -397,6 +398,21 @@ static bool read_normalizer(struct tokenizer *t, const json_t *part, struct erro
                 type ? type : "");
 }
 
+/* What added tokens look like in normalized text. */
+static void normalize_added(struct tokenizer *t) {
+    for (int i = 0; t->nfc && i < t->added_count; i++) {
+        struct added_token *a = &t->added[i];
+        int64_t size;
+        uint8_t *text = a->normalized ? normalize_nfc((const uint8_t *)a->content, a->size, &size) : NULL;
+        if (!text) continue;
+        a->content = (char *)xrealloc(a->content, (size_t)size + 1);
+        memcpy(a->content, text, (size_t)size);
+        a->content[size] = 0;
+        a->size = (int)size;
+        free(text);
+    }
+}
+
 /* Decoding here is joining the bytes of tokens; anything else would give other text. */
 static bool check_decoder(const json_t *part, struct error *err) {
     if (is_null(part)) return true;
@@ -484,6 +500,7 @@ static struct tokenizer *from_root(const json_t *root, struct error *err) {
     t->json_pre_tokenizer = part_text(pre);
     t->json_post_processor = part_text(json_object_get(root, "post_processor"));
     t->json_decoder = part_text(decoder);
+    normalize_added(t);
     if (ok && tokenizer_finish(t, err)) return t;
     tokenizer_free(t);
     return NULL;

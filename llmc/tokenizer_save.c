@@ -58,7 +58,7 @@ static void put_added(FILE *f, const struct tokenizer *t) {
     for (int i = 0; i < t->added_count; i++) {
         const struct added_token *a = &t->added[order[i]];
         fprintf(f, "%s\n    {\"id\": %u, \"content\": \"", i ? "," : "", a->id);
-        put_text(f, a->content, a->size);
+        put_text(f, t->token_data + t->token_start[a->id], token_size(t, a->id));
         fprintf(f,
                 "\", \"single_word\": false, \"lstrip\": %s, \"rstrip\": %s, \"normalized\": %s, "
                 "\"special\": %s}",
