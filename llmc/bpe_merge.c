@@ -78,7 +78,7 @@ static void heap_pop(struct heap *h) {
     h->key[i] = last;
 }
 
-static void queue_push(struct merge_scratch *s, uint32_t rank, uint32_t position) {
+static void queue_push_slowly(struct merge_scratch *s, uint32_t rank, uint32_t position) {
     uint32_t index = s->fifo_of_rank[rank];
     if (!index) {
         if (s->fifo_count == s->fifo_capacity) {
@@ -106,23 +106,13 @@ static void queue_push(struct merge_scratch *s, uint32_t rank, uint32_t position
     f->position[f->count++] = position;
 }
 
-/* The waiting pair with the lowest (rank, position), as one key. */
-static bool queue_pop(struct merge_scratch *s, uint64_t *key) {
-    uint64_t late = s->late.count ? s->late.key[0] : UINT64_MAX;
-    if (s->ranks.count) {
-        struct fifo *f = &s->fifo[(uint32_t)s->ranks.key[0]];
-        uint64_t head = (uint64_t)f->rank << 32 | f->position[f->head];
-        if (head <= late) {
-            if (++f->head == f->count) heap_pop(&s->ranks);
-            *key = head;
-            return true;
-        }
-    } else if (late == UINT64_MAX) {
-        return false;
-    }
-    heap_pop(&s->late);
-    *key = late;
-    return true;
+static inline void queue_push(struct merge_scratch *s, uint32_t rank, uint32_t position) {
+    uint32_t index = s->fifo_of_rank[rank];
+    struct fifo *f = index ? &s->fifo[index - 1] : NULL;
+    if (f && f->head < f->count && f->count < f->capacity && f->position[f->count - 1] <= position)
+        f->position[f->count++] = position;
+    else
+        queue_push_slowly(s, rank, position);
 }
 
 static void prepare_scratch(const struct tokenizer *t, struct merge_scratch *s, int64_t size) {
@@ -165,7 +155,93 @@ static void reset_scratch(struct merge_scratch *s) {
 /* The word is an array with one cell per byte. A token's first cell holds its id, its last cell too (marked),
  * so that both neighbours are found from the lengths of the tokens without links. Queue entries are not
  * removed when a merge makes them stale; they are recognised when taken out, because the pair at their
- * position has another rank. */
+ * position is another one. */
+struct large_word {
+    const struct tokenizer *t;
+    struct merge_scratch *s;
+    uint32_t *cell; /* (size) */
+    int64_t size;
+};
+
+/* One entry of the list of merges, and the last neighbours looked up for it: in runs they are the same. */
+struct rule {
+    uint32_t rank, left, right, merged;
+    int64_t left_bytes, right_bytes;
+    uint32_t before, after; /* NO_TOKEN: none yet */
+    const struct merge_slot *before_slot, *after_slot;
+};
+
+static struct rule rule_of(const struct tokenizer *t, uint32_t rank) {
+    uint32_t left = t->merge_pair[2 * rank], right = t->merge_pair[2 * rank + 1];
+    return (struct rule){.rank = rank,
+                         .left = left,
+                         .right = right,
+                         .merged = t->merge_id[rank],
+                         .left_bytes = token_size(t, left),
+                         .right_bytes = token_size(t, right),
+                         .before = NO_TOKEN,
+                         .after = NO_TOKEN};
+}
+
+static inline bool stands_at(const struct large_word *w, const struct rule *r, int64_t at) {
+    return w->cell[at] == r->left && at + r->left_bytes < w->size && w->cell[at + r->left_bytes] == r->right;
+}
+
+/* Merges the pair at `at`, where it stands. `next_at` is the position that is merged next by the same rule
+ * unless something of a lower rank comes up, or -1. */
+static inline void apply_rule(struct large_word *w, struct rule *r, int64_t at, int64_t next_at) {
+    uint32_t *cell = w->cell;
+    int64_t middle = at + r->left_bytes, end = middle + r->right_bytes;
+    if (middle - 1 > at) cell[middle - 1] = INNER;
+    if (middle < end - 1) cell[middle] = INNER;
+    cell[at] = r->merged;
+    cell[end - 1] = r->merged | END_CELL;
+    bool lower = false;
+    if (at > 0) {
+        uint32_t before = cell[at - 1] & ~END_CELL;
+        if (before != r->before) {
+            r->before = before;
+            r->before_slot = find_merge(w->t, before, r->merged);
+        }
+        const struct merge_slot *m = r->before_slot;
+        if (m) {
+            queue_push(w->s, m->rank, (uint32_t)(at - token_size(w->t, before)));
+            lower = m->rank < r->rank;
+        }
+    }
+    if (end < w->size) {
+        uint32_t after = cell[end];
+        if (after != r->after) {
+            r->after = after;
+            r->after_slot = find_merge(w->t, r->merged, after);
+        }
+        const struct merge_slot *m = r->after_slot;
+        /* Not worth queueing if `after` is about to become part of the next token. */
+        if (m && (lower || m->rank < r->rank || next_at != end || !stands_at(w, r, end)))
+            queue_push(w->s, m->rank, (uint32_t)at);
+    }
+}
+
+/* Merges the positions of the lowest rank in order, until they end or something else comes first. */
+static void sweep(struct large_word *w) {
+    struct merge_scratch *s = w->s;
+    const uint32_t index = (uint32_t)s->ranks.key[0];
+    struct rule r = rule_of(w->t, s->fifo[index].rank);
+    do {
+        struct fifo *f = &s->fifo[index];
+        int64_t at = f->position[f->head];
+        if (s->late.count && s->late.key[0] < ((uint64_t)r.rank << 32 | (uint64_t)at)) return;
+        bool stands = stands_at(w, &r, at);
+        int64_t end = stands ? at + r.left_bytes + r.right_bytes : at + 1;
+        /* Positions inside the new token are stale. */
+        while (f->head < f->count && f->position[f->head] < end) f->head++;
+        int64_t next_at = f->head < f->count ? (int64_t)f->position[f->head] : -1;
+        if (next_at < 0) heap_pop(&s->ranks);
+        if (stands) apply_rule(w, &r, at, next_at);
+        if (next_at < 0) return;
+    } while ((uint32_t)s->ranks.key[0] == index);
+}
+
 int64_t bpe_merge_large(const struct tokenizer *t, const uint8_t *word, int64_t size,
                         struct token_buffer *out, struct merge_scratch **scratch) {
     check(size < END_CELL, "bpe_merge_large: %lld bytes in one word", (long long)size);
@@ -173,33 +249,27 @@ int64_t bpe_merge_large(const struct tokenizer *t, const uint8_t *word, int64_t 
     struct merge_scratch *s = *scratch;
     prepare_scratch(t, s, size);
     uint32_t *cell = s->cell;
-    for (int64_t i = 0; i < size; i++) cell[i] = t->byte_id[word[i]];
-    for (int64_t i = 0; i + 1 < size; i++) {
-        const struct merge_slot *m = find_merge(t, cell[i], cell[i + 1]);
-        if (m) queue_push(s, m->rank, (uint32_t)i);
+    struct large_word w = {t, s, cell, size};
+    cell[0] = t->byte_id[word[0]];
+    const struct merge_slot *m = NULL;
+    for (int64_t i = 1; i < size; i++) {
+        cell[i] = t->byte_id[word[i]];
+        if (i == 1 || word[i] != word[i - 1] || word[i - 1] != word[i - 2])
+            m = find_merge(t, cell[i - 1], cell[i]);
+        if (m) queue_push(s, m->rank, (uint32_t)(i - 1));
     }
-    uint64_t key;
-    while (queue_pop(s, &key)) {
-        int64_t at = (uint32_t)key;
-        uint32_t rank = (uint32_t)(key >> 32), left = cell[at];
-        if (left != t->merge_pair[2 * rank]) continue;
-        int64_t middle = at + token_size(t, left);
-        if (middle >= size || cell[middle] != t->merge_pair[2 * rank + 1]) continue;
-        uint32_t merged = t->merge_id[rank];
-        int64_t next = middle + token_size(t, cell[middle]);
-        if (middle - 1 > at) cell[middle - 1] = INNER;
-        if (middle < next - 1) cell[middle] = INNER;
-        cell[at] = merged;
-        cell[next - 1] = merged | END_CELL;
-        if (at > 0) {
-            uint32_t before = cell[at - 1] & ~END_CELL;
-            const struct merge_slot *m = find_merge(t, before, merged);
-            if (m) queue_push(s, m->rank, (uint32_t)(at - token_size(t, before)));
+    while (s->ranks.count || s->late.count) {
+        if (s->ranks.count) sweep(&w);
+        if (!s->late.count) continue;
+        uint64_t late = s->late.key[0], head = UINT64_MAX;
+        if (s->ranks.count) {
+            const struct fifo *f = &s->fifo[(uint32_t)s->ranks.key[0]];
+            head = (uint64_t)f->rank << 32 | f->position[f->head];
         }
-        if (next < size) {
-            const struct merge_slot *m = find_merge(t, merged, cell[next]);
-            if (m) queue_push(s, m->rank, (uint32_t)at);
-        }
+        if (late >= head) continue;
+        heap_pop(&s->late);
+        struct rule r = rule_of(t, (uint32_t)(late >> 32));
+        if (stands_at(&w, &r, (uint32_t)late)) apply_rule(&w, &r, (uint32_t)late, -1);
     }
     int64_t n = 0;
     for (int64_t i = 0, step; i < size; i += step) { /* packed in place: n <= i */
