@@ -8,6 +8,7 @@
 #include "llmc/file.h"
 #include "llmc/rng.h"
 #include "llmc/tokenizer.h"
+#include "llmc/utf8.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -223,32 +224,19 @@ static uint32_t hash_run(const struct tokenizer *t, const json_t *part, int64_t 
     return state;
 }
 
-static int utf8(char *out, uint32_t c) {
-    if (c < 0x80) return out[0] = (char)c, 1;
-    if (c < 0x800) return out[0] = (char)(0xc0 | c >> 6), out[1] = (char)(0x80 | (c & 0x3f)), 2;
-    if (c < 0x10000)
-        return out[0] = (char)(0xe0 | c >> 12), out[1] = (char)(0x80 | (c >> 6 & 0x3f)),
-               out[2] = (char)(0x80 | (c & 0x3f)), 3;
-    out[0] = (char)(0xf0 | c >> 18);
-    out[1] = (char)(0x80 | (c >> 12 & 0x3f));
-    out[2] = (char)(0x80 | (c >> 6 & 0x3f));
-    out[3] = (char)(0x80 | (c & 0x3f));
-    return 4;
-}
-
 /* A block of code points, each put in the place of "{c}" in a form. */
 static uint32_t hash_codes(const struct tokenizer *t, const char *form, uint32_t first, uint32_t block) {
     struct token_buffer b = {0};
     struct text text = {(char *)xmalloc(1), 0, 1};
     for (uint32_t c = first; c < first + block; c++) {
         if (c >= 0xd800 && c < 0xe000) continue;
-        char code[4];
-        size_t size = (size_t)utf8(code, c);
+        uint8_t code[4];
+        size_t size = (size_t)utf8_encode(code, c);
         for (const char *p = form; *p;) {
             const char *mark = strstr(p, "{c}");
             append(&text, p, mark ? (size_t)(mark - p) : strlen(p));
             if (!mark) break;
-            append(&text, code, size);
+            append(&text, (const char *)code, size);
             p = mark + 3;
         }
     }
@@ -533,6 +521,10 @@ static void refuse_changed(const char *path, json_t *value, const char *reason) 
     refuse("changed.json", reason);
 }
 
+static json_t *split_on(const char *regex, const char *behavior) {
+    return json_pack("{s:s,s:{s:s},s:s}", "type", "Split", "pattern", "Regex", regex, "behavior", behavior);
+}
+
 static void test_malformed_files(void **state) {
     write_text("empty.json", "", 0);
     refuse("empty.json", "JSON");
@@ -545,19 +537,53 @@ static void test_malformed_files(void **state) {
     refuse_changed("model/type", json_string("Unigram"), "Unigram");
     refuse_changed("model/vocab", NULL, "vocab");
     refuse_changed("model/merges", NULL, "merges");
-    refuse_changed("model/vocab/zzzz", json_integer(3), "3");        /* an id twice */
-    refuse_changed("model/vocab/zzzz", json_integer(999999999), ""); /* far beyond the number of tokens */
+    refuse_changed("model/vocab/zzzz", json_integer(3), "have the same id 3");
+    refuse_changed("model/vocab/zzzz", json_integer(999999999), "without holes");
+    refuse_changed("model/vocab/zzzz", json_integer(1073), "without holes");
     refuse_changed("model/vocab/zzzz", json_integer(-1), "-1");
-    refuse_changed("model/vocab/zzzz", json_string("x"), "");
-    refuse_changed("model/merges", json_pack("[s]", "zq xj"),
-                   ""); /* of tokens that are not in the vocabulary */
-    refuse_changed("model/merges", json_pack("[s]", "nospace"), "");
-    refuse_changed("model/merges", json_pack("[i]", 5), "");
+    refuse_changed("model/vocab/zzzz", json_string("x"), "no integer");
+    refuse_changed("model/vocab/", json_integer(1071), "without a name");
+    refuse_changed("model/vocab/a b", json_integer(1071), "not a byte-level vocabulary");
+    refuse_changed("model/vocab/\u2581the", json_integer(1071), "not a byte-level vocabulary");
+    refuse_changed("model/vocab/!", NULL, "without holes");
+    refuse_changed("model/dropout", json_real(0.1), "dropout");
+    refuse_changed("model/end_of_word_suffix", json_string("</w>"), "end_of_word_suffix");
+    refuse_changed("model/ignore_merges", json_integer(1), "ignore_merges");
+    refuse_changed("model/merges", json_pack("[s]", "zq xj"), "not in the vocabulary");
+    refuse_changed("model/merges", json_pack("[[s,s]]", "a", "\u00e9\u00e9"), "not in the vocabulary");
+    refuse_changed("model/merges", json_pack("[[s,s]]", "!", "\""), "their union is not in the vocabulary");
+    refuse_changed("model/merges", json_pack("[s]", "nospace"), "one space");
+    refuse_changed("model/merges", json_pack("[s]", "a b c"), "one space");
+    refuse_changed("model/merges", json_pack("[[s]]", "a"), "expected");
+    refuse_changed("model/merges", json_pack("[i]", 5), "expected");
     refuse_changed("model/merges", json_pack("{}"), "merges");
+    refuse_changed("pre_tokenizer", json_null(), "without ByteLevel");
     refuse_changed("pre_tokenizer", json_pack("{s:s}", "type", "BertPreTokenizer"), "BertPreTokenizer");
+    refuse_changed("pre_tokenizer", json_pack("{s:s}", "type", "ByteLevel"), "add_prefix_space");
+    refuse_changed("pre_tokenizer",
+                   json_pack("{s:s,s:[{s:s,s:b},{s:s}]}", "type", "Sequence", "pretokenizers", "type",
+                             "ByteLevel", "add_prefix_space", 0, "type", "Digits"),
+                   "must be the last");
+    refuse_changed("pre_tokenizer", split_on("[", "Isolated"), "not understood");
+    refuse_changed("pre_tokenizer", split_on("x", "MergedWithPrevious"), "MergedWithPrevious");
     refuse_changed("normalizer", json_pack("{s:s}", "type", "Lowercase"), "Lowercase");
-    refuse_changed("added_tokens", json_pack("[{s:i,s:s}]", "id", -4, "content", "x"), "");
+    refuse_changed("decoder", json_pack("{s:s}", "type", "Metaspace"), "Metaspace");
+    refuse_changed("added_tokens", json_pack("[{s:i,s:s}]", "id", -4, "content", "x y"), "-4");
+    refuse_changed("added_tokens", json_pack("[{s:i,s:s}]", "id", 4, "content", "x y"),
+                   "which is that of token");
+    refuse_changed("added_tokens", json_pack("[{s:i,s:s}]", "id", 7, "content", "!"), "has the id 7, but 0");
+    refuse_changed(
+        "added_tokens",
+        json_pack("[{s:i,s:s},{s:i,s:s}]", "id", 1071, "content", "x y", "id", 1072, "content", "x y"),
+        "listed twice");
+    refuse_changed("added_tokens", json_pack("[{s:i,s:s}]", "id", 1071, "content", ""), "not empty");
+    refuse_changed("added_tokens",
+                   json_pack("[{s:i,s:s,s:b}]", "id", 1071, "content", "x y", "single_word", 1),
+                   "single_word");
     refuse_changed("added_tokens", json_pack("{}"), "added_tokens");
+    static const char twice[] = "{\"model\": {\"vocab\": {\"a\": 0, \"a\": 1}}}";
+    write_text("twice.json", twice, strlen(twice));
+    refuse("twice.json", "duplicate");
     /* cut off anywhere it is not JSON, or misses something */
     struct mapped_file f;
     struct error err;
