@@ -430,7 +430,7 @@ static void test_presets(void **state) {
         assert_int_equal(p.count, known[i].count);
     }
     for (int depth = 1; depth <= 96; depth++) {
-        char name[8];
+        char name[16];
         snprintf(name, sizeof name, "d%d", depth);
         assert_true(gpt_config_from_name(&c, name, &err) && gpt_config_check(&c, &err));
         assert_true(c.layers == depth && c.channels % 64 == 0);
