@@ -198,7 +198,7 @@ static void create_model(struct run *r) {
         check(checkpoint_load_master(&r->optimizer, &r->gpt, r->start, &err), "%s", err.message);
     else if (r->optimizer.has_master)
         cast(&r->ctx, &r->optimizer.master, &r->gpt.params);
-    r->comm->broadcast(r->comm, &r->ctx, &r->gpt.params);
+    r->comm->broadcast(r->comm, &r->gpt.params, 0, r->ctx.stream);
     ctx_free(&plan);
 }
 
@@ -420,7 +420,7 @@ static void issue_step(struct run *r) {
         gpt_set_batch(&r->gpt, staging + 2 * i * batch, staging + (2 * i + 1) * batch);
         micro_step(r, loss_scale, i == 0);
     }
-    r->comm->all_reduce(r->comm, &r->ctx, &r->gpt.grads);
+    r->comm->wait(r->comm, r->comm->all_reduce(r->comm, &r->gpt.grads, r->ctx.stream), r->ctx.stream);
     struct schedule schedule = run_schedule(c);
     struct adamw_args args = run_adamw_args(c);
     double lr = schedule_lr(&schedule, r->state.step);
@@ -548,7 +548,7 @@ static int cmd_train(int argc, char **argv) {
     if (status >= 0) return status;
     open_run(&r);
     r.device = run_open_device(&r.config);
-    r.comm = comm_open_local();
+    r.comm = comm_open_local(NULL);
     open_data_and_model(&r);
     create_model(&r);
     write_options(&r);
