@@ -106,7 +106,21 @@ static void want_alike(const char *op, const struct tensor *const *t, size_t cou
         check(!t[i] || t[i]->dtype == t[0]->dtype, "%s: %s should be %s, as is %s", op, tensor_text(t[i]),
               dtype_name(t[0]->dtype), tensor_text(t[0]));
 }
+/* Bytes of operands, each once: those that are only read or only written, and, `twice`, those that are both.
+ * NULL ones are absent. */
 static double bytes_of(const struct tensor *t) { return t ? (double)tensor_bytes(t) : 0.0; }
+#define BYTES(...)                                                                                           \
+    bytes_of_all((const struct tensor *const[]){__VA_ARGS__},                                                \
+                 sizeof((const struct tensor *const[]){__VA_ARGS__}) / sizeof(struct tensor *))
+static double bytes_of_all(const struct tensor *const *t, size_t count) {
+    double total = 0.0;
+    for (size_t i = 0; i < count; i++) total += bytes_of(t[i]);
+    return total;
+}
+/* The part of a table that N indices can touch: no row of it needs to move twice. */
+static double bytes_of_rows(const struct tensor *table, int64_t N) {
+    return (double)(min_i64(N, tensor_rows(table)) * tensor_cols(table)) * (double)dtype_size(table->dtype);
+}
 
 /* --- embed --- */
 
@@ -121,7 +135,9 @@ void embed_forward(struct ctx *ctx, struct tensor *out, const struct tensor *tok
     check(t0 >= 0 && t0 + tokens->dim[1] <= tensor_rows(wpe),
           "embed_forward: positions %d..%" PRId64 " are beyond the model's context of %" PRId64, t0,
           t0 + tokens->dim[1], tensor_rows(wpe));
-    DISPATCH(ctx, embed_forward, N * C, 2 * bytes_of(out) + bytes_of(tokens), out, tokens, wte, wpe, t0);
+    DISPATCH(ctx, embed_forward, N * C,
+             BYTES(out, tokens) + bytes_of_rows(wte, N) + bytes_of_rows(wpe, tokens->dim[1]), out, tokens,
+             wte, wpe, t0);
 }
 
 void embed_backward(struct ctx *ctx, struct tensor *dwte, struct tensor *dwpe, const struct tensor *dout,
@@ -134,7 +150,8 @@ void embed_backward(struct ctx *ctx, struct tensor *dwte, struct tensor *dwpe, c
     WANT_ALIKE("embed_backward", dout, dwte, dwpe);
     check(tokens->dim[1] <= tensor_rows(dwpe), "embed_backward: %s has more positions than %s",
           tensor_text(tokens), tensor_text(dwpe));
-    DISPATCH(ctx, embed_backward, 2 * N * C, 3 * bytes_of(dout) + bytes_of(tokens), dwte, dwpe, dout, tokens);
+    double added = bytes_of_rows(dwte, N) + bytes_of_rows(dwpe, tokens->dim[1]);
+    DISPATCH(ctx, embed_backward, 2 * N * C, BYTES(dout, tokens) + 2 * added, dwte, dwpe, dout, tokens);
 }
 
 /* --- norm --- */
@@ -156,7 +173,8 @@ void norm_forward(struct ctx *ctx, struct tensor *out, struct tensor *mean, stru
     want_norm("norm_forward", inp, mean, rstd, weight);
     want_count("norm_forward", bias, C);
     WANT_ALIKE("norm_forward", inp, out, weight, bias);
-    DISPATCH(ctx, norm_forward, 8 * N * C, bytes_of(out) + bytes_of(inp), out, mean, rstd, inp, weight, bias);
+    DISPATCH(ctx, norm_forward, 8 * N * C, BYTES(out, mean, rstd, inp, weight, bias), out, mean, rstd, inp,
+             weight, bias);
 }
 
 void residual_norm_forward(struct ctx *ctx, struct tensor *residual, struct tensor *out, struct tensor *mean,
@@ -169,8 +187,9 @@ void residual_norm_forward(struct ctx *ctx, struct tensor *residual, struct tens
     want_norm("residual_norm_forward", inp, mean, rstd, weight);
     want_count("residual_norm_forward", bias, C);
     WANT_ALIKE("residual_norm_forward", inp, delta, residual, out, weight, bias);
-    DISPATCH(ctx, residual_norm_forward, 9 * N * C, 4 * bytes_of(inp), residual, out, mean, rstd, inp, delta,
-             weight, bias);
+    DISPATCH(ctx, residual_norm_forward, 9 * N * C,
+             BYTES(residual, out, mean, rstd, inp, delta, weight, bias), residual, out, mean, rstd, inp,
+             delta, weight, bias);
 }
 
 void norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
@@ -185,8 +204,8 @@ void norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight,
     want_norm("norm_backward", inp, mean, rstd, weight);
     WANT_ALIKE("norm_backward", inp, dout, dinp, weight, dresidual, dweight, dbias);
     DISPATCH(ctx, norm_backward, 13 * N * C,
-             bytes_of(dinp) + bytes_of(dout) + bytes_of(inp) + bytes_of(dresidual), dinp, dweight, dbias,
-             dresidual, dout, inp, mean, rstd, weight);
+             BYTES(dinp, dout, inp, dresidual, mean, rstd, weight) + 2 * BYTES(dweight, dbias), dinp, dweight,
+             dbias, dresidual, dout, inp, mean, rstd, weight);
 }
 
 /* --- matmul --- */
@@ -201,9 +220,8 @@ void matmul_forward(struct ctx *ctx, struct tensor *out, struct tensor *pre, con
     WANT_ALIKE("matmul_forward", inp, weight, out, bias, pre);
     check(!pre || act != ACT_NONE, "matmul_forward: %s would equal the output: no activation is applied",
           tensor_text(pre));
-    DISPATCH(ctx, matmul_forward, 2 * N * C * OC,
-             bytes_of(out) + bytes_of(pre) + bytes_of(inp) + bytes_of(weight) + bytes_of(bias), out, pre, inp,
-             weight, bias, act);
+    DISPATCH(ctx, matmul_forward, 2 * N * C * OC, BYTES(out, pre, inp, weight, bias), out, pre, inp, weight,
+             bias, act);
 }
 
 void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
@@ -218,9 +236,9 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
     if (pre) want("matmul_backward", pre, N, C);
     WANT_ALIKE("matmul_backward", dout, inp, weight, dweight, dinp, dbias, pre);
     check(!pre || dinp, "matmul_backward: pre-activation given, but no input gradient to apply it to");
-    double bytes =
-        bytes_of(dout) + bytes_of(inp) + (accumulate ? 2 : 1) * (bytes_of(dweight) + bytes_of(dbias));
-    if (dinp) bytes += bytes_of(dout) + bytes_of(weight) + bytes_of(dinp) + bytes_of(pre);
+    /* two products, and both read dout */
+    double bytes = BYTES(dout, inp) + (accumulate ? 2 : 1) * BYTES(dweight, dbias);
+    if (dinp) bytes += BYTES(dout, weight, dinp, pre);
     DISPATCH(ctx, matmul_backward, (dinp ? 4 : 2) * N * C * OC, bytes, dinp, dweight, dbias, dout, inp,
              weight, pre, accumulate);
 }
@@ -230,14 +248,14 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
 void act_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
     want("act_forward", out, tensor_rows(inp), tensor_cols(inp));
     WANT_ALIKE("act_forward", inp, out);
-    DISPATCH(ctx, act_forward, 10 * tensor_count(inp), bytes_of(out) + bytes_of(inp), out, inp);
+    DISPATCH(ctx, act_forward, 10 * tensor_count(inp), BYTES(out, inp), out, inp);
 }
 
 void act_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dout, const struct tensor *inp) {
     want("act_backward", dinp, tensor_rows(inp), tensor_cols(inp));
     want("act_backward", dout, tensor_rows(inp), tensor_cols(inp));
     WANT_ALIKE("act_backward", inp, dout, dinp);
-    DISPATCH(ctx, act_backward, 20 * tensor_count(inp), 3 * bytes_of(inp), dinp, dout, inp);
+    DISPATCH(ctx, act_backward, 20 * tensor_count(inp), BYTES(dinp, dout, inp), dinp, dout, inp);
 }
 
 /* --- attn --- */
@@ -264,8 +282,8 @@ void attn_forward(struct ctx *ctx, struct tensor *out, struct tensor *lse, const
     want_attn("attn_forward", out, lse, qkv, NH);
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
     check(t0 >= 0 && t0 < T, "attn_forward: first row %d is outside %s", t0, tensor_text(out));
-    DISPATCH(ctx, attn_forward, 4.0 * (double)(B * C) * causal_pairs(t0, T),
-             bytes_of(out) + bytes_of(qkv) + bytes_of(lse), out, lse, qkv, NH, t0);
+    DISPATCH(ctx, attn_forward, 4.0 * (double)(B * C) * causal_pairs(t0, T), BYTES(out, qkv, lse), out, lse,
+             qkv, NH, t0);
 }
 
 void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
@@ -277,7 +295,7 @@ void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *do
     WANT_ALIKE("attn_backward", qkv, dout, dqkv);
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
     DISPATCH(ctx, attn_backward, 10.0 * (double)(B * C) * causal_pairs(0, T),
-             2 * bytes_of(qkv) + 2 * bytes_of(out) + bytes_of(lse), dqkv, dout, out, lse, qkv, NH);
+             BYTES(dqkv, dout, out, lse, qkv), dqkv, dout, out, lse, qkv, NH);
 }
 
 /* --- loss --- */
@@ -290,8 +308,9 @@ void loss_forward(struct ctx *ctx, struct tensor *losses, struct tensor *logits,
     want_dtype("loss_forward", losses, DTYPE_F32);
     want_dtype("loss_forward", targets, DTYPE_I32);
     check(V > 0 && V <= Vp, "loss_forward: vocabulary %d does not fit %s", V, tensor_text(logits));
-    DISPATCH(ctx, loss_forward, 5 * N * V, (write_dlogits ? 2 : 1) * bytes_of(logits), losses, logits,
-             targets, V, dloss, write_dlogits);
+    DISPATCH(ctx, loss_forward, 5 * N * V,
+             (write_dlogits ? 2 : 1) * bytes_of(logits) + BYTES(losses, targets), losses, logits, targets, V,
+             dloss, write_dlogits);
 }
 
 /* --- optim --- */
@@ -310,27 +329,29 @@ void adamw(struct ctx *ctx, struct tensor *param, struct tensor *master, struct 
     want_dtype("adamw", sumsq_of_grad, DTYPE_F32);
     WANT_ALIKE("adamw", param, grad);
     check(args->step >= 1, "adamw: step %" PRId64 " should be 1 for the first update", args->step);
-    DISPATCH(ctx, adamw, 16 * n,
-             2 * (bytes_of(param) + bytes_of(master) + bytes_of(m) + bytes_of(v)) + bytes_of(grad), param,
-             master, m, v, grad, sumsq_of_grad, args);
+    /* where there is a master copy, the parameter is only written */
+    double bytes =
+        BYTES(param, grad, sumsq_of_grad) + 2 * BYTES(master, m, v) + (master ? 0 : bytes_of(param));
+    DISPATCH(ctx, adamw, 16 * n, bytes, param, master, m, v, grad, sumsq_of_grad, args);
 }
 
 void sumsq(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
     want_count("sumsq", out, 1);
     want_dtype("sumsq", out, DTYPE_F32);
-    DISPATCH(ctx, sumsq, 2 * tensor_count(inp), bytes_of(inp), out, inp);
+    DISPATCH(ctx, sumsq, 2 * tensor_count(inp), BYTES(out, inp), out, inp);
 }
 
 void sum(struct ctx *ctx, struct tensor *out, const struct tensor *inp, float scale, bool accumulate) {
     want_count("sum", out, 1);
     want_dtype("sum", out, DTYPE_F32);
     want_dtype("sum", inp, DTYPE_F32);
-    DISPATCH(ctx, sum, tensor_count(inp), bytes_of(inp), out, inp, scale, accumulate);
+    DISPATCH(ctx, sum, tensor_count(inp), (accumulate ? 2 : 1) * bytes_of(out) + bytes_of(inp), out, inp,
+             scale, accumulate);
 }
 
 void cast(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
     want_count("cast", out, tensor_count(inp));
-    DISPATCH(ctx, cast, 0, bytes_of(out) + bytes_of(inp), out, inp);
+    DISPATCH(ctx, cast, 0, BYTES(out, inp), out, inp);
 }
 
 void fill(struct ctx *ctx, struct tensor *out, float value) {
