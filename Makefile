@@ -28,7 +28,7 @@ WARN     = -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wno-unused-parameter
 CPPFLAGS = -D_GNU_SOURCE -I. $(PKG_CFLAGS) -MMD -MP
 CFLAGS   = -std=c11 -g $(OPT) -fno-math-errno -ffp-contract=fast -fopenmp $(WARN) -Wstrict-prototypes \
            -Wmissing-prototypes $(SANFLAGS)
-LDLIBS   = $(PKG_LIBS) -lm -lpthread -fopenmp $(SANFLAGS)
+LDLIBS   = $(PKG_LIBS) -lm -lpthread -ldl -fopenmp $(SANFLAGS)
 
 LIB_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(filter-out data/%_main.c,$(wildcard llmc/*.c llmc/cpu/*.c data/*.c)))
 PROGRAMS = $(BUILD)/train_gpt $(patsubst data/%_main.c,$(BUILD)/%,$(wildcard data/*_main.c)) \

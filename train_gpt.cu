@@ -418,7 +418,9 @@ static void issue_step(struct run *r) {
     float loss_scale = 1.0f / (float)max_i64(1, targets_in_step);
     for (int64_t i = 0; i < r->micro_steps; i++) {
         gpt_set_batch(&r->gpt, staging + 2 * i * batch, staging + (2 * i + 1) * batch);
+        ctx_range_push(&r->ctx, "micro-step");
         micro_step(r, loss_scale, i == 0);
+        ctx_range_pop(&r->ctx);
     }
     r->comm->wait(r->comm, r->comm->all_reduce(r->comm, &r->gpt.grads, r->ctx.stream), r->ctx.stream);
     struct schedule schedule = run_schedule(c);
@@ -501,7 +503,9 @@ static void loop(struct run *r) {
     after_step(r, true);
     int64_t started = r->state.step;
     while (r->state.step < r->config.steps && !stop_signal) {
+        ctx_range_push(&r->ctx, "step");
         issue_step(r);
+        ctx_range_pop(&r->ctx);
         collect(r, r->state.step - (IN_FLIGHT - 1));
         after_step(r, false);
     }

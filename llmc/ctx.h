@@ -67,6 +67,14 @@ void ctx_reset_stats(struct ctx *ctx);
 /* Waits for the device and adds the times of all ops since the last call to their stats. */
 void ctx_collect_profile(struct ctx *ctx);
 
+/* Names what runs between the two for a profiler that listens; nested. The front doors do so for every op. */
+static inline void ctx_range_push(const struct ctx *ctx, const char *name) {
+    if (!ctx->plan && ctx->device->range_push) ctx->device->range_push(ctx->device, name);
+}
+static inline void ctx_range_pop(const struct ctx *ctx) {
+    if (!ctx->plan && ctx->device->range_pop) ctx->device->range_pop(ctx->device);
+}
+
 /* Copies between host and device that respect plan mode. download() returns when the bytes are there. */
 void ctx_upload(struct ctx *ctx, void *dst, const void *src, int64_t bytes);
 void ctx_download(struct ctx *ctx, void *dst, const void *src, int64_t bytes);

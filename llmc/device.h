@@ -49,6 +49,11 @@ struct device {
     void (*graph_launch)(struct device *d, void *graph, void *stream);
     void (*graph_free)(struct device *d, void *graph);
 
+    /* What a profiler (Nsight Systems, Nsight Compute) shows around the work that is put on a queue between
+     * the two; nested. NULL where nothing listens. */
+    void (*range_push)(struct device *d, const char *name);
+    void (*range_pop)(struct device *d);
+
     void (*memory_info)(struct device *d, int64_t *free_bytes, int64_t *total_bytes);
     /* Measures, in about a tenth of a second: matmul rate in FLOP/s (fp32 on the CPU, bf16 on a GPU) and copy
      * bandwidth in bytes/s, read plus written. */

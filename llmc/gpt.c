@@ -110,12 +110,14 @@ void gpt_forward(struct gpt *g, int64_t t0, int64_t count) {
           t0 + count, g->options.T);
     struct tensor tokens = act_span(g, A_TOKENS, 0, &s), embed = act_span(g, A_EMBED, 0, &s);
     struct tensor wte = gpt_param(g, P_WTE, 0), wpe = gpt_param(g, P_WPE, 0);
+    ctx_range_push(g->ctx, "forward");
     embed_forward(g->ctx, &embed, &tokens, &wte, &wpe, (int)t0);
     ln1_forward(g, 0, &s);
     for (int64_t l = 0; l < g->config.layers; l++) {
         attn_half_forward(g, l, &s);
         mlp_half_forward(g, l, &s);
     }
+    ctx_range_pop(g->ctx);
 }
 
 /* --- head and loss --- */
@@ -145,6 +147,7 @@ static void head(struct gpt *g, float loss_scale, bool accumulate, bool train) {
         dwte = gpt_grad(g, P_WTE, 0);
     }
     int64_t N = g->options.B * g->options.T, chunk = room.dim[0];
+    ctx_range_push(g->ctx, "head");
     for (int64_t first = 0; first < N; first += chunk) {
         int64_t rows = min_i64(chunk, N - first);
         struct tensor logits, losses = vector_slice(losses_all, first, rows);
@@ -158,6 +161,7 @@ static void head(struct gpt *g, float loss_scale, bool accumulate, bool train) {
     }
     struct tensor loss = vector_slice(g->numbers, STEP_LOSS, 1), losses = vector_slice(losses_all, 0, N);
     sum(g->ctx, &loss, &losses, loss_scale, accumulate);
+    ctx_range_pop(g->ctx);
 }
 
 void gpt_loss(struct gpt *g, float loss_scale, bool accumulate) { head(g, loss_scale, accumulate, false); }
@@ -256,6 +260,7 @@ void gpt_forward_backward(struct gpt *g, float loss_scale, bool first_micro_batc
     struct tensor mean = gpt_act(g, A_LNF_MEAN, 0), rstd = gpt_act(g, A_LNF_RSTD, 0),
                   w = gpt_param(g, P_LNF_W, 0);
     struct tensor dw = gpt_grad(g, P_LNF_W, 0), db = gpt_grad(g, P_LNF_B, 0);
+    ctx_range_push(g->ctx, "backward");
     norm_backward(g->ctx, &dresid, &dw, &db, NULL, &dlnf, &out, &mean, &rstd, &w);
     for (int64_t l = last; l >= 0; l--) {
         recompute_layer(g, l, &whole);
@@ -265,6 +270,7 @@ void gpt_forward_backward(struct gpt *g, float loss_scale, bool first_micro_batc
     struct tensor dwte = gpt_grad(g, P_WTE, 0), dwpe = gpt_grad(g, P_WPE, 0),
                   tokens = gpt_act(g, A_TOKENS, 0);
     embed_backward(g->ctx, &dwte, &dwpe, &dresid, &tokens);
+    ctx_range_pop(g->ctx);
 }
 
 double gpt_flops_per_token(const struct gpt_config *c, int64_t T) {

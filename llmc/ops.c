@@ -3,7 +3,7 @@
  *   (2) chooses the variant and takes its scratch,
  *   (3) counts FLOPs and the bytes that must move,
  *   (4) returns here in plan mode,
- *   (5) runs the variant, timed if the context profiles.
+ *   (5) runs the variant, timed if the context profiles, in a range with the op's name.
  * Sections: dispatch, operand checks, the doors in the order of ops.h. */
 #include "ops.h"
 
@@ -36,7 +36,8 @@ static bool variant_wanted(const struct ctx *ctx, enum op_id id, const char *nam
     return true;
 }
 
-/* Before an op: scratch, accounts, and with ctx->profile the first of its two marks. */
+/* Before an op: scratch, accounts, a range for profilers, and with ctx->profile the first of its two marks.
+ */
 static void op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_t need, double flops,
                      double bytes, struct op_env *env) {
     ctx_reserve_scratch(ctx, need);
@@ -47,6 +48,7 @@ static void op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_
     env->stream = ctx->stream;
     env->scratch = ctx->scratch;
     env->state = ctx->device ? ctx->device->state : NULL;
+    ctx_range_push(ctx, op_name(id));
     if (!ctx->profile || ctx->plan) return;
     if (ctx->mark_count == ctx->mark_capacity) {
         int64_t more = ctx->mark_capacity ? ctx->mark_capacity : 256;
@@ -62,8 +64,8 @@ static void op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_
 }
 
 static void op_end(struct ctx *ctx) {
-    if (!ctx->profile) return;
-    ctx->device->event_record(ctx->device, ctx->marks[ctx->mark_count++].last, ctx->stream);
+    if (ctx->profile) ctx->device->event_record(ctx->device, ctx->marks[ctx->mark_count++].last, ctx->stream);
+    ctx_range_pop(ctx);
 }
 
 /* The one place where rows are walked: the first wanted row whose need() accepts the arguments runs. */

@@ -24,6 +24,7 @@ static struct tensor range(const struct tensor *t, int64_t first, int64_t end) {
 
 void optimizer_step(struct optimizer *opt, struct gpt *g, const struct adamw_args *args) {
     struct tensor norm = range(&g->numbers, STEP_SUMSQ, STEP_SUMSQ + 1);
+    ctx_range_push(g->ctx, "update");
     sumsq(g->ctx, &norm, &g->grads);
     const int64_t bounds[] = {0, g->layout.matrices, g->layout.total};
     for (int part = 0; part < 2; part++) {
@@ -38,6 +39,7 @@ void optimizer_step(struct optimizer *opt, struct gpt *g, const struct adamw_arg
         if (part == 1) a.weight_decay = 0.0f;
         adamw(g->ctx, &w, opt->has_master ? &master : NULL, &m, &v, &dw, &norm, &a);
     }
+    ctx_range_pop(g->ctx);
 }
 
 double schedule_lr(const struct schedule *s, int64_t step) {

@@ -1,11 +1,12 @@
 /* An NVIDIA GPU as a device: memory, copies, events, graphs, and how fast it is.
  * Environment: LLMC_TF32=1 (fp32 products in TF32), LLMC_MATMUL_TUNE=FILE (see cublaslt.cu).
- * Sections: memory, copies, events, graphs, measuring, opening. */
+ * Sections: memory, copies, events, graphs, ranges, measuring, opening. */
 #include "cublaslt.cuh"
 
 #include "llmc/device.h"
 
 #include <cstdlib>
+#include <nvtx3/nvToolsExt.h>
 
 /* The current device is a property of the host thread, and any thread may call. */
 static void use(const struct device *d) { cuda_check(cudaSetDevice(d->index)); }
@@ -117,6 +118,13 @@ static void gpu_graph_free(struct device *d, void *graph) {
     use(d);
     cuda_check(cudaGraphExecDestroy((cudaGraphExec_t)graph));
 }
+
+/* --- ranges --- */
+
+/* NVTX is a header. It loads the profiler's library when the process was started by one, and otherwise each
+ * call is the test of a pointer. */
+static void gpu_range_push(struct device *, const char *name) { nvtxRangePushA(name); }
+static void gpu_range_pop(struct device *) { nvtxRangePop(); }
 
 /* --- measuring --- */
 
@@ -268,6 +276,8 @@ extern "C" struct device *device_open_cuda(int index, struct error *err) {
     d->capture_end = gpu_capture_end;
     d->graph_launch = gpu_graph_launch;
     d->graph_free = gpu_graph_free;
+    d->range_push = gpu_range_push;
+    d->range_pop = gpu_range_pop;
     d->memory_info = gpu_memory_info;
     d->measure = gpu_measure;
     d->close = gpu_close;
