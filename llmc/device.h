@@ -15,6 +15,7 @@ struct device {
     const char *backend;   /* "cpu" or "cuda" */
     const struct ops *ops; /* the back end's op table */
     int index;             /* which one, where there are several */
+    int arch;              /* compute capability of a GPU, 90 for 9.0; 0 on the CPU */
     char name[128];        /* for people: "AMD EPYC, 2 threads", "NVIDIA H200" */
     bool unified;          /* device memory can be read and written by the host */
     void *state;           /* back-end private; op_env.state for every op */

@@ -36,6 +36,10 @@ static bool variant_wanted(const struct ctx *ctx, enum op_id id, const char *nam
     return true;
 }
 
+bool op_runs_on(const struct ctx *ctx, int arch) {
+    return arch == 0 || (ctx->device && ctx->device->arch == arch);
+}
+
 /* Before an op: scratch, accounts, a range for profilers, and with ctx->profile the first of its two marks.
  */
 static void op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_t need, double flops,
@@ -68,13 +72,16 @@ static void op_end(struct ctx *ctx) {
     ctx_range_pop(ctx);
 }
 
-/* The one place where rows are walked: the first wanted row whose need() accepts the arguments runs. */
+/* The one place where rows are walked: the first wanted row that is made for this device and whose need()
+ * accepts the arguments runs. */
 #define DISPATCH(ctx, op, flops, bytes, ...)                                                                 \
     do {                                                                                                     \
         const struct op##_variant *row = (ctx)->ops->op;                                                     \
         int64_t need = OP_UNSUPPORTED;                                                                       \
         for (; row->name; row++)                                                                             \
-            if (variant_wanted(ctx, OP_##op, row->name) && (need = row->need(__VA_ARGS__)) >= 0) break;      \
+            if (variant_wanted(ctx, OP_##op, row->name) && op_runs_on(ctx, row->arch) &&                     \
+                (need = row->need(__VA_ARGS__)) >= 0)                                                        \
+                break;                                                                                       \
         check(row->name, "%s: no %s variant%s%s takes these operands (first one: %s)", #op,                  \
               (ctx)->ops->backend, (ctx)->forced ? " allowed by LLMC_VARIANT=" : "",                         \
               (ctx)->forced ? (ctx)->forced : "", tensor_text(FIRST(__VA_ARGS__, 0)));                       \

@@ -3,9 +3,9 @@
  * Each operation's signature is written once, in LLMC_OP below. From it come three types:
  *   <op>_fn        what an implementation must look like
  *   <op>_need_fn   the same arguments -> bytes of scratch it wants, or OP_UNSUPPORTED for arguments it cannot
- * take <op>_variant   a row {name, run, need}; a back end offers rows in order of preference, ended by {0}
- * and from the list LLMC_OPS come the table `struct ops` and the front doors' enum. A wrong signature does
- * not compile, a missing operation does not link.
+ * take <op>_variant   a row {name, run, need, arch}; a back end offers rows in order of preference, ended by
+ * {0} and from the list LLMC_OPS come the table `struct ops` and the front doors' enum. A wrong signature
+ * does not compile, a missing operation does not link.
  *
  * The model calls the front doors declared at the end (ops.c). They check the operands, count FLOPs and
  * bytes, choose the variant, take its scratch, and, except in plan mode, run it.
@@ -40,6 +40,7 @@ struct op_env {
         const char *name;                                                                                    \
         op##_fn *run;                                                                                        \
         op##_need_fn *need;                                                                                  \
+        int arch; /* the one compute capability that the row is made for (90: sm_90a); 0: any */             \
     }
 
 enum activation { ACT_NONE, ACT_GELU };
@@ -229,6 +230,9 @@ LLMC_OP(randn, struct tensor *out, /* (n) = */
 enum op_id { LLMC_OPS(X) OP_COUNT };
 #undef X
 const char *op_name(enum op_id id);
+
+/* Can a row made for `arch` run on the context's device? Whoever walks rows asks this before need(). */
+bool op_runs_on(const struct ctx *ctx, int arch);
 
 /* One back end's implementations: for each op its rows, best first. */
 struct ops {

@@ -105,8 +105,10 @@ struct op_test {
     /* Computes the reference where that is more than the CPU op in fp32; NULL: the CPU op. */
     void (*reference)(struct ctx *cpu, struct op_instance *x);
     void (*call)(struct ctx *ctx, struct op_instance *x);
+    /* OP_UNSUPPORTED also where the row is made for another device. */
     int64_t (*need)(const struct ops *ops, int row, struct op_instance *x);
     const char *(*row)(const struct ops *ops, int row); /* NULL after the last */
+    int (*arch)(const struct ops *ops, int row);
 };
 
 /* Defines op_test_<op> from op##_cases, op##_make and the arguments, written as for the front door. The other
@@ -114,9 +116,11 @@ struct op_test {
 #define OP_TEST(op, members, ...)                                                                            \
     static void op##_call(struct ctx *ctx, struct op_instance *x) { op(ctx, __VA_ARGS__); }                  \
     static int64_t op##_need(const struct ops *ops, int row, struct op_instance *x) {                        \
+        if (!op_runs_on(x->ctx, ops->op[row].arch)) return OP_UNSUPPORTED;                                   \
         return ops->op[row].need(__VA_ARGS__);                                                               \
     }                                                                                                        \
     static const char *op##_row(const struct ops *ops, int row) { return ops->op[row].name; }                \
+    static int op##_arch(const struct ops *ops, int row) { return ops->op[row].arch; }                       \
     const struct op_test op_test_##op = {.id = OP_##op,                                                      \
                                          .cases = op##_cases,                                                \
                                          .case_count = ARRAY_LENGTH(op##_cases),                             \
@@ -124,6 +128,7 @@ struct op_test {
                                          .call = op##_call,                                                  \
                                          .need = op##_need,                                                  \
                                          .row = op##_row,                                                    \
+                                         .arch = op##_arch,                                                  \
                                          OP_MEMBERS members}
 #define OP_MEMBERS(...) __VA_ARGS__
 #define A(name)         op_arg(x, name)

@@ -147,6 +147,35 @@ static void test_tuning_is_remembered(void **state) {
     free(path);
 }
 
+/* --- rows made for one architecture --- */
+
+/* A device says what it is, and the front doors offer it only what is made for it. */
+static void check_architecture(int arch) {
+    char *text = xasprintf("%d", arch);
+    setenv("SIM_ARCH", text, 1);
+    struct device *d = open_device();
+    unsetenv("SIM_ARCH");
+    assert_int_equal(d->arch, arch);
+    free(text);
+    struct ctx ctx;
+    ctx_init(&ctx, d, d->ops, true);
+    assert_true(op_runs_on(&ctx, 0));
+    assert_true(op_runs_on(&ctx, arch));
+    assert_false(op_runs_on(&ctx, arch + 10));
+    ctx_free(&ctx);
+    d->close(d);
+}
+
+static void test_architecture(void **state) {
+    struct device *d = open_device();
+    bool simulation = simulated(d);
+    assert_true(d->arch >= 80);
+    d->close(d);
+    if (!simulation) return;
+    check_architecture(80);
+    check_architecture(90);
+}
+
 /* --- why no GPU can be used --- */
 
 static void check_refusal(const char *fault, int index, const char *reason) {
@@ -188,6 +217,7 @@ int main(void) {
         cmocka_unit_test(test_events_and_graphs),
         cmocka_unit_test(test_rates),
         cmocka_unit_test(test_tuning_is_remembered),
+        cmocka_unit_test(test_architecture),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -401,6 +401,36 @@ static void test_normal_numbers(void **state) {
     free(t.data);
 }
 
+/* --- rows made for one device --- */
+
+/* Not for the CPU: must not run. */
+static void fill_elsewhere(const struct op_env *env, struct tensor *out, float value) { abort(); }
+
+static void test_rows_made_for_one_device(void **state) {
+    struct ctx plan;
+    struct device device = *ctx_of(state)->device;
+    const struct fill_variant rows[] = {{"elsewhere", fill_elsewhere, cpu_ops.fill[0].need, 90},
+                                        {"anywhere", cpu_ops.fill[0].run, cpu_ops.fill[0].need},
+                                        {0}};
+    struct ops ops = cpu_ops;
+    float value = 0.0f;
+    struct tensor out = tensor_make("out", DTYPE_F32, &value, 1, 0, 0, 0);
+    ops.fill = rows;
+    ctx_init(&plan, &device, &ops, true);
+    for (int arch = 0; arch <= 100; arch += 10) { /* the one it is made for, and none beside it */
+        device.arch = arch;
+        fill(&plan, &out, 1.0f);
+        assert_string_equal(plan.variant_in_use[OP_fill], arch == 90 ? "elsewhere" : "anywhere");
+    }
+    ctx_free(&plan);
+    struct ctx run;
+    device.arch = 0;
+    ctx_init(&run, &device, &ops, false);
+    fill(&run, &out, 1.0f);
+    assert_true(value == 1.0f);
+    ctx_free(&run);
+}
+
 /* --- operands that do not fit --- */
 
 /* Calls in a child that must die, and returns what it wrote to stderr. */
@@ -537,6 +567,7 @@ int main(void) {
         CPU_TEST(test_fused_residual_norm_has_the_same_bits),
         CPU_TEST(test_threads_change_no_bit),
         CPU_TEST(test_normal_numbers),
+        CPU_TEST(test_rows_made_for_one_device),
         CPU_TEST(test_operands_that_do_not_fit),
         CPU_TEST(test_numbers_that_do_not_fit),
     };

@@ -256,6 +256,7 @@ extern "C" struct device *device_open_cuda(int index, struct error *err) {
     d->backend = "cuda";
     d->ops = &cuda_ops;
     d->index = index;
+    d->arch = 10 * properties.major + properties.minor;
     snprintf(d->name, sizeof d->name, "%.127s", properties.name);
     d->state = lt_open(properties.name, tf32 && strcmp(tf32, "1") == 0, getenv("LLMC_MATMUL_TUNE"));
     d->stream = stream;
