@@ -1,6 +1,7 @@
 /* Finding text files and documents, and keeping some back for validation. Order: files, documents, UTF-8,
  * places to cut, validation. */
 #include "documents.h"
+#include "utf8.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -117,30 +118,14 @@ bool document_next(struct text_span *doc, const char *text, int64_t size, int64_
 
 /* --- UTF-8 --- */
 
-/* Bytes of the character at p (Unicode 15, table 3-7: no surrogates, no overlong forms), or 0. */
-static int utf8_length(const uint8_t *p, const uint8_t *end) {
-    uint8_t b = *p, low = 0x80, high = 0xbf;
-    int length = b < 0x80 ? 1 : b < 0xc2 ? 0 : b < 0xe0 ? 2 : b < 0xf0 ? 3 : b < 0xf5 ? 4 : 0;
-    if (b == 0xe0) low = 0xa0;
-    if (b == 0xed) high = 0x9f;
-    if (b == 0xf0) low = 0x90;
-    if (b == 0xf4) high = 0x8f;
-    if (end - p < length) return 0;
-    for (int i = 1; i < length; i++) {
-        if (p[i] < low || p[i] > high) return 0;
-        low = 0x80;
-        high = 0xbf;
-    }
-    return length;
-}
-
 int64_t utf8_invalid_at(const char *text, int64_t size) {
     const uint8_t *start = (const uint8_t *)text, *p = start, *end = start + size;
     while (p < end) {
         uint64_t eight;
+        uint32_t code;
         while (end - p >= 8 && (memcpy(&eight, p, 8), (eight & 0x8080808080808080u) == 0)) p += 8;
         if (p == end) break;
-        int length = utf8_length(p, end);
+        int length = utf8_decode(p, end, &code);
         if (length == 0) return p - start;
         p += length;
     }

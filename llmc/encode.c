@@ -3,7 +3,7 @@
  * The work is divided by text, not by threads: units of about a quarter of a mebibyte, each a run of short
  * documents or a part of a long one, are encoded in any order and put together in theirs. */
 #include "documents.h"
-#include "tokenizer_impl.h"
+#include "tokenizer.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -26,14 +26,6 @@ struct plan {
     struct unit *units;
     int64_t part_count, part_capacity, unit_count, unit_capacity;
 };
-
-/* Whether cutting at pretokenize_safe_cut keeps the tokens: nothing but one of the known scanners may look at
- * the text, and no added token may lie across the cut. */
-static bool may_cut(const struct tokenizer *t) {
-    bool ok = !t->nfc && !t->prefix_space && t->pre.stages == 1 && t->pre.stage[0].kind <= PRETOK_QWEN2;
-    for (int i = 0; i < t->added_count; i++) ok = ok && t->added[i].special;
-    return ok;
-}
 
 static void add_part(struct plan *p, struct part part) {
     if (p->part_count == p->part_capacity) {
@@ -60,13 +52,12 @@ static void add_units(struct plan *p, int64_t begin) {
 
 static void make_plan(struct plan *p, const struct tokenizer *t, const struct text_span *docs,
                       int64_t count) {
-    bool cut = may_cut(t);
     for (int64_t i = 0; i < count; i++) {
         const char *text = docs[i].data;
         int64_t size = docs[i].size, at = 0;
         do {
             int64_t end = size;
-            if (cut && size - at >= 2 * UNIT_BYTES) end = pretokenize_safe_cut(text, size, at + UNIT_BYTES);
+            if (size - at >= 2 * UNIT_BYTES) end = tokenizer_safe_cut(t, text, size, at + UNIT_BYTES);
             add_part(p, (struct part){{text + at, end - at}, i, at == 0});
             at = end;
         } while (at < size);

@@ -461,6 +461,14 @@ int64_t tokenizer_encode_special(const struct tokenizer *t, const char *text, in
     return encode(t, text, size, out, true);
 }
 
+int64_t tokenizer_safe_cut(const struct tokenizer *t, const char *text, int64_t size, int64_t from) {
+    /* nothing but one of the known scanners may look at the text, and no added token may lie across the cut
+     */
+    bool known = !t->nfc && !t->prefix_space && t->pre.stages == 1 && t->pre.stage[0].kind <= PRETOK_QWEN2;
+    for (int i = 0; i < t->added_count; i++) known = known && t->added[i].special;
+    return known ? pretokenize_safe_cut(text, size, from) : size;
+}
+
 /* --- Decoding and properties --- */
 
 const char *tokenizer_token_bytes(const struct tokenizer *t, int64_t id, int *size) {

@@ -61,6 +61,7 @@ struct token_buffer {
     struct token_cache *cache;
 };
 void token_buffer_free(struct token_buffer *b);
+void token_buffer_reserve(struct token_buffer *b, int64_t more); /* room for `more` further ids */
 
 /* Appends the tokens of `text` and returns how many. Special tokens (<|endoftext|>) that stand in the text
  * are encoded as ordinary text; added tokens that the file does not mark as special are recognised, as in
@@ -70,6 +71,10 @@ int64_t tokenizer_encode(const struct tokenizer *t, const char *text, int64_t si
 /* The same, but special tokens in the text become their ids. */
 int64_t tokenizer_encode_special(const struct tokenizer *t, const char *text, int64_t size,
                                  struct token_buffer *out);
+
+/* The first position >= from where `text` can be cut so that both parts together have the tokens of the
+ * whole; size if there is none, or none is known for this tokenizer. */
+int64_t tokenizer_safe_cut(const struct tokenizer *t, const char *text, int64_t size, int64_t from);
 
 /* The bytes of one token (not NUL-terminated; may be part of a UTF-8 character) for streaming; NULL and 0
  * when the id is not in the vocabulary. Owned by the tokenizer. */

@@ -73,9 +73,6 @@ static inline int token_size(const struct tokenizer *t, uint32_t id) {
 /* The model token with these bytes, or NO_TOKEN. */
 uint32_t tokenizer_find(const struct tokenizer *t, const uint8_t *bytes, int64_t size);
 
-/* Room for `more` further ids. */
-void token_buffer_reserve(struct token_buffer *b, int64_t more);
-
 /* --- bpe_merge.c --- */
 static inline uint64_t mix64(uint64_t x) {
     x *= 0x9e3779b97f4a7c15u;
