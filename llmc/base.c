@@ -6,18 +6,29 @@
 #include <time.h>
 #include <unistd.h>
 
-/* On a terminal a progress line may stand where the message goes. */
-static void begin_message(const char *kind) {
+static struct message_options message_options;
+
+void set_message_options(const struct message_options *options) { message_options = *options; }
+
+/* The whole line in one write, so that those of several processes do not run into each other. On a terminal a
+ * progress line may stand where it goes. */
+static void message(const char *kind, const char *fmt, va_list ap) {
+    char text[8192];
+    int used = snprintf(text, sizeof text, "%s%s: ", message_options.prefix, kind);
+    int n = vsnprintf(text + used, sizeof text - (size_t)used - 1, fmt, ap);
+    size_t size = strlen(text);
+    text[size++] = '\n';
     fflush(stdout);
-    fprintf(stderr, "%s%s: ", isatty(STDERR_FILENO) ? "\r\033[K" : "", kind);
+    if (isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);
+    fwrite(text, 1, size, stderr);
+    if (n < 0) fputs("(this message cannot be formatted)\n", stderr);
+    if (message_options.copy && write(message_options.copy, text, size) < 0) message_options.copy = 0;
 }
 
 void die_at(const char *file, int line, const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
-    begin_message("error");
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
+    message("error", fmt, ap);
     va_end(ap);
     if (getenv("LLMC_DEBUG")) {
         fprintf(stderr, "  at %s:%d\n", file, line);
@@ -27,11 +38,10 @@ void die_at(const char *file, int line, const char *fmt, ...) {
 }
 
 void warn(const char *fmt, ...) {
+    if (message_options.no_warnings) return;
     va_list ap;
     va_start(ap, fmt);
-    begin_message("warning");
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
+    message("warning", fmt, ap);
     va_end(ap);
 }
 

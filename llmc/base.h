@@ -35,6 +35,14 @@ void die_at(const char *file, int line, const char *fmt, ...) LLMC_NORETURN LLMC
 /* "warning: <message>" to stderr. */
 void warn(const char *fmt, ...) LLMC_PRINTF(1, 2);
 
+/* How the messages of this process look where several write to one terminal. Process-wide, as stderr is. */
+struct message_options {
+    char prefix[96];  /* "rank 2 (node7): ", before "error: " and "warning: " */
+    bool no_warnings; /* another process gives the same ones */
+    int copy;         /* descriptor of a file that receives them, too; 0: none */
+};
+void set_message_options(const struct message_options *options);
+
 struct error {
     char message[1024];
 };
