@@ -40,8 +40,11 @@ struct ctx {
     const char *variant_in_use[OP_COUNT]; /* name of the row that ran last; NULL: not used yet */
     const char *forced;                   /* LLMC_VARIANT: "attn_forward:naive,act_forward:..." or NULL */
 
+    int64_t matmul_shape[3]; /* rows, columns in, columns out of the matmul that comes next, for its mark */
     struct op_mark {
         enum op_id op;
+        int64_t shape[3]; /* 0: no matmul */
+        double flops, bytes;
         void *first, *last; /* device events */
     } * marks;              /* of ops run since the last ctx_collect_profile; the events are used again */
     int64_t mark_count, mark_capacity;

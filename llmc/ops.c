@@ -63,8 +63,13 @@ static void op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_
             ctx->marks[ctx->mark_capacity].last = ctx->device->event_new(ctx->device);
         }
     }
-    ctx->marks[ctx->mark_count].op = id;
-    ctx->device->event_record(ctx->device, ctx->marks[ctx->mark_count].first, ctx->stream);
+    struct op_mark *mark = &ctx->marks[ctx->mark_count];
+    mark->op = id;
+    mark->flops = flops;
+    mark->bytes = bytes;
+    bool matmul = id == OP_matmul_forward || id == OP_matmul_backward;
+    for (int i = 0; i < 3; i++) mark->shape[i] = matmul ? ctx->matmul_shape[i] : 0;
+    ctx->device->event_record(ctx->device, mark->first, ctx->stream);
 }
 
 static void op_end(struct ctx *ctx) {
@@ -219,6 +224,12 @@ void norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight,
 
 /* --- matmul --- */
 
+static void note_shape(struct ctx *ctx, int64_t N, int64_t C, int64_t OC) {
+    ctx->matmul_shape[0] = N;
+    ctx->matmul_shape[1] = C;
+    ctx->matmul_shape[2] = OC;
+}
+
 void matmul_forward(struct ctx *ctx, struct tensor *out, struct tensor *pre, const struct tensor *inp,
                     const struct tensor *weight, const struct tensor *bias, enum activation act) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp), OC = tensor_rows(weight);
@@ -229,6 +240,7 @@ void matmul_forward(struct ctx *ctx, struct tensor *out, struct tensor *pre, con
     WANT_ALIKE("matmul_forward", inp, weight, out, bias, pre);
     check(!pre || act != ACT_NONE, "matmul_forward: %s would equal the output: no activation is applied",
           tensor_text(pre));
+    note_shape(ctx, N, C, OC);
     DISPATCH(ctx, matmul_forward, 2 * N * C * OC, BYTES(out, pre, inp, weight, bias), out, pre, inp, weight,
              bias, act);
 }
@@ -248,6 +260,7 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
     /* two products, and both read dout */
     double bytes = BYTES(dout, inp) + (accumulate ? 2 : 1) * BYTES(dweight, dbias);
     if (dinp) bytes += BYTES(dout, weight, dinp, pre);
+    note_shape(ctx, N, C, OC);
     DISPATCH(ctx, matmul_backward, (dinp ? 4 : 2) * N * C * OC, bytes, dinp, dweight, dbias, dout, inp,
              weight, pre, accumulate);
 }
