@@ -187,7 +187,7 @@ static void create_model(struct run *r) {
     gpt_create(&r->gpt, &r->ctx, &r->model, &options);
     optimizer_create(&r->optimizer, &r->gpt, master);
     ctx_reserve_scratch(&r->ctx, plan.memory[MEM_SCRATCH]);
-    generator_create(&r->generator, &r->ctx, &r->model, options.dtype, &r->gpt.params);
+    generator_create(&r->generator, &r->ctx, &r->model, options.dtype, &r->gpt);
     if (!r->start)
         gpt_init_weights(&r->gpt, (uint64_t)r->config.seed);
     else

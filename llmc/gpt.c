@@ -95,6 +95,10 @@ static void ln1_forward(struct gpt *g, int64_t l, const struct span *s) {
     norm_forward(g->ctx, &ln1, &mean, &rstd, &inp, &w, &b);
 }
 
+static void layer_needed(const struct gpt *g, int64_t l, int64_t next) {
+    if (g->hooks.layer_needed) g->hooks.layer_needed(g->hooks.arg, l, next);
+}
+
 void gpt_set_batch(struct gpt *g, const int32_t *tokens, const int32_t *targets) {
     struct tensor t = gpt_act(g, A_TOKENS, 0), y = gpt_act(g, A_TARGETS, 0);
     ctx_upload(g->ctx, t.data, tokens, tensor_bytes(&t));
@@ -114,6 +118,7 @@ void gpt_forward(struct gpt *g, int64_t t0, int64_t count) {
     embed_forward(g->ctx, &embed, &tokens, &wte, &wpe, (int)t0);
     ln1_forward(g, 0, &s);
     for (int64_t l = 0; l < g->config.layers; l++) {
+        layer_needed(g, l, l + 1 < g->config.layers ? l + 1 : -1);
         attn_half_forward(g, l, &s);
         mlp_half_forward(g, l, &s);
     }
@@ -240,7 +245,7 @@ static void attn_half_backward(struct gpt *g, int64_t l, bool accumulate) {
 
 /* Gradients that no matmul overwrites start from zero: all vectors, and the position embedding. */
 static void zero_small_gradients(struct gpt *g) {
-    struct tensor vectors = vector_slice(g->grads, g->layout.matrices, g->layout.total - g->layout.matrices);
+    struct tensor vectors = gpt_grad_range(g, g->layout.matrices, g->layout.total - g->layout.matrices);
     struct tensor dwpe = gpt_grad(g, P_WPE, 0);
     fill(g->ctx, &vectors, 0.0f);
     fill(g->ctx, &dwpe, 0.0f);
@@ -263,9 +268,12 @@ void gpt_forward_backward(struct gpt *g, float loss_scale, bool first_micro_batc
     ctx_range_push(g->ctx, "backward");
     norm_backward(g->ctx, &dresid, &dw, &db, NULL, &dlnf, &out, &mean, &rstd, &w);
     for (int64_t l = last; l >= 0; l--) {
+        layer_needed(g, l, l - 1);
         recompute_layer(g, l, &whole);
+        if (g->hooks.layer_grads_needed) g->hooks.layer_grads_needed(g->hooks.arg, l);
         mlp_half_backward(g, l, accumulate);
         attn_half_backward(g, l, accumulate);
+        if (g->hooks.layer_ready) g->hooks.layer_ready(g->hooks.arg, l);
     }
     struct tensor dwte = gpt_grad(g, P_WTE, 0), dwpe = gpt_grad(g, P_WPE, 0),
                   tokens = gpt_act(g, A_TOKENS, 0);

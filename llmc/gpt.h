@@ -78,12 +78,19 @@ extern const struct param_row gpt_param_rows[PARAM_ROWS];
 struct gpt_params {
     int64_t offset[PARAM_ROWS]; /* of layer 0, in elements */
     int64_t stride[PARAM_ROWS]; /* from one layer to the next */
+    int64_t blocks, block;      /* where the blocks' matrices begin, and how much one block has */
     int64_t matrices;           /* elements [0, matrices) decay, [matrices, total) do not */
     int64_t total;              /* with gaps */
     int64_t count;              /* without gaps and without padded vocabulary: what papers quote */
 };
 void gpt_params_layout(struct gpt_params *p, const struct gpt_config *config);
 int64_t gpt_dim_size(const struct gpt_config *config, enum gpt_dim dim);
+
+/* A buffer with slots stores the matrices of that many blocks only, block l in slot l % slots; embeddings and
+ * vectors are always whole. 0: every block has its own place. Elements such a buffer has, and where in it
+ * element `at` of the layout lies. */
+int64_t gpt_stored_total(const struct gpt_params *p, int64_t slots);
+int64_t gpt_stored_at(const struct gpt_params *p, int64_t slots, int64_t at);
 
 /* --- activations --- */
 
@@ -128,18 +135,34 @@ struct gpt_options {
     enum dtype dtype;            /* of parameters, gradients and activations */
     float init_std;              /* of gpt_init_weights; 0 means GPT-2's 0.02 */
     const struct tensor *params; /* use this buffer (another model's) instead of allocating one; or NULL */
+    int64_t param_slots, grad_slots; /* of the two buffers, see gpt_stored_total; they need hooks */
 };
 
-/* Numbers a step leaves on the device for the host to read. */
-enum { STEP_LOSS, STEP_SUMSQ, STEP_NUMBERS };
+/* Told by forward and backward what is needed next and what is complete, for those who move it about
+ * (zero.h). Each may be NULL. */
+struct gpt_hooks {
+    void *arg;
+    /* Block `layer` is about to read its matrices, and block `next` will be the one after it; -1: none. */
+    void (*layer_needed)(void *arg, int64_t layer, int64_t next);
+    /* Backward is about to write, or add to, the gradients of the block's matrices; they are complete. */
+    void (*layer_grads_needed)(void *arg, int64_t layer);
+    void (*layer_ready)(void *arg, int64_t layer);
+    /* gpt_init_weights has written the block's matrices. */
+    void (*layer_written)(void *arg, int64_t layer);
+};
+
+/* Numbers a step leaves on the device for the host to read. With several ranks the first STEP_REDUCED are
+ * their sums; STEP_STOP counts those that want the run to end. */
+enum { STEP_LOSS, STEP_SUMSQ, STEP_STOP, STEP_NUMBERS, STEP_REDUCED = STEP_STOP + 1 };
 
 struct gpt {
     struct ctx *ctx;
     struct gpt_config config;
     struct gpt_options options;
     struct gpt_params layout;
-    struct tensor params;  /* (layout.total) */
-    struct tensor grads;   /* (layout.total), only with options.train */
+    struct gpt_hooks hooks;
+    struct tensor params;  /* (layout.total), fewer with slots */
+    struct tensor grads;   /* (layout.total), fewer with slots; only with options.train */
     struct tensor numbers; /* (STEP_NUMBERS) fp32 */
     char *act_data[ACT_ROWS];
     int64_t act_stride[ACT_ROWS]; /* bytes from one layer to the next; 0 where layers share */
@@ -158,6 +181,10 @@ void gpt_init_weights(struct gpt *gpt, uint64_t seed);
 struct tensor gpt_param(const struct gpt *gpt, enum param_id id, int64_t layer);
 struct tensor gpt_grad(const struct gpt *gpt, enum param_id id, int64_t layer);
 struct tensor gpt_act(const struct gpt *gpt, enum act_id id, int64_t layer);
+/* Elements [first, first + count) of the layout, as a vector: within the embeddings, one block's matrices, or
+ * the vectors. */
+struct tensor gpt_param_range(const struct gpt *gpt, int64_t first, int64_t count);
+struct tensor gpt_grad_range(const struct gpt *gpt, int64_t first, int64_t count);
 /* "h.3.attn.c_attn.weight" in a rotating thread-local buffer. */
 const char *gpt_param_name(enum param_id id, int64_t layer);
 const char *gpt_act_name(enum act_id id);

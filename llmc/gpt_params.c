@@ -151,10 +151,27 @@ void gpt_params_layout(struct gpt_params *p, const struct gpt_config *config) {
     memset(p, 0, sizeof *p);
     p->matrices = place_group(p, config, true, 0);
     p->total = place_group(p, config, false, p->matrices);
+    p->blocks = p->offset[P_QKV_W];
+    p->block = p->stride[P_QKV_W];
     for (int id = 0; id < PARAM_ROWS; id++)
         p->count +=
             row_elements(config, &gpt_param_rows[id]) * (gpt_param_rows[id].per_layer ? config->layers : 1);
     p->count -= (gpt_padded_vocab(config) - config->vocab_size) * config->channels;
+}
+
+static int64_t blocks_not_stored(const struct gpt_params *p, int64_t slots) {
+    return slots ? max_i64(0, (p->matrices - p->blocks) / p->block - slots) : 0;
+}
+
+int64_t gpt_stored_total(const struct gpt_params *p, int64_t slots) {
+    return p->total - blocks_not_stored(p, slots) * p->block;
+}
+
+int64_t gpt_stored_at(const struct gpt_params *p, int64_t slots, int64_t at) {
+    if (!slots || at < p->blocks) return at;
+    if (at >= p->matrices) return at - blocks_not_stored(p, slots) * p->block;
+    int64_t layer = (at - p->blocks) / p->block;
+    return at - (layer - layer % slots) * p->block;
 }
 
 const char *gpt_param_name(enum param_id id, int64_t layer) {
@@ -167,39 +184,59 @@ const char *gpt_param_name(enum param_id id, int64_t layer) {
     return out;
 }
 
-static struct tensor param_view(const struct gpt *g, const struct tensor *buffer, enum param_id id,
-                                int64_t layer) {
+static struct tensor range_view(const struct gpt *g, const struct tensor *buffer, int64_t slots,
+                                int64_t first, int64_t count) {
+    int64_t at = gpt_stored_at(&g->layout, slots, first);
+    void *data = buffer->data ? (char *)buffer->data + at * (int64_t)dtype_size(buffer->dtype) : NULL;
+    return tensor_make(buffer->name, buffer->dtype, data, count, 0, 0, 0);
+}
+
+struct tensor gpt_param_range(const struct gpt *g, int64_t first, int64_t count) {
+    return range_view(g, &g->params, g->options.param_slots, first, count);
+}
+struct tensor gpt_grad_range(const struct gpt *g, int64_t first, int64_t count) {
+    return range_view(g, &g->grads, g->options.grad_slots, first, count);
+}
+
+static struct tensor param_view(const struct gpt *g, const struct tensor *buffer, int64_t slots,
+                                enum param_id id, int64_t layer) {
     const struct param_row *row = &gpt_param_rows[id];
     int64_t at = g->layout.offset[id] + (row->per_layer ? layer : 0) * g->layout.stride[id];
-    void *data = buffer->data ? (char *)buffer->data + at * (int64_t)dtype_size(buffer->dtype) : NULL;
     int64_t rows = gpt_dim_size(&g->config, row->rows);
-    return tensor_make(row->name, buffer->dtype, data, rows,
+    struct tensor t = range_view(g, buffer, slots, at, rows);
+    return tensor_make(row->name, t.dtype, t.data, rows,
                        row->cols == DIM_NONE ? 0 : gpt_dim_size(&g->config, row->cols), 0, 0);
 }
 
 struct tensor gpt_param(const struct gpt *g, enum param_id id, int64_t layer) {
-    return param_view(g, &g->params, id, layer);
+    return param_view(g, &g->params, g->options.param_slots, id, layer);
 }
 struct tensor gpt_grad(const struct gpt *g, enum param_id id, int64_t layer) {
-    return param_view(g, &g->grads, id, layer);
+    return param_view(g, &g->grads, g->options.grad_slots, id, layer);
+}
+
+static void init_param(struct gpt *g, enum param_id id, int64_t l, uint64_t seed) {
+    const struct param_row *row = &gpt_param_rows[id];
+    struct tensor t = gpt_param(g, id, l);
+    if (id == P_WTE) t = tensor_slice_rows(&t, 0, g->config.vocab_size); /* the padding stays zero */
+    uint64_t purpose = RNG_INIT | (uint64_t)id << 8 | (uint64_t)l << 16;
+    float std = g->options.init_std > 0.0f ? g->options.init_std : 0.02f;
+    if (row->init == INIT_NORMAL_RESIDUAL) std /= sqrtf(2.0f * (float)g->config.layers);
+    if (row->init == INIT_NORMAL_POSITION) std *= 0.5f;
+    if (row->init == INIT_ONE)
+        fill(g->ctx, &t, 1.0f);
+    else if (row->init != INIT_ZERO)
+        randn(g->ctx, &t, 0.0f, std, seed, purpose);
 }
 
 void gpt_init_weights(struct gpt *g, uint64_t seed) {
     fill(g->ctx, &g->params, 0.0f);
-    for (int id = 0; id < PARAM_ROWS; id++) {
-        const struct param_row *row = &gpt_param_rows[id];
-        for (int64_t l = 0; l < (row->per_layer ? g->config.layers : 1); l++) {
-            struct tensor t = gpt_param(g, (enum param_id)id, l);
-            if (id == P_WTE) t = tensor_slice_rows(&t, 0, g->config.vocab_size); /* the padding stays zero */
-            uint64_t purpose = RNG_INIT | (uint64_t)id << 8 | (uint64_t)l << 16;
-            float std = g->options.init_std > 0.0f ? g->options.init_std : 0.02f;
-            if (row->init == INIT_NORMAL_RESIDUAL) std /= sqrtf(2.0f * (float)g->config.layers);
-            if (row->init == INIT_NORMAL_POSITION) std *= 0.5f;
-            if (row->init == INIT_ONE)
-                fill(g->ctx, &t, 1.0f);
-            else if (row->init != INIT_ZERO)
-                randn(g->ctx, &t, 0.0f, std, seed, purpose);
-        }
+    for (int id = 0; id < PARAM_ROWS; id++)
+        if (!gpt_param_rows[id].per_layer) init_param(g, (enum param_id)id, 0, seed);
+    for (int64_t l = 0; l < g->config.layers; l++) {
+        for (int id = 0; id < PARAM_ROWS; id++)
+            if (gpt_param_rows[id].per_layer) init_param(g, (enum param_id)id, l, seed);
+        if (g->hooks.layer_written) g->hooks.layer_written(g->hooks.arg, l);
     }
 }
 
@@ -297,16 +334,18 @@ void gpt_create(struct gpt *g, struct ctx *ctx, const struct gpt_config *config,
     g->config = *config;
     g->options = *options;
     gpt_params_layout(&g->layout, config);
-    int64_t bytes = g->layout.total * (int64_t)dtype_size(options->dtype);
+    int64_t count = gpt_stored_total(&g->layout, options->param_slots);
+    int64_t size = (int64_t)dtype_size(options->dtype);
     void *p = options->params ? options->params->data
-                              : ctx_alloc(ctx, MEM_PARAMETERS, bytes, "the model's parameters");
-    g->params = tensor_make("parameters", options->dtype, p, g->layout.total, 0, 0, 0);
+                              : ctx_alloc(ctx, MEM_PARAMETERS, count * size, "the model's parameters");
+    g->params = tensor_make("parameters", options->dtype, p, count, 0, 0, 0);
     check(!options->params ||
-              (options->params->dtype == options->dtype && tensor_count(options->params) == g->layout.total),
+              (options->params->dtype == options->dtype && tensor_count(options->params) == count),
           "gpt_create: %s is not the buffer of such a model", tensor_text(options->params));
     if (options->train) {
-        p = ctx_alloc(ctx, MEM_GRADIENTS, bytes, "the gradients");
-        g->grads = tensor_make("gradients", options->dtype, p, g->layout.total, 0, 0, 0);
+        count = gpt_stored_total(&g->layout, options->grad_slots);
+        p = ctx_alloc(ctx, MEM_GRADIENTS, count * size, "the gradients");
+        g->grads = tensor_make("gradients", options->dtype, p, count, 0, 0, 0);
         fill(ctx, &g->grads, 0.0f); /* the gaps between tensors are never written again */
     }
     p = ctx_alloc(ctx, MEM_ACTIVATIONS, STEP_NUMBERS * (int64_t)sizeof(float), "the step's numbers");

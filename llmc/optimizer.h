@@ -1,4 +1,5 @@
-/* The optimizer: AdamW over the whole parameter buffer, and the learning-rate schedule. */
+/* The optimizer: AdamW over the parameter buffer or this process's parts of it, and the learning-rate
+ * schedule. */
 #ifndef LLMC_OPTIMIZER_H
 #define LLMC_OPTIMIZER_H
 
@@ -8,19 +9,42 @@
 extern "C" {
 #endif
 
+/* A range of the parameters that this process updates, and where its values are. */
+struct optimizer_piece {
+    int64_t first, count;      /* elements of the whole parameter buffer; may be none */
+    int64_t at;                /* its first element in m, v and master */
+    bool decay;                /* weight decay applies */
+    struct tensor param, grad; /* (count) */
+};
+
 struct optimizer {
-    struct tensor m, v; /* (layout.total) fp32 each, laid out as the parameters */
-    struct tensor
-        master; /* (layout.total) fp32 copy of low-precision parameters; data NULL if there is none */
+    const struct optimizer_piece *pieces; /* not owned; NULL: `whole` */
+    int64_t count;
+    struct optimizer_piece whole[2]; /* of a process that updates everything: matrices, vectors */
+    struct tensor m, v;              /* (elements of all pieces) fp32 each; `whole`: laid out as parameters */
+    struct tensor master; /* (as those) fp32 copy of low-precision parameters; data NULL if there is none */
     bool has_master;
 };
 
-/* Allocates and zeroes the state in gpt's context. */
+/* Allocates and zeroes the state for all parameters in gpt's context. */
 void optimizer_create(struct optimizer *opt, struct gpt *gpt, bool master_weights);
+/* The same for some of them. `at` must continue from piece to piece; the list must outlive the optimizer. */
+void optimizer_create_pieces(struct optimizer *opt, struct gpt *gpt, const struct optimizer_piece *pieces,
+                             int64_t count, bool master_weights);
+static inline const struct optimizer_piece *optimizer_pieces(const struct optimizer *opt) {
+    return opt->pieces ? opt->pieces : opt->whole;
+}
+
+/* Element range of a piece in m, v or master. */
+struct tensor optimizer_state(const struct tensor *state, const struct optimizer_piece *piece);
+/* master = param, after parameters were written; nothing without master weights. */
+void optimizer_copy_master(struct optimizer *opt, struct gpt *gpt);
 
 /* One update from gpt->grads; leaves the squared gradient norm in gpt->numbers[STEP_SUMSQ].
  * args->weight_decay goes to matrices only. A gradient with a NaN or Inf changes nothing. */
 void optimizer_step(struct optimizer *opt, struct gpt *gpt, const struct adamw_args *args);
+/* Its second half: from the pieces' gradients, given the squared norm of the whole one. */
+void optimizer_update(struct optimizer *opt, struct gpt *gpt, const struct adamw_args *args);
 
 enum schedule_kind { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT, SCHEDULE_WSD };
 

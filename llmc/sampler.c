@@ -106,9 +106,14 @@ int64_t sampler_pick(struct sampler *s, const float *logits, uint64_t index) {
 /* --- the loop --- */
 
 void generator_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config *config, enum dtype dtype,
-                      const struct tensor *params) {
-    struct gpt_options options = {.B = 1, .T = config->context, .dtype = dtype, .params = params};
+                      const struct gpt *trained) {
+    struct gpt_options options = {.B = 1, .T = config->context, .dtype = dtype};
+    if (trained) {
+        options.params = &trained->params;
+        options.param_slots = trained->options.param_slots;
+    }
     gpt_create(gpt, ctx, config, &options);
+    if (trained) gpt->hooks = trained->hooks;
 }
 
 int64_t generate(struct gpt *gpt, struct sampler *s, const uint32_t *prompt, int64_t count, int64_t tokens,

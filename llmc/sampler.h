@@ -23,10 +23,10 @@ struct sampler *sampler_new(const struct sampler_options *options, int64_t V);
 int64_t sampler_pick(struct sampler *s, const float *logits, uint64_t index);
 void sampler_free(struct sampler *s);
 
-/* A model for generation: one sequence of the model's whole context, forward only. With `params` it reads
- * those of a model in training (same context, same device); otherwise it has its own. */
+/* A model for generation: one sequence of the model's whole context, forward only. With `trained` it reads
+ * the parameters of a model in training (same context, same device, its hooks); otherwise it has its own. */
 void generator_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config *config, enum dtype dtype,
-                      const struct tensor *params);
+                      const struct gpt *trained);
 
 /* Called for every new token; returning false ends the generation. */
 typedef bool generate_fn(void *user, int64_t token);

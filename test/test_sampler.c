@@ -127,7 +127,7 @@ static void test_generation_equals_recomputation(void **state) {
     /* large enough that the context decides the token */
     for (int64_t i = 0; i < tensor_count(&wte); i++) f32(&wte)[i] *= 40.0f;
     for (int64_t i = 0; i < tensor_count(&wpe); i++) f32(&wpe)[i] *= 60.0f;
-    generator_create(&again, &ctx, &small, DTYPE_F32, &gpt.params);
+    generator_create(&again, &ctx, &small, DTYPE_F32, &gpt);
     struct sampler_options options = {1.0, 0, 1.0, 1};
     struct sampler *s = sampler_new(&options, small.vocab_size);
     uint32_t prompt[] = {256, 72, 105, 33};
