@@ -43,6 +43,8 @@ struct comm {
  * with the reason (NCCL cannot be loaded, several processes on one GPU, ...). The group must outlive it. */
 struct comm *comm_open(struct group *g, struct device *device, struct error *err);
 struct comm *comm_open_local(struct group *g);
+/* For contexts in plan mode: rank 0 (which has the largest parts) of so many; its collectives do nothing. */
+struct comm *comm_open_plan(int64_t world);
 struct comm *comm_open_sockets(struct group *g, struct error *err);
 struct comm *comm_open_nccl(struct group *g, struct device *device, struct error *err);
 

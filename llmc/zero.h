@@ -7,7 +7,7 @@
  *             updated parameters gathered with all_gather
  *   level 2   also gradients: a block's gradients live in one of two slots until they are summed
  *   level 3   also parameters: a block's matrices are gathered into one of two slots, one block ahead of
- * their use, in forward and again in backward The embeddings and all vectors are used at both ends of a step
+ * their use, in forward and again in backward. The embeddings and all vectors are used at both ends of a step
  * and stay whole at every level (their optimizer state does not).
  *
  * Buckets. The parameter buffer is exchanged in contiguous ranges: the embeddings, each block's matrices, all
@@ -41,6 +41,7 @@ void zero_gpt_options(struct gpt_options *options, enum zero_level level, int64_
 
 enum zero_what { ZERO_PARAMS, ZERO_GRADS, ZERO_M, ZERO_V, ZERO_MASTER };
 
+/* Only `gpt` and `optimizer` set, all else zero: a process that is alone and keeps everything. */
 struct zero {
     enum zero_level level; /* 0 when the world is 1 */
     struct comm *comm;
@@ -58,21 +59,32 @@ void zero_free(struct zero *z);
 /* Forward and backward of one micro-batch; sums gradients over the ranks as the level says, `last` of a step
  * or always. Nothing waits for the result. */
 void zero_micro_step(struct zero *z, float loss_scale, bool first, bool last);
-/* Whether zero_micro_step starts collectives: such a call cannot be recorded in a graph. */
+/* Whether the next zero_micro_step starts collectives or waits for some: such a call cannot be recorded. */
 bool zero_communicates(const struct zero *z, bool last);
 
 /* One update from the summed gradients. Leaves the loss of the whole step and the squared norm of the whole
- * gradient in gpt->numbers, the same on all ranks. */
+ * gradient in gpt->numbers, the same on all ranks. Updated parameters may still be on their way to the others
+ * then; the model's hooks wait for them. */
 void zero_update(struct zero *z, const struct adamw_args *args);
+
+/* Whether this rank wants the run to end: zero_update adds the flags up in gpt->numbers[STEP_STOP]. Nothing
+ * when alone. */
+void zero_stop_flag(struct zero *z, bool stop);
+
+/* What was on its way is there for whatever is put on the stream now. For those who read parameters without
+ * the model's hooks. */
+void zero_settle(struct zero *z);
 
 /* --- for checkpoints and the start of a run --- */
 
 /* All of one bucket of `what`, on every rank (collective: all ranks call it in the same order). A view of the
- * buffer itself where that is whole, else of a temporary one, valid until the next call. */
+ * buffer itself where that is whole, else in the context's scratch memory: valid until the next call or
+ * operation. */
 struct tensor zero_whole(struct zero *z, enum zero_what what, int64_t bucket);
 
 /* Where element range [first, first + count) of the whole buffer lies on this rank: the parts of it that are
- * stored here, one per call, `*next` starting at `first`. False when there is no more. */
+ * stored here, one per call, `*next` starting at `first`. False when there is no more. Nothing may be on its
+ * way (zero_settle); may be called by several threads at once. */
 struct zero_range {
     int64_t first, count; /* of the whole buffer */
     struct tensor here;   /* (count) */
@@ -80,8 +92,9 @@ struct zero_range {
 bool zero_stored(struct zero *z, enum zero_what what, int64_t first, int64_t count, int64_t *next,
                  struct zero_range *range);
 
-/* After parameters were written through zero_stored or by initialisation: makes what is gathered from them
- * up to date, and the parameters of all ranks equal to those of rank 0. */
+/* After parameters were written through zero_stored or by gpt_init_weights (collective): makes what is
+ * gathered from them up to date, and the parameters of all ranks equal to those of rank 0 (but for a block's
+ * at level 3, which no rank has whole: gpt_init_weights has seen to that, and files say the same to all). */
 void zero_parameters_changed(struct zero *z);
 
 #ifdef __cplusplus

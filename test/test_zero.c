@@ -1,0 +1,590 @@
+/* ZeRO over processes: every level, number of ranks and accumulation against one process that sees the same
+ * tokens. The communicator is the test's own and malicious: what is on its way is NaN until somebody waits
+ * for it, and so are the parts that reduce_scatter leaves undefined.
+ *
+ * Order: the communicator; one rank of a run; runs; the tests. Everything that computes runs in forked
+ * processes: OpenMP does not survive a fork. */
+#include "test/test.h"
+
+#include "llmc/sampler.h"
+#include "llmc/zero.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <omp.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* --- the communicator --- */
+
+enum { MOST_RANKS = 4, MOST_TICKETS = 4096, ARENA = 16 << 20 /* floats of one rank */ };
+enum kind { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST };
+
+struct post {
+    enum kind kind;
+    int64_t count, root, at; /* elements; where the rank's copy is in its arena */
+};
+/* In shared memory, one per run. */
+struct wire {
+    _Atomic int64_t posted[MOST_RANKS]; /* collectives that the rank has started */
+    _Atomic int64_t failed;
+    struct post post[MOST_RANKS][MOST_TICKETS];
+    float arena[MOST_RANKS][ARENA];
+};
+struct rank_comm {
+    struct wire *wire;
+    int64_t used, tickets;
+    struct tensor on_its_way[MOST_TICKETS]; /* data NULL: arrived */
+};
+
+static void *shared(size_t bytes) {
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    check(p != MAP_FAILED, "no shared memory");
+    return p;
+}
+
+static void poison(const struct tensor *t) { memset(t->data, 0xff, (size_t)tensor_bytes(t)); }
+
+static int64_t start(struct comm *c, enum kind kind, struct tensor *t, int64_t root) {
+    struct rank_comm *own = (struct rank_comm *)c->state;
+    int64_t ticket = own->tickets++, n = tensor_count(t);
+    check(ticket < MOST_TICKETS && own->used + n <= ARENA, "the test's communicator is full");
+    check(t->dtype == DTYPE_F32 && n > 0, "the test's communicator is for fp32");
+    memcpy(own->wire->arena[c->rank] + own->used, t->data, (size_t)n * sizeof(float));
+    own->wire->post[c->rank][ticket] = (struct post){kind, n, root, own->used};
+    own->used += n;
+    own->on_its_way[ticket] = *t;
+    poison(t);
+    atomic_store(&own->wire->posted[c->rank], own->tickets);
+    return ticket;
+}
+static int64_t test_all_reduce(struct comm *c, struct tensor *t, void *s) {
+    return start(c, ALL_REDUCE, t, 0);
+}
+static int64_t test_reduce_scatter(struct comm *c, struct tensor *t, void *s) {
+    return start(c, REDUCE_SCATTER, t, 0);
+}
+static int64_t test_all_gather(struct comm *c, struct tensor *t, void *s) {
+    return start(c, ALL_GATHER, t, 0);
+}
+static int64_t test_broadcast(struct comm *c, struct tensor *t, int64_t root, void *s) {
+    return start(c, BROADCAST, t, root);
+}
+
+static const float *sent(const struct wire *w, int64_t rank, int64_t ticket) {
+    return w->arena[rank] + w->post[rank][ticket].at;
+}
+
+static void test_wait(struct comm *c, int64_t ticket, void *stream) {
+    struct rank_comm *own = (struct rank_comm *)c->state;
+    struct wire *w = own->wire;
+    check(ticket >= 0 && ticket < own->tickets, "a ticket that was never given out");
+    struct tensor *t = &own->on_its_way[ticket];
+    if (!t->data) return;
+    const struct post mine = w->post[c->rank][ticket];
+    double limit = now_seconds() + 60;
+    for (int64_t r = 0; r < c->world; r++) {
+        while (atomic_load(&w->posted[r]) <= ticket) {
+            if (atomic_load(&w->failed)) _exit(2);
+            check(now_seconds() < limit, "rank %" PRId64 " never started collective %" PRId64, r, ticket);
+            sched_yield();
+        }
+        const struct post *p = &w->post[r][ticket];
+        check(p->kind == mine.kind && p->count == mine.count && p->root == mine.root,
+              "collective %" PRId64 " is another one on rank %" PRId64, ticket, r);
+    }
+    float *out = f32(t);
+    struct comm_part part = comm_part(mine.count, c->world, c->rank);
+    bool scatter = mine.kind == REDUCE_SCATTER;
+    for (int64_t r = 0; r < c->world; r++) {
+        struct comm_part theirs = comm_part(mine.count, c->world, r);
+        const float *in = sent(w, r, ticket);
+        if (mine.kind == ALL_REDUCE || scatter)
+            for (int64_t i = scatter ? part.first : 0; i < (scatter ? part.first + part.count : mine.count);
+                 i++)
+                out[i] = r ? out[i] + in[i] : in[i];
+        if (mine.kind == ALL_GATHER)
+            memcpy(out + theirs.first, in + theirs.first, (size_t)theirs.count * sizeof *out);
+        if (mine.kind == BROADCAST && r == mine.root) memcpy(out, in, (size_t)mine.count * sizeof *out);
+    }
+    t->data = NULL;
+}
+
+static void test_close(struct comm *c) { free(c->state); }
+
+static struct comm test_comm(struct wire *wire, int64_t rank, int64_t world) {
+    struct rank_comm *own = (struct rank_comm *)xcalloc(1, sizeof *own);
+    own->wire = wire;
+    return (struct comm){.rank = rank,
+                         .world = world,
+                         .kind = "test",
+                         .state = own,
+                         .all_reduce = test_all_reduce,
+                         .reduce_scatter = test_reduce_scatter,
+                         .all_gather = test_all_gather,
+                         .broadcast = test_broadcast,
+                         .wait = test_wait,
+                         .close = test_close};
+}
+
+/* --- one rank of a run --- */
+
+enum { STEPS = 6, TOKENS = 12 };
+
+struct result {
+    float loss[STEPS], norm[STEPS], stop[STEPS], validation;
+    int64_t generated[TOKENS];
+    float *params, *m, *v; /* (layout.total) at the end */
+    int *owners;           /* (layout.total) ranks that store an element's moments */
+};
+
+struct run {
+    const struct gpt_config *config;
+    int64_t B, T, world, accumulation;
+    enum zero_level level;
+    enum recompute recompute;
+    int64_t first_step, steps;  /* of STEPS */
+    int64_t nan_step, nan_rank; /* a gradient of this rank is NaN in this step; 0: never */
+    bool look;                  /* validate and generate in the middle */
+    const struct result *from;  /* goes on from these values; NULL: initialised */
+    struct result *result;
+};
+
+/* Micro-batch `index` of a step over all ranks; the last target of each is ignored. */
+static void batch(const struct run *r, int64_t step, int64_t index, int32_t *tokens, int32_t *targets) {
+    uint64_t x = (uint64_t)(step * 1000 + index) * 0x9e3779b97f4a7c15u + 12345;
+    for (int64_t i = 0; i < r->B * r->T; i++) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        tokens[i] = (int32_t)((x >> 33) % (uint64_t)r->config->vocab_size);
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        targets[i] = (int32_t)((x >> 33) % (uint64_t)r->config->vocab_size);
+    }
+    targets[r->B * r->T - 1] = -1;
+}
+
+/* Spoils one element of one block's gradient, just before the block is reported. */
+struct spoiler {
+    struct gpt_hooks before;
+    struct gpt *gpt;
+    bool armed;
+};
+static void spoil(void *arg, int64_t layer) {
+    struct spoiler *s = (struct spoiler *)arg;
+    struct tensor dw = gpt_grad(s->gpt, P_FCPROJ_W, layer);
+    if (s->armed && layer == 0) f32(&dw)[tensor_count(&dw) - 1] = NAN;
+    if (s->before.layer_ready) s->before.layer_ready(s->before.arg, layer);
+}
+static void spoil_needed(void *arg, int64_t layer, int64_t next) {
+    struct spoiler *s = (struct spoiler *)arg;
+    if (s->before.layer_needed) s->before.layer_needed(s->before.arg, layer, next);
+}
+static void spoil_grads_needed(void *arg, int64_t layer) {
+    struct spoiler *s = (struct spoiler *)arg;
+    if (s->before.layer_grads_needed) s->before.layer_grads_needed(s->before.arg, layer);
+}
+
+/* What no rank may read before it was written or gathered. */
+static void poison_slots(struct zero *z) {
+    struct gpt *g = z->gpt;
+    int64_t blocks = min_i64(2, g->config.layers) * g->layout.block;
+    for (int k = 0; k < 2; k++) {
+        if (!(k ? g->options.grad_slots : g->options.param_slots)) continue;
+        struct tensor t =
+            k ? gpt_grad_range(g, g->layout.blocks, blocks) : gpt_param_range(g, g->layout.blocks, blocks);
+        poison(&t);
+    }
+    struct zero_range range;
+    int64_t next = g->layout.blocks, count = g->layout.matrices - g->layout.blocks;
+    while (z->level >= ZERO_GRADIENTS && zero_stored(z, ZERO_GRADS, g->layout.blocks, count, &next, &range))
+        poison(&range.here);
+}
+
+static void copy_stored(struct zero *z, enum zero_what what, float *values, bool write, int *owners) {
+    int64_t next = 0, total = z->gpt->layout.total;
+    struct zero_range r;
+    while (zero_stored(z, what, 0, total, &next, &r)) {
+        check(r.first >= 0 && r.count > 0 && r.count == tensor_count(&r.here), "a range that is none");
+        if (write) memcpy(r.here.data, values + r.first, (size_t)r.count * sizeof *values);
+        for (int64_t i = 0; i < r.count; i++) {
+            check(write || f32(&r.here)[i] == values[r.first + i], "stored and whole differ at %" PRId64,
+                  r.first + i);
+            if (owners) owners[r.first + i]++; /* ranks have their turns */
+        }
+    }
+}
+
+static void copy_whole(struct zero *z, enum zero_what what, float *out) {
+    for (int64_t i = 0; i < zero_bucket_count(&z->gpt->config); i++) {
+        struct zero_bucket b = zero_bucket(&z->gpt->layout, &z->gpt->config, i);
+        struct tensor t = zero_whole(z, what, i);
+        check(tensor_count(&t) == b.end - b.first, "zero_whole: not the whole bucket");
+        memcpy(out + b.first, t.data, (size_t)tensor_bytes(&t));
+    }
+}
+
+static float validate(struct gpt *g, const struct run *r, int32_t *tokens, int32_t *targets) {
+    batch(r, 77, 0, tokens, targets);
+    gpt_set_batch(g, tokens, targets);
+    gpt_forward(g, 0, r->T);
+    gpt_loss(g, 1.0f / (float)(r->B * r->T - 1), false);
+    return f32(&g->numbers)[STEP_LOSS];
+}
+
+static bool note_token(void *user, int64_t token) {
+    int64_t **next = (int64_t **)user;
+    *(*next)++ = token;
+    return true;
+}
+
+static void generate_some(struct gpt *generator, int64_t *out) {
+    struct sampler_options options = {.temperature = 1.0, .top_p = 1.0, .seed = 3};
+    struct sampler *s = sampler_new(&options, generator->config.vocab_size);
+    uint32_t prompt[] = {1, 2, 3};
+    check(generate(generator, s, prompt, 3, TOKENS, note_token, &out) == TOKENS, "not all tokens were made");
+    sampler_free(s);
+}
+
+static void train(struct zero *z, struct spoiler *spoiler, const struct run *r, struct result *out,
+                  struct gpt *generator) {
+    struct comm *comm = z->comm;
+    int64_t n = r->B * r->T;
+    int32_t *tokens = (int32_t *)xmalloc((size_t)n * 8), *targets = tokens + n;
+    float *numbers = f32(&z->gpt->numbers);
+    for (int64_t step = r->first_step; step < r->first_step + r->steps; step++) {
+        spoiler->armed = r->nan_step && step == r->nan_step && comm->rank == r->nan_rank;
+        for (int64_t i = 0; i < r->accumulation; i++) {
+            batch(r, step, i * comm->world + comm->rank, tokens, targets);
+            gpt_set_batch(z->gpt, tokens, targets);
+            zero_micro_step(z, 1.0f / (float)((n - 1) * comm->world * r->accumulation), i == 0,
+                            i == r->accumulation - 1);
+        }
+        zero_stop_flag(z, comm->rank > 0 && step == 2);
+        struct adamw_args args = {.lr = 3e-3f,
+                                  .beta1 = 0.9f,
+                                  .beta2 = 0.95f,
+                                  .eps = 3e-2f, /* rounding stays rounding: no division by tiny roots */
+                                  .weight_decay = 0.1f,
+                                  .max_norm = step % 2 ? 0.1f : 1e9f,
+                                  .step = step + 1};
+        zero_update(z, &args);
+        out->loss[step] = numbers[STEP_LOSS];
+        out->norm[step] = sqrtf(numbers[STEP_SUMSQ]);
+        out->stop[step] = numbers[STEP_STOP];
+        if (r->look && step == 2) {
+            out->validation = validate(z->gpt, r, tokens, targets);
+            generate_some(generator, out->generated);
+        }
+    }
+    free(tokens);
+}
+
+static void turn(struct wire *w, int64_t rank, _Atomic int64_t *turns) {
+    while (atomic_load(turns) != rank) {
+        if (atomic_load(&w->failed)) _exit(2);
+        sched_yield();
+    }
+}
+
+static void run_rank(const struct run *r, struct wire *wire, int64_t rank, struct result *out,
+                     _Atomic int64_t *turns) {
+    omp_set_num_threads(1);
+    struct comm *local = comm_open_local(NULL);
+    struct comm comm = r->world > 1 ? test_comm(wire, rank, r->world) : *local;
+    struct device *device = device_open_cpu();
+    struct ctx ctx, plan;
+    struct gpt gpt, generator;
+    struct optimizer opt;
+    struct zero z;
+    struct gpt_options options = {
+        .B = r->B, .T = r->T, .train = true, .recompute = r->recompute, .init_std = 0.1f};
+    zero_gpt_options(&options, r->level, r->world);
+    if (rank == 0) { /* what the plan says is what it takes; the other ranks may have smaller parts */
+        struct comm *idle = comm_open_plan(r->world);
+        ctx_init(&plan, device, &cpu_ops, true);
+        gpt_create(&gpt, &plan, r->config, &options);
+        zero_create(&z, &gpt, &opt, idle, r->level, false);
+        gpt_init_weights(&gpt, 1);
+        zero_micro_step(&z, 1.0f, true, true);
+        struct adamw_args args = {.step = 1};
+        zero_update(&z, &args);
+        zero_free(&z);
+        idle->close(idle);
+    }
+    ctx_init(&ctx, device, &cpu_ops, false);
+    gpt_create(&gpt, &ctx, r->config, &options);
+    if (!options.grad_slots) fill(&ctx, &gpt.grads, 0.0f);
+    poison(&gpt.params);
+    zero_create(&z, &gpt, &opt, &comm, r->level, false);
+    if (r->from) {
+        fill(&ctx, &gpt.params, 0.0f);
+        copy_stored(&z, ZERO_PARAMS, r->from->params, true, NULL);
+        copy_stored(&z, ZERO_M, r->from->m, true, NULL);
+        copy_stored(&z, ZERO_V, r->from->v, true, NULL);
+    } else {
+        /* another seed on the other ranks: all must come to have the parameters of rank 0 */
+        gpt_init_weights(&gpt, rank == 0 ? 1 : 2);
+    }
+    zero_parameters_changed(&z);
+    poison_slots(&z);
+    struct spoiler spoiler = {gpt.hooks, &gpt, false};
+    gpt.hooks = (struct gpt_hooks){&spoiler, spoil_needed, spoil_grads_needed, spoil, NULL};
+    if (rank == 0) {
+        ctx_reserve_scratch(&ctx, plan.memory[MEM_SCRATCH]);
+        for (int kind = 0; kind < MEM_KINDS; kind++)
+            check(ctx.memory[kind] == plan.memory[kind], "%s: planned %" PRId64 ", taken %" PRId64,
+                  memory_kind_name((enum memory_kind)kind), plan.memory[kind], ctx.memory[kind]);
+    }
+    generator_create(&generator, &ctx, r->config, DTYPE_F32, &gpt);
+    struct result mine = *out, *result = rank == 0 ? out : &mine;
+    train(&z, &spoiler, r, result, &generator);
+    check(rank > 0 || ctx.memory[MEM_SCRATCH] == plan.memory[MEM_SCRATCH], "more scratch than planned");
+    int64_t total = gpt.layout.total;
+    float *whole = (float *)xmalloc((size_t)total * 3 * sizeof *whole);
+    copy_whole(&z, ZERO_PARAMS, whole);
+    copy_whole(&z, ZERO_M, whole + total);
+    copy_whole(&z, ZERO_V, whole + 2 * total);
+    turn(wire, rank, turns);
+    if (rank == 0)
+        for (int k = 0; k < 3; k++)
+            memcpy(k == 0   ? out->params
+                   : k == 1 ? out->m
+                            : out->v,
+                   whole + k * total, (size_t)total * sizeof *whole);
+    check(memcmp(whole, out->params, (size_t)total * sizeof *whole) == 0, "rank %" PRId64 " has others",
+          rank);
+    check(memcmp(result->loss, out->loss, sizeof out->loss) == 0 &&
+              memcmp(result->norm, out->norm, sizeof out->norm) == 0 &&
+              memcmp(result->generated, out->generated, sizeof out->generated) == 0,
+          "rank %" PRId64 " has seen other numbers", rank);
+    copy_stored(&z, ZERO_PARAMS, whole, false, NULL);
+    copy_stored(&z, ZERO_M, whole + total, false, out->owners);
+    atomic_fetch_add(turns, 1);
+    free(whole);
+    zero_free(&z);
+    ctx_free(&ctx);
+    if (rank == 0) ctx_free(&plan);
+    device->close(device);
+    if (r->world > 1) comm.close(&comm);
+    local->close(local);
+}
+
+/* --- runs --- */
+
+static void run_free(struct result *r, const struct gpt_config *config) {
+    struct gpt_params layout;
+    gpt_params_layout(&layout, config);
+    munmap(r, sizeof *r + (size_t)layout.total * 4 * sizeof(float));
+}
+
+static struct result *run(const struct run *r) {
+    struct gpt_params layout;
+    gpt_params_layout(&layout, r->config);
+    size_t total = (size_t)layout.total;
+    struct result *out = (struct result *)shared(sizeof *out + total * 4 * sizeof(float));
+    out->params = (float *)(out + 1);
+    out->m = out->params + total;
+    out->v = out->m + total;
+    out->owners = (int *)(out->v + total);
+    size_t wire_bytes = sizeof(struct wire) + sizeof(int64_t);
+    struct wire *wire = (struct wire *)shared(wire_bytes);
+    _Atomic int64_t *turns = (_Atomic int64_t *)(wire + 1);
+    pid_t child[MOST_RANKS];
+    for (int64_t rank = 0; rank < r->world; rank++) {
+        child[rank] = fork();
+        assert_true(child[rank] >= 0);
+        if (child[rank]) continue;
+        run_rank(r, wire, rank, out, turns);
+        _exit(0);
+    }
+    bool good = true;
+    for (int64_t k = 0; k < r->world; k++) {
+        int status;
+        pid_t pid = wait(&status);
+        assert_true(pid > 0);
+        good &= WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        if (!good) atomic_store(&wire->failed, 1);
+    }
+    munmap(wire, wire_bytes);
+    if (!good)
+        fail_msg("%s, %" PRId64 " ranks, level %d, accumulation %" PRId64 ": a rank failed", r->config->name,
+                 r->world, (int)r->level, r->accumulation);
+    for (size_t i = 0; i < total; i++) assert_int_equal(out->owners[i], r->level == ZERO_NONE ? r->world : 1);
+    return out;
+}
+
+static const char *text(const struct run *r) {
+    static char buffer[128];
+    snprintf(buffer, sizeof buffer, "%s, %" PRId64 " ranks, level %d, accumulation %" PRId64, r->config->name,
+             r->world, (int)r->level, r->accumulation);
+    return buffer;
+}
+
+static void same_bits(const struct run *r, const struct result *a, const struct result *b) {
+    struct gpt_params layout;
+    gpt_params_layout(&layout, r->config);
+    size_t bytes = (size_t)layout.total * sizeof(float);
+    if (memcmp(a->loss, b->loss, sizeof a->loss) != 0) fail_msg("%s: other losses", text(r));
+    if (memcmp(a->norm, b->norm, sizeof a->norm) != 0) fail_msg("%s: other norms", text(r));
+    if (memcmp(&a->validation, &b->validation, sizeof a->validation) != 0)
+        fail_msg("%s: validation %.9g and %.9g", text(r), (double)a->validation, (double)b->validation);
+    if (memcmp(a->generated, b->generated, sizeof a->generated) != 0) fail_msg("%s: other tokens", text(r));
+    if (memcmp(a->params, b->params, bytes) != 0) fail_msg("%s: other parameters", text(r));
+    if (memcmp(a->m, b->m, bytes) != 0 || memcmp(a->v, b->v, bytes) != 0)
+        fail_msg("%s: other moments", text(r));
+}
+
+static void near(const struct run *r, const char *what, double got, double want, double scale) {
+    if (!(fabs(got - want) <= 1e-6 * scale)) fail_msg("%s: %s is %.9g, not %.9g", text(r), what, got, want);
+}
+
+/* The same to 1e-6: of a number, of the largest element of a tensor. */
+static void same_values(const struct run *r, const struct result *a, const struct result *b) {
+    struct gpt_params layout;
+    gpt_params_layout(&layout, r->config);
+    for (int64_t i = r->first_step; i < r->first_step + r->steps; i++) {
+        near(r, "a loss", (double)a->loss[i], (double)b->loss[i], (double)b->loss[i]);
+        near(r, "a norm", (double)a->norm[i], (double)b->norm[i], (double)b->norm[i]);
+    }
+    for (int id = 0; id < PARAM_ROWS; id++) {
+        const struct param_row *row = &gpt_param_rows[id];
+        int64_t n = gpt_dim_size(r->config, row->rows) * gpt_dim_size(r->config, row->cols);
+        for (int64_t l = 0; l < (row->per_layer ? r->config->layers : 1); l++) {
+            const float *x = a->params + layout.offset[id] + l * layout.stride[id];
+            const float *y = b->params + layout.offset[id] + l * layout.stride[id];
+            double largest = 0;
+            for (int64_t i = 0; i < n; i++) largest = fmax(largest, fabs((double)y[i]));
+            for (int64_t i = 0; i < n; i++)
+                near(r, gpt_param_name((enum param_id)id, l), (double)x[i], (double)y[i], largest);
+        }
+    }
+    for (int64_t i = 0; i < layout.total; i++) assert_true(isfinite(a->params[i])); /* the gaps, too */
+}
+
+/* --- the tests --- */
+
+/* Channels that leave gaps between the tensors, a vocabulary that nothing divides, T below the context. */
+static const struct gpt_config odd = {
+    .name = "odd", .context = 13, .vocab_size = 131, .layers = 3, .heads = 2, .channels = 10};
+/* One block, so one slot; of 512 elements, of which the last of three ranks has none. */
+static const struct gpt_config least = {
+    .name = "least", .context = 4, .vocab_size = 37, .layers = 1, .heads = 1, .channels = 4};
+static const struct gpt_config even = {
+    .name = "even", .context = 8, .vocab_size = 128, .layers = 4, .heads = 2, .channels = 16};
+
+static void check_levels(const struct gpt_config *config, int64_t T) {
+    struct run one = {.config = config, .B = 2, .T = T, .world = 1, .steps = STEPS, .look = true};
+    for (int64_t world = 1; world <= MOST_RANKS; world++)
+        for (int64_t accumulation = 1; accumulation <= 3; accumulation += 2) {
+            one.accumulation = world * accumulation;
+            struct result *want = run(&one), *level[4];
+            struct run r = one;
+            r.world = world;
+            r.accumulation = accumulation;
+            for (int i = 0; i < 4; i++) {
+                r.level = (enum zero_level)i;
+                level[i] = run(&r);
+                same_values(&r, level[i], want);
+                /* levels 2 and 3 add the micro-steps up after the ranks, 0 and 1 before */
+                same_bits(&r, level[i], level[accumulation == 1 || i < 2 ? 0 : 2]);
+                for (int64_t s = 0; s < STEPS; s++) {
+                    assert_true(level[i]->norm[s] > 0.1f); /* every second update is clipped */
+                    assert_true(level[i]->stop[s] == (s == 2 && world > 1 ? (float)(world - 1) : 0.0f));
+                }
+            }
+            if (world == 1) same_bits(&r, level[0], want);
+            for (int i = 0; i < 4; i++) run_free(level[i], config);
+            run_free(want, config);
+        }
+}
+
+static void levels_odd(void **state) { check_levels(&odd, 7); }
+static void levels_least(void **state) { check_levels(&least, 4); }
+static void levels_even(void **state) { check_levels(&even, 8); }
+
+static void recomputed(void **state) {
+    struct run r = {
+        .config = &odd, .B = 1, .T = 7, .world = 2, .accumulation = 2, .steps = 3, .level = ZERO_PARAMETERS};
+    struct result *base = run(&r);
+    for (int i = RECOMPUTE_GELU; i <= RECOMPUTE_BLOCK; i++) {
+        r.recompute = (enum recompute)i;
+        struct result *other = run(&r);
+        same_bits(&r, other, base);
+        run_free(other, &odd);
+    }
+    run_free(base, &odd);
+}
+
+/* One NaN in the gradient of one rank: no rank applies that update, and the run goes on. */
+static void nan_on_one_rank(void **state) {
+    for (int level = 0; level < 4; level++) {
+        struct run r = {.config = &odd,
+                        .B = 1,
+                        .T = 7,
+                        .world = 3,
+                        .accumulation = 2,
+                        .steps = 3,
+                        .level = (enum zero_level)level};
+        struct result *before = run(&r);
+        r.steps = 4;
+        r.nan_step = 3;
+        r.nan_rank = 1;
+        struct result *skipped = run(&r);
+        struct gpt_params layout;
+        gpt_params_layout(&layout, &odd);
+        size_t bytes = (size_t)layout.total * sizeof(float);
+        assert_true(isnan(skipped->norm[3]));
+        assert_memory_equal(before->params, skipped->params, bytes);
+        assert_memory_equal(before->m, skipped->m, bytes);
+        assert_memory_equal(before->v, skipped->v, bytes);
+        r.steps = 5;
+        struct result *after = run(&r);
+        assert_true(isfinite(after->norm[4]) && isfinite(after->loss[4]));
+        assert_true(memcmp(after->params, before->params, bytes) != 0);
+        for (int64_t i = 0; i < layout.total; i++) assert_true(isfinite(after->params[i]));
+        run_free(before, &odd);
+        run_free(skipped, &odd);
+        run_free(after, &odd);
+    }
+}
+
+/* Values that one run stored, read by another number of ranks at another level. */
+static void goes_on_elsewhere(void **state) {
+    static const struct {
+        int64_t world;
+        enum zero_level level;
+    } kinds[] = {{1, ZERO_NONE}, {2, ZERO_PARAMETERS}, {4, ZERO_OPTIMIZER}, {4, ZERO_PARAMETERS}};
+    for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++)
+        for (size_t k = 0; k < ARRAY_LENGTH(kinds); k++) {
+            struct run r = {.config = &odd, .B = 1, .T = 7, .steps = STEPS};
+            r.world = kinds[i].world;
+            r.level = kinds[i].level;
+            r.accumulation = 4 / r.world;
+            struct result *whole = run(&r);
+            r.steps = 3;
+            struct result *half = run(&r);
+            r.world = kinds[k].world;
+            r.level = kinds[k].level;
+            r.accumulation = 4 / r.world;
+            r.first_step = 3;
+            r.from = half;
+            struct result *rest = run(&r);
+            same_values(&r, rest, whole);
+            if (i == k) assert_memory_equal(rest->loss + 3, whole->loss + 3, 3 * sizeof(float));
+            run_free(whole, &odd);
+            run_free(half, &odd);
+            run_free(rest, &odd);
+        }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(levels_odd), cmocka_unit_test(levels_least),    cmocka_unit_test(levels_even),
+        cmocka_unit_test(recomputed), cmocka_unit_test(nan_on_one_rank), cmocka_unit_test(goes_on_elsewhere)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
