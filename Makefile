@@ -89,9 +89,10 @@ SIM_RUN      = $(addprefix $(BUILD)/sim/$(1)/test/,$(CUDA_TEST))
 SIM_RUNS_plain = $(call SIM_RUN,plain) SIM_LAZY=1 SIM_ORDER=reverse $(call SIM_RUN,plain) SIM_LAZY= SIM_ORDER=random \
                $(foreach seed,1 2 3,SIM_SEED=$(seed) $(call SIM_RUN,plain)) SIM_SEED= SIM_ORDER=
 SIM_RUNS_asan  = $(call SIM_RUN,asan)
-SIM_RUNS_tsan  = test/sim/test_sim_bugs.sh OMP_NUM_THREADS=1 LLMC_TEST_SIZE=small $(call SIM_RUN,tsan)
+SIM_RUNS_tsan  = $(BUILD)/sim/test_traffic test/sim/test_sim_bugs.sh OMP_NUM_THREADS=1 LLMC_TEST_SIZE=small $(call SIM_RUN,tsan)
 SIM_RUNS     = $(foreach b,$(SIM_BUILDS),$(SIM_RUNS_$(b)))
-SIM_TESTS    = $(foreach b,$(SIM_BUILDS),$(addprefix $(BUILD)/sim/$(b)/test/,$(CUDA_TEST) sim/bugs))
+SIM_TESTS    = $(foreach b,$(SIM_BUILDS),$(addprefix $(BUILD)/sim/$(b)/test/,$(CUDA_TEST) sim/bugs)) \
+               $(if $(filter tsan,$(SIM_BUILDS)),$(BUILD)/sim/test_traffic)
 
 .PHONY: all train test run-tests test-gpu bench bench-cpu bench-data fuzz sim mutants cuda-all deps clean format help config
 .DELETE_ON_ERROR:
@@ -265,6 +266,11 @@ $(BUILD)/sim/$(1)/train_gpt: $(BUILD)/train_gpt.o $(BUILD)/sim/$(1)/libcuda.a $(
 	$(CXX) -o $$@ $$< $(CUDA_LINK) $$(filter %.a,$$^) $(LDLIBS) $(SIM_SAN_$(1))
 endef
 $(foreach b,$(SIM_BUILDS),$(eval $(call SIM_RULES,$(b))))
+
+# Kernels of the tsan build in the runtime of the plain one: the test itself takes the sanitizer's place and counts.
+$(BUILD)/sim/test_traffic: $(BUILD)/test/sim/test_traffic.o $(patsubst %.cu,$(BUILD)/sim/tsan/%.o,$(wildcard llmc/cuda/*.cu)) \
+    $(patsubst %.cpp,$(BUILD)/sim/plain/%.o,$(wildcard test/sim/*.cpp)) $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
+	$(CXX) -o $@ $^ $(LDLIBS) -lcmocka
 
 $(BUILD)/bench_sim: $(BUILD)/dev/bench.o $(BUILD)/sim/plain/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
 	$(CXX) -o $@ $< $(CUDA_LINK),-u,ladder_ops $(filter %.a,$^) $(LDLIBS)

@@ -127,7 +127,27 @@ static void multiply_fp32(std::vector<float> &sum, const product &x, const std::
         }
 }
 
+/* For who counts memory traffic: every operand once, column by column. */
+static void count_matrix(const void *p, const matrix_layout &l, bool write) {
+    for (uint64_t j = 0; j < l.cols; j++)
+        count_access((const char *)p + j * (uint64_t)l.ld * size_of(l.type), l.rows * size_of(l.type), write);
+}
+static void count_product(const product &x) {
+    if (!on_access) return;
+    cublasLtEpilogue_t e = x.desc.epilogue;
+    count_matrix(x.pa, x.a, false);
+    count_matrix(x.pb, x.b, false);
+    if (x.beta != 0.0f) count_matrix(x.pc, x.c, false);
+    count_matrix(x.pd, x.d, true);
+    matrix_layout aux = x.d;
+    aux.ld = x.desc.aux_ld;
+    if (keeps_aux(e) || e == CUBLASLT_EPILOGUE_DGELU) count_matrix(x.desc.aux, aux, keeps_aux(e));
+    if (has_bias(e)) count_access(x.desc.bias, (size_t)x.m * size_of(x.d.type), false);
+    if (e == CUBLASLT_EPILOGUE_BGRADB) count_access(x.desc.bias, (size_t)x.n * size_of(x.d.type), true);
+}
+
 static void multiply(const product &x) {
+    count_product(x);
     cublasLtEpilogue_t e = x.desc.epilogue;
     bool tf32 = x.desc.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
     std::vector<float> a = to_fp32(x.a, x.pa, tf32), b = to_fp32(x.b, x.pb, tf32);

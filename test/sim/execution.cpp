@@ -344,8 +344,14 @@ bool take_fence() {
 void happens_before_release(void *p) { tsan_release(p); }
 void happens_before_acquire(void *p) { tsan_acquire(p); }
 
+void (*on_access)(const void *p, size_t bytes, bool write);
+extern "C" void sim_count_accesses(void (*count)(const void *p, size_t bytes, bool write)) {
+    on_access = count;
+}
+
 /* Tells the sanitizers of an access that the runtime makes for the thread. */
 void note_read([[maybe_unused]] const void *p, [[maybe_unused]] size_t bytes) {
+    count_access(p, bytes, false);
 #if SIM_TSAN
     __tsan_read_range((void *)p, bytes);
 #elif SIM_ASAN
@@ -353,6 +359,7 @@ void note_read([[maybe_unused]] const void *p, [[maybe_unused]] size_t bytes) {
 #endif
 }
 void note_write([[maybe_unused]] void *p, [[maybe_unused]] size_t bytes) {
+    count_access(p, bytes, true);
 #if SIM_TSAN
     __tsan_write_range(p, bytes);
 #elif SIM_ASAN

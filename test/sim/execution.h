@@ -59,6 +59,13 @@ void happens_before_acquire(void *p);
 void note_read(const void *p, size_t bytes);
 void note_write(void *p, size_t bytes);
 
+/* --- for test_traffic.c: told of what the runtime itself moves (asynchronous copies, cuBLASLt) --- */
+
+extern void (*on_access)(const void *p, size_t bytes, bool write); /* nullptr: nobody counts */
+inline void count_access(const void *p, size_t bytes, bool write) {
+    if (on_access) on_access(p, bytes, write);
+}
+
 /* --- shared memory of the block that runs --- */
 
 /* One per SHARED declaration. */

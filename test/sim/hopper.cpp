@@ -94,7 +94,8 @@ void tma_load_2d(void *shared, const CUtensorMap *opaque, int row, int col, mbar
     tile_map map;
     memcpy(&map, opaque, sizeof map);
     if (map.magic != TILE_MAP_MAGIC) bug("tma at %s:%d: not a tensor map", file, line);
-    uint32_t address = sim::shared_address(shared), row_bytes = map.box_cols * 2, bytes = row_bytes * map.box_rows;
+    uint32_t address = sim::shared_address(shared), row_bytes = map.box_cols * 2,
+             bytes = row_bytes * map.box_rows;
     if (address % alignments[map.mode] != 0)
         bug("tma at %s:%d: destination %#x is not %u-byte aligned, as its swizzle mode wants", file, line,
             address, alignments[map.mode]);
@@ -109,6 +110,7 @@ void tma_load_2d(void *shared, const CUtensorMap *opaque, int row, int col, mbar
                 bool inside = y >= 0 && x >= 0 && y < (int64_t)map.rows && x < (int64_t)map.cols;
                 uint16_t v = 0;
                 if (inside) memcpy(&v, map.data + (size_t)y * map.pitch + (size_t)x * 2, sizeof v);
+                if (inside) count_access(map.data + (size_t)y * map.pitch + (size_t)x * 2, sizeof v, false);
                 memcpy(shared_pointer(swizzled(address + r * row_bytes + c * 2, map.mode)), &v, sizeof v);
             }
         barrier_state *s = state_of(b);
