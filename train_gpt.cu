@@ -383,18 +383,17 @@ static void close_pipeline(struct run *r) {
 }
 
 /* Forward and backward. The first call of its kind runs as it is, since libraries set themselves up in it;
- * the second one is recorded, and from then on the record is run. A record holds its loss_scale, so where
- * that changes from step to step (documents fill their rows differently) there is none. */
-static void micro_step(struct run *r, float loss_scale, bool first) {
+ * the second one is recorded, and from then on the record is run. */
+static void micro_step(struct run *r, bool first) {
     struct device *d = r->device;
-    bool record = r->config.graph && d->capture_begin && r->config.samples == SAMPLES_CHOICE_WINDOWS;
+    bool record = r->config.graph && d->capture_begin;
     if (!record || r->micro_calls[first]++ == 0) {
-        gpt_forward_backward(&r->gpt, loss_scale, first);
+        gpt_forward_backward(&r->gpt, first);
         return;
     }
     if (!r->graph[first]) {
         d->capture_begin(d, r->ctx.stream);
-        gpt_forward_backward(&r->gpt, loss_scale, first);
+        gpt_forward_backward(&r->gpt, first);
         r->graph[first] = d->capture_end(d, r->ctx.stream);
     }
     d->graph_launch(d, r->graph[first], r->ctx.stream);
@@ -415,11 +414,11 @@ static void issue_step(struct run *r) {
         memcpy(staging + (2 * i + 1) * batch, targets, (size_t)batch * sizeof *staging);
         targets_in_step += valid;
     }
-    float loss_scale = 1.0f / (float)max_i64(1, targets_in_step);
+    gpt_set_loss_scale(&r->gpt, 1.0f / (float)max_i64(1, targets_in_step));
     for (int64_t i = 0; i < r->micro_steps; i++) {
         gpt_set_batch(&r->gpt, staging + 2 * i * batch, staging + (2 * i + 1) * batch);
         ctx_range_push(&r->ctx, "micro-step");
-        micro_step(r, loss_scale, i == 0);
+        micro_step(r, i == 0);
         ctx_range_pop(&r->ctx);
     }
     r->comm->wait(r->comm, r->comm->all_reduce(r->comm, &r->gpt.grads, r->ctx.stream), r->ctx.stream);

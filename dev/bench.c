@@ -249,7 +249,6 @@ struct step {
     struct gpt gpt;
     struct optimizer optimizer;
     struct adamw_args adamw;
-    float loss_scale;
     struct bench *bench;
     double flops, share[SAMPLES_MOST]; /* of the matmul rate, each measured right after a step */
     int shares;
@@ -261,13 +260,13 @@ static void step_create(struct step *s, struct ctx *ctx, const struct gpt_config
     optimizer_create(&s->optimizer, &s->gpt, false);
     s->adamw = (struct adamw_args){
         .lr = 1e-4f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .max_norm = 1.0f};
-    s->loss_scale = 1.0f / (float)(options->B * options->T);
+    gpt_set_loss_scale(&s->gpt, 1.0f / (float)(options->B * options->T));
 }
 
 static void step_run(void *user) {
     struct step *s = (struct step *)user;
     s->adamw.step++;
-    gpt_forward_backward(&s->gpt, s->loss_scale, true);
+    gpt_forward_backward(&s->gpt, true);
     optimizer_step(&s->optimizer, &s->gpt, &s->adamw);
 }
 

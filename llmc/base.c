@@ -8,6 +8,10 @@
 
 static struct message_options message_options;
 
+static struct die_hook *_Atomic die_hook;
+
+void set_die_hook(struct die_hook *hook) { die_hook = hook; }
+
 void set_message_options(const struct message_options *options) { message_options = *options; }
 
 /* The whole line in one write, so that those of several processes do not run into each other. On a terminal a
@@ -26,10 +30,18 @@ static void message(const char *kind, const char *fmt, va_list ap) {
 }
 
 void die_at(const char *file, int line, const char *fmt, ...) {
-    va_list ap;
+    va_list ap, again;
     va_start(ap, fmt);
+    va_copy(again, ap);
     message("error", fmt, ap);
     va_end(ap);
+    struct die_hook *hook = die_hook;
+    if (hook) {
+        struct error err;
+        vsnprintf(err.message, sizeof err.message, fmt, again);
+        hook->tell(hook, err.message);
+    }
+    va_end(again);
     if (getenv("LLMC_DEBUG")) {
         fprintf(stderr, "  at %s:%d\n", file, line);
         abort();
@@ -42,6 +54,13 @@ void warn(const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
     message("warning", fmt, ap);
+    va_end(ap);
+}
+
+void report_error(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    message("error", fmt, ap);
     va_end(ap);
 }
 

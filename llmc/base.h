@@ -32,8 +32,16 @@ extern "C" {
  * prints the source location and aborts, so that a debugger stops there. */
 void die_at(const char *file, int line, const char *fmt, ...) LLMC_NORETURN LLMC_PRINTF(3, 4);
 
-/* "warning: <message>" to stderr. */
+/* "warning: <message>" and "error: <message>" to stderr; the process goes on. */
 void warn(const char *fmt, ...) LLMC_PRINTF(1, 2);
+void report_error(const char *fmt, ...) LLMC_PRINTF(1, 2);
+
+/* Where the process is one of several, tell() passes on to the others what die_at() said. One per process;
+ * NULL: none. */
+struct die_hook {
+    void (*tell)(struct die_hook *hook, const char *message);
+};
+void set_die_hook(struct die_hook *hook);
 
 /* How the messages of this process look where several write to one terminal. Process-wide, as stderr is. */
 struct message_options {

@@ -217,7 +217,8 @@ static void random_batch(struct side *s, const struct gpt_config *model, uint64_
 static void train_one(struct side *s, const struct run_config *run, const struct gpt_config *model,
                       int64_t step) {
     random_batch(s, model, (uint64_t)run->seed, step);
-    gpt_forward_backward(&s->gpt, 1.0f / (float)(s->gpt.options.B * s->gpt.options.T), true);
+    gpt_set_loss_scale(&s->gpt, 1.0f / (float)(s->gpt.options.B * s->gpt.options.T));
+    gpt_forward_backward(&s->gpt, true);
 }
 
 static void update(struct side *s, const struct run_config *run, int64_t step) {

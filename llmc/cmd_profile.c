@@ -65,9 +65,10 @@ static int by_gain(const void *a, const void *b) {
 static void run_step(struct gpt *g, struct optimizer *opt, const struct run_config *c) {
     int64_t micro_steps = c->tokens_per_step / (c->batch_size * c->seq_len);
     ctx_range_push(g->ctx, "step");
+    gpt_set_loss_scale(g, 1.0f / (float)c->tokens_per_step);
     for (int64_t i = 0; i < micro_steps; i++) {
         ctx_range_push(g->ctx, "micro-step");
-        gpt_forward_backward(g, 1.0f / (float)c->tokens_per_step, i == 0);
+        gpt_forward_backward(g, i == 0);
         ctx_range_pop(g->ctx);
     }
     struct adamw_args args = run_adamw_args(c);

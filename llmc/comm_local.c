@@ -29,3 +29,9 @@ struct comm *comm_open_local(struct group *g) {
 struct comm *comm_open_plan(int64_t world) {
     return comm_open_idle(NULL, world, "plan");
 }
+
+struct comm *comm_open(struct group *g, struct device *device, struct error *err) {
+    if (!g || g->world == 1) return comm_open_local(g);
+    if (strcmp(device->backend, "cpu") == 0) return comm_open_sockets(g, err);
+    return comm_open_nccl(g, device, err);
+}

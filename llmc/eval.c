@@ -20,7 +20,7 @@ static void losses_of_batch(struct gpt *gpt, const int32_t *tokens, const int32_
     struct tensor on_device = gpt_act(gpt, A_LOSSES, 0); /* (B,T) */
     gpt_set_batch(gpt, tokens, targets);
     gpt_forward(gpt, 0, gpt->options.T);
-    gpt_loss(gpt, 1.0f, false);
+    gpt_loss(gpt);
     ctx_download(gpt->ctx, losses, on_device.data, tensor_bytes(&on_device));
 }
 

@@ -143,7 +143,7 @@ static struct tensor vector_slice(struct tensor t, int64_t first, int64_t count)
 
 /* Logits, losses and, in training, the gradients of ln_f's output and of the head's weight, a chunk of rows
  * at a time, so that the logits of a chunk are all that is ever held. */
-static void head(struct gpt *g, float loss_scale, bool accumulate, bool train) {
+static void head(struct gpt *g, bool accumulate, bool train) {
     struct tensor room = gpt_act(g, A_LOGITS, 0), wte = gpt_param(g, P_WTE, 0), dwte = {0};
     struct tensor lnf_all = gpt_act(g, A_LNF, 0), dlnf_all = {0};
     struct tensor losses_all = gpt_act(g, A_LOSSES, 0), targets_all = gpt_act(g, A_TARGETS, 0);
@@ -151,6 +151,7 @@ static void head(struct gpt *g, float loss_scale, bool accumulate, bool train) {
         dlnf_all = gpt_act(g, A_DBRANCH, 0);
         dwte = gpt_grad(g, P_WTE, 0);
     }
+    struct tensor scale = vector_slice(g->numbers, STEP_SCALE, 1);
     int64_t N = g->options.B * g->options.T, chunk = room.dim[0];
     ctx_range_push(g->ctx, "head");
     for (int64_t first = 0; first < N; first += chunk) {
@@ -158,18 +159,24 @@ static void head(struct gpt *g, float loss_scale, bool accumulate, bool train) {
         struct tensor logits, losses = vector_slice(losses_all, first, rows);
         struct tensor targets = vector_slice(targets_all, first, rows);
         logits_of_rows(g, &logits, first, rows);
-        loss_forward(g->ctx, &losses, &logits, &targets, (int)g->config.vocab_size, loss_scale, train);
+        loss_forward(g->ctx, &losses, &logits, &targets, train ? &scale : NULL, (int)g->config.vocab_size);
         if (!train) continue;
         struct tensor lnf = tensor_slice_rows(&lnf_all, first, rows),
                       dlnf = tensor_slice_rows(&dlnf_all, first, rows);
         matmul_backward(g->ctx, &dlnf, &dwte, NULL, &logits, &lnf, &wte, NULL, accumulate || first > 0);
     }
     struct tensor loss = vector_slice(g->numbers, STEP_LOSS, 1), losses = vector_slice(losses_all, 0, N);
-    sum(g->ctx, &loss, &losses, loss_scale, accumulate);
+    sum(g->ctx, &loss, &losses, train ? &scale : NULL, accumulate);
     ctx_range_pop(g->ctx);
 }
 
-void gpt_loss(struct gpt *g, float loss_scale, bool accumulate) { head(g, loss_scale, accumulate, false); }
+void gpt_loss(struct gpt *g) { head(g, false, false); }
+
+/* By a kernel that takes the value along: nothing to keep on the host until a copy is done. */
+void gpt_set_loss_scale(struct gpt *g, float scale) {
+    struct tensor on_device = vector_slice(g->numbers, STEP_SCALE, 1);
+    fill(g->ctx, &on_device, scale);
+}
 
 void gpt_logits(struct gpt *g, int64_t position, float *host) {
     check(g->options.B == 1, "gpt_logits: needs a batch of one");
@@ -251,13 +258,13 @@ static void zero_small_gradients(struct gpt *g) {
     fill(g->ctx, &dwpe, 0.0f);
 }
 
-void gpt_forward_backward(struct gpt *g, float loss_scale, bool first_micro_batch) {
+void gpt_forward_backward(struct gpt *g, bool first_micro_batch) {
     check(g->options.train, "gpt_forward_backward: the model was created without training");
     struct span whole = {0, g->options.T, true};
     bool accumulate = !first_micro_batch;
     if (first_micro_batch) zero_small_gradients(g);
     gpt_forward(g, 0, g->options.T);
-    head(g, loss_scale, accumulate, true);
+    head(g, accumulate, true);
 
     int64_t last = g->config.layers - 1;
     struct tensor dresid = gpt_act(g, A_DRESID, 0), dlnf = gpt_act(g, A_DBRANCH, 0),

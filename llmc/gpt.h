@@ -151,9 +151,9 @@ struct gpt_hooks {
     void (*layer_written)(void *arg, int64_t layer);
 };
 
-/* Numbers a step leaves on the device for the host to read. With several ranks the first STEP_REDUCED are
- * their sums; STEP_STOP counts those that want the run to end. */
-enum { STEP_LOSS, STEP_SUMSQ, STEP_STOP, STEP_NUMBERS, STEP_REDUCED = STEP_STOP + 1 };
+/* Numbers of a step on the device: two that it leaves for the host to read (with several ranks, of all of
+ * them), and what its losses are scaled by. */
+enum { STEP_LOSS, STEP_SUMSQ, STEP_SCALE, STEP_NUMBERS };
 
 struct gpt {
     struct ctx *ctx;
@@ -198,12 +198,16 @@ void gpt_set_batch(struct gpt *gpt, const int32_t *tokens, const int32_t *target
  * A_QKV and needs B = 1, as does count < T. */
 void gpt_forward(struct gpt *gpt, int64_t t0, int64_t count);
 
-/* Mean over losses: STEP_LOSS (+)= loss_scale * sum of A_LOSSES. No gradients. */
-void gpt_loss(struct gpt *gpt, float loss_scale, bool accumulate);
+/* After gpt_forward: A_LOSSES, and their sum in STEP_LOSS. No gradients. */
+void gpt_loss(struct gpt *gpt);
 
-/* Forward and backward of one micro-batch. loss_scale is 1 / (targets in the whole step). The first
- * micro-batch overwrites gradients and STEP_LOSS, the others add. */
-void gpt_forward_backward(struct gpt *gpt, float loss_scale, bool first_micro_batch);
+/* 1 / (targets in the whole step), for the calls of gpt_forward_backward that follow. It is kept on the
+ * device, so that a recorded step can run with another one. */
+void gpt_set_loss_scale(struct gpt *gpt, float scale);
+
+/* Forward and backward of one micro-batch. The first one of a step overwrites gradients and STEP_LOSS (the
+ * scaled sum of losses), the others add. */
+void gpt_forward_backward(struct gpt *gpt, bool first_micro_batch);
 
 /* Logits (Vp) of one position after gpt_forward; B = 1. They lie in A_LOGITS; copied to `host` unless NULL.
  */

@@ -350,7 +350,7 @@ void gpt_create(struct gpt *g, struct ctx *ctx, const struct gpt_config *config,
     }
     p = ctx_alloc(ctx, MEM_ACTIVATIONS, STEP_NUMBERS * (int64_t)sizeof(float), "the step's numbers");
     g->numbers = tensor_make("numbers", DTYPE_F32, p, STEP_NUMBERS, 0, 0, 0);
-    fill(ctx, &g->numbers, 0.0f);
+    fill(ctx, &g->numbers, NAN); /* a scale that was forgotten shows */
 
     /* all activations in one allocation: what does not fit fails at once, before anything has run */
     int64_t offset[ACT_ROWS], total = 0;

@@ -39,7 +39,8 @@ struct group_options {
  * at its address, port in use, refused (with rank 0's reason), fewer than all within the timeout (with the
  * ranks that are missing). */
 struct group *group_open(const struct group_options *options, struct error *err);
-/* Says goodbye; the others go on without waiting for this process only if they close, too. */
+/* Returns when all ranks have called it, so that nobody mistakes the end of one for a failure. A rank may
+ * come late without being called stuck. NULL is allowed. */
 void group_close(struct group *g);
 
 /* Every rank gives `bytes` (the same number on all), and receives those of all in the order of ranks: `all`
@@ -52,9 +53,14 @@ void group_barrier(struct group *g);
  * rank in front, is in everyone's err. */
 bool group_agree(struct group *g, bool ok, struct error *err);
 
-/* "I am alive, and this is what I do now": resets the watch's clock. `what` must be a string constant. Cheap:
- * two stores. The calls above and the collectives do it by themselves. */
+/* "I am alive, and this is what I do now": resets the watch's clock. `what` must be a string constant, shown
+ * with `step` behind it unless that is negative: "step 17", "writing the checkpoint". Cheap: a few stores.
+ * The calls above and the collectives do it by themselves. */
 void group_progress(struct group *g, const char *what, int64_t step);
+/* The same, and until the next group_progress() this process does nothing but wait for the others. If nobody
+ * makes progress for the timeout, and one at least is known to wait, then those that do not wait are stuck.
+ */
+void group_waiting(struct group *g, const char *what, int64_t step);
 /* Called about once a second by the watch's thread. On false, err is the reason this process ends all for (an
  * asynchronous error of a communication library). NULL: none. */
 void group_poll(struct group *g, bool (*poll)(void *arg, struct error *err), void *arg);

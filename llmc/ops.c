@@ -111,6 +111,10 @@ static void want_count(const char *op, const struct tensor *t, int64_t count) {
 static void want_dtype(const char *op, const struct tensor *t, enum dtype dtype) {
     check(t->dtype == dtype, "%s: %s should be %s", op, tensor_text(t), dtype_name(dtype));
 }
+static void want_number(const char *op, const struct tensor *t) {
+    want_count(op, t, 1);
+    want_dtype(op, t, DTYPE_F32);
+}
 /* Operands that an op reads and writes in one dtype; NULL ones are absent. */
 #define WANT_ALIKE(op, ...)                                                                                  \
     want_alike(op, (const struct tensor *const[]){__VA_ARGS__},                                              \
@@ -323,16 +327,16 @@ void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *do
 /* --- loss --- */
 
 void loss_forward(struct ctx *ctx, struct tensor *losses, struct tensor *logits, const struct tensor *targets,
-                  int V, float dloss, bool write_dlogits) {
+                  const struct tensor *dloss, int V) {
     int64_t N = tensor_rows(logits), Vp = tensor_cols(logits);
     want_count("loss_forward", losses, N);
     want_count("loss_forward", targets, N);
     want_dtype("loss_forward", losses, DTYPE_F32);
     want_dtype("loss_forward", targets, DTYPE_I32);
+    if (dloss) want_number("loss_forward", dloss);
     check(V > 0 && V <= Vp, "loss_forward: vocabulary %d does not fit %s", V, tensor_text(logits));
-    DISPATCH(ctx, loss_forward, 5 * N * V,
-             (write_dlogits ? 2 : 1) * bytes_of(logits) + BYTES(losses, targets), losses, logits, targets, V,
-             dloss, write_dlogits);
+    DISPATCH(ctx, loss_forward, 5 * N * V, (dloss ? 2 : 1) * bytes_of(logits) + BYTES(losses, targets, dloss),
+             losses, logits, targets, dloss, V);
 }
 
 /* --- optim --- */
@@ -343,12 +347,11 @@ void adamw(struct ctx *ctx, struct tensor *param, struct tensor *master, struct 
     want_count("adamw", m, n);
     want_count("adamw", v, n);
     want_count("adamw", grad, n);
-    want_count("adamw", sumsq_of_grad, 1);
+    want_number("adamw", sumsq_of_grad);
     if (master) want_count("adamw", master, n);
     if (master) want_dtype("adamw", master, DTYPE_F32);
     want_dtype("adamw", m, DTYPE_F32);
     want_dtype("adamw", v, DTYPE_F32);
-    want_dtype("adamw", sumsq_of_grad, DTYPE_F32);
     WANT_ALIKE("adamw", param, grad);
     check(args->step >= 1, "adamw: step %" PRId64 " should be 1 for the first update", args->step);
     /* where there is a master copy, the parameter is only written */
@@ -358,16 +361,16 @@ void adamw(struct ctx *ctx, struct tensor *param, struct tensor *master, struct 
 }
 
 void sumsq(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
-    want_count("sumsq", out, 1);
-    want_dtype("sumsq", out, DTYPE_F32);
+    want_number("sumsq", out);
     DISPATCH(ctx, sumsq, 2 * tensor_count(inp), BYTES(out, inp), out, inp);
 }
 
-void sum(struct ctx *ctx, struct tensor *out, const struct tensor *inp, float scale, bool accumulate) {
-    want_count("sum", out, 1);
-    want_dtype("sum", out, DTYPE_F32);
+void sum(struct ctx *ctx, struct tensor *out, const struct tensor *inp, const struct tensor *scale,
+         bool accumulate) {
+    want_number("sum", out);
+    if (scale) want_number("sum", scale);
     want_dtype("sum", inp, DTYPE_F32);
-    DISPATCH(ctx, sum, tensor_count(inp), (accumulate ? 2 : 1) * bytes_of(out) + bytes_of(inp), out, inp,
+    DISPATCH(ctx, sum, tensor_count(inp), (accumulate ? 2 : 1) * bytes_of(out) + BYTES(inp, scale), out, inp,
              scale, accumulate);
 }
 

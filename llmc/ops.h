@@ -154,12 +154,14 @@ LLMC_OP(attn_backward, struct tensor *dqkv, /* (B,T,3C) = */
 /* --- loss: softmax cross-entropy --- */
 
 /* losses[n] = log sum_{v<V} exp(logits[n,v]) - logits[n,target]; 0 where the target is -1 (ignored).
- * With write_dlogits, logits become their own gradients: (softmax - onehot(target)) * dloss; 0 in rows that
- * are ignored and in the padding columns v >= V. Without it, logits are left alone. */
+ * With dloss, logits become their own gradients: (softmax - onehot(target)) * dloss; 0 in rows that are
+ * ignored and in the padding columns v >= V. Without it, logits are left alone. dloss lies on the device, so
+ * that a recorded step can run with another one. */
 LLMC_OP(loss_forward, struct tensor *losses, /* (N) fp32 = */
-        struct tensor *logits,               /* (N,Vp): read, and = with write_dlogits */
+        struct tensor *logits,               /* (N,Vp): read, and = with dloss */
         const struct tensor *targets,        /* (N) int32, each -1 or in [0,V) */
-        int V, float dloss, bool write_dlogits);
+        const struct tensor *dloss,          /* (1) fp32 (or NULL): gradient of each loss */
+        int V);
 
 /* --- optim --- */
 
@@ -190,9 +192,10 @@ LLMC_OP(sumsq, struct tensor *out, /* (1) fp32 = */
         const struct tensor *inp); /* (n) */
 
 /* out (+)= scale * sum of inp */
-LLMC_OP(sum, struct tensor *out,  /* (1) fp32 = or += */
-        const struct tensor *inp, /* (n) fp32 */
-        float scale, bool accumulate);
+LLMC_OP(sum, struct tensor *out,    /* (1) fp32 = or += */
+        const struct tensor *inp,   /* (n) fp32 */
+        const struct tensor *scale, /* (1) fp32 (or NULL: 1) */
+        bool accumulate);
 
 /* out = inp, converted between dtypes; to nearest even. */
 LLMC_OP(cast, struct tensor *out,  /* (n) = */
@@ -276,12 +279,12 @@ FRONT_DOOR(act_backward, struct tensor *dinp, const struct tensor *dout, const s
 FRONT_DOOR(attn_forward, struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH, int t0);
 FRONT_DOOR(attn_backward, struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
            const struct tensor *lse, const struct tensor *qkv, int NH);
-FRONT_DOOR(loss_forward, struct tensor *losses, struct tensor *logits, const struct tensor *targets, int V,
-           float dloss, bool write_dlogits);
+FRONT_DOOR(loss_forward, struct tensor *losses, struct tensor *logits, const struct tensor *targets,
+           const struct tensor *dloss, int V);
 FRONT_DOOR(adamw, struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
            const struct tensor *grad, const struct tensor *sumsq, const struct adamw_args *args);
 FRONT_DOOR(sumsq, struct tensor *out, const struct tensor *inp);
-FRONT_DOOR(sum, struct tensor *out, const struct tensor *inp, float scale, bool accumulate);
+FRONT_DOOR(sum, struct tensor *out, const struct tensor *inp, const struct tensor *scale, bool accumulate);
 FRONT_DOOR(cast, struct tensor *out, const struct tensor *inp);
 FRONT_DOOR(fill, struct tensor *out, float value);
 FRONT_DOOR(randn, struct tensor *out, float mean, float std, uint64_t seed, uint64_t purpose);

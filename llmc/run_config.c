@@ -281,7 +281,8 @@ void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct
     gpt_init_weights(&gpt, 1);
     ctx_reset_stats(ctx);
     gpt_set_batch(&gpt, NULL, NULL);
-    gpt_forward_backward(&gpt, 1.0f, true);
+    gpt_set_loss_scale(&gpt, 1.0f);
+    gpt_forward_backward(&gpt, true);
     struct adamw_args args = {.lr = 1e-3f, .step = 1};
     optimizer_step(&optimizer, &gpt, &args);
 }

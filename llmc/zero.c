@@ -310,22 +310,17 @@ bool zero_communicates(const struct zero *z, bool last) {
     return false;
 }
 
-void zero_micro_step(struct zero *z, float loss_scale, bool first, bool last) {
+void zero_micro_step(struct zero *z, bool first, bool last) {
     struct zero_state *s = z->state;
     if (s) {
         s->first = first;
         s->reduce = last || z->level >= ZERO_GRADIENTS;
         if (first && z->level >= ZERO_OPTIMIZER) clear_gaps(z, 0);
     }
-    gpt_forward_backward(z->gpt, loss_scale, first);
+    gpt_forward_backward(z->gpt, first);
     if (!s || !last) return;
     reduce(z, 0);
     reduce(z, s->buckets - 1);
-}
-
-void zero_stop_flag(struct zero *z, bool stop) {
-    struct tensor flag = slice(&z->gpt->numbers, STEP_STOP, 1);
-    if (z->state) fill(z->gpt->ctx, &flag, stop ? 1.0f : 0.0f);
 }
 
 void zero_update(struct zero *z, const struct adamw_args *args) {
@@ -342,9 +337,9 @@ void zero_update(struct zero *z, const struct adamw_args *args) {
         if (s->parts[i].count) sumsq(g->ctx, &norm, &s->parts[i].grad);
     }
     struct tensor total = slice(&g->numbers, STEP_SUMSQ, 1);
-    struct tensor reduced = slice(&g->numbers, 0, STEP_REDUCED);
-    sum(g->ctx, &total, &s->norms, 1.0f, false);
-    int64_t ticket = z->comm->all_reduce(z->comm, &reduced, g->ctx->stream);
+    struct tensor both = slice(&g->numbers, STEP_LOSS, 2);
+    sum(g->ctx, &total, &s->norms, NULL, false);
+    int64_t ticket = z->comm->all_reduce(z->comm, &both, g->ctx->stream);
     await(z, &ticket);
     optimizer_update(z->optimizer, g, args);
     if (z->level >= ZERO_OPTIMIZER) gather_all(z);

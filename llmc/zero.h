@@ -57,8 +57,8 @@ void zero_create(struct zero *z, struct gpt *gpt, struct optimizer *optimizer, s
 void zero_free(struct zero *z);
 
 /* Forward and backward of one micro-batch; sums gradients over the ranks as the level says, `last` of a step
- * or always. Nothing waits for the result. */
-void zero_micro_step(struct zero *z, float loss_scale, bool first, bool last);
+ * or always. Nothing waits for the result. The loss scale is that of all ranks together. */
+void zero_micro_step(struct zero *z, bool first, bool last);
 /* Whether the next zero_micro_step starts collectives or waits for some: such a call cannot be recorded. */
 bool zero_communicates(const struct zero *z, bool last);
 
@@ -66,10 +66,6 @@ bool zero_communicates(const struct zero *z, bool last);
  * gradient in gpt->numbers, the same on all ranks. Updated parameters may still be on their way to the others
  * then; the model's hooks wait for them. */
 void zero_update(struct zero *z, const struct adamw_args *args);
-
-/* Whether this rank wants the run to end: zero_update adds the flags up in gpt->numbers[STEP_STOP]. Nothing
- * when alone. */
-void zero_stop_flag(struct zero *z, bool stop);
 
 /* What was on its way is there for whatever is put on the stream now. For those who read parameters without
  * the model's hooks. */

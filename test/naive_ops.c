@@ -322,7 +322,7 @@ static void attn_backward_run(const struct op_env *env, struct tensor *dqkv, con
 /* --- loss --- */
 
 static void loss_row(const struct op_env *env, struct tensor *losses, struct tensor *logits, int32_t target,
-                     int64_t n, int V, float dloss, bool write) {
+                     int64_t n, const struct tensor *dloss, int V) {
     int64_t Vp = tensor_cols(logits), first = n * Vp;
     int64_t columns = bug(loss_forward, COUNTS_PADDING)        ? Vp
                       : bug(loss_forward, LAST_COLUMN_MISSING) ? V - 1
@@ -332,26 +332,26 @@ static void loss_row(const struct op_env *env, struct tensor *losses, struct ten
     if (bug(loss_forward, NO_MAXIMUM)) max = 0.0f;
     for (int64_t v = 0; v < columns; v++) total += expf(get(logits, first + v) - max);
     f32(losses)[n] = logf(total) + max - get(logits, first + target);
-    if (!write && !bug(loss_forward, ALWAYS_WRITES)) return;
+    if (!dloss && !bug(loss_forward, ALWAYS_WRITES)) return;
     for (int64_t v = 0; v < V; v++) {
         float p = expf(get(logits, first + v) - max) / total - (v == target ? 1.0f : 0.0f);
-        put(logits, first + v, p * (bug(loss_forward, NO_DLOSS) ? 1.0f : dloss));
+        put(logits, first + v, p * (!dloss || bug(loss_forward, NO_DLOSS) ? 1.0f : f32(dloss)[0]));
     }
     for (int64_t v = V; v < Vp && !bug(loss_forward, KEEPS_PADDING); v++) put(logits, first + v, 0.0f);
 }
 
 static void loss_forward_run(const struct op_env *env, struct tensor *losses, struct tensor *logits,
-                             const struct tensor *targets, int V, float dloss, bool write) {
+                             const struct tensor *targets, const struct tensor *dloss, int V) {
     int64_t Vp = tensor_cols(logits);
     for (int64_t n = 0; n < tensor_rows(logits); n++) {
         int32_t target = i32(targets)[n];
         if (target < 0 && bug(loss_forward, IGNORED_IS_ZERO)) target = 0;
         if (target >= 0) {
-            loss_row(env, losses, logits, target, n, V, dloss, write);
+            loss_row(env, losses, logits, target, n, dloss, V);
             continue;
         }
         f32(losses)[n] = 0.0f;
-        for (int64_t v = 0; v < Vp && write && !bug(loss_forward, IGNORED_KEEPS_LOGITS); v++)
+        for (int64_t v = 0; v < Vp && dloss && !bug(loss_forward, IGNORED_KEEPS_LOGITS); v++)
             put(logits, n * Vp + v, 0.0f);
     }
 }
@@ -394,8 +394,8 @@ static void sumsq_run(const struct op_env *env, struct tensor *out, const struct
     f32(out)[0] = bug(sumsq, FP32_SUM) ? single : bug(sumsq, ROOT) ? (float)sqrt(total) : (float)total;
 }
 
-static void sum_run(const struct op_env *env, struct tensor *out, const struct tensor *inp, float scale,
-                    bool accumulate) {
+static void sum_run(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                    const struct tensor *scale, bool accumulate) {
     double total = 0.0;
     float single = 0.0f;
     for (int64_t i = 0; i < tensor_count(inp); i++) {
@@ -404,7 +404,7 @@ static void sum_run(const struct op_env *env, struct tensor *out, const struct t
     }
     float before = accumulate && !bug(sum, NEVER_ACCUMULATES) ? f32(out)[0] : 0.0f;
     float value = bug(sum, FP32_SUM) ? single : (float)total;
-    f32(out)[0] = before + value * (bug(sum, NO_SCALE) ? 1.0f : scale);
+    f32(out)[0] = before + value * (!scale || bug(sum, NO_SCALE) ? 1.0f : f32(scale)[0]);
 }
 
 static void cast_run(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
@@ -463,12 +463,12 @@ NEEDS_NOTHING(act_backward, struct tensor *dinp, const struct tensor *dout, cons
 NEEDS_NOTHING(attn_forward, struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH, int t0);
 NEEDS_NOTHING(attn_backward, struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
               const struct tensor *lse, const struct tensor *qkv, int NH);
-NEEDS_NOTHING(loss_forward, struct tensor *losses, struct tensor *logits, const struct tensor *targets, int V,
-              float dloss, bool write_dlogits);
+NEEDS_NOTHING(loss_forward, struct tensor *losses, struct tensor *logits, const struct tensor *targets,
+              const struct tensor *dloss, int V);
 NEEDS_NOTHING(adamw, struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
               const struct tensor *grad, const struct tensor *sumsq, const struct adamw_args *args);
 NEEDS_NOTHING(sumsq, struct tensor *out, const struct tensor *inp);
-NEEDS_NOTHING(sum, struct tensor *out, const struct tensor *inp, float scale, bool accumulate);
+NEEDS_NOTHING(sum, struct tensor *out, const struct tensor *inp, const struct tensor *scale, bool accumulate);
 NEEDS_NOTHING(cast, struct tensor *out, const struct tensor *inp);
 NEEDS_NOTHING(fill, struct tensor *out, float value);
 NEEDS_NOTHING(randn, struct tensor *out, float mean, float std, uint64_t seed, uint64_t purpose);

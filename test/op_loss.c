@@ -3,8 +3,6 @@
 
 enum { KEEP_LOGITS = OP_FLAG(0), IGNORED = OP_FLAG(1), ALL_IGNORED = OP_FLAG(2), SPIKE = OP_FLAG(3) };
 
-static float dloss_of(const struct op_instance *x) { return 1.0f / (float)x->c->d[0]; }
-
 static void loss_forward_make(struct op_instance *x) {
     int64_t N = x->c->d[0], V = x->c->d[1], Vp = x->c->d[2];
     struct operand *targets = op_add(x, ROLE_IN, DTYPE_I32, "targets", N, 0, 0);
@@ -13,6 +11,8 @@ static void loss_forward_make(struct op_instance *x) {
         if (x->c->flags & ALL_IGNORED || (x->c->flags & IGNORED && n % 3 == 1)) targets->initial[n] = -1.0f;
     if (N > 1) targets->initial[N - 1] = (float)(V - 1);
     if (x->c->flags & ALL_IGNORED) targets->initial[N - 1] = -1.0f;
+    if (!(x->c->flags & KEEP_LOGITS))
+        op_add(x, ROLE_IN, DTYPE_F32, "dloss", 1, 0, 0)->initial[0] = 1.0f / (float)N;
     struct operand *logits =
         op_add(x, x->c->flags & KEEP_LOGITS ? ROLE_IN : ROLE_UPDATE, x->dtype, "logits", N, Vp, 0);
     op_fill(x, logits, x->c->input == INPUT_LARGE ? 1000.0 : 3.0);
@@ -35,6 +35,7 @@ static void loss_forward_bound(struct op_instance *x) {
     const float *logits = op_initial(x, "logits"), *targets = op_initial(x, "targets");
     double *losses = op_allowed(x, "losses"), e = op_sum_error((double)V);
     double *dlogits = x->c->flags & KEEP_LOGITS ? NULL : op_allowed(x, "logits");
+    double dloss = dlogits ? (double)op_initial(x, "dloss")[0] : 0.0;
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
         if (targets[n] < 0.0f) continue; /* 0, exactly */
@@ -51,8 +52,7 @@ static void loss_forward_bound(struct op_instance *x) {
         for (int64_t v = 0; dlogits && v < V; v++) {
             double p = exp((double)row[v] - max) / total;
             double relative = e + 4.0 * UNIT_F32 * (max - (double)row[v] + spread / total);
-            dlogits[n * Vp + v] += fabs((double)dloss_of(x)) *
-                                   (p * relative + ((int64_t)targets[n] == v ? 4.0 * UNIT_F32 : 0.0));
+            dlogits[n * Vp + v] += dloss * (p * relative + ((int64_t)targets[n] == v ? 4.0 * UNIT_F32 : 0.0));
         }
     }
 }
@@ -81,4 +81,4 @@ static const struct op_case loss_forward_cases[] = {
     {"gpt2", INPUT_RANDOM, {256, 50257, 50304}, IGNORED, SIZE_LARGE},
 };
 OP_TEST(loss_forward, (.bound = loss_forward_bound, .model_cases = loss_forward_model_cases), A("losses"),
-        A("logits"), A("targets"), (int)x->c->d[1], dloss_of(x), !(x->c->flags & KEEP_LOGITS));
+        A("logits"), A("targets"), A("dloss"), (int)x->c->d[1]);

@@ -11,8 +11,9 @@ enum {
     ACCUMULATE = OP_FLAG(6),
     TENTHS = OP_FLAG(9), /* sums: every element is 0.1, whose sum in fp32 drifts */
     DUST = OP_FLAG(10),  /* sums: 256 ones, then terms of half an ulp of 1, which vanish one by one in fp32 */
-    FROM_F32 = OP_FLAG(7), /* cast: fp32 -> dtype; otherwise dtype -> fp32 */
-    SPECIAL = OP_FLAG(8)   /* cast: NaN, infinities, ties, overflow */
+    NO_SCALE = OP_FLAG(11), /* sum: as it is */
+    FROM_F32 = OP_FLAG(7),  /* cast: fp32 -> dtype; otherwise dtype -> fp32 */
+    SPECIAL = OP_FLAG(8)    /* cast: NaN, infinities, ties, overflow */
 };
 
 /* --- adamw --- */
@@ -159,10 +160,11 @@ static void sumsq_bound(struct op_instance *x) {
 static const struct op_case sumsq_cases[] = {SUM_CASES};
 OP_TEST(sumsq, (.bound = sumsq_bound, .model_cases = whole_buffer_cases), A("out"), A("inp"));
 
-static float sum_scale(const struct op_case *c) { return c->input == INPUT_INTEGER ? 2.0f : 0.37f; }
-
 static void sum_make(struct op_instance *x) {
     add_terms(x, DTYPE_F32, 0x1p-24f);
+    if (!(x->c->flags & NO_SCALE))
+        op_add(x, ROLE_IN, DTYPE_F32, "scale", 1, 0, 0)->initial[0] =
+            x->c->input == INPUT_INTEGER ? 2.0f : 0.37f;
     op_add(x, x->c->flags & ACCUMULATE ? ROLE_UPDATE : ROLE_OUT, DTYPE_F32, "out", 1, 0, 0)->exact =
         x->c->input == INPUT_INTEGER;
 }
@@ -172,15 +174,17 @@ static void sum_bound(struct op_instance *x) {
     for (int64_t i = 0; i < x->c->d[0]; i++) total += fabs((double)op_initial(x, "inp")[i]);
     if (x->c->flags & ACCUMULATE)
         op_allowed(x, "out")[0] += 2.0 * UNIT_F32 * fabs((double)op_initial(x, "out")[0]);
-    op_allowed(x, "out")[0] += pairwise_error(x->c->d[0]) * total * (double)sum_scale(x->c);
+    op_allowed(x, "out")[0] += pairwise_error(x->c->d[0]) * total *
+                               (x->c->flags & NO_SCALE ? 1.0 : (double)op_initial(x, "scale")[0]);
 }
 
 static const struct op_case sum_cases[] = {
     SUM_CASES,
     {"accumulate", INPUT_RANDOM, {300}, ACCUMULATE, SIZE_SMALL},
     {"accumulate, integer", INPUT_INTEGER, {77}, ACCUMULATE, SIZE_SMALL},
+    {"no scale", INPUT_RANDOM, {300}, NO_SCALE, SIZE_SMALL},
 };
-OP_TEST(sum, (.bound = sum_bound), A("out"), A("inp"), sum_scale(x->c), (x->c->flags & ACCUMULATE) != 0);
+OP_TEST(sum, (.bound = sum_bound), A("out"), A("inp"), A("scale"), (x->c->flags & ACCUMULATE) != 0);
 
 /* --- cast, fill, randn --- */
 

@@ -275,7 +275,8 @@ static void train(struct model *m, int64_t first, int64_t count) {
     for (int64_t step = first; step < first + count; step++) {
         for (int i = 0; i < 10; i++) tokens[i] = (int32_t)((step * 11 + i * i) % small.vocab_size);
         gpt_set_batch(&m->gpt, tokens, tokens + 1);
-        gpt_forward_backward(&m->gpt, 1.0f / 9.0f, true);
+        gpt_set_loss_scale(&m->gpt, 1.0f / 9.0f);
+        gpt_forward_backward(&m->gpt, true);
         struct adamw_args args = {.lr = 0.01f,
                                   .beta1 = 0.9f,
                                   .beta2 = 0.95f,

@@ -154,7 +154,8 @@ static void check_golden(const char *name) {
     /* junk in every buffer that a first micro-batch must overwrite */
     fill(&m.ctx, &m.gpt.grads, NAN);
     fill(&m.ctx, &m.gpt.numbers, NAN);
-    gpt_forward_backward(&m.gpt, 1.0f / (float)valid, true);
+    gpt_set_loss_scale(&m.gpt, 1.0f / (float)valid);
+    gpt_forward_backward(&m.gpt, true);
     double loss = (double)f32(&m.gpt.numbers)[STEP_LOSS], want_loss = view_at(golden(&st, "", "loss"), 0);
     if (!(fabs(loss - want_loss) <= 1e-5 * want_loss))
         fail_msg("%s: loss %.9g, not %.9g", name, loss, want_loss);
@@ -190,7 +191,8 @@ static void test_ten_adamw_steps(void **state) {
         gpt_set_batch(&m.gpt, (const int32_t *)tokens->data + at, (const int32_t *)targets->data + at);
         int64_t valid = 0;
         for (int64_t i = 0; i < B * T; i++) valid += ((const int32_t *)targets->data)[at + i] >= 0;
-        gpt_forward_backward(&m.gpt, 1.0f / (float)valid, true);
+        gpt_set_loss_scale(&m.gpt, 1.0f / (float)valid);
+        gpt_forward_backward(&m.gpt, true);
         args.lr = (float)schedule_lr(&schedule, step);
         args.step = step + 1;
         optimizer_step(&m.opt, &m.gpt, &args);
@@ -229,7 +231,8 @@ static float *gradient_of(struct gpt_options options, const int32_t *tokens, con
     model_open(&m, &small, options);
     gpt_init_weights(&m.gpt, 7);
     gpt_set_batch(&m.gpt, tokens, targets);
-    gpt_forward_backward(&m.gpt, 1.0f / (float)(options.B * options.T), true);
+    gpt_set_loss_scale(&m.gpt, 1.0f / (float)(options.B * options.T));
+    gpt_forward_backward(&m.gpt, true);
     *loss = f32(&m.gpt.numbers)[STEP_LOSS];
     size_t bytes = (size_t)tensor_bytes(&m.gpt.grads);
     float *copy = (float *)xmalloc(bytes);
@@ -301,7 +304,8 @@ static void test_accumulation_equals_one_batch(void **state) {
     gpt_init_weights(&m.gpt, 7);
     for (int b = 0; b < B; b++) {
         gpt_set_batch(&m.gpt, tokens + b * T, targets + b * T);
-        gpt_forward_backward(&m.gpt, 1.0f / (B * T), b == 0);
+        gpt_set_loss_scale(&m.gpt, 1.0f / (B * T));
+        gpt_forward_backward(&m.gpt, b == 0);
     }
     assert_close(base, f32(&m.gpt.grads), layout.total, 1e-5, "gradients");
     assert_close(&loss, f32(&m.gpt.numbers) + STEP_LOSS, 1, 1e-6, "loss");
@@ -351,7 +355,8 @@ static void test_overfits_one_batch(void **state) {
     struct adamw_args args = {.lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .max_norm = 1.0f};
     float first = 0;
     for (args.step = 1; args.step <= STEPS; args.step++) {
-        gpt_forward_backward(&m.gpt, 1.0f / (B * T), true);
+        gpt_set_loss_scale(&m.gpt, 1.0f / (B * T));
+        gpt_forward_backward(&m.gpt, true);
         if (args.step == 1) first = f32(&m.gpt.numbers)[STEP_LOSS];
         optimizer_step(&m.opt, &m.gpt, &args);
     }
@@ -399,7 +404,8 @@ static void test_plan_equals_run(void **state) {
             if (variants[i].train) {
                 struct adamw_args args = {.lr = 1e-3f, .step = 1};
                 optimizer_create(&opt, &g, false);
-                gpt_forward_backward(&g, 1.0f, true);
+                gpt_set_loss_scale(&g, 1.0f);
+                gpt_forward_backward(&g, true);
                 optimizer_step(&opt, &g, &args);
             } else {
                 gpt_forward(&g, 0, variants[i].T);

@@ -230,7 +230,7 @@ enum { LOSS_V = 6 };
 static const float loss_scale = 0.25f;
 static double loss_value(void *user) {
     struct pair *p = (struct pair *)user;
-    loss_forward(p->ctx, &p->mean.t, &p->inp.t, &p->tokens, LOSS_V, loss_scale, false);
+    loss_forward(p->ctx, &p->mean.t, &p->inp.t, &p->tokens, NULL, LOSS_V);
     double sum = 0.0;
     for (int64_t i = 0; i < tensor_count(&p->mean.t); i++) sum += (double)p->mean.data[i];
     return sum * (double)loss_scale;
@@ -246,7 +246,9 @@ static void test_gradient_loss(void **state) {
     p->tokens = tensor_make("targets", DTYPE_I32, p->token, 5, 0, 0, 0);
     p->dinp = p->inp;
     p->dinp.t.data = p->dinp.data;
-    loss_forward(p->ctx, &p->mean.t, &p->dinp.t, &p->tokens, LOSS_V, loss_scale, true);
+    float value = loss_scale;
+    struct tensor dloss = tensor_make("dloss", DTYPE_F32, &value, 1, 0, 0, 0);
+    loss_forward(p->ctx, &p->mean.t, &p->dinp.t, &p->tokens, &dloss, LOSS_V);
     check_gradient("loss logits", &p->inp, &p->dinp, loss_value, p);
     free(p);
 }

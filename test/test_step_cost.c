@@ -34,10 +34,10 @@ ANY(act_forward, OUT out, INP inp)
 ANY(act_backward, OUT dinp, INP dout, INP inp)
 ANY(attn_forward, OUT out, OUT lse, INP qkv, int NH, int t0)
 ANY(attn_backward, OUT dqkv, INP dout, INP out, INP lse, INP qkv, int NH)
-ANY(loss_forward, OUT losses, OUT logits, INP targets, int V, float dloss, bool write_dlogits)
+ANY(loss_forward, OUT losses, OUT logits, INP targets, INP dloss, int V)
 ANY(adamw, OUT param, OUT master, OUT m, OUT v, INP grad, INP sumsq_of_grad, const struct adamw_args *args)
 ANY(sumsq, OUT out, INP inp)
-ANY(sum, OUT out, INP inp, float scale, bool accumulate)
+ANY(sum, OUT out, INP inp, INP scale, bool accumulate)
 ANY(cast, OUT out, INP inp)
 ANY(fill, OUT out, float value)
 ANY(randn, OUT out, float mean, float std, uint64_t seed, uint64_t purpose)
@@ -64,7 +64,8 @@ static void plan_step(struct count *counts, const struct gpt_config *config, int
     gpt_create(&gpt, &ctx, config, &options);
     optimizer_create(&optimizer, &gpt, true);
     ctx_reset_stats(&ctx);
-    for (int i = 0; i < micro_steps; i++) gpt_forward_backward(&gpt, 1.0f, i == 0);
+    gpt_set_loss_scale(&gpt, 1.0f);
+    for (int i = 0; i < micro_steps; i++) gpt_forward_backward(&gpt, i == 0);
     optimizer_step(&optimizer, &gpt, &args);
     for (int id = 0; id < OP_COUNT; id++)
         counts[id] = (struct count){(double)ctx.stats[id].calls, ctx.stats[id].flops, ctx.stats[id].bytes};
@@ -118,8 +119,8 @@ static void count_step(struct count *counts, const struct gpt_config *c, int64_t
         double pairs = B * NH * T * (T + 1) / 2, HS = C / NH;
         add(&counts[OP_attn_forward], L, pairs * HS * 2 * 2, 2 * (3 * N * C + N * C) + 4 * NH * N);
         add(&counts[OP_attn_backward], L, pairs * HS * 2 * 5, 2 * (6 * N * C + 2 * N * C) + 4 * NH * N);
-        add(&counts[OP_loss_forward], 1, 5 * N * V, 2 * 2 * N * Vp + 8 * N);
-        add(&counts[OP_sum], 1, N, 4 * N + (first ? 4 : 8));
+        add(&counts[OP_loss_forward], 1, 5 * N * V, 2 * 2 * N * Vp + 8 * N + 4);
+        add(&counts[OP_sum], 1, N, 4 * N + 4 + (first ? 4 : 8));
         double vectors = 2 * 5 * C; /* the weight, and two gradients that are added to: read and written */
         add(&counts[OP_norm_backward], 2 * L, 13 * N * C, 2 * 4 * N * C + vectors + 8 * N);
         add(&counts[OP_norm_backward], 1, 13 * N * C,
@@ -130,6 +131,7 @@ static void count_step(struct count *counts, const struct gpt_config *c, int64_t
     double small = L * (6 * gap(C) + gap(3 * C) + gap(4 * C)) + 2 * gap(C), positions = P * C;
     add(&counts[OP_fill], 1, 0, 2 * small);
     add(&counts[OP_fill], 1, 0, 2 * positions);
+    add(&counts[OP_fill], 1, 0, 4); /* the scale of the losses */
     double total = small + positions + Vp * C + 12 * L * C * C;
     add(&counts[OP_sumsq], 1, 2 * total, 2 * total + 4);
     /* matrices and vectors apart: gradient read, parameter written; moments and master read and written */

@@ -26,7 +26,7 @@ DEVICE_INLINE float gradient(float logit, float max, float sum, int64_t v, int V
 
 template <class T>
 __global__ void loss_1_kernel(float *losses, T *logits, const int *targets, int64_t N, int V, int64_t Vp,
-                              float dloss, bool write_dlogits) {
+                              const float *dloss) {
     int64_t n = (int64_t)blockIdx.x * BLOCK + threadIdx.x;
     if (n >= N) return;
     T *x = logits + n * Vp;
@@ -35,9 +35,9 @@ __global__ void loss_1_kernel(float *losses, T *logits, const int *targets, int6
     for (int v = 0; v < V; v++) max = fmaxf(max, to_float(x[v]));
     for (int v = 0; v < V; v++) sum += expf(to_float(x[v]) - max);
     losses[n] = target < 0 ? 0.0f : logf(sum) + max - to_float(x[target]);
-    if (!write_dlogits) return;
+    if (!dloss) return;
     for (int64_t v = 0; v < Vp; v++)
-        x[v] = from_float<T>(target < 0 ? 0.0f : gradient(to_float(x[v]), max, sum, v, V, target, dloss));
+        x[v] = from_float<T>(target < 0 ? 0.0f : gradient(to_float(x[v]), max, sum, v, V, target, *dloss));
 }
 
 /* --- step 2: a block a row ---
@@ -48,7 +48,7 @@ __global__ void loss_1_kernel(float *losses, T *logits, const int *targets, int6
 
 template <class T>
 __global__ void loss_2_kernel(float *losses, T *logits, const int *targets, int64_t N, int V, int64_t Vp,
-                              float dloss, bool write_dlogits) {
+                              const float *dloss) {
     SHARED(float, scratch, [32]);
     T *x = logits + blockIdx.x * Vp;
     int target = targets[blockIdx.x];
@@ -58,10 +58,10 @@ __global__ void loss_2_kernel(float *losses, T *logits, const int *targets, int6
     for (int v = (int)threadIdx.x; v < V; v += BLOCK) sum += expf(to_float(x[v]) - max);
     sum = block_sum(sum, scratch);
     if (threadIdx.x == 0) losses[blockIdx.x] = target < 0 ? 0.0f : logf(sum) + max - to_float(x[target]);
-    if (!write_dlogits) return;
+    if (!dloss) return;
     __syncthreads(); /* thread 0 has read x[target], which another thread overwrites now */
     for (int64_t v = threadIdx.x; v < Vp; v += BLOCK)
-        x[v] = from_float<T>(target < 0 ? 0.0f : gradient(to_float(x[v]), max, sum, v, V, target, dloss));
+        x[v] = from_float<T>(target < 0 ? 0.0f : gradient(to_float(x[v]), max, sum, v, V, target, *dloss));
 }
 
 /* --- steps 3 and 4: online softmax, then vectors ---
@@ -76,7 +76,7 @@ __global__ void loss_2_kernel(float *losses, T *logits, const int *targets, int6
 
 template <class T, int WIDTH>
 __global__ void loss_34_kernel(float *losses, T *logits, const int *targets, int64_t N, int V, int64_t Vp,
-                               float dloss, bool write_dlogits) {
+                               const float *dloss) {
     SHARED(float, scratch, [32]);
     T *x = logits + blockIdx.x * Vp;
     int target = targets[blockIdx.x];
@@ -103,13 +103,13 @@ __global__ void loss_34_kernel(float *losses, T *logits, const int *targets, int
     float all = block_max(max, scratch); /* each thread has scaled its sum to its own maximum */
     sum = block_sum(sum * expf(max - all), scratch);
     if (threadIdx.x == 0) losses[blockIdx.x] = target < 0 ? 0.0f : logf(sum) + all - to_float(x[target]);
-    if (!write_dlogits) return;
+    if (!dloss) return;
     __syncthreads();
     for (int64_t v = threadIdx.x * WIDTH; v < Vp; v += BLOCK * WIDTH) {
         vec<T> r = load(v);
 #pragma unroll
         for (int k = 0; k < WIDTH; k++) {
-            float d = target < 0 ? 0.0f : gradient(to_float(r[k]), all, sum, v + k, V, target, dloss);
+            float d = target < 0 ? 0.0f : gradient(to_float(r[k]), all, sum, v + k, V, target, *dloss);
             r[k] = from_float<T>(d);
         }
         if constexpr (WIDTH == 1)
@@ -122,15 +122,15 @@ __global__ void loss_34_kernel(float *losses, T *logits, const int *targets, int
 /* --- launchers --- */
 
 template <int STEP>
-static int64_t need(struct tensor *losses, struct tensor *logits, const struct tensor *targets, int V,
-                    float dloss, bool write_dlogits) {
+static int64_t need(struct tensor *losses, struct tensor *logits, const struct tensor *targets,
+                    const struct tensor *dloss, int V) {
     bool takes = same_float_dtype(logits) && (STEP < 4 || rows_of_vectors(logits));
     return takes ? 0 : OP_UNSUPPORTED;
 }
 
 template <int STEP>
 static void run(const struct op_env *env, struct tensor *losses, struct tensor *logits,
-                const struct tensor *targets, int V, float dloss, bool write_dlogits) {
+                const struct tensor *targets, const struct tensor *dloss, int V) {
     int64_t N = tensor_rows(logits);
     with_dtype(logits->dtype, [&](auto tag) {
         using T = decltype(tag);
@@ -139,7 +139,7 @@ static void run(const struct op_env *env, struct tensor *losses, struct tensor *
                       : STEP == 3 ? loss_34_kernel<T, 1>
                                   : loss_34_kernel<T, vec<T>::size>;
         launch({grid_size(N, STEP == 1 ? BLOCK : 1), BLOCK, 0, env->stream}, kernel, f32(losses),
-               data_of<T>(logits), i32(targets), N, V, tensor_cols(logits), dloss, write_dlogits);
+               data_of<T>(logits), i32(targets), N, V, tensor_cols(logits), data_of<float>(dloss));
     });
 }
 

@@ -5,12 +5,12 @@
 #include <string.h>
 
 static int64_t loss_forward_need(struct tensor *losses, struct tensor *logits, const struct tensor *targets,
-                                 int V, float dloss, bool write_dlogits) {
+                                 const struct tensor *dloss, int V) {
     return cpu_needs(logits, 0);
 }
 
 static void loss_forward_run(const struct op_env *env, struct tensor *losses, struct tensor *logits,
-                             const struct tensor *targets, int V, float dloss, bool write_dlogits) {
+                             const struct tensor *targets, const struct tensor *dloss, int V) {
     int64_t N = tensor_rows(logits), Vp = tensor_cols(logits);
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
@@ -18,7 +18,7 @@ static void loss_forward_run(const struct op_env *env, struct tensor *losses, st
         int32_t target = i32(targets)[n];
         if (target < 0) {
             f32(losses)[n] = 0.0f;
-            if (write_dlogits) memset(x, 0, (size_t)Vp * sizeof *x);
+            if (dloss) memset(x, 0, (size_t)Vp * sizeof *x);
             continue;
         }
 #pragma omp simd reduction(max : max)
@@ -28,13 +28,13 @@ static void loss_forward_run(const struct op_env *env, struct tensor *losses, st
         for (int64_t v = 0; v < V; v++) {
             float e = cpu_expf(x[v] - max);
             total += e;
-            if (write_dlogits) x[v] = e;
+            if (dloss) x[v] = e;
         }
         f32(losses)[n] = logf(total) + max - target_logit;
-        if (!write_dlogits) continue;
-        float scale = dloss / total;
+        if (!dloss) continue;
+        float scale = f32(dloss)[0] / total;
         for (int64_t v = 0; v < V; v++) x[v] *= scale;
-        x[target] -= dloss;
+        x[target] -= f32(dloss)[0];
         for (int64_t v = V; v < Vp; v++) x[v] = 0.0f;
     }
 }

@@ -61,15 +61,17 @@ static void sumsq_run(const struct op_env *env, struct tensor *out, const struct
     f32(out)[0] = (float)total;
 }
 
-static int64_t sum_need(struct tensor *out, const struct tensor *inp, float scale, bool accumulate) {
+static int64_t sum_need(struct tensor *out, const struct tensor *inp, const struct tensor *scale,
+                        bool accumulate) {
     return cpu_needs(inp, 0);
 }
 
-static void sum_run(const struct op_env *env, struct tensor *out, const struct tensor *inp, float scale,
-                    bool accumulate) {
+static void sum_run(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                    const struct tensor *scale, bool accumulate) {
     double total = 0.0;
     for (int64_t i = 0; i < tensor_count(inp); i++) total += (double)f32(inp)[i];
-    f32(out)[0] = (float)(total * (double)scale) + (accumulate ? f32(out)[0] : 0.0f);
+    if (scale) total *= (double)f32(scale)[0];
+    f32(out)[0] = (float)total + (accumulate ? f32(out)[0] : 0.0f);
 }
 
 static int64_t cast_need(struct tensor *out, const struct tensor *inp) {

@@ -66,27 +66,27 @@ DEVICE_INLINE int64_t row_of_block() { return (int64_t)gridDim.x - 1 - blockIdx.
 
 template <class T>
 __global__ void loss_forward_naive_kernel(float *losses, T *logits, const int *targets, int V, int64_t Vp,
-                                          float dloss, bool write_dlogits) {
+                                          const float *dloss) {
     SHARED(float, scratch, [32]);
     int64_t row = blockIdx.x;
     T *x = logits + row * Vp;
     int target = targets[row];
     if (target < 0) {
         if (threadIdx.x == 0) losses[row] = 0.0f;
-        if (write_dlogits) zero_row(x, Vp);
+        if (dloss) zero_row(x, Vp);
         return;
     }
-    float max = -FLT_MAX, sum = 0.0f;
+    float d_of_loss = dloss ? *dloss : 0.0f, max = -FLT_MAX, sum = 0.0f;
     for (int v = (int)threadIdx.x; v < V; v += (int)blockDim.x) max = fmaxf(max, to_float(x[v]));
     max = block_max(max, scratch);
     for (int v = (int)threadIdx.x; v < V; v += (int)blockDim.x) sum += expf(to_float(x[v]) - max);
     sum = block_sum(sum, scratch);
     if (threadIdx.x == 0) losses[row] = logf(sum) + max - to_float(x[target]);
-    if (!write_dlogits) return;
+    if (!dloss) return;
     __syncthreads(); /* thread 0 has read x[target], which its owner now overwrites */
     for (int64_t v = threadIdx.x; v < Vp; v += blockDim.x) {
-        float d = v < V ? expf(to_float(x[v]) - max) * (dloss / sum) : 0.0f;
-        x[v] = from_float<T>(v == target ? d - dloss : d);
+        float d = v < V ? expf(to_float(x[v]) - max) * (d_of_loss / sum) : 0.0f;
+        x[v] = from_float<T>(v == target ? d - d_of_loss : d);
     }
 }
 
@@ -94,8 +94,8 @@ __global__ void loss_forward_naive_kernel(float *losses, T *logits, const int *t
  * copies and thread 0's look at x[target]. */
 template <class T>
 __global__ void __launch_bounds__(512, 2)
-    loss_forward_shared_kernel(float *losses, T *logits, const int *targets, int V, int Vp, float dloss,
-                               bool write_dlogits) {
+    loss_forward_shared_kernel(float *losses, T *logits, const int *targets, int V, int Vp,
+                               const float *dloss) {
     constexpr int size = vec<T>::size;
     DYNAMIC_SHARED(T,
                    x); /* (Vp), then 32 floats for the sums: a static array would cost 1 KiB of alignment */
@@ -103,9 +103,10 @@ __global__ void __launch_bounds__(512, 2)
     int64_t row = row_of_block();
     T *global = logits + row * Vp;
     int target = targets[row], first = (int)threadIdx.x * size, step = (int)blockDim.x * size;
+    float d_of_loss = dloss ? *dloss : 0.0f;
     if (target < 0) {
         if (threadIdx.x == 0) losses[row] = 0.0f;
-        if (write_dlogits) zero_row(global, Vp);
+        if (dloss) zero_row(global, Vp);
         return;
     }
     for (int v = first; v < Vp; v += step) cp_async16(x + v, global + v);
@@ -115,23 +116,24 @@ __global__ void __launch_bounds__(512, 2)
     for (int v = first; v < V; v += step) softmax_add(s, vec<T>::load(x + v), v, V);
     s = softmax_join(s, scratch);
     if (threadIdx.x == 0) losses[row] = logf(s.sum) + s.max - to_float(x[target]);
-    if (!write_dlogits) return;
+    if (!dloss) return;
     for (int v = first; v < Vp; v += step)
-        softmax_gradient(vec<T>::load(x + v), s, v, V, target, dloss).store_streaming(global + v);
+        softmax_gradient(vec<T>::load(x + v), s, v, V, target, d_of_loss).store_streaming(global + v);
 }
 
 template <class T>
 __global__ void __launch_bounds__(512, 2)
-    loss_forward_online_kernel(float *losses, T *logits, const int *targets, int V, int64_t Vp, float dloss,
-                               bool write_dlogits) {
+    loss_forward_online_kernel(float *losses, T *logits, const int *targets, int V, int64_t Vp,
+                               const float *dloss) {
     constexpr int size = vec<T>::size;
     SHARED(float, scratch, [32]);
     int64_t row = row_of_block();
     T *x = logits + row * Vp;
     int target = targets[row], first = (int)threadIdx.x * size, step = (int)blockDim.x * size;
+    float d_of_loss = dloss ? *dloss : 0.0f;
     if (target < 0) {
         if (threadIdx.x == 0) losses[row] = 0.0f;
-        if (write_dlogits) zero_row(x, Vp);
+        if (dloss) zero_row(x, Vp);
         return;
     }
     softmax_sum s;
@@ -140,31 +142,30 @@ __global__ void __launch_bounds__(512, 2)
     float at_target = threadIdx.x == 0 ? to_float(x[target]) : 0.0f; /* before the barriers of the join */
     s = softmax_join(s, scratch);
     if (threadIdx.x == 0) losses[row] = logf(s.sum) + s.max - at_target;
-    if (!write_dlogits) return;
+    if (!dloss) return;
 #pragma unroll 4
     for (int v = first; v < Vp; v += step)
-        softmax_gradient(vec<T>::load_streaming(x + v), s, v, V, target, dloss).store_streaming(x + v);
+        softmax_gradient(vec<T>::load_streaming(x + v), s, v, V, target, d_of_loss).store_streaming(x + v);
 }
 
 /* --- launchers --- */
 
 static int64_t loss_forward_naive_need(struct tensor *losses, struct tensor *logits,
-                                       const struct tensor *targets, int V, float dloss, bool write_dlogits) {
+                                       const struct tensor *targets, const struct tensor *dloss, int V) {
     return same_float_dtype(logits) ? 0 : OP_UNSUPPORTED;
 }
 
 static void loss_forward_naive(const struct op_env *env, struct tensor *losses, struct tensor *logits,
-                               const struct tensor *targets, int V, float dloss, bool write_dlogits) {
+                               const struct tensor *targets, const struct tensor *dloss, int V) {
     with_dtype(logits->dtype, [&](auto tag) {
         using T = decltype(tag);
         launch({grid_size(tensor_rows(logits), 1), 128, 0, env->stream}, loss_forward_naive_kernel<T>,
-               f32(losses), data_of<T>(logits), i32(targets), V, tensor_cols(logits), dloss, write_dlogits);
+               f32(losses), data_of<T>(logits), i32(targets), V, tensor_cols(logits), data_of<float>(dloss));
     });
 }
 
 static int64_t loss_forward_online_need(struct tensor *losses, struct tensor *logits,
-                                        const struct tensor *targets, int V, float dloss,
-                                        bool write_dlogits) {
+                                        const struct tensor *targets, const struct tensor *dloss, int V) {
     bool fits = tensor_cols(logits) < (1 << 30);
     return fits && same_float_dtype(logits) && rows_of_vectors(logits) ? 0 : OP_UNSUPPORTED;
 }
@@ -172,11 +173,10 @@ static int64_t loss_forward_online_need(struct tensor *losses, struct tensor *lo
 /* 99 KiB is what a block may have on every device since sm_80. */
 constexpr int64_t SHARED_LIMIT = 99 * 1024, SCRATCH_BYTES = 32 * sizeof(float);
 static int64_t loss_forward_shared_need(struct tensor *losses, struct tensor *logits,
-                                        const struct tensor *targets, int V, float dloss,
-                                        bool write_dlogits) {
+                                        const struct tensor *targets, const struct tensor *dloss, int V) {
     if (tensor_cols(logits) * (int64_t)dtype_size(logits->dtype) + SCRATCH_BYTES > SHARED_LIMIT)
         return OP_UNSUPPORTED;
-    return loss_forward_online_need(losses, logits, targets, V, dloss, write_dlogits);
+    return loss_forward_online_need(losses, logits, targets, dloss, V);
 }
 
 /* Eight vectors a thread, at most 512 threads. */
@@ -186,24 +186,24 @@ static unsigned loss_block(const struct tensor *logits) {
 }
 
 static void loss_forward_online(const struct op_env *env, struct tensor *losses, struct tensor *logits,
-                                const struct tensor *targets, int V, float dloss, bool write_dlogits) {
+                                const struct tensor *targets, const struct tensor *dloss, int V) {
     with_dtype(logits->dtype, [&](auto tag) {
         using T = decltype(tag);
         launch({grid_size(tensor_rows(logits), 1), loss_block(logits), 0, env->stream},
                loss_forward_online_kernel<T>, f32(losses), data_of<T>(logits), i32(targets), V,
-               tensor_cols(logits), dloss, write_dlogits);
+               tensor_cols(logits), data_of<float>(dloss));
     });
 }
 
 static void loss_forward_shared(const struct op_env *env, struct tensor *losses, struct tensor *logits,
-                                const struct tensor *targets, int V, float dloss, bool write_dlogits) {
+                                const struct tensor *targets, const struct tensor *dloss, int V) {
     with_dtype(logits->dtype, [&](auto tag) {
         using T = decltype(tag);
         int64_t Vp = tensor_cols(logits);
         launch({grid_size(tensor_rows(logits), 1), loss_block(logits), (size_t)Vp * sizeof(T) + SCRATCH_BYTES,
                 env->stream},
                loss_forward_shared_kernel<T>, f32(losses), data_of<T>(logits), i32(targets), V, (int)Vp,
-               dloss, write_dlogits);
+               data_of<float>(dloss));
     });
 }
 

@@ -210,13 +210,15 @@ __global__ void sumsq_finish_kernel(float *out, const double *partials, int bloc
 }
 
 /* One block: it is used on the losses of a batch, a few hundred KiB. */
-__global__ void sum_kernel(float *out, const float *inp, int64_t n, float scale, bool accumulate) {
+__global__ void sum_kernel(float *out, const float *inp, int64_t n, const float *scale, bool accumulate) {
     SHARED(double, scratch, [SUM_BLOCK]);
     double sum = 0.0;
 #pragma unroll 8
     for (int64_t i = threadIdx.x; i < n; i += SUM_BLOCK) sum += (double)inp[i];
     sum = block_sum_double(sum, scratch);
-    if (threadIdx.x == 0) out[0] = (float)(sum * (double)scale) + (accumulate ? out[0] : 0.0f);
+    if (threadIdx.x > 0) return;
+    if (scale) sum *= (double)*scale;
+    out[0] = (float)sum + (accumulate ? out[0] : 0.0f);
 }
 
 /* --- cast, fill, randn --- */
@@ -367,14 +369,15 @@ static void sumsq_vec(const struct op_env *env, struct tensor *out, const struct
     launch({1, SUM_BLOCK, 0, env->stream}, sumsq_finish_kernel, f32(out), partials, (int)blocks);
 }
 
-static int64_t sum_need(struct tensor *out, const struct tensor *inp, float scale, bool accumulate) {
+static int64_t sum_need(struct tensor *out, const struct tensor *inp, const struct tensor *scale,
+                        bool accumulate) {
     return all_f32(out, inp) ? 0 : OP_UNSUPPORTED;
 }
 
-static void sum_run(const struct op_env *env, struct tensor *out, const struct tensor *inp, float scale,
-                    bool accumulate) {
-    launch({1, SUM_BLOCK, 0, env->stream}, sum_kernel, f32(out), f32(inp), tensor_count(inp), scale,
-           accumulate);
+static void sum_run(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                    const struct tensor *scale, bool accumulate) {
+    launch({1, SUM_BLOCK, 0, env->stream}, sum_kernel, f32(out), f32(inp), tensor_count(inp),
+           data_of<float>(scale), accumulate);
 }
 
 static int64_t cast_naive_need(struct tensor *out, const struct tensor *inp) {
