@@ -16,7 +16,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define TICK       1.0 /* seconds between signs of life */
+#define TICK_MAX   1.0 /* seconds between signs of life */
 #define GRACE      0.3 /* between seeing a failure and ending */
 #define DRAIN      1.0 /* for the last message to arrive */
 #define LOST_GRACE 5.0 /* for the watch to say why a connection broke */
@@ -33,6 +33,7 @@ struct group_watch {
     atomic_bool closing; /* this process has called group_close */
     atomic_bool dying;   /* ... or ends with an error of its own */
     bool over;           /* all have closed */
+    double tick;         /* TICK_MAX, or less for a short timeout */
     double turned;       /* when the thread's loop last came round */
     double failed;       /* when `reason` was found; 0: all is well */
     char reason[REASON_MAX];
@@ -283,7 +284,7 @@ static void *watch_main(void *arg) {
         int n = poll(w->polled, (nfds_t)world + 1, (int)(1000.0 * fmax(until - now, 0.0)) + 1);
         now = now_seconds();
         /* This process itself was stopped for a while: that says nothing about the others. */
-        if (now - w->turned > 5.0 * TICK)
+        if (now - w->turned > 5.0 * w->tick)
             for (int64_t r = 0; r < world; r++) s->peers[r].heard = s->peers[r].progressed = now;
         w->turned = now;
         for (int64_t r = 0; r < world && n > 0; r++)
@@ -293,7 +294,7 @@ static void *watch_main(void *arg) {
             next = fmin(next, now); /* closing: tell at once */
         if (now >= next) {
             tick(s, now);
-            next = now + TICK;
+            next = now + w->tick;
         }
         if (s->group->rank == 0 && w->closing && w->failed <= 0) {
             w->over = true;
@@ -309,6 +310,7 @@ void group_watch_start(struct group_state *s) {
     struct group_watch *w = s->watch = (struct group_watch *)xcalloc(1, sizeof *w);
     pthread_mutex_init(&w->send_lock, NULL);
     pthread_mutex_init(&w->poll_lock, NULL);
+    w->tick = fmin(TICK_MAX, s->timeout / 5.0);
     w->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     check(w->wake >= 0, "eventfd: %s", strerror(errno));
     w->polled = (struct pollfd *)xcalloc((size_t)s->group->world + 1, sizeof *w->polled);
