@@ -4,14 +4,18 @@
  * Sections: the run and its parts, starting or resuming, evaluation and samples, checkpoints, one step, the
  * loop, main. Plain C11; the name ends in .cu for what it drives. */
 #include "data/stories.h"
+#include "llmc/agree.h"
 #include "llmc/checkpoint.h"
 #include "llmc/comm.h"
 #include "llmc/commands.h"
 #include "llmc/eval.h"
 #include "llmc/file.h"
+#include "llmc/launch.h"
 #include "llmc/log_file.h"
 #include "llmc/logger.h"
+#include "llmc/pace.h"
 #include "llmc/run_data.h"
+#include "llmc/run_ranks.h"
 #include "llmc/sampler.h"
 
 #include <inttypes.h>
@@ -35,8 +39,13 @@ struct run {
     bool resumed;
     struct train_state state; /* step, data position: what a checkpoint stores */
     struct run_data data;
+    struct group *group;
     struct device *device;
     struct comm *comm;
+    struct pace pace;
+    char device_name[32]; /* "cuda:3" */
+    int rank_log;         /* descriptor; 0: none */
+    int stop;             /* the signal that all ranks agreed to stop for; 0: none */
     struct ctx ctx;
     struct gpt_config model;
     struct gpt gpt, generator; /* the generator reads gpt's parameters */
@@ -83,7 +92,7 @@ static const struct option_command train_command = {
 /* --- starting or resuming --- */
 
 /* runs/stories, runs/stories-2, ...: the first one that is free, or the last one that exists (to resume). */
-static char *default_out(const struct run_config *c, bool existing) {
+static char *default_out(const struct run_config *c, bool existing, struct error *err) {
     const char *name = c->text || c->data ? "train" : "stories";
     char *last = NULL;
     for (int i = 1;; i++) {
@@ -96,7 +105,7 @@ static char *default_out(const struct run_config *c, bool existing) {
         }
         if (!there && existing) {
             free(path);
-            check(last, "--resume: there is no run under runs/ yet; --out DIR names one elsewhere");
+            if (!last) fail(err, "--resume: there is no run under runs/ yet; --out DIR names one elsewhere");
             return last;
         }
         if (!there) return path;
@@ -104,50 +113,60 @@ static char *default_out(const struct run_config *c, bool existing) {
     }
 }
 
-/* Decides where the run lives; on --resume reads its newest checkpoint and takes over its options. */
-static void open_run(struct run *r) {
-    struct run_config *c = &r->config;
-    struct error err;
-    r->out = c->out ? xstrdup(c->out) : default_out(c, c->resume);
-    if (c->resume) {
-        r->start = checkpoint_find(r->out, &err);
-        check(r->start, "%s", err.message);
-        check(checkpoint_load_state(&r->state, r->start, &err), "%s", err.message);
-        check(options_import(&r->options, r->state.options, r->start, &err), "%s", err.message);
-        r->resumed = true;
-        return;
-    }
+/* On rank 0: decides where the run lives, and which checkpoint it goes on from. */
+static bool choose_run(struct run *r, struct error *err) {
+    const struct run_config *c = &r->config;
+    r->out = c->out ? xstrdup(c->out) : default_out(c, c->resume, err);
+    if (!r->out) return false;
+    if (c->resume) return (r->start = checkpoint_find(r->out, err)) != NULL;
     char *log = xasprintf("%s/log.jsonl", r->out);
-    check(!path_exists(log) || c->overwrite,
-          "%s already holds a run: --resume continues it, --overwrite starts again, --out DIR chooses "
-          "another place",
-          r->out);
+    bool taken = path_exists(log) && !c->overwrite;
     free(log);
-    if (c->overwrite && path_exists(r->out)) check(remove_tree(r->out, &err), "%s", err.message);
-    check(make_directories(r->out, &err), "%s", err.message);
+    if (taken)
+        return fail(
+            err,
+            "%s already holds a run: --resume continues it, --overwrite starts again, --out DIR chooses "
+            "another place",
+            r->out);
+    return (!c->overwrite || remove_tree(r->out, err)) && make_directories(r->out, err);
 }
 
-static void open_data_and_model(struct run *r) {
-    struct run_config *c = &r->config;
+/* On --resume reads the newest checkpoint and takes over its options. */
+static void open_run(struct run *r) {
     struct error err;
+    bool ok = r->group->rank != 0 || choose_run(r, &err);
+    ranks_agree(r->group, ok, &err);
+    ranks_share_text(r->group, &r->out);
+    ranks_share_text(r->group, &r->start);
+    launch_tell_run(r->out);
+    ok = ranks_see_directory(r->group, r->out, &err);
+    if (ok && r->config.rank_logs) ok = (r->rank_log = rank_log_open(r->out, r->group, &err)) > 0;
+    r->resumed = r->config.resume;
+    if (ok && r->resumed)
+        ok = checkpoint_load_state(&r->state, r->start, &err) &&
+             options_import(&r->options, r->state.options, r->start, &err);
+    ranks_agree(r->group, ok, &err);
+}
+
+static bool open_data_and_model(struct run *r, struct error *err) {
+    struct run_config *c = &r->config;
     char *directory = NULL, *corpus = xasprintf("%s/stories.txt", r->out);
-    if (!r->start && path_exists(c->model)) {
-        r->start = checkpoint_find(c->model, &err);
-        check(r->start, "%s", err.message);
-    }
-    check(run_data_open(&r->data, c, r->start, r->resumed ? NULL : corpus, &err), "%s", err.message);
+    bool look = !r->start && path_exists(c->model); /* for weights to start from */
+    if (look && !(r->start = checkpoint_find(c->model, err))) return false;
+    if (!run_data_open(&r->data, c, r->start, r->resumed || r->group->rank != 0 ? NULL : corpus, err))
+        return false;
     int64_t vocab = r->data.vocab_size ? r->data.vocab_size : c->vocab_size;
-    if (r->resumed)
-        check(checkpoint_config(&r->model, r->start, &err), "%s", err.message);
-    else
-        check(run_model_config(&r->model, &directory, c, vocab, &err), "%s", err.message);
-    check(run_data_open_shards(&r->data, c, r->model.vocab_size, &err), "%s", err.message);
-    check(run_config_complete(c, &r->model, dataset_tokens(r->data.train), &err), "%s", err.message);
-    check(!r->resumed || r->state.data == dataset_fingerprint(r->data.train),
-          "%s: the training data is not what the run was started on; the same --text, --data or --stories is "
-          "needed to "
-          "resume (to go on with other data, start a new run with --model %s)",
-          r->start, r->start);
+    bool known = r->resumed ? checkpoint_config(&r->model, r->start, err)
+                            : run_model_config(&r->model, &directory, c, vocab, err);
+    if (!known || !run_data_open_shards(&r->data, c, r->model.vocab_size, err) ||
+        !run_config_complete(c, &r->model, dataset_tokens(r->data.train), err))
+        return false;
+    if (r->resumed && r->state.data != dataset_fingerprint(r->data.train))
+        return fail(
+            err,
+            "%s: the training data is not what the run was started on; the same --text, --data or "
+            "--stories is needed to resume (to go on with other data, start a new run with --model %s)",
+            r->start, r->start);
     r->state.data = dataset_fingerprint(r->data.train);
     struct loader_options loading = {.B = c->batch_size,
                                      .T = c->seq_len,
@@ -158,12 +177,93 @@ static void open_data_and_model(struct run *r) {
                                          r->data.tokenizer ? tokenizer_end_of_text(r->data.tokenizer) : -1,
                                      .seed = (uint64_t)c->seed,
                                      .first_sample = r->state.sample,
-                                     .rank = r->comm->rank,
-                                     .world = r->comm->world};
-    r->train = dataloader_open(r->data.train, &loading, &err);
-    check(r->train, "%s", err.message);
+                                     .rank = r->group->rank,
+                                     .world = r->group->world};
+    r->train = dataloader_open(r->data.train, &loading, err);
     free(directory);
     free(corpus);
+    return r->train != NULL;
+}
+
+/* --- several processes --- */
+
+static void open_data(struct run *r) {
+    struct error err;
+    struct rank_busy *busy = rank_busy_begin(r->group, "reading the data", -1);
+    bool ok = open_data_and_model(r, &err);
+    rank_busy_end(busy);
+    ranks_agree(r->group, ok, &err);
+}
+
+/* What must be the same on all ranks: at first what they were told, later what they made of it. */
+static void compare_options(struct run *r) {
+    struct agree facts = {0};
+    struct error err;
+    agree_add_options(&facts, &r->options, "threads");
+    bool same = agree_with_rank_0(&facts, r->group, &err);
+    agree_free(&facts);
+    ranks_agree(r->group, same, &err);
+}
+
+static void compare_state(struct run *r) {
+    struct agree facts = {0};
+    struct error err;
+    const struct gpt_config *m = &r->model;
+    struct gpt_options options = run_gpt_options(&r->config, r->device);
+    agree_add_options(&facts, &r->options, "threads");
+    agree_add(&facts, "the fingerprint of the training data", "%016" PRIx64, r->state.data);
+    agree_add(&facts, "the fingerprint of the validation data", "%016" PRIx64,
+              r->data.val ? dataset_fingerprint(r->data.val) : 0);
+    agree_add(&facts, "the fingerprint of the tokenizer", "%016" PRIx64,
+              r->data.tokenizer ? tokenizer_hash(r->data.tokenizer) : 0);
+    agree_add(&facts, "the model",
+              "%" PRId64 " layers, %" PRId64 " heads, %" PRId64 " channels, %" PRId64 " positions, %" PRId64
+              " tokens",
+              m->layers, m->heads, m->channels, m->context, m->vocab_size);
+    agree_add(&facts, "the kind of device", "%s", r->device->backend);
+    agree_add(&facts, "the type of the weights", "%s", dtype_name(options.dtype));
+    agree_add(&facts, "the step to go on from", "%" PRId64, r->state.step);
+    agree_add(&facts, "the sample to go on from", "%" PRId64, r->state.sample);
+    bool same = agree_with_rank_0(&facts, r->group, &err);
+    agree_free(&facts);
+    ranks_agree(r->group, same, &err);
+}
+
+/* From here on warnings are those of this rank alone. */
+static void speak_for_oneself(const struct run *r) {
+    ranks_speak(r->group, r->rank_log);
+    rank_log_put(r->rank_log,
+                 "rank %" PRId64 " of %" PRId64 ", %s, process %d, %s (%s), %s after step %" PRId64,
+                 r->group->rank, r->group->world, r->group->host, (int)getpid(), r->device->name,
+                 r->device_name, r->comm->kind, r->state.step);
+}
+
+/* The communicator, with the pace in between. */
+static void open_comm(struct run *r) {
+    struct error err;
+    struct comm *comm = comm_open(r->group, r->device, &err);
+    check(comm, "%s", err.message);
+    pace_open(&r->pace, r->group, comm, r->device, r->device_name);
+    r->comm = &r->pace.comm;
+}
+
+/* Only rank 0 prints and writes. */
+static bool speaks(const struct run *r) { return r->group->rank == 0; }
+
+/* The signal that this run is to stop for: one process has its own, several agree. */
+static int stopping(const struct run *r) { return r->group->world > 1 ? r->stop : stop_signal; }
+
+static void exchange_news(struct run *r) {
+    bool last = r->state.step == r->config.steps;
+    if (r->group->world == 1 || !(last || pace_due(&r->pace, r->state.step))) return;
+    r->stop = pace_exchange(&r->pace, r->state.step, stop_signal);
+    double *seconds;
+    char *warning;
+    if (!speaks(r) || !pace_report(&r->pace, last || r->stop, &seconds, &warning)) return;
+    logger_ranks(r->log, r->state.step, seconds, r->group->world);
+    if (warning) logger_say(r->log, "warning: %s", warning);
+    free(seconds);
+    free(warning);
 }
 
 /* Allocates what the plan of a step says, then fills it. */
@@ -204,6 +304,7 @@ static void create_model(struct run *r) {
 
 static void write_options(const struct run *r) {
     struct error err;
+    if (!speaks(r)) return;
     json_t *stored = options_export(&r->options);
     char *path = xasprintf("%s/options.json", r->out);
     char *text = json_dumps(json_object_get(stored, "values"), JSON_INDENT(2));
@@ -214,10 +315,14 @@ static void write_options(const struct run *r) {
 }
 
 static void introduce(const struct run *r, double matmul_rate) {
+    if (!speaks(r)) return;
     char *options = options_text(&r->options);
     printf("%s\n", options);
     free(options);
     printf("device    %s, %sFLOP/s in matmul\n", r->device->name, human_count(matmul_rate));
+    if (r->group->world > 1)
+        printf("ranks     %" PRId64 " processes, %" PRId64 " of them on this machine; %s\n", r->group->world,
+               r->group->local_world, r->comm->kind);
     printf("data      %s\n", r->data.summary);
     printf("model     %s: %sparameters, %s of memory\n", r->model.name,
            human_count((double)r->gpt.layout.count), human_bytes((double)ctx_memory_total(&r->ctx)));
@@ -231,21 +336,27 @@ static void introduce(const struct run *r, double matmul_rate) {
 
 static void open_log(struct run *r) {
     struct error err;
-    double matmul_rate, copy_rate;
-    r->device->measure(r->device, &matmul_rate, &copy_rate);
+    double matmul_rate = 0.0, copy_rate;
+    if (speaks(r)) r->device->measure(r->device, &matmul_rate, &copy_rate);
     introduce(r, matmul_rate);
-    struct log_options options = {.out = r->out,
+    struct log_options options = {.out = speaks(r) ? r->out : NULL,
+                                  .quiet = !speaks(r),
                                   .steps = r->config.steps,
                                   .resumed_step = r->state.step,
                                   .tokens_per_step = r->config.tokens_per_step,
                                   .flops_per_token = gpt_flops_per_token(&r->model, r->config.seq_len),
-                                  .peak_flops = matmul_rate,
+                                  .peak_flops = matmul_rate * (double)r->group->world,
                                   .floor_loss = r->data.floor_loss};
     r->log = logger_open(&options, &err);
     check(r->log, "%s", err.message);
 }
 
 /* --- evaluation and samples --- */
+
+static void evaluating(void *run, double done) {
+    const struct run *r = (const struct run *)run;
+    group_progress(r->group, "evaluating", r->state.step);
+}
 
 /* Mean loss over the validation set (or its first --val-batches), the same batches every time. */
 static double validate(struct run *r) {
@@ -260,7 +371,8 @@ static double validate(struct run *r) {
     check(loader, "%s", err.message);
     int64_t all = ceil_div(dataloader_samples(loader), r->config.batch_size);
     int64_t batches = r->config.val_batches ? r->config.val_batches : r->data.val_bytes ? all : 20;
-    struct eval_loss loss = eval_loss(&r->gpt, loader, min_i64(batches, all), NULL, NULL);
+    struct eval_progress progress = {evaluating, r};
+    struct eval_loss loss = eval_loss(&r->gpt, loader, min_i64(batches, all), NULL, &progress);
     dataloader_close(loader);
     return loss.loss;
 }
@@ -273,6 +385,7 @@ static void open_tasks(struct run *r) {
           "--eval-tasks: token shards need a --tokenizer that the questions can be encoded with");
     check(eval_tasks_open(&r->tasks, r->config.eval_tasks, r->data.tokenizer, r->config.seq_len, &err),
           "--eval-tasks: %s", err.message);
+    if (!speaks(r)) return;
     if (r->tasks.cut)
         warn("%" PRId64 " of %" PRId64 " questions are longer than %" PRId64
              " tokens: their beginnings are left out",
@@ -284,8 +397,10 @@ static void open_tasks(struct run *r) {
 }
 
 static void answer_tasks(struct run *r) {
+    struct eval_progress progress = {evaluating, r};
     for (int64_t i = 0; i < r->tasks.count; i++) {
-        struct eval_result a = eval_task_run(r->tasks.task[i], &r->gpt, NULL, NULL);
+        struct eval_result a = eval_task_run(r->tasks.task[i], &r->gpt, NULL, &progress);
+        if (!speaks(r)) continue;
         const char *name = eval_task_name(r->tasks.task[i]);
         logger_say(
             r->log, "step %" PRId64 "  %s: %.2f %% right of %" PRId64 " (by token %.2f %%, guessing %.2f %%)",
@@ -304,6 +419,7 @@ static void answer_tasks(struct run *r) {
 static char *sample_text(struct run *r, uint64_t seed) {
     struct sampler_options sampling = {
         .temperature = r->data.stories ? 1.0 : 0.8, .top_p = 1.0, .seed = seed};
+    group_progress(r->group, "writing a sample", r->state.step);
     return generate_text(&r->generator, r->data.tokenizer, &sampling, "",
                          r->data.stories ? r->model.context - 1 : 200);
 }
@@ -321,6 +437,7 @@ static void print_grade(struct run *r) {
         total.references_ok += g.references_ok;
         free(text);
     }
+    if (!speaks(r)) return;
     printf("grade     of %d sentences in %d such stories, %.1f %% are grammatical; of %d references, %.1f %% "
            "are right\n",
            total.sentences, GRADED, 100.0 * total.grammatical / fmax(1, total.sentences), total.references,
@@ -336,20 +453,28 @@ static void print_sample(struct run *r) {
 
 /* --- checkpoints --- */
 
-/* A failure (a full disk) does not end the training: older checkpoints are untouched, and the next one may
- * succeed. */
-static bool save(struct run *r) {
+/* On rank 0. A failure (a full disk) does not end the training: older checkpoints are untouched, and the next
+ * one may succeed. */
+static bool save_here(struct run *r) {
     struct error err;
     logger_sync(r->log);
     json_decref(r->state.options);
     r->state.options = options_export(&r->options);
     r->state.sample = dataloader_position(r->train);
-    r->saved_step = r->state.step;
     bool ok = checkpoint_save(r->out, &r->gpt, &r->optimizer, r->data.tokenizer, &r->state, &err) &&
               checkpoint_prune(r->out, r->config.keep, &err);
     if (!ok)
         logger_say(r->log, "warning: checkpoint of step %" PRId64 " not saved: %s", r->state.step,
                    err.message);
+    return ok;
+}
+
+static bool save(struct run *r) {
+    r->saved_step = r->state.step;
+    struct rank_busy *busy = rank_busy_begin(r->group, "saving", r->state.step);
+    bool ok = !speaks(r) || save_here(r);
+    rank_busy_end(busy);
+    group_broadcast(r->group, &ok, sizeof ok, 0);
     return ok;
 }
 
@@ -399,11 +524,24 @@ static void micro_step(struct run *r, bool first) {
     d->graph_launch(d, r->graph[first], r->ctx.stream);
 }
 
+/* The targets of a step on all ranks. Windows have equally many. */
+static int64_t of_all_ranks(struct run *r, int64_t targets) {
+    int64_t world = r->group->world, sum = 0;
+    if (r->config.samples != SAMPLES_CHOICE_DOCUMENTS) return targets * world;
+    int64_t *all = (int64_t *)xmalloc((size_t)world * sizeof *all);
+    group_exchange(r->group, all, &targets, sizeof targets);
+    for (int64_t i = 0; i < world; i++) sum += all[i];
+    free(all);
+    return sum;
+}
+
 /* Forward and backward of all micro-batches, and the update. */
 static void issue_step(struct run *r) {
     const struct run_config *c = &r->config;
     struct flight *f = &r->flight[r->state.step % IN_FLIGHT];
     int64_t batch = c->batch_size * c->seq_len, targets_in_step = 0;
+    group_progress(r->group, "step", r->state.step + 1);
+    pace_step(&r->pace, (int)(r->state.step % IN_FLIGHT));
     /* this slot's last step has been collected, so its copies from the staging buffer are done */
     int32_t *staging = r->staging + r->state.step % IN_FLIGHT * r->micro_steps * batch * 2;
     for (int64_t i = 0; i < r->micro_steps; i++) {
@@ -414,7 +552,7 @@ static void issue_step(struct run *r) {
         memcpy(staging + (2 * i + 1) * batch, targets, (size_t)batch * sizeof *staging);
         targets_in_step += valid;
     }
-    gpt_set_loss_scale(&r->gpt, 1.0f / (float)max_i64(1, targets_in_step));
+    gpt_set_loss_scale(&r->gpt, 1.0f / (float)max_i64(1, of_all_ranks(r, targets_in_step)));
     for (int64_t i = 0; i < r->micro_steps; i++) {
         gpt_set_batch(&r->gpt, staging + 2 * i * batch, staging + (2 * i + 1) * batch);
         ctx_range_push(&r->ctx, "micro-step");
@@ -443,10 +581,13 @@ static void watch_skipped(struct run *r, const struct log_step *row) {
     if (r->skipped == 1)
         logger_say(r->log, "warning: step %" PRId64 ": the gradient is not finite (loss %g); update skipped",
                    row->step, row->loss);
-    check(r->skipped < PATIENCE,
-          "%d updates in a row had a gradient that is not finite; the last checkpoint is in %s. A lower "
-          "--learning-rate, a longer --warmup or a smaller --grad-clip may help",
-          PATIENCE, r->out);
+    if (r->skipped < PATIENCE) return;
+    struct error err;
+    fail(&err,
+         "%d updates in a row had a gradient that is not finite; the last checkpoint is in %s. A lower "
+         "--learning-rate, a longer --warmup or a smaller --grad-clip may help",
+         PATIENCE, r->out);
+    ranks_agree(r->group, false, &err);
 }
 
 /* Waits for the steps up to `step` and logs them. */
@@ -463,7 +604,9 @@ static void collect(struct run *r, int64_t step) {
                                .skipped = !isfinite(f->numbers[STEP_SUMSQ]),
                                .seconds = now - r->clock};
         r->clock = now;
+        pace_step_done(&r->pace, (int)((r->collected - 1) % IN_FLIGHT), row.seconds);
         logger_step(r->log, &row);
+        rank_log_put(r->rank_log, "step %" PRId64 "  loss %.6f  %.4f s", row.step, row.loss, row.seconds);
         watch_skipped(r, &row);
     }
 }
@@ -480,8 +623,8 @@ static bool due(const struct run *r, int64_t every) {
 static void after_step(struct run *r, bool resumed) {
     bool save_now = !resumed && due(r, r->config.save_every);
     bool validate_now =
-        r->data.val && due(r, r->config.val_every) && !(stop_signal && r->state.step < r->config.steps);
-    bool answer_now = r->tasks.count && due(r, r->config.eval_every) && !stop_signal;
+        r->data.val && due(r, r->config.val_every) && !(stopping(r) && r->state.step < r->config.steps);
+    bool answer_now = r->tasks.count && due(r, r->config.eval_every) && !stopping(r);
     bool sample_now =
         r->config.sample_every && due(r, r->config.sample_every) && r->state.step < r->config.steps;
     if (!save_now && !validate_now && !answer_now && !sample_now) return;
@@ -492,7 +635,7 @@ static void after_step(struct run *r, bool resumed) {
         logger_validation(r->log, r->state.step, r->val_loss);
     }
     if (answer_now) answer_tasks(r);
-    if (sample_now && !stop_signal) print_sample(r);
+    if (sample_now && !stopping(r)) print_sample(r);
     r->clock = now_seconds();
 }
 
@@ -501,11 +644,12 @@ static void loop(struct run *r) {
     r->saved = true;
     after_step(r, true);
     int64_t started = r->state.step;
-    while (r->state.step < r->config.steps && !stop_signal) {
+    while (r->state.step < r->config.steps && !stopping(r)) {
         ctx_range_push(&r->ctx, "step");
         issue_step(r);
         ctx_range_pop(&r->ctx);
         collect(r, r->state.step - (IN_FLIGHT - 1));
+        exchange_news(r);
         after_step(r, false);
     }
     collect(r, r->state.step);
@@ -513,19 +657,17 @@ static void loop(struct run *r) {
     close_pipeline(r);
 }
 
-static int finish(struct run *r) {
-    bool saved = r->saved;
-    struct error err;
-    if (!logger_plot(r->log, &err)) warn("%s", err.message);
-    bool done = r->state.step == r->config.steps;
-    if (done && r->data.tokenizer && saved) print_sample(r);
-    logger_close(r->log);
-    if (stop_signal && !done) {
-        printf("stopped at step %" PRId64 " of %" PRId64 "; %s\n", r->state.step, r->config.steps,
-               saved ? "the state is saved" : "THE LAST STATE COULD NOT BE SAVED");
-        printf("go on     %s --resume --out %s\n", "build/train_gpt", r->out);
-        return saved ? 128 + (int)stop_signal : 1;
-    }
+static void print_stop(const struct run *r) {
+    printf("stopped at step %" PRId64 " of %" PRId64 "; %s\n", r->state.step, r->config.steps,
+           r->saved ? "the state is saved" : "THE LAST STATE COULD NOT BE SAVED");
+    char ranks[64] = "";
+    const struct run_config *c = &r->config;
+    if (c->gpus || c->ranks)
+        snprintf(ranks, sizeof ranks, "--%s %" PRId64 " ", c->gpus ? "gpus" : "ranks", r->group->world);
+    printf("go on     %s %s--resume --out %s\n", "build/train_gpt", ranks, r->out);
+}
+
+static void print_result(const struct run *r) {
     if (r->data.val) {
         printf("loss      %.4f nats a token on the validation set", r->val_loss);
         if (r->data.val_bytes)
@@ -536,11 +678,29 @@ static int finish(struct run *r) {
                    100.0 * (r->val_loss / r->data.floor_loss - 1.0));
         printf("\n");
     }
-    if (r->data.stories) print_grade(r);
-    printf("weights   %s/step-%08" PRId64 "%s\n", r->out, r->state.step, saved ? "" : " COULD NOT BE SAVED");
+    char *pace = pace_summary(&r->pace);
+    if (pace) printf("pace      %s\n", pace);
+    free(pace);
+    printf("weights   %s/step-%08" PRId64 "%s\n", r->out, r->state.step,
+           r->saved ? "" : " COULD NOT BE SAVED");
     printf("log       %s/log.jsonl\nplot      %s/loss.svg\n", r->out, r->out);
     printf("sample    build/train_gpt sample --from %s --prompt \"%s\"\n", r->out,
            r->data.stories ? "Once" : "The");
+}
+
+static int finish(struct run *r) {
+    bool saved = r->saved;
+    struct error err;
+    if (speaks(r) && !logger_plot(r->log, &err)) warn("%s", err.message);
+    bool done = r->state.step == r->config.steps;
+    if (done && r->data.tokenizer && saved) print_sample(r);
+    logger_close(r->log);
+    if (stopping(r) && !done) {
+        if (speaks(r)) print_stop(r);
+        return saved ? 128 + stopping(r) : 1;
+    }
+    if (r->data.stories) print_grade(r);
+    if (speaks(r)) print_result(r);
     return saved ? 0 : 1;
 }
 
@@ -549,26 +709,40 @@ static int cmd_train(int argc, char **argv) {
     memset(&r, 0, sizeof r);
     int status = command_options(&r.options, &train_command, &r.config, argc, argv);
     if (status >= 0) return status;
+    status = ranks_launch(&r.config, argc, argv);
+    if (status >= 0) {
+        options_free(&r.options);
+        return status;
+    }
+    r.group = ranks_open(&r.config);
+    r.config.world = r.group->world;
+    compare_options(&r);
     open_run(&r);
-    r.device = run_open_device(&r.config);
-    r.comm = comm_open_local(NULL);
-    open_data_and_model(&r);
+    r.device = ranks_open_device(&r.config, r.group, r.device_name);
+    open_comm(&r);
+    open_data(&r);
+    compare_state(&r);
+    speak_for_oneself(&r);
     create_model(&r);
     write_options(&r);
     open_log(&r);
     open_tasks(&r);
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
+    launch_tell_training();
     loop(&r);
     status = finish(&r);
 
-    if (r.tasks.count) log_file_close(&r.task_log);
+    if (r.tasks.count && speaks(&r)) log_file_close(&r.task_log);
     eval_tasks_free(&r.tasks);
     dataloader_close(r.train);
     run_data_close(&r.data);
     ctx_free(&r.ctx);
+    pace_close(&r.pace);
     r.comm->close(r.comm);
     r.device->close(r.device);
+    group_close(r.group);
+    if (r.rank_log) close(r.rank_log);
     train_state_free(&r.state);
     options_free(&r.options);
     free(r.out);

@@ -42,7 +42,7 @@ static void print_work(const struct ctx *ctx, const struct run_config *c, const 
 
 int cmd_plan(int argc, char **argv) {
     struct options options;
-    struct run_config c;
+    struct run_config c = {0};
     int status = command_options(&options, &command, &c, argc, argv);
     if (status >= 0) return status;
     struct error err;

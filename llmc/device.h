@@ -70,6 +70,8 @@ struct device *device_open_cpu(void);
 /* NULL with the reason: no driver, no device, none with this index, too old for this build, or built without
  * CUDA. */
 struct device *device_open_cuda(int index, struct error *err);
+/* How many GPUs device_open_cuda can choose from; 0 with the reason. Takes no memory on them. */
+int device_count_cuda(struct error *err);
 
 #ifdef __cplusplus
 }

@@ -8,3 +8,8 @@ struct device *device_open_cuda(int index, struct error *err) {
          index);
     return NULL;
 }
+
+int device_count_cuda(struct error *err) {
+    fail(err, "this program was built without CUDA; `make CUDA=1` builds it with (nvcc must be installed)");
+    return 0;
+}

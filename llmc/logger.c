@@ -240,6 +240,19 @@ void logger_step(struct logger *l, const struct log_step *row) {
     show(l);
 }
 
+void logger_ranks(struct logger *l, int64_t step, const double *seconds, int64_t world) {
+    char *line = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&line, &size);
+    check(out, "out of host memory while formatting a row");
+    fprintf(out, "{\"step\":%" PRId64 ",\"rank_seconds\":[", step);
+    for (int64_t r = 0; r < world; r++) fprintf(out, "%s%.6g", r ? "," : "", seconds[r]);
+    fputs("]}\n", out);
+    check(fclose(out) == 0, "out of host memory while formatting a row");
+    log_file_put(&l->timing, line, (int64_t)size);
+    free(line);
+}
+
 void logger_validation(struct logger *l, int64_t step, double loss) {
     if (l->last_validation != step)
         put_row(l, &(struct log_row){.validation = true, .step = step, .loss = loss});

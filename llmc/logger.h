@@ -40,6 +40,8 @@ struct logger *logger_open(const struct log_options *options, struct error *err)
  * go to the files as they come. A full disk is reported once and does not stop the training: rows wait in
  * memory until there is space. */
 void logger_step(struct logger *l, const struct log_step *row);
+/* What each process computed, in seconds a step, since the last such row of timing.jsonl. */
+void logger_ranks(struct logger *l, int64_t step, const double *seconds, int64_t world);
 /* Step 0: before training. A resumed run may repeat the validation of the step it starts from: it is shown,
  * but log.jsonl keeps one row. */
 void logger_validation(struct logger *l, int64_t step, double loss);

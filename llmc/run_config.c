@@ -60,7 +60,8 @@ static const struct option_row batch_rows[] = {
             "sequences computed at a time (0: 8 for small models, 4 otherwise)", 0),
     OPT_INT(C, seq_len, "seq-len", "0", 0, 1 << 24, "T", "tokens in a sequence (0: the model's context)", 0),
     OPT_SIZE(C, tokens_per_step, "tokens-per-step", "0", 0, 1e12, "N",
-             "tokens in an optimizer step: a multiple of B*T; more than B*T accumulates gradients (0: B*T)",
+             "tokens in an optimizer step: a multiple of B*T times the processes; more of them accumulates "
+             "gradients (0: that product)",
              0),
     OPT_SIZE(C, steps, "steps", "0", 0, 1e12, "N",
              "optimizer steps (0: as --epochs says, else what the built-in corpus needs, else one epoch and "
@@ -109,6 +110,24 @@ static const struct option_row run_rows[] = {
     OPT_INT(C, keep, "keep", "2", 1, 1e6, "N", "checkpoints to keep", 0),
     OPT_INT(C, seed, "seed", "1", 0, INFINITY, "N", "seed of initialisation and shuffling", 0),
 };
+static const struct option_row process_rows[] = {
+    OPT_INT(C, gpus, "gpus", "0", 0, 1024, "N",
+            "train on N GPUs of this machine: starts a process for each (0: on one GPU, in this process)",
+            OPTION_THIS_RUN),
+    OPT_INT(C, ranks, "ranks", "0", 0, 1024, "N",
+            "the same for any device: starts N processes on this machine; on the CPU they share its cores",
+            OPTION_THIS_RUN),
+    OPT_INT(C, restart, "restart", "0", 0, 1e6, "N",
+            "if a process dies, start all of them again from the last checkpoint, up to N times",
+            OPTION_THIS_RUN),
+    OPT_REAL(C, comm_timeout, "comm-timeout", "120", 1, 1e6, "S",
+             "seconds until the others end the run because a process is silent or does not go on",
+             OPTION_THIS_RUN),
+    OPT_FLAG(C, bind, "bind", "true", "with --gpus and --ranks, give each process cores of its own",
+             OPTION_THIS_RUN),
+    OPT_FLAG(C, rank_logs, "rank-logs", "false", "write rank-N.log in --out for every process",
+             OPTION_THIS_RUN),
+};
 static const struct option_row device_rows[] = {
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto: a GPU if there is one", 0),
     OPT_WORD(C, dtype, "dtype", "auto", "auto|fp32|bf16", NULL,
@@ -138,6 +157,8 @@ const struct option_group run_option_groups[] = {
     {"Optimizer", optimizer_rows, ARRAY_LENGTH(optimizer_rows)},
     {"Evaluation", evaluation_rows, ARRAY_LENGTH(evaluation_rows)},
     {"Run", run_rows, ARRAY_LENGTH(run_rows)},
+    {"Several processes (torchrun, mpirun and srun are recognised, too)", process_rows,
+     ARRAY_LENGTH(process_rows)},
     {"Device and memory", device_rows, ARRAY_LENGTH(device_rows)},
 };
 
@@ -178,6 +199,19 @@ static double learning_rate_for(int64_t channels) {
     return channels < 1024 ? 6e-4 : channels < 1536 ? 3e-4 : channels < 2048 ? 2.5e-4 : 2e-4;
 }
 
+static bool choose_tokens_per_step(struct run_config *c, struct error *err) {
+    int64_t world = max_i64(1, c->world), micro = c->batch_size * c->seq_len * world;
+    if (!c->tokens_per_step) c->tokens_per_step = micro;
+    if (c->tokens_per_step % micro == 0) return true;
+    char processes[64] = "";
+    if (world > 1) snprintf(processes, sizeof processes, " times %" PRId64 " processes", world);
+    return fail(err,
+                "--tokens-per-step %" PRId64 " is not a multiple of --batch-size %" PRId64
+                " times --seq-len %" PRId64 "%s = %" PRId64 "; the nearest are %" PRId64 " and %" PRId64,
+                c->tokens_per_step, c->batch_size, c->seq_len, processes, micro,
+                max_i64(1, c->tokens_per_step / micro) * micro, (c->tokens_per_step / micro + 1) * micro);
+}
+
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, int64_t epoch_tokens,
                          struct error *err) {
     enum { STORIES_STEPS = 3000, FEWEST_STEPS = 500 };
@@ -189,14 +223,7 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
                     "--seq-len %" PRId64 " is longer than the context of model %s (%" PRId64 " positions)%s",
                     c->seq_len, model->name, model->context,
                     path_exists(c->model) ? "" : "; --context gives a new model a longer one");
-    int64_t micro = c->batch_size * c->seq_len;
-    if (!c->tokens_per_step) c->tokens_per_step = micro;
-    if (c->tokens_per_step % micro)
-        return fail(err,
-                    "--tokens-per-step %" PRId64 " is not a multiple of --batch-size %" PRId64
-                    " times --seq-len %" PRId64 " = %" PRId64 "; the nearest are %" PRId64 " and %" PRId64,
-                    c->tokens_per_step, c->batch_size, c->seq_len, micro,
-                    max_i64(1, c->tokens_per_step / micro) * micro, (c->tokens_per_step / micro + 1) * micro);
+    if (!choose_tokens_per_step(c, err)) return false;
     if (!c->steps) {
         double epoch = (double)epoch_tokens / (double)c->tokens_per_step;
         if (c->epochs > 0)

@@ -40,6 +40,11 @@ struct run_config {
     const char *out;
     bool resume, overwrite;
     int64_t save_every, keep, seed;
+    /* several processes */
+    int64_t gpus, ranks, restart;
+    double comm_timeout;
+    bool bind, rank_logs;
+    int64_t world; /* processes of the run: no option, the driver sets it; 0 is taken for 1 */
     /* device and memory */
     const char *device;
     enum dtype_choice dtype;
@@ -50,7 +55,7 @@ struct run_config {
 };
 
 extern const struct option_group run_option_groups[];
-enum { RUN_OPTION_GROUPS = 7 };
+enum { RUN_OPTION_GROUPS = 8 };
 
 /* The model that the options name: a preset with overrides, or the configuration in a checkpoint directory
  * (*directory then receives its path, owned by the caller; NULL for a preset). `vocab_size` overrides a

@@ -238,6 +238,17 @@ static bool usable(int index, cudaDeviceProp *properties, char *reason, size_t s
     return false;
 }
 
+extern "C" int device_count_cuda(struct error *err) {
+    cudaDeviceProp properties;
+    char reason[512];
+    int count = 0;
+    if (cudaGetDeviceCount(&count) == cudaSuccess && count > 0) return count;
+    cudaGetLastError();
+    /* says why there is none */
+    if (!usable(0, &properties, reason, sizeof reason)) fail(err, "%s", reason);
+    return 0;
+}
+
 static void gpu_close(struct device *d) {
     use(d);
     lt_close((struct cublaslt *)d->state);
