@@ -177,6 +177,7 @@ static bool open_data_and_model(struct run *r, struct error *err) {
                                          r->data.tokenizer ? tokenizer_end_of_text(r->data.tokenizer) : -1,
                                      .seed = (uint64_t)c->seed,
                                      .first_sample = r->state.sample,
+                                     .step_samples = c->tokens_per_step / c->seq_len,
                                      .rank = r->group->rank,
                                      .world = r->group->world};
     r->train = dataloader_open(r->data.train, &loading, err);

@@ -325,7 +325,7 @@ static bool find_samples(struct dataloader *l, struct error *err) {
     if (l->o.order == SAMPLES_DOCUMENTS) {
         for (int64_t i = 0; i < d->count; i++)
             if (!add_document_rows(l, i, &capacity, err)) return false;
-        l->samples = round_up(l->row_count, group);
+        l->samples = round_up(l->row_count, max_i64(group, l->o.step_samples));
         if (l->samples > 0) return true;
         return fail(
             err, "%s: %lld tokens in %lld shards, the longest of %lld: too few to predict one from another",

@@ -34,7 +34,7 @@ enum sample_order {
     SAMPLES_DOCUMENTS, /* in order; a row starts at a document and holds as many whole documents as fit, the
                           rest of it is ignored (target -1); a document longer than a row is cut into rows.
                           Every target is predicted from its whole document so far, up to T tokens: what a
-                          validation loss should say. An epoch is a whole number of batches, filled up with
+                          validation loss should say. An epoch is a whole number of steps, filled up with
                           ignored rows: each token but the first of a shard is a target exactly once in it */
 };
 
@@ -45,7 +45,9 @@ struct loader_options {
     int64_t first_sample; /* where to start: epoch * dataloader_samples + index */
     int64_t rank,
         world; /* of each group of B * world samples this loader reads its B; 0, 1 for one process */
-    int64_t end_of_text; /* token that precedes each document, for SAMPLES_DOCUMENTS; -1: there is none */
+    int64_t step_samples; /* in a step, a multiple of B * world; 0: one such group. With it the samples of a
+                             step do not depend on B and world, SAMPLES_DOCUMENTS included */
+    int64_t end_of_text;  /* token that precedes each document, for SAMPLES_DOCUMENTS; -1: there is none */
 };
 
 /* Starts reading ahead on a thread of its own. Fails, with all sizes in the message, if the data does not

@@ -647,6 +647,39 @@ static void documents_fill_rows(void **state) {
     dataset_free(d);
 }
 
+/* The same rows in the same order, epoch after epoch, however a step is divided. */
+static void documents_do_not_depend_on_the_division(void **state) {
+    enum { T = 7, STEP = 6, STEPS = 40 };
+    static const int64_t divisions[][2] = {{2, 1}, {1, 2}, {1, 3}, {2, 3}}; /* B, world */
+    struct dataset *d = numbered(200);
+    struct loader_options o = {
+        .B = STEP, .T = T, .order = SAMPLES_DOCUMENTS, .end_of_text = 50, .step_samples = STEP};
+    struct dataloader *l = open_loader(d, o);
+    int64_t samples = dataloader_samples(l);
+    assert_true(samples % STEP == 0 && samples < STEPS * STEP / 3);
+    int32_t *whole = take(l, STEPS, STEP, T); /* (STEPS, 2, STEP, T) */
+    dataloader_close(l);
+    for (size_t k = 0; k < ARRAY_LENGTH(divisions); k++) {
+        int64_t B = o.B = divisions[k][0], world = o.world = divisions[k][1], n = STEPS * STEP / (B * world);
+        for (o.rank = 0; o.rank < world; o.rank++) {
+            l = open_loader(d, o);
+            assert_int_equal(dataloader_samples(l), samples);
+            int32_t *mine = take(l, n, B, T); /* (n, 2, B, T) */
+            for (int64_t row = 0; row < n * B; row++) {
+                int64_t sample = row / B * B * world + o.rank * B + row % B;
+                for (int half = 0; half < 2; half++)
+                    assert_memory_equal(mine + ((row / B * 2 + half) * B + row % B) * T,
+                                        whole + ((sample / STEP * 2 + half) * STEP + sample % STEP) * T,
+                                        T * 4);
+            }
+            free(mine);
+            dataloader_close(l);
+        }
+    }
+    free(whole);
+    dataset_free(d);
+}
+
 /* Random documents in several shards against the rule, applied to one row at a time. */
 static void documents_are_complete(void **state) {
     struct scratch *s = *state;
@@ -863,6 +896,7 @@ int main(void) {
         cmocka_unit_test(position_outlives_batch_size),
         cmocka_unit_test(ranks_split_the_batch),
         cmocka_unit_test(documents_fill_rows),
+        cmocka_unit_test(documents_do_not_depend_on_the_division),
         SCRATCH(documents_are_complete),
         cmocka_unit_test(documents_longer_than_a_read),
         cmocka_unit_test(too_little_data_names_all_sizes),
