@@ -50,6 +50,7 @@ struct run {
     struct gpt_config model;
     struct gpt gpt, generator; /* the generator reads gpt's parameters */
     struct optimizer optimizer;
+    struct zero zero;
     struct dataloader *train;
     struct logger *log;
     double val_loss;
@@ -287,18 +288,16 @@ static void create_model(struct run *r) {
     ctx_init(&r->ctx, r->device, r->device->ops, false);
     gpt_create(&r->gpt, &r->ctx, &r->model, &options);
     optimizer_create(&r->optimizer, &r->gpt, master);
+    r->zero = (struct zero){.comm = r->comm, .gpt = &r->gpt, .optimizer = &r->optimizer};
     ctx_reserve_scratch(&r->ctx, plan.memory[MEM_SCRATCH]);
     generator_create(&r->generator, &r->ctx, &r->model, options.dtype, &r->gpt);
-    if (!r->start)
+    if (!r->start) {
         gpt_init_weights(&r->gpt, (uint64_t)r->config.seed);
-    else
-        check(checkpoint_load_weights(&r->gpt, r->start, &err), "%s", err.message);
-    if (r->resumed)
-        check(checkpoint_load_optimizer(&r->optimizer, &r->gpt, r->start, &err), "%s", err.message);
-    else if (r->optimizer.has_master && r->start)
-        check(checkpoint_load_master(&r->optimizer, &r->gpt, r->start, &err), "%s", err.message);
-    else if (r->optimizer.has_master)
-        cast(&r->ctx, &r->optimizer.master, &r->gpt.params);
+        if (r->optimizer.has_master) cast(&r->ctx, &r->optimizer.master, &r->gpt.params);
+    } else {
+        check(checkpoint_load_parameters(&r->zero, r->start, &err), "%s", err.message);
+        if (r->resumed) check(checkpoint_load_moments(&r->zero, r->start, &err), "%s", err.message);
+    }
     r->comm->broadcast(r->comm, &r->gpt.params, 0, r->ctx.stream);
     ctx_free(&plan);
 }
@@ -462,7 +461,7 @@ static bool save_here(struct run *r) {
     json_decref(r->state.options);
     r->state.options = options_export(&r->options);
     r->state.sample = dataloader_position(r->train);
-    bool ok = checkpoint_save(r->out, &r->gpt, &r->optimizer, r->data.tokenizer, &r->state, &err) &&
+    bool ok = checkpoint_save(r->out, &r->zero, r->data.tokenizer, &r->state, &err) &&
               checkpoint_prune(r->out, r->config.keep, &err);
     if (!ok)
         logger_say(r->log, "warning: checkpoint of step %" PRId64 " not saved: %s", r->state.step,

@@ -1,9 +1,9 @@
-/* Checkpoint directories: writing one, the manifest trainer.json, finding, deleting. The tensors' way between
- * device and file is checkpoint_load.c's and model_file.c's.
+/* Checkpoint directories: the manifest trainer.json, finding, deleting. Writing one is checkpoint_save.c's,
+ * the tensors' way between device and file checkpoint_load.c's and model_file.c's.
  *
- * Order: trainer.json: checksums, writing, reading; saving; the checkpoints of a run: listing, verifying,
- * finding, deleting. */
-#include "llmc/checkpoint.h"
+ * Order: trainer.json: checksums, writing, reading; the checkpoints of a run: listing, verifying, finding,
+ * deleting. */
+#include "llmc/checkpoint_impl.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -22,10 +22,6 @@
 
 enum { FORMAT = 1, LARGE = 1 << 20 };
 
-/* Every file that can stand in a checkpoint beside trainer.json, in the order they are written. */
-static const char *const file_names[] = {"config.json", "generation_config.json", "model.safetensors",
-                                         "optimizer.safetensors", "tokenizer.json"};
-
 void train_state_free(struct train_state *s) {
     json_decref(s->options);
     json_decref(s->extra);
@@ -33,11 +29,6 @@ void train_state_free(struct train_state *s) {
 }
 
 /* --- trainer.json --- */
-
-struct digest {
-    int64_t size;
-    uint64_t hash;
-};
 
 /* In pieces whose pages are given back, so that a checkpoint does not count as memory of the run for as long
  * as it is checked. */
@@ -55,14 +46,13 @@ static uint64_t hash_mapped(const struct mapped_file *f) {
     return hash;
 }
 
-static bool digest_file(struct digest *d, const char *dir, const char *name, bool with_hash,
-                        struct error *err) {
-    char *path = xasprintf("%s/%s", dir, name);
+bool checkpoint_digest(struct checkpoint_file *file, const char *dir, bool with_hash, struct error *err) {
+    char *path = xasprintf("%s/%s", dir, file->name);
     struct mapped_file f;
     bool ok = file_map(&f, path, err);
     if (ok) {
-        d->size = f.size;
-        d->hash = with_hash ? hash_mapped(&f) : 0;
+        file->size = f.size;
+        file->hash = with_hash ? hash_mapped(&f) : 0;
         file_unmap(&f);
     }
     free(path);
@@ -89,30 +79,15 @@ static json_t *state_to_json(const struct train_state *s) {
     return root;
 }
 
-/* `large`: the files are worth a thread each. */
-static bool write_trainer(const char *dir, const struct train_state *s, bool large, struct error *err) {
-    struct digest digest[ARRAY_LENGTH(file_names)];
-    struct error errors[ARRAY_LENGTH(file_names)];
-    bool there[ARRAY_LENGTH(file_names)], good[ARRAY_LENGTH(file_names)];
-#pragma omp parallel for schedule(dynamic, 1) if (large)
-    for (size_t i = 0; i < ARRAY_LENGTH(file_names); i++) {
-        char *path = xasprintf("%s/%s", dir, file_names[i]);
-        there[i] = path_exists(path);
-        good[i] = !there[i] || digest_file(&digest[i], dir, file_names[i], true, &errors[i]);
-        free(path);
-    }
+bool checkpoint_write_manifest(const char *dir, const struct train_state *s,
+                               const struct checkpoint_file *file, int64_t count, struct error *err) {
     json_t *root = state_to_json(s), *files = json_object();
     json_object_set_new(root, "files", files);
-    for (size_t i = 0; i < ARRAY_LENGTH(file_names); i++) {
-        if (!good[i]) {
-            json_decref(root);
-            return fail(err, "%s", errors[i].message);
-        }
-        if (!there[i]) continue;
+    for (int64_t i = 0; i < count; i++) {
         char hash[32];
-        snprintf(hash, sizeof hash, "%016" PRIx64, digest[i].hash);
-        json_object_set_new(files, file_names[i],
-                            json_pack("{s:I, s:s}", "bytes", (json_int_t)digest[i].size, "xxh3", hash));
+        snprintf(hash, sizeof hash, "%016" PRIx64, file[i].hash);
+        json_object_set_new(files, file[i].name,
+                            json_pack("{s:I, s:s}", "bytes", (json_int_t)file[i].size, "xxh3", hash));
     }
     char *text = json_dumps(root, JSON_INDENT(2)); /* reals with 17 digits: exact */
     json_decref(root);
@@ -201,115 +176,18 @@ bool checkpoint_load_state(struct train_state *s, const char *dir, struct error 
     return ok;
 }
 
-/* --- saving --- */
-
-/* A buffer laid out like the parameters (they themselves, a moment, the master weights) as a source of rows.
- */
-struct device_buffer {
-    struct gpt *gpt;
-    const struct tensor *buffer;
-};
-
-static bool read_device(float *out, const void *source, enum param_id id, int64_t layer, int64_t first,
-                        int64_t count, struct error *err) {
-    const struct device_buffer *d = (const struct device_buffer *)source;
-    struct gpt *g = d->gpt;
-    const struct tensor *b = d->buffer;
-    int64_t cols = weights_cols(&g->config, id);
-    int64_t at = g->layout.offset[id] + layer * g->layout.stride[id] + first * cols;
-    void *from = (char *)b->data + at * (int64_t)dtype_size(b->dtype);
-    struct tensor part = tensor_make(b->name, b->dtype, from, count * cols, 0, 0, 0);
-    ctx_download_f32(g->ctx, out, &part);
-    return true;
-}
-
-static enum st_dtype stored_dtype(const struct tensor *buffer) {
-    return buffer->dtype == DTYPE_BF16 ? ST_BF16 : ST_F32;
-}
-
-/* `buffers` one after the other, each under its prefix. */
-static bool write_tensors(const char *dir, const char *name, struct gpt *g, int count,
-                          const struct tensor *const *buffers, const char *const *prefixes,
-                          struct error *err) {
-    char *path = xasprintf("%s/%s", dir, name);
-    struct safetensors_writer w;
-    safetensors_writer_init(&w);
-    safetensors_writer_metadata(&w, "format", "pt"); /* transformers insists */
-    for (int i = 0; i < count; i++) weights_declare(&w, &g->config, prefixes[i], stored_dtype(buffers[i]));
-    bool ok = safetensors_writer_open(&w, path, err);
-    if (ok) {
-        for (int i = 0; i < count; i++) {
-            struct device_buffer source = {g, buffers[i]};
-            weights_put(&w, &g->config, prefixes[i], stored_dtype(buffers[i]), read_device, &source);
-        }
-        ok = safetensors_writer_close(&w, err);
-    }
-    free(path);
-    return ok;
-}
-
-static bool write_contents(const char *dir, struct gpt *g, struct optimizer *opt, const struct tokenizer *tok,
-                           const struct train_state *state, struct error *err) {
-    const struct tensor *model[] = {opt->has_master ? &opt->master : &g->params};
-    const struct tensor *moments[] = {&opt->m, &opt->v};
-    int64_t end_of_text = tok                             ? tokenizer_end_of_text(tok)
-                          : g->config.vocab_size == 50257 ? 50256 /* GPT-2's, trained from token shards */
-                                                          : -1;
-    if (!model_config_write(dir, &g->config, stored_dtype(model[0]), end_of_text, err) ||
-        !write_tensors(dir, file_names[2], g, 1, model, (const char *const[]){HF_PREFIX}, err) ||
-        !write_tensors(dir, file_names[3], g, 2, moments,
-                       (const char *const[]){"exp_avg." HF_PREFIX, "exp_avg_sq." HF_PREFIX}, err))
-        return false;
-    char *path = xasprintf("%s/%s", dir, file_names[4]);
-    bool ok = !tok || tokenizer_save(tok, path, err);
-    free(path);
-    return ok && write_trainer(dir, state, g->layout.total >= LARGE, err) && sync_path(dir, err);
-}
-
-/* Gives the finished directory its name. An older checkpoint of the same step changes places with it in one
- * atomic step where the file system can do that, and is then removed. */
-static bool put_in_place(const char *temporary, const char *final, const char *run, struct error *err) {
-    if (!path_exists(final)) return rename_synced(temporary, final, err);
-    if (renameat2(AT_FDCWD, temporary, AT_FDCWD, final, RENAME_EXCHANGE) == 0)
-        return sync_path(run, err) && remove_tree(temporary, err);
-    if (errno != EINVAL && errno != ENOSYS)
-        return fail(err, "%s: cannot be replaced by %s: %s", final, temporary, strerror(errno));
-    char *old = xasprintf("%s.old.tmp", final);
-    bool ok = remove_tree(old, err) && rename_synced(final, old, err);
-    if (ok && !rename_synced(temporary, final, err)) {
-        ok = false;
-        (void)rename_synced(old, final, NULL);
-    }
-    if (ok) ok = remove_tree(old, err);
-    free(old);
-    return ok;
-}
-
-bool checkpoint_save(const char *run, struct gpt *g, struct optimizer *opt, const struct tokenizer *tokenizer,
-                     const struct train_state *state, struct error *err) {
-    check(!g->ctx->plan, "checkpoint_save in plan mode");
-    char *final = xasprintf("%s/step-%08" PRId64, run, state->step);
-    char *temporary = xasprintf("%s.tmp", final);
-    bool ok = make_directories(run, err) && remove_tree(temporary, err) && make_directories(temporary, err);
-    if (ok) {
-        ok = write_contents(temporary, g, opt, tokenizer, state, err) &&
-             put_in_place(temporary, final, run, err);
-        if (!ok) (void)remove_tree(temporary, NULL);
-    }
-    free(temporary);
-    free(final);
-    return ok;
-}
-
 /* --- the checkpoints of a run --- */
 
 static bool verify_file(const char *dir, const char *name, const json_t *entry, bool checksums,
                         struct error *err) {
+    struct checkpoint_file found = {.size = 0};
     int64_t size = (int64_t)json_integer_value(json_object_get(entry, "bytes"));
     uint64_t hash = 0;
-    struct digest found;
-    if (!get_hex(&hash, entry, "xxh3", dir, err) || !digest_file(&found, dir, name, checksums, err))
-        return false;
+    if (!get_hex(&hash, entry, "xxh3", dir, err)) return false;
+    if (*name == '.' || strchr(name, '/') || strlen(name) >= sizeof found.name)
+        return fail(err, "%s/trainer.json: \"%.100s\" is not the name of a file of a checkpoint", dir, name);
+    snprintf(found.name, sizeof found.name, "%s", name);
+    if (!checkpoint_digest(&found, dir, checksums, err)) return false;
     if (found.size != size)
         return fail(err, "%s/%s: is %" PRId64 " bytes long, trainer.json says %" PRId64 ": %s", dir, name,
                     found.size, size, found.size < size ? "truncated" : "over-long");
@@ -318,31 +196,31 @@ static bool verify_file(const char *dir, const char *name, const json_t *entry, 
                 dir, name, found.hash, hash);
 }
 
-/* Whether a directory is complete, and with `checksums` also undamaged. */
+/* Whether a directory is complete, and with `checksums` also undamaged; large files on a thread each. */
 static bool verify(const char *dir, bool checksums, struct error *err) {
-    json_t *root = load_trainer(dir, err);
+    json_t *root = load_trainer(dir, err), *files = json_object_get(root, "files"), *entry;
     if (!root) return false;
-    const json_t *files = json_object_get(root, "files");
-    int count = 0, bad = -1;
-    json_int_t bytes = 0;
-    const char *names[ARRAY_LENGTH(file_names)];
-    const json_t *entries[ARRAY_LENGTH(file_names)];
-    struct error errors[ARRAY_LENGTH(file_names)];
-    for (size_t i = 0; i < ARRAY_LENGTH(file_names); i++) {
-        const json_t *entry = json_object_get(files, file_names[i]);
-        if (!entry) continue;
-        bytes += json_integer_value(json_object_get(entry, "bytes"));
-        names[count] = file_names[i];
+    int64_t count = 0, bad = -1, bytes = 0, n = (int64_t)json_object_size(files);
+    const char *name, **names = (const char **)xmalloc((size_t)n * sizeof *names);
+    json_t **entries = (json_t **)xmalloc((size_t)n * sizeof *entries);
+    json_object_foreach(files, name, entry) {
+        bytes += (int64_t)json_integer_value(json_object_get(entry, "bytes"));
+        names[count] = name;
         entries[count++] = entry;
     }
+    struct error *errors = (struct error *)xmalloc((size_t)n * sizeof *errors);
 #pragma omp parallel for schedule(dynamic, 1) if (checksums && bytes >= LARGE)
-    for (int i = 0; i < count; i++)
+    for (int64_t i = 0; i < count; i++)
         if (!verify_file(dir, names[i], entries[i], checksums, &errors[i])) {
 #pragma omp critical
             bad = i;
         }
+    if (bad >= 0) fail(err, "%s", errors[bad].message);
+    free(errors);
+    free(entries);
+    free(names);
     json_decref(root);
-    return bad < 0 || fail(err, "%s", errors[bad].message);
+    return bad < 0;
 }
 
 struct step_list {

@@ -8,6 +8,10 @@
  *                      trainer.json
  *                          step, data position, options, and size and XXH3 checksum of every other file
  *
+ * Written by several ranks, model and optimizer are several files each (model-00001-of-00004.safetensors,
+ * with the index that Hugging Face uses, and the same for the optimizer), of whole tensors: any number of
+ * ranks reads them.
+ *
  * model.safetensors holds the weights that training goes on from: the fp32 master weights if there are any
  * (low-precision parameters are those rounded to nearest, so nothing is stored twice), else the parameters in
  * their own type. A checkpoint therefore moves freely between devices, precisions and paddings.
@@ -18,9 +22,8 @@
 #ifndef LLMC_CHECKPOINT_H
 #define LLMC_CHECKPOINT_H
 
-#include "gpt.h"
-#include "optimizer.h"
 #include "tokenizer.h"
+#include "zero.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -40,11 +43,13 @@ struct train_state {
 };
 void train_state_free(struct train_state *s);
 
-/* Writes RUN/step-NNNNNNNN, replacing an older one of that step. `tokenizer` may be NULL. On failure nothing
- * of it remains (nor is anything else touched); only if the last flush of RUN itself fails, the new, complete
- * checkpoint stays in place. Takes host memory for two copies of the model's largest matrix. */
-bool checkpoint_save(const char *run, struct gpt *gpt, struct optimizer *opt,
-                     const struct tokenizer *tokenizer, const struct train_state *state, struct error *err);
+/* Writes RUN/step-NNNNNNNN, replacing an older one of that step. All ranks call it; all succeed, or all fail
+ * with the same reason. `tokenizer` may be NULL. On failure nothing of it remains (nor is anything else
+ * touched); only if the last flush of RUN itself fails, the new, complete checkpoint stays in place. Takes
+ * host memory for two copies of the model's largest matrix; with several ranks also for the fp32 values and
+ * moments of one bucket. */
+bool checkpoint_save(const char *run, struct zero *zero, const struct tokenizer *tokenizer,
+                     const struct train_state *state, struct error *err);
 
 /* Deletes all but the newest `keep` (at least 1) complete checkpoints of a run, and unfinished ones. Damaged
  * ones stay and do not count. Only sizes are looked at, not checksums. */
@@ -65,11 +70,11 @@ char *checkpoint_find(const char *path, struct error *err);
 bool checkpoint_config(struct gpt_config *config, const char *dir, struct error *err);
 /* Writes every parameter, and zeros in padding and gaps: gpt_init_weights is not needed before. */
 bool checkpoint_load_weights(struct gpt *gpt, const char *dir, struct error *err);
-/* The master weights in their full precision, where checkpoint_load_weights and optimizer_create could only
- * leave the rounded ones; nothing without master weights. For fine-tuning: load_optimizer does it too. */
-bool checkpoint_load_master(struct optimizer *opt, struct gpt *gpt, const char *dir, struct error *err);
-/* Moments and master weights; after checkpoint_load_weights and optimizer_create. */
-bool checkpoint_load_optimizer(struct optimizer *opt, struct gpt *gpt, const char *dir, struct error *err);
+/* For training: what this rank keeps of parameters and master weights (these in their full precision); all
+ * ranks call it. */
+bool checkpoint_load_parameters(struct zero *zero, const char *dir, struct error *err);
+/* What this rank keeps of the moments. */
+bool checkpoint_load_moments(struct zero *zero, const char *dir, struct error *err);
 bool checkpoint_load_state(struct train_state *state, const char *dir, struct error *err);
 /* The tokenizer in the directory, or NULL with err->message "" if it has none, or NULL with the reason (also
  * if it has more tokens than the model). */

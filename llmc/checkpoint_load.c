@@ -14,10 +14,14 @@
 
 enum { PIECE = 1 << 20 }; /* elements at a time: bounds the host memory, and is work for one thread */
 
+/* Where values go: into a whole buffer laid out like the parameters, or to what this rank keeps of one. */
 struct loader {
     struct gpt *gpt;
-    const struct tensor *buffer; /* laid out like the parameters */
-    float *values;               /* host memory for a piece; NULL where `buffer` itself can be written */
+    const struct tensor *buffer;
+    struct zero *zero; /* NULL: `buffer` is whole */
+    enum zero_what what;
+    bool direct;   /* the host can write device memory */
+    float *values; /* host memory for a piece, where not direct */
 };
 
 /* Rows [first, first+count) of one parameter. */
@@ -26,21 +30,35 @@ struct piece {
     int64_t layer, first, count;
 };
 
-static void upload(const struct loader *l, int64_t at, const float *values, int64_t n) {
+static bool next_stored(const struct loader *l, int64_t first, int64_t count, int64_t *next,
+                        struct zero_range *range) {
+    if (l->zero) return zero_stored(l->zero, l->what, first, count, next, range);
+    if (*next >= first + count) return false;
     const struct tensor *b = l->buffer;
-    void *to = (char *)b->data + at * (int64_t)dtype_size(b->dtype);
-    struct tensor part = tensor_make(b->name, b->dtype, to, n, 0, 0, 0);
-    ctx_upload_f32(l->gpt->ctx, &part, values);
+    void *to = (char *)b->data + first * (int64_t)dtype_size(b->dtype);
+    *range = (struct zero_range){first, count, tensor_make(b->name, b->dtype, to, count, 0, 0, 0)};
+    *next = first + count;
+    return true;
+}
+
+/* The part of `values`, which begin at element `first` of the whole buffer, that belongs into `range`. */
+static void store(const struct loader *l, struct zero_range *range, const float *values, int64_t first) {
+    const float *from = values + (range->first - first);
+    if (l->direct)
+        memcpy(f32(&range->here), from, (size_t)range->count * sizeof *from);
+    else
+        ctx_upload_f32(l->gpt->ctx, &range->here, from);
 }
 
 /* From the last stored element of a tensor to the next tensor: padded vocabulary and alignment. */
 static void put_zeros(const struct loader *l, int64_t at, int64_t n) {
-    if (!l->values) {
-        memset(f32(l->buffer) + at, 0, (size_t)n * sizeof(float));
-        return;
-    }
-    memset(l->values, 0, (size_t)min_i64(n, PIECE) * sizeof *l->values);
-    for (int64_t done = 0; done < n; done += PIECE) upload(l, at + done, l->values, min_i64(PIECE, n - done));
+    struct zero_range range;
+    float *zeros = (float *)xcalloc((size_t)min_i64(n, PIECE), sizeof *zeros);
+    for (int64_t done = 0; done < n; done += PIECE)
+        for (int64_t first = at + done, next = first;
+             next_stored(l, first, min_i64(PIECE, n - done), &next, &range);)
+            store(l, &range, zeros, range.first);
+    free(zeros);
 }
 
 static int64_t count_not_finite(const float *values, int64_t n) {
@@ -53,18 +71,27 @@ static int64_t count_not_finite(const float *values, int64_t n) {
     return bad;
 }
 
-/* Returns how many values are not finite, -1 on failure. */
+/* Returns how many values are not finite, -1 on failure. What this rank does not keep is not read. */
 static int64_t load_piece(const struct loader *l, const struct weights *w, const struct piece *p,
                           struct error *err) {
     const struct gpt *g = l->gpt;
     int64_t rows = weights_rows(&g->config, p->id), cols = weights_cols(&g->config, p->id);
     int64_t start = g->layout.offset[p->id] + p->layer * g->layout.stride[p->id];
-    int64_t at = start + p->first * cols, n = p->count * cols;
-    float *values = l->values ? l->values : f32(l->buffer) + at;
-    if (!weights_read(values, w, p->id, p->layer, p->first, p->count, err)) return -1;
-    int64_t bad = count_not_finite(values, n);
-    if (l->values) upload(l, at, values, n);
-    if (p->first + p->count == rows) {
+    int64_t at = start + p->first * cols, n = p->count * cols, next = at, bad = 0;
+    struct zero_range range;
+    if (next_stored(l, at, n, &next, &range)) {
+        bool straight = l->direct && range.count == n;
+        float *own = l->direct && !straight ? (float *)xmalloc((size_t)n * sizeof *own) : NULL;
+        float *values = straight ? f32(&range.here) : own ? own : l->values;
+        bool ok = weights_read(values, w, p->id, p->layer, p->first, p->count, err);
+        bad = ok ? count_not_finite(values, n) : -1;
+        if (ok && !straight) {
+            do store(l, &range, values, at);
+            while (next_stored(l, at, n, &next, &range));
+        }
+        free(own);
+    }
+    if (bad >= 0 && p->first + p->count == rows) {
         int64_t held = round_up(gpt_dim_size(&g->config, gpt_param_rows[p->id].rows) * cols, 128);
         put_zeros(l, start + rows * cols, held - rows * cols);
     }
@@ -92,15 +119,14 @@ static struct piece *list_pieces(int64_t *count, const struct gpt_config *c) {
 
 /* On the CPU pieces go to their places on all threads; elsewhere one after the other through host memory (and
  * threads share the work inside a piece). `what` is for the warning. */
-static bool load_buffer(struct gpt *g, const struct tensor *buffer, const struct weights *w, const char *what,
-                        struct error *err) {
-    struct loader l = {.gpt = g, .buffer = buffer};
-    bool direct = strcmp(g->ctx->device->backend, "cpu") == 0 && buffer->dtype == DTYPE_F32;
-    if (!direct)
+static bool load_buffer(struct loader l, const struct weights *w, const char *what, struct error *err) {
+    struct gpt *g = l.gpt;
+    l.direct = strcmp(g->ctx->device->backend, "cpu") == 0 && l.buffer->dtype == DTYPE_F32;
+    if (!l.direct)
         l.values = (float *)xmalloc((size_t)max_i64(PIECE, 4 * g->config.channels) * sizeof *l.values);
     int64_t count, not_finite = 0, failed = -1, first_bad = INT64_MAX;
     struct piece *list = list_pieces(&count, &g->config);
-#pragma omp parallel for schedule(dynamic, 1) if (direct && g->layout.total > PIECE)
+#pragma omp parallel for schedule(dynamic, 1) if (l.direct && g->layout.total > PIECE)
     for (int64_t i = 0; i < count; i++) {
         struct error why;
         int64_t bad = load_piece(&l, w, &list[i], &why);
@@ -150,54 +176,61 @@ static bool same_config(const struct gpt_config *found, const struct gpt_config 
     return true;
 }
 
-static bool load_model(struct gpt *g, const struct tensor *buffer, const char *dir, struct error *err) {
+static bool load_model(struct loader l, const char *dir, struct error *err) {
     struct model_file m;
+    check(!l.gpt->ctx->plan, "loading %s in plan mode", dir);
     if (!model_file_open(&m, dir, err)) return false;
-    bool ok = same_config(&m.weights.config, &g->config, dir, err) &&
-              load_buffer(g, buffer, &m.weights, "weights", err);
+    bool ok = same_config(&m.weights.config, &l.gpt->config, dir, err) &&
+              load_buffer(l, &m.weights, "weights", err);
     model_file_close(&m);
     return ok;
 }
 
 bool checkpoint_load_weights(struct gpt *g, const char *dir, struct error *err) {
-    check(!g->ctx->plan, "checkpoint_load_weights in plan mode");
-    return load_model(g, &g->params, dir, err);
+    return load_model((struct loader){.gpt = g, .buffer = &g->params}, dir, err);
 }
 
-bool checkpoint_load_master(struct optimizer *opt, struct gpt *g, const char *dir, struct error *err) {
-    return !opt->has_master || load_model(g, &opt->master, dir, err);
+static struct loader loader_of(struct zero *z, enum zero_what what) {
+    const struct optimizer *o = z->optimizer;
+    const struct tensor *buffer = what == ZERO_PARAMS ? &z->gpt->params
+                                  : what == ZERO_M    ? &o->m
+                                  : what == ZERO_V    ? &o->v
+                                                      : &o->master;
+    return (struct loader){.gpt = z->gpt, .buffer = buffer, .zero = z, .what = what};
+}
+
+bool checkpoint_load_parameters(struct zero *z, const char *dir, struct error *err) {
+    bool ok = load_model(loader_of(z, ZERO_PARAMS), dir, err) &&
+              (!z->optimizer->has_master || load_model(loader_of(z, ZERO_MASTER), dir, err));
+    if (ok) zero_parameters_changed(z);
+    return ok;
 }
 
 /* --- optimizer --- */
 
-bool checkpoint_load_optimizer(struct optimizer *opt, struct gpt *g, const char *dir, struct error *err) {
-    check(!g->ctx->plan, "checkpoint_load_optimizer in plan mode");
+bool checkpoint_load_moments(struct zero *z, const char *dir, struct error *err) {
+    const struct gpt_config *c = &z->gpt->config;
     struct safetensors st;
     struct weights m = {.view = NULL}, v = {.view = NULL};
-    char *path = xasprintf("%s/optimizer.safetensors", dir);
-    bool ok;
-    if (path_exists(path))
-        ok = safetensors_open(&st, path, err);
-    else
-        ok = fail(err,
-                  "%s: has no optimizer.safetensors: a model to start from (--model), but no checkpoint that "
-                  "a training can be resumed from",
-                  dir);
-    if (ok) {
-        ok = weights_find(&m, &g->config, &st, "exp_avg." HF_PREFIX, err) &&
-             weights_find(&v, &g->config, &st, "exp_avg_sq." HF_PREFIX, err);
-        int64_t expected = 0;
-        for (int64_t i = 0; ok && i < PARAM_ROWS * g->config.layers; i++) expected += 2 * (m.view[i] != NULL);
-        if (ok && st.count != expected)
-            ok = fail(err, "%s: holds %" PRId64 " tensors, expected %" PRId64, path, st.count, expected);
-        ok = ok && load_buffer(g, &opt->m, &m, "first moments", err) &&
-             load_buffer(g, &opt->v, &v, "second moments", err);
-        weights_free(&m);
-        weights_free(&v);
-        safetensors_close(&st);
-    }
-    free(path);
-    return ok && checkpoint_load_master(opt, g, dir, err);
+    if (!safetensors_open_directory(&st, dir, "optimizer", err))
+        return fail(
+            err,
+            "%s: has no optimizer.safetensors: a model to start from (--model), but no checkpoint that "
+            "a training can be resumed from",
+            dir);
+    bool ok = weights_find(&m, c, &st, "exp_avg." HF_PREFIX, err) &&
+              weights_find(&v, c, &st, "exp_avg_sq." HF_PREFIX, err);
+    int64_t expected = 0;
+    for (int64_t i = 0; ok && i < PARAM_ROWS * c->layers; i++) expected += 2 * (m.view[i] != NULL);
+    if (ok && st.count != expected)
+        ok = fail(err, "%s: its optimizer's state holds %" PRId64 " tensors, expected %" PRId64, dir,
+                  st.count, expected);
+    ok = ok && load_buffer(loader_of(z, ZERO_M), &m, "first moments", err) &&
+         load_buffer(loader_of(z, ZERO_V), &v, "second moments", err);
+    weights_free(&m);
+    weights_free(&v);
+    safetensors_close(&st);
+    return ok;
 }
 
 /* --- tokenizer --- */

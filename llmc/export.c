@@ -25,10 +25,10 @@ static bool write_weights(const char *dir, const struct weights *weights, enum s
     struct safetensors_writer w;
     safetensors_writer_init(&w);
     safetensors_writer_metadata(&w, "format", "pt");
-    weights_declare(&w, &weights->config, HF_PREFIX, dtype);
+    weights_declare(&w, &weights->config, HF_PREFIX, dtype, WEIGHTS_ALL);
     bool ok = safetensors_writer_open(&w, path, err);
     if (ok) {
-        weights_put(&w, &weights->config, HF_PREFIX, dtype, read_weights, weights);
+        weights_put(&w, &weights->config, HF_PREFIX, dtype, WEIGHTS_ALL, read_weights, weights);
         ok = safetensors_writer_close(&w, err);
     }
     free(path);

@@ -154,7 +154,7 @@ static bool check_others(const struct model_file *m, const char *prefix, struct 
 static bool open_directory(struct model_file *m, const char *dir, struct error *err) {
     struct gpt_config config;
     if (!model_config_read(&config, dir, err)) return false;
-    if (!safetensors_open_directory(&m->st, dir, err)) {
+    if (!safetensors_open_directory(&m->st, dir, "model", err)) {
         char *pickle = xasprintf("%s/pytorch_model.bin", dir), *st = xasprintf("%s/model.safetensors", dir);
         if (path_exists(pickle) && !path_exists(st))
             fail(err,
@@ -257,16 +257,40 @@ bool narrow_values(uint16_t *out, const float *values, int64_t n, enum st_dtype 
 
 /* --- writing --- */
 
-void weights_declare(struct safetensors_writer *w, const struct gpt_config *c, const char *prefix,
-                     enum st_dtype dtype) {
+void weights_each(const struct gpt_config *c, int64_t first, int64_t end,
+                  void (*visit)(void *arg, enum param_id id, int64_t layer), void *arg) {
+    struct gpt_params p;
+    gpt_params_layout(&p, c);
     for (int id = 0; id < PARAM_ROWS; id++)
         for (int64_t l = 0; l < layers_of(c, (enum param_id)id); l++) {
-            char name[128];
-            snprintf(name, sizeof name, "%s%s", prefix, gpt_param_name((enum param_id)id, l));
-            int64_t dim[2];
-            int rank = stored_shape(dim, c, (enum param_id)id, true);
-            safetensors_declare(w, name, dtype, rank, dim);
+            int64_t at = p.offset[id] + l * p.stride[id];
+            if (at >= first && at < end) visit(arg, (enum param_id)id, l);
         }
+}
+
+struct put {
+    struct safetensors_writer *w;
+    const struct gpt_config *config;
+    const char *prefix;
+    enum st_dtype dtype;
+    weights_source *read;
+    const void *source;
+    struct put_buffers *buffers;
+};
+
+static void declare_parameter(void *arg, enum param_id id, int64_t layer) {
+    const struct put *p = (const struct put *)arg;
+    char name[128];
+    snprintf(name, sizeof name, "%s%s", p->prefix, gpt_param_name(id, layer));
+    int64_t dim[2];
+    int rank = stored_shape(dim, p->config, id, true);
+    safetensors_declare(p->w, name, p->dtype, rank, dim);
+}
+
+void weights_declare(struct safetensors_writer *w, const struct gpt_config *c, const char *prefix,
+                     enum st_dtype dtype, int64_t first, int64_t end) {
+    struct put p = {.w = w, .config = c, .prefix = prefix, .dtype = dtype};
+    weights_each(c, first, end, declare_parameter, &p);
 }
 
 /* out (cols,rows) = inp (rows,cols) transposed. On one thread, which is several times faster than any disk,
@@ -313,32 +337,34 @@ static bool put_values(struct safetensors_writer *w, const char *name, const flo
     return true;
 }
 
-/* One parameter: in pieces of rows, or as a whole where it has to be transposed. */
-static bool put_parameter(struct safetensors_writer *w, const struct gpt_config *c, const char *name,
-                          enum st_dtype dtype, weights_source *read, const void *source, enum param_id id,
-                          int64_t layer, const struct put_buffers *b, struct error *err) {
-    int64_t rows = weights_rows(c, id), cols = weights_cols(c, id);
+/* In pieces of rows, or as a whole where it has to be transposed. */
+static bool put_rows(const struct put *p, const char *name, enum param_id id, int64_t layer,
+                     struct error *err) {
+    const struct put_buffers *b = p->buffers;
+    int64_t rows = weights_rows(p->config, id), cols = weights_cols(p->config, id);
     bool turn = gpt_param_rows[id].conv1d, ok = true;
     int64_t step = turn ? rows : min_i64(rows, max_i64(1, PIECE / cols));
     for (int64_t first = 0; ok && first < rows; first += step) {
         int64_t n = min_i64(step, rows - first);
-        ok = read(b->values, source, id, layer, first, n, err);
+        ok = p->read(b->values, p->source, id, layer, first, n, err);
         if (ok && turn) transpose(b->turned, b->values, rows, cols);
-        ok = ok && put_values(w, name, turn ? b->turned : b->values, n * cols, dtype, b->narrow, err);
+        ok = ok && put_values(p->w, name, turn ? b->turned : b->values, n * cols, p->dtype, b->narrow, err);
     }
     return ok;
 }
 
+static void put_parameter(void *arg, enum param_id id, int64_t layer) {
+    const struct put *p = (const struct put *)arg;
+    char name[128];
+    snprintf(name, sizeof name, "%s%s", p->prefix, gpt_param_name(id, layer));
+    if (!p->w->file.failed && !put_rows(p, name, id, layer, &p->w->file.error)) p->w->file.failed = true;
+}
+
 void weights_put(struct safetensors_writer *w, const struct gpt_config *c, const char *prefix,
-                 enum st_dtype dtype, weights_source *read, const void *source) {
+                 enum st_dtype dtype, int64_t first, int64_t end, weights_source *read, const void *source) {
     struct put_buffers b = put_buffers_new(c, dtype);
-    for (int id = 0; id < PARAM_ROWS; id++)
-        for (int64_t l = 0; l < layers_of(c, (enum param_id)id) && !w->file.failed; l++) {
-            char name[128];
-            snprintf(name, sizeof name, "%s%s", prefix, gpt_param_name((enum param_id)id, l));
-            if (!put_parameter(w, c, name, dtype, read, source, (enum param_id)id, l, &b, &w->file.error))
-                w->file.failed = true;
-        }
+    struct put p = {w, c, prefix, dtype, read, source, &b};
+    weights_each(c, first, end, put_parameter, &p);
     free(b.values);
     free(b.turned);
     free(b.narrow);

@@ -74,13 +74,18 @@ bool llmc_bin_open(struct model_file *m, const char *path, struct error *err);
 typedef bool weights_source(float *out, const void *source, enum param_id id, int64_t layer, int64_t first,
                             int64_t count, struct error *err);
 
-/* Declares, respectively puts, all parameters in Hugging Face's layout under PREFIX + gpt_param_name().
- * `dtype` is ST_F32, ST_F16 or ST_BF16. Takes host memory for the largest transposed matrix of one layer,
- * twice. A failure (of the source, or a value that fp16 cannot hold) appears when the writer is closed. */
+/* Declares, respectively puts, in Hugging Face's layout under PREFIX + gpt_param_name(), the parameters that
+ * begin at elements [first, end) of the parameter buffer (WEIGHTS_ALL: all of them). `dtype` is ST_F32,
+ * ST_F16 or ST_BF16. Takes host memory for the largest transposed matrix of one layer, twice. A failure (of
+ * the source, or a value that fp16 cannot hold) appears when the writer is closed. */
+#define WEIGHTS_ALL 0, INT64_MAX
 void weights_declare(struct safetensors_writer *w, const struct gpt_config *config, const char *prefix,
-                     enum st_dtype dtype);
+                     enum st_dtype dtype, int64_t first, int64_t end);
 void weights_put(struct safetensors_writer *w, const struct gpt_config *config, const char *prefix,
-                 enum st_dtype dtype, weights_source *read, const void *source);
+                 enum st_dtype dtype, int64_t first, int64_t end, weights_source *read, const void *source);
+/* Calls visit(arg, id, layer) for those parameters, in that order. */
+void weights_each(const struct gpt_config *config, int64_t first, int64_t end,
+                  void (*visit)(void *arg, enum param_id id, int64_t layer), void *arg);
 
 /* fp32 to nearest fp16, ties to even; too large becomes infinity, NaN stays NaN. */
 uint16_t f16_from_f32(float x);

@@ -324,17 +324,18 @@ static bool open_sharded(struct safetensors *st, const char *index, const char *
     return ok;
 }
 
-bool safetensors_open_directory(struct safetensors *st, const char *directory, struct error *err) {
+bool safetensors_open_directory(struct safetensors *st, const char *directory, const char *stem,
+                                struct error *err) {
     memset(st, 0, sizeof *st);
-    char *single = xasprintf("%s/model.safetensors", directory);
-    char *index = xasprintf("%s/model.safetensors.index.json", directory);
+    char *single = xasprintf("%s/%s.safetensors", directory, stem);
+    char *index = xasprintf("%s.index.json", single);
     bool ok;
     if (path_exists(single))
         ok = safetensors_open(st, single, err);
     else if (path_exists(index))
         ok = open_sharded(st, index, directory, err);
     else
-        ok = fail(err, "%s: has neither model.safetensors nor model.safetensors.index.json", directory);
+        ok = fail(err, "%s: has neither %s.safetensors nor %s.safetensors.index.json", directory, stem, stem);
     free(single);
     free(index);
     return ok;

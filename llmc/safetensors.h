@@ -67,9 +67,11 @@ struct safetensors {
  * end would raise SIGBUS, which is not handled. */
 bool safetensors_open(struct safetensors *st, const char *path, struct error *err);
 
-/* A model directory: model.safetensors, or else the files that model.safetensors.index.json names. Of a
- * sharded model exactly the tensors of its "weight_map" are visible, each taken from the file given there. */
-bool safetensors_open_directory(struct safetensors *st, const char *directory, struct error *err);
+/* DIRECTORY/STEM.safetensors ("model" in a Hugging Face directory), or else the files that
+ * STEM.safetensors.index.json names. Of several files exactly the tensors of the index's "weight_map" are
+ * visible, each taken from the file given there. */
+bool safetensors_open_directory(struct safetensors *st, const char *directory, const char *stem,
+                                struct error *err);
 
 void safetensors_close(struct safetensors *st); /* harmless after a failed open */
 

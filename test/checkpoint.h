@@ -34,6 +34,7 @@ struct model {
     struct ctx ctx;
     struct gpt gpt;
     struct optimizer opt;
+    struct zero zero;
 };
 
 /* Room for training needs the gradients' fill, which the CPU has for fp32 only. */
@@ -45,6 +46,7 @@ UNUSED static void model_make(struct model *m, const struct gpt_config *config, 
     gpt_create(&m->gpt, &m->ctx, config, &options);
     memset(m->gpt.params.data, 0x7f, (size_t)tensor_bytes(&m->gpt.params)); /* a huge value, never zero */
     optimizer_create(&m->opt, &m->gpt, master);
+    m->zero = (struct zero){.gpt = &m->gpt, .optimizer = &m->opt};
 }
 
 UNUSED static void model_free(struct model *m) {
@@ -228,7 +230,7 @@ UNUSED static struct train_state state_at(int64_t step) {
 UNUSED static void save(const char *run, struct model *m, int64_t step) {
     struct train_state state = state_at(step);
     struct error err;
-    ASSERT_OK(checkpoint_save(run, &m->gpt, &m->opt, NULL, &state, &err), err);
+    ASSERT_OK(checkpoint_save(run, &m->zero, NULL, &state, &err), err);
     train_state_free(&state);
 }
 
@@ -258,8 +260,8 @@ UNUSED static void assert_loads_as(const char *dir, const struct model *m) {
     model_make(&other, &config, m->gpt.params.dtype, m->opt.has_master);
     memset(other.opt.m.data, 0x7f, (size_t)tensor_bytes(&other.opt.m));
     memset(other.opt.v.data, 0x7f, (size_t)tensor_bytes(&other.opt.v));
-    ASSERT_OK(checkpoint_load_weights(&other.gpt, dir, &err), err);
-    ASSERT_OK(checkpoint_load_optimizer(&other.opt, &other.gpt, dir, &err), err);
+    ASSERT_OK(checkpoint_load_parameters(&other.zero, dir, &err), err);
+    ASSERT_OK(checkpoint_load_moments(&other.zero, dir, &err), err);
     assert_same(&other.gpt.params, &m->gpt.params);
     assert_same(&other.opt.m, &m->opt.m);
     assert_same(&other.opt.v, &m->opt.v);

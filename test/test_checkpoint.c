@@ -31,7 +31,7 @@ static void state_round_trip(void **state) {
             json_decref(in.options);
             in.options = NULL;
         }
-        ASSERT_OK(checkpoint_save(s->dir, &s->m.gpt, &s->m.opt, NULL, &in, &err), err);
+        ASSERT_OK(checkpoint_save(s->dir, &s->m.zero, NULL, &in, &err), err);
         ASSERT_OK(checkpoint_load_state(&out, path_of(s, "step-%08" PRId64, in.step), &err), err);
         assert_int_equal(out.step, in.step);
         assert_int_equal(out.sample, in.sample);
@@ -79,7 +79,7 @@ static void master_weights_are_the_model_file(void **state) {
     struct model fp32;
     model_make(&fp32, &small, DTYPE_F32, false);
     ASSERT_OK(checkpoint_load_weights(&fp32.gpt, dir, &err), err);
-    ASSERT_OK(checkpoint_load_optimizer(&fp32.opt, &fp32.gpt, dir, &err), err);
+    ASSERT_OK(checkpoint_load_moments(&fp32.zero, dir, &err), err);
     assert_same(&fp32.gpt.params, &m.opt.master);
     assert_same(&fp32.opt.v, &m.opt.v);
 
@@ -89,8 +89,7 @@ static void master_weights_are_the_model_file(void **state) {
     struct model tuned;
     model_make(&tuned, &small, DTYPE_BF16, true);
     dir = path_of(s, "step-00000002");
-    ASSERT_OK(checkpoint_load_weights(&tuned.gpt, dir, &err), err);
-    ASSERT_OK(checkpoint_load_master(&tuned.opt, &tuned.gpt, dir, &err), err);
+    ASSERT_OK(checkpoint_load_parameters(&tuned.zero, dir, &err), err);
     assert_same(&tuned.opt.master, &m.opt.master);
     assert_same(&tuned.gpt.params, &m.gpt.params);
     model_free(&tuned);
@@ -108,7 +107,7 @@ static void bf16_without_masters(void **state) {
     save(s->dir, &m, 1);
     const char *dir = path_of(s, "step-00000001");
     assert_loads_as(dir, &m);
-    ASSERT_OK(safetensors_open_directory(&st, dir, &err), err);
+    ASSERT_OK(safetensors_open_directory(&st, dir, "model", &err), err);
     for (int64_t i = 0; i < st.count; i++) assert_int_equal(st.tensors[i].dtype, ST_BF16);
     safetensors_close(&st);
     model_make(&fp32, &small, DTYPE_F32, false);
@@ -127,7 +126,7 @@ static void tokenizer_travels_along(void **state) {
     model_make(&m, &least, DTYPE_F32, false);
     paint_model(&m, 3);
     struct train_state at = state_at(8);
-    ASSERT_OK(checkpoint_save(s->dir, &m.gpt, &m.opt, bytes, &at, &err), err);
+    ASSERT_OK(checkpoint_save(s->dir, &m.zero, bytes, &at, &err), err);
     const char *dir = path_of(s, "step-00000008");
     struct tokenizer *t = checkpoint_load_tokenizer(dir, &err);
     if (!t) fail_msg("%s", err.message);
@@ -141,7 +140,7 @@ static void tokenizer_travels_along(void **state) {
 
     /* A tokenizer with more tokens than the model. */
     at.step = 9;
-    ASSERT_OK(checkpoint_save(s->dir, &s->m.gpt, &s->m.opt, bytes, &at, &err), err);
+    ASSERT_OK(checkpoint_save(s->dir, &s->m.zero, bytes, &at, &err), err);
     assert_null(checkpoint_load_tokenizer(path_of(s, "step-00000009"), &err));
     assert_mentions(&err, "257 tokens, its model only 37");
     put_text(path_of(s, "step-00000009/tokenizer.json"), "{");
@@ -205,8 +204,8 @@ static void device_memory_is_only_copied(void **state) {
         model_hide(&other);
         largest_copy = 0;
         const char *dir = path_of(s, "step-%08d", kind);
-        ASSERT_OK(checkpoint_load_weights(&other.gpt, dir, &err), err);
-        ASSERT_OK(checkpoint_load_optimizer(&other.opt, &other.gpt, dir, &err), err);
+        ASSERT_OK(checkpoint_load_parameters(&other.zero, dir, &err), err);
+        ASSERT_OK(checkpoint_load_moments(&other.zero, dir, &err), err);
         assert_in_range(largest_copy, 1, 16 << 20);
         model_hide(&other);
         assert_same(&other.gpt.params, &m.gpt.params);
@@ -226,7 +225,7 @@ static void layout_is_hugging_faces(void **state) {
     struct safetensors st;
     save(s->dir, &s->m, 1);
     const char *dir = path_of(s, "step-00000001");
-    ASSERT_OK(safetensors_open_directory(&st, dir, &err), err);
+    ASSERT_OK(safetensors_open_directory(&st, dir, "model", &err), err);
     assert_int_equal(st.count, 2 + 12 * small.layers + 2);
     assert_string_equal(safetensors_metadata(&st, "format"), "pt");
     assert_null(safetensors_find(&st, "lm_head.weight"));
@@ -300,7 +299,7 @@ static void training_goes_on_bit_for_bit(void **state) {
     model_make(&resumed, &small, DTYPE_F32, false);
     const char *dir = path_of(s, "step-00000004");
     ASSERT_OK(checkpoint_load_weights(&resumed.gpt, dir, &err), err);
-    ASSERT_OK(checkpoint_load_optimizer(&resumed.opt, &resumed.gpt, dir, &err), err);
+    ASSERT_OK(checkpoint_load_moments(&resumed.zero, dir, &err), err);
     train(&resumed, 4, 3);
     assert_same(&resumed.gpt.params, &whole.gpt.params);
     assert_same(&resumed.opt.m, &whole.opt.m);

@@ -67,7 +67,7 @@ static void every_damage_is_noticed(void **state) {
     struct train_state at = state_at(2);
     struct error err;
     save(s->dir, &s->m, 1);
-    ASSERT_OK(checkpoint_save(s->dir, &s->m.gpt, &s->m.opt, t, &at, &err), err);
+    ASSERT_OK(checkpoint_save(s->dir, &s->m.zero, t, &at, &err), err);
     train_state_free(&at);
     tokenizer_free(t);
     static const char *const files[] = {"config.json",       "generation_config.json",
@@ -187,7 +187,7 @@ static void a_file_that_cannot_grow(void **state) {
         struct rlimit small_files = {limit, unlimited.rlim_max};
         struct error err = {""};
         setrlimit(RLIMIT_FSIZE, &small_files);
-        bool ok = checkpoint_save(kept, &m.gpt, &m.opt, NULL, &st, &err);
+        bool ok = checkpoint_save(kept, &m.zero, NULL, &st, &err);
         setrlimit(RLIMIT_FSIZE, &unlimited);
         if (ok) break;
         failures++;
@@ -228,14 +228,14 @@ static void a_full_disk(void **state) {
         umount(disk);
         if (mount("tmpfs", disk, "tmpfs", 0, size) != 0) fail_msg("cannot mount %s", size);
         struct error err = {""};
-        if (!checkpoint_save(run, &m.gpt, &m.opt, t, &one, &err)) {
+        if (!checkpoint_save(run, &m.zero, t, &one, &err)) {
             assert_mentions(&err, "No space left on device");
             if (path_exists(run)) assert_int_equal(count_entries(run), 0);
             failures++;
             continue;
         }
         if (used < 0) used = pages;
-        done = checkpoint_save(run, &m.gpt, &m.opt, t, &two, &err);
+        done = checkpoint_save(run, &m.zero, t, &two, &err);
         if (done) continue;
         assert_mentions(&err, "No space left on device");
         assert_untouched(s, run, &m, &err);
@@ -256,15 +256,15 @@ static void a_directory_that_cannot_be_written(void **state) {
     struct error err;
     struct train_state st = state_at(1);
     put_text(path_of(s, "file"), "x");
-    assert_false(checkpoint_save(path_of(s, "file"), &s->m.gpt, &s->m.opt, NULL, &st, &err));
+    assert_false(checkpoint_save(path_of(s, "file"), &s->m.zero, NULL, &st, &err));
     assert_mentions(&err, "file");
-    assert_false(checkpoint_save(path_of(s, "file/run"), &s->m.gpt, &s->m.opt, NULL, &st, &err));
+    assert_false(checkpoint_save(path_of(s, "file/run"), &s->m.zero, NULL, &st, &err));
     assert_mentions(&err, "file");
-    assert_false(checkpoint_save("/proc/run", &s->m.gpt, &s->m.opt, NULL, &st, &err));
+    assert_false(checkpoint_save("/proc/run", &s->m.zero, NULL, &st, &err));
     assert_mentions(&err, "/proc/run");
     /* A file has the checkpoint's name. */
     put_text(path_of(s, "step-00000001"), "x");
-    bool ok = checkpoint_save(s->dir, &s->m.gpt, &s->m.opt, NULL, &st, &err);
+    bool ok = checkpoint_save(s->dir, &s->m.zero, NULL, &st, &err);
     if (!ok) assert_false(path_exists(path_of(s, "step-00000001.tmp")));
     train_state_free(&st);
 }
@@ -282,7 +282,7 @@ static int save_forever(const char *run) {
     for (int64_t step = 1;; step++) {
         paint_model(&m, (uint64_t)step);
         struct train_state st = state_at(step);
-        check(checkpoint_save(run, &m.gpt, &m.opt, NULL, &st, &err), "%s", err.message);
+        check(checkpoint_save(run, &m.zero, NULL, &st, &err), "%s", err.message);
         check(checkpoint_prune(run, 2, &err), "%s", err.message);
         train_state_free(&st);
     }

@@ -161,7 +161,7 @@ static void published_directories_load(void **state) {
         struct train_state st; /* ... but not to resume */
         assert_false(checkpoint_load_state(&st, dir, &err));
         assert_mentions(&err, "has no trainer.json");
-        assert_false(checkpoint_load_optimizer(&m.opt, &m.gpt, dir, &err));
+        assert_false(checkpoint_load_moments(&m.zero, dir, &err));
         assert_mentions(&err, "has no optimizer.safetensors");
         model_free(&m);
     }
@@ -405,7 +405,7 @@ static void a_checkpoint_for_another_model(void **state) {
     struct error err;
     struct gpt_config wider = {"other", 9, 37, 3, 3, 15};
     model_make(&m, &wider, DTYPE_F32, false);
-    assert_false(checkpoint_load_optimizer(&m.opt, &m.gpt, path_of(s, "step-00000001"), &err));
+    assert_false(checkpoint_load_moments(&m.zero, path_of(s, "step-00000001"), &err));
     assert_mentions(&err, "exp_avg.transformer.wte.weight F32 (37,12)");
     model_free(&m);
 }

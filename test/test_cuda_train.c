@@ -186,11 +186,12 @@ static void resume_on(bool from_cuda, bool to_cuda, enum dtype dtype, double tol
     trainer_open(&a, from_cuda, from_cuda ? dtype : DTYPE_F32, RECOMPUTE_NONE);
     trainer_open(&b, to_cuda, to_cuda ? dtype : DTYPE_F32, RECOMPUTE_NONE);
     for (int i = 0; i < 5; i++) step(&a, i, NULL);
-    if (!checkpoint_save(directory, &a.gpt, &a.optimizer, NULL, &state, &err)) fail_msg("%s", err.message);
+    struct zero from = {.gpt = &a.gpt, .optimizer = &a.optimizer},
+                to = {.gpt = &b.gpt, .optimizer = &b.optimizer};
+    if (!checkpoint_save(directory, &from, NULL, &state, &err)) fail_msg("%s", err.message);
     char *path = checkpoint_find(directory, &err);
     if (!path) fail_msg("%s", err.message);
-    if (!checkpoint_load_weights(&b.gpt, path, &err) ||
-        !checkpoint_load_optimizer(&b.optimizer, &b.gpt, path, &err))
+    if (!checkpoint_load_parameters(&to, path, &err) || !checkpoint_load_moments(&to, path, &err))
         fail_msg("%s", err.message);
     for (int i = 5; i < STEPS; i++) {
         double want = step(&a, i, NULL), got = step(&b, i, NULL);

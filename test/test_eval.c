@@ -569,7 +569,8 @@ static void the_command(void **state) {
     assert_true(make_directories(run, &err));
     model_open(&m, 1, T_MAX);
     optimizer_create(&opt, &m.gpt, false);
-    if (!checkpoint_save(run, &m.gpt, &opt, t, &train, &err)) fail_msg("%s", err.message);
+    struct zero zero = {.gpt = &m.gpt, .optimizer = &opt};
+    if (!checkpoint_save(run, &zero, t, &train, &err)) fail_msg("%s", err.message);
     model_close(&m);
     put_file(s, "own.jsonl", tasks, strlen(tasks));
     put_file(s, "maths_test.csv", "Why?,a,b,c,d,D\n", 15);

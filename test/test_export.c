@@ -37,7 +37,8 @@ struct scratch {
 static void save(struct scratch *s, const struct tokenizer *t, int64_t step) {
     struct error err;
     struct train_state state = {.step = step, .best_val_loss = NAN};
-    if (!checkpoint_save(s->dir, &s->gpt, &s->opt, t, &state, &err)) fail_msg("%s", err.message);
+    struct zero zero = {.gpt = &s->gpt, .optimizer = &s->opt};
+    if (!checkpoint_save(s->dir, &zero, t, &state, &err)) fail_msg("%s", err.message);
     snprintf(s->checkpoint, sizeof s->checkpoint, "%s/step-%08d", s->dir, (int)step);
 }
 

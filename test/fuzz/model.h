@@ -34,9 +34,9 @@ static inline void write_tiny_weights(const char *path, enum st_dtype dtype) {
     struct safetensors_writer w;
     struct error err;
     safetensors_writer_init(&w);
-    weights_declare(&w, &config, HF_PREFIX, dtype);
+    weights_declare(&w, &config, HF_PREFIX, dtype, WEIGHTS_ALL);
     check(safetensors_writer_open(&w, path, &err), "%s", err.message);
-    weights_put(&w, &config, HF_PREFIX, dtype, zeros, &config);
+    weights_put(&w, &config, HF_PREFIX, dtype, WEIGHTS_ALL, zeros, &config);
     check(safetensors_writer_close(&w, &err), "%s", err.message);
 }
 
