@@ -192,7 +192,7 @@ int cmd_profile(int argc, char **argv) {
                                      0,
                                      0};
     struct options options;
-    struct profile_config c;
+    struct profile_config c = {0};
     int status = command_options(&options, &command, &c, argc, argv);
     if (status >= 0) return status;
     struct error err;
