@@ -233,7 +233,7 @@ static void test_command(void **state) {
                   {"sum", 2},
                   {"sumsq", 1},
                   {"adamw", 2},
-                  {"fill", 2}};
+                  {"fill", 3}};
     assert_int_equal(count, ARRAY_LENGTH(wanted));
     for (size_t i = 0; i < ARRAY_LENGTH(wanted); i++) {
         int found = 0;
