@@ -245,13 +245,13 @@ void group_broadcast(struct group *g, void *data, size_t bytes, int64_t root) {
     struct call call = new_call(g, CALL_BROADCAST, root, bytes);
     struct group_wait before = group_wait_begin(g, call_names[CALL_BROADCAST], call.number);
     if (g->rank == 0) {
-        if (root > 0) take(g, root, &call, data, bytes);
-        for (int64_t r = 1; r < g->world; r++)
-            if (r != root) give(g, r, &call, data, bytes);
-    } else if (g->rank == root) {
-        give(g, 0, &call, data, bytes);
+        /* the others only say that they are here, too, or a rank that makes another call would not be noticed
+         */
+        for (int64_t r = 1; r < g->world; r++) take(g, r, &call, data, r == root ? bytes : 0);
+        for (int64_t r = 1; r < g->world; r++) give(g, r, &call, data, r == root ? 0 : bytes);
     } else {
-        take(g, 0, &call, data, bytes);
+        give(g, 0, &call, data, g->rank == root ? bytes : 0);
+        take(g, 0, &call, data, g->rank == root ? 0 : bytes);
     }
     group_wait_end(g, before);
 }

@@ -189,8 +189,24 @@ static bool stale(const struct group_state *s, int64_t rank, double now) {
     return now - s->peers[rank].progressed > s->timeout;
 }
 
-/* Rank 0: everyone stands still, and somebody waits. Who does not wait is the cause; if all wait, say for
- * whom. */
+static void say_silent(struct group_state *s, int64_t rank, double now) {
+    const struct group_peer *p = &s->peers[rank];
+    suspect(s,
+            "nothing was heard of %s for %.0f s; it was in: %s. The process is stopped, or its machine or "
+            "the network "
+            "is gone",
+            group_rank_text(s, rank), now - p->heard, p->what[0] ? doing(s, rank) : "start");
+}
+
+static void judge_silence(struct group_state *s, double now) {
+    for (int64_t r = 0; r < s->group->world; r++) {
+        const struct group_peer *p = &s->peers[r];
+        if (p->watch >= 0 && !p->gone && now - p->heard > s->timeout) say_silent(s, r, now);
+    }
+}
+
+/* Rank 0: everyone stands still, and somebody waits. Who is silent is the cause, else who does not wait; if
+ * all wait, say for whom. */
 static void judge_progress(struct group_state *s, double now) {
     int64_t world = s->group->world, waiting = 0, stuck = 0, shown = 0;
     for (int64_t r = 0; r < world; r++) {
@@ -201,7 +217,9 @@ static void judge_progress(struct group_state *s, double now) {
         stuck += !p->waiting;
     }
     if (waiting == 0) return;
-    char list[REASON_MAX / 2] = "";
+    for (int64_t r = 1; r < world; r++)
+        if (now - s->peers[r].heard > 3.0 * s->watch->tick) say_silent(s, r, now);
+    char list[REASON_MAX - 100] = "";
     size_t at = 0;
     for (int64_t r = 0; r < world && shown < 4; r++) {
         const struct group_peer *p = &s->peers[r];
@@ -214,19 +232,6 @@ static void judge_progress(struct group_state *s, double now) {
     int64_t all = stuck ? stuck : waiting;
     suspect(s, "no progress for %.0f s%s: %s%s", s->timeout, stuck ? " while the other ranks wait" : "", list,
             all > shown ? "; and more" : "");
-}
-
-static void judge_silence(struct group_state *s, double now) {
-    for (int64_t r = 0; r < s->group->world; r++) {
-        const struct group_peer *p = &s->peers[r];
-        if (p->watch < 0 || p->gone || now - p->heard <= s->timeout) continue;
-        suspect(s,
-                "nothing was heard of %s for %.0f s; it was in: %s. The process is stopped, or its machine "
-                "or the "
-                "network is gone",
-                group_rank_text(s, r), s->timeout, p->what[0] ? doing(s, r) : "start");
-        return;
-    }
 }
 
 static void tick(struct group_state *s, double now) {
