@@ -294,13 +294,13 @@ static const struct fault faults[] = {
     {2, SIGKILL, "0", "rank 2 (%s) ended without a word; it was in: step 7"},
     {0, SIGSTOP, "1", "nothing was heard of rank 0 (%s) for "},
     {1, SIGSTOP, "0", "nothing was heard of rank 1 (%s) for "},
-    {1, 0, "1", "no progress for 2 s while the other ranks wait: rank 1 (%s) is in: step 7"},
-    {0, 0, "0", "no progress for 2 s while the other ranks wait: rank 0 (%s) is in: step 7"},
+    {1, 0, "1", "no progress for 4 s while the other ranks wait: rank 1 (%s) is in: step 7"},
+    {0, 0, "0", "no progress for 4 s while the other ranks wait: rank 0 (%s) is in: step 7"},
     {0, SIGKILL, "1", "rank 0 (%s) ended without a word", true},
     {1, SIGKILL, "1", "rank 1 (%s) ended without a word", true},
     {1, SIGKILL, "0", "rank 1 (%s) ended without a word", true},
 };
-#define FAULT_TIMEOUT 2.0
+#define FAULT_TIMEOUT 4.0
 
 static int fault_body(const struct ranks *r, int64_t rank) {
     const struct fault *f = (const struct fault *)r->arg;
@@ -338,7 +338,7 @@ static void test_faults(void **state) {
     }
     for (size_t i = 0; i < ARRAY_LENGTH(faults); i++) {
         const struct fault *f = &faults[i];
-        double left = started + FAULT_TIMEOUT + 10.0 - now_seconds();
+        double left = started + FAULT_TIMEOUT + 15.0 - now_seconds();
         if (f->signal == SIGSTOP) { /* it cannot end: only the others are waited for */
             pid_t victim = r[i].p[f->victim].pid;
             r[i].p[f->victim].pid = 0;

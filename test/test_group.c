@@ -389,14 +389,14 @@ static const struct fault faults[] = {
     {STOPS, EXCHANGE, 0, "error: nothing was heard of rank %d (%s) for "},
     {STOPS, EXCHANGE, 1, "error: nothing was heard of rank %d (%s) for "},
     {HANGS, EXCHANGE, 0,
-     "error: no progress for 2 s while the other ranks wait: rank %d (%s) is in: reading data 5"},
+     "error: no progress for 4 s while the other ranks wait: rank %d (%s) is in: reading data 5"},
     {HANGS, EXCHANGE, 2,
-     "error: no progress for 2 s while the other ranks wait: rank %d (%s) is in: reading data 5"},
+     "error: no progress for 4 s while the other ranks wait: rank %d (%s) is in: reading data 5"},
     {POLL_FAILS, IDLE, 0, "error: rank %d (%s): an asynchronous error"},
     {POLL_FAILS, IDLE, 1, "error: rank %d (%s): an asynchronous error"},
     {INTERRUPTED, IDLE, -1, NULL},
 };
-#define FAULT_TIMEOUT 2.0
+#define FAULT_TIMEOUT 4.0
 
 static bool poll_fails(void *arg, struct error *err) { return (fail)(err, "an asynchronous error"); }
 
@@ -438,7 +438,7 @@ static void test_faults(void **state) {
         stopped[i] = r[i].p[f->victim].pid; /* cannot end: not waited for */
         r[i].p[f->victim].pid = 0;
     }
-    double deadline = now_seconds() + FAULT_TIMEOUT + 8.0;
+    double deadline = now_seconds() + FAULT_TIMEOUT + 15.0;
     for (size_t i = 0; i < ARRAY_LENGTH(faults); i++) {
         const struct fault *f = &faults[i];
         ranks_finish(&r[i], deadline - now_seconds());
