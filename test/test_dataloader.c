@@ -651,12 +651,15 @@ static void documents_fill_rows(void **state) {
 static void documents_do_not_depend_on_the_division(void **state) {
     enum { T = 7, STEP = 6, STEPS = 40 };
     static const int64_t divisions[][2] = {{2, 1}, {1, 2}, {1, 3}, {2, 3}}; /* B, world */
-    struct dataset *d = numbered(200);
-    struct loader_options o = {
-        .B = STEP, .T = T, .order = SAMPLES_DOCUMENTS, .end_of_text = 50, .step_samples = STEP};
+    struct dataset *d = numbered(168);
+    struct loader_options o = {.B = 1, .T = T, .order = SAMPLES_DOCUMENTS, .end_of_text = 50};
     struct dataloader *l = open_loader(d, o);
-    int64_t samples = dataloader_samples(l);
-    assert_true(samples % STEP == 0 && samples < STEPS * STEP / 3);
+    int64_t rows = dataloader_samples(l), samples = rows + STEP - rows % STEP;
+    assert_true(rows % STEP == 1 && samples < STEPS * STEP / 3); /* filled up for every division */
+    dataloader_close(l);
+    o.B = o.step_samples = STEP;
+    l = open_loader(d, o);
+    assert_int_equal(dataloader_samples(l), samples);
     int32_t *whole = take(l, STEPS, STEP, T); /* (STEPS, 2, STEP, T) */
     dataloader_close(l);
     for (size_t k = 0; k < ARRAY_LENGTH(divisions); k++) {
