@@ -136,17 +136,17 @@ static bool choose_run(struct run *r, struct error *err) {
 static void open_run(struct run *r) {
     struct error err;
     bool ok = r->group->rank != 0 || choose_run(r, &err);
-    ranks_agree(r->group, ok, &err);
-    ranks_share_text(r->group, &r->out);
-    ranks_share_text(r->group, &r->start);
+    run_agree(r->group, ok, &err);
+    run_share_text(r->group, &r->out);
+    run_share_text(r->group, &r->start);
     launch_tell_run(r->out);
-    ok = ranks_see_directory(r->group, r->out, &err);
+    ok = run_see_directory(r->group, r->out, &err);
     if (ok && r->config.rank_logs) ok = (r->rank_log = rank_log_open(r->out, r->group, &err)) > 0;
     r->resumed = r->config.resume;
     if (ok && r->resumed)
         ok = checkpoint_load_state(&r->state, r->start, &err) &&
              options_import(&r->options, r->state.options, r->start, &err);
-    ranks_agree(r->group, ok, &err);
+    run_agree(r->group, ok, &err);
 }
 
 static bool open_data_and_model(struct run *r, struct error *err) {
@@ -194,7 +194,7 @@ static void open_data(struct run *r) {
     struct rank_busy *busy = rank_busy_begin(r->group, "reading the data", -1);
     bool ok = open_data_and_model(r, &err);
     rank_busy_end(busy);
-    ranks_agree(r->group, ok, &err);
+    run_agree(r->group, ok, &err);
 }
 
 /* What must be the same on all ranks: at first what they were told, later what they made of it. */
@@ -204,7 +204,7 @@ static void compare_options(struct run *r) {
     agree_add_options(&facts, &r->options, "threads");
     bool same = agree_with_rank_0(&facts, r->group, &err);
     agree_free(&facts);
-    ranks_agree(r->group, same, &err);
+    run_agree(r->group, same, &err);
 }
 
 static void compare_state(struct run *r) {
@@ -228,12 +228,12 @@ static void compare_state(struct run *r) {
     agree_add(&facts, "the sample to go on from", "%" PRId64, r->state.sample);
     bool same = agree_with_rank_0(&facts, r->group, &err);
     agree_free(&facts);
-    ranks_agree(r->group, same, &err);
+    run_agree(r->group, same, &err);
 }
 
 /* From here on warnings are those of this rank alone. */
 static void speak_for_oneself(const struct run *r) {
-    ranks_speak(r->group, r->rank_log);
+    run_speak(r->group, r->rank_log);
     rank_log_put(r->rank_log,
                  "rank %" PRId64 " of %" PRId64 ", %s, process %d, %s (%s), %s after step %" PRId64,
                  r->group->rank, r->group->world, r->group->host, (int)getpid(), r->device->name,
@@ -587,7 +587,7 @@ static void watch_skipped(struct run *r, const struct log_step *row) {
          "%d updates in a row had a gradient that is not finite; the last checkpoint is in %s. A lower "
          "--learning-rate, a longer --warmup or a smaller --grad-clip may help",
          PATIENCE, r->out);
-    ranks_agree(r->group, false, &err);
+    run_agree(r->group, false, &err);
 }
 
 /* Waits for the steps up to `step` and logs them. */
@@ -709,16 +709,16 @@ static int cmd_train(int argc, char **argv) {
     memset(&r, 0, sizeof r);
     int status = command_options(&r.options, &train_command, &r.config, argc, argv);
     if (status >= 0) return status;
-    status = ranks_launch(&r.config, argc, argv);
+    status = run_launch(&r.config, argc, argv);
     if (status >= 0) {
         options_free(&r.options);
         return status;
     }
-    r.group = ranks_open(&r.config);
+    r.group = run_open_group(&r.config);
     r.config.world = r.group->world;
     compare_options(&r);
     open_run(&r);
-    r.device = ranks_open_device(&r.config, r.group, r.device_name);
+    r.device = run_open_rank_device(&r.config, r.group, r.device_name);
     open_comm(&r);
     open_data(&r);
     compare_state(&r);

@@ -30,7 +30,7 @@ static void check_gpus(const struct run_config *c) {
     check(c->gpus <= count, "--gpus %" PRId64 ": this machine has %d", c->gpus, count);
 }
 
-int ranks_launch(const struct run_config *c, int argc, char **argv) {
+int run_launch(const struct run_config *c, int argc, char **argv) {
     const char *option = c->gpus ? "gpus" : "ranks";
     if (launch_is_child() || (c->gpus == 0 && c->ranks == 0 && c->restart == 0)) return -1;
     int64_t ranks = max_i64(1, max_i64(c->gpus, c->ranks));
@@ -68,7 +68,7 @@ static void name_rank(char prefix[96], const struct group *g) {
         snprintf(prefix, 96, "rank %" PRId64 " (%s): ", g->rank, g->host);
 }
 
-struct group *ranks_open(const struct run_config *c) {
+struct group *run_open_group(const struct run_config *c) {
     struct error err;
     struct group_options options = {.timeout = c->comm_timeout};
     struct group *g = group_open(&options, &err);
@@ -80,13 +80,13 @@ struct group *ranks_open(const struct run_config *c) {
     return g;
 }
 
-void ranks_speak(struct group *g, int log) {
+void run_speak(struct group *g, int log) {
     struct message_options options = {.copy = log};
     if (g->world > 1) name_rank(options.prefix, g);
     set_message_options(&options);
 }
 
-void ranks_agree(struct group *g, bool ok, struct error *err) {
+void run_agree(struct group *g, bool ok, struct error *err) {
     if (group_agree(g, ok, err)) return;
     /* goodbye first: this end is no failure of a process */
     bool speaks = g->rank == 0;
@@ -95,7 +95,7 @@ void ranks_agree(struct group *g, bool ok, struct error *err) {
     exit(EXIT_FAILURE);
 }
 
-void ranks_share_text(struct group *g, char **text) {
+void run_share_text(struct group *g, char **text) {
     int64_t size = *text ? (int64_t)strlen(*text) : -1;
     group_broadcast(g, &size, sizeof size, 0);
     if (size < 0) return;
@@ -103,7 +103,7 @@ void ranks_share_text(struct group *g, char **text) {
     group_broadcast(g, *text, (size_t)size, 0);
 }
 
-bool ranks_see_directory(struct group *g, const char *directory, struct error *err) {
+bool run_see_directory(struct group *g, const char *directory, struct error *err) {
     enum { TRIES = 40, PAUSE = 250000 };
     if (g->world == 1) return true;
     char *path = xasprintf("%s/.seen-by-all", directory);
@@ -173,7 +173,7 @@ static void share_cores(const struct run_config *c, const struct group *g) {
     omp_set_num_threads((int)max_i64(1, count / g->local_world));
 }
 
-struct device *ranks_open_device(const struct run_config *c, const struct group *g, char name[32]) {
+struct device *run_open_rank_device(const struct run_config *c, const struct group *g, char name[32]) {
     struct run_config own = *c;
     choose_device(name, c, g);
     share_cores(c, g);

@@ -12,24 +12,24 @@ extern "C" {
 
 /* For --gpus, --ranks and --restart: starts the processes and returns the exit status when they have ended.
  * -1: this process is to train. `argv` are the arguments behind the program's name. */
-int ranks_launch(const struct run_config *c, int argc, char **argv);
+int run_launch(const struct run_config *c, int argc, char **argv);
 
 /* Opens the group that the environment describes, and sees to it that the terminal gets every message once.
  */
-struct group *ranks_open(const struct run_config *c);
+struct group *run_open_group(const struct run_config *c);
 /* From here on every rank speaks for itself; `log` (rank_log_open) receives its messages, too. */
-void ranks_speak(struct group *g, int log);
+void run_speak(struct group *g, int log);
 /* All ranks, or none: returns if `ok` on every rank. Else rank 0 prints the first reason and all exit. */
-void ranks_agree(struct group *g, bool ok, struct error *err);
+void run_agree(struct group *g, bool ok, struct error *err);
 /* Rank 0's text (or NULL) to all others. On those, *text must be NULL; the caller frees. */
-void ranks_share_text(struct group *g, char **text);
+void run_share_text(struct group *g, char **text);
 /* Whether every rank sees the directory that rank 0 has made; tries for some seconds, as network file systems
  * take their time. All ranks call it, all get the answer. */
-bool ranks_see_directory(struct group *g, const char *directory, struct error *err);
+bool run_see_directory(struct group *g, const char *directory, struct error *err);
 
 /* This rank's device: where there are several on the machine, each has a GPU of its own or its share of the
  * cores. `name` receives "cuda:3" or "cpu". Dies with the reason if there are too few. */
-struct device *ranks_open_device(const struct run_config *c, const struct group *g, char name[32]);
+struct device *run_open_rank_device(const struct run_config *c, const struct group *g, char name[32]);
 
 /* DIR/rank-N.log, continued if it is there, which also receives this process's errors and warnings. The line
  * gets a time in front and a newline behind. Nothing happens with a descriptor of 0. */
