@@ -453,27 +453,24 @@ static void print_sample(struct run *r) {
 
 /* --- checkpoints --- */
 
-/* On rank 0. A failure (a full disk) does not end the training: older checkpoints are untouched, and the next
- * one may succeed. */
-static bool save_here(struct run *r) {
+/* A failure (a full disk) does not end the training: older checkpoints are untouched, and the next one may
+ * succeed. */
+static bool save(struct run *r) {
     struct error err;
-    logger_sync(r->log);
-    json_decref(r->state.options);
-    r->state.options = options_export(&r->options);
+    struct rank_busy *busy = rank_busy_begin(r->group, "saving", r->state.step);
+    r->saved_step = r->state.step;
+    if (speaks(r)) {
+        logger_sync(r->log);
+        json_decref(r->state.options);
+        r->state.options = options_export(&r->options);
+    }
     r->state.sample = dataloader_position(r->train);
-    bool ok = checkpoint_save(r->out, &r->zero, r->data.tokenizer, &r->state, &err) &&
-              checkpoint_prune(r->out, r->config.keep, &err);
-    if (!ok)
+    bool ok = checkpoint_save(r->out, &r->zero, r->data.tokenizer, &r->state, &err);
+    if (ok && speaks(r)) ok = checkpoint_prune(r->out, r->config.keep, &err);
+    rank_busy_end(busy);
+    if (!ok && speaks(r))
         logger_say(r->log, "warning: checkpoint of step %" PRId64 " not saved: %s", r->state.step,
                    err.message);
-    return ok;
-}
-
-static bool save(struct run *r) {
-    r->saved_step = r->state.step;
-    struct rank_busy *busy = rank_busy_begin(r->group, "saving", r->state.step);
-    bool ok = !speaks(r) || save_here(r);
-    rank_busy_end(busy);
     group_broadcast(r->group, &ok, sizeof ok, 0);
     return ok;
 }
