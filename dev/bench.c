@@ -144,20 +144,23 @@ static void call_instance(void *user) { op_instance_call((struct op_instance *)u
 
 /* A CPU reads a line before it writes it, which the copy rate does not count: reading alone may be half as
  * fast again. 5 % for the noise of the measured rates. */
-static bool too_fast(const struct bench *b, double seconds, double bytes, double flops) {
+static bool too_fast(const struct bench *b, const char *variant, double seconds, double bytes, double flops) {
     double limit = (b->ctx.device->unified ? 1.5 : 1.0) * 1.05;
-    return bytes / seconds > limit * b->copy_rate || flops / seconds > 1.05 * b->matmul_rate;
+    return bytes / seconds > limit * b->copy_rate ||
+           flops / seconds > 1.05 * op_matmul_rate(&b->ctx, variant, b->matmul_rate);
 }
 
 static void report(struct bench *b, const struct op_instance *x, const char *variant, const struct timing *t,
                    double bytes, double flops) {
     const struct op_case *c = x->c;
-    for (int i = 0; i < 5 && too_fast(b, t->min, bytes, flops); i++)
+    for (int i = 0; i < 5 && too_fast(b, variant, t->min, bytes, flops); i++)
         measure_rates(b); /* were they too low? */
-    bool fast = too_fast(b, t->min, bytes, flops), fits = bytes < (double)tensor_bytes(&b->flush) / 2.0;
+    bool fast = too_fast(b, variant, t->min, bytes, flops),
+         fits = bytes < (double)tensor_bytes(&b->flush) / 2.0;
     bool impossible = fast && !fits;
     double gb = bytes / t->median, tf = flops / t->median;
-    double share = fmax(bytes / b->copy_rate, flops / b->matmul_rate) / t->median;
+    double peak = op_matmul_rate(&b->ctx, variant, b->matmul_rate);
+    double share = fmax(bytes / b->copy_rate, flops / peak) / t->median;
     printf("%-22s %-8s %-7s %-14s %10.1f %10.1f %5.1f%% %8.1f %9.4f %6.1f%%%s\n", op_name(x->op->id), variant,
            dtype_name(b->dtype), c->name, t->median * 1e6, t->min * 1e6, t->spread * 100, gb / 1e9, tf / 1e12,
            share * 100,
@@ -232,14 +235,16 @@ static bool wanted(const char *want, const char *name) {
 static void bench_ops(struct bench *b, const struct op_model *model) {
     bool titled = false;
     for (int id = 0; id < OP_COUNT; id++) {
-        struct op_case cases[8];
+        struct op_case cases[12];
         if (!wanted(b->config->op, op_name((enum op_id)id)) || !op_tests[id]->model_cases) continue;
         int n = op_tests[id]->model_cases(model, cases);
         if (!titled)
             printf("\n%-22s %-8s %-7s %-14s %10s %10s %6s %8s %9s %7s\n", "operation", "variant", "dtype",
                    "case", "median us", "min us", "spread", "GB/s", "TFLOP/s", "of peak");
         titled = true;
-        for (int i = 0; i < n; i++) bench_case(b, op_tests[id], &cases[i]);
+        for (int i = 0; i < n; i++)
+            if (!(cases[i].flags & OP_FP8) || b->dtype == DTYPE_BF16) /* in fp32 it is only emulated */
+                bench_case(b, op_tests[id], &cases[i]);
     }
 }
 

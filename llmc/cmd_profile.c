@@ -116,7 +116,7 @@ static void measure_rows(struct profile *p, struct gpt *g, struct optimizer *opt
             const struct op_mark *mark = &ctx->marks[k];
             struct profile_row *r = row_of(p, mark);
             times[(r - p->row) * n + i] += d->event_seconds(d, mark->first, mark->last);
-            r->variant = ctx->variant_in_use[r->op];
+            r->variant = mark->variant;
             if (i > 0) continue;
             r->calls++;
             r->flops += mark->flops;
@@ -140,7 +140,8 @@ static void measure(struct profile *p, struct gpt *g, struct optimizer *opt, con
     measure_rates(p, d);
     for (int i = 0; i < p->count; i++) {
         struct profile_row *r = &p->row[i];
-        r->ideal = fmax(r->bytes / p->copy_rate, r->flops / p->matmul_rate);
+        r->ideal =
+            fmax(r->bytes / p->copy_rate, r->flops / op_matmul_rate(g->ctx, r->variant, p->matmul_rate));
         p->in_ops += r->seconds;
         p->ideal += r->ideal;
     }

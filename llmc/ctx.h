@@ -43,6 +43,7 @@ struct ctx {
     int64_t matmul_shape[3]; /* rows, columns in, columns out of the matmul that comes next, for its mark */
     struct op_mark {
         enum op_id op;
+        const char *variant;
         int64_t shape[3]; /* 0: no matmul */
         double flops, bytes;
         void *first, *last; /* device events */

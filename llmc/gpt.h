@@ -133,6 +133,7 @@ struct gpt_options {
     enum recompute recompute;
     int64_t head_chunks;         /* logits are made for B*T/head_chunks rows at a time; 0 means 1 */
     enum dtype dtype;            /* of parameters, gradients and activations */
+    bool fp8;                    /* multiply the blocks' matrices in fp8; C and B*T multiples of 16 */
     float init_std;              /* of gpt_init_weights; 0 means GPT-2's 0.02 */
     const struct tensor *params; /* use this buffer (another model's) instead of allocating one; or NULL */
     int64_t param_slots, grad_slots; /* of the two buffers, see gpt_stored_total; they need hooks */

@@ -208,8 +208,11 @@ static struct tensor param_view(const struct gpt *g, const struct tensor *buffer
                        row->cols == DIM_NONE ? 0 : gpt_dim_size(&g->config, row->cols), 0, 0);
 }
 
+/* fp8 is for the blocks' matrices; the head, a layer whose weight is the embedding, stays out of it. */
 struct tensor gpt_param(const struct gpt *g, enum param_id id, int64_t layer) {
-    return param_view(g, &g->params, g->options.param_slots, id, layer);
+    struct tensor t = param_view(g, &g->params, g->options.param_slots, id, layer);
+    t.fp8 = g->options.fp8 && gpt_param_rows[id].per_layer && gpt_param_rows[id].cols != DIM_NONE;
+    return t;
 }
 struct tensor gpt_grad(const struct gpt *g, enum param_id id, int64_t layer) {
     return param_view(g, &g->grads, g->options.grad_slots, id, layer);
@@ -329,6 +332,10 @@ void gpt_create(struct gpt *g, struct ctx *ctx, const struct gpt_config *config,
     check(options->T <= config->context,
           "--seq-len %" PRId64 " is longer than the context of model %s (%" PRId64 " positions)", options->T,
           config->name, config->context);
+    check(!options->fp8 || (config->channels % 16 == 0 && options->B * options->T % 16 == 0),
+          "--matmul fp8: the channels (%" PRId64 ") and --batch-size times --seq-len (%" PRId64
+          " tokens) must be multiples of 16",
+          config->channels, options->B * options->T);
     memset(g, 0, sizeof *g);
     g->ctx = ctx;
     g->config = *config;

@@ -40,6 +40,10 @@ bool op_runs_on(const struct ctx *ctx, int arch) {
     return arch == 0 || (ctx->device && ctx->device->arch == arch);
 }
 
+double op_matmul_rate(const struct ctx *ctx, const char *variant, double plain_rate) {
+    return !ctx->device->unified && strcmp(variant, "fp8") == 0 ? 2.0 * plain_rate : plain_rate;
+}
+
 /* Before an op: scratch, accounts, a range for profilers, and with ctx->profile the first of its two marks.
  */
 static void op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_t need, double flops,
@@ -65,6 +69,7 @@ static void op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_
     }
     struct op_mark *mark = &ctx->marks[ctx->mark_count];
     mark->op = id;
+    mark->variant = variant;
     mark->flops = flops;
     mark->bytes = bytes;
     bool matmul = id == OP_matmul_forward || id == OP_matmul_backward;

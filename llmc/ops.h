@@ -97,6 +97,15 @@ LLMC_OP(norm_backward, struct tensor *dinp, /* (N,C) = ; may be dresidual or dou
 
 /* --- matmul: linear layers --- */
 
+/* In fp8 (weight->fp8, see below) a product is taken of operands that were rounded: x becomes
+ * round(x*s)/s with round() to e4m3 for inp and weight, to e5m2 for dout, and s a power of two for the whole
+ * tensor (fp8.h). Sums, bias, activation, dbias and what is stored are as without. In a layer whose N, C and
+ * OC are not all multiples of 16, as tensor cores want it, the mark has no effect. */
+static inline bool matmul_in_fp8(const struct tensor *inp, const struct tensor *weight) {
+    return weight->fp8 && tensor_rows(inp) % 16 == 0 && tensor_cols(inp) % 16 == 0 &&
+           tensor_rows(weight) % 16 == 0;
+}
+
 /* pre = inp @ weight^T + bias;  out = act(pre). `pre` is kept for the backward pass when an activation is
  * fused. */
 LLMC_OP(matmul_forward, struct tensor *out, /* (N,OC) = */
@@ -236,6 +245,11 @@ const char *op_name(enum op_id id);
 
 /* Can a row made for `arch` run on the context's device? Whoever walks rows asks this before need(). */
 bool op_runs_on(const struct ctx *ctx, int arch);
+
+/* What the FLOP rate of a row is to be measured by: the device's rate for plain matmuls, or twice that for
+ * fp8 on a GPU, whose tensor cores multiply fp8 twice as fast as bf16 (NVIDIA's data sheets, Ada to Hopper).
+ */
+double op_matmul_rate(const struct ctx *ctx, const char *variant, double plain_rate);
 
 /* One back end's implementations: for each op its rows, best first. */
 struct ops {

@@ -5,7 +5,7 @@
 
 struct tensor tensor_make(const char *name, enum dtype dtype, void *data, int64_t d0, int64_t d1, int64_t d2,
                           int64_t d3) {
-    struct tensor t = {data, name, dtype, 0, {d0, d1, d2, d3}};
+    struct tensor t = {data, name, dtype, 0, {d0, d1, d2, d3}, false};
     while (t.rank < TENSOR_MAX_RANK && t.dim[t.rank] > 0) t.rank++;
     check(t.rank > 0, "tensor %s has no elements", name);
     return t;

@@ -43,6 +43,7 @@ struct tensor {
     enum dtype dtype;
     int rank;
     int64_t dim[TENSOR_MAX_RANK];
+    bool fp8; /* a weight whose linear layer multiplies in fp8: ops.h, matmul */
 };
 
 static inline int64_t tensor_count(const struct tensor *t) {

@@ -39,8 +39,11 @@ enum op_input {
 enum op_size { SIZE_SMALL, SIZE_LARGE };
 
 /* Flags common to all ops; op-specific ones start at OP_FLAG(0). */
-enum { UNALIGNED = 1 /* every buffer starts one element after an aligned address */ };
-#define OP_FLAG(n) (2u << (n))
+enum {
+    UNALIGNED = 1, /* every buffer starts one element after an aligned address */
+    OP_FP8 = 2     /* matmul: the weight is marked as the model marks it */
+};
+#define OP_FLAG(n) (4u << (n))
 
 struct op_case {
     const char *name;
@@ -100,7 +103,7 @@ struct op_test {
     size_t case_count;
     void (*make)(struct op_instance *x);  /* adds the operands */
     void (*bound)(struct op_instance *x); /* adds to operand.allowed; NULL: single roundings only */
-    /* The cases that one training step of `model` runs; returns how many of at most 8. NULL: none. */
+    /* The cases that one training step of `model` runs; returns how many of at most 12. NULL: none. */
     int (*model_cases)(const struct op_model *model, struct op_case *out);
     /* Computes the reference where that is more than the CPU op in fp32; NULL: the CPU op. */
     void (*reference)(struct ctx *cpu, struct op_instance *x);

@@ -1,4 +1,4 @@
-/* matmul_forward, matmul_backward. Shapes: {N, C, OC}. */
+/* matmul_forward, matmul_backward, both also in fp8. Shapes: {N, C, OC}. */
 #include "test/op_harness.h"
 
 enum {
@@ -8,6 +8,7 @@ enum {
     NO_DINP = OP_FLAG(3),
     ACCUMULATE = OP_FLAG(4)
 };
+#define FP8 OP_FP8
 
 /* The four linear layers of a block and the head, with the flags that the model calls them with. */
 static int model_shapes(const struct op_model *m, struct op_case *out) {
@@ -18,9 +19,27 @@ static int model_shapes(const struct op_model *m, struct op_case *out) {
         {"fc", INPUT_RANDOM, {N, C, 4 * C}, BIAS, SIZE_LARGE},
         {"fcproj", INPUT_RANDOM, {N, 4 * C, C}, BIAS, SIZE_LARGE},
         {"head", INPUT_RANDOM, {N, C, m->Vp}, 0, SIZE_LARGE},
+        {"qkv, fp8", INPUT_RANDOM, {N, C, 3 * C}, BIAS | FP8, SIZE_LARGE},
+        {"proj, fp8", INPUT_RANDOM, {N, C, C}, BIAS | FP8, SIZE_LARGE},
+        {"fc, fp8", INPUT_RANDOM, {N, C, 4 * C}, BIAS | FP8, SIZE_LARGE},
+        {"fcproj, fp8", INPUT_RANDOM, {N, 4 * C, C}, BIAS | FP8, SIZE_LARGE},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++) out[i] = shapes[i];
     return (int)ARRAY_LENGTH(shapes);
+}
+
+/* The weight, in fp8 marked as the model marks it. */
+static void add_weight(struct op_instance *x, double scale) {
+    struct operand *weight = op_add(x, ROLE_IN, x->dtype, "weight", x->c->d[2], x->c->d[1], 0);
+    op_fill(x, weight, scale);
+    weight->target.fp8 = weight->reference.fp8 = (x->c->flags & FP8) != 0;
+}
+
+/* What an element of a product of n terms may be off by, as a share of the sum of their magnitudes. In fp8
+ * the reference multiplies the same rounded operands, so that no more is allowed for them; tensor cores add
+ * fp8 products with 14 bits or more (DeepSeek-AI 2024, arXiv 2412.19437, section 3.3.2). */
+static double product_error(const struct op_instance *x, double n) {
+    return op_sum_error(n) + (x->c->flags & FP8 ? 0x1p-13 : 0.0);
 }
 
 /* --- matmul_forward --- */
@@ -30,7 +49,7 @@ static void matmul_forward_make(struct op_instance *x) {
     bool exact = x->c->input == INPUT_INTEGER && !(x->c->flags & GELU);
     double scale = x->c->input == INPUT_LARGE ? 1e4 : 1.0;
     op_fill(x, op_add(x, ROLE_IN, x->dtype, "inp", N, C, 0), scale);
-    op_fill(x, op_add(x, ROLE_IN, x->dtype, "weight", OC, C, 0), scale);
+    add_weight(x, scale);
     if (x->c->flags & BIAS) op_fill(x, op_add(x, ROLE_IN, x->dtype, "bias", OC, 0, 0), scale);
     if (x->c->flags & KEEP_PRE) op_add(x, ROLE_OUT, x->dtype, "pre", N, OC, 0);
     op_add(x, ROLE_OUT, x->dtype, "out", N, OC, 0)->exact = exact;
@@ -48,7 +67,7 @@ static void matmul_forward_bound(struct op_instance *x) {
     matmul_forward(&x->reference, &magnitude, NULL, &inp, &weight, x->c->flags & BIAS ? &bias : NULL,
                    ACT_NONE);
     matmul_forward(&x->reference, &pre, NULL, A("inp"), A("weight"), A("bias"), ACT_NONE);
-    double error = op_sum_error((double)C);
+    double error = product_error(x, (double)C);
     for (int64_t i = 0; i < out->count; i++) {
         double product = error * (double)f32(&magnitude)[i], p = (double)f32(&pre)[i];
         if (kept) kept->allowed[i] += product;
@@ -60,6 +79,7 @@ static void matmul_forward_bound(struct op_instance *x) {
 static int matmul_forward_model_cases(const struct op_model *m, struct op_case *out) {
     int n = model_shapes(m, out);
     out[2].flags |= GELU | KEEP_PRE;
+    out[7].flags |= GELU | KEEP_PRE;
     return n;
 }
 
@@ -84,6 +104,21 @@ static const struct op_case matmul_forward_cases[] = {
     {"gpt2 qkv", INPUT_RANDOM, {512, 768, 2304}, BIAS, SIZE_LARGE},
     {"gpt2 fc", INPUT_RANDOM, {512, 768, 3072}, BIAS | GELU | KEEP_PRE, SIZE_LARGE},
     {"integer, gpt2 head", INPUT_INTEGER, {256, 768, 50304}, 0, SIZE_LARGE},
+    {"fp8", INPUT_RANDOM, {16, 32, 48}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, no bias", INPUT_RANDOM, {48, 16, 16}, FP8, SIZE_SMALL},
+    {"fp8, tiles with tails", INPUT_RANDOM, {144, 160, 16}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, several parts", INPUT_RANDOM, {32, 1056, 16}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, gelu", INPUT_RANDOM, {16, 32, 64}, BIAS | GELU | KEEP_PRE | FP8, SIZE_SMALL},
+    {"fp8, gelu, pre not kept", INPUT_RANDOM, {32, 16, 32}, GELU | FP8, SIZE_SMALL},
+    {"fp8, shape not taken", INPUT_RANDOM, {16, 40, 24}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, rows not taken", INPUT_RANDOM, {24, 32, 16}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, large", INPUT_LARGE, {16, 32, 16}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, tiny", INPUT_TINY, {16, 32, 16}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, equal rows", INPUT_EQUAL, {16, 32, 16}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, one-hot", INPUT_ONE_HOT, {16, 32, 16}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, integer", INPUT_INTEGER, {160, 48, 32}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, unaligned", INPUT_RANDOM, {16, 16, 32}, BIAS | FP8 | UNALIGNED, SIZE_SMALL},
+    {"fp8, gpt2 fc", INPUT_RANDOM, {512, 768, 3072}, BIAS | GELU | KEEP_PRE | FP8, SIZE_LARGE},
 };
 OP_TEST(matmul_forward, (.bound = matmul_forward_bound, .model_cases = matmul_forward_model_cases), A("out"),
         A("pre"), A("inp"), A("weight"), A("bias"), x->c->flags &GELU ? ACT_GELU : ACT_NONE);
@@ -97,7 +132,7 @@ static void matmul_backward_make(struct op_instance *x) {
     enum operand_role gradient = x->c->flags & ACCUMULATE ? ROLE_UPDATE : ROLE_OUT;
     op_fill(x, op_add(x, ROLE_IN, x->dtype, "dout", N, OC, 0), scale);
     op_fill(x, op_add(x, ROLE_IN, x->dtype, "inp", N, C, 0), scale);
-    op_fill(x, op_add(x, ROLE_IN, x->dtype, "weight", OC, C, 0), scale);
+    add_weight(x, scale);
     if (x->c->flags & GELU) op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "pre", N, C, 0), 0.0, 2.0);
     if (!(x->c->flags & NO_DINP))
         op_add(x, ROLE_OUT, x->dtype, "dinp", N, C, 0)->exact = exact && !(x->c->flags & GELU);
@@ -109,8 +144,9 @@ static void allow_sum(struct op_instance *x, const char *name, const struct tens
     struct operand *o = op_find(x, name);
     if (!o || o->exact) return;
     for (int64_t i = 0; i < o->count; i++)
-        o->allowed[i] += op_sum_error(terms) * ((double)f32(magnitude)[i] +
-                                                (o->role == ROLE_UPDATE ? fabs((double)o->initial[i]) : 0.0));
+        o->allowed[i] +=
+            product_error(x, terms) *
+            ((double)f32(magnitude)[i] + (o->role == ROLE_UPDATE ? fabs((double)o->initial[i]) : 0.0));
 }
 
 /* The op on absolute values gives every magnitude. With GELU the product may be stored before it meets the
@@ -130,13 +166,14 @@ static void matmul_backward_bound(struct op_instance *x) {
     const float *pre = op_initial(x, "pre");
     for (int64_t i = 0; i < dinp->count; i++)
         dinp->allowed[i] += 2.0 * x->unit * fabs((double)dinp->expected[i]) +
-                            (1.13 * op_sum_error((double)OC) + op_gelu_derivative_error((double)pre[i])) *
+                            (1.13 * product_error(x, (double)OC) + op_gelu_derivative_error((double)pre[i])) *
                                 (double)f32(&product)[i];
 }
 
 static int matmul_backward_model_cases(const struct op_model *m, struct op_case *out) {
     int n = model_shapes(m, out);
     out[3].flags |= GELU;
+    out[8].flags |= GELU;
     return n;
 }
 
@@ -163,6 +200,21 @@ static const struct op_case matmul_backward_cases[] = {
     {"gpt2 qkv", INPUT_RANDOM, {512, 768, 2304}, BIAS | ACCUMULATE, SIZE_LARGE},
     {"gpt2 fcproj", INPUT_RANDOM, {512, 3072, 768}, BIAS | GELU, SIZE_LARGE},
     {"integer, gpt2 head", INPUT_INTEGER, {256, 768, 50304}, ACCUMULATE, SIZE_LARGE},
+    {"fp8", INPUT_RANDOM, {16, 32, 48}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, accumulate", INPUT_RANDOM, {48, 16, 32}, BIAS | ACCUMULATE | FP8, SIZE_SMALL},
+    {"fp8, no bias", INPUT_RANDOM, {16, 48, 16}, FP8, SIZE_SMALL},
+    {"fp8, tiles with tails", INPUT_RANDOM, {144, 16, 160}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, several parts", INPUT_RANDOM, {144, 16, 288}, BIAS | ACCUMULATE | FP8, SIZE_SMALL},
+    {"fp8, gelu", INPUT_RANDOM, {16, 64, 32}, BIAS | GELU | FP8, SIZE_SMALL},
+    {"fp8, no dinp", INPUT_RANDOM, {32, 16, 16}, BIAS | NO_DINP | FP8, SIZE_SMALL},
+    {"fp8, shape not taken", INPUT_RANDOM, {16, 24, 16}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, large", INPUT_LARGE, {16, 32, 16}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, tiny", INPUT_TINY, {16, 32, 16}, BIAS | ACCUMULATE | FP8, SIZE_SMALL},
+    {"fp8, equal rows", INPUT_EQUAL, {16, 32, 16}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, one-hot", INPUT_ONE_HOT, {16, 32, 16}, BIAS | FP8, SIZE_SMALL},
+    {"fp8, integer", INPUT_INTEGER, {160, 48, 32}, BIAS | ACCUMULATE | FP8, SIZE_SMALL},
+    {"fp8, unaligned", INPUT_RANDOM, {16, 16, 32}, BIAS | ACCUMULATE | FP8 | UNALIGNED, SIZE_SMALL},
+    {"fp8, gpt2 fcproj", INPUT_RANDOM, {512, 3072, 768}, BIAS | GELU | FP8, SIZE_LARGE},
 };
 OP_TEST(matmul_backward, (.bound = matmul_backward_bound, .model_cases = matmul_backward_model_cases),
         A("dinp"), A("dweight"), A("dbias"), A("dout"), A("inp"), A("weight"), A("pre"),

@@ -1,9 +1,11 @@
-/* Linear layers on BLAS: forward, backward. Contracts in ops.h.
+/* Linear layers on BLAS: forward, backward, both in fp8. Contracts in ops.h.
  * Bias and activation are one more pass over the output, which is still in cache for the shapes of a training
  * step. */
+#include "../fp8.h"
 #include "cpu.h"
 
 #include <cblas.h>
+#include <string.h>
 
 void cpu_column_sum(float *out, const float *x, int64_t N, int64_t C, bool accumulate) {
     enum { BLOCK = 64 };
@@ -41,7 +43,7 @@ static void matmul_few_rows(float *out, const float *inp, const float *weight, i
 static int64_t matmul_forward_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                    const struct tensor *weight, const struct tensor *bias,
                                    enum activation act) {
-    return cpu_needs(inp, 0);
+    return matmul_in_fp8(inp, weight) ? OP_UNSUPPORTED : cpu_needs(inp, 0);
 }
 
 static void matmul_forward_run(const struct op_env *env, struct tensor *out, struct tensor *pre,
@@ -70,7 +72,7 @@ static void matmul_forward_run(const struct op_env *env, struct tensor *out, str
 static int64_t matmul_backward_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                     const struct tensor *dout, const struct tensor *inp,
                                     const struct tensor *weight, const struct tensor *pre, bool accumulate) {
-    return cpu_needs(inp, 0);
+    return matmul_in_fp8(inp, weight) ? OP_UNSUPPORTED : cpu_needs(inp, 0);
 }
 
 static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
@@ -91,5 +93,78 @@ static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, s
     for (int64_t i = 0; i < N * C; i++) dx[i] *= cpu_gelu_derivative(x[i]);
 }
 
-CPU_ROW(matmul_forward, matmul_forward_need);
-CPU_ROW(matmul_backward, matmul_backward_need);
+/* --- in fp8: the definition, and a way to see without a GPU what fp8 does to a model --- */
+
+/* The largest magnitude; NaN if there is one: as bits, numbers without a sign are in order and NaN is last.
+ */
+static float largest_magnitude(const float *x, int64_t n) {
+    uint32_t most = 0;
+#pragma omp parallel for simd schedule(static) reduction(max : most)
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits &= 0x7fffffffu;
+        most = bits > most ? bits : most;
+    }
+    float amax;
+    memcpy(&amax, &most, sizeof amax);
+    return amax;
+}
+
+/* A copy of `t` in `memory`, each element rounded to fp8 with the scale of the tensor. */
+static struct tensor through_fp8(const struct tensor *t, enum fp8_format format, float *memory) {
+    struct tensor copy = *t;
+    const float *x = f32(t);
+    int64_t n = tensor_count(t);
+    float scale = fp8_scale(format, largest_magnitude(x, n));
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) memory[i] = fp8_through(format, x[i], scale);
+    copy.data = memory;
+    copy.fp8 = false;
+    return copy;
+}
+
+static int64_t matmul_forward_fp8_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
+                                       const struct tensor *weight, const struct tensor *bias,
+                                       enum activation act) {
+    return matmul_in_fp8(inp, weight) ? cpu_needs(inp, tensor_bytes(inp) + tensor_bytes(weight))
+                                      : OP_UNSUPPORTED;
+}
+
+static void matmul_forward_fp8(const struct op_env *env, struct tensor *out, struct tensor *pre,
+                               const struct tensor *inp, const struct tensor *weight,
+                               const struct tensor *bias, enum activation act) {
+    float *memory = (float *)env->scratch;
+    struct tensor inp8 = through_fp8(inp, FP8_E4M3, memory);
+    struct tensor weight8 = through_fp8(weight, FP8_E4M3, memory + tensor_count(inp));
+    matmul_forward_run(env, out, pre, &inp8, &weight8, bias, act);
+}
+
+static int64_t matmul_backward_fp8_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
+                                        const struct tensor *dout, const struct tensor *inp,
+                                        const struct tensor *weight, const struct tensor *pre,
+                                        bool accumulate) {
+    return matmul_in_fp8(inp, weight)
+               ? cpu_needs(inp, tensor_bytes(dout) + tensor_bytes(inp) + tensor_bytes(weight))
+               : OP_UNSUPPORTED;
+}
+
+static void matmul_backward_fp8(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
+                                struct tensor *dbias, const struct tensor *dout, const struct tensor *inp,
+                                const struct tensor *weight, const struct tensor *pre, bool accumulate) {
+    float *memory = (float *)env->scratch;
+    struct tensor dout8 = through_fp8(dout, FP8_E5M2, memory);
+    struct tensor inp8 = through_fp8(inp, FP8_E4M3, memory += tensor_count(dout));
+    struct tensor weight8 = through_fp8(weight, FP8_E4M3, memory + tensor_count(inp));
+    matmul_backward_run(env, dinp, dweight, NULL, &dout8, &inp8, &weight8, pre, accumulate);
+    if (dbias) cpu_column_sum(f32(dbias), f32(dout), tensor_rows(dout), tensor_cols(dout), accumulate);
+}
+
+const struct matmul_forward_variant cpu_matmul_forward_variants[] = {
+    {"fp8", matmul_forward_fp8, matmul_forward_fp8_need},
+    {"cpu", matmul_forward_run, matmul_forward_need},
+    {0}};
+const struct matmul_backward_variant cpu_matmul_backward_variants[] = {
+    {"fp8", matmul_backward_fp8, matmul_backward_fp8_need},
+    {"cpu", matmul_backward_run, matmul_backward_need},
+    {0}};

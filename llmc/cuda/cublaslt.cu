@@ -45,7 +45,8 @@ struct cublaslt {
 
 static bool same_product(const lt_product &x, const lt_product &y) {
     return x.dtype == y.dtype && x.transpose_a == y.transpose_a && x.transpose_b == y.transpose_b &&
-           x.m == y.m && x.n == y.n && x.k == y.k && x.epilogue == y.epilogue && x.accumulate == y.accumulate;
+           x.m == y.m && x.n == y.n && x.k == y.k && x.epilogue == y.epilogue &&
+           x.accumulate == y.accumulate && x.a == y.a && x.b == y.b;
 }
 
 template <class T>
@@ -73,6 +74,9 @@ static size_t workspace_of(const plan &p) { return (size_t)lt_workspace(p.produc
 static void set_pointers(const plan &p, const lt_operands &o) {
     if (uses_bias(p.product.epilogue)) set(p.desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, o.bias);
     if (uses_aux(p.product.epilogue)) set(p.desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, o.aux);
+    if (p.product.a == FP8_NONE) return;
+    set(p.desc, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, o.scale_a);
+    set(p.desc, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, o.scale_b);
 }
 
 static cublasStatus_t multiply(const cublaslt *lt, const plan &p, const cublasLtMatmulAlgo_t &algorithm,
@@ -105,10 +109,12 @@ static int candidates(const cublaslt *lt, const plan &p, cublasLtMatmulHeuristic
 /* --- the tune file --- */
 
 static std::string key_of(const cublaslt *lt, const lt_product &p) {
+    static const char *const formats[] = {"", "/e4m3", "/e5m2"};
     char text[160];
-    snprintf(text, sizeof text, "|%s%s,%c%c,%lld,%lld,%lld,%d,%d", dtype_name(p.dtype),
-             lt->tf32 ? "/tf32" : "", p.transpose_a ? 'T' : 'N', p.transpose_b ? 'T' : 'N', (long long)p.m,
-             (long long)p.n, (long long)p.k, (int)p.epilogue, p.accumulate);
+    snprintf(text, sizeof text, "|%s%s%s%s,%c%c,%lld,%lld,%lld,%d,%d", dtype_name(p.dtype),
+             lt->tf32 ? "/tf32" : "", formats[p.a], formats[p.b], p.transpose_a ? 'T' : 'N',
+             p.transpose_b ? 'T' : 'N', (long long)p.m, (long long)p.n, (long long)p.k, (int)p.epilogue,
+             p.accumulate);
     return lt->machine + text;
 }
 
@@ -233,10 +239,17 @@ static void choose_algorithm(cublaslt *lt, plan *p, const lt_operands &o, void *
 
 /* --- running --- */
 
+static cudaDataType_t type_of(const lt_product &p, fp8_format f) {
+    return f == FP8_E4M3           ? CUDA_R_8F_E4M3
+           : f == FP8_E5M2         ? CUDA_R_8F_E5M2
+           : p.dtype == DTYPE_BF16 ? CUDA_R_16BF
+                                   : CUDA_R_32F;
+}
+
 static plan make_plan(const cublaslt *lt, const lt_product &product) {
     plan p = {};
     p.product = product;
-    cudaDataType_t type = product.dtype == DTYPE_BF16 ? CUDA_R_16BF : CUDA_R_32F;
+    cudaDataType_t type_a = type_of(product, product.a), type_b = type_of(product, product.b);
     bool tf32 = product.dtype == DTYPE_F32 && lt->tf32;
     lt_check(cublasLtMatmulDescCreate(&p.desc, tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F,
                                       CUDA_R_32F));
@@ -244,9 +257,13 @@ static plan make_plan(const cublaslt *lt, const lt_product &product) {
     set(p.desc, CUBLASLT_MATMUL_DESC_TRANSB, product.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(p.desc, CUBLASLT_MATMUL_DESC_EPILOGUE, product.epilogue);
     if (uses_aux(product.epilogue)) set(p.desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, product.m);
-    p.a = product.transpose_a ? layout(type, product.k, product.m) : layout(type, product.m, product.k);
-    p.b = product.transpose_b ? layout(type, product.n, product.k) : layout(type, product.k, product.n);
-    p.d = layout(type, product.m, product.n);
+    /* fp8 tensor cores add with about 14 bits. Fast accumulation keeps to that over the whole sum, which the
+     * forward pass bears; for gradients partial sums go to fp32 registers, which costs some of the rate. */
+    if (product.a == FP8_E4M3 && product.b == FP8_E4M3)
+        set(p.desc, CUBLASLT_MATMUL_DESC_FAST_ACCUM, (int8_t)1);
+    p.a = product.transpose_a ? layout(type_a, product.k, product.m) : layout(type_a, product.m, product.k);
+    p.b = product.transpose_b ? layout(type_b, product.n, product.k) : layout(type_b, product.k, product.n);
+    p.d = layout(type_of(product, FP8_NONE), product.m, product.n);
     return p;
 }
 

@@ -4,6 +4,7 @@
 #define LLMC_CUDA_CUBLASLT_CUH
 
 #include "kernel.cuh"
+#include "llmc/fp8.h"
 
 #include <cublasLt.h>
 
@@ -12,13 +13,15 @@ struct cublaslt;
 /* A kind of product. In row-major terms, which every operand of the engine has:
  *     d (n,m) = or += b @ a
  * where a is (k,m), or (m,k) to be transposed, and b is (n,k), or (k,n) to be transposed. cuBLASLt is
- * column-major and sees d^T = a^T @ b^T without moving anything. All operands have the same dtype. */
+ * column-major and sees d^T = a^T @ b^T without moving anything. All operands have the same dtype, but for a
+ * and b in fp8: then transpose_a && !transpose_b, the only form that tensor cores have before Blackwell. */
 struct lt_product {
     enum dtype dtype;
     bool transpose_a, transpose_b;
     int64_t m, n, k;
     cublasLtEpilogue_t epilogue;
     bool accumulate;
+    fp8_format a = FP8_NONE, b = FP8_NONE; /* or neither; not both e5m2 */
 };
 
 /* What the epilogues read and write besides d. */
@@ -27,6 +30,7 @@ struct lt_operands {
     const void *a, *b;
     void *bias; /* BIAS: (m), read;  BGRADB: (n), = sum of b over k */
     void *aux;  /* GELU_AUX: (n,m), = pre-activation;  DGELU: (n,m), read */
+    const float *scale_a = nullptr, *scale_b = nullptr; /* fp8: on the device, factors of a and b */
 };
 
 /* Bytes of workspace for a product with an output of m x n elements: enough for eight partial sums of each,
@@ -40,7 +44,8 @@ static inline int64_t lt_workspace(int64_t m, int64_t n) {
 struct cublaslt *lt_open(const char *device_name, bool tf32, const char *tune_file);
 void lt_close(struct cublaslt *lt);
 
-/* Operands must start on 16 bytes and have rows of whole 16-byte vectors; `workspace` has lt_workspace(m, n)
+/* Operands must start on 16 bytes and have rows of whole 16-byte vectors (m, n and k in fp8 are multiples of
+ * 16); `workspace` has lt_workspace(m, n)
  * bytes. False, with nothing done, if the library has no algorithm for this product with this epilogue. */
 bool lt_run(struct cublaslt *lt, const lt_product &product, const lt_operands &operands, void *workspace,
             cudaStream_t stream);

@@ -5,9 +5,12 @@
  * itself is a pass of its own: the library's epilogue applies it to the fp32 accumulator, but what backward
  * recomputes starts from the stored pre-activation, and both must give the same bits. cublaslt_gelu   forward
  * with GELU in the epilogue, too: one pass over (N,OC) less, not the same bits as a recomputed activation in
- * bf16. naive           a tiled kernel that takes any shape and alignment; the yardstick for the others.
- * Sections: the naive product, bias gradient, what both share, forward, backward. */
+ * bf16. fp8             the library's products of e4m3 and e5m2 copies of the operands, which one kernel
+ * makes (fp8.cuh); for layers whose weight is marked, which only this row and the naive one take. naive a
+ * tiled kernel that takes any shape and alignment; the yardstick for the others.
+ * Sections: the naive product, bias gradient, what both share, forward, backward, fp8, the rows. */
 #include "cublaslt.cuh"
+#include "fp8.cuh"
 #include "gelu.cuh"
 #include "operands.cuh"
 
@@ -17,8 +20,19 @@
 template <class T> struct strided {
     const T *data;
     int64_t row_stride, col_stride;
-    __device__ float at(int64_t row, int64_t col) const {
-        return to_float(data[row * row_stride + col * col_stride]);
+    fp8_format format = FP8_NONE; /* each element is rounded to fp8 as it is read */
+    amax largest = {};            /* of the tensor, where it is */
+
+    __device__ float scale() const {
+        uint32_t most = 0;
+        for (int64_t i = 0; i < largest.count; i++) most = max(most, largest.parts[i]);
+        return format == FP8_E5M2 ? fp8_scale_of<FP8_E5M2>(most) : fp8_scale_of<FP8_E4M3>(most);
+    }
+    __device__ float at(int64_t row, int64_t col, float scale) const {
+        float v = to_float(data[row * row_stride + col * col_stride]);
+        return format == FP8_NONE   ? v
+               : format == FP8_E4M3 ? fp8_through_device<FP8_E4M3>(v, scale)
+                                    : fp8_through_device<FP8_E5M2>(v, scale);
     }
 };
 
@@ -41,14 +55,14 @@ static __global__ void __launch_bounds__(TILE *TILE_ROWS)
     SHARED(float, tile_b, [TILE][TILE + 1]);
     int x = (int)threadIdx.x, y = (int)threadIdx.y;
     int64_t row0 = (int64_t)blockIdx.x * TILE, col0 = (int64_t)blockIdx.y * TILE;
-    float sum[TILE / TILE_ROWS] = {};
+    float sum[TILE / TILE_ROWS] = {}, scale_a = a.scale(), scale_b = b.scale();
     for (int64_t k0 = 0; k0 < K; k0 += TILE) {
         for (int i = y; i < TILE; i += TILE_ROWS) {
             /* x runs along the contiguous dimension of either operand */
             int ra = a.col_stride == 1 ? i : x, ka = a.col_stride == 1 ? x : i;
             int kb = b.col_stride == 1 ? i : x, cb = b.col_stride == 1 ? x : i;
-            tile_a[ra][ka] = row0 + ra < M && k0 + ka < K ? a.at(row0 + ra, k0 + ka) : 0.0f;
-            tile_b[kb][cb] = k0 + kb < K && col0 + cb < N ? b.at(k0 + kb, col0 + cb) : 0.0f;
+            tile_a[ra][ka] = row0 + ra < M && k0 + ka < K ? a.at(row0 + ra, k0 + ka, scale_a) : 0.0f;
+            tile_b[kb][cb] = k0 + kb < K && col0 + cb < N ? b.at(k0 + kb, col0 + cb, scale_b) : 0.0f;
         }
         __syncthreads();
         for (int k = 0; k < TILE; k++)
@@ -76,6 +90,20 @@ static void naive_product(cudaStream_t stream, T *out, strided<T> a, strided<T> 
            matmul_naive_kernel<T>, out, a, b, M, N, K, e);
 }
 
+/* Room for the largest magnitudes of three operands, in fp8. */
+constexpr int64_t NAIVE_AMAX_BYTES = 3 * AMAX_MOST * (int64_t)sizeof(uint32_t);
+
+/* An operand that is read in fp8, or as it is; place `slot` in the scratch is for its largest magnitude. */
+template <class T>
+static strided<T> naive_operand(const struct op_env *env, const struct tensor *t, int64_t row_stride,
+                                int64_t col_stride, fp8_format format, int slot) {
+    strided<T> operand = {data_of<T>(t), row_stride, col_stride, format};
+    if (format == FP8_NONE) return operand;
+    operand.largest.parts = (uint32_t *)env->scratch + slot * AMAX_MOST;
+    find_amax((cudaStream_t)env->stream, &operand.largest, operand.data, tensor_count(t));
+    return operand;
+}
+
 /* --- bias gradient: column sums in two steps, both in a fixed order --- */
 
 constexpr int SUM_COLS = 32, SUM_ROWS = 8; /* threads of a block along columns and rows */
@@ -83,11 +111,14 @@ constexpr int SUM_COLS = 32, SUM_ROWS = 8; /* threads of a block along columns a
 /* Blocks along the rows: enough to fill a GPU, the same number on every GPU. */
 static int64_t column_sum_chunks(int64_t N) { return min_i64(max_i64(N / 64, 1), 128); }
 
-/* partial (chunks,C): sums over the rows of a chunk. A thread owns W columns. */
+/* partial (chunks,C): sums over the rows of a chunk. A thread owns W columns. maxima (chunks,gridDim.x) (or
+ * NULL): the largest magnitude that each block sees, as bits. */
 template <class T, int W>
 static __global__ void __launch_bounds__(SUM_COLS *SUM_ROWS)
-    column_sum_kernel(float *partial, const T *x, int64_t N, int64_t C) {
+    column_sum_kernel(float *partial, uint32_t *maxima, const T *x, int64_t N, int64_t C) {
     SHARED(float, rows, [SUM_ROWS][SUM_COLS * W]);
+    SHARED(uint32_t, scratch, [SUM_ROWS]);
+    uint32_t largest = 0;
     int64_t col = ((int64_t)blockIdx.x * SUM_COLS + threadIdx.x) * W;
     float sum[W] = {};
     if (col < C)
@@ -97,7 +128,10 @@ static __global__ void __launch_bounds__(SUM_COLS *SUM_ROWS)
             } else {
                 vec<T> v = vec<T>::load_streaming(x + n * C + col);
 #pragma unroll
-                for (int i = 0; i < W; i++) sum[i] += to_float(v[i]);
+                for (int i = 0; i < W; i++) {
+                    sum[i] += to_float(v[i]);
+                    largest = max(largest, magnitude_bits(to_float(v[i])));
+                }
             }
         }
     for (int i = 0; i < W; i++) rows[threadIdx.y][i * SUM_COLS + threadIdx.x] = sum[i];
@@ -107,19 +141,39 @@ static __global__ void __launch_bounds__(SUM_COLS *SUM_ROWS)
         for (int y = 0; y < SUM_ROWS; y++) total += rows[y][i * SUM_COLS + threadIdx.x];
         if (col < C) partial[blockIdx.y * C + col + i] = total;
     }
+    if (!maxima) return;
+    largest = block_max_bits(largest, (int)threadIdx.y, (int)threadIdx.x, SUM_ROWS, scratch);
+    if (threadIdx.x == 0 && threadIdx.y == 0) maxima[blockIdx.y * gridDim.x + blockIdx.x] = largest;
 }
 
+constexpr int FINISH_THREADS = 256; /* at least as many as there are chunks */
+
+/* parts (gridDim.x) (or NULL): the largest magnitude of a block's columns, which are those of one block along
+ * x of the kernel before. */
 template <class T>
-static __global__ void column_sum_finish_kernel(T *out, const float *partial, int64_t chunks, int64_t C,
+static __global__ void column_sum_finish_kernel(T *out, uint32_t *parts, const float *partial,
+                                                const uint32_t *maxima, int64_t chunks, int64_t C,
                                                 bool accumulate) {
-    int64_t col = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    SHARED(uint32_t, scratch, [FINISH_THREADS / WARP_SIZE]);
+    int tid = (int)threadIdx.x;
+    if (parts) {
+        uint32_t largest = tid < chunks ? maxima[tid * gridDim.x + blockIdx.x] : 0u;
+        largest =
+            block_max_bits(largest, tid / WARP_SIZE, tid % WARP_SIZE, FINISH_THREADS / WARP_SIZE, scratch);
+        if (tid == 0) parts[blockIdx.x] = largest;
+    }
+    int64_t col = (int64_t)blockIdx.x * FINISH_THREADS + tid;
     if (col >= C) return;
     float sum = accumulate ? to_float(out[col]) : 0.0f;
     for (int64_t i = 0; i < chunks; i++) sum += partial[i * C + col];
     out[col] = from_float<T>(sum);
 }
 
-/* out (C) = or += sum over the rows of x (N,C); `partial` holds column_sum_chunks(N)*C floats. */
+static int64_t column_sum_bytes(const struct tensor *x) {
+    return column_sum_chunks(tensor_rows(x)) * tensor_cols(x) * (int64_t)sizeof(float);
+}
+
+/* out (C) = or += sum over the rows of x (N,C); `partial` holds column_sum_bytes(x). */
 template <class T>
 static void column_sum(cudaStream_t stream, T *out, const T *x, int64_t N, int64_t C, bool accumulate,
                        float *partial) {
@@ -127,16 +181,12 @@ static void column_sum(cudaStream_t stream, T *out, const T *x, int64_t N, int64
     constexpr int W = vec<T>::size;
     if (vec_aligned(x, C))
         launch({dim3(grid_size(C, SUM_COLS * W), (unsigned)chunks), dim3(SUM_COLS, SUM_ROWS), 0, stream},
-               column_sum_kernel<T, W>, partial, x, N, C);
+               column_sum_kernel<T, W>, partial, nullptr, x, N, C);
     else
         launch({dim3(grid_size(C, SUM_COLS), (unsigned)chunks), dim3(SUM_COLS, SUM_ROWS), 0, stream},
-               column_sum_kernel<T, 1>, partial, x, N, C);
-    launch({grid_size(C, 256), 256, 0, stream}, column_sum_finish_kernel<T>, out, partial, chunks, C,
-           accumulate);
-}
-
-static int64_t column_sum_bytes(const struct tensor *x) {
-    return column_sum_chunks(tensor_rows(x)) * tensor_cols(x) * (int64_t)sizeof(float);
+               column_sum_kernel<T, 1>, partial, nullptr, x, N, C);
+    launch({grid_size(C, FINISH_THREADS), FINISH_THREADS, 0, stream}, column_sum_finish_kernel<T>, out,
+           nullptr, partial, nullptr, chunks, C, accumulate);
 }
 
 /* --- what both directions share --- */
@@ -163,7 +213,8 @@ static bool lt_call(const struct op_env *env, const lt_product &product, const l
 static int64_t forward_naive_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                   const struct tensor *weight, const struct tensor *bias,
                                   enum activation act) {
-    return same_float_dtype(out, pre, inp, weight, bias) ? 0 : OP_UNSUPPORTED;
+    if (!same_float_dtype(out, pre, inp, weight, bias)) return OP_UNSUPPORTED;
+    return matmul_in_fp8(inp, weight) ? NAIVE_AMAX_BYTES : 0;
 }
 
 static void forward_naive(const struct op_env *env, struct tensor *out, struct tensor *pre,
@@ -176,14 +227,17 @@ static void forward_naive(const struct op_env *env, struct tensor *out, struct t
         e.pre = data_of<T>(pre);
         e.bias = data_of<T>(bias);
         e.gelu_out = act == ACT_GELU;
-        naive_product<T>((cudaStream_t)env->stream, data_of<T>(out), {data_of<T>(inp), C, 1},
-                         {data_of<T>(weight), 1, C}, N, OC, C, e);
+        fp8_format format = matmul_in_fp8(inp, weight) ? FP8_E4M3 : FP8_NONE;
+        naive_product<T>((cudaStream_t)env->stream, data_of<T>(out),
+                         naive_operand<T>(env, inp, C, 1, format, 0),
+                         naive_operand<T>(env, weight, 1, C, format, 1), N, OC, C, e);
     });
 }
 
 static int64_t forward_lt_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                const struct tensor *weight, const struct tensor *bias, enum activation act) {
-    bool fits = same_float_dtype(out, pre, inp, weight, bias) && rows_of_vectors(out, pre, inp, weight, bias);
+    bool fits = same_float_dtype(out, pre, inp, weight, bias) &&
+                rows_of_vectors(out, pre, inp, weight, bias) && !matmul_in_fp8(inp, weight);
     return fits ? lt_workspace(tensor_rows(weight), tensor_rows(inp)) : OP_UNSUPPORTED;
 }
 
@@ -225,19 +279,13 @@ static void forward_lt_gelu(const struct op_env *env, struct tensor *out, struct
         forward_lt(env, out, pre, inp, weight, bias, act);
 }
 
-const struct matmul_forward_variant cuda_matmul_forward_variants[] = {
-    {"cublaslt", forward_lt, forward_lt_need},
-    {"cublaslt_gelu", forward_lt_gelu, forward_lt_gelu_need},
-    {"naive", forward_naive, forward_naive_need},
-    {}};
-
 /* --- backward --- */
 
 static int64_t backward_naive_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                    const struct tensor *dout, const struct tensor *inp,
                                    const struct tensor *weight, const struct tensor *pre, bool accumulate) {
     if (!same_float_dtype(dout, dinp, dweight, dbias, inp, weight, pre)) return OP_UNSUPPORTED;
-    return dbias ? column_sum_bytes(dout) : 0;
+    return (matmul_in_fp8(inp, weight) ? NAIVE_AMAX_BYTES : 0) + (dbias ? column_sum_bytes(dout) : 0);
 }
 
 /* Parameter gradients come first: dinp may share memory with inp. */
@@ -250,15 +298,20 @@ static void backward_naive(const struct op_env *env, struct tensor *dinp, struct
         using T = decltype(tag);
         naive_epilogue<T> e = {};
         e.accumulate = accumulate;
-        naive_product<T>(stream, data_of<T>(dweight), {data_of<T>(dout), 1, OC}, {data_of<T>(inp), C, 1}, OC,
-                         C, N, e);
+        bool fp8 = matmul_in_fp8(inp, weight);
+        fp8_format gradient = fp8 ? FP8_E5M2 : FP8_NONE, other = fp8 ? FP8_E4M3 : FP8_NONE;
+        strided<T> dout_rows = naive_operand<T>(env, dout, OC, 1, gradient, 0), dout_columns = dout_rows;
+        std::swap(dout_columns.row_stride, dout_columns.col_stride);
+        naive_product<T>(stream, data_of<T>(dweight), dout_columns,
+                         naive_operand<T>(env, inp, C, 1, other, 1), OC, C, N, e);
         if (dbias)
-            column_sum(stream, data_of<T>(dbias), data_of<T>(dout), N, OC, accumulate, (float *)env->scratch);
+            column_sum(stream, data_of<T>(dbias), data_of<T>(dout), N, OC, accumulate,
+                       (float *)((char *)env->scratch + (fp8 ? NAIVE_AMAX_BYTES : 0)));
         if (!dinp) return;
         e = {};
         e.gelu_pre = data_of<T>(pre);
-        naive_product<T>(stream, data_of<T>(dinp), {data_of<T>(dout), OC, 1}, {data_of<T>(weight), C, 1}, N,
-                         C, OC, e);
+        naive_product<T>(stream, data_of<T>(dinp), dout_rows, naive_operand<T>(env, weight, C, 1, other, 2),
+                         N, C, OC, e);
     });
 }
 
@@ -271,7 +324,7 @@ static int64_t backward_lt_need(struct tensor *dinp, struct tensor *dweight, str
                                 const struct tensor *dout, const struct tensor *inp,
                                 const struct tensor *weight, const struct tensor *pre, bool accumulate) {
     bool fits = same_float_dtype(dout, dinp, dweight, dbias, inp, weight, pre) &&
-                rows_of_vectors(dout, dinp, dweight, dbias, inp, weight, pre);
+                rows_of_vectors(dout, dinp, dweight, dbias, inp, weight, pre) && !matmul_in_fp8(inp, weight);
     if (!fits) return OP_UNSUPPORTED;
     return backward_lt_workspace(dout, inp) + (dbias ? column_sum_bytes(dout) : 0);
 }
@@ -336,5 +389,198 @@ static void backward_lt(const struct op_env *env, struct tensor *dinp, struct te
     if (dinp) backward_lt_input(env, dinp, dout, weight, pre);
 }
 
+/* --- fp8 --- */
+
+/* Pieces of scratch, one after another. Without memory it counts what they take. */
+struct pieces {
+    void *memory;
+    int64_t bytes;
+    template <class T> T *take(int64_t count) {
+        T *piece = (T *)((uintptr_t)memory + (uintptr_t)bytes);
+        bytes += round_up(count * (int64_t)sizeof(T), 256);
+        return piece;
+    }
+};
+
+/* An operand, its largest magnitude and its copies. */
+struct fp8_operand {
+    const struct tensor *source;
+    fp8_format format;
+    amax largest;
+    fp8_copies copies;
+};
+
+static fp8_operand take_operand(pieces *s, const struct tensor *t, fp8_format format, bool as_is,
+                                bool transposed) {
+    fp8_operand o = {t, format, {s->take<uint32_t>(AMAX_MOST), 0}, {nullptr, nullptr, s->take<float>(1)}};
+    if (as_is) o.copies.as_is = s->take<uint8_t>(tensor_count(t));
+    if (transposed) o.copies.transposed = s->take<uint8_t>(tensor_count(t));
+    return o;
+}
+
+static void copy_operand(cudaStream_t stream, fp8_operand *o) {
+    if (!o->largest.count) find_amax(stream, &o->largest, data_of<bf16>(o->source), tensor_count(o->source));
+    fp8_copy(stream, o->format, o->copies, data_of<bf16>(o->source), o->largest, tensor_rows(o->source),
+             tensor_cols(o->source));
+}
+
+/* In both directions cuBLASLt's workspace comes first. */
+struct forward_fp8_scratch {
+    fp8_operand inp, weight;
+    int64_t bytes;
+};
+static forward_fp8_scratch take_forward(void *memory, const struct tensor *inp, const struct tensor *weight) {
+    pieces s = {memory, 0};
+    s.take<char>(lt_workspace(tensor_rows(weight), tensor_rows(inp)));
+    fp8_operand x = take_operand(&s, inp, FP8_E4M3, true, false);
+    fp8_operand w = take_operand(&s, weight, FP8_E4M3, true, false);
+    return {x, w, s.bytes};
+}
+
+static int64_t forward_fp8_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
+                                const struct tensor *weight, const struct tensor *bias, enum activation act) {
+    bool fits = out->dtype == DTYPE_BF16 && same_float_dtype(out, pre, inp, weight, bias) &&
+                rows_of_vectors(out, pre, inp, weight, bias) && matmul_in_fp8(inp, weight);
+    return fits ? take_forward(nullptr, inp, weight).bytes : OP_UNSUPPORTED;
+}
+
+static void forward_fp8(const struct op_env *env, struct tensor *out, struct tensor *pre,
+                        const struct tensor *inp, const struct tensor *weight, const struct tensor *bias,
+                        enum activation act) {
+    forward_fp8_scratch s = take_forward(env->scratch, inp, weight);
+    copy_operand((cudaStream_t)env->stream, &s.inp);
+    copy_operand((cudaStream_t)env->stream, &s.weight);
+    struct tensor *first = pre ? pre : out;
+    lt_product product =
+        forward_product(inp, weight, bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT);
+    product.a = product.b = FP8_E4M3;
+    lt_operands operands = {
+        first->data, s.weight.copies.as_is,   s.inp.copies.as_is,  bias ? bias->data : nullptr,
+        nullptr,     s.weight.copies.descale, s.inp.copies.descale};
+    if (!lt_call(env, product, operands)) {
+        forward_naive(env, out, pre, inp, weight, bias, act);
+        return;
+    }
+    if (act == ACT_GELU) gelu_pass(env, out, first);
+}
+
+struct backward_fp8_scratch {
+    fp8_operand dout, inp, weight;
+    float *sums;      /* for dbias */
+    uint32_t *maxima; /* and on the way, for dout */
+    int64_t bytes;
+};
+static backward_fp8_scratch take_backward(void *memory, const struct tensor *dinp, const struct tensor *dbias,
+                                          const struct tensor *dout, const struct tensor *inp,
+                                          const struct tensor *weight) {
+    pieces s = {memory, 0};
+    int64_t chunks = column_sum_chunks(tensor_rows(dout)), OC = tensor_cols(dout);
+    s.take<char>(backward_lt_workspace(dout, inp));
+    backward_fp8_scratch b = {};
+    b.dout = take_operand(&s, dout, FP8_E5M2, dinp != nullptr, true);
+    b.inp = take_operand(&s, inp, FP8_E4M3, false, true);
+    if (dinp) b.weight = take_operand(&s, weight, FP8_E4M3, false, true);
+    if (dbias) b.sums = s.take<float>(chunks * OC);
+    if (dbias) b.maxima = s.take<uint32_t>(chunks * ceil_div(OC, FINISH_THREADS));
+    b.bytes = s.bytes;
+    return b;
+}
+
+static int64_t backward_fp8_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
+                                 const struct tensor *dout, const struct tensor *inp,
+                                 const struct tensor *weight, const struct tensor *pre, bool accumulate) {
+    bool fits = dout->dtype == DTYPE_BF16 && same_float_dtype(dout, dinp, dweight, dbias, inp, weight, pre) &&
+                rows_of_vectors(dout, dinp, dweight, dbias, inp, weight, pre) && matmul_in_fp8(inp, weight) &&
+                tensor_cols(dout) <= AMAX_MOST * FINISH_THREADS;
+    return fits ? take_backward(nullptr, dinp, dbias, dout, inp, weight).bytes : OP_UNSUPPORTED;
+}
+
+/* dbias, and the largest magnitude of dout with it. */
+static void sum_and_amax(cudaStream_t stream, struct tensor *dbias, backward_fp8_scratch *s,
+                         bool accumulate) {
+    constexpr int W = vec<bf16>::size;
+    static_assert(SUM_COLS * W == FINISH_THREADS, "a block of either kernel has the same columns");
+    const struct tensor *dout = s->dout.source;
+    int64_t N = tensor_rows(dout), OC = tensor_cols(dout), chunks = column_sum_chunks(N);
+    unsigned blocks = grid_size(OC, FINISH_THREADS);
+    launch({dim3(blocks, (unsigned)chunks), dim3(SUM_COLS, SUM_ROWS), 0, stream}, column_sum_kernel<bf16, W>,
+           s->sums, s->maxima, data_of<bf16>(dout), N, OC);
+    launch({blocks, FINISH_THREADS, 0, stream}, column_sum_finish_kernel<bf16>, data_of<bf16>(dbias),
+           s->dout.largest.parts, s->sums, s->maxima, chunks, OC, accumulate);
+    s->dout.largest.count = blocks;
+}
+
+/* dweight^T (C,OC) = or += inp^T (C,N) @ dout (N,OC), both with the sum's index contiguous. */
+static bool backward_fp8_weight(const struct op_env *env, struct tensor *dweight,
+                                const backward_fp8_scratch *s, bool accumulate) {
+    lt_product product = {DTYPE_BF16,
+                          true,
+                          false,
+                          tensor_cols(dweight),
+                          tensor_rows(dweight),
+                          tensor_rows(s->inp.source),
+                          CUBLASLT_EPILOGUE_DEFAULT,
+                          accumulate,
+                          FP8_E4M3,
+                          FP8_E5M2};
+    return lt_call(env, product,
+                   {dweight->data, s->inp.copies.transposed, s->dout.copies.transposed, nullptr, nullptr,
+                    s->inp.copies.descale, s->dout.copies.descale});
+}
+
+/* dinp^T (C,N) = weight^T (C,OC) @ dout^T (OC,N), times gelu'(pre) */
+static void backward_fp8_input(const struct op_env *env, struct tensor *dinp, const backward_fp8_scratch *s,
+                               const struct tensor *pre) {
+    lt_product product = {DTYPE_BF16,
+                          true,
+                          false,
+                          tensor_cols(dinp),
+                          tensor_rows(dinp),
+                          tensor_cols(s->dout.source),
+                          CUBLASLT_EPILOGUE_DEFAULT,
+                          false,
+                          FP8_E4M3,
+                          FP8_E5M2};
+    lt_operands operands = {dinp->data, s->weight.copies.transposed, s->dout.copies.as_is,  nullptr,
+                            nullptr,    s->weight.copies.descale,    s->dout.copies.descale};
+    if (pre) {
+        product.epilogue = CUBLASLT_EPILOGUE_DGELU;
+        operands.aux = pre->data;
+        if (lt_call(env, product, operands)) return;
+        product.epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    }
+    bool done = lt_call(env, product, operands);
+    check(done, "cuBLASLt has no fp8 algorithm for %s", tensor_text(dinp));
+    if (pre) gelu_backward_pass(env, dinp, dinp, pre);
+}
+
+static void backward_fp8(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
+                         struct tensor *dbias, const struct tensor *dout, const struct tensor *inp,
+                         const struct tensor *weight, const struct tensor *pre, bool accumulate) {
+    cudaStream_t stream = (cudaStream_t)env->stream;
+    backward_fp8_scratch s = take_backward(env->scratch, dinp, dbias, dout, inp, weight);
+    if (dbias) sum_and_amax(stream, dbias, &s, accumulate);
+    copy_operand(stream, &s.dout);
+    copy_operand(stream, &s.inp);
+    if (!backward_fp8_weight(env, dweight, &s, accumulate)) {
+        backward_naive(env, dinp, dweight, nullptr, dout, inp, weight, pre, accumulate);
+        return;
+    }
+    if (!dinp) return;
+    copy_operand(stream, &s.weight);
+    backward_fp8_input(env, dinp, &s, pre);
+}
+
+/* --- the rows --- */
+
+const struct matmul_forward_variant cuda_matmul_forward_variants[] = {
+    {"cublaslt", forward_lt, forward_lt_need},
+    {"cublaslt_gelu", forward_lt_gelu, forward_lt_gelu_need},
+    {"fp8", forward_fp8, forward_fp8_need},
+    {"naive", forward_naive, forward_naive_need},
+    {}};
 const struct matmul_backward_variant cuda_matmul_backward_variants[] = {
-    {"cublaslt", backward_lt, backward_lt_need}, {"naive", backward_naive, backward_naive_need}, {}};
+    {"cublaslt", backward_lt, backward_lt_need},
+    {"fp8", backward_fp8, backward_fp8_need},
+    {"naive", backward_naive, backward_naive_need},
+    {}};

@@ -1,6 +1,7 @@
 /* The part of cuBLASLt that the engine uses, on the host: products with the epilogues BIAS,
- * GELU(_AUX)(_BIAS), DGELU and BGRADB, in fp32, TF32 and bf16 with fp32 accumulation. The product itself is
- * the host's sgemm.
+ * GELU(_AUX)(_BIAS), DGELU and BGRADB, in fp32, TF32 and bf16 with fp32 accumulation; and products of fp8
+ * with the epilogue BIAS, by the rules of its documentation ("To use FP8 kernels, ..."). The product itself
+ * is the host's sgemm.
  *
  * Checked as on hardware: that shapes fit, that pointers and rows are as aligned as the algorithm was
  * promised, that the workspace is large enough, and that all operands lie in live device memory. Results of
@@ -8,6 +9,8 @@
 #include "test/sim/runtime.h"
 
 #include <cublasLt.h>
+
+#include "llmc/fp8.h"
 
 #include <cblas.h>
 #include <vector>
@@ -22,6 +25,8 @@ struct matmul_desc {
     cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_DEFAULT;
     void *bias = nullptr, *aux = nullptr;
     int64_t aux_ld = 0;
+    const float *scale_a = nullptr, *scale_b = nullptr; /* on the device; without one it is 1 */
+    int8_t fast_accumulation = 0;
 };
 struct matrix_layout {
     cudaDataType_t type;
@@ -41,10 +46,12 @@ enum : uint32_t { ALGORITHM_MAGIC = 0x51a1607 };
 
 /* --- elements --- */
 
-static size_t size_of(cudaDataType_t type) { return type == CUDA_R_32F ? 4 : 2; }
+static bool is_fp8(cudaDataType_t type) { return type == CUDA_R_8F_E4M3 || type == CUDA_R_8F_E5M2; }
+static size_t size_of(cudaDataType_t type) { return type == CUDA_R_32F ? 4 : is_fp8(type) ? 1 : 2; }
 
 static float load(const void *p, int64_t i, cudaDataType_t type) {
     if (type == CUDA_R_32F) return ((const float *)p)[i];
+    if (is_fp8(type)) return fp8_value(type == CUDA_R_8F_E4M3 ? FP8_E4M3 : FP8_E5M2, ((const uint8_t *)p)[i]);
     return __bfloat162float(((const __nv_bfloat16 *)p)[i]);
 }
 static void store(void *p, int64_t i, cudaDataType_t type, float v) {
@@ -153,9 +160,11 @@ static void multiply(const product &x) {
     std::vector<float> a = to_fp32(x.a, x.pa, tf32), b = to_fp32(x.b, x.pb, tf32);
     std::vector<float> sum((size_t)(x.m * x.n));
     multiply_fp32(sum, x, a, b);
+    float alpha =
+        x.alpha * (x.desc.scale_a ? *x.desc.scale_a : 1.0f) * (x.desc.scale_b ? *x.desc.scale_b : 1.0f);
     for (int64_t j = 0; j < x.n; j++)
         for (int64_t i = 0; i < x.m; i++) {
-            float v = x.alpha * sum[(size_t)(j * x.m + i)];
+            float v = alpha * sum[(size_t)(j * x.m + i)];
             if (x.beta != 0.0f) v += x.beta * load(x.pc, j * x.c.ld + i, x.c.type);
             if (has_bias(e)) v += load(x.desc.bias, i, x.d.type);
             if (keeps_aux(e)) store(x.desc.aux, j * x.desc.aux_ld + i, x.d.type, v);
@@ -199,6 +208,8 @@ static void check_product(const product &x, const algorithm &algo, size_t worksp
     check_matrix("D", x.d, x.pd, algo.alignment);
     if (workspace_bytes < algo.workspace) bug("cublasLtMatmul: the workspace is too small");
     if (algo.workspace) check_device_range(x.workspace, algo.workspace, "cublasLtMatmul: workspace");
+    for (const float *scale : {x.desc.scale_a, x.desc.scale_b})
+        if (scale) check_device_range(scale, sizeof *scale, "cublasLtMatmul: scale");
     if (has_bias(x.desc.epilogue))
         check_device_range(x.desc.bias, (size_t)x.m * size_of(x.d.type), "cublasLtMatmul: bias");
     if (x.desc.epilogue == CUBLASLT_EPILOGUE_BGRADB)
@@ -268,6 +279,15 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t handle,
     case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
         set(desc->aux_ld);
         break;
+    case CUBLASLT_MATMUL_DESC_A_SCALE_POINTER:
+        set(desc->scale_a);
+        break;
+    case CUBLASLT_MATMUL_DESC_B_SCALE_POINTER:
+        set(desc->scale_b);
+        break;
+    case CUBLASLT_MATMUL_DESC_FAST_ACCUM:
+        set(desc->fast_accumulation);
+        break;
     default:
         bug("cublasLtMatmulDescSetAttribute: attribute %d is not simulated", (int)attribute);
     }
@@ -275,7 +295,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t handle,
 }
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType_t type, uint64_t rows,
                                           uint64_t cols, int64_t ld) {
-    if (type != CUDA_R_32F && type != CUDA_R_16BF) bug("cuBLASLt: data type %d is not simulated", (int)type);
+    if (type != CUDA_R_32F && type != CUDA_R_16BF && !is_fp8(type))
+        bug("cuBLASLt: data type %d is not simulated", (int)type);
     *layout = (cublasLtMatrixLayout_t) new matrix_layout{type, rows, cols, ld};
     return CUBLAS_STATUS_SUCCESS;
 }
@@ -320,21 +341,40 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t h
     return CUBLAS_STATUS_SUCCESS;
 }
 
+/* The rules for fp8 before Blackwell: both operands are, not both e5m2; A transposed, B not; all dimensions
+ * multiples of 16; here no epilogue but BIAS. Compute capability 8.9 or more. */
+static bool fp8_supported(const matmul_desc &desc, const matrix_layout &a, const matrix_layout &b,
+                          const matrix_layout &d) {
+    cudaDeviceProp properties;
+    cudaGetDeviceProperties(&properties, 0);
+    bool form = desc.transpose_a == CUBLAS_OP_T && desc.transpose_b == CUBLAS_OP_N;
+    bool types = is_fp8(a.type) && is_fp8(b.type) && d.type == CUDA_R_16BF &&
+                 !(a.type == CUDA_R_8F_E5M2 && b.type == CUDA_R_8F_E5M2);
+    bool epilogue = desc.epilogue == CUBLASLT_EPILOGUE_DEFAULT || desc.epilogue == CUBLASLT_EPILOGUE_BIAS;
+    uint64_t dimensions = a.rows | a.cols | b.rows | b.cols | (uint64_t)(a.ld | b.ld | d.ld);
+    return form && types && epilogue && dimensions % 16 == 0 &&
+           10 * properties.major + properties.minor >= 89;
+}
+
 /* SIM_BLAS_EPILOGUES=0: a library that has no algorithm for any fused epilogue but BIAS. */
-static bool supported(const matmul_desc &desc) {
+static bool supported(const matmul_desc &desc, const matrix_layout &a, const matrix_layout &b,
+                      const matrix_layout &d) {
+    if (is_fp8(a.type) || is_fp8(b.type)) return fp8_supported(desc, a, b, d);
+    if (desc.scale_a || desc.scale_b) return false;
     const char *wanted = getenv("SIM_BLAS_EPILOGUES");
     bool fused = desc.epilogue != CUBLASLT_EPILOGUE_DEFAULT && desc.epilogue != CUBLASLT_EPILOGUE_BIAS;
     return !(fused && wanted && strcmp(wanted, "0") == 0);
 }
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t desc,
-                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
-                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t d,
                                               cublasLtMatmulPreference_t handle, int room,
                                               cublasLtMatmulHeuristicResult_t results[], int *found) {
     const preference *p = (const preference *)handle;
     *found = 0;
-    if (!supported(*(matmul_desc *)desc)) return CUBLAS_STATUS_NOT_SUPPORTED;
+    if (!supported(*(matmul_desc *)desc, *(matrix_layout *)a, *(matrix_layout *)b, *(matrix_layout *)d))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     for (; *found < room && *found < 3; ++*found) { /* three that differ in their workspace only */
         cublasLtMatmulHeuristicResult_t *r = &results[*found];
         memset(r, 0, sizeof *r);
@@ -385,6 +425,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     x.k = (int64_t)(x.desc.transpose_a == CUBLAS_OP_N ? x.a.cols : x.a.rows);
     algorithm algo;
     memcpy(&algo, handle, sizeof algo);
+    if (!supported(x.desc, x.a, x.b, x.d)) return CUBLAS_STATUS_NOT_SUPPORTED;
     check_product(x, algo, workspace_bytes);
     if (!algo.workspace) x.workspace = nullptr;
     enqueue(stream, [x] { multiply(x); });

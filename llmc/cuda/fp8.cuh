@@ -1,0 +1,173 @@
+/* fp8 on the device: conversion, the largest magnitude of a tensor, copies of it in fp8 as it is and
+ * transposed. llmc/fp8.h has the definitions. Sections: conversion, largest magnitude, copies. */
+#ifndef LLMC_CUDA_FP8_CUH
+#define LLMC_CUDA_FP8_CUH
+
+#include "kernel.cuh"
+#include "llmc/fp8.h"
+
+#include <cuda_fp8.h>
+
+/* --- conversion --- */
+
+template <fp8_format F> constexpr __nv_fp8_interpretation_t fp8_code = F == FP8_E4M3 ? __NV_E4M3 : __NV_E5M2;
+
+/* fp8_round() of two numbers, `lo` in the lower byte: one instruction from sm_89 on, else NVIDIA's emulation.
+ */
+template <fp8_format F> DEVICE_INLINE uint32_t fp8_pair(float lo, float hi) {
+    return __nv_cvt_float2_to_fp8x2(make_float2(lo, hi), __NV_SATFINITE, fp8_code<F>);
+}
+
+/* fp8_through(). */
+template <fp8_format F> DEVICE_INLINE float fp8_through_device(float x, float scale) {
+    __nv_fp8_storage_t code = __nv_cvt_float_to_fp8(x * scale, __NV_SATFINITE, fp8_code<F>);
+    return __half2float(__half(__nv_cvt_fp8_to_halfraw(code, fp8_code<F>))) / scale;
+}
+
+/* --- largest magnitude --- */
+
+/* Magnitudes are compared as bits: in this order a NaN is the largest, and the maximum does not depend on the
+ * order in which it is taken. */
+DEVICE_INLINE uint32_t magnitude_bits(float v) {
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return bits & 0x7fffffffu;
+}
+
+/* fp8_scale() of a magnitude's bits. The largest number of either format is 1.75 times a power of two. */
+template <fp8_format F> DEVICE_INLINE float fp8_scale_of(uint32_t amax) {
+    if (amax >= 0x7f800000u) return NAN;
+    if (amax == 0) return 1.0f;
+    int shift = (F == FP8_E4M3 ? 8 : 15) - ((int)(amax >> 23) - 127) - ((amax & 0x7fffffu) > 0x600000u);
+    uint32_t bits = (uint32_t)(min(max(shift, -126), 126) + 127) << 23;
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return scale;
+}
+
+/* Maximum over a block of whole warps, in every thread. `warp` is this thread's warp in the block; `scratch`
+ * holds one word a warp and is not free for reuse on return. */
+DEVICE_INLINE uint32_t block_max_bits(uint32_t v, int warp, int lane, int warps, uint32_t *scratch) {
+    v = __reduce_max_sync(ALL_LANES, v);
+    if (lane == 0) scratch[warp] = v;
+    __syncthreads();
+    return __reduce_max_sync(ALL_LANES, lane < warps ? scratch[lane] : 0u);
+}
+
+constexpr int AMAX_THREADS = 256, AMAX_MOST = 256; /* parts; a thread of the kernels below reads one */
+
+/* Blocks that share the work: one for 32 KiB of bf16, enough to fill any GPU. */
+static int64_t amax_parts(int64_t count) {
+    return min_i64(ceil_div(count, (int64_t)AMAX_THREADS * 64), AMAX_MOST);
+}
+
+/* parts (gridDim.x): the largest magnitude that each block sees, as bits. A thread reads W elements at a
+ * time; W divides count. */
+template <class T, int W>
+static __global__ void __launch_bounds__(AMAX_THREADS)
+    amax_kernel(uint32_t *parts, const T *x, int64_t count) {
+    SHARED(uint32_t, scratch, [AMAX_THREADS / WARP_SIZE]);
+    uint32_t largest = 0;
+    int64_t step = (int64_t)gridDim.x * AMAX_THREADS * W;
+    int64_t i = ((int64_t)blockIdx.x * AMAX_THREADS + threadIdx.x) * W;
+#pragma unroll 8
+    for (; i < count; i += step) {
+        if constexpr (W == 1) {
+            largest = max(largest, magnitude_bits(to_float(x[i])));
+        } else {
+            vec<T> v = vec<T>::load(x + i);
+#pragma unroll
+            for (int k = 0; k < W; k++) largest = max(largest, magnitude_bits(to_float(v[k])));
+        }
+    }
+    int warp = (int)threadIdx.x / WARP_SIZE, lane = (int)threadIdx.x % WARP_SIZE;
+    largest = block_max_bits(largest, warp, lane, AMAX_THREADS / WARP_SIZE, scratch);
+    if (threadIdx.x == 0) parts[blockIdx.x] = largest;
+}
+
+/* What is known of a tensor's largest magnitude: it is that of `count` <= AMAX_MOST words. */
+struct amax {
+    uint32_t *parts;
+    int64_t count;
+};
+
+template <class T> static void find_amax(cudaStream_t stream, amax *a, const T *x, int64_t count) {
+    a->count = amax_parts(count);
+    if (vec_aligned(x, count))
+        launch({(unsigned)a->count, AMAX_THREADS, 0, stream}, amax_kernel<T, vec<T>::size>, a->parts, x,
+               count);
+    else
+        launch({(unsigned)a->count, AMAX_THREADS, 0, stream}, amax_kernel<T, 1>, a->parts, x, count);
+}
+
+/* --- copies --- */
+
+/* A tensor (N,C) in fp8: its elements are the stored numbers times *descale. */
+struct fp8_copies {
+    uint8_t *as_is;      /* (N,C) (or NULL: not needed) */
+    uint8_t *transposed; /* (C,N) (or NULL) */
+    float *descale;      /* what cuBLASLt multiplies by: 1 / scale */
+};
+
+constexpr int COPY_TILE = 128,
+              COPY_THREADS = 256; /* 128 rows of 128 columns: 256 bytes read, 128 written a row */
+
+/* Reads x (N,C) once and writes both copies. N and C are multiples of 16, x is aligned to 16 bytes. A thread
+ * takes 8 columns of four rows, twice; the four bytes of a column are a word of the transposed tile. Four
+ * lanes share a row and eight lanes a vector of columns, so that the words of a warp lie in 32 banks: word
+ * `group` of column 8v + i is in bank 8v + i + group (mod 32), with v = 0..3 and eight groups in a row. The
+ * tiles run from the last row to the first: what the pass that found the maximum read last is still in L2. */
+template <fp8_format F>
+static __global__ void __launch_bounds__(COPY_THREADS)
+    fp8_copy_kernel(fp8_copies out, const bf16 *x, amax largest, int64_t N, int64_t C) {
+    SHARED(uint32_t, tile, [COPY_TILE][COPY_TILE / 4 + 1]); /* [column][four rows] */
+    SHARED(uint32_t, scratch, [COPY_THREADS / WARP_SIZE]);
+    int lane = (int)threadIdx.x % WARP_SIZE, warp = (int)threadIdx.x / WARP_SIZE;
+    uint32_t part = threadIdx.x < largest.count ? largest.parts[threadIdx.x] : 0u;
+    float scale = fp8_scale_of<F>(block_max_bits(part, warp, lane, COPY_THREADS / WARP_SIZE, scratch));
+    if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) *out.descale = 1.0f / scale;
+    int64_t row0 = (int64_t)(gridDim.x - 1 - blockIdx.x) * COPY_TILE, col0 = (int64_t)blockIdx.y * COPY_TILE;
+    int col = (lane % 4 + warp % 4 * 4) * 8;
+    for (int pass = 0; pass < 2; pass++) {
+        int group = lane / 4 + warp / 4 * 8 + pass * 16;
+        int64_t at = (row0 + 4 * group) * C + col0 + col;
+        if (row0 + 4 * group >= N || col0 + col >= C) continue;
+        uint32_t pairs[4][4]; /* [row][columns 2p, 2p+1] */
+        vec<bf16> v[4];
+#pragma unroll
+        for (int r = 0; r < 4; r++) v[r] = vec<bf16>::load_streaming(x + at + r * C);
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+#pragma unroll
+            for (int p = 0; p < 4; p++)
+                pairs[r][p] = fp8_pair<F>(to_float(v[r][2 * p]) * scale, to_float(v[r][2 * p + 1]) * scale);
+            uint2 eight = make_uint2(pairs[r][0] | pairs[r][1] << 16, pairs[r][2] | pairs[r][3] << 16);
+            if (out.as_is) *reinterpret_cast<uint2 *>(out.as_is + at + r * C) = eight;
+        }
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            uint32_t word = 0;
+#pragma unroll
+            for (int r = 0; r < 4; r++) word |= (pairs[r][i / 2] >> i % 2 * 8 & 0xffu) << 8 * r;
+            tile[col + i][group] = word;
+        }
+    }
+    if (!out.transposed) return;
+    __syncthreads();
+    for (int c = warp; c < COPY_TILE; c += COPY_THREADS / WARP_SIZE) {
+        if (col0 + c >= C || row0 + 4 * lane >= N) continue;
+        *reinterpret_cast<uint32_t *>(out.transposed + (col0 + c) * N + row0 + 4 * lane) = tile[c][lane];
+    }
+}
+
+/* x (N,C) bf16, with its largest magnitude in `largest`, to fp8. */
+static inline void fp8_copy(cudaStream_t stream, fp8_format format, const fp8_copies &out, const bf16 *x,
+                            const amax &largest, int64_t N, int64_t C) {
+    launch_config config = {dim3(grid_size(N, COPY_TILE), grid_size(C, COPY_TILE)), COPY_THREADS, 0, stream};
+    if (format == FP8_E4M3)
+        launch(config, fp8_copy_kernel<FP8_E4M3>, out, x, largest, N, C);
+    else
+        launch(config, fp8_copy_kernel<FP8_E5M2>, out, x, largest, N, C);
+}
+
+#endif

@@ -1,0 +1,70 @@
+/* 8-bit floating point as the OCP defines it ("OCP 8-bit Floating Point Specification (OFP8)", revision 1.0,
+ * 2023), and what the engine's fp8 products make of a tensor:
+ *
+ *   e4m3   4 bits of exponent (bias 7), 3 of mantissa; no infinity; largest 448, smallest normal 2^-6
+ *   e5m2   5 bits of exponent (bias 15), 2 of mantissa; largest 57344, smallest normal 2^-14
+ *
+ * A tensor has one scale, the largest power of two that keeps its largest magnitude within the format: a
+ * multiplication by it is exact, so that the only error is the rounding, and small integers have none. It
+ * costs at most one of the 17 (e4m3) or 31 (e5m2) binades of range, and no precision. */
+#ifndef LLMC_FP8_H
+#define LLMC_FP8_H
+
+#include <math.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum fp8_format { FP8_NONE, FP8_E4M3, FP8_E5M2 };
+
+static inline float fp8_largest(enum fp8_format f) { return f == FP8_E4M3 ? 448.0f : 57344.0f; }
+
+/* The scale of a tensor with this largest magnitude: values times it are rounded to fp8. Within 2^-126 ..
+ * 2^126, so that it and its inverse are normal numbers; 1 for a tensor of zeros. A tensor that is not finite
+ * has the scale NaN: everything computed from it is NaN, as it would be without fp8 in its rows. */
+static inline float fp8_scale(enum fp8_format f, float amax) {
+    if (!isfinite(amax)) return NAN;
+    if (amax == 0.0f) return 1.0f;
+    int e;
+    float m = frexpf(amax, &e); /* amax = m 2^e, m in [0.5, 1);  the largest of a format is 0.875 2^top */
+    int top = f == FP8_E4M3 ? 9 : 16, shift = top - e - (m > 0.875f);
+    return ldexpf(1.0f, shift < -126 ? -126 : shift > 126 ? 126 : shift);
+}
+
+/* Rounds to the nearest number of the format, ties to even; beyond the largest to the largest; NaN stays.
+ * Adding 1.5 * 2^23 spacings leaves no room for fractions of one; vectorises, unlike frexp. */
+static inline float fp8_round(enum fp8_format f, float x) {
+    float largest = fp8_largest(f), normal = f == FP8_E4M3 ? 0x1p-6f : 0x1p-14f, magnitude = fabsf(x);
+    magnitude = magnitude > largest ? largest : magnitude;
+    union {
+        float f;
+        uint32_t u;
+    } power; /* of two, at most the magnitude; below the smallest normal the spacing stays */
+    power.f = magnitude < normal ? normal : magnitude;
+    power.u &= 0x7f800000u;
+    float shift = power.f * (f == FP8_E4M3 ? 0x1.8p20f : 0x1.8p21f);
+    return copysignf((magnitude + shift) - shift, x);
+}
+
+/* What an element becomes in a tensor with this scale, and back again. */
+static inline float fp8_through(enum fp8_format f, float x, float scale) {
+    return fp8_round(f, x * scale) / scale;
+}
+
+/* The number that a byte stands for. */
+static inline float fp8_value(enum fp8_format f, uint8_t code) {
+    int mantissa = f == FP8_E4M3 ? 3 : 2, bias = f == FP8_E4M3 ? 7 : 15, exponent = (code & 0x7f) >> mantissa;
+    int fraction = code & ((1 << mantissa) - 1);
+    float sign = code & 0x80 ? -1.0f : 1.0f;
+    if (f == FP8_E4M3 ? (code & 0x7f) == 0x7f : exponent == 31 && fraction) return NAN;
+    if (f == FP8_E5M2 && exponent == 31) return sign * INFINITY;
+    float significand = (float)fraction + (exponent ? (float)(1 << mantissa) : 0.0f);
+    return sign * ldexpf(significand, (exponent ? exponent : 1) - bias - mantissa);
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif
