@@ -43,6 +43,8 @@ static const struct option_row rows[] = {
     OPT_INT(C, run.seed, "seed", "1", 0, INFINITY, "N", "of weights and tokens", 0),
     OPT_TEXT(C, run.device, "device", "auto", "NAME", "the device under test: cuda, cuda:N, cpu or auto", 0),
     OPT_WORD(C, run.dtype, "dtype", "auto", "auto|fp32|bf16", NULL, "its storage type", 0),
+    OPT_WORD(C, run.matmul, "matmul", "bf16", "bf16|fp8", NULL,
+             "fp8: on both sides, the blocks' matrices are multiplied in fp8", 0),
     OPT_FLAG(C, run.master_weights, "master-weights", "true",
              "keep fp32 copies of bf16 weights for the update", 0),
     OPT_FLAG(C, run.tf32, "tf32", "false", "on a GPU, multiply fp32 matrices in TF32", 0),
@@ -73,6 +75,7 @@ struct comparison {
     struct side cpu, other;
     bool json, all;
     double rounding; /* relative error of one operation */
+    double stored;   /* and of storing its result, which is all that an update adds */
     int64_t step, compared, failed;
 };
 
@@ -81,9 +84,14 @@ struct comparison {
  * the sums inside matter more: 2^-24 times the square root of their length, taken as 2^-21). Independent
  * errors add as the square root of their number: `depth` roundings lie between the input and the tensor. From
  * the second step on the weights have been rounded too, which adds half as many. Four times the sum is
- * allowed, because rounding errors are not quite independent. */
-static double tolerance(const struct comparison *c, double depth) {
-    return 2.0 * c->rounding * sqrt(c->step > 1 ? 1.5 * depth : depth);
+ * allowed, because rounding errors are not quite independent.
+ *
+ * In fp8 both sides round the operands of the blocks' matmuls, so that only what differs between them counts:
+ * operands that are off by a share d fall on either side of a boundary between two fp8 numbers with a
+ * probability of d over their spacing s, and are then off by s, which has a mean square of d s. With
+ * d = 2^-9 from bf16 and s = 2^-3, that of e4m3, a matmul adds sqrt(2^-9 2^-3) = 2^-6. */
+static double tolerance(const struct comparison *c, double rounding, double depth) {
+    return 2.0 * rounding * sqrt(c->step > 1 ? 1.5 * depth : depth);
 }
 
 /* --- one tensor --- */
@@ -108,7 +116,7 @@ static void report(struct comparison *c, const char *name, const char *op, doubl
 
 /* Returns whether to go on. */
 static bool compare(struct comparison *c, const char *name, const char *op, const struct tensor *want,
-                    const struct tensor *got, double depth) {
+                    const struct tensor *got, double limit) {
     int64_t n = tensor_count(want), at = 0, nans = 0;
     float *a = (float *)xmalloc((size_t)n * sizeof *a), *b = (float *)xmalloc((size_t)n * sizeof *b);
     ctx_download_f32(&c->cpu.ctx, a, want);
@@ -126,10 +134,7 @@ static bool compare(struct comparison *c, const char *name, const char *op, cons
     }
     free(a);
     free(b);
-    double relative = norm > 0.0    ? sqrt(error / norm)
-                      : error > 0.0 ? INFINITY
-                                    : 0.0,
-           limit = tolerance(c, depth);
+    double relative = norm > 0.0 ? sqrt(error / norm) : error > 0.0 ? INFINITY : 0.0;
     if (isnan(relative)) relative = INFINITY;
     bool ok = nans == 0 && relative <= limit;
     report(c, name, op, relative, limit, largest, at, nans, ok);
@@ -166,7 +171,7 @@ static bool compare_act(struct comparison *c, enum act_id id, int64_t l, const c
         snprintf(name, sizeof name, "h.%" PRId64 ".%s", l, gpt_act_name(id));
     else
         snprintf(name, sizeof name, "%s", gpt_act_name(id));
-    return compare(c, name, op, &want, &got, depth);
+    return compare(c, name, op, &want, &got, tolerance(c, c->rounding, depth));
 }
 
 static bool compare_forward(struct comparison *c) {
@@ -196,7 +201,8 @@ static bool compare_params(struct comparison *c, bool gradients) {
             struct tensor want = gradients ? gpt_grad(&c->cpu.gpt, p, l) : gpt_param(&c->cpu.gpt, p, l);
             struct tensor got = gradients ? gpt_grad(&c->other.gpt, p, l) : gpt_param(&c->other.gpt, p, l);
             char *name = xasprintf("%s%s", gradients ? "d " : "", gpt_param_name(p, l));
-            bool go_on = compare(c, name, op, &want, &got, depth);
+            bool go_on =
+                compare(c, name, op, &want, &got, tolerance(c, gradients ? c->rounding : c->stored, depth));
             free(name);
             if (!go_on) return false;
         }
@@ -289,7 +295,8 @@ int cmd_compare(int argc, char **argv) {
     reference.dtype = DTYPE_F32;
     reference.recompute = RECOMPUTE_NONE;
     reference.head_chunks = 1;
-    c.rounding = other.dtype == DTYPE_BF16 ? 0x1p-9 : config.run.tf32 ? 0x1p-12 : 0x1p-21;
+    c.stored = other.dtype == DTYPE_BF16 ? 0x1p-9 : config.run.tf32 ? 0x1p-12 : 0x1p-21;
+    c.rounding = other.fp8 && other.dtype == DTYPE_BF16 ? 0x1p-6 : c.stored;
     open_side(&c.cpu, device_open_cpu(), &model, &reference, false);
     open_side(&c.other, device, &model, &other, run_master_weights(&config.run, &other));
     if (directory)
@@ -299,8 +306,8 @@ int cmd_compare(int argc, char **argv) {
     share(&c, &c.cpu.gpt.params, &c.other.gpt.params);
     if (c.other.optimizer.has_master) cast(&c.other.ctx, &c.other.optimizer.master, &c.other.gpt.params);
     if (!c.json)
-        printf("%s in fp32 (reference) against %s in %s\n", c.cpu.device->name, device->name,
-               dtype_name(other.dtype));
+        printf("%s in fp32 (reference) against %s in %s%s\n", c.cpu.device->name, device->name,
+               dtype_name(other.dtype), other.fp8 ? "; both multiply the blocks' matrices in fp8" : "");
     bool ok = true;
     for (c.step = 1; ok && c.step <= config.run.steps; c.step++) {
         if (!c.json)

@@ -134,6 +134,10 @@ static const struct option_row device_rows[] = {
              "storage of weights and activations (auto: the device's "
              "best)",
              0),
+    OPT_WORD(C, matmul, "matmul", "bf16", "bf16|fp8", NULL,
+             "products of the blocks' matrices: as stored, or of copies in fp8 (e4m3, gradients e5m2), about "
+             "twice as fast on GPUs from Ada and Hopper on; the CPU emulates fp8",
+             0),
     OPT_WORD(C, recompute, "recompute", "none", "none|gelu|norm|block", NULL,
              "what backward computes again instead of keeping it; saves memory, same results", 0),
     OPT_INT(C, head_chunks, "head-chunks", "1", 1, 1 << 20, "N",
@@ -274,12 +278,19 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
     bool bf16 = c->dtype == DTYPE_CHOICE_BF16 || (c->dtype == DTYPE_CHOICE_AUTO && gpu);
     check(gpu || !bf16,
           "--dtype bf16: the CPU computes in fp32 only; use --dtype fp32 or a GPU (--device cuda)");
+    bool fp8 = c->matmul == MATMUL_CHOICE_FP8;
+    check(!fp8 || !gpu || device->arch >= 89,
+          "--matmul fp8: %s has compute capability %d.%d, and fp8 tensor cores come with 8.9 (Ada) and 9.0 "
+          "(Hopper); use --matmul bf16",
+          device->name, device->arch / 10, device->arch % 10);
+    check(!fp8 || !gpu || bf16, "--matmul fp8 makes its copies from bf16: use --dtype bf16");
     return (struct gpt_options){.B = c->batch_size,
                                 .T = c->seq_len,
                                 .train = true,
                                 .recompute = c->recompute,
                                 .head_chunks = c->head_chunks,
                                 .init_std = (float)c->init_std,
+                                .fp8 = fp8,
                                 .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32};
 }
 

@@ -13,6 +13,7 @@ extern "C" {
 
 enum samples_choice { SAMPLES_CHOICE_AUTO, SAMPLES_CHOICE_WINDOWS, SAMPLES_CHOICE_DOCUMENTS };
 enum dtype_choice { DTYPE_CHOICE_AUTO, DTYPE_CHOICE_FP32, DTYPE_CHOICE_BF16 };
+enum matmul_choice { MATMUL_CHOICE_BF16, MATMUL_CHOICE_FP8 };
 
 struct run_config {
     /* model */
@@ -48,6 +49,7 @@ struct run_config {
     /* device and memory */
     const char *device;
     enum dtype_choice dtype;
+    enum matmul_choice matmul;
     enum recompute recompute;
     int64_t head_chunks, threads;
     bool graph, master_weights, stochastic_rounding, tf32;
