@@ -163,16 +163,55 @@ static void norm_backward_run(const struct op_env *env, struct tensor *dinp, str
 
 /* --- matmul --- */
 
+/* The numbers of an fp8 format with this many bits of mantissa, ascending from 0; returns how many. */
+static int fp8_numbers(float number[128], int mantissa) {
+    int bias = mantissa == 3 ? 7 : 15, count = mantissa == 3 ? 127 : 124;
+    for (int code = 0; code < count; code++) {
+        int exponent = code >> mantissa, fraction = code & ((1 << mantissa) - 1);
+        number[code] = exponent ? ldexpf((float)(fraction + (1 << mantissa)), exponent - bias - mantissa)
+                                : ldexpf((float)fraction, 1 - bias - mantissa);
+    }
+    return count;
+}
+
+/* The elements that a product is taken of: those of `t`, in fp8 each replaced by the nearest number. */
+static float *factors(const struct tensor *t, bool fp8, int mantissa, bool towards_zero) {
+    float number[128], amax = 0.0f, scale = 1.0f, *out = row_of_zeros(tensor_count(t));
+    int count = fp8_numbers(number, mantissa);
+    for (int64_t i = 0; i < tensor_count(t); i++) {
+        out[i] = get(t, i);
+        amax = fmaxf(amax, fabsf(out[i]));
+    }
+    if (!fp8 || amax == 0.0f) return out;
+    while (amax * scale > number[count - 1]) scale *= 0.5f;
+    while (amax * scale * 2.0f <= number[count - 1]) scale *= 2.0f;
+    for (int64_t i = 0; i < tensor_count(t); i++) {
+        float x = fabsf(out[i]) * scale;
+        int k = 0;
+        while (k + 1 < count && number[k + 1] <= x) k++;
+        if (k + 1 < count && !towards_zero) {
+            float below = x - number[k], above = number[k + 1] - x;
+            if (above < below || (above == below && k % 2)) k++;
+        }
+        out[i] = copysignf(number[k] / scale, out[i]);
+    }
+    return out;
+}
+
 static void matmul_forward_run(const struct op_env *env, struct tensor *out, struct tensor *pre,
                                const struct tensor *inp, const struct tensor *weight,
                                const struct tensor *bias, enum activation act) {
     int64_t C = tensor_cols(inp), OC = tensor_rows(weight);
     int64_t used = bug(matmul_forward, SKIPS_TAIL) ? C / 4 * 4 : C;
+    bool fp8 = matmul_in_fp8(inp, weight) && !bug(matmul_forward, FP8_IGNORED);
+    bool truncate = bug(matmul_forward, FP8_TRUNCATES);
+    float *x = factors(inp, fp8, bug(matmul_forward, FP8_E5M2) ? 2 : 3, truncate);
+    float *w = factors(weight, fp8, 3, truncate);
     for (int64_t n = 0; n < tensor_rows(inp); n++)
         for (int64_t o = 0; o < OC; o++) {
             float sum = 0.0f;
             for (int64_t c = 0; c < used; c++) {
-                sum += get(inp, n * C + c) * get(weight, o * C + c);
+                sum += x[n * C + c] * w[o * C + c];
                 if (bug(matmul_forward, BF16_SUMS)) sum = f32_from_bf16(bf16_from_f32(sum));
             }
             if (bias && !bug(matmul_forward, NO_BIAS)) sum += get(bias, o);
@@ -182,6 +221,8 @@ static void matmul_forward_run(const struct op_env *env, struct tensor *out, str
             if (pre) put(pre, n * OC + o, bug(matmul_forward, PRE_IS_OUT) ? value : sum);
             put(out, n * OC + o, value);
         }
+    free(x);
+    free(w);
 }
 
 static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
@@ -190,27 +231,33 @@ static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, s
     int64_t N = tensor_rows(dout), C = tensor_cols(inp), OC = tensor_cols(dout);
     if (bug(matmul_backward, NEVER_ACCUMULATES)) accumulate = false;
     if (bug(matmul_backward, ALWAYS_ACCUMULATES)) accumulate = true;
+    bool fp8 = matmul_in_fp8(inp, weight) && !bug(matmul_backward, FP8_IGNORED);
+    float *dy = factors(dout, fp8, bug(matmul_backward, FP8_GRADIENT_E4M3) ? 3 : 2, false);
+    float *x = factors(inp, fp8, 3, false), *w = factors(weight, fp8, 3, false);
     for (int64_t o = 0; o < OC; o++) {
         for (int64_t c = 0; c < C; c++) {
             float sum = accumulate ? get(dweight, o * C + c) : 0.0f;
-            for (int64_t n = 0; n < N; n++) sum += get(dout, n * OC + o) * get(inp, n * C + c);
+            for (int64_t n = 0; n < N; n++) sum += dy[n * OC + o] * x[n * C + c];
             put(dweight, o * C + c, sum);
         }
         if (!dbias) continue;
         float sum = accumulate ? get(dbias, o) : 0.0f;
         for (int64_t n = 0; n < (bug(matmul_backward, BIAS_LAST_ROW_MISSING) ? N - 1 : N); n++)
-            sum += get(dout, n * OC + o);
+            sum += bug(matmul_backward, FP8_BIAS) ? dy[n * OC + o] : get(dout, n * OC + o);
         put(dbias, o, sum);
     }
     for (int64_t n = 0; dinp && n < N; n++)
         for (int64_t c = 0; c < C; c++) {
             float sum = 0.0f;
-            for (int64_t o = 0; o < OC; o++) sum += get(dout, n * OC + o) * get(weight, o * C + c);
+            for (int64_t o = 0; o < OC; o++) sum += dy[n * OC + o] * w[o * C + c];
             const struct tensor *at = bug(matmul_backward, GELU_OF_INP) ? inp : pre;
             if (pre && !bug(matmul_backward, NO_GELU))
                 sum = stored(dinp, sum) * gelu_slope(get(at, n * C + c), false);
             put(dinp, n * C + c, sum);
         }
+    free(dy);
+    free(x);
+    free(w);
 }
 
 /* --- act --- */

@@ -33,11 +33,17 @@
     X(matmul_forward, PRE_IS_OUT, "pre receives the activated value")                                        \
     X(matmul_forward, ERF_GELU, "the erf form of GELU")                                                      \
     X(matmul_forward, BF16_SUMS, "the sum is kept in bf16")                                                  \
+    X(matmul_forward, FP8_IGNORED, "a weight marked for fp8 multiplies in the storage dtype")                \
+    X(matmul_forward, FP8_TRUNCATES, "rounds to fp8 towards zero")                                           \
+    X(matmul_forward, FP8_E5M2, "activations in the format of gradients")                                    \
     X(matmul_backward, NEVER_ACCUMULATES, "gradients are overwritten")                                       \
     X(matmul_backward, ALWAYS_ACCUMULATES, "gradients are added to what was there")                          \
     X(matmul_backward, NO_GELU, "the derivative of the activation is forgotten")                             \
     X(matmul_backward, GELU_OF_INP, "the derivative is taken at inp instead of pre")                         \
     X(matmul_backward, BIAS_LAST_ROW_MISSING, "dbias misses the last row")                                   \
+    X(matmul_backward, FP8_IGNORED, "a weight marked for fp8 multiplies in the storage dtype")               \
+    X(matmul_backward, FP8_GRADIENT_E4M3, "gradients in the format of activations")                          \
+    X(matmul_backward, FP8_BIAS, "dbias sums gradients that were rounded")                                   \
     X(act_forward, ERF_GELU, "the erf form")                                                                 \
     X(act_forward, SIGMOID_GELU, "x * sigmoid(1.702 x)")                                                     \
     X(act_backward, NO_SECOND_TERM, "only 0.5 (1 + tanh)")                                                   \

@@ -257,13 +257,13 @@ static void micro_step(struct gpt *model, struct device *d, void **graph, bool r
     void *stream = model->ctx->stream;
     if (record && !*graph) {
         d->capture_begin(d, stream);
-        gpt_forward_backward(model, 1.0f / (float)(MICRO * B * T), first);
+        gpt_forward_backward(model, first);
         *graph = d->capture_end(d, stream);
     }
     if (record)
         d->graph_launch(d, *graph, stream);
     else
-        gpt_forward_backward(model, 1.0f / (float)(MICRO * B * T), first);
+        gpt_forward_backward(model, first);
 }
 
 /* `record`: micro-steps after the first step are recorded once and then run from the record. */
@@ -290,6 +290,7 @@ static outcome train(bool cuda, bool fp8, enum recompute recompute, bool record,
     gpt_create(&model, &g.ctx, &small, &options);
     optimizer_create(&optimizer, &model, cuda);
     gpt_init_weights(&model, 7);
+    gpt_set_loss_scale(&model, 1.0f / (float)(MICRO * B * T));
     if (optimizer.has_master) cast(&g.ctx, &optimizer.master, &model.params);
     for (int i = 0; i < o.steps; i++) {
         for (int k = 0; k < MICRO; k++) {
