@@ -19,9 +19,9 @@
 
 /* Enough for the two sides to work at the same time, little enough to stay in cache. All rings of a machine
  * together take at most RINGS_TOTAL. */
-enum { RING_MIN = 16 << 10, RING_MAX = 256 << 10, RINGS_TOTAL = 64 << 20 };
+enum { RING_MIN = 16 << 10, RING_MAX = 512 << 10, RINGS_TOTAL = 64 << 20 };
 /* How much is copied before the other side is shown it. */
-enum { PIECE = 32 << 10 };
+enum { PIECE = 64 << 10 };
 #define SPIN_SECONDS 20e-6 /* before sleeping: waking takes about as long */
 
 struct sleeper {

@@ -145,13 +145,19 @@ static void handle(struct group_state *s, int64_t from, enum watch_kind kind, co
     suspect(s, "%s sends what is no message of the watch", group_rank_text(s, from));
 }
 
-static void ended(struct group_state *s, int64_t rank) {
+static void ended(struct group_state *s, int64_t rank, int reason) {
     struct group_peer *p = &s->peers[rank];
+    const char *where = p->what[0] ? doing(s, rank) : "start";
     p->gone = true;
     if (s->watch->over) return;
-    suspect(
-        s, "%s ended without a word; it was in: %s. It was killed, crashed, or its machine ran out of memory",
-        group_rank_text(s, rank), p->what[0] ? doing(s, rank) : "start");
+    if (reason == 0 || reason == ECONNRESET || reason == EPIPE)
+        suspect(s,
+                "%s ended without a word; it was in: %s. It was killed, crashed, or its machine ran out of "
+                "memory",
+                group_rank_text(s, rank), where);
+    else
+        suspect(s, "the connection to %s failed: %s; it was in: %s. Its machine or the network is gone",
+                group_rank_text(s, rank), strerror(reason), where);
 }
 
 /* Takes what has come. */
@@ -162,7 +168,7 @@ static void hear(struct group_state *s, int64_t rank) {
     ssize_t n = recv(p->watch, p->inbox + p->inbox_size, size - p->inbox_size, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (n <= 0) {
-        ended(s, rank);
+        ended(s, rank, n < 0 ? errno : 0);
         return;
     }
     p->heard = now_seconds();

@@ -6,11 +6,14 @@
 #include "llmc/comm.h"
 #include "test/ranks.h"
 
+#include <fcntl.h>
 #include <math.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define FINISH 30.0 /* seconds: only a defect takes that long */
@@ -362,11 +365,125 @@ static void test_faults(void **state) {
     }
 }
 
+/* --- two machines with two ranks each, as network namespaces --- */
+
+struct hosts {
+    char name[2][32];
+    const char *address; /* of rank 0 */
+    bool collectives;    /* check results, else work until something happens */
+};
+
+static bool shell(const char *fmt, ...) LLMC_PRINTF(1, 2);
+static bool shell(const char *fmt, ...) {
+    char command[512];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(command, sizeof command - 16, fmt, ap);
+    va_end(ap);
+    strcpy(command + n, " >/dev/null 2>&1");
+    return system(command) == 0;
+}
+
+static void name_hosts(struct hosts *h) {
+    for (int i = 0; i < 2; i++) snprintf(h->name[i], sizeof h->name[i], "llmc-%d-%c", (int)getpid(), 'a' + i);
+}
+
+static int remove_hosts(void **state) {
+    struct hosts h;
+    name_hosts(&h);
+    for (int i = 0; i < 2; i++) shell("ip netns del %s", h.name[i]);
+    return 0;
+}
+
+/* False where that is not permitted. */
+static bool make_hosts(struct hosts *h) {
+    name_hosts(h);
+    const char *a = h->name[0], *b = h->name[1];
+    if (!shell("ip netns add %s && ip netns add %s && ip -n %s link add eth type veth peer name eth netns %s",
+               a, b, a, b))
+        return false;
+    bool ok = true;
+    for (int i = 0; i < 2; i++)
+        ok &=
+            shell("ip -n %s addr add 10.77.0.%d/24 dev eth && ip -n %s addr add fd77::%d/64 dev eth nodad && "
+                  "ip -n %s link set lo up && ip -n %s link set eth up",
+                  h->name[i], i + 1, h->name[i], i + 1, h->name[i], h->name[i]);
+    return ok;
+}
+
+static int on_host(const struct ranks *r, int64_t rank) {
+    const struct hosts *h = (const struct hosts *)r->arg;
+    char path[64];
+    snprintf(path, sizeof path, "/run/netns/%s", h->name[rank / 2]);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    check(fd >= 0 && setns(fd, CLONE_NEWNET) == 0, "%s: cannot enter the namespace", path);
+    close(fd);
+    unsetenv("LOCAL_WORLD_SIZE");
+    struct group *g = ranks_open(r);
+    check(g->local_rank == rank % 2 && g->local_world == 2, "place on the machine: %d of %d",
+          (int)g->local_rank, (int)g->local_world);
+    struct comm *c = open_comm(g);
+    check(strcmp(c->kind, "shared memory and TCP") == 0, "transport is %s", c->kind);
+    struct tensor t = make("gradients", DTYPE_F32, 300007);
+    for (int64_t step = 0; step < (h->collectives ? KINDS : INT64_MAX); step++) {
+        enum kind kind = (enum kind)(step % KINDS);
+        int64_t root = step % g->world;
+        prepare(c, &t, kind, root);
+        group_progress(g, "step", step);
+        c->wait(c, issue(c, &t, kind, root), NULL);
+        compare(c, &t, kind, root);
+    }
+    free(t.data);
+    close_both(c, g);
+    return 0;
+}
+
+static void start_on_hosts(struct ranks *r, const struct hosts *h, double timeout) {
+    ranks_init(r, 4, timeout);
+    close(r->listener); /* it would be in this namespace */
+    r->listener = -1;
+    snprintf(r->address, sizeof r->address, "%s", h->address);
+    r->arg = h;
+    ranks_start(r, on_host);
+}
+
+static void test_two_machines(void **state) {
+    struct hosts h;
+    struct ranks r;
+    if (!make_hosts(&h)) {
+        print_message(
+            "    skipped: two machines as network namespaces need root and the program ip (iproute2)\n");
+        skip();
+    }
+    static const char *const addresses[] = {"10.77.0.1", "fd77::1"};
+    h.collectives = true;
+    for (size_t i = 0; i < ARRAY_LENGTH(addresses); i++) {
+        h.address = addresses[i];
+        start_on_hosts(&r, &h, 20.0);
+        ranks_finish(&r, FINISH);
+        ranks_expect_all(&r, 0, NULL);
+        ranks_free(&r);
+    }
+    /* the cable is pulled while collectives are under way */
+    h.address = addresses[0];
+    h.collectives = false;
+    start_on_hosts(&r, &h, FAULT_TIMEOUT);
+    usleep(1200000);
+    for (int64_t rank = 0; rank < 4; rank++) assert_int_equal(waitpid(r.p[rank].pid, NULL, WNOHANG), 0);
+    assert_true(shell("ip -n %s link set eth down", h.name[1]));
+    ranks_finish(&r, FAULT_TIMEOUT + 15.0);
+    for (int64_t rank = 0; rank < 2; rank++)
+        rank_expect(&r, rank, GROUP_EXIT_STATUS, "nothing was heard of rank ");
+    for (int64_t rank = 2; rank < 4; rank++)
+        rank_expect(&r, rank, GROUP_EXIT_STATUS, "nothing was heard of rank 0 (");
+    ranks_free(&r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_collective), cmocka_unit_test(test_order_of_sums),
         cmocka_unit_test(test_lost_step),        cmocka_unit_test(test_int32_is_not_added),
-        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_faults),           cmocka_unit_test_teardown(test_two_machines, remove_hosts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
