@@ -15,6 +15,7 @@ struct device {
     const char *backend;   /* "cpu" or "cuda" */
     const struct ops *ops; /* the back end's op table */
     int index;             /* which one, where there are several */
+    char id[48];           /* of this very GPU in the world: "GPU-5fd4f087-..."; "" for a CPU */
     int arch;              /* compute capability of a GPU, 90 for 9.0; 0 on the CPU */
     char name[128];        /* for people: "AMD EPYC, 2 threads", "NVIDIA H200" */
     bool unified;          /* device memory can be read and written by the host */
@@ -42,6 +43,13 @@ struct device {
     void (*event_wait)(struct device *d, void *event);
     double (*event_seconds)(struct device *d, void *first, void *second);
     void (*event_free)(struct device *d, void *event);
+
+    /* Further queues, which run beside `stream` and before it where both have work that waits for room.
+     * stream_wait_event(): what is put on `stream` from now on runs after what the event marked when this was
+     * called; the host goes on. The CPU has none: new() returns NULL, the others do nothing. */
+    void *(*stream_new)(struct device *d);
+    void (*stream_free)(struct device *d, void *stream);
+    void (*stream_wait_event)(struct device *d, void *stream, void *event);
 
     /* Between begin and end, what is put on the stream is recorded instead of run; launch() then runs all of
      * it with one call. NULL where the device has nothing like it. */

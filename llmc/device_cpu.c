@@ -40,6 +40,9 @@ static void cpu_event_wait(struct device *d, void *event) {}
 static double cpu_event_seconds(struct device *d, void *first, void *second) {
     return *(double *)second - *(double *)first;
 }
+static void *cpu_stream_new(struct device *d) { return NULL; }
+static void cpu_stream_free(struct device *d, void *stream) {}
+static void cpu_stream_wait_event(struct device *d, void *stream, void *event) {}
 
 static void cpu_memory_info(struct device *d, int64_t *free_bytes, int64_t *total_bytes) {
     int64_t page = sysconf(_SC_PAGESIZE);
@@ -101,6 +104,9 @@ struct device *device_open_cpu(void) {
                          .event_wait = cpu_event_wait,
                          .event_seconds = cpu_event_seconds,
                          .event_free = cpu_free,
+                         .stream_new = cpu_stream_new,
+                         .stream_free = cpu_stream_free,
+                         .stream_wait_event = cpu_stream_wait_event,
                          .memory_info = cpu_memory_info,
                          .measure = cpu_measure,
                          .close = cpu_close};

@@ -1,5 +1,5 @@
-/* A GPU, or the simulated one, as a device: memory, copies, graphs, rates; that matmuls are tuned once; and,
- * where it is the simulated one, each sentence that says why no GPU can be used. */
+/* A GPU, or the simulated one, as a device: memory, copies, streams, graphs, rates; that matmuls are tuned
+ * once; and, where it is the simulated one, each sentence that says why no GPU can be used. */
 #include "test/test.h"
 
 #include "llmc/ctx.h"
@@ -89,6 +89,38 @@ static void test_rates(void **state) {
     assert_true(bytes > 1e8 && bytes < 1e15);
     d->memory_info(d, &after, &total);
     if (simulated(d)) assert_true(after == before); /* a GPU may keep pages for itself */
+    d->close(d);
+}
+
+/* Copies on two streams, in the order that events give them; SIM_LAZY=1 notices a wait that does nothing. */
+static void test_streams(void **state) {
+    enum { ROUNDS = 20 };
+    struct device *d = open_device();
+    void *other = d->stream_new(d), *here = d->event_new(d), *there = d->event_new(d);
+    assert_non_null(other);
+    assert_ptr_not_equal(other, d->stream);
+    int *a = (int *)d->alloc(d, 4), *b = (int *)d->alloc(d, 4), *c = (int *)d->alloc(d, 4);
+    int *host = (int *)d->alloc_host(d, 2 * ROUNDS * sizeof *host);
+    for (int i = 0; i < ROUNDS; i++) {
+        host[i] = 100 + i;
+        d->upload(d, a, host + i, 4, d->stream);
+        d->event_record(d, here, d->stream);
+        d->stream_wait_event(d, other, here);
+        d->copy(d, b, a, 4, other);
+        d->event_record(d, there, other);
+        d->stream_wait_event(d, d->stream, there);
+        d->copy(d, c, b, 4, d->stream);
+        d->download(d, host + ROUNDS + i, c, 4, d->stream);
+    }
+    d->synchronize(d, d->stream);
+    for (int i = 0; i < ROUNDS; i++) assert_int_equal(host[ROUNDS + i], 100 + i);
+    d->event_free(d, here);
+    d->event_free(d, there);
+    d->stream_free(d, other);
+    d->free_host(d, host);
+    d->free(d, a);
+    d->free(d, b);
+    d->free(d, c);
     d->close(d);
 }
 
@@ -211,14 +243,41 @@ static void test_refusals(void **state) {
     d->close(d);
 }
 
+/* --- several GPUs --- */
+
+static void test_identity(void **state) {
+    struct error err = {""};
+    int gpus = device_count_cuda(&err);
+    struct device *d = open_device();
+    bool simulation = simulated(d);
+    assert_true(gpus >= 1);
+    assert_true(strncmp(d->id, "GPU-", 4) == 0 && strlen(d->id) == 40);
+    if (gpus > 1) {
+        struct device *e = device_open_cuda(1, &err);
+        assert_int_equal(e->index, 1);
+        assert_string_not_equal(d->id, e->id);
+        e->close(e);
+    }
+    d->close(d);
+    if (!simulation) return;
+    assert_int_equal(gpus, 2);
+    setenv("SIM_FAULT", "no-device", 1);
+    assert_int_equal(device_count_cuda(&err), 0);
+    unsetenv("SIM_FAULT");
+    assert_non_null(strstr(err.message, "finds no GPU"));
+}
+
 int main(void) {
+    setenv("SIM_GPUS", "2", 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_memory_and_copies),
         cmocka_unit_test(test_events_and_graphs),
         cmocka_unit_test(test_rates),
+        cmocka_unit_test(test_streams),
         cmocka_unit_test(test_tuning_is_remembered),
         cmocka_unit_test(test_architecture),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_identity),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

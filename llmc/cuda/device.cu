@@ -1,6 +1,6 @@
 /* An NVIDIA GPU as a device: memory, copies, events, graphs, and how fast it is.
  * Environment: LLMC_TF32=1 (fp32 products in TF32), LLMC_MATMUL_TUNE=FILE (see cublaslt.cu).
- * Sections: memory, copies, events, graphs, ranges, measuring, opening. */
+ * Sections: memory, copies, events, further streams, graphs, ranges, measuring, opening. */
 #include "cublaslt.cuh"
 
 #include "llmc/device.h"
@@ -92,6 +92,25 @@ static double gpu_event_seconds(struct device *d, void *first, void *second) {
 static void gpu_event_free(struct device *d, void *event) {
     use(d);
     cuda_check(cudaEventDestroy((cudaEvent_t)event));
+}
+
+/* --- further streams --- */
+
+static void *gpu_stream_new(struct device *d) {
+    use(d);
+    int least, greatest; /* the greatest priority is the smallest number */
+    cudaStream_t stream;
+    cuda_check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
+    cuda_check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest));
+    return stream;
+}
+static void gpu_stream_free(struct device *d, void *stream) {
+    use(d);
+    cuda_check(cudaStreamDestroy((cudaStream_t)stream));
+}
+static void gpu_stream_wait_event(struct device *d, void *stream, void *event) {
+    use(d);
+    cuda_check(cudaStreamWaitEvent((cudaStream_t)stream, (cudaEvent_t)event, 0));
 }
 
 /* --- graphs --- */
@@ -249,6 +268,13 @@ extern "C" int device_count_cuda(struct error *err) {
     return 0;
 }
 
+/* As nvidia-smi -L and CUDA_VISIBLE_DEVICES write it. */
+static void format_uuid(char *out, size_t size, const cudaUUID_t *uuid) {
+    const unsigned char *b = (const unsigned char *)uuid->bytes;
+    snprintf(out, size, "GPU-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", b[0],
+             b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]);
+}
+
 static void gpu_close(struct device *d) {
     use(d);
     lt_close((struct cublaslt *)d->state);
@@ -269,6 +295,7 @@ extern "C" struct device *device_open_cuda(int index, struct error *err) {
     d->index = index;
     d->arch = 10 * properties.major + properties.minor;
     snprintf(d->name, sizeof d->name, "%.127s", properties.name);
+    format_uuid(d->id, sizeof d->id, &properties.uuid);
     d->state = lt_open(properties.name, tf32 && strcmp(tf32, "1") == 0, getenv("LLMC_MATMUL_TUNE"));
     d->stream = stream;
     d->alloc = gpu_alloc;
@@ -284,6 +311,9 @@ extern "C" struct device *device_open_cuda(int index, struct error *err) {
     d->event_wait = gpu_event_wait;
     d->event_seconds = gpu_event_seconds;
     d->event_free = gpu_event_free;
+    d->stream_new = gpu_stream_new;
+    d->stream_free = gpu_stream_free;
+    d->stream_wait_event = gpu_stream_wait_event;
     d->capture_begin = gpu_capture_begin;
     d->capture_end = gpu_capture_end;
     d->graph_launch = gpu_graph_launch;

@@ -37,6 +37,7 @@ const options &knobs() {
         k.strict = number("SIM_STRICT", 1) != 0;
         k.lazy = number("SIM_LAZY", 0) != 0;
         k.protect = number("SIM_PROTECT", 0) != 0;
+        k.gpus = (int)number("SIM_GPUS", 1);
         k.memory_bytes = (size_t)number("SIM_MEM_MB", 4096) << 20;
         k.stack_bytes = (size_t)number("SIM_STACK_KB", SIM_ASAN ? 512 : 128) << 10;
         k.timeout = (unsigned)number("SIM_TIMEOUT", 0);

@@ -23,6 +23,7 @@ struct options {
     bool strict;         /* SIM_STRICT=0: threads may exit before a barrier, as hardware allows */
     bool lazy;           /* SIM_LAZY=1: streams do nothing until a synchronisation needs it */
     bool protect;        /* SIM_PROTECT=1: host code cannot touch device memory */
+    int gpus;            /* SIM_GPUS: how many devices there are */
     size_t memory_bytes; /* SIM_MEM_MB: size of the device's memory */
     size_t stack_bytes;  /* SIM_STACK_KB: of a CUDA thread */
     unsigned timeout;    /* SIM_TIMEOUT: seconds after which the process ends, naming the kernel; 0: never */

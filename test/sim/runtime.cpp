@@ -8,6 +8,7 @@
 namespace sim {
 
 static thread_local cudaError_t last_error = cudaSuccess;
+static thread_local int current_device; /* all of them have the one memory of memory.cpp */
 
 cudaError_t report(cudaError_t error) {
     if (error != cudaSuccess) last_error = error;
@@ -19,8 +20,8 @@ static bool fault(const char *name) {
     return wanted && strcmp(wanted, name) == 0;
 }
 
-/* Compute capability: SIM_ARCH, unless the fault is that it is too low. Not among the knobs, since one process
- * may open several devices. */
+/* Compute capability: SIM_ARCH, unless the fault is that it is too low. Not among the knobs, since one
+ * process may open several devices. */
 static int arch() {
     const char *wanted = getenv("SIM_ARCH");
     return fault("old-device") ? 70 : wanted ? atoi(wanted) : 90;
@@ -59,8 +60,8 @@ cudaError_t cudaGetDeviceCount(int *n) {
     if (fault("no-driver")) return report(cudaErrorInsufficientDriver);
     if (fault("old-driver")) return report(cudaErrorInsufficientDriver);
     if (fault("no-device")) return report(cudaErrorNoDevice);
-    *n = 1;
-    return cudaSuccess;
+    *n = knobs().gpus;
+    return *n > 0 ? cudaSuccess : report(cudaErrorNoDevice);
 }
 cudaError_t cudaDriverGetVersion(int *version) {
     *version = fault("no-driver") ? 0 : fault("old-driver") ? 11040 : CUDART_VERSION;
@@ -72,15 +73,18 @@ cudaError_t cudaRuntimeGetVersion(int *version) {
 }
 cudaError_t cudaSetDevice(int index) {
     initialize();
-    return index == 0 ? cudaSuccess : report(cudaErrorInvalidDevice);
-}
-cudaError_t cudaGetDevice(int *index) {
-    *index = 0;
+    if (index < 0 || index >= knobs().gpus) return report(cudaErrorInvalidDevice);
+    current_device = index;
     return cudaSuccess;
 }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int) {
+cudaError_t cudaGetDevice(int *index) {
+    *index = current_device;
+    return cudaSuccess;
+}
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *p, int index) {
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "simulated device");
+    p->uuid.bytes[15] = (char)index;
     p->major = arch() / 10;
     p->minor = arch() % 10;
     p->totalGlobalMem = knobs().memory_bytes;

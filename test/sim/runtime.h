@@ -35,6 +35,9 @@ struct device_access {
 /* --- stream.cpp --- */
 
 void drain_all();
+/* How much work a stream has been given; and: do it up to there, as a GPU does without being asked. */
+uint64_t stream_position(cudaStream_t s);
+void stream_advance(cudaStream_t s, uint64_t position);
 /* Fails, naming the call, if a stream is being captured: such calls break the capture on a GPU. */
 void forbid_in_capture(const char *call);
 

@@ -81,6 +81,15 @@ void drain_all() {
     for (stream *s : streams) drain(s);
 }
 
+uint64_t stream_position(cudaStream_t s) {
+    SIM_API_LOCK;
+    return of(s)->pushed;
+}
+void stream_advance(cudaStream_t s, uint64_t position) {
+    SIM_API_LOCK;
+    run_until(of(s), std::min(position, of(s)->pushed)); /* without SIM_LAZY nothing is queued */
+}
+
 /* At a synchronisation the other streams may or may not have got somewhere. */
 static void advance_others() {
     static uint64_t random = knobs().seed * 0x9E3779B97F4A7C15ull | 1;
@@ -144,6 +153,15 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
     streams.push_back(made);
     *s = (cudaStream_t)made;
     return cudaSuccess;
+}
+/* Priorities are accepted; nothing runs at the same time as anything else here. */
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
+    *least = 0;
+    *greatest = -5;
+    return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int) {
+    return cudaStreamCreateWithFlags(s, flags);
 }
 cudaError_t cudaStreamCreate(cudaStream_t *s) { return cudaStreamCreateWithFlags(s, cudaStreamDefault); }
 
