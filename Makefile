@@ -77,6 +77,8 @@ SIM_BUILDS  := $(if $(SIM_MISSING),,$(if $(SANITIZE),asan,plain asan tsan))
 SIM_SRC      = $(CUDA_SRC) $(wildcard test/sim/*.cpp)
 SIM_FLAGS    = -std=c++17 -g -D_GNU_SOURCE -DCUDA_SIM -I. -isystem $(CUDA_HOME)/include -MMD -MP $(WARN) \
                -Wno-unknown-pragmas -Wno-psabi
+# NCCL is looked for in the program itself first (llmc/comm_nccl.c): there it finds the simulated one.
+SIM_LINK     = $(CUDA_LINK),-u,ncclGetUniqueId,--export-dynamic-symbol=nccl*
 # Variables without an initial value hold nonsense, not the zeros that a fresh stack happens to have.
 SIM_FILL    := $(shell $(CXX) -ftrivial-auto-var-init=pattern -fsyntax-only -x c++ /dev/null 2>/dev/null \
                  && echo -ftrivial-auto-var-init=pattern)
@@ -257,13 +259,13 @@ $(BUILD)/sim/$(1)/libcuda.a: $(patsubst %,$(BUILD)/sim/$(1)/%.o,$(basename $(SIM
 	@rm -f $$@ && ar rcs $$@ $$^
 
 $(BUILD)/sim/$(1)/test/%: $(BUILD)/sim/$(1)/test/%.o $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
-	$(CXX) -o $$@ $$< $(CUDA_LINK) $$(filter %.a,$$^) $(LDLIBS) $(SIM_SAN_$(1)) -lcmocka
+	$(CXX) -o $$@ $$< $(SIM_LINK) $$(filter %.a,$$^) $(LDLIBS) $(SIM_SAN_$(1)) -lcmocka
 
 $(BUILD)/sim/$(1)/test/%: $(BUILD)/test/%.o $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
-	$(CXX) -o $$@ $$< $(CUDA_LINK) $$(filter %.a,$$^) $(LDLIBS) $(SIM_SAN_$(1)) -lcmocka
+	$(CXX) -o $$@ $$< $(SIM_LINK) $$(filter %.a,$$^) $(LDLIBS) $(SIM_SAN_$(1)) -lcmocka
 
 $(BUILD)/sim/$(1)/train_gpt: $(BUILD)/train_gpt.o $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/libllmc.a
-	$(CXX) -o $$@ $$< $(CUDA_LINK) $$(filter %.a,$$^) $(LDLIBS) $(SIM_SAN_$(1))
+	$(CXX) -o $$@ $$< $(SIM_LINK) $$(filter %.a,$$^) $(LDLIBS) $(SIM_SAN_$(1))
 endef
 $(foreach b,$(SIM_BUILDS),$(eval $(call SIM_RULES,$(b))))
 
