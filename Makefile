@@ -274,7 +274,7 @@ $(BUILD)/sim/test_traffic: $(BUILD)/test/sim/test_traffic.o $(patsubst %.cu,$(BU
     $(patsubst %.cpp,$(BUILD)/sim/plain/%.o,$(wildcard test/sim/*.cpp)) $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
 	$(CXX) -o $@ $^ $(LDLIBS) -lcmocka
 
-$(BUILD)/bench_sim: $(BUILD)/dev/bench.o $(BUILD)/sim/plain/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
+$(BUILD)/bench_sim $(BUILD)/scaling_sim: $(BUILD)/%_sim: $(BUILD)/dev/%.o $(BUILD)/sim/plain/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
 	$(CXX) -o $@ $< $(CUDA_LINK),-u,ladder_ops $(filter %.a,$^) $(LDLIBS)
 
 $(BUILD)/train_gpt_sim: $(BUILD)/sim/$(firstword $(SIM_BUILDS))/train_gpt
