@@ -275,30 +275,30 @@ static void create_model(struct run *r) {
     struct ctx plan;
     ctx_init(&plan, r->device, r->device->ops, true);
     bool master = run_master_weights(&r->config, &options);
-    run_plan_step(&plan, &r->model, &options, master);
-    int64_t free_bytes, total_bytes, needed = ctx_memory_total(&plan);
+    run_plan_step(&plan, &r->model, &options, master, r->config.zero, r->comm->world);
+    /* on the CPU all processes of a machine share its memory */
+    int64_t sharing = strcmp(r->device->backend, "cpu") == 0 ? r->group->local_world : 1;
+    int64_t free_bytes, total_bytes, needed = sharing * ctx_memory_total(&plan);
     r->device->memory_info(r->device, &free_bytes, &total_bytes);
-    check(
-        needed <= free_bytes,
-        "this run needs %s, and %s of %s is free on %s. A smaller --batch-size (with the same "
-        "--tokens-per-step), a "
-        "shorter --seq-len, --recompute block or --head-chunks 4 need less; `train_gpt plan` shows how much",
-        human_bytes((double)needed), human_bytes((double)free_bytes), human_bytes((double)total_bytes),
-        r->device->name);
+    check(needed <= free_bytes,
+          "this run needs %s, and %s of %s is free on %s. A smaller --batch-size (with the same "
+          "--tokens-per-step), a shorter --seq-len, --recompute block%s or --head-chunks 4 need less; "
+          "`train_gpt plan` shows how much",
+          human_bytes((double)needed), human_bytes((double)free_bytes), human_bytes((double)total_bytes),
+          r->device->name, r->group->world > 1 ? ", a higher --zero level" : "");
     ctx_init(&r->ctx, r->device, r->device->ops, false);
     gpt_create(&r->gpt, &r->ctx, &r->model, &options);
-    optimizer_create(&r->optimizer, &r->gpt, master);
-    r->zero = (struct zero){.comm = r->comm, .gpt = &r->gpt, .optimizer = &r->optimizer};
+    zero_create(&r->zero, &r->gpt, &r->optimizer, r->comm, r->config.zero, master);
     ctx_reserve_scratch(&r->ctx, plan.memory[MEM_SCRATCH]);
     generator_create(&r->generator, &r->ctx, &r->model, options.dtype, &r->gpt);
     if (!r->start) {
         gpt_init_weights(&r->gpt, (uint64_t)r->config.seed);
-        if (r->optimizer.has_master) cast(&r->ctx, &r->optimizer.master, &r->gpt.params);
+        zero_parameters_changed(&r->zero);
+        optimizer_copy_master(&r->optimizer, &r->gpt);
     } else {
         check(checkpoint_load_parameters(&r->zero, r->start, &err), "%s", err.message);
         if (r->resumed) check(checkpoint_load_moments(&r->zero, r->start, &err), "%s", err.message);
     }
-    r->comm->broadcast(r->comm, &r->gpt.params, 0, r->ctx.stream);
     ctx_free(&plan);
 }
 
@@ -358,13 +358,33 @@ static void evaluating(void *run, double done) {
     group_progress(r->group, "evaluating", r->state.step);
 }
 
-/* Mean loss over the validation set (or its first --val-batches), the same batches every time. */
+static double mean_of_ranks(struct run *r, const struct eval_loss *loss) {
+    struct part {
+        double sum;
+        int64_t targets;
+    } mine = {loss->targets ? loss->loss * (double)loss->targets : 0.0, loss->targets}, all = {0.0, 0};
+    int64_t world = r->group->world;
+    if (world == 1) return loss->loss;
+    struct part *of_rank = (struct part *)xmalloc((size_t)world * sizeof *of_rank);
+    group_exchange(r->group, of_rank, &mine, sizeof mine);
+    for (int64_t i = 0; i < world; i++) {
+        all.sum += of_rank[i].sum;
+        all.targets += of_rank[i].targets;
+    }
+    free(of_rank);
+    return all.targets ? all.sum / (double)all.targets : (double)NAN;
+}
+
+/* Mean loss over the validation set (or its first --val-batches), the same batches every time; the ranks have
+ * turns. */
 static double validate(struct run *r) {
+    int64_t rank = r->group->rank, world = r->group->world;
     struct error err;
     struct loader_options loading = {.B = r->config.batch_size,
                                      .T = r->config.seq_len,
                                      .order = r->data.val_order,
-                                     .world = 1,
+                                     .rank = rank,
+                                     .world = world,
                                      .end_of_text =
                                          r->data.tokenizer ? tokenizer_end_of_text(r->data.tokenizer) : -1};
     struct dataloader *loader = dataloader_open(r->data.val, &loading, &err);
@@ -372,9 +392,13 @@ static double validate(struct run *r) {
     int64_t all = ceil_div(dataloader_samples(loader), r->config.batch_size);
     int64_t batches = r->config.val_batches ? r->config.val_batches : r->data.val_bytes ? all : 20;
     struct eval_progress progress = {evaluating, r};
-    struct eval_loss loss = eval_loss(&r->gpt, loader, min_i64(batches, all), NULL, &progress);
+    batches = min_i64(batches, all);
+    int64_t own = batches / world + (rank < batches % world);
+    struct eval_loss loss = eval_loss(&r->gpt, loader, own, NULL, &progress);
+    /* who has no turn in the last round only takes part in gathering parameters */
+    if (own < ceil_div(batches, world)) eval_loss(&r->gpt, loader, 1, NULL, NULL);
     dataloader_close(loader);
-    return loss.loss;
+    return mean_of_ranks(r, &loss);
 }
 
 /* Multiple-choice questions: to the terminal and to RUN/tasks.jsonl. */
@@ -506,16 +530,16 @@ static void close_pipeline(struct run *r) {
 
 /* Forward and backward. The first call of its kind runs as it is, since libraries set themselves up in it;
  * the second one is recorded, and from then on the record is run. */
-static void micro_step(struct run *r, bool first) {
+static void micro_step(struct run *r, bool first, bool last) {
     struct device *d = r->device;
-    bool record = r->config.graph && d->capture_begin;
+    bool record = r->config.graph && d->capture_begin && !zero_communicates(&r->zero, last);
     if (!record || r->micro_calls[first]++ == 0) {
-        gpt_forward_backward(&r->gpt, first);
+        zero_micro_step(&r->zero, first, last);
         return;
     }
     if (!r->graph[first]) {
         d->capture_begin(d, r->ctx.stream);
-        gpt_forward_backward(&r->gpt, first);
+        zero_micro_step(&r->zero, first, last);
         r->graph[first] = d->capture_end(d, r->ctx.stream);
     }
     d->graph_launch(d, r->graph[first], r->ctx.stream);
@@ -553,16 +577,15 @@ static void issue_step(struct run *r) {
     for (int64_t i = 0; i < r->micro_steps; i++) {
         gpt_set_batch(&r->gpt, staging + 2 * i * batch, staging + (2 * i + 1) * batch);
         ctx_range_push(&r->ctx, "micro-step");
-        micro_step(r, i == 0);
+        micro_step(r, i == 0, i == r->micro_steps - 1);
         ctx_range_pop(&r->ctx);
     }
-    r->comm->wait(r->comm, r->comm->all_reduce(r->comm, &r->gpt.grads, r->ctx.stream), r->ctx.stream);
     struct schedule schedule = run_schedule(c);
     struct adamw_args args = run_adamw_args(c);
     double lr = schedule_lr(&schedule, r->state.step);
     args.lr = (float)lr;
     args.step = ++r->state.step;
-    optimizer_step(&r->optimizer, &r->gpt, &args);
+    zero_update(&r->zero, &args);
     r->device->download(r->device, f->numbers, r->gpt.numbers.data, STEP_NUMBERS * sizeof(float),
                         r->ctx.stream);
     r->device->event_record(r->device, f->done, r->ctx.stream);
@@ -626,6 +649,7 @@ static void after_step(struct run *r, bool resumed) {
         r->config.sample_every && due(r, r->config.sample_every) && r->state.step < r->config.steps;
     if (!save_now && !validate_now && !answer_now && !sample_now) return;
     collect(r, r->state.step);
+    zero_settle(&r->zero);
     if (save_now) r->saved = save(r);
     if (validate_now) {
         r->val_loss = validate(r);
@@ -734,6 +758,7 @@ static int cmd_train(int argc, char **argv) {
     eval_tasks_free(&r.tasks);
     dataloader_close(r.train);
     run_data_close(&r.data);
+    zero_free(&r.zero);
     ctx_free(&r.ctx);
     pace_close(&r.pace);
     r.comm->close(r.comm);

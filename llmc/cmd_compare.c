@@ -278,7 +278,7 @@ static void close_side(struct side *s) {
 
 int cmd_compare(int argc, char **argv) {
     struct options options;
-    struct compare_config config;
+    struct compare_config config = {0};
     memset(&config, 0, sizeof config);
     int status = command_options(&options, &command, &config, argc, argv);
     if (status >= 0) return status;

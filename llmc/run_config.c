@@ -117,6 +117,11 @@ static const struct option_row process_rows[] = {
     OPT_INT(C, ranks, "ranks", "0", 0, 1024, "N",
             "the same for any device: starts N processes on this machine; on the CPU they share its cores",
             OPTION_THIS_RUN),
+    OPT_WORD(C, zero, "zero", "1", "0|1|2|3", NULL,
+             "what the processes divide among them: 1 optimizer state, 2 also gradients, 3 also parameters; "
+             "the same "
+             "results, and `train_gpt plan` shows the memory of each",
+             0),
     OPT_INT(C, restart, "restart", "0", 0, 1e6, "N",
             "if a process dies, start all of them again from the last checkpoint, up to N times",
             OPTION_THIS_RUN),
@@ -284,14 +289,16 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
           "(Hopper); use --matmul bf16",
           device->name, device->arch / 10, device->arch % 10);
     check(!fp8 || !gpu || bf16, "--matmul fp8 makes its copies from bf16: use --dtype bf16");
-    return (struct gpt_options){.B = c->batch_size,
-                                .T = c->seq_len,
-                                .train = true,
-                                .recompute = c->recompute,
-                                .head_chunks = c->head_chunks,
-                                .init_std = (float)c->init_std,
-                                .fp8 = fp8,
-                                .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32};
+    struct gpt_options options = {.B = c->batch_size,
+                                  .T = c->seq_len,
+                                  .train = true,
+                                  .recompute = c->recompute,
+                                  .head_chunks = c->head_chunks,
+                                  .init_std = (float)c->init_std,
+                                  .fp8 = fp8,
+                                  .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32};
+    zero_gpt_options(&options, c->zero, c->world);
+    return options;
 }
 
 struct adamw_args run_adamw_args(const struct run_config *c) {
@@ -310,17 +317,21 @@ struct schedule run_schedule(const struct run_config *c) {
 }
 
 void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
-                   bool master_weights) {
+                   bool master_weights, enum zero_level level, int64_t world) {
     check(ctx->plan, "run_plan_step: the context would run the step");
     struct gpt gpt;
     struct optimizer optimizer;
+    struct zero zero;
+    struct comm *comm = comm_open_plan(world);
     gpt_create(&gpt, ctx, model, options);
-    optimizer_create(&optimizer, &gpt, master_weights);
+    zero_create(&zero, &gpt, &optimizer, comm, level, master_weights);
     gpt_init_weights(&gpt, 1);
     ctx_reset_stats(ctx);
     gpt_set_batch(&gpt, NULL, NULL);
     gpt_set_loss_scale(&gpt, 1.0f);
-    gpt_forward_backward(&gpt, true);
+    zero_micro_step(&zero, true, true);
     struct adamw_args args = {.lr = 1e-3f, .step = 1};
-    optimizer_step(&optimizer, &gpt, &args);
+    zero_update(&zero, &args);
+    zero_free(&zero);
+    comm->close(comm);
 }

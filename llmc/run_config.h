@@ -4,8 +4,8 @@
 #define LLMC_RUN_CONFIG_H
 
 #include "gpt.h"
-#include "optimizer.h"
 #include "options.h"
+#include "zero.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -44,6 +44,7 @@ struct run_config {
     /* several processes */
     int64_t gpus, ranks, restart;
     double comm_timeout;
+    enum zero_level zero;
     bool bind, rank_logs;
     int64_t world; /* processes of the run: no option, the driver sets it; 0 is taken for 1 */
     /* device and memory */
@@ -80,9 +81,10 @@ struct adamw_args run_adamw_args(const struct run_config *c);
 struct schedule run_schedule(const struct run_config *c);
 
 /* Forward and backward of one micro-batch and one update, in plan mode: what the memory and the work of a
- * step are. Leaves the context's accounts filled; ctx must be in plan mode. */
+ * step are, on each of `world` processes. Leaves the context's accounts filled; ctx must be in plan mode, and
+ * options are those of run_gpt_options for this level and world. */
 void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
-                   bool master_weights);
+                   bool master_weights, enum zero_level level, int64_t world);
 
 #ifdef __cplusplus
 }

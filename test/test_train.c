@@ -293,6 +293,8 @@ static void test_reaches_the_entropy_of_a_known_source(void **state) {
 static void test_plan_and_sample(void **state) {
     expect("plan --model gpt2-xl --batch-size 8 --device cpu", 1, "model gpt2-xl: 1.56 Gparameters");
     expect("plan --batch-size 2 --device cpu", 0, "This fits.");
+    expect("plan --batch-size 2 --device cpu --ranks 3 --zero 3", 0, "This fits with --zero 3.");
+    expect("plan --batch-size 2 --device cpu --ranks 3 --tokens-per-step 1000", 1, "768 and 1536");
     expect("--out $D/sampled " SMALL, 0, "sample    ");
     struct result a = run_limited(
         "sample --from $D/sampled --prompt Once --tokens 60 --top-k 20 --top-p 0.9 --no-stats", 0);
