@@ -61,8 +61,10 @@ void ctx_reserve_scratch(struct ctx *ctx, int64_t bytes) {
         ctx->device->synchronize(ctx->device, ctx->stream); /* an op in flight may still use it */
         ctx->device->free(ctx->device, ctx->scratch);
     }
-    ctx->scratch = alloc_or_explain(ctx, bytes, "scratch");
-    ctx->scratch_capacity = bytes;
+    static const char zeros[OP_ZEROS] = {0};
+    ctx->scratch_capacity = round_up(bytes, 256);
+    ctx->scratch = alloc_or_explain(ctx, ctx->scratch_capacity + OP_ZEROS, "scratch");
+    ctx_upload(ctx, (char *)ctx->scratch + ctx->scratch_capacity, zeros, OP_ZEROS);
 }
 
 int64_t ctx_memory_total(const struct ctx *ctx) {

@@ -33,7 +33,7 @@ struct ctx {
     bool profile; /* time every op: device events around each */
 
     int64_t memory[MEM_KINDS]; /* bytes held now; for MEM_SCRATCH the largest request so far */
-    void *scratch;
+    void *scratch;             /* OP_ZEROS bytes more than the capacity: op_env.zeros */
     int64_t scratch_capacity;
 
     struct op_stats stats[OP_COUNT];

@@ -28,10 +28,12 @@ struct ctx;
 struct op_env {
     void *stream;  /* CUDA stream; NULL on the CPU */
     void *scratch; /* the bytes that need() asked for, 256-byte aligned; contents undefined */
-    void *state;   /* back-end private (cuBLASLt handle and plans) */
+    void *zeros; /* where scratch was asked for: OP_ZEROS bytes that are 0, and must be 0 again at the end */
+    void *state; /* back-end private (cuBLASLt handle and plans) */
 };
 
 #define OP_UNSUPPORTED (-1)
+#define OP_ZEROS       256
 
 #define LLMC_OP(op, ...)                                                                                     \
     typedef void op##_fn(const struct op_env *env, __VA_ARGS__);                                             \

@@ -409,6 +409,11 @@ static bool compare_scratch(struct ctx *ctx, int64_t need, struct error *err) {
     for (int64_t i = need; good && i < ctx->scratch_capacity; i++)
         if (image[i] != (i % 2 ? 0xff : 0xa5))
             good = fail(err, "byte %" PRId64 " after the end of its scratch was written", i - need);
+    unsigned char zeros[OP_ZEROS];
+    if (ctx->scratch_capacity)
+        ctx_download(ctx, zeros, (char *)ctx->scratch + ctx->scratch_capacity, OP_ZEROS);
+    for (int64_t i = 0; good && ctx->scratch_capacity && i < OP_ZEROS; i++)
+        if (zeros[i]) good = fail(err, "byte %" PRId64 " of its zeros was left at %d", i, zeros[i]);
     free(image);
     return good;
 }

@@ -161,8 +161,8 @@ __global__ static void sumsq_2_finish_kernel(float *out, const double *sums, int
 /* --- norm, step 3: vectors ---
  * Against step 2: 16 bytes a load, eight times the bytes in flight: 4.3 MB in 600 ns would be 7 TB/s, so the
  * memory is the limit. Predicted: 95 % of the copy rate, 61 us; an H200's SM does 64 fp64 multiply-adds a
- * clock and gets 10 bf16 from memory. Measured: not yet measured. Production unrolls by four and takes n % 8.
- */
+ * clock and gets 10 bf16 from memory. Measured: not yet measured. Production unrolls by four, takes n % 8,
+ * and adds the sums of the blocks in the same launch. */
 
 template <class T> __global__ void sumsq_3_kernel(double *sums, const T *inp, int64_t n) {
     SHARED(double, scratch, [BLOCK]);

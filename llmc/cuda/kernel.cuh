@@ -13,7 +13,7 @@
  *
  * Sections: host side, launch, shared memory, warp operations, tensor cores, asynchronous copies, fast
  * mathematics (each: real, then the include that replaces it); then what is the same on both: dtypes,
- * vectors, block reductions. */
+ * vectors, block reductions, the last block. */
 #ifndef LLMC_CUDA_KERNEL_CUH
 #define LLMC_CUDA_KERNEL_CUH
 
@@ -273,6 +273,23 @@ DEVICE_INLINE float block_max(float v, float *scratch) {
     v = warp_max(lane < warps ? scratch[lane] : -INFINITY);
     __syncthreads();
     return v;
+}
+
+/* --- the last block --- */
+
+/* Is this block the last of `count` to get here? If so it sees what the others wrote before. They are counted
+ * in `done`, one of the numbers of op_env.zeros, which is 0 again when the last one has come: for the next
+ * launch, or the next run of a recorded one. Every thread of a one-dimensional block must call. */
+DEVICE_INLINE bool last_to_arrive(unsigned *done, unsigned count) {
+    SHARED(unsigned, before, [1]);
+    __syncthreads(); /* what this block's threads wrote */
+    if (threadIdx.x == 0) {
+        __threadfence(); /* ... comes before its arrival */
+        before[0] = atomicInc(done, count - 1);
+        __threadfence(); /* and the others' arrivals before what they wrote is read */
+    }
+    __syncthreads();
+    return before[0] == count - 1;
 }
 
 #endif

@@ -3,8 +3,9 @@
  * All but the reductions are one thread for four elements (16 bytes of fp32, 8 of bf16), so that a warp's
  * access to every operand is contiguous whatever its dtype, and one Philox block gives the thread its random
  * numbers. The last thread takes the n % 4 elements that are left. The naive rows are one thread an element.
- * Sums are made in fp64 in two steps of fixed shape, so the order depends on n alone.
- * Sections: fours, adamw, sums, cast, fill and randn, launchers, rows. */
+ * Sums are made in fp64 in two steps of fixed shape, so the order depends on n alone; the block that is last
+ * to end the first step does the second. Sections: fours, adamw, sums, cast, fill and randn, launchers, rows.
+ */
 #include "operands.cuh"
 
 #include <cfloat>
@@ -182,7 +183,8 @@ template <class T> __global__ void sumsq_naive_kernel(float *out, const T *inp, 
 /* One conversion to fp64 and one multiply-add an element. Predicted: an H200's SM reads 9.5 bf16 a clock and
  * converts up to 16, so reading stays the limit. */
 template <class T>
-__global__ void __launch_bounds__(SUM_BLOCK) sumsq_vec_kernel(double *partials, const T *inp, int64_t n) {
+__global__ void __launch_bounds__(SUM_BLOCK)
+    sumsq_vec_kernel(float *out, double *partials, unsigned *done, const T *inp, int64_t n) {
     constexpr int size = vec<T>::size;
     SHARED(double, scratch, [SUM_BLOCK]);
     int64_t vectors = n / size, thread = (int64_t)blockIdx.x * SUM_BLOCK + threadIdx.x;
@@ -199,12 +201,9 @@ __global__ void __launch_bounds__(SUM_BLOCK) sumsq_vec_kernel(double *partials, 
     }
     sum = block_sum_double(sum, scratch);
     if (threadIdx.x == 0) partials[blockIdx.x] = sum;
-}
-
-__global__ void sumsq_finish_kernel(float *out, const double *partials, int blocks) {
-    SHARED(double, scratch, [SUM_BLOCK]);
-    double sum = 0.0;
-    for (int b = (int)threadIdx.x; b < blocks; b += SUM_BLOCK) sum += partials[b];
+    if (!last_to_arrive(done, gridDim.x)) return;
+    sum = 0.0;
+    for (unsigned b = threadIdx.x; b < gridDim.x; b += SUM_BLOCK) sum += partials[b];
     sum = block_sum_double(sum, scratch);
     if (threadIdx.x == 0) out[0] = (float)sum;
 }
@@ -359,14 +358,11 @@ static int64_t sumsq_vec_need(struct tensor *out, const struct tensor *inp) {
 }
 
 static void sumsq_vec(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
-    int64_t blocks = sumsq_blocks(inp);
-    double *partials = (double *)env->scratch; /* (blocks) */
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);
-        launch({grid_size(blocks, 1), SUM_BLOCK, 0, env->stream}, sumsq_vec_kernel<T>, partials,
-               data_of<T>(inp), tensor_count(inp));
+        launch({grid_size(sumsq_blocks(inp), 1), SUM_BLOCK, 0, env->stream}, sumsq_vec_kernel<T>, f32(out),
+               (double *)env->scratch, (unsigned *)env->zeros, data_of<T>(inp), tensor_count(inp));
     });
-    launch({1, SUM_BLOCK, 0, env->stream}, sumsq_finish_kernel, f32(out), partials, (int)blocks);
 }
 
 static int64_t sum_need(struct tensor *out, const struct tensor *inp, const struct tensor *scale,
