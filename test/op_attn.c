@@ -136,6 +136,15 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
 static const struct op_case attn_forward_cases[] = {
     ATTN_CASES,
     {"from the cache", INPUT_RANDOM, {1, 21, 2, 16, 20}, 0, SIZE_SMALL},
+    {"a row", INPUT_RANDOM, {1, 200, 2, 64, 199}, 0, SIZE_SMALL},
+    {"a row, large", INPUT_LARGE, {1, 150, 1, 64, 149}, 0, SIZE_SMALL},
+    {"a row, rising", INPUT_RANDOM, {1, 130, 1, 64, 129}, RISING, SIZE_SMALL},
+    {"a row, low", INPUT_RANDOM, {1, 70, 1, 32, 69}, LOW, SIZE_SMALL},
+    {"a row, head 128", INPUT_RANDOM, {1, 65, 1, 128, 64}, 0, SIZE_SMALL},
+    {"a row of several", INPUT_RANDOM, {3, 67, 2, 8, 66}, 0, SIZE_SMALL},
+    {"a row of many heads", INPUT_RANDOM, {1, 3, 65, 8, 2}, 0, SIZE_SMALL},
+    {"a row, long", INPUT_RANDOM, {1, 8900, 1, 8, 8899}, 0, SIZE_SMALL},
+    {"gpt2, a row", INPUT_RANDOM, {1, 1024, 12, 64, 1023}, 0, SIZE_LARGE},
     {"span from the cache", INPUT_RANDOM, {1, 70, 1, 64, 37}, 0, SIZE_SMALL},
     {"span from the cache, odd", INPUT_RANDOM, {2, 11, 2, 3, 4}, 0, SIZE_SMALL},
 };

@@ -1,5 +1,5 @@
 /* Causal attention for any head size and dtype, and the op's rows. Contracts in ops.h; the tensor-core
- * kernels are in attn_flash.cu.
+ * kernels are in attn_flash.cu, the one for a single query in attn_decode.cu.
  *
  * A warp takes one query row (or, for dk and dv, one key row) and walks the other side in tiles of 32, one
  * score a lane, with an online softmax: no score is ever stored outside the warp. The columns of its output
@@ -241,6 +241,7 @@ static void attn_backward_naive(const struct op_env *env, struct tensor *dqkv, c
 
 extern "C" {
 const struct attn_forward_variant cuda_attn_forward_variants[] = {
+    {"decode", attn_forward_decode, attn_forward_decode_need},
     {"flash", attn_forward_flash, attn_forward_flash_need},
     {"naive", attn_forward_naive, attn_forward_naive_need},
     {}};

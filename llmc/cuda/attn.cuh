@@ -1,12 +1,13 @@
-/* What the two files of attention share: attn.cu owns the op's rows, attn_flash.cu the tensor-core kernels.
- */
+/* What the files of attention share: attn.cu owns the op's rows. */
 #ifndef LLMC_CUDA_ATTN_CUH
 #define LLMC_CUDA_ATTN_CUH
 
 #include "kernel.cuh"
 
-/* The "flash" rows. */
+/* Rows of attn_flash.cu (tensor cores) and attn_decode.cu (one query). */
 extern "C" {
+attn_forward_fn attn_forward_decode;
+attn_forward_need_fn attn_forward_decode_need;
 attn_forward_fn attn_forward_flash;
 attn_forward_need_fn attn_forward_flash_need;
 attn_backward_fn attn_backward_flash;
