@@ -12,6 +12,7 @@ enum {
     TENTHS = OP_FLAG(9), /* sums: every element is 0.1, whose sum in fp32 drifts */
     DUST = OP_FLAG(10),  /* sums: 256 ones, then terms of half an ulp of 1, which vanish one by one in fp32 */
     NO_SCALE = OP_FLAG(11), /* sum: as it is */
+    FAST = OP_FLAG(12),     /* adamw: a step moves every parameter by more than bf16 rounds */
     FROM_F32 = OP_FLAG(7),  /* cast: fp32 -> dtype; otherwise dtype -> fp32 */
     SPECIAL = OP_FLAG(8)    /* cast: NaN, infinities, ties, overflow */
 };
@@ -19,7 +20,7 @@ enum {
 /* --- adamw --- */
 
 static struct adamw_args adamw_args_of(const struct op_case *c) {
-    return (struct adamw_args){.lr = 3e-3f,
+    return (struct adamw_args){.lr = c->flags & FAST ? 0.3f : 3e-3f,
                                .beta1 = 0.9f,
                                .beta2 = 0.95f,
                                .eps = 1e-8f,
@@ -102,6 +103,9 @@ static const struct op_case adamw_cases[] = {
     {"odd", INPUT_RANDOM, {131, 7}, DECAY, SIZE_SMALL},
     {"clipped", INPUT_RANDOM, {257, 3}, CLIP | DECAY, SIZE_SMALL},
     {"no decay", INPUT_RANDOM, {64, 1000}, 0, SIZE_SMALL},
+    {"fast, odd", INPUT_RANDOM, {131, 7}, FAST, SIZE_SMALL},
+    {"fast, one over", INPUT_RANDOM, {1025, 1}, FAST, SIZE_SMALL},
+    {"fast, one short", INPUT_RANDOM, {1023, 1}, FAST, SIZE_SMALL},
     {"one", INPUT_RANDOM, {1, 2}, DECAY, SIZE_SMALL},
     {"large gradient", INPUT_LARGE, {100, 5}, DECAY, SIZE_SMALL},
     {"tiny gradient", INPUT_TINY, {100, 5}, DECAY, SIZE_SMALL},
