@@ -53,6 +53,7 @@ struct run {
     struct zero zero;
     struct dataloader *train;
     struct logger *log;
+    struct nvml *nvml; /* NULL: the CPU, or a driver without it */
     double val_loss;
     struct eval_tasks tasks;
     struct log_file task_log;
@@ -349,6 +350,7 @@ static void open_log(struct run *r) {
                                   .floor_loss = r->data.floor_loss};
     r->log = logger_open(&options, &err);
     check(r->log, "%s", err.message);
+    if (speaks(r) && r->device->bus_id[0]) r->nvml = nvml_open(r->device->bus_id);
 }
 
 /* --- evaluation and samples --- */
@@ -610,6 +612,18 @@ static void watch_skipped(struct run *r, const struct log_step *row) {
     run_agree(r->group, false, &err);
 }
 
+/* Once a second: asking takes the driver up to a millisecond. */
+static void watch_gpu(struct run *r, int64_t step) {
+    struct nvml_reading reading;
+    if (!nvml_read(r->nvml, 1.0, &reading)) return;
+    logger_gpu(r->log, step, &reading);
+    if (reading.slowed_first)
+        logger_say(r->log,
+                   "warning: the clock of the GPU is held down by %s: %.0f MHz at %.0f W and %.0f degrees C. "
+                   "What follows of it is in %s/timing.jsonl",
+                   reading.slowed, reading.sm_mhz, reading.watts, reading.celsius, r->out);
+}
+
 /* Waits for the steps up to `step` and logs them. */
 static void collect(struct run *r, int64_t step) {
     while (r->collected < step) {
@@ -626,6 +640,7 @@ static void collect(struct run *r, int64_t step) {
         r->clock = now;
         pace_step_done(&r->pace, (int)((r->collected - 1) % IN_FLIGHT), row.seconds);
         logger_step(r->log, &row);
+        watch_gpu(r, row.step);
         rank_log_put(r->rank_log, "step %" PRId64 "  loss %.6f  %.4f s", row.step, row.loss, row.seconds);
         watch_skipped(r, &row);
     }
@@ -716,6 +731,7 @@ static int finish(struct run *r) {
     bool done = r->state.step == r->config.steps;
     if (done && r->data.tokenizer && saved) print_sample(r);
     logger_close(r->log);
+    nvml_close(r->nvml);
     if (stopping(r) && !done) {
         if (speaks(r)) print_stop(r);
         return saved ? 128 + stopping(r) : 1;

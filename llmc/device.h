@@ -19,6 +19,7 @@ struct device {
     int arch;              /* compute capability of a GPU, 90 for 9.0; 0 on the CPU */
     char name[128];        /* for people: "AMD EPYC, 2 threads", "NVIDIA H200" */
     bool unified;          /* device memory can be read and written by the host */
+    char bus_id[32];       /* PCI address of a GPU, "00000000:17:00.0"; "" for the CPU */
     void *state;           /* back-end private; op_env.state for every op */
     void *stream;          /* the queue that a context uses unless told otherwise; NULL on the CPU */
 

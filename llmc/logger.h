@@ -6,7 +6,7 @@
 #ifndef LLMC_LOGGER_H
 #define LLMC_LOGGER_H
 
-#include "base.h"
+#include "nvml.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -42,6 +42,8 @@ struct logger *logger_open(const struct log_options *options, struct error *err)
 void logger_step(struct logger *l, const struct log_step *row);
 /* What each process computed, in seconds a step, since the last such row of timing.jsonl. */
 void logger_ranks(struct logger *l, int64_t step, const double *seconds, int64_t world);
+/* What the GPU says, as a row of timing.jsonl; what is not known is null. */
+void logger_gpu(struct logger *l, int64_t step, const struct nvml_reading *r);
 /* Step 0: before training. A resumed run may repeat the validation of the step it starts from: it is shown,
  * but log.jsonl keeps one row. */
 void logger_validation(struct logger *l, int64_t step, double loss);

@@ -231,6 +231,24 @@ static void append(const char *path, const void *data, size_t size) {
     fclose(f);
 }
 
+static void what_the_gpu_says(void **state) {
+    struct scratch *s = *state;
+    char out[PATH_MAX], file[PATH_MAX + 16];
+    snprintf(out, sizeof out, "%s", in_scratch(s, "gpu"));
+    struct log_options o = options_for(out, 0);
+    struct logger *l = open_or_fail(&o);
+    logger_gpu(l, 3, &(struct nvml_reading){412.5, 61, 1830, 0.75, NULL, false});
+    logger_gpu(l, 4, &(struct nvml_reading){NAN, NAN, 1200, NAN, "the power limit", true});
+    logger_close(l);
+    snprintf(file, sizeof file, "%s/timing.jsonl", out);
+    char *got = read_text(file);
+    assert_string_equal(got, "{\"step\":3,\"gpu_watts\":412.5,\"gpu_celsius\":61,\"gpu_sm_mhz\":1830,"
+                             "\"gpu_utilisation\":0.75,\"gpu_slowed\":null}\n"
+                             "{\"step\":4,\"gpu_watts\":null,\"gpu_celsius\":null,\"gpu_sm_mhz\":1200,"
+                             "\"gpu_utilisation\":null,\"gpu_slowed\":\"the power limit\"}\n");
+    free(got);
+}
+
 static void a_resumed_log_equals_an_uninterrupted_one(void **state) {
     struct scratch *s = *state;
     char whole[PATH_MAX], torn[PATH_MAX], file[PATH_MAX + 16];
@@ -683,6 +701,7 @@ int main(void) {
         cmocka_unit_test(rows_read_back_exactly),
         cmocka_unit_test(the_form_of_rows),
         cmocka_unit_test(what_is_no_row_is_refused),
+        IN_SCRATCH(what_the_gpu_says),
         IN_SCRATCH(a_resumed_log_equals_an_uninterrupted_one),
         IN_SCRATCH(cutting_stops_at_the_first_damaged_row),
         IN_SCRATCH(missing_rows_are_reported),
