@@ -168,6 +168,14 @@ static void note_end(struct launch *l, int64_t rank, int status) {
     }
 }
 
+/* Where all end for the same reason, one of them speaks for all. */
+static void prefer_who_complained(struct launch *l) {
+    if (l->failed < 0 || l->child[l->failed].complaint[0] || WIFSIGNALED(l->child[l->failed].status)) return;
+    for (int64_t rank = l->ranks - 1; rank >= 0; rank--)
+        if (l->child[rank].complaint[0] && l->child[rank].status == l->child[l->failed].status)
+            l->failed = rank;
+}
+
 static int64_t reap(struct launch *l) {
     int64_t alive = 0;
     for (int64_t rank = 0; rank < l->ranks; rank++) {
@@ -215,5 +223,6 @@ void launch_watch(struct launch *l) {
     }
     if (l->report >= 0) take_report(l);
     if (l->report >= 0) close(l->report);
+    prefer_who_complained(l);
     free(p);
 }

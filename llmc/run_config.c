@@ -218,7 +218,8 @@ static bool choose_tokens_per_step(struct run_config *c, struct error *err) {
                 "--tokens-per-step %" PRId64 " is not a multiple of --batch-size %" PRId64
                 " times --seq-len %" PRId64 "%s = %" PRId64 "; the nearest are %" PRId64 " and %" PRId64,
                 c->tokens_per_step, c->batch_size, c->seq_len, processes, micro,
-                max_i64(1, c->tokens_per_step / micro) * micro, (c->tokens_per_step / micro + 1) * micro);
+                max_i64(1, c->tokens_per_step / micro) * micro,
+                (max_i64(1, c->tokens_per_step / micro) + 1) * micro);
 }
 
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, int64_t epoch_tokens,
