@@ -136,7 +136,9 @@ static bool choose_run(struct run *r, struct error *err) {
 /* On --resume reads the newest checkpoint and takes over its options. */
 static void open_run(struct run *r) {
     struct error err;
+    struct rank_busy *busy = rank_busy_begin(r->group, "choosing the run", -1);
     bool ok = r->group->rank != 0 || choose_run(r, &err);
+    rank_busy_end(busy);
     run_agree(r->group, ok, &err);
     run_share_text(r->group, &r->out);
     run_share_text(r->group, &r->start);
@@ -445,9 +447,11 @@ static void answer_tasks(struct run *r) {
 static char *sample_text(struct run *r, uint64_t seed) {
     struct sampler_options sampling = {
         .temperature = r->data.stories ? 1.0 : 0.8, .top_p = 1.0, .seed = seed};
-    group_progress(r->group, "writing a sample", r->state.step);
-    return generate_text(&r->generator, r->data.tokenizer, &sampling, "",
-                         r->data.stories ? r->model.context - 1 : 200);
+    struct rank_busy *busy = rank_busy_begin(r->group, "writing a sample", r->state.step);
+    char *text = generate_text(&r->generator, r->data.tokenizer, &sampling, "",
+                               r->data.stories ? r->model.context - 1 : 200);
+    rank_busy_end(busy);
+    return text;
 }
 
 /* A story for the reader, and what the grammar says about a number of them. */
@@ -628,7 +632,9 @@ static void watch_gpu(struct run *r, int64_t step) {
 static void collect(struct run *r, int64_t step) {
     while (r->collected < step) {
         struct flight *f = &r->flight[r->collected % IN_FLIGHT];
+        group_waiting(r->group, "step", r->collected + 1);
         r->device->event_wait(r->device, f->done);
+        group_progress(r->group, "step", r->collected + 1);
         double now = now_seconds();
         struct log_step row = {.step = ++r->collected,
                                .epoch = f->epoch,
@@ -680,14 +686,18 @@ static void loop(struct run *r) {
     r->saved = true;
     after_step(r, true);
     int64_t started = r->state.step;
+    struct rank_busy *busy = rank_busy_begin(r->group, "the first step", started + 1); /* libraries set up */
     while (r->state.step < r->config.steps && !stopping(r)) {
         ctx_range_push(&r->ctx, "step");
         issue_step(r);
         ctx_range_pop(&r->ctx);
+        rank_busy_end(busy);
+        busy = NULL;
         collect(r, r->state.step - (IN_FLIGHT - 1));
         exchange_news(r);
         after_step(r, false);
     }
+    rank_busy_end(busy);
     collect(r, r->state.step);
     if (r->saved_step != r->state.step && r->state.step > started) r->saved = save(r);
     close_pipeline(r);
@@ -760,7 +770,9 @@ static int cmd_train(int argc, char **argv) {
     open_data(&r);
     compare_state(&r);
     speak_for_oneself(&r);
+    struct rank_busy *busy = rank_busy_begin(r.group, "making the model", -1);
     create_model(&r);
+    rank_busy_end(busy);
     write_options(&r);
     open_log(&r);
     open_tasks(&r);

@@ -3,6 +3,7 @@
 #include "run_ranks.h"
 
 #include "file.h"
+#include "group_impl.h"
 #include "launch.h"
 
 #include <errno.h>
@@ -220,6 +221,7 @@ struct rank_busy {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool over;
+    double until; /* nobody is busy for ever */
 };
 
 /* Grows when this process computes, reads or writes. */
@@ -242,7 +244,8 @@ static void *say_busy(void *arg) {
         until.tv_sec++;
         pthread_cond_timedwait(&b->wake, &b->lock, &until);
         int64_t now = work_done();
-        if (!b->over && now - before >= LEAST) group_progress(b->group, b->what, b->step);
+        bool waits = atomic_load(&b->group->state->waiting);
+        if (!waits && now - before >= LEAST && now_seconds() < b->until) group_beat(b->group);
         before = now;
     }
     pthread_mutex_unlock(&b->lock);
@@ -250,9 +253,11 @@ static void *say_busy(void *arg) {
 }
 
 struct rank_busy *rank_busy_begin(struct group *g, const char *what, int64_t step) {
+    enum { AT_MOST = 20 }; /* timeouts */
     if (g->world == 1) return NULL;
     struct rank_busy *b = (struct rank_busy *)xcalloc(1, sizeof *b);
-    *b = (struct rank_busy){.group = g, .what = what, .step = step};
+    *b = (struct rank_busy){
+        .group = g, .what = what, .step = step, .until = now_seconds() + AT_MOST * g->state->timeout};
     pthread_mutex_init(&b->lock, NULL);
     pthread_cond_init(&b->wake, NULL);
     group_progress(g, what, step);

@@ -36,8 +36,8 @@ struct device *run_open_rank_device(const struct run_config *c, const struct gro
 int rank_log_open(const char *directory, const struct group *g, struct error *err);
 void rank_log_put(int fd, const char *fmt, ...) LLMC_PRINTF(2, 3);
 
-/* While a process works alone for long (tokenizing, sampling): tells the others that it goes on for as long
- * as it uses its processor or its disk. Between begin and end it must not wait for another process. */
+/* While a process works for long (tokenizing, reading weights, saving): tells the others that it goes on, as
+ * long as it uses its processor or its disk and does not wait for them; for 20 timeouts at most. */
 struct rank_busy;
 struct rank_busy *rank_busy_begin(struct group *g, const char *what, int64_t step);
 void rank_busy_end(struct rank_busy *b);
