@@ -81,17 +81,15 @@ static void await(struct zero *z, int64_t *ticket) {
 
 /* --- parameters on their way --- */
 
-/* Level 3: begins to fill the block's slot, unless it is there. The slot's last block has been used by what
- * is on the stream, which the collective waits for. */
+/* Level 3: begins to fill the block's slot, unless it is there. What came before was waited for and used by
+ * what is on the stream, which the collective waits for: a block that is gathered is the next one needed. */
 static void gather_block(struct zero *z, int64_t l) {
     struct zero_state *s = z->state;
-    int64_t *held = &s->in_param_slot[l % SLOTS];
-    if (*held == l) return;
-    if (*held != NONE) await(z, &s->param_ticket[*held + 1]);
+    if (s->in_param_slot[l % SLOTS] == l) return;
     struct tensor slot = params_of(z, l + 1), part = own(z, &slot);
     copy(z, &part, &s->parts[l + 1].param);
     s->param_ticket[l + 1] = z->comm->all_gather(z->comm, &slot, z->gpt->ctx->stream);
-    *held = l;
+    s->in_param_slot[l % SLOTS] = l;
 }
 
 static void layer_needed(void *arg, int64_t layer, int64_t next) {

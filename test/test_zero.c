@@ -1,19 +1,18 @@
 /* ZeRO over processes: every level, number of ranks and accumulation against one process that sees the same
- * tokens. The communicator is the test's own and malicious: what is on its way is NaN until somebody waits
- * for it, and so are the parts that reduce_scatter leaves undefined.
+ * tokens, over the malicious communicator of wire.h and over sockets.
  *
- * Order: the communicator; one rank of a run; runs; the tests. Everything that computes runs in forked
+ * Order: one rank of a run; runs; the tests. Everything that computes runs in forked
  * processes: OpenMP does not survive a fork. */
 #include "test/test.h"
 
 #include "llmc/sampler.h"
 #include "llmc/zero.h"
+#include "test/ranks.h"
+#include "test/wire.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <omp.h>
-#include <sched.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,121 +20,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* --- the communicator --- */
-
-enum { MOST_RANKS = 4, MOST_TICKETS = 4096, ARENA = 16 << 20 /* floats of one rank */ };
-enum kind { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST };
-
-struct post {
-    enum kind kind;
-    int64_t count, root, at; /* elements; where the rank's copy is in its arena */
-};
-/* In shared memory, one per run. */
-struct wire {
-    _Atomic int64_t posted[MOST_RANKS]; /* collectives that the rank has started */
-    _Atomic int64_t failed;
-    struct post post[MOST_RANKS][MOST_TICKETS];
-    float arena[MOST_RANKS][ARENA];
-};
-struct rank_comm {
-    struct wire *wire;
-    int64_t used, tickets;
-    struct tensor on_its_way[MOST_TICKETS]; /* data NULL: arrived */
-};
-
-static void *shared(size_t bytes) {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    check(p != MAP_FAILED, "no shared memory");
-    return p;
-}
-
-static void poison(const struct tensor *t) { memset(t->data, 0xff, (size_t)tensor_bytes(t)); }
-
-static int64_t start(struct comm *c, enum kind kind, struct tensor *t, int64_t root) {
-    struct rank_comm *own = (struct rank_comm *)c->state;
-    int64_t ticket = own->tickets++, n = tensor_count(t);
-    check(ticket < MOST_TICKETS && own->used + n <= ARENA, "the test's communicator is full");
-    check(t->dtype == DTYPE_F32 && n > 0, "the test's communicator is for fp32");
-    memcpy(own->wire->arena[c->rank] + own->used, t->data, (size_t)n * sizeof(float));
-    own->wire->post[c->rank][ticket] = (struct post){kind, n, root, own->used};
-    own->used += n;
-    own->on_its_way[ticket] = *t;
-    poison(t);
-    atomic_store(&own->wire->posted[c->rank], own->tickets);
-    return ticket;
-}
-static int64_t test_all_reduce(struct comm *c, struct tensor *t, void *s) {
-    return start(c, ALL_REDUCE, t, 0);
-}
-static int64_t test_reduce_scatter(struct comm *c, struct tensor *t, void *s) {
-    return start(c, REDUCE_SCATTER, t, 0);
-}
-static int64_t test_all_gather(struct comm *c, struct tensor *t, void *s) {
-    return start(c, ALL_GATHER, t, 0);
-}
-static int64_t test_broadcast(struct comm *c, struct tensor *t, int64_t root, void *s) {
-    return start(c, BROADCAST, t, root);
-}
-
-static const float *sent(const struct wire *w, int64_t rank, int64_t ticket) {
-    return w->arena[rank] + w->post[rank][ticket].at;
-}
-
-static void test_wait(struct comm *c, int64_t ticket, void *stream) {
-    struct rank_comm *own = (struct rank_comm *)c->state;
-    struct wire *w = own->wire;
-    check(ticket >= 0 && ticket < own->tickets, "a ticket that was never given out");
-    struct tensor *t = &own->on_its_way[ticket];
-    if (!t->data) return;
-    const struct post mine = w->post[c->rank][ticket];
-    double limit = now_seconds() + 60;
-    for (int64_t r = 0; r < c->world; r++) {
-        while (atomic_load(&w->posted[r]) <= ticket) {
-            if (atomic_load(&w->failed)) _exit(2);
-            check(now_seconds() < limit, "rank %" PRId64 " never started collective %" PRId64, r, ticket);
-            sched_yield();
-        }
-        const struct post *p = &w->post[r][ticket];
-        check(p->kind == mine.kind && p->count == mine.count && p->root == mine.root,
-              "collective %" PRId64 " is another one on rank %" PRId64, ticket, r);
-    }
-    float *out = f32(t);
-    struct comm_part part = comm_part(mine.count, c->world, c->rank);
-    bool scatter = mine.kind == REDUCE_SCATTER;
-    for (int64_t r = 0; r < c->world; r++) {
-        struct comm_part theirs = comm_part(mine.count, c->world, r);
-        const float *in = sent(w, r, ticket);
-        if (mine.kind == ALL_REDUCE || scatter)
-            for (int64_t i = scatter ? part.first : 0; i < (scatter ? part.first + part.count : mine.count);
-                 i++)
-                out[i] = r ? out[i] + in[i] : in[i];
-        if (mine.kind == ALL_GATHER)
-            memcpy(out + theirs.first, in + theirs.first, (size_t)theirs.count * sizeof *out);
-        if (mine.kind == BROADCAST && r == mine.root) memcpy(out, in, (size_t)mine.count * sizeof *out);
-    }
-    t->data = NULL;
-}
-
-static void test_close(struct comm *c) { free(c->state); }
-
-static struct comm test_comm(struct wire *wire, int64_t rank, int64_t world) {
-    struct rank_comm *own = (struct rank_comm *)xcalloc(1, sizeof *own);
-    own->wire = wire;
-    return (struct comm){.rank = rank,
-                         .world = world,
-                         .kind = "test",
-                         .state = own,
-                         .all_reduce = test_all_reduce,
-                         .reduce_scatter = test_reduce_scatter,
-                         .all_gather = test_all_gather,
-                         .broadcast = test_broadcast,
-                         .wait = test_wait,
-                         .close = test_close};
-}
-
 /* --- one rank of a run --- */
 
-enum { STEPS = 6, TOKENS = 12 };
+enum { MOST_RANKS = 4, STEPS = 6, TOKENS = 12 };
 
 struct result {
     float loss[STEPS], norm[STEPS], validation;
@@ -152,8 +39,8 @@ struct run {
     int64_t first_step, steps;  /* of STEPS */
     int64_t nan_step, nan_rank; /* a gradient of this rank is NaN in this step; 0: never */
     bool look;                  /* validate and generate in the middle */
+    bool sockets;               /* over the real communicator */
     const struct result *from;  /* goes on from these values; NULL: initialised */
-    struct result *result;
 };
 
 /* Micro-batch `index` of a step over all ranks; the last target of each is ignored. */
@@ -168,25 +55,53 @@ static void batch(const struct run *r, int64_t step, int64_t index, int32_t *tok
     targets[r->B * r->T - 1] = -1;
 }
 
-/* Spoils one element of one block's gradient, just before the block is reported. */
-struct spoiler {
-    struct gpt_hooks before;
+/* Stands between the model and its hooks: sees that the next block is on its way before this one is computed,
+ * and can spoil one element of a gradient just before the block is reported. */
+struct observer {
+    struct gpt_hooks hooks;
     struct gpt *gpt;
-    bool armed;
+    const struct comm *comm; /* NULL: not one that can be asked */
+    int64_t held[2];         /* blocks that the slots hold, or will */
+    bool spoil;
 };
-static void spoil(void *arg, int64_t layer) {
-    struct spoiler *s = (struct spoiler *)arg;
-    struct tensor dw = gpt_grad(s->gpt, P_FCPROJ_W, layer);
-    if (s->armed && layer == 0) f32(&dw)[tensor_count(&dw) - 1] = NAN;
-    if (s->before.layer_ready) s->before.layer_ready(s->before.arg, layer);
+
+static void observe_needed(void *arg, int64_t layer, int64_t next) {
+    struct observer *o = (struct observer *)arg;
+    if (o->hooks.layer_needed) o->hooks.layer_needed(o->hooks.arg, layer, next);
+    if (!o->gpt->options.param_slots || !o->comm) return;
+    const struct gpt_params *p = &o->gpt->layout;
+    o->held[layer % 2] = layer;
+    if (next < 0 || o->held[next % 2] == next) return;
+    struct tensor slot = gpt_param_range(o->gpt, p->blocks + next * p->block, p->block);
+    check(wire_newest(o->comm) == slot.data,
+          "block %" PRId64 " is not on its way while block %" PRId64 " is computed", next, layer);
+    o->held[next % 2] = next;
 }
-static void spoil_needed(void *arg, int64_t layer, int64_t next) {
-    struct spoiler *s = (struct spoiler *)arg;
-    if (s->before.layer_needed) s->before.layer_needed(s->before.arg, layer, next);
+static void observe_grads_needed(void *arg, int64_t layer) {
+    struct observer *o = (struct observer *)arg;
+    if (o->hooks.layer_grads_needed) o->hooks.layer_grads_needed(o->hooks.arg, layer);
 }
-static void spoil_grads_needed(void *arg, int64_t layer) {
-    struct spoiler *s = (struct spoiler *)arg;
-    if (s->before.layer_grads_needed) s->before.layer_grads_needed(s->before.arg, layer);
+static void observe_ready(void *arg, int64_t layer) {
+    struct observer *o = (struct observer *)arg;
+    struct tensor dw = gpt_grad(o->gpt, P_FCPROJ_W, layer);
+    if (o->spoil && layer == 0) f32(&dw)[tensor_count(&dw) - 1] = NAN;
+    if (o->hooks.layer_ready) o->hooks.layer_ready(o->hooks.arg, layer);
+}
+
+/* What a step starts: no gather of a block that a slot still holds, no reduction before the last micro-step
+ * where gradients are whole. After it, at level 3, block 0 is on its way. */
+static int64_t collectives_of_step(const struct run *r) {
+    int64_t L = r->config->layers, A = r->accumulation;
+    switch (r->level) {
+    case ZERO_NONE:
+        return L + 2 + 1;
+    case ZERO_OPTIMIZER:
+        return L + 2 + 1 + L + 2;
+    case ZERO_GRADIENTS:
+        return A * L + 2 + 1 + L + 2;
+    default:
+        return A * L + 2 + 1 + 2 + L + max_i64(0, L - 2) * (2 * A - 1);
+    }
 }
 
 /* What no rank may read before it was written or gathered. */
@@ -205,18 +120,21 @@ static void poison_slots(struct zero *z) {
         poison(&range.here);
 }
 
+/* In pieces that are parts of tensors or reach over several. */
 static void copy_stored(struct zero *z, enum zero_what what, float *values, bool write, int *owners) {
-    int64_t next = 0, total = z->gpt->layout.total;
+    int64_t total = z->gpt->layout.total, step = what == ZERO_M ? 97 : 1999;
     struct zero_range r;
-    while (zero_stored(z, what, 0, total, &next, &r)) {
-        check(r.first >= 0 && r.count > 0 && r.count == tensor_count(&r.here), "a range that is none");
-        if (write) memcpy(r.here.data, values + r.first, (size_t)r.count * sizeof *values);
-        for (int64_t i = 0; i < r.count; i++) {
-            check(write || f32(&r.here)[i] == values[r.first + i], "stored and whole differ at %" PRId64,
-                  r.first + i);
-            if (owners) owners[r.first + i]++; /* ranks have their turns */
+    for (int64_t first = 0, next = 0; first < total; first += step, next = first)
+        while (zero_stored(z, what, first, min_i64(step, total - first), &next, &r)) {
+            check(r.first >= first && r.count > 0 && r.count == tensor_count(&r.here),
+                  "a range that is none");
+            if (write) memcpy(r.here.data, values + r.first, (size_t)r.count * sizeof *values);
+            for (int64_t i = 0; i < r.count; i++) {
+                check(write || f32(&r.here)[i] == values[r.first + i], "stored and whole differ at %" PRId64,
+                      r.first + i);
+                if (owners) owners[r.first + i]++; /* ranks have their turns */
+            }
         }
-    }
 }
 
 static void copy_whole(struct zero *z, enum zero_what what, float *out) {
@@ -250,17 +168,17 @@ static void generate_some(struct gpt *generator, int64_t *out) {
     sampler_free(s);
 }
 
-static void train(struct zero *z, struct spoiler *spoiler, const struct run *r, struct result *out,
+static void train(struct zero *z, struct observer *o, const struct run *r, struct result *out,
                   struct gpt *generator) {
-    struct comm *comm = z->comm;
-    int64_t n = r->B * r->T;
+    int64_t n = r->B * r->T, world = z->comm->world, rank = z->comm->rank;
+    int64_t started = o->comm ? wire_started(o->comm) : 0;
     int32_t *tokens = (int32_t *)xmalloc((size_t)n * 8), *targets = tokens + n;
     float *numbers = f32(&z->gpt->numbers);
     for (int64_t step = r->first_step; step < r->first_step + r->steps; step++) {
-        spoiler->armed = r->nan_step && step == r->nan_step && comm->rank == r->nan_rank;
-        gpt_set_loss_scale(z->gpt, 1.0f / (float)((n - 1) * comm->world * r->accumulation));
+        o->spoil = r->nan_step && step == r->nan_step && rank == r->nan_rank;
+        gpt_set_loss_scale(z->gpt, 1.0f / (float)((n - 1) * world * r->accumulation));
         for (int64_t i = 0; i < r->accumulation; i++) {
-            batch(r, step, i * comm->world + comm->rank, tokens, targets);
+            batch(r, step, i * world + rank, tokens, targets);
             gpt_set_batch(z->gpt, tokens, targets);
             zero_micro_step(z, i == 0, i == r->accumulation - 1);
         }
@@ -272,6 +190,8 @@ static void train(struct zero *z, struct spoiler *spoiler, const struct run *r, 
                                   .max_norm = step % 2 ? 0.1f : 1e9f,
                                   .step = step + 1};
         zero_update(z, &args);
+        o->held[0] = 0;
+        o->held[1] = -1;
         out->loss[step] = numbers[STEP_LOSS];
         out->norm[step] = sqrtf(numbers[STEP_SUMSQ]);
         if (r->look && step == 2) {
@@ -280,21 +200,70 @@ static void train(struct zero *z, struct spoiler *spoiler, const struct run *r, 
         }
     }
     free(tokens);
+    if (!o->comm || r->look) return;
+    int64_t want = r->steps * collectives_of_step(r) + (r->level == ZERO_PARAMETERS);
+    check(wire_started(o->comm) - started == want, "%" PRId64 " collectives, not %" PRId64,
+          wire_started(o->comm) - started, want);
 }
 
-static void turn(struct wire *w, int64_t rank, _Atomic int64_t *turns) {
-    while (atomic_load(turns) != rank) {
-        if (atomic_load(&w->failed)) _exit(2);
-        sched_yield();
+/* What the plan of this run says. */
+static struct ctx plan_of(const struct run *r, struct device *device, const struct gpt_options *options) {
+    struct ctx plan;
+    struct gpt gpt;
+    struct optimizer opt;
+    struct zero z;
+    struct comm *idle = comm_open_plan(r->world);
+    ctx_init(&plan, device, &cpu_ops, true);
+    gpt_create(&gpt, &plan, r->config, options);
+    zero_create(&z, &gpt, &opt, idle, r->level, false);
+    gpt_init_weights(&gpt, 1);
+    zero_micro_step(&z, true, true);
+    struct adamw_args args = {.step = 1};
+    zero_update(&z, &args);
+    zero_free(&z);
+    idle->close(idle);
+    return plan;
+}
+
+/* All ranks begin with the parameters of rank 0, or with stored ones, whatever was there before. */
+static void begin(struct zero *z, const struct run *r) {
+    struct gpt *g = z->gpt;
+    gpt_init_weights(g, z->comm->rank == 0 ? 1 : 2);
+    zero_parameters_changed(z);
+    if (r->from) {
+        int32_t *tokens = (int32_t *)xmalloc((size_t)(r->B * r->T) * 8);
+        validate(g, r, tokens, tokens + r->B * r->T);
+        free(tokens);
+        copy_stored(z, ZERO_PARAMS, r->from->params, true, NULL);
+        copy_stored(z, ZERO_M, r->from->m, true, NULL);
+        copy_stored(z, ZERO_V, r->from->v, true, NULL);
+        zero_parameters_changed(z);
     }
+    poison_slots(z);
 }
 
-static void run_rank(const struct run *r, struct wire *wire, int64_t rank, struct result *out,
-                     _Atomic int64_t *turns) {
+static void compare_ranks(struct zero *z, struct wire *wire, const struct result *mine, struct result *out) {
+    size_t total = (size_t)z->gpt->layout.total, bytes = total * sizeof(float);
+    float *whole = (float *)xmalloc(3 * bytes);
+    copy_whole(z, ZERO_PARAMS, whole);
+    copy_whole(z, ZERO_M, whole + total);
+    copy_whole(z, ZERO_V, whole + 2 * total);
+    wire_turn(wire, z->comm->rank);
+    if (z->comm->rank == 0) memcpy(out->params, whole, 3 * bytes); /* m and v come after */
+    check(memcmp(whole, out->params, 3 * bytes) == 0, "rank %" PRId64 " has other values", z->comm->rank);
+    check(memcmp(mine->loss, out->loss, sizeof out->loss) == 0 &&
+              memcmp(mine->norm, out->norm, sizeof out->norm) == 0 &&
+              memcmp(mine->generated, out->generated, sizeof out->generated) == 0,
+          "rank %" PRId64 " has seen other numbers", z->comm->rank);
+    copy_stored(z, ZERO_PARAMS, whole, false, NULL);
+    copy_stored(z, ZERO_M, whole + total, false, out->owners);
+    wire_turn_done(wire);
+    free(whole);
+}
+
+static void run_rank(const struct run *r, struct wire *wire, struct comm *comm, struct device *device,
+                     struct result *out) {
     omp_set_num_threads(1);
-    struct comm *local = comm_open_local(NULL);
-    struct comm comm = r->world > 1 ? test_comm(wire, rank, r->world) : *local;
-    struct device *device = device_open_cpu();
     struct ctx ctx, plan;
     struct gpt gpt, generator;
     struct optimizer opt;
@@ -302,74 +271,30 @@ static void run_rank(const struct run *r, struct wire *wire, int64_t rank, struc
     struct gpt_options options = {
         .B = r->B, .T = r->T, .train = true, .recompute = r->recompute, .init_std = 0.1f};
     zero_gpt_options(&options, r->level, r->world);
-    if (rank == 0) { /* what the plan says is what it takes; the other ranks may have smaller parts */
-        struct comm *idle = comm_open_plan(r->world);
-        ctx_init(&plan, device, &cpu_ops, true);
-        gpt_create(&gpt, &plan, r->config, &options);
-        zero_create(&z, &gpt, &opt, idle, r->level, false);
-        gpt_init_weights(&gpt, 1);
-        zero_micro_step(&z, true, true);
-        struct adamw_args args = {.step = 1};
-        zero_update(&z, &args);
-        zero_free(&z);
-        idle->close(idle);
-    }
+    plan = plan_of(r, device, &options);
     ctx_init(&ctx, device, &cpu_ops, false);
     gpt_create(&gpt, &ctx, r->config, &options);
-    if (!options.grad_slots) fill(&ctx, &gpt.grads, 0.0f);
     poison(&gpt.params);
-    zero_create(&z, &gpt, &opt, &comm, r->level, false);
-    if (r->from) {
-        fill(&ctx, &gpt.params, 0.0f);
-        copy_stored(&z, ZERO_PARAMS, r->from->params, true, NULL);
-        copy_stored(&z, ZERO_M, r->from->m, true, NULL);
-        copy_stored(&z, ZERO_V, r->from->v, true, NULL);
-    } else {
-        /* another seed on the other ranks: all must come to have the parameters of rank 0 */
-        gpt_init_weights(&gpt, rank == 0 ? 1 : 2);
-    }
-    zero_parameters_changed(&z);
-    poison_slots(&z);
-    struct spoiler spoiler = {gpt.hooks, &gpt, false};
-    gpt.hooks = (struct gpt_hooks){&spoiler, spoil_needed, spoil_grads_needed, spoil, NULL};
-    if (rank == 0) {
-        ctx_reserve_scratch(&ctx, plan.memory[MEM_SCRATCH]);
-        for (int kind = 0; kind < MEM_KINDS; kind++)
-            check(ctx.memory[kind] == plan.memory[kind], "%s: planned %" PRId64 ", taken %" PRId64,
-                  memory_kind_name((enum memory_kind)kind), plan.memory[kind], ctx.memory[kind]);
-    }
+    zero_create(&z, &gpt, &opt, comm, r->level, false);
+    int64_t kinds[] = {MEM_PARAMETERS, MEM_GRADIENTS, MEM_OPTIMIZER, MEM_ACTIVATIONS};
+    for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++)
+        /* rank 0 is planned, the others may have smaller parts */
+        check(ctx.memory[kinds[i]] <= plan.memory[kinds[i]] &&
+                  (comm->rank > 0 || ctx.memory[kinds[i]] == plan.memory[kinds[i]]),
+              "%s: planned %" PRId64 ", taken %" PRId64, memory_kind_name((enum memory_kind)kinds[i]),
+              plan.memory[kinds[i]], ctx.memory[kinds[i]]);
+    begin(&z, r);
+    struct observer o = {.hooks = gpt.hooks, .gpt = &gpt, .held = {-1, -1}};
+    if (r->world > 1 && !r->sockets) o.comm = comm;
+    gpt.hooks = (struct gpt_hooks){&o, observe_needed, observe_grads_needed, observe_ready, NULL};
     generator_create(&generator, &ctx, r->config, DTYPE_F32, &gpt);
-    struct result mine = *out, *result = rank == 0 ? out : &mine;
-    train(&z, &spoiler, r, result, &generator);
-    check(rank > 0 || ctx.memory[MEM_SCRATCH] == plan.memory[MEM_SCRATCH], "more scratch than planned");
-    int64_t total = gpt.layout.total;
-    float *whole = (float *)xmalloc((size_t)total * 3 * sizeof *whole);
-    copy_whole(&z, ZERO_PARAMS, whole);
-    copy_whole(&z, ZERO_M, whole + total);
-    copy_whole(&z, ZERO_V, whole + 2 * total);
-    turn(wire, rank, turns);
-    if (rank == 0)
-        for (int k = 0; k < 3; k++)
-            memcpy(k == 0   ? out->params
-                   : k == 1 ? out->m
-                            : out->v,
-                   whole + k * total, (size_t)total * sizeof *whole);
-    check(memcmp(whole, out->params, (size_t)total * sizeof *whole) == 0, "rank %" PRId64 " has others",
-          rank);
-    check(memcmp(result->loss, out->loss, sizeof out->loss) == 0 &&
-              memcmp(result->norm, out->norm, sizeof out->norm) == 0 &&
-              memcmp(result->generated, out->generated, sizeof out->generated) == 0,
-          "rank %" PRId64 " has seen other numbers", rank);
-    copy_stored(&z, ZERO_PARAMS, whole, false, NULL);
-    copy_stored(&z, ZERO_M, whole + total, false, out->owners);
-    atomic_fetch_add(turns, 1);
-    free(whole);
+    struct result mine = *out, *result = comm->rank == 0 ? out : &mine;
+    train(&z, &o, r, result, &generator);
+    compare_ranks(&z, wire, result, out);
+    check(ctx.memory[MEM_SCRATCH] <= plan.memory[MEM_SCRATCH], "more scratch than planned");
     zero_free(&z);
     ctx_free(&ctx);
-    if (rank == 0) ctx_free(&plan);
-    device->close(device);
-    if (r->world > 1) comm.close(&comm);
-    local->close(local);
+    ctx_free(&plan);
 }
 
 /* --- runs --- */
@@ -380,47 +305,87 @@ static void run_free(struct result *r, const struct gpt_config *config) {
     munmap(r, sizeof *r + (size_t)layout.total * 4 * sizeof(float));
 }
 
-static struct result *run(const struct run *r) {
-    struct gpt_params layout;
-    gpt_params_layout(&layout, r->config);
-    size_t total = (size_t)layout.total;
-    struct result *out = (struct result *)shared(sizeof *out + total * 4 * sizeof(float));
-    out->params = (float *)(out + 1);
-    out->m = out->params + total;
-    out->v = out->m + total;
-    out->owners = (int *)(out->v + total);
-    size_t wire_bytes = sizeof(struct wire) + sizeof(int64_t);
-    struct wire *wire = (struct wire *)shared(wire_bytes);
-    _Atomic int64_t *turns = (_Atomic int64_t *)(wire + 1);
-    pid_t child[MOST_RANKS];
-    for (int64_t rank = 0; rank < r->world; rank++) {
-        child[rank] = fork();
-        assert_true(child[rank] >= 0);
-        if (child[rank]) continue;
-        run_rank(r, wire, rank, out, turns);
-        _exit(0);
-    }
-    bool good = true;
-    for (int64_t k = 0; k < r->world; k++) {
-        int status;
-        pid_t pid = wait(&status);
-        assert_true(pid > 0);
-        good &= WIFEXITED(status) && WEXITSTATUS(status) == 0;
-        if (!good) atomic_store(&wire->failed, 1);
-    }
-    munmap(wire, wire_bytes);
-    if (!good)
-        fail_msg("%s, %" PRId64 " ranks, level %d, accumulation %" PRId64 ": a rank failed", r->config->name,
-                 r->world, (int)r->level, r->accumulation);
-    for (size_t i = 0; i < total; i++) assert_int_equal(out->owners[i], r->level == ZERO_NONE ? r->world : 1);
-    return out;
-}
-
 static const char *text(const struct run *r) {
     static char buffer[128];
     snprintf(buffer, sizeof buffer, "%s, %" PRId64 " ranks, level %d, accumulation %" PRId64, r->config->name,
              r->world, (int)r->level, r->accumulation);
     return buffer;
+}
+
+struct job {
+    const struct run *run;
+    struct wire *wire;
+    struct result *result;
+};
+
+static void over_wire(const struct job *job, int64_t rank) {
+    struct device *device = device_open_cpu();
+    struct comm *local = comm_open_local(NULL);
+    struct comm comm = job->run->world > 1 ? wire_comm(job->wire, rank, job->run->world) : *local;
+    run_rank(job->run, job->wire, &comm, device, job->result);
+    if (job->run->world > 1) comm.close(&comm);
+    local->close(local);
+    device->close(device);
+}
+
+static int over_sockets(const struct ranks *r, int64_t rank) {
+    const struct job *job = (const struct job *)r->arg;
+    struct error err;
+    struct group *g = ranks_open(r);
+    struct device *device = device_open_cpu();
+    struct comm *comm = comm_open(g, device, &err);
+    check(comm, "%s", err.message);
+    run_rank(job->run, job->wire, comm, device, job->result);
+    comm->close(comm);
+    group_close(g);
+    device->close(device);
+    return 0;
+}
+
+static bool run_forked(const struct job *job) {
+    pid_t child[MOST_RANKS];
+    for (int64_t rank = 0; rank < job->run->world; rank++) {
+        child[rank] = fork();
+        assert_true(child[rank] >= 0);
+        if (child[rank]) continue;
+        over_wire(job, rank);
+        _exit(0);
+    }
+    bool good = true;
+    for (int64_t k = 0; k < job->run->world; k++) {
+        int status;
+        pid_t pid = wait(&status);
+        assert_true(pid > 0);
+        good &= WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        if (!good) wire_fail(job->wire);
+    }
+    return good;
+}
+
+static struct result *run(const struct run *r) {
+    struct gpt_params layout;
+    gpt_params_layout(&layout, r->config);
+    size_t total = (size_t)layout.total;
+    struct result *out = (struct result *)shared_memory(sizeof *out + total * 4 * sizeof(float));
+    out->params = (float *)(out + 1);
+    out->m = out->params + total;
+    out->v = out->m + total;
+    out->owners = (int *)(out->v + total);
+    struct job job = {r, wire_new(), out};
+    if (r->sockets) {
+        struct ranks ranks;
+        ranks_init(&ranks, r->world, 30.0);
+        ranks.arg = &job;
+        ranks_start(&ranks, over_sockets);
+        ranks_finish(&ranks, 60.0);
+        ranks_expect_all(&ranks, 0, NULL);
+        ranks_free(&ranks);
+    } else if (!run_forked(&job)) {
+        fail_msg("%s: a rank failed", text(r));
+    }
+    wire_free(job.wire);
+    for (size_t i = 0; i < total; i++) assert_int_equal(out->owners[i], r->level == ZERO_NONE ? r->world : 1);
+    return out;
 }
 
 static void same_bits(const struct run *r, const struct result *a, const struct result *b) {
@@ -503,6 +468,26 @@ static void levels_odd(void **state) { check_levels(&odd, 7); }
 static void levels_least(void **state) { check_levels(&least, 4); }
 static void levels_even(void **state) { check_levels(&even, 8); }
 
+/* The real communicator of the CPU adds in the same order. */
+static void over_real_sockets(void **state) {
+    for (int level = 0; level < 4; level++) {
+        struct run r = {.config = &odd,
+                        .B = 2,
+                        .T = 7,
+                        .world = 3,
+                        .accumulation = 2,
+                        .steps = STEPS,
+                        .level = (enum zero_level)level,
+                        .look = true};
+        struct result *want = run(&r);
+        r.sockets = true;
+        struct result *got = run(&r);
+        same_bits(&r, got, want);
+        run_free(want, &odd);
+        run_free(got, &odd);
+    }
+}
+
 static void recomputed(void **state) {
     struct run r = {
         .config = &odd, .B = 1, .T = 7, .world = 2, .accumulation = 2, .steps = 3, .level = ZERO_PARAMETERS};
@@ -580,7 +565,10 @@ static void goes_on_elsewhere(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(levels_odd), cmocka_unit_test(levels_least),    cmocka_unit_test(levels_even),
-        cmocka_unit_test(recomputed), cmocka_unit_test(nan_on_one_rank), cmocka_unit_test(goes_on_elsewhere)};
+        cmocka_unit_test(levels_odd),        cmocka_unit_test(levels_least),
+        cmocka_unit_test(levels_even),       cmocka_unit_test(over_real_sockets),
+        cmocka_unit_test(recomputed),        cmocka_unit_test(nan_on_one_rank),
+        cmocka_unit_test(goes_on_elsewhere),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
