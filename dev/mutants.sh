@@ -18,6 +18,7 @@ export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive CMOCKA_MESSAGE_OUTPUT=STDOUT
 # build KIND: compiles $dir/$unit and links it into $dir/test_KIND
 build() {
     eval "compile=\$COMPILE_$1 link=\$LINK_$1 libs=\$LIBS_$1"
+    case $unit in test_*) link=$(echo "$link" | sed 's/[^ ]*test_cuda_ops\.o//') ;; esac
     $compile -c "$dir/$unit" -o "$dir/mutant_$1.o" >"$dir/log" 2>&1 &&
         $link -o "$dir/test_$1" "$dir/mutant_$1.o" $libs $LINK_END >>"$dir/log" 2>&1
 }
@@ -38,11 +39,16 @@ fail() {
     row "$1"
 }
 
-# prepare FILE: fresh copies. FILE is a source, or a header and the source that is compiled with it: a.cuh/b.cu.
+# prepare FILE: fresh copies. FILE is a source, or a header and the source that is compiled with it: a.cuh/b.cu, where
+# b.cu may be a test program of its own.
 prepare() {
     mutated=${1%/*} unit=${1#*/}
     rm -f "$dir"/*.cu "$dir"/*.cuh
-    cp llmc/cuda/*.cuh "llmc/cuda/$unit" "$dir"
+    cp llmc/cuda/*.cuh "$dir"
+    case $unit in
+    test_*) sed "s|\"llmc/cuda/$mutated\"|\"$mutated\"|" "test/$unit" >"$dir/$unit" ;;
+    *) cp "llmc/cuda/$unit" "$dir" ;;
+    esac
 }
 
 # mutant FILE TESTS WHAT SCRIPT...: TESTS is a pattern for the names of tests
@@ -226,6 +232,32 @@ mutant matmul.cu 'matmul_*' 'naive: the last elements of the sum are left out' '
 mutant matmul.cu 'matmul_backward' 'naive: weight gradients are stored, not added' 's/if (e.accumulate) v += .*/;/'
 mutant matmul.cu 'matmul_forward' 'naive: no bias' 's/if (e.bias) v += .*/;/'
 mutant matmul.cu 'matmul_backward' 'cublaslt: weight gradients are stored, not added' '/void backward_lt_parameters/,/^}/s/ accumulate};/ false};/'
+
+# --- matmul in fp8 ---
+mutant fp8.cuh/matmul.cu 'matmul_*' 'the scale is inverted' 's/\*out.descale = 1.0f \/ scale;/*out.descale = scale;/'
+mutant fp8.cuh/matmul.cu 'matmul_*' 'copies: two columns change places' 's/tile\[col + i\]\[group\] = word/tile[col + (i ^ 1)][group] = word/'
+mutant fp8.cuh/matmul.cu 'matmul_backward' 'copies: a transposed row starts four elements late' 's/= tile\[c\]\[lane\];/= tile[c][(lane + 1) % WARP_SIZE];/'
+mutant fp8.cuh/matmul.cu 'matmul_backward' 'copies: the bytes of a word are in reverse order' 's/<< 8 \* r;/<< (24 - 8 * r);/'
+mutant fp8.cuh/matmul.cu 'matmul_*' 'copies: the last four rows are left out' 's/if (row0 + 4 \* group >= N || /if (row0 + 4 * group >= N - 4 || /'
+mutant fp8.cuh/matmul.cu 'matmul_*' 'copies: the last eight columns are left out' 's/|| col0 + col >= C) continue;/|| col0 + col >= C - 8) continue;/'
+mutant fp8.cuh/matmul.cu 'matmul_backward' 'copies: transposed rows run into the next' 's/if (col0 + c >= C || row0 + 4 \* lane >= N) continue;/if (col0 + c >= C) continue;/'
+mutant fp8.cuh/matmul.cu 'matmul_backward' 'copies: no barrier before the tile is read' '/if (!out.transposed) return;/{n;d;}'
+mutant fp8.cuh/matmul.cu 'matmul_*' 'maximum: the last part is left out' 's/threadIdx.x < largest.count ?/threadIdx.x + 1 < largest.count ?/'
+mutant fp8.cuh/matmul.cu 'matmul_*' 'maximum: of the first warp only' 's/lane < warps ? scratch\[lane\] : 0u/scratch[0]/'
+mutant fp8.cuh/matmul.cu 'matmul_*' 'maximum: no barrier before the warps are compared' '/if (lane == 0) scratch\[warp\] = v;/{n;d;}'
+mutant fp8.cuh/matmul.cu 'matmul_*' 'maximum: with its sign' 's/return bits & 0x7fffffffu;/return bits;/'
+mutant fp8.cuh/matmul.cu 'matmul_*' 'maximum: the last vector is left out' 's/for (; i < count; i += step) {/for (; i < count - W; i += step) {/'
+mutant matmul.cu 'matmul_backward' 'naive, fp8: gradients in the format of activations' 's/: fp8_through_device<FP8_E5M2>(v, scale)/: fp8_through_device<FP8_E4M3>(v, scale)/'
+mutant fp8.cuh/test_cuda_fp8.cu 'conversions' 'beyond the range: no saturation' 's/make_float2(lo, hi), __NV_SATFINITE/make_float2(lo, hi), __NV_NOSAT/'
+mutant fp8.cuh/test_cuda_fp8.cu 'scales' 'a scale that just fits is halved' 's/> 0x600000u/>= 0x600000u/'
+mutant fp8.cuh/test_cuda_fp8.cu 'scales' 'an infinity has a scale' 's/if (amax >= 0x7f800000u)/if (amax > 0x7f800000u)/'
+mutant matmul.cu 'matmul_forward' 'fp8: the scale of inp for the weight' '/void forward_fp8/,/^}/s/copy_operand((cudaStream_t)env->stream, &s.weight);/s.weight.largest = s.inp.largest, copy_operand((cudaStream_t)env->stream, \&s.weight);/'
+mutant matmul.cu 'matmul_backward' 'fp8: the scale of dout for inp' '/void backward_fp8/,/^}/s/copy_operand(stream, &s.inp);/s.inp.largest = s.dout.largest, copy_operand(stream, \&s.inp);/'
+mutant matmul.cu 'matmul_backward' 'fp8: the scale of inp beside the weight' '/void backward_fp8_input/,/^}/s/s->weight.copies.descale,/s->inp.copies.descale,/'
+mutant matmul.cu 'matmul_backward' 'fp8: maximum of the first chunk of rows only' 's/maxima\[tid \* gridDim.x + blockIdx.x\]/maxima[blockIdx.x]/'
+mutant matmul.cu 'matmul_backward' 'fp8: maximum of the first columns only' 's/s->dout.largest.count = blocks;/s->dout.largest.count = 1;/'
+mutant matmul.cu 'matmul_backward' 'fp8: weight gradients are stored, not added' '/bool backward_fp8_weight/,/^}/s/ accumulate,$/ false,/'
+mutant matmul.cu 'matmul_backward' 'fp8: the derivative of the activation is forgotten' '/void backward_fp8_input/,/^}/s/if (pre) gelu_backward_pass.*/;/'
 
 rm -rf "$dir"
 echo "$killed passed, $failed failed"

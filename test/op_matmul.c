@@ -28,10 +28,20 @@ static int model_shapes(const struct op_model *m, struct op_case *out) {
     return (int)ARRAY_LENGTH(shapes);
 }
 
+/* An operand of a product. In fp8 each has a size of its own, as in a model, and its last element stands out:
+ * a scale that is taken of another tensor, or of a part, is far off. Integers stay exact. */
+static struct operand *add_factor(struct op_instance *x, const char *name, int64_t rows, int64_t cols,
+                                  double scale, double fp8_scale) {
+    struct operand *o = op_add(x, ROLE_IN, x->dtype, name, rows, cols, 0);
+    bool fp8 = x->c->flags & FP8, outlier = x->c->input == INPUT_RANDOM || x->c->input == INPUT_INTEGER;
+    op_fill(x, o, fp8 ? scale * fp8_scale : scale);
+    if (fp8 && outlier) o->initial[o->count - 1] = (float)(16.0 * scale * fp8_scale);
+    return o;
+}
+
 /* The weight, in fp8 marked as the model marks it. */
 static void add_weight(struct op_instance *x, double scale) {
-    struct operand *weight = op_add(x, ROLE_IN, x->dtype, "weight", x->c->d[2], x->c->d[1], 0);
-    op_fill(x, weight, scale);
+    struct operand *weight = add_factor(x, "weight", x->c->d[2], x->c->d[1], scale, 0x1p-6);
     weight->target.fp8 = weight->reference.fp8 = (x->c->flags & FP8) != 0;
 }
 
@@ -48,7 +58,7 @@ static void matmul_forward_make(struct op_instance *x) {
     int64_t N = x->c->d[0], C = x->c->d[1], OC = x->c->d[2];
     bool exact = x->c->input == INPUT_INTEGER && !(x->c->flags & GELU);
     double scale = x->c->input == INPUT_LARGE ? 1e4 : 1.0;
-    op_fill(x, op_add(x, ROLE_IN, x->dtype, "inp", N, C, 0), scale);
+    add_factor(x, "inp", N, C, scale, 1.0);
     add_weight(x, scale);
     if (x->c->flags & BIAS) op_fill(x, op_add(x, ROLE_IN, x->dtype, "bias", OC, 0, 0), scale);
     if (x->c->flags & KEEP_PRE) op_add(x, ROLE_OUT, x->dtype, "pre", N, OC, 0);
@@ -130,8 +140,8 @@ static void matmul_backward_make(struct op_instance *x) {
     bool exact = x->c->input == INPUT_INTEGER;
     double scale = x->c->input == INPUT_LARGE ? 1e4 : 1.0;
     enum operand_role gradient = x->c->flags & ACCUMULATE ? ROLE_UPDATE : ROLE_OUT;
-    op_fill(x, op_add(x, ROLE_IN, x->dtype, "dout", N, OC, 0), scale);
-    op_fill(x, op_add(x, ROLE_IN, x->dtype, "inp", N, C, 0), scale);
+    add_factor(x, "dout", N, OC, scale, 0x1p-10);
+    add_factor(x, "inp", N, C, scale, 1.0);
     add_weight(x, scale);
     if (x->c->flags & GELU) op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "pre", N, C, 0), 0.0, 2.0);
     if (!(x->c->flags & NO_DINP))

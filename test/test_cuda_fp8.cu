@@ -1,6 +1,7 @@
 /* fp8 on the device beyond what the op tests see: conversions of every number, scales, copies against plain
  * loops, what is not finite, the rules of cuBLASLt; and training in fp8, ten steps.
- *     LLMC_TEST_SIZE=small test_cuda_fp8      two steps: for a race checker
+ *     test_cuda_fp8 [NAME]                    only the tests whose name matches ("training")
+ *     LLMC_TEST_SIZE=small test_cuda_fp8      one step: for a race checker
  * Order: conversions, copies, not finite, cuBLASLt, training. */
 #include "test/test_cuda.h"
 
@@ -9,6 +10,7 @@
 
 #include <cublasLt.h>
 #include <cstdlib>
+#include <string>
 
 /* --- conversions --- */
 
@@ -364,6 +366,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_what_the_library_takes),
         cmocka_unit_test(test_training),
     };
-    if (argc > 1) cmocka_set_test_filter(argv[1]);
+    std::string filter = argc > 1 ? std::string("test_") + argv[1] : "*"; /* as test_cuda_ops takes it */
+    cmocka_set_test_filter(filter.c_str());
     return cmocka_run_group_tests(tests, nullptr, nullptr);
 }
