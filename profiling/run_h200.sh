@@ -1,14 +1,16 @@
 #!/bin/sh
 # Builds, checks and measures everything that needs a GPU, and writes what was printed to one file under
-# profiling/results/, unedited. Three runs, each below ten minutes:
+# profiling/results/, unedited. Four runs, each below ten minutes:
 #
 #     profiling/run_h200.sh check     build, every CUDA test, compare with the CPU, loss curve beside the CPU's,
 #                                     compute-sanitizer
 #     profiling/run_h200.sh bench     every operation and variant, the teaching ladders, the step operation by operation
+#     profiling/run_h200.sh fp8       --matmul fp8: against the CPU's emulation, 124M's loss curve beside bf16's, the step
+#                                     of 1558M in both, operation by operation
 #     profiling/run_h200.sh speed     tokens/s, MFU and memory of 124M and 1558M; then, in the same run, the peers:
 #                                     dev/reference/train_torch.py where python3 has torch, llm.c where LLMC_DIR has it
 #     profiling/run_h200.sh peers     the peers alone
-#     profiling/run_h200.sh all       check, bench and speed
+#     profiling/run_h200.sh all       check, bench, fp8 and speed
 #
 # BUDGET=SECONDS for a run (570): what does not fit any more is named and left out, and the run fails; 0: no limit.
 # PYTHON=python3 with torch. LLMC_DIR=an llm.c checkout with train_gpt2cu built. OUT=DIR puts the results elsewhere.
@@ -17,10 +19,10 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 part=${1:-all}
-case $part in check | bench | speed | peers | all) ;; *) sed -n '2,17p' "$0"; exit 2 ;; esac
+case $part in check | bench | fp8 | speed | peers | all) ;; *) sed -n '2,19p' "$0"; exit 2 ;; esac
 if [ "$part" = all ]; then # every run has its own budget and its own file
     failed=0
-    for part in check bench speed; do sh "$0" $part || failed=1; done
+    for part in check bench fp8 speed; do sh "$0" $part || failed=1; done
     exit $failed
 fi
 
@@ -33,7 +35,7 @@ if [ -n "${SIM:-}" ]; then
     train=build/train_gpt_sim bench=build/bench_sim
     compare='--layers 2 --heads 2 --channels 64 --context 32 --vocab-size 300 --batch-size 2 --seq-len 24'
     small='--layers 1 --heads 2 --channels 32 --context 32 --vocab-size 300'
-    curve="$small --stories 300 --batch-size 4 --steps 5"
+    curve="$small --stories 300 --batch-size 4 --steps 5" fp8_curve="$small --stories 300 --batch-size 2 --steps 12"
     step_124m="$small --batch-size 2" step_1558m="$small --batch-size 1" repeats=1 steps=4
     shapes='2,16,32,2,300' bench_args='--seconds 0.01' ladder='2,16,32,2,300'
     torch_124m="$small --batch-size 2 --seq-len 32 --steps 4 --device cpu --no-compile" torch_1558m=$torch_124m
@@ -43,6 +45,7 @@ else
     train=build/train_gpt bench=build/bench
     compare='--model gpt2 --batch-size 2 --seq-len 256'
     curve='--model gpt2 --stories 20000 --batch-size 4 --seq-len 64 --steps 60'
+    fp8_curve='--model gpt2 --stories 100000 --batch-size 16 --steps 600'
     step_124m='--model gpt2 --batch-size 64' step_1558m='--model gpt2-xl --batch-size 16' repeats=20 steps=50
     shapes='gpt2 gpt2-xl' bench_args='--variant all --seconds 0.2' ladder=gpt2
     # a padded vocabulary, so that no logits are cut off
@@ -114,6 +117,15 @@ bench() {
         run $bench --device cuda --shape "$shape" $bench_args --json "${result%.txt}-$shape.json"
     done
     run $bench --device cuda --shape "$ladder" --ladder $bench_args
+}
+
+fp8() {
+    build build/train_gpt
+    run $train compare $compare --device cuda --matmul fp8 --steps 3
+    run profiling/fp8_loss.sh "$work/fp8" $train $fp8_curve --device cuda
+    for matmul in bf16 fp8; do
+        run $train profile $step_1558m --device cuda --repeats $repeats --matmul $matmul --autotune "$work/tune"
+    done
 }
 
 # The tokens/s that the log prints are of whole steps, with everything that training does between them.
