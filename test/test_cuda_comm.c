@@ -26,31 +26,43 @@ static bool small(void) {
     return size && strcmp(size, "small") == 0;
 }
 
-/* Whether the device is the simulated one, and how many there are; found out in a process of its own, since
- * CUDA does not survive a fork. */
-static void find_devices(bool *simulated, int *count) {
-    int pipe_fd[2];
-    assert_int_equal(pipe(pipe_fd), 0);
+/* What there is; found out in a process of its own, since CUDA does not survive a fork. */
+static struct {
+    bool simulated, nccl;
+    int devices;
+    char text[1200];
+} machine;
+
+static void look_around(int out) {
+    struct error err = {""};
+    struct nccl_api api;
+    int version;
+    struct device *d = device_open_cuda(0, &err);
+    check(d, "these tests need a GPU, or the simulated one (make sim): %s", err.message);
+    machine.simulated = strcmp(d->name, "simulated device") == 0;
+    machine.devices = device_count_cuda(&err);
+    machine.nccl = nccl_load(&api, &version, &err);
+    snprintf(machine.text, sizeof machine.text, "%s",
+             machine.nccl ? nccl_version_text(version) : err.message);
+    d->close(d);
+    _exit(write(out, &machine, sizeof machine) == sizeof machine ? 0 : 1);
+}
+
+static int find_machine(void **state) {
+    int ends[2], status;
+    assert_int_equal(pipe(ends), 0);
     pid_t child = fork();
     assert_true(child >= 0);
-    if (child == 0) {
-        struct error err;
-        struct device *d = device_open_cuda(0, &err);
-        check(d, "these tests need a GPU, or the simulated one (make sim): %s", err.message);
-        int found[2] = {strcmp(d->name, "simulated device") == 0, device_count_cuda(&err)};
-        _exit(write(pipe_fd[1], found, sizeof found) == sizeof found ? 0 : 1);
-    }
-    int found[2] = {0, 0}, status;
-    close(pipe_fd[1]);
-    bool ok = read(pipe_fd[0], found, sizeof found) == sizeof found;
-    close(pipe_fd[0]);
+    if (child == 0) look_around(ends[1]);
+    close(ends[1]);
+    bool ok = read(ends[0], &machine, sizeof machine) == sizeof machine;
+    close(ends[0]);
     waitpid(child, &status, 0);
     check(ok && status == 0, "no device");
-    *simulated = found[0];
-    *count = found[1];
+    print_message("# %s%s, devices: %d\n", machine.nccl ? "NCCL " : "left out: ", machine.text,
+                  machine.devices);
+    return 0;
 }
-static bool simulated;
-static int device_count;
 
 /* A process of the run with its GPU. */
 struct side {
@@ -88,8 +100,9 @@ static void run(int64_t world, rank_body body, const void *arg) {
 }
 
 static void run_worlds(rank_body body, const void *arg) {
+    if (!machine.nccl) skip();
     for (int64_t world = small() ? 2 : 1; world <= (small() ? 2 : GPUS); world++)
-        if (world <= device_count) run(world, body, arg);
+        if (world <= machine.devices) run(world, body, arg);
 }
 
 /* --- collectives --- */
@@ -275,7 +288,7 @@ static int missing_wait_body(const struct ranks *r, int64_t rank) {
 }
 static void test_missing_wait_is_noticed(void **state) {
     const char *lazy = getenv("SIM_LAZY");
-    if (!simulated || !lazy || strcmp(lazy, "1") != 0) skip();
+    if (!machine.simulated || !lazy || strcmp(lazy, "1") != 0) skip();
     run(2, missing_wait_body, NULL);
 }
 
@@ -300,7 +313,7 @@ static void test_one_rank_waits_alone(void **state) { run_worlds(alone_body, NUL
 /* --- what goes wrong --- */
 
 static void need_simulation(void) {
-    if (!simulated) skip();
+    if (!machine.simulated || small()) skip();
 }
 
 /* All ranks must end with this status, having said this. */
@@ -372,10 +385,11 @@ static void run_lost(const char *fault, int status_of_1, const char *said_by_0) 
     ranks_free(&r);
 }
 static void test_lost_ranks(void **state) {
-    if (device_count < 2) skip();
+    if (!machine.nccl || machine.devices < 2) skip();
     run_lost("killed", 128 + SIGKILL, "rank 1");
     run_lost("check", 1, "the disk is full");
-    if (simulated) run_lost("cut", 0, "NCCL lost its connection to the other GPUs: remote process exited");
+    if (machine.simulated)
+        run_lost("cut", 0, "NCCL lost its connection to the other GPUs: remote process exited");
 }
 
 /* --- the simulated NCCL itself --- */
@@ -503,6 +517,5 @@ int main(void) {
     };
     setenv("SIM_GPUS", "4", 1);
     setenv("SIM_WORKERS", "1", 1); /* several processes share the cores as it is */
-    find_devices(&simulated, &device_count);
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return cmocka_run_group_tests(tests, find_machine, NULL);
 }
