@@ -284,11 +284,9 @@ static void create_model(struct run *r) {
     int64_t free_bytes, total_bytes, needed = sharing * ctx_memory_total(&plan);
     r->device->memory_info(r->device, &free_bytes, &total_bytes);
     check(needed <= free_bytes,
-          "this run needs %s, and %s of %s is free on %s. A smaller --batch-size (with the same "
-          "--tokens-per-step), a shorter --seq-len, --recompute block%s or --head-chunks 4 need less; "
-          "`train_gpt plan` shows how much",
+          "this run needs %s, and %s of %s is free on %s. %s; `train_gpt plan` shows how much",
           human_bytes((double)needed), human_bytes((double)free_bytes), human_bytes((double)total_bytes),
-          r->device->name, r->group->world > 1 ? ", a higher --zero level" : "");
+          r->device->name, ctx_memory_advice(&plan, free_bytes / sharing));
     ctx_init(&r->ctx, r->device, r->device->ops, false);
     gpt_create(&r->gpt, &r->ctx, &r->model, &options);
     zero_create(&r->zero, &r->gpt, &r->optimizer, r->comm, r->config.zero, master);
@@ -352,7 +350,7 @@ static void open_log(struct run *r) {
                                   .floor_loss = r->data.floor_loss};
     r->log = logger_open(&options, &err);
     check(r->log, "%s", err.message);
-    if (speaks(r) && r->device->bus_id[0]) r->nvml = nvml_open(r->device->bus_id);
+    if (speaks(r) && r->device->id[0]) r->nvml = nvml_open(r->device->id);
 }
 
 /* --- evaluation and samples --- */

@@ -119,12 +119,12 @@ int cmd_plan(int argc, char **argv) {
     bool fits = plan_fits(&plans, chosen, free_bytes), other = false;
     for (int level = 0; level < plans.count; level++) other |= plan_fits(&plans, level, free_bytes);
     char *where = plans.count > 1 ? xasprintf(" with --zero %d", chosen) : xstrdup("");
-    printf(fits ? "This fits%s.\n"
-           : other
-               ? "This does NOT fit%s; another level does.\n"
-               : "This does NOT fit%s. A smaller --batch-size (with the same --tokens-per-step), a shorter "
-                 "--seq-len, --recompute block or --head-chunks 4 need less.\n",
-           where);
+    if (fits)
+        printf("This fits%s.\n", where);
+    else if (other)
+        printf("This does NOT fit%s; another level does.\n", where);
+    else
+        printf("This does NOT fit%s. %s.\n", where, ctx_memory_advice(&plans.ctx[chosen], free_bytes));
     free(where);
     print_work(&plans.ctx[chosen], &c, &model);
     for (int level = 0; level < plans.count; level++) ctx_free(&plans.ctx[level]);

@@ -1,5 +1,6 @@
 #include "ctx.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,17 +31,34 @@ void ctx_free(struct ctx *ctx) {
     memset(ctx, 0, sizeof *ctx);
 }
 
+const char *ctx_memory_advice(const struct ctx *ctx, int64_t available) {
+    static _Thread_local char text[320];
+    int64_t model = ctx->memory[MEM_PARAMETERS] + ctx->memory[MEM_GRADIENTS] + ctx->memory[MEM_OPTIMIZER];
+    if (model > available)
+        snprintf(text, sizeof text,
+                 "Parameters, gradients and optimizer take %s, whatever the batch: a smaller --model, "
+                 "--no-master-weights or, on several GPUs, a higher --zero level need less",
+                 human_bytes((double)model));
+    else
+        snprintf(text, sizeof text,
+                 "A smaller --batch-size (with the same --tokens-per-step), a shorter --seq-len, --recompute "
+                 "block, "
+                 "--head-chunks 4 or, on several GPUs, a higher --zero level need less");
+    return text;
+}
+
+/* The accounts of the context contain the bytes that are asked for. */
 static void *alloc_or_explain(struct ctx *ctx, int64_t bytes, const char *what) {
     void *p = ctx->device->alloc(ctx->device, (size_t)bytes);
     if (p) return p;
-    int64_t free_bytes = 0, total_bytes = 0;
+    int64_t free_bytes = 0, total_bytes = 0, used = max_i64(0, ctx_memory_total(ctx) - bytes);
     ctx->device->memory_info(ctx->device, &free_bytes, &total_bytes);
-    die("out of memory on %s: %s needs %s, %s of %s is free and %s is already in use here. A smaller "
-        "--batch-size "
-        "(with the same --tokens-per-step), a shorter --seq-len or --recompute block needs less; "
-        "`train_gpt plan` with the same options shows how much",
-        ctx->device->name, what, human_bytes((double)bytes), human_bytes((double)free_bytes),
-        human_bytes((double)total_bytes), human_bytes((double)ctx_memory_total(ctx)));
+    die("out of memory on %s: %s need%s %s, %s of %s is free, and %s is in use by this run. %s; `train_gpt "
+        "plan` "
+        "with the same options shows how much",
+        ctx->device->name, what, what[strlen(what) - 1] == 's' ? "" : "s", human_bytes((double)bytes),
+        human_bytes((double)free_bytes), human_bytes((double)total_bytes), human_bytes((double)used),
+        ctx_memory_advice(ctx, free_bytes + used));
 }
 
 void *ctx_alloc(struct ctx *ctx, enum memory_kind kind, int64_t bytes, const char *what) {

@@ -8,6 +8,7 @@ struct device *device_open(const char *name, struct error *err) {
     if (strcmp(name, "cpu") == 0) return device_open_cpu();
     if (strcmp(name, "auto") == 0) {
         struct device *gpu = device_open_cuda(0, err);
+        if (!gpu && device_present_cuda()) warn("there is a GPU, but the CPU is used: %s", err->message);
         return gpu ? gpu : device_open_cpu();
     }
     if (strcmp(name, "cuda") == 0) return device_open_cuda(0, err);

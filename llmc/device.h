@@ -19,7 +19,6 @@ struct device {
     int arch;              /* compute capability of a GPU, 90 for 9.0; 0 on the CPU */
     char name[128];        /* for people: "AMD EPYC, 2 threads", "NVIDIA H200" */
     bool unified;          /* device memory can be read and written by the host */
-    char bus_id[32];       /* PCI address of a GPU, "00000000:17:00.0"; "" for the CPU */
     void *state;           /* back-end private; op_env.state for every op */
     void *stream;          /* the queue that a context uses unless told otherwise; NULL on the CPU */
 
@@ -71,14 +70,16 @@ struct device {
     void (*close)(struct device *d);
 };
 
-/* "cpu", "cuda", "cuda:N", or "auto": the first GPU if there is a usable one, else the CPU. NULL with the
- * reason. */
+/* "cpu", "cuda", "cuda:N", or "auto": the first GPU if there is a usable one, else the CPU, with a warning if
+ * there is a GPU all the same. NULL with the reason. */
 struct device *device_open(const char *name, struct error *err);
 
 struct device *device_open_cpu(void);
 /* NULL with the reason: no driver, no device, none with this index, too old for this build, or built without
  * CUDA. */
 struct device *device_open_cuda(int index, struct error *err);
+/* Is there an NVIDIA GPU, whether this program can use it or not? */
+bool device_present_cuda(void);
 /* How many GPUs device_open_cuda can choose from; 0 with the reason. Takes no memory on them. */
 int device_count_cuda(struct error *err);
 

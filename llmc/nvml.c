@@ -49,17 +49,17 @@ static bool find(void *library, const char *name, void *function) {
     return symbol != NULL;
 }
 
-struct nvml *nvml_open(const char *bus_id) {
+struct nvml *nvml_open(const char *uuid) {
     const char *file = getenv("LLMC_NVML");
-    int (*init)(void), (*by_address)(const char *bus_id, nvml_device *device);
+    int (*init)(void), (*by_uuid)(const char *uuid, nvml_device *device);
     struct nvml n = {.library = dlopen(file ? file : "libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL)};
     if (!n.library) return NULL;
     if (!find(n.library, "nvmlInit_v2", &init) || !find(n.library, "nvmlShutdown", &n.shutdown) ||
-        !find(n.library, "nvmlDeviceGetHandleByPciBusId_v2", &by_address) || init() != 0) {
+        !find(n.library, "nvmlDeviceGetHandleByUUID", &by_uuid) || init() != 0) {
         dlclose(n.library);
         return NULL;
     }
-    if (by_address(bus_id, &n.device) != 0) {
+    if (by_uuid(uuid, &n.device) != 0) {
         n.shutdown();
         dlclose(n.library);
         return NULL;

@@ -20,9 +20,9 @@ struct nvml_reading {
     bool slowed_first;  /* this is the first reading with `slowed` */
 };
 
-/* The GPU at a PCI address, "00000000:17:00.0". NULL, without a word, if the library, the GPU or a function
+/* The GPU with this UUID (device.h). NULL, without a word, if the library, the GPU or a function
  * that finds it is missing. */
-struct nvml *nvml_open(const char *bus_id);
+struct nvml *nvml_open(const char *uuid);
 /* Reads what there is; false if nothing is known, or if the last reading was less than `interval` seconds
  * ago. `nvml` may be NULL. */
 bool nvml_read(struct nvml *nvml, double interval, struct nvml_reading *reading);

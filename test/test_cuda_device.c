@@ -221,6 +221,27 @@ static void check_refusal(const char *fault, int index, const char *reason) {
     assert_null(strchr(err.message, '\n'));
 }
 
+/* How often --device auto, which takes the CPU, says that there is a GPU. */
+static int warnings_of_auto(const char *fault) {
+    struct error err;
+    char text[2048] = "", *at = text;
+    FILE *file = tmpfile();
+    int kept = dup(STDERR_FILENO), count = 0;
+    assert_true(file && kept >= 0 && dup2(fileno(file), STDERR_FILENO) >= 0);
+    setenv("SIM_FAULT", fault, 1);
+    struct device *d = device_open("auto", &err);
+    unsetenv("SIM_FAULT");
+    dup2(kept, STDERR_FILENO);
+    close(kept);
+    assert_string_equal(d->backend, "cpu");
+    d->close(d);
+    rewind(file);
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    fclose(file);
+    for (; (at = strstr(at, "there is a GPU, but the CPU is used: ")); at++) count++;
+    return count;
+}
+
 static void test_refusals(void **state) {
     struct device *d = open_device();
     bool simulation = simulated(d);
@@ -238,6 +259,11 @@ static void test_refusals(void **state) {
     unsetenv("SIM_FAULT");
     assert_string_equal(d->backend, "cpu");
     d->close(d);
+    assert_int_equal(warnings_of_auto("no-driver"), 0);
+    assert_int_equal(warnings_of_auto("no-device"), 0);
+    assert_int_equal(warnings_of_auto("old-driver"), 1);
+    assert_int_equal(warnings_of_auto("old-device"), 1);
+    assert_int_equal(warnings_of_auto("other-device"), 1);
     d = device_open("auto", &err);
     assert_string_equal(d->backend, "cuda");
     d->close(d);

@@ -25,9 +25,9 @@ static const char source[] =
     "int nvmlInit_v2(void) { setenv(\"FAKE_OPEN\", \"1\", 1); return fail_or(BAD_INIT); }\n"
     "int nvmlShutdown(void) { setenv(\"FAKE_OPEN\", \"0\", 1); return 0; }\n"
     "#ifndef NO_HANDLE\n"
-    "int nvmlDeviceGetHandleByPciBusId_v2(const char *id, void **device) {\n"
+    "int nvmlDeviceGetHandleByUUID(const char *id, void **device) {\n"
     "    *device = (void *)42;\n"
-    "    return strcmp(id, \"00000000:17:00.0\") ? 6 : 0;\n"
+    "    return strcmp(id, \"GPU-17\") ? 6 : 0;\n"
     "}\n"
     "#endif\n"
     "#ifndef NO_POWER\n"
@@ -66,8 +66,8 @@ static int remove_directory(void **state) {
     return remove_tree(directory, &err) ? 0 : -1;
 }
 
-/* Compiles a stand-in and opens the GPU at `bus_id` with it. */
-static struct nvml *open_fake(const char *flags, const char *bus_id) {
+/* Compiles a stand-in and opens the GPU `uuid` with it. */
+static struct nvml *open_fake(const char *flags, const char *uuid) {
     static int count;
     char *library = xasprintf("%s/fake-%d.so", directory, count++);
     char *command = xasprintf("cc -shared -fPIC -w %s -o %s %s/fake.c", flags, library, directory);
@@ -78,10 +78,10 @@ static struct nvml *open_fake(const char *flags, const char *bus_id) {
     setenv("FAKE_REASONS", "0", 1);
     free(command);
     free(library);
-    return nvml_open(bus_id);
+    return nvml_open(uuid);
 }
 
-static const char *const gpu = "00000000:17:00.0";
+static const char *const gpu = "GPU-17";
 
 /* --- readings --- */
 
@@ -156,7 +156,7 @@ static void test_no_library(void **state) {
     struct nvml_reading r;
     assert_null(open_fake("-DNO_HANDLE", gpu));
     assert_null(open_fake("-DBAD_INIT=1", gpu));
-    assert_null(open_fake("", "00000000:18:00.0"));
+    assert_null(open_fake("", "GPU-18"));
     assert_string_equal(getenv("FAKE_OPEN"), "0"); /* what was opened is closed */
     setenv("LLMC_NVML", "/nowhere/libnvidia-ml.so.1", 1);
     assert_null(nvml_open(gpu));

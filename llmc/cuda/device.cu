@@ -257,6 +257,14 @@ static bool usable(int index, cudaDeviceProp *properties, char *reason, size_t s
     return false;
 }
 
+extern "C" bool device_present_cuda(void) {
+    int count = 0, driver = 0;
+    cudaError_t e = cudaGetDeviceCount(&count);
+    cudaGetLastError();
+    return cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0 && e != cudaErrorNoDevice &&
+           (e != cudaSuccess || count > 0);
+}
+
 extern "C" int device_count_cuda(struct error *err) {
     cudaDeviceProp properties;
     char reason[512];
@@ -294,8 +302,6 @@ extern "C" struct device *device_open_cuda(int index, struct error *err) {
     d->ops = &cuda_ops;
     d->index = index;
     d->arch = 10 * properties.major + properties.minor;
-    snprintf(d->bus_id, sizeof d->bus_id, "%08x:%02x:%02x.0", (unsigned)properties.pciDomainID,
-             (unsigned)properties.pciBusID, (unsigned)properties.pciDeviceID);
     snprintf(d->name, sizeof d->name, "%.127s", properties.name);
     format_uuid(d->id, sizeof d->id, &properties.uuid);
     d->state = lt_open(properties.name, tf32 && strcmp(tf32, "1") == 0, getenv("LLMC_MATMUL_TUNE"));
