@@ -292,6 +292,9 @@ static void create_model(struct run *r) {
     zero_create(&r->zero, &r->gpt, &r->optimizer, r->comm, r->config.zero, master);
     ctx_reserve_scratch(&r->ctx, plan.memory[MEM_SCRATCH]);
     generator_create(&r->generator, &r->ctx, &r->model, options.dtype, &r->gpt);
+    check(ctx_memory_total(&r->ctx) <= ctx_memory_total(&plan),
+          "the run took more memory, %s, than was planned, %s",
+          human_bytes((double)ctx_memory_total(&r->ctx)), human_bytes((double)ctx_memory_total(&plan)));
     if (!r->start) {
         gpt_init_weights(&r->gpt, (uint64_t)r->config.seed);
         zero_parameters_changed(&r->zero);

@@ -4,6 +4,7 @@
 
 #include "checkpoint.h"
 #include "file.h"
+#include "sampler.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -320,12 +321,13 @@ struct schedule run_schedule(const struct run_config *c) {
 void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
                    bool master_weights, enum zero_level level, int64_t world) {
     check(ctx->plan, "run_plan_step: the context would run the step");
-    struct gpt gpt;
+    struct gpt gpt, generator;
     struct optimizer optimizer;
     struct zero zero;
     struct comm *comm = comm_open_plan(world);
     gpt_create(&gpt, ctx, model, options);
     zero_create(&zero, &gpt, &optimizer, comm, level, master_weights);
+    generator_create(&generator, ctx, model, options->dtype, &gpt); /* for samples */
     gpt_init_weights(&gpt, 1);
     ctx_reset_stats(ctx);
     gpt_set_batch(&gpt, NULL, NULL);

@@ -81,8 +81,9 @@ struct adamw_args run_adamw_args(const struct run_config *c);
 struct schedule run_schedule(const struct run_config *c);
 
 /* Forward and backward of one micro-batch and one update, in plan mode: what the memory and the work of a
- * step are, on each of `world` processes. Leaves the context's accounts filled; ctx must be in plan mode, and
- * options are those of run_gpt_options for this level and world. */
+ * step are, on each of `world` processes; the memory with that of the generator of samples. Leaves the
+ * context's accounts filled; ctx must be in plan mode, and options are those of run_gpt_options for this
+ * level and world. */
 void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
                    bool master_weights, enum zero_level level, int64_t world);
 
