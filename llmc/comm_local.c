@@ -1,6 +1,7 @@
 /* The collectives of a single process, and the choice between the kinds. */
 #include "comm.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,8 +31,30 @@ struct comm *comm_open_plan(int64_t world) {
     return comm_open_idle(NULL, world, "plan");
 }
 
+/* A rank that found no GPU, and uses the CPU instead, would wait for the others in another way than they for
+ * it. */
+static bool same_backend(struct group *g, const struct device *device, struct error *err) {
+    struct {
+        char backend[16], host[64];
+    } mine = {"", ""}, *all = xcalloc((size_t)g->world, sizeof mine);
+    snprintf(mine.backend, sizeof mine.backend, "%s", device->backend);
+    snprintf(mine.host, sizeof mine.host, "%s", g->host);
+    group_exchange(g, all, &mine, sizeof mine);
+    int64_t r = 1;
+    while (r < g->world && strcmp(all[r].backend, all[0].backend) == 0) r++;
+    bool ok = r == g->world ||
+              fail(err,
+                   "rank 0 (%s) uses the device %s, rank %lld (%s) %s: give all of them --device %s "
+                   "or --device %s",
+                   all[0].host, all[0].backend, (long long)r, all[r].host, all[r].backend, all[0].backend,
+                   all[r].backend);
+    free(all);
+    return ok;
+}
+
 struct comm *comm_open(struct group *g, struct device *device, struct error *err) {
     if (!g || g->world == 1) return comm_open_local(g);
+    if (!same_backend(g, device, err)) return NULL;
     if (strcmp(device->backend, "cpu") == 0) return comm_open_sockets(g, err);
     return comm_open_nccl(g, device, err);
 }

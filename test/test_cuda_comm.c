@@ -340,7 +340,7 @@ static int refused_body(const struct ranks *r, int64_t rank) {
     bool cpu = rank == 1 && strcmp(fault, "cpu") == 0;
     struct device *d = cpu ? device_open_cpu() : device_open_cuda((int)index, &err);
     check(d, "%s", err.message);
-    struct comm *c = comm_open_nccl(g, d, &err);
+    struct comm *c = comm_open(g, d, &err);
     check(!c, "it was opened");
     d->close(d);
     group_close(g);
@@ -354,7 +354,7 @@ static void test_refusals(void **state) {
     run_failing(2, refused_body, "missing", 5, "cannot be loaded: /nonexistent/libnccl.so.2");
     run_failing(2, refused_body, "foreign", 5, "libm.so.6 is not NCCL");
     run_failing(2, refused_body, "one GPU", 5, "use one GPU, GPU-00000000-");
-    run_failing(2, refused_body, "cpu", 5, "this process runs on the cpu");
+    run_failing(2, refused_body, "cpu", 5, ") uses the device cuda, rank 1 (");
 }
 
 /* Rank 1 is gone, or does not take part; rank 0 waits for its device and is ended by the watch. */
