@@ -1,7 +1,8 @@
 /* Every CUDA operation, every variant row, in fp32 and bf16, against the CPU op: the cases of op_<stem>.c.
  *     test_cuda_ops [OP]                  only the ops whose name matches ("norm*")
  *     LLMC_TEST_SIZE=large test_cuda_ops  also the shapes of GPT-2: for a real GPU
- * The rows of the teaching ladders in dev/variants are run in the same way.
+ * The rows of the teaching ladders in dev/variants are run in the same way, with LLMC_TEST_LADDERS=0
+ * not.
  * Besides the results this checks that an op's last row takes everything, and that no row takes nothing. */
 #include "test/test.h"
 
@@ -16,16 +17,17 @@
 struct gpu {
     struct device *device;
     struct ctx ctx;
-    bool large;
+    bool large, ladders;
 };
 
 static int open_gpu(void **state) {
     struct error err;
     struct gpu *gpu = (struct gpu *)xcalloc(1, sizeof *gpu);
-    const char *size = getenv("LLMC_TEST_SIZE");
+    const char *size = getenv("LLMC_TEST_SIZE"), *ladders = getenv("LLMC_TEST_LADDERS");
     gpu->device = device_open_cuda(0, &err);
     check(gpu->device, "these tests need a GPU, or the simulated one (make sim): %s", err.message);
     gpu->large = size && strcmp(size, "large") == 0;
+    gpu->ladders = !ladders || strcmp(ladders, "0") != 0;
     ctx_init(&gpu->ctx, gpu->device, gpu->device->ops, false);
     *state = gpu;
     return 0;
@@ -81,7 +83,8 @@ static void test_op(void **state, enum op_id id) {
     assert_true(rows > 0);
     const struct ops *production = gpu->ctx.ops;
     gpu->ctx.ops = &ladder_ops;
-    for (rows = 0; (row = op->row(&ladder_ops, rows)) && isdigit((unsigned char)row[0]); rows++)
+    for (rows = 0; gpu->ladders && (row = op->row(&ladder_ops, rows)) && isdigit((unsigned char)row[0]);
+         rows++)
         failed += check_row(gpu, op, row, false); /* what a step is not about it may refuse */
     gpu->ctx.ops = production;
     if (failed) fail_msg("%d failures", failed);

@@ -19,6 +19,10 @@ extern const struct norm_backward_variant ladder_norm_backward[];
 extern const struct act_forward_variant ladder_act_forward[];
 extern const struct act_backward_variant ladder_act_backward[];
 extern const struct embed_backward_variant ladder_embed_backward[];
+extern const struct matmul_forward_variant ladder_matmul_forward[];
+extern const struct matmul_backward_variant ladder_matmul_backward[]; /* bias gradient */
+extern const struct attn_forward_variant ladder_attn_forward[];
+extern const struct attn_backward_variant ladder_attn_backward[];
 extern const struct loss_forward_variant ladder_loss_forward[];
 extern const struct adamw_variant ladder_adamw[];
 extern const struct sumsq_variant ladder_sumsq[];

@@ -1,0 +1,227 @@
+/* Causal attention backward, in three steps; forward is in attn.cu. Tensor cores are production: "flash" in
+ * llmc/cuda/attn_flash.cu. Contract in ops.h.
+ *
+ * Five products of T*T/2 by HS are needed: scores, dout v^T, and the three gradients. Nothing but lse was
+ * kept of the softmax: probabilities are made again, exp(score - lse), and D = out . dout stands for the sum
+ * that the softmax's derivative contains. dq sums over keys, dk and dv over queries; to add to either without
+ * atomics, each has a kernel that owns it, and scores and dout v^T are made twice: seven products, 4 + 3 of
+ * 103/2 GFLOP for GPT-2 124M (see attn.cu), 360 GFLOP a layer. At 57 TFLOP/s: 6.3 ms. Order: pieces, steps 1
+ * and 2, step 3, launchers, rows. */
+#include "dev/variants/ladder.h"
+#include "llmc/cuda/operands.cuh"
+
+constexpr int MAX_HS = 128, BLOCK = 256;
+
+/* --- pieces --- */
+
+template <int LANES> DEVICE_INLINE float team_sum(float v) { return LANES == 1 ? v : warp_sum(v); }
+
+template <class T> struct operands {
+    T *dqkv;             /* (B,T,3C) */
+    const T *dout, *out; /* (B,T,C) */
+    const float *lse;    /* (B,NH,T) */
+    float *D;            /* (B,NH,T) */
+    const T *qkv;        /* (B,T,3C) */
+    int64_t length;      /* T */
+    int NH, HS;
+
+    /* Row t of head bh: of q, k or v (part 0, 1, 2), and of dout. */
+    __device__ int64_t at(int64_t bh, int64_t t, int part) const {
+        return ((bh / NH * length + t) * 3 + part) * NH * HS + bh % NH * HS;
+    }
+    __device__ int64_t at_out(int64_t bh, int64_t t) const {
+        return (bh / NH * length + t) * NH * HS + bh % NH * HS;
+    }
+};
+
+/* D = out . dout, a thread a row, in every step: 1/300 of the work. */
+template <class T> __global__ void __launch_bounds__(BLOCK) attn_backward_dots_kernel(operands<T> x) {
+    int64_t t = (int64_t)blockIdx.x * BLOCK + threadIdx.x, bh = blockIdx.y;
+    if (t >= x.length) return;
+    const T *a = x.out + x.at_out(bh, t), *b = x.dout + x.at_out(bh, t);
+    float sum = 0.0f;
+    for (int c = 0; c < x.HS; c++) sum = fmaf(to_float(a[c]), to_float(b[c]), sum);
+    x.D[bh * x.length + t] = sum;
+}
+
+/* --- steps 1 and 2: a thread a row, a warp a row ---
+ * As in attn.cu, the same kernels for teams of one thread and of 32 lanes. The key's kernel has two sums of
+ * HS columns and walks the queries from its own on. Predicted: as forward, 3 % and 8 % of 57 TFLOP/s: 210 and
+ * 80 ms. Measured: not yet measured, either. */
+
+template <class T, int LANES>
+__global__ void __launch_bounds__(BLOCK) attn_backward_query_12_kernel(operands<T> x) {
+    constexpr int EACH = MAX_HS / LANES;
+    int lane = (int)threadIdx.x % LANES;
+    int64_t t = (int64_t)blockIdx.x * (BLOCK / LANES) + threadIdx.x / LANES, bh = blockIdx.y;
+    if (t >= x.length) return;
+    const T *q = x.qkv + x.at(bh, t, 0), *d = x.dout + x.at_out(bh, t);
+    float scale = 1.0f / sqrtf((float)x.HS), lse = x.lse[bh * x.length + t], D = x.D[bh * x.length + t];
+    float dq[EACH] = {};
+    for (int64_t s = 0; s <= t; s++) {
+        const T *key = x.qkv + x.at(bh, s, 1), *value = x.qkv + x.at(bh, s, 2);
+        float score = 0.0f, dp = 0.0f;
+        for (int k = 0; k < EACH; k++) {
+            int c = lane + k * LANES;
+            if (c >= x.HS) continue;
+            score = fmaf(to_float(q[c]), to_float(key[c]), score);
+            dp = fmaf(to_float(d[c]), to_float(value[c]), dp);
+        }
+        float ds = expf(scale * team_sum<LANES>(score) - lse) * (team_sum<LANES>(dp) - D);
+        for (int k = 0; k < EACH; k++) {
+            int c = lane + k * LANES;
+            if (c < x.HS) dq[k] = fmaf(ds, to_float(key[c]), dq[k]);
+        }
+    }
+    for (int k = 0; k < EACH; k++) {
+        int c = lane + k * LANES;
+        if (c < x.HS) x.dqkv[x.at(bh, t, 0) + c] = from_float<T>(dq[k] * scale);
+    }
+}
+
+template <class T, int LANES>
+__global__ void __launch_bounds__(BLOCK) attn_backward_key_12_kernel(operands<T> x) {
+    constexpr int EACH = MAX_HS / LANES;
+    int lane = (int)threadIdx.x % LANES;
+    int64_t s = (int64_t)blockIdx.x * (BLOCK / LANES) + threadIdx.x / LANES, bh = blockIdx.y;
+    if (s >= x.length) return;
+    const T *key = x.qkv + x.at(bh, s, 1), *value = x.qkv + x.at(bh, s, 2);
+    float scale = 1.0f / sqrtf((float)x.HS), dk[EACH] = {}, dv[EACH] = {};
+    for (int64_t t = s; t < x.length; t++) {
+        const T *q = x.qkv + x.at(bh, t, 0), *d = x.dout + x.at_out(bh, t);
+        float score = 0.0f, dp = 0.0f;
+        for (int k = 0; k < EACH; k++) {
+            int c = lane + k * LANES;
+            if (c >= x.HS) continue;
+            score = fmaf(to_float(q[c]), to_float(key[c]), score);
+            dp = fmaf(to_float(d[c]), to_float(value[c]), dp);
+        }
+        float probability = expf(scale * team_sum<LANES>(score) - x.lse[bh * x.length + t]);
+        float ds = probability * (team_sum<LANES>(dp) - x.D[bh * x.length + t]);
+        for (int k = 0; k < EACH; k++) {
+            int c = lane + k * LANES;
+            if (c >= x.HS) continue;
+            dk[k] = fmaf(ds, to_float(q[c]), dk[k]);
+            dv[k] = fmaf(probability, to_float(d[c]), dv[k]);
+        }
+    }
+    for (int k = 0; k < EACH; k++) {
+        int c = lane + k * LANES;
+        if (c >= x.HS) continue;
+        x.dqkv[x.at(bh, s, 1) + c] = from_float<T>(dk[k] * scale);
+        x.dqkv[x.at(bh, s, 2) + c] = from_float<T>(dv[k]);
+    }
+}
+
+/* --- step 3: tiles in shared memory ---
+ * Against step 2: 8 rows a block, one a warp, against 32 rows of the other side in shared memory; a lane
+ * makes score and dp of one of them by itself. Predicted: as forward, 1/6 of 57 TFLOP/s: 38 ms. Measured: not
+ * yet measured. */
+
+constexpr int ROWS = 8, TILE = WARP_SIZE, EACH_3 = MAX_HS / WARP_SIZE;
+
+/* sum[k] += sum over j of weight[j] * tile[j][column of this lane]; tiles end with zeros. */
+DEVICE_INLINE void add_weighted(float (&sum)[EACH_3], const float *weight, const float (*tile)[MAX_HS + 1],
+                                int lane, int HS) {
+#pragma unroll
+    for (int k = 0; k < EACH_3; k++) {
+        int c = lane + k * WARP_SIZE;
+        if (c >= HS) continue;
+        for (int j = 0; j < TILE; j++) sum[k] = fmaf(weight[j], tile[j][c], sum[k]);
+    }
+}
+
+/* The rows are queries (tile: k and v) or keys (tile: q and dout). */
+template <class T, bool KEY>
+__global__ void __launch_bounds__(ROWS *WARP_SIZE) attn_backward_3_kernel(operands<T> x) {
+    SHARED(float, own_a, [ROWS][MAX_HS]);
+    SHARED(float, own_b, [ROWS][MAX_HS]);
+    SHARED(float, tile_a, [TILE][MAX_HS + 1]); /* meets own_a in the score: k or q */
+    SHARED(float, tile_b, [TILE][MAX_HS + 1]); /* meets own_b in dp: v or dout */
+    SHARED(float, weight, [ROWS][TILE]);
+    int lane = (int)threadIdx.x % WARP_SIZE, warp = (int)threadIdx.x / WARP_SIZE;
+    int64_t bh = blockIdx.y, first_row = (int64_t)blockIdx.x * ROWS, row = first_row + warp,
+            length = x.length;
+    auto load = [&](float *a, float *b, int64_t r, bool key) {
+        for (int c = lane; c < x.HS; c += WARP_SIZE) {
+            a[c] = r < length ? to_float(x.qkv[x.at(bh, r, key ? 1 : 0) + c]) : 0.0f;
+            b[c] =
+                r >= length ? 0.0f : to_float(key ? x.qkv[x.at(bh, r, 2) + c] : x.dout[x.at_out(bh, r) + c]);
+        }
+    };
+    load(own_a[warp], own_b[warp], row, KEY);
+    float scale = 1.0f / sqrtf((float)x.HS), da[EACH_3] = {}, db[EACH_3] = {}; /* dq, or dk and dv */
+    int64_t begin = KEY ? first_row / TILE * TILE : 0, end = KEY ? length : min(first_row + ROWS, length);
+    for (int64_t first = begin; first < end; first += TILE) {
+        for (int i = warp; i < TILE; i += ROWS) load(tile_a[i], tile_b[i], first + i, !KEY);
+        __syncthreads();
+        int64_t other = first + lane, t = KEY ? other : row, s = KEY ? row : other;
+        float score = 0.0f, dp = 0.0f, probability = 0.0f, ds = 0.0f;
+        for (int c = 0; c < x.HS; c++) {
+            score = fmaf(own_a[warp][c], tile_a[lane][c], score);
+            dp = fmaf(own_b[warp][c], tile_b[lane][c], dp);
+        }
+        if (s <= t && t < length) {
+            probability = expf(scale * score - x.lse[bh * length + t]);
+            ds = probability * (dp - x.D[bh * length + t]);
+        }
+        weight[warp][lane] = ds;
+        __syncwarp();
+        add_weighted(da, weight[warp], tile_a, lane, x.HS);
+        if (KEY) {
+            __syncwarp(); /* before the weights are overwritten */
+            weight[warp][lane] = probability;
+            __syncwarp();
+            add_weighted(db, weight[warp], tile_b, lane, x.HS);
+        }
+        __syncthreads();
+    }
+    if (row >= length) return;
+#pragma unroll
+    for (int k = 0; k < EACH_3; k++) {
+        int c = lane + k * WARP_SIZE;
+        if (c >= x.HS) continue;
+        x.dqkv[x.at(bh, row, KEY ? 1 : 0) + c] = from_float<T>(da[k] * scale);
+        if (KEY) x.dqkv[x.at(bh, row, 2) + c] = from_float<T>(db[k]);
+    }
+}
+
+/* --- launchers --- */
+
+static int64_t need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
+                    const struct tensor *lse, const struct tensor *qkv, int NH) {
+    bool takes =
+        same_float_dtype(dqkv, dout, out, qkv) && out->dim[2] / NH <= MAX_HS && out->dim[0] * NH < 65536;
+    return takes ? tensor_count(lse) * (int64_t)sizeof(float) : OP_UNSUPPORTED;
+}
+
+template <int STEP>
+static void backward(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
+                     const struct tensor *out, const struct tensor *lse, const struct tensor *qkv, int NH) {
+    int64_t length = out->dim[1];
+    unsigned heads = (unsigned)(out->dim[0] * NH);
+    with_dtype(out->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        operands<T> x = {data_of<T>(dqkv),       data_of<T>(dout), data_of<T>(out), f32(lse),
+                         (float *)env->scratch,  data_of<T>(qkv),  length,          NH,
+                         (int)(out->dim[2] / NH)};
+        auto query = STEP == 1   ? attn_backward_query_12_kernel<T, 1>
+                     : STEP == 2 ? attn_backward_query_12_kernel<T, WARP_SIZE>
+                                 : attn_backward_3_kernel<T, false>;
+        auto key = STEP == 1   ? attn_backward_key_12_kernel<T, 1>
+                   : STEP == 2 ? attn_backward_key_12_kernel<T, WARP_SIZE>
+                               : attn_backward_3_kernel<T, true>;
+        unsigned blocks = grid_size(length, STEP == 1 ? BLOCK : BLOCK / WARP_SIZE);
+        launch({{grid_size(length, BLOCK), heads}, BLOCK, 0, env->stream}, attn_backward_dots_kernel<T>, x);
+        launch({{blocks, heads}, BLOCK, 0, env->stream}, query, x);
+        launch({{blocks, heads}, BLOCK, 0, env->stream}, key, x);
+    });
+}
+
+/* --- rows --- */
+
+extern "C" const struct attn_backward_variant ladder_attn_backward[] = {
+    {"3_shared_tile", backward<3>, need},
+    {"2_warp_per_row", backward<2>, need},
+    {"1_thread_per_row", backward<1>, need},
+    {}};
