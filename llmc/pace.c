@@ -91,6 +91,10 @@ void pace_step_done(struct pace *p, int slot, double seconds) {
         waited += p->device->event_seconds(p->device, s->mark[i], s->mark[i + 1]);
     s->count = 0;
     waited = fmin(waited, seconds);
+    if (!p->begun) { /* libraries set themselves up in the first step, and others come late */
+        p->begun = true;
+        return;
+    }
     p->steps++;
     p->computed += seconds - waited;
     p->waited += waited;

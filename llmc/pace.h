@@ -28,6 +28,7 @@ struct pace {
         int64_t count, capacity;
     } slot[PACE_SLOTS];
     int current;             /* the slot that waits belong to; -1: none */
+    bool begun;              /* the first step is over */
     int64_t steps, next;     /* steps since the last exchange; when the next one is due */
     double computed, waited; /* seconds in them */
     char (*name)[PACE_NAME]; /* (world) "rank 3 (node1, cuda:3)" */
