@@ -602,8 +602,23 @@ static void rank_that_is_started_twice_is_refused(void **state) {
     if (status_a != 1 || status_b != 1 || !(strstr(a, "twice") || strstr(b, "twice")))
         fail_msg("%d: %s\n%d: %s", status_a, a, status_b, b);
     expect_end(&zero, 1, "missing 2", 1);
+    free(one.what);
+    free(again.what);
     free(a);
     free(b);
+}
+
+/* Of three, one never comes, and one is gone before it does. */
+static void killed_while_they_meet(void **state) {
+    int port = port_for_ranks();
+    char *output;
+    struct process zero = start_rank(0, 3, port, "a", ""), one = start_rank(1, 3, port, "a", "");
+    usleep(1500000);
+    kill(one.pid, SIGKILL);
+    assert_int_equal(finish(&one, &output), 128 + SIGKILL);
+    expect_end(&zero, 1, "rank 1 (", -1);
+    free(one.what);
+    free(output);
 }
 
 static void differences_are_named(void **state) {
@@ -713,6 +728,7 @@ int main(void) {
         cmocka_unit_test(wrong_token_is_refused),
         cmocka_unit_test(port_in_use_is_named),
         cmocka_unit_test(rank_that_is_started_twice_is_refused),
+        cmocka_unit_test(killed_while_they_meet),
         cmocka_unit_test(differences_are_named),
         cmocka_unit_test(run_directory_must_be_seen),
         cmocka_unit_test(refusals),
