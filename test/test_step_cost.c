@@ -17,7 +17,7 @@
 
 #define ANY(op, ...)                                                                                         \
     static int64_t op##_any(__VA_ARGS__) { return 0; }                                                       \
-    static const struct op##_variant op##_plan[] = {{"plan", NULL, op##_any}, {0}};
+    static const struct op##_variant op##_plan[] = {{.name = "plan", .need = op##_any}, {0}};
 #define OUT struct tensor *
 #define INP const struct tensor *
 ANY(embed_forward, OUT out, INP tokens, INP wte, INP wpe, int t0)

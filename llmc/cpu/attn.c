@@ -1,92 +1,213 @@
 /* Causal multi-head attention: forward, backward. Contracts in ops.h.
  *
- * A thread takes one (batch, head) and walks the queries in blocks of BLOCK rows. For a block it forms the
- * scores against all earlier keys with a small GEMM on the strided rows of qkv, so no copy of q, k or v is
- * made and scratch is BLOCK*T floats a thread, not T*T. BLAS called inside a parallel region runs on the
- * calling thread alone. */
+ * A thread takes one (batch, head) and walks the queries in tiles of LANES. The scores of a tile are kept
+ * with the queries side by side, (keys, LANES), so that maxima, sums and exponentials of all its queries are
+ * taken at once; only keys up to the diagonal are looked at, and scratch is T*LANES floats a thread, not T*T.
+ * All products go through one small function that keeps a piece of the result in registers; BLAS would
+ * compute the half above the diagonal, too. Sums run in a fixed order: the number of threads changes no bit.
+ *
+ * Order: the product, a tile of queries, forward, backward. */
 #include "cpu.h"
 
-#include <cblas.h>
 #include <math.h>
 #include <omp.h>
 
-enum { BLOCK = 64 };
+enum { LANES = 16, ROWS = 8 };
 
-/* One head's view of qkv (B,T,3C): rows are `stride` floats apart. */
+/* --- the product --- */
+
+/* 16 floats, however many the processor computes at a time. */
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
+
+/* A matrix whose element (i,j) is at i*row + j*col. */
+struct matrix {
+    const float *at;
+    int64_t row, col;
+};
+
+/* out (m, 16*cols) = or += a (m,k) @ b (k,n), whose rows are contiguous. m and cols are constants where this
+ * is inlined, so that the compiler keeps `sum` in registers. */
+static inline void multiply_tile(int m, int cols, float *out, int64_t ldo, struct matrix a, const float *b,
+                                 int64_t ldb, int64_t k, bool add) {
+    lanes sum[ROWS][2];
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < cols; j++) sum[i][j] = (lanes){0};
+    for (int64_t l = 0; l < k; l++)
+        for (int i = 0; i < m; i++)
+            for (int j = 0; j < cols; j++)
+                sum[i][j] += a.at[i * a.row + l * a.col] * *(const lanes *)(b + l * ldb + j * LANES);
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < cols; j++) {
+            lanes *o = (lanes *)(out + i * ldo + j * LANES);
+            if (add)
+                *o += sum[i][j];
+            else
+                *o = sum[i][j];
+        }
+}
+
+/* Columns that do not fill a vector: heads of odd size. */
+static void multiply_rest(int64_t m, int64_t n, int64_t k, float *out, int64_t ldo, struct matrix a,
+                          const float *b, int64_t ldb, bool add) {
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) {
+            float s = add ? out[i * ldo + j] : 0.0f;
+            for (int64_t l = 0; l < k; l++) s += a.at[i * a.row + l * a.col] * b[l * ldb + j];
+            out[i * ldo + j] = s;
+        }
+}
+
+/* The same for any m and n. */
+static void multiply(int64_t m, int64_t n, int64_t k, float *out, int64_t ldo, struct matrix a,
+                     const float *b, int64_t ldb, bool add) {
+    int64_t whole = n - n % LANES;
+    for (; m >= ROWS; m -= ROWS, out += ROWS * ldo, a.at += ROWS * a.row) {
+        int64_t j = 0;
+        for (; j + 2 * LANES <= n; j += 2 * LANES)
+            multiply_tile(ROWS, 2, out + j, ldo, a, b + j, ldb, k, add);
+        if (j < whole) multiply_tile(ROWS, 1, out + j, ldo, a, b + j, ldb, k, add);
+        multiply_rest(ROWS, n - whole, k, out + whole, ldo, a, b + whole, ldb, add);
+    }
+    for (; m > 0; m--, out += ldo, a.at += a.row) {
+        for (int64_t j = 0; j < whole; j += LANES) multiply_tile(1, 1, out + j, ldo, a, b + j, ldb, k, add);
+        multiply_rest(1, n - whole, k, out + whole, ldo, a, b + whole, ldb, add);
+    }
+}
+
+/* --- a tile of queries --- */
+
 struct head {
-    const float *q, *k, *v; /* (T,HS) each */
-    int64_t stride;         /* 3C */
+    const float *q, *k, *v; /* (T,HS) each, rows `stride` floats apart: parts of qkv (B,T,3C) */
+    int64_t stride, HS;
     float scale;
 };
 
 static struct head head_of(const struct tensor *qkv, int64_t b, int64_t h, int64_t HS) {
     int64_t T = qkv->dim[1], C = qkv->dim[2] / 3;
     const float *base = f32(qkv) + b * T * 3 * C + h * HS;
-    return (struct head){base, base + C, base + 2 * C, 3 * C, 1.0f / sqrtf((float)HS)};
+    return (struct head){base, base + C, base + 2 * C, 3 * C, HS, 1.0f / sqrtf((float)HS)};
 }
 
-/* out (m,n) = alpha * a (m,k) @ b, with b (n,k) transposed or (k,n) not; beta*out is added. */
-static void gemm(enum CBLAS_TRANSPOSE ta, enum CBLAS_TRANSPOSE tb, int64_t m, int64_t n, int64_t k,
-                 float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float beta,
-                 float *out, int64_t ldo) {
-    cblas_sgemm(CblasRowMajor, ta, tb, (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, beta, out,
-                (int)ldo);
+/* Floats that a thread needs for `n` tiles of scores (T,LANES) and of transposed rows (HS,LANES). */
+static int64_t scratch_floats(const struct tensor *qkv, int NH, int n) {
+    return n * LANES * (qkv->dim[1] + qkv->dim[2] / 3 / NH);
+}
+static int64_t scratch_bytes(const struct tensor *qkv, int NH, int n) {
+    return omp_get_max_threads() * scratch_floats(qkv, NH, n) * (int64_t)sizeof(float);
 }
 
-static int64_t block_scratch(const struct tensor *qkv, int blocks) {
-    return (int64_t)omp_get_max_threads() * blocks * BLOCK * qkv->dim[1] * (int64_t)sizeof(float);
+/* to (HS,LANES) = scale * rows (count,HS) transposed; zeros for what is missing to LANES rows. */
+static void transpose(float *to, const float *rows, int64_t stride, int64_t count, int64_t HS, float scale) {
+    for (int64_t c = 0; c < HS; c++)
+        for (int64_t i = 0; i < LANES; i++)
+            to[c * LANES + i] = i < count ? scale * rows[i * stride + c] : 0.0f;
 }
+
+/* S (keys,LANES) = scores of the queries [first, first + rows), -infinity where a query would look ahead. */
+static void scores(float *S, float *qT, const struct head *h, int64_t first, int64_t rows) {
+    transpose(qT, h->q + first * h->stride, h->stride, rows, h->HS, h->scale);
+    multiply(first + rows, LANES, h->HS, S, LANES, (struct matrix){h->k, h->stride, 1}, qT, LANES, false);
+    for (int64_t j = 1; j < rows; j++)
+        for (int64_t i = 0; i < j; i++) S[(first + j) * LANES + i] = -INFINITY;
+}
+
+/* --- forward --- */
 
 static int64_t attn_forward_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
                                  int t0) {
-    return cpu_needs(qkv, block_scratch(qkv, 1));
+    return cpu_needs(qkv, scratch_bytes(qkv, NH, 1));
+}
+
+/* S (keys,LANES) -> e^(S - max); sums of these and max per query. */
+static void exponentials(float *S, int64_t keys, float *sum, float *max) {
+    for (int i = 0; i < LANES; i++) max[i] = -INFINITY, sum[i] = 0.0f;
+    for (int64_t j = 0; j < keys; j++)
+        for (int i = 0; i < LANES; i++) max[i] = S[j * LANES + i] > max[i] ? S[j * LANES + i] : max[i];
+    for (int64_t j = 0; j < keys; j++)
+        for (int i = 0; i < LANES; i++) sum[i] += S[j * LANES + i] = cpu_expf(S[j * LANES + i] - max[i]);
+}
+
+/* Queries [first, first + rows), rows <= LANES. */
+static void forward_tile(const struct head *h, float *S, float *qT, int64_t first, int64_t rows, float *out,
+                         int64_t C, float *lse) {
+    float sum[LANES], max[LANES];
+    scores(S, qT, h, first, rows);
+    exponentials(S, first + rows, sum, max);
+    multiply(rows, h->HS, first + rows, out, C, (struct matrix){S, 1, LANES}, h->v, h->stride, false);
+    for (int64_t i = 0; i < rows; i++) {
+        float inverse = 1.0f / sum[i];
+        for (int64_t c = 0; c < h->HS; c++) out[i * C + c] *= inverse;
+        lse[i] = max[i] + logf(sum[i]);
+    }
 }
 
 static void attn_forward_run(const struct op_env *env, struct tensor *out, struct tensor *lse,
                              const struct tensor *qkv, int NH, int t0) {
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], HS = C / NH;
-    int64_t blocks = ceil_div(T - t0, BLOCK);
-#pragma omp parallel for collapse(2) schedule(dynamic)
-    for (int64_t bh = 0; bh < B * NH; bh++)
-        for (int64_t block = 0; block < blocks; block++) {
-            struct head head = head_of(qkv, bh / NH, bh % NH, HS);
-            float *S = (float *)env->scratch + (int64_t)omp_get_thread_num() * BLOCK * T; /* (rows, keys) */
-            int64_t first = t0 + block * BLOCK, rows = min_i64(BLOCK, T - first), keys = first + rows;
-            float *o = f32(out) + ((bh / NH) * T + first) * C + (bh % NH) * HS;
-            gemm(CblasNoTrans, CblasTrans, rows, keys, HS, head.scale, head.q + first * head.stride,
-                 head.stride, head.k, head.stride, 0.0f, S, keys);
-            for (int64_t i = 0; i < rows; i++) {
-                float *s = S + i * keys, max = -INFINITY, total = 0.0f;
-                int64_t visible = first + i + 1;
-#pragma omp simd reduction(max : max)
-                for (int64_t j = 0; j < visible; j++) max = s[j] > max ? s[j] : max;
-#pragma omp simd reduction(+ : total)
-                for (int64_t j = 0; j < visible; j++) total += s[j] = cpu_expf(s[j] - max);
-                float inverse = 1.0f / total;
-                for (int64_t j = 0; j < visible; j++) s[j] *= inverse;
-                for (int64_t j = visible; j < keys; j++) s[j] = 0.0f;
-                f32(lse)[bh * T + first + i] = max + logf(total);
-            }
-            gemm(CblasNoTrans, CblasNoTrans, rows, HS, keys, 1.0f, S, keys, head.v, head.stride, 0.0f, o, C);
-        }
+    int64_t floats = scratch_floats(qkv, NH, 1);
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t bh = 0; bh < B * NH; bh++) {
+        struct head head = head_of(qkv, bh / NH, bh % NH, HS);
+        float *S = (float *)env->scratch + omp_get_thread_num() * floats, *qT = S + T * LANES;
+        float *o = f32(out) + (bh / NH) * T * C + (bh % NH) * HS;
+        for (int64_t first = t0; first < T; first += LANES)
+            forward_tile(&head, S, qT, first, min_i64(LANES, T - first), o + first * C, C,
+                         f32(lse) + bh * T + first);
+    }
 }
+
+/* --- backward --- */
 
 static int64_t attn_backward_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
                                   const struct tensor *lse, const struct tensor *qkv, int NH) {
-    return cpu_needs(qkv, block_scratch(qkv, 2));
+    return cpu_needs(qkv, scratch_bytes(qkv, NH, 2));
 }
 
-/* P = exp(S - lse) and dS = scale * P * (dout v^T - D), in place, for one block of queries. */
-static void probabilities_and_gradients(float *P, float *dS, const float *lse, const float *D, int64_t first,
-                                        int64_t rows, int64_t keys, float scale) {
-    for (int64_t i = 0; i < rows; i++) {
-        float *p = P + i * keys, *d = dS + i * keys;
-        int64_t visible = first + i + 1;
-        for (int64_t j = 0; j < visible; j++) {
-            p[j] = cpu_expf(p[j] - lse[i]);
-            d[j] = scale * p[j] * (d[j] - D[i]);
+/* What one head reads and writes besides qkv: rows C apart, and gradients, rows 3C apart. */
+struct gradients {
+    const float *out, *dout, *lse; /* (T,HS), (T,HS), (T) */
+    int64_t C;
+    float *dq, *dk, *dv; /* (T,HS) */
+};
+
+/* S -> P = e^(S - lse), and dP -> dS = P * (dP - D), both (keys,LANES), of the queries from `first` on. */
+static void score_gradients(float *S, float *dP, const struct gradients *g, int64_t first, int64_t rows,
+                            int64_t HS) {
+    float lse[LANES], D[LANES];
+    for (int64_t i = 0; i < LANES; i++) {
+        const float *o = g->out + (first + i) * g->C, *d = g->dout + (first + i) * g->C;
+        float s = 0.0f;
+#pragma omp simd reduction(+ : s)
+        for (int64_t c = 0; c < (i < rows ? HS : 0); c++) s += o[c] * d[c];
+        D[i] = s;
+        lse[i] = i < rows ? g->lse[first + i] : INFINITY; /* a missing query has P = 0 */
+    }
+    for (int64_t j = 0; j < first + rows; j++)
+        for (int i = 0; i < LANES; i++) {
+            float p = S[j * LANES + i] = cpu_expf(S[j * LANES + i] - lse[i]);
+            dP[j * LANES + i] = p * (dP[j * LANES + i] - D[i]);
         }
-        for (int64_t j = visible; j < keys; j++) p[j] = d[j] = 0.0f;
+}
+
+/* Queries [first, first + rows), rows <= LANES; dk and dv of keys from `first` on are not there yet. */
+static void backward_tile(const struct head *h, const struct gradients *g, float *S, float *dP, float *rowsT,
+                          int64_t first, int64_t rows) {
+    int64_t HS = h->HS, stride = h->stride, keys = first + rows;
+    const float *d = g->dout + first * g->C;
+    scores(S, rowsT, h, first, rows);
+    transpose(rowsT, d, g->C, rows, HS, 1.0f);
+    multiply(keys, LANES, HS, dP, LANES, (struct matrix){h->v, stride, 1}, rowsT, LANES, false);
+    score_gradients(S, dP, g, first, rows, HS);
+    float *dq = g->dq + first * stride;
+    multiply(rows, HS, keys, dq, stride, (struct matrix){dP, 1, LANES}, h->k, stride, false);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t c = 0; c < HS; c++) dq[i * stride + c] *= h->scale;
+    for (int part = 0; part < 2; part++) { /* keys that earlier queries saw, too; the others */
+        int64_t from = part ? first : 0, count = part ? rows : first;
+        struct matrix P = {S + from * LANES, LANES, 1}, dS = {dP + from * LANES, LANES, 1};
+        multiply(count, HS, rows, g->dv + from * stride, stride, P, d, g->C, part == 0);
+        multiply(count, HS, rows, g->dk + from * stride, stride, dS, h->q + first * stride, stride,
+                 part == 0);
     }
 }
 
@@ -94,38 +215,18 @@ static void attn_backward_run(const struct op_env *env, struct tensor *dqkv, con
                               const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
                               int NH) {
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], HS = C / NH;
+    int64_t floats = scratch_floats(qkv, NH, 2);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t bh = 0; bh < B * NH; bh++) {
-        int64_t b = bh / NH, h = bh % NH;
-        struct head head = head_of(qkv, b, h, HS);
-        int64_t stride = head.stride;
-        float *P = (float *)env->scratch + (int64_t)omp_get_thread_num() * 2 * BLOCK * T, *dS = P + BLOCK * T;
-        float *dq = f32(dqkv) + b * T * stride + h * HS, *dk = dq + C,
-              *dv = dq + 2 * C; /* (T,HS), rows 3C apart */
-        float D[BLOCK];
-        for (int64_t first = 0; first < T; first += BLOCK) {
-            int64_t rows = min_i64(BLOCK, T - first), keys = first + rows;
-            const float *q = head.q + first * stride;
-            const float *o = f32(out) + (b * T + first) * C + h * HS,
-                        *d = f32(dout) + (b * T + first) * C + h * HS;
-            for (int64_t i = 0; i < rows; i++) {
-                float s = 0.0f;
-#pragma omp simd reduction(+ : s)
-                for (int64_t c = 0; c < HS; c++) s += o[i * C + c] * d[i * C + c];
-                D[i] = s;
-                /* the rows of dk and dv that this block is the first to touch */
-                for (int64_t c = 0; c < HS; c++)
-                    dk[(first + i) * stride + c] = dv[(first + i) * stride + c] = 0.0f;
-            }
-            gemm(CblasNoTrans, CblasTrans, rows, keys, HS, head.scale, q, stride, head.k, stride, 0.0f, P,
-                 keys);
-            gemm(CblasNoTrans, CblasTrans, rows, keys, HS, 1.0f, d, C, head.v, stride, 0.0f, dS, keys);
-            probabilities_and_gradients(P, dS, f32(lse) + bh * T + first, D, first, rows, keys, head.scale);
-            gemm(CblasTrans, CblasNoTrans, keys, HS, rows, 1.0f, P, keys, d, C, 1.0f, dv, stride);
-            gemm(CblasTrans, CblasNoTrans, keys, HS, rows, 1.0f, dS, keys, q, stride, 1.0f, dk, stride);
-            gemm(CblasNoTrans, CblasNoTrans, rows, HS, keys, 1.0f, dS, keys, head.k, stride, 0.0f,
-                 dq + first * stride, stride);
-        }
+        int64_t at = (bh / NH) * T * C + (bh % NH) * HS;
+        struct head head = head_of(qkv, bh / NH, bh % NH, HS);
+        float *S = (float *)env->scratch + omp_get_thread_num() * floats, *dP = S + T * LANES;
+        float *dq = f32(dqkv) + (bh / NH) * T * head.stride + (bh % NH) * HS;
+        struct gradients g = {f32(out) + at, f32(dout) + at, f32(lse) + bh * T, C, dq, dq + C, dq + 2 * C};
+        for (int64_t first = 0; first < T; first += LANES)
+            backward_tile(&head, &g, S, dP, dP + T * LANES, first, min_i64(LANES, T - first));
+        for (int64_t t = 0; t < T; t++)
+            for (int64_t c = 0; c < HS; c++) g.dk[t * head.stride + c] *= head.scale;
     }
 }
 

@@ -60,6 +60,7 @@ static inline int64_t cpu_needs(const struct tensor *t, int64_t scratch) {
 
 /* The single row of an op. */
 #define CPU_ROW(op, need_function)                                                                           \
-    const struct op##_variant cpu_##op##_variants[] = {{"cpu", op##_run, need_function}, {0}}
+    const struct op##_variant cpu_##op##_variants[] = {                                                      \
+        {.name = "cpu", .run = op##_run, .need = need_function}, {0}}
 
 #endif

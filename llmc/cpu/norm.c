@@ -56,55 +56,60 @@ static void residual_norm_forward_run(const struct op_env *env, struct tensor *r
     }
 }
 
+/* Rows that one partial sum of the parameter gradients covers: depends on N alone, so that no result depends
+ * on the number of threads, and leaves work for many of them. */
+static int64_t rows_of_part(int64_t N) { return max_i64(16, ceil_div(N, 64)); }
+
 static int64_t norm_backward_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                   const struct tensor *dresidual, const struct tensor *dout,
                                   const struct tensor *inp, const struct tensor *mean,
                                   const struct tensor *rstd, const struct tensor *weight) {
-    return cpu_needs(inp, 0);
+    int64_t N = tensor_rows(inp), parts = ceil_div(N, rows_of_part(N));
+    return cpu_needs(inp, parts * 2 * tensor_cols(inp) * (int64_t)sizeof(float));
+}
+
+/* One row: dinp, and its share of dweight and dbias, in one pass over memory; dinp may be dout or dresidual.
+ */
+static void norm_backward_row(float *dinp, float *dw, float *db, const float *past, const float *d,
+                              const float *x, float m, float r, const float *w, int64_t C) {
+    float sum_g = 0.0f, sum_gx = 0.0f;
+#pragma omp simd reduction(+ : sum_g, sum_gx)
+    for (int64_t c = 0; c < C; c++) {
+        float xhat = (x[c] - m) * r, g = d[c] * w[c];
+        sum_g += g;
+        sum_gx += g * xhat;
+        dw[c] += d[c] * xhat;
+        db[c] += d[c];
+    }
+    float mean_g = sum_g / (float)C, mean_gx = sum_gx / (float)C;
+#pragma omp simd
+    for (int64_t c = 0; c < C; c++) {
+        float dx = r * (d[c] * w[c] - mean_g - (x[c] - m) * r * mean_gx);
+        dinp[c] = past ? past[c] + dx : dx;
+    }
 }
 
 static void norm_backward_run(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
                               struct tensor *dbias, const struct tensor *dresidual, const struct tensor *dout,
                               const struct tensor *inp, const struct tensor *mean, const struct tensor *rstd,
                               const struct tensor *weight) {
-    enum { BLOCK = 64 };
-    int64_t N = tensor_rows(inp), C = tensor_cols(inp);
-    /* parameter gradients first: dinp may overwrite dout */
+    int64_t N = tensor_rows(inp), C = tensor_cols(inp), part_rows = rows_of_part(N),
+            parts = ceil_div(N, part_rows);
+    float *partial = (float *)env->scratch; /* (parts, 2, C): dweight's and dbias's share of each part */
 #pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < C; first += BLOCK) {
-        int64_t count = min_i64(BLOCK, C - first);
-        float dw[BLOCK] = {0}, db[BLOCK] = {0};
-        for (int64_t n = 0; n < N; n++) {
-            const float *d = f32(dout) + n * C + first, *x = f32(inp) + n * C + first;
-            float m = f32(mean)[n], r = f32(rstd)[n];
-            for (int64_t c = 0; c < count; c++) {
-                dw[c] += d[c] * ((x[c] - m) * r);
-                db[c] += d[c];
-            }
-        }
-        for (int64_t c = 0; c < count; c++) {
-            f32(dweight)[first + c] += dw[c];
-            f32(dbias)[first + c] += db[c];
-        }
+    for (int64_t part = 0; part < parts; part++) {
+        float *dw = partial + part * 2 * C, *db = dw + C;
+        for (int64_t c = 0; c < 2 * C; c++) dw[c] = 0.0f;
+        for (int64_t n = part * part_rows; n < min_i64((part + 1) * part_rows, N); n++)
+            norm_backward_row(f32(dinp) + n * C, dw, db, dresidual ? f32(dresidual) + n * C : NULL,
+                              f32(dout) + n * C, f32(inp) + n * C, f32(mean)[n], f32(rstd)[n], f32(weight),
+                              C);
     }
-#pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < N; n++) {
-        const float *d = f32(dout) + n * C, *x = f32(inp) + n * C, *w = f32(weight);
-        const float *past = dresidual ? f32(dresidual) + n * C : NULL;
-        float *o = f32(dinp) + n * C;
-        float m = f32(mean)[n], r = f32(rstd)[n], sum_g = 0.0f, sum_gx = 0.0f;
-#pragma omp simd reduction(+ : sum_g, sum_gx)
+    for (int64_t part = 0; part < parts; part++)
         for (int64_t c = 0; c < C; c++) {
-            float g = d[c] * w[c];
-            sum_g += g;
-            sum_gx += g * ((x[c] - m) * r);
+            f32(dweight)[c] += partial[part * 2 * C + c];
+            f32(dbias)[c] += partial[part * 2 * C + C + c];
         }
-        float mean_g = sum_g / (float)C, mean_gx = sum_gx / (float)C;
-        for (int64_t c = 0; c < C; c++) {
-            float dx = r * (d[c] * w[c] - mean_g - (x[c] - m) * r * mean_gx);
-            o[c] = past ? past[c] + dx : dx;
-        }
-    }
 }
 
 CPU_ROW(norm_forward, norm_forward_need);
