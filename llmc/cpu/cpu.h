@@ -9,20 +9,18 @@
 
 #include <math.h>
 
-/* e^x to 2 ulp, inlined and branch-free so that loops over it vectorise (libm's expf does not without
- * -ffast-math). x = n*ln2 + r with |r| <= ln2/2; e^r by its Taylor series to degree 7 (remainder 5e-9); times
- * 2^n by adding n to the exponent field. 0 where the result would not be a normal number, infinity where it
- * would overflow; NaN stays NaN. */
-static inline float cpu_expf(float x) {
+/* e^x to 2 ulp for -87.33 < x < 88.72, inlined and branch-free so that loops over it vectorise (libm's expf
+ * does not without -ffast-math). x = n*ln2 + r with |r| <= ln2/2; e^r by its Taylor series to degree 7
+ * (remainder 5e-9); times 2^n by adding n to the exponent field. NaN stays NaN. */
+static inline float cpu_expf_bounded(float x) {
     const float log2e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-    const float low = -87.33654f, high = 88.72283f, shift = 12582912.0f;
-    float c = x < low ? low : x > high ? high : x; /* false for NaN: it passes through r */
+    const float shift = 12582912.0f;
     union {
         float f;
         uint32_t u;
     } k, y;
-    k.f = c * log2e + shift; /* adding 1.5*2^23 rounds to an integer, which is then in the low bits */
-    float n = k.f - shift, r = c - n * ln2_high - n * ln2_low;
+    k.f = x * log2e + shift; /* adding 1.5*2^23 rounds to an integer, which is then in the low bits */
+    float n = k.f - shift, r = x - n * ln2_high - n * ln2_low;
     float p = 1.0f / 5040.0f;
     p = p * r + 1.0f / 720.0f;
     p = p * r + 1.0f / 120.0f;
@@ -32,7 +30,14 @@ static inline float cpu_expf(float x) {
     p = p * r + 1.0f;
     y.f = p * r + 1.0f;
     y.u += k.u << 23;
-    return x < low ? 0.0f : x > high ? INFINITY : y.f;
+    return y.f;
+}
+
+/* For x < 88.72, as in a softmax: 0 where the result would not be a normal number. */
+static inline float cpu_expf(float x) {
+    const float low = -87.33654f;
+    float y = cpu_expf_bounded(x < low ? low : x); /* false for NaN: it passes through */
+    return x < low ? 0.0f : y;
 }
 
 /* GELU, tanh form, and its derivative. With z = sqrt(2/pi) (x + 0.044715 x^3) and s = 1/(1 + e^-2z), the
@@ -40,12 +45,15 @@ static inline float cpu_expf(float x) {
  * Its slope is s + x s (1-s) 2z', and 1-s = e^-2z s. */
 #define GELU_SCALE 0.7978845608028654f /* sqrt(2/pi) */
 static inline float cpu_gelu(float x) {
-    return x / (1.0f + cpu_expf(-2.0f * GELU_SCALE * (x + 0.044715f * x * x * x)));
+    float low = x < -10.0f ? -10.0f : x,
+          c = low > 10.0f ? 10.0f : low; /* beyond, s is 0 or 1 to the last bit */
+    return low / (1.0f + cpu_expf_bounded(-2.0f * GELU_SCALE * (c + 0.044715f * c * c * c)));
 }
-/* Beyond |x| = 10 the slope is 0 or 1 to the last bit; clamping keeps x^3 and e^-2z finite. */
+/* Beyond |x| = 10 the slope is 0 or 1 to the last bit; clamping keeps x^3 and e^-2z, at most e^87.31, finite.
+ */
 static inline float cpu_gelu_derivative(float x) {
     x = x < -10.0f ? -10.0f : x > 10.0f ? 10.0f : x;
-    float e = cpu_expf(-2.0f * GELU_SCALE * (x + 0.044715f * x * x * x)), s = 1.0f / (1.0f + e);
+    float e = cpu_expf_bounded(-2.0f * GELU_SCALE * (x + 0.044715f * x * x * x)), s = 1.0f / (1.0f + e);
     return s + x * s * (e * s) * (2.0f * GELU_SCALE) * (1.0f + 3.0f * 0.044715f * x * x);
 }
 
