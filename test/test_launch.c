@@ -522,7 +522,13 @@ static void restart_heals(void **state) {
     pid_t launcher = p.pid, pid = wait_for_rank(&p, 1);
     wait_for_lines(&p, "healed", 12);
     kill(pid, SIGKILL);
-    expect_end(&p, 0, "restart 1 of 2 from step ", 1);
+    char *output;
+    int status = finish(&p, &output);
+    if (status != 0 || occurrences(output, "; restart 1 of 2 from step ") != 1 ||
+        occurrences(output, ", resumed from ") != 1)
+        fail_msg("status %d\n%s", status, output);
+    free(output);
+    free(p.what);
     expect_nobody(launcher);
     assert_equals_whole("healed");
     assert_nothing_unfinished("healed");
