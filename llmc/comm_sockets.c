@@ -302,8 +302,8 @@ static struct sockets *sockets_of(struct comm *c) { return (struct sockets *)c->
 
 static int64_t issue(struct comm *c, enum kind kind, const struct tensor *t, int64_t root) {
     struct sockets *s = sockets_of(c);
-    check(t->dtype != DTYPE_I32 || kind == ALL_GATHER || kind == BROADCAST, "%s: %s is for fp32 and bf16",
-          tensor_text(t), kind_names[kind]);
+    check(t->dtype == DTYPE_F32 || t->dtype == DTYPE_BF16 || kind == ALL_GATHER || kind == BROADCAST,
+          "%s: %s is for fp32 and bf16", tensor_text(t), kind_names[kind]);
     check(root >= 0 && root < c->world, "%s: %s from rank %lld of %lld", tensor_text(t), kind_names[kind],
           (long long)root, (long long)c->world);
     pthread_mutex_lock(&s->lock);

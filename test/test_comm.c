@@ -37,7 +37,11 @@ static void close_both(struct comm *c, struct group *g) {
 
 /* tensor_make() refuses a tensor without elements; an empty bucket is one. */
 static struct tensor make(const char *name, enum dtype dtype, int64_t n) {
-    return (struct tensor){xmalloc((size_t)n * dtype_size(dtype) + 16), name, dtype, 1, {n}};
+    return (struct tensor){.data = xmalloc((size_t)n * dtype_size(dtype) + 16),
+                           .name = name,
+                           .dtype = dtype,
+                           .rank = 1,
+                           .dim = {n}};
 }
 
 /* --- values --- */
@@ -290,15 +294,15 @@ struct fault {
     bool midway; /* at once, with all its collectives under way */
 };
 static const struct fault faults[] = {
-    {0, SIGKILL, "1", "rank 0 (%s) ended without a word; it was in: "},
-    {1, SIGKILL, "1", "rank 1 (%s) ended without a word; it was in: step 7"},
-    {2, SIGKILL, "1", "rank 2 (%s) ended without a word; it was in: step 7"},
-    {0, SIGKILL, "0", "rank 0 (%s) ended without a word; it was in: "},
-    {2, SIGKILL, "0", "rank 2 (%s) ended without a word; it was in: step 7"},
-    {0, SIGSTOP, "1", "nothing was heard of rank 0 (%s) for "},
-    {1, SIGSTOP, "0", "nothing was heard of rank 1 (%s) for "},
-    {1, 0, "1", "no progress for 4 s while the other ranks wait: rank 1 (%s) is in: step 7"},
-    {0, 0, "0", "no progress for 4 s while the other ranks wait: rank 0 (%s) is in: step 7"},
+    {0, SIGKILL, "1", "rank 0 (%s) ended without a word; it was in: ", false},
+    {1, SIGKILL, "1", "rank 1 (%s) ended without a word; it was in: step 7", false},
+    {2, SIGKILL, "1", "rank 2 (%s) ended without a word; it was in: step 7", false},
+    {0, SIGKILL, "0", "rank 0 (%s) ended without a word; it was in: ", false},
+    {2, SIGKILL, "0", "rank 2 (%s) ended without a word; it was in: step 7", false},
+    {0, SIGSTOP, "1", "nothing was heard of rank 0 (%s) for ", false},
+    {1, SIGSTOP, "0", "nothing was heard of rank 1 (%s) for ", false},
+    {1, 0, "1", "no progress for 4 s while the other ranks wait: rank 1 (%s) is in: step 7", false},
+    {0, 0, "0", "no progress for 4 s while the other ranks wait: rank 0 (%s) is in: step 7", false},
     {0, SIGKILL, "1", "rank 0 (%s) ended without a word", true},
     {1, SIGKILL, "1", "rank 1 (%s) ended without a word", true},
     {1, SIGKILL, "0", "rank 1 (%s) ended without a word", true},
