@@ -107,6 +107,16 @@ static bool started_by_srun(void) {
     return size && strtoll(size, NULL, 10) > 1 && text_of("SLURM_PROCID");
 }
 
+/* srun also sets PMI_RANK and PMI_SIZE where its default is --mpi=pmi2. MPICH's own mpiexec may start its
+ * helpers by srun, whose number of tasks is then that of the machines. */
+static bool same_as_srun(void) {
+    const char *size = text_of("SLURM_STEP_NUM_TASKS"), *pmi_size = text_of("PMI_SIZE"),
+               *rank = text_of("PMI_RANK");
+    if (!size) size = text_of("SLURM_NTASKS");
+    return started_by_srun() && pmi_size && rank && !strcmp(size, pmi_size) &&
+           !strcmp(text_of("SLURM_PROCID"), rank);
+}
+
 /* --- where rank 0 is --- */
 
 bool group_slurm_first_host(char *out, size_t size, const char *list) {
@@ -145,9 +155,10 @@ static bool find_address(struct group_env *env, struct error *err) {
         strcpy(env->address, "127.0.0.1");
         return true;
     }
-    const char *list = text_of("SLURM_STEP_NODELIST");
-    if (!list) list = text_of("SLURM_JOB_NODELIST");
-    if (slurm && list) {
+    /* Inside of an allocation mpirun, too, begins with the first machine. Its own step may leave that out. */
+    const char *list = slurm ? text_of("SLURM_STEP_NODELIST") : NULL;
+    if (!list && strncmp(env->source, "RANK", 4) != 0) list = text_of("SLURM_JOB_NODELIST");
+    if (list) {
         if (group_slurm_first_host(env->address, sizeof env->address, list)) return true;
         return fail(err,
                     "environment: cannot read the first host of Slurm's list %s; set MASTER_ADDR to the host "
@@ -181,7 +192,7 @@ bool group_env_read(struct group_env *env, struct error *err) {
         ok = read_torchrun(env, err);
     else if (text_of("OMPI_COMM_WORLD_SIZE") || text_of("OMPI_COMM_WORLD_RANK"))
         ok = read_open_mpi(env, err);
-    else if (text_of("PMI_SIZE") || text_of("PMI_RANK"))
+    else if ((text_of("PMI_SIZE") || text_of("PMI_RANK")) && !same_as_srun())
         ok = read_mpich(env, err);
     else if (started_by_srun())
         ok = read_slurm(env, err);

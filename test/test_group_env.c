@@ -64,6 +64,18 @@ static const struct env_case env_cases[] = {
      "MASTER_PORT=9",
      "Slurm 2/4 2/4 127.0.0.1:9", NULL},
     {"SLURM_STEP_ID=0 SLURM_NTASKS=4 SLURM_PROCID=0 SLURM_JOB_NODELIST=gpu[", NULL, "gpu[; set MASTER_ADDR"},
+    /* mpirun inside of an allocation; srun --mpi=pmi2; MPICH's mpiexec, whose helpers srun has started */
+    {"OMPI_COMM_WORLD_RANK=3 OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_LOCAL_SIZE=2 "
+     "SLURM_JOB_NODELIST=gpu[07-08] "
+     "SLURM_STEP_ID=0 SLURM_STEP_NODELIST=gpu08 SLURM_NTASKS=1 SLURM_PROCID=0 MASTER_PORT=9",
+     "Open MPI 3/4 -1/2 gpu07:9", NULL},
+    {"PMI_RANK=2 PMI_SIZE=4 SLURM_STEP_ID=0 SLURM_NTASKS=4 SLURM_PROCID=2 SLURM_LOCALID=0 SLURM_NNODES=2 "
+     "MASTER_PORT=9 SLURM_JOB_NODELIST=gpu[07-08]",
+     "Slurm 2/4 0/-1 gpu07:9", NULL},
+    {"PMI_RANK=3 PMI_SIZE=4 MPI_LOCALRANKID=1 MPI_LOCALNRANKS=2 SLURM_STEP_ID=0 SLURM_NTASKS=2 "
+     "SLURM_PROCID=1 "
+     "MASTER_PORT=9 SLURM_JOB_NODELIST=gpu[07-08]",
+     "MPICH 3/4 1/2 gpu07:9", NULL},
     /* a shell of salloc, a batch script, an interactive step: nobody else comes */
     {"SLURM_JOB_ID=17 SLURM_NTASKS=4 SLURM_PROCID=0", "none 0/1 -1/1 ", NULL},
     {"SLURM_JOB_ID=17 SLURM_STEP_ID=4294967290 SLURM_NTASKS=4 SLURM_PROCID=0", "none 0/1 -1/1 ", NULL},
