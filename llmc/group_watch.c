@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #define TICK_MAX   1.0 /* seconds between signs of life */
-#define GRACE      0.3 /* between seeing a failure and ending */
+#define GRACE      0.5 /* between seeing a failure and ending */
 #define DRAIN      1.0 /* for the last message to arrive */
 #define LOST_GRACE 5.0 /* for the watch to say why a connection broke */
 
@@ -364,11 +364,7 @@ void group_last_words(struct group_state *s, const char *message) {
     struct group_watch *w = s->watch;
     if (!w || w->dying) return;
     w->dying = true;
-    char reason[REASON_MAX];
-    int n = snprintf(reason, sizeof reason, s->group->rank == 0 ? "%s: %s" : "%s%s",
-                     s->group->rank == 0 ? group_rank_text(s, 0) : "", message);
-    put_all(s, s->group->rank == 0 ? WATCH_END : WATCH_LAST_WORDS, reason,
-            (size_t)min_i64(n, (int64_t)sizeof reason - 1));
+    put_all(s, WATCH_LAST_WORDS, message, strlen(message));
     usleep(50000); /* to be read before the end of this process resets the connection */
 }
 

@@ -457,6 +457,9 @@ static void test_faults(void **state) {
                          : f->how == INTERRUPTED ? 128 + SIGINT
                                                  : GROUP_EXIT_STATUS;
             if (f->how == STOPS && rank == f->victim) continue;
+            /* On a busy machine the last of them may learn of the first before it gets there itself. */
+            if (f->how == DIES && f->victim < 0 && rank_exit(&r[i], rank) == GROUP_EXIT_STATUS)
+                status = GROUP_EXIT_STATUS;
             if (rank == f->victim && (f->how == KILLED || f->how == EXITS))
                 rank_expect(&r[i], rank, status, NULL);
             else if (rank == f->victim && f->how == DIES)
