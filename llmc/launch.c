@@ -183,6 +183,7 @@ LLMC_NORETURN static void become_rank(const struct launch_options *o, const stru
     setpgid(0, l->group);
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(EXIT_FAILURE); /* it died before that was set */
+    signal(SIGTTOU, SIG_IGN); /* writes to the terminal all the same, whatever `stty tostop` says */
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
