@@ -180,6 +180,61 @@ static void test_not_finite(void **) {
     gpu_close(&g);
 }
 
+/* A GPU without fp8 tensor cores, played by the simulated one: the row notices that the library has no
+ * algorithm, and the naive kernel computes the same, bias gradients added once. */
+static void test_without_tensor_cores(void **) {
+    const int N = 32, C = 48, OC = 16;
+    cudaDeviceProp p;
+    setenv("SIM_ARCH", "86", 1);
+    cuda_check(cudaGetDeviceProperties(&p, 0));
+    if (p.major != 8 || p.minor != 6) {
+        unsetenv("SIM_ARCH");
+        skip();
+    }
+    gpu g;
+    gpu_open(&g);
+    buffer<bf16> inp(N * C), weight(OC * C), out(N * OC), dout(N * OC), dinp(N * C), dweight(OC * C),
+        dbias(OC);
+    struct tensor x = tensor_make("inp", DTYPE_BF16, inp.device, N, C, 0, 0);
+    struct tensor w = tensor_make("weight", DTYPE_BF16, weight.device, OC, C, 0, 0);
+    struct tensor y = tensor_make("out", DTYPE_BF16, out.device, N, OC, 0, 0);
+    struct tensor dy = tensor_make("dout", DTYPE_BF16, dout.device, N, OC, 0, 0);
+    struct tensor dx = tensor_make("dinp", DTYPE_BF16, dinp.device, N, C, 0, 0);
+    struct tensor dw = tensor_make("dweight", DTYPE_BF16, dweight.device, OC, C, 0, 0);
+    struct tensor db = tensor_make("dbias", DTYPE_BF16, dbias.device, OC, 0, 0, 0);
+    w.fp8 = true;
+    for (auto *b : {&inp, &weight, &dout, &dweight, &dbias}) { /* integers: exact */
+        for (size_t i = 0; i < b->host.size(); i++)
+            b->host[i] = from_float_host<bf16>((float)(i * 5 % 7) - 3.0f);
+        b->upload();
+    }
+    auto at = [](const buffer<bf16> &b, int i) { return to_float_host(b.host[(size_t)i]); };
+    std::vector<float> want_out(N * OC), want_dweight(OC * C), want_dbias(OC);
+    for (int o = 0; o < OC; o++) {
+        want_dbias[(size_t)o] = at(dbias, o);
+        for (int n = 0; n < N; n++) want_dbias[(size_t)o] += at(dout, n * OC + o);
+        for (int c = 0; c < C; c++) {
+            float *sum = &want_dweight[(size_t)(o * C + c)];
+            *sum = at(dweight, o * C + c);
+            for (int n = 0; n < N; n++) *sum += at(dout, n * OC + o) * at(inp, n * C + c);
+        }
+        for (int n = 0; n < N; n++)
+            for (int c = 0; c < C; c++)
+                want_out[(size_t)(n * OC + o)] += at(inp, n * C + c) * at(weight, o * C + c);
+    }
+    matmul_forward(&g.ctx, &y, nullptr, &x, &w, nullptr, ACT_NONE);
+    matmul_backward(&g.ctx, &dx, &dw, &db, &dy, &x, &w, nullptr, true);
+    assert_string_equal(g.ctx.variant_in_use[OP_matmul_backward], "fp8");
+    g.device->synchronize(g.device, g.ctx.stream);
+    for (auto *b : {&out, &dweight, &dbias}) b->download();
+    auto stored = [](float v) { return to_float_host(from_float_host<bf16>(v)); };
+    for (int i = 0; i < N * OC; i++) assert_true(at(out, i) == stored(want_out[(size_t)i]));
+    for (int i = 0; i < OC * C; i++) assert_true(at(dweight, i) == stored(want_dweight[(size_t)i]));
+    for (int i = 0; i < OC; i++) assert_true(at(dbias, i) == stored(want_dbias[(size_t)i]));
+    gpu_close(&g);
+    unsetenv("SIM_ARCH");
+}
+
 /* --- cuBLASLt --- */
 
 /* Is there an algorithm for d (m,n) = op(a) @ op(b), column-major, of these types? */
@@ -363,6 +418,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_scales),
         cmocka_unit_test(test_copies),
         cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_without_tensor_cores),
         cmocka_unit_test(test_what_the_library_takes),
         cmocka_unit_test(test_training),
     };

@@ -1,12 +1,16 @@
-/* llmc/fp8.h against the tables of the OCP specification and against searches through all codes. */
+/* llmc/fp8.h against the tables of the OCP specification and against searches through all codes; who may ask
+ * for fp8, and where a model uses it. */
 #include "test/test.h"
 
 #include "llmc/fp8.h"
 #include "llmc/rng.h"
-#include "llmc/tensor.h"
+#include "llmc/run_config.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 /* Table 1 and 2 of the specification: infinity, NaN, largest, smallest normal, largest and smallest
  * subnormal. */
@@ -73,8 +77,74 @@ static void test_scale(void **state) {
     }
 }
 
+/* --- who may ask for it --- */
+
+struct request {
+    const char *backend;
+    int arch;
+    enum dtype_choice dtype;
+    int64_t channels, tokens;
+};
+
+/* What run_gpt_options() and gpt_create() make of --matmul fp8: in a child, whose last words are returned. */
+static const char *answer(const struct request *r, char *text, size_t size) {
+    int ends[2], status;
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        struct device device = {.backend = r->backend, .arch = r->arch, .name = "that GPU"};
+        struct run_config config = {
+            .matmul = MATMUL_CHOICE_FP8, .dtype = r->dtype, .batch_size = 1, .seq_len = r->tokens};
+        struct gpt_config model = {"model", 64, 300, 1, 1, r->channels};
+        struct ctx ctx;
+        struct gpt gpt;
+        struct gpt_options options = run_gpt_options(&config, &device);
+        options.dtype = DTYPE_F32; /* the CPU's rows stand in for the GPU's */
+        ctx_init(&ctx, &device, &cpu_ops, true);
+        gpt_create(&gpt, &ctx, &model, &options);
+        /* the blocks' matrices, not what the head multiplies, nor vectors, nor gradients */
+        bool marked = options.fp8 && gpt_param(&gpt, P_QKV_W, 0).fp8 && gpt_param(&gpt, P_PROJ_W, 0).fp8 &&
+                      gpt_param(&gpt, P_FC_W, 0).fp8 && gpt_param(&gpt, P_FCPROJ_W, 0).fp8;
+        bool others = gpt_param(&gpt, P_WTE, 0).fp8 || gpt_param(&gpt, P_WPE, 0).fp8 ||
+                      gpt_param(&gpt, P_QKV_B, 0).fp8 || gpt_grad(&gpt, P_QKV_W, 0).fp8;
+        dprintf(STDERR_FILENO, marked && !others ? "fine" : "wrong marks");
+        _exit(0);
+    }
+    close(ends[1]);
+    size_t used = 0;
+    for (ssize_t n; used + 1 < size && (n = read(ends[0], text + used, size - 1 - used)) > 0;)
+        used += (size_t)n;
+    text[used] = '\0';
+    close(ends[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && (WEXITSTATUS(status) != 0) == (strncmp(text, "error: ", 7) == 0));
+    return text;
+}
+
+static void test_who_may_ask(void **state) {
+    static const struct {
+        struct request request;
+        const char *answer;
+    } cases[] = {
+        {{"cuda", 90, DTYPE_CHOICE_AUTO, 32, 32}, "fine"},
+        {{"cuda", 89, DTYPE_CHOICE_BF16, 32, 48}, "fine"},
+        {{"cpu", 0, DTYPE_CHOICE_AUTO, 32, 32}, "fine"},
+        {{"cuda", 86, DTYPE_CHOICE_AUTO, 32, 32}, "that GPU has compute capability 8.6"},
+        {{"cuda", 90, DTYPE_CHOICE_FP32, 32, 32}, "use --dtype bf16"},
+        {{"cuda", 90, DTYPE_CHOICE_AUTO, 40, 32}, "the channels (40) and"},
+        {{"cuda", 90, DTYPE_CHOICE_AUTO, 32, 40}, "(40 tokens) must be multiples of 16"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        char text[1024];
+        if (!strstr(answer(&cases[i].request, text, sizeof text), cases[i].answer))
+            fail_msg("case %zu: '%s' does not say '%s'", i, text, cases[i].answer);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_specification),
-                                       cmocka_unit_test(test_rounding), cmocka_unit_test(test_scale)};
+                                       cmocka_unit_test(test_rounding), cmocka_unit_test(test_scale),
+                                       cmocka_unit_test(test_who_may_ask)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
