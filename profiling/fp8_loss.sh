@@ -18,6 +18,7 @@ fi
 [ $# -ge 2 ] || { sed -n '2,9p' "$0"; exit 2; }
 dir=$1 program=$2
 shift 2
+mkdir -p "$dir"
 
 echo "$ $program $* --matmul bf16|fp8" | sed "s|$dir|DIR|g"
 for matmul in bf16 fp8; do
