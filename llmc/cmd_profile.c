@@ -15,13 +15,15 @@
 
 struct profile_config {
     struct run_config run;
-    const char *html;
+    const char *html, *note;
     int64_t repeats;
 };
 
 /* The options of training, with the structure they live in first in ours, and two more. */
 static const struct option_row rows[] = {
     OPT_TEXT(struct profile_config, html, "html", NULL, "FILE", "write a page with pictures", 0),
+    OPT_TEXT(struct profile_config, note, "note", NULL, "TEXT", "circumstances that the page should mention",
+             0),
     OPT_INT(struct profile_config, repeats, "repeats", "7", 1, 1000, "N",
             "steps to measure; medians are shown", 0),
 };
@@ -223,6 +225,7 @@ int cmd_profile(int argc, char **argv) {
     snprintf(p->title, sizeof p->title, "%s, B=%" PRId64 ", T=%" PRId64 ", %" PRId64 " tokens a step, %s",
              model.name, c.run.batch_size, c.run.seq_len, c.run.tokens_per_step,
              dtype_name(gpt_options.dtype));
+    p->note = c.note;
     say_where(p, device);
     measure(p, &gpt, &optimizer, &c.run);
     printf("%s\n%s\n", p->where, p->title);

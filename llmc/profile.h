@@ -28,8 +28,9 @@ struct profile {
     double in_ops, ideal; /* sums over the rows */
     double matmul_rate, copy_rate, tokens, model_flops;
     int64_t repeats;
-    char title[256]; /* "gpt2, B=4, T=64, fp32" */
-    char where[256]; /* "CPU, AMD EPYC, 2 threads": what it was measured on, unmistakably */
+    const char *note; /* what else the page should say, or NULL */
+    char title[256];  /* "gpt2, B=4, T=64, fp32" */
+    char where[256];  /* "CPU, AMD EPYC, 2 threads": what it was measured on, unmistakably */
 };
 
 /* A page for a browser: the step as a stacked bar, a roofline picture, the table. It needs no scripts. */

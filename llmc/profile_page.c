@@ -208,11 +208,12 @@ static void write_axes(struct roofline *r) {
                   at_y(r, r->p->matmul_rate) - 7, human_count(r->p->matmul_rate));
     r->taken[r->taken_count++] = (struct box){at_x(r, ridge), at_y(r, r->p->matmul_rate) - 20,
                                               at_x(r, ridge) + 140, at_y(r, r->p->matmul_rate)};
-    for (int i = 0; i <= 100; i++) { /* labels keep off the line */
+    double middle = pow(start, 0.75) * pow(ridge, 0.25); /* of the slope, on the logarithmic axis */
+    for (int i = 0; i <= 100; i++) {                     /* labels keep off the line and its name */
         double v = pow(10, r->x0 + (r->x1 - r->x0) * i / 100.0), x = at_x(r, v), y = at_y(r, roof(r->p, v));
-        r->taken[r->taken_count++] = (struct box){x - 5, y - 5, x + 5, y + 5};
+        double above = fabs(x - at_x(r, middle)) < 70.0 ? 24.0 : 5.0;
+        r->taken[r->taken_count++] = (struct box){x - 5, y - above, x + 5, y + 5};
     }
-    double middle = sqrt(start * ridge); /* of the slope, on the logarithmic axis */
     double dx = at_x(r, ridge) - at_x(r, start),
            dy = at_y(r, start * r->p->copy_rate) - at_y(r, r->p->matmul_rate);
     writer_printf(
@@ -340,6 +341,10 @@ bool profile_write_page(const struct profile *p, const char *path, struct error 
     put_text(&w, p->title);
     writer_printf(&w, "</title>\n<style>%s</style>\n<h1>One training step</h1>\n<p class='where'>", style);
     put_text(&w, p->where);
+    if (p->note) {
+        writer_printf(&w, "</p>\n<p>");
+        put_text(&w, p->note);
+    }
     writer_printf(&w, "</p>\n<p>");
     put_text(&w, p->title);
     writer_printf(

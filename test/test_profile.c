@@ -62,6 +62,7 @@ static struct profile *invented(void) {
     p->spread = 0.0005;
     p->repeats = 7;
     snprintf(p->title, sizeof p->title, "a<b & c>d, B=64, T=1024, bf16");
+    p->note = "noted <here>";
     snprintf(p->where, sizeof p->where, "INVENTED FIGURES: a test of the page");
     add_row(p, OP_matmul_backward, 768, 50304, 15.0, 10.1, 20.1);
     add_row(p, OP_matmul_backward, 768, 3072, 12.5, 7.4, 17.2);
@@ -116,6 +117,7 @@ static void test_page(void **state) {
     assert_non_null(strstr(text, "<p class='where'>INVENTED FIGURES"));
     assert_non_null(strstr(text, "<title>a&#60;b &#38; c&#62;d, B=64"));
     assert_null(strstr(text, "a<b"));
+    assert_non_null(strstr(text, "<p>noted &#60;here&#62;</p>"));
     assert_null(strstr(text, "nan"));
     assert_null(strstr(text, "inf"));
     for (int i = 0; i < p->count; i++) { /* in the table as it is; the arrow is markup */
