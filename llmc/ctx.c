@@ -10,13 +10,30 @@ const char *memory_kind_name(enum memory_kind kind) {
     return names[kind];
 }
 
+/* LLMC_VARIANT, every part of which must name an operation: a misspelt one would go unnoticed. */
+static const char *forced_variants(void) {
+    const char *forced = getenv("LLMC_VARIANT");
+    for (const char *p = forced; p && *p;) {
+        int length = (int)strcspn(p, ",:"), id = 0;
+        while (id < OP_COUNT && !(strlen(op_name((enum op_id)id)) == (size_t)length &&
+                                  strncmp(op_name((enum op_id)id), p, (size_t)length) == 0))
+            id++;
+        check(id < OP_COUNT && p[length] == ':',
+              "LLMC_VARIANT=%s: \"%.*s\" should be OPERATION:VARIANT, for example attn_forward:naive", forced,
+              (int)strcspn(p, ","), p);
+        p += strcspn(p, ",");
+        p += *p == ',';
+    }
+    return forced;
+}
+
 void ctx_init(struct ctx *ctx, struct device *device, const struct ops *ops, bool plan) {
     memset(ctx, 0, sizeof *ctx);
     ctx->device = device;
     ctx->ops = ops;
     ctx->stream = device ? device->stream : NULL;
     ctx->plan = plan;
-    ctx->forced = getenv("LLMC_VARIANT");
+    ctx->forced = forced_variants();
 }
 
 void ctx_free(struct ctx *ctx) {

@@ -10,6 +10,7 @@
 #include "ctx.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 /* --- dispatch --- */
@@ -83,6 +84,18 @@ static void op_end(struct ctx *ctx) {
     ctx_range_pop(ctx);
 }
 
+static void append_name(char *list, size_t size, const char *name) {
+    size_t used = strlen(list);
+    snprintf(list + used, size - used, "%s%s", used ? ", " : "", name);
+}
+
+static _Noreturn void no_row(const struct ctx *ctx, const char *op, const char *rows,
+                             const struct tensor *first) {
+    die("%s: no %s variant%s%s takes these operands (first one: %s); its variants are %s", op,
+        ctx->ops->backend, ctx->forced ? " allowed by LLMC_VARIANT=" : "", ctx->forced ? ctx->forced : "",
+        tensor_text(first), rows);
+}
+
 /* The one place where rows are walked: the first wanted row that is made for this device and whose need()
  * accepts the arguments runs. */
 #define DISPATCH(ctx, op, flops, bytes, ...)                                                                 \
@@ -93,9 +106,11 @@ static void op_end(struct ctx *ctx) {
             if (variant_wanted(ctx, OP_##op, row->name) && op_runs_on(ctx, row->arch) &&                     \
                 (need = row->need(__VA_ARGS__)) >= 0)                                                        \
                 break;                                                                                       \
-        check(row->name, "%s: no %s variant%s%s takes these operands (first one: %s)", #op,                  \
-              (ctx)->ops->backend, (ctx)->forced ? " allowed by LLMC_VARIANT=" : "",                         \
-              (ctx)->forced ? (ctx)->forced : "", tensor_text(FIRST(__VA_ARGS__, 0)));                       \
+        if (!row->name) {                                                                                    \
+            char rows[256] = "";                                                                             \
+            for (row = (ctx)->ops->op; row->name; row++) append_name(rows, sizeof rows, row->name);          \
+            no_row(ctx, #op, rows, FIRST(__VA_ARGS__, 0));                                                   \
+        }                                                                                                    \
         struct op_env env;                                                                                   \
         op_begin(ctx, OP_##op, row->name, need, (double)(flops), (double)(bytes), &env);                     \
         if ((ctx)->plan) return;                                                                             \

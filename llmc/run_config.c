@@ -215,12 +215,16 @@ static bool choose_tokens_per_step(struct run_config *c, struct error *err) {
     if (c->tokens_per_step % micro == 0) return true;
     char processes[64] = "";
     if (world > 1) snprintf(processes, sizeof processes, " times %" PRId64 " processes", world);
+    char nearest[64];
+    int64_t below = c->tokens_per_step / micro * micro;
+    if (below)
+        snprintf(nearest, sizeof nearest, "the nearest are %" PRId64 " and %" PRId64, below, below + micro);
+    else
+        snprintf(nearest, sizeof nearest, "the smallest is %" PRId64, micro);
     return fail(err,
                 "--tokens-per-step %" PRId64 " is not a multiple of --batch-size %" PRId64
-                " times --seq-len %" PRId64 "%s = %" PRId64 "; the nearest are %" PRId64 " and %" PRId64,
-                c->tokens_per_step, c->batch_size, c->seq_len, processes, micro,
-                max_i64(1, c->tokens_per_step / micro) * micro,
-                (max_i64(1, c->tokens_per_step / micro) + 1) * micro);
+                " times --seq-len %" PRId64 "%s = %" PRId64 "; %s",
+                c->tokens_per_step, c->batch_size, c->seq_len, processes, micro, nearest);
 }
 
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, int64_t epoch_tokens,

@@ -229,7 +229,10 @@ static bool usable(int index, cudaDeviceProp *properties, char *reason, size_t s
     } else if (e == cudaErrorNoDevice || (e == cudaSuccess && count == 0)) {
         const char *visible = getenv("CUDA_VISIBLE_DEVICES");
         snprintf(reason, size, "the NVIDIA driver finds no GPU%s%s",
-                 visible ? "; CUDA_VISIBLE_DEVICES is " : "", visible ? visible : "");
+                 visible ? "; CUDA_VISIBLE_DEVICES is " : "",
+                 visible && !*visible ? "empty"
+                 : visible            ? visible
+                                      : "");
     } else if (e != cudaSuccess) {
         snprintf(reason, size, "CUDA does not start: %s", cudaGetErrorString(e));
     } else if (index >= count) {

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 #include <unistd.h>
 
 namespace sim {
@@ -26,10 +27,24 @@ static sim::order order_from_environment() {
     _exit(99);
 }
 
+/* The faults themselves are played by runtime.cpp, which asks anew each time. */
+static void check_fault() {
+    const char *text = getenv("SIM_FAULT");
+    if (!text) return;
+    for (const char *fault : {"no-driver", "no-device", "old-driver", "old-device", "other-device"})
+        if (strcmp(text, fault) == 0) return;
+    fprintf(
+        stderr,
+        "SIM ERROR: SIM_FAULT=%s should be no-driver, no-device, old-driver, old-device or other-device\n",
+        text);
+    _exit(99);
+}
+
 const options &knobs() {
     static const options o = [] {
         options k;
         long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+        check_fault();
         k.order = order_from_environment();
         k.seed = number("SIM_SEED", 1);
         /* One worker under ThreadSanitizer: its contexts are made once, and races need no luck to be seen. */
