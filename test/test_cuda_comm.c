@@ -322,7 +322,7 @@ static void run_failing(int64_t world, rank_body body, const void *arg, int stat
     ranks_init(&r, world, 20.0);
     r.arg = arg;
     ranks_start(&r, body);
-    ranks_finish(&r, 30.0);
+    ranks_finish(&r, 60.0);
     ranks_expect_all(&r, status, text);
     ranks_free(&r);
 }
@@ -376,10 +376,10 @@ static int lost_body(const struct ranks *r, int64_t rank) {
 }
 static void run_lost(const char *fault, int status_of_1, const char *said_by_0) {
     struct ranks r;
-    ranks_init(&r, 2, 5.0);
+    ranks_init(&r, 2, 20.0);
     r.arg = fault;
     ranks_start(&r, lost_body);
-    ranks_finish(&r, 30.0);
+    ranks_finish(&r, 60.0);
     rank_expect(&r, 0, GROUP_EXIT_STATUS, said_by_0);
     if (status_of_1) assert_int_equal(rank_exit(&r, 1), status_of_1);
     ranks_free(&r);
@@ -408,9 +408,9 @@ static int differing_body(const struct ranks *r, int64_t rank) {
 static void test_differing_calls_are_noticed(void **state) {
     need_simulation();
     struct ranks r;
-    ranks_init(&r, 2, 5.0);
+    ranks_init(&r, 2, 20.0);
     ranks_start(&r, differing_body);
-    ranks_finish(&r, 30.0);
+    ranks_finish(&r, 60.0);
     /* whoever notices it first ends the other */
     bool said = false;
     for (int i = 0; i < 2; i++)
