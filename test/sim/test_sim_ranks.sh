@@ -1,18 +1,18 @@
 #!/bin/sh
 # The whole trainer on two simulated GPUs, with the collectives of the simulated NCCL: the same losses as on one, at
-# ZeRO 0 and 3, the latter with streams that do nothing until they must. Prints TAP.
+# ZeRO 0 and 3, the latter with streams that do nothing until they must; and what ends a run. Prints TAP.
 #     [BUILD=build] test/sim/test_sim_ranks.sh
 : "${BUILD:=build}"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export SIM_GPUS=2 SIM_WORKERS=1 OMP_NUM_THREADS=1
 
-train() { # NAME OPTION...
-    name=$1
-    shift
+train() { # NAME STEPS OPTION...
+    name=$1 steps=$2
+    shift 2
     timeout 120 "$BUILD/sim/plain/train_gpt" --device cuda --dtype fp32 --layers 2 --heads 2 --channels 32 --context 32 \
-        --vocab-size 300 --stories 100 --batch-size 1 --seq-len 20 --tokens-per-step 80 --steps 3 --val-every 1 --val-batches 2 \
- --out "$work/$name" "$@" >"$work/$name.out" 2>&1
+        --vocab-size 300 --stories 100 --batch-size 1 --seq-len 20 --tokens-per-step 80 --val-batches 2 \
+        --steps $steps --val-every $(((steps + 2) / 3)) --out "$work/$name" "$@" >"$work/$name.out" 2>&1
 }
 losses() { sed -n 's/.*"\(loss\|val_loss\)":\([0-9.e+-]*\).*/\2/p' "$work/$1/log.jsonl"; }
 
@@ -33,12 +33,28 @@ same() {
         END { exit bad || NR != 6 }'
 }
 
-train one
-report one GPU
+export LLMC_NCCL=/nonexistent/libnccl.so.2
+train one 3
+report one GPU, without NCCL
+! train without 3 --gpus 2 && grep -q 'LLMC_NCCL=/path/to/libnccl.so.2' "$work/without.out"
+report two GPUs, without NCCL: what to do
+unset LLMC_NCCL
+
 for level in 0 3; do # test_cuda_zero has them all
-    SIM_LAZY=$((level % 2)) train zero$level --gpus 2 --zero $level && grep -q 'NCCL 2' "$work/zero$level.out" && same zero$level
+    SIM_LAZY=$((level % 2)) train zero$level 3 --gpus 2 --zero $level && grep -q 'NCCL 2' "$work/zero$level.out" && same zero$level
     report "two GPUs, --zero $level: the losses of one"
 done
-! train many --gpus 3 && grep -q -- '--gpus 3: this machine has 2' "$work/many.out"
+! train many 3 --gpus 3 && grep -q -- '--gpus 3: this machine has 2' "$work/many.out"
 report more processes than GPUs
+
+# Rank 0 waits for its GPU, which waits for rank 1: it must not do so for ever.
+train killed 100000 --gpus 2 --zero 3 --rank-logs &
+launcher=$!
+tries=0
+until grep -q ' step 1 ' "$work/killed/rank-1.log" 2>/dev/null || [ $((tries += 1)) -gt 600 ]; do sleep 0.1; done
+kill -9 "$(sed -n 's/.*rank 1 of 2,.* process \([0-9]*\),.*/\1/p' "$work/killed/rank-1.log")"
+wait $launcher
+[ $? -eq 137 ] && grep -q 'rank 0: error: rank 1 .*ended without a word' "$work/killed.out" &&
+    grep -q 'error: rank 1 was killed by signal 9' "$work/killed.out"
+report rank 1 is killed: the others end, and say why
 echo "1..$number"
