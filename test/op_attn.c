@@ -3,23 +3,24 @@
 
 #include <stdlib.h>
 
-enum { RISING = OP_FLAG(0), LOW = OP_FLAG(1) };
+enum { RISING = OP_FLAG(0), LOW = OP_FLAG(1), FALLING = OP_FLAG(2) };
 
 /* Scores reach about 200 with large inputs, where exp without the maximum overflows. LOW: they are all near
  * -150, where a maximum that starts at 0 makes every exp 0. RISING: keys grow along the sequence, so that a
- * running maximum changes with every tile. */
+ * running maximum changes with every tile; FALLING: for kernels that walk it from its end. */
 static void fill_qkv(struct op_instance *x, struct operand *o) {
     int64_t T = x->c->d[1], HS = x->c->d[3], C = x->c->d[2] * HS;
     float low = sqrtf(150.0f / sqrtf((float)HS));
     op_fill(x, o, x->c->input == INPUT_LARGE ? 8.0 : 1.0);
-    for (int64_t i = 0; x->c->flags & (RISING | LOW) && i < o->count; i++) {
+    for (int64_t i = 0; x->c->flags & (RISING | LOW | FALLING) && i < o->count; i++) {
         int64_t t = i / (3 * C) % T, part = i % (3 * C) / C;
         if (part == 2) continue;
         if (x->c->flags & LOW)
             o->initial[i] = (part == 0 ? low : -low) + 0.1f * o->initial[i];
         else
-            o->initial[i] =
-                part == 0 ? 1.0f + 0.25f * o->initial[i] : (float)(t - T / 2) / (float)T * 60.0f / (float)HS;
+            o->initial[i] = part == 0 ? 1.0f + 0.25f * o->initial[i]
+                                      : (float)(x->c->flags & FALLING ? T / 2 - t : t - T / 2) / (float)T *
+                                            60.0f / (float)HS;
     }
     op_round(o, o->initial);
 }
@@ -105,6 +106,19 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
     return 1;
 }
 
+/* Around the 64 rows of a warpgroup and the 128 of a tile; several tiles a block; rings that go round. */
+#define HOPPER_CASE(name, flags, ...)                                                                        \
+    { name, INPUT_RANDOM, {__VA_ARGS__}, flags, SIZE_SMALL, "hopper" }
+#define HOPPER_CASES                                                                                         \
+    HOPPER_CASE("one position", 0, 2, 1, 1, 64), HOPPER_CASE("a row short", 0, 1, 63, 1, 128),               \
+        HOPPER_CASE("short, many heads", 0, 3, 40, 3, 64),                                                   \
+        HOPPER_CASE("second warpgroup", 0, 2, 65, 1, 128),                                                   \
+        HOPPER_CASE("a row short of a tile", 0, 1, 127, 1, 64), HOPPER_CASE("a tile", 0, 1, 128, 2, 128),    \
+        HOPPER_CASE("a row more", 0, 2, 129, 1, 64), HOPPER_CASE("head 64", EVERYWHERE, 1, 200, 1, 64),      \
+        HOPPER_CASE("head 128", 0, 2, 256, 1, 128), HOPPER_CASE("many tiles", 0, 2, 385, 2, 64),             \
+        HOPPER_CASE("many falling tiles", FALLING, 1, 300, 2, 64),                                           \
+        HOPPER_CASE("falling, head 128", FALLING | EVERYWHERE, 1, 257, 1, 128)
+
 #define ATTN_CASES                                                                                           \
     {"odd", INPUT_RANDOM, {2, 5, 2, 3}, 0, SIZE_SMALL}, {"one", INPUT_RANDOM, {1, 1, 1, 1}, 0, SIZE_SMALL},  \
         {"one position", INPUT_RANDOM, {3, 1, 2, 8}, 0, SIZE_SMALL},                                         \
@@ -128,7 +142,7 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         {"rising", INPUT_RANDOM, {1, 100, 1, 64}, RISING, SIZE_SMALL},                                       \
         {"low", INPUT_RANDOM, {1, 40, 2, 16}, LOW, SIZE_SMALL},                                              \
         {"low, head 64", INPUT_RANDOM, {1, 70, 1, 64}, LOW, SIZE_SMALL},                                     \
-        {"unaligned", INPUT_RANDOM, {1, 20, 2, 16}, UNALIGNED, SIZE_SMALL},                                  \
+        {"unaligned", INPUT_RANDOM, {1, 20, 2, 16}, UNALIGNED, SIZE_SMALL}, HOPPER_CASES,                    \
         {"gpt2", INPUT_RANDOM, {2, 1024, 12, 64}, 0, SIZE_LARGE}, {                                          \
         "gpt2-xl", INPUT_LARGE, {1, 515, 25, 64}, 0, SIZE_LARGE                                              \
     }

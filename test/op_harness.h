@@ -41,9 +41,10 @@ enum op_size { SIZE_SMALL, SIZE_LARGE };
 /* Flags common to all ops; op-specific ones start at OP_FLAG(0). */
 enum {
     UNALIGNED = 1, /* every buffer starts one element after an aligned address */
-    OP_FP8 = 2     /* matmul: the weight is marked as the model marks it */
+    OP_FP8 = 2,    /* matmul: the weight is marked as the model marks it */
+    EVERYWHERE = 4 /* a case for one row that is run under ThreadSanitizer, too (LLMC_TEST_SIZE=small) */
 };
-#define OP_FLAG(n) (4u << (n))
+#define OP_FLAG(n) (8u << (n))
 
 struct op_case {
     const char *name;
@@ -51,6 +52,8 @@ struct op_case {
     int64_t d[6]; /* the shape; what each means stands in the op's file */
     unsigned flags;
     enum op_size size;
+    const char *only; /* the row, of bf16, whose tiles the shape is about; other CUDA rows leave it out. NULL:
+                         every row */
 };
 
 /* A model whose ops are to be benchmarked. */

@@ -17,7 +17,7 @@
 struct gpu {
     struct device *device;
     struct ctx ctx;
-    bool large, ladders;
+    bool large, small, ladders;
 };
 
 static int open_gpu(void **state) {
@@ -28,6 +28,7 @@ static int open_gpu(void **state) {
     check(gpu->device, "these tests need a GPU, or the simulated one (make sim): %s", err.message);
     gpu->large = size && strcmp(size, "large") == 0;
     gpu->ladders = !ladders || strcmp(ladders, "0") != 0;
+    gpu->small = size && strcmp(size, "small") == 0;
     ctx_init(&gpu->ctx, gpu->device, gpu->device->ops, false);
     *state = gpu;
     return 0;
@@ -50,7 +51,8 @@ static int check_row(struct gpu *gpu, const struct op_test *op, const char *row,
     for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++)
         for (size_t i = 0; i < op->case_count; i++) {
             const struct op_case *c = &op->cases[i];
-            if (c->size == SIZE_LARGE && !gpu->large) continue;
+            if ((c->size == SIZE_LARGE && !gpu->large) || (c->only && strcmp(c->only, row) != 0)) continue;
+            if (c->only && (dtype != DTYPE_BF16 || (gpu->small && !(c->flags & EVERYWHERE)))) continue;
             struct error err;
             struct op_target target = {.ctx = &gpu->ctx, .variant = row};
             enum op_verdict verdict = op_check(op, c, (enum dtype)dtype, &target, &worst[dtype], &err);

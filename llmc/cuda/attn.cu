@@ -242,10 +242,12 @@ static void attn_backward_naive(const struct op_env *env, struct tensor *dqkv, c
 extern "C" {
 const struct attn_forward_variant cuda_attn_forward_variants[] = {
     {"decode", attn_forward_decode, attn_forward_decode_need},
+    {"hopper", attn_forward_hopper, attn_forward_hopper_need, 90},
     {"flash", attn_forward_flash, attn_forward_flash_need},
     {"naive", attn_forward_naive, attn_forward_naive_need},
     {}};
 const struct attn_backward_variant cuda_attn_backward_variants[] = {
+    {"hopper", attn_backward_hopper, attn_backward_hopper_need, 90},
     {"flash", attn_backward_flash, attn_backward_flash_need},
     {"naive", attn_backward_naive, attn_backward_naive_need},
     {}};

@@ -4,7 +4,7 @@
 
 #include "kernel.cuh"
 
-/* Rows of attn_flash.cu (tensor cores) and attn_decode.cu (one query). */
+/* Rows of attn_flash.cu (tensor cores), attn_decode.cu (one query) and attn_hopper*.cu. */
 extern "C" {
 attn_forward_fn attn_forward_decode;
 attn_forward_need_fn attn_forward_decode_need;
@@ -12,6 +12,10 @@ attn_forward_fn attn_forward_flash;
 attn_forward_need_fn attn_forward_flash_need;
 attn_backward_fn attn_backward_flash;
 attn_backward_need_fn attn_backward_flash_need;
+attn_forward_fn attn_forward_hopper;
+attn_forward_need_fn attn_forward_hopper_need;
+attn_backward_fn attn_backward_hopper;
+attn_backward_need_fn attn_backward_hopper_need;
 }
 
 #endif

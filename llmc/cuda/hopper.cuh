@@ -1,5 +1,6 @@
-/* What only Hopper has: mbarriers with transaction counts, TMA tile loads, wgmma. For kernels of sm_90a; in
- * builds for other architectures they compile, and trap when called, so need() must not offer them there.
+/* What only Hopper has: mbarriers with transaction counts, TMA loads, wgmma, registers moved between
+ * warpgroups. For kernels of sm_90a, whose rows say so (arch = 90); in builds for other architectures they
+ * compile, and trap when called.
  *
  * Names and layouts follow the PTX ISA ("mbarrier", "cp.async.bulk.tensor", "Asynchronous warpgroup level
  * matrix instructions"). Sections: descriptions of memory (host and device), then instructions. */
@@ -14,11 +15,12 @@
  * conflicts; the value is that of wgmma's descriptors. SWIZZLE_128 wants tiles aligned to 1024 bytes. */
 enum swizzle { SWIZZLE_NONE = 0, SWIZZLE_128 = 1, SWIZZLE_64 = 2, SWIZZLE_32 = 3 };
 
-/* A bf16 matrix (rows, cols) in global memory, loaded in boxes of (box_rows, box_cols); parts of a box that
- * lie outside read as zero. Host side; passed to kernels as `const __grid_constant__ CUtensorMap`. Rows start
- * on multiples of 16 bytes; a box row fits its swizzle. */
-static inline CUtensorMap tensor_map_2d(const void *data, int64_t rows, int64_t cols, int box_rows,
-                                        int box_cols, enum swizzle mode) {
+/* `depth` bf16 matrices (rows, cols), one after another in global memory, loaded in boxes of (box_rows,
+ * box_cols) of one of them; parts of a box that lie outside its matrix read as zero. Host side; passed to
+ * kernels as `const __grid_constant__ CUtensorMap`. Rows start on multiples of 16 bytes; a box row fits its
+ * swizzle. */
+static inline CUtensorMap tensor_map(int rank, const void *data, int64_t depth, int64_t rows, int64_t cols,
+                                     int box_rows, int box_cols, enum swizzle mode) {
     using encode_fn = decltype(&cuTensorMapEncodeTiled);
     void *entry = nullptr; /* the driver's library is not linked */
     cudaDriverEntryPointQueryResult found;
@@ -31,20 +33,31 @@ static inline CUtensorMap tensor_map_2d(const void *data, int64_t rows, int64_t 
     check(entry, "the NVIDIA driver is too old for tensor maps (CUDA 12 has them)");
     static const CUtensorMapSwizzle modes[] = {CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
                                                CU_TENSOR_MAP_SWIZZLE_64B, CU_TENSOR_MAP_SWIZZLE_32B};
-    cuuint64_t size[2] = {(cuuint64_t)cols, (cuuint64_t)rows}, pitch[1] = {(cuuint64_t)cols * sizeof(bf16)};
-    cuuint32_t box[2] = {(cuuint32_t)box_cols, (cuuint32_t)box_rows}, step[2] = {1, 1};
+    cuuint64_t size[3] = {(cuuint64_t)cols, (cuuint64_t)rows, (cuuint64_t)depth};
+    cuuint64_t pitch[2] = {size[0] * sizeof(bf16), size[0] * size[1] * sizeof(bf16)};
+    cuuint32_t box[3] = {(cuuint32_t)box_cols, (cuuint32_t)box_rows, 1}, step[3] = {1, 1, 1};
     CUtensorMap map;
-    CUresult r = ((encode_fn)entry)(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)data, size, pitch, box,
-                                    step, CU_TENSOR_MAP_INTERLEAVE_NONE, modes[mode],
+    CUresult r = ((encode_fn)entry)(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, (cuuint32_t)rank, (void *)data,
+                                    size, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, modes[mode],
                                     CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-    check(r == CUDA_SUCCESS, "a tensor map of (%lld,%lld) in boxes of (%d,%d) cannot be made: error %d",
-          (long long)rows, (long long)cols, box_rows, box_cols, (int)r);
+    check(r == CUDA_SUCCESS, "a tensor map of (%lld,%lld,%lld) in boxes of (%d,%d) cannot be made: error %d",
+          (long long)depth, (long long)rows, (long long)cols, box_rows, box_cols, (int)r);
     return map;
+}
+static inline CUtensorMap tensor_map_2d(const void *data, int64_t rows, int64_t cols, int box_rows,
+                                        int box_cols, enum swizzle mode) {
+    return tensor_map(2, data, 1, rows, cols, box_rows, box_cols, mode);
+}
+static inline CUtensorMap tensor_map_3d(const void *data, int64_t depth, int64_t rows, int64_t cols,
+                                        int box_rows, int box_cols, enum swizzle mode) {
+    return tensor_map(3, data, depth, rows, cols, box_rows, box_cols, mode);
 }
 
 /* Describes an operand tile in shared memory to wgmma. For bf16 tiles of 64 columns with SWIZZLE_128:
- *   K-major (rows of K):   leading ignored, stride = 1024 (8 rows of 128 bytes); the next 16 of K are 32
- * bytes on MN-major (rows of MN): leading = bytes to the next 64 of MN, stride = 1024 */
+ *   K-major (rows of K):   leading ignored, stride = 1024 (8 rows of 128 bytes); the next 16 of K: 32 bytes
+ * on MN-major (rows of MN): leading = bytes to the next 64 of MN, stride = 1024; the next 16 of K: 2048 bytes
+ * on
+ */
 DEVICE_INLINE uint64_t wgmma_descriptor(const void *tile, uint32_t leading_bytes, uint32_t stride_bytes,
                                         enum swizzle mode) {
     return (uint64_t)(shared_address(tile) >> 4 & 0x3fff) | (uint64_t)(leading_bytes >> 4) << 16 |
@@ -100,6 +113,21 @@ DEVICE_INLINE void tma_load_2d(void *shared, const CUtensorMap *map, int row, in
                "l"(map), "r"(col), "r"(row), "r"(shared_address(b))
                : "memory");
 }
+DEVICE_INLINE void tma_load_3d(void *shared, const CUtensorMap *map, int depth, int row, int col,
+                               mbarrier *b) {
+    HOPPER_PTX("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+               "[%0], [%1, {%2, %3, %4}], [%5];" ::"r"(shared_address(shared)),
+               "l"(map), "r"(col), "r"(row), "r"(depth), "r"(shared_address(b))
+               : "memory");
+}
+/* The same for `bytes` in a row, a multiple of 16, both ends 16-byte aligned. */
+DEVICE_INLINE void bulk_load(void *shared, const void *global, int bytes, mbarrier *b) {
+    HOPPER_PTX(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+            shared_address(shared)),
+        "l"(global), "r"(bytes), "r"(shared_address(b))
+        : "memory");
+}
 /* Between a thread's own writes to shared memory and wgmma or TMA that read them. */
 DEVICE_INLINE void fence_async_proxy() { HOPPER_PTX("fence.proxy.async;" ::: "memory"); }
 
@@ -112,22 +140,98 @@ template <int pending> DEVICE_INLINE void wgmma_wait() {
     HOPPER_PTX("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-/* d (64x64 fp32) = or += a (64x16) @ b (16x64), bf16 tiles in shared memory. Thread t of the warpgroup holds,
- * with lane l of warp w: d[4j+h] = row 16w + l/4 + 8(h/2), column 8j + 2(l%4) + h%2. The flags say which
- * operand is MN-major. */
+/* Products under way change their accumulators behind the compiler's back: after the wait, a line that it
+ * moves no use of d across. */
+template <int N> DEVICE_INLINE void pin_registers(float (&d)[N]) {
+#pragma unroll
+    for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+/* Before a wait: what x is computed from is computed now, while products are under way. Without this the
+ * assembler moves the wait up over arithmetic that does not need it. A sleep that practically never happens
+ * does it: it may not be moved, and its condition needs x. */
+DEVICE_INLINE void settle(float x) {
+    asm volatile("{\n.reg .pred p;\nsetp.gt.f32 p, %0, 0f7f000000;\n@p nanosleep.u32 1;\n}" ::"f"(x)
+                 : "memory");
+}
+
+/* d (64xN fp32) = or += a (64x16) @ b (16xN), bf16; N is twice the number of accumulators, 64 or 128. b is a
+ * tile in shared memory, a one too or in registers; the flags say which tile is MN-major.
+ * Thread t of the warpgroup, lane l of warp w, holds d[4j+h] = row 16w + l/4 + 8(h/2), column 8j + 2(l%4) +
+ * h%2, and of a what mma_m16n8k16 has: a[i] = row 16w + l/4 + 8(i%2), columns 2(l%4) + 8(i/2) and the next.
+ * So the accumulators of two blocks of 8 columns, rounded, are an a of 16. */
+#define WGMMA_TEXT(N, D, A, B, P, TRANSPOSED)                                                                \
+    "{\n.reg .pred p;\nsetp.ne.b32 p, " P ", 0;\n"                                                           \
+    "wgmma.mma_async.sync.aligned.m64n" N "k16.f32.bf16.bf16 " D ", " A ", " B ", p, 1, 1, " TRANSPOSED      \
+    ";\n}"
+#define WGMMA_32                                                                                             \
+    "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                                \
+    "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}"
+#define WGMMA_64                                                                                             \
+    "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                                \
+    "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"                                       \
+    "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"                                       \
+    "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63}"
+#define WGMMA_OUT(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define WGMMA_OUT_32                                                                                         \
+    WGMMA_OUT(0), WGMMA_OUT(4), WGMMA_OUT(8), WGMMA_OUT(12), WGMMA_OUT(16), WGMMA_OUT(20), WGMMA_OUT(24),    \
+        WGMMA_OUT(28)
+#define WGMMA_OUT_64                                                                                         \
+    WGMMA_OUT_32, WGMMA_OUT(32), WGMMA_OUT(36), WGMMA_OUT(40), WGMMA_OUT(44), WGMMA_OUT(48), WGMMA_OUT(52),  \
+        WGMMA_OUT(56), WGMMA_OUT(60)
+
 template <bool a_mn_major, bool b_mn_major>
-DEVICE_INLINE void wgmma_m64n64k16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
-    HOPPER_PTX("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 "
-               "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"
-               "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "
-               "%32, %33, p, 1, 1, %35, %36;\n}"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),
-                 "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]),
-                 "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
-                 "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]),
-                 "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+DEVICE_INLINE void wgmma(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
+    HOPPER_PTX(WGMMA_TEXT("64", WGMMA_32, "%32", "%33", "%34", "%35, %36")
+               : WGMMA_OUT_32
                : "l"(a), "l"(b), "r"((int)accumulate), "n"((int)a_mn_major), "n"((int)b_mn_major));
+}
+template <bool a_mn_major, bool b_mn_major>
+DEVICE_INLINE void wgmma(float (&d)[64], uint64_t a, uint64_t b, bool accumulate) {
+    HOPPER_PTX(WGMMA_TEXT("128", WGMMA_64, "%64", "%65", "%66", "%67, %68")
+               : WGMMA_OUT_64
+               : "l"(a), "l"(b), "r"((int)accumulate), "n"((int)a_mn_major), "n"((int)b_mn_major));
+}
+template <bool b_mn_major>
+DEVICE_INLINE void wgmma(float (&d)[32], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+    HOPPER_PTX(WGMMA_TEXT("64", WGMMA_32, "{%32,%33,%34,%35}", "%36", "%37", "%38")
+               : WGMMA_OUT_32
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)accumulate),
+                 "n"((int)b_mn_major));
+}
+template <bool b_mn_major>
+DEVICE_INLINE void wgmma(float (&d)[64], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+    HOPPER_PTX(WGMMA_TEXT("128", WGMMA_64, "{%64,%65,%66,%67}", "%68", "%69", "%70")
+               : WGMMA_OUT_64
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"((int)accumulate),
+                 "n"((int)b_mn_major));
+}
+
+#undef WGMMA_TEXT
+#undef WGMMA_32
+#undef WGMMA_64
+#undef WGMMA_OUT
+#undef WGMMA_OUT_32
+#undef WGMMA_OUT_64
+
+/* --- warpgroups --- */
+
+/* Gives registers back, or takes them, so that each thread of the warpgroup has `count` (a multiple of 8 in
+ * 24..256); taking waits until there are enough. Every warp of the group must call. */
+template <int count> DEVICE_INLINE void registers_shrink() {
+    HOPPER_PTX("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
+}
+template <int count> DEVICE_INLINE void registers_grow() {
+    HOPPER_PTX("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
+}
+
+/* Barrier 1..15 of a block, for `threads` of its threads (whole warps): the last of them, whether it waits or
+ * only arrives, lets those that wait go on. */
+DEVICE_INLINE void named_barrier_wait(int id, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+DEVICE_INLINE void named_barrier_arrive(int id, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 #undef HOPPER_PTX

@@ -411,7 +411,7 @@ static __global__ void tile_kernel(float *out, const __grid_constant__ CUtensorM
     wgmma_fence();
     for (int k = 0; k < 64; k += 16) {
         uint64_t operand = wgmma_descriptor(tile + k, 16, 1024, SWIZZLE_128);
-        wgmma_m64n64k16<false, false>(sum, operand, operand, true);
+        wgmma<false, false>(sum, operand, operand, true);
     }
     wgmma_commit();
     if (b != TILE_WITHOUT_WGMMA_WAIT) wgmma_wait<0>();

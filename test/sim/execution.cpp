@@ -187,6 +187,14 @@ static void release_barrier(worker *w, int id, const thread *last) {
     w->idle_spins = 0;
 }
 
+static void check_named_barrier(int id, int threads, const barrier &b, const char *file, int line) {
+    if (id < 1 || id >= MAX_BARRIERS || threads <= 0 || threads % 32 != 0 || threads != b.expected)
+        bug("barrier %d at %s:%d: %d threads, while others say %d; wants whole warps, the same number of "
+            "them "
+            "everywhere, and a number in 1..%d",
+            id, file, line, threads, b.expected, MAX_BARRIERS - 1);
+}
+
 void block_barrier(int id, int threads, const char *file, int line) {
     worker *w = this_worker;
     barrier &b = w->barrier[id];
@@ -201,6 +209,7 @@ void block_barrier(int id, int threads, const char *file, int line) {
         bug("divergent __syncthreads: this thread is at %s:%d, others of its block wait at %s:%d", file, line,
             b.file, b.line);
     }
+    if (id != 0) check_named_barrier(id, threads, b, file, line);
     if (threads == 0 && knobs().strict && w->alive < w->threads)
         bug("__syncthreads at %s:%d, but %d of the block's %d threads have already exited", file, line,
             w->threads - w->alive, w->threads);
@@ -216,6 +225,16 @@ void block_barrier(int id, int threads, const char *file, int line) {
         suspend(w);
     }
     tsan_acquire(&b.sync[turn]);
+}
+
+void barrier_arrive(int id, int threads, const char *file, int line) {
+    worker *w = this_worker;
+    barrier &b = w->barrier[id];
+    tsan_release(&b.sync[b.turn]);
+    if (b.arrived == 0) b.expected = threads;
+    check_named_barrier(id, threads, b, file, line);
+    if (++b.arrived >= threads) release_barrier(w, id, nullptr);
+    preempt();
 }
 
 int block_vote(vote kind, bool predicate, const char *file, int line) {
@@ -456,6 +475,7 @@ static void run_block(worker *w, uint64_t number) {
     shared_begin_block(w);
     for (auto &b : w->barrier) b.arrived = 0;
     for (auto &g : w->group) g.arrived = 0;
+    for (int &r : w->registers) r = 0;
     for (int i = 0; i < w->threads; i++) {
         thread *t = &w->thread[i];
         if (t->lane == 0) {

@@ -33,6 +33,8 @@ uint64_t random_bits();
 
 /* Barrier `id` of the block, for `threads` threads (0: all of them). */
 void block_barrier(int id, int threads, const char *file, int line);
+/* Counts as one that reached it, and goes on. */
+void barrier_arrive(int id, int threads, const char *file, int line);
 enum class vote { all, any, count };
 int block_vote(vote kind, bool predicate, const char *file, int line);
 

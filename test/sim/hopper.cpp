@@ -1,9 +1,9 @@
-/* Hopper's asynchronous units: mbarriers, TMA, wgmma.
+/* Hopper's asynchronous units: mbarriers, TMA, wgmma; and what a warpgroup has of the registers.
  *
  * A TMA load fills its destination with NaN when it is issued and is done at some moment while a thread waits
- * on an mbarrier. A wgmma takes its accumulators away (NaN) when it is issued and reads its operands at the
- * wait. So whatever is used too early is NaN, and whatever is overwritten too early is read in its new form.
- */
+ * on an mbarrier. A wgmma takes its accumulators away (NaN) when it is issued and reads its operands, in
+ * registers too, at the wait. So whatever is used too early is NaN, and whatever is overwritten too early is
+ * read in its new form. */
 #include "test/sim/worker.h"
 
 #include "llmc/cuda/hopper.cuh"
@@ -77,7 +77,8 @@ enum : uint64_t { TILE_MAP_MAGIC = 0x51a3d };
 struct tile_map { /* inside the opaque 128 bytes of a CUtensorMap */
     uint64_t magic;
     const char *data;
-    uint64_t cols, rows, pitch;
+    uint64_t cols, rows, depth, pitch, depth_pitch;
+    uint32_t rank;
     uint32_t box_cols, box_rows;
     swizzle mode;
 };
@@ -88,34 +89,66 @@ static uint32_t swizzled(uint32_t address, swizzle mode) {
     return address ^ (address >> 7 & masks[mode]) << 4;
 }
 
-void tma_load_2d(void *shared, const CUtensorMap *opaque, int row, int col, mbarrier *b, const char *file,
-                 int line) {
+/* Whatever brings the bytes later: for the race detector they are written now, and published by the barrier.
+ */
+static void begin_load(void *shared, size_t bytes, mbarrier *b) {
+    note_write(shared, bytes);
+    happens_before_release(b);
+    fill_nan(shared, bytes);
+}
+static void end_load(size_t bytes, mbarrier *b) {
+    barrier_state *s = state_of(b);
+    s->bytes -= (int32_t)bytes;
+    end_phase_if_complete(s);
+}
+
+void tma_load(void *shared, const CUtensorMap *opaque, int depth, int row, int col, mbarrier *b,
+              const char *file, int line) {
     static const uint32_t alignments[] = {128, 1024, 512, 256};
     tile_map map;
     memcpy(&map, opaque, sizeof map);
     if (map.magic != TILE_MAP_MAGIC) bug("tma at %s:%d: not a tensor map", file, line);
+    if ((map.rank == 2) != (depth == -1))
+        bug("tma at %s:%d: the tensor map has rank %u", file, line, map.rank);
     uint32_t address = sim::shared_address(shared), row_bytes = map.box_cols * 2,
              bytes = row_bytes * map.box_rows;
     if (address % alignments[map.mode] != 0)
         bug("tma at %s:%d: destination %#x is not %u-byte aligned, as its swizzle mode wants", file, line,
             address, alignments[map.mode]);
-    note_write(shared, bytes);
-    happens_before_release(b); /* for the race detector it happens now and is published by the barrier */
-    fill_nan(shared, bytes);
+    begin_load(shared, bytes, b);
     quiet q;
     this_worker->tma_queue.push_back([=] {
+        int64_t z = map.rank == 2 ? 0 : depth;
         for (uint32_t r = 0; r < map.box_rows; r++)
             for (uint32_t c = 0; c < map.box_cols; c++) {
                 int64_t y = (int64_t)row + r, x = (int64_t)col + c;
-                bool inside = y >= 0 && x >= 0 && y < (int64_t)map.rows && x < (int64_t)map.cols;
+                bool inside = y >= 0 && x >= 0 && y < (int64_t)map.rows && x < (int64_t)map.cols && z >= 0 &&
+                              z < (int64_t)map.depth;
                 uint16_t v = 0;
-                if (inside) memcpy(&v, map.data + (size_t)y * map.pitch + (size_t)x * 2, sizeof v);
-                if (inside) count_access(map.data + (size_t)y * map.pitch + (size_t)x * 2, sizeof v, false);
+                if (inside) {
+                    const char *from =
+                        map.data + (size_t)z * map.depth_pitch + (size_t)y * map.pitch + (size_t)x * 2;
+                    memcpy(&v, from, sizeof v);
+                    count_access(from, sizeof v, false);
+                }
                 memcpy(shared_pointer(swizzled(address + r * row_bytes + c * 2, map.mode)), &v, sizeof v);
             }
-        barrier_state *s = state_of(b);
-        s->bytes -= (int32_t)bytes;
-        end_phase_if_complete(s);
+        end_load(bytes, b);
+    });
+}
+
+void bulk_load(void *shared, const void *global, int bytes, mbarrier *b, const char *file, int line) {
+    if (bytes <= 0 || bytes % 16 != 0 || (uintptr_t)global % 16 != 0 || sim::shared_address(shared) % 16 != 0)
+        bug("bulk copy at %s:%d: %p, %p or %d bytes are not multiples of 16", file, line, shared, global,
+            bytes);
+    if (!is_device_pointer(global) || !is_device_pointer((const char *)global + bytes - 1))
+        bug("bulk copy at %s:%d: source %p is not device memory", file, line, global);
+    note_read(global, (size_t)bytes);
+    begin_load(shared, (size_t)bytes, b);
+    quiet q;
+    this_worker->tma_queue.push_back([=] {
+        for (int i = 0; i < bytes; i++) ((char *)shared)[i] = ((const char *)global)[i]; /* see fill_nan */
+        end_load((size_t)bytes, b);
     });
 }
 
@@ -139,7 +172,8 @@ static uint32_t operand_address(uint64_t desc, bool mn_major, int mn, int k) {
     return swizzled(start + offset, mode);
 }
 
-void wgmma_issue(float *d, int n, uint64_t a, uint64_t b, bool a_mn_major, bool b_mn_major, bool accumulate) {
+void wgmma_issue(float *d, int n, uint64_t a, const uint32_t *a_registers, uint64_t b, bool a_mn_major,
+                 bool b_mn_major, bool accumulate) {
     quiet q;
     thread *t = this_worker->current;
     bool held = false;
@@ -154,41 +188,66 @@ void wgmma_issue(float *d, int n, uint64_t a, uint64_t b, bool a_mn_major, bool 
         }
         t->accumulators.push_back(r);
     }
-    t->wgmmas.push_back({a, b, d, n, a_mn_major, b_mn_major, accumulate, t->wgmma_group});
+    t->wgmmas.push_back({a, b, a_registers, d, n, a_mn_major, b_mn_major, accumulate, t->wgmma_group});
 }
 
 void wgmma_commit() { this_worker->current->wgmma_group++; }
 
-static float element(uint64_t desc, bool mn_major, int mn, int k) {
-    uint16_t half;
-    memcpy(&half, shared_pointer(operand_address(desc, mn_major, mn, k)), sizeof half);
-    return bit_cast<float>((uint32_t)half << 16);
+/* Eight elements that lie side by side in shared memory, whatever the swizzle: of a K-major operand (mn,
+ * k..k+7), of an MN-major one (mn..mn+7, k). */
+static const uint16_t *eight_elements(uint64_t desc, bool mn_major, int mn, int k) {
+    return (const uint16_t *)shared_pointer(operand_address(desc, mn_major, mn, k));
+}
+static float from_bits(uint16_t half) { return bit_cast<float>((uint32_t)half << 16); }
+
+/* x[k][mn] = an operand of `count` by 16 in shared memory */
+static void fetch_operand(float (*x)[128], uint64_t desc, bool mn_major, int count) {
+    for (int i = 0; i < count; i += mn_major ? 8 : 1)
+        for (int k = 0; k < 16; k += mn_major ? 1 : 8) {
+            const uint16_t *p = eight_elements(desc, mn_major, i, k);
+            for (int e = 0; e < 8; e++) (mn_major ? x[k][i + e] : x[k + e][i]) = from_bits(p[e]);
+        }
+}
+/* x[k][row] = the operand a that the threads hold in registers */
+static void fetch_registers(float (*x)[128], thread *const *threads, size_t number) {
+    for (int t = 0; t < 128; t++)
+        for (int i = 0; i < 8; i++) {
+            uint32_t pair = threads[t]->wgmmas[number].a_registers[i / 2];
+            int row = t / 32 * 16 + t % 32 / 4 + i / 2 % 2 * 8, k = t % 4 * 2 + i / 4 * 8 + i % 2;
+            x[k][row] = from_bits((uint16_t)(i % 2 ? pair >> 16 : pair));
+        }
 }
 
-/* One wgmma of the whole warpgroup; op[i] is what thread i issued. */
+/* One wgmma of the whole warpgroup, number `number` of what each thread issued. */
 static void multiply(thread *const *threads, const size_t number) {
     const wgmma_op first = threads[0]->wgmmas[number];
-    static thread_local float a[64][16], b[16][256];
-    for (int m = 0; m < 64; m++)
-        for (int k = 0; k < 16; k++) a[m][k] = element(first.desc_a, first.a_mn_major, m, k);
-    for (int n = 0; n < first.n; n++)
-        for (int k = 0; k < 16; k++) b[k][n] = element(first.desc_b, first.b_mn_major, n, k);
+    static thread_local float a[16][128], b[16][128], d[64][128];
+    float *held[128];
     for (int i = 0; i < 128; i++) {
         const wgmma_op &mine = threads[i]->wgmmas[number];
-        if (mine.desc_a != first.desc_a || mine.desc_b != first.desc_b)
-            bug("wgmma: the descriptors differ within a warpgroup");
-        float *value = nullptr;
+        if (mine.desc_a != first.desc_a || mine.desc_b != first.desc_b || mine.n != first.n ||
+            !mine.a_registers != !first.a_registers)
+            bug("wgmma: the shapes or descriptors differ within a warpgroup");
+        held[i] = nullptr;
         for (wgmma_registers &r : threads[i]->accumulators)
-            if (r.first == mine.d) value = r.value;
-        int lane = i % 32, row = i / 32 * 16 + lane / 4;
-        for (int j = 0; j < first.n / 8; j++)
-            for (int h = 0; h < 4; h++) {
-                int r = row + h / 2 * 8, c = j * 8 + lane % 4 * 2 + h % 2;
-                float sum = first.accumulate ? value[4 * j + h] : 0.0f;
-                for (int k = 0; k < 16; k++) sum += a[r][k] * b[k][c];
-                value[4 * j + h] = sum;
-            }
+            if (r.first == mine.d && r.count == mine.n / 2) held[i] = r.value;
+        if (!held[i]) bug("wgmma: accumulators of two shapes share registers");
     }
+    if (first.a_registers)
+        fetch_registers(a, threads, number);
+    else
+        fetch_operand(a, first.desc_a, first.a_mn_major, 64);
+    fetch_operand(b, first.desc_b, first.b_mn_major, first.n);
+    auto for_each_accumulator = [&](auto f) {
+        for (int i = 0; i < 128; i++)
+            for (int k = 0; k < first.n / 2; k++)
+                f(held[i][k], d[i / 32 * 16 + i % 32 / 4 + k / 2 % 2 * 8][k / 4 * 8 + i % 4 * 2 + k % 2]);
+    };
+    for_each_accumulator([&](float &own, float &whole) { whole = first.accumulate ? own : 0.0f; });
+    for (int m = 0; m < 64; m++)
+        for (int k = 0; k < 16; k++)
+            for (int n = 0; n < first.n; n++) d[m][n] += a[k][m] * b[k][n];
+    for_each_accumulator([&](float &own, float &whole) { own = whole; });
 }
 
 struct wait_data {
@@ -208,20 +267,28 @@ static void finish_groups(void **data, int count) {
     for (int i = 0; i < count; i++) {
         thread *t = threads[i];
         t->wgmmas.erase(t->wgmmas.begin(), t->wgmmas.begin() + (ptrdiff_t)done);
-        if (!t->wgmmas.empty()) continue; /* registers stay away while anything is under way */
-        for (const wgmma_registers &r : t->accumulators)
-            for (int k = 0; k < r.count; k++) r.first[k] = r.value[k];
-        t->accumulators.clear();
+        size_t kept = 0;
+        for (const wgmma_registers &r : t->accumulators) {
+            bool used = false; /* registers stay away while a product of theirs is under way */
+            for (const wgmma_op &op : t->wgmmas) used |= op.d == r.first;
+            if (used)
+                t->accumulators[kept++] = r;
+            else
+                for (int k = 0; k < r.count; k++) r.first[k] = r.value[k];
+        }
+        t->accumulators.resize(kept);
     }
 }
 
 /* For the race detector: one thread of the warpgroup reads every operand that is finished here. */
 static void note_operand_reads(const wgmma_op &op) {
-    for (int i = 0; i < 64; i++)
-        for (int k = 0; k < 16; k++) {
-            note_read(shared_pointer(operand_address(op.desc_a, op.a_mn_major, i, k)), 2);
-            note_read(shared_pointer(operand_address(op.desc_b, op.b_mn_major, i % op.n, k)), 2);
-        }
+    auto note = [](uint64_t desc, bool mn_major, int count) {
+        for (int i = 0; i < count; i += mn_major ? 8 : 1)
+            for (int k = 0; k < 16; k += mn_major ? 1 : 8)
+                note_read(eight_elements(desc, mn_major, i, k), 16);
+    };
+    if (!op.a_registers) note(op.desc_a, op.a_mn_major, 64);
+    note(op.desc_b, op.b_mn_major, op.n);
 }
 
 void wgmma_wait(int pending, const char *file, int line) {
@@ -232,6 +299,23 @@ void wgmma_wait(int pending, const char *file, int line) {
         for (const wgmma_op &op : t->wgmmas)
             if (op.group < data.below) note_operand_reads(op);
     group_collective(4, "wgmma.wait_group", &data, finish_groups, file, line);
+}
+
+/* --- registers --- */
+
+/* What the kernel was compiled with is not known here, so only what the warpgroups ask for is added up. */
+void set_registers(int count, const char *file, int line) {
+    enum { REGISTERS = 65536 };
+    worker *w = this_worker;
+    if (count < 24 || count > 256 || count % 8 != 0)
+        bug("setmaxnreg at %s:%d: %d is not a multiple of 8 in 24..256", file, line, count);
+    group_collective(4, "setmaxnreg", nullptr, nullptr, file, line);
+    w->registers[w->current->warp / 4] = count;
+    int total = 0;
+    for (int r : w->registers) total += 128 * r;
+    if (total > REGISTERS)
+        bug("setmaxnreg at %s:%d: the block's warpgroups want %d registers, more than %d", file, line, total,
+            REGISTERS);
 }
 
 }  // namespace sim
@@ -248,13 +332,17 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap *out, CUtensorMapDataType type, cuui
                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
     static const swizzle modes[] = {SWIZZLE_NONE, SWIZZLE_32, SWIZZLE_64, SWIZZLE_128};
     static const cuuint32_t row_limits[] = {512, 32, 64, 128};
-    if (type != CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 || rank != 2 || mode > CU_TENSOR_MAP_SWIZZLE_128B)
+    bool deep = rank == 3;
+    if (type != CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 || (rank != 2 && !deep) || mode > CU_TENSOR_MAP_SWIZZLE_128B)
         return CUDA_ERROR_NOT_SUPPORTED;
     bool valid = (uintptr_t)data % 16 == 0 && pitch[0] % 16 == 0 && step[0] == 1 && step[1] == 1 &&
                  box[0] <= 256 && box[1] <= 256 && box[0] * 2 <= row_limits[mode] && box[0] * 2 % 16 == 0;
+    if (deep) valid = valid && pitch[1] % 16 == 0 && step[2] == 1;
     if (!valid || !is_device_pointer(data)) return CUDA_ERROR_INVALID_VALUE;
-    tile_map map = {TILE_MAP_MAGIC, (const char *)data, size[0], size[1], pitch[0], box[0],
-                    box[1],         modes[mode]};
+    if (deep && box[2] != 1) return CUDA_ERROR_NOT_SUPPORTED;
+    tile_map map = {TILE_MAP_MAGIC, (const char *)data,  size[0], size[1], deep ? size[2] : 1,
+                    pitch[0],       deep ? pitch[1] : 0, rank,    box[0],  box[1],
+                    modes[mode]};
     static_assert(sizeof map <= sizeof *out);
     memset(out, 0, sizeof *out);
     memcpy(out, &map, sizeof map);

@@ -8,11 +8,16 @@ namespace sim {
 void mbarrier_init(mbarrier *b, int count);
 void mbarrier_arrive(mbarrier *b, int bytes, const char *file, int line);
 void mbarrier_wait(mbarrier *b, int parity);
-void tma_load_2d(void *shared, const CUtensorMap *map, int row, int col, mbarrier *b, const char *file,
-                 int line);
-void wgmma_issue(float *d, int n, uint64_t a, uint64_t b, bool a_mn_major, bool b_mn_major, bool accumulate);
+/* depth -1: of a map of rank 2 */
+void tma_load(void *shared, const CUtensorMap *map, int depth, int row, int col, mbarrier *b,
+              const char *file, int line);
+void bulk_load(void *shared, const void *global, int bytes, mbarrier *b, const char *file, int line);
+/* a_registers: the thread's four, or nullptr: a is a descriptor */
+void wgmma_issue(float *d, int n, uint64_t a, const uint32_t *a_registers, uint64_t b, bool a_mn_major,
+                 bool b_mn_major, bool accumulate);
 void wgmma_commit();
 void wgmma_wait(int pending, const char *file, int line);
+void set_registers(int count, const char *file, int line);
 
 }  // namespace sim
 
@@ -25,15 +30,38 @@ DEVICE_INLINE void mbarrier_expect(mbarrier *b, int bytes, SIM_HERE) {
 DEVICE_INLINE void mbarrier_wait(mbarrier *b, int parity) { sim::mbarrier_wait(b, parity); }
 DEVICE_INLINE void tma_load_2d(void *shared, const CUtensorMap *map, int row, int col, mbarrier *b,
                                SIM_HERE) {
-    sim::tma_load_2d(shared, map, row, col, b, file, line);
+    sim::tma_load(shared, map, -1, row, col, b, file, line);
+}
+DEVICE_INLINE void tma_load_3d(void *shared, const CUtensorMap *map, int depth, int row, int col, mbarrier *b,
+                               SIM_HERE) {
+    sim::tma_load(shared, map, depth, row, col, b, file, line);
+}
+DEVICE_INLINE void bulk_load(void *shared, const void *global, int bytes, mbarrier *b, SIM_HERE) {
+    sim::bulk_load(shared, global, bytes, b, file, line);
 }
 DEVICE_INLINE void fence_async_proxy() {}
 DEVICE_INLINE void wgmma_fence() {}
 DEVICE_INLINE void wgmma_commit() { sim::wgmma_commit(); }
 template <int pending> DEVICE_INLINE void wgmma_wait(SIM_HERE) { sim::wgmma_wait(pending, file, line); }
-template <bool a_mn_major, bool b_mn_major>
-DEVICE_INLINE void wgmma_m64n64k16(float (&d)[32], uint64_t a, uint64_t b, bool accumulate) {
-    sim::wgmma_issue(d, 64, a, b, a_mn_major, b_mn_major, accumulate);
+template <int N> DEVICE_INLINE void pin_registers(float (&)[N]) {}
+DEVICE_INLINE void settle(float) {}
+template <bool a_mn_major, bool b_mn_major, int N>
+DEVICE_INLINE void wgmma(float (&d)[N], uint64_t a, uint64_t b, bool accumulate) {
+    static_assert(N == 32 || N == 64, "the shapes of hopper.cuh");
+    sim::wgmma_issue(d, 2 * N, a, nullptr, b, a_mn_major, b_mn_major, accumulate);
+}
+template <bool b_mn_major, int N>
+DEVICE_INLINE void wgmma(float (&d)[N], const uint32_t (&a)[4], uint64_t b, bool accumulate) {
+    static_assert(N == 32 || N == 64, "the shapes of hopper.cuh");
+    sim::wgmma_issue(d, 2 * N, 0, a, b, false, b_mn_major, accumulate);
+}
+template <int count> DEVICE_INLINE void registers_shrink(SIM_HERE) { sim::set_registers(count, file, line); }
+template <int count> DEVICE_INLINE void registers_grow(SIM_HERE) { sim::set_registers(count, file, line); }
+DEVICE_INLINE void named_barrier_wait(int id, int threads, SIM_HERE) {
+    sim::block_barrier(id, threads, file, line);
+}
+DEVICE_INLINE void named_barrier_arrive(int id, int threads, SIM_HERE) {
+    sim::barrier_arrive(id, threads, file, line);
 }
 
 #endif

@@ -50,6 +50,7 @@ struct pending_copy { /* cp.async */
 
 struct wgmma_op { /* one wgmma.mma_async of a thread */
     uint64_t desc_a, desc_b;
+    const uint32_t *a_registers; /* in place of desc_a, or nullptr */
     float *d;
     int n;
     bool a_mn_major, b_mn_major, accumulate;
@@ -133,6 +134,7 @@ struct worker {
     sim::barrier barrier[MAX_BARRIERS];
     sim::warp warp[MAX_WARPS];
     group_op group[MAX_WARPS];
+    int registers[MAX_WARPS / 4]; /* of a thread of each warpgroup that has set them, else 0 */
 
     uint64_t random = 1;
     bool by_priority = false; /* random order: let whole warps run far ahead of others */

@@ -1,0 +1,275 @@
+/* Causal attention forward on Hopper (sm_90a): bf16, heads of 64 or 128 columns, in the manner of
+ * FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608): TMA loads by a producer, wgmma by two consuming
+ * warpgroups whose softmax runs beside products.
+ *
+ * A block takes tiles of 128 queries. For each the keys come 128 at a time, beginning at the diagonal, so
+ * that only the first step has a mask and later ones none; keys behind it are never loaded. A 128-row tile
+ * does 0.89 of its work below the diagonal at T = 1024, one of 192 rows 0.67.
+ *
+ * Where the time goes, per step and warpgroup of 64 queries, head 64: products 2 * 64*128*64 multiply-adds,
+ * 512 clocks of a multiprocessor's tensor cores; 64*128 exponentials, 512 clocks of its 16 a clock. Neither
+ * may wait for the other:
+ *   - within a warpgroup the scores of a step are computed by wgmma while the step before meets the values,
+ *     and softmax runs while those are still under way;
+ *   - the two warpgroups take turns (named barriers) at starting products, so that one does softmax while the
+ *     other's are in the tensor cores.
+ * Probabilities stay in registers: rounded, the accumulators of one product are the operand of the next.
+ *
+ * Registers a thread of a consumer: HS/2 sums, 64 scores, 32 probabilities (rounded), of 240. Shared memory:
+ * the queries, a ring of key and value tiles (head 64: 6 of 16 KiB, head 128: 4 of 32 KiB), staging of the
+ * result. One block a multiprocessor. Not measured yet.
+ *
+ * Sections: shape, softmax, producer, consumer, kernel, launcher. Backward is in attn_hopper_backward.cu. */
+#include "attn_hopper.cuh"
+
+/* --- shape --- */
+
+constexpr int STEP = 128; /* keys */
+
+template <int HS> struct forward_shape {
+    static constexpr int TILE = ROWS * HS; /* elements; those of queries, keys and values are alike */
+    static_assert(ROWS == STEP, "one tensor map has the boxes of all");
+    static constexpr int SLOTS = HS == 64 ? 6 : 4;
+    static constexpr size_t SHARED_BYTES = sizeof(bf16) * ((1 + SLOTS) * TILE + ROWS * STAGING_PITCH<HS>);
+};
+
+/* What the tiles of one launch have in common. */
+struct forward_task {
+    bf16 *out;  /* (B,T,C) */
+    float *lse; /* (B,NH,T) */
+    int length, NH;
+    float scale;
+    tile_list list; /* number 0 is the last tile of a head: the one with the most keys */
+};
+
+template <int HS> struct forward_shared {
+    bf16 *queries, *ring_tiles, *staging;
+    mbarrier *queries_full, *queries_empty, *full, *empty;
+};
+
+/* --- softmax: online, base 2 --- */
+
+/* A thread's two rows: the maximum is that of the whole row, the sum only of the thread's columns. */
+struct row_softmax {
+    float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
+};
+
+/* Turns scores into probabilities relative to the new maximum, and tells what earlier ones shrink by. `scale`
+ * carries log2(e). A query sees its own key, in the first step, so that no maximum is -infinity after it. */
+DEVICE_INLINE void softmax_step(row_softmax &state, float (&s)[STEP / 2], float (&shrink)[2], float scale) {
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float max = state.max[h], sum = 0.0f;
+#pragma unroll
+        for (int j = 0; j < STEP / 8; j++) max = fmaxf(max, fmaxf(s[4 * j + 2 * h], s[4 * j + 2 * h + 1]));
+        max = fmaxf(max, __shfl_xor_sync(ALL_LANES, max, 1));
+        max = fmaxf(max, __shfl_xor_sync(ALL_LANES, max, 2));
+        float base = max * scale;
+        shrink[h] = fast_exp2(state.max[h] * scale - base);
+#pragma unroll
+        for (int j = 0; j < STEP / 8; j++)
+#pragma unroll
+            for (int i = 4 * j + 2 * h; i < 4 * j + 2 * h + 2; i++)
+                sum += s[i] = fast_exp2(fmaf(s[i], scale, -base));
+        state.max[h] = max;
+        state.sum[h] = state.sum[h] * shrink[h] + sum;
+    }
+}
+
+/* Of the tile on the diagonal; the warpgroup's rows begin at `first_row` of it. */
+DEVICE_INLINE void mask_keys(float (&s)[STEP / 2], int first_row) {
+#pragma unroll
+    for (int j = 0; j < STEP / 8; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (column_of(j, i) > first_row + row_of(i / 2)) s[4 * j + i] = -INFINITY;
+}
+
+/* --- producer: one thread --- */
+
+/* Tiles go through the ring in the order of their use: K K V K V ... K V V. */
+template <int HS>
+DEVICE_INLINE void produce(const forward_shared<HS> &shared, const CUtensorMap *map,
+                           const forward_task &task) {
+    using shape = forward_shape<HS>;
+    constexpr int bytes = shape::TILE * (int)sizeof(bf16);
+    ring<shape::SLOTS> at;
+    int C = task.NH * HS, query_parity = 1;
+    tile_walk walk(task.list);
+    for (tile_place place; walk.next(place); query_parity ^= 1) {
+        int b = place.head / task.NH, col = place.head % task.NH * HS;
+        int last = task.list.tiles - 1 - place.tile; /* the diagonal's step is the tile's own number */
+        auto load = [&](int part, int step) {
+            mbarrier_wait(&shared.empty[at.slot], at.parity ^ 1);
+            mbarrier_expect(&shared.full[at.slot], bytes);
+            load_tile<HS, STEP>(shared.ring_tiles + at.slot * shape::TILE, map, b, step * STEP,
+                                part * C + col, &shared.full[at.slot]);
+            at.next();
+        };
+        load(1, last);
+        mbarrier_wait(shared.queries_empty, query_parity);
+        mbarrier_expect(shared.queries_full, bytes);
+        load_tile<HS, ROWS>(shared.queries, map, b, last * ROWS, col, shared.queries_full);
+        for (int step = last - 1; step >= 0; step--) {
+            load(1, step);
+            load(2, step + 1);
+        }
+        load(2, 0);
+    }
+}
+
+/* --- consumer: a warpgroup --- */
+
+/* The turn to start products: barrier 1 + group is where the group waits for the other one. */
+DEVICE_INLINE void take_turn(int group) { named_barrier_wait(1 + group, CONSUMERS * GROUP); }
+DEVICE_INLINE void pass_turn(int group) { named_barrier_arrive(1 + (group ^ 1), CONSUMERS * GROUP); }
+
+template <int HS>
+DEVICE_INLINE void store_result(const forward_task &task, const tile_place &place, int first,
+                                float (&acc)[HS / 2], const row_softmax &state, bf16 *staging) {
+    int64_t C = (int64_t)task.NH * HS, b = place.head / task.NH, h = place.head % task.NH;
+    float inverse[2];
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float sum = quad_sum(state.sum[i]);
+        int t = first + row_of(i);
+        inverse[i] = 1.0f / sum;
+        if (threadIdx.x % 4 == 0 && t < task.length)
+            task.lse[(int64_t)place.head * task.length + t] = state.max[i] * task.scale + logf(sum);
+    }
+    store_rows<HS>(task.out + b * task.length * C + h * HS, C, first, task.length, acc, inverse, staging);
+}
+
+template <int HS>
+DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task &task, int group) {
+    using shape = forward_shape<HS>;
+    ring<shape::SLOTS> at;
+    const bf16 *queries = shared.queries + group * 64 * SLAB;
+    bf16 *staging = shared.staging + group * 64 * STAGING_PITCH<HS>;
+    float scale = task.scale * LOG2_E;
+    int query_parity = 0;
+    auto wait_for_tile = [&]() -> const bf16 * {
+        mbarrier_wait(&shared.full[at.slot], at.parity);
+        return shared.ring_tiles + at.slot * shape::TILE;
+    };
+    if (group == 1) pass_turn(group);
+    tile_walk walk(task.list);
+    for (tile_place place; walk.next(place); query_parity ^= 1) {
+        int last = task.list.tiles - 1 - place.tile;
+        float s[STEP / 2], acc[HS / 2], shrink[2];
+        uint32_t p[STEP / 16][4];
+        row_softmax state;
+
+        mbarrier_wait(shared.queries_full, query_parity);
+        const bf16 *keys = wait_for_tile();
+        wgmma_fence();
+        multiply_transposed<HS, ROWS, STEP>(s, queries, keys);
+        wgmma_commit();
+        wgmma_wait<0>();
+        pin_registers(s);
+        release(&shared.empty[at.slot]);
+        at.next();
+        mask_keys(s, group * 64);
+        softmax_step(state, s, shrink, scale);
+        pack<STEP>(p, s);
+
+        for (int step = last - 1; step >= 0; step--) { /* scores of this step, values of the one before */
+            keys = wait_for_tile();
+            mbarrier *keys_empty = &shared.empty[at.slot];
+            at.next();
+            take_turn(group);
+            wgmma_fence();
+            multiply_transposed<HS, ROWS, STEP>(s, queries, keys);
+            wgmma_commit();
+            const bf16 *values = wait_for_tile();
+            wgmma_fence();
+            multiply_add<STEP>(acc, p, values, step < last - 1);
+            wgmma_commit();
+            pass_turn(group);
+            wgmma_wait<1>();
+            pin_registers(s);
+            release(keys_empty);
+            softmax_step(state, s, shrink, scale);
+            settle(state.sum[0] + state.sum[1]); /* of all exponentials: they run beside the products */
+            wgmma_wait<0>();
+            pin_registers(acc);
+            release(&shared.empty[at.slot]);
+            at.next();
+#pragma unroll
+            for (int i = 0; i < HS / 2; i++) acc[i] *= shrink[i / 2 % 2];
+            pack<STEP>(p, s);
+        }
+        release(shared.queries_empty);
+
+        const bf16 *values = wait_for_tile();
+        wgmma_fence();
+        multiply_add<STEP>(acc, p, values, last > 0);
+        wgmma_commit();
+        wgmma_wait<0>();
+        pin_registers(acc);
+        release(&shared.empty[at.slot]);
+        at.next();
+        store_result<HS>(task, place, last * ROWS + group * 64, acc, state, staging);
+    }
+    if (group == 0) take_turn(group); /* the one that group 1 passed last */
+}
+
+/* --- kernel --- */
+
+template <int HS>
+__global__ void __launch_bounds__(THREADS, 1)
+    attn_forward_hopper_kernel(const __grid_constant__ CUtensorMap map, forward_task task) {
+    using shape = forward_shape<HS>;
+    DYNAMIC_SHARED(bf16, tiles);
+    SHARED(mbarrier, queries_barrier, [2]);
+    SHARED(mbarrier, full, [shape::SLOTS]);
+    SHARED(mbarrier, empty, [shape::SLOTS]);
+    forward_shared<HS> shared = {tiles,
+                                 tiles + shape::TILE,
+                                 tiles + (1 + shape::SLOTS) * shape::TILE,
+                                 &queries_barrier[0],
+                                 &queries_barrier[1],
+                                 full,
+                                 empty};
+    if (threadIdx.x == 0) {
+        mbarrier_init(shared.queries_full, 1);
+        mbarrier_init(shared.queries_empty, CONSUMING_WARPS);
+        open_ring(full, empty);
+        mbarrier_fence_init();
+    }
+    __syncthreads();
+    int group = (int)threadIdx.x / GROUP - 1;
+    if (group < 0) {
+        registers_shrink<PRODUCER_REGISTERS>();
+        if (threadIdx.x == 0) produce<HS>(shared, &map, task);
+    } else {
+        registers_grow<CONSUMER_REGISTERS>();
+        consume<HS>(shared, task, group);
+    }
+}
+
+/* --- launcher --- */
+
+int64_t attn_forward_hopper_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
+                                 int t0) {
+    return t0 == 0 && hopper_takes(out, qkv, NH) ? 0 : OP_UNSUPPORTED;
+}
+
+template <int HS>
+static void forward(const struct op_env *env, struct tensor *out, struct tensor *lse,
+                    const struct tensor *qkv, int NH) {
+    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
+    forward_task task = {data_of<bf16>(out),    f32(lse), (int)T, NH, 1.0f / sqrtf((float)HS),
+                         list_of_tiles(out, NH)};
+    CUtensorMap map = tensor_map_3d(qkv->data, B, T, 3 * C, ROWS, SLAB, SWIZZLE_128);
+    launch({blocks_of(task.list), THREADS, forward_shape<HS>::SHARED_BYTES, env->stream},
+           attn_forward_hopper_kernel<HS>, map, task);
+}
+
+void attn_forward_hopper(const struct op_env *env, struct tensor *out, struct tensor *lse,
+                         const struct tensor *qkv, int NH, int t0) {
+    if (out->dim[2] / NH == 64)
+        forward<64>(env, out, lse, qkv, NH);
+    else
+        forward<128>(env, out, lse, qkv, NH);
+}

@@ -1,0 +1,214 @@
+/* What both directions of attention on Hopper share: which tile a block works on next, the ring through which
+ * tiles come, products of tiles, how a warp's rows leave.
+ *
+ * Tiles in shared memory are stacks of 64-column slabs, [HS/64][rows][64], each as TMA writes it with
+ * SWIZZLE_128: a slab's row is 128 bytes, which is as far as that swizzle reaches. */
+#ifndef LLMC_CUDA_ATTN_HOPPER_CUH
+#define LLMC_CUDA_ATTN_HOPPER_CUH
+
+#include "attn.cuh"
+#include "hopper.cuh"
+#include "operands.cuh"
+
+/* --- blocks --- */
+
+/* Warpgroup 0 produces: one of its threads starts the loads. The others consume, 64 rows of the block's tile
+ * each, with nearly all registers: 24 + 2*240 of the 504 that 65536 make for three warpgroups. */
+constexpr int GROUP = 128, CONSUMERS = 2, THREADS = GROUP * (1 + CONSUMERS);
+constexpr int ROWS = 64 * CONSUMERS;
+constexpr int PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
+constexpr int SLAB = 64; /* columns */
+
+constexpr float LOG2_E = 1.4426950408889634f;
+
+/* --- which tile next --- */
+
+/* The tiles of all heads, ordered so that they can be dealt out: the longest first, but only within a party
+ * of heads whose operands fit the L2 cache together, since each key is read by every tile behind it. */
+struct tile_list {
+    int tiles, heads;   /* of a head; of all batches */
+    int party, parties; /* heads in each but the last, which has the rest; how many */
+};
+struct tile_place {
+    int tile; /* 0 is the longest */
+    int head;
+};
+DEVICE_INLINE tile_place place_of_tile(const tile_list &list, int number) {
+    int per_party = list.party * list.tiles, party = min(number / per_party, list.parties - 1);
+    int first = party * list.party, rest = number - party * per_party;
+    int heads = party == list.parties - 1 ? list.heads - first : list.party;
+    return {rest / heads, first + rest % heads};
+}
+
+/* As many blocks as there are multiprocessors live through the whole launch, so that the loads of a tile run
+ * during the end of the one before. Round by round they take the next tiles of the list, in turn from the
+ * left and from the right: a block that got longer ones in one round gets shorter ones in the next. Which
+ * block computes a tile changes no bit of it. */
+struct tile_walk {
+    tile_list list;
+    int first = 0; /* of this round */
+    bool backwards = false;
+    __device__ __forceinline__ explicit tile_walk(const tile_list &list_) : list(list_) {}
+    __device__ __forceinline__ bool next(tile_place &place) {
+        int count = list.tiles * list.heads, blocks = (int)gridDim.x;
+        while (first < count) {
+            int number = first + (backwards ? blocks - 1 - (int)blockIdx.x : (int)blockIdx.x);
+            first += blocks;
+            backwards = !backwards;
+            if (number >= count) continue;
+            place = place_of_tile(list, number);
+            return true;
+        }
+        return false;
+    }
+};
+
+/* Host side: the list for so many blocks; parties of up to `fitting` heads. A party's tiles are an even
+ * number of rounds, left and right, since it is within a party that long rounds and short ones make up for
+ * each other: work then differs between 132 blocks by 1 %, otherwise by 10 % (T = 1024, 768 heads). */
+static inline tile_list list_of_tiles(int64_t tiles, int64_t heads, int64_t fitting, int64_t blocks) {
+    int64_t unit = 1; /* heads of an even number of rounds */
+    while (unit * tiles % (2 * blocks) != 0) unit++;
+    int64_t party = max_i64(unit, fitting / unit * unit);
+    if (party > heads) party = heads;
+    return {(int)tiles, (int)heads, (int)party, (int)(heads / party)};
+}
+static inline int multiprocessors() {
+    int device, count;
+    cuda_check(cudaGetDevice(&device));
+    cuda_check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+    return count;
+}
+/* A launch's list, with an operand of T rows of a head in 2*HS columns that tiles read in common; and its
+ * grid. */
+static inline tile_list list_of_tiles(const struct tensor *out, int NH) {
+    constexpr int64_t L2_SHARE = 16 << 20; /* of the 50 MiB of an H100 or H200 */
+    int64_t B = out->dim[0], T = out->dim[1], bytes = 2 * T * out->dim[2] / NH * (int64_t)sizeof(bf16);
+    return list_of_tiles(ceil_div(T, ROWS), B * NH, L2_SHARE / bytes, multiprocessors());
+}
+static inline unsigned blocks_of(const tile_list &list) {
+    return (unsigned)min((int64_t)list.tiles * list.heads, (int64_t)multiprocessors());
+}
+
+/* Operands that the kernels take; the number of a tile is an int. */
+static inline bool hopper_takes(const struct tensor *out, const struct tensor *qkv, int NH) {
+    int64_t HS = out->dim[2] / NH;
+    return out->dtype == DTYPE_BF16 && qkv->dtype == DTYPE_BF16 && (HS == 64 || HS == 128) &&
+           starts_on_vector(out, qkv) && out->dim[1] < (1 << 24) &&
+           ceil_div(out->dim[1], ROWS) * out->dim[0] * NH < (1 << 30);
+}
+
+/* --- the ring --- */
+
+/* Where a producer or a consumer is in a ring of slots that each have a `full` barrier, with the bytes of the
+ * slot, and an `empty` one, at which every consuming warp arrives. */
+template <int SLOTS> struct ring {
+    int slot = 0, parity = 0;
+    __device__ __forceinline__ void next() {
+        if (++slot == SLOTS) slot = 0, parity ^= 1;
+    }
+};
+constexpr int CONSUMING_WARPS = CONSUMERS * GROUP / WARP_SIZE;
+
+template <int SLOTS> DEVICE_INLINE void open_ring(mbarrier (&full)[SLOTS], mbarrier (&empty)[SLOTS]) {
+    for (int s = 0; s < SLOTS; s++) {
+        mbarrier_init(&full[s], 1);
+        mbarrier_init(&empty[s], CONSUMING_WARPS);
+    }
+}
+/* The warp has read what it wanted: after a wgmma_wait, which its lanes pass together. */
+DEVICE_INLINE void release(mbarrier *empty) {
+    if (threadIdx.x % WARP_SIZE == 0) mbarrier_arrive(empty);
+}
+/* The same where no wgmma has brought the lanes together: one that still waited for the slot when the next
+ * phase began would miss it. */
+DEVICE_INLINE void release_converged(mbarrier *empty) {
+    __syncwarp();
+    release(empty);
+}
+
+/* Starts loading rows `row`.. of columns col..col+HS-1 of matrix b; rows beyond its end become zeros. */
+template <int HS, int TILE_ROWS>
+DEVICE_INLINE void load_tile(bf16 *tile, const CUtensorMap *map, int b, int row, int col, mbarrier *full) {
+#pragma unroll
+    for (int slab = 0; slab < HS / SLAB; slab++)
+        tma_load_3d(tile + slab * TILE_ROWS * SLAB, map, b, row, col + slab * SLAB, full);
+}
+
+/* --- products, each 64 rows by one warpgroup; started, not waited for --- */
+
+/* s (64,N) = a (64,HS) @ b (N,HS)^T. `a` is part of a tile of A_ROWS rows, b of one of B_ROWS. */
+template <int HS, int A_ROWS, int B_ROWS, int N2>
+DEVICE_INLINE void multiply_transposed(float (&s)[N2], const bf16 *a, const bf16 *b) {
+#pragma unroll
+    for (int k = 0; k < HS; k += 16) {
+        int slab = k / SLAB, column = k % SLAB;
+        wgmma<false, false>(s, wgmma_descriptor(a + slab * A_ROWS * SLAB + column, 16, 1024, SWIZZLE_128),
+                            wgmma_descriptor(b + slab * B_ROWS * SLAB + column, 16, 1024, SWIZZLE_128),
+                            k > 0);
+    }
+}
+/* acc (64,HS) = or += p (64,STEP) @ tile (STEP,HS) */
+template <int STEP, int N2>
+DEVICE_INLINE void multiply_add(float (&acc)[N2], const uint32_t (&p)[STEP / 16][4], const bf16 *tile,
+                                bool accumulate) {
+#pragma unroll
+    for (int k = 0; k < STEP / 16; k++)
+        wgmma<true>(acc, p[k],
+                    wgmma_descriptor(tile + k * 16 * SLAB, STEP * SLAB * sizeof(bf16), 1024, SWIZZLE_128),
+                    accumulate || k > 0);
+}
+/* p = s, rounded, as operand of the above */
+template <int STEP> DEVICE_INLINE void pack(uint32_t (&p)[STEP / 16][4], const float (&s)[STEP / 2]) {
+#pragma unroll
+    for (int k = 0; k < STEP / 16; k++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int at = 8 * k + i / 2 * 4 + i % 2 * 2;
+            p[k][i] = pack_bf16(s[at], s[at + 1]);
+        }
+}
+
+/* Accumulator d[4j + i] of a thread is at row row_of(i / 2) of its warpgroup's 64, column_of(j, i). */
+DEVICE_INLINE int row_of(int h) {
+    int thread = (int)threadIdx.x % GROUP;
+    return thread / WARP_SIZE * 16 + h * 8 + thread % WARP_SIZE / 4;
+}
+DEVICE_INLINE int column_of(int j, int i) { return j * 8 + (int)threadIdx.x % 4 * 2 + i % 2; }
+
+/* Sum over the four lanes that share a row. */
+DEVICE_INLINE float quad_sum(float v) {
+    v += __shfl_xor_sync(ALL_LANES, v, 1);
+    return v + __shfl_xor_sync(ALL_LANES, v, 2);
+}
+
+/* --- results --- */
+
+template <int HS> constexpr int STAGING_PITCH = HS + 8; /* rows in different banks, 16-byte aligned */
+
+/* Writes the warpgroup's accumulated rows, times scale[half], to rows `first`.. < limit of global memory,
+ * `stride` apart; `staging` (64 rows of STAGING_PITCH) is its own. A warp handles 16 rows alone. */
+template <int HS>
+DEVICE_INLINE void store_rows(bf16 *rows, int64_t stride, int first, int limit, const float (&acc)[HS / 2],
+                              const float (&scale)[2], bf16 *staging) {
+    int warp = (int)threadIdx.x % GROUP / WARP_SIZE, lane = (int)threadIdx.x % WARP_SIZE;
+    __syncwarp(); /* the rows of the tile before are out */
+#pragma unroll
+    for (int j = 0; j < HS / 8; j++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int at = 4 * j + 2 * h;
+            *reinterpret_cast<uint32_t *>(staging + row_of(h) * STAGING_PITCH<HS> + column_of(j, 0)) =
+                pack_bf16(acc[at] * scale[h], acc[at + 1] * scale[h]);
+        }
+    __syncwarp();
+    constexpr int chunks = HS / 8;
+#pragma unroll
+    for (int i = lane; i < 16 * chunks; i += WARP_SIZE) {
+        int r = warp * 16 + i / chunks, c = i % chunks * 8;
+        if (first + r < limit)
+            vec<bf16>::load(staging + r * STAGING_PITCH<HS> + c).store(rows + (first + r) * stride + c);
+    }
+}
+
+#endif

@@ -1,0 +1,391 @@
+/* Causal attention backward on Hopper (sm_90a): bf16, heads of 64 or 128 columns. attn_hopper.cu explains the
+ * forward pass, attn_hopper.cuh what is common.
+ *
+ * Two kernels alike in shape. In the one a block owns 128 keys and walks the queries behind them, for dk and
+ * dv; in the other it owns 128 queries and walks the keys before them, for dq. Each of its two warpgroups
+ * owns 64 rows and takes the others 64 at a time, so that along the diagonal as little as possible is
+ * computed in vain (0.94 of the products count at T = 1024). A first, small kernel makes D and the logarithms
+ * to base 2.
+ *
+ * Seven products of 64x64xHS a pair of tiles where five would do: S and dP are computed in both. The
+ * five-product way adds to dq from every block of keys. In an order of its own choosing that is not
+ * deterministic; in a fixed one it is a chain of blocks that wait for each other, and either way each pair of
+ * tiles moves 64*HS sums of fp32 to L2 and back (32 KiB for head 64: 8 times the tiles themselves), and dS
+ * has to go through shared memory to be transposed. Here every sum stays in the registers of one warp from
+ * the first term to the last, in a fixed order: no atomics, no fp32 buffer, the same bits in every run; and P
+ * and dS pass from the accumulators of one product into the operand of the next: the kernel of the keys
+ * computes them transposed. Shared memory is only read.
+ *
+ * Work of a pair, head 64, in clocks of a multiprocessor: tensor cores 512 + 384 (a product takes 128),
+ * exponentials 2 * 256, which run beside the products of the other warpgroup, and beside one's own: dP while
+ * P is computed, the last products of a step while the scores of the next begin. At 1024 positions that is
+ * 0.4 ms for 64 sequences of 12 heads if the tensor cores never wait, which counted as five products is 640
+ * TFLOP/s; the goal of 300 leaves them idle half of the time. Traffic: each side is read once for every 128
+ * rows of the other, from L2. Not measured yet.
+ *
+ * Registers a thread of a consumer: sums HS (dk, dv) or HS/2 (dq), 64 for S and dP, 32 for the two as
+ * operands, of 240. Shared memory: 2 tiles of 128 rows, 4 (head 128: 3) pairs of tiles of 64, staging. One
+ * block a multiprocessor.
+ *
+ * Sections: shape, statistics, producer, consumers, kernel, launcher. */
+#include "attn_hopper.cuh"
+
+/* --- shape --- */
+
+constexpr int STEP = 64; /* rows of the other side */
+
+/* Which side a block owns; the other one walks past. */
+enum side { QUERIES, KEYS };
+
+template <int HS> struct backward_shape {
+    static constexpr int OWN = ROWS * HS, OTHER = STEP * HS; /* elements of a tile */
+    static constexpr int SLOTS = HS == 64 ? 4 : 3;           /* of two tiles each */
+    static constexpr size_t SHARED_BYTES =
+        sizeof(bf16) * (2 * OWN + 2 * SLOTS * OTHER + ROWS * STAGING_PITCH<HS>);
+};
+
+/* Of one query: lse in units of log2, and D = out . dout. */
+struct alignas(8) query_statistic {
+    float base, D;
+};
+
+/* What the tiles of one launch have in common. */
+struct backward_task {
+    bf16 *dqkv;                        /* (B,T,3C) */
+    const query_statistic *statistics; /* (B,NH,padded) */
+    int length, padded, NH;            /* padded: length, rounded up to whole tiles */
+    float scale;
+    tile_list list;
+};
+
+template <int HS> struct backward_shared {
+    bf16 *own, *ring_tiles, *staging;    /* own: two tiles; ring_tiles: two for each slot */
+    query_statistic (*statistics)[STEP]; /* of the queries in each slot */
+    mbarrier *own_full, *own_empty, *full, *empty;
+};
+
+/* A block's tile, and the tiles of STEP rows that it has to do with: first..end-1. Warpgroup g owns rows
+ * 64*(2*tile + g).., so the diagonal crosses its 64 rows at step 2*tile + g; of the two groups one has a step
+ * less. */
+struct tile_steps {
+    int tile, first, end;
+};
+template <side own> DEVICE_INLINE tile_steps steps_of(const tile_place &place, const backward_task &task) {
+    int all = (task.length + STEP - 1) / STEP;
+    if (own == KEYS) return {place.tile, 2 * place.tile, all};
+    int tile = task.list.tiles - 1 - place.tile; /* the last has the most keys */
+    return {tile, 0, min(2 * tile + 2, all)};
+}
+
+/* --- statistics --- */
+
+/* HS/8 neighbouring threads a query and head. Rows from `length` to `padded` get zeros: with q and dout zero,
+ * too, they add nothing to anything. */
+template <int HS>
+__global__ void __launch_bounds__(256)
+    attn_backward_statistics_kernel(query_statistic *statistics, const bf16 *dout, const bf16 *out,
+                                    const float *lse, int length, int padded, int NH) {
+    constexpr int lanes = HS / vec<bf16>::size;
+    int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x; /* in (B,padded,NH,lanes); the grid is exact */
+    int64_t row = i / (NH * lanes), b = row / padded;
+    int t = (int)(row % padded), h = (int)(i / lanes % NH);
+    float sum = 0.0f;
+    if (t < length) {
+        int64_t at = ((b * length + t) * NH * lanes + i % (NH * lanes)) * vec<bf16>::size;
+        vec<bf16> o = vec<bf16>::load(out + at), d = vec<bf16>::load(dout + at);
+#pragma unroll
+        for (int k = 0; k < vec<bf16>::size; k++) sum = fmaf(to_float(o[k]), to_float(d[k]), sum);
+    }
+#pragma unroll
+    for (int offset = lanes / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, offset);
+    if (i % lanes != 0) return;
+    float base = t < length ? lse[(b * NH + h) * length + t] * LOG2_E : 0.0f;
+    statistics[(b * NH + h) * padded + t] = {base, sum};
+}
+
+/* --- producer: one thread --- */
+
+/* Own tiles: q and dout, or k and v; the others in each slot: k and v, or q, dout and their statistics. */
+template <int HS, side own>
+DEVICE_INLINE void produce(const backward_shared<HS> &shared, const CUtensorMap *qkv, const CUtensorMap *dout,
+                           const backward_task &task) {
+    using shape = backward_shape<HS>;
+    constexpr int own_bytes = 2 * shape::OWN * (int)sizeof(bf16);
+    constexpr int slot_bytes =
+        2 * shape::OTHER * (int)sizeof(bf16) + (own == KEYS ? STEP * (int)sizeof(query_statistic) : 0);
+    ring<shape::SLOTS> at;
+    int C = task.NH * HS, own_parity = 1;
+    tile_walk walk(task.list);
+    for (tile_place place; walk.next(place); own_parity ^= 1) {
+        tile_steps steps = steps_of<own>(place, task);
+        int b = place.head / task.NH, col = place.head % task.NH * HS;
+        mbarrier_wait(shared.own_empty, own_parity);
+        mbarrier_expect(shared.own_full, own_bytes);
+#pragma unroll
+        for (int part = 0; part < ROWS / STEP; part++) {
+            int row = steps.tile * ROWS + part * STEP;
+            bf16 *to = shared.own + part * STEP * SLAB;
+            load_tile<HS, ROWS>(to, qkv, b, row, own == KEYS ? C + col : col, shared.own_full);
+            load_tile<HS, ROWS>(to + shape::OWN, own == KEYS ? qkv : dout, b, row,
+                                own == KEYS ? 2 * C + col : col, shared.own_full);
+        }
+        for (int step = steps.first; step < steps.end; step++) {
+            mbarrier *full = &shared.full[at.slot];
+            bf16 *to = shared.ring_tiles + at.slot * 2 * shape::OTHER;
+            mbarrier_wait(&shared.empty[at.slot], at.parity ^ 1);
+            mbarrier_expect(full, slot_bytes);
+            load_tile<HS, STEP>(to, qkv, b, step * STEP, own == KEYS ? col : C + col, full);
+            load_tile<HS, STEP>(to + shape::OTHER, own == KEYS ? dout : qkv, b, step * STEP,
+                                own == KEYS ? col : 2 * C + col, full);
+            if (own == KEYS)
+                bulk_load(shared.statistics[at.slot],
+                          task.statistics + (int64_t)place.head * task.padded + step * STEP,
+                          STEP * (int)sizeof(query_statistic), full);
+            at.next();
+        }
+    }
+}
+
+/* --- consumers: a warpgroup --- */
+
+template <int N2> DEVICE_INLINE void clear(float (&acc)[N2]) {
+#pragma unroll
+    for (int i = 0; i < N2; i++) acc[i] = 0.0f;
+}
+
+/* The head's gradient of part 0 (q), 1 (k) or 2 (v), times scale. */
+template <int HS>
+DEVICE_INLINE void store_gradient(const backward_task &task, const tile_place &place, int part, int first,
+                                  const float (&acc)[HS / 2], float scale, bf16 *staging) {
+    int64_t C = (int64_t)task.NH * HS, b = place.head / task.NH, h = place.head % task.NH;
+    float factor[2] = {scale, scale};
+    store_rows<HS>(task.dqkv + b * task.length * 3 * C + part * C + h * HS, 3 * C, first, task.length, acc,
+                   factor, staging);
+}
+
+/* dq: rows are queries, columns keys. */
+template <int HS>
+DEVICE_INLINE void consume_keys(const backward_shared<HS> &shared, const backward_task &task, int group) {
+    using shape = backward_shape<HS>;
+    ring<shape::SLOTS> at;
+    const bf16 *query = shared.own + group * 64 * SLAB, *dout = query + shape::OWN;
+    bf16 *staging = shared.staging + group * 64 * STAGING_PITCH<HS>;
+    float scale = task.scale * LOG2_E;
+    int own_parity = 0;
+    tile_walk walk(task.list);
+    for (tile_place place; walk.next(place); own_parity ^= 1) {
+        tile_steps steps = steps_of<QUERIES>(place, task);
+        int first = steps.tile * ROWS + group * 64, diagonal = 2 * steps.tile + group;
+        float dq[HS / 2], s[STEP / 2], dp[STEP / 2];
+        uint32_t ds[STEP / 16][4];
+        query_statistic statistic[2];
+#pragma unroll
+        for (int h = 0; h < 2; h++)
+            statistic[h] = task.statistics[(int64_t)place.head * task.padded + first + row_of(h)];
+        clear(dq);
+        int before = -1; /* the slot whose keys the last product still reads */
+        mbarrier_wait(shared.own_full, own_parity);
+        for (int step = steps.first; step < steps.end; step++) {
+            int slot = at.slot;
+            const bf16 *key = shared.ring_tiles + at.slot * 2 * shape::OTHER, *value = key + shape::OTHER;
+            mbarrier_wait(&shared.full[at.slot], at.parity);
+            at.next();
+            if (step > diagonal) { /* all of it lies behind all of these queries */
+                release_converged(&shared.empty[slot]);
+                continue;
+            }
+            wgmma_fence();
+            multiply_transposed<HS, ROWS, STEP>(s, query, key);
+            wgmma_commit();
+            multiply_transposed<HS, ROWS, STEP>(dp, dout, value);
+            wgmma_commit();
+            wgmma_wait<1>(); /* the scores, and the product of the step before */
+            pin_registers(s);
+            if (before >= 0) release(&shared.empty[before]);
+            before = slot;
+#pragma unroll
+            for (int j = 0; j < STEP / 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    float &p = s[4 * j + i];
+                    p = fast_exp2(fmaf(p, scale, -statistic[i / 2].base));
+                    if (step == diagonal && column_of(j, i) > row_of(i / 2)) p = 0.0f;
+                }
+#pragma unroll
+            for (int i = 3; i < STEP / 2; i += 4) settle(s[i]); /* P is computed beside dP */
+            wgmma_wait<0>();
+            pin_registers(dp);
+#pragma unroll
+            for (int i = 0; i < STEP / 2; i++) s[i] *= dp[i] - statistic[i / 2 % 2].D;
+            pack<STEP>(ds, s);
+            wgmma_fence();
+            multiply_add<STEP>(dq, ds, key, true);
+            wgmma_commit();
+        }
+        release_converged(shared.own_empty);
+        wgmma_wait<0>();
+        pin_registers(dq);
+        release(&shared.empty[before]);
+        store_gradient<HS>(task, place, 0, first, dq, task.scale, staging);
+    }
+}
+
+/* dk and dv: rows are keys, columns queries. */
+template <int HS>
+DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const backward_task &task, int group) {
+    using shape = backward_shape<HS>;
+    ring<shape::SLOTS> at;
+    const bf16 *key = shared.own + group * 64 * SLAB, *value = key + shape::OWN;
+    bf16 *staging = shared.staging + group * 64 * STAGING_PITCH<HS>;
+    float scale = task.scale * LOG2_E;
+    int own_parity = 0;
+    tile_walk walk(task.list);
+    for (tile_place place; walk.next(place); own_parity ^= 1) {
+        tile_steps steps = steps_of<KEYS>(place, task);
+        int first = steps.tile * ROWS + group * 64, diagonal = 2 * steps.tile + group;
+        float dk[HS / 2], dv[HS / 2], s[STEP / 2], dp[STEP / 2];
+        /* heads of 128 columns leave no registers for both operands: dS waits until dv has used P */
+        constexpr int OPERANDS = HS <= 64 ? 2 : 1;
+        uint32_t operand[OPERANDS][STEP / 16][4], (&p)[STEP / 16][4] = operand[0];
+        uint32_t(&ds)[STEP / 16][4] = operand[OPERANDS - 1];
+        clear(dk);
+        clear(dv);
+        int before = -1; /* the slot that the last products still read */
+        mbarrier_wait(shared.own_full, own_parity);
+        for (int step = steps.first; step < steps.end; step++) {
+            int slot = at.slot;
+            const bf16 *query = shared.ring_tiles + at.slot * 2 * shape::OTHER, *dout = query + shape::OTHER;
+            const query_statistic *statistics = shared.statistics[at.slot];
+            mbarrier_wait(&shared.full[at.slot], at.parity);
+            at.next();
+            if (step < diagonal) { /* all of these queries lie before all of its keys */
+                release_converged(&shared.empty[slot]);
+                continue;
+            }
+            wgmma_fence();
+            multiply_transposed<HS, ROWS, STEP>(s, key, query);
+            wgmma_commit();
+            multiply_transposed<HS, ROWS, STEP>(dp, value, dout);
+            wgmma_commit();
+            wgmma_wait<1>(); /* the scores, and the products of the step before */
+            pin_registers(s);
+            if (before >= 0) release_converged(&shared.empty[before]); /* lanes have read statistics there */
+            before = slot;
+#pragma unroll
+            for (int j = 0; j < STEP / 8; j++)
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    float base = statistics[column_of(j, i)].base;
+#pragma unroll
+                    for (int h = 0; h < 2; h++) {
+                        float &e = s[4 * j + 2 * h + i];
+                        e = fast_exp2(fmaf(e, scale, -base));
+                        if (step == diagonal && column_of(j, i) < row_of(h)) e = 0.0f;
+                    }
+                }
+            pack<STEP>(p, s);
+            wgmma_fence();
+            multiply_add<STEP>(dv, p, dout, true);
+            wgmma_commit();
+            wgmma_wait<OPERANDS - 1>();
+            pin_registers(dp);
+#pragma unroll
+            for (int j = 0; j < STEP / 8; j++)
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    float D = statistics[column_of(j, i)].D;
+#pragma unroll
+                    for (int h = 0; h < 2; h++) s[4 * j + 2 * h + i] *= dp[4 * j + 2 * h + i] - D;
+                }
+            pack<STEP>(ds, s);
+            wgmma_fence();
+            multiply_add<STEP>(dk, ds, query, true);
+            wgmma_commit();
+        }
+        release_converged(shared.own_empty);
+        wgmma_wait<0>();
+        pin_registers(dk);
+        pin_registers(dv);
+        if (before >= 0)
+            release_converged(&shared.empty[before]); /* keys beyond the end may have met nothing */
+        store_gradient<HS>(task, place, 1, first, dk, task.scale, staging);
+        store_gradient<HS>(task, place, 2, first, dv, 1.0f, staging);
+    }
+}
+
+/* --- kernel --- */
+
+template <int HS, side own>
+__global__ void __launch_bounds__(THREADS, 1)
+    attn_backward_hopper_kernel(const __grid_constant__ CUtensorMap qkv,
+                                const __grid_constant__ CUtensorMap dout, backward_task task) {
+    using shape = backward_shape<HS>;
+    DYNAMIC_SHARED(bf16, tiles);
+    SHARED(mbarrier, own_barrier, [2]);
+    SHARED(mbarrier, full, [shape::SLOTS]);
+    SHARED(mbarrier, empty, [shape::SLOTS]);
+    SHARED_ALIGNED(query_statistic, statistics, [shape::SLOTS][STEP], 16);
+    backward_shared<HS> shared = {tiles,
+                                  tiles + 2 * shape::OWN,
+                                  tiles + 2 * shape::OWN + 2 * shape::SLOTS * shape::OTHER,
+                                  statistics,
+                                  &own_barrier[0],
+                                  &own_barrier[1],
+                                  full,
+                                  empty};
+    if (threadIdx.x == 0) {
+        mbarrier_init(shared.own_full, 1);
+        mbarrier_init(shared.own_empty, CONSUMING_WARPS);
+        open_ring(full, empty);
+        mbarrier_fence_init();
+    }
+    __syncthreads();
+    int group = (int)threadIdx.x / GROUP - 1;
+    if (group < 0) {
+        registers_shrink<PRODUCER_REGISTERS>();
+        if (threadIdx.x == 0) produce<HS, own>(shared, &qkv, &dout, task);
+    } else {
+        registers_grow<CONSUMER_REGISTERS>();
+        if (own == KEYS)
+            consume_queries<HS>(shared, task, group);
+        else
+            consume_keys<HS>(shared, task, group);
+    }
+}
+
+/* --- launcher --- */
+
+static int64_t padded_length(const struct tensor *out) { return round_up(out->dim[1], ROWS); }
+
+int64_t attn_backward_hopper_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
+                                  const struct tensor *lse, const struct tensor *qkv, int NH) {
+    bool takes =
+        hopper_takes(out, qkv, NH) && same_float_dtype(out, dqkv, dout) && starts_on_vector(dqkv, dout);
+    return takes ? out->dim[0] * NH * padded_length(out) * (int64_t)sizeof(query_statistic) : OP_UNSUPPORTED;
+}
+
+template <int HS>
+static void backward(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
+                     const struct tensor *out, const struct tensor *lse, const struct tensor *qkv, int NH) {
+    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], padded = padded_length(out);
+    query_statistic *statistics = (query_statistic *)env->scratch;
+    backward_task task = {data_of<bf16>(dqkv),   statistics, (int)T, (int)padded, NH, 1.0f / sqrtf((float)HS),
+                          list_of_tiles(out, NH)};
+    CUtensorMap qkv_map = tensor_map_3d(qkv->data, B, T, 3 * C, STEP, SLAB, SWIZZLE_128);
+    CUtensorMap dout_map = tensor_map_3d(dout->data, B, T, C, STEP, SLAB, SWIZZLE_128);
+    launch({grid_size(B * padded * C / vec<bf16>::size, 256), 256, 0, env->stream},
+           attn_backward_statistics_kernel<HS>, statistics, data_of<bf16>(dout), data_of<bf16>(out), f32(lse),
+           (int)T, (int)padded, NH);
+    launch_config config(blocks_of(task.list), THREADS, backward_shape<HS>::SHARED_BYTES, env->stream);
+    launch(config, attn_backward_hopper_kernel<HS, KEYS>, qkv_map, dout_map, task);
+    launch(config, attn_backward_hopper_kernel<HS, QUERIES>, qkv_map, dout_map, task);
+}
+
+void attn_backward_hopper(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
+                          const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
+                          int NH) {
+    if (out->dim[2] / NH == 64)
+        backward<64>(env, dqkv, dout, out, lse, qkv, NH);
+    else
+        backward<128>(env, dqkv, dout, out, lse, qkv, NH);
+}
