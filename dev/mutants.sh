@@ -221,7 +221,6 @@ mutant attn_hopper_backward.cu 'attn_backward' 'dq: slots are released while key
 mutant attn_hopper_backward.cu 'attn_backward' 'dk, dv: slots are released while queries are read' 's/if (before >= 0) release_converged(&shared.empty\[before\]); .* lanes have.*/release_converged(\&shared.empty[slot]);/' 's/release_converged(&shared.empty\[before\]); .* keys beyond.*/;/'
 mutant attn_hopper_backward.cu 'attn_backward' 'skipped slots are not released' '/if (step < diagonal)/,/continue/s/release_converged(.*/;/'
 mutant attn_hopper_backward.cu 'attn_backward' 'dk, dv: statistics are released while lanes read them' 's/release_converged(&shared.empty\[before\]); \(.* lanes\)/release(\&shared.empty[before]); \1/'
-mutant attn_hopper_backward.cu 'attn_backward' 'own tiles are released before all lanes have seen them' '/void consume_queries/,/^}/s/release_converged(shared.own_empty)/release(shared.own_empty)/'
 mutant attn_hopper_backward.cu 'attn_backward' 'dq: scores are not waited for' '/void consume_keys/,/^}/s/wgmma_wait<1>();/wgmma_wait<2>();/'
 mutant attn_hopper_backward.cu 'attn_backward' 'dq: dP is not waited for' '/settle(s/{n;s/wgmma_wait<0>/wgmma_wait<1>/;}'
 mutant attn_hopper_backward.cu 'attn_backward' 'dk, dv: dP is not waited for' 's/wgmma_wait<OPERANDS - 1>/wgmma_wait<OPERANDS>/'
