@@ -116,13 +116,14 @@ int cmd_plan(int argc, char **argv) {
            human_bytes((double)free_bytes), human_bytes((double)total_bytes),
            plans.sharing > 1 ? ", for all together" : "", dtype_name(run_gpt_options(&c, device).dtype));
     print_memory(&plans, free_bytes);
-    bool fits = plan_fits(&plans, chosen, free_bytes), other = false;
-    for (int level = 0; level < plans.count; level++) other |= plan_fits(&plans, level, free_bytes);
+    bool fits = plan_fits(&plans, chosen, free_bytes);
+    int other = 0; /* the lowest level that fits */
+    while (other < plans.count && !plan_fits(&plans, other, free_bytes)) other++;
     char *where = plans.count > 1 ? xasprintf(" with --zero %d", chosen) : xstrdup("");
     if (fits)
         printf("This fits%s.\n", where);
-    else if (other)
-        printf("This does NOT fit%s; another level does.\n", where);
+    else if (other < plans.count)
+        printf("This does NOT fit%s; --zero %d does.\n", where, other);
     else
         printf("This does NOT fit%s. %s.\n", where, ctx_memory_advice(&plans.ctx[chosen], free_bytes));
     free(where);
