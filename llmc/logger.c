@@ -244,7 +244,7 @@ void logger_gpu(struct logger *l, int64_t step, const struct nvml_reading *r) {
     char line[LOG_LINE_MAX];
     int n = snprintf(line, sizeof line,
                      "{\"step\":%" PRId64 ",\"gpu_watts\":%s,\"gpu_celsius\":%s,\"gpu_sm_mhz\":%s,\"gpu_"
-                                          "utilisation\":%s,\"gpu_slowed\":%s%s%s}\n",
+                     "utilisation\":%s,\"gpu_slowed\":%s%s%s}\n",
                      step, log_double(r->watts), log_double(r->celsius), log_double(r->sm_mhz),
                      log_double(r->utilisation), r->slowed ? "\"" : "", r->slowed ? r->slowed : "null",
                      r->slowed ? "\"" : "");
