@@ -411,7 +411,10 @@ static int fault_body(const struct ranks *r, int64_t rank) {
         if (f->how == DIES) die("the disk is %s", "full");
         if (f->how == STOPS) raise(SIGSTOP);
         if (f->how == POLL_FAILS) group_poll(g, poll_fails, NULL);
-        if (f->how == INTERRUPTED) raise(SIGINT);
+        if (f->how == INTERRUPTED) {
+            signal(SIGINT, SIG_DFL); /* shells let what they start in the background ignore it */
+            raise(SIGINT);
+        }
         for (;;) pause(); /* HANGS */
     }
     int64_t mine = rank, all[3];
