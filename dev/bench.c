@@ -7,7 +7,7 @@
  *
  * Order: options, timing, one row, all ops, the training step, JSON, comparison, main. */
 #include "dev/variants/ladder.h"
-#include "llmc/options.h"
+#include "llmc/commands.h"
 #include "llmc/optimizer.h"
 #include "llmc/rng.h"
 #include "test/op_harness.h"
@@ -526,20 +526,8 @@ static int run(const struct config *config) {
 int main(int argc, char **argv) {
     struct options o;
     struct config config;
-    struct error err;
-    options_init(&o, &command, &config);
-    if (!options_parse(&o, argc - 1, argv + 1, &err)) {
-        fprintf(stderr, "error: %s\n", err.message);
-        return 2;
-    }
-    if (o.help) {
-        char *text = options_help(&o);
-        fputs(text, stdout);
-        free(text);
-        options_free(&o);
-        return 0;
-    }
-    int status;
+    int status = command_options(&o, &command, &config, argc - 1, argv + 1);
+    if (status >= 0) return status;
     if (config.compare) {
         check(o.positional_count == 2, "--compare: give the two files, OLD.json and NEW.json");
         status = compare_files(o.positional[0], o.positional[1]);
