@@ -359,6 +359,20 @@ static void backward_lt_parameters(const struct op_env *env, struct tensor *dwei
     });
 }
 
+/* A product that makes dinp, times gelu'(pre): in the epilogue where the library has one, else in a pass. */
+static void input_gradient(const struct op_env *env, struct tensor *dinp, lt_product product,
+                           lt_operands operands, const struct tensor *pre) {
+    if (pre) {
+        product.epilogue = CUBLASLT_EPILOGUE_DGELU;
+        operands.aux = pre->data;
+        if (lt_call(env, product, operands)) return;
+        product.epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    }
+    bool done = lt_call(env, product, operands);
+    check(done, "cuBLASLt has no algorithm for %s", tensor_text(dinp));
+    if (pre) gelu_backward_pass(env, dinp, dinp, pre);
+}
+
 /* dinp^T (C,N) = weight^T (C,OC) @ dout^T (OC,N), times gelu'(pre) */
 static void backward_lt_input(const struct op_env *env, struct tensor *dinp, const struct tensor *dout,
                               const struct tensor *weight, const struct tensor *pre) {
@@ -370,16 +384,7 @@ static void backward_lt_input(const struct op_env *env, struct tensor *dinp, con
                           tensor_cols(dout),
                           CUBLASLT_EPILOGUE_DEFAULT,
                           false};
-    lt_operands operands = {dinp->data, weight->data, dout->data, nullptr, nullptr};
-    if (pre) {
-        product.epilogue = CUBLASLT_EPILOGUE_DGELU;
-        operands.aux = pre->data;
-        if (lt_call(env, product, operands)) return;
-        product.epilogue = CUBLASLT_EPILOGUE_DEFAULT;
-    }
-    bool done = lt_call(env, product, operands);
-    check(done, "cuBLASLt has no algorithm for %s", tensor_text(dinp));
-    if (pre) gelu_backward_pass(env, dinp, dinp, pre);
+    input_gradient(env, dinp, product, {dinp->data, weight->data, dout->data, nullptr, nullptr}, pre);
 }
 
 static void backward_lt(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
@@ -541,17 +546,10 @@ static void backward_fp8_input(const struct op_env *env, struct tensor *dinp, co
                           false,
                           FP8_E4M3,
                           FP8_E5M2};
-    lt_operands operands = {dinp->data, s->weight.copies.transposed, s->dout.copies.as_is,  nullptr,
-                            nullptr,    s->weight.copies.descale,    s->dout.copies.descale};
-    if (pre) {
-        product.epilogue = CUBLASLT_EPILOGUE_DGELU;
-        operands.aux = pre->data;
-        if (lt_call(env, product, operands)) return;
-        product.epilogue = CUBLASLT_EPILOGUE_DEFAULT;
-    }
-    bool done = lt_call(env, product, operands);
-    check(done, "cuBLASLt has no fp8 algorithm for %s", tensor_text(dinp));
-    if (pre) gelu_backward_pass(env, dinp, dinp, pre);
+    input_gradient(env, dinp, product,
+                   {dinp->data, s->weight.copies.transposed, s->dout.copies.as_is, nullptr, nullptr,
+                    s->weight.copies.descale, s->dout.copies.descale},
+                   pre);
 }
 
 static void backward_fp8(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
