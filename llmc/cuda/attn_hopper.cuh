@@ -110,11 +110,20 @@ template <int SLOTS> struct ring {
 };
 constexpr int CONSUMING_WARPS = CONSUMERS * GROUP / WARP_SIZE;
 
-template <int SLOTS> DEVICE_INLINE void open_ring(mbarrier (&full)[SLOTS], mbarrier (&empty)[SLOTS]) {
-    for (int s = 0; s < SLOTS; s++) {
-        mbarrier_init(&full[s], 1);
-        mbarrier_init(&empty[s], CONSUMING_WARPS);
+/* All barriers of a kernel: of its own tile {full, empty}, and of the ring. Every thread of the block calls.
+ */
+template <int SLOTS>
+DEVICE_INLINE void open_barriers(mbarrier (&own)[2], mbarrier (&full)[SLOTS], mbarrier (&empty)[SLOTS]) {
+    if (threadIdx.x == 0) {
+        mbarrier_init(&own[0], 1);
+        mbarrier_init(&own[1], CONSUMING_WARPS);
+        for (int s = 0; s < SLOTS; s++) {
+            mbarrier_init(&full[s], 1);
+            mbarrier_init(&empty[s], CONSUMING_WARPS);
+        }
+        mbarrier_fence_init();
     }
+    __syncthreads();
 }
 /* The warp has read what it wanted: after a wgmma_wait, which its lanes pass together. */
 DEVICE_INLINE void release(mbarrier *empty) {

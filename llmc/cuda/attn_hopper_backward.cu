@@ -333,13 +333,7 @@ __global__ void __launch_bounds__(THREADS, 1)
                                   &own_barrier[1],
                                   full,
                                   empty};
-    if (threadIdx.x == 0) {
-        mbarrier_init(shared.own_full, 1);
-        mbarrier_init(shared.own_empty, CONSUMING_WARPS);
-        open_ring(full, empty);
-        mbarrier_fence_init();
-    }
-    __syncthreads();
+    open_barriers(own_barrier, full, empty);
     int group = (int)threadIdx.x / GROUP - 1;
     if (group < 0) {
         registers_shrink<PRODUCER_REGISTERS>();
