@@ -14,7 +14,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "llmc/model_file.h"
 
@@ -241,26 +240,6 @@ static bool agree(const struct share *s, bool ok, struct error *err) {
     return s->world == 1 ? ok : group_agree(s->zero->comm->group, ok, err);
 }
 
-/* Rank 0 makes the temporary directory; the others must see it. */
-static bool make_temporary(const struct share *s, const char *run, const char *temporary, struct error *err) {
-    enum { SECONDS = 10 };
-    bool ok = s->rank != 0 ||
-              (make_directories(run, err) && remove_tree(temporary, err) && make_directories(temporary, err));
-    if (!agree(s, ok, err)) return false;
-    /* network file systems may remember for some seconds that a name does not exist */
-    for (double start = now_seconds(); s->rank != 0 && !path_exists(temporary);) {
-        if (now_seconds() - start > SECONDS) {
-            ok = fail(err,
-                      "%s: made by rank 0, but not there on %s: the run directory (--out) must be on a file "
-                      "system that all machines share",
-                      temporary, s->zero->comm->group->host);
-            break;
-        }
-        usleep(100000);
-    }
-    return agree(s, ok, err);
-}
-
 enum { SHARE_FILES = 2, MOST_FILES = 8 };
 
 /* Checksums of the files that this rank has written. `file` has names; with enough data each has a thread. */
@@ -334,7 +313,9 @@ bool checkpoint_save(const char *run, struct zero *z, const struct tokenizer *to
     s.files = min_i64(s.world, s.buckets);
     char *final = xasprintf("%s/step-%08" PRId64, run, state->step);
     char *temporary = xasprintf("%s.tmp", final);
-    bool ok = make_temporary(&s, run, temporary, err) && write_contents(&s, temporary, tokenizer, state, err);
+    bool ok = s.rank != 0 ||
+              (make_directories(run, err) && remove_tree(temporary, err) && make_directories(temporary, err));
+    ok = agree(&s, ok, err) && write_contents(&s, temporary, tokenizer, state, err);
     if (ok) ok = agree(&s, s.rank != 0 || put_in_place(temporary, final, run, err), err);
     if (!ok && s.rank == 0) (void)remove_tree(temporary, NULL);
     free(temporary);
