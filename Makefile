@@ -92,8 +92,8 @@ SIM_RUNS_plain = test/sim/test_sim_ranks.sh LLMC_TEST_LADDERS=0 $(call SIM_RUN,p
                SIM_LAZY= SIM_ORDER=random $(foreach seed,1 2 3,SIM_SEED=$(seed) $(call SIM_RUN,plain)) \
                SIM_SEED= SIM_ORDER= LLMC_TEST_LADDERS=
 SIM_RUNS_asan  = $(call SIM_RUN,asan)
-SIM_RUNS_tsan  = $(BUILD)/sim/test_traffic test/sim/test_sim_bugs.sh OMP_NUM_THREADS=1 LLMC_TEST_SIZE=small LLMC_TEST_LADDERS=0 $(call SIM_RUN,tsan) LLMC_TEST_LADDERS=
-SIM_RUNS     = $(foreach b,$(SIM_BUILDS),$(SIM_RUNS_$(b)))
+SIM_RUNS_tsan  = $(BUILD)/sim/test_traffic test/sim/test_sim_bugs.sh OMP_NUM_THREADS=1 LLMC_TEST_SIZE=small LLMC_TEST_LADDERS=0 \
+               $(call SIM_RUN,tsan) OMP_NUM_THREADS= LLMC_TEST_SIZE= LLMC_TEST_LADDERS=
 SIM_TESTS    = $(foreach b,$(SIM_BUILDS),$(addprefix $(BUILD)/sim/$(b)/test/,$(CUDA_TEST) sim/bugs)) \
                $(if $(filter tsan,$(SIM_BUILDS)),$(BUILD)/sim/test_traffic) \
                $(if $(filter plain,$(SIM_BUILDS)),$(BUILD)/sim/plain/train_gpt)
@@ -110,7 +110,7 @@ sim: $(if $(SIM_BUILDS),$(BUILD)/train_gpt_sim $(SIM_TESTS))  ## the CUDA traine
 	@$(if $(SIM_BUILDS),,echo "simulated GPU $(SIM_MISSING)"; exit 1)
 
 test-gpu: $(GPU_TESTS)  ## the CUDA tests on this machine's GPU (SANITIZE=1 TOOL=memcheck|racecheck|initcheck|synccheck: under compute-sanitizer)
-	@PREFIX="$(if $(SANITIZE),compute-sanitizer --tool $(or $(TOOL),memcheck) --error-exitcode 9)" sh test/run.sh $(GPU_TESTS)
+	@PREFIX="$(if $(SANITIZE),compute-sanitizer --tool $(or $(TOOL),memcheck) --error-exitcode 9)" JOBS=1 sh test/run.sh $(GPU_TESTS)
 
 mutants: $(BUILD)/sim/plain/test/test_cuda_ops $(BUILD)/sim/tsan/test/test_cuda_ops  ## break the kernels in many ways, one at a time: the op tests must notice each (ARGS=WORD: only some)
 	@BUILD=$(BUILD) LINK_END="$(LDLIBS) -lcmocka" $(foreach b,plain tsan,COMPILE_$(b)="$(CXX) -x c++ \
@@ -130,9 +130,13 @@ train: deps  ## install what is missing, build, and train on the built-in corpus
 test: deps  ## install what is missing, build and run every test (SANITIZE=1: under ASan and UBSan)
 	@$(MAKE) --no-print-directory run-tests
 
+# Two run at a time: what takes longest must not begin last.
+LONGEST_FIRST = $(foreach b,$(filter tsan,$(SIM_BUILDS)),$(SIM_RUNS_$(b))) $(TESTS) \
+                $(foreach b,$(filter-out tsan,$(SIM_BUILDS)),$(SIM_RUNS_$(b)))
+
 run-tests: $(PROGRAMS) $(TESTS) $(SIM_TESTS)
 	@$(if $(SIM_MISSING),echo "simulated GPU $(SIM_MISSING)")
-	@BUILD=$(BUILD) sh test/run.sh $(TESTS) $(SIM_RUNS)
+	@BUILD=$(BUILD) sh test/run.sh $(LONGEST_FIRST)
 
 # The seeds come from the short course in test_fuzz.c; what libFuzzer finds is kept in build/fuzz/corpus.
 fuzz:  ## fuzz the parsers of untrusted input with libFuzzer, one after another (FUZZ="shard options" FUZZ_SECONDS=600)

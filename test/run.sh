@@ -1,30 +1,28 @@
 #!/bin/sh
-# Runs test programs (cmocka, or anything that prints TAP) one after another, shows what failed, and ends with
+# Runs test programs (cmocka, or anything that prints TAP), two at a time, shows what failed, and ends with
 # "N passed, N failed". A program that dies counts its unreported tests, at least one, as failed.
-#     test/run.sh [NAME=VALUE | PROGRAM]...     V=1: show everything that the programs print
+#     test/run.sh [NAME=VALUE | PROGRAM]...     V=1: show everything that the programs print; JOBS=1: one at a time
 # An assignment holds for the programs that stand after it, up to the next assignment to that name.
-: "${BUILD:=build}"
-passed=0 failed=0
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-export CMOCKA_MESSAGE_OUTPUT=TAP
+: "${BUILD:=build}" "${JOBS:=2}"
+export BUILD V PREFIX CMOCKA_MESSAGE_OUTPUT=TAP
 # Threads beyond the cores make OpenMP's barriers a thousand times slower.
 : "${OMP_NUM_THREADS:=$(nproc 2>/dev/null || echo 2)}"
 export OMP_NUM_THREADS
 # Threads that spin at a barrier take the core from the thread they wait for when anything else runs.
 : "${OMP_WAIT_POLICY:=passive}"
 export OMP_WAIT_POLICY
-settings=
-for program in "$@"; do
-    case $program in *=*)
-        export "$program"
-        settings=$(echo "$settings" | tr ' ' '\n' | grep -v "^${program%%=*}=")
-        if [ -n "${program#*=}" ]; then settings="$settings $program"; else unset "${program%%=*}"; fi
-        settings=$(echo $settings)
-        continue ;;
-    esac
+
+# One program, its settings in front: its block of the report, and a line "passed failed" for the sum.
+run_one() {
+    log=$work/$$.log
+    settings=
+    while [ $# -gt 1 ]; do
+        export "$1"
+        settings="$settings${settings:+ }$1"
+        shift
+    done
     start=$(date +%s)
-    $PREFIX "$program" >"$log" 2>&1 </dev/null
+    $PREFIX "$1" >"$log" 2>&1 </dev/null
     status=$?
     ok=$(grep -c '^ok ' "$log")
     skipped=$(grep -c '^not ok .*# SKIP' "$log") # so cmocka writes it
@@ -33,13 +31,38 @@ for program in "$@"; do
     [ $((ok + bad + skipped)) -lt "$planned" ] && bad=$((planned - ok - skipped))
     [ $status -ne 0 ] && [ $bad -eq 0 ] && bad=1
     [ $status -eq 0 ] && [ $((ok + bad + skipped)) -eq 0 ] && bad=1 # a test program that tests nothing
-    passed=$((passed + ok)) failed=$((failed + bad))
-    printf '%-36s %3d passed' "${program#"$BUILD"/}" "$ok"
-    [ "$skipped" -gt 0 ] && printf ', %d skipped' "$skipped"
-    [ -n "$settings" ] && printf ' [%s]' "$settings"
-    [ $bad -gt 0 ] && printf ', %d FAILED (exit status %d)' "$bad" $status
-    printf '  %ds\n' $(($(date +%s) - start))
-    if [ -n "$V" ] || [ $bad -gt 0 ]; then tail -n 200 "$log" | sed 's/^/    /'; fi
-done
-echo "$passed passed, $failed failed"
-[ $failed -eq 0 ]
+    {
+        printf '%-36s %3d passed' "${1#"$BUILD"/}" "$ok"
+        [ "$skipped" -gt 0 ] && printf ', %d skipped' "$skipped"
+        [ -n "$settings" ] && printf ' [%s]' "$settings"
+        [ $bad -gt 0 ] && printf ', %d FAILED (exit status %d)' "$bad" $status
+        printf '  %ds\n' $(($(date +%s) - start))
+        if [ -n "$V" ] || [ $bad -gt 0 ]; then tail -n 200 "$log" | sed 's/^/    /'; fi
+    } >"$work/$$.report"
+    cat "$work/$$.report"
+    echo "$ok $bad" >>"$work/sums"
+}
+
+if [ "${1:-}" = --one ]; then
+    shift
+    run_one "$@"
+    exit 0
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export work
+settings=
+for argument in "$@"; do
+    case $argument in
+    *=*)
+        settings=$(echo "$settings" | tr ' ' '\n' | grep -v "^${argument%%=*}=" | tr '\n' ' ')
+        [ -n "${argument#*=}" ] && settings="$settings $argument" ;;
+    *) echo $settings "$argument" ;;
+    esac
+done >"$work/list"
+[ -s "$work/list" ] || { echo "no test programs given"; exit 1; }
+xargs -P "$JOBS" -L 1 sh "$0" --one <"$work/list"
+ran=$(cat "$work/sums" 2>/dev/null | wc -l)
+awk -v lost=$(($(wc -l <"$work/list") - ran)) '{ passed += $1; failed += $2 }
+    END { printf "%d passed, %d failed\n", passed, failed + lost; exit failed + lost > 0 }' "$work/sums"
