@@ -34,9 +34,7 @@ static bool next_stored(const struct loader *l, int64_t first, int64_t count, in
                         struct zero_range *range) {
     if (l->zero) return zero_stored(l->zero, l->what, first, count, next, range);
     if (*next >= first + count) return false;
-    const struct tensor *b = l->buffer;
-    void *to = (char *)b->data + first * (int64_t)dtype_size(b->dtype);
-    *range = (struct zero_range){first, count, tensor_make(b->name, b->dtype, to, count, 0, 0, 0)};
+    *range = (struct zero_range){first, count, tensor_range(l->buffer, first, count)};
     *next = first + count;
     return true;
 }

@@ -40,8 +40,7 @@ static bool read_values(float *out, const void *source, enum param_id id, int64_
         memcpy(out, v->host + at, (size_t)n * sizeof *out);
         return true;
     }
-    void *from = (char *)v->buffer.data + at * (int64_t)dtype_size(v->buffer.dtype);
-    struct tensor part = tensor_make(v->buffer.name, v->buffer.dtype, from, n, 0, 0, 0);
+    struct tensor part = tensor_range(&v->buffer, at, n);
     ctx_download_f32(g->ctx, out, &part);
     return true;
 }

@@ -134,13 +134,6 @@ static void logits_of_rows(struct gpt *g, struct tensor *logits, int64_t first, 
     matmul_forward(g->ctx, logits, NULL, &lnf, &wte, NULL, ACT_NONE);
 }
 
-static struct tensor vector_slice(struct tensor t, int64_t first, int64_t count) {
-    t.rank = 1;
-    t.dim[0] = count;
-    if (t.data) t.data = (char *)t.data + first * (int64_t)dtype_size(t.dtype);
-    return t;
-}
-
 /* Logits, losses and, in training, the gradients of ln_f's output and of the head's weight, a chunk of rows
  * at a time, so that the logits of a chunk are all that is ever held. */
 static void head(struct gpt *g, bool accumulate, bool train) {
@@ -151,13 +144,13 @@ static void head(struct gpt *g, bool accumulate, bool train) {
         dlnf_all = gpt_act(g, A_DBRANCH, 0);
         dwte = gpt_grad(g, P_WTE, 0);
     }
-    struct tensor scale = vector_slice(g->numbers, STEP_SCALE, 1);
+    struct tensor scale = tensor_range(&g->numbers, STEP_SCALE, 1);
     int64_t N = g->options.B * g->options.T, chunk = room.dim[0];
     ctx_range_push(g->ctx, "head");
     for (int64_t first = 0; first < N; first += chunk) {
         int64_t rows = min_i64(chunk, N - first);
-        struct tensor logits, losses = vector_slice(losses_all, first, rows);
-        struct tensor targets = vector_slice(targets_all, first, rows);
+        struct tensor logits, losses = tensor_range(&losses_all, first, rows);
+        struct tensor targets = tensor_range(&targets_all, first, rows);
         logits_of_rows(g, &logits, first, rows);
         loss_forward(g->ctx, &losses, &logits, &targets, train ? &scale : NULL, (int)g->config.vocab_size);
         if (!train) continue;
@@ -165,7 +158,7 @@ static void head(struct gpt *g, bool accumulate, bool train) {
                       dlnf = tensor_slice_rows(&dlnf_all, first, rows);
         matmul_backward(g->ctx, &dlnf, &dwte, NULL, &logits, &lnf, &wte, NULL, accumulate || first > 0);
     }
-    struct tensor loss = vector_slice(g->numbers, STEP_LOSS, 1), losses = vector_slice(losses_all, 0, N);
+    struct tensor loss = tensor_range(&g->numbers, STEP_LOSS, 1), losses = tensor_range(&losses_all, 0, N);
     sum(g->ctx, &loss, &losses, train ? &scale : NULL, accumulate);
     ctx_range_pop(g->ctx);
 }
@@ -174,7 +167,7 @@ void gpt_loss(struct gpt *g) { head(g, false, false); }
 
 /* By a kernel that takes the value along: nothing to keep on the host until a copy is done. */
 void gpt_set_loss_scale(struct gpt *g, float scale) {
-    struct tensor on_device = vector_slice(g->numbers, STEP_SCALE, 1);
+    struct tensor on_device = tensor_range(&g->numbers, STEP_SCALE, 1);
     fill(g->ctx, &on_device, scale);
 }
 

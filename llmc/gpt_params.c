@@ -187,8 +187,7 @@ const char *gpt_param_name(enum param_id id, int64_t layer) {
 static struct tensor range_view(const struct gpt *g, const struct tensor *buffer, int64_t slots,
                                 int64_t first, int64_t count) {
     int64_t at = gpt_stored_at(&g->layout, slots, first);
-    void *data = buffer->data ? (char *)buffer->data + at * (int64_t)dtype_size(buffer->dtype) : NULL;
-    return tensor_make(buffer->name, buffer->dtype, data, count, 0, 0, 0);
+    return tensor_range(buffer, at, count);
 }
 
 struct tensor gpt_param_range(const struct gpt *g, int64_t first, int64_t count) {

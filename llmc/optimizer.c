@@ -3,13 +3,8 @@
 
 #include <math.h>
 
-static struct tensor range(const struct tensor *t, int64_t first, int64_t count) {
-    void *data = t->data ? (char *)t->data + first * (int64_t)dtype_size(t->dtype) : NULL;
-    return tensor_make(t->name, t->dtype, data, count, 0, 0, 0);
-}
-
 struct tensor optimizer_state(const struct tensor *state, const struct optimizer_piece *piece) {
-    return range(state, piece->at, piece->count);
+    return tensor_range(state, piece->at, piece->count);
 }
 
 /* --- creation --- */
@@ -63,7 +58,7 @@ void optimizer_copy_master(struct optimizer *opt, struct gpt *g) {
 /* --- one step --- */
 
 void optimizer_update(struct optimizer *opt, struct gpt *g, const struct adamw_args *args) {
-    struct tensor norm = range(&g->numbers, STEP_SUMSQ, 1);
+    struct tensor norm = tensor_range(&g->numbers, STEP_SUMSQ, 1);
     for (int64_t i = 0; i < opt->count; i++) {
         const struct optimizer_piece *piece = &optimizer_pieces(opt)[i];
         if (!piece->count) continue;
@@ -78,7 +73,7 @@ void optimizer_update(struct optimizer *opt, struct gpt *g, const struct adamw_a
 }
 
 void optimizer_step(struct optimizer *opt, struct gpt *g, const struct adamw_args *args) {
-    struct tensor norm = range(&g->numbers, STEP_SUMSQ, 1);
+    struct tensor norm = tensor_range(&g->numbers, STEP_SUMSQ, 1);
     ctx_range_push(g->ctx, "update");
     sumsq(g->ctx, &norm, &g->grads);
     optimizer_update(opt, g, args);

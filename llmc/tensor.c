@@ -19,6 +19,13 @@ struct tensor tensor_slice_rows(const struct tensor *t, int64_t first, int64_t c
     return tensor_make(t->name, t->dtype, data, count, cols, 0, 0);
 }
 
+struct tensor tensor_range(const struct tensor *t, int64_t first, int64_t count) {
+    check(t->rank == 0 || (first >= 0 && count >= 0 && first + count <= tensor_count(t)),
+          "elements %" PRId64 "..%" PRId64 " are outside %s", first, first + count, tensor_text(t));
+    void *data = t->data ? (char *)t->data + first * (int64_t)dtype_size(t->dtype) : NULL;
+    return (struct tensor){.data = data, .name = t->name, .dtype = t->dtype, .rank = 1, .dim = {count}};
+}
+
 const char *tensor_text(const struct tensor *t) {
     static _Thread_local char buffers[8][128];
     static _Thread_local unsigned next;

@@ -69,6 +69,10 @@ struct tensor tensor_make(const char *name, enum dtype dtype, void *data, int64_
 /* Rows [first, first+count) of the folded (rows, cols) form, as a rank-2 view. */
 struct tensor tensor_slice_rows(const struct tensor *t, int64_t first, int64_t count);
 
+/* Elements [first, first+count) in row-major order, as a rank-1 view; of none, too: what a rank may have of a
+ * small buffer. A range of an absent tensor (rank 0) has no data, either. */
+struct tensor tensor_range(const struct tensor *t, int64_t first, int64_t count);
+
 /* "name (4,64,768) fp32" in a rotating thread-local buffer. */
 const char *tensor_text(const struct tensor *t);
 

@@ -45,12 +45,6 @@ static int64_t bucket_at(const struct gpt *g, int64_t element) {
     return element < p->matrices ? 1 + (element - p->blocks) / p->block : g->config.layers + 1;
 }
 
-/* Unlike tensor_make, of no elements, too: what a rank may have of a small bucket. */
-static struct tensor slice(const struct tensor *t, int64_t first, int64_t count) {
-    void *data = t->data ? (char *)t->data + first * (int64_t)dtype_size(t->dtype) : NULL;
-    return (struct tensor){.data = data, .name = t->name, .dtype = t->dtype, .rank = 1, .dim = {count}};
-}
-
 /* The whole bucket in the model's buffer: of a block perhaps in a slot. */
 static struct tensor params_of(const struct zero *z, int64_t i) {
     struct zero_bucket b = bucket_of(z, i);
@@ -64,7 +58,7 @@ static struct tensor grads_of(const struct zero *z, int64_t i) {
 /* This rank's part of a tensor of a bucket's size. */
 static struct tensor own(const struct zero *z, const struct tensor *bucket) {
     struct comm_part part = comm_part(tensor_count(bucket), z->comm->world, z->comm->rank);
-    return slice(bucket, part.first, part.count);
+    return tensor_range(bucket, part.first, part.count);
 }
 
 static void copy(const struct zero *z, const struct tensor *to, const struct tensor *from) {
@@ -243,10 +237,10 @@ static int64_t make_parts(struct zero *z) {
             .first = b.first + part.first, .count = part.count, .at = at, .decay = b.decay};
         struct tensor params = params_of(z, i), grads = grads_of(z, i);
         p->param = b.layer >= 0 && z->level >= ZERO_PARAMETERS
-                       ? slice(&s->param_shards, b.layer * in_block, in_block)
+                       ? tensor_range(&s->param_shards, b.layer * in_block, in_block)
                        : own(z, &params);
         p->grad = b.layer >= 0 && z->level >= ZERO_GRADIENTS
-                      ? slice(&s->grad_shards, b.layer * in_block, in_block)
+                      ? tensor_range(&s->grad_shards, b.layer * in_block, in_block)
                       : own(z, &grads);
         at += part.count;
         largest = max_i64(largest, b.end - b.first);
@@ -331,11 +325,11 @@ void zero_update(struct zero *z, const struct adamw_args *args) {
     ctx_range_push(g->ctx, "update");
     zero_settle(z);
     for (int64_t i = 0; i < s->buckets; i++) {
-        struct tensor norm = slice(&s->norms, i, 1);
+        struct tensor norm = tensor_range(&s->norms, i, 1);
         if (s->parts[i].count) sumsq(g->ctx, &norm, &s->parts[i].grad);
     }
-    struct tensor total = slice(&g->numbers, STEP_SUMSQ, 1);
-    struct tensor both = slice(&g->numbers, STEP_LOSS, 2);
+    struct tensor total = tensor_range(&g->numbers, STEP_SUMSQ, 1);
+    struct tensor both = tensor_range(&g->numbers, STEP_LOSS, 2);
     sum(g->ctx, &total, &s->norms, NULL, false);
     int64_t ticket = z->comm->all_reduce(z->comm, &both, g->ctx->stream);
     await(z, &ticket);
@@ -366,7 +360,7 @@ static struct zero_range stored(const struct zero *z, enum zero_what what, int64
     else if (what == ZERO_GRADS)
         r.here = part ? part->grad : grads_of(z, i);
     else
-        r.here = slice(state_of(z->optimizer, what), part ? part->at : b.first, r.count);
+        r.here = tensor_range(state_of(z->optimizer, what), part ? part->at : b.first, r.count);
     return r;
 }
 
@@ -394,7 +388,7 @@ bool zero_stored(struct zero *z, enum zero_what what, int64_t first, int64_t cou
         int64_t from = max_i64(*next, all.first), to = min_i64(first + count, all.first + all.count);
         *next = min_i64(first + count, bucket_of(z, i).end);
         if (from >= to) continue;
-        *range = (struct zero_range){from, to - from, slice(&all.here, from - all.first, to - from)};
+        *range = (struct zero_range){from, to - from, tensor_range(&all.here, from - all.first, to - from)};
         return true;
     }
     return false;
