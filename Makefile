@@ -6,10 +6,18 @@ BUILD    = build
 # 512-bit vectors where there are any: compilers choose 256 for the sake of older processors; the loops over exp
 # are a third faster.
 WIDE     = $(if $(filter x86_64,$(shell uname -m)),-mprefer-vector-width=512)
-OPT      = -O3 -march=native $(WIDE)
+MARCH    = native
+OPT      = -O3 -march=$(MARCH) $(WIDE)
 SANITIZE =
 ARGS     =
+# WERROR=1, as continuous integration has it: warnings are errors. Every new compiler brings new ones, which must not
+# keep anybody from training.
+WERROR   =
 MAKEFLAGS += --no-builtin-rules
+# All cores, unless `make -jN` says otherwise.
+ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
+endif
 
 DEBIAN_PACKAGES = gcc g++ make pkg-config libopenblas-openmp-dev libpcre2-dev libjansson-dev libxxhash-dev \
                   zlib1g-dev libzstd-dev libcmocka-dev curl
@@ -20,10 +28,10 @@ PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 # For test-gpu, SANITIZE means compute-sanitizer instead.
 ifneq ($(and $(SANITIZE),$(if $(filter test-gpu,$(MAKECMDGOALS)),,1)),)
 BUILD   := $(BUILD)/sanitize
-OPT      = -O1 -march=native
+OPT      = -O1 -march=$(MARCH)
 SANFLAGS = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
-WARN     = -Wall -Wextra -Werror -Wshadow -Wpointer-arith -Wno-unused-parameter \
+WARN     = -Wall -Wextra $(if $(WERROR),-Werror) -Wshadow -Wpointer-arith -Wno-unused-parameter \
            -Wno-missing-field-initializers
 # -fno-math-errno and contraction change no comparison and no NaN; -ffast-math would, and is never used.
 CPPFLAGS = -D_GNU_SOURCE -I. $(PKG_CFLAGS) -MMD -MP
@@ -55,7 +63,7 @@ NVCC      = $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvc
 CUDA_ARCH = $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .),90)
 # 90 is compiled as 90a: only that has wgmma and TMA, which rows made for 90 use.
 CUDA_CODE = $(CUDA_ARCH:90=90a)
-NVCCFLAGS = -std=c++17 -O3 -g -lineinfo -D_GNU_SOURCE -I. -Werror all-warnings \
+NVCCFLAGS = -std=c++17 -O3 -g -lineinfo -D_GNU_SOURCE -I. $(if $(WERROR),-Werror all-warnings) \
             -Xcompiler -Wall,-Wextra,-Wshadow,-Wno-unused-parameter,-Wno-missing-field-initializers
 CUDA_SRC  = $(wildcard llmc/cuda/*.cu dev/variants/*.cu)
 CUDA_TEST = $(basename $(notdir $(wildcard test/test_cuda_*.c test/test_cuda_*.cu)))
@@ -114,7 +122,7 @@ test-gpu: $(GPU_TESTS)  ## the CUDA tests on this machine's GPU (SANITIZE=1 TOOL
 
 mutants: $(BUILD)/sim/plain/test/test_cuda_ops $(BUILD)/sim/tsan/test/test_cuda_ops  ## break the kernels in many ways, one at a time: the op tests must notice each (ARGS=WORD: only some)
 	@BUILD=$(BUILD) LINK_END="$(LDLIBS) -lcmocka" $(foreach b,plain tsan,COMPILE_$(b)="$(CXX) -x c++ \
-	    $(filter-out -MMD -MP,$(SIM_FLAGS)) -w -O1 -march=native $(SIM_FILL) $(SIM_SAN_$(b))" LINK_$(b)="$(CXX) $(CUDA_LINK) \
+	    $(filter-out -MMD -MP,$(SIM_FLAGS)) -w -O1 -march=$(MARCH) $(SIM_FILL) $(SIM_SAN_$(b))" LINK_$(b)="$(CXX) $(CUDA_LINK) \
 	    $(BUILD)/test/test_cuda_ops.o $(SIM_SAN_$(b))" LIBS_$(b)="$(BUILD)/sim/$(b)/libcuda.a \
 	    $(BUILD)/test/libtest.a $(BUILD)/libllmc.a") sh dev/mutants.sh "$(ARGS)"
 
@@ -143,7 +151,7 @@ fuzz:  ## fuzz the parsers of untrusted input with libFuzzer, one after another 
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory deps DEBIAN_PACKAGES="clang libclang-rt-14-dev libomp-dev"
 	@$(MAKE) --no-print-directory $(BUILD)/test/test_fuzz
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang OPT="-O1 -march=native -Wno-pass-failed" \
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang OPT="-O1 -march=$(MARCH) -Wno-pass-failed" \
 	    SANFLAGS="-DLIBFUZZER -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" \
 	    $(FUZZ:%=$(BUILD)/fuzz/test/fuzz/%)
 	$(BUILD)/test/test_fuzz --seeds $(BUILD)/fuzz/seeds
@@ -255,11 +263,11 @@ $(BUILD)/cuda/test/%: $(BUILD)/test/%.o $(BUILD)/cuda/libcuda.a $(BUILD)/test/li
 define SIM_RULES
 $(BUILD)/sim/$(1)/test/sim/%.o: test/sim/%.cpp
 	@mkdir -p $$(@D); echo "  $$@"
-	$(CXX) $(SIM_FLAGS) -O3 -march=native -fno-tree-loop-distribute-patterns $(PKG_CFLAGS) $(SIM_DEF_$(1)) -c $$< -o $$@
+	$(CXX) $(SIM_FLAGS) -O3 -march=$(MARCH) -fno-tree-loop-distribute-patterns $(PKG_CFLAGS) $(SIM_DEF_$(1)) -c $$< -o $$@
 
 $(BUILD)/sim/$(1)/%.o: %.cu
 	@mkdir -p $$(@D); echo "  $$@"
-	$(CXX) -x c++ $(SIM_FLAGS) -O$(if $(SIM_SAN_$(1)),1,2) -march=native $(SIM_FILL) $(SIM_SAN_$(1)) -c $$< -o $$@
+	$(CXX) -x c++ $(SIM_FLAGS) -O$(if $(SIM_SAN_$(1)),1,2) -march=$(MARCH) $(SIM_FILL) $(SIM_SAN_$(1)) -c $$< -o $$@
 
 $(BUILD)/sim/$(1)/libcuda.a: $(patsubst %,$(BUILD)/sim/$(1)/%.o,$(basename $(SIM_SRC)))
 	@rm -f $$@ && ar rcs $$@ $$^

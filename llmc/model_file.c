@@ -129,7 +129,7 @@ static bool check_head(const struct st_view *head, const struct weights *w, stru
 /* Every tensor that is not a parameter must be one that can be left out. */
 static bool check_others(const struct model_file *m, const char *prefix, struct error *err) {
     const struct weights *w = &m->weights;
-    int64_t parameters = 0, others = 0;
+    int64_t parameters = 0;
     for (int id = 0; id < PARAM_ROWS; id++) parameters += layers_of(&w->config, (enum param_id)id);
     if (m->st.count == parameters) return true;
     for (int64_t i = 0; i < m->st.count; i++) {
@@ -144,9 +144,7 @@ static bool check_others(const struct model_file *m, const char *prefix, struct 
                             "%s: tensor %s is not part of a GPT-2 of %" PRId64
                             " layers (parameters are expected to be named %s%s and so on)",
                             v->path, st_view_text(v), w->config.layers, prefix, gpt_param_name(P_QKV_W, 0));
-            continue;
         }
-        others++;
     }
     return true;
 }

@@ -107,15 +107,16 @@ char *options_help(const struct options *o) {
         fprintf(out, "\n%s\n", group->heading);
         for (size_t r = 0; r < group->count; r++, i++) {
             const struct option_row *row = o->state[i].row;
-            char initial[INITIAL_WIDTH_MAX + 1] = "", *name = entry_name(row), *help;
+            char *initial = NULL, *name = entry_name(row), *help;
             bool shown = row->initial && row->initial[0],
                  fits = shown && (int)strlen(row->initial) + 2 <= initial_width;
-            if (fits) snprintf(initial, sizeof initial, "[%s]", row->initial);
+            if (fits) initial = xasprintf("[%s]", row->initial);
             if (shown && !fits)
                 help = xasprintf("%s [%s]", row->help, row->initial);
             else
                 help = xasprintf("%s%s", row->help, row->flags & OPTION_REQUIRED ? " (required)" : "");
-            print_entry(out, name_width, initial_width, name, help, initial);
+            print_entry(out, name_width, initial_width, name, help, initial ? initial : "");
+            free(initial);
             free(help);
             free(name);
         }

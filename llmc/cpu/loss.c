@@ -9,30 +9,58 @@ static int64_t loss_forward_need(struct tensor *losses, struct tensor *logits, c
     return cpu_needs(logits, 0);
 }
 
+/* Sums and maxima are taken over blocks of columns, LANES at a time. In one fp32 sum of 50,257 exponentials those
+ * below half a unit in the last place of the running total vanish: on random logits the loss was off by up to
+ * 6e-5, by how much depended on the width of the processor's vectors. A block's sum loses nothing of note, and the
+ * blocks are added in double. */
+enum { LANES = 16, BLOCK = 1024 };
+
+/* Lane by lane, which compilers vectorise without assuming that there are no NaNs. */
+static float row_max(const float *x, int64_t n) {
+    float lane[LANES], max = -INFINITY;
+    for (int i = 0; i < LANES; i++) lane[i] = -INFINITY;
+    int64_t v = 0;
+    for (; v + LANES <= n; v += LANES)
+        for (int i = 0; i < LANES; i++) lane[i] = x[v + i] > lane[i] ? x[v + i] : lane[i];
+    for (int i = 0; i < LANES; i++) max = lane[i] > max ? lane[i] : max;
+    for (; v < n; v++) max = x[v] > max ? x[v] : max;
+    return max;
+}
+
+/* sum of e^(x - max); with `keep`, x becomes its exponentials. */
+static double row_exp_sum(float *x, int64_t n, float max, bool keep) {
+    double total = 0.0;
+    for (int64_t first = 0; first < n; first += BLOCK) {
+        int64_t end = min_i64(n, first + BLOCK);
+        float part = 0.0f;
+#pragma omp simd reduction(+ : part)
+        for (int64_t v = first; v < end; v++) {
+            float e = cpu_expf(x[v] - max);
+            part += e;
+            if (keep) x[v] = e;
+        }
+        total += (double)part;
+    }
+    return total;
+}
+
 static void loss_forward_run(const struct op_env *env, struct tensor *losses, struct tensor *logits,
                              const struct tensor *targets, const struct tensor *dloss, int V) {
     int64_t N = tensor_rows(logits), Vp = tensor_cols(logits);
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
-        float *x = f32(logits) + n * Vp, max = -INFINITY, total = 0.0f;
+        float *x = f32(logits) + n * Vp;
         int32_t target = i32(targets)[n];
         if (target < 0) {
             f32(losses)[n] = 0.0f;
             if (dloss) memset(x, 0, (size_t)Vp * sizeof *x);
             continue;
         }
-#pragma omp simd reduction(max : max)
-        for (int64_t v = 0; v < V; v++) max = x[v] > max ? x[v] : max;
-        float target_logit = x[target];
-#pragma omp simd reduction(+ : total)
-        for (int64_t v = 0; v < V; v++) {
-            float e = cpu_expf(x[v] - max);
-            total += e;
-            if (dloss) x[v] = e;
-        }
-        f32(losses)[n] = logf(total) + max - target_logit;
+        float max = row_max(x, V), target_logit = x[target];
+        double total = row_exp_sum(x, V, max, dloss != NULL);
+        f32(losses)[n] = (float)(log(total) + (double)max - (double)target_logit);
         if (!dloss) continue;
-        float scale = f32(dloss)[0] / total;
+        float scale = (float)((double)f32(dloss)[0] / total);
         for (int64_t v = 0; v < V; v++) x[v] *= scale;
         x[target] -= f32(dloss)[0];
         for (int64_t v = V; v < Vp; v++) x[v] = 0.0f;

@@ -95,8 +95,8 @@ void check_kernel_pointer(const void *p, int argument, const launch_info &launch
             p);
 }
 
-/* A struct passed by value: a word that is the address of mapped host memory is most likely a host pointer.
- */
+/* A struct passed by value, its padding cleared: a word that is the address of mapped host memory is most likely
+ * a host pointer. */
 void check_kernel_struct(const void *p, size_t bytes, int argument, const launch_info &launch) {
     for (size_t i = 0; i + sizeof(uintptr_t) <= bytes; i += sizeof(uintptr_t)) {
         uintptr_t word;

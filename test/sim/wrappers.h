@@ -7,9 +7,17 @@
 
 namespace sim {
 
-template <class T> void check_argument(const T &v, int number, const launch_info &info) {
+/* Padding of a struct holds whatever the stack held before, which may be an address of the host: it is cleared
+ * before the words of the struct are looked at. A compiler that cannot clear it (clang before 20) goes without
+ * this one detector. */
+template <class T> void check_argument(T &v, int number, const launch_info &info) {
     if constexpr (std::is_pointer_v<T>) check_kernel_pointer((const void *)v, number, info);
-    if constexpr (std::is_class_v<T>) check_kernel_struct(&v, sizeof v, number, info);
+#if __has_builtin(__builtin_clear_padding)
+    if constexpr (std::is_class_v<T>) {
+        __builtin_clear_padding(&v);
+        check_kernel_struct(&v, sizeof v, number, info);
+    }
+#endif
 }
 
 }  // namespace sim
