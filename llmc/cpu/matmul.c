@@ -101,9 +101,11 @@ static float largest_magnitude(const float *x, int64_t n) {
     uint32_t most = 0;
 #pragma omp parallel for simd schedule(static) reduction(max : most)
     for (int64_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], sizeof bits);
-        bits &= 0x7fffffffu;
+        union {
+            float f;
+            uint32_t u;
+        } v = {x[i]};
+        uint32_t bits = v.u & 0x7fffffffu;
         most = bits > most ? bits : most;
     }
     float amax;
