@@ -39,13 +39,13 @@ CFLAGS   = -std=c11 -g $(OPT) -fno-math-errno -ffp-contract=fast -fopenmp $(WARN
            -Wmissing-prototypes $(SANFLAGS)
 LDLIBS   = $(PKG_LIBS) -lm -lpthread -ldl -fopenmp $(SANFLAGS)
 
-LIB_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(filter-out data/%_main.c,$(wildcard llmc/*.c llmc/cpu/*.c data/*.c)))
+LIB_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(filter-out data/%_main.c,$(wildcard llmc/*/*.c data/*.c)))
 PROGRAMS = $(BUILD)/train_gpt $(patsubst data/%_main.c,$(BUILD)/%,$(wildcard data/*_main.c)) \
            $(patsubst dev/%.c,$(BUILD)/%,$(wildcard dev/*.c))
-TESTS    = $(patsubst test/%.c,$(BUILD)/test/%,$(filter-out test/test_cuda_%,$(wildcard test/test_*.c)))
-TEST_LIB_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out test/test_%,$(wildcard test/*.c)))
-FUZZ_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(wildcard test/fuzz/*.c))
-FUZZ     = $(filter-out fuzz,$(patsubst test/fuzz/%.c,%,$(wildcard test/fuzz/*.c)))
+TESTS    = $(patsubst test/%.c,$(BUILD)/test/%,$(filter-out test/cuda/% test/sim/%,$(wildcard test/*/test_*.c)))
+TEST_LIB_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard test/*/test_*.c test/fuzz/*.c),$(wildcard test/*.c test/*/*.c)))
+FUZZ_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out test/fuzz/test_%,$(wildcard test/fuzz/*.c)))
+FUZZ     = $(filter-out fuzz test_fuzz,$(patsubst test/fuzz/%.c,%,$(wildcard test/fuzz/*.c)))
 FUZZ_SECONDS = 600
 
 # --- the CUDA back end ---
@@ -53,7 +53,7 @@ FUZZ_SECONDS = 600
 # llmc/cuda/*.cu, and the ladders of dev/variants, which only tests and the benchmark link, are compiled by nvcc
 # for GPUs, and by $(CXX) for the simulated device of test/sim, which needs the toolkit's headers only. Either
 # way they become an archive that is linked before libllmc.a; `-u device_open_cuda` makes the linker take the
-# back end from there instead of llmc/device_nocuda.c.
+# back end from there instead of llmc/ops/device_nocuda.c.
 # CUDA=1: with the back end for GPUs; 0: without; auto: with, if there are nvcc and a GPU.
 
 CUDA      = auto
@@ -66,7 +66,7 @@ CUDA_CODE = $(CUDA_ARCH:90=90a)
 NVCCFLAGS = -std=c++17 -O3 -g -lineinfo -D_GNU_SOURCE -I. $(if $(WERROR),-Werror all-warnings) \
             -Xcompiler -Wall,-Wextra,-Wshadow,-Wno-unused-parameter,-Wno-missing-field-initializers
 CUDA_SRC  = $(wildcard llmc/cuda/*.cu dev/variants/*.cu)
-CUDA_TEST = $(basename $(notdir $(wildcard test/test_cuda_*.c test/test_cuda_*.cu)))
+CUDA_TEST = $(basename $(patsubst test/%,%,$(wildcard test/cuda/test_*.c test/cuda/test_*.cu)))
 CUDA_LINK = -Wl,-u,device_open_cuda
 CUDA_LIBS = -L$(CUDA_HOME)/lib64 -lcublasLt -lcudart -Wl,-rpath,$(CUDA_HOME)/lib64
 CUDA_ALL  = $(filter 90a $(patsubst compute_%,%,$(shell $(NVCC) --list-gpu-arch)),80 86 89 90a 100 120)
@@ -83,9 +83,10 @@ endif
 SIM_MISSING := $(if $(wildcard $(CUDA_HOME)/include/cublasLt.h),,left out: no CUDA headers in $(CUDA_HOME)/include (set CUDA_HOME))
 SIM_BUILDS  := $(if $(SIM_MISSING),,$(if $(SANITIZE),asan,plain asan tsan))
 SIM_SRC      = $(CUDA_SRC) $(wildcard test/sim/*.cpp)
-SIM_FLAGS    = -std=c++17 -g -D_GNU_SOURCE -DCUDA_SIM -I. -isystem $(CUDA_HOME)/include -MMD -MP $(WARN) \
+SIM_FLAGS    = -std=c++17 -g -D_GNU_SOURCE -I. -isystem $(CUDA_HOME)/include \
+               -include test/sim/sim.h -DKERNEL_WRAPPERS='"test/sim/wrappers.h"' -DHOPPER_WRAPPERS='"test/sim/hopper.h"' -MMD -MP $(WARN) \
                -Wno-unknown-pragmas -Wno-psabi
-# NCCL is looked for in the program itself first (llmc/comm_nccl.c): there it finds the simulated one.
+# NCCL is looked for in the program itself first (llmc/ranks/comm_nccl.c): there it finds the simulated one.
 SIM_LINK     = $(CUDA_LINK),-u,ncclGetUniqueId,--export-dynamic-symbol=nccl*
 # Variables without an initial value hold nonsense, not the zeros that a fresh stack happens to have.
 SIM_FILL    := $(shell $(CXX) -ftrivial-auto-var-init=pattern -fsyntax-only -x c++ /dev/null 2>/dev/null \
@@ -120,16 +121,16 @@ sim: $(if $(SIM_BUILDS),$(BUILD)/train_gpt_sim $(SIM_TESTS))  ## the CUDA traine
 test-gpu: $(GPU_TESTS)  ## the CUDA tests on this machine's GPU (SANITIZE=1 TOOL=memcheck|racecheck|initcheck|synccheck: under compute-sanitizer)
 	@PREFIX="$(if $(SANITIZE),compute-sanitizer --tool $(or $(TOOL),memcheck) --error-exitcode 9)" JOBS=1 sh test/run.sh $(GPU_TESTS)
 
-mutants: $(BUILD)/sim/plain/test/test_cuda_ops $(BUILD)/sim/tsan/test/test_cuda_ops  ## break the kernels in many ways, one at a time: the op tests must notice each (ARGS=WORD: only some)
+mutants: $(BUILD)/sim/plain/test/cuda/test_cuda_ops $(BUILD)/sim/tsan/test/cuda/test_cuda_ops  ## break the kernels in many ways, one at a time: the op tests must notice each (ARGS=WORD: only some)
 	@BUILD=$(BUILD) LINK_END="$(LDLIBS) -lcmocka" $(foreach b,plain tsan,COMPILE_$(b)="$(CXX) -x c++ \
 	    $(filter-out -MMD -MP,$(SIM_FLAGS)) -w -O1 -march=$(MARCH) $(SIM_FILL) $(SIM_SAN_$(b))" LINK_$(b)="$(CXX) $(CUDA_LINK) \
-	    $(BUILD)/test/test_cuda_ops.o $(SIM_SAN_$(b))" LIBS_$(b)="$(BUILD)/sim/$(b)/libcuda.a \
+	    $(BUILD)/test/cuda/test_cuda_ops.o $(SIM_SAN_$(b))" LIBS_$(b)="$(BUILD)/sim/$(b)/libcuda.a \
 	    $(BUILD)/test/libtest.a $(BUILD)/libllmc.a") sh dev/mutants.sh "$(ARGS)"
 
 cuda-all:  ## compile the CUDA sources for every architecture that nvcc knows, to see that they do
-	@mkdir -p $(BUILD); for arch in $(CUDA_ALL); do for file in $(CUDA_SRC) $(wildcard test/*.cu); do \
+	@mkdir -p $(BUILD); for arch in $(CUDA_ALL); do for file in $(CUDA_SRC) $(wildcard test/cuda/*.cu); do \
 	    $(NVCC) $(NVCCFLAGS) -gencode arch=compute_$$arch,code=sm_$$arch -c $$file -o $(BUILD)/cuda-all.o || exit 1; \
-	done; echo "sm_$$arch: $(words $(CUDA_SRC) $(wildcard test/*.cu)) files"; done; rm -f $(BUILD)/cuda-all.o
+	done; echo "sm_$$arch: $(words $(CUDA_SRC) $(wildcard test/cuda/*.cu)) files"; done; rm -f $(BUILD)/cuda-all.o
 
 train: deps  ## install what is missing, build, and train on the built-in corpus
 	@$(MAKE) --no-print-directory $(BUILD)/train_gpt
@@ -150,11 +151,11 @@ run-tests: $(PROGRAMS) $(TESTS) $(SIM_TESTS)
 fuzz:  ## fuzz the parsers of untrusted input with libFuzzer, one after another (FUZZ="shard options" FUZZ_SECONDS=600)
 	@$(MAKE) --no-print-directory deps
 	@$(MAKE) --no-print-directory deps DEBIAN_PACKAGES="clang libclang-rt-14-dev libomp-dev"
-	@$(MAKE) --no-print-directory $(BUILD)/test/test_fuzz
+	@$(MAKE) --no-print-directory $(BUILD)/test/fuzz/test_fuzz
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang OPT="-O1 -march=$(MARCH) -Wno-pass-failed" \
 	    SANFLAGS="-DLIBFUZZER -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" \
 	    $(FUZZ:%=$(BUILD)/fuzz/test/fuzz/%)
-	$(BUILD)/test/test_fuzz --seeds $(BUILD)/fuzz/seeds
+	$(BUILD)/test/fuzz/test_fuzz --seeds $(BUILD)/fuzz/seeds
 	for t in $(FUZZ); do mkdir -p $(BUILD)/fuzz/corpus/$$t; echo "$$t"; \
 	    OMP_NUM_THREADS=1 $(BUILD)/fuzz/test/fuzz/$$t -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=4096 \
 	        -verbosity=0 -print_final_stats=1 -artifact_prefix=$(BUILD)/fuzz/$$t- \
@@ -235,10 +236,10 @@ $(BUILD)/test/%: $(BUILD)/test/%.o $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
 	$(CC) -o $@ $^ $(LDLIBS) -lcmocka
 
 # Mapped files become memory of exactly their size there: see test/fuzz/fuzz.h.
-$(BUILD)/test/test_fuzz: $(BUILD)/test/test_fuzz.o $(FUZZ_OBJ) $(BUILD)/libllmc.a
+$(BUILD)/test/fuzz/test_fuzz: $(BUILD)/test/fuzz/test_fuzz.o $(FUZZ_OBJ) $(BUILD)/libllmc.a
 	$(CC) -o $@ $^ $(LDLIBS) -lcmocka
 
-$(BUILD)/test/test_fuzz $(BUILD)/test/fuzz/%: LDLIBS += -Wl,--wrap=file_map,--wrap=file_unmap
+$(BUILD)/test/fuzz/test_fuzz $(BUILD)/test/fuzz/%: LDLIBS += -Wl,--wrap=file_map,--wrap=file_unmap
 
 $(BUILD)/test/fuzz/%: $(BUILD)/test/fuzz/%.o $(BUILD)/test/fuzz/fuzz.o $(BUILD)/libllmc.a
 	$(CC) -o $@ $^ $(LDLIBS) -fsanitize=fuzzer

@@ -1,12 +1,12 @@
 /* train_gpt: trains GPT-2-scale models. This file is the training run: its steps, and the loop around them.
- * What the run consists of is llmc/run.h, how it is opened llmc/run_open.c; the other commands (sample, plan,
+ * What the run consists of is llmc/run/run.h, how it is opened llmc/run/open.c; the other commands (sample, plan,
  * eval, export ...) are in llmc/cmd_*.c.
  *
  * Sections: signals and options, checkpoints, one step, the loop, main. Plain C11; the name ends in .cu for
  * what it drives. */
-#include "llmc/commands.h"
-#include "llmc/launch.h"
-#include "llmc/run.h"
+#include "llmc/cli/commands.h"
+#include "llmc/process/launch.h"
+#include "llmc/run/run.h"
 
 #include <inttypes.h>
 #include <jansson.h>

@@ -1,5 +1,5 @@
 /* Reading files that may be compressed. Order: raw bytes, gzip, Zstandard, opening and reading. */
-#include "byte_stream.h"
+#include "data/byte_stream.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -4,7 +4,7 @@
 #ifndef LLMC_BYTE_STREAM_H
 #define LLMC_BYTE_STREAM_H
 
-#include "llmc/base.h"
+#include "llmc/base/base.h"
 
 #ifdef __cplusplus
 extern "C" {

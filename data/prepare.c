@@ -4,11 +4,11 @@
  * A batch of text is read on a thread of its own while the one before is decoded, divided and encoded on all
  * cores. What comes out depends on sources and options alone: batches, shards and the split follow from the
  * text, and everything is put together in its order. */
-#include "prepare.h"
+#include "data/prepare.h"
 
-#include "llmc/file.h"
-#include "llmc/shard.h"
-#include "prepare_progress.h"
+#include "llmc/base/file.h"
+#include "llmc/corpus/shard.h"
+#include "data/prepare_progress.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -205,8 +205,7 @@ static struct tokenizer *train_tokenizer(struct prepare *p, int vocab_size, stru
         if (p->sources.sources[i].size < 0) {
             fail(err,
                  "%s can be read only once, but --tokenizer train:%d reads the text twice: put it into a "
-                 "file, or "
-                 "train the tokenizer before",
+                 "file, or train the tokenizer before",
                  p->sources.sources[i].path, vocab_size);
             return NULL;
         }
@@ -439,8 +438,7 @@ static void clean_up(const struct prepare *p, struct error *err) {
     if (path_exists(note)) {
         size_t n = strlen(err->message);
         snprintf(err->message + n, sizeof err->message - n,
-                 "\n  what was done is kept: the same command with "
-                 "--resume goes on from there");
+                 "\n  what was done is kept: the same command with --resume goes on from there");
     } else {
         struct error ignored;
         manifest_clear(p->o->out, p->o->name, false, &ignored);

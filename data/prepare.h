@@ -3,9 +3,9 @@
 #ifndef LLMC_PREPARE_H
 #define LLMC_PREPARE_H
 
-#include "llmc/tokenizer.h"
-#include "shard_set.h"
-#include "text_source.h"
+#include "llmc/text/tokenizer.h"
+#include "data/shard_set.h"
+#include "data/text_source.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -2,8 +2,8 @@
  *
  *     build/prepare --tokenizer train:32768 --out shards books/ wiki.jsonl.zst
  *     build/train_gpt --data 'shards/data_train_*.bin' --val 'shards/data_val_*.bin' ... */
-#include "llmc/options.h"
-#include "prepare.h"
+#include "llmc/base/options.h"
+#include "data/prepare.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -40,9 +40,7 @@ static const struct option_row shard_rows[] = {
              OPTION_THIS_RUN),
     OPT_INT(S, threads, "threads", "0", 0, 4096, "N", "threads (0: one per core); the output is the same", 0),
     OPT_SIZE(S, batch_bytes, "batch-size", "32M", 4096, 1 << 30, "BYTES",
-             "text to work on at a time; memory is about 10 "
-             "times this",
-             0),
+             "text to work on at a time; memory is about 10 times this", 0),
 };
 #undef S
 static const struct option_group groups[] = {{"Text", text_rows, ARRAY_LENGTH(text_rows)},
@@ -50,14 +48,13 @@ static const struct option_group groups[] = {{"Text", text_rows, ARRAY_LENGTH(te
                                              {"Shards", shard_rows, ARRAY_LENGTH(shard_rows)}};
 static const struct option_command command = {"prepare --tokenizer WHICH [options] INPUT...",
                                               "Turns text into token shards for train_gpt --data. An INPUT "
-                                              "is a text file, a JSON-lines file, either of them "
-                                              "compressed (.gz, .zst), a directory of such files, or - for "
-                                              "the standard input. A text file is one document, "
-                                              "or several that lines with nothing but <|endoftext|> "
-                                              "separate; a line of JSON is one document. The token "
-                                              "<|endoftext|> precedes each document. Beside the shards there "
-                                              "will be manifest.json, which says what they were "
-                                              "made from, and tokenizer.json.",
+                                              "is a text file, a JSON-lines file, either of them compressed "
+                                              "(.gz, .zst), a directory of such files, or - for the standard "
+                                              "input. A text file is one document, or several that lines "
+                                              "with nothing but <|endoftext|> separate; a line of JSON is "
+                                              "one document. The token <|endoftext|> precedes each document. "
+                                              "Beside the shards there will be manifest.json, which says "
+                                              "what they were made from, and tokenizer.json.",
                                               groups,
                                               ARRAY_LENGTH(groups),
                                               "INPUT",

@@ -2,9 +2,9 @@
  * Nothing in it depends on the time, the machine or the number of threads.
  *
  * Order: writing, reading, comparing, restoring, removing. */
-#include "prepare.h"
+#include "data/prepare.h"
 
-#include "llmc/file.h"
+#include "llmc/base/file.h"
 
 #include <dirent.h>
 #include <errno.h>

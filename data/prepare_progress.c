@@ -1,6 +1,6 @@
 /* How far preparing is. */
-#include "prepare_progress.h"
-#include "llmc/progress.h"
+#include "data/prepare_progress.h"
+#include "llmc/report/progress.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,9 +1,9 @@
-/* How far preparing is: a line with a bar that is redrawn on a terminal, a plain line now and then elsewhere.
- */
+/* How far preparing is: a line with a bar that is redrawn on a terminal, a plain line now and then
+ * elsewhere. */
 #ifndef LLMC_PREPARE_PROGRESS_H
 #define LLMC_PREPARE_PROGRESS_H
 
-#include "llmc/base.h"
+#include "llmc/base/base.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -1,8 +1,8 @@
 /* Shards while they are written. Order: names and files, appending, finishing, committing, describing,
  * restoring. */
-#include "shard_set.h"
-#include "llmc/file.h"
-#include "llmc/shard.h"
+#include "data/shard_set.h"
+#include "llmc/base/file.h"
+#include "llmc/corpus/shard.h"
 
 #include <errno.h>
 #include <fcntl.h>

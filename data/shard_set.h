@@ -7,7 +7,7 @@
 #ifndef LLMC_SHARD_SET_H
 #define LLMC_SHARD_SET_H
 
-#include "llmc/base.h"
+#include "llmc/base/base.h"
 
 #include <xxhash.h>
 

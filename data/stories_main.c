@@ -3,10 +3,10 @@
  *     build/stories --count 1000 --seed 1 > FILE      one story a line, with lines <|endoftext|> in between
  *     build/stories --entropy
  *     build/stories --grade FILE */
-#include "stories.h"
+#include "llmc/stories/stories.h"
 
-#include "llmc/file.h"
-#include "llmc/options.h"
+#include "llmc/base/file.h"
+#include "llmc/base/options.h"
 
 #include <errno.h>
 #include <math.h>

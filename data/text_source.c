@@ -1,7 +1,7 @@
 /* Documents from text and JSON-lines files. Order: the list of sources, batches, opening a source, records of
  * text, records of JSON lines, the reader, parsing a line. */
-#include "text_source.h"
-#include "byte_stream.h"
+#include "data/text_source.h"
+#include "data/byte_stream.h"
 
 #include <errno.h>
 #include <jansson.h>

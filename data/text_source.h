@@ -4,7 +4,7 @@
 #ifndef LLMC_TEXT_SOURCE_H
 #define LLMC_TEXT_SOURCE_H
 
-#include "llmc/documents.h"
+#include "llmc/corpus/documents.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -7,10 +7,10 @@
  *
  * Order: options, timing, one row, all ops, the training step, JSON, comparison, main. */
 #include "dev/variants/ladder.h"
-#include "llmc/commands.h"
-#include "llmc/optimizer.h"
-#include "llmc/rng.h"
-#include "test/op_harness.h"
+#include "llmc/cli/commands.h"
+#include "llmc/model/optimizer.h"
+#include "llmc/base/rng.h"
+#include "test/ops/op_harness.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -36,9 +36,7 @@ enum { WORD_AUTO, WORD_FP32, WORD_BF16 };
 
 static const struct option_row rows[] = {
     OPT_TEXT(struct config, op, "op", "all", "NAME",
-             "operation, its first letters (attn), step (the training "
-             "step of a model), or all",
-             0),
+             "operation, its first letters (attn), step (the training step of a model), or all", 0),
     OPT_TEXT(struct config, variant, "variant", "best", "NAME",
              "row to run: best (the one that production takes), all, or a name", 0),
     OPT_TEXT(struct config, shape, "shape", "gpt2", "MODEL",

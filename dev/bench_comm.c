@@ -5,8 +5,8 @@
  * GB/s are bytes of the tensor by the best time of many. "bus" counts the bytes that the slowest link must
  * carry in each direction, 2 (p-1)/p of an all_reduce and (p-1)/p of the others: to be compared with the
  * hardware. */
-#include "llmc/comm.h"
-#include "llmc/launch.h"
+#include "llmc/ranks/comm.h"
+#include "llmc/process/launch.h"
 
 #include <math.h>
 #include <stdio.h>

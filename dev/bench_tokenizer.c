@@ -4,8 +4,8 @@
  *     build/bench_tokenizer linear TEXT TOKENIZER      time per byte of 100 MB runs, against that of TEXT
  * dev/reference/bench_tokenizer.py compares encoding with Hugging Face's tokenizers and tiktoken.
  * Order: texts, encoding, training, runs. */
-#include "llmc/file.h"
-#include "llmc/tokenizer.h"
+#include "llmc/base/file.h"
+#include "llmc/text/tokenizer.h"
 
 #include <omp.h>
 #include <stdio.h>

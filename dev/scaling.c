@@ -16,9 +16,9 @@
  * 2009 for the trees.
  *
  * Order: options, the recording communicator, computing time, playing, the table. */
-#include "llmc/commands.h"
-#include "llmc/run_config.h"
-#include "llmc/zero.h"
+#include "llmc/cli/commands.h"
+#include "llmc/run/config.h"
+#include "llmc/ranks/zero.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -112,8 +112,8 @@ static double rate_of(const struct config *c, int op) {
                                             : c->matmul_tflops);
 }
 
-/* Of everything that the context has counted so far: each operation is bound by its arithmetic or by memory.
- */
+/* Of everything that the context has counted so far: each operation is bound by its arithmetic or by
+ * memory. */
 static double computed(const struct recorder *r) {
     double seconds = 0;
     for (int op = 0; op < OP_COUNT; op++) {
@@ -266,8 +266,8 @@ int main(int argc, char **argv) {
     struct device *device = device_open(c.device, &err);
     check(device, "%s", err.message);
     printf("| model  |  GPUs | ZeRO | micro-batches | tokens a step | computing ms | communication ms | "
-           "exposed ms | "
-           "step ms | efficiency | GiB a GPU |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
+           "exposed ms | step ms | efficiency | GiB a GPU "
+           "|\n|---|---|---|---|---|---|---|---|---|---|---|\n");
     char *models = xstrdup(c.models), *rest = models;
     for (const char *name; (name = strsep(&rest, ",")) != NULL;) {
         struct gpt_config model;

@@ -2,7 +2,7 @@
  * bytes, and answers each with a 32-bit count and the ids (32 bits, all little-endian). dev/reference/
  * compares it with Hugging Face. build/tokenize_pipe TOKENIZER [special]      special: special tokens in the
  * text become their ids */
-#include "llmc/tokenizer.h"
+#include "llmc/text/tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -94,7 +94,7 @@ build() { # programs
 check() {
     build all
     [ -n "${SIM:-}" ] || run env LLMC_TEST_SIZE=large make -j"$(nproc)" CUDA=1 test-gpu
-    [ -n "${SIM:-}" ] || run build/cuda/test/test_cuda_comm # with the NCCL of this machine, one rank on each GPU
+    [ -n "${SIM:-}" ] || run build/cuda/test/cuda/test_cuda_comm # with the NCCL of this machine, one rank on each GPU
     run $train compare $compare --device cuda --dtype fp32 --steps 3
     run $train compare $compare --device cuda --dtype fp32 --tf32
     run $train compare $compare --device cuda --dtype bf16 --steps 3

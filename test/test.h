@@ -2,7 +2,7 @@
 #ifndef LLMC_TEST_H
 #define LLMC_TEST_H
 
-#include "llmc/base.h"
+#include "llmc/base/base.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

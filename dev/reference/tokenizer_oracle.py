@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tokens as Hugging Face `tokenizers` makes them: the golden files of test/test_tokenizer.c, and a large comparison.
+"""Tokens as Hugging Face `tokenizers` makes them: the golden files of test/text/test_tokenizer.c, and a large comparison.
 
     tokenizer_oracle.py golden              writes test/golden/tokenizer.{txt,json} and tokenizer_cases.json
     tokenizer_oracle.py golden --check      compares them with what it would write

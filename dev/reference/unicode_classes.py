@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes llmc/unicode_classes.h: letter, number and white-space classes of all code points, two bits each.
+"""Writes llmc/text/unicode_classes.h: letter, number and white-space classes of all code points, two bits each.
 
 The classes are asked from the Hugging Face `tokenizers` package itself (\\p{L}, \\p{N}, \\s of its regular
 expression engine), because our pre-tokenizers must cut text where that package cuts it.
 
-    python dev/reference/unicode_classes.py > llmc/unicode_classes.h
+    python dev/reference/unicode_classes.py > llmc/text/unicode_classes.h
 """
 import tokenizers
 from tokenizers import Regex, pre_tokenizers

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Writes llmc/unicode_nfc.h: what Unicode's canonical composition (NFC) needs to know about characters.
+"""Writes llmc/text/unicode_nfc.h: what Unicode's canonical composition (NFC) needs to know about characters.
 
 Everything is asked from the Hugging Face `tokenizers` package, because our tokens must be those of its version of
 Unicode. Combining classes, which it does not tell, are found by watching which marks it moves before which.
 
-    python dev/reference/unicode_nfc.py > llmc/unicode_nfc.h
+    python dev/reference/unicode_nfc.py > llmc/text/unicode_nfc.h
 """
 import itertools
 import unicodedata

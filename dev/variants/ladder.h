@@ -1,10 +1,10 @@
 /* The teaching ladders as an op table: context.ops = &ladder_ops runs them in place of the production
- * kernels. An op that has no ladder keeps its production rows. Names of ladder rows start with their number.
- */
+ * kernels. An op that has no ladder keeps its production rows. Names of ladder rows start with their
+ * number. */
 #ifndef LLMC_LADDER_H
 #define LLMC_LADDER_H
 
-#include "llmc/ops.h"
+#include "llmc/ops/ops.h"
 
 #ifdef __cplusplus
 extern "C" {

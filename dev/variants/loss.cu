@@ -21,8 +21,8 @@ DEVICE_INLINE float gradient(float logit, float max, float sum, int64_t v, int V
  * The maximum, so that no exponential overflows; the sum; the loss; the gradients. The lanes of a warp are
  * 100,608 bytes apart: every load touches 32 sectors of 32 bytes for 2 useful bytes each. The row is read
  * three times, and 65,536 rows under way at once leave nothing of it in L2: 3 reads and a write. Predicted:
- * 26 GB, and if L1 keeps no sector until its next use 16 times that: 6 to 100 ms. Measured: not yet measured.
- */
+ * 26 GB, and if L1 keeps no sector until its next use 16 times that: 6 to 100 ms. Measured: not yet
+ * measured. */
 
 template <class T>
 __global__ void loss_1_kernel(float *losses, T *logits, const int *targets, int64_t N, int V, int64_t Vp,

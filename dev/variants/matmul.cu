@@ -139,8 +139,8 @@ __global__ static void __launch_bounds__(128)
             ldmatrix_x4(left, &a[warp * 16 + lane % 16][k + lane / 16 * 8]);
 #pragma unroll
             for (int j = 0; j < 8; j += 2) {
-                /* a row of weight is a column of the product: columns 8j.. with k, k+8, then columns 8j+8..
-                 */
+                /* a row of weight is a column of the product: columns 8j.. with k, k+8, then columns
+                 * 8j+8.. */
                 ldmatrix_x4(right, &b[8 * j + lane / 16 * 8 + lane % 8][k + lane / 8 % 2 * 8]);
                 mma_m16n8k16(sum[j], left, right[0], right[1]);
                 mma_m16n8k16(sum[j + 1], left, right[2], right[3]);

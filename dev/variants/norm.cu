@@ -38,8 +38,8 @@ __global__ void norm_forward_1_kernel(T *out, float *mean, float *rstd, const T 
  * Against step 1: neighbouring lanes read neighbouring columns, so that every byte of a sector is used, and
  * the sums end with a butterfly over the lanes. 32 times as many threads.
  * Predicted: memory traffic of the two necessary passes; the second and third reading of 1.5 KB hit L1. Loads
- * of 2 bytes a lane: 3 x 24 loads and 24 stores a row, about 2 times the 47 us. Measured: not yet measured.
- */
+ * of 2 bytes a lane: 3 x 24 loads and 24 stores a row, about 2 times the 47 us. Measured: not yet
+ * measured. */
 
 template <class T>
 __global__ void norm_forward_2_kernel(T *out, float *mean, float *rstd, const T *inp, const T *weight,

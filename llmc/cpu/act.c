@@ -1,5 +1,5 @@
 /* GELU: forward, backward. Contracts in ops.h, the function itself in cpu.h. */
-#include "cpu.h"
+#include "llmc/cpu/cpu.h"
 
 static int64_t act_forward_need(struct tensor *out, const struct tensor *inp) { return cpu_needs(inp, 0); }
 

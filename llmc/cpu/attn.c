@@ -7,7 +7,7 @@
  * compute the half above the diagonal, too. Sums run in a fixed order: the number of threads changes no bit.
  *
  * Order: the product, a tile of queries, forward, backward. */
-#include "cpu.h"
+#include "llmc/cpu/cpu.h"
 
 #include <math.h>
 #include <omp.h>

@@ -5,7 +5,7 @@
 #ifndef LLMC_CPU_H
 #define LLMC_CPU_H
 
-#include "../ops.h"
+#include "llmc/ops/ops.h"
 
 #include <math.h>
 
@@ -49,8 +49,8 @@ static inline float cpu_gelu(float x) {
           c = low > 10.0f ? 10.0f : low; /* beyond, s is 0 or 1 to the last bit */
     return low / (1.0f + cpu_expf_bounded(-2.0f * GELU_SCALE * (c + 0.044715f * c * c * c)));
 }
-/* Beyond |x| = 10 the slope is 0 or 1 to the last bit; clamping keeps x^3 and e^-2z, at most e^87.31, finite.
- */
+/* Beyond |x| = 10 the slope is 0 or 1 to the last bit; clamping keeps x^3 and e^-2z, at most e^87.31,
+ * finite. */
 static inline float cpu_gelu_derivative(float x) {
     x = x < -10.0f ? -10.0f : x > 10.0f ? 10.0f : x;
     float e = cpu_expf_bounded(-2.0f * GELU_SCALE * (x + 0.044715f * x * x * x)), s = 1.0f / (1.0f + e);

@@ -1,5 +1,5 @@
 /* Embedding: forward, backward. Contracts in ops.h. */
-#include "cpu.h"
+#include "llmc/cpu/cpu.h"
 
 static int64_t embed_forward_need(struct tensor *out, const struct tensor *tokens, const struct tensor *wte,
                                   const struct tensor *wpe, int t0) {

@@ -1,5 +1,5 @@
 /* Softmax cross-entropy with its gradient in place. Contract in ops.h. */
-#include "cpu.h"
+#include "llmc/cpu/cpu.h"
 
 #include <math.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* Linear layers on BLAS: forward, backward, both in fp8. Contracts in ops.h.
  * Bias and activation are one more pass over the output, which is still in cache for the shapes of a training
  * step. */
-#include "../fp8.h"
-#include "cpu.h"
+#include "llmc/ops/fp8.h"
+#include "llmc/cpu/cpu.h"
 
 #include <cblas.h>
 #include <string.h>
@@ -95,8 +95,8 @@ static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, s
 
 /* --- in fp8: the definition, and a way to see without a GPU what fp8 does to a model --- */
 
-/* The largest magnitude; NaN if there is one: as bits, numbers without a sign are in order and NaN is last.
- */
+/* The largest magnitude; NaN if there is one: as bits, numbers without a sign are in order and NaN is
+ * last. */
 static float largest_magnitude(const float *x, int64_t n) {
     uint32_t most = 0;
 #pragma omp parallel for simd schedule(static) reduction(max : most)

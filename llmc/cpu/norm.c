@@ -1,5 +1,5 @@
 /* Layer normalisation: forward, with residual, backward. Contracts in ops.h. */
-#include "cpu.h"
+#include "llmc/cpu/cpu.h"
 
 #include <math.h>
 
@@ -68,8 +68,8 @@ static int64_t norm_backward_need(struct tensor *dinp, struct tensor *dweight, s
     return cpu_needs(inp, parts * 2 * tensor_cols(inp) * (int64_t)sizeof(float));
 }
 
-/* One row: dinp, and its share of dweight and dbias, in one pass over memory; dinp may be dout or dresidual.
- */
+/* One row: dinp, and its share of dweight and dbias, in one pass over memory; dinp may be dout or
+ * dresidual. */
 static void norm_backward_row(float *dinp, float *dw, float *db, const float *past, const float *d,
                               const float *x, float m, float r, const float *w, int64_t C) {
     float sum_g = 0.0f, sum_gx = 0.0f;

@@ -1,6 +1,6 @@
 /* Optimizer and whole-buffer operations: adamw, sumsq, sum, cast, fill, randn. Contracts in ops.h. */
-#include "cpu.h"
-#include "../rng.h"
+#include "llmc/cpu/cpu.h"
+#include "llmc/base/rng.h"
 
 #include <math.h>
 #include <string.h>

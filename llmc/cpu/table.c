@@ -1,5 +1,5 @@
 /* The CPU's op table, made from the list: an op without rows does not link. */
-#include "cpu.h"
+#include "llmc/cpu/cpu.h"
 
 const struct ops cpu_ops = {"cpu",
 #define X(op) cpu_##op##_variants,

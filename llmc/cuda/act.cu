@@ -5,8 +5,8 @@
  * instructions a clock before arithmetic shows. Predicted: gelu.cuh takes about 12 and 20, and both
  * directions run at the rate of a copy.
  * Sections: kernels, launchers, rows. */
-#include "gelu.cuh"
-#include "operands.cuh"
+#include "llmc/cuda/gelu.cuh"
+#include "llmc/cuda/operands.cuh"
 
 /* --- kernels: one element, or 16 bytes, a thread --- */
 

@@ -5,8 +5,8 @@
  * score a lane, with an online softmax: no score is ever stored outside the warp. The columns of its output
  * are taken CHUNK at a time, the scores computed anew for each chunk; heads of up to CHUNK columns have one.
  * Sections: pieces, forward, backward, launchers, rows. */
-#include "attn.cuh"
-#include "operands.cuh"
+#include "llmc/cuda/attn.cuh"
+#include "llmc/cuda/operands.cuh"
 
 /* --- pieces --- */
 

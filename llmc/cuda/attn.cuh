@@ -2,7 +2,7 @@
 #ifndef LLMC_CUDA_ATTN_CUH
 #define LLMC_CUDA_ATTN_CUH
 
-#include "kernel.cuh"
+#include "llmc/cuda/kernel.cuh"
 
 /* Rows of attn_flash.cu (tensor cores), attn_decode.cu (one query) and attn_hopper*.cu. */
 extern "C" {

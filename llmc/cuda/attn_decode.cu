@@ -7,8 +7,8 @@
  * block, the lanes that together hold a head's columns, 16 bytes each, are a group; the groups take the keys
  * of the piece in turn, each with its own online softmax. Nothing but the cache is read from memory, once.
  * Sections: the kernel, launcher. */
-#include "attn.cuh"
-#include "operands.cuh"
+#include "llmc/cuda/attn.cuh"
+#include "llmc/cuda/operands.cuh"
 
 #include <cfloat>
 

@@ -16,8 +16,8 @@
  *
  * Sections: tile table, fragments, tile copies, mask, softmax, forward, backward pieces, dq, dk and dv,
  * launchers. */
-#include "attn.cuh"
-#include "operands.cuh"
+#include "llmc/cuda/attn.cuh"
+#include "llmc/cuda/operands.cuh"
 
 /* --- tile table --- */
 
@@ -147,8 +147,8 @@ DEVICE_INLINE void multiply_add(accumulator<M, HS> &acc, const accumulator<M, ST
     }
 }
 
-/* Row, within the warp's 16*M, of half h (elements 2h and 2h+1) of an accumulator block; column of element i.
- */
+/* Row, within the warp's 16*M, of half h (elements 2h and 2h+1) of an accumulator block; column of element
+ * i. */
 DEVICE_INLINE int row_of(int m, int h) { return m * 16 + h * 8 + (int)threadIdx.x % WARP_SIZE / 4; }
 DEVICE_INLINE int column_of(int n, int i) { return n * 8 + (int)threadIdx.x % 4 * 2 + i % 2; }
 

@@ -20,7 +20,7 @@
  * result. One block a multiprocessor. Not measured yet.
  *
  * Sections: shape, softmax, producer, consumer, kernel, launcher. Backward is in attn_hopper_backward.cu. */
-#include "attn_hopper.cuh"
+#include "llmc/cuda/attn_hopper.cuh"
 
 /* --- shape --- */
 

@@ -6,9 +6,9 @@
 #ifndef LLMC_CUDA_ATTN_HOPPER_CUH
 #define LLMC_CUDA_ATTN_HOPPER_CUH
 
-#include "attn.cuh"
-#include "hopper.cuh"
-#include "operands.cuh"
+#include "llmc/cuda/attn.cuh"
+#include "llmc/cuda/hopper.cuh"
+#include "llmc/cuda/operands.cuh"
 
 /* --- blocks --- */
 
@@ -110,8 +110,8 @@ template <int SLOTS> struct ring {
 };
 constexpr int CONSUMING_WARPS = CONSUMERS * GROUP / WARP_SIZE;
 
-/* All barriers of a kernel: of its own tile {full, empty}, and of the ring. Every thread of the block calls.
- */
+/* All barriers of a kernel: of its own tile {full, empty}, and of the ring. Every thread of the block
+ * calls. */
 template <int SLOTS>
 DEVICE_INLINE void open_barriers(mbarrier (&own)[2], mbarrier (&full)[SLOTS], mbarrier (&empty)[SLOTS]) {
     if (threadIdx.x == 0) {

@@ -28,7 +28,7 @@
  * block a multiprocessor.
  *
  * Sections: shape, statistics, producer, consumers, kernel, launcher. */
-#include "attn_hopper.cuh"
+#include "llmc/cuda/attn_hopper.cuh"
 
 /* --- shape --- */
 

@@ -5,7 +5,7 @@
  * that one call allocates and waits (never during a capture). The file is text, one line a choice:
  *     <device>|<library version>|<product> <algorithm in hex> <microseconds>
  * Sections: types, plans, the tune file, tuning, running. */
-#include "cublaslt.cuh"
+#include "llmc/cuda/cublaslt.cuh"
 
 #include <string>
 #include <vector>

@@ -3,8 +3,8 @@
 #ifndef LLMC_CUDA_CUBLASLT_CUH
 #define LLMC_CUDA_CUBLASLT_CUH
 
-#include "kernel.cuh"
-#include "llmc/fp8.h"
+#include "llmc/cuda/kernel.cuh"
+#include "llmc/ops/fp8.h"
 
 #include <cublasLt.h>
 

@@ -1,9 +1,9 @@
 /* An NVIDIA GPU as a device: memory, copies, events, graphs, and how fast it is.
  * Environment: LLMC_TF32=1 (fp32 products in TF32), LLMC_MATMUL_TUNE=FILE (see cublaslt.cu).
  * Sections: memory, copies, events, further streams, graphs, ranges, measuring, opening. */
-#include "cublaslt.cuh"
+#include "llmc/cuda/cublaslt.cuh"
 
-#include "llmc/device.h"
+#include "llmc/ops/device.h"
 
 #include <cstdlib>
 #include <nvtx3/nvToolsExt.h>

@@ -6,7 +6,7 @@
  * dwte at once, the pieces of runs that cross block borders go to scratch and are joined, in order, by the
  * block in which the run starts. So a token that makes up a third of the batch costs no more than any other.
  * Sections: forward, backward naive, sort, backward, launchers, rows. */
-#include "operands.cuh"
+#include "llmc/cuda/operands.cuh"
 
 /* --- forward --- */
 
@@ -177,8 +177,8 @@ template <class T> DEVICE_INLINE void add_to(T *d, const float *sum) {
 }
 
 /* Where a run crosses the border between two blocks, both hold a piece of it. piece[b][0] is the sum of the
- * rows of block b that belong to a run from before, piece[b][1] of those whose run starts here and goes on.
- */
+ * rows of block b that belong to a run from before, piece[b][1] of those whose run starts here and goes
+ * on. */
 template <class T>
 __global__ void embed_backward_run_kernel(T *dwte, float *pieces, const T *dout, const int *keys,
                                           const int *positions, int n, int64_t C) {
@@ -338,8 +338,8 @@ static int64_t embed_backward_sort_need(struct tensor *dwte, struct tensor *dwpe
     return embed_scratch_cut(nullptr, n, tensor_cols(dwte)).bytes;
 }
 
-/* Sorts by as many bits as token numbers below `vocab` have; returns which of the two sets holds the result.
- */
+/* Sorts by as many bits as token numbers below `vocab` have; returns which of the two sets holds the
+ * result. */
 static int sort_by_token(const struct op_env *env, const struct embed_scratch *s, const int *tokens,
                          int64_t vocab) {
     int n = (int)s->n, to = 0, shift = 0;

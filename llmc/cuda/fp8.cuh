@@ -1,5 +1,5 @@
 /* fp8 on the device: conversion, the largest magnitude of a tensor, copies of it in fp8 as it is and
- * transposed. llmc/fp8.h has the definitions. Sections: conversion, largest magnitude, copies.
+ * transposed. llmc/ops/fp8.h has the definitions. Sections: conversion, largest magnitude, copies.
  *
  * The scale of a tensor is its own ("current"), found by a pass over it. One from the maxima of earlier steps
  * ("delayed") saves that pass, but it is state: to be saved in checkpoints, agreed on between processes, and
@@ -14,8 +14,8 @@
 #ifndef LLMC_CUDA_FP8_CUH
 #define LLMC_CUDA_FP8_CUH
 
-#include "kernel.cuh"
-#include "llmc/fp8.h"
+#include "llmc/cuda/kernel.cuh"
+#include "llmc/ops/fp8.h"
 
 #include <cuda_fp8.h>
 
@@ -23,8 +23,8 @@
 
 template <fp8_format F> constexpr __nv_fp8_interpretation_t fp8_code = F == FP8_E4M3 ? __NV_E4M3 : __NV_E5M2;
 
-/* fp8_round() of two numbers, `lo` in the lower byte: one instruction from sm_89 on, else NVIDIA's emulation.
- */
+/* fp8_round() of two numbers, `lo` in the lower byte: one instruction from sm_89 on, else NVIDIA's
+ * emulation. */
 template <fp8_format F> DEVICE_INLINE uint32_t fp8_pair(float lo, float hi) {
     return __nv_cvt_float2_to_fp8x2(make_float2(lo, hi), __NV_SATFINITE, fp8_code<F>);
 }

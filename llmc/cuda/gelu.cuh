@@ -6,7 +6,7 @@
 #ifndef LLMC_CUDA_GELU_CUH
 #define LLMC_CUDA_GELU_CUH
 
-#include "kernel.cuh"
+#include "llmc/cuda/kernel.cuh"
 
 constexpr float GELU_SLOPE = 0.7978845608028654f * 2.0f; /* 2*sqrt(2/pi) */
 constexpr float GELU_CUBIC = 0.044715f;

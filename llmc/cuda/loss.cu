@@ -7,7 +7,7 @@
  * ("online") are read twice, the second time from L2.
  * Rows are taken last to first: the end of the logits is what the matmul before left in L2.
  * Sections: pieces, kernels, launchers, rows. */
-#include "operands.cuh"
+#include "llmc/cuda/operands.cuh"
 
 #include <cfloat>
 

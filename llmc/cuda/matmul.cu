@@ -9,10 +9,10 @@
  * makes (fp8.cuh); for layers whose weight is marked, which only this row and the naive one take. naive a
  * tiled kernel that takes any shape and alignment; the yardstick for the others.
  * Sections: the naive product, bias gradient, what both share, forward, backward, fp8, the rows. */
-#include "cublaslt.cuh"
-#include "fp8.cuh"
-#include "gelu.cuh"
-#include "operands.cuh"
+#include "llmc/cuda/cublaslt.cuh"
+#include "llmc/cuda/fp8.cuh"
+#include "llmc/cuda/gelu.cuh"
+#include "llmc/cuda/operands.cuh"
 
 /* --- the naive product --- */
 

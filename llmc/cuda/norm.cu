@@ -11,7 +11,7 @@
  * Predicted for C = 768 in bf16 on an H200: forward moves 4 (residual form 8) bytes an element, backward 8
  * and another 1 % for the blocks' sums, both at the rate of a copy. Sections: forward naive, forward,
  * backward naive, backward, launchers, rows. */
-#include "operands.cuh"
+#include "llmc/cuda/operands.cuh"
 
 constexpr float NORM_EPS = 1e-5f;
 

@@ -3,7 +3,7 @@
 #ifndef LLMC_CUDA_OPERANDS_CUH
 #define LLMC_CUDA_OPERANDS_CUH
 
-#include "kernel.cuh"
+#include "llmc/cuda/kernel.cuh"
 
 /* Do all operands have the dtype of the first, and is it one of those that kernels are instantiated for? */
 template <class... Rest> bool same_float_dtype(const struct tensor *first, const Rest *...rest) {

@@ -4,9 +4,9 @@
  * access to every operand is contiguous whatever its dtype, and one Philox block gives the thread its random
  * numbers. The last thread takes the n % 4 elements that are left. The naive rows are one thread an element.
  * Sums are made in fp64 in two steps of fixed shape, so the order depends on n alone; the block that is last
- * to end the first step does the second. Sections: fours, adamw, sums, cast, fill and randn, launchers, rows.
- */
-#include "operands.cuh"
+ * to end the first step does the second. Sections: fours, adamw, sums, cast, fill and randn, launchers,
+ * rows. */
+#include "llmc/cuda/operands.cuh"
 
 #include <cfloat>
 #include <cmath>
@@ -90,8 +90,8 @@ DEVICE_INLINE float adamw_update(const adamw_scalars &s, float w, float &m, floa
 }
 
 /* Rounds up or down with the probability that makes the mean right: 16 random bits are added below the cut.
- * Element i of the whole buffer uses word i%4 of Philox block i/4, whatever the split over threads or ranks.
- */
+ * Element i of the whole buffer uses word i%4 of Philox block i/4, whatever the split over threads or
+ * ranks. */
 template <class T> DEVICE_INLINE T round_stochastic(float x, uint32_t random);
 template <> __device__ __forceinline__ float round_stochastic<float>(float x, uint32_t random) { return x; }
 template <> __device__ __forceinline__ bf16 round_stochastic<bf16>(float x, uint32_t random) {

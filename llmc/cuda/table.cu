@@ -1,5 +1,5 @@
 /* The CUDA back end's op table, made from the list: an op without rows does not link. */
-#include "kernel.cuh"
+#include "llmc/cuda/kernel.cuh"
 
 extern "C" const struct ops cuda_ops = {"cuda",
 #define X(op) cuda_##op##_variants,

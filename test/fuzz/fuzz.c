@@ -1,7 +1,7 @@
 /* What the fuzz targets share: see fuzz.h. */
 #include "test/fuzz/fuzz.h"
 
-#include "llmc/file.h"
+#include "llmc/base/file.h"
 
 #include <fcntl.h>
 #include <limits.h>

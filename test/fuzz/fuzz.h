@@ -2,13 +2,13 @@
  *
  * test/fuzz/NAME.c holds one target: FUZZ_TARGET(NAME), which feeds bytes to a parser, and FUZZ_SEEDS(NAME),
  * which makes the inputs to start from. `make fuzz` builds each with libFuzzer (LIBFUZZER defined: the target
- * is LLVMFuzzerTestOneInput); test/test_fuzz.c links all of them and runs a short fixed course of mutations.
+ * is LLVMFuzzerTestOneInput); test/fuzz/test_fuzz.c links all of them and runs a short fixed course of mutations.
  *
  * A parser may refuse its input, but must not crash, leak, run forever or end the process. */
 #ifndef LLMC_FUZZ_H
 #define LLMC_FUZZ_H
 
-#include "llmc/base.h"
+#include "llmc/base/base.h"
 
 /* Called for each seed. */
 typedef void fuzz_seed_fn(void *user, const void *data, size_t size);

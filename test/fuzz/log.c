@@ -1,8 +1,8 @@
 /* log.jsonl: drawn as it is, and cut as a resumed run does. */
 #include "test/fuzz/fuzz.h"
 
-#include "llmc/log_file.h"
-#include "llmc/plot.h"
+#include "llmc/report/log_file.h"
+#include "llmc/report/plot.h"
 
 #include <math.h>
 #include <string.h>

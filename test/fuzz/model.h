@@ -2,7 +2,7 @@
 #ifndef LLMC_FUZZ_MODEL_H
 #define LLMC_FUZZ_MODEL_H
 
-#include "llmc/model_file.h"
+#include "llmc/format/model_file.h"
 
 #define TINY_CONFIG                                                                                          \
     { .name = "tiny", .context = 2, .vocab_size = 3, .layers = 1, .heads = 1, .channels = 2 }

@@ -1,7 +1,7 @@
 /* config.json of a model. */
 #include "test/fuzz/fuzz.h"
 
-#include "llmc/model_file.h"
+#include "llmc/format/model_file.h"
 
 FUZZ_TARGET(model_config) {
     struct error err;

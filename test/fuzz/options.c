@@ -1,7 +1,7 @@
 /* A --config file, read by the table of the trainer's own options, and the options stored in a checkpoint. */
 #include "test/fuzz/fuzz.h"
 
-#include "llmc/run_config.h"
+#include "llmc/run/config.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -33,8 +33,7 @@ FUZZ_TARGET(options) {
 FUZZ_SEEDS(options) {
     static const char *const texts[] = {
         "{\"batch-size\": 8, \"tokens-per-step\": \"64k\", \"learning-rate\": 3e-4, \"schedule\": \"wsd\", "
-        "\"graph\": "
-        "false, \"out\": \"runs/a\", \"model\": \"d12\"}",
+        "\"graph\": false, \"out\": \"runs/a\", \"model\": \"d12\"}",
         "{\"values\": {\"batch-size\": 8, \"steps\": 100, \"text\": null}, \"explicit\": [\"batch-size\"]}"};
     for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) add(user, texts[i], strlen(texts[i]));
 }

@@ -1,8 +1,8 @@
 /* Token shards: header, size, token ids. */
 #include "test/fuzz/fuzz.h"
 
-#include "llmc/dataloader.h"
-#include "llmc/shard.h"
+#include "llmc/corpus/dataloader.h"
+#include "llmc/corpus/shard.h"
 
 #include <stdio.h>
 #include <stdlib.h>

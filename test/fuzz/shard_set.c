@@ -2,7 +2,7 @@
 #include "test/fuzz/fuzz.h"
 
 #include "data/shard_set.h"
-#include "llmc/file.h"
+#include "llmc/base/file.h"
 
 #include <jansson.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /* MMLU's CSV, and CSV of any kind. */
 #include "test/fuzz/fuzz.h"
 
-#include "llmc/csv.h"
-#include "llmc/task_file.h"
+#include "llmc/corpus/csv.h"
+#include "llmc/corpus/task_file.h"
 
 #include <stdio.h>
 #include <stdlib.h>

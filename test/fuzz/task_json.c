@@ -1,7 +1,7 @@
 /* Multiple-choice questions as JSON lines, and what becomes of them as tokens. */
 #include "test/fuzz/fuzz.h"
 
-#include "llmc/eval.h"
+#include "llmc/model/eval.h"
 
 #include <string.h>
 
@@ -22,7 +22,7 @@ FUZZ_SEEDS(task_json) {
     static const char *const texts[] = {"{\"ind\": 4, \"ctx\": \"A man\", \"endings\": [\"sits.\", "
                                         "\"\\u00e9t\\u00e9\", \"x\"], \"label\": 2}\n",
                                         "{\"context\": \"Q: \", \"choices\": [\"yes\", \"no\"], \"answer\": "
-                                        "\"no\"}\n\n{\"context\": \"\", \"choices\": "
-                                        "[\"a long one, longer than sixteen\", \"b\"], \"answer\": 0}"};
+                                        "\"no\"}\n\n{\"context\": \"\", \"choices\": [\"a long one, longer "
+                                        "than sixteen\", \"b\"], \"answer\": 0}"};
     for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) add(user, texts[i], strlen(texts[i]));
 }

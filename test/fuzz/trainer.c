@@ -2,7 +2,7 @@
  * the input ends with a space. */
 #include "test/fuzz/fuzz.h"
 
-#include "llmc/checkpoint.h"
+#include "llmc/format/checkpoint.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -33,7 +33,6 @@ FUZZ_SEEDS(trainer) {
         "{\n  \"format\": 1,\n  \"step\": 30,\n  \"sample\": 240,\n  \"tokens\": 61440,\n  \"data\": "
         "\"0123456789abcdef\",\n  \"best_val_loss\": 2.5,\n  \"options\": {\"values\": {\"batch-size\": 4}, "
         "\"explicit\": [\"batch-size\"]},\n  \"extra\": null,\n  \"files\": {\"config.json\": {\"bytes\": "
-        "100, "
-        "\"xxh3\": \"fedcba9876543210\"}}";
+        "100, \"xxh3\": \"fedcba9876543210\"}}";
     add(user, text, sizeof text - 1);
 }

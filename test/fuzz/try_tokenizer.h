@@ -2,7 +2,7 @@
 #ifndef LLMC_FUZZ_TRY_TOKENIZER_H
 #define LLMC_FUZZ_TRY_TOKENIZER_H
 
-#include "llmc/tokenizer.h"
+#include "llmc/text/tokenizer.h"
 
 static inline void try_tokenizer(const struct tokenizer *t) {
     static const char text[] =

@@ -10,7 +10,7 @@
 
 #include <cublasLt.h>
 
-#include "llmc/fp8.h"
+#include "llmc/ops/fp8.h"
 
 #include <cblas.h>
 #include <vector>
@@ -189,8 +189,7 @@ static void multiply(const product &x) {
 static void check_matrix(const char *name, const matrix_layout &l, const void *p, uint32_t alignment) {
     if ((uintptr_t)p % alignment || (size_t)l.ld * size_of(l.type) % alignment)
         bug("cublasLtMatmul: %s at %p with %lld elements a column is not %u-byte aligned, as promised when "
-            "the "
-            "algorithm was chosen",
+            "the algorithm was chosen",
             name, p, (long long)l.ld, alignment);
     if (l.ld < (int64_t)l.rows) bug("cublasLtMatmul: leading dimension of %s is too small", name);
     check_device_range(p, (size_t)(l.ld * (int64_t)l.cols) * size_of(l.type), name);

@@ -3,7 +3,7 @@
  *     bugs CASE           runs it: exit status 0 means that nobody noticed
  * Detectors: forward, reverse, random (one of several seeds), lazy (likewise), protect (SIM_PROTECT=1), asan,
  * tsan. Cases without detectors are right: all detectors must stay silent. */
-#include "test/test_cuda.h"
+#include "test/cuda/test_cuda.h"
 
 #include "llmc/cuda/hopper.cuh"
 

@@ -190,8 +190,7 @@ static void release_barrier(worker *w, int id, const thread *last) {
 static void check_named_barrier(int id, int threads, const barrier &b, const char *file, int line) {
     if (id < 1 || id >= MAX_BARRIERS || threads <= 0 || threads % 32 != 0 || threads != b.expected)
         bug("barrier %d at %s:%d: %d threads, while others say %d; wants whole warps, the same number of "
-            "them "
-            "everywhere, and a number in 1..%d",
+            "them everywhere, and a number in 1..%d",
             id, file, line, threads, b.expected, MAX_BARRIERS - 1);
 }
 

@@ -89,8 +89,8 @@ static uint32_t swizzled(uint32_t address, swizzle mode) {
     return address ^ (address >> 7 & masks[mode]) << 4;
 }
 
-/* Whatever brings the bytes later: for the race detector they are written now, and published by the barrier.
- */
+/* Whatever brings the bytes later: for the race detector they are written now, and published by the
+ * barrier. */
 static void begin_load(void *shared, size_t bytes, mbarrier *b) {
     note_write(shared, bytes);
     happens_before_release(b);

@@ -134,8 +134,8 @@ template <class T> T __reduce_min_sync(unsigned mask, T v, SIM_HERE) {
 }
 
 /* --- atomics: real ones, since blocks may run on several host threads. CUDA's are relaxed: under
- * ThreadSanitizer one releases only after a fence of the same thread, so that a missing fence is a race ---
- */
+ * ThreadSanitizer one releases only after a fence of the same thread, so that a missing fence is a race
+ * --- */
 
 namespace sim {
 

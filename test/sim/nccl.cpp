@@ -1,4 +1,4 @@
-/* NCCL between simulated devices, one per process of this machine: the functions of llmc/nccl_api.h.
+/* NCCL between simulated devices, one per process of this machine: the functions of llmc/ranks/nccl_api.h.
  *
  * A unique id is the name of Unix sockets. Each rank connects to each; a thread of the communicator takes in
  * what comes, as NCCL's proxy thread does. An operation is work on a stream: it sends every rank what that
@@ -17,8 +17,8 @@
  * Sections: communicators, threads, operations, opening, the interface. */
 #include "test/sim/runtime.h"
 
-#include "llmc/nccl_api.h"
-#include "llmc/tensor.h"
+#include "llmc/ranks/nccl_api.h"
+#include "llmc/ops/tensor.h"
 
 #include <atomic>
 #include <chrono>
@@ -342,8 +342,8 @@ static int end_group() {
     return NCCL_SUCCESS;
 }
 
-/* NCCL allows `receive` to be the place in `send` (or the other way round) that this rank's part has there.
- */
+/* NCCL allows `receive` to be the place in `send` (or the other way round) that this rank's part has
+ * there. */
 static void check_overlap(const char *name, const char *send, size_t send_bytes, const char *receive,
                           size_t receive_bytes, const char *in_place_send, const char *in_place_receive) {
     if (send == in_place_send && receive == in_place_receive) return;

@@ -1,8 +1,8 @@
-/* Compares the declarations of llmc/nccl_api.h with NVIDIA's, where nccl.h is installed: constants, and of
+/* Compares the declarations of llmc/ranks/nccl_api.h with NVIDIA's, where nccl.h is installed: constants, and of
  * each function the number and sizes of its parameters. A difference does not compile. */
 #include "test/sim/sim.h"
 
-#include "llmc/nccl_api.h"
+#include "llmc/ranks/nccl_api.h"
 
 #if __has_include(<nccl.h>)
 #include <nccl.h>

@@ -1,6 +1,6 @@
 /* The rest of the runtime API: the device and its properties, kernel attributes, launch checks, errors.
- * SIM_FAULT=no-driver|no-device|old-driver|old-device|other-device plays a machine on which nothing can run.
- */
+ * SIM_FAULT=no-driver|no-device|old-driver|old-device|other-device plays a machine on which nothing can
+ * run. */
 #include "test/sim/runtime.h"
 
 #include <map>
@@ -34,8 +34,8 @@ static std::map<const void *, size_t> &dynamic_shared_limits() {
     return limits;
 }
 
-/* launch() of kernel.cuh raises a kernel's limit itself, so only the hardware's own limits are left to check.
- */
+/* launch() of kernel.cuh raises a kernel's limit itself, so only the hardware's own limits are left to
+ * check. */
 void check_launch(const launch_info &l) {
     uint64_t threads = (uint64_t)l.block.x * l.block.y * l.block.z;
     if (threads == 0 || threads > 1024 || l.block.x > 1024 || l.block.y > 1024 || l.block.z > 64)

@@ -40,8 +40,7 @@ void shared_end_block(worker *w) {
         for (size_t i = 0; i < REDZONE; i++)
             if ((unsigned char)object.first[object.second + i] != 0xff)
                 bug("block (%u,%u,%u) of the kernel launched at %s:%d wrote past the end of a shared array "
-                    "of "
-                    "%zu bytes, at byte %zu",
+                    "of %zu bytes, at byte %zu",
                     blockIdx.x, blockIdx.y, blockIdx.z, w->launch->file, w->launch->line, object.second,
                     object.second + i);
 }

@@ -1,15 +1,11 @@
 /* The simulated device, as kernels see it: CUDA's keywords, types, built-in variables and functions for a
- * host compiler. llmc/cuda/kernel.cuh includes it with -DCUDA_SIM in place of nvcc's built-ins. README.md
- * beside this file explains the whole.
+ * host compiler. The Makefile includes it first in every file, in place of nvcc's built-ins. README.md beside
+ * this file explains the design.
  *
  * NVIDIA's own headers supply the types, the prototypes of the runtime API and the bf16 arithmetic: they
  * compile with a host compiler once the keywords below are defined before them. */
 #ifndef SIM_H
 #define SIM_H
-
-#ifndef CUDA_SIM
-#error "the simulated device is compiled with -DCUDA_SIM"
-#endif
 
 #define __global__
 #define __device__

@@ -18,7 +18,7 @@
  * Order: counting, the compiler's calls, what is expected, one operation, the tests. */
 #include "test/test.h"
 
-#include "test/op_harness.h"
+#include "test/ops/op_harness.h"
 
 #include <stdio.h>
 #include <stdlib.h>

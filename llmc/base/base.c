@@ -1,0 +1,124 @@
+#include "llmc/base/base.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static struct message_options message_options;
+
+static struct die_hook *_Atomic die_hook;
+
+void set_die_hook(struct die_hook *hook) { die_hook = hook; }
+
+void set_message_options(const struct message_options *options) { message_options = *options; }
+
+/* The whole line in one write, so that those of several processes do not run into each other. On a terminal a
+ * progress line may stand where it goes. */
+static void message(const char *kind, const char *fmt, va_list ap) {
+    char text[8192];
+    int used = snprintf(text, sizeof text, "%s%s: ", message_options.prefix, kind);
+    int n = vsnprintf(text + used, sizeof text - (size_t)used - 1, fmt, ap);
+    size_t size = strlen(text);
+    text[size++] = '\n';
+    fflush(stdout);
+    if (isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);
+    fwrite(text, 1, size, stderr);
+    if (n < 0) fputs("(this message cannot be formatted)\n", stderr);
+    if (message_options.copy && write(message_options.copy, text, size) < 0) message_options.copy = 0;
+}
+
+void die_at(const char *file, int line, const char *fmt, ...) {
+    va_list ap, again;
+    va_start(ap, fmt);
+    va_copy(again, ap);
+    message("error", fmt, ap);
+    va_end(ap);
+    struct die_hook *hook = die_hook;
+    if (hook) {
+        struct error err;
+        vsnprintf(err.message, sizeof err.message, fmt, again);
+        hook->tell(hook, err.message);
+    }
+    va_end(again);
+    if (getenv("LLMC_DEBUG")) {
+        fprintf(stderr, "  at %s:%d\n", file, line);
+        abort();
+    }
+    exit(EXIT_FAILURE);
+}
+
+void warn(const char *fmt, ...) {
+    if (message_options.no_warnings) return;
+    va_list ap;
+    va_start(ap, fmt);
+    message("warning", fmt, ap);
+    va_end(ap);
+}
+
+void report_error(const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    message("error", fmt, ap);
+    va_end(ap);
+}
+
+bool fail(struct error *err, const char *fmt, ...) {
+    if (err) {
+        va_list ap;
+        va_start(ap, fmt);
+        vsnprintf(err->message, sizeof err->message, fmt, ap);
+        va_end(ap);
+    }
+    return false;
+}
+
+static void *or_die(void *p, size_t bytes) {
+    check(p || bytes == 0, "out of host memory: asked for %s", human_bytes((double)bytes));
+    return p;
+}
+
+void *xmalloc(size_t bytes) { return or_die(malloc(bytes), bytes); }
+void *xcalloc(size_t count, size_t bytes) { return or_die(calloc(count, bytes), count * bytes); }
+void *xrealloc(void *p, size_t bytes) { return or_die(realloc(p, bytes), bytes); }
+char *xstrdup(const char *s) { return (char *)or_die(strdup(s), strlen(s) + 1); }
+
+char *xasprintf(const char *fmt, ...) {
+    char *text = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vasprintf(&text, fmt, ap);
+    va_end(ap);
+    check(n >= 0, "out of host memory while formatting a string");
+    return text;
+}
+
+double now_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static const char *with_prefix(double x, double base, const char *const *prefixes, int count) {
+    static _Thread_local char buffers[8][32];
+    static _Thread_local unsigned next;
+    char *out = buffers[next++ % 8];
+    int i = 0;
+    while ((x >= base || x <= -base) && i + 1 < count) {
+        x /= base;
+        i++;
+    }
+    snprintf(out, sizeof buffers[0], i == 0 ? "%.0f %s" : "%.2f %s", x, prefixes[i]);
+    return out;
+}
+
+const char *human_bytes(double bytes) {
+    static const char *const prefixes[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+    return with_prefix(bytes, 1024.0, prefixes, 6);
+}
+
+const char *human_count(double n) {
+    static const char *const prefixes[] = {"", "k", "M", "G", "T", "P"};
+    return with_prefix(n, 1000.0, prefixes, 6);
+}

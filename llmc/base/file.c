@@ -1,0 +1,235 @@
+/* Files: mapping, directory helpers, the buffered writer, atomic replacement.
+ *
+ * Order: mapping; paths; removal and flushing; struct writer; atomic replacement.
+ * Every failure carries the path, the operation and the system's reason. */
+#include "llmc/base/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* --- mapping --- */
+
+static bool map_descriptor(struct mapped_file *f, int fd, const char *path, struct error *err) {
+    struct stat st;
+    if (fstat(fd, &st) != 0) return fail(err, "%s: cannot read its size: %s", path, strerror(errno));
+    if (S_ISDIR(st.st_mode)) return fail(err, "%s: is a directory, expected a file", path);
+    if (!S_ISREG(st.st_mode)) return fail(err, "%s: is not a regular file and cannot be mapped", path);
+    if ((uint64_t)st.st_size > (uint64_t)SIZE_MAX)
+        return fail(err, "%s: %lld bytes do not fit this machine's address space", path,
+                    (long long)st.st_size);
+    f->size = (int64_t)st.st_size;
+    f->data = NULL;
+    if (f->size == 0) return true;
+    void *p = mmap(NULL, (size_t)f->size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (p == MAP_FAILED)
+        return fail(err, "%s: cannot map %lld bytes: %s", path, (long long)f->size, strerror(errno));
+    f->data = (const uint8_t *)p;
+    return true;
+}
+
+bool file_map(struct mapped_file *f, const char *path, struct error *err) {
+    memset(f, 0, sizeof *f);
+    /* O_NONBLOCK: opening a FIFO must give an error, not wait for somebody to write into it. */
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0) return fail(err, "%s: cannot open for reading: %s", path, strerror(errno));
+    bool ok = map_descriptor(f, fd, path, err);
+    close(fd);
+    if (ok) f->path = xstrdup(path);
+    return ok;
+}
+
+void file_unmap(struct mapped_file *f) {
+    if (f->data) munmap((void *)(uintptr_t)f->data, (size_t)f->size);
+    free(f->path);
+    memset(f, 0, sizeof *f);
+}
+
+/* --- paths --- */
+
+bool path_exists(const char *path) {
+    struct stat st;
+    return lstat(path, &st) == 0;
+}
+
+bool path_is_directory(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+/* mkdir that accepts a directory which is already there, also when somebody else makes it at the same
+ * moment. */
+static bool make_one_directory(const char *path, struct error *err) {
+    if (mkdir(path, 0777) == 0) return true;
+    int reason = errno;
+    if (path_is_directory(path)) return true;
+    return fail(err, "%s: cannot create directory: %s", path, strerror(reason));
+}
+
+bool make_directories(const char *path, struct error *err) {
+    if (!*path) return fail(err, "cannot create a directory with an empty name");
+    char *prefix = xstrdup(path);
+    bool ok = true;
+    for (char *p = prefix + 1; ok && *p; p++) {
+        if (*p != '/' || p[-1] == '/') continue;
+        *p = 0;
+        ok = make_one_directory(prefix, err);
+        *p = '/';
+    }
+    if (ok) ok = make_one_directory(prefix, err);
+    free(prefix);
+    return ok;
+}
+
+/* --- removal and flushing --- */
+
+static bool remove_entry(int parent, const char *name, const char *path, struct error *err);
+
+/* Takes `fd` over. */
+static bool remove_contents(int fd, const char *path, struct error *err) {
+    DIR *dir = fdopendir(fd);
+    if (!dir) {
+        int reason = errno;
+        close(fd);
+        return fail(err, "%s: cannot list directory: %s", path, strerror(reason));
+    }
+    bool ok = true;
+    struct dirent *e;
+    errno = 0;
+    while (ok && (e = readdir(dir)) != NULL) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+        char *child = xasprintf("%s/%s", path, e->d_name);
+        ok = remove_entry(dirfd(dir), e->d_name, child, err);
+        free(child);
+        errno = 0;
+    }
+    if (ok && errno) ok = fail(err, "%s: cannot list directory: %s", path, strerror(errno));
+    closedir(dir);
+    return ok;
+}
+
+/* Works relative to the open parent, and O_NOFOLLOW: a symbolic link is removed, never what it points to. */
+static bool remove_entry(int parent, const char *name, const char *path, struct error *err) {
+    if (unlinkat(parent, name, 0) == 0 || errno == ENOENT) return true;
+    int reason = errno;
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0) return fail(err, "%s: cannot remove: %s", path, strerror(reason == EISDIR ? errno : reason));
+    if (!remove_contents(fd, path, err)) return false;
+    if (unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno == ENOENT) return true;
+    return fail(err, "%s: cannot remove directory: %s", path, strerror(errno));
+}
+
+bool remove_tree(const char *path, struct error *err) { return remove_entry(AT_FDCWD, path, path, err); }
+
+bool sync_path(const char *path, struct error *err) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return fail(err, "%s: cannot open for flushing to disk: %s", path, strerror(errno));
+    /* EINVAL and EROFS: this kind of file has nothing to flush (some file systems say so for directories). */
+    bool ok = fsync(fd) == 0 || errno == EINVAL || errno == EROFS;
+    int reason = errno;
+    close(fd);
+    return ok || fail(err, "%s: cannot flush to disk: %s", path, strerror(reason));
+}
+
+/* --- struct writer --- */
+
+/* What struct writer's `stream` points to. glibc ignores the size given to setvbuf unless it gets the buffer
+ * too, and its own is 4 KiB. */
+struct output {
+    FILE *file;
+    char buffer[1 << 20];
+};
+
+bool writer_open(struct writer *w, const char *path, struct error *err) {
+    memset(w, 0, sizeof *w);
+    FILE *file = fopen(path, "wbe");
+    if (!file) return fail(err, "%s: cannot open for writing: %s", path, strerror(errno));
+    struct output *out = (struct output *)xmalloc(sizeof *out);
+    out->file = file;
+    /* Without the large buffer it is only slower. */
+    (void)setvbuf(file, out->buffer, _IOFBF, sizeof out->buffer);
+    w->stream = out;
+    w->path = xstrdup(path);
+    return true;
+}
+
+static void writer_fail(struct writer *w, int reason) {
+    w->failed = true;
+    fail(&w->error, "%s: cannot write at byte %lld: %s", w->path, (long long)w->written, strerror(reason));
+}
+
+void writer_put(struct writer *w, const void *data, size_t bytes) {
+    check(w->stream != NULL, "writer_put on a writer that is not open");
+    if (w->failed || bytes == 0) return;
+    errno = 0;
+    if (fwrite(data, 1, bytes, ((struct output *)w->stream)->file) != bytes) {
+        writer_fail(w, errno ? errno : EIO);
+        return;
+    }
+    w->written += (int64_t)bytes;
+}
+
+void writer_printf(struct writer *w, const char *fmt, ...) {
+    char *text = NULL;
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vasprintf(&text, fmt, ap);
+    va_end(ap);
+    check(n >= 0, "writer_printf: cannot format \"%s\"", fmt);
+    writer_put(w, text, (size_t)n);
+    free(text);
+}
+
+bool writer_close(struct writer *w, struct error *err) {
+    check(w->stream != NULL, "writer_close on a writer that is not open");
+    struct output *out = (struct output *)w->stream;
+    FILE *stream = out->file;
+    if (!w->failed && fflush(stream) != 0) writer_fail(w, errno);
+    /* Pipes and character devices cannot be flushed to a disk; that is not a failure. */
+    if (!w->failed && fsync(fileno(stream)) != 0 && errno != EINVAL && errno != EROFS) writer_fail(w, errno);
+    struct stat st;
+    bool regular = fstat(fileno(stream), &st) == 0 && S_ISREG(st.st_mode);
+    if (fclose(stream) != 0 && !w->failed) writer_fail(w, errno);
+    bool ok = !w->failed;
+    if (!ok) {
+        if (regular) unlink(w->path);
+        fail(err, "%s", w->error.message);
+    }
+    free(out);
+    free(w->path);
+    w->stream = NULL;
+    w->path = NULL;
+    return ok;
+}
+
+/* --- atomic replacement --- */
+
+bool rename_synced(const char *from, const char *to, struct error *err) {
+    if (rename(from, to) != 0) return fail(err, "%s: cannot rename to %s: %s", from, to, strerror(errno));
+    const char *slash = strrchr(to, '/');
+    char *parent = !slash        ? xstrdup(".")
+                   : slash == to ? xstrdup("/")
+                                 : xasprintf("%.*s", (int)(slash - to), to);
+    bool ok = sync_path(parent, err);
+    free(parent);
+    return ok;
+}
+
+bool write_file_atomic(const char *path, const void *data, size_t bytes, struct error *err) {
+    char *temporary = xasprintf("%s.tmp", path);
+    struct writer w;
+    bool ok = writer_open(&w, temporary, err);
+    if (ok) {
+        writer_put(&w, data, bytes);
+        ok = writer_close(&w, err) && rename_synced(temporary, path, err);
+        if (!ok) unlink(temporary);
+    }
+    free(temporary);
+    return ok;
+}

@@ -1,0 +1,55 @@
+/* Files: mapping for reading, and writing that either happens completely or not at all. Offsets are
+ * 64-bit. */
+#ifndef LLMC_FILE_H
+#define LLMC_FILE_H
+
+#include "llmc/base/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct mapped_file {
+    const uint8_t *data; /* NULL when size is 0 */
+    int64_t size;
+    char *path;
+};
+bool file_map(struct mapped_file *f, const char *path, struct error *err);
+void file_unmap(struct mapped_file *f);
+
+bool path_exists(const char *path);
+bool path_is_directory(const char *path);
+/* mkdir -p */
+bool make_directories(const char *path, struct error *err);
+/* Removes a file, or a directory with everything in it. A path that does not exist is not an error. */
+bool remove_tree(const char *path, struct error *err);
+/* Flushes a file's or directory's data to the disk. */
+bool sync_path(const char *path, struct error *err);
+
+/* A buffered output file that remembers the first error. Written to `path` directly: writers that need
+ * atomicity write into a temporary directory or name that is renamed afterwards (see write_file_atomic). */
+struct writer {
+    void *stream; /* private to file.c */
+    char *path;
+    int64_t written;
+    bool failed;
+    struct error error;
+};
+bool writer_open(struct writer *w, const char *path, struct error *err);
+void writer_put(struct writer *w, const void *data, size_t bytes); /* no-op after the first error */
+void writer_printf(struct writer *w, const char *fmt, ...) LLMC_PRINTF(2, 3);
+/* Flushes, fsyncs and closes. On failure the file is removed and err says why ("...: No space left on
+ * device"). */
+bool writer_close(struct writer *w, struct error *err);
+
+/* Renames over `to` (replacing a file there) and flushes the directory, so that the new name survives a power
+ * cut. */
+bool rename_synced(const char *from, const char *to, struct error *err);
+
+/* Writes path.tmp, fsyncs, renames over path, fsyncs the directory. The old file survives any failure. */
+bool write_file_atomic(const char *path, const void *data, size_t bytes, struct error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,294 @@
+/* `train_gpt eval`: the loss of a checkpoint on tokens or text, and its answers to multiple-choice questions.
+ *
+ * Order: options; the model; loss; tasks; the command. */
+#include "llmc/format/checkpoint.h"
+#include "llmc/cli/commands.h"
+#include "llmc/corpus/documents.h"
+#include "llmc/model/eval.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct eval_config {
+    const char *from, *tokenizer, *device, *data, *text, *tasks, *details;
+    int64_t batch_size, seq_len, batches, threads;
+};
+
+#define C struct eval_config
+static const struct option_row model_rows[] = {
+    OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint or a Hugging Face GPT-2 directory",
+             OPTION_REQUIRED),
+    OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes", "tokenizer, if DIR has none", 0),
+    OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
+    OPT_INT(C, threads, "threads", "0", 0, 4096, "N", "CPU threads (0: all cores)", 0),
+};
+static const struct option_row what_rows[] = {
+    OPT_TEXT(C, data, "data", NULL, "GLOB", "loss on these token shards, in windows of T tokens", 0),
+    OPT_TEXT(C, text, "text", NULL, "PATH",
+             "loss on this text file or directory, each document from its start", 0),
+    OPT_TEXT(C, tasks, "tasks", NULL, "LIST",
+             "multiple-choice questions: files and patterns, separated by commas; HellaSwag's .jsonl, MMLU's "
+             ".csv, or lines {\"context\": ..., \"choices\": [...], \"answer\": 0}",
+             0),
+    OPT_TEXT(C, details, "details", NULL, "FILE", "write the scores of every question there, as JSON lines",
+             0),
+};
+static const struct option_row batch_rows[] = {
+    OPT_INT(C, batch_size, "batch-size", "0", 0, 1 << 20, "B",
+            "sequences computed at a time (0: as many as make 4096 tokens)", 0),
+    OPT_INT(C, seq_len, "seq-len", "0", 0, 1 << 24, "T", "tokens in a sequence (0: the model's context)", 0),
+    OPT_INT(C, batches, "batches", "0", 0, INFINITY, "N", "only this much of --data or --text (0: all)", 0),
+};
+#undef C
+static const struct option_group groups[] = {{"Model", model_rows, ARRAY_LENGTH(model_rows)},
+                                             {"What", what_rows, ARRAY_LENGTH(what_rows)},
+                                             {"Batch", batch_rows, ARRAY_LENGTH(batch_rows)}};
+static const struct option_command command = {
+    "train_gpt eval --from DIR [--data GLOB | --text PATH] [--tasks LIST] [options]",
+    "Judges a checkpoint: loss, perplexity and bits per byte on tokens or text, and the share of "
+    "multiple-choice questions that it answers rightly.",
+    groups,
+    ARRAY_LENGTH(groups),
+    NULL,
+    0,
+    0};
+
+/* --- the model --- */
+
+struct evaluation {
+    struct eval_config c;
+    char *directory;
+    struct gpt_config model;
+    struct tokenizer *tokenizer; /* NULL: none known */
+    struct device *device;
+};
+
+static void open_evaluation(struct evaluation *e) {
+    struct error err = {""};
+    e->directory = checkpoint_find(e->c.from, &err);
+    check(e->directory, "%s", err.message);
+    check(checkpoint_config(&e->model, e->directory, &err), "%s", err.message);
+    e->tokenizer = !e->c.tokenizer                        ? checkpoint_load_tokenizer(e->directory, &err)
+                   : strcmp(e->c.tokenizer, "bytes") == 0 ? tokenizer_bytes()
+                                                          : tokenizer_load(e->c.tokenizer, &err);
+    check(e->tokenizer || !err.message[0], "%s", err.message);
+    check(e->tokenizer || (!e->c.text && !e->c.tasks),
+          "%s has no tokenizer.json: --tokenizer must say how text becomes tokens", e->directory);
+    int V = e->tokenizer ? tokenizer_vocab_size(e->tokenizer) : 0;
+    check(V <= e->model.vocab_size, "the tokenizer has %d tokens, the model only %" PRId64, V,
+          e->model.vocab_size);
+    if (!e->c.seq_len) e->c.seq_len = e->model.context;
+    check(e->c.seq_len <= e->model.context,
+          "--seq-len %" PRId64 " is longer than the model's context of %" PRId64, e->c.seq_len,
+          e->model.context);
+    e->device = device_open(e->c.device, &err);
+    check(e->device, "%s", err.message);
+}
+
+/* A model for batches of T tokens. At least two sequences: a single one is for generation, and slow here. */
+static void make_model(struct gpt *gpt, struct ctx *ctx, const struct evaluation *e, int64_t T) {
+    enum { BATCH_TOKENS = 4096, HEAD_ROWS = 512 };
+    struct error err;
+    int64_t B = e->c.batch_size ? e->c.batch_size : max_i64(2, BATCH_TOKENS / T);
+    struct gpt_options options = {
+        .B = B, .T = T, .head_chunks = ceil_div(B * T, HEAD_ROWS), .dtype = DTYPE_F32};
+    ctx_init(ctx, e->device, e->device->ops, false);
+    gpt_create(gpt, ctx, &e->model, &options);
+    check(checkpoint_load_weights(gpt, e->directory, &err), "%s", err.message);
+}
+
+static void show_progress(void *user, double done) {
+    fprintf(stderr, "\r%s  %3.0f %%\033[K", (const char *)user, 100 * done);
+}
+
+/* On a terminal: a line that says how far it is, and that goes when it is done. */
+static struct eval_progress progress_named(const char *name) {
+    union {
+        const char *in;
+        void *out;
+    } user = {name};
+    return (struct eval_progress){isatty(STDERR_FILENO) ? show_progress : NULL, user.out};
+}
+
+static void progress_done(const struct eval_progress *p) {
+    if (p->call) fputs("\r\033[K", stderr);
+}
+
+/* --- loss --- */
+
+static struct dataset *open_text(const struct evaluation *e, struct error *err) {
+    struct file_list files = {0};
+    struct token_buffer tokens = {0};
+    bool ok = file_list_add(&files, e->c.text, err);
+    for (int64_t i = 0; ok && i < files.count; i++) {
+        struct mapped_file m;
+        struct text_span doc;
+        if (!(ok = file_map(&m, files.paths[i], err))) break;
+        for (int64_t at = 0; ok && document_next(&doc, m.data ? (const char *)m.data : "", m.size, &at);)
+            ok = encode_documents(&tokens, e->tokenizer, &doc, 1, err);
+        file_unmap(&m);
+    }
+    file_list_free(&files);
+    if (ok && tokens.count == 0) ok = fail(err, "%s: holds no text", e->c.text);
+    int end = tokenizer_end_of_text(e->tokenizer);
+    if (ok && end < 0) ok = fail(err, "the tokenizer has no <|endoftext|> token to separate documents with");
+    uint32_t *ids = NULL;
+    if (ok) { /* the last document ends too, and the model has to know it */
+        ids = (uint32_t *)xmalloc((size_t)(tokens.count + 1) * sizeof *ids);
+        memcpy(ids, tokens.ids, (size_t)tokens.count * sizeof *ids);
+        ids[tokens.count] = (uint32_t)end;
+    }
+    struct dataset *d =
+        ok ? dataset_from_tokens(e->c.text, ids, tokens.count + 1, e->model.vocab_size) : NULL;
+    token_buffer_free(&tokens);
+    return d;
+}
+
+static void print_loss(const struct eval_loss *r, const char *name) {
+    printf("%s: loss %.4f nats per token over %" PRId64 " tokens, perplexity %.2f", name, r->loss, r->targets,
+           r->perplexity);
+    if (r->bytes) printf(", %.4f bits per byte", r->bits_per_byte);
+    printf("\n");
+    fflush(stdout);
+}
+
+static void evaluate_loss(const struct evaluation *e) {
+    struct error err;
+    struct gpt gpt;
+    struct ctx ctx;
+    const char *name = e->c.data ? e->c.data : e->c.text;
+    struct dataset *d = e->c.data ? dataset_open(name, e->model.vocab_size, &err) : open_text(e, &err);
+    check(d, "%s", err.message);
+    /* SAMPLES_DOCUMENTS takes every token once and fills the last batch up. Shards are cut into windows
+     * whatever is in them, as is the custom for published losses: no token is the end of their documents. */
+    make_model(&gpt, &ctx, e, e->c.seq_len);
+    struct loader_options o = {.B = gpt.options.B,
+                               .T = gpt.options.T,
+                               .order = SAMPLES_DOCUMENTS,
+                               .world = 1,
+                               .end_of_text = e->c.data ? -1 : tokenizer_end_of_text(e->tokenizer)};
+    struct dataloader *l = dataloader_open(d, &o, &err);
+    check(l, "%s", err.message);
+    int64_t batches = dataloader_samples(l) / o.B;
+    if (e->c.batches) batches = min_i64(batches, e->c.batches);
+    struct eval_progress progress = progress_named(name);
+    struct eval_loss r = eval_loss(&gpt, l, batches, e->tokenizer, &progress);
+    progress_done(&progress);
+    print_loss(&r, name);
+    dataloader_close(l);
+    dataset_free(d);
+    ctx_free(&ctx);
+}
+
+/* --- tasks --- */
+
+struct details {
+    struct writer w;
+    const char *task;
+};
+
+static void write_answer(void *user, int64_t question, int count, int answer, const double *score,
+                         const int32_t *tokens) {
+    struct details *d = (struct details *)user;
+    writer_printf(&d->w, "{\"task\":\"");
+    for (const char *p = d->task; *p; p++)
+        writer_printf(&d->w, (unsigned char)*p < ' ' || *p == '"' || *p == '\\' ? "\\u%04x" : "%c",
+                      (unsigned char)*p);
+    writer_printf(&d->w, "\",\"question\":%" PRId64 ",\"answer\":%d,\"scores\":[", question, answer);
+    for (int k = 0; k < count; k++)
+        writer_printf(&d->w, isfinite(score[k]) ? "%s%.9g" : "%snull", k ? "," : "", score[k]);
+    writer_printf(&d->w, "],\"tokens\":[");
+    for (int k = 0; k < count; k++) writer_printf(&d->w, "%s%d", k ? "," : "", tokens[k]);
+    writer_printf(&d->w, "]}\n");
+}
+
+static void print_result(const char *name, int width, const struct eval_result *r) {
+    /* The standard error of a share, of the first figure. */
+    double error = sqrt(r->accuracy * (1 - r->accuracy) / (double)r->questions);
+    printf("%-*s %9" PRId64 "  %6.2f %% +- %4.2f  %6.2f %%  %10.2f %%  %6.2f %%\n", width, name, r->questions,
+           100 * r->accuracy, 100 * error, 100 * r->per_token, 100 * r->per_character, 100 * r->chance);
+    fflush(stdout);
+}
+
+static void add_result(struct eval_result *sum, const struct eval_result *r) {
+    double n = (double)sum->questions, m = (double)r->questions, all = n + m;
+    sum->accuracy = (sum->accuracy * n + r->accuracy * m) / all;
+    sum->per_token = (sum->per_token * n + r->per_token * m) / all;
+    sum->per_character = (sum->per_character * n + r->per_character * m) / all;
+    sum->chance = (sum->chance * n + r->chance * m) / all;
+    sum->questions += r->questions;
+}
+
+static void run_tasks(const struct evaluation *e, const struct eval_tasks *l, struct gpt *gpt,
+                      struct details *details) {
+    int width = (int)strlen("all questions");
+    for (int64_t i = 0; i < l->count; i++)
+        width = (int)max_i64(width, (int64_t)strlen(eval_task_name(l->task[i])));
+    printf("%-*s %9s  %17s  %8s  %12s  %8s\n", width, "", "questions", "accuracy", "by token", "by character",
+           "guessing");
+    struct eval_result sum = {0};
+    for (int64_t i = 0; i < l->count; i++) {
+        const char *name = eval_task_name(l->task[i]);
+        struct eval_progress progress = progress_named(name);
+        struct eval_answers answers = {e->c.details ? write_answer : NULL, details};
+        details->task = name;
+        struct eval_result r = eval_task_run(l->task[i], gpt, &answers, &progress);
+        progress_done(&progress);
+        print_result(name, width, &r);
+        add_result(&sum, &r);
+    }
+    if (l->count > 1) print_result("all questions", width, &sum);
+}
+
+static void evaluate_tasks(const struct evaluation *e) {
+    struct gpt gpt;
+    struct ctx ctx;
+    struct error err;
+    struct details details = {0};
+    struct eval_tasks l;
+    check(eval_tasks_open(&l, e->c.tasks, e->tokenizer, e->c.seq_len, &err), "--tasks: %s", err.message);
+    if (l.cut)
+        warn("%" PRId64 " of %" PRId64 " questions are longer than %" PRId64
+             " tokens: their beginnings are left out",
+             l.cut, l.questions, e->c.seq_len);
+    check(!e->c.details || writer_open(&details.w, e->c.details, &err), "%s", err.message);
+    make_model(&gpt, &ctx, e, l.longest);
+    run_tasks(e, &l, &gpt, &details);
+    check(!e->c.details || writer_close(&details.w, &err), "%s", err.message);
+    eval_tasks_free(&l);
+    ctx_free(&ctx);
+}
+
+/* --- the command --- */
+
+int cmd_eval(int argc, char **argv) {
+    struct options options;
+    struct evaluation e = {0};
+    int status = command_options(&options, &command, &e.c, argc, argv);
+    if (status >= 0) return status;
+    const char *wrong = !e.c.data && !e.c.text && !e.c.tasks
+                            ? "nothing to evaluate on: give --data, --text or --tasks"
+                        : e.c.data && e.c.text      ? "--data and --text exclude each other: give one of them"
+                        : e.c.details && !e.c.tasks ? "--details goes with --tasks"
+                                                    : NULL;
+    if (wrong) {
+        fprintf(stderr, "error: %s\n", wrong);
+        options_free(&options);
+        return 2;
+    }
+    if (e.c.threads) omp_set_num_threads((int)e.c.threads);
+    open_evaluation(&e);
+    if (e.c.data || e.c.text) evaluate_loss(&e);
+    if (e.c.tasks) evaluate_tasks(&e);
+    check(fflush(stdout) == 0 && !ferror(stdout), "cannot write the results to standard output");
+    tokenizer_free(e.tokenizer);
+    e.device->close(e.device);
+    free(e.directory);
+    options_free(&options);
+    return 0;
+}

@@ -1,0 +1,66 @@
+/* `train_gpt export`: a checkpoint as a GGUF file or a slim Hugging Face directory. */
+#include "llmc/cli/commands.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "llmc/format/checkpoint.h"
+#include "llmc/format/export.h"
+
+struct export_config {
+    const char *from, *to;
+    enum export_type type;
+};
+
+static const struct option_row rows[] = {
+    OPT_TEXT(
+        struct export_config, from, "from", NULL, "PATH",
+        "run directory (its newest intact checkpoint), checkpoint, Hugging Face GPT-2 directory, or llm.c "
+        "model file",
+        OPTION_REQUIRED),
+    OPT_TEXT(struct export_config, to, "to", NULL, "PATH",
+             "a name that ends in .gguf: a GGUF file for llama.cpp; any other: a new Hugging Face directory",
+             OPTION_REQUIRED),
+    OPT_WORD(struct export_config, type, "type", "f16", EXPORT_TYPE_WORDS, NULL,
+             "type of the stored weights; q8_0 for GGUF only", 0),
+};
+static const struct option_group groups[] = {{"Export", rows, ARRAY_LENGTH(rows)}};
+static const struct option_command command = {
+    "train_gpt export --from PATH --to PATH [options]",
+    "Writes a model without what only training needs. The target appears when it is complete; GGUF files "
+    "include the tokenizer.",
+    groups,
+    ARRAY_LENGTH(groups),
+    NULL,
+    0,
+    0};
+
+static int64_t size_of(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 ? (int64_t)st.st_size : 0;
+}
+
+int cmd_export(int argc, char **argv) {
+    struct options options;
+    struct export_config c;
+    int status = command_options(&options, &command, &c, argc, argv);
+    if (status >= 0) return status;
+    size_t n = strlen(c.to);
+    bool gguf = n >= 5 && strcmp(c.to + n - 5, ".gguf") == 0;
+    struct error err;
+    char *from = checkpoint_find(c.from, &err);
+    bool ok = from != NULL && (gguf ? export_gguf : export_huggingface)(from, c.to, c.type, &err);
+    if (ok) {
+        char *weights = gguf ? xstrdup(c.to) : xasprintf("%s/model.safetensors", c.to);
+        printf("%s -> %s (%s, %s)\n", from, c.to, export_type_name(c.type),
+               human_bytes((double)size_of(weights)));
+        free(weights);
+    } else {
+        fprintf(stderr, "error: %s\n", err.message);
+    }
+    free(from);
+    options_free(&options);
+    return ok ? 0 : 1;
+}

@@ -1,0 +1,244 @@
+/* `train_gpt profile`: one training step, operation by operation and matmuls by shape: time, what the
+ * hardware could do, what there is to gain. Prints a table, and with --html writes a page (profile_page.c).
+ *
+ * Order: the rows, measuring, the table, the command. */
+#include "llmc/cli/commands.h"
+#include "llmc/report/profile.h"
+#include "llmc/base/rng.h"
+#include "llmc/run/config.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct profile_config {
+    struct run_config run;
+    const char *html, *note;
+    int64_t repeats;
+};
+
+/* The options of training, with the structure they live in first in ours, and two more. */
+static const struct option_row rows[] = {
+    OPT_TEXT(struct profile_config, html, "html", NULL, "FILE", "write a page with pictures", 0),
+    OPT_TEXT(struct profile_config, note, "note", NULL, "TEXT", "circumstances that the page should mention",
+             0),
+    OPT_INT(struct profile_config, repeats, "repeats", "7", 1, 1000, "N",
+            "steps to measure; medians are shown", 0),
+};
+
+/* --- the rows --- */
+
+static struct profile_row *row_of(struct profile *p, const struct op_mark *mark) {
+    for (int i = 0; i < p->count; i++)
+        if (p->row[i].op == mark->op && memcmp(p->row[i].shape, mark->shape, sizeof mark->shape) == 0)
+            return &p->row[i];
+    check(p->count < PROFILE_ROWS, "profile: more than %d operations and shapes", PROFILE_ROWS);
+    struct profile_row *r = &p->row[p->count++];
+    r->op = mark->op;
+    memcpy(r->shape, mark->shape, sizeof r->shape);
+    if (r->shape[0])
+        snprintf(r->name, sizeof r->name, "%s %" PRId64 "->%" PRId64, op_name(r->op), r->shape[1],
+                 r->shape[2]);
+    else
+        snprintf(r->name, sizeof r->name, "%s", op_name(r->op));
+    return r;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+/* Sorts. */
+static double median(double *values, int64_t n) {
+    qsort(values, (size_t)n, sizeof *values, by_value);
+    return n % 2 ? values[n / 2] : 0.5 * (values[n / 2 - 1] + values[n / 2]);
+}
+
+static int by_gain(const void *a, const void *b) {
+    const struct profile_row *x = (const struct profile_row *)a, *y = (const struct profile_row *)b;
+    double gx = x->seconds - x->ideal, gy = y->seconds - y->ideal;
+    return (gx < gy) - (gx > gy);
+}
+
+/* --- measuring --- */
+
+static void run_step(struct gpt *g, struct optimizer *opt, const struct run_config *c) {
+    int64_t micro_steps = c->tokens_per_step / (c->batch_size * c->seq_len);
+    ctx_range_push(g->ctx, "step");
+    gpt_set_loss_scale(g, 1.0f / (float)c->tokens_per_step);
+    for (int64_t i = 0; i < micro_steps; i++) {
+        ctx_range_push(g->ctx, "micro-step");
+        gpt_forward_backward(g, i == 0);
+        ctx_range_pop(g->ctx);
+    }
+    struct adamw_args args = run_adamw_args(c);
+    args.step = 1;
+    optimizer_step(opt, g, &args);
+    ctx_range_pop(g->ctx);
+}
+
+/* The best of several: what the device can do, whoever else uses it now. */
+static void measure_rates(struct profile *p, struct device *d) {
+    double matmul, copy;
+    d->measure(d, &matmul, &copy);
+    p->matmul_rate = fmax(p->matmul_rate, matmul);
+    p->copy_rate = fmax(p->copy_rate, copy);
+}
+
+static void measure_wall(struct profile *p, struct gpt *g, struct optimizer *opt,
+                         const struct run_config *c) {
+    struct device *d = g->ctx->device;
+    int64_t n = p->repeats;
+    double *wall = (double *)xmalloc((size_t)n * sizeof *wall);
+    for (int64_t i = 0; i < n; i++) {
+        double started = now_seconds();
+        run_step(g, opt, c);
+        d->synchronize(d, g->ctx->stream);
+        wall[i] = now_seconds() - started;
+    }
+    p->step = median(wall, n);
+    p->spread = 0.5 * (wall[n * 3 / 4] - wall[n / 4]);
+    free(wall);
+}
+
+/* Device events around every operation; of each row the median over steps. */
+static void measure_rows(struct profile *p, struct gpt *g, struct optimizer *opt,
+                         const struct run_config *c) {
+    struct ctx *ctx = g->ctx;
+    struct device *d = ctx->device;
+    int64_t n = p->repeats;
+    double *times = (double *)xcalloc((size_t)n * PROFILE_ROWS, sizeof *times); /* (PROFILE_ROWS, n) */
+    ctx->profile = true;
+    for (int64_t i = 0; i < n; i++) {
+        run_step(g, opt, c);
+        d->synchronize(d, ctx->stream);
+        for (int64_t k = 0; k < ctx->mark_count; k++) {
+            const struct op_mark *mark = &ctx->marks[k];
+            struct profile_row *r = row_of(p, mark);
+            times[(r - p->row) * n + i] += d->event_seconds(d, mark->first, mark->last);
+            r->variant = mark->variant;
+            if (i > 0) continue;
+            r->calls++;
+            r->flops += mark->flops;
+            r->bytes += mark->bytes;
+        }
+        ctx_collect_profile(ctx);
+    }
+    ctx->profile = false;
+    for (int i = 0; i < p->count; i++) p->row[i].seconds = median(times + i * n, n);
+    free(times);
+}
+
+static void measure(struct profile *p, struct gpt *g, struct optimizer *opt, const struct run_config *c) {
+    struct device *d = g->ctx->device;
+    for (int i = 0; i < 2; i++) run_step(g, opt, c);
+    d->synchronize(d, g->ctx->stream);
+    measure_rates(p, d);
+    measure_wall(p, g, opt, c);
+    measure_rates(p, d);
+    measure_rows(p, g, opt, c);
+    measure_rates(p, d);
+    for (int i = 0; i < p->count; i++) {
+        struct profile_row *r = &p->row[i];
+        r->ideal =
+            fmax(r->bytes / p->copy_rate, r->flops / op_matmul_rate(g->ctx, r->variant, p->matmul_rate));
+        p->in_ops += r->seconds;
+        p->ideal += r->ideal;
+    }
+    qsort(p->row, (size_t)p->count, sizeof *p->row, by_gain);
+}
+
+/* --- the table --- */
+
+static void print_table(const struct profile *p) {
+    printf("\n%-28s %-10s %6s %10s %7s %9s %9s %10s %10s\n", "operation", "variant", "calls", "ms", "% step",
+           "GB/s", "GFLOP/s", "% roofline", "to gain ms");
+    for (int i = 0; i < p->count; i++) {
+        const struct profile_row *r = &p->row[i];
+        printf("%-28s %-10s %6.0f %10.3f %7.1f %9.1f %9.1f %10.1f %10.3f\n", r->name, r->variant, r->calls,
+               1e3 * r->seconds, 100.0 * r->seconds / p->in_ops, r->bytes / r->seconds * 1e-9,
+               r->flops / r->seconds * 1e-9, 100.0 * r->ideal / r->seconds, 1e3 * (r->seconds - r->ideal));
+    }
+    printf("%-28s %-10s %6s %10.3f %7.1f %9s %9s %10.1f %10.3f\n", "all operations", "", "", 1e3 * p->in_ops,
+           100.0, "", "", 100.0 * p->ideal / p->in_ops, 1e3 * (p->in_ops - p->ideal));
+    printf("\nstep %.3f ms (median of %" PRId64
+           ", +- %.1f %%; at its roofline %.3f ms), %.0f tokens/s, %sFLOP/s = %.1f %% of the %sFLOP/s of "
+           "matmul measured here; copy rate %sB/s\n",
+           1e3 * p->step, p->repeats, 100.0 * p->spread / p->step, 1e3 * p->ideal, p->tokens / p->step,
+           human_count(p->model_flops / p->step), 100.0 * p->model_flops / p->step / p->matmul_rate,
+           human_count(p->matmul_rate), human_count(p->copy_rate));
+}
+
+/* What the figures are worth, in the words that the page opens with. */
+static void say_where(struct profile *p, const struct device *d) {
+    bool cpu = d->unified, simulated = strcmp(d->name, "simulated device") == 0;
+    snprintf(p->where, sizeof p->where, "%s%s",
+             simulated ? "SIMULATED GPU, timings mean nothing: "
+             : cpu     ? "CPU, not a GPU: "
+                       : "GPU: ",
+             d->name);
+}
+
+/* --- the command --- */
+
+int cmd_profile(int argc, char **argv) {
+    struct option_group groups[RUN_OPTION_GROUPS + 1];
+    memcpy(groups, run_option_groups, RUN_OPTION_GROUPS * sizeof *groups);
+    groups[RUN_OPTION_GROUPS] = (struct option_group){"Profile", rows, ARRAY_LENGTH(rows)};
+    struct option_command command = {"train_gpt profile [options of training] [--html FILE]",
+                                     "Times one training step, operation by operation, on random tokens.",
+                                     groups,
+                                     RUN_OPTION_GROUPS + 1,
+                                     NULL,
+                                     0,
+                                     0};
+    struct options options;
+    struct profile_config c = {0};
+    int status = command_options(&options, &command, &c, argc, argv);
+    if (status >= 0) return status;
+    struct error err;
+    struct gpt_config model;
+    char *directory;
+    check(run_model_config(&model, &directory, &c.run, c.run.vocab_size, &err), "%s", err.message);
+    check(run_config_complete(&c.run, &model, 0, &err), "%s", err.message);
+    struct device *device = run_open_device(&c.run);
+    struct ctx ctx;
+    struct gpt gpt;
+    struct optimizer optimizer;
+    struct gpt_options gpt_options = run_gpt_options(&c.run, device);
+    ctx_init(&ctx, device, device->ops, false);
+    gpt_create(&gpt, &ctx, &model, &gpt_options);
+    optimizer_create(&optimizer, &gpt, run_master_weights(&c.run, &gpt_options));
+    gpt_init_weights(&gpt, 1);
+    int64_t n = c.run.batch_size * c.run.seq_len;
+    int32_t *tokens = (int32_t *)xmalloc((size_t)(n + 1) * sizeof *tokens);
+    for (int64_t i = 0; i <= n; i++)
+        tokens[i] = (int32_t)(rng_uniform(1, RNG_TEST, (uint64_t)i) * (double)model.vocab_size);
+    gpt_set_batch(&gpt, tokens, tokens + 1);
+
+    struct profile *p = (struct profile *)xcalloc(1, sizeof *p);
+    p->tokens = (double)c.run.tokens_per_step;
+    p->model_flops = gpt_flops_per_token(&model, c.run.seq_len) * p->tokens;
+    p->repeats = c.repeats;
+    snprintf(p->title, sizeof p->title, "%s, B=%" PRId64 ", T=%" PRId64 ", %" PRId64 " tokens a step, %s",
+             model.name, c.run.batch_size, c.run.seq_len, c.run.tokens_per_step,
+             dtype_name(gpt_options.dtype));
+    p->note = c.note;
+    say_where(p, device);
+    measure(p, &gpt, &optimizer, &c.run);
+    printf("%s\n%s\n", p->where, p->title);
+    print_table(p);
+    if (c.html) {
+        check(profile_write_page(p, c.html, &err), "%s", err.message);
+        printf("page written to %s\n", c.html);
+    }
+    free(p);
+    free(tokens);
+    free(directory);
+    ctx_free(&ctx);
+    device->close(device);
+    options_free(&options);
+    return 0;
+}

@@ -1,0 +1,471 @@
+/* Batches of tokens. Order: the data set; reading ranges of it; the permutation; samples; the reading thread;
+ * the loader.
+ *
+ * Which tokens a batch holds is a pure function of (data, options, sample number): there is no state to save
+ * but the number of the next sample. One thread reads batch i + 1 while the caller works on batch i. */
+#include "llmc/corpus/dataloader.h"
+#include "llmc/base/rng.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+/* --- the data set --- */
+
+struct dataset {
+    char *name; /* as the user gave it */
+    struct shard *shards;
+    int64_t count;
+    uint32_t *memory; /* the tokens of the only shard, or NULL: they are in files */
+    int64_t vocab_size, tokens;
+};
+
+static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* Sorted by strcmp: the order must not depend on the locale. */
+static bool find_shards(const char *pattern, glob_t *found, struct error *err) {
+    int rc = glob(pattern, GLOB_NOSORT | GLOB_BRACE | GLOB_TILDE, NULL, found);
+    if (rc == GLOB_NOMATCH)
+        return fail(err,
+                    "%s: no such file, and as a pattern it matches none; expected token shards "
+                    "(build/prepare makes them from text)",
+                    pattern);
+    if (rc != 0)
+        return fail(err, "%s: cannot search for shards: %s", pattern,
+                    rc == GLOB_NOSPACE ? "out of memory" : strerror(errno));
+    qsort(found->gl_pathv, found->gl_pathc, sizeof *found->gl_pathv, by_name);
+    return true;
+}
+
+static bool open_shards(struct dataset *d, char *const *paths, size_t count, struct error *err) {
+    d->shards = (struct shard *)xcalloc(count, sizeof *d->shards);
+    for (size_t i = 0; i < count; i++) {
+        int fd = shard_open(&d->shards[d->count++], paths[i], err);
+        if (fd < 0) return false;
+        close(fd);
+        d->tokens += d->shards[i].tokens;
+    }
+    return true;
+}
+
+struct dataset *dataset_open(const char *pattern, int64_t vocab_size, struct error *err) {
+    struct dataset *d = (struct dataset *)xcalloc(1, sizeof *d);
+    d->name = xstrdup(pattern);
+    d->vocab_size = vocab_size;
+    bool ok;
+    if (path_exists(pattern)) { /* also when it contains '[' or '*' */
+        char *const path[] = {d->name};
+        ok = open_shards(d, path, 1, err);
+    } else {
+        glob_t found = {0};
+        ok = find_shards(pattern, &found, err) && open_shards(d, found.gl_pathv, found.gl_pathc, err);
+        globfree(&found);
+    }
+    if (ok) return d;
+    dataset_free(d);
+    return NULL;
+}
+
+struct dataset *dataset_from_tokens(const char *name, uint32_t *tokens, int64_t count, int64_t vocab_size) {
+    struct dataset *d = (struct dataset *)xcalloc(1, sizeof *d);
+    d->name = xstrdup(name);
+    d->shards = (struct shard *)xcalloc(1, sizeof *d->shards);
+    d->shards[0] = (struct shard){.path = xstrdup(name), .tokens = count, .token_bytes = 4};
+    d->count = 1;
+    d->memory = tokens;
+    d->vocab_size = vocab_size;
+    d->tokens = count;
+    return d;
+}
+
+void dataset_free(struct dataset *d) {
+    if (!d) return;
+    for (int64_t i = 0; i < d->count; i++) shard_free(&d->shards[i]);
+    free(d->shards);
+    free(d->memory);
+    free(d->name);
+    free(d);
+}
+
+int64_t dataset_tokens(const struct dataset *d) { return d->tokens; }
+int64_t dataset_shards(const struct dataset *d) { return d->count; }
+
+uint64_t dataset_fingerprint(const struct dataset *d) {
+    XXH3_state_t *h = XXH3_createState();
+    check(h, "out of host memory");
+    XXH3_64bits_reset(h);
+    for (int64_t i = 0; i < d->count; i++) {
+        const struct shard *s = &d->shards[i];
+        const int64_t numbers[] = {s->tokens, s->token_bytes};
+        const char *slash = strrchr(s->path, '/'), *base = slash ? slash + 1 : s->path;
+        if (!d->memory) XXH3_64bits_update(h, base, strlen(base) + 1);
+        XXH3_64bits_update(h, numbers, sizeof numbers);
+    }
+    if (d->memory) XXH3_64bits_update(h, d->memory, (size_t)d->tokens * sizeof *d->memory);
+    uint64_t hash = XXH3_64bits_digest(h);
+    XXH3_freeState(h);
+    return hash;
+}
+
+/* --- reading ranges of it --- */
+
+enum { OPEN_SHARDS = 256 }; /* far below the usual limit of 1024 files per process */
+
+/* Descriptors that stay open from batch to batch; one reader per thread. */
+struct reader {
+    const struct dataset *d;
+    int *fd; /* (shards) -1: not open */
+    int open;
+};
+
+static void reader_open(struct reader *r, const struct dataset *d) {
+    *r = (struct reader){.d = d, .fd = (int *)xmalloc((size_t)d->count * sizeof *r->fd)};
+    for (int64_t i = 0; i < d->count; i++) r->fd[i] = -1;
+}
+
+static void reader_close_files(struct reader *r) {
+    for (int64_t i = 0; i < r->d->count; i++) {
+        if (r->fd[i] >= 0) close(r->fd[i]);
+        r->fd[i] = -1;
+    }
+    r->open = 0;
+}
+
+static void reader_free(struct reader *r) {
+    if (!r->fd) return;
+    reader_close_files(r);
+    free(r->fd);
+    r->fd = NULL;
+}
+
+/* Opens the shard (again), which must still be what it was, and lets the disk begin with the range. */
+static bool reader_prepare(struct reader *r, int64_t shard, int64_t first, int64_t count, struct error *err) {
+    const struct shard *s = &r->d->shards[shard];
+    if (r->d->memory) return true;
+    if (r->fd[shard] < 0) {
+        if (r->open >= OPEN_SHARDS) reader_close_files(r);
+        struct shard now;
+        int fd = shard_open(&now, s->path, err);
+        bool same = fd >= 0 && now.tokens == s->tokens && now.token_bytes == s->token_bytes;
+        if (fd >= 0 && !same)
+            fail(err, "%s: has %lld tokens of %d bytes, but had %lld of %d bytes when the run started",
+                 s->path, (long long)now.tokens, now.token_bytes, (long long)s->tokens, s->token_bytes);
+        shard_free(&now);
+        if (!same) {
+            if (fd >= 0) close(fd);
+            return false;
+        }
+        r->fd[shard] = fd;
+        r->open++;
+    }
+    (void)posix_fadvise(r->fd[shard], SHARD_HEADER_BYTES + first * s->token_bytes, count * s->token_bytes,
+                        POSIX_FADV_WILLNEED);
+    return true;
+}
+
+static bool reader_read(struct reader *r, int64_t shard, int64_t first, int64_t count, uint32_t *out,
+                        struct error *err) {
+    const struct shard *s = &r->d->shards[shard];
+    if (!r->d->memory)
+        return reader_prepare(r, shard, first, count, err) &&
+               shard_read(s, r->fd[shard], first, count, r->d->vocab_size, out, err);
+    memcpy(out, r->d->memory + first, (size_t)count * sizeof *out);
+    for (int64_t i = 0; i < count; i++)
+        if (out[i] >= r->d->vocab_size)
+            return token_id_fail(s->path, first + i, -1, out[i], r->d->vocab_size, err);
+    return true;
+}
+
+/* --- the permutation --- */
+
+/* A Feistel network on the smallest power of two >= count, whose round function is Philox; indices that land
+ * outside go through it again until they land inside ("cycle walking"; less than two passes on average). The
+ * two halves take turns in place of being swapped, so they may have different widths. Eight rounds, because
+ * the halves of a small data set have only one or two bits. */
+int64_t shuffle_index(uint64_t seed, int64_t epoch, int64_t index, int64_t count) {
+    enum { ROUNDS = 8 };
+    int bits = 1;
+    while (bits < 62 && (int64_t)1 << bits < count) bits++;
+    int low_bits = bits / 2;
+    uint64_t low_mask = ((uint64_t)1 << low_bits) - 1, high_mask = ((uint64_t)1 << (bits - low_bits)) - 1;
+    uint64_t purpose = RNG_SHUFFLE | (uint64_t)epoch << 8, x = (uint64_t)index;
+    do {
+        uint64_t high = x >> low_bits, low = x & low_mask;
+        for (uint64_t round = 0; round < ROUNDS; round += 2) {
+            high ^= rng_philox(seed, purpose, round << 32 | low).v[0] & high_mask;
+            low ^= rng_philox(seed, purpose, (round + 1) << 32 | high).v[0] & low_mask;
+        }
+        x = high << low_bits | low;
+    } while (x >= (uint64_t)count);
+    return (int64_t)x;
+}
+
+/* --- samples --- */
+
+struct row {
+    int64_t shard, first, length; /* inputs [first, first + length), targets one further */
+};
+
+struct slot {
+    int32_t *tokens, *targets; /* (B,T) */
+    int64_t valid_targets;
+};
+
+struct dataloader {
+    const struct dataset *d;
+    struct loader_options o;
+    int64_t samples;
+    int64_t
+        *first_sample; /* (shards + 1) number of the first sample of each shard; not for SAMPLES_DOCUMENTS */
+    struct row *rows;  /* (row_count) for SAMPLES_DOCUMENTS; samples after them are ignored rows */
+    int64_t row_count;
+
+    /* The reading thread's own. */
+    struct reader reader;
+    struct row *batch_rows; /* (B) */
+    uint32_t *scratch;      /* (T + 1) */
+
+    /* Shared, under the lock. Batches are counted from the last start; batch i is in slot i % 2. */
+    struct slot slots[2];
+    pthread_mutex_t lock;
+    pthread_cond_t may_fill, may_take;
+    int64_t filled, released;
+    bool quit, failed;
+    struct error error;
+
+    /* The caller's own. */
+    pthread_t thread;
+    int64_t start, taken; /* sample of batch 0; batches handed out */
+};
+
+static struct row locate(const struct dataloader *l, int64_t sample) {
+    int64_t index = sample % l->samples;
+    if (l->o.order == SAMPLES_DOCUMENTS) return index < l->row_count ? l->rows[index] : (struct row){0, 0, 0};
+    if (l->o.order == SAMPLES_SHUFFLED)
+        index = shuffle_index(l->o.seed, sample / l->samples, index, l->samples);
+    int64_t low = 0, high = l->d->count; /* first_sample[low] <= index < first_sample[high] */
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        *(l->first_sample[middle] <= index ? &low : &high) = middle;
+    }
+    return (struct row){low, (index - l->first_sample[low]) * l->o.T, l->o.T};
+}
+
+static bool fill_slot(struct dataloader *l, struct slot *out, int64_t sample, struct error *err) {
+    int64_t T = l->o.T;
+    for (int64_t b = 0; b < l->o.B; b++) {
+        struct row *r = &l->batch_rows[b];
+        *r = locate(l, sample + b);
+        if (r->length > 0 && !reader_prepare(&l->reader, r->shard, r->first, r->length + 1, err))
+            return false;
+    }
+    out->valid_targets = 0;
+    for (int64_t b = 0; b < l->o.B; b++) {
+        const struct row *r = &l->batch_rows[b];
+        int32_t *tokens = out->tokens + b * T, *targets = out->targets + b * T; /* (T) */
+        if (r->length > 0 && !reader_read(&l->reader, r->shard, r->first, r->length + 1, l->scratch, err))
+            return false;
+        for (int64_t t = 0; t < r->length; t++) {
+            tokens[t] = (int32_t)l->scratch[t];
+            targets[t] = (int32_t)l->scratch[t + 1];
+        }
+        for (int64_t t = r->length; t < T; t++) {
+            tokens[t] = (int32_t)max_i64(l->o.end_of_text, 0);
+            targets[t] = -1;
+        }
+        out->valid_targets += r->length;
+    }
+    return true;
+}
+
+static void add_row(struct dataloader *l, int64_t shard, int64_t first, int64_t length, int64_t *capacity) {
+    if (l->row_count == *capacity) {
+        *capacity = *capacity * 2 + 64;
+        l->rows = (struct row *)xrealloc(l->rows, (size_t)*capacity * sizeof *l->rows);
+    }
+    l->rows[l->row_count++] = (struct row){shard, first, length};
+}
+
+/* Finds the rows of one shard for SAMPLES_DOCUMENTS. `row` is where the open row begins, `whole` the last
+ * place where it may end: a token that begins a document is the last target of the row before. */
+static bool add_document_rows(struct dataloader *l, int64_t shard, int64_t *capacity, struct error *err) {
+    enum { CHUNK = 1 << 16 };
+    int64_t n = l->d->shards[shard].tokens, T = l->o.T, row = 0, whole = 0;
+    uint32_t *chunk = (uint32_t *)xmalloc(CHUNK * sizeof *chunk);
+    bool ok = true;
+    for (int64_t first = 0; ok && first < n; first += CHUNK) {
+        int64_t count = min_i64(CHUNK, n - first);
+        ok = reader_read(&l->reader, shard, first, count, chunk, err);
+        for (int64_t i = 0; ok && i < count; i++) {
+            int64_t at = first + i;
+            if (at - row > T) { /* full: it ends at the last document that fits, or inside its only one */
+                int64_t end = whole > row ? whole : row + T;
+                add_row(l, shard, row, end - row, capacity);
+                row = end;
+            }
+            if (chunk[i] == (uint32_t)l->o.end_of_text || at == n - 1) whole = at;
+        }
+    }
+    if (ok && whole > row) add_row(l, shard, row, whole - row, capacity);
+    free(chunk);
+    return ok;
+}
+
+static bool find_samples(struct dataloader *l, struct error *err) {
+    const struct dataset *d = l->d;
+    int64_t longest = 0, capacity = 0, group = l->o.B * l->o.world;
+    for (int64_t i = 0; i < d->count; i++) longest = max_i64(longest, d->shards[i].tokens);
+    if (l->o.order == SAMPLES_DOCUMENTS) {
+        for (int64_t i = 0; i < d->count; i++)
+            if (!add_document_rows(l, i, &capacity, err)) return false;
+        l->samples = round_up(l->row_count, max_i64(group, l->o.step_samples));
+        if (l->samples > 0) return true;
+        return fail(
+            err, "%s: %lld tokens in %lld shards, the longest of %lld: too few to predict one from another",
+            d->name, (long long)d->tokens, (long long)d->count, (long long)longest);
+    }
+    l->first_sample = (int64_t *)xmalloc((size_t)(d->count + 1) * sizeof *l->first_sample);
+    for (int64_t i = 0; i <= d->count; i++) {
+        l->first_sample[i] = l->samples;
+        if (i < d->count) l->samples += max_i64(d->shards[i].tokens - 1, 0) / l->o.T;
+    }
+    if (l->samples >= (l->o.order == SAMPLES_SHUFFLED ? group : 1)) return true;
+    return fail(
+        err,
+        "%s: %lld tokens in %lld shards, the longest of %lld, hold %lld samples of %lld tokens (sequence "
+        "length %lld and one more), fewer than the %lld of one batch (batch size %lld, %lld processes): use "
+        "more text, a smaller batch or shorter sequences",
+        d->name, (long long)d->tokens, (long long)d->count, (long long)longest, (long long)l->samples,
+        (long long)l->o.T + 1, (long long)l->o.T, (long long)group, (long long)l->o.B, (long long)l->o.world);
+}
+
+/* --- the reading thread --- */
+
+/* An error is not reported here but by the call that wants the batch: ending a process from a thread while
+ * the main one computes is what makes exits hang, and the batches before the bad one are good. */
+static void *read_ahead(void *arg) {
+    struct dataloader *l = (struct dataloader *)arg;
+    int64_t step = l->o.B * l->o.world, first = l->start + l->o.rank * l->o.B;
+    pthread_mutex_lock(&l->lock);
+    while (!l->failed) {
+        while (!l->quit && l->filled - l->released >= 2) pthread_cond_wait(&l->may_fill, &l->lock);
+        if (l->quit) break;
+        int64_t batch = l->filled;
+        pthread_mutex_unlock(&l->lock);
+        bool ok = fill_slot(l, &l->slots[batch % 2], first + batch * step, &l->error);
+        pthread_mutex_lock(&l->lock);
+        l->filled += ok;
+        l->failed = !ok;
+        pthread_cond_signal(&l->may_take);
+    }
+    pthread_mutex_unlock(&l->lock);
+    return NULL;
+}
+
+static void start_thread(struct dataloader *l, int64_t sample) {
+    l->start = sample;
+    l->taken = l->filled = l->released = 0;
+    l->quit = l->failed = false;
+    /* Signals are for the main thread, which saves and leaves. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = pthread_create(&l->thread, NULL, read_ahead, l);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    check(rc == 0, "cannot start the thread that reads data ahead: %s", strerror(rc));
+}
+
+static void stop_thread(struct dataloader *l) {
+    pthread_mutex_lock(&l->lock);
+    l->quit = true;
+    pthread_cond_signal(&l->may_fill);
+    pthread_mutex_unlock(&l->lock);
+    pthread_join(l->thread, NULL);
+}
+
+/* --- the loader --- */
+
+static void loader_free(struct dataloader *l) {
+    reader_free(&l->reader);
+    for (int i = 0; i < 2; i++) {
+        free(l->slots[i].tokens);
+        free(l->slots[i].targets);
+    }
+    pthread_mutex_destroy(&l->lock);
+    pthread_cond_destroy(&l->may_fill);
+    pthread_cond_destroy(&l->may_take);
+    free(l->batch_rows);
+    free(l->scratch);
+    free(l->rows);
+    free(l->first_sample);
+    free(l);
+}
+
+struct dataloader *dataloader_open(const struct dataset *d, const struct loader_options *options,
+                                   struct error *err) {
+    const struct loader_options *o = options;
+    check(o->B > 0 && o->T > 0 && o->world > 0 && o->rank >= 0 && o->rank < o->world && o->first_sample >= 0,
+          "data loader: batch size %lld, sequence length %lld, rank %lld of %lld, first sample %lld",
+          (long long)o->B, (long long)o->T, (long long)o->rank, (long long)o->world,
+          (long long)o->first_sample);
+    struct dataloader *l = (struct dataloader *)xcalloc(1, sizeof *l);
+    l->d = d;
+    l->o = *o;
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->may_fill, NULL);
+    pthread_cond_init(&l->may_take, NULL);
+    reader_open(&l->reader, d);
+    if (!find_samples(l, err)) {
+        loader_free(l);
+        return NULL;
+    }
+    l->batch_rows = (struct row *)xcalloc((size_t)o->B, sizeof *l->batch_rows);
+    l->scratch = (uint32_t *)xcalloc((size_t)o->T + 1, sizeof *l->scratch);
+    for (int i = 0; i < 2; i++) {
+        l->slots[i].tokens = (int32_t *)xcalloc((size_t)(o->B * o->T), sizeof(int32_t));
+        l->slots[i].targets = (int32_t *)xcalloc((size_t)(o->B * o->T), sizeof(int32_t));
+    }
+    start_thread(l, o->first_sample);
+    return l;
+}
+
+void dataloader_close(struct dataloader *l) {
+    if (!l) return;
+    stop_thread(l);
+    loader_free(l);
+}
+
+int64_t dataloader_samples(const struct dataloader *l) { return l->samples; }
+
+void dataloader_next(struct dataloader *l, const int32_t **tokens, const int32_t **targets,
+                     int64_t *valid_targets) {
+    pthread_mutex_lock(&l->lock);
+    l->released = l->taken;
+    pthread_cond_signal(&l->may_fill);
+    while (l->filled == l->taken && !l->failed) pthread_cond_wait(&l->may_take, &l->lock);
+    bool got = l->filled > l->taken;
+    pthread_mutex_unlock(&l->lock);
+    if (!got) {
+        stop_thread(l);
+        die("%s", l->error.message);
+    }
+    const struct slot *s = &l->slots[l->taken++ % 2];
+    *tokens = s->tokens;
+    *targets = s->targets;
+    if (valid_targets) *valid_targets = s->valid_targets;
+}
+
+int64_t dataloader_position(const struct dataloader *l) { return l->start + l->taken * l->o.B * l->o.world; }
+
+void dataloader_seek(struct dataloader *l, int64_t sample) {
+    check(sample >= 0, "data loader: cannot start at sample %lld", (long long)sample);
+    stop_thread(l);
+    start_thread(l, sample);
+}

@@ -1,0 +1,259 @@
+/* Loading: from a model or a checkpoint on disk to the device.
+ *
+ * Order: one buffer (parameters, a moment, master weights) tensor by tensor; configuration; weights;
+ * optimizer state; tokenizer. */
+#include "llmc/format/checkpoint.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "llmc/format/model_file.h"
+
+/* --- one buffer --- */
+
+enum { PIECE = 1 << 20 }; /* elements at a time: bounds the host memory, and is work for one thread */
+
+/* Where values go: into a whole buffer laid out like the parameters, or to what this rank keeps of one. */
+struct loader {
+    struct gpt *gpt;
+    const struct tensor *buffer;
+    struct zero *zero; /* NULL: `buffer` is whole */
+    enum zero_what what;
+    bool direct;   /* the host can write device memory */
+    float *values; /* host memory for a piece, where not direct */
+};
+
+/* Rows [first, first+count) of one parameter. */
+struct piece {
+    enum param_id id;
+    int64_t layer, first, count;
+};
+
+static bool next_stored(const struct loader *l, int64_t first, int64_t count, int64_t *next,
+                        struct zero_range *range) {
+    if (l->zero) return zero_stored(l->zero, l->what, first, count, next, range);
+    if (*next >= first + count) return false;
+    *range = (struct zero_range){first, count, tensor_range(l->buffer, first, count)};
+    *next = first + count;
+    return true;
+}
+
+/* The part of `values`, which begin at element `first` of the whole buffer, that belongs into `range`. */
+static void store(const struct loader *l, struct zero_range *range, const float *values, int64_t first) {
+    const float *from = values + (range->first - first);
+    if (l->direct)
+        memcpy(f32(&range->here), from, (size_t)range->count * sizeof *from);
+    else
+        ctx_upload_f32(l->gpt->ctx, &range->here, from);
+}
+
+/* From the last stored element of a tensor to the next tensor: padded vocabulary and alignment. */
+static void put_zeros(const struct loader *l, int64_t at, int64_t n) {
+    struct zero_range range;
+    float *zeros = (float *)xcalloc((size_t)min_i64(n, PIECE), sizeof *zeros);
+    for (int64_t done = 0; done < n; done += PIECE)
+        for (int64_t first = at + done, next = first;
+             next_stored(l, first, min_i64(PIECE, n - done), &next, &range);)
+            store(l, &range, zeros, range.first);
+    free(zeros);
+}
+
+static int64_t count_not_finite(const float *values, int64_t n) {
+    int64_t bad = 0;
+    for (int64_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], sizeof bits);
+        bad += (bits & 0x7f800000u) == 0x7f800000u;
+    }
+    return bad;
+}
+
+/* Returns how many values are not finite, -1 on failure. What this rank does not keep is not read. */
+static int64_t load_piece(const struct loader *l, const struct weights *w, const struct piece *p,
+                          struct error *err) {
+    const struct gpt *g = l->gpt;
+    int64_t rows = weights_rows(&g->config, p->id), cols = weights_cols(&g->config, p->id);
+    int64_t start = g->layout.offset[p->id] + p->layer * g->layout.stride[p->id];
+    int64_t at = start + p->first * cols, n = p->count * cols, next = at, bad = 0;
+    struct zero_range range;
+    if (next_stored(l, at, n, &next, &range)) {
+        bool straight = l->direct && range.count == n;
+        float *own = l->direct && !straight ? (float *)xmalloc((size_t)n * sizeof *own) : NULL;
+        float *values = straight ? f32(&range.here) : own ? own : l->values;
+        bool ok = weights_read(values, w, p->id, p->layer, p->first, p->count, err);
+        bad = ok ? count_not_finite(values, n) : -1;
+        if (ok && !straight) {
+            do store(l, &range, values, at);
+            while (next_stored(l, at, n, &next, &range));
+        }
+        free(own);
+    }
+    if (bad >= 0 && p->first + p->count == rows) {
+        int64_t held = round_up(gpt_dim_size(&g->config, gpt_param_rows[p->id].rows) * cols, 128);
+        put_zeros(l, start + rows * cols, held - rows * cols);
+    }
+    return bad;
+}
+
+static struct piece *list_pieces(int64_t *count, const struct gpt_config *c) {
+    struct piece *list = NULL;
+    int64_t n = 0, capacity = 0;
+    for (int id = 0; id < PARAM_ROWS; id++)
+        for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? c->layers : 1); l++) {
+            int64_t rows = weights_rows(c, (enum param_id)id);
+            int64_t step = max_i64(1, PIECE / weights_cols(c, (enum param_id)id));
+            for (int64_t first = 0; first < rows; first += step) {
+                if (n == capacity) {
+                    capacity = 2 * capacity + 64;
+                    list = (struct piece *)xrealloc(list, (size_t)capacity * sizeof *list);
+                }
+                list[n++] = (struct piece){(enum param_id)id, l, first, min_i64(step, rows - first)};
+            }
+        }
+    *count = n;
+    return list;
+}
+
+/* On the CPU pieces go to their places on all threads; elsewhere one after the other through host memory (and
+ * threads share the work inside a piece). `what` is for the warning. */
+static bool load_buffer(struct loader l, const struct weights *w, const char *what, struct error *err) {
+    struct gpt *g = l.gpt;
+    l.direct = strcmp(g->ctx->device->backend, "cpu") == 0 && l.buffer->dtype == DTYPE_F32;
+    if (!l.direct)
+        l.values = (float *)xmalloc((size_t)max_i64(PIECE, 4 * g->config.channels) * sizeof *l.values);
+    int64_t count, not_finite = 0, failed = -1, first_bad = INT64_MAX;
+    struct piece *list = list_pieces(&count, &g->config);
+#pragma omp parallel for schedule(dynamic, 1) if (l.direct && g->layout.total > PIECE)
+    for (int64_t i = 0; i < count; i++) {
+        struct error why;
+        int64_t bad = load_piece(&l, w, &list[i], &why);
+        if (bad == 0) continue;
+#pragma omp critical
+        {
+            if (bad < 0 && failed < 0) {
+                failed = i;
+                fail(err, "%s", why.message);
+            }
+            not_finite += bad;
+            first_bad = min_i64(first_bad, i);
+        }
+    }
+    if (failed < 0 && not_finite)
+        warn("%s: %" PRId64 " of the %s are NaN or infinite, the first in %s: training on cannot succeed",
+             w->view[0]->path, not_finite, what, gpt_param_name(list[first_bad].id, list[first_bad].layer));
+    free(list);
+    free(l.values);
+    return failed < 0;
+}
+
+/* --- configuration and weights --- */
+
+bool checkpoint_config(struct gpt_config *config, const char *dir, struct error *err) {
+    struct model_file m;
+    if (!model_file_open(&m, dir, err)) return false;
+    *config = m.weights.config;
+    model_file_close(&m);
+    return true;
+}
+
+static bool same_config(const struct gpt_config *found, const struct gpt_config *expected, const char *dir,
+                        struct error *err) {
+    const struct {
+        const char *what;
+        int64_t found, expected;
+    } sizes[] = {{"layers", found->layers, expected->layers},
+                 {"heads", found->heads, expected->heads},
+                 {"channels", found->channels, expected->channels},
+                 {"positions of context", found->context, expected->context},
+                 {"tokens of vocabulary", found->vocab_size, expected->vocab_size}};
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
+        if (sizes[i].found != sizes[i].expected)
+            return fail(err, "%s: this model has %" PRId64 " %s, expected %" PRId64 " (model %s)", dir,
+                        sizes[i].found, sizes[i].what, sizes[i].expected, expected->name);
+    return true;
+}
+
+static bool load_model(struct loader l, const char *dir, struct error *err) {
+    struct model_file m;
+    check(!l.gpt->ctx->plan, "loading %s in plan mode", dir);
+    if (!model_file_open(&m, dir, err)) return false;
+    bool ok = same_config(&m.weights.config, &l.gpt->config, dir, err) &&
+              load_buffer(l, &m.weights, "weights", err);
+    model_file_close(&m);
+    return ok;
+}
+
+bool checkpoint_load_weights(struct gpt *g, const char *dir, struct error *err) {
+    return load_model((struct loader){.gpt = g, .buffer = &g->params}, dir, err);
+}
+
+static struct loader loader_of(struct zero *z, enum zero_what what) {
+    const struct optimizer *o = z->optimizer;
+    const struct tensor *buffer = what == ZERO_PARAMS ? &z->gpt->params
+                                  : what == ZERO_M    ? &o->m
+                                  : what == ZERO_V    ? &o->v
+                                                      : &o->master;
+    return (struct loader){.gpt = z->gpt, .buffer = buffer, .zero = z, .what = what};
+}
+
+bool checkpoint_load_parameters(struct zero *z, const char *dir, struct error *err) {
+    bool ok = load_model(loader_of(z, ZERO_PARAMS), dir, err) &&
+              (!z->optimizer->has_master || load_model(loader_of(z, ZERO_MASTER), dir, err));
+    if (ok) zero_parameters_changed(z);
+    return ok;
+}
+
+/* --- optimizer --- */
+
+bool checkpoint_load_moments(struct zero *z, const char *dir, struct error *err) {
+    const struct gpt_config *c = &z->gpt->config;
+    struct safetensors st;
+    struct weights m = {.view = NULL}, v = {.view = NULL};
+    if (!safetensors_open_directory(&st, dir, "optimizer", err))
+        return fail(
+            err,
+            "%s: has no optimizer.safetensors: a model to start from (--model), but no checkpoint that a "
+            "training can be resumed from",
+            dir);
+    bool ok = weights_find(&m, c, &st, "exp_avg." HF_PREFIX, err) &&
+              weights_find(&v, c, &st, "exp_avg_sq." HF_PREFIX, err);
+    int64_t expected = 0;
+    for (int64_t i = 0; ok && i < PARAM_ROWS * c->layers; i++) expected += 2 * (m.view[i] != NULL);
+    if (ok && st.count != expected)
+        ok = fail(err, "%s: its optimizer's state holds %" PRId64 " tensors, expected %" PRId64, dir,
+                  st.count, expected);
+    ok = ok && load_buffer(loader_of(z, ZERO_M), &m, "first moments", err) &&
+         load_buffer(loader_of(z, ZERO_V), &v, "second moments", err);
+    weights_free(&m);
+    weights_free(&v);
+    safetensors_close(&st);
+    return ok;
+}
+
+/* --- tokenizer --- */
+
+struct tokenizer *checkpoint_load_tokenizer(const char *dir, struct error *err) {
+    static const char *const names[] = {"tokenizer.json", "vocab.bpe", "merges.txt"};
+    bool there = false;
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++) {
+        char *path = xasprintf("%s/%s", dir, names[i]);
+        there |= path_exists(path);
+        free(path);
+    }
+    struct gpt_config config;
+    if (!there) {
+        fail(err, "%s", "");
+        return NULL;
+    }
+    if (!model_config_read(&config, dir, err)) return NULL;
+    struct tokenizer *t = tokenizer_load(dir, err);
+    if (t && tokenizer_vocab_size(t) > config.vocab_size) {
+        fail(err,
+             "%s: its tokenizer has %d tokens, its model only %" PRId64 " (\"vocab_size\" of config.json)",
+             dir, tokenizer_vocab_size(t), config.vocab_size);
+        tokenizer_free(t);
+        t = NULL;
+    }
+    return t;
+}

@@ -1,0 +1,385 @@
+/* GGUF, the file format of ggml and llama.cpp: version 3, architecture "gpt2".
+ *
+ * The format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), everything little-endian: "GGUF",
+ * u32 version, u64 tensors, u64 keys; the keys {string name, u32 type, value}; per tensor {string name,
+ * u32 rank, u64 dimensions with the contiguous one first, u32 type, u64 offset}; zeros up to a multiple of
+ * 32; the data, each tensor at a multiple of 32. A string is a u64 length and that many bytes.
+ *
+ * Order: q8_0; keys; the tokenizer; tensors; the file. */
+#include "llmc/format/export.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "llmc/format/checkpoint.h"
+#include "llmc/format/model_file.h"
+#include "llmc/text/tokenizer_impl.h"
+
+enum { ALIGNMENT = 32, PIECE = 1 << 20 };
+
+/* --- q8_0 --- */
+
+bool q8_0_block(uint8_t *out, const float *values) {
+    float largest = 0.0f, sum = 0.0f;
+    for (int i = 0; i < Q8_0_VALUES; i++) {
+        largest = fmaxf(largest, fabsf(values[i]));
+        sum += values[i] * 0.0f; /* NaN if any value is NaN or infinite */
+    }
+    float d = largest / 127.0f;
+    uint16_t scale = f16_from_f32(d);
+    if (!(sum == 0.0f) || (scale & 0x7c00u) == 0x7c00u) return false;
+    float inverse = scale ? 1.0f / d : 0.0f; /* where fp16 has only 0 for the scale all values become 0 */
+    memcpy(out, &scale, sizeof scale);
+    for (int i = 0; i < Q8_0_VALUES; i++) out[2 + i] = (uint8_t)(int8_t)roundf(values[i] * inverse);
+    return true;
+}
+
+/* --- keys --- */
+
+enum value_type {
+    VALUE_U32 = 4,
+    VALUE_I32 = 5,
+    VALUE_F32 = 6,
+    VALUE_BOOL = 7,
+    VALUE_STRING = 8,
+    VALUE_ARRAY = 9
+};
+
+struct gguf {
+    struct writer w;
+    int64_t keys;
+};
+
+static void put_u32(struct gguf *g, uint32_t x) { writer_put(&g->w, &x, sizeof x); }
+static void put_u64(struct gguf *g, uint64_t x) { writer_put(&g->w, &x, sizeof x); }
+static void put_string(struct gguf *g, const char *text, size_t size) {
+    put_u64(g, size);
+    writer_put(&g->w, text, size);
+}
+
+static void put_key(struct gguf *g, const char *key, enum value_type type) {
+    put_string(g, key, strlen(key));
+    put_u32(g, type);
+    g->keys++;
+}
+static void key_u32(struct gguf *g, const char *key, int64_t value) {
+    put_key(g, key, VALUE_U32);
+    put_u32(g, (uint32_t)value);
+}
+static void key_f32(struct gguf *g, const char *key, float value) {
+    put_key(g, key, VALUE_F32);
+    writer_put(&g->w, &value, sizeof value);
+}
+static void key_bool(struct gguf *g, const char *key, bool value) {
+    put_key(g, key, VALUE_BOOL);
+    uint8_t byte = value;
+    writer_put(&g->w, &byte, 1);
+}
+static void key_string(struct gguf *g, const char *key, const char *text) {
+    put_key(g, key, VALUE_STRING);
+    put_string(g, text, strlen(text));
+}
+static void key_array(struct gguf *g, const char *key, enum value_type of, int64_t count) {
+    put_key(g, key, VALUE_ARRAY);
+    put_u32(g, of);
+    put_u64(g, (uint64_t)count);
+}
+
+static void put_model_keys(struct gguf *g, const struct gpt_config *c, enum export_type type) {
+    static const uint32_t file_types[] = {
+        [EXPORT_F32] = 0, [EXPORT_F16] = 1, [EXPORT_Q8_0] = 7, [EXPORT_BF16] = 32};
+    key_string(g, "general.architecture", "gpt2");
+    key_string(g, "general.name", c->name);
+    key_u32(g, "general.file_type", file_types[type]);
+    key_u32(g, "general.quantization_version", 2);
+    key_u32(g, "general.alignment", ALIGNMENT);
+    key_u32(g, "gpt2.context_length", c->context);
+    key_u32(g, "gpt2.embedding_length", c->channels);
+    key_u32(g, "gpt2.feed_forward_length", 4 * c->channels);
+    key_u32(g, "gpt2.block_count", c->layers);
+    key_u32(g, "gpt2.attention.head_count", c->heads);
+    key_f32(g, "gpt2.attention.layer_norm_epsilon", 1e-5f);
+    key_u32(g, "gpt2.vocab_size", c->vocab_size);
+}
+
+/* --- the tokenizer --- */
+
+enum token_type { TOKEN_NORMAL = 1, TOKEN_CONTROL = 3, TOKEN_USER_DEFINED = 4, TOKEN_UNUSED = 5 };
+
+/* llama.cpp knows pre-tokenizers by name. NULL if it has none that cuts text as this tokenizer does. */
+static const char *pre_tokenizer_name(const struct tokenizer *t) {
+    if (t->prefix_space) return NULL;
+    if (t->merge_count == 0 && !t->ignore_merges) return "gpt-2"; /* single bytes, however the text is cut */
+    if (t->pre.stages != 1) return NULL;
+    switch (t->pre.stage[0].kind) {
+    case PRETOK_GPT2:
+        return t->ignore_merges ? NULL : "gpt-2";
+    case PRETOK_LLAMA3:
+        return t->ignore_merges ? "llama-bpe" : "dbrx"; /* the same pattern */
+    case PRETOK_QWEN2:
+        return t->ignore_merges ? NULL : "qwen2";
+    default:
+        return NULL;
+    }
+}
+
+/* One printable character for each byte, as in vocab.json; at most two bytes of UTF-8 each. */
+static size_t put_printable(char *out, const char *bytes, int size) {
+    size_t n = 0;
+    for (int i = 0; i < size; i++) {
+        uint32_t code = byte_to_code_point((uint8_t)bytes[i]);
+        if (code < 0x80) {
+            out[n++] = (char)code;
+        } else {
+            out[n++] = (char)(0xc0 | code >> 6);
+            out[n++] = (char)(0x80 | (code & 0x3f));
+        }
+    }
+    return n;
+}
+
+/* Which added token each id is, -1 for none. */
+static int *added_by_id(const struct tokenizer *t) {
+    int *added = (int *)xmalloc((size_t)t->vocab_size * sizeof *added);
+    for (int i = 0; i < t->vocab_size; i++) added[i] = -1;
+    for (int i = 0; i < t->added_count; i++) added[t->added[i].id] = i;
+    return added;
+}
+
+static void put_tokens(struct gguf *g, const struct tokenizer *t, const int *added, int64_t vocab_size) {
+    key_array(g, "tokenizer.ggml.tokens", VALUE_STRING, vocab_size);
+    size_t longest = 0;
+    for (int i = 0; i < t->vocab_size; i++)
+        if ((size_t)token_size(t, (uint32_t)i) > longest) longest = (size_t)token_size(t, (uint32_t)i);
+    char *text = (char *)xmalloc(2 * longest + 1);
+    for (int64_t i = 0; i < vocab_size; i++) {
+        if (i < t->vocab_size && added[i] >= 0) {
+            put_string(g, t->added[added[i]].content, (size_t)t->added[added[i]].size);
+        } else if (i < t->vocab_size && t->in_model[i]) {
+            put_string(g, text,
+                       put_printable(text, t->token_data + t->token_start[i], token_size(t, (uint32_t)i)));
+        } else {
+            char *hole = xasprintf("[PAD%" PRId64 "]", i);
+            put_string(g, hole, strlen(hole));
+            free(hole);
+        }
+    }
+    free(text);
+    key_array(g, "tokenizer.ggml.token_type", VALUE_I32, vocab_size);
+    for (int64_t i = 0; i < vocab_size; i++) {
+        enum token_type type = TOKEN_UNUSED;
+        if (i < t->vocab_size && added[i] >= 0)
+            type = t->added[added[i]].special ? TOKEN_CONTROL : TOKEN_USER_DEFINED;
+        else if (i < t->vocab_size && t->in_model[i])
+            type = TOKEN_NORMAL;
+        put_u32(g, type);
+    }
+}
+
+static void put_merges(struct gguf *g, const struct tokenizer *t) {
+    key_array(g, "tokenizer.ggml.merges", VALUE_STRING, t->merge_count);
+    for (int i = 0; i < t->merge_count; i++) {
+        uint32_t a = t->merge_pair[2 * i], b = t->merge_pair[2 * i + 1];
+        int na = token_size(t, a), nb = token_size(t, b);
+        char *text = (char *)xmalloc(2 * (size_t)(na + nb) + 1);
+        size_t n = put_printable(text, t->token_data + t->token_start[a], na);
+        text[n++] = ' ';
+        n += put_printable(text + n, t->token_data + t->token_start[b], nb);
+        put_string(g, text, n);
+        free(text);
+    }
+}
+
+static void put_tokenizer_keys(struct gguf *g, const struct tokenizer *t, int64_t vocab_size) {
+    int *added = added_by_id(t);
+    key_string(g, "tokenizer.ggml.model", "gpt2");
+    key_string(g, "tokenizer.ggml.pre", pre_tokenizer_name(t));
+    put_tokens(g, t, added, vocab_size);
+    put_merges(g, t);
+    if (t->end_of_text >= 0) {
+        key_u32(g, "tokenizer.ggml.bos_token_id", t->end_of_text);
+        key_u32(g, "tokenizer.ggml.eos_token_id", t->end_of_text);
+    }
+    /* Training texts follow <|endoftext|>, and `sample` puts it before a prompt: the same prompt has to give
+     * the same tokens. */
+    key_bool(g, "tokenizer.ggml.add_bos_token", t->end_of_text >= 0);
+    key_bool(g, "tokenizer.ggml.add_eos_token", false);
+    free(added);
+}
+
+/* --- tensors --- */
+
+static const char *const tensor_names[PARAM_ROWS] = {
+    [P_WTE] = "token_embd.weight",
+    [P_WPE] = "position_embd.weight",
+    [P_QKV_W] = "blk.%d.attn_qkv.weight",
+    [P_QKV_B] = "blk.%d.attn_qkv.bias",
+    [P_PROJ_W] = "blk.%d.attn_output.weight",
+    [P_PROJ_B] = "blk.%d.attn_output.bias",
+    [P_FC_W] = "blk.%d.ffn_up.weight",
+    [P_FC_B] = "blk.%d.ffn_up.bias",
+    [P_FCPROJ_W] = "blk.%d.ffn_down.weight",
+    [P_FCPROJ_B] = "blk.%d.ffn_down.bias",
+    [P_LN1_W] = "blk.%d.attn_norm.weight",
+    [P_LN1_B] = "blk.%d.attn_norm.bias",
+    [P_LN2_W] = "blk.%d.ffn_norm.weight",
+    [P_LN2_B] = "blk.%d.ffn_norm.bias",
+    [P_LNF_W] = "output_norm.weight",
+    [P_LNF_B] = "output_norm.bias",
+};
+
+static enum export_type tensor_type(enum param_id id, enum export_type type) {
+    return gpt_param_rows[id].cols == DIM_NONE || id == P_WPE ? EXPORT_F32 : type;
+}
+
+static int64_t tensor_bytes_as(enum export_type type, int64_t elements) {
+    if (type == EXPORT_Q8_0) return elements / Q8_0_VALUES * Q8_0_BYTES;
+    return elements * (type == EXPORT_F32 ? 4 : 2);
+}
+
+static int64_t layers_of(const struct gpt_config *c, enum param_id id) {
+    return gpt_param_rows[id].per_layer ? c->layers : 1;
+}
+
+/* Descriptions of all tensors; their order is that of the data. */
+static void put_infos(struct gguf *g, const struct gpt_config *c, enum export_type type) {
+    static const uint32_t ggml_types[] = {
+        [EXPORT_F32] = 0, [EXPORT_F16] = 1, [EXPORT_Q8_0] = 8, [EXPORT_BF16] = 30};
+    int64_t offset = 0;
+    for (int k = 0; k < PARAM_ROWS; k++)
+        for (int64_t l = 0; l < layers_of(c, (enum param_id)k); l++) {
+            enum param_id id = (enum param_id)k;
+            const char *pattern = tensor_names[id], *mark = strstr(pattern, "%d");
+            char *name = mark ? xasprintf("%.*s%" PRId64 "%s", (int)(mark - pattern), pattern, l, mark + 2)
+                              : xstrdup(pattern);
+            int64_t rows = weights_rows(c, id), cols = weights_cols(c, id);
+            bool vector = gpt_param_rows[id].cols == DIM_NONE;
+            put_string(g, name, strlen(name));
+            put_u32(g, vector ? 1 : 2);
+            if (!vector) put_u64(g, (uint64_t)cols);
+            put_u64(g, (uint64_t)rows);
+            put_u32(g, ggml_types[tensor_type(id, type)]);
+            put_u64(g, (uint64_t)offset);
+            offset = round_up(offset + tensor_bytes_as(tensor_type(id, type), rows * cols), ALIGNMENT);
+            free(name);
+        }
+}
+
+static void put_padding(struct gguf *g) {
+    static const uint8_t zeros[ALIGNMENT];
+    writer_put(&g->w, zeros, (size_t)(round_up(g->w.written, ALIGNMENT) - g->w.written));
+}
+
+/* `n` values in the type of the tensor; false if it cannot hold one. */
+static bool put_values(struct gguf *g, const float *values, int64_t n, enum export_type type,
+                       uint8_t *narrow) {
+    bool good = true;
+    if (type == EXPORT_F32) {
+        writer_put(&g->w, values, (size_t)n * sizeof *values);
+        return true;
+    }
+    if (type == EXPORT_Q8_0) {
+#pragma omp parallel for schedule(static) reduction(&& : good) if (n >= 1 << 16)
+        for (int64_t i = 0; i < n / Q8_0_VALUES; i++)
+            good = q8_0_block(narrow + i * Q8_0_BYTES, values + i * Q8_0_VALUES) && good;
+    } else {
+        good = narrow_values((uint16_t *)(void *)narrow, values, n, type == EXPORT_BF16 ? ST_BF16 : ST_F16);
+    }
+    writer_put(&g->w, narrow, (size_t)tensor_bytes_as(type, n));
+    return good;
+}
+
+static bool put_data(struct gguf *g, const struct weights *w, enum export_type type, struct error *err) {
+    const struct gpt_config *c = &w->config;
+    float *values = (float *)xmalloc((size_t)max_i64(PIECE, 4 * c->channels) * sizeof *values);
+    uint8_t *narrow = (uint8_t *)xmalloc((size_t)max_i64(PIECE, 4 * c->channels) * 2);
+    bool ok = true;
+    for (int k = 0; k < PARAM_ROWS; k++)
+        for (int64_t l = 0; ok && l < layers_of(c, (enum param_id)k); l++) {
+            enum param_id id = (enum param_id)k;
+            int64_t rows = weights_rows(c, id), cols = weights_cols(c, id), step = max_i64(1, PIECE / cols);
+            put_padding(g);
+            for (int64_t first = 0; ok && first < rows; first += step) {
+                int64_t n = min_i64(step, rows - first);
+                ok = weights_read(values, w, id, l, first, n, err);
+                if (ok && !put_values(g, values, n * cols, tensor_type(id, type), narrow))
+                    ok = fail(
+                        err,
+                        "%s: %s holds a value that %s cannot (too large, or not finite): use bf16 or f32",
+                        w->view[0]->path, gpt_param_name(id, l), export_type_name(type));
+            }
+        }
+    put_padding(g);
+    free(narrow);
+    free(values);
+    return ok;
+}
+
+/* --- the file --- */
+
+/* The number of keys stands before the keys: they are written once to count them, into the void. A file that
+ * is not complete may stay behind. */
+static bool write_file(const char *path, const struct weights *w, const struct tokenizer *t,
+                       enum export_type type, struct error *err) {
+    struct gguf g = {.keys = 0};
+    int64_t keys = 0, tensors = 0;
+    for (int k = 0; k < PARAM_ROWS; k++) tensors += layers_of(&w->config, (enum param_id)k);
+    for (int pass = 0; pass < 2; pass++) {
+        if (!writer_open(&g.w, pass ? path : "/dev/null", err)) return false;
+        g.keys = 0;
+        writer_put(&g.w, "GGUF", 4);
+        put_u32(&g, 3);
+        put_u64(&g, (uint64_t)tensors);
+        put_u64(&g, (uint64_t)keys);
+        put_model_keys(&g, &w->config, type);
+        put_tokenizer_keys(&g, t, w->config.vocab_size);
+        keys = g.keys;
+        if (!pass && !writer_close(&g.w, err)) return false;
+    }
+    put_infos(&g, &w->config, type);
+    put_padding(&g);
+    struct error why = {""};
+    bool good = put_data(&g, w, type, &why);
+    bool closed = writer_close(&g.w, err);
+    return closed && (good || fail(err, "%s", why.message));
+}
+
+static bool check_tokenizer(const struct tokenizer *t, const char *from, const char *reason,
+                            struct error *err) {
+    if (!t && reason[0]) return fail(err, "%s", reason);
+    if (!t)
+        return fail(
+            err,
+            "%s: has no tokenizer, which a GGUF file includes: put the tokenizer.json that the training data "
+            "was made with into the directory",
+            from);
+    return pre_tokenizer_name(t) != NULL ||
+           fail(err,
+                "%s: llama.cpp has no pre-tokenizer like that of this tokenizer.json (GPT-2's, Llama-3's and "
+                "Qwen2's without a prefixed space can be exported)",
+                from);
+}
+
+bool export_gguf(const char *from, const char *to, enum export_type type, struct error *err) {
+    struct model_file m;
+    if (path_is_directory(to)) return fail(err, "%s: is a directory, expected the name of a GGUF file", to);
+    if (!model_file_open(&m, from, err)) return false;
+    struct error why = {""};
+    struct tokenizer *t = checkpoint_load_tokenizer(from, &why);
+    bool ok = check_tokenizer(t, from, why.message, err);
+    if (ok && type == EXPORT_Q8_0 && m.weights.config.channels % Q8_0_VALUES)
+        ok = fail(err, "%s: q8_0 needs n_embd to be a multiple of %d, it is %" PRId64 ": use f16 or bf16",
+                  from, Q8_0_VALUES, m.weights.config.channels);
+    if (ok) {
+        char *temporary = xasprintf("%s.tmp", to);
+        ok = write_file(temporary, &m.weights, t, type, err) && rename_synced(temporary, to, err);
+        if (!ok) unlink(temporary);
+        free(temporary);
+    }
+    tokenizer_free(t);
+    model_file_close(&m);
+    return ok;
+}

@@ -1,0 +1,300 @@
+/* Judging a model. Order: losses of a batch; loss on data; questions as tokens; running them. */
+#include "llmc/model/eval.h"
+
+#include "llmc/corpus/task_file.h"
+
+#include <glob.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void report(const struct eval_progress *p, int64_t done, int64_t all) {
+    if (p && p->call) p->call(p->user, (double)done / (double)all);
+}
+
+/* --- losses of a batch --- */
+
+/* (B,T) tokens and targets on the host, and the loss of each target. */
+static void losses_of_batch(struct gpt *gpt, const int32_t *tokens, const int32_t *targets, float *losses) {
+    struct tensor on_device = gpt_act(gpt, A_LOSSES, 0); /* (B,T) */
+    gpt_set_batch(gpt, tokens, targets);
+    gpt_forward(gpt, 0, gpt->options.T);
+    gpt_loss(gpt);
+    ctx_download(gpt->ctx, losses, on_device.data, tensor_bytes(&on_device));
+}
+
+/* --- loss on data --- */
+
+struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t batches,
+                           const struct tokenizer *t, const struct eval_progress *progress) {
+    int64_t n = gpt->options.B * gpt->options.T;
+    float *losses = (float *)xmalloc((size_t)n * sizeof *losses); /* (B,T) */
+    struct eval_loss r = {0};
+    double sum = 0;
+    int end_of_text = t ? tokenizer_end_of_text(t) : -1;
+    for (int64_t i = 0; i < batches; i++) {
+        const int32_t *tokens, *targets;
+        dataloader_next(loader, &tokens, &targets, NULL);
+        losses_of_batch(gpt, tokens, targets, losses);
+        for (int64_t k = 0; k < n; k++) {
+            if (targets[k] < 0) continue;
+            int size = 0;
+            if (t && targets[k] != end_of_text) tokenizer_token_bytes(t, targets[k], &size);
+            sum += (double)losses[k];
+            r.bytes += size;
+            r.targets++;
+        }
+        report(progress, i + 1, batches);
+    }
+    free(losses);
+    r.loss = r.targets ? sum / (double)r.targets : NAN;
+    r.perplexity = exp(r.loss);
+    r.bits_per_byte = r.bytes ? sum / log(2.0) / (double)r.bytes : NAN;
+    return r;
+}
+
+/* --- questions as tokens --- */
+
+/* One choice after its context: tokens[first, first + count), of which the last `scored` are the choice's. */
+struct task_row {
+    int64_t first;
+    int32_t count, scored, characters;
+};
+
+struct task_question {
+    int64_t first_row;
+    int count, answer;
+};
+
+struct eval_task {
+    char *name;
+    struct token_buffer tokens; /* of all rows */
+    struct task_row *rows;
+    struct task_question *questions;
+    int64_t row_count, question_count, cut, longest;
+};
+
+/* The space that joins a choice to its context is not counted; at least 1. */
+static int32_t count_characters(const char *text) {
+    int32_t n = 0;
+    for (const char *p = text + (*text == ' '); *p; p++) n += (*p & 0xC0) != 0x80;
+    return n > 0 ? n : 1;
+}
+
+static bool encode(struct token_buffer *out, const struct tokenizer *t, const char *text, const char *path,
+                   int64_t line, struct error *err) {
+    return tokenizer_encode(t, text, (int64_t)strlen(text), out) >= 0 ||
+           fail(err, "%s:%" PRId64 ": the tokenizer's pattern cannot match this text (too long)", path, line);
+}
+
+/* Room for `more` tokens at the end, and where that is. */
+static uint32_t *room_for(struct token_buffer *b, int64_t more) {
+    if (b->count + more > b->capacity) {
+        b->capacity = 2 * (b->count + more);
+        b->ids = (uint32_t *)xrealloc(b->ids, (size_t)b->capacity * sizeof *b->ids);
+    }
+    b->count += more;
+    return b->ids + b->count - more;
+}
+
+/* Drops what lies too far left for T inputs: a row of T + 1 tokens has T of them. */
+static bool cut_row(struct eval_task *task, struct task_row *row, int64_t T) {
+    int64_t excess = row->count - (T + 1);
+    if (excess <= 0) return false;
+    row->first += excess;
+    row->count -= (int32_t)excess;
+    row->scored = (int32_t)min_i64(row->scored, T);
+    return true;
+}
+
+static bool add_question(struct eval_task *task, const struct question *q, const struct tokenizer *t,
+                         int64_t T, const char *path, struct error *err) {
+    struct token_buffer *b = &task->tokens;
+    int64_t context = b->count; /* where its tokens begin; they stay there, each choice gets a copy */
+    if (!encode(b, t, q->context, path, q->line, err)) return false;
+    if (b->count == context) {
+        if (tokenizer_end_of_text(t) < 0)
+            return fail(err,
+                        "%s:%" PRId64
+                        ": the context is empty, and the tokenizer has no <|endoftext|> to begin with",
+                        path, q->line);
+        *room_for(b, 1) = (uint32_t)tokenizer_end_of_text(t);
+    }
+    int64_t context_count = b->count - context;
+    task->questions[task->question_count++] = (struct task_question){task->row_count, q->count, q->answer};
+    bool cut = false;
+    for (int k = 0; k < q->count; k++) {
+        int64_t first = b->count;
+        uint32_t *copy = room_for(b, context_count);
+        memcpy(copy, b->ids + context, (size_t)context_count * sizeof *copy);
+        int64_t before = b->count;
+        if (!encode(b, t, q->choices[k], path, q->line, err)) return false;
+        if (b->count - first > INT32_MAX)
+            return fail(err, "%s:%" PRId64 ": the text is too long", path, q->line);
+        struct task_row *row = &task->rows[task->row_count++];
+        *row = (struct task_row){first, (int32_t)(b->count - first), (int32_t)(b->count - before),
+                                 count_characters(q->choices[k])};
+        cut |= cut_row(task, row, T);
+        task->longest = max_i64(task->longest, row->count - 1);
+    }
+    task->cut += cut;
+    return true;
+}
+
+struct eval_task *eval_task_open(const char *path, const struct tokenizer *t, int64_t T, struct error *err) {
+    struct task_file f;
+    if (!task_file_read(&f, path, err)) return NULL;
+    struct eval_task *task = (struct eval_task *)xcalloc(1, sizeof *task);
+    const char *slash = strrchr(path, '/');
+    int64_t rows = 0;
+    for (int64_t i = 0; i < f.count; i++) rows += f.questions[i].count;
+    task->name = xstrdup(slash ? slash + 1 : path);
+    task->rows = (struct task_row *)xcalloc((size_t)rows, sizeof *task->rows);
+    task->questions = (struct task_question *)xcalloc((size_t)f.count, sizeof *task->questions);
+    bool ok = true;
+    for (int64_t i = 0; ok && i < f.count; i++) ok = add_question(task, &f.questions[i], t, T, path, err);
+    task_file_free(&f);
+    if (ok) return task;
+    eval_task_free(task);
+    return NULL;
+}
+
+void eval_task_free(struct eval_task *task) {
+    if (!task) return;
+    token_buffer_free(&task->tokens);
+    free(task->name);
+    free(task->rows);
+    free(task->questions);
+    free(task);
+}
+
+const char *eval_task_name(const struct eval_task *task) { return task->name; }
+int64_t eval_task_questions(const struct eval_task *task) { return task->question_count; }
+int64_t eval_task_cut(const struct eval_task *task) { return task->cut; }
+int64_t eval_task_longest(const struct eval_task *task) { return task->longest; }
+
+/* --- running them --- */
+
+/* Token i of a row is predicted from those before it: input i - 1, target i. Only the choice's are
+ * targets. */
+static void fill_row(const struct eval_task *task, const struct task_row *row, int64_t T, int64_t V,
+                     int32_t *tokens, int32_t *targets) {
+    const uint32_t *ids = task->tokens.ids + row->first;
+    for (int64_t i = 0; i < T; i++) {
+        tokens[i] = 0;
+        targets[i] = -1;
+        if (i + 1 >= row->count) continue;
+        check(ids[i] < V && ids[i + 1] < V,
+              "%s: token %" PRIu32 " is not in the model's vocabulary of %" PRId64
+              ": the tokenizer belongs to another model",
+              task->name, ids[i] < V ? ids[i + 1] : ids[i], V);
+        tokens[i] = (int32_t)ids[i];
+        if (i + 1 >= row->count - row->scored) targets[i] = (int32_t)ids[i + 1];
+    }
+}
+
+/* Log-probability of every row's choice, B rows at a time. */
+static double *score_rows(const struct eval_task *task, struct gpt *gpt,
+                          const struct eval_progress *progress) {
+    int64_t B = gpt->options.B, T = gpt->options.T, V = gpt->config.vocab_size;
+    double *score = (double *)xcalloc((size_t)task->row_count, sizeof *score);
+    int32_t *tokens = (int32_t *)xmalloc((size_t)(B * T) * sizeof *tokens);   /* (B,T) */
+    int32_t *targets = (int32_t *)xmalloc((size_t)(B * T) * sizeof *targets); /* (B,T) */
+    float *losses = (float *)xmalloc((size_t)(B * T) * sizeof *losses);       /* (B,T) */
+    static const struct task_row nothing = {0, 0, 0, 0};
+    for (int64_t first = 0; first < task->row_count; first += B) {
+        int64_t count = min_i64(B, task->row_count - first);
+        for (int64_t b = 0; b < B; b++)
+            fill_row(task, b < count ? &task->rows[first + b] : &nothing, T, V, tokens + b * T,
+                     targets + b * T);
+        losses_of_batch(gpt, tokens, targets, losses);
+        for (int64_t i = 0; i < count * T; i++)
+            if (targets[i] >= 0) score[first + i / T] -= (double)losses[i];
+        report(progress, first + count, task->row_count);
+    }
+    free(tokens);
+    free(targets);
+    free(losses);
+    return score;
+}
+
+static bool right(const double *score, int count, int answer) {
+    int best = -1;
+    for (int k = 0; k < count; k++)
+        if (!isnan(score[k]) && (best < 0 || score[k] > score[best])) best = k;
+    return best == answer;
+}
+
+struct eval_result eval_task_run(const struct eval_task *task, struct gpt *gpt,
+                                 const struct eval_answers *answers, const struct eval_progress *progress) {
+    check(task->longest <= gpt->options.T, "%s: rows of %" PRId64 " tokens do not fit into %" PRId64,
+          task->name, task->longest, gpt->options.T);
+    double *score = score_rows(task, gpt, progress);
+    struct eval_result r = {.questions = task->question_count};
+    for (int64_t i = 0; i < task->question_count; i++) {
+        const struct task_question *q = &task->questions[i];
+        const struct task_row *rows = task->rows + q->first_row;
+        double by_token[TASK_MAX_CHOICES], by_character[TASK_MAX_CHOICES];
+        int32_t tokens[TASK_MAX_CHOICES];
+        for (int k = 0; k < q->count; k++) {
+            tokens[k] = rows[k].scored;
+            by_token[k] = score[q->first_row + k] / rows[k].scored;
+            by_character[k] = score[q->first_row + k] / rows[k].characters;
+        }
+        r.accuracy += right(score + q->first_row, q->count, q->answer);
+        r.per_token += right(by_token, q->count, q->answer);
+        r.per_character += right(by_character, q->count, q->answer);
+        r.chance += 1.0 / q->count;
+        if (answers && answers->call)
+            answers->call(answers->user, i, q->count, q->answer, score + q->first_row, tokens);
+    }
+    double n = (double)task->question_count;
+    r.accuracy /= n;
+    r.per_token /= n;
+    r.per_character /= n;
+    r.chance /= n;
+    free(score);
+    return r;
+}
+
+/* --- several files --- */
+
+static bool add_task(struct eval_tasks *l, const char *path, const struct tokenizer *t, int64_t T,
+                     struct error *err) {
+    struct eval_task *task = eval_task_open(path, t, T, err);
+    if (!task) return false;
+    l->task = (struct eval_task **)xrealloc(l->task, (size_t)(l->count + 1) * sizeof(struct eval_task *));
+    l->task[l->count++] = task;
+    l->longest = max_i64(l->longest, eval_task_longest(task));
+    l->cut += eval_task_cut(task);
+    l->questions += eval_task_questions(task);
+    return true;
+}
+
+bool eval_tasks_open(struct eval_tasks *l, const char *list, const struct tokenizer *t, int64_t T,
+                     struct error *err) {
+    char *copy = xstrdup(list), *rest = copy;
+    bool ok = true;
+    memset(l, 0, sizeof *l);
+    for (char *pattern; ok && (pattern = strsep(&rest, ",")) != NULL;) {
+        glob_t found;
+        if (!*pattern) continue;
+        if (glob(pattern, GLOB_ERR, NULL, &found) != 0) {
+            ok = fail(err, "no file is named %s", pattern);
+            break;
+        }
+        for (size_t i = 0; ok && i < found.gl_pathc; i++) ok = add_task(l, found.gl_pathv[i], t, T, err);
+        globfree(&found);
+    }
+    free(copy);
+    if (ok && l->count == 0) ok = fail(err, "\"%s\" names no file", list);
+    if (!ok) eval_tasks_free(l);
+    return ok;
+}
+
+void eval_tasks_free(struct eval_tasks *l) {
+    for (int64_t i = 0; i < l->count; i++) eval_task_free(l->task[i]);
+    free(l->task);
+    memset(l, 0, sizeof *l);
+}

@@ -1,0 +1,87 @@
+/* Judging a model: its loss on tokens, and multiple-choice questions. Used by `train_gpt eval` and by
+ * training.
+ *
+ * Both run forward passes of a struct gpt that the caller made, with its B and T, and overwrite its batch,
+ * activations and STEP_LOSS; parameters and gradients stay as they are. */
+#ifndef LLMC_EVAL_H
+#define LLMC_EVAL_H
+
+#include "llmc/corpus/dataloader.h"
+#include "llmc/model/gpt.h"
+#include "llmc/text/tokenizer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Called now and then with how much of the work is done, 0 to 1. NULL: nobody is interested. */
+typedef void eval_progress_fn(void *user, double done);
+struct eval_progress {
+    eval_progress_fn *call;
+    void *user;
+};
+
+/* --- loss --- */
+
+struct eval_loss {
+    int64_t targets;                  /* tokens predicted */
+    double loss;                      /* nats per token; NAN if there were none */
+    int64_t bytes;                    /* of text behind the targets; 0: unknown (no tokenizer) */
+    double perplexity, bits_per_byte; /* of the loss; NAN: unknown */
+};
+
+/* The next `batches` of the loader (whose B and T must be the model's). Special tokens have no bytes. */
+struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t batches,
+                           const struct tokenizer *t, const struct eval_progress *progress);
+
+/* --- multiple choice --- */
+
+/* The questions of one file, as tokens. Context and choice are encoded separately and the probability of the
+ * choice's tokens after the context is what counts; nothing is put before the context, but if it is empty,
+ * <|endoftext|> stands in its place. Contexts that do not fit into T tokens are cut from the left. */
+struct eval_task;
+struct eval_task *eval_task_open(const char *path, const struct tokenizer *t, int64_t T, struct error *err);
+void eval_task_free(struct eval_task *task);
+
+const char *eval_task_name(const struct eval_task *task); /* the path without its folders */
+int64_t eval_task_questions(const struct eval_task *task);
+int64_t eval_task_cut(const struct eval_task *task);     /* questions of which something was cut */
+int64_t eval_task_longest(const struct eval_task *task); /* inputs of the longest row: what T must hold */
+
+/* All files that a list names: files and glob patterns, separated by commas. */
+struct eval_tasks {
+    struct eval_task **task;
+    int64_t count;
+    int64_t longest, cut, questions; /* of all */
+};
+bool eval_tasks_open(struct eval_tasks *tasks, const char *list, const struct tokenizer *t, int64_t T,
+                     struct error *err);
+void eval_tasks_free(struct eval_tasks *tasks);
+
+/* Share of the questions whose right choice has the highest score. Equal scores: the first one counts; NaN
+ * never wins. */
+struct eval_result {
+    int64_t questions;
+    double accuracy;      /* score: log-probability of the choice */
+    double per_token;     /* divided by its tokens, as llm.c reports HellaSwag */
+    double per_character; /* divided by its characters, the space before it not counted: acc_norm of
+                             EleutherAI's evaluation harness */
+    double chance;        /* what guessing gives */
+};
+
+/* What became of one question: `score` (count) and `tokens` (count) of its choices. */
+typedef void eval_answer_fn(void *user, int64_t question, int count, int answer, const double *score,
+                            const int32_t *tokens);
+struct eval_answers {
+    eval_answer_fn *call;
+    void *user;
+};
+
+/* gpt->options.T must be at least eval_task_longest(). `answers` and `progress` may be NULL. */
+struct eval_result eval_task_run(const struct eval_task *task, struct gpt *gpt,
+                                 const struct eval_answers *answers, const struct eval_progress *progress);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

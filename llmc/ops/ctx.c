@@ -1,0 +1,168 @@
+#include "llmc/ops/ctx.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *memory_kind_name(enum memory_kind kind) {
+    static const char *const names[MEM_KINDS] = {"parameters", "gradients", "optimizer", "activations",
+                                                 "scratch"};
+    return names[kind];
+}
+
+/* LLMC_VARIANT, every part of which must name an operation: a misspelt one would go unnoticed. */
+static const char *forced_variants(void) {
+    const char *forced = getenv("LLMC_VARIANT");
+    for (const char *p = forced; p && *p;) {
+        int length = (int)strcspn(p, ",:"), id = 0;
+        while (id < OP_COUNT && !(strlen(op_name((enum op_id)id)) == (size_t)length &&
+                                  strncmp(op_name((enum op_id)id), p, (size_t)length) == 0))
+            id++;
+        check(id < OP_COUNT && p[length] == ':',
+              "LLMC_VARIANT=%s: \"%.*s\" should be OPERATION:VARIANT, for example attn_forward:naive", forced,
+              (int)strcspn(p, ","), p);
+        p += strcspn(p, ",");
+        p += *p == ',';
+    }
+    return forced;
+}
+
+void ctx_init(struct ctx *ctx, struct device *device, const struct ops *ops, bool plan) {
+    memset(ctx, 0, sizeof *ctx);
+    ctx->device = device;
+    ctx->ops = ops;
+    ctx->stream = device ? device->stream : NULL;
+    ctx->plan = plan;
+    ctx->forced = forced_variants();
+}
+
+void ctx_free(struct ctx *ctx) {
+    for (int i = 0; i < ctx->owned_count; i++) ctx->device->free(ctx->device, ctx->owned[i]);
+    if (ctx->scratch) ctx->device->free(ctx->device, ctx->scratch);
+    for (int64_t i = 0; i < ctx->mark_capacity; i++) {
+        ctx->device->event_free(ctx->device, ctx->marks[i].first);
+        ctx->device->event_free(ctx->device, ctx->marks[i].last);
+    }
+    free(ctx->marks);
+    free(ctx->owned);
+    memset(ctx, 0, sizeof *ctx);
+}
+
+const char *ctx_memory_advice(const struct ctx *ctx, int64_t available) {
+    static _Thread_local char text[320];
+    int64_t model = ctx->memory[MEM_PARAMETERS] + ctx->memory[MEM_GRADIENTS] + ctx->memory[MEM_OPTIMIZER];
+    if (model > available)
+        snprintf(text, sizeof text,
+                 "Parameters, gradients and optimizer take %s, whatever the batch: a smaller --model, "
+                 "--no-master-weights or, on several GPUs, a higher --zero level need less",
+                 human_bytes((double)model));
+    else
+        snprintf(text, sizeof text,
+                 "A smaller --batch-size (with the same --tokens-per-step), a shorter --seq-len, --recompute "
+                 "block, --head-chunks 4 or, on several GPUs, a higher --zero level need less");
+    return text;
+}
+
+/* The accounts of the context contain the bytes that are asked for. */
+static void *alloc_or_explain(struct ctx *ctx, int64_t bytes, const char *what) {
+    void *p = ctx->device->alloc(ctx->device, (size_t)bytes);
+    if (p) return p;
+    int64_t free_bytes = 0, total_bytes = 0, used = max_i64(0, ctx_memory_total(ctx) - bytes);
+    ctx->device->memory_info(ctx->device, &free_bytes, &total_bytes);
+    die("out of memory on %s: %s need%s %s, %s of %s is free, and %s is in use by this run. %s; `train_gpt "
+        "plan` with the same options shows how much",
+        ctx->device->name, what, what[strlen(what) - 1] == 's' ? "" : "s", human_bytes((double)bytes),
+        human_bytes((double)free_bytes), human_bytes((double)total_bytes), human_bytes((double)used),
+        ctx_memory_advice(ctx, free_bytes + used));
+}
+
+void *ctx_alloc(struct ctx *ctx, enum memory_kind kind, int64_t bytes, const char *what) {
+    check(bytes > 0, "%s: asked for %lld bytes of device memory", what, (long long)bytes);
+    ctx->memory[kind] += bytes;
+    if (ctx->plan) return NULL;
+    if (ctx->owned_count == ctx->owned_capacity) {
+        ctx->owned_capacity = ctx->owned_capacity ? 2 * ctx->owned_capacity : 16;
+        ctx->owned = (void **)xrealloc(ctx->owned, (size_t)ctx->owned_capacity * sizeof *ctx->owned);
+    }
+    return ctx->owned[ctx->owned_count++] = alloc_or_explain(ctx, bytes, what);
+}
+
+void ctx_reserve_scratch(struct ctx *ctx, int64_t bytes) {
+    if (bytes > ctx->memory[MEM_SCRATCH]) ctx->memory[MEM_SCRATCH] = bytes;
+    if (ctx->plan || bytes <= ctx->scratch_capacity) return;
+    if (ctx->scratch) {
+        ctx->device->synchronize(ctx->device, ctx->stream); /* an op in flight may still use it */
+        ctx->device->free(ctx->device, ctx->scratch);
+    }
+    static const char zeros[OP_ZEROS] = {0};
+    ctx->scratch_capacity = round_up(bytes, 256);
+    ctx->scratch = alloc_or_explain(ctx, ctx->scratch_capacity + OP_ZEROS, "scratch");
+    ctx_upload(ctx, (char *)ctx->scratch + ctx->scratch_capacity, zeros, OP_ZEROS);
+}
+
+int64_t ctx_memory_total(const struct ctx *ctx) {
+    int64_t total = 0;
+    for (int i = 0; i < MEM_KINDS; i++) total += ctx->memory[i];
+    return total;
+}
+
+double ctx_flops(const struct ctx *ctx) {
+    double total = 0;
+    for (int i = 0; i < OP_COUNT; i++) total += ctx->stats[i].flops;
+    return total;
+}
+
+void ctx_reset_stats(struct ctx *ctx) { memset(ctx->stats, 0, sizeof ctx->stats); }
+
+void ctx_collect_profile(struct ctx *ctx) {
+    struct device *d = ctx->device;
+    d->synchronize(d, ctx->stream);
+    for (int64_t i = 0; i < ctx->mark_count; i++)
+        ctx->stats[ctx->marks[i].op].seconds += d->event_seconds(d, ctx->marks[i].first, ctx->marks[i].last);
+    ctx->mark_count = 0;
+}
+
+void ctx_upload(struct ctx *ctx, void *dst, const void *src, int64_t bytes) {
+    if (!ctx->plan) ctx->device->upload(ctx->device, dst, src, (size_t)bytes, ctx->stream);
+}
+
+void ctx_download(struct ctx *ctx, void *dst, const void *src, int64_t bytes) {
+    if (ctx->plan) return;
+    ctx->device->download(ctx->device, dst, src, (size_t)bytes, ctx->stream);
+    ctx->device->synchronize(ctx->device, ctx->stream);
+}
+
+/* Elements converted at a time: bounds the host memory, and stays in cache. */
+enum { CONVERT = 1 << 16 };
+
+void ctx_upload_f32(struct ctx *ctx, struct tensor *t, const float *src) {
+    int64_t n = tensor_count(t);
+    check(t->dtype != DTYPE_I32, "%s: not a floating-point tensor", tensor_text(t));
+    if (t->dtype == DTYPE_F32 || ctx->plan) {
+        ctx_upload(ctx, t->data, src, n * (int64_t)sizeof *src);
+        return;
+    }
+    uint16_t *piece = (uint16_t *)xmalloc(CONVERT * sizeof *piece);
+    for (int64_t first = 0; first < n; first += CONVERT) {
+        int64_t count = min_i64(CONVERT, n - first);
+        for (int64_t i = 0; i < count; i++) piece[i] = bf16_from_f32(src[first + i]);
+        ctx_upload(ctx, (uint16_t *)t->data + first, piece, count * (int64_t)sizeof *piece);
+    }
+    free(piece);
+}
+
+void ctx_download_f32(struct ctx *ctx, float *dst, const struct tensor *t) {
+    int64_t n = tensor_count(t);
+    check(t->dtype != DTYPE_I32, "%s: not a floating-point tensor", tensor_text(t));
+    if (t->dtype == DTYPE_F32 || ctx->plan) {
+        ctx_download(ctx, dst, t->data, n * (int64_t)sizeof *dst);
+        return;
+    }
+    uint16_t *piece = (uint16_t *)xmalloc(CONVERT * sizeof *piece);
+    for (int64_t first = 0; first < n; first += CONVERT) {
+        int64_t count = min_i64(CONVERT, n - first);
+        ctx_download(ctx, piece, (const uint16_t *)t->data + first, count * (int64_t)sizeof *piece);
+        for (int64_t i = 0; i < count; i++) dst[first + i] = f32_from_bf16(piece[i]);
+    }
+    free(piece);
+}

@@ -1,0 +1,20 @@
+/* In place of llmc/cuda/device.cu where that is not linked in (see the Makefile, "the CUDA back end"). */
+#include "llmc/ops/device.h"
+
+#include <unistd.h>
+
+struct device *device_open_cuda(int index, struct error *err) {
+    fail(err,
+         "--device cuda:%d: this program was built without CUDA; `make CUDA=1` builds it with (nvcc must be "
+         "installed), --device cpu works everywhere",
+         index);
+    return NULL;
+}
+
+/* The driver makes this file. */
+bool device_present_cuda(void) { return access("/dev/nvidiactl", F_OK) == 0; }
+
+int device_count_cuda(struct error *err) {
+    fail(err, "this program was built without CUDA; `make CUDA=1` builds it with (nvcc must be installed)");
+    return 0;
+}

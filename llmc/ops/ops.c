@@ -1,0 +1,409 @@
+/* The front doors: one function per operation, once for all back ends. Each one
+ *   (1) checks ranks, shapes and dtypes, and says which tensor of which op is wrong,
+ *   (2) chooses the variant and takes its scratch,
+ *   (3) counts FLOPs and the bytes that must move,
+ *   (4) returns here in plan mode,
+ *   (5) runs the variant, timed if the context profiles, in a range with the op's name.
+ * Sections: dispatch, operand checks, the doors in the order of ops.h. */
+#include "llmc/ops/ops.h"
+
+#include "llmc/ops/ctx.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* --- dispatch --- */
+
+const char *op_name(enum op_id id) {
+#define X(op) #op,
+    static const char *const names[OP_COUNT] = {LLMC_OPS(X)};
+#undef X
+    return names[id];
+}
+
+/* Is `name` the row that LLMC_VARIANT asks for? True for every row if it does not speak of this op. */
+static bool variant_wanted(const struct ctx *ctx, enum op_id id, const char *name) {
+    const char *op = op_name(id);
+    size_t op_length = strlen(op), name_length = strlen(name);
+    for (const char *p = ctx->forced; p && *p;) {
+        const char *end = p + strcspn(p, ",");
+        if (strncmp(p, op, op_length) == 0 && p[op_length] == ':') {
+            const char *want = p + op_length + 1;
+            return (size_t)(end - want) == name_length && strncmp(want, name, name_length) == 0;
+        }
+        p = *end ? end + 1 : end;
+    }
+    return true;
+}
+
+bool op_runs_on(const struct ctx *ctx, int arch) {
+    return arch == 0 || (ctx->device && ctx->device->arch == arch);
+}
+
+double op_matmul_rate(const struct ctx *ctx, const char *variant, double plain_rate) {
+    return !ctx->device->unified && strcmp(variant, "fp8") == 0 ? 2.0 * plain_rate : plain_rate;
+}
+
+/* Before an op: scratch, accounts, a range for profilers, and with ctx->profile the first of its two
+ * marks. */
+static void op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_t need, double flops,
+                     double bytes, struct op_env *env) {
+    ctx_reserve_scratch(ctx, need);
+    ctx->variant_in_use[id] = variant;
+    ctx->stats[id].calls++;
+    ctx->stats[id].flops += flops;
+    ctx->stats[id].bytes += bytes;
+    env->stream = ctx->stream;
+    env->scratch = ctx->scratch;
+    env->zeros = ctx->scratch ? (char *)ctx->scratch + ctx->scratch_capacity : NULL;
+    env->state = ctx->device ? ctx->device->state : NULL;
+    ctx_range_push(ctx, op_name(id));
+    if (!ctx->profile || ctx->plan) return;
+    if (ctx->mark_count == ctx->mark_capacity) {
+        int64_t more = ctx->mark_capacity ? ctx->mark_capacity : 256;
+        ctx->marks =
+            (struct op_mark *)xrealloc(ctx->marks, (size_t)(ctx->mark_capacity + more) * sizeof *ctx->marks);
+        for (int64_t i = 0; i < more; i++, ctx->mark_capacity++) {
+            ctx->marks[ctx->mark_capacity].first = ctx->device->event_new(ctx->device);
+            ctx->marks[ctx->mark_capacity].last = ctx->device->event_new(ctx->device);
+        }
+    }
+    struct op_mark *mark = &ctx->marks[ctx->mark_count];
+    mark->op = id;
+    mark->variant = variant;
+    mark->flops = flops;
+    mark->bytes = bytes;
+    bool matmul = id == OP_matmul_forward || id == OP_matmul_backward;
+    for (int i = 0; i < 3; i++) mark->shape[i] = matmul ? ctx->matmul_shape[i] : 0;
+    ctx->device->event_record(ctx->device, mark->first, ctx->stream);
+}
+
+static void op_end(struct ctx *ctx) {
+    if (ctx->profile) ctx->device->event_record(ctx->device, ctx->marks[ctx->mark_count++].last, ctx->stream);
+    ctx_range_pop(ctx);
+}
+
+static void append_name(char *list, size_t size, const char *name) {
+    size_t used = strlen(list);
+    snprintf(list + used, size - used, "%s%s", used ? ", " : "", name);
+}
+
+static _Noreturn void no_row(const struct ctx *ctx, const char *op, const char *rows,
+                             const struct tensor *first) {
+    die("%s: no %s variant%s%s takes these operands (first one: %s); its variants are %s", op,
+        ctx->ops->backend, ctx->forced ? " allowed by LLMC_VARIANT=" : "", ctx->forced ? ctx->forced : "",
+        tensor_text(first), rows);
+}
+
+/* The one place where rows are walked: the first wanted row that is made for this device and whose need()
+ * accepts the arguments runs. */
+#define DISPATCH(ctx, op, flops, bytes, ...)                                                                 \
+    do {                                                                                                     \
+        const struct op##_variant *row = (ctx)->ops->op;                                                     \
+        int64_t need = OP_UNSUPPORTED;                                                                       \
+        for (; row->name; row++)                                                                             \
+            if (variant_wanted(ctx, OP_##op, row->name) && op_runs_on(ctx, row->arch) &&                     \
+                (need = row->need(__VA_ARGS__)) >= 0)                                                        \
+                break;                                                                                       \
+        if (!row->name) {                                                                                    \
+            char rows[256] = "";                                                                             \
+            for (row = (ctx)->ops->op; row->name; row++) append_name(rows, sizeof rows, row->name);          \
+            no_row(ctx, #op, rows, FIRST(__VA_ARGS__, 0));                                                   \
+        }                                                                                                    \
+        struct op_env env;                                                                                   \
+        op_begin(ctx, OP_##op, row->name, need, (double)(flops), (double)(bytes), &env);                     \
+        if ((ctx)->plan) return;                                                                             \
+        row->run(&env, __VA_ARGS__);                                                                         \
+        op_end(ctx);                                                                                         \
+    } while (0)
+#define FIRST(a, ...) (a)
+
+/* --- operand checks --- */
+
+/* Folded shape: `rows` rows of `cols` columns; a vector is one row. */
+static void want(const char *op, const struct tensor *t, int64_t rows, int64_t cols) {
+    check(tensor_rows(t) == rows && tensor_cols(t) == cols,
+          "%s: %s should have %" PRId64 " rows of %" PRId64 " columns", op, tensor_text(t), rows, cols);
+}
+static void want_count(const char *op, const struct tensor *t, int64_t count) {
+    check(tensor_count(t) == count, "%s: %s should have %" PRId64 " elements", op, tensor_text(t), count);
+}
+static void want_dtype(const char *op, const struct tensor *t, enum dtype dtype) {
+    check(t->dtype == dtype, "%s: %s should be %s", op, tensor_text(t), dtype_name(dtype));
+}
+static void want_number(const char *op, const struct tensor *t) {
+    want_count(op, t, 1);
+    want_dtype(op, t, DTYPE_F32);
+}
+/* Operands that an op reads and writes in one dtype; NULL ones are absent. */
+#define WANT_ALIKE(op, ...)                                                                                  \
+    want_alike(op, (const struct tensor *const[]){__VA_ARGS__},                                              \
+               sizeof((const struct tensor *const[]){__VA_ARGS__}) / sizeof(struct tensor *))
+static void want_alike(const char *op, const struct tensor *const *t, size_t count) {
+    for (size_t i = 1; i < count; i++)
+        check(!t[i] || t[i]->dtype == t[0]->dtype, "%s: %s should be %s, as is %s", op, tensor_text(t[i]),
+              dtype_name(t[0]->dtype), tensor_text(t[0]));
+}
+/* Bytes of operands, each once: those that are only read or only written, and, `twice`, those that are both.
+ * NULL ones are absent. */
+static double bytes_of(const struct tensor *t) { return t ? (double)tensor_bytes(t) : 0.0; }
+#define BYTES(...)                                                                                           \
+    bytes_of_all((const struct tensor *const[]){__VA_ARGS__},                                                \
+                 sizeof((const struct tensor *const[]){__VA_ARGS__}) / sizeof(struct tensor *))
+static double bytes_of_all(const struct tensor *const *t, size_t count) {
+    double total = 0.0;
+    for (size_t i = 0; i < count; i++) total += bytes_of(t[i]);
+    return total;
+}
+/* The part of a table that N indices can touch: no row of it needs to move twice. */
+static double bytes_of_rows(const struct tensor *table, int64_t N) {
+    return (double)(min_i64(N, tensor_rows(table)) * tensor_cols(table)) * (double)dtype_size(table->dtype);
+}
+
+/* --- embed --- */
+
+void embed_forward(struct ctx *ctx, struct tensor *out, const struct tensor *tokens, const struct tensor *wte,
+                   const struct tensor *wpe, int t0) {
+    int64_t C = tensor_cols(wte), N = tensor_count(tokens);
+    check(tokens->rank == 2, "embed_forward: tokens %s should be (B,T)", tensor_text(tokens));
+    want("embed_forward", out, N, C);
+    want_dtype("embed_forward", tokens, DTYPE_I32);
+    WANT_ALIKE("embed_forward", wte, wpe, out);
+    want("embed_forward", wpe, tensor_rows(wpe), C);
+    check(t0 >= 0 && t0 + tokens->dim[1] <= tensor_rows(wpe),
+          "embed_forward: positions %d..%" PRId64 " are beyond the model's context of %" PRId64, t0,
+          t0 + tokens->dim[1], tensor_rows(wpe));
+    DISPATCH(ctx, embed_forward, N * C,
+             BYTES(out, tokens) + bytes_of_rows(wte, N) + bytes_of_rows(wpe, tokens->dim[1]), out, tokens,
+             wte, wpe, t0);
+}
+
+void embed_backward(struct ctx *ctx, struct tensor *dwte, struct tensor *dwpe, const struct tensor *dout,
+                    const struct tensor *tokens) {
+    int64_t C = tensor_cols(dwte), N = tensor_count(tokens);
+    check(tokens->rank == 2, "embed_backward: tokens %s should be (B,T)", tensor_text(tokens));
+    want("embed_backward", dout, N, C);
+    want("embed_backward", dwpe, tensor_rows(dwpe), C);
+    want_dtype("embed_backward", tokens, DTYPE_I32);
+    WANT_ALIKE("embed_backward", dout, dwte, dwpe);
+    check(tokens->dim[1] <= tensor_rows(dwpe), "embed_backward: %s has more positions than %s",
+          tensor_text(tokens), tensor_text(dwpe));
+    double added = bytes_of_rows(dwte, N) + bytes_of_rows(dwpe, tokens->dim[1]);
+    DISPATCH(ctx, embed_backward, 2 * N * C, BYTES(dout, tokens) + 2 * added, dwte, dwpe, dout, tokens);
+}
+
+/* --- norm --- */
+
+static void want_norm(const char *op, const struct tensor *x, const struct tensor *mean,
+                      const struct tensor *rstd, const struct tensor *weight) {
+    int64_t N = tensor_rows(x), C = tensor_cols(x);
+    want_count(op, mean, N);
+    want_count(op, rstd, N);
+    want_dtype(op, mean, DTYPE_F32);
+    want_dtype(op, rstd, DTYPE_F32);
+    want_count(op, weight, C);
+}
+
+void norm_forward(struct ctx *ctx, struct tensor *out, struct tensor *mean, struct tensor *rstd,
+                  const struct tensor *inp, const struct tensor *weight, const struct tensor *bias) {
+    int64_t N = tensor_rows(inp), C = tensor_cols(inp);
+    want("norm_forward", out, N, C);
+    want_norm("norm_forward", inp, mean, rstd, weight);
+    want_count("norm_forward", bias, C);
+    WANT_ALIKE("norm_forward", inp, out, weight, bias);
+    DISPATCH(ctx, norm_forward, 8 * N * C, BYTES(out, mean, rstd, inp, weight, bias), out, mean, rstd, inp,
+             weight, bias);
+}
+
+void residual_norm_forward(struct ctx *ctx, struct tensor *residual, struct tensor *out, struct tensor *mean,
+                           struct tensor *rstd, const struct tensor *inp, const struct tensor *delta,
+                           const struct tensor *weight, const struct tensor *bias) {
+    int64_t N = tensor_rows(inp), C = tensor_cols(inp);
+    want("residual_norm_forward", residual, N, C);
+    want("residual_norm_forward", out, N, C);
+    want("residual_norm_forward", delta, N, C);
+    want_norm("residual_norm_forward", inp, mean, rstd, weight);
+    want_count("residual_norm_forward", bias, C);
+    WANT_ALIKE("residual_norm_forward", inp, delta, residual, out, weight, bias);
+    DISPATCH(ctx, residual_norm_forward, 9 * N * C,
+             BYTES(residual, out, mean, rstd, inp, delta, weight, bias), residual, out, mean, rstd, inp,
+             delta, weight, bias);
+}
+
+void norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
+                   const struct tensor *dresidual, const struct tensor *dout, const struct tensor *inp,
+                   const struct tensor *mean, const struct tensor *rstd, const struct tensor *weight) {
+    int64_t N = tensor_rows(inp), C = tensor_cols(inp);
+    want("norm_backward", dinp, N, C);
+    want("norm_backward", dout, N, C);
+    if (dresidual) want("norm_backward", dresidual, N, C);
+    want_count("norm_backward", dweight, C);
+    want_count("norm_backward", dbias, C);
+    want_norm("norm_backward", inp, mean, rstd, weight);
+    WANT_ALIKE("norm_backward", inp, dout, dinp, weight, dresidual, dweight, dbias);
+    DISPATCH(ctx, norm_backward, 13 * N * C,
+             BYTES(dinp, dout, inp, dresidual, mean, rstd, weight) + 2 * BYTES(dweight, dbias), dinp, dweight,
+             dbias, dresidual, dout, inp, mean, rstd, weight);
+}
+
+/* --- matmul --- */
+
+static void note_shape(struct ctx *ctx, int64_t N, int64_t C, int64_t OC) {
+    ctx->matmul_shape[0] = N;
+    ctx->matmul_shape[1] = C;
+    ctx->matmul_shape[2] = OC;
+}
+
+void matmul_forward(struct ctx *ctx, struct tensor *out, struct tensor *pre, const struct tensor *inp,
+                    const struct tensor *weight, const struct tensor *bias, enum activation act) {
+    int64_t N = tensor_rows(inp), C = tensor_cols(inp), OC = tensor_rows(weight);
+    want("matmul_forward", weight, OC, C);
+    want("matmul_forward", out, N, OC);
+    if (bias) want_count("matmul_forward", bias, OC);
+    if (pre) want("matmul_forward", pre, N, OC);
+    WANT_ALIKE("matmul_forward", inp, weight, out, bias, pre);
+    check(!pre || act != ACT_NONE, "matmul_forward: %s would equal the output: no activation is applied",
+          tensor_text(pre));
+    note_shape(ctx, N, C, OC);
+    DISPATCH(ctx, matmul_forward, 2 * N * C * OC, BYTES(out, pre, inp, weight, bias), out, pre, inp, weight,
+             bias, act);
+}
+
+void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
+                     const struct tensor *dout, const struct tensor *inp, const struct tensor *weight,
+                     const struct tensor *pre, bool accumulate) {
+    int64_t N = tensor_rows(dout), OC = tensor_cols(dout), C = tensor_cols(inp);
+    want("matmul_backward", inp, N, C);
+    want("matmul_backward", weight, OC, C);
+    want("matmul_backward", dweight, OC, C);
+    if (dinp) want("matmul_backward", dinp, N, C);
+    if (dbias) want_count("matmul_backward", dbias, OC);
+    if (pre) want("matmul_backward", pre, N, C);
+    WANT_ALIKE("matmul_backward", dout, inp, weight, dweight, dinp, dbias, pre);
+    check(!pre || dinp, "matmul_backward: pre-activation given, but no input gradient to apply it to");
+    /* two products, and both read dout */
+    double bytes = BYTES(dout, inp) + (accumulate ? 2 : 1) * BYTES(dweight, dbias);
+    if (dinp) bytes += BYTES(dout, weight, dinp, pre);
+    note_shape(ctx, N, C, OC);
+    DISPATCH(ctx, matmul_backward, (dinp ? 4 : 2) * N * C * OC, bytes, dinp, dweight, dbias, dout, inp,
+             weight, pre, accumulate);
+}
+
+/* --- act --- */
+
+void act_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
+    want("act_forward", out, tensor_rows(inp), tensor_cols(inp));
+    WANT_ALIKE("act_forward", inp, out);
+    DISPATCH(ctx, act_forward, 10 * tensor_count(inp), BYTES(out, inp), out, inp);
+}
+
+void act_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dout, const struct tensor *inp) {
+    want("act_backward", dinp, tensor_rows(inp), tensor_cols(inp));
+    want("act_backward", dout, tensor_rows(inp), tensor_cols(inp));
+    WANT_ALIKE("act_backward", inp, dout, dinp);
+    DISPATCH(ctx, act_backward, 20 * tensor_count(inp), BYTES(dinp, dout, inp), dinp, dout, inp);
+}
+
+/* --- attn --- */
+
+static void want_attn(const char *op, const struct tensor *out, const struct tensor *lse,
+                      const struct tensor *qkv, int NH) {
+    check(out->rank == 3 && qkv->rank == 3, "%s: %s and %s should be (B,T,C) and (B,T,3C)", op,
+          tensor_text(out), tensor_text(qkv));
+    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
+    check(NH > 0 && C % NH == 0, "%s: %d heads do not divide %s", op, NH, tensor_text(out));
+    check(qkv->dim[0] == B && qkv->dim[1] == T && qkv->dim[2] == 3 * C, "%s: %s does not belong to %s", op,
+          tensor_text(qkv), tensor_text(out));
+    want_count(op, lse, B * NH * T);
+    want_dtype(op, lse, DTYPE_F32);
+    WANT_ALIKE(op, qkv, out);
+}
+
+/* Query-key pairs below the diagonal, for one head. Counted exactly; the literature's T^2/2 leaves the
+ * diagonal out. */
+static double causal_pairs(int64_t t0, int64_t T) { return 0.5 * (double)(T - t0) * (double)(T + t0 + 1); }
+
+void attn_forward(struct ctx *ctx, struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
+                  int t0) {
+    want_attn("attn_forward", out, lse, qkv, NH);
+    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
+    check(t0 >= 0 && t0 < T, "attn_forward: first row %d is outside %s", t0, tensor_text(out));
+    DISPATCH(ctx, attn_forward, 4.0 * (double)(B * C) * causal_pairs(t0, T), BYTES(out, qkv, lse), out, lse,
+             qkv, NH, t0);
+}
+
+void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
+                   const struct tensor *lse, const struct tensor *qkv, int NH) {
+    want_attn("attn_backward", out, lse, qkv, NH);
+    check(tensor_same_shape(dqkv, qkv), "attn_backward: %s is unlike %s", tensor_text(dqkv),
+          tensor_text(qkv));
+    want("attn_backward", dout, tensor_rows(out), tensor_cols(out));
+    WANT_ALIKE("attn_backward", qkv, dout, dqkv);
+    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
+    DISPATCH(ctx, attn_backward, 10.0 * (double)(B * C) * causal_pairs(0, T),
+             BYTES(dqkv, dout, out, lse, qkv), dqkv, dout, out, lse, qkv, NH);
+}
+
+/* --- loss --- */
+
+void loss_forward(struct ctx *ctx, struct tensor *losses, struct tensor *logits, const struct tensor *targets,
+                  const struct tensor *dloss, int V) {
+    int64_t N = tensor_rows(logits), Vp = tensor_cols(logits);
+    want_count("loss_forward", losses, N);
+    want_count("loss_forward", targets, N);
+    want_dtype("loss_forward", losses, DTYPE_F32);
+    want_dtype("loss_forward", targets, DTYPE_I32);
+    if (dloss) want_number("loss_forward", dloss);
+    check(V > 0 && V <= Vp, "loss_forward: vocabulary %d does not fit %s", V, tensor_text(logits));
+    DISPATCH(ctx, loss_forward, 5 * N * V, (dloss ? 2 : 1) * bytes_of(logits) + BYTES(losses, targets, dloss),
+             losses, logits, targets, dloss, V);
+}
+
+/* --- optim --- */
+
+void adamw(struct ctx *ctx, struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
+           const struct tensor *grad, const struct tensor *sumsq_of_grad, const struct adamw_args *args) {
+    int64_t n = tensor_count(param);
+    want_count("adamw", m, n);
+    want_count("adamw", v, n);
+    want_count("adamw", grad, n);
+    want_number("adamw", sumsq_of_grad);
+    if (master) want_count("adamw", master, n);
+    if (master) want_dtype("adamw", master, DTYPE_F32);
+    want_dtype("adamw", m, DTYPE_F32);
+    want_dtype("adamw", v, DTYPE_F32);
+    WANT_ALIKE("adamw", param, grad);
+    check(args->step >= 1, "adamw: step %" PRId64 " should be 1 for the first update", args->step);
+    /* where there is a master copy, the parameter is only written */
+    double bytes =
+        BYTES(param, grad, sumsq_of_grad) + 2 * BYTES(master, m, v) + (master ? 0 : bytes_of(param));
+    DISPATCH(ctx, adamw, 16 * n, bytes, param, master, m, v, grad, sumsq_of_grad, args);
+}
+
+void sumsq(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
+    want_number("sumsq", out);
+    DISPATCH(ctx, sumsq, 2 * tensor_count(inp), BYTES(out, inp), out, inp);
+}
+
+void sum(struct ctx *ctx, struct tensor *out, const struct tensor *inp, const struct tensor *scale,
+         bool accumulate) {
+    want_number("sum", out);
+    if (scale) want_number("sum", scale);
+    want_dtype("sum", inp, DTYPE_F32);
+    DISPATCH(ctx, sum, tensor_count(inp), (accumulate ? 2 : 1) * bytes_of(out) + BYTES(inp, scale), out, inp,
+             scale, accumulate);
+}
+
+void cast(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
+    want_count("cast", out, tensor_count(inp));
+    DISPATCH(ctx, cast, 0, BYTES(out, inp), out, inp);
+}
+
+void fill(struct ctx *ctx, struct tensor *out, float value) {
+    DISPATCH(ctx, fill, 0, bytes_of(out), out, value);
+}
+
+void randn(struct ctx *ctx, struct tensor *out, float mean, float std, uint64_t seed, uint64_t purpose) {
+    DISPATCH(ctx, randn, 0, bytes_of(out), out, mean, std, seed, purpose);
+}

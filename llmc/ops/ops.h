@@ -1,0 +1,311 @@
+/* The seam between the model and the back ends.
+ *
+ * Each operation's signature is written once, in LLMC_OP below. From it come three types:
+ *   <op>_fn        what an implementation must look like
+ *   <op>_need_fn   the same arguments -> bytes of scratch it wants, or OP_UNSUPPORTED for arguments it cannot
+ * take <op>_variant   a row {name, run, need, arch}; a back end offers rows in order of preference, ended by
+ * {0} and from the list LLMC_OPS come the table `struct ops` and the front doors' enum. A wrong signature
+ * does not compile, a missing operation does not link.
+ *
+ * The model calls the front doors declared at the end (ops.c). They check the operands, count FLOPs and
+ * bytes, choose the variant, take its scratch, and, except in plan mode, run it.
+ *
+ * Contracts. Shapes are in trailing comments; N is the number of rows (B*T), every tensor is row-major. `=`
+ * overwrites the output, whatever it held; `+=` adds to it. All reductions run in a fixed order: the same
+ * call on the same device gives the same bits. "(or NULL)" operands may be absent. */
+#ifndef LLMC_OPS_H
+#define LLMC_OPS_H
+
+#include "llmc/ops/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct ctx;
+
+/* What an implementation gets besides its operands. */
+struct op_env {
+    void *stream;  /* CUDA stream; NULL on the CPU */
+    void *scratch; /* the bytes that need() asked for, 256-byte aligned; contents undefined */
+    void *zeros; /* where scratch was asked for: OP_ZEROS bytes that are 0, and must be 0 again at the end */
+    void *state; /* back-end private (cuBLASLt handle and plans) */
+};
+
+#define OP_UNSUPPORTED (-1)
+#define OP_ZEROS       256
+
+#define LLMC_OP(op, ...)                                                                                     \
+    typedef void op##_fn(const struct op_env *env, __VA_ARGS__);                                             \
+    typedef int64_t op##_need_fn(__VA_ARGS__);                                                               \
+    struct op##_variant {                                                                                    \
+        const char *name;                                                                                    \
+        op##_fn *run;                                                                                        \
+        op##_need_fn *need;                                                                                  \
+        int arch; /* the one compute capability that the row is made for (90: sm_90a); 0: any */             \
+    }
+
+enum activation { ACT_NONE, ACT_GELU };
+
+/* --- embed: token plus position embedding --- */
+
+/* out[b,t,:] = wte[tokens[b,t],:] + wpe[t0+t,:] */
+LLMC_OP(embed_forward, struct tensor *out, /* (B,T,C) = */
+        const struct tensor *tokens,       /* (B,T) int32, each in [0,Vp) */
+        const struct tensor *wte,          /* (Vp,C) */
+        const struct tensor *wpe,          /* (maxT,C) */
+        int t0);                           /* position of the first column; t0 + T <= maxT */
+
+/* dwte[tokens[b,t],:] += dout[b,t,:];  dwpe[t,:] += sum_b dout[b,t,:].
+ * Deterministic: rows of dwte are summed in the order of (b,t). */
+LLMC_OP(embed_backward, struct tensor *dwte, /* (Vp,C) += */
+        struct tensor *dwpe,                 /* (maxT,C) += */
+        const struct tensor *dout,           /* (B,T,C) */
+        const struct tensor *tokens);        /* (B,T) int32 */
+
+/* --- norm: layer normalisation (Ba, Kiros, Hinton 2016, arXiv 1607.06450) --- */
+
+/* mean = sum(x)/C, rstd = 1/sqrt(sum((x-mean)^2)/C + 1e-5), out = (x-mean)*rstd*weight + bias, per row. */
+LLMC_OP(norm_forward, struct tensor *out, /* (N,C) = */
+        struct tensor *mean,              /* (N) fp32 = */
+        struct tensor *rstd,              /* (N) fp32 = */
+        const struct tensor *inp,         /* (N,C) */
+        const struct tensor *weight,      /* (C) */
+        const struct tensor *bias);       /* (C) */
+
+/* residual = inp + delta;  (out, mean, rstd) = norm_forward(residual). The same bits as the two steps
+ * apart. */
+LLMC_OP(residual_norm_forward, struct tensor *residual, /* (N,C) = ; may be inp */
+        struct tensor *out,                             /* (N,C) = */
+        struct tensor *mean,                            /* (N) fp32 = */
+        struct tensor *rstd,                            /* (N) fp32 = */
+        const struct tensor *inp,                       /* (N,C) */
+        const struct tensor *delta,                     /* (N,C) */
+        const struct tensor *weight,                    /* (C) */
+        const struct tensor *bias);                     /* (C) */
+
+/* With xhat = (x-mean)*rstd and g = dout*weight, per row:
+ *   dinp = dresidual + rstd * (g - sum(g)/C - xhat*sum(g*xhat)/C)
+ *   dweight += sum over rows of dout*xhat;   dbias += sum over rows of dout */
+LLMC_OP(norm_backward, struct tensor *dinp, /* (N,C) = ; may be dresidual or dout */
+        struct tensor *dweight,             /* (C) += */
+        struct tensor *dbias,               /* (C) += */
+        const struct tensor *dresidual,     /* (N,C) (or NULL): gradient that reaches inp past the norm */
+        const struct tensor *dout,          /* (N,C) */
+        const struct tensor *inp,           /* (N,C) */
+        const struct tensor *mean,          /* (N) fp32 */
+        const struct tensor *rstd,          /* (N) fp32 */
+        const struct tensor *weight);       /* (C) */
+
+/* --- matmul: linear layers --- */
+
+/* In fp8 (weight->fp8, see below) a product is taken of operands that were rounded: x becomes
+ * round(x*s)/s with round() to e4m3 for inp and weight, to e5m2 for dout, and s a power of two for the whole
+ * tensor (fp8.h). Sums, bias, activation, dbias and what is stored are as without. In a layer whose N, C and
+ * OC are not all multiples of 16, as tensor cores want it, the mark has no effect. */
+static inline bool matmul_in_fp8(const struct tensor *inp, const struct tensor *weight) {
+    return weight->fp8 && tensor_rows(inp) % 16 == 0 && tensor_cols(inp) % 16 == 0 &&
+           tensor_rows(weight) % 16 == 0;
+}
+
+/* pre = inp @ weight^T + bias;  out = act(pre). `pre` is kept for the backward pass when an activation is
+ * fused. */
+LLMC_OP(matmul_forward, struct tensor *out, /* (N,OC) = */
+        struct tensor *pre,                 /* (N,OC) = (or NULL: not kept) ; must be NULL for ACT_NONE */
+        const struct tensor *inp,           /* (N,C) */
+        const struct tensor *weight,        /* (OC,C) */
+        const struct tensor *bias,          /* (OC) (or NULL) */
+        enum activation act);
+
+/* dinp = dout @ weight, times act'(pre) if `pre` is given (the activation that made inp from pre is fused
+ * here). dweight (+)= dout^T @ inp;  dbias (+)= sum over rows of dout. With `accumulate` the two are added
+ * to. */
+LLMC_OP(matmul_backward, struct tensor *dinp, /* (N,C) = (or NULL) */
+        struct tensor *dweight,               /* (OC,C) = or += */
+        struct tensor *dbias,                 /* (OC) = or += (or NULL) */
+        const struct tensor *dout,            /* (N,OC) */
+        const struct tensor *inp,             /* (N,C) */
+        const struct tensor *weight,          /* (OC,C) */
+        const struct tensor *pre,             /* (N,C) (or NULL): pre-activation of inp, GELU */
+        bool accumulate);
+
+/* --- act: GELU, tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415) --- */
+
+/* out = 0.5*x*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x^3))) */
+LLMC_OP(act_forward, struct tensor *out, /* (N,C) = */
+        const struct tensor *inp);       /* (N,C) */
+
+/* dinp = dout * gelu'(inp) */
+LLMC_OP(act_backward, struct tensor *dinp, /* (N,C) = ; may be dout */
+        const struct tensor *dout,         /* (N,C) */
+        const struct tensor *inp);         /* (N,C) */
+
+/* --- attn: causal multi-head attention --- */
+
+/* Per (b, head h), with q,k,v the h-th HS columns of the three thirds of qkv and scale = 1/sqrt(HS):
+ *   S[t,s] = scale * q[t].k[s] for s <= t;  P = softmax of each row;  out[t] = sum_s P[t,s] v[s]
+ *   lse[t] = log sum_s exp(S[t,s])  - all that backward needs of the softmax (Dao 2022, arXiv 2205.14135)
+ * Only rows t in [t0, T) are computed; keys and values come from all rows of qkv, which thereby serves as the
+ * cache of a generation step. Training has t0 = 0. */
+LLMC_OP(attn_forward, struct tensor *out, /* (B,T,C) =, rows t >= t0 */
+        struct tensor *lse,               /* (B,NH,T) fp32 =, rows t >= t0 */
+        const struct tensor *qkv,         /* (B,T,3C) */
+        int NH,                           /* heads; C % NH == 0 */
+        int t0);
+
+/* With D[t] = out[t].dout[t], P = exp(S - lse):
+ *   dv[s] = sum_t P[t,s] dout[t];  dS = P * (dout v^T - D);  dq = scale * dS k;  dk = scale * dS^T q */
+LLMC_OP(attn_backward, struct tensor *dqkv, /* (B,T,3C) = */
+        const struct tensor *dout,          /* (B,T,C) */
+        const struct tensor *out,           /* (B,T,C) */
+        const struct tensor *lse,           /* (B,NH,T) fp32 */
+        const struct tensor *qkv,           /* (B,T,3C) */
+        int NH);
+
+/* --- loss: softmax cross-entropy --- */
+
+/* losses[n] = log sum_{v<V} exp(logits[n,v]) - logits[n,target]; 0 where the target is -1 (ignored).
+ * With dloss, logits become their own gradients: (softmax - onehot(target)) * dloss; 0 in rows that are
+ * ignored and in the padding columns v >= V. Without it, logits are left alone. dloss lies on the device, so
+ * that a recorded step can run with another one. */
+LLMC_OP(loss_forward, struct tensor *losses, /* (N) fp32 = */
+        struct tensor *logits,               /* (N,Vp): read, and = with dloss */
+        const struct tensor *targets,        /* (N) int32, each -1 or in [0,V) */
+        const struct tensor *dloss,          /* (1) fp32 (or NULL): gradient of each loss */
+        int V);
+
+/* --- optim --- */
+
+/* AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), with gradients scaled to a global norm of at most
+ * max_norm. */
+struct adamw_args {
+    float lr, beta1, beta2, eps, weight_decay;
+    float max_norm;  /* clip: gradients times min(1, max_norm/sqrt(sumsq)); <= 0: no clipping */
+    int64_t step;    /* 1 for the first update: bias correction 1-beta^step */
+    uint64_t seed;   /* stochastic rounding of low-precision parameters without master weights */
+    int64_t offset;  /* index of element 0 in the whole parameter buffer (counter of the random numbers) */
+    bool stochastic; /* round stochastically */
+};
+/* g = grad*clip;  m = beta1*m + (1-beta1)*g;  v = beta2*v + (1-beta2)*g^2;
+ * w -= lr * (m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + eps) + weight_decay*w)
+ * where w is `master` if given, and param = w rounded. If sumsq is not finite nothing is changed: a step with
+ * a NaN or Inf gradient is skipped on the device, and the host learns of it when it reads the norm. */
+LLMC_OP(adamw, struct tensor *param, /* (n) */
+        struct tensor *master,       /* (n) fp32 (or NULL) */
+        struct tensor *m,            /* (n) fp32 */
+        struct tensor *v,            /* (n) fp32 */
+        const struct tensor *grad,   /* (n) */
+        const struct tensor *sumsq,  /* (1) fp32: sum of squares of the whole gradient */
+        const struct adamw_args *args);
+
+/* out = sum of inp^2, accumulated in a fixed order with an error independent of n (fp64 or pairwise). */
+LLMC_OP(sumsq, struct tensor *out, /* (1) fp32 = */
+        const struct tensor *inp); /* (n) */
+
+/* out (+)= scale * sum of inp */
+LLMC_OP(sum, struct tensor *out,    /* (1) fp32 = or += */
+        const struct tensor *inp,   /* (n) fp32 */
+        const struct tensor *scale, /* (1) fp32 (or NULL: 1) */
+        bool accumulate);
+
+/* out = inp, converted between dtypes; to nearest even. */
+LLMC_OP(cast, struct tensor *out,  /* (n) = */
+        const struct tensor *inp); /* (n) */
+
+/* out = value */
+LLMC_OP(fill, struct tensor *out, /* (n) = */
+        float value);
+
+/* out[i] = mean + std * normal(seed, purpose, i): Philox, Box-Muller; element i depends on i alone. */
+LLMC_OP(randn, struct tensor *out, /* (n) = */
+        float mean, float std, uint64_t seed, uint64_t purpose);
+
+#define LLMC_OPS(X)                                                                                          \
+    X(embed_forward)                                                                                         \
+    X(embed_backward)                                                                                        \
+    X(norm_forward)                                                                                          \
+    X(residual_norm_forward)                                                                                 \
+    X(norm_backward)                                                                                         \
+    X(matmul_forward)                                                                                        \
+    X(matmul_backward)                                                                                       \
+    X(act_forward)                                                                                           \
+    X(act_backward)                                                                                          \
+    X(attn_forward)                                                                                          \
+    X(attn_backward)                                                                                         \
+    X(loss_forward)                                                                                          \
+    X(adamw)                                                                                                 \
+    X(sumsq)                                                                                                 \
+    X(sum)                                                                                                   \
+    X(cast)                                                                                                  \
+    X(fill)                                                                                                  \
+    X(randn)
+
+#define X(op) OP_##op,
+enum op_id { LLMC_OPS(X) OP_COUNT };
+#undef X
+const char *op_name(enum op_id id);
+
+/* Can a row made for `arch` run on the context's device? Whoever walks rows asks this before need(). */
+bool op_runs_on(const struct ctx *ctx, int arch);
+
+/* What the FLOP rate of a row is to be measured by: the device's rate for plain matmuls, or twice that for
+ * fp8 on a GPU, whose tensor cores multiply fp8 twice as fast as bf16 (NVIDIA's data sheets, Ada to
+ * Hopper). */
+double op_matmul_rate(const struct ctx *ctx, const char *variant, double plain_rate);
+
+/* One back end's implementations: for each op its rows, best first. */
+struct ops {
+    const char *backend;
+#define X(op) const struct op##_variant *op;
+    LLMC_OPS(X)
+#undef X
+};
+extern const struct ops cpu_ops;  /* llmc/cpu: the reference; fp32 */
+extern const struct ops cuda_ops; /* llmc/cuda */
+
+/* The rows themselves, defined in llmc/cpu/<stem>.c and llmc/cuda/<stem>.cu. */
+#define X(op)                                                                                                \
+    extern const struct op##_variant cpu_##op##_variants[];                                                  \
+    extern const struct op##_variant cuda_##op##_variants[];
+LLMC_OPS(X)
+#undef X
+
+/* --- front doors (ops.c) --- */
+
+#define FRONT_DOOR(op, ...) void op(struct ctx *ctx, __VA_ARGS__)
+FRONT_DOOR(embed_forward, struct tensor *out, const struct tensor *tokens, const struct tensor *wte,
+           const struct tensor *wpe, int t0);
+FRONT_DOOR(embed_backward, struct tensor *dwte, struct tensor *dwpe, const struct tensor *dout,
+           const struct tensor *tokens);
+FRONT_DOOR(norm_forward, struct tensor *out, struct tensor *mean, struct tensor *rstd,
+           const struct tensor *inp, const struct tensor *weight, const struct tensor *bias);
+FRONT_DOOR(residual_norm_forward, struct tensor *residual, struct tensor *out, struct tensor *mean,
+           struct tensor *rstd, const struct tensor *inp, const struct tensor *delta,
+           const struct tensor *weight, const struct tensor *bias);
+FRONT_DOOR(norm_backward, struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
+           const struct tensor *dresidual, const struct tensor *dout, const struct tensor *inp,
+           const struct tensor *mean, const struct tensor *rstd, const struct tensor *weight);
+FRONT_DOOR(matmul_forward, struct tensor *out, struct tensor *pre, const struct tensor *inp,
+           const struct tensor *weight, const struct tensor *bias, enum activation act);
+FRONT_DOOR(matmul_backward, struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
+           const struct tensor *dout, const struct tensor *inp, const struct tensor *weight,
+           const struct tensor *pre, bool accumulate);
+FRONT_DOOR(act_forward, struct tensor *out, const struct tensor *inp);
+FRONT_DOOR(act_backward, struct tensor *dinp, const struct tensor *dout, const struct tensor *inp);
+FRONT_DOOR(attn_forward, struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH, int t0);
+FRONT_DOOR(attn_backward, struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
+           const struct tensor *lse, const struct tensor *qkv, int NH);
+FRONT_DOOR(loss_forward, struct tensor *losses, struct tensor *logits, const struct tensor *targets,
+           const struct tensor *dloss, int V);
+FRONT_DOOR(adamw, struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
+           const struct tensor *grad, const struct tensor *sumsq, const struct adamw_args *args);
+FRONT_DOOR(sumsq, struct tensor *out, const struct tensor *inp);
+FRONT_DOOR(sum, struct tensor *out, const struct tensor *inp, const struct tensor *scale, bool accumulate);
+FRONT_DOOR(cast, struct tensor *out, const struct tensor *inp);
+FRONT_DOOR(fill, struct tensor *out, float value);
+FRONT_DOOR(randn, struct tensor *out, float mean, float std, uint64_t seed, uint64_t purpose);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,60 @@
+/* The collectives of a single process, and the choice between the kinds. */
+#include "llmc/ranks/comm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t local_identity(struct comm *c, struct tensor *t, void *stream) { return 0; }
+static int64_t local_broadcast(struct comm *c, struct tensor *t, int64_t root, void *stream) { return 0; }
+static void local_wait(struct comm *c, int64_t ticket, void *stream) {}
+static void local_close(struct comm *c) { free(c); }
+
+static struct comm *comm_open_idle(struct group *g, int64_t world, const char *kind) {
+    struct comm *c = (struct comm *)xcalloc(1, sizeof *c);
+    *c = (struct comm){.group = g,
+                       .world = world,
+                       .kind = kind,
+                       .all_reduce = local_identity,
+                       .reduce_scatter = local_identity,
+                       .all_gather = local_identity,
+                       .broadcast = local_broadcast,
+                       .wait = local_wait,
+                       .close = local_close};
+    return c;
+}
+
+struct comm *comm_open_local(struct group *g) {
+    return comm_open_idle(g, 1, "one process");
+}
+struct comm *comm_open_plan(int64_t world) {
+    return comm_open_idle(NULL, world, "plan");
+}
+
+/* A rank that found no GPU, and uses the CPU instead, would wait for the others in another way than they for
+ * it. */
+static bool same_backend(struct group *g, const struct device *device, struct error *err) {
+    struct {
+        char backend[16], host[64];
+    } mine = {"", ""}, *all = xcalloc((size_t)g->world, sizeof mine);
+    snprintf(mine.backend, sizeof mine.backend, "%s", device->backend);
+    snprintf(mine.host, sizeof mine.host, "%s", g->host);
+    group_exchange(g, all, &mine, sizeof mine);
+    int64_t r = 1;
+    while (r < g->world && strcmp(all[r].backend, all[0].backend) == 0) r++;
+    bool ok = r == g->world ||
+              fail(err,
+                   "rank 0 (%s) uses the device %s, rank %lld (%s) %s: give all of them --device %s or "
+                   "--device %s",
+                   all[0].host, all[0].backend, (long long)r, all[r].host, all[r].backend, all[0].backend,
+                   all[r].backend);
+    free(all);
+    return ok;
+}
+
+struct comm *comm_open(struct group *g, struct device *device, struct error *err) {
+    if (!g || g->world == 1) return comm_open_local(g);
+    if (!same_backend(g, device, err)) return NULL;
+    if (strcmp(device->backend, "cpu") == 0) return comm_open_sockets(g, err);
+    return comm_open_nccl(g, device, err);
+}

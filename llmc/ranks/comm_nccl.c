@@ -1,0 +1,326 @@
+/* Collectives between GPUs: struct comm over NCCL, which is loaded when the first communicator is opened.
+ * LLMC_NCCL=PATH names the library.
+ *
+ * Collectives run on a stream of their own, which the device serves first. Before each, that stream waits for
+ * an event recorded on the caller's; a ticket is an event behind the collective. Nothing waits on the host.
+ *
+ * When another process is gone, NCCL's kernels wait for ever, and with them whoever waits for the device: the
+ * group's watch ends the process from a thread of its own. The watch also asks NCCL once a second whether it
+ * has found an error itself. The communicator is therefore an ordinary blocking one, without time-outs of its
+ * own.
+ *
+ * NCCL adds bf16 values in bf16, in an order that it chooses by topology, world and size: a run on the same
+ * machines gives the same bits again, and all ranks get the same, but other machines may give others.
+ *
+ * Sections: loading, errors, collectives, opening. */
+#include "llmc/ranks/comm.h"
+#include "llmc/process/group_impl.h"
+#include "llmc/ranks/nccl_api.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* --- loading --- */
+
+const char *nccl_version_text(int version) {
+    static _Thread_local char text[4][32];
+    static _Thread_local unsigned next;
+    char *out = text[next++ % ARRAY_LENGTH(text)];
+    int major = version < 10000 ? 1000 : 10000;
+    snprintf(out, sizeof text[0], "%d.%d.%d", version / major, version % major / 100, version % 100);
+    return out;
+}
+
+bool nccl_load(struct nccl_api *api, int *version, struct error *err) {
+    const char *path = getenv("LLMC_NCCL");
+    void *library = RTLD_DEFAULT;
+    if (path || !dlsym(RTLD_DEFAULT, "ncclGetUniqueId")) {
+        library = dlopen(path ? path : "libnccl.so.2", RTLD_NOW | RTLD_LOCAL);
+        if (!library)
+            return fail(
+                err,
+                "several GPUs need NCCL, which cannot be loaded: %s. Install it (package libnccl2), or give "
+                "its path: LLMC_NCCL=/path/to/libnccl.so.2",
+                dlerror());
+    }
+#define NCCL_FIND(member, name, required, result, parameters)                                                \
+    *(void **)&api->member = dlsym(library, #name);                                                          \
+    if (required && !api->member)                                                                            \
+        return fail(err, "%s is not NCCL, or not a version that fits: it has no function %s",                \
+                    path ? path : "libnccl.so.2", #name);
+    NCCL_FUNCTIONS(NCCL_FIND)
+#undef NCCL_FIND
+    int result = api->get_version(version);
+    if (result != NCCL_SUCCESS) return fail(err, "NCCL does not start: %s", api->get_error_string(result));
+    if (*version < NCCL_OLDEST)
+        return fail(err, "NCCL %s is too old: bf16 needs %s. Update it, or name another with LLMC_NCCL=PATH",
+                    nccl_version_text(*version), nccl_version_text(NCCL_OLDEST));
+    return true;
+}
+
+/* --- errors --- */
+
+enum { TICKETS = 64 };
+
+struct nccl_comm {
+    struct nccl_api api;
+    struct device *device;
+    void *comm, *stream;
+    void *ready;           /* event: the caller's stream has got to the collective */
+    void *passed[TICKETS]; /* events: the stream of collectives has passed number i, i + TICKETS, ... */
+    int64_t last;          /* ticket given out; the first is 1 */
+    bool error_seen;       /* by the watch, a second ago */
+    char kind[48];
+};
+
+static struct nccl_comm *state_of(const struct comm *c) { return (struct nccl_comm *)c->state; }
+
+/* NCCL's own words on what went wrong, in a rotating thread-local buffer. */
+static const char *nccl_error_text(const struct nccl_comm *s, int result) {
+    static _Thread_local char text[512];
+    const char *last = s->api.get_last_error ? s->api.get_last_error(s->comm) : NULL;
+    bool more = last && *last;
+    int length = more ? (int)strcspn(last, "\n") : 0;
+    snprintf(text, sizeof text, "%s%s%.*s. NCCL_DEBUG=INFO shows more", s->api.get_error_string(result),
+             more ? ": " : "", length, more ? last : "");
+    return text;
+}
+
+/* If another process is gone, NCCL may notice it before the watch does, but only the watch knows which one
+ * and why: it gets the time to say so and to end this process. */
+static void nccl_check(struct comm *c, int result, const char *what, const struct tensor *t) {
+    if (result == NCCL_SUCCESS) return;
+    struct nccl_comm *s = state_of(c);
+    char *text = xstrdup(nccl_error_text(s, result));
+    if (c->world > 1 && (result == NCCL_REMOTE_ERROR || result == NCCL_SYSTEM_ERROR)) sleep(3);
+    group_poll(c->group, NULL, NULL);
+    s->api.comm_abort(s->comm); /* its kernels may still wait for others; this thread ends with the process */
+    die("rank %lld: NCCL's %s of %s failed: %s", (long long)c->rank, what, tensor_text(t), text);
+}
+
+/* On the watch's thread. An error is reported the second time it is seen; see nccl_check(). The communicator
+ * is not aborted here: another thread may be in a call of NCCL, and the end of the process frees the GPU as
+ * well. */
+static bool nccl_poll(void *arg, struct error *err) {
+    struct comm *c = (struct comm *)arg;
+    struct nccl_comm *s = state_of(c);
+    int error = NCCL_SUCCESS, result = s->api.comm_get_async_error(s->comm, &error);
+    if (result != NCCL_SUCCESS) error = result;
+    if (error == NCCL_SUCCESS || error == NCCL_IN_PROGRESS) return true;
+    if (!s->error_seen) {
+        s->error_seen = true;
+        return true;
+    }
+    return fail(err, "rank %lld: NCCL lost its connection to the other GPUs: %s", (long long)c->rank,
+                nccl_error_text(s, error));
+}
+
+/* --- collectives --- */
+
+static int nccl_type_of(const struct tensor *t) {
+    check(t->dtype == DTYPE_F32 || t->dtype == DTYPE_BF16, "%s: collectives take fp32 and bf16",
+          tensor_text(t));
+    return t->dtype == DTYPE_F32 ? NCCL_FLOAT32 : NCCL_BFLOAT16;
+}
+
+/* The stream of collectives waits for what is on the caller's. */
+static void begin(struct nccl_comm *s, void *stream) {
+    s->device->event_record(s->device, s->ready, stream);
+    s->device->stream_wait_event(s->device, s->stream, s->ready);
+}
+static int64_t end(struct comm *c) {
+    struct nccl_comm *s = state_of(c);
+    int64_t ticket = ++s->last;
+    group_beat(c->group);
+    s->device->event_record(s->device, s->passed[ticket % TICKETS], s->stream);
+    return ticket;
+}
+
+static int64_t nccl_all_reduce(struct comm *c, struct tensor *t, void *stream) {
+    struct nccl_comm *s = state_of(c);
+    begin(s, stream);
+    nccl_check(c,
+               s->api.all_reduce(t->data, t->data, (size_t)tensor_count(t), nccl_type_of(t), NCCL_SUM,
+                                 s->comm, s->stream),
+               "all_reduce", t);
+    return end(c);
+}
+
+static int64_t nccl_broadcast(struct comm *c, struct tensor *t, int64_t root, void *stream) {
+    struct nccl_comm *s = state_of(c);
+    begin(s, stream);
+    nccl_check(c,
+               s->api.broadcast(t->data, t->data, (size_t)tensor_count(t), nccl_type_of(t), (int)root,
+                                s->comm, s->stream),
+               "broadcast", t);
+    return end(c);
+}
+
+static char *part_address(const struct tensor *t, struct comm_part part) {
+    return (char *)t->data + (size_t)part.first * dtype_size(t->dtype);
+}
+
+/* Parts of equal size are what NCCL's reduce_scatter and all_gather know. Otherwise each part is a collective
+ * of its own, all in one group: as many bytes, but as many steps as there are ranks. Buckets of matrices
+ * divide evenly among the usual numbers of GPUs; what does not is small, or shared by so many that the
+ * network's latency counts anyway. */
+static int64_t nccl_in_parts(struct comm *c, struct tensor *t, void *stream, bool reduce) {
+    struct nccl_comm *s = state_of(c);
+    int64_t n = tensor_count(t);
+    int type = nccl_type_of(t), result = NCCL_SUCCESS;
+    struct comm_part own = comm_part(n, c->world, c->rank);
+    const char *what = reduce ? "reduce_scatter" : "all_gather";
+    begin(s, stream);
+    if (comm_part(n, c->world, 0).count * c->world == n) {
+        char *mine = part_address(t, own);
+        size_t count = (size_t)own.count;
+        result = reduce ? s->api.reduce_scatter(t->data, mine, count, type, NCCL_SUM, s->comm, s->stream)
+                        : s->api.all_gather(mine, t->data, count, type, s->comm, s->stream);
+        nccl_check(c, result, what, t);
+        return end(c);
+    }
+    nccl_check(c, s->api.group_start(), what, t);
+    for (int root = 0; root < c->world && result == NCCL_SUCCESS; root++) {
+        struct comm_part part = comm_part(n, c->world, root);
+        char *p = part_address(t, part);
+        size_t count = (size_t)part.count;
+        if (count == 0) break;
+        result = reduce ? s->api.reduce(p, p, count, type, NCCL_SUM, root, s->comm, s->stream)
+                        : s->api.broadcast(p, p, count, type, root, s->comm, s->stream);
+    }
+    nccl_check(c, result, what, t);
+    nccl_check(c, s->api.group_end(), what, t);
+    return end(c);
+}
+static int64_t nccl_reduce_scatter(struct comm *c, struct tensor *t, void *stream) {
+    return nccl_in_parts(c, t, stream, true);
+}
+static int64_t nccl_all_gather(struct comm *c, struct tensor *t, void *stream) {
+    return nccl_in_parts(c, t, stream, false);
+}
+
+/* The event of an old ticket has been recorded again, behind a later collective: that waits longer than
+ * needed. */
+static void nccl_wait(struct comm *c, int64_t ticket, void *stream) {
+    struct nccl_comm *s = state_of(c);
+    check(ticket >= 0 && ticket <= s->last, "ticket %lld: the last one given out is %lld", (long long)ticket,
+          (long long)s->last);
+    if (ticket > 0) s->device->stream_wait_event(s->device, stream, s->passed[ticket % TICKETS]);
+}
+
+/* --- opening --- */
+
+static void nccl_free(struct comm *c) {
+    struct nccl_comm *s = state_of(c);
+    struct device *d = s->device;
+    for (int i = 0; i < TICKETS; i++) d->event_free(d, s->passed[i]);
+    d->event_free(d, s->ready);
+    d->stream_free(d, s->stream);
+    free(s);
+    free(c);
+}
+
+static void nccl_close(struct comm *c) {
+    struct nccl_comm *s = state_of(c);
+    group_poll(c->group, NULL, NULL);
+    s->device->synchronize(s->device, s->stream);
+    int result = s->api.comm_destroy(s->comm);
+    if (result != NCCL_SUCCESS) warn("closing NCCL: %s", s->api.get_error_string(result));
+    nccl_free(c);
+}
+
+/* What all ranks know of each other before NCCL starts. */
+struct nccl_peer {
+    int32_t version;
+    int64_t local_rank, local_world;
+    char gpu[48], host[64];
+};
+
+/* The same on every rank, so that all of them refuse with the same words. */
+static bool fits_together(const struct nccl_peer *peers, int64_t world, struct error *err) {
+    for (int64_t r = 1; r < world; r++)
+        if (peers[r].version != peers[0].version)
+            return fail(err,
+                        "NCCL differs: rank 0 (%s) has %s, rank %lld (%s) has %s. Install the same one "
+                        "everywhere, or name it with LLMC_NCCL=PATH",
+                        peers[0].host, nccl_version_text(peers[0].version), (long long)r, peers[r].host,
+                        nccl_version_text(peers[r].version));
+    for (int64_t r = 1; r < world; r++)
+        for (int64_t q = 0; q < r; q++)
+            if (strcmp(peers[q].gpu, peers[r].gpu) == 0)
+                return fail(err,
+                            "ranks %lld (%s, local rank %lld) and %lld (%s, local rank %lld) use one GPU, "
+                            "%s: NCCL needs one for each process. Start as many processes on a machine as it "
+                            "has GPUs, with --device cuda, and let each see all GPUs or only its own "
+                            "(CUDA_VISIBLE_DEVICES)",
+                            (long long)q, peers[q].host, (long long)peers[q].local_rank, (long long)r,
+                            peers[r].host, (long long)peers[r].local_rank, peers[r].gpu);
+    return true;
+}
+
+static bool nccl_agree(struct group *g, struct device *device, int version, struct error *err) {
+    struct nccl_peer mine = {version, g->local_rank, g->local_world, "", ""};
+    snprintf(mine.gpu, sizeof mine.gpu, "%s", device->id);
+    snprintf(mine.host, sizeof mine.host, "%s", g->host);
+    struct nccl_peer *peers = (struct nccl_peer *)xcalloc((size_t)g->world, sizeof *peers);
+    group_exchange(g, peers, &mine, sizeof mine);
+    bool ok = fits_together(peers, g->world, err);
+    free(peers);
+    return ok;
+}
+
+/* NCCL fails on one rank, the others wait for it: this process ends, and the watch tells them. */
+static bool nccl_init(struct comm *c, struct error *err) {
+    struct nccl_comm *s = state_of(c);
+    struct nccl_id id = {""};
+    int result = c->rank == 0 ? s->api.get_unique_id(&id) : NCCL_SUCCESS;
+    bool ok = result == NCCL_SUCCESS || fail(err, "NCCL does not start: %s", nccl_error_text(s, result));
+    if (!group_agree(c->group, ok, err)) return false;
+    group_broadcast(c->group, &id, sizeof id, 0);
+    group_progress(c->group, "connecting the GPUs (NCCL)", -1);
+    s->device->synchronize(s->device,
+                           s->device->stream); /* NCCL takes the GPU that is current in this thread */
+    result = s->api.comm_init_rank(&s->comm, (int)c->world, id, (int)c->rank);
+    if (result == NCCL_SUCCESS) return true;
+    return fail(err, "rank %lld (%s): NCCL cannot connect the GPUs: %s", (long long)c->rank, c->group->host,
+                nccl_error_text(s, result));
+}
+
+struct comm *comm_open_nccl(struct group *g, struct device *device, struct error *err) {
+    struct comm *c = (struct comm *)xcalloc(1, sizeof *c);
+    struct nccl_comm *s = (struct nccl_comm *)xcalloc(1, sizeof *s);
+    int version = 0;
+    bool gpu = strcmp(device->backend, "cuda") == 0;
+    bool ok = gpu ? nccl_load(&s->api, &version, err)
+                  : fail(err, "NCCL connects GPUs, and this process runs on the %s", device->backend);
+    if (!group_agree(g, ok, err) || !nccl_agree(g, device, version, err)) {
+        free(s);
+        free(c);
+        return NULL;
+    }
+    snprintf(s->kind, sizeof s->kind, "NCCL %s", nccl_version_text(version));
+    *c = (struct comm){.group = g,
+                       .rank = g->rank,
+                       .world = g->world,
+                       .kind = s->kind,
+                       .state = s,
+                       .all_reduce = nccl_all_reduce,
+                       .reduce_scatter = nccl_reduce_scatter,
+                       .all_gather = nccl_all_gather,
+                       .broadcast = nccl_broadcast,
+                       .wait = nccl_wait,
+                       .close = nccl_close};
+    s->device = device;
+    s->stream = device->stream_new(device);
+    s->ready = device->event_new(device);
+    for (int i = 0; i < TICKETS; i++) s->passed[i] = device->event_new(device);
+    if (!nccl_init(c, err)) {
+        nccl_free(c);
+        return NULL;
+    }
+    group_poll(g, nccl_poll, c);
+    return c;
+}

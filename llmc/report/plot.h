@@ -1,0 +1,19 @@
+/* loss.svg: a run's log as a picture. */
+#ifndef LLMC_PLOT_H
+#define LLMC_PLOT_H
+
+#include "llmc/base/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Draws the rows of a log.jsonl: training loss raw and smoothed, validation loss, the floor (NAN: none),
+ * steps whose update was skipped, and the learning rate below. Lines that are no rows are passed over. The
+ * file is written atomically, needs no scripts, and stays below 200 kB however long the run. */
+bool plot_log(const char *svg, const char *log, const char *title, double floor_loss, struct error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,37 @@
+/* The line that says how training goes, for a terminal of any width or for a file. Pure text: logger.c prints
+ * it. */
+#ifndef LLMC_PROGRESS_H
+#define LLMC_PROGRESS_H
+
+#include "llmc/base/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct progress {
+    int64_t step, steps;
+    double epoch, loss, val_loss, floor_loss; /* NAN for the last two: not known */
+    double lr, grad_norm;
+    int64_t skipped; /* updates so far that were skipped */
+    double tokens_per_second, flops_per_second;
+    double peak_flops; /* 0: unknown */
+    double eta;        /* seconds; NAN: not known */
+};
+
+/* Writes the line, without a newline, and returns its length. At most columns-1 characters with a bar: what
+ * does not fit goes, the least important first. columns 0: all of it, without a bar. Columns keep their
+ * places from line to line. */
+#define PROGRESS_MAX 512
+int progress_line(char out[PROGRESS_MAX], const struct progress *p, int columns);
+
+/* "1.23k", "12.3k", "123k": three digits and a prefix, 5 characters wide, in a rotating thread-local
+ * buffer. */
+const char *progress_count(double n);
+/* "42s", "12m34s", "3h05m", "2d03h". */
+const char *progress_duration(double seconds);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,338 @@
+/* Options of a training run. Sections: the table, choosing the model, filling in defaults, structures made
+ * from it. */
+#include "llmc/run/config.h"
+
+#include "llmc/format/checkpoint.h"
+#include "llmc/base/file.h"
+#include "llmc/model/sampler.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- the table --- */
+
+#define C struct run_config
+static const struct option_row model_rows[] = {
+    OPT_TEXT(C, model, "model", "tiny", "NAME|DIR",
+             "tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m ... gpt3-1.3b, dN for N layers, or a "
+             "directory with weights to start from (a checkpoint or a Hugging Face GPT-2)",
+             0),
+    OPT_INT(C, layers, "layers", "0", 0, 10000, "N", "transformer blocks (0: as the model says)", 0),
+    OPT_INT(C, heads, "heads", "0", 0, 65536, "N",
+            "attention heads; must divide the channels (0: as the model says)", 0),
+    OPT_INT(C, channels, "channels", "0", 0, 1 << 20, "N",
+            "width of the residual stream (0: as the model says)", 0),
+    OPT_INT(C, context, "context", "0", 0, 1 << 24, "N",
+            "longest sequence the model can take (0: as the model says)", 0),
+    OPT_REAL(C, init_std, "init-std", "0", 0, 10, "X",
+             "standard deviation of new weights (0: 0.02, more below 768 channels and for the stories)", 0),
+    OPT_SIZE(C, vocab_size, "vocab-size", "0", 0, 1 << 24, "N",
+             "tokens in the vocabulary: of the tokenizer trained on --text or the stories (0: 512 for "
+             "stories, 4096 for text), or of the model for --data (0: as the model says)",
+             0),
+};
+static const struct option_row data_rows[] = {
+    OPT_TEXT(C, text, "text", NULL, "PATH",
+             "train on this text file or directory (default: the built-in stories)", 0),
+    OPT_TEXT(C, data, "data", NULL, "GLOB", "train on these token shards (.bin, as llm.c writes them)", 0),
+    OPT_TEXT(C, val, "val", NULL, "GLOB",
+             "token shards to validate on; needed with --data to validate at all", 0),
+    OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
+             "tokenizer.json, a directory with a tokenizer, or plain bytes (default: train one on the text)",
+             0),
+    OPT_SIZE(C, stories, "stories", "40k", 100, 1e9, "N", "size of the built-in corpus", 0),
+    OPT_REAL(C, validation_fraction, "validation-fraction", "0.02", 0, 0.5, "X",
+             "share of the text that is kept for validation", OPTION_ABOVE_MIN),
+    OPT_WORD(C, samples, "samples", "auto", "auto|windows|documents", NULL,
+             "what a sequence is: windows of T tokens wherever they begin, or whole documents from their "
+             "start, in order (auto: documents for the stories, windows otherwise)",
+             0),
+    OPT_FLAG(C, shuffle, "shuffle", "true", "train on the samples of each epoch in random order", 0),
+};
+static const struct option_row batch_rows[] = {
+    OPT_INT(C, batch_size, "batch-size", "0", 0, 1 << 20, "B",
+            "sequences computed at a time (0: 8 for small models, 4 otherwise)", 0),
+    OPT_INT(C, seq_len, "seq-len", "0", 0, 1 << 24, "T", "tokens in a sequence (0: the model's context)", 0),
+    OPT_SIZE(C, tokens_per_step, "tokens-per-step", "0", 0, 1e12, "N",
+             "tokens in an optimizer step: a multiple of B*T times the processes; more of them accumulates "
+             "gradients (0: that product)",
+             0),
+    OPT_SIZE(C, steps, "steps", "0", 0, 1e12, "N",
+             "optimizer steps (0: as --epochs says, else what the built-in corpus needs, else one epoch and "
+             "at least 500)",
+             0),
+    OPT_REAL(C, epochs, "epochs", "0", 0, 1e9, "X", "passes over the training data, if --steps is 0", 0),
+};
+static const struct option_row optimizer_rows[] = {
+    OPT_REAL(C, learning_rate, "learning-rate", "0", 0, 100, "X",
+             "peak learning rate (0: by the model's width, 6e-4 at 768 channels)", 0),
+    OPT_WORD(C, schedule, "schedule", "cosine", "cosine|linear|constant|wsd", NULL,
+             "course of the learning rate after the warmup; wsd: constant, then a decay", 0),
+    OPT_INT(C, warmup, "warmup", "-1", -1, INFINITY, "N",
+            "steps of linear warmup (-1: 5 % of all, at most 700)", 0),
+    OPT_REAL(C, final_lr_fraction, "final-lr-fraction", "-1", -1, 1, "X",
+             "last learning rate as a share of the peak (-1: 0.1, and 0 for the stories)", 0),
+    OPT_REAL(C, decay_fraction, "decay-fraction", "0.2", 0, 1, "X", "share of the steps in wsd's decay", 0),
+    OPT_REAL(C, weight_decay, "weight-decay", "0.1", 0, 100, "X", "decoupled weight decay of matrices", 0),
+    OPT_REAL(C, beta1, "beta1", "0.9", 0, 1, "X", "AdamW's decay of the first moment", OPTION_BELOW_MAX),
+    OPT_REAL(C, beta2, "beta2", "0.95", 0, 1, "X", "AdamW's decay of the second moment", OPTION_BELOW_MAX),
+    OPT_REAL(C, eps, "eps", "1e-8", 0, 1, "X", "AdamW's epsilon", OPTION_ABOVE_MIN),
+    OPT_REAL(C, grad_clip, "grad-clip", "1", 0, INFINITY, "X",
+             "largest norm of the whole gradient (0: not clipped)", 0),
+};
+static const struct option_row evaluation_rows[] = {
+    OPT_INT(C, val_every, "val-every", "0", 0, INFINITY, "N",
+            "steps between validations (0: a tenth of the run)", 0),
+    OPT_INT(C, val_batches, "val-batches", "0", 0, INFINITY, "N",
+            "batches of a validation (0: all of a text's validation set, 20 of shards)", 0),
+    OPT_TEXT(C, eval_tasks, "eval-tasks", NULL, "LIST",
+             "multiple-choice questions to answer during training, as for `train_gpt eval --tasks`", 0),
+    OPT_INT(C, eval_every, "eval-every", "0", 0, INFINITY, "N",
+            "steps between --eval-tasks (0: as --val-every)", 0),
+    OPT_INT(C, sample_every, "sample-every", "0", 0, INFINITY, "N",
+            "steps between printed samples (0: only at the end)", 0),
+};
+static const struct option_row run_rows[] = {
+    OPT_TEXT(C, out, "out", NULL, "DIR",
+             "where checkpoints, logs and the plot go (default: a new one under runs/)", 0),
+    OPT_FLAG(C, resume, "resume", "false", "go on with the run in --out from its newest complete checkpoint",
+             OPTION_THIS_RUN),
+    OPT_FLAG(C, overwrite, "overwrite", "false", "start again in --out, removing the run that is there",
+             OPTION_THIS_RUN),
+    OPT_INT(C, save_every, "save-every", "0", 0, INFINITY, "N",
+            "steps between checkpoints (0: a tenth of the run, at least 50)", 0),
+    OPT_INT(C, keep, "keep", "2", 1, 1e6, "N", "checkpoints to keep", 0),
+    OPT_INT(C, seed, "seed", "1", 0, INFINITY, "N", "seed of initialisation and shuffling", 0),
+};
+static const struct option_row process_rows[] = {
+    OPT_INT(C, gpus, "gpus", "0", 0, 1024, "N",
+            "train on N GPUs of this machine: starts a process for each (0: on one GPU, in this process)",
+            OPTION_THIS_RUN),
+    OPT_INT(C, ranks, "ranks", "0", 0, 1024, "N",
+            "the same for any device: starts N processes on this machine; on the CPU they share its cores",
+            OPTION_THIS_RUN),
+    OPT_WORD(C, zero, "zero", "1", "0|1|2|3", NULL,
+             "what the processes divide among them: 1 optimizer state, 2 also gradients, 3 also parameters; "
+             "the same results, and `train_gpt plan` shows the memory of each",
+             0),
+    OPT_INT(C, restart, "restart", "0", 0, 1e6, "N",
+            "if a process dies, start all of them again from the last checkpoint, up to N times",
+            OPTION_THIS_RUN),
+    OPT_REAL(C, comm_timeout, "comm-timeout", "120", 1, 1e6, "S",
+             "seconds until the others end the run because a process is silent or does not go on",
+             OPTION_THIS_RUN),
+    OPT_FLAG(C, bind, "bind", "true", "with --gpus and --ranks, give each process cores of its own",
+             OPTION_THIS_RUN),
+    OPT_FLAG(C, rank_logs, "rank-logs", "false", "write rank-N.log in --out for every process",
+             OPTION_THIS_RUN),
+};
+static const struct option_row device_rows[] = {
+    OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto: a GPU if there is one", 0),
+    OPT_WORD(C, dtype, "dtype", "auto", "auto|fp32|bf16", NULL,
+             "storage of weights and activations (auto: the device's best)", 0),
+    OPT_WORD(C, matmul, "matmul", "bf16", "bf16|fp8", NULL,
+             "products of the blocks' matrices: as stored, or of copies in fp8 (e4m3, gradients e5m2), about "
+             "twice as fast on GPUs from Ada and Hopper on; the CPU emulates fp8",
+             0),
+    OPT_WORD(C, recompute, "recompute", "none", "none|gelu|norm|block", NULL,
+             "what backward computes again instead of keeping it; saves memory, same results", 0),
+    OPT_INT(C, head_chunks, "head-chunks", "1", 1, 1 << 20, "N",
+            "parts in which logits are made; saves memory", 0),
+    OPT_FLAG(C, master_weights, "master-weights", "true", "keep fp32 copies of bf16 weights for the update",
+             0),
+    OPT_FLAG(C, stochastic_rounding, "stochastic-rounding", "false",
+             "round updated bf16 weights up or down at random, in proportion; for --no-master-weights", 0),
+    OPT_FLAG(C, tf32, "tf32", "false", "on a GPU, multiply fp32 matrices in TF32 (10-bit mantissas)", 0),
+    OPT_TEXT(C, autotune, "autotune", NULL, "FILE",
+             "on a GPU, time the matmul candidates of every shape once and remember the best in FILE", 0),
+    OPT_FLAG(C, graph, "graph", "true", "run a step as one recorded graph, where the device can", 0),
+    OPT_INT(C, threads, "threads", "0", 0, 4096, "N", "CPU threads (0: all cores)", 0),
+};
+#undef C
+
+const struct option_group run_option_groups[] = {
+    {"Model", model_rows, ARRAY_LENGTH(model_rows)},
+    {"Data", data_rows, ARRAY_LENGTH(data_rows)},
+    {"Batch and length", batch_rows, ARRAY_LENGTH(batch_rows)},
+    {"Optimizer", optimizer_rows, ARRAY_LENGTH(optimizer_rows)},
+    {"Evaluation", evaluation_rows, ARRAY_LENGTH(evaluation_rows)},
+    {"Run", run_rows, ARRAY_LENGTH(run_rows)},
+    {"Several processes (torchrun, mpirun and srun are recognised, too)", process_rows,
+     ARRAY_LENGTH(process_rows)},
+    {"Device and memory", device_rows, ARRAY_LENGTH(device_rows)},
+};
+
+/* --- the model --- */
+
+bool run_model_config(struct gpt_config *model, char **directory, const struct run_config *c,
+                      int64_t vocab_size, struct error *err) {
+    *directory = NULL;
+    if (path_exists(c->model)) {
+        if (c->layers || c->heads || c->channels || c->context)
+            return fail(
+                err,
+                "--model %s has a shape of its own; --layers, --heads, --channels and --context are for "
+                "models that start from nothing",
+                c->model);
+        *directory = checkpoint_find(c->model, err);
+        if (!*directory || !checkpoint_config(model, *directory, err)) return false;
+        if (vocab_size > 0 && vocab_size != model->vocab_size)
+            return fail(err, "--model %s has a vocabulary of %" PRId64 " tokens, the data one of %" PRId64,
+                        c->model, model->vocab_size, vocab_size);
+        return true;
+    }
+    if (strchr(c->model, '/')) return fail(err, "--model %s: no such directory", c->model);
+    if (!gpt_config_from_name(model, c->model, err)) return false;
+    if (c->layers) model->layers = c->layers;
+    if (c->channels) model->channels = c->channels;
+    if (c->heads) model->heads = c->heads;
+    if (c->context) model->context = c->context;
+    if (vocab_size > 0) model->vocab_size = vocab_size;
+    return gpt_config_check(model, err);
+}
+
+/* --- defaults that depend --- */
+
+/* Brown et al. 2020, table 2.1; below that the rate grows as the width shrinks. */
+static double learning_rate_for(int64_t channels) {
+    if (channels < 768) return fmin(4e-3, 6e-4 * 768.0 / (double)channels);
+    return channels < 1024 ? 6e-4 : channels < 1536 ? 3e-4 : channels < 2048 ? 2.5e-4 : 2e-4;
+}
+
+static bool choose_tokens_per_step(struct run_config *c, struct error *err) {
+    int64_t world = max_i64(1, c->world), micro = c->batch_size * c->seq_len * world;
+    if (!c->tokens_per_step) c->tokens_per_step = micro;
+    if (c->tokens_per_step % micro == 0) return true;
+    char processes[64] = "";
+    if (world > 1) snprintf(processes, sizeof processes, " times %" PRId64 " processes", world);
+    char nearest[64];
+    int64_t below = c->tokens_per_step / micro * micro;
+    if (below)
+        snprintf(nearest, sizeof nearest, "the nearest are %" PRId64 " and %" PRId64, below, below + micro);
+    else
+        snprintf(nearest, sizeof nearest, "the smallest is %" PRId64, micro);
+    return fail(err,
+                "--tokens-per-step %" PRId64 " is not a multiple of --batch-size %" PRId64
+                " times --seq-len %" PRId64 "%s = %" PRId64 "; %s",
+                c->tokens_per_step, c->batch_size, c->seq_len, processes, micro, nearest);
+}
+
+bool run_config_complete(struct run_config *c, const struct gpt_config *model, int64_t epoch_tokens,
+                         struct error *err) {
+    enum { STORIES_STEPS = 3000, FEWEST_STEPS = 500 };
+    bool small = model->channels < 512;
+    if (!c->batch_size) c->batch_size = small ? 8 : 4;
+    if (!c->seq_len) c->seq_len = min_i64(model->context, 1024);
+    if (c->seq_len > model->context)
+        return fail(err,
+                    "--seq-len %" PRId64 " is longer than the context of model %s (%" PRId64 " positions)%s",
+                    c->seq_len, model->name, model->context,
+                    path_exists(c->model) ? "" : "; --context gives a new model a longer one");
+    if (!choose_tokens_per_step(c, err)) return false;
+    if (!c->steps) {
+        double epoch = (double)epoch_tokens / (double)c->tokens_per_step;
+        if (c->epochs > 0)
+            c->steps = max_i64(1, (int64_t)llround(c->epochs * epoch));
+        else if (!c->text && !c->data)
+            c->steps = STORIES_STEPS;
+        else
+            c->steps = max_i64(FEWEST_STEPS, (int64_t)epoch);
+    }
+    if (c->samples == SAMPLES_CHOICE_AUTO)
+        c->samples = c->text || c->data ? SAMPLES_CHOICE_WINDOWS : SAMPLES_CHOICE_DOCUMENTS;
+    bool stories = !c->text && !c->data;
+    /* The stories' own: 7.7 % above their floor after 3,000 steps of 8 x 128, against 21.7 % after 2,400 with
+     * the general rules below. Larger embeddings keep words of one class apart, which is what recalling them
+     * depends on. */
+    if (c->init_std <= 0 && stories) c->init_std = 0.1;
+    if (c->learning_rate <= 0 && stories) c->learning_rate = 2.5e-3;
+    if (c->final_lr_fraction < 0) c->final_lr_fraction = stories ? 0.0 : 0.1;
+    /* 0.02 is GPT-2's, whose smallest model has 768 channels; sums over fewer inputs keep their size with
+     * larger ones */
+    if (c->init_std <= 0) c->init_std = 0.02 * sqrt(fmax(1.0, 768.0 / (double)model->channels));
+    if (c->learning_rate <= 0) c->learning_rate = learning_rate_for(model->channels);
+    if (c->warmup < 0) c->warmup = min_i64(700, c->steps / 20);
+    if (!c->val_every) c->val_every = max_i64(1, c->steps / 10);
+    if (!c->eval_every) c->eval_every = c->val_every;
+    if (!c->save_every) c->save_every = max_i64(50, c->steps / 10);
+    return true;
+}
+
+/* --- what the run is made of --- */
+
+struct device *run_open_device(const struct run_config *c) {
+    struct error err;
+    if (c->threads) omp_set_num_threads((int)c->threads);
+    if (c->tf32) setenv("LLMC_TF32", "1", 1);
+    if (c->autotune) setenv("LLMC_MATMUL_TUNE", c->autotune, 1);
+    struct device *device = device_open(c->device, &err);
+    check(device, "%s", err.message);
+    return device;
+}
+
+bool run_master_weights(const struct run_config *c, const struct gpt_options *options) {
+    return options->dtype == DTYPE_BF16 && c->master_weights;
+}
+
+struct gpt_options run_gpt_options(const struct run_config *c, const struct device *device) {
+    bool gpu = strcmp(device->backend, "cpu") != 0;
+    bool bf16 = c->dtype == DTYPE_CHOICE_BF16 || (c->dtype == DTYPE_CHOICE_AUTO && gpu);
+    check(gpu || !bf16,
+          "--dtype bf16: the CPU computes in fp32 only; use --dtype fp32 or a GPU (--device cuda)");
+    bool fp8 = c->matmul == MATMUL_CHOICE_FP8;
+    check(!fp8 || !gpu || device->arch >= 89,
+          "--matmul fp8: %s has compute capability %d.%d, and fp8 tensor cores come with 8.9 (Ada) and 9.0 "
+          "(Hopper); use --matmul bf16",
+          device->name, device->arch / 10, device->arch % 10);
+    check(!fp8 || !gpu || bf16, "--matmul fp8 makes its copies from bf16: use --dtype bf16");
+    struct gpt_options options = {.B = c->batch_size,
+                                  .T = c->seq_len,
+                                  .train = true,
+                                  .recompute = c->recompute,
+                                  .head_chunks = c->head_chunks,
+                                  .init_std = (float)c->init_std,
+                                  .fp8 = fp8,
+                                  .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32};
+    zero_gpt_options(&options, c->zero, c->world);
+    return options;
+}
+
+struct adamw_args run_adamw_args(const struct run_config *c) {
+    return (struct adamw_args){.beta1 = (float)c->beta1,
+                               .beta2 = (float)c->beta2,
+                               .eps = (float)c->eps,
+                               .weight_decay = (float)c->weight_decay,
+                               .max_norm = (float)c->grad_clip,
+                               .stochastic = c->stochastic_rounding && !c->master_weights,
+                               .seed = (uint64_t)c->seed};
+}
+
+struct schedule run_schedule(const struct run_config *c) {
+    return (struct schedule){c->schedule, c->learning_rate,     c->warmup,
+                             c->steps,    c->final_lr_fraction, c->decay_fraction};
+}
+
+void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
+                   bool master_weights, enum zero_level level, int64_t world) {
+    check(ctx->plan, "run_plan_step: the context would run the step");
+    struct gpt gpt, generator;
+    struct optimizer optimizer;
+    struct zero zero;
+    struct comm *comm = comm_open_plan(world);
+    gpt_create(&gpt, ctx, model, options);
+    zero_create(&zero, &gpt, &optimizer, comm, level, master_weights);
+    generator_create(&generator, ctx, model, options->dtype, &gpt); /* for samples */
+    gpt_init_weights(&gpt, 1);
+    ctx_reset_stats(ctx);
+    gpt_set_batch(&gpt, NULL, NULL);
+    gpt_set_loss_scale(&gpt, 1.0f);
+    zero_micro_step(&zero, true, true);
+    struct adamw_args args = {.lr = 1e-3f, .step = 1};
+    zero_update(&zero, &args);
+    zero_free(&zero);
+    comm->close(comm);
+}

@@ -1,0 +1,93 @@
+/* Everything a training run can be told, as one structure and one table of options, and the rules that fill
+ * in what it was not told. Shared by training and `plan`. */
+#ifndef LLMC_RUN_CONFIG_H
+#define LLMC_RUN_CONFIG_H
+
+#include "llmc/model/gpt.h"
+#include "llmc/base/options.h"
+#include "llmc/ranks/zero.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum samples_choice { SAMPLES_CHOICE_AUTO, SAMPLES_CHOICE_WINDOWS, SAMPLES_CHOICE_DOCUMENTS };
+enum dtype_choice { DTYPE_CHOICE_AUTO, DTYPE_CHOICE_FP32, DTYPE_CHOICE_BF16 };
+enum matmul_choice { MATMUL_CHOICE_BF16, MATMUL_CHOICE_FP8 };
+
+struct run_config {
+    /* model */
+    const char *model;                        /* preset, or a directory with weights */
+    int64_t layers, heads, channels, context; /* 0: the preset's */
+    int64_t vocab_size;                       /* of a tokenizer to train, or of token shards; 0: chosen */
+    /* data */
+    const char *text, *data, *val, *tokenizer;
+    int64_t stories;
+    double validation_fraction;
+    bool shuffle;
+    enum samples_choice samples;
+    /* batch and length */
+    int64_t batch_size, seq_len, tokens_per_step, steps;
+    double epochs;
+    /* optimizer */
+    double learning_rate, final_lr_fraction, decay_fraction, weight_decay, beta1, beta2, eps, grad_clip;
+    enum schedule_kind schedule;
+    int64_t warmup;
+    double init_std;
+    /* evaluation */
+    int64_t val_every, val_batches, sample_every, eval_every;
+    const char *eval_tasks;
+    /* run */
+    const char *out;
+    bool resume, overwrite;
+    int64_t save_every, keep, seed;
+    /* several processes */
+    int64_t gpus, ranks, restart;
+    double comm_timeout;
+    enum zero_level zero;
+    bool bind, rank_logs;
+    int64_t world; /* processes of the run: no option, the driver sets it; 0 is taken for 1 */
+    /* device and memory */
+    const char *device;
+    enum dtype_choice dtype;
+    enum matmul_choice matmul;
+    enum recompute recompute;
+    int64_t head_chunks, threads;
+    bool graph, master_weights, stochastic_rounding, tf32;
+    const char *autotune;
+};
+
+extern const struct option_group run_option_groups[];
+enum { RUN_OPTION_GROUPS = 8 };
+
+/* The model that the options name: a preset with overrides, or the configuration in a checkpoint directory
+ * (*directory then receives its path, owned by the caller; NULL for a preset). `vocab_size` overrides a
+ * preset's when > 0. */
+bool run_model_config(struct gpt_config *model, char **directory, const struct run_config *c,
+                      int64_t vocab_size, struct error *err);
+
+/* Replaces every "0: chosen" by its choice, given the model and the number of training tokens in one epoch
+ * (0: unknown, as in `plan`), and checks what belongs together: sequence and context, batch and tokens per
+ * step. */
+bool run_config_complete(struct run_config *c, const struct gpt_config *model, int64_t epoch_tokens,
+                         struct error *err);
+
+/* Opens --device with --threads, --tf32 and --autotune in effect. Dies with the reason if it cannot. */
+struct device *run_open_device(const struct run_config *c);
+/* Whether the optimizer keeps fp32 copies of the parameters. */
+bool run_master_weights(const struct run_config *c, const struct gpt_options *options);
+struct gpt_options run_gpt_options(const struct run_config *c, const struct device *device);
+struct adamw_args run_adamw_args(const struct run_config *c);
+struct schedule run_schedule(const struct run_config *c);
+
+/* Forward and backward of one micro-batch and one update, in plan mode: what the memory and the work of a
+ * step are, on each of `world` processes; the memory with that of the generator of samples. Leaves the
+ * context's accounts filled; ctx must be in plan mode, and options are those of run_gpt_options for this
+ * level and world. */
+void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
+                   bool master_weights, enum zero_level level, int64_t world);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,114 @@
+/* What a run does with its model besides training it: validation, questions, samples. All ranks take part in
+ * everything that computes, since parameters may be divided among them. */
+#include "llmc/run/run.h"
+
+#include "llmc/stories/stories.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void evaluating(void *run, double done) {
+    const struct run *r = (const struct run *)run;
+    group_progress(r->group, "evaluating", r->state.step);
+}
+
+static double mean_of_ranks(struct run *r, const struct eval_loss *loss) {
+    struct part {
+        double sum;
+        int64_t targets;
+    } mine = {loss->targets ? loss->loss * (double)loss->targets : 0.0, loss->targets}, all = {0.0, 0};
+    int64_t world = r->group->world;
+    if (world == 1) return loss->loss;
+    struct part *of_rank = (struct part *)xmalloc((size_t)world * sizeof *of_rank);
+    group_exchange(r->group, of_rank, &mine, sizeof mine);
+    for (int64_t i = 0; i < world; i++) {
+        all.sum += of_rank[i].sum;
+        all.targets += of_rank[i].targets;
+    }
+    free(of_rank);
+    return all.targets ? all.sum / (double)all.targets : (double)NAN;
+}
+
+double run_validate(struct run *r) {
+    int64_t rank = r->group->rank, world = r->group->world;
+    struct error err;
+    struct loader_options loading = {.B = r->config.batch_size,
+                                     .T = r->config.seq_len,
+                                     .order = r->data.val_order,
+                                     .rank = rank,
+                                     .world = world,
+                                     .end_of_text =
+                                         r->data.tokenizer ? tokenizer_end_of_text(r->data.tokenizer) : -1};
+    struct dataloader *loader = dataloader_open(r->data.val, &loading, &err);
+    check(loader, "%s", err.message);
+    int64_t all = ceil_div(dataloader_samples(loader), r->config.batch_size);
+    int64_t batches = r->config.val_batches ? r->config.val_batches : r->data.val_bytes ? all : 20;
+    struct eval_progress progress = {evaluating, r};
+    batches = min_i64(batches, all);
+    int64_t own = batches / world + (rank < batches % world);
+    struct eval_loss loss = eval_loss(&r->gpt, loader, own, NULL, &progress);
+    /* who has no turn in the last round only takes part in gathering parameters */
+    if (own < ceil_div(batches, world)) eval_loss(&r->gpt, loader, 1, NULL, NULL);
+    dataloader_close(loader);
+    return mean_of_ranks(r, &loss);
+}
+
+void run_answer_tasks(struct run *r) {
+    struct eval_progress progress = {evaluating, r};
+    for (int64_t i = 0; i < r->tasks.count; i++) {
+        struct eval_result a = eval_task_run(r->tasks.task[i], &r->gpt, NULL, &progress);
+        if (!run_speaks(r)) continue;
+        const char *name = eval_task_name(r->tasks.task[i]);
+        logger_say(
+            r->log, "step %" PRId64 "  %s: %.2f %% right of %" PRId64 " (by token %.2f %%, guessing %.2f %%)",
+            r->state.step, name, 100.0 * a.accuracy, a.questions, 100.0 * a.per_token, 100.0 * a.chance);
+        json_t *row =
+            json_pack("{s:I, s:s, s:f, s:f, s:f}", "step", (json_int_t)r->state.step, "task", name,
+                      "accuracy", a.accuracy, "per_token", a.per_token, "per_character", a.per_character);
+        char *text = json_dumps(row, JSON_COMPACT), *line = xasprintf("%s\n", text);
+        log_file_put(&r->task_log, line, (int64_t)strlen(line));
+        free(line);
+        free(text);
+        json_decref(row);
+    }
+}
+
+static char *sample_text(struct run *r, uint64_t seed) {
+    struct sampler_options sampling = {
+        .temperature = r->data.stories ? 1.0 : 0.8, .top_p = 1.0, .seed = seed};
+    struct rank_busy *busy = rank_busy_begin(r->group, "writing a sample", r->state.step);
+    char *text = generate_text(&r->generator, r->data.tokenizer, &sampling, "",
+                               r->data.stories ? r->model.context - 1 : 200);
+    rank_busy_end(busy);
+    return text;
+}
+
+void run_print_grade(struct run *r) {
+    enum { GRADED = 40 };
+    struct story_grade total = {0};
+    for (int i = 0; i < GRADED; i++) {
+        char *text = sample_text(r, (uint64_t)(1000 + i));
+        struct story_grade g = story_grade(text, (int64_t)strlen(text));
+        total.sentences += g.sentences;
+        total.grammatical += g.grammatical;
+        total.references += g.references;
+        total.references_ok += g.references_ok;
+        free(text);
+    }
+    if (!run_speaks(r)) return;
+    printf("grade     of %d sentences in %d such stories, %.1f %% are grammatical; of %d references, %.1f %% "
+           "are right\n",
+           total.sentences, GRADED, 100.0 * total.grammatical / fmax(1, total.sentences), total.references,
+           100.0 * total.references_ok / fmax(1, total.references));
+}
+
+void run_print_sample(struct run *r) {
+    if (!r->data.tokenizer) return;
+    char *text = sample_text(r, (uint64_t)r->state.step);
+    logger_say(r->log, "\nsample at step %" PRId64 ":\n%s\n", r->state.step, text);
+    free(text);
+}

@@ -1,0 +1,278 @@
+/* The processes of a training run: see run_ranks.h. Order: starting them; what they do together; devices;
+ * logs; long work. */
+#include "llmc/run/ranks.h"
+
+#include "llmc/base/file.h"
+#include "llmc/process/group_impl.h"
+#include "llmc/process/launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <omp.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+/* --- starting them --- */
+
+static void check_gpus(const struct run_config *c) {
+    struct error err;
+    check(strcmp(c->device, "auto") == 0 || strcmp(c->device, "cuda") == 0,
+          "--gpus %" PRId64 " with --device %s: --ranks %" PRId64 " starts processes for any device", c->gpus,
+          c->device, c->gpus);
+    int count = device_count_cuda(&err);
+    check(count > 0, "--gpus %" PRId64 ": %s", c->gpus, err.message);
+    check(c->gpus <= count, "--gpus %" PRId64 ": this machine has %d", c->gpus, count);
+}
+
+int run_launch(const struct run_config *c, int argc, char **argv) {
+    const char *option = c->gpus ? "gpus" : "ranks";
+    if (launch_is_child() || (c->gpus == 0 && c->ranks == 0 && c->restart == 0)) return -1;
+    int64_t ranks = max_i64(1, max_i64(c->gpus, c->ranks));
+    char *foreign = launch_foreign(), *again = xstrdup("");
+    check(!foreign,
+          "--%s %" PRId64 ": %s has started this process and others beside it; --gpus, --ranks and --restart "
+          "are for runs on one machine without such a launcher, so leave them out",
+          c->gpus || c->ranks ? option : "restart", c->gpus || c->ranks ? ranks : c->restart, foreign);
+    check(!c->gpus || !c->ranks || c->gpus == c->ranks,
+          "--gpus %" PRId64 " --ranks %" PRId64 ": give one of them; --ranks is for any device", c->gpus,
+          c->ranks);
+    if (c->gpus) check_gpus(c);
+    if (c->gpus || c->ranks) {
+        free(again);
+        again = xasprintf("--%s %" PRId64 " ", option, ranks);
+    }
+    char **whole = (char **)xcalloc((size_t)argc + 2, sizeof *whole);
+    whole[0] = program_invocation_name;
+    for (int i = 0; i < argc; i++) whole[1 + i] = argv[i];
+    struct launch_options o = {
+        .ranks = ranks, .restarts = c->restart, .threads = c->threads, .bind = c->bind, .option = again};
+    int status = launch_run(&o, argc + 1, whole);
+    free(whole);
+    free(again);
+    return status;
+}
+
+/* --- what they do together --- */
+
+/* In front of its messages. */
+static void name_rank(char prefix[96], const struct group *g) {
+    if (g->local_world == g->world)
+        snprintf(prefix, 96, "rank %" PRId64 ": ", g->rank);
+    else
+        snprintf(prefix, 96, "rank %" PRId64 " (%s): ", g->rank, g->host);
+}
+
+struct group *run_open_group(const struct run_config *c) {
+    struct error err;
+    struct group_options options = {.timeout = c->comm_timeout};
+    struct group *g = group_open(&options, &err);
+    check(g, "%s", err.message);
+    /* what is wrong with files or options is wrong on all ranks: rank 0 speaks for all at the start */
+    struct message_options quiet = {.no_warnings = g->rank != 0};
+    if (g->rank != 0) name_rank(quiet.prefix, g);
+    set_message_options(&quiet);
+    return g;
+}
+
+void run_speak(struct group *g, int log) {
+    struct message_options options = {.copy = log};
+    if (g->world > 1) name_rank(options.prefix, g);
+    set_message_options(&options);
+}
+
+void run_agree(struct group *g, bool ok, struct error *err) {
+    if (group_agree(g, ok, err)) return;
+    /* goodbye first: this end is no failure of a process */
+    bool speaks = g->rank == 0;
+    group_close(g);
+    check(!speaks, "%s", err->message);
+    exit(EXIT_FAILURE);
+}
+
+void run_share_text(struct group *g, char **text) {
+    int64_t size = *text ? (int64_t)strlen(*text) : -1;
+    group_broadcast(g, &size, sizeof size, 0);
+    if (size < 0) return;
+    if (g->rank != 0) *text = (char *)xcalloc((size_t)size + 1, 1);
+    group_broadcast(g, *text, (size_t)size, 0);
+}
+
+bool run_see_directory(struct group *g, const char *directory, struct error *err) {
+    enum { TRIES = 40, PAUSE = 250000 };
+    if (g->world == 1) return true;
+    char *path = xasprintf("%s/.seen-by-all", directory);
+    bool ok = true;
+    /* its content differs from that of any directory of the same name elsewhere */
+    uint64_t mark = (uint64_t)time(NULL) << 32 | (uint64_t)getpid(), found = 0;
+    group_broadcast(g, &mark, sizeof mark, 0);
+    if (g->rank == 0) ok = write_file_atomic(path, &mark, sizeof mark, err);
+    if (!group_agree(g, ok, err)) {
+        free(path);
+        return false;
+    }
+    for (int i = 0; i < TRIES && found != mark; i++) {
+        struct mapped_file f;
+        if (i) usleep(PAUSE);
+        if (!file_map(&f, path, NULL)) continue;
+        if (f.size == (int64_t)sizeof found) memcpy(&found, f.data, sizeof found);
+        file_unmap(&f);
+    }
+    ok = found == mark;
+    if (!ok)
+        fail(err,
+             "%s, where rank 0 keeps the run, is not to be seen here: --out must name a directory on a file "
+             "system that all machines share (and all processes must start in the same directory)",
+             directory);
+    ok = group_agree(g, ok, err);
+    if (g->rank == 0) unlink(path);
+    free(path);
+    return ok;
+}
+
+/* --- devices --- */
+
+static void choose_device(char name[32], const struct run_config *c, const struct group *g) {
+    struct error err;
+    bool any = strcmp(c->device, "auto") == 0, cuda = strcmp(c->device, "cuda") == 0;
+    snprintf(name, 32, "%s", c->device);
+    if (g->local_world == 1 && !(c->gpus && any)) return;
+    check(strncmp(c->device, "cuda:", 5) != 0,
+          "--device %s with %" PRId64
+          " processes on a machine: they cannot share a GPU; --device cuda gives each its own "
+          "(CUDA_VISIBLE_DEVICES says which there are)",
+          c->device, g->local_world);
+    if (!any && !cuda) return;
+    int count = device_count_cuda(&err);
+    if (any && count == 0 && !c->gpus) {
+        strcpy(name, "cpu");
+        return;
+    }
+    check(count > 0, "--device %s: %s", c->device, err.message);
+    /* srun can show each task its own GPU only */
+    bool own = count == 1 && getenv("CUDA_VISIBLE_DEVICES");
+    check(own || g->local_world <= count,
+          "%" PRId64 " processes on %s, which has %d GPU%s: each needs its own", g->local_world, g->host,
+          count, count == 1 ? "" : "s");
+    snprintf(name, 32, "cuda:%" PRId64, own ? 0 : g->local_rank);
+}
+
+/* Processes that nobody has bound to cores of their own share those there are. */
+static void share_cores(const struct run_config *c, const struct group *g) {
+    cpu_set_t allowed;
+    if (c->threads || g->local_world == 1 || getenv("OMP_NUM_THREADS")) return;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    int count = CPU_COUNT(&allowed);
+    if (count < sysconf(_SC_NPROCESSORS_ONLN)) return;
+    omp_set_num_threads((int)max_i64(1, count / g->local_world));
+}
+
+struct device *run_open_rank_device(const struct run_config *c, const struct group *g, char name[32]) {
+    struct run_config own = *c;
+    choose_device(name, c, g);
+    share_cores(c, g);
+    own.device = name;
+    struct device *d = run_open_device(&own);
+    if (strcmp(d->backend, "cpu") == 0)
+        strcpy(name, "cpu");
+    else
+        snprintf(name, 32, "%.16s:%d", d->backend, d->index);
+    return d;
+}
+
+/* --- logs --- */
+
+int rank_log_open(const char *directory, const struct group *g, struct error *err) {
+    char *path = xasprintf("%s/rank-%" PRId64 ".log", directory, g->rank);
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (fd < 0) fail(err, "--rank-logs: %s: %s", path, strerror(errno));
+    free(path);
+    return fd;
+}
+
+void rank_log_put(int fd, const char *fmt, ...) {
+    if (!fd) return;
+    char text[1024], when[32];
+    time_t now = time(NULL);
+    struct tm parts;
+    localtime_r(&now, &parts);
+    strftime(when, sizeof when, "%F %T", &parts);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    dprintf(fd, "%s  %s\n", when, text);
+}
+
+/* --- long work --- */
+
+struct rank_busy {
+    struct group *group;
+    const char *what;
+    int64_t step;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    bool over;
+    double until; /* nobody is busy for ever */
+};
+
+/* Grows when this process computes, reads or writes. */
+static int64_t work_done(void) {
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    int64_t milliseconds = (int64_t)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) * 1000 +
+                           (u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1000;
+    return milliseconds + 100 * (u.ru_inblock + u.ru_oublock);
+}
+
+static void *say_busy(void *arg) {
+    enum { LEAST = 20 }; /* of a second's thousand: more than the watch itself takes */
+    struct rank_busy *b = (struct rank_busy *)arg;
+    int64_t before = work_done();
+    pthread_mutex_lock(&b->lock);
+    while (!b->over) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_sec++;
+        pthread_cond_timedwait(&b->wake, &b->lock, &until);
+        int64_t now = work_done();
+        bool waits = atomic_load(&b->group->state->waiting);
+        if (!waits && now - before >= LEAST && now_seconds() < b->until) group_beat(b->group);
+        before = now;
+    }
+    pthread_mutex_unlock(&b->lock);
+    return NULL;
+}
+
+struct rank_busy *rank_busy_begin(struct group *g, const char *what, int64_t step) {
+    enum { AT_MOST = 20 }; /* timeouts */
+    if (g->world == 1) return NULL;
+    struct rank_busy *b = (struct rank_busy *)xcalloc(1, sizeof *b);
+    *b = (struct rank_busy){
+        .group = g, .what = what, .step = step, .until = now_seconds() + AT_MOST * g->state->timeout};
+    pthread_mutex_init(&b->lock, NULL);
+    pthread_cond_init(&b->wake, NULL);
+    group_progress(g, what, step);
+    check(pthread_create(&b->thread, NULL, say_busy, b) == 0, "no thread to say that this process is busy");
+    return b;
+}
+
+void rank_busy_end(struct rank_busy *b) {
+    if (!b) return;
+    pthread_mutex_lock(&b->lock);
+    b->over = true;
+    pthread_cond_signal(&b->wake);
+    pthread_mutex_unlock(&b->lock);
+    pthread_join(b->thread, NULL);
+    pthread_mutex_destroy(&b->lock);
+    pthread_cond_destroy(&b->wake);
+    group_progress(b->group, b->what, b->step);
+    free(b);
+}

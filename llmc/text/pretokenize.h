@@ -1,0 +1,65 @@
+/* Pre-tokenization: cutting text into the pieces ("words") inside which BPE merges.
+ *
+ * The patterns of GPT-2, Llama-3 and Qwen2 have hand-written scanners; any other pattern runs in PCRE2.
+ * Several stages may follow each other, each cutting the pieces of the one before. */
+#ifndef LLMC_PRETOKENIZE_H
+#define LLMC_PRETOKENIZE_H
+
+#include "llmc/base/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum pretok_kind {
+    PRETOK_GPT2,
+    PRETOK_LLAMA3, /* also GPT-4's cl100k: up to three digits */
+    PRETOK_QWEN2,  /* the same with single digits */
+    PRETOK_DIGIT,  /* every number character alone */
+    PRETOK_DIGITS, /* runs of number characters */
+    PRETOK_REGEX
+};
+
+#define PRETOK_MAX_STAGES 8
+struct pretok_stage {
+    enum pretok_kind kind;
+    bool drop_gaps;    /* PRETOK_REGEX: text between matches is dropped instead of being a piece */
+    void *regex;       /* PRETOK_REGEX: pcre2_code, owned */
+    bool drop_invalid; /* PRETOK_REGEX: with drop_gaps, a byte that is not UTF-8 does not match either */
+    char *pattern;     /* PRETOK_REGEX: its source, owned */
+};
+struct pretokenizer {
+    int stages; /* 0: the whole text is one piece */
+    struct pretok_stage stage[PRETOK_MAX_STAGES];
+};
+
+/* End of the piece that starts at p; p < end. Not for PRETOK_REGEX. */
+const uint8_t *pretokenize_next(enum pretok_kind kind, const uint8_t *p, const uint8_t *end);
+
+/* Calls each(arg, piece, size) for the pieces of the text in order. False when PCRE2 gives up (matching
+ * limit). */
+typedef void pretok_each(void *arg, const uint8_t *piece, int64_t size);
+bool pretokenize(const struct pretokenizer *pre, const uint8_t *text, int64_t size, pretok_each *each,
+                 void *arg);
+
+bool pretokenizer_add(struct pretokenizer *pre, enum pretok_kind kind, struct error *err);
+/* Appends a stage for a Split pattern: one of the scanners if it is a known pattern, else PCRE2. */
+bool pretokenizer_add_pattern(struct pretokenizer *pre, const char *pattern, bool drop_gaps,
+                              struct error *err);
+void pretokenizer_free(struct pretokenizer *pre);
+
+/* The first position >= from where text can be cut so that both parts have the same pieces as the whole; size
+ * if there is none. For the three scanners only. */
+int64_t pretokenize_safe_cut(const char *text, int64_t size, int64_t from);
+
+/* The start of the white space that ends at p (not before `begin`), and the end of that which starts at p. */
+const uint8_t *pretokenize_space_before(const uint8_t *begin, const uint8_t *p);
+const uint8_t *pretokenize_space_after(const uint8_t *p, const uint8_t *end);
+
+/* The source of the three known patterns, for PRETOK_GPT2 .. PRETOK_QWEN2. */
+const char *pretok_pattern(enum pretok_kind kind);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,497 @@
+/* The tokenizer object: making one, the cache of frequent words, encoding, decoding, properties.
+ *
+ * Speed comes from three things: hand-written scanners cut the text into words (pretokenize.c), the tokens of
+ * a word seen before come from a cache in the caller's buffer, and a word that is itself a token needs no
+ * merging. */
+#include "llmc/text/normalize.h"
+#include "llmc/text/tokenizer_impl.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+/* --- Making one --- */
+
+/* Bytes that stand for themselves are the printable ones of Latin-1; the others follow from U+0100 on. */
+static bool byte_is_itself(int b) { return (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae; }
+
+uint32_t byte_to_code_point(uint8_t byte) {
+    if (byte_is_itself(byte)) return byte;
+    uint32_t code = 256;
+    for (int b = 0; b < byte; b++) code += !byte_is_itself(b);
+    return code;
+}
+
+int code_point_to_byte(uint32_t code) {
+    if (code < 256) return byte_is_itself((int)code) ? (int)code : -1;
+    for (int b = 0; b < 256; b++)
+        if (!byte_is_itself(b) && code-- == 256) return b;
+    return -1;
+}
+
+struct tokenizer *tokenizer_alloc(int vocab_size, int64_t token_bytes, int merge_count) {
+    struct tokenizer *t = (struct tokenizer *)xcalloc(1, sizeof *t);
+    size_t v = (size_t)vocab_size, m = (size_t)merge_count;
+    t->vocab_size = vocab_size;
+    t->token_start = (int64_t *)xcalloc(v + 1, sizeof *t->token_start);
+    t->token_data = (char *)xcalloc(1, (size_t)token_bytes + 1);
+    t->in_model = (uint8_t *)xcalloc(v, 1);
+    t->whole = (uint8_t *)xcalloc(v, 1);
+    t->merge_count = merge_count;
+    t->merge_pair = (uint32_t *)xcalloc(2 * m + 1, sizeof *t->merge_pair);
+    t->merge_id = (uint32_t *)xcalloc(m + 1, sizeof *t->merge_id);
+    return t;
+}
+
+void tokenizer_add_special(struct tokenizer *t, const char *content, uint32_t id) {
+    t->added = (struct added_token *)xrealloc(t->added, (size_t)(t->added_count + 1) * sizeof *t->added);
+    t->added[t->added_count++] = (struct added_token){
+        .content = xstrdup(content), .size = (int)strlen(content), .id = id, .special = true};
+}
+
+/* Slots of a hash table for n entries: a power of two, at most half full. */
+static uint64_t table_slots(int64_t n) {
+    uint64_t slots = 16;
+    while (slots < 2 * (uint64_t)n) slots *= 2;
+    return slots;
+}
+
+uint32_t tokenizer_find(const struct tokenizer *t, const uint8_t *bytes, int64_t size) {
+    for (uint64_t i = XXH3_64bits(bytes, (size_t)size);; i++) {
+        uint32_t id = t->token_slots[i & t->token_mask];
+        if (id == NO_TOKEN) return NO_TOKEN;
+        if (token_size(t, id) == size && !memcmp(t->token_data + t->token_start[id], bytes, (size_t)size))
+            return id;
+    }
+}
+
+static void build_tables(struct tokenizer *t) {
+    uint64_t slots = table_slots(t->vocab_size);
+    t->token_mask = slots - 1;
+    t->token_slots = (uint32_t *)xmalloc(slots * sizeof *t->token_slots);
+    memset(t->token_slots, 0xff, slots * sizeof *t->token_slots);
+    for (int id = 0; id < t->vocab_size; id++) {
+        if (!t->in_model[id]) continue;
+        uint64_t i = XXH3_64bits(t->token_data + t->token_start[id], (size_t)token_size(t, (uint32_t)id));
+        while (t->token_slots[i & t->token_mask] != NO_TOKEN) i++;
+        t->token_slots[i & t->token_mask] = (uint32_t)id;
+    }
+    slots = table_slots(t->merge_count);
+    t->merge_mask = slots - 1;
+    t->merge_slots = (struct merge_slot *)xmalloc(slots * sizeof *t->merge_slots);
+    memset(t->merge_slots, 0xff, slots * sizeof *t->merge_slots);
+    for (int rank = 0; rank < t->merge_count; rank++) {
+        uint64_t pair = (uint64_t)t->merge_pair[2 * rank] << 32 | t->merge_pair[2 * rank + 1];
+        uint64_t i = mix64(pair) >> 7;
+        while (t->merge_slots[i & t->merge_mask].pair != UINT64_MAX &&
+               t->merge_slots[i & t->merge_mask].pair != pair)
+            i++;
+        /* A pair that is listed twice has its last rank, as in Hugging Face. */
+        t->merge_slots[i & t->merge_mask] = (struct merge_slot){pair, (uint32_t)rank, t->merge_id[rank]};
+    }
+}
+
+/* Which tokens come back as themselves when their bytes are encoded: not those that no sequence of merges
+ * reaches. */
+static void find_whole_tokens(struct tokenizer *t) {
+    struct merge_scratch *scratch = NULL;
+    struct token_buffer large = {0};
+    for (int id = 0; id < t->vocab_size; id++) {
+        int size = token_size(t, (uint32_t)id);
+        if (!t->in_model[id] || size == 0) continue;
+        const uint8_t *bytes = (const uint8_t *)t->token_data + t->token_start[id];
+        uint32_t small[SMALL_WORD];
+        if (size <= SMALL_WORD) {
+            t->whole[id] = bpe_merge_small(t, bytes, size, small) == 1 && small[0] == (uint32_t)id;
+        } else {
+            large.count = 0;
+            t->whole[id] =
+                bpe_merge_large(t, bytes, size, &large, &scratch) == 1 && large.ids[0] == (uint32_t)id;
+        }
+    }
+    token_buffer_free(&large);
+    merge_scratch_free(scratch);
+}
+
+static int find_end_of_text(const struct tokenizer *t) {
+    static const char *const names[] = {"<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"};
+    for (size_t k = 0; k < ARRAY_LENGTH(names); k++)
+        for (int i = 0; i < t->added_count; i++)
+            if (!strcmp(t->added[i].content, names[k])) return (int)t->added[i].id;
+    return -1;
+}
+
+static uint64_t hash_tokenizer(const struct tokenizer *t) {
+    XXH3_state_t *h = XXH3_createState();
+    check(h, "out of host memory");
+    XXH3_64bits_reset(h);
+    const int32_t head[] = {1,      t->vocab_size,   t->merge_count,  t->added_count, t->pre.stages,
+                            t->nfc, t->prefix_space, t->ignore_merges};
+    XXH3_64bits_update(h, head, sizeof head);
+    XXH3_64bits_update(h, t->token_start, ((size_t)t->vocab_size + 1) * sizeof *t->token_start);
+    XXH3_64bits_update(h, t->token_data, (size_t)t->token_start[t->vocab_size]);
+    XXH3_64bits_update(h, t->in_model, (size_t)t->vocab_size);
+    XXH3_64bits_update(h, t->merge_pair, 2 * (size_t)t->merge_count * sizeof *t->merge_pair);
+    for (int i = 0; i < t->pre.stages; i++) {
+        const struct pretok_stage *s = &t->pre.stage[i];
+        const int32_t stage[] = {(int32_t)s->kind, s->drop_gaps};
+        XXH3_64bits_update(h, stage, sizeof stage);
+        if (s->pattern) XXH3_64bits_update(h, s->pattern, strlen(s->pattern) + 1);
+    }
+    for (int i = 0; i < t->added_count; i++) {
+        const struct added_token *a = &t->added[i];
+        const int32_t flags[] = {(int32_t)a->id, a->special, a->normalized, a->lstrip, a->rstrip};
+        XXH3_64bits_update(h, flags, sizeof flags);
+        XXH3_64bits_update(h, a->content, (size_t)a->size + 1);
+    }
+    uint64_t hash = XXH3_64bits_digest(h);
+    XXH3_freeState(h);
+    return hash;
+}
+
+bool tokenizer_finish(struct tokenizer *t, struct error *err) {
+    build_tables(t);
+    for (int b = 0; b < 256; b++) {
+        uint8_t byte = (uint8_t)b;
+        t->byte_id[b] = tokenizer_find(t, &byte, 1);
+        if (t->byte_id[b] == NO_TOKEN)
+            return fail(err,
+                        "model.vocab has no token for byte 0x%02x (code point U+%04X in the file): text with "
+                        "it could not be encoded; train the tokenizer with the full byte alphabet",
+                        b, byte_to_code_point(byte));
+    }
+    find_whole_tokens(t);
+    for (int i = 0; i < t->added_count; i++) t->added_first[(uint8_t)t->added[i].content[0]] = 1;
+    t->end_of_text = find_end_of_text(t);
+    t->hash = hash_tokenizer(t);
+    return true;
+}
+
+struct tokenizer *tokenizer_bytes(void) {
+    static const char end[] = "<|endoftext|>";
+    struct tokenizer *t = tokenizer_alloc(257, 256 + (int64_t)strlen(end), 0);
+    for (int b = 0; b < 256; b++) {
+        t->token_start[b] = b;
+        t->token_data[b] = (char)b;
+        t->in_model[b] = 1;
+    }
+    t->token_start[256] = 256;
+    t->token_start[257] = 256 + (int64_t)strlen(end);
+    memcpy(t->token_data + 256, end, strlen(end));
+    t->in_model[256] = 1;
+    tokenizer_add_special(t, end, 256);
+    struct error err;
+    check(pretokenizer_add(&t->pre, PRETOK_GPT2, &err) && tokenizer_finish(t, &err), "tokenizer_bytes: %s",
+          err.message);
+    return t;
+}
+
+void tokenizer_free(struct tokenizer *t) {
+    if (!t) return;
+    for (int i = 0; i < t->added_count; i++) free(t->added[i].content);
+    free(t->added);
+    free(t->token_start);
+    free(t->token_data);
+    free(t->in_model);
+    free(t->whole);
+    free(t->merge_pair);
+    free(t->merge_id);
+    free(t->merge_slots);
+    free(t->token_slots);
+    free(t->json_normalizer);
+    free(t->json_pre_tokenizer);
+    free(t->json_post_processor);
+    free(t->json_decoder);
+    pretokenizer_free(&t->pre);
+    free(t);
+}
+
+/* --- The cache of frequent words --- */
+
+enum {
+    SHORT_BYTES = 15, /* words up to here, with up to SHORT_IDS tokens, are kept in fixed slots */
+    SHORT_IDS = 4,
+    SHORT_SLOTS = 1 << 15, /* 1 MiB, about the second-level cache of a core */
+    LONG_BYTES = 512,      /* longer words are not kept */
+    LONG_SLOTS = 1 << 14,
+    LONG_WORDS = 1 << 19 /* 2 MiB of keys and tokens; all forgotten when full */
+};
+
+struct short_slot {
+    uint64_t low, high;      /* the bytes of the word, zero-filled; the last one is the length */
+    uint32_t ids[SHORT_IDS]; /* the unused ones are NO_TOKEN */
+};
+struct long_slot {
+    uint64_t hash;
+    uint32_t size, count, offset; /* in the pool: count ids, then the bytes; size 0: empty */
+};
+struct token_cache {
+    uint64_t owner; /* tokenizer_hash() of the tokenizer that the contents are from */
+    struct short_slot short_slots[SHORT_SLOTS];
+    struct long_slot long_slots[LONG_SLOTS];
+    int long_count;
+    uint32_t pool_count;
+    uint32_t pool[LONG_WORDS];
+    struct merge_scratch *scratch;
+};
+
+static void clear_long(struct token_cache *c) {
+    memset(c->long_slots, 0, sizeof c->long_slots);
+    c->long_count = 0;
+    c->pool_count = 0;
+}
+
+static struct token_cache *cache_for(const struct tokenizer *t, struct token_buffer *out) {
+    if (!out->cache) {
+        out->cache = (struct token_cache *)xcalloc(1, sizeof *out->cache);
+        out->cache->owner = t->hash;
+    }
+    if (out->cache->owner != t->hash) {
+        memset(out->cache->short_slots, 0, sizeof out->cache->short_slots);
+        clear_long(out->cache);
+        out->cache->owner = t->hash;
+    }
+    return out->cache;
+}
+
+void token_buffer_reserve(struct token_buffer *b, int64_t more) {
+    if (b->count + more <= b->capacity) return;
+    b->capacity = max_i64(b->count + more, b->capacity + b->capacity / 2 + 256);
+    b->ids = (uint32_t *)xrealloc(b->ids, (size_t)b->capacity * sizeof *b->ids);
+}
+
+void token_buffer_free(struct token_buffer *b) {
+    if (b->cache) merge_scratch_free(b->cache->scratch);
+    free(b->cache);
+    free(b->ids);
+    memset(b, 0, sizeof *b);
+}
+
+/* --- Encoding --- */
+
+struct encoder {
+    const struct tokenizer *t;
+    struct token_buffer *out;
+    struct token_cache *cache;
+    const uint8_t *limit; /* end of the readable text */
+    bool special;
+};
+
+/* Appends the tokens of a word that no cache knows. */
+static void encode_word_afresh(struct encoder *e, const uint8_t *word, int64_t size) {
+    const struct tokenizer *t = e->t;
+    uint32_t id = tokenizer_find(t, word, size);
+    if (id != NO_TOKEN && (t->ignore_merges || t->whole[id])) {
+        token_buffer_reserve(e->out, 1);
+        e->out->ids[e->out->count++] = id;
+    } else if (size <= SMALL_WORD) {
+        token_buffer_reserve(e->out, size);
+        e->out->count += bpe_merge_small(t, word, (int)size, e->out->ids + e->out->count);
+    } else {
+        /* Positions have 31 bits: a longer word is cut, at the same places whatever surrounds it. */
+        for (const int64_t most = (int64_t)1 << 30; size > 0; word += most, size -= most)
+            bpe_merge_large(t, word, min_i64(size, most), e->out, &e->cache->scratch);
+    }
+}
+
+static void encode_long_word(struct encoder *e, const uint8_t *word, int64_t size) {
+    struct token_cache *c = e->cache;
+    if (size > LONG_BYTES) {
+        encode_word_afresh(e, word, size);
+        return;
+    }
+    uint64_t hash = XXH3_64bits(word, (size_t)size), i = hash;
+    struct long_slot *s;
+    for (;; i++) {
+        s = &c->long_slots[i % LONG_SLOTS];
+        if (s->size == 0) break;
+        if (s->hash == hash && s->size == size &&
+            !memcmp(c->pool + s->offset + s->count, word, (size_t)size)) {
+            token_buffer_reserve(e->out, s->count);
+            memcpy(e->out->ids + e->out->count, c->pool + s->offset, s->count * sizeof(uint32_t));
+            e->out->count += s->count;
+            return;
+        }
+    }
+    int64_t before = e->out->count;
+    encode_word_afresh(e, word, size);
+    uint32_t count = (uint32_t)(e->out->count - before), words = count + (uint32_t)ceil_div(size, 4);
+    if (c->long_count >= LONG_SLOTS / 2 || c->pool_count + words > LONG_WORDS) {
+        clear_long(c);
+        s = &c->long_slots[hash % LONG_SLOTS];
+    }
+    *s = (struct long_slot){hash, (uint32_t)size, count, c->pool_count};
+    memcpy(c->pool + c->pool_count, e->out->ids + before, count * sizeof(uint32_t));
+    memcpy(c->pool + c->pool_count + count, word, (size_t)size);
+    c->pool_count += words;
+    c->long_count++;
+}
+
+static void encode_word(void *arg, const uint8_t *word, int64_t size) {
+    struct encoder *e = (struct encoder *)arg;
+    if (size > SHORT_BYTES) {
+        encode_long_word(e, word, size);
+        return;
+    }
+    uint64_t low, high;
+    if (e->limit - word >= 16) {
+        memcpy(&low, word, 8);
+        memcpy(&high, word + 8, 8);
+        if (size < 8) {
+            low &= ((uint64_t)1 << 8 * size) - 1;
+            high = 0;
+        } else {
+            high &= ((uint64_t)1 << 8 * (size - 8)) - 1;
+        }
+    } else {
+        uint64_t copy[2] = {0, 0};
+        memcpy(copy, word, (size_t)size);
+        low = copy[0];
+        high = copy[1];
+    }
+    high |= (uint64_t)size << 56;
+    uint64_t hash = mix64(mix64(low) + high);
+    struct short_slot *s = &e->cache->short_slots[hash >> 20 & (SHORT_SLOTS - 1)];
+    token_buffer_reserve(e->out, SHORT_IDS);
+    if (s->low == low && s->high == high) {
+        memcpy(e->out->ids + e->out->count, s->ids, sizeof s->ids);
+        e->out->count += 1 + (s->ids[1] != NO_TOKEN) + (s->ids[2] != NO_TOKEN) + (s->ids[3] != NO_TOKEN);
+        return;
+    }
+    int64_t before = e->out->count;
+    encode_word_afresh(e, word, size);
+    int64_t count = e->out->count - before;
+    if (count > SHORT_IDS) return;
+    s->low = low;
+    s->high = high;
+    for (int64_t i = 0; i < SHORT_IDS; i++) s->ids[i] = i < count ? e->out->ids[before + i] : NO_TOKEN;
+}
+
+/* Text without added tokens. */
+static bool encode_plain(struct encoder *e, const uint8_t *p, const uint8_t *end) {
+    const struct tokenizer *t = e->t;
+    if (p == end) return true;
+    if (t->merge_count == 0 && !t->ignore_merges && !t->prefix_space) {
+        token_buffer_reserve(e->out, end - p);
+        for (; p < end; p++) e->out->ids[e->out->count++] = t->byte_id[*p];
+        return true;
+    }
+    e->limit = end;
+    if (!t->prefix_space || *p == ' ') return pretokenize(&t->pre, p, end - p, encode_word, e);
+    uint8_t *copy = (uint8_t *)xmalloc((size_t)(end - p) + 1);
+    copy[0] = ' ';
+    memcpy(copy + 1, p, (size_t)(end - p));
+    e->limit = copy + (end - p) + 1;
+    bool ok = pretokenize(&t->pre, copy, end - p + 1, encode_word, e);
+    free(copy);
+    return ok;
+}
+
+/* The longest added token of this pass that starts at p. Whether specials are wanted is not asked here: like
+ * in Hugging Face an unwanted one still takes its text, so that no shorter token is found inside. */
+static const struct added_token *added_at(const struct tokenizer *t, const uint8_t *p, const uint8_t *end,
+                                          bool normalized) {
+    const struct added_token *best = NULL;
+    if (!t->added_first[*p]) return NULL;
+    for (int i = 0; i < t->added_count; i++) {
+        const struct added_token *a = &t->added[i];
+        if (a->normalized == normalized && a->size <= end - p && !memcmp(a->content, p, (size_t)a->size) &&
+            (!best || a->size > best->size))
+            best = a;
+    }
+    return best;
+}
+
+static bool encode_pass(struct encoder *e, int pass, const uint8_t *p, const uint8_t *end);
+
+/* What pass 1 looks at. */
+static bool encode_normalized(struct encoder *e, const uint8_t *p, const uint8_t *end) {
+    int64_t size = 0;
+    uint8_t *normalized = e->t->nfc ? normalize_nfc(p, end - p, &size) : NULL;
+    if (!normalized) return encode_pass(e, 1, p, end);
+    bool ok = encode_pass(e, 1, normalized, normalized + size);
+    free(normalized);
+    return ok;
+}
+
+/* Cuts out added tokens: pass 0 those that are looked for in the text as given, pass 1 those in normalized
+ * text. */
+static bool encode_pass(struct encoder *e, int pass, const uint8_t *p, const uint8_t *end) {
+    bool (*rest)(struct encoder *, const uint8_t *, const uint8_t *) =
+        pass == 0 ? encode_normalized : encode_plain;
+    const uint8_t *done = p;
+    while (p < end) {
+        const struct added_token *a = added_at(e->t, p, end, pass == 1);
+        if (!a) {
+            p++;
+            continue;
+        }
+        const uint8_t *first = p, *last = p += a->size;
+        if (a->special && !e->special) continue;
+        if (a->lstrip) first = pretokenize_space_before(done, first);
+        if (a->rstrip) p = last = pretokenize_space_after(last, end);
+        if (!rest(e, done, first)) return false;
+        token_buffer_reserve(e->out, 1);
+        e->out->ids[e->out->count++] = a->id;
+        done = last;
+    }
+    return rest(e, done, end);
+}
+
+static int64_t encode(const struct tokenizer *t, const char *text, int64_t size, struct token_buffer *out,
+                      bool special) {
+    struct encoder e = {.t = t, .out = out, .cache = cache_for(t, out), .special = special};
+    bool search = special;
+    for (int i = 0; i < t->added_count; i++) search |= !t->added[i].special;
+    int64_t before = out->count;
+    const uint8_t *p = (const uint8_t *)text;
+    if (size <= 0 || (search || t->nfc ? encode_pass(&e, 0, p, p + size) : encode_plain(&e, p, p + size)))
+        return out->count - before;
+    out->count = before;
+    return -1;
+}
+
+int64_t tokenizer_encode(const struct tokenizer *t, const char *text, int64_t size,
+                         struct token_buffer *out) {
+    return encode(t, text, size, out, false);
+}
+int64_t tokenizer_encode_special(const struct tokenizer *t, const char *text, int64_t size,
+                                 struct token_buffer *out) {
+    return encode(t, text, size, out, true);
+}
+
+int64_t tokenizer_safe_cut(const struct tokenizer *t, const char *text, int64_t size, int64_t from) {
+    /* nothing but one of the known scanners may look at the text, and no added token may lie across the
+     * cut */
+    bool known = !t->nfc && !t->prefix_space && t->pre.stages == 1 && t->pre.stage[0].kind <= PRETOK_QWEN2;
+    for (int i = 0; i < t->added_count; i++) known = known && t->added[i].special;
+    return known ? pretokenize_safe_cut(text, size, from) : size;
+}
+
+/* --- Decoding and properties --- */
+
+const char *tokenizer_token_bytes(const struct tokenizer *t, int64_t id, int *size) {
+    if (id < 0 || id >= t->vocab_size) {
+        *size = 0;
+        return NULL;
+    }
+    *size = token_size(t, (uint32_t)id);
+    return t->token_data + t->token_start[id];
+}
+
+int64_t tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, int64_t count, char *out,
+                         int64_t capacity) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; i++) {
+        int size;
+        const char *bytes = tokenizer_token_bytes(t, ids[i], &size);
+        if (!bytes) return -1;
+        if (total < capacity) memcpy(out + total, bytes, (size_t)min_i64(size, capacity - total));
+        total += size;
+    }
+    return total;
+}
+
+int tokenizer_vocab_size(const struct tokenizer *t) { return t->vocab_size; }
+int tokenizer_end_of_text(const struct tokenizer *t) { return t->end_of_text; }
+uint64_t tokenizer_hash(const struct tokenizer *t) { return t->hash; }

@@ -1,0 +1,101 @@
+/* Inside a tokenizer: shared by tokenizer.c (encode, decode), bpe_merge.c (merging one word),
+ * tokenizer_json.c (files) and bpe_train.c. Not for users. */
+#ifndef LLMC_TOKENIZER_IMPL_H
+#define LLMC_TOKENIZER_IMPL_H
+
+#include "llmc/text/pretokenize.h"
+#include "llmc/text/tokenizer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define NO_TOKEN            UINT32_MAX
+#define TOKENIZER_MAX_VOCAB (1 << 24) /* ids are stored in 31 bits; anything near this is a damaged file */
+
+struct merge_slot {
+    uint64_t pair; /* left << 32 | right; UINT64_MAX when empty */
+    uint32_t rank; /* position in the list of merges */
+    uint32_t id;   /* the token that the pair becomes */
+};
+
+struct added_token {
+    char
+        *content; /* as it is looked for: normalized, if the tokenizer normalizes and the token asks for it */
+    int size;
+    uint32_t id;
+    bool special, normalized, lstrip, rstrip;
+};
+
+struct tokenizer {
+    int vocab_size;
+    int64_t *token_start; /* (vocab_size + 1) offsets into token_data */
+    char *token_data;
+    uint8_t *in_model; /* (vocab_size) 1: a BPE token; 0: only an added token */
+    uint8_t *whole;    /* (vocab_size) 1: encoding the token's own bytes gives just this token */
+    uint32_t byte_id[256];
+
+    int merge_count;
+    uint32_t *merge_pair; /* (merge_count, 2) */
+    uint32_t *merge_id;   /* (merge_count) */
+    struct merge_slot *merge_slots;
+    uint64_t merge_mask;
+
+    uint32_t *token_slots; /* hash of a model token's bytes -> id */
+    uint64_t token_mask;
+
+    struct added_token *added;
+    int added_count;
+    uint8_t added_first[256]; /* 1: some added token starts with this byte */
+
+    struct pretokenizer pre;
+    bool nfc, prefix_space, ignore_merges;
+    int end_of_text;
+    uint64_t hash;
+
+    /* Parts of tokenizer.json that are kept as they were, as JSON text; NULL for the defaults of GPT-2. */
+    char *json_normalizer, *json_pre_tokenizer, *json_post_processor, *json_decoder;
+};
+
+/* --- Making one: tokenizer_alloc, fill vocab_size, token_start, token_data, in_model, merge_*, added, pre
+ * and the flags, then tokenizer_finish, which checks what is left to check and builds the tables. --- */
+struct tokenizer *tokenizer_alloc(int vocab_size, int64_t token_bytes, int merge_count);
+bool tokenizer_finish(struct tokenizer *t, struct error *err);
+void tokenizer_add_special(struct tokenizer *t, const char *content, uint32_t id);
+
+/* GPT-2's invertible map between bytes and printable characters. */
+uint32_t byte_to_code_point(uint8_t byte);
+int code_point_to_byte(uint32_t code); /* -1 if it stands for no byte */
+
+static inline int token_size(const struct tokenizer *t, uint32_t id) {
+    return (int)(t->token_start[id + 1] - t->token_start[id]);
+}
+/* The model token with these bytes, or NO_TOKEN. */
+uint32_t tokenizer_find(const struct tokenizer *t, const uint8_t *bytes, int64_t size);
+
+/* --- bpe_merge.c --- */
+static inline uint64_t mix64(uint64_t x) {
+    x *= 0x9e3779b97f4a7c15u;
+    return x ^ x >> 29;
+}
+static inline const struct merge_slot *find_merge(const struct tokenizer *t, uint32_t left, uint32_t right) {
+    uint64_t pair = (uint64_t)left << 32 | right;
+    for (uint64_t i = mix64(pair) >> 7;; i++) {
+        const struct merge_slot *s = &t->merge_slots[i & t->merge_mask];
+        if (s->pair == pair) return s;
+        if (s->pair == UINT64_MAX) return NULL;
+    }
+}
+#define SMALL_WORD 48 /* up to here scanning all pairs for the best beats keeping queues */
+/* The tokens of a word of `size` >= 1 bytes, written to ids (room for `size`) or appended to out; returns
+ * their number. Both give the same tokens. *scratch is NULL at first and is kept for the next word. */
+int bpe_merge_small(const struct tokenizer *t, const uint8_t *word, int size, uint32_t *ids);
+struct merge_scratch;
+int64_t bpe_merge_large(const struct tokenizer *t, const uint8_t *word, int64_t size,
+                        struct token_buffer *out, struct merge_scratch **scratch);
+void merge_scratch_free(struct merge_scratch *s);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

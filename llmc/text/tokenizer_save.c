@@ -1,0 +1,123 @@
+/* Writing tokenizer.json. Order: JSON text, added tokens, the model, the file.
+ *
+ * Written by hand rather than through the JSON library: the bytes are then the same for the same tokenizer,
+ * and the layout is Hugging Face's. */
+#include "llmc/text/tokenizer_impl.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "llmc/base/file.h"
+
+static const char default_pre_tokenizer[] =
+    "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}";
+static const char default_post_processor[] =
+    "{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":false,\"use_regex\":true}";
+static const char default_decoder[] =
+    "{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true}";
+
+static void put_character(FILE *f, uint32_t code) {
+    if (code == '"' || code == '\\') {
+        fprintf(f, "\\%c", (int)code);
+    } else if (code < 0x20) {
+        fprintf(f, "\\u%04x", code);
+    } else if (code < 0x80) {
+        fputc((int)code, f);
+    } else { /* GPT-2's alphabet ends below U+0800 */
+        fputc((int)(0xc0 | code >> 6), f);
+        fputc((int)(0x80 | (code & 0x3f)), f);
+    }
+}
+
+/* The inside of a JSON string: text that is UTF-8 already. */
+static void put_text(FILE *f, const char *text, int64_t size) {
+    for (int64_t i = 0; i < size; i++) {
+        if ((uint8_t)text[i] < 0x80)
+            put_character(f, (uint8_t)text[i]);
+        else
+            fputc((uint8_t)text[i], f);
+    }
+}
+
+static void put_name(FILE *f, const struct tokenizer *t, uint32_t id, const uint32_t *code) {
+    for (int64_t i = t->token_start[id]; i < t->token_start[id + 1]; i++)
+        put_character(f, code[(uint8_t)t->token_data[i]]);
+}
+
+static const char *json_bool(bool b) { return b ? "true" : "false"; }
+
+static void put_added(FILE *f, const struct tokenizer *t) {
+    /* Hugging Face numbers added tokens that the vocabulary lacks in the order of the list, so it goes by
+     * id. */
+    int *order = (int *)xmalloc(((size_t)t->added_count + 1) * sizeof *order);
+    for (int i = 0; i < t->added_count; i++) {
+        int at = i;
+        for (; at > 0 && t->added[order[at - 1]].id > t->added[i].id; at--) order[at] = order[at - 1];
+        order[at] = i;
+    }
+    for (int i = 0; i < t->added_count; i++) {
+        const struct added_token *a = &t->added[order[i]];
+        fprintf(f, "%s\n    {\"id\": %u, \"content\": \"", i ? "," : "", a->id);
+        put_text(f, t->token_data + t->token_start[a->id], token_size(t, a->id));
+        fprintf(f,
+                "\", \"single_word\": false, \"lstrip\": %s, \"rstrip\": %s, \"normalized\": %s, "
+                "\"special\": %s}",
+                json_bool(a->lstrip), json_bool(a->rstrip), json_bool(a->normalized), json_bool(a->special));
+    }
+    free(order);
+}
+
+static void put_model(FILE *f, const struct tokenizer *t) {
+    uint32_t code[256];
+    for (int b = 0; b < 256; b++) code[b] = byte_to_code_point((uint8_t)b);
+    fprintf(f,
+            "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
+            "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
+            "    \"fuse_unk\": false,\n    \"byte_fallback\": false,\n    \"ignore_merges\": %s,\n"
+            "    \"vocab\": {",
+            json_bool(t->ignore_merges));
+    /* Added tokens after the last one of the model are not listed here; one before it is, to have its id. */
+    int last = t->vocab_size - 1;
+    while (last >= 0 && !t->in_model[last]) last--;
+    for (int id = 0; id <= last; id++) {
+        fputs(id ? ",\n      \"" : "\n      \"", f);
+        if (t->in_model[id])
+            put_name(f, t, (uint32_t)id, code);
+        else
+            put_text(f, t->token_data + t->token_start[id], token_size(t, (uint32_t)id));
+        fprintf(f, "\": %d", id);
+    }
+    fputs("\n    },\n    \"merges\": [", f);
+    for (int i = 0; i < t->merge_count; i++) {
+        fputs(i ? ",\n      \"" : "\n      \"", f);
+        put_name(f, t, t->merge_pair[2 * i], code);
+        fputc(' ', f);
+        put_name(f, t, t->merge_pair[2 * i + 1], code);
+        fputc('"', f);
+    }
+    fputs("\n    ]\n  }\n", f);
+}
+
+bool tokenizer_save(const struct tokenizer *t, const char *path, struct error *err) {
+    char *text = NULL;
+    size_t size = 0;
+    FILE *f = open_memstream(&text, &size);
+    check(f, "out of host memory");
+    fputs("{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [",
+          f);
+    put_added(f, t);
+    fprintf(f,
+            "\n  ],\n  \"normalizer\": %s,\n  \"pre_tokenizer\": %s,\n  \"post_processor\": %s,\n"
+            "  \"decoder\": %s,\n",
+            t->json_normalizer ? t->json_normalizer : "null",
+            t->json_pre_tokenizer ? t->json_pre_tokenizer : default_pre_tokenizer,
+            t->json_post_processor ? t->json_post_processor : default_post_processor,
+            t->json_decoder ? t->json_decoder : default_decoder);
+    put_model(f, t);
+    fputs("}\n", f);
+    bool complete = !ferror(f);
+    check(!fclose(f) && complete, "out of host memory while writing %s", path);
+    bool ok = write_file_atomic(path, text, size, err);
+    free(text);
+    return ok;
+}

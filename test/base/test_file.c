@@ -1,0 +1,303 @@
+/* Files: mapping, directories, the writer and its failures, atomic replacement.
+ *
+ * Disk-full conditions come from /dev/full (ENOSPC) and from a file size limit with SIGXFSZ ignored
+ * (EFBIG). */
+#include "test/test.h"
+
+#include "llmc/base/file.h"
+
+#include <signal.h>
+
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* The scratch directory of one test, and paths in it. */
+struct scratch {
+    char dir[PATH_MAX / 2];
+    char path[PATH_MAX];
+};
+
+static const char *in_scratch(struct scratch *s, const char *name) {
+    snprintf(s->path, sizeof s->path, "%s/%s", s->dir, name);
+    return s->path;
+}
+
+static int make_scratch(void **state) {
+    struct scratch *s = calloc(1, sizeof *s);
+    const char *base = getenv("TMPDIR");
+    snprintf(s->dir, sizeof s->dir, "%s/llmc_file_XXXXXX", base && *base ? base : "/tmp");
+    if (!mkdtemp(s->dir)) return -1;
+    *state = s;
+    return 0;
+}
+
+static int remove_scratch(void **state) {
+    struct scratch *s = *state;
+    struct error err;
+    bool ok = remove_tree(s->dir, &err);
+    if (!ok) print_error("%s\n", err.message);
+    free(s);
+    return ok ? 0 : -1;
+}
+
+static void assert_mentions(const struct error *err, const char *part) {
+    if (!strstr(err->message, part)) fail_msg("\"%s\" does not mention \"%s\"", err->message, part);
+}
+
+static void put_text(const char *path, const char *text) {
+    struct writer w;
+    struct error err;
+    assert_true(writer_open(&w, path, &err));
+    writer_put(&w, text, strlen(text));
+    assert_true(writer_close(&w, &err));
+}
+
+static void assert_content(const char *path, const char *text) {
+    struct mapped_file f;
+    struct error err = {""};
+    if (!file_map(&f, path, &err)) fail_msg("%s", err.message);
+    assert_int_equal(f.size, strlen(text));
+    assert_string_equal(f.path, path);
+    if (f.size) assert_memory_equal(f.data, text, strlen(text));
+    file_unmap(&f);
+    assert_null(f.data);
+    assert_null(f.path);
+}
+
+static void map_reads_what_was_written(void **state) {
+    struct scratch *s = *state;
+    put_text(in_scratch(s, "a"), "some text");
+    assert_content(s->path, "some text");
+    put_text(in_scratch(s, "empty"), "");
+    assert_content(s->path, "");
+    put_text(in_scratch(s, "a"), "shorter"); /* an open truncates */
+    assert_content(in_scratch(s, "a"), "shorter");
+}
+
+static void map_refuses_what_is_not_a_file(void **state) {
+    struct scratch *s = *state;
+    struct mapped_file f;
+    struct error err;
+    assert_false(file_map(&f, in_scratch(s, "missing"), &err));
+    assert_mentions(&err, s->path);
+    assert_mentions(&err, "No such file or directory");
+    assert_false(file_map(&f, s->dir, &err));
+    assert_mentions(&err, "is a directory");
+    assert_int_equal(mkfifo(in_scratch(s, "fifo"), 0600), 0);
+    assert_false(file_map(&f, s->path, &err)); /* and does not wait for a writer */
+    assert_mentions(&err, "not a regular file");
+    assert_false(file_map(&f, "/dev/full", &err));
+    file_unmap(&f); /* after a failure: harmless */
+}
+
+static void map_has_64_bit_size(void **state) {
+    struct scratch *s = *state;
+    const int64_t size = (int64_t)5 << 30;
+    int fd = open(in_scratch(s, "big"), O_RDWR | O_CREAT, 0600);
+    assert_true(fd >= 0);
+    if (ftruncate(fd, size) != 0 || pwrite(fd, "end", 3, size - 3) != 3) {
+        close(fd);
+        skip();
+    }
+    close(fd);
+    struct mapped_file f;
+    struct error err = {""};
+    if (!file_map(&f, s->path, &err)) fail_msg("%s", err.message);
+    assert_int_equal(f.size, size);
+    assert_memory_equal(f.data + size - 3, "end", 3);
+    file_unmap(&f);
+}
+
+static void directories_are_made_and_removed(void **state) {
+    struct scratch *s = *state;
+    struct error err = {""};
+    assert_true(make_directories(in_scratch(s, "a//b/c/"), &err));
+    assert_true(path_is_directory(in_scratch(s, "a/b/c")));
+    assert_true(make_directories(s->path, &err)); /* again */
+    put_text(in_scratch(s, "a/b/c/file"), "x");
+    put_text(in_scratch(s, "a/b/.hidden"), "x");
+    assert_false(make_directories(in_scratch(s, "a/b/c/file/d"), &err));
+    assert_mentions(&err, "a/b/c/file");
+    assert_false(make_directories("", &err));
+
+    /* A link inside the tree is removed, what it points to stays. */
+    struct scratch other = *s;
+    assert_int_equal(mkdir(in_scratch(&other, "kept"), 0700), 0);
+    put_text(in_scratch(&other, "kept/file"), "y");
+    in_scratch(&other, "kept");
+    assert_int_equal(symlink(other.path, in_scratch(s, "a/link")), 0);
+    assert_int_equal(symlink("nowhere", in_scratch(s, "a/dangling")), 0);
+    assert_true(path_exists(s->path));
+    assert_false(path_is_directory(s->path));
+
+    assert_true(remove_tree(in_scratch(s, "a"), &err));
+    assert_false(path_exists(s->path));
+    assert_content(in_scratch(s, "kept/file"), "y");
+    assert_true(remove_tree(in_scratch(s, "kept/file"), &err));
+    assert_false(path_exists(s->path));
+    assert_true(remove_tree(in_scratch(s, "kept/file"), &err)); /* not there: not an error */
+    assert_false(remove_tree("/proc/self/status", &err));
+    assert_mentions(&err, "/proc/self/status");
+}
+
+static void sync_reports_a_missing_path(void **state) {
+    struct scratch *s = *state;
+    struct error err = {""};
+    put_text(in_scratch(s, "a"), "x");
+    assert_true(sync_path(s->path, &err));
+    assert_true(sync_path(s->dir, &err));
+    assert_false(sync_path(in_scratch(s, "missing"), &err));
+    assert_mentions(&err, s->path);
+}
+
+static void writer_counts_and_formats(void **state) {
+    struct scratch *s = *state;
+    struct writer w;
+    struct error err;
+    assert_true(writer_open(&w, in_scratch(s, "a"), &err));
+    writer_printf(&w, "%d-%s;", 42, "x");
+    writer_put(&w, "", 0);
+    writer_put(&w, "abc", 3);
+    assert_int_equal(w.written, 8);
+    assert_false(w.failed);
+    assert_true(writer_close(&w, &err));
+    assert_content(s->path, "42-x;abc");
+}
+
+static void writer_cannot_open(void **state) {
+    struct scratch *s = *state;
+    struct writer w;
+    struct error err;
+    assert_false(writer_open(&w, in_scratch(s, "no/such/directory"), &err));
+    assert_mentions(&err, s->path);
+    assert_mentions(&err, "No such file or directory");
+    assert_false(writer_open(&w, s->dir, &err));
+    assert_mentions(&err, "Is a directory");
+}
+
+/* Small data stays in the buffer until close, large data fails inside writer_put: both must be reported. */
+static void full_device_is_reported(void **state) {
+    (void)state;
+    static char block[1 << 16];
+    for (int blocks = 1; blocks <= 64; blocks += 63) {
+        struct writer w;
+        struct error err;
+        assert_true(writer_open(&w, "/dev/full", &err));
+        for (int i = 0; i < blocks; i++) writer_put(&w, block, sizeof block);
+        assert_int_equal(w.failed, blocks > 1);
+        assert_false(writer_close(&w, &err));
+        assert_mentions(&err, "/dev/full");
+        assert_mentions(&err, "No space left on device");
+    }
+    assert_true(path_exists("/dev/full")); /* a device is not removed like a half-written file */
+}
+
+struct size_limit {
+    struct rlimit saved;
+    void (*handler)(int);
+};
+
+static void limit_file_size(struct size_limit *l, rlim_t bytes) {
+    l->handler = signal(SIGXFSZ, SIG_IGN);
+    getrlimit(RLIMIT_FSIZE, &l->saved);
+    struct rlimit small = {bytes, l->saved.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &small);
+}
+
+static void restore_file_size(const struct size_limit *l) {
+    setrlimit(RLIMIT_FSIZE, &l->saved);
+    signal(SIGXFSZ, l->handler);
+}
+
+static void failed_file_is_removed(void **state) {
+    struct scratch *s = *state;
+    static char block[100000];
+    struct size_limit limit;
+    struct writer w;
+    struct error err;
+    for (int blocks = 1; blocks <= 64; blocks += 63) {
+        in_scratch(s, "a");
+        limit_file_size(&limit, 65536);
+        bool opened = writer_open(&w, s->path, &err);
+        for (int i = 0; opened && i < blocks; i++) writer_put(&w, block, sizeof block);
+        bool closed = opened && writer_close(&w, &err);
+        restore_file_size(&limit);
+        assert_true(opened);
+        assert_false(closed);
+        assert_mentions(&err, s->path);
+        assert_mentions(&err, "File too large");
+        assert_false(path_exists(s->path));
+    }
+}
+
+static void atomic_write_replaces(void **state) {
+    struct scratch *s = *state;
+    struct error err = {""};
+    if (!write_file_atomic(in_scratch(s, "a"), "one", 3, &err)) fail_msg("%s", err.message);
+    assert_content(s->path, "one");
+    put_text(in_scratch(s, "a.tmp"), "left behind by a killed process, and longer");
+    if (!write_file_atomic(in_scratch(s, "a"), "second", 6, &err)) fail_msg("%s", err.message);
+    assert_content(s->path, "second");
+    assert_false(path_exists(in_scratch(s, "a.tmp")));
+}
+
+static void atomic_write_keeps_the_old_file(void **state) {
+    struct scratch *s = *state;
+    struct error err;
+    static char block[100000];
+    put_text(in_scratch(s, "a"), "old");
+    struct size_limit limit;
+    limit_file_size(&limit, 65536);
+    bool ok = write_file_atomic(s->path, block, sizeof block, &err);
+    restore_file_size(&limit);
+    assert_false(ok);
+    assert_mentions(&err, "File too large");
+    assert_content(s->path, "old");
+    assert_false(path_exists(in_scratch(s, "a.tmp")));
+
+    /* A rename that fails (the target is a directory) leaves no temporary file either. */
+    assert_int_equal(mkdir(in_scratch(s, "dir"), 0700), 0);
+    assert_false(write_file_atomic(s->path, "x", 1, &err));
+    assert_mentions(&err, "cannot rename");
+    assert_false(path_exists(in_scratch(s, "dir.tmp")));
+    assert_false(write_file_atomic(in_scratch(s, "missing/a"), "x", 1, &err));
+    assert_mentions(&err, "missing/a");
+}
+
+static void atomic_write_in_the_current_directory(void **state) {
+    struct scratch *s = *state;
+    struct error err = {""};
+    char cwd[PATH_MAX];
+    assert_non_null(getcwd(cwd, sizeof cwd));
+    assert_int_equal(chdir(s->dir), 0);
+    bool ok = write_file_atomic("plain", "x", 1, &err);
+    assert_int_equal(chdir(cwd), 0);
+    if (!ok) fail_msg("%s", err.message);
+    assert_content(in_scratch(s, "plain"), "x");
+}
+
+#define SCRATCH_TEST(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        SCRATCH_TEST(map_reads_what_was_written),
+        SCRATCH_TEST(map_refuses_what_is_not_a_file),
+        SCRATCH_TEST(map_has_64_bit_size),
+        SCRATCH_TEST(directories_are_made_and_removed),
+        SCRATCH_TEST(sync_reports_a_missing_path),
+        SCRATCH_TEST(writer_counts_and_formats),
+        SCRATCH_TEST(writer_cannot_open),
+        cmocka_unit_test(full_device_is_reported),
+        SCRATCH_TEST(failed_file_is_removed),
+        SCRATCH_TEST(atomic_write_replaces),
+        SCRATCH_TEST(atomic_write_keeps_the_old_file),
+        SCRATCH_TEST(atomic_write_in_the_current_directory),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

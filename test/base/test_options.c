@@ -1,0 +1,536 @@
+/* Options: every error by its message, precedence of command line, file and stored run, the columns of the
+ * help. Order: the table under test, values, errors, table check, configuration files, stored runs, printing,
+ * words. */
+#include "test/test.h"
+
+#include "llmc/base/options.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum shape { SHAPE_COSINE, SHAPE_LINEAR, SHAPE_CONSTANT };
+struct config {
+    int64_t batch, seed, tokens;
+    double lr, beta, decay;
+    bool graph, resume;
+    const char *out, *prompt;
+    enum shape shape;
+};
+#define C struct config
+static const struct option_row training[] = {
+    OPT_INT(C, batch, "batch-size", "4", 1, 65536, "B", "sequences in one micro-batch", 0),
+    OPT_INT(C, seed, "seed", "1", -INFINITY, INFINITY, "N", "seed of every random number", 0),
+    OPT_SIZE(C, tokens, "tokens-per-step", "64k", 0, INFINITY, "N", "tokens in one optimizer step", 0),
+    OPT_REAL(C, lr, "learning-rate", "3e-4", 0, 1, "X", "peak learning rate", OPTION_ABOVE_MIN),
+    OPT_REAL(C, beta, "beta2", "0.95", 0, 1, "X", "decay of the second moment", OPTION_BELOW_MAX),
+    OPT_REAL(
+        C, decay, "weight-decay", "0.1", 0, INFINITY, "X",
+        "decoupled weight decay, applied to matrices only and never to biases or to the gains of a layernorm",
+        0),
+    OPT_WORD(C, shape, "schedule", "cosine", "cosine|linear|constant", NULL, "shape of the learning rate", 0),
+};
+static const struct option_row running[] = {
+    OPT_FLAG(C, graph, "graph", "true", "capture a step in a graph", 0),
+    OPT_FLAG(C, resume, "resume", "false", "go on with a run", OPTION_THIS_RUN),
+    OPT_TEXT(C, out, "out", "runs/with/a/rather/long/default", "DIR", "where the run is stored", 0),
+    OPT_TEXT(C, prompt, "prompt", NULL, "TEXT", "what samples begin with", OPTION_MAY_BE_EMPTY),
+};
+static const struct option_group groups[] = {{"Training", training, ARRAY_LENGTH(training)},
+                                             {"Run", running, ARRAY_LENGTH(running)}};
+static const struct option_command command = {"tool [options]", "Trains a model.", groups, 2, NULL, 0, 0};
+static const struct option_command command_files = {"tool INPUT...", NULL, groups, 2, "INPUT", 1, 2};
+
+static char directory[256];
+
+static bool parse(struct options *o, struct config *c, struct error *err, const struct option_command *cmd,
+                  const char *const *args) {
+    int n = 0;
+    while (args[n]) n++;
+    memset(c, 0xa5, sizeof *c);
+    err->message[0] = '\0';
+    options_init(o, cmd, c);
+    return options_parse(o, n, (char **)(uintptr_t)args, err);
+}
+#define ARGS(...) ((const char *const[]){__VA_ARGS__, NULL})
+
+static void expect_ok(struct options *o, struct config *c, const char *const *args) {
+    struct error err;
+    if (!parse(o, c, &err, &command, args)) fail_msg("refused: %s", err.message);
+}
+static void expect_error(const char *message, const char *const *args) {
+    struct options o;
+    struct config c;
+    struct error err;
+    if (parse(&o, &c, &err, &command, args)) fail_msg("accepted, expected: %s", message);
+    assert_string_equal(err.message, message);
+    options_free(&o);
+}
+
+/* --- values --- */
+
+static void test_defaults(void **state) {
+    struct options o;
+    struct config c;
+    (void)state;
+    expect_ok(&o, &c, (const char *const[]){NULL});
+    assert_int_equal(c.batch, 4);
+    assert_int_equal(c.tokens, 65536);
+    assert_true(c.lr == 3e-4 && c.beta == 0.95 && c.decay == 0.1);
+    assert_true(c.graph && !c.resume && c.shape == SHAPE_COSINE);
+    assert_string_equal(c.out, "runs/with/a/rather/long/default");
+    assert_null(c.prompt);
+    assert_false(options_given(&o, "out"));
+    assert_int_equal(options_source(&o, "out"), OPTION_FROM_DEFAULT);
+    assert_false(o.help);
+    options_free(&o);
+}
+
+static void test_values(void **state) {
+    struct options o;
+    struct config c;
+    (void)state;
+    expect_ok(&o, &c,
+              ARGS("--batch-size", "65536", "--seed=-9223372036854775808", "--tokens-per-step", "1.5k",
+                   "--learning-rate=1E-3", "--beta2", ".5", "--no-graph", "--resume", "--out=a=b", "--prompt",
+                   "", "--schedule", "constant", "--weight-decay", "+2."));
+    assert_int_equal(c.batch, 65536);
+    assert_true(c.seed == INT64_MIN);
+    assert_int_equal(c.tokens, 1536);
+    assert_true(c.lr == 1e-3 && c.beta == 0.5 && c.decay == 2.0);
+    assert_true(!c.graph && c.resume && c.shape == SHAPE_CONSTANT);
+    assert_string_equal(c.out, "a=b");
+    assert_string_equal(c.prompt, "");
+    assert_true(options_given(&o, "graph") && options_source(&o, "graph") == OPTION_FROM_COMMAND);
+    options_free(&o);
+    const struct {
+        const char *text;
+        int64_t value;
+    } sizes[] = {{"0", 0},         {"64k", 65536},     {"64K", 65536},
+                 {"1M", 1 << 20},  {"2G", 2147483648}, {"1T", 1099511627776},
+                 {"1e6", 1000000}, {"0.5k", 512},      {"9007199254740993", 9007199254740993}};
+    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
+        expect_ok(&o, &c, ARGS("--tokens-per-step", sizes[i].text));
+        assert_true(c.tokens == sizes[i].value);
+        options_free(&o);
+    }
+    expect_ok(&o, &c, ARGS("--graph=false", "--resume=true", "--seed", "-5", "--out", "-", "--beta2", "0"));
+    assert_true(!c.graph && c.resume && c.seed == -5 && c.beta == 0);
+    assert_string_equal(c.out, "-");
+    options_free(&o);
+    expect_ok(&o, &c, ARGS("--out", "x", "--help", "--nonsense"));
+    assert_true(o.help);
+    options_free(&o);
+    expect_ok(&o, &c, ARGS("-h"));
+    assert_true(o.help);
+    options_free(&o);
+}
+
+static void test_positional(void **state) {
+    struct options o;
+    struct config c;
+    struct error err;
+    (void)state;
+    assert_true(parse(&o, &c, &err, &command_files, ARGS("a", "--batch-size", "2", "--", "--b")));
+    assert_int_equal(o.positional_count, 2);
+    assert_string_equal(o.positional[0], "a");
+    assert_string_equal(o.positional[1], "--b");
+    options_free(&o);
+    assert_false(parse(&o, &c, &err, &command_files, ARGS("--batch-size", "2")));
+    assert_string_equal(err.message, "INPUT: at least 1 expected, found 0");
+    options_free(&o);
+    assert_false(parse(&o, &c, &err, &command_files, ARGS("a", "b", "c")));
+    assert_string_equal(err.message, "c: unexpected argument; at most 2 INPUT");
+    options_free(&o);
+    expect_error("a: unexpected argument", ARGS("a"));
+    expect_error("seed: unexpected argument; did you mean --seed?", ARGS("seed", "3"));
+}
+
+/* --- errors --- */
+
+static void test_unknown(void **state) {
+    (void)state;
+    expect_error("--batchsize: unknown option; did you mean --batch-size?", ARGS("--batchsize", "4"));
+    expect_error("--batchsize: unknown option; did you mean --batch-size?", ARGS("--batchsize=4"));
+    expect_error("--batch: unknown option; did you mean --batch-size?", ARGS("--batch", "4"));
+    expect_error("--no-grpah: unknown option; did you mean --no-graph?", ARGS("--no-grpah"));
+    expect_error("--sede: unknown option; did you mean --seed?", ARGS("--sede"));
+    expect_error("--hlep: unknown option; did you mean --help?", ARGS("--hlep"));
+    expect_error("--frobnicate: unknown option; --help lists all", ARGS("--frobnicate"));
+    expect_error("--no-seed: unknown option; --seed takes a value and has no --no- form", ARGS("--no-seed"));
+    expect_error("-seed: unknown option; options begin with two dashes: did you mean --seed?",
+                 ARGS("-seed", "3"));
+    expect_error("-x: unknown option; options begin with two dashes", ARGS("-x"));
+    expect_error("--=3: unknown option; --help lists all", ARGS("--=3"));
+}
+
+static void test_malformed(void **state) {
+    (void)state;
+    expect_error("--batch-size x: not an integer", ARGS("--batch-size", "x"));
+    expect_error("--batch-size 12abc: not an integer (\"abc\" after the number)",
+                 ARGS("--batch-size", "12abc"));
+    expect_error("--batch-size 4.5: not an integer (\".5\" after the number)", ARGS("--batch-size", "4.5"));
+    expect_error("--batch-size  4: not an integer", ARGS("--batch-size", " 4"));
+    expect_error("--batch-size 0x10: not an integer (\"x10\" after the number)",
+                 ARGS("--batch-size", "0x10"));
+    expect_error("--batch-size 4k: not an integer (\"k\" after the number)", ARGS("--batch-size", "4k"));
+    expect_error("--batch-size: empty value; expected an integer", ARGS("--batch-size", ""));
+    expect_error("--batch-size: empty value; expected an integer", ARGS("--batch-size="));
+    expect_error("--batch-size -: not an integer", ARGS("--batch-size", "-"));
+    expect_error("--tokens-per-step 64kB: not a size such as 4096, 64k or 1M (\"B\" after the number)",
+                 ARGS("--tokens-per-step", "64kB"));
+    expect_error("--tokens-per-step k: not a size such as 4096, 64k or 1M", ARGS("--tokens-per-step", "k"));
+    expect_error("--tokens-per-step 0.3k: not a whole number", ARGS("--tokens-per-step", "0.3k"));
+    expect_error("--learning-rate nan: not a number", ARGS("--learning-rate", "nan"));
+    expect_error("--learning-rate inf: not a number", ARGS("--learning-rate", "inf"));
+    expect_error("--learning-rate .: not a number", ARGS("--learning-rate", "."));
+    expect_error("--learning-rate 1e: not a number (\"e\" after the number)", ARGS("--learning-rate", "1e"));
+    expect_error("--learning-rate 1e-400: too close to zero for a double", ARGS("--learning-rate", "1e-400"));
+    expect_error("--graph yes: must be true or false", ARGS("--graph=yes"));
+    expect_error("--graph: must be true or false", ARGS("--graph="));
+    expect_error("--no-graph: takes no value", ARGS("--no-graph=true"));
+    expect_error("--schedule cosin: must be one of cosine, linear, constant; did you mean cosine?",
+                 ARGS("--schedule", "cosin"));
+    expect_error("--schedule wsd: must be one of cosine, linear, constant", ARGS("--schedule", "wsd"));
+    expect_error("--out: empty value", ARGS("--out", ""));
+    expect_error("--out: missing value", ARGS("--out"));
+    expect_error("--out: missing value (--resume is the next option; --out=VALUE takes any value)",
+                 ARGS("--out", "--resume"));
+    expect_error("--batch-size a?b: not an integer", ARGS("--batch-size", "a\033b"));
+    expect_error("--seed: given more than once", ARGS("--seed", "1", "--seed", "1"));
+    expect_error("--graph: given more than once", ARGS("--graph", "--no-graph"));
+    expect_error("--config: given more than once", ARGS("--config", "a", "--config", "b"));
+}
+
+static void test_range(void **state) {
+    (void)state;
+    expect_error("--batch-size 0: must be between 1 and 65536", ARGS("--batch-size", "0"));
+    expect_error("--batch-size -1: must be between 1 and 65536", ARGS("--batch-size", "-1"));
+    expect_error("--batch-size 65537: must be between 1 and 65536", ARGS("--batch-size", "65537"));
+    expect_error("--batch-size 99999999999999999999: must be between 1 and 65536",
+                 ARGS("--batch-size", "99999999999999999999"));
+    expect_error("--seed 9223372036854775808: too large for a 64-bit integer",
+                 ARGS("--seed", "9223372036854775808"));
+    expect_error("--tokens-per-step 8388608T: too large for a 64-bit integer",
+                 ARGS("--tokens-per-step", "8388608T"));
+    expect_error("--tokens-per-step 1e300: too large for a 64-bit integer",
+                 ARGS("--tokens-per-step", "1e300"));
+    expect_error("--tokens-per-step -1: must be at least 0", ARGS("--tokens-per-step", "-1"));
+    expect_error("--tokens-per-step -99999999999999999999: must be at least 0",
+                 ARGS("--tokens-per-step", "-99999999999999999999"));
+    expect_error("--learning-rate 0: must be above 0 and at most 1", ARGS("--learning-rate", "0"));
+    expect_error("--learning-rate 1e999: must be above 0 and at most 1", ARGS("--learning-rate", "1e999"));
+    expect_error("--beta2 1: must be at least 0 and below 1", ARGS("--beta2", "1"));
+    expect_error("--weight-decay 1e999: too large for a double", ARGS("--weight-decay", "1e999"));
+    expect_error("--weight-decay -0.1: must be at least 0", ARGS("--weight-decay", "-0.1"));
+}
+
+/* --- table check --- */
+
+static void expect_faulty(const char *message, struct option_row a, struct option_row b) {
+    struct option_row rows[] = {a, b};
+    struct option_group group = {"G", rows, 2};
+    struct option_command faulty = {"x", NULL, &group, 1, NULL, 0, 0};
+    struct error err = {""};
+    assert_false(options_check(&faulty, &err));
+    assert_string_equal(err.message, message);
+}
+
+static void test_table(void **state) {
+    struct option_row good = training[0], graph = running[0], bad;
+    struct error err;
+    (void)state;
+    assert_true(options_check(&command, &err));
+    expect_faulty("option table: --batch-size and --batch-size clash", good, good);
+    bad = good;
+    bad.name = "no-graph";
+    expect_faulty("option table: --graph and --no-graph clash", graph, bad);
+    expect_faulty("option table: --no-graph and --graph clash", bad, graph);
+    bad.name = "Batch";
+    expect_faulty("option table: malformed name \"Batch\"", good, bad);
+    bad.name = "config";
+    expect_faulty("option table: --config is built in", good, bad);
+    bad = training[1];
+    bad.max = 0;
+    expect_faulty("option table: default of --seed, 1: must be at most 0", good, bad);
+    bad.initial = NULL;
+    expect_faulty("option table: --seed has no default", good, bad);
+    bad.help = NULL;
+    expect_faulty("option table: --seed has no help", good, bad);
+    bad = training[6];
+    bad.initial = "wsd";
+    expect_faulty("option table: default of --schedule, wsd: must be one of cosine, linear, constant", good,
+                  bad);
+    bad.words = NULL;
+    expect_faulty("option table: --schedule has no words", good, bad);
+}
+
+static void test_required(void **state) {
+    struct option_row row = running[2];
+    row.flags = OPTION_REQUIRED;
+    row.initial = NULL;
+    struct option_group group = {"G", &row, 1};
+    struct option_command cmd = {"x", NULL, &group, 1, NULL, 0, 0};
+    struct options o;
+    struct config c;
+    struct error err;
+    (void)state;
+    assert_false(parse(&o, &c, &err, &cmd, (const char *const[]){NULL}));
+    assert_string_equal(err.message, "--out: required, but not given");
+    char *help = options_help(&o);
+    assert_non_null(strstr(help, "where the run is stored (required)"));
+    free(help);
+    options_free(&o);
+    assert_true(parse(&o, &c, &err, &cmd, ARGS("--out", "d")));
+    options_free(&o);
+}
+
+/* --- configuration files --- */
+
+static const char *write_config(const char *text) {
+    static char path[300];
+    snprintf(path, sizeof path, "%s/c.json", directory);
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    fputs(text, f);
+    fclose(f);
+    return path;
+}
+
+static void test_config(void **state) {
+    struct options o;
+    struct config c;
+    (void)state;
+    const char *path =
+        write_config("{\"batch-size\": 8, \"seed\": 5, \"tokens-per-step\": \"2k\", \"graph\": false, "
+                     "\"out\": \"file\", \"learning-rate\": 1, \"schedule\": \"linear\", \"prompt\": null}");
+    /* The command line wins wherever it stands. */
+    for (int first = 0; first < 2; first++) {
+        if (first)
+            expect_ok(&o, &c, ARGS("--config", path, "--batch-size", "2", "--out", "line"));
+        else
+            expect_ok(&o, &c, ARGS("--batch-size", "2", "--out", "line", "--config", path));
+        assert_true(c.batch == 2 && c.seed == 5 && c.tokens == 2048 && !c.graph && c.lr == 1);
+        assert_int_equal(c.shape, SHAPE_LINEAR);
+        assert_string_equal(c.out, "line");
+        assert_null(c.prompt);
+        assert_int_equal(options_source(&o, "seed"), OPTION_FROM_FILE);
+        assert_int_equal(options_source(&o, "batch-size"), OPTION_FROM_COMMAND);
+        assert_true(options_given(&o, "seed") && !options_given(&o, "beta2"));
+        options_free(&o);
+    }
+}
+
+static void expect_config_error(const char *text, const char *message) {
+    const char *path = write_config(text);
+    char full[600];
+    snprintf(full, sizeof full, "%s%s", path, message);
+    expect_error(full, ARGS("--config", path));
+}
+
+static void test_config_errors(void **state) {
+    char message[600];
+    (void)state;
+    expect_config_error("{\"batchsize\": 8}", ": batchsize: unknown option; did you mean batch-size?");
+    expect_config_error("{\"batch-size\": 0}", ": batch-size 0: must be between 1 and 65536");
+    expect_config_error("{\"batch-size\": \"8\"}", ": batch-size \"8\": must be an integer, found a string");
+    expect_config_error("{\"batch-size\": 1.5}", ": batch-size 1.5: must be an integer, found a real number");
+    expect_config_error(
+        "{\"tokens-per-step\": \"2x\"}",
+        ": tokens-per-step \"2x\": not a size such as 4096, 64k or 1M (\"x\" after the number)");
+    expect_config_error("{\"learning-rate\": \"1\"}",
+                        ": learning-rate \"1\": must be a number, found a string");
+    expect_config_error("{\"graph\": 1}", ": graph 1: must be true or false, found an integer");
+    expect_config_error("{\"out\": [1]}", ": out [1]: must be a string, found an array");
+    expect_config_error("{\"schedule\": null}", ": schedule null: must be a string, found null");
+    expect_config_error("{\"seed\": 1, \"seed\": 2}",
+                        ":1:18: not JSON: duplicate object key near '\"seed\"'");
+    expect_config_error("[1]", ": expected a JSON object such as {\"batch-size\": 8}, found an array");
+    expect_config_error("{", ":1:1: not JSON: string or '}' expected near end of file");
+    /* Checked even where the command line wins. */
+    snprintf(message, sizeof message, "%s/c.json: seed true: must be an integer, found a truth value",
+             directory);
+    expect_error(message, ARGS("--seed", "3", "--config", write_config("{\"seed\": true}")));
+    snprintf(message, sizeof message, "%s/none.json: No such file or directory", directory);
+    char path[300];
+    snprintf(path, sizeof path, "%s/none.json", directory);
+    expect_error(message, ARGS("--config", path));
+    snprintf(message, sizeof message, "%s: is a directory; expected a JSON file with options", directory);
+    expect_error(message, ARGS("--config", directory));
+}
+
+/* --- stored runs --- */
+
+static void test_stored(void **state) {
+    struct options o;
+    struct config c;
+    struct error err;
+    (void)state;
+    expect_ok(&o, &c,
+              ARGS("--batch-size", "8", "--learning-rate", "0.1", "--prompt", "hi", "--schedule", "linear",
+                   "--resume"));
+    c.tokens = 12345; /* derived by the program: stored, though nobody gave it */
+    json_t *stored = options_export(&o);
+    options_free(&o);
+    char *text = json_dumps(stored, JSON_COMPACT);
+    assert_string_equal(
+        text, "{\"values\":{\"batch-size\":8,\"seed\":1,\"tokens-per-step\":12345,\"learning-rate\":"
+              "0.10000000000000001,\"beta2\":0.94999999999999996,\"weight-decay\":0.10000000000000001,"
+              "\"schedule\":\"linear\",\"graph\":true,\"out\":\"runs/with/a/rather/long/default\","
+              "\"prompt\":\"hi\"},\"explicit\":[\"batch-size\",\"learning-rate\",\"schedule\",\"prompt\"]}");
+    free(text);
+    expect_ok(&o, &c, ARGS("--batch-size", "2", "--config", write_config("{\"prompt\": \"file\"}")));
+    assert_true(options_import(&o, stored, "trainer.json", &err));
+    assert_true(c.batch == 2 && c.tokens == 12345 && c.lr == 0.1 && c.shape == SHAPE_LINEAR && !c.resume);
+    assert_string_equal(c.prompt, "file");
+    assert_int_equal(options_source(&o, "learning-rate"), OPTION_FROM_STORED);
+    assert_true(options_given(&o, "learning-rate") && !options_given(&o, "beta2"));
+    json_t *again = options_export(&o);
+    assert_int_equal(json_array_size(json_object_get(again, "explicit")), 4);
+    json_decref(again);
+
+    json_object_set_new(json_object_get(stored, "values"), "old-option", json_integer(1));
+    assert_true(options_import(&o, stored, "trainer.json", &err));
+    json_array_append_new(json_object_get(stored, "explicit"), json_string("old-option"));
+    assert_false(options_import(&o, stored, "trainer.json", &err));
+    assert_string_equal(
+        err.message, "trainer.json: the stored run was given --old-option, which this version does not have");
+    json_object_del(json_object_get(stored, "values"), "old-option");
+    json_object_set_new(json_object_get(stored, "values"), "beta2", json_real(1.5));
+    assert_false(options_import(&o, stored, "trainer.json", &err));
+    assert_string_equal(err.message, "trainer.json: beta2 1.5: must be at least 0 and below 1");
+    json_object_del(stored, "explicit");
+    assert_false(options_import(&o, stored, "trainer.json", &err));
+    assert_string_equal(err.message,
+                        "trainer.json: expected stored options {\"values\": {...}, \"explicit\": [...]}");
+    json_decref(stored);
+    options_free(&o);
+}
+
+/* --- printing --- */
+
+static void test_help(void **state) {
+    struct options o;
+    struct config c;
+    (void)state;
+    expect_ok(&o, &c, ARGS("--batch-size", "8"));
+    char *help = options_help(&o);
+    static const char expected[] =
+        "usage: tool [options]\n"
+        "Trains a model.\n"
+        "\n"
+        "Training\n"
+        "  --batch-size B       sequences in one micro-batch                                              "
+        "[4]\n"
+        "  --seed N             seed of every random number                                               "
+        "[1]\n"
+        "  --tokens-per-step N  tokens in one optimizer step                                            "
+        "[64k]\n"
+        "  --learning-rate X    peak learning rate                                                     "
+        "[3e-4]\n"
+        "  --beta2 X            decay of the second moment                                             "
+        "[0.95]\n"
+        "  --weight-decay X     decoupled weight decay, applied to matrices only and never to           "
+        "[0.1]\n"
+        "                       biases or to the gains of a layernorm\n"
+        "  --schedule cosine|linear|constant\n"
+        "                       shape of the learning rate                                           "
+        "[cosine]\n"
+        "\n"
+        "Run\n"
+        "  --[no-]graph         capture a step in a graph                                              "
+        "[true]\n"
+        "  --[no-]resume        go on with a run                                                      "
+        "[false]\n"
+        "  --out DIR            where the run is stored [runs/with/a/rather/long/default]\n"
+        "  --prompt TEXT        what samples begin with\n"
+        "\n"
+        "General\n"
+        "  --config FILE        JSON object with these names, e.g. {\"some-option\": 8}; the command\n"
+        "                       line wins\n"
+        "  --help, -h           this text\n";
+    assert_string_equal(help, expected);
+    for (const char *line = help; *line; line += strcspn(line, "\n") + 1) {
+        size_t n = strcspn(line, "\n");
+        assert_true(n <= 100);
+        if (n && line[n - 1] == ']' && line[2] == '-' && !memmem(line, n, "long", 4))
+            assert_int_equal(n, 100);
+    }
+    free(help);
+    options_free(&o);
+}
+
+static void test_text(void **state) {
+    struct options o;
+    struct config c;
+    (void)state;
+    /* 0.0003 is the default in another spelling. */
+    expect_ok(&o, &c,
+              ARGS("--batch-size", "8", "--learning-rate", "0.0003", "--schedule", "linear", "--config",
+                   write_config("{\"beta2\": 0.99}")));
+    c.tokens = 3 << 20;
+    char *text = options_text(&o);
+    assert_string_equal(
+        text, "Training\n"
+              "* batch-size       8                     (default 4)\n"
+              "  seed             1\n"
+              "* tokens-per-step  3M                    (default 64k)\n"
+              "  learning-rate    0.0003\n"
+              "* beta2            0.99                  (default 0.95, from the configuration file)\n"
+              "  weight-decay     0.1\n"
+              "* schedule         linear                (default cosine)\n"
+              "Run\n"
+              "  graph            true\n"
+              "  resume           false\n"
+              "  out              runs/with/a/rather/long/default\n"
+              "  prompt           (none)\n");
+    free(text);
+    options_free(&o);
+}
+
+/* --- words --- */
+
+static void test_words(void **state) {
+    static const char *const words[] = {"train", "sample", "plan", "eval", "export"};
+    (void)state;
+    assert_int_equal(word_distance("", "abc"), 3);
+    assert_int_equal(word_distance("kitten", "sitting"), 3);
+    assert_int_equal(word_distance("trian", "train"), 1);
+    assert_int_equal(word_distance("ca", "abc"), 3); /* no edits inside a swapped pair */
+    assert_int_equal(word_distance("same", "same"), 0);
+    char a[200], b[200];
+    memset(a, 'a', sizeof a - 1);
+    memset(b, 'b', sizeof b - 1);
+    a[199] = b[199] = '\0';
+    assert_int_equal(word_distance(a, b), 63);
+    assert_int_equal(nearest_word("trian", words, 5), 0);
+    assert_int_equal(nearest_word("sam", words, 5), 1);
+    assert_int_equal(nearest_word("e", words, 5), -1);
+    assert_int_equal(nearest_word("exprot", words, 5), 4);
+    assert_int_equal(nearest_word("", words, 5), -1);
+    assert_int_equal(nearest_word("quantize", words, 5), -1);
+}
+
+int main(void) {
+    const char *tmp = getenv("TMPDIR");
+    snprintf(directory, sizeof directory, "%s/test_options_XXXXXX", tmp ? tmp : "/tmp");
+    if (!mkdtemp(directory)) return 1;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults),   cmocka_unit_test(test_values),
+        cmocka_unit_test(test_positional), cmocka_unit_test(test_unknown),
+        cmocka_unit_test(test_malformed),  cmocka_unit_test(test_range),
+        cmocka_unit_test(test_table),      cmocka_unit_test(test_required),
+        cmocka_unit_test(test_config),     cmocka_unit_test(test_config_errors),
+        cmocka_unit_test(test_stored),     cmocka_unit_test(test_help),
+        cmocka_unit_test(test_text),       cmocka_unit_test(test_words),
+    };
+    int failed = cmocka_run_group_tests_name("options", tests, NULL, NULL);
+    char path[300];
+    snprintf(path, sizeof path, "%s/c.json", directory);
+    unlink(path);
+    rmdir(directory);
+    return failed;
+}

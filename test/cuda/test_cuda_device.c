@@ -1,0 +1,316 @@
+/* A GPU, or the simulated one, as a device: memory, copies, streams, graphs, rates; that matmuls are tuned
+ * once; and, where it is the simulated one, each sentence that says why no GPU can be used. */
+#include "test/test.h"
+
+#include "llmc/ops/ctx.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct device *open_device(void) {
+    struct error err;
+    struct device *d = device_open_cuda(0, &err);
+    check(d, "these tests need a GPU, or the simulated one (make sim): %s", err.message);
+    return d;
+}
+static bool simulated(const struct device *d) { return strcmp(d->name, "simulated device") == 0; }
+
+static void test_memory_and_copies(void **state) {
+    enum { N = 1000 };
+    struct device *d = open_device();
+    assert_string_equal(d->backend, "cuda");
+    assert_false(d->unified);
+    int64_t before, after, total;
+    d->memory_info(d, &before, &total);
+    assert_true(before > 0 && before <= total);
+    size_t bytes = (size_t)64 << 20;
+    char *a = (char *)d->alloc(d, bytes), *b = (char *)d->alloc(d, bytes);
+    assert_true((uintptr_t)a % 256 == 0 && (uintptr_t)b % 256 == 0);
+    d->memory_info(d, &after, &total);
+    assert_true(after < before);
+    char *host = (char *)d->alloc_host(d, N), pageable[N];
+    for (int i = 0; i < N; i++) pageable[i] = (char)i;
+    d->upload(d, a, pageable, N, d->stream);
+    memset(pageable, 0, N); /* allowed at once: it is not from alloc_host() */
+    d->copy(d, b + 5, a, N, d->stream);
+    d->download(d, host, b + 5, N, d->stream);
+    d->synchronize(d, d->stream);
+    for (int i = 0; i < N; i++) assert_int_equal(host[i], (char)i);
+    d->free_host(d, host);
+    d->free(d, a);
+    d->free(d, b);
+    /* more than there is: NULL, and the device works on */
+    assert_null(d->alloc(d, (size_t)1 << 50));
+    a = (char *)d->alloc(d, 1);
+    assert_non_null(a);
+    d->free(d, a);
+    d->close(d);
+}
+
+static void test_events_and_graphs(void **state) {
+    struct device *d = open_device();
+    float *x = (float *)d->alloc(d, 8), got[2];
+    float *host = (float *)d->alloc_host(d, 8);
+    void *first = d->event_new(d), *last = d->event_new(d);
+    host[0] = 1;
+    host[1] = 2;
+    d->event_record(d, first, d->stream);
+    d->capture_begin(d, d->stream);
+    d->upload(d, x, host, 8, d->stream);
+    d->copy(d, x + 1, x, 4, d->stream);
+    void *graph = d->capture_end(d, d->stream);
+    for (int i = 0; i < 3; i++) { /* a graph reads its inputs when it runs */
+        host[0] = (float)(10 + i);
+        d->graph_launch(d, graph, d->stream);
+        d->event_record(d, last, d->stream);
+        d->event_wait(d, last);
+        d->download(d, got, x, 8, d->stream);
+        d->synchronize(d, d->stream);
+        assert_true(got[0] == (float)(10 + i) && got[1] == (float)(10 + i));
+    }
+    assert_true(d->event_seconds(d, first, last) >= 0.0);
+    d->event_free(d, first);
+    d->event_free(d, last);
+    d->graph_free(d, graph);
+    d->free_host(d, host);
+    d->free(d, x);
+    d->close(d);
+}
+
+static void test_rates(void **state) {
+    struct device *d = open_device();
+    double flops, bytes;
+    int64_t before, after, total;
+    d->memory_info(d, &before, &total);
+    d->measure(d, &flops, &bytes);
+    assert_true(flops > 1e8 && flops < 1e17);
+    assert_true(bytes > 1e8 && bytes < 1e15);
+    d->memory_info(d, &after, &total);
+    if (simulated(d)) assert_true(after == before); /* a GPU may keep pages for itself */
+    d->close(d);
+}
+
+/* Copies on two streams, in the order that events give them; SIM_LAZY=1 notices a wait that does nothing. */
+static void test_streams(void **state) {
+    enum { ROUNDS = 20 };
+    struct device *d = open_device();
+    void *other = d->stream_new(d), *here = d->event_new(d), *there = d->event_new(d);
+    assert_non_null(other);
+    assert_ptr_not_equal(other, d->stream);
+    int *a = (int *)d->alloc(d, 4), *b = (int *)d->alloc(d, 4), *c = (int *)d->alloc(d, 4);
+    int *host = (int *)d->alloc_host(d, 2 * ROUNDS * sizeof *host);
+    for (int i = 0; i < ROUNDS; i++) {
+        host[i] = 100 + i;
+        d->upload(d, a, host + i, 4, d->stream);
+        d->event_record(d, here, d->stream);
+        d->stream_wait_event(d, other, here);
+        d->copy(d, b, a, 4, other);
+        d->event_record(d, there, other);
+        d->stream_wait_event(d, d->stream, there);
+        d->copy(d, c, b, 4, d->stream);
+        d->download(d, host + ROUNDS + i, c, 4, d->stream);
+    }
+    d->synchronize(d, d->stream);
+    for (int i = 0; i < ROUNDS; i++) assert_int_equal(host[ROUNDS + i], 100 + i);
+    d->event_free(d, here);
+    d->event_free(d, there);
+    d->stream_free(d, other);
+    d->free_host(d, host);
+    d->free(d, a);
+    d->free(d, b);
+    d->free(d, c);
+    d->close(d);
+}
+
+/* --- matmul: tuning, and a library without fused epilogues --- */
+
+/* out (8,OC) of ones (8,C) @ ones^T; every element is C. Returns the first. */
+static float product_of_ones(int64_t C, int64_t OC) {
+    struct device *d = open_device();
+    struct ctx ctx;
+    ctx_init(&ctx, d, d->ops, false);
+    struct tensor inp = tensor_make("inp", DTYPE_F32, d->alloc(d, (size_t)(8 * C) * 4), 8, C, 0, 0);
+    struct tensor weight = tensor_make("weight", DTYPE_F32, d->alloc(d, (size_t)(OC * C) * 4), OC, C, 0, 0);
+    struct tensor out = tensor_make("out", DTYPE_F32, d->alloc(d, (size_t)(8 * OC) * 4), 8, OC, 0, 0);
+    fill(&ctx, &inp, 1.0f);
+    fill(&ctx, &weight, 1.0f);
+    matmul_forward(&ctx, &out, NULL, &inp, &weight, NULL, ACT_NONE);
+    assert_string_equal(ctx.variant_in_use[OP_matmul_forward], "cublaslt");
+    float result;
+    ctx_download(&ctx, &result, out.data, 4);
+    d->free(d, inp.data);
+    d->free(d, weight.data);
+    d->free(d, out.data);
+    ctx_free(&ctx);
+    d->close(d);
+    return result;
+}
+
+static int lines_of(const char *path) {
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    int lines = 0;
+    for (int c; (c = getc(f)) != EOF;) lines += c == '\n';
+    fclose(f);
+    return lines;
+}
+
+static void test_tuning_is_remembered(void **state) {
+    char directory[] = "/tmp/test_cuda_device.XXXXXX";
+    assert_non_null(mkdtemp(directory));
+    char *path = xasprintf("%s/tune", directory);
+    setenv("LLMC_MATMUL_TUNE", path, 1);
+    assert_true(product_of_ones(32, 16) == 32.0f);
+    assert_int_equal(lines_of(path), 1);
+    assert_true(product_of_ones(32, 16) == 32.0f); /* known */
+    assert_int_equal(lines_of(path), 1);
+    assert_true(product_of_ones(64, 16) == 64.0f); /* another shape */
+    assert_int_equal(lines_of(path), 2);
+    FILE *f = fopen(path, "w"); /* damage: the choice is made again */
+    fputs("not a line of a tuning file\nkey zz\n", f);
+    fclose(f);
+    assert_true(product_of_ones(32, 16) == 32.0f);
+    assert_int_equal(lines_of(path), 3);
+    unsetenv("LLMC_MATMUL_TUNE");
+    unlink(path);
+    rmdir(directory);
+    free(path);
+}
+
+/* --- rows made for one architecture --- */
+
+/* A device says what it is, and the front doors offer it only what is made for it. */
+static void check_architecture(int arch) {
+    char *text = xasprintf("%d", arch);
+    setenv("SIM_ARCH", text, 1);
+    struct device *d = open_device();
+    unsetenv("SIM_ARCH");
+    assert_int_equal(d->arch, arch);
+    free(text);
+    struct ctx ctx;
+    ctx_init(&ctx, d, d->ops, true);
+    assert_true(op_runs_on(&ctx, 0));
+    assert_true(op_runs_on(&ctx, arch));
+    assert_false(op_runs_on(&ctx, arch + 10));
+    struct tensor qkv = tensor_make("qkv", DTYPE_BF16, NULL, 1, 100, 192, 0);
+    struct tensor out = tensor_make("out", DTYPE_BF16, NULL, 1, 100, 64, 0);
+    struct tensor lse = tensor_make("lse", DTYPE_F32, NULL, 1, 1, 100, 0);
+    attn_forward(&ctx, &out, &lse, &qkv, 1, 0);
+    assert_string_equal(ctx.variant_in_use[OP_attn_forward], arch == 90 ? "hopper" : "flash");
+    attn_forward(&ctx, &out, &lse, &qkv, 1, 50); /* a span of a generation */
+    assert_string_not_equal(ctx.variant_in_use[OP_attn_forward], "hopper");
+    ctx_free(&ctx);
+    d->close(d);
+}
+
+static void test_architecture(void **state) {
+    struct device *d = open_device();
+    bool simulation = simulated(d);
+    assert_true(d->arch >= 80);
+    d->close(d);
+    if (!simulation) return;
+    check_architecture(80);
+    check_architecture(90);
+}
+
+/* --- why no GPU can be used --- */
+
+static void check_refusal(const char *fault, int index, const char *reason) {
+    struct error err = {""};
+    if (fault) setenv("SIM_FAULT", fault, 1);
+    struct device *d = device_open_cuda(index, &err);
+    unsetenv("SIM_FAULT");
+    assert_null(d);
+    if (!strstr(err.message, reason)) fail_msg("\"%s\" does not say \"%s\"", err.message, reason);
+    assert_non_null(strstr(err.message, "--device cpu works everywhere"));
+    assert_null(strchr(err.message, '\n'));
+}
+
+/* How often --device auto, which takes the CPU, says that there is a GPU. */
+static int warnings_of_auto(const char *fault) {
+    struct error err;
+    char text[2048] = "", *at = text;
+    FILE *file = tmpfile();
+    int kept = dup(STDERR_FILENO), count = 0;
+    assert_true(file && kept >= 0 && dup2(fileno(file), STDERR_FILENO) >= 0);
+    setenv("SIM_FAULT", fault, 1);
+    struct device *d = device_open("auto", &err);
+    unsetenv("SIM_FAULT");
+    dup2(kept, STDERR_FILENO);
+    close(kept);
+    assert_string_equal(d->backend, "cpu");
+    d->close(d);
+    rewind(file);
+    text[fread(text, 1, sizeof text - 1, file)] = 0;
+    fclose(file);
+    for (; (at = strstr(at, "there is a GPU, but the CPU is used: ")); at++) count++;
+    return count;
+}
+
+static void test_refusals(void **state) {
+    struct device *d = open_device();
+    bool simulation = simulated(d);
+    d->close(d);
+    check_refusal(NULL, 977, "--device cuda:977: this machine has ");
+    if (!simulation) return;
+    check_refusal("no-driver", 0, "no NVIDIA driver");
+    check_refusal("no-device", 0, "finds no GPU");
+    check_refusal("old-driver", 0, "supports CUDA up to 11.4");
+    check_refusal("old-device", 0, "compute capability 7.0 and is too old");
+    check_refusal("other-device", 0, "CUDA_ARCH=90a");
+    struct error err;
+    setenv("SIM_FAULT", "no-device", 1);
+    d = device_open("auto", &err); /* no GPU: the CPU */
+    unsetenv("SIM_FAULT");
+    assert_string_equal(d->backend, "cpu");
+    d->close(d);
+    assert_int_equal(warnings_of_auto("no-driver"), 0);
+    assert_int_equal(warnings_of_auto("no-device"), 0);
+    assert_int_equal(warnings_of_auto("old-driver"), 1);
+    assert_int_equal(warnings_of_auto("old-device"), 1);
+    assert_int_equal(warnings_of_auto("other-device"), 1);
+    d = device_open("auto", &err);
+    assert_string_equal(d->backend, "cuda");
+    d->close(d);
+}
+
+/* --- several GPUs --- */
+
+static void test_identity(void **state) {
+    struct error err = {""};
+    int gpus = device_count_cuda(&err);
+    struct device *d = open_device();
+    bool simulation = simulated(d);
+    assert_true(gpus >= 1);
+    assert_true(strncmp(d->id, "GPU-", 4) == 0 && strlen(d->id) == 40);
+    if (gpus > 1) {
+        struct device *e = device_open_cuda(1, &err);
+        assert_int_equal(e->index, 1);
+        assert_string_not_equal(d->id, e->id);
+        e->close(e);
+    }
+    d->close(d);
+    if (!simulation) return;
+    assert_int_equal(gpus, 2);
+    setenv("SIM_FAULT", "no-device", 1);
+    assert_int_equal(device_count_cuda(&err), 0);
+    unsetenv("SIM_FAULT");
+    assert_non_null(strstr(err.message, "finds no GPU"));
+}
+
+int main(void) {
+    setenv("SIM_GPUS", "2", 1);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_memory_and_copies),
+        cmocka_unit_test(test_events_and_graphs),
+        cmocka_unit_test(test_rates),
+        cmocka_unit_test(test_streams),
+        cmocka_unit_test(test_tuning_is_remembered),
+        cmocka_unit_test(test_architecture),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_identity),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,221 @@
+/* Every CUDA operation, every variant row, in fp32 and bf16, against the CPU op: the cases of op_<stem>.c.
+ *     test_cuda_ops [OP]                  only the ops whose name matches ("norm*")
+ *     LLMC_TEST_SIZE=large test_cuda_ops  also the shapes of GPT-2: for a real GPU
+ * The rows of the teaching ladders in dev/variants are run in the same way, with LLMC_TEST_LADDERS=0
+ * not.
+ * Besides the results this checks that an op's last row takes everything, and that no row takes nothing. */
+#include "test/test.h"
+
+#include "dev/variants/ladder.h"
+#include "test/ops/op_harness.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct gpu {
+    struct device *device;
+    struct ctx ctx;
+    bool large, small, ladders;
+};
+
+static int open_gpu(void **state) {
+    struct error err;
+    struct gpu *gpu = (struct gpu *)xcalloc(1, sizeof *gpu);
+    const char *size = getenv("LLMC_TEST_SIZE"), *ladders = getenv("LLMC_TEST_LADDERS");
+    gpu->device = device_open_cuda(0, &err);
+    check(gpu->device, "these tests need a GPU, or the simulated one (make sim): %s", err.message);
+    gpu->large = size && strcmp(size, "large") == 0;
+    gpu->ladders = !ladders || strcmp(ladders, "0") != 0;
+    gpu->small = size && strcmp(size, "small") == 0;
+    ctx_init(&gpu->ctx, gpu->device, gpu->device->ops, false);
+    *state = gpu;
+    return 0;
+}
+
+static int close_gpu(void **state) {
+    struct gpu *gpu = (struct gpu *)*state;
+    ctx_free(&gpu->ctx);
+    gpu->device->close(gpu->device);
+    free(gpu);
+    return 0;
+}
+
+/* --- every row --- */
+
+/* Runs all cases of one row and counts failures; the last row has no other to fall back on. */
+static int check_row(struct gpu *gpu, const struct op_test *op, const char *row, bool last) {
+    int passed = 0, failed = 0, skipped = 0;
+    double worst[DTYPE_COUNT] = {0};
+    for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++)
+        for (size_t i = 0; i < op->case_count; i++) {
+            const struct op_case *c = &op->cases[i];
+            if ((c->size == SIZE_LARGE && !gpu->large) || (c->only && strcmp(c->only, row) != 0)) continue;
+            if (c->only && (dtype != DTYPE_BF16 || (gpu->small && !(c->flags & EVERYWHERE)))) continue;
+            struct error err;
+            struct op_target target = {.ctx = &gpu->ctx, .variant = row};
+            enum op_verdict verdict = op_check(op, c, (enum dtype)dtype, &target, &worst[dtype], &err);
+            if (verdict == OP_FAILED) print_error("%s\n", err.message);
+            if (verdict == OP_SKIPPED && last)
+                print_error("%s: the last row must take every case\n",
+                            op_case_text(op, c, (enum dtype)dtype, row));
+            passed += verdict == OP_PASSED;
+            skipped += verdict == OP_SKIPPED;
+            failed += verdict == OP_FAILED || (verdict == OP_SKIPPED && last);
+        }
+    if (passed + failed == 0) print_error("%s:%s takes no case: nothing tests it\n", op_name(op->id), row);
+    print_message("# %s:%s %d passed, %d failed, %d not taken; largest error, as a share of what is allowed: "
+                  "fp32 %.2f, bf16 %.2f\n",
+                  op_name(op->id), row, passed, failed, skipped, worst[DTYPE_F32], worst[DTYPE_BF16]);
+    return failed + (passed + failed == 0);
+}
+
+static void test_op(void **state, enum op_id id) {
+    struct gpu *gpu = (struct gpu *)*state;
+    const struct op_test *op = op_tests[id];
+    const char *row;
+    int failed = 0, rows = 0;
+    for (; (row = op->row(gpu->ctx.ops, rows)); rows++)
+        if (op_runs_on(&gpu->ctx, op->arch(gpu->ctx.ops, rows)))
+            failed += check_row(gpu, op, row, !op->row(gpu->ctx.ops, rows + 1));
+        else
+            print_message("# %s:%s is made for another device than %s\n", op_name(id), row,
+                          gpu->device->name);
+    assert_true(rows > 0);
+    const struct ops *production = gpu->ctx.ops;
+    gpu->ctx.ops = &ladder_ops;
+    for (rows = 0; gpu->ladders && (row = op->row(&ladder_ops, rows)) && isdigit((unsigned char)row[0]);
+         rows++)
+        failed += check_row(gpu, op, row, false); /* what a step is not about it may refuse */
+    gpu->ctx.ops = production;
+    if (failed) fail_msg("%d failures", failed);
+}
+
+#define X(op)                                                                                                \
+    static void test_##op(void **state) { test_op(state, OP_##op); }
+LLMC_OPS(X)
+#undef X
+
+/* --- stochastic rounding --- */
+
+/* One update of N parameters from 1 towards 1 + 1/4 of the spacing above, in `pieces` calls. The first
+ * element is number `offset` of the whole buffer. */
+enum { N = 16384 };
+static void round_stochastically(struct gpu *gpu, uint16_t *out, int pieces, int64_t offset, int step) {
+    struct device *d = gpu->device;
+    uint16_t *half = (uint16_t *)xmalloc(N * sizeof *half);
+    float *zero = (float *)xcalloc(N, sizeof *zero), one = 1.0f;
+    void *memory[5];
+    const size_t bytes[5] = {N * 2, N * 4, N * 4, N * 2, 4};
+    for (int k = 0; k < 5; k++) memory[k] = d->alloc(d, bytes[k]);
+    for (int i = 0; i < N; i++) half[i] = bf16_from_f32(1.0f);
+    ctx_upload(&gpu->ctx, memory[0], half, N * 2);
+    for (int i = 0; i < N; i++) half[i] = bf16_from_f32(-1.0f);
+    ctx_upload(&gpu->ctx, memory[1], zero, N * 4);
+    ctx_upload(&gpu->ctx, memory[2], zero, N * 4);
+    ctx_upload(&gpu->ctx, memory[3], half, N * 2);
+    ctx_upload(&gpu->ctx, memory[4], &one, 4);
+    /* with moments that forget at once m / (sqrt(v) + eps) is -1 in every step, so that w grows by lr; the
+     * spacing above 1 is 2^-7 */
+    struct adamw_args args = {.lr = 1.0f / 512.0f,
+                              .beta1 = 0.0f,
+                              .beta2 = 0.0f,
+                              .eps = 1e-8f,
+                              .step = step,
+                              .seed = 3,
+                              .stochastic = true};
+    for (int piece = 0; piece < pieces; piece++) {
+        int64_t n = N / pieces, first = piece * n;
+        struct tensor w = tensor_make("param", DTYPE_BF16, (char *)memory[0] + 2 * first, n, 0, 0, 0);
+        struct tensor m = tensor_make("m", DTYPE_F32, (char *)memory[1] + 4 * first, n, 0, 0, 0);
+        struct tensor v = tensor_make("v", DTYPE_F32, (char *)memory[2] + 4 * first, n, 0, 0, 0);
+        struct tensor g = tensor_make("grad", DTYPE_BF16, (char *)memory[3] + 2 * first, n, 0, 0, 0);
+        struct tensor sumsq_of_grad = tensor_make("sumsq", DTYPE_F32, memory[4], 1, 0, 0, 0);
+        args.offset = offset + first;
+        adamw(&gpu->ctx, &w, NULL, &m, &v, &g, &sumsq_of_grad, &args);
+    }
+    ctx_download(&gpu->ctx, out, memory[0], N * 2);
+    for (int k = 0; k < 5; k++) d->free(d, memory[k]);
+    free(half);
+    free(zero);
+}
+
+/* A quarter of the parameters goes up, the others stay. What an element does depends on its place in the
+ * whole buffer and on the step alone, not on how calls or rows divide it. */
+static void test_stochastic_rounding(void **state) {
+    struct gpu *gpu = (struct gpu *)*state;
+    uint16_t *whole = (uint16_t *)xmalloc(N * sizeof *whole), *other = (uint16_t *)xmalloc(N * sizeof *other);
+    int up = 0, both = 0;
+    round_stochastically(gpu, whole, 1, 8, 1);
+    for (int i = 0; i < N; i++) {
+        assert_true(whole[i] == bf16_from_f32(1.0f) || whole[i] == bf16_from_f32(1.0f) + 1);
+        up += whole[i] != bf16_from_f32(1.0f);
+    }
+    /* four standard deviations of N draws with probability 1/4 */
+    if (!(fabs(up - N / 4.0) <= 4.0 * sqrt(N * 3.0 / 16.0)))
+        fail_msg("%d of %d went up, not a quarter", up, N);
+    round_stochastically(gpu, other, 2, 8, 1);
+    assert_memory_equal(whole, other, N * sizeof *whole);
+    round_stochastically(gpu, other, 1, 5, 1); /* a row for four at a time cannot start here */
+    assert_memory_equal(whole, other + 3, (N - 3) * sizeof *whole);
+    round_stochastically(gpu, other, 1, 8, 2); /* the next step draws anew: a sixteenth goes up in both */
+    for (int i = 0; i < N; i++) both += whole[i] != bf16_from_f32(1.0f) && other[i] != bf16_from_f32(1.0f);
+    if (!(fabs(both - N / 16.0) <= 4.0 * sqrt(N * 15.0 / 256.0)))
+        fail_msg("%d of %d went up in both steps, not a sixteenth", both, N);
+    free(whole);
+    free(other);
+}
+
+/* --- recorded operations --- */
+
+/* A sum that blocks make together must start anew in every run of a record, and so must one on another stream
+ * in between. Integers, whose sums are exact. */
+static void test_sumsq_recorded(void **state) {
+    enum { COUNT = 1100001, RUNS = 3 }; /* more blocks than a block has threads */
+    struct gpu *gpu = (struct gpu *)*state;
+    struct device *d = gpu->device;
+    struct ctx other;
+    ctx_init(&other, d, d->ops, false);
+    float *host = (float *)xmalloc(COUNT * sizeof *host), got[2];
+    void *memory = d->alloc(d, COUNT * sizeof *host), *result = d->alloc(d, sizeof got);
+    struct tensor inp = tensor_make("inp", DTYPE_F32, memory, COUNT, 0, 0, 0);
+    struct tensor out[2] = {tensor_make("out", DTYPE_F32, result, 1, 0, 0, 0),
+                            tensor_make("out", DTYPE_F32, (char *)result + sizeof *got, 1, 0, 0, 0)};
+    for (int i = 0; i < COUNT; i++) host[i] = 1.0f;
+    ctx_upload_f32(&gpu->ctx, &inp, host);
+    sumsq(&gpu->ctx, &out[0], &inp); /* takes the scratch, which a record must not */
+    sumsq(&other, &out[1], &inp);
+    d->capture_begin(d, gpu->ctx.stream);
+    sumsq(&gpu->ctx, &out[0], &inp);
+    void *graph = d->capture_end(d, gpu->ctx.stream);
+    for (int run = 1; run <= RUNS; run++) {
+        for (int i = 0; i < COUNT; i++) host[i] = (float)run;
+        ctx_upload_f32(&gpu->ctx, &inp, host);
+        fill(&gpu->ctx, &out[0], NAN);
+        d->graph_launch(d, graph, gpu->ctx.stream);
+        sumsq(&other, &out[1], &inp);
+        ctx_download(&gpu->ctx, got, result, sizeof got);
+        for (int i = 0; i < 2; i++)
+            if (!(got[i] == (float)(run * run * COUNT)))
+                fail_msg("run %d: %.9g, not %d", run, (double)got[i], run * run * COUNT);
+    }
+    d->graph_free(d, graph);
+    d->free(d, memory);
+    d->free(d, result);
+    ctx_free(&other);
+    free(host);
+}
+
+int main(int argc, char **argv) {
+#define X(op) cmocka_unit_test_setup_teardown(test_##op, open_gpu, close_gpu),
+    const struct CMUnitTest tests[] = {
+        LLMC_OPS(X) cmocka_unit_test_setup_teardown(test_stochastic_rounding, open_gpu, close_gpu),
+        cmocka_unit_test_setup_teardown(test_sumsq_recorded, open_gpu, close_gpu)};
+#undef X
+    char *filter = argc > 1 ? xasprintf("test_%s", argv[1]) : NULL;
+    if (filter) cmocka_set_test_filter(filter);
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    free(filter);
+    return failed;
+}

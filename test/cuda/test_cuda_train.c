@@ -1,0 +1,231 @@
+/* Training on the CUDA back end, on a GPU or on the simulated one: ten steps against the CPU reference, the
+ * same bits twice and at every recomputation level, a recorded graph against plain calls, checkpoints between
+ * devices.
+ *
+ *     LLMC_TEST_SIZE=small test_cuda_train     one step against the CPU only: for a race checker
+ * Order: running steps, against the CPU, against itself, checkpoints. */
+#include "test/test.h"
+
+#include "llmc/format/checkpoint.h"
+#include "llmc/base/file.h"
+#include "llmc/base/rng.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- running steps --- */
+
+/* Heads of 16: the tensor-core rows of attention take them in bf16. Odd everywhere else. */
+static const struct gpt_config small = {"small", 20, 70, 2, 2, 32};
+enum { B = 3, T = 19, STEPS = 10, MICRO = 2 };
+
+struct trainer {
+    struct device *device;
+    struct ctx ctx;
+    struct gpt gpt;
+    struct optimizer optimizer;
+};
+
+static void trainer_open(struct trainer *t, bool cuda, enum dtype dtype, enum recompute recompute) {
+    struct error err;
+    t->device = cuda ? device_open_cuda(0, &err) : device_open_cpu();
+    check(t->device, "%s", err.message);
+    ctx_init(&t->ctx, t->device, t->device->ops, false);
+    struct gpt_options options = {.B = B, .T = T, .train = true, .recompute = recompute, .dtype = dtype};
+    gpt_create(&t->gpt, &t->ctx, &small, &options);
+    optimizer_create(&t->optimizer, &t->gpt, dtype != DTYPE_F32);
+    gpt_init_weights(&t->gpt, 7);
+    if (t->optimizer.has_master) cast(&t->ctx, &t->optimizer.master, &t->gpt.params);
+}
+
+static void trainer_close(struct trainer *t) {
+    ctx_free(&t->ctx);
+    t->device->close(t->device);
+}
+
+/* Something to learn: 3x+1 modulo the vocabulary, from random starts. Some targets are left out, in every
+ * batch another number of them; returns how many there are. */
+static int batch_of(int32_t *tokens, int32_t *targets, int64_t number) {
+    int valid = 0;
+    for (int b = 0; b < B; b++) {
+        int32_t x =
+            (int32_t)(rng_uniform(3, RNG_TEST, (uint64_t)(number * B + b)) * (double)small.vocab_size);
+        for (int i = 0; i < T; i++) {
+            tokens[b * T + i] = x;
+            x = (3 * x + 1) % (int32_t)small.vocab_size;
+            targets[b * T + i] = i < number % 5 ? -1 : x;
+            valid += targets[b * T + i] >= 0;
+        }
+    }
+    return valid;
+}
+
+/* One step of MICRO micro-batches; returns its loss. With `graphs`, micro-steps are recorded and run from the
+ * record, although the scale of the losses differs from step to step. */
+static double step(struct trainer *t, int64_t number, void **graphs) {
+    int32_t tokens[MICRO][B * T], targets[MICRO][B * T];
+    int valid = 0;
+    for (int i = 0; i < MICRO; i++) valid += batch_of(tokens[i], targets[i], number * MICRO + i);
+    gpt_set_loss_scale(&t->gpt, 1.0f / (float)valid);
+    for (int i = 0; i < MICRO; i++) {
+        gpt_set_batch(&t->gpt, tokens[i], targets[i]);
+        t->device->synchronize(t->device, t->ctx.stream); /* the batch is on the stack */
+        if (!graphs || number == 0) {
+            gpt_forward_backward(&t->gpt, i == 0);
+            continue;
+        }
+        if (!graphs[i]) {
+            t->device->capture_begin(t->device, t->ctx.stream);
+            gpt_forward_backward(&t->gpt, i == 0);
+            graphs[i] = t->device->capture_end(t->device, t->ctx.stream);
+        }
+        t->device->graph_launch(t->device, graphs[i], t->ctx.stream);
+    }
+    struct adamw_args args = {.lr = 3e-3f,
+                              .beta1 = 0.9f,
+                              .beta2 = 0.95f,
+                              .eps = 1e-8f,
+                              .weight_decay = 0.1f,
+                              .max_norm = 1.0f,
+                              .step = number + 1,
+                              .seed = 5};
+    optimizer_step(&t->optimizer, &t->gpt, &args);
+    float loss;
+    ctx_download(&t->ctx, &loss, f32(&t->gpt.numbers) + STEP_LOSS, sizeof loss);
+    return (double)loss;
+}
+
+struct outcome {
+    int steps;
+    double loss[STEPS];
+    float *params; /* as fp32 */
+    int64_t count;
+};
+
+static struct outcome train(bool cuda, enum dtype dtype, enum recompute recompute, bool graph) {
+    struct trainer t;
+    struct outcome o = {0};
+    void *graphs[MICRO] = {NULL, NULL};
+    trainer_open(&t, cuda, dtype, recompute);
+    const char *size = getenv("LLMC_TEST_SIZE");
+    o.steps = size && strcmp(size, "small") == 0 ? 1 : STEPS;
+    for (int i = 0; i < o.steps; i++) o.loss[i] = step(&t, i, graph ? graphs : NULL);
+    o.count = tensor_count(&t.gpt.params);
+    o.params = (float *)xmalloc((size_t)o.count * sizeof *o.params);
+    ctx_download_f32(&t.ctx, o.params, &t.gpt.params);
+    for (int i = 0; i < MICRO; i++)
+        if (graphs[i]) t.device->graph_free(t.device, graphs[i]);
+    trainer_close(&t);
+    return o;
+}
+
+static void assert_identical(const struct outcome *a, const struct outcome *b, const char *what) {
+    if (memcmp(a->loss, b->loss, (size_t)a->steps * sizeof *a->loss)) fail_msg("%s: losses differ", what);
+    if (memcmp(a->params, b->params, (size_t)a->count * sizeof *a->params))
+        fail_msg("%s: parameters differ", what);
+}
+
+/* --- against the CPU --- */
+
+static void test_fp32_equals_the_cpu(void **state) {
+    struct outcome cpu = train(false, DTYPE_F32, RECOMPUTE_NONE, false),
+                   gpu = train(true, DTYPE_F32, RECOMPUTE_NONE, false);
+    for (int i = 0; i < gpu.steps; i++)
+        if (!(fabs(gpu.loss[i] - cpu.loss[i]) <= 1e-5 * cpu.loss[i]))
+            fail_msg("step %d: loss %.9g, on the CPU %.9g", i + 1, gpu.loss[i], cpu.loss[i]);
+    assert_true(cpu.steps == 1 || cpu.loss[STEPS - 1] < cpu.loss[0] - 0.1); /* it does train */
+    free(cpu.params);
+    free(gpu.params);
+}
+
+/* A loss is the mean of B*T*MICRO = 114 values, each off by the error of its logits: of the order of 2^-9 of
+ * a logit times the square root of the roundings on its way (about 25), so 2^-9 * 5 / sqrt(114) of a typical
+ * logit (below 1 here), 1e-3 of the loss. Differences of weights add to that over the steps: twice that at
+ * the end. */
+static void test_bf16_follows_the_cpu(void **state) {
+    struct outcome cpu = train(false, DTYPE_F32, RECOMPUTE_NONE, false),
+                   gpu = train(true, DTYPE_BF16, RECOMPUTE_NONE, false);
+    for (int i = 0; i < gpu.steps; i++)
+        if (!(fabs(gpu.loss[i] - cpu.loss[i]) <= 1e-3 * (1.0 + (double)i / STEPS) * cpu.loss[i]))
+            fail_msg("step %d: loss %.9g, on the CPU %.9g", i + 1, gpu.loss[i], cpu.loss[i]);
+    free(cpu.params);
+    free(gpu.params);
+}
+
+/* --- against itself --- */
+
+static void test_same_bits(void **state) {
+    for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
+        struct outcome base = train(true, (enum dtype)dtype, RECOMPUTE_NONE, false);
+        struct outcome again = train(true, (enum dtype)dtype, RECOMPUTE_NONE, true);
+        assert_identical(&base, &again, "recorded graphs");
+        free(again.params);
+        for (int level = RECOMPUTE_GELU; level <= RECOMPUTE_BLOCK; level++) {
+            struct outcome other = train(true, (enum dtype)dtype, (enum recompute)level, false);
+            assert_identical(&base, &other, "recomputation");
+            free(other.params);
+        }
+        free(base.params);
+    }
+}
+
+/* --- checkpoints --- */
+
+/* Saved after five steps on one device, loaded into a fresh model on another: the rest equals the
+ * uninterrupted run, bit for bit on the same kind of device, and to rounding across devices. */
+static void resume_on(bool from_cuda, bool to_cuda, enum dtype dtype, double tolerance) {
+    char directory[] = "/tmp/llmc-cuda-XXXXXX";
+    struct error err;
+    struct trainer a, b;
+    struct train_state state = {.step = 5, .options = json_object()};
+    assert_non_null(mkdtemp(directory));
+    trainer_open(&a, from_cuda, from_cuda ? dtype : DTYPE_F32, RECOMPUTE_NONE);
+    trainer_open(&b, to_cuda, to_cuda ? dtype : DTYPE_F32, RECOMPUTE_NONE);
+    for (int i = 0; i < 5; i++) step(&a, i, NULL);
+    struct zero from = {.gpt = &a.gpt, .optimizer = &a.optimizer},
+                to = {.gpt = &b.gpt, .optimizer = &b.optimizer};
+    if (!checkpoint_save(directory, &from, NULL, &state, &err)) fail_msg("%s", err.message);
+    char *path = checkpoint_find(directory, &err);
+    if (!path) fail_msg("%s", err.message);
+    if (!checkpoint_load_parameters(&to, path, &err) || !checkpoint_load_moments(&to, path, &err))
+        fail_msg("%s", err.message);
+    for (int i = 5; i < STEPS; i++) {
+        double want = step(&a, i, NULL), got = step(&b, i, NULL);
+        if (!(fabs(got - want) <= tolerance * want))
+            fail_msg("step %d: loss %.9g, not %.9g", i + 1, got, want);
+    }
+    free(path);
+    train_state_free(&state);
+    trainer_close(&a);
+    trainer_close(&b);
+    if (!remove_tree(directory, &err)) fail_msg("%s", err.message);
+}
+
+static void test_resume(void **state) {
+    resume_on(true, true, DTYPE_F32, 0.0);
+    resume_on(true, true, DTYPE_BF16, 0.0);
+}
+
+static void test_checkpoints_change_devices(void **state) {
+    resume_on(true, false, DTYPE_F32, 1e-5);
+    resume_on(false, true, DTYPE_F32, 1e-5);
+    resume_on(true, false, DTYPE_BF16, 2e-3); /* see test_bf16_follows_the_cpu */
+    resume_on(false, true, DTYPE_BF16, 2e-3);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_fp32_equals_the_cpu),
+        cmocka_unit_test(test_bf16_follows_the_cpu),
+        cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_checkpoints_change_devices),
+    };
+    const char *size = getenv("LLMC_TEST_SIZE");
+    if (size && strcmp(size, "small") == 0) cmocka_set_test_filter("test_*_the_cpu");
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

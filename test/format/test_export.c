@@ -1,0 +1,641 @@
+/* Export: GGUF files read back by a reader written for this test from the format's description, tensor by
+ * tensor and key by key; Hugging Face directories loaded again; what cannot be exported; full disks; the
+ * command. */
+#include "test/test.h"
+
+#include "llmc/format/checkpoint.h"
+#include "llmc/cli/commands.h"
+#include "llmc/format/export.h"
+#include "llmc/format/model_file.h"
+
+#include <fcntl.h>
+#include <limits.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+/* --- fixture: a checkpoint with a tokenizer trained on a few words --- */
+
+static const struct gpt_config config = {
+    .name = "exported", .context = 7, .vocab_size = 300, .layers = 2, .heads = 2, .channels = 32};
+static const char corpus[] =
+    "the cat sat on the mat. the cat ate the rat, and the rat sat on the hat. caf\xc3\xa9 caf\xc3\xa9 ";
+
+struct scratch {
+    char dir[PATH_MAX / 2], checkpoint[PATH_MAX];
+    struct device *device;
+    struct ctx ctx;
+    struct gpt gpt;
+    struct optimizer opt;
+    struct tokenizer *tokenizer;
+};
+
+static void save(struct scratch *s, const struct tokenizer *t, int64_t step) {
+    struct error err;
+    struct train_state state = {.step = step, .best_val_loss = NAN};
+    struct zero zero = {.gpt = &s->gpt, .optimizer = &s->opt};
+    if (!checkpoint_save(s->dir, &zero, t, &state, &err)) fail_msg("%s", err.message);
+    snprintf(s->checkpoint, sizeof s->checkpoint, "%s/step-%08d", s->dir, (int)step);
+}
+
+static void make_model(struct scratch *s, const struct gpt_config *c) {
+    ctx_init(&s->ctx, s->device, &cpu_ops, false);
+    struct gpt_options options = {.B = 1, .T = 2};
+    gpt_create(&s->gpt, &s->ctx, c, &options);
+    optimizer_create(&s->opt, &s->gpt, false);
+    gpt_init_weights(&s->gpt, 3);
+    for (int id = P_LN1_W; id < PARAM_ROWS; id++) /* biases too, and nothing symmetric */
+        for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? c->layers : 1); l++) {
+            struct tensor t = gpt_param(&s->gpt, (enum param_id)id, l);
+            for (int64_t i = 0; i < t.dim[0]; i++) f32(&t)[i] += 0.01f * (float)((i * 7 + id + l) % 97);
+        }
+}
+
+static int make_scratch(void **state) {
+    struct scratch *s = calloc(1, sizeof *s);
+    struct error err;
+    const char *base = getenv("TMPDIR");
+    snprintf(s->dir, sizeof s->dir, "%s/llmc_export_XXXXXX", base && *base ? base : "/tmp");
+    if (!mkdtemp(s->dir)) return -1;
+    s->device = device_open_cpu();
+    make_model(s, &config);
+    struct text_span text = {corpus, sizeof corpus - 1};
+    s->tokenizer = tokenizer_train(&text, 1, 290, 1, &err);
+    if (!s->tokenizer) return -1;
+    save(s, s->tokenizer, 1);
+    *state = s;
+    return 0;
+}
+
+static int remove_scratch(void **state) {
+    struct scratch *s = *state;
+    tokenizer_free(s->tokenizer);
+    ctx_free(&s->ctx);
+    s->device->close(s->device);
+    bool ok = remove_tree(s->dir, NULL);
+    free(s);
+    return ok ? 0 : -1;
+}
+
+static const char *path_of(const struct scratch *s, const char *name) {
+    static char buffers[4][PATH_MAX];
+    static int next;
+    char *out = buffers[next++ % 4];
+    snprintf(out, PATH_MAX, "%s/%s", s->dir, name);
+    return out;
+}
+
+static void assert_mentions(const struct error *err, const char *part) {
+    if (!strstr(err->message, part)) fail_msg("\"%s\" does not mention \"%s\"", err->message, part);
+}
+
+/* --- a reader of GGUF --- */
+
+struct gguf {
+    struct mapped_file file;
+    const uint8_t *p; /* next byte */
+    uint64_t tensors, keys;
+    struct {
+        char name[64];
+        uint32_t type;
+        const uint8_t *value; /* after the type */
+    } key[64];
+    struct {
+        char name[64];
+        uint32_t rank, type;
+        uint64_t dim[2], offset;
+        const uint8_t *data;
+    } tensor[64];
+};
+
+static uint64_t take(struct gguf *g, int bytes) {
+    uint64_t x = 0;
+    assert_true(g->p + bytes <= g->file.data + g->file.size);
+    for (int i = 0; i < bytes; i++) x |= (uint64_t)g->p[i] << 8 * i;
+    g->p += bytes;
+    return x;
+}
+
+static void take_string(struct gguf *g, char *out, size_t room) {
+    uint64_t n = take(g, 8);
+    assert_true(n <= (uint64_t)(g->file.data + g->file.size - g->p));
+    assert_true(n < room);
+    memcpy(out, g->p, n);
+    out[n] = 0;
+    g->p += n;
+}
+
+static void skip_value(struct gguf *g, uint32_t type) {
+    static const int sizes[] = {1, 1, 2, 2, 4, 4, 4, 1};
+    char text[512];
+    if (type < 8) {
+        take(g, sizes[type]);
+    } else if (type == 8) {
+        take_string(g, text, sizeof text);
+    } else {
+        assert_int_equal(type, 9);
+        uint32_t of = (uint32_t)take(g, 4);
+        uint64_t n = take(g, 8);
+        for (uint64_t i = 0; i < n; i++) skip_value(g, of);
+    }
+}
+
+static int64_t bytes_as(uint32_t type, int64_t n) {
+    if (type == 0) return 4 * n;
+    if (type == 1 || type == 30) return 2 * n;
+    assert_int_equal(type, 8);
+    return n / 32 * 34;
+}
+
+/* Reads everything; the tensors must follow each other at multiples of 32 and end where the file ends. */
+static void gguf_read(struct gguf *g, const char *path) {
+    struct error err;
+    memset(g, 0, sizeof *g);
+    if (!file_map(&g->file, path, &err)) fail_msg("%s", err.message);
+    g->p = g->file.data;
+    assert_memory_equal(g->p, "GGUF", 4);
+    g->p += 4;
+    assert_int_equal(take(g, 4), 3);
+    g->tensors = take(g, 8);
+    g->keys = take(g, 8);
+    assert_true(g->tensors < 64 && g->keys < 64);
+    for (uint64_t i = 0; i < g->keys; i++) {
+        take_string(g, g->key[i].name, sizeof g->key[i].name);
+        g->key[i].type = (uint32_t)take(g, 4);
+        g->key[i].value = g->p;
+        skip_value(g, g->key[i].type);
+        for (uint64_t k = 0; k < i; k++) assert_string_not_equal(g->key[k].name, g->key[i].name);
+    }
+    for (uint64_t i = 0; i < g->tensors; i++) {
+        take_string(g, g->tensor[i].name, sizeof g->tensor[i].name);
+        g->tensor[i].rank = (uint32_t)take(g, 4);
+        assert_in_range(g->tensor[i].rank, 1, 2);
+        g->tensor[i].dim[1] = 1;
+        for (uint32_t d = 0; d < g->tensor[i].rank; d++) g->tensor[i].dim[d] = take(g, 8);
+        g->tensor[i].type = (uint32_t)take(g, 4);
+        g->tensor[i].offset = take(g, 8);
+    }
+    const uint8_t *data = g->file.data + round_up(g->p - g->file.data, 32);
+    int64_t end = 0;
+    for (uint64_t i = 0; i < g->tensors; i++) {
+        assert_int_equal(g->tensor[i].offset, round_up(end, 32));
+        end = (int64_t)g->tensor[i].offset +
+              bytes_as(g->tensor[i].type, (int64_t)(g->tensor[i].dim[0] * g->tensor[i].dim[1]));
+        g->tensor[i].data = data + g->tensor[i].offset;
+    }
+    assert_int_equal(data - g->file.data + round_up(end, 32), g->file.size);
+}
+
+static int find_tensor(const struct gguf *g, const char *name) {
+    for (uint64_t i = 0; i < g->tensors; i++)
+        if (strcmp(g->tensor[i].name, name) == 0) return (int)i;
+    fail_msg("there is no tensor %s", name);
+    return -1;
+}
+
+/* Sets the reader to the value of a key. */
+static uint32_t seek_key(struct gguf *g, const char *name) {
+    for (uint64_t i = 0; i < g->keys; i++)
+        if (strcmp(g->key[i].name, name) == 0) {
+            g->p = g->key[i].value;
+            return g->key[i].type;
+        }
+    fail_msg("there is no key %s", name);
+    return 0;
+}
+
+static void assert_u32(struct gguf *g, const char *name, uint32_t value) {
+    assert_int_equal(seek_key(g, name), 4);
+    assert_int_equal(take(g, 4), value);
+}
+
+static void assert_text(struct gguf *g, const char *name, const char *value) {
+    char text[256];
+    assert_int_equal(seek_key(g, name), 8);
+    take_string(g, text, sizeof text);
+    assert_string_equal(text, value);
+}
+
+static int64_t seek_array(struct gguf *g, const char *name, uint32_t of) {
+    assert_int_equal(seek_key(g, name), 9);
+    assert_int_equal(take(g, 4), of);
+    return (int64_t)take(g, 8);
+}
+
+static float half_to_float(uint16_t h) {
+    float x;
+    struct st_view v = {.name = "x", .path = "x", .dtype = ST_F16, .count = 1, .bytes = 2, .data = &h};
+    assert_true(safetensors_to_f32(&x, &v, 0, 1, NULL));
+    return x;
+}
+
+/* Element i of a tensor; *error is what rounding may have changed. */
+static float element(const struct gguf *g, int t, int64_t i, float *error) {
+    const uint8_t *d = g->tensor[t].data;
+    uint16_t h;
+    float x;
+    *error = 0.0f;
+    switch (g->tensor[t].type) {
+    case 0:
+        memcpy(&x, d + 4 * i, 4);
+        return x;
+    case 1:
+        memcpy(&h, d + 2 * i, 2);
+        x = half_to_float(h);
+        *error = fabsf(x) * 0x1p-11f + 0x1p-25f;
+        return x;
+    case 30:
+        memcpy(&h, d + 2 * i, 2);
+        x = f32_from_bf16(h);
+        *error = fabsf(x) * 0x1p-8f;
+        return x;
+    default:
+        memcpy(&h, d + i / 32 * 34, 2);
+        x = half_to_float(h);
+        *error = x * 0.5f + x * 127.0f * 0x1p-11f; /* half a step, and the rounding of the scale itself */
+        return x * (float)(int8_t)d[i / 32 * 34 + 2 + i % 32];
+    }
+}
+
+static const struct {
+    enum param_id id;
+    const char *name; /* of layer 1 where there are layers */
+} names[] = {{P_WTE, "token_embd.weight"},           {P_WPE, "position_embd.weight"},
+             {P_LNF_W, "output_norm.weight"},        {P_LNF_B, "output_norm.bias"},
+             {P_LN1_W, "blk.1.attn_norm.weight"},    {P_LN1_B, "blk.1.attn_norm.bias"},
+             {P_QKV_W, "blk.1.attn_qkv.weight"},     {P_QKV_B, "blk.1.attn_qkv.bias"},
+             {P_PROJ_W, "blk.1.attn_output.weight"}, {P_PROJ_B, "blk.1.attn_output.bias"},
+             {P_LN2_W, "blk.1.ffn_norm.weight"},     {P_LN2_B, "blk.1.ffn_norm.bias"},
+             {P_FC_W, "blk.1.ffn_up.weight"},        {P_FC_B, "blk.1.ffn_up.bias"},
+             {P_FCPROJ_W, "blk.1.ffn_down.weight"},  {P_FCPROJ_B, "blk.1.ffn_down.bias"}};
+
+/* --- GGUF --- */
+
+static void tensors_in_every_type(void **state) {
+    struct scratch *s = *state;
+    static const uint32_t types[] = {
+        [EXPORT_F32] = 0, [EXPORT_F16] = 1, [EXPORT_BF16] = 30, [EXPORT_Q8_0] = 8};
+    static const uint32_t file_types[] = {
+        [EXPORT_F32] = 0, [EXPORT_F16] = 1, [EXPORT_BF16] = 32, [EXPORT_Q8_0] = 7};
+    for (int type = EXPORT_F32; type <= EXPORT_Q8_0; type++) {
+        struct error err;
+        struct gguf g;
+        const char *path = path_of(s, "model.gguf"); /* replaced each time */
+        if (!export_gguf(s->checkpoint, path, (enum export_type)type, &err)) fail_msg("%s", err.message);
+        gguf_read(&g, path);
+        assert_int_equal(g.tensors, 4 + 12 * config.layers);
+        assert_u32(&g, "general.file_type", file_types[type]);
+        for (size_t k = 0; k < ARRAY_LENGTH(names); k++) {
+            int t = find_tensor(&g, names[k].name);
+            struct tensor p = gpt_param(&s->gpt, names[k].id, 1);
+            int64_t rows = names[k].id == P_WTE ? config.vocab_size : p.dim[0],
+                    cols = p.rank > 1 ? p.dim[1] : 1;
+            bool narrow = p.rank > 1 && names[k].id != P_WPE;
+            assert_int_equal(g.tensor[t].rank, p.rank);
+            assert_int_equal(g.tensor[t].dim[p.rank - 1], rows);
+            if (p.rank > 1) assert_int_equal(g.tensor[t].dim[0], cols);
+            assert_int_equal(g.tensor[t].type, narrow ? types[type] : 0);
+            int64_t changed = 0;
+            for (int64_t i = 0; i < rows * cols; i++) {
+                float tolerance, x = element(&g, t, i, &tolerance), y = f32(&p)[i];
+                if (!(fabsf(x - y) <= tolerance))
+                    fail_msg("%s in %s: element %d is %.9g instead of %.9g", names[k].name,
+                             export_type_name((enum export_type)type), (int)i, (double)x, (double)y);
+                changed += x != y;
+            }
+            assert_true((changed > 0) == (narrow && type != EXPORT_F32)); /* it was really that type */
+        }
+        file_unmap(&g.file);
+        assert_false(path_exists(path_of(s, "model.gguf.tmp")));
+    }
+}
+
+static void keys_describe_the_model(void **state) {
+    struct scratch *s = *state;
+    struct error err;
+    struct gguf g;
+    const char *path = path_of(s, "model.gguf");
+    if (!export_gguf(s->checkpoint, path, EXPORT_F32, &err)) fail_msg("%s", err.message);
+    gguf_read(&g, path);
+    assert_text(&g, "general.architecture", "gpt2");
+    assert_text(&g, "general.name", "exported");
+    assert_u32(&g, "gpt2.context_length", 7);
+    assert_u32(&g, "gpt2.embedding_length", 32);
+    assert_u32(&g, "gpt2.feed_forward_length", 128);
+    assert_u32(&g, "gpt2.block_count", 2);
+    assert_u32(&g, "gpt2.attention.head_count", 2);
+    assert_int_equal(seek_key(&g, "gpt2.attention.layer_norm_epsilon"), 6);
+    float eps;
+    memcpy(&eps, g.p, 4);
+    assert_true(eps == 1e-5f);
+    assert_text(&g, "tokenizer.ggml.model", "gpt2");
+    assert_text(&g, "tokenizer.ggml.pre", "gpt-2");
+    uint32_t end = (uint32_t)tokenizer_end_of_text(s->tokenizer);
+    assert_u32(&g, "tokenizer.ggml.eos_token_id", end);
+    assert_u32(&g, "tokenizer.ggml.bos_token_id", end);
+    assert_int_equal(seek_key(&g, "tokenizer.ggml.add_bos_token"), 7);
+    assert_int_equal(take(&g, 1), 1); /* as `sample` does */
+    file_unmap(&g.file);
+}
+
+/* The printable character of GPT-2 for a byte, by its definition: the printable Latin-1 characters stand for
+ * themselves, the other bytes for U+0100, U+0101, ... in order. */
+static void printable(char *out, const char *bytes, int size) {
+    for (int i = 0; i < size; i++) {
+        int b = (uint8_t)bytes[i], code = 256;
+        bool plain = false;
+        for (int k = 0; k <= b; k++) {
+            plain = (k >= 33 && k <= 126) || (k >= 161 && k <= 172) || k >= 174;
+            if (!plain && k < b) code++;
+        }
+        if (plain) code = b;
+        if (code >= 128) {
+            *out++ = (char)(0xc0 | code >> 6);
+            *out++ = (char)(0x80 | (code & 63));
+        } else {
+            *out++ = (char)code;
+        }
+    }
+    *out = 0;
+}
+
+static void tokenizer_goes_along(void **state) {
+    struct scratch *s = *state;
+    struct error err;
+    struct gguf g;
+    const char *path = path_of(s, "model.gguf");
+    if (!export_gguf(s->checkpoint, path, EXPORT_F32, &err)) fail_msg("%s", err.message);
+    gguf_read(&g, path);
+    int V = tokenizer_vocab_size(s->tokenizer), end = tokenizer_end_of_text(s->tokenizer);
+    assert_true(V > 257 && V < config.vocab_size);
+    assert_int_equal(seek_array(&g, "tokenizer.ggml.tokens", 8), config.vocab_size);
+    for (int i = 0; i < config.vocab_size; i++) {
+        char text[512], expected[512];
+        take_string(&g, text, sizeof text);
+        int size;
+        const char *bytes = i < V ? tokenizer_token_bytes(s->tokenizer, i, &size) : NULL;
+        if (i == end)
+            snprintf(expected, sizeof expected, "<|endoftext|>");
+        else if (bytes)
+            printable(expected, bytes, size);
+        else
+            snprintf(expected, sizeof expected, "[PAD%d]", i);
+        assert_string_equal(text, expected);
+    }
+    assert_int_equal(seek_array(&g, "tokenizer.ggml.token_type", 5), config.vocab_size);
+    for (int i = 0; i < config.vocab_size; i++) assert_int_equal(take(&g, 4), i == end ? 3 : i < V ? 1 : 5);
+    /* Merge k makes token 256 + k: its two parts joined are that token's name. */
+    int64_t merges = seek_array(&g, "tokenizer.ggml.merges", 8);
+    assert_int_equal(merges, V - 257);
+    for (int64_t k = 0; k < merges; k++) {
+        char text[512], expected[512];
+        int size;
+        take_string(&g, text, sizeof text);
+        char *space = strchr(text, ' ');
+        assert_non_null(space);
+        assert_null(strchr(space + 1, ' '));
+        memmove(space, space + 1, strlen(space));
+        const char *bytes = tokenizer_token_bytes(s->tokenizer, 256 + k, &size);
+        printable(expected, bytes, size);
+        assert_string_equal(text, expected);
+    }
+    file_unmap(&g.file);
+}
+
+/* tokenizer.json of the checkpoint with one piece of text replaced. */
+static void edit_tokenizer(struct scratch *s, const char *from, const char *to) {
+    char path[PATH_MAX + 32];
+    snprintf(path, sizeof path, "%s/tokenizer.json", s->checkpoint);
+    struct mapped_file f;
+    struct error err;
+    assert_true(file_map(&f, path, &err));
+    char *text = xasprintf("%.*s", (int)f.size, (const char *)f.data), *at = strstr(text, from);
+    file_unmap(&f);
+    if (!at) fail_msg("no %s in tokenizer.json", from);
+    char *edited = xasprintf("%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+    assert_true(write_file_atomic(path, edited, strlen(edited), &err));
+    free(edited);
+    free(text);
+}
+
+static void what_cannot_be_exported(void **state) {
+    struct scratch *s = *state;
+    struct error err = {""};
+    const char *path = path_of(s, "model.gguf");
+    assert_false(export_gguf(path_of(s, "missing"), path, EXPORT_F32, &err));
+    assert_mentions(&err, "missing");
+    assert_false(export_gguf(s->checkpoint, s->dir, EXPORT_F32, &err));
+    assert_mentions(&err, "is a directory");
+    assert_false(export_gguf(s->checkpoint, path_of(s, "no/such/model.gguf"), EXPORT_F32, &err));
+    assert_mentions(&err, "no/such/model.gguf");
+
+    /* Values that a type cannot hold. */
+    struct tensor w = gpt_param(&s->gpt, P_FC_W, 1);
+    const struct {
+        float value;
+        enum export_type type;
+        bool good;
+    } values[] = {
+        {65504.0f, EXPORT_F16, true},    {65520.0f, EXPORT_F16, false}, {65520.0f, EXPORT_BF16, true},
+        {1e7f, EXPORT_Q8_0, false},      {8e6f, EXPORT_Q8_0, true},     {NAN, EXPORT_Q8_0, false},
+        {-INFINITY, EXPORT_Q8_0, false}, {NAN, EXPORT_F32, true},       {NAN, EXPORT_BF16, true}};
+    float kept = f32(&w)[40];
+    for (size_t i = 0; i < ARRAY_LENGTH(values); i++) {
+        f32(&w)[40] = values[i].value;
+        save(s, s->tokenizer, 2);
+        unlink(path);
+        bool ok = export_gguf(s->checkpoint, path, values[i].type, &err);
+        if (ok != values[i].good)
+            fail_msg("%g in %s: %s", (double)values[i].value, export_type_name(values[i].type),
+                     ok ? "accepted" : err.message);
+        if (ok) continue;
+        assert_mentions(&err, "h.1.mlp.c_fc.weight holds a value");
+        assert_false(path_exists(path));
+        assert_false(path_exists(path_of(s, "model.gguf.tmp")));
+    }
+    f32(&w)[40] = 70000.0f;
+    save(s, s->tokenizer, 2);
+    assert_false(export_huggingface(s->checkpoint, path_of(s, "hf"), EXPORT_F16, &err));
+    assert_mentions(&err, "65504");
+    assert_false(path_exists(path_of(s, "hf")));
+    assert_false(path_exists(path_of(s, "hf.tmp")));
+    f32(&w)[40] = kept;
+    assert_false(export_huggingface(s->checkpoint, path_of(s, "hf"), EXPORT_Q8_0, &err));
+    assert_mentions(&err, "q8_0 is a type of GGUF files");
+
+    /* Tokenizers. */
+    save(s, NULL, 3);
+    assert_false(export_gguf(s->checkpoint, path, EXPORT_F32, &err));
+    assert_mentions(&err, "has no tokenizer");
+    save(s, s->tokenizer, 3);
+    edit_tokenizer(s, "\"add_prefix_space\":false", "\"add_prefix_space\":true");
+    assert_false(export_gguf(s->checkpoint, path, EXPORT_F32, &err));
+    assert_mentions(&err, "no pre-tokenizer like that");
+    save(s, s->tokenizer, 3);
+    edit_tokenizer(s, "\"merges\"", "\"margins\"");
+    assert_false(export_gguf(s->checkpoint, path, EXPORT_F32, &err));
+    assert_mentions(&err, "tokenizer.json");
+}
+
+static void rows_that_blocks_do_not_divide(void **state) {
+    struct scratch *s = *state;
+    struct error err;
+    struct gguf g;
+    struct gpt_config odd = {"odd", 5, 257, 1, 3, 36};
+    ctx_free(&s->ctx);
+    make_model(s, &odd);
+    struct tokenizer *bytes = tokenizer_bytes();
+    save(s, bytes, 9);
+    tokenizer_free(bytes);
+    const char *path = path_of(s, "model.gguf");
+    assert_false(export_gguf(s->checkpoint, path, EXPORT_Q8_0, &err));
+    assert_mentions(&err, "multiple of 32, it is 36");
+    if (!export_gguf(s->checkpoint, path, EXPORT_F16, &err)) fail_msg("%s", err.message);
+    gguf_read(&g, path);
+    assert_int_equal(seek_array(&g, "tokenizer.ggml.merges", 8), 0);
+    file_unmap(&g.file);
+}
+
+static void q8_0_blocks(void **state) {
+    (void)state;
+    float x[32] = {127.0f, -127.0f, 0.5f, -0.5f, 1.5f, 2.5f, 0.49f, -63.0f};
+    uint8_t out[Q8_0_BYTES];
+    static const int8_t expected[] = {127, -127, 1, -1, 2, 3, 0, -63}; /* scale 1: halves away from zero */
+    assert_true(q8_0_block(out, x));
+    assert_int_equal(out[0] | out[1] << 8, 0x3c00);
+    for (int i = 0; i < 32; i++) assert_int_equal((int8_t)out[2 + i], i < 8 ? expected[i] : 0);
+    memset(x, 0, sizeof x);
+    assert_true(q8_0_block(out, x));
+    for (int i = 0; i < Q8_0_BYTES; i++) assert_int_equal(out[i], 0);
+    x[31] = 1e-42f; /* a scale that even fp32 hardly holds */
+    assert_true(q8_0_block(out, x));
+    for (int i = 0; i < Q8_0_BYTES; i++) assert_int_equal(out[i], 0);
+    x[31] = NAN;
+    assert_false(q8_0_block(out, x));
+    x[31] = INFINITY;
+    assert_false(q8_0_block(out, x));
+}
+
+static void a_full_disk_leaves_nothing(void **state) {
+    struct scratch *s = *state;
+    struct rlimit unlimited;
+    getrlimit(RLIMIT_FSIZE, &unlimited);
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    const char *gguf = path_of(s, "model.gguf"), *hf = path_of(s, "hf");
+    int failures = 0;
+    for (rlim_t limit = 0; limit < 120000; limit += 3001) {
+        struct rlimit small = {limit, unlimited.rlim_max};
+        struct error err = {""};
+        setrlimit(RLIMIT_FSIZE, &small);
+        bool a = export_gguf(s->checkpoint, gguf, EXPORT_F32, &err);
+        bool b = export_huggingface(s->checkpoint, hf, EXPORT_F32, &err);
+        setrlimit(RLIMIT_FSIZE, &unlimited);
+        assert_false(a && limit < 100000);
+        assert_true(path_exists(gguf) == a && path_exists(hf) == b);
+        assert_false(path_exists(path_of(s, "model.gguf.tmp")));
+        assert_false(path_exists(path_of(s, "hf.tmp")));
+        if (!b) assert_mentions(&err, "File too large");
+        failures += !a + !b;
+        unlink(gguf);
+        remove_tree(hf, NULL);
+    }
+    signal(SIGXFSZ, handler);
+    assert_true(failures > 60);
+}
+
+/* --- Hugging Face directories --- */
+
+static void directories_load_again(void **state) {
+    struct scratch *s = *state;
+    static const char *const to[] = {"f32", "f16", "bf16/"};
+    for (int type = EXPORT_F32; type <= EXPORT_BF16; type++) {
+        struct error err;
+        struct gpt_config c;
+        char dir[PATH_MAX];
+        snprintf(dir, sizeof dir, "%s", path_of(s, to[type]));
+        if (!export_huggingface(s->checkpoint, dir, (enum export_type)type, &err))
+            fail_msg("%s", err.message);
+        assert_false(path_exists(path_of(s, "bf16.tmp")));
+        if (!checkpoint_config(&c, dir, &err)) fail_msg("%s", err.message);
+        assert_memory_equal(&c, &config, sizeof c);
+        struct ctx ctx;
+        struct gpt g;
+        ctx_init(&ctx, s->device, &cpu_ops, false);
+        struct gpt_options options = {.B = 1, .T = 2};
+        gpt_create(&g, &ctx, &c, &options);
+        if (!checkpoint_load_weights(&g, dir, &err)) fail_msg("%s", err.message);
+        for (int64_t i = 0; i < g.layout.total; i++) {
+            float x = f32(&s->gpt.params)[i];
+            if (type == EXPORT_BF16) x = f32_from_bf16(bf16_from_f32(x));
+            if (type == EXPORT_F16) x = half_to_float(f16_from_f32(x));
+            assert_true(f32(&g.params)[i] == x);
+        }
+        ctx_free(&ctx);
+        struct tokenizer *t = checkpoint_load_tokenizer(dir, &err);
+        assert_non_null(t);
+        assert_true(tokenizer_hash(t) == tokenizer_hash(s->tokenizer));
+        tokenizer_free(t);
+        assert_false(export_huggingface(s->checkpoint, dir, EXPORT_F32, &err)); /* not over something */
+        assert_mentions(&err, "not empty; name a new directory");
+        /* A model that came from elsewhere is exported in the same way. */
+        if (!export_gguf(dir, path_of(s, "again.gguf"), EXPORT_F32, &err)) fail_msg("%s", err.message);
+    }
+    struct error err;
+    assert_true(make_directories(path_of(s, "empty"), &err));
+    if (!export_huggingface(s->checkpoint, path_of(s, "empty"), EXPORT_BF16, &err))
+        fail_msg("%s", err.message);
+    assert_false(export_huggingface(s->checkpoint, path_of(s, "f32/config.json"), EXPORT_BF16, &err));
+    assert_mentions(&err, "not a directory");
+}
+
+/* --- the command --- */
+
+static int run_command(const struct scratch *s, const char *from, const char *to, const char *type) {
+    char *argv[] = {(char *)"--from", (char *)from, (char *)"--to", (char *)to, (char *)"--type",
+                    (char *)type,     NULL};
+    fflush(stdout);
+    int out = dup(1), err = dup(2), null = open(path_of(s, ".output"), O_RDWR | O_CREAT | O_TRUNC, 0600);
+    dup2(null, 1);
+    dup2(null, 2);
+    int status = cmd_export(6, argv);
+    fflush(stdout);
+    dup2(out, 1);
+    dup2(err, 2);
+    close(out);
+    close(err);
+    close(null);
+    return status;
+}
+
+static void the_command_chooses_by_name(void **state) {
+    struct scratch *s = *state;
+    struct gguf g;
+    assert_int_equal(run_command(s, s->dir, path_of(s, "a.gguf"), "q8_0"), 0); /* a run directory */
+    gguf_read(&g, path_of(s, "a.gguf"));
+    assert_int_equal(g.tensor[find_tensor(&g, "token_embd.weight")].type, 8);
+    file_unmap(&g.file);
+    assert_int_equal(run_command(s, s->checkpoint, path_of(s, "slim"), "bf16"), 0);
+    assert_true(path_exists(path_of(s, "slim/model.safetensors")));
+    assert_false(path_exists(path_of(s, "slim/optimizer.safetensors")));
+    assert_int_equal(run_command(s, s->checkpoint, path_of(s, "slim"), "bf16"), 1);
+    assert_int_equal(run_command(s, path_of(s, "missing"), path_of(s, "b"), "bf16"), 1);
+    assert_int_equal(run_command(s, s->checkpoint, path_of(s, "b"), "int4"), 2);
+    assert_false(path_exists(path_of(s, "b")));
+}
+
+#define SCRATCH_TEST(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        SCRATCH_TEST(tensors_in_every_type),          SCRATCH_TEST(keys_describe_the_model),
+        SCRATCH_TEST(tokenizer_goes_along),           SCRATCH_TEST(what_cannot_be_exported),
+        SCRATCH_TEST(rows_that_blocks_do_not_divide), cmocka_unit_test(q8_0_blocks),
+        SCRATCH_TEST(a_full_disk_leaves_nothing),     SCRATCH_TEST(directories_load_again),
+        SCRATCH_TEST(the_command_chooses_by_name),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

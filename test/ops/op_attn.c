@@ -1,0 +1,219 @@
+/* attn_forward, attn_backward. Shapes: {B, T, NH, HS, t0}. */
+#include "test/ops/op_harness.h"
+
+#include <stdlib.h>
+
+enum { RISING = OP_FLAG(0), LOW = OP_FLAG(1), FALLING = OP_FLAG(2) };
+
+/* Scores reach about 200 with large inputs, where exp without the maximum overflows. LOW: they are all near
+ * -150, where a maximum that starts at 0 makes every exp 0. RISING: keys grow along the sequence, so that a
+ * running maximum changes with every tile; FALLING: for kernels that walk it from its end. */
+static void fill_qkv(struct op_instance *x, struct operand *o) {
+    int64_t T = x->c->d[1], HS = x->c->d[3], C = x->c->d[2] * HS;
+    float low = sqrtf(150.0f / sqrtf((float)HS));
+    op_fill(x, o, x->c->input == INPUT_LARGE ? 8.0 : 1.0);
+    for (int64_t i = 0; x->c->flags & (RISING | LOW | FALLING) && i < o->count; i++) {
+        int64_t t = i / (3 * C) % T, part = i % (3 * C) / C;
+        if (part == 2) continue;
+        if (x->c->flags & LOW)
+            o->initial[i] = (part == 0 ? low : -low) + 0.1f * o->initial[i];
+        else
+            o->initial[i] = part == 0 ? 1.0f + 0.25f * o->initial[i]
+                                      : (float)(x->c->flags & FALLING ? T / 2 - t : t - T / 2) / (float)T *
+                                            60.0f / (float)HS;
+    }
+    op_round(o, o->initial);
+}
+
+/* One (batch, head): scores, probabilities and their errors, in double. */
+struct rows {
+    int64_t T, C, HS;
+    const float *q, *k, *v; /* rows 3C apart */
+    double scale;
+};
+
+static struct rows rows_of(struct op_instance *x, int64_t bh) {
+    int64_t T = x->c->d[1], NH = x->c->d[2], HS = x->c->d[3], C = NH * HS;
+    const float *q = op_initial(x, "qkv") + bh / NH * T * 3 * C + bh % NH * HS;
+    return (struct rows){T, C, HS, q, q + C, q + 2 * C, 1.0 / sqrt((double)HS)};
+}
+
+static double dot(const float *a, const float *b, int64_t n, double *magnitude) {
+    double sum = 0.0, m = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        double product = (double)a[i] * (double)b[i];
+        sum += product;
+        m += fabs(product);
+    }
+    *magnitude = m;
+    return sum;
+}
+
+/* P[t,0..t], and the largest error of a score in row t, in fp32: the sum's, and a rounding of the result. */
+static double probabilities(const struct rows *r, int64_t t, double *P, double *lse) {
+    double max = -INFINITY, total = 0.0, error = 0.0, m;
+    for (int64_t s = 0; s <= t; s++) {
+        P[s] = r->scale * dot(r->q + t * 3 * r->C, r->k + s * 3 * r->C, r->HS, &m);
+        max = fmax(max, P[s]);
+        error = fmax(error, op_sum_error((double)r->HS) * r->scale * m);
+    }
+    for (int64_t s = 0; s <= t; s++) total += P[s] = exp(P[s] - max);
+    for (int64_t s = 0; s <= t; s++) P[s] /= total;
+    *lse = max + log(total);
+    return error;
+}
+
+/* --- attn_forward --- */
+
+static void attn_forward_make(struct op_instance *x) {
+    int64_t B = x->c->d[0], T = x->c->d[1], NH = x->c->d[2], C = NH * x->c->d[3];
+    enum operand_role role = x->c->d[4] > 0 ? ROLE_UPDATE : ROLE_OUT; /* rows before t0 stay as they are */
+    fill_qkv(x, op_add(x, ROLE_IN, x->dtype, "qkv", B, T, 3 * C));
+    op_add(x, role, x->dtype, "out", B, T, C);
+    op_add(x, role, DTYPE_F32, "lse", B, NH, T);
+}
+
+/* A probability is off by the errors of its score and of the normaliser, and is stored in the dtype before it
+ * meets v, so out is off by that share of P|v|. */
+static void attn_forward_bound(struct op_instance *x) {
+    int64_t B = x->c->d[0], T = x->c->d[1], NH = x->c->d[2], HS = x->c->d[3], C = NH * HS, t0 = x->c->d[4];
+    double *out = op_allowed(x, "out"), *lse_allowed = op_allowed(x, "lse");
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t bh = 0; bh < B * NH; bh++) {
+        struct rows r = rows_of(x, bh);
+        double *P = (double *)xmalloc((size_t)T * sizeof *P), lse;
+        for (int64_t t = 0; t < T; t++) {
+            double *o = out + (bh / NH * T + t) * C + bh % NH * HS;
+            if (t < t0) { /* untouched, to the bit */
+                for (int64_t c = 0; c < HS; c++) o[c] = 0.0;
+                lse_allowed[bh * T + t] = 0.0;
+                continue;
+            }
+            double score = probabilities(&r, t, P, &lse), e = op_sum_error((double)(t + 1));
+            lse_allowed[bh * T + t] += 2.0 * score + e + 4.0 * UNIT_F32 * fabs(lse);
+            for (int64_t s = 0; s <= t; s++) {
+                double share =
+                    P[s] * (2.0 * score + e + 4.0 * UNIT_F32 * fabs(log(P[s] + 1e-300)) + 2.0 * x->unit);
+                for (int64_t c = 0; c < HS; c++) o[c] += share * fabs((double)r.v[s * 3 * C + c]);
+            }
+        }
+        free(P);
+    }
+}
+
+static int attn_model_cases(const struct op_model *m, struct op_case *out) {
+    out[0] = (struct op_case){"model", INPUT_RANDOM, {m->B, m->T, m->NH, m->C / m->NH, 0}, 0, SIZE_LARGE};
+    return 1;
+}
+
+/* Around the 64 rows of a warpgroup and the 128 of a tile; several tiles a block; rings that go round. */
+#define HOPPER_CASE(name, flags, ...)                                                                        \
+    { name, INPUT_RANDOM, {__VA_ARGS__}, flags, SIZE_SMALL, "hopper" }
+#define HOPPER_CASES                                                                                         \
+    HOPPER_CASE("one position", 0, 2, 1, 1, 64), HOPPER_CASE("a row short", 0, 1, 63, 1, 128),               \
+        HOPPER_CASE("short, many heads", 0, 3, 40, 3, 64),                                                   \
+        HOPPER_CASE("second warpgroup", 0, 2, 65, 1, 128),                                                   \
+        HOPPER_CASE("a row short of a tile", 0, 1, 127, 1, 64), HOPPER_CASE("a tile", 0, 1, 128, 2, 128),    \
+        HOPPER_CASE("a row more", 0, 2, 129, 1, 64), HOPPER_CASE("head 64", EVERYWHERE, 1, 200, 1, 64),      \
+        HOPPER_CASE("head 128", 0, 2, 256, 1, 128), HOPPER_CASE("many tiles", 0, 2, 385, 2, 64),             \
+        HOPPER_CASE("many falling tiles", FALLING, 1, 300, 2, 64),                                           \
+        HOPPER_CASE("falling, head 128", FALLING | EVERYWHERE, 1, 257, 1, 128)
+
+#define ATTN_CASES                                                                                           \
+    {"odd", INPUT_RANDOM, {2, 5, 2, 3}, 0, SIZE_SMALL}, {"one", INPUT_RANDOM, {1, 1, 1, 1}, 0, SIZE_SMALL},  \
+        {"one position", INPUT_RANDOM, {3, 1, 2, 8}, 0, SIZE_SMALL},                                         \
+        {"head 16", INPUT_RANDOM, {2, 19, 3, 16}, 0, SIZE_SMALL},                                            \
+        {"head 64, a tile", INPUT_RANDOM, {1, 64, 1, 64}, 0, SIZE_SMALL},                                    \
+        {"head 64, a row over", INPUT_RANDOM, {1, 65, 2, 64}, 0, SIZE_SMALL},                                \
+        {"head 64, two tiles", INPUT_RANDOM, {1, 131, 1, 64}, 0, SIZE_SMALL},                                \
+        {"head 128", INPUT_RANDOM, {1, 33, 1, 128}, 0, SIZE_SMALL},                                          \
+        {"head 80", INPUT_RANDOM, {1, 21, 2, 80}, 0, SIZE_SMALL},                                            \
+        {"head 32", INPUT_RANDOM, {1, 40, 1, 32}, 0, SIZE_SMALL},                                            \
+        {"head 48", INPUT_RANDOM, {1, 40, 1, 48}, 0, SIZE_SMALL},                                            \
+        {"head 96", INPUT_RANDOM, {1, 40, 1, 96}, 0, SIZE_SMALL},                                            \
+        {"head 112", INPUT_RANDOM, {1, 40, 1, 112}, 0, SIZE_SMALL},                                          \
+        {"head 128, two tiles", INPUT_RANDOM, {1, 70, 1, 128}, 0, SIZE_SMALL},                               \
+        {"head 300", INPUT_RANDOM, {1, 9, 1, 300}, 0, SIZE_SMALL},                                           \
+        {"large", INPUT_LARGE, {1, 40, 2, 16}, 0, SIZE_SMALL},                                               \
+        {"large, head 64", INPUT_LARGE, {1, 70, 1, 64}, 0, SIZE_SMALL},                                      \
+        {"tiny", INPUT_TINY, {1, 40, 2, 16}, 0, SIZE_SMALL},                                                 \
+        {"equal positions", INPUT_EQUAL, {1, 40, 2, 16}, 0, SIZE_SMALL},                                     \
+        {"one-hot", INPUT_ONE_HOT, {1, 40, 2, 16}, 0, SIZE_SMALL},                                           \
+        {"rising", INPUT_RANDOM, {1, 100, 1, 64}, RISING, SIZE_SMALL},                                       \
+        {"low", INPUT_RANDOM, {1, 40, 2, 16}, LOW, SIZE_SMALL},                                              \
+        {"low, head 64", INPUT_RANDOM, {1, 70, 1, 64}, LOW, SIZE_SMALL},                                     \
+        {"unaligned", INPUT_RANDOM, {1, 20, 2, 16}, UNALIGNED, SIZE_SMALL}, HOPPER_CASES,                    \
+        {"gpt2", INPUT_RANDOM, {2, 1024, 12, 64}, 0, SIZE_LARGE}, {                                          \
+        "gpt2-xl", INPUT_LARGE, {1, 515, 25, 64}, 0, SIZE_LARGE                                              \
+    }
+
+static const struct op_case attn_forward_cases[] = {
+    ATTN_CASES,
+    {"from the cache", INPUT_RANDOM, {1, 21, 2, 16, 20}, 0, SIZE_SMALL},
+    {"a row", INPUT_RANDOM, {1, 200, 2, 64, 199}, 0, SIZE_SMALL},
+    {"a row, large", INPUT_LARGE, {1, 150, 1, 64, 149}, 0, SIZE_SMALL},
+    {"a row, rising", INPUT_RANDOM, {1, 130, 1, 64, 129}, RISING, SIZE_SMALL},
+    {"a row, low", INPUT_RANDOM, {1, 70, 1, 32, 69}, LOW, SIZE_SMALL},
+    {"a row, head 128", INPUT_RANDOM, {1, 65, 1, 128, 64}, 0, SIZE_SMALL},
+    {"a row of several", INPUT_RANDOM, {3, 67, 2, 8, 66}, 0, SIZE_SMALL},
+    {"a row of many heads", INPUT_RANDOM, {1, 3, 65, 8, 2}, 0, SIZE_SMALL},
+    {"a row, long", INPUT_RANDOM, {1, 8900, 1, 8, 8899}, 0, SIZE_SMALL},
+    {"gpt2, a row", INPUT_RANDOM, {1, 1024, 12, 64, 1023}, 0, SIZE_LARGE},
+    {"span from the cache", INPUT_RANDOM, {1, 70, 1, 64, 37}, 0, SIZE_SMALL},
+    {"span from the cache, odd", INPUT_RANDOM, {2, 11, 2, 3, 4}, 0, SIZE_SMALL},
+};
+OP_TEST(attn_forward, (.bound = attn_forward_bound, .model_cases = attn_model_cases), A("out"), A("lse"),
+        A("qkv"), (int)x->c->d[2], (int)x->c->d[4]);
+
+/* --- attn_backward --- */
+
+static void attn_backward_make(struct op_instance *x) {
+    int64_t B = x->c->d[0], T = x->c->d[1], NH = x->c->d[2], C = NH * x->c->d[3];
+    struct operand *qkv = op_add(x, ROLE_IN, x->dtype, "qkv", B, T, 3 * C);
+    fill_qkv(x, qkv);
+    struct operand *dout = op_add(x, ROLE_IN, x->dtype, "dout", B, T, C);
+    if (x->c->input != INPUT_TINY) op_fill_normal(x, dout, 0.0, 1.0);
+    struct operand *out = op_add(x, ROLE_IN, x->dtype, "out", B, T, C);
+    struct operand *lse = op_add(x, ROLE_IN, DTYPE_F32, "lse", B, NH, T);
+    out->reference.data = out->initial;
+    lse->reference.data = lse->initial;
+    qkv->reference.data = qkv->initial;
+    attn_forward(&x->reference, &out->reference, &lse->reference, &qkv->reference, (int)NH, 0);
+    op_round(out, out->initial);
+    op_add(x, ROLE_OUT, x->dtype, "dqkv", B, T, 3 * C);
+}
+
+/* P = exp(S - lse) is off by the error of S and a rounding of S and lse; dP - D by those of two dot products;
+ * P and dS are stored in the dtype before the last products, which are sums over up to T terms. */
+static void attn_backward_bound(struct op_instance *x) {
+    int64_t B = x->c->d[0], T = x->c->d[1], NH = x->c->d[2], HS = x->c->d[3], C = NH * HS;
+    const float *dout = op_initial(x, "dout"), *out = op_initial(x, "out");
+    double *dqkv = op_allowed(x, "dqkv"), e = op_sum_error((double)T), dots = op_sum_error((double)HS);
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t bh = 0; bh < B * NH; bh++) {
+        struct rows r = rows_of(x, bh);
+        double *P = (double *)xmalloc((size_t)T * sizeof *P), lse, m, m_D;
+        for (int64_t t = 0; t < T; t++) {
+            int64_t at = (bh / NH * T + t) * C + bh % NH * HS, row = (bh / NH * T + t) * 3 * C + bh % NH * HS;
+            const float *d = dout + at, *q = r.q + t * 3 * C;
+            double score = probabilities(&r, t, P, &lse), D = dot(out + at, d, HS, &m_D);
+            for (int64_t s = 0; s <= t; s++) {
+                int64_t key = (bh / NH * T + s) * 3 * C + bh % NH * HS + C;
+                double relative = 2.0 * score + 4.0 * UNIT_F32 * (fabs(lse) + fabs(log(P[s] + 1e-300))) + e;
+                double dP = dot(d, r.v + s * 3 * C, HS, &m);
+                double dS = r.scale * P[s] * (fabs(dP - D) * (relative + 2.0 * x->unit) + dots * (m + m_D));
+                double p = P[s] * (relative + 2.0 * x->unit);
+                for (int64_t c = 0; c < HS; c++) {
+                    dqkv[row + c] += dS * fabs((double)r.k[s * 3 * C + c]);
+                    dqkv[key + c] += dS * fabs((double)q[c]);
+                    dqkv[key + C + c] += p * fabs((double)d[c]);
+                }
+            }
+        }
+        free(P);
+    }
+}
+
+static const struct op_case attn_backward_cases[] = {ATTN_CASES};
+OP_TEST(attn_backward, (.bound = attn_backward_bound, .model_cases = attn_model_cases), A("dqkv"), A("dout"),
+        A("out"), A("lse"), A("qkv"), (int)x->c->d[2]);

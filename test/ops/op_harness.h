@@ -1,0 +1,213 @@
+/* One description per operation that serves as its test and as its benchmark, on every back end.
+ *
+ * test/op_<stem>.c describes the ops of a stem: named cases (a shape and a kind of input), the operands, the
+ * call, and the error that each output may have. The harness runs a case on a target context (any device, any
+ * op table, any variant row) and compares every output with the CPU op in fp32 on the same inputs, which are
+ * rounded to the storage dtype first. Every buffer lies between guard bands, `=` outputs and scratch are
+ * poisoned with NaN, inputs must come back unchanged, and a second run must give the same bits.
+ *
+ * Tolerance. With u(t) the unit roundoff of a dtype (2^-24 fp32, 2^-8 bf16), an element may be off by
+ *   2 u(output) |reference|        twice what storing a result costs any implementation in this dtype
+ * + what the op's bound() adds     twice the rounding errors that the naive loop makes in fp32, and twice the
+ *                                  effect of the intermediates that a naive same-dtype version stores
+ * + FLT_MIN                        denormals may be flushed.
+ * A loop that adds n terms makes an error of sqrt(n) u(fp32) times the sum of their absolute values (Higham &
+ * Mary 2019, "A new approach to probabilistic rounding error analysis"); op_sum_error(n) is twice that.
+ * Operands marked exact (integer inputs, single roundings) must equal the rounded reference.
+ *
+ * Order: cases, operands, descriptions, what a description uses, running. */
+#ifndef LLMC_TEST_OP_HARNESS_H
+#define LLMC_TEST_OP_HARNESS_H
+
+#include "llmc/ops/ctx.h"
+
+#include <math.h>
+
+/* --- cases --- */
+
+enum op_input {
+    INPUT_RANDOM,  /* normal */
+    INPUT_LARGE,   /* normal, scaled up as far as the op stays well conditioned */
+    INPUT_TINY,    /* normal times 1e-12 */
+    INPUT_EQUAL,   /* all rows the same; multiples of 1/8 */
+    INPUT_FLAT,    /* each row one value, a multiple of 1/8 */
+    INPUT_ONE_HOT, /* one element of each row is not zero */
+    INPUT_INTEGER  /* -3 .. 3: sums and products are exact, so linear ops must be, too */
+};
+
+/* For real devices only: too much work for a simulated one (LLMC_TEST_SIZE=large). */
+enum op_size { SIZE_SMALL, SIZE_LARGE };
+
+/* Flags common to all ops; op-specific ones start at OP_FLAG(0). */
+enum {
+    UNALIGNED = 1, /* every buffer starts one element after an aligned address */
+    OP_FP8 = 2,    /* matmul: the weight is marked as the model marks it */
+    EVERYWHERE = 4 /* a case for one row that is run under ThreadSanitizer, too (LLMC_TEST_SIZE=small) */
+};
+#define OP_FLAG(n) (8u << (n))
+
+struct op_case {
+    const char *name;
+    enum op_input input;
+    int64_t d[6]; /* the shape; what each means stands in the op's file */
+    unsigned flags;
+    enum op_size size;
+    const char *only; /* the row, of bf16, whose tiles the shape is about; other CUDA rows leave it out. NULL:
+                         every row */
+};
+
+/* A model whose ops are to be benchmarked. */
+struct op_model {
+    int64_t B, T, C, NH, V, Vp;
+};
+
+/* --- operands --- */
+
+enum operand_role {
+    ROLE_IN,    /* must come back unchanged */
+    ROLE_OUT,   /* `=`: poisoned with NaN before the call */
+    ROLE_UPDATE /* read and written: `+=`, in-place, or partly written */
+};
+
+struct operand {
+    const char *name;
+    enum operand_role role;
+    bool exact; /* must equal the reference rounded to the dtype */
+    int64_t count;
+    float *initial; /* (count) before the call, representable in the dtype; int32 operands too (below 2^24) */
+    float *expected; /* (count) after the reference call, fp32 */
+    double *allowed; /* (count) largest error */
+    int alias;       /* index of the operand whose memory this one shares on the target, or -1 */
+    struct tensor reference, target;
+    void *memory; /* the target's allocation with its guards; NULL where aliased */
+};
+
+enum { OP_MAX_OPERANDS = 12 };
+struct op_instance {
+    const struct op_test *op;
+    const struct op_case *c;
+    enum dtype dtype; /* storage dtype under test */
+    double unit;      /* its unit roundoff */
+    struct operand operand[OP_MAX_OPERANDS];
+    int count;
+    struct ctx *ctx; /* target */
+    struct device *cpu;
+    struct ctx reference;
+    bool on_target; /* which side op_arg() hands out */
+    void *temporary[16];
+    int temporary_count;
+};
+
+/* --- descriptions --- */
+
+struct op_test {
+    enum op_id id;
+    const struct op_case *cases;
+    size_t case_count;
+    void (*make)(struct op_instance *x);  /* adds the operands */
+    void (*bound)(struct op_instance *x); /* adds to operand.allowed; NULL: single roundings only */
+    /* The cases that one training step of `model` runs; returns how many of at most 12. NULL: none. */
+    int (*model_cases)(const struct op_model *model, struct op_case *out);
+    /* Computes the reference where that is more than the CPU op in fp32; NULL: the CPU op. */
+    void (*reference)(struct ctx *cpu, struct op_instance *x);
+    void (*call)(struct ctx *ctx, struct op_instance *x);
+    /* OP_UNSUPPORTED also where the row is made for another device. */
+    int64_t (*need)(const struct ops *ops, int row, struct op_instance *x);
+    const char *(*row)(const struct ops *ops, int row); /* NULL after the last */
+    int (*arch)(const struct ops *ops, int row);
+};
+
+/* Defines op_test_<op> from op##_cases, op##_make and the arguments, written as for the front door. The other
+ * members follow as designated initialisers in parentheses. */
+#define OP_TEST(op, members, ...)                                                                            \
+    static void op##_call(struct ctx *ctx, struct op_instance *x) { op(ctx, __VA_ARGS__); }                  \
+    static int64_t op##_need(const struct ops *ops, int row, struct op_instance *x) {                        \
+        if (!op_runs_on(x->ctx, ops->op[row].arch)) return OP_UNSUPPORTED;                                   \
+        return ops->op[row].need(__VA_ARGS__);                                                               \
+    }                                                                                                        \
+    static const char *op##_row(const struct ops *ops, int row) { return ops->op[row].name; }                \
+    static int op##_arch(const struct ops *ops, int row) { return ops->op[row].arch; }                       \
+    const struct op_test op_test_##op = {.id = OP_##op,                                                      \
+                                         .cases = op##_cases,                                                \
+                                         .case_count = ARRAY_LENGTH(op##_cases),                             \
+                                         .make = op##_make,                                                  \
+                                         .call = op##_call,                                                  \
+                                         .need = op##_need,                                                  \
+                                         .row = op##_row,                                                    \
+                                         .arch = op##_arch,                                                  \
+                                         OP_MEMBERS members}
+#define OP_MEMBERS(...) __VA_ARGS__
+#define A(name)         op_arg(x, name)
+
+/* Every op, from LLMC_OPS: an op without a description does not link. */
+extern const struct op_test *const op_tests[OP_COUNT];
+
+/* --- what a description uses --- */
+
+/* Adds an operand: ROLE_IN and ROLE_UPDATE filled by the case's kind of input, ROLE_OUT with NaN. */
+struct operand *op_add(struct op_instance *x, enum operand_role role, enum dtype dtype, const char *name,
+                       int64_t d0, int64_t d1, int64_t d2);
+/* Fills with the case's kind of input, times scale, and rounds to the dtype. */
+void op_fill(struct op_instance *x, struct operand *o, double scale);
+/* Normal numbers mean + std * N(0,1), whatever the case's kind. */
+void op_fill_normal(struct op_instance *x, struct operand *o, double mean, double std);
+/* int32 uniform in [low, high). */
+void op_fill_index(struct op_instance *x, struct operand *o, int64_t low, int64_t high);
+void op_round(struct operand *o, float *values); /* to the operand's dtype */
+/* The output shares the memory of an input on the target (never in the reference). */
+void op_alias(struct op_instance *x, const char *out, const char *in);
+
+struct operand *op_find(struct op_instance *x, const char *name); /* NULL if the case does not have it */
+struct tensor *op_arg(struct op_instance *x,
+                      const char *name); /* the tensor of the side that runs, or NULL */
+const float *op_initial(struct op_instance *x, const char *name);
+const float *op_expected(struct op_instance *x, const char *name);
+double *op_allowed(struct op_instance *x, const char *name);
+
+/* fp32 CPU tensors for bounds that are computed by ops; freed with the instance. */
+struct tensor op_temporary(struct op_instance *x, int64_t d0, int64_t d1, int64_t d2);
+struct tensor op_absolute(struct op_instance *x, const char *name); /* |initial| */
+
+#define UNIT_F32 (1.0 / 16777216.0)
+static inline double op_sum_error(double n) { return 2.0 * (sqrt(n) + 4.0) * UNIT_F32; }
+
+/* Twice the fp32 error of GELU and of its derivative at x. 1+tanh cancels in the negative tail: the error is
+ * absolute, that of tanh (2 u, and 2 u more from the rounding of its argument) times x/2. In the derivative
+ * 1-tanh^2 cancels as well; beyond |x| = 6 it is exactly 0. */
+static inline double op_gelu_error(double x) { return 6.0 * UNIT_F32 * fabs(x); }
+static inline double op_gelu_derivative_error(double x) {
+    double a = fabs(x);
+    return UNIT_F32 * (a < 6.0 ? 8.0 + 8.0 * a * (1.0 + 0.134 * a * a) : 8.0);
+}
+
+/* --- running --- */
+
+/* Makes operands, reference result and target buffers. */
+void op_instance_create(struct op_instance *x, const struct op_test *op, const struct op_case *c,
+                        enum dtype dtype, struct ctx *target);
+void op_instance_free(struct op_instance *x);
+/* Puts the initial values and the guards into the target buffers. */
+void op_instance_upload(struct op_instance *x);
+/* Calls the front door on the target. */
+void op_instance_call(struct op_instance *x);
+/* Compares everything with the reference; false with a message that names the first error. `worst` becomes
+ * the largest error as a share of what is allowed. */
+bool op_instance_compare(struct op_instance *x, double *worst, struct error *err);
+
+struct op_target {
+    struct ctx *ctx;
+    const char *variant; /* row to force, or NULL for the one that production takes */
+    /* For tests of the harness (CPU device only): take the rounded reference as the result; then spoil it. */
+    bool perfect;
+    void (*tamper)(void *user, struct op_instance *x, int run);
+    void *user;
+};
+enum op_verdict { OP_PASSED, OP_FAILED, OP_SKIPPED /* the row does not take these operands */ };
+enum op_verdict op_check(const struct op_test *op, const struct op_case *c, enum dtype dtype,
+                         const struct op_target *target, double *worst, struct error *err);
+
+/* "norm_forward:warp bf16 odd (5,13)" in a rotating thread-local buffer. */
+const char *op_case_text(const struct op_test *op, const struct op_case *c, enum dtype dtype,
+                         const char *variant);
+
+#endif

@@ -1,0 +1,84 @@
+/* loss_forward: softmax cross-entropy and its gradient. Shapes: {N, V, Vp}. */
+#include "test/ops/op_harness.h"
+
+enum { KEEP_LOGITS = OP_FLAG(0), IGNORED = OP_FLAG(1), ALL_IGNORED = OP_FLAG(2), SPIKE = OP_FLAG(3) };
+
+static void loss_forward_make(struct op_instance *x) {
+    int64_t N = x->c->d[0], V = x->c->d[1], Vp = x->c->d[2];
+    struct operand *targets = op_add(x, ROLE_IN, DTYPE_I32, "targets", N, 0, 0);
+    op_fill_index(x, targets, 0, V);
+    for (int64_t n = 0; n < N; n++)
+        if (x->c->flags & ALL_IGNORED || (x->c->flags & IGNORED && n % 3 == 1)) targets->initial[n] = -1.0f;
+    if (N > 1) targets->initial[N - 1] = (float)(V - 1);
+    if (x->c->flags & ALL_IGNORED) targets->initial[N - 1] = -1.0f;
+    if (!(x->c->flags & KEEP_LOGITS))
+        op_add(x, ROLE_IN, DTYPE_F32, "dloss", 1, 0, 0)->initial[0] = 1.0f / (float)N;
+    struct operand *logits =
+        op_add(x, x->c->flags & KEEP_LOGITS ? ROLE_IN : ROLE_UPDATE, x->dtype, "logits", N, Vp, 0);
+    op_fill(x, logits, x->c->input == INPUT_LARGE ? 1000.0 : 3.0);
+    for (int64_t n = 0; n < N; n++) {
+        /* one logit that leaves the others at e^-200 of it; in some rows it is the target's */
+        if (x->c->flags & SPIKE) {
+            int64_t at = n % 2 && targets->initial[n] >= 0.0f ? (int64_t)targets->initial[n] : (7 * n) % V;
+            logits->initial[n * Vp + at] = n % 4 < 2 ? 200.0f : 30.0f;
+        }
+        for (int64_t v = V; v < Vp; v++) logits->initial[n * Vp + v] = 30000.0f; /* must not count */
+    }
+    op_round(logits, logits->initial);
+    op_add(x, ROLE_OUT, DTYPE_F32, "losses", N, 0, 0);
+}
+
+/* loss = max + log sum exp(x - max) - x[target]: each part is rounded to fp32. A probability is off by the
+ * error of the sum, and by that of its exponent: 2 u |x - max|. */
+static void loss_forward_bound(struct op_instance *x) {
+    int64_t N = x->c->d[0], V = x->c->d[1], Vp = x->c->d[2];
+    const float *logits = op_initial(x, "logits"), *targets = op_initial(x, "targets");
+    double *losses = op_allowed(x, "losses"), e = op_sum_error((double)V);
+    double *dlogits = x->c->flags & KEEP_LOGITS ? NULL : op_allowed(x, "logits");
+    double dloss = dlogits ? (double)op_initial(x, "dloss")[0] : 0.0;
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < N; n++) {
+        if (targets[n] < 0.0f) continue; /* 0, exactly */
+        const float *row = logits + n * Vp;
+        double max = -INFINITY, total = 0.0, spread = 0.0;
+        for (int64_t v = 0; v < V; v++) max = fmax(max, (double)row[v]);
+        for (int64_t v = 0; v < V; v++) {
+            double p = exp((double)row[v] - max);
+            total += p;
+            spread += p * (max - (double)row[v]);
+        }
+        double target = (double)row[(int64_t)targets[n]];
+        losses[n] += e + 4.0 * UNIT_F32 * (spread / total + fabs(max) + fabs(target) + log(total));
+        for (int64_t v = 0; dlogits && v < V; v++) {
+            double p = exp((double)row[v] - max) / total;
+            double relative = e + 4.0 * UNIT_F32 * (max - (double)row[v] + spread / total);
+            dlogits[n * Vp + v] += dloss * (p * relative + ((int64_t)targets[n] == v ? 4.0 * UNIT_F32 : 0.0));
+        }
+    }
+}
+
+static int loss_forward_model_cases(const struct op_model *m, struct op_case *out) {
+    out[0] = (struct op_case){"model", INPUT_RANDOM, {m->B * m->T, m->V, m->Vp}, 0, SIZE_LARGE};
+    return 1;
+}
+
+static const struct op_case loss_forward_cases[] = {
+    {"odd", INPUT_RANDOM, {5, 37, 40}, 0, SIZE_SMALL},
+    {"ignored", INPUT_RANDOM, {8, 37, 40}, IGNORED, SIZE_SMALL},
+    {"all ignored", INPUT_RANDOM, {3, 37, 40}, ALL_IGNORED, SIZE_SMALL},
+    {"no padding", INPUT_RANDOM, {4, 64, 64}, 0, SIZE_SMALL},
+    {"mostly padding", INPUT_RANDOM, {4, 5, 128}, IGNORED, SIZE_SMALL},
+    {"logits kept", INPUT_RANDOM, {5, 37, 40}, KEEP_LOGITS | IGNORED, SIZE_SMALL},
+    {"one", INPUT_RANDOM, {1, 1, 1}, 0, SIZE_SMALL},
+    {"long rows", INPUT_RANDOM, {3, 2057, 2176}, 0, SIZE_SMALL},
+    {"spike", INPUT_RANDOM, {9, 301, 384}, SPIKE, SIZE_SMALL},
+    {"large", INPUT_LARGE, {5, 70, 72}, 0, SIZE_SMALL},
+    {"tiny", INPUT_TINY, {5, 70, 72}, 0, SIZE_SMALL},
+    {"all equal", INPUT_FLAT, {5, 70, 72}, 0, SIZE_SMALL},
+    {"equal rows", INPUT_EQUAL, {5, 70, 72}, 0, SIZE_SMALL},
+    {"odd columns", INPUT_RANDOM, {5, 30, 31}, IGNORED, SIZE_SMALL},
+    {"unaligned", INPUT_RANDOM, {5, 60, 64}, UNALIGNED, SIZE_SMALL},
+    {"gpt2", INPUT_RANDOM, {256, 50257, 50304}, IGNORED, SIZE_LARGE},
+};
+OP_TEST(loss_forward, (.bound = loss_forward_bound, .model_cases = loss_forward_model_cases), A("losses"),
+        A("logits"), A("targets"), A("dloss"), (int)x->c->d[1]);

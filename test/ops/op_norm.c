@@ -1,0 +1,179 @@
+/* norm_forward, residual_norm_forward, norm_backward. Shapes: {N, C}. */
+#include "test/ops/op_harness.h"
+
+enum { OFFSET = OP_FLAG(0), IN_PLACE = OP_FLAG(1), NO_RESIDUAL = OP_FLAG(2), OVER_DOUT = OP_FLAG(3) };
+
+/* Rows with a mean far above their deviation, where a one-pass variance has no digit left; or by kind. */
+static void fill_rows(struct op_instance *x, struct operand *o) {
+    if (x->c->flags & OFFSET)
+        op_fill_normal(x, o, 1000.0, 1.0);
+    else
+        op_fill(x, o, x->c->input == INPUT_LARGE ? 1e4 : 1.0);
+}
+
+static void add_weights(struct op_instance *x) {
+    op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "weight", x->c->d[1], 0, 0), 1.0, 0.5);
+    op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "bias", x->c->d[1], 0, 0), 0.0, 0.5);
+}
+
+static void add_results(struct op_instance *x) {
+    op_add(x, ROLE_OUT, x->dtype, "out", x->c->d[0], x->c->d[1], 0);
+    op_add(x, ROLE_OUT, DTYPE_F32, "mean", x->c->d[0], 0, 0);
+    op_add(x, ROLE_OUT, DTYPE_F32, "rstd", x->c->d[0], 0, 0);
+}
+
+/* With e the error of a sum of C terms and A = mean |x|: the mean is off by e A, a deviation by as much, the
+ * variance by e of itself and by (e A)^2, because the first-order effect of a shifted mean cancels. */
+static void rows_bound(struct op_instance *x, const float *rows) {
+    int64_t N = x->c->d[0], C = x->c->d[1];
+    const float *weight = op_initial(x, "weight"), *bias = op_initial(x, "bias");
+    const float *mean = op_expected(x, "mean"), *rstd = op_expected(x, "rstd");
+    double *out = op_allowed(x, "out"), e = op_sum_error((double)C);
+    for (int64_t n = 0; n < N; n++) {
+        double average = 0.0, m = (double)mean[n], r = (double)rstd[n];
+        for (int64_t c = 0; c < C; c++) average += fabs((double)rows[n * C + c]) / (double)C;
+        double shift = e * average, relative = e + (shift * r) * (shift * r);
+        op_allowed(x, "mean")[n] += shift;
+        op_allowed(x, "rstd")[n] += r * relative;
+        for (int64_t c = 0; c < C; c++) {
+            double deviation = fabs((double)rows[n * C + c] - m), w = fabs((double)weight[c]);
+            out[n * C + c] += w * r * (shift + deviation * (relative + 4.0 * UNIT_F32)) +
+                              2.0 * UNIT_F32 * fabs((double)bias[c]);
+        }
+    }
+}
+
+#define NORM_CASES                                                                                           \
+    {"odd", INPUT_RANDOM, {5, 13}, 0, SIZE_SMALL}, {"vectors", INPUT_RANDOM, {9, 64}, 0, SIZE_SMALL},        \
+        {"gpt2 row", INPUT_RANDOM, {3, 768}, 0, SIZE_SMALL},                                                 \
+        {"long row", INPUT_RANDOM, {2, 2056}, 0, SIZE_SMALL}, {"one", INPUT_RANDOM, {1, 1}, 0, SIZE_SMALL},  \
+        {"column", INPUT_RANDOM, {6, 1}, 0, SIZE_SMALL},                                                     \
+        {"many rows", INPUT_RANDOM, {131, 40}, 0, SIZE_SMALL},                                               \
+        {"offset", INPUT_RANDOM, {4, 96}, OFFSET, SIZE_SMALL},                                               \
+        {"large", INPUT_LARGE, {4, 40}, 0, SIZE_SMALL}, {"tiny", INPUT_TINY, {4, 40}, 0, SIZE_SMALL},        \
+        {"flat rows", INPUT_FLAT, {4, 40}, 0, SIZE_SMALL},                                                   \
+        {"equal rows", INPUT_EQUAL, {4, 40}, 0, SIZE_SMALL},                                                 \
+        {"one-hot rows", INPUT_ONE_HOT, {4, 40}, 0, SIZE_SMALL},                                             \
+        {"unaligned", INPUT_RANDOM, {4, 40}, UNALIGNED, SIZE_SMALL}, {                                       \
+        "gpt2", INPUT_RANDOM, {4096, 768}, 0, SIZE_LARGE                                                     \
+    }
+
+static int norm_model_cases(const struct op_model *m, struct op_case *out) {
+    out[0] = (struct op_case){"model", INPUT_RANDOM, {m->B * m->T, m->C}, 0, SIZE_LARGE};
+    return 1;
+}
+
+/* --- norm_forward --- */
+
+static void norm_forward_make(struct op_instance *x) {
+    fill_rows(x, op_add(x, ROLE_IN, x->dtype, "inp", x->c->d[0], x->c->d[1], 0));
+    add_weights(x);
+    add_results(x);
+}
+
+static void norm_forward_bound(struct op_instance *x) { rows_bound(x, op_initial(x, "inp")); }
+
+static const struct op_case norm_forward_cases[] = {NORM_CASES};
+OP_TEST(norm_forward, (.bound = norm_forward_bound, .model_cases = norm_model_cases), A("out"), A("mean"),
+        A("rstd"), A("inp"), A("weight"), A("bias"));
+
+/* --- residual_norm_forward --- */
+
+static void residual_norm_forward_make(struct op_instance *x) {
+    fill_rows(x, op_add(x, ROLE_IN, x->dtype, "inp", x->c->d[0], x->c->d[1], 0));
+    op_fill(x, op_add(x, ROLE_IN, x->dtype, "delta", x->c->d[0], x->c->d[1], 0), 0.5);
+    add_weights(x);
+    op_add(x, ROLE_OUT, x->dtype, "residual", x->c->d[0], x->c->d[1], 0)->exact = true;
+    if (x->c->flags & IN_PLACE) op_alias(x, "residual", "inp");
+    add_results(x);
+}
+
+/* The norm is that of the residual as it is stored. */
+static void residual_norm_forward_reference(struct ctx *cpu, struct op_instance *x) {
+    residual_norm_forward(cpu, A("residual"), A("out"), A("mean"), A("rstd"), A("inp"), A("delta"),
+                          A("weight"), A("bias"));
+    op_round(op_find(x, "residual"), f32(A("residual")));
+    norm_forward(cpu, A("out"), A("mean"), A("rstd"), A("residual"), A("weight"), A("bias"));
+}
+
+static void residual_norm_forward_bound(struct op_instance *x) { rows_bound(x, op_expected(x, "residual")); }
+
+static const struct op_case residual_norm_forward_cases[] = {
+    NORM_CASES,
+    {"in place", INPUT_RANDOM, {5, 13}, IN_PLACE, SIZE_SMALL},
+    {"in place, vectors", INPUT_RANDOM, {3, 768}, IN_PLACE, SIZE_SMALL},
+};
+OP_TEST(residual_norm_forward,
+        (.bound = residual_norm_forward_bound, .model_cases = norm_model_cases,
+         .reference = residual_norm_forward_reference),
+        A("residual"), A("out"), A("mean"), A("rstd"), A("inp"), A("delta"), A("weight"), A("bias"));
+
+/* --- norm_backward --- */
+
+static void norm_backward_make(struct op_instance *x) {
+    int64_t N = x->c->d[0], C = x->c->d[1];
+    struct operand *inp = op_add(x, ROLE_IN, x->dtype, "inp", N, C, 0);
+    fill_rows(x, inp);
+    struct operand *mean = op_add(x, ROLE_IN, DTYPE_F32, "mean", N, 0, 0);
+    struct operand *rstd = op_add(x, ROLE_IN, DTYPE_F32, "rstd", N, 0, 0);
+    for (int64_t n = 0; n < N; n++) {
+        double m = 0.0, v = 0.0;
+        for (int64_t c = 0; c < C; c++) m += (double)inp->initial[n * C + c] / (double)C;
+        for (int64_t c = 0; c < C; c++) v += pow((double)inp->initial[n * C + c] - m, 2.0) / (double)C;
+        mean->initial[n] = (float)m;
+        rstd->initial[n] = (float)(1.0 / sqrt(v + 1e-5));
+    }
+    op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "weight", C, 0, 0), 1.0, 0.5);
+    struct operand *dout = op_add(x, ROLE_IN, x->dtype, "dout", N, C, 0);
+    if (x->c->input != INPUT_TINY) op_fill_normal(x, dout, 0.0, 1.0);
+    if (!(x->c->flags & NO_RESIDUAL)) op_add(x, ROLE_IN, x->dtype, "dresidual", N, C, 0);
+    op_add(x, ROLE_OUT, x->dtype, "dinp", N, C, 0);
+    if (x->c->flags & IN_PLACE) op_alias(x, "dinp", "dresidual");
+    if (x->c->flags & OVER_DOUT) op_alias(x, "dinp", "dout");
+    op_add(x, ROLE_UPDATE, x->dtype, "dweight", C, 0, 0);
+    op_add(x, ROLE_UPDATE, x->dtype, "dbias", C, 0, 0);
+}
+
+static void norm_backward_bound(struct op_instance *x) {
+    int64_t N = x->c->d[0], C = x->c->d[1];
+    const float *inp = op_initial(x, "inp"), *mean = op_initial(x, "mean"), *rstd = op_initial(x, "rstd");
+    const float *dout = op_initial(x, "dout"), *weight = op_initial(x, "weight");
+    const float *past = op_find(x, "dresidual") ? op_initial(x, "dresidual") : NULL;
+    double *dinp = op_allowed(x, "dinp"), *dweight = op_allowed(x, "dweight"),
+           *dbias = op_allowed(x, "dbias");
+    double row = op_sum_error((double)C), column = op_sum_error((double)N);
+    for (int64_t c = 0; c < C; c++) {
+        dweight[c] += column * fabs((double)op_initial(x, "dweight")[c]);
+        dbias[c] += column * fabs((double)op_initial(x, "dbias")[c]);
+    }
+    for (int64_t n = 0; n < N; n++) {
+        double sum_g = 0.0, sum_gx = 0.0, m = (double)mean[n], r = (double)rstd[n];
+        for (int64_t c = 0; c < C; c++) {
+            int64_t i = n * C + c;
+            double xhat = fabs((double)inp[i] - m) * r, d = fabs((double)dout[i]),
+                   g = d * fabs((double)weight[c]);
+            sum_g += g / (double)C;
+            sum_gx += g * xhat / (double)C;
+            dweight[c] += column * d * xhat;
+            dbias[c] += column * d;
+        }
+        for (int64_t c = 0; c < C; c++) {
+            int64_t i = n * C + c;
+            double xhat = fabs((double)inp[i] - m) * r, g = fabs((double)dout[i] * (double)weight[c]);
+            dinp[i] +=
+                row * r * (g + sum_g + xhat * sum_gx) + (past ? 2.0 * UNIT_F32 * fabs((double)past[i]) : 0.0);
+        }
+    }
+}
+
+static const struct op_case norm_backward_cases[] = {
+    NORM_CASES,
+    {"no residual", INPUT_RANDOM, {5, 13}, NO_RESIDUAL, SIZE_SMALL},
+    {"no residual, vectors", INPUT_RANDOM, {3, 768}, NO_RESIDUAL, SIZE_SMALL},
+    {"more rows than blocks", INPUT_RANDOM, {1195, 264}, 0, SIZE_SMALL},
+    {"over dresidual", INPUT_RANDOM, {7, 72}, IN_PLACE, SIZE_SMALL},
+    {"over dout", INPUT_RANDOM, {7, 72}, OVER_DOUT, SIZE_SMALL},
+    {"over dout, no residual", INPUT_RANDOM, {5, 13}, OVER_DOUT | NO_RESIDUAL, SIZE_SMALL},
+};
+OP_TEST(norm_backward, (.bound = norm_backward_bound, .model_cases = norm_model_cases), A("dinp"),
+        A("dweight"), A("dbias"), A("dresidual"), A("dout"), A("inp"), A("mean"), A("rstd"), A("weight"));

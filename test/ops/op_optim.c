@@ -1,0 +1,256 @@
+/* adamw, sumsq, sum, cast, fill, randn. Shapes: {n}; adamw {n, step}. */
+#include "test/ops/op_harness.h"
+
+enum {
+    CLIP = OP_FLAG(0),       /* the gradient's norm is above max_norm */
+    DECAY = OP_FLAG(1),      /* weight decay */
+    MASTER = OP_FLAG(2),     /* fp32 master weights; param is their rounded copy */
+    NOT_FINITE = OP_FLAG(3), /* sumsq is NaN: nothing may change */
+    INFINITE = OP_FLAG(4),   /* sumsq is infinite: the same */
+    STOCHASTIC = OP_FLAG(5), /* stochastic rounding of param */
+    ACCUMULATE = OP_FLAG(6),
+    TENTHS = OP_FLAG(9), /* sums: every element is 0.1, whose sum in fp32 drifts */
+    DUST = OP_FLAG(10),  /* sums: 256 ones, then terms of half an ulp of 1, which vanish one by one in fp32 */
+    NO_SCALE = OP_FLAG(11), /* sum: as it is */
+    FAST = OP_FLAG(12),     /* adamw: a step moves every parameter by more than bf16 rounds */
+    FROM_F32 = OP_FLAG(7),  /* cast: fp32 -> dtype; otherwise dtype -> fp32 */
+    SPECIAL = OP_FLAG(8)    /* cast: NaN, infinities, ties, overflow */
+};
+
+/* --- adamw --- */
+
+static struct adamw_args adamw_args_of(const struct op_case *c) {
+    return (struct adamw_args){.lr = c->flags & FAST ? 0.3f : 3e-3f,
+                               .beta1 = 0.9f,
+                               .beta2 = 0.95f,
+                               .eps = 1e-8f,
+                               .weight_decay = c->flags & DECAY ? 0.1f : 0.0f,
+                               .max_norm = c->flags & CLIP ? 1.0f : 1e9f,
+                               .step = c->d[1],
+                               .seed = 42,
+                               .offset = 1000003,
+                               .stochastic = (c->flags & STOCHASTIC) != 0};
+}
+
+static float sumsq_of(const struct op_case *c) {
+    return c->flags & NOT_FINITE ? NAN : c->flags & INFINITE ? INFINITY : 49.0f;
+}
+
+static void adamw_make(struct op_instance *x) {
+    int64_t n = x->c->d[0];
+    bool frozen = x->c->flags & (NOT_FINITE | INFINITE);
+    double gradient = x->c->input == INPUT_LARGE ? 1e4 : 0.1;
+    op_fill(x, op_add(x, ROLE_IN, x->dtype, "grad", n, 0, 0), gradient);
+    op_add(x, ROLE_IN, DTYPE_F32, "sumsq", 1, 0, 0)->initial[0] = sumsq_of(x->c);
+    struct operand *param = op_add(x, ROLE_UPDATE, x->dtype, "param", n, 0, 0);
+    op_fill_normal(x, param, 0.0, 0.3);
+    if (x->c->flags & MASTER) {
+        struct operand *master = op_add(x, ROLE_UPDATE, DTYPE_F32, "master", n, 0, 0);
+        op_fill_normal(x, master, 0.0, 0.3);
+        for (int64_t i = 0; i < n; i++) param->initial[i] = master->initial[i];
+        op_round(param, param->initial);
+        master->exact = frozen;
+    }
+    struct operand *m = op_add(x, ROLE_UPDATE, DTYPE_F32, "m", n, 0, 0);
+    struct operand *v = op_add(x, ROLE_UPDATE, DTYPE_F32, "v", n, 0, 0);
+    op_fill(x, m, 0.1 * gradient);
+    for (int64_t i = 0; i < n; i++) {
+        m->initial[i] *= x->c->d[1] > 1 ? 1.0f : 0.0f;
+        v->initial[i] = x->c->d[1] > 1 ? 0.3f * x->operand[0].initial[i] * x->operand[0].initial[i] : 0.0f;
+    }
+    param->exact = m->exact = v->exact = frozen;
+}
+
+/* With master weights: the update of the master, and its rounded copy. */
+static void adamw_reference(struct ctx *cpu, struct op_instance *x) {
+    struct adamw_args args = adamw_args_of(x->c);
+    struct tensor *param = A("param"), *master = A("master");
+    adamw(cpu, master ? master : param, NULL, A("m"), A("v"), A("grad"), A("sumsq"), &args);
+    if (master && isfinite(sumsq_of(x->c))) cast(cpu, param, master);
+}
+
+/* In double, from the initial values: every product and sum of the formula is rounded a few times. Stochastic
+ * rounding may take either neighbour, 2 u away. */
+static void adamw_bound(struct op_instance *x) {
+    struct adamw_args a = adamw_args_of(x->c);
+    if (x->c->flags & (NOT_FINITE | INFINITE)) return;
+    const float *grad = op_initial(x, "grad"), *m0 = op_initial(x, "m"), *v0 = op_initial(x, "v");
+    bool master = x->c->flags & MASTER;
+    const float *w0 = op_initial(x, master ? "master" : "param");
+    double clip = fmin(1.0, (double)a.max_norm / sqrt((double)sumsq_of(x->c)));
+    double correct1 = 1.0 - pow((double)a.beta1, (double)a.step),
+           correct2 = 1.0 - pow((double)a.beta2, (double)a.step);
+    for (int64_t i = 0; i < x->c->d[0]; i++) {
+        double g = (double)grad[i] * clip, u = 16.0 * UNIT_F32;
+        double m = (double)a.beta1 * fabs((double)m0[i]) + (1.0 - (double)a.beta1) * fabs(g);
+        double v = (double)a.beta2 * (double)v0[i] + (1.0 - (double)a.beta2) * g * g;
+        double w = fabs((double)w0[i]) + (double)a.lr * (m / correct1) / (sqrt(v / correct2) + (double)a.eps);
+        op_allowed(x, "m")[i] += u * m;
+        op_allowed(x, "v")[i] += u * v;
+        if (master) op_allowed(x, "master")[i] += u * w;
+        op_allowed(x, "param")[i] += u * w;
+    }
+}
+
+static int adamw_model_cases(const struct op_model *m, struct op_case *out) {
+    int64_t n = 12 * m->C * m->C; /* a layer's matrices */
+    out[0] = (struct op_case){"a layer", INPUT_RANDOM, {n, 100}, DECAY | CLIP, SIZE_LARGE};
+    return 1;
+}
+
+static const struct op_case adamw_cases[] = {
+    {"first step", INPUT_RANDOM, {1000, 1}, DECAY, SIZE_SMALL},
+    {"odd", INPUT_RANDOM, {131, 7}, DECAY, SIZE_SMALL},
+    {"clipped", INPUT_RANDOM, {257, 3}, CLIP | DECAY, SIZE_SMALL},
+    {"no decay", INPUT_RANDOM, {64, 1000}, 0, SIZE_SMALL},
+    {"fast, odd", INPUT_RANDOM, {131, 7}, FAST, SIZE_SMALL},
+    {"fast, one over", INPUT_RANDOM, {1025, 1}, FAST, SIZE_SMALL},
+    {"fast, one short", INPUT_RANDOM, {1023, 1}, FAST, SIZE_SMALL},
+    {"one", INPUT_RANDOM, {1, 2}, DECAY, SIZE_SMALL},
+    {"large gradient", INPUT_LARGE, {100, 5}, DECAY, SIZE_SMALL},
+    {"tiny gradient", INPUT_TINY, {100, 5}, DECAY, SIZE_SMALL},
+    {"zeros among ones", INPUT_ONE_HOT, {64, 2}, DECAY, SIZE_SMALL},
+    {"NaN gradient", INPUT_RANDOM, {77, 5}, NOT_FINITE | DECAY, SIZE_SMALL},
+    {"infinite gradient", INPUT_RANDOM, {77, 5}, INFINITE | CLIP | DECAY, SIZE_SMALL},
+    {"master", INPUT_RANDOM, {203, 5}, MASTER | DECAY | CLIP, SIZE_SMALL},
+    {"master, NaN gradient", INPUT_RANDOM, {77, 5}, MASTER | NOT_FINITE, SIZE_SMALL},
+    {"stochastic", INPUT_RANDOM, {515, 5}, STOCHASTIC | DECAY, SIZE_SMALL},
+    {"unaligned", INPUT_RANDOM, {130, 5}, UNALIGNED | DECAY, SIZE_SMALL},
+    {"gpt2 layer", INPUT_RANDOM, {7077888, 5}, DECAY | CLIP, SIZE_LARGE},
+};
+OP_TEST(adamw, (.bound = adamw_bound, .model_cases = adamw_model_cases, .reference = adamw_reference),
+        A("param"), A("master"), A("m"), A("v"), A("grad"), A("sumsq"),
+        (struct adamw_args[1]){adamw_args_of(x->c)});
+
+/* --- sumsq, sum --- */
+
+static int whole_buffer_cases(const struct op_model *m, struct op_case *out) {
+    out[0] = (struct op_case){"a layer", INPUT_RANDOM, {12 * m->C * m->C, 1}, 0, SIZE_LARGE};
+    return 1;
+}
+
+/* fp64 or pairwise: the error grows like log2(n) at most. */
+static double pairwise_error(int64_t n) { return 2.0 * (log2((double)n) + 2.0) * UNIT_F32; }
+
+static void add_terms(struct op_instance *x, enum dtype dtype, float dust) {
+    struct operand *inp = op_add(x, ROLE_IN, dtype, "inp", x->c->d[0], 0, 0);
+    op_fill(x, inp, x->c->input == INPUT_LARGE ? 1e10 : 1.0);
+    for (int64_t i = 0; x->c->flags & TENTHS && i < inp->count; i++) inp->initial[i] = 0.1f;
+    for (int64_t i = 0; x->c->flags & DUST && i < inp->count; i++) inp->initial[i] = i < 256 ? 1.0f : dust;
+    op_round(inp, inp->initial);
+}
+
+static void sumsq_make(struct op_instance *x) {
+    add_terms(x, x->dtype, 0x1p-12f); /* squared: 2^-24 */
+    op_add(x, ROLE_OUT, DTYPE_F32, "out", 1, 0, 0)->exact = x->c->input == INPUT_INTEGER;
+}
+static void sumsq_bound(struct op_instance *x) {
+    if (op_find(x, "out")->exact) return;
+    op_allowed(x, "out")[0] += pairwise_error(x->c->d[0]) * (double)op_expected(x, "out")[0];
+}
+
+#define SUM_CASES                                                                                            \
+    {"odd", INPUT_RANDOM, {37}, 0, SIZE_SMALL}, {"one", INPUT_RANDOM, {1}, 0, SIZE_SMALL},                   \
+        {"blocks", INPUT_RANDOM, {4096}, 0, SIZE_SMALL}, {"long", INPUT_RANDOM, {70001}, 0, SIZE_SMALL},     \
+        {"large", INPUT_LARGE, {1000}, 0, SIZE_SMALL}, {"tiny", INPUT_TINY, {1000}, 0, SIZE_SMALL},          \
+        {"integer", INPUT_INTEGER, {10007}, 0, SIZE_SMALL},                                                  \
+        {"one-hot", INPUT_ONE_HOT, {999}, 0, SIZE_SMALL},                                                    \
+        {"tenths", INPUT_RANDOM, {50000}, TENTHS, SIZE_SMALL},                                               \
+        {"dust", INPUT_RANDOM, {50000}, DUST, SIZE_SMALL},                                                   \
+        {"unaligned", INPUT_RANDOM, {1001}, UNALIGNED, SIZE_SMALL}, {                                        \
+        "gpt2 layer", INPUT_RANDOM, {7077888}, 0, SIZE_LARGE                                                 \
+    }
+
+static const struct op_case sumsq_cases[] = {SUM_CASES};
+OP_TEST(sumsq, (.bound = sumsq_bound, .model_cases = whole_buffer_cases), A("out"), A("inp"));
+
+static void sum_make(struct op_instance *x) {
+    add_terms(x, DTYPE_F32, 0x1p-24f);
+    if (!(x->c->flags & NO_SCALE))
+        op_add(x, ROLE_IN, DTYPE_F32, "scale", 1, 0, 0)->initial[0] =
+            x->c->input == INPUT_INTEGER ? 2.0f : 0.37f;
+    op_add(x, x->c->flags & ACCUMULATE ? ROLE_UPDATE : ROLE_OUT, DTYPE_F32, "out", 1, 0, 0)->exact =
+        x->c->input == INPUT_INTEGER;
+}
+static void sum_bound(struct op_instance *x) {
+    if (op_find(x, "out")->exact) return;
+    double total = 0.0;
+    for (int64_t i = 0; i < x->c->d[0]; i++) total += fabs((double)op_initial(x, "inp")[i]);
+    if (x->c->flags & ACCUMULATE)
+        op_allowed(x, "out")[0] += 2.0 * UNIT_F32 * fabs((double)op_initial(x, "out")[0]);
+    op_allowed(x, "out")[0] += pairwise_error(x->c->d[0]) * total *
+                               (x->c->flags & NO_SCALE ? 1.0 : (double)op_initial(x, "scale")[0]);
+}
+
+static const struct op_case sum_cases[] = {
+    SUM_CASES,
+    {"accumulate", INPUT_RANDOM, {300}, ACCUMULATE, SIZE_SMALL},
+    {"accumulate, integer", INPUT_INTEGER, {77}, ACCUMULATE, SIZE_SMALL},
+    {"no scale", INPUT_RANDOM, {300}, NO_SCALE, SIZE_SMALL},
+};
+OP_TEST(sum, (.bound = sum_bound), A("out"), A("inp"), A("scale"), (x->c->flags & ACCUMULATE) != 0);
+
+/* --- cast, fill, randn --- */
+
+static void cast_make(struct op_instance *x) {
+    static const float special[] = {NAN,          INFINITY,   -INFINITY, 0.0f,        -0.0f,
+                                    3.4e38f,      -3.4e38f,   1e-40f,    1.00390625f, 1.01171875f,
+                                    -1.00390625f, 1.0039063f, 1.0117186f};
+    bool down = x->c->flags & FROM_F32;
+    struct operand *inp = op_add(x, ROLE_IN, down ? DTYPE_F32 : x->dtype, "inp", x->c->d[0], 0, 0);
+    for (int64_t i = 0; x->c->flags & SPECIAL && i < x->c->d[0]; i++)
+        inp->initial[i] = special[i % (int64_t)ARRAY_LENGTH(special)];
+    op_round(inp, inp->initial);
+    op_add(x, ROLE_OUT, down ? x->dtype : DTYPE_F32, "out", x->c->d[0], 0, 0)->exact = true;
+}
+
+static int cast_model_cases(const struct op_model *m, struct op_case *out) {
+    out[0] = (struct op_case){"a layer", INPUT_RANDOM, {12 * m->C * m->C}, FROM_F32, SIZE_LARGE};
+    return 1;
+}
+
+static const struct op_case cast_cases[] = {
+    {"down", INPUT_RANDOM, {1003}, FROM_F32, SIZE_SMALL},
+    {"up", INPUT_RANDOM, {1003}, 0, SIZE_SMALL},
+    {"down, special", INPUT_RANDOM, {40}, FROM_F32 | SPECIAL, SIZE_SMALL},
+    {"up, special", INPUT_RANDOM, {40}, SPECIAL, SIZE_SMALL},
+    {"one", INPUT_RANDOM, {1}, FROM_F32, SIZE_SMALL},
+    {"vectors", INPUT_RANDOM, {2048}, FROM_F32, SIZE_SMALL},
+    {"down, unaligned", INPUT_RANDOM, {200}, FROM_F32 | UNALIGNED, SIZE_SMALL},
+    {"up, unaligned", INPUT_RANDOM, {200}, UNALIGNED, SIZE_SMALL},
+    {"gpt2 layer", INPUT_RANDOM, {7077888}, FROM_F32, SIZE_LARGE},
+};
+OP_TEST(cast, (.model_cases = cast_model_cases), A("out"), A("inp"));
+
+static void fill_make(struct op_instance *x) {
+    op_add(x, ROLE_OUT, x->dtype, "out", x->c->d[0], 0, 0)->exact = true;
+}
+
+static const struct op_case fill_cases[] = {
+    {"odd", INPUT_RANDOM, {37}, 0, SIZE_SMALL},
+    {"zero", INPUT_FLAT, {1000}, 0, SIZE_SMALL},
+    {"one", INPUT_RANDOM, {1}, 0, SIZE_SMALL},
+    {"vectors", INPUT_RANDOM, {4096}, 0, SIZE_SMALL},
+    {"unaligned", INPUT_RANDOM, {130}, UNALIGNED, SIZE_SMALL},
+    {"gpt2 layer", INPUT_FLAT, {7077888}, 0, SIZE_LARGE},
+};
+OP_TEST(fill, (.model_cases = whole_buffer_cases), A("out"), x->c->input == INPUT_FLAT ? 0.0f : -1.2345f);
+
+static void randn_make(struct op_instance *x) { op_add(x, ROLE_OUT, x->dtype, "out", x->c->d[0], 0, 0); }
+
+/* radius * cos(angle): the radius is at most sqrt(48 ln 2) = 5.8; the angle, up to 2 pi, is rounded to fp32
+ * once, the same on both sides; the functions are good to a few units. */
+static void randn_bound(struct op_instance *x) {
+    for (int64_t i = 0; i < x->c->d[0]; i++) op_allowed(x, "out")[i] += 8.0 * UNIT_F32 * (0.5 + 5.8 * 0.02);
+}
+
+static const struct op_case randn_cases[] = {
+    {"odd", INPUT_RANDOM, {1003}, 0, SIZE_SMALL},
+    {"one", INPUT_RANDOM, {1}, 0, SIZE_SMALL},
+    {"three", INPUT_RANDOM, {3}, 0, SIZE_SMALL},
+    {"vectors", INPUT_RANDOM, {2048}, 0, SIZE_SMALL},
+    {"unaligned", INPUT_RANDOM, {130}, UNALIGNED, SIZE_SMALL},
+    {"gpt2 layer", INPUT_RANDOM, {7077888}, 0, SIZE_LARGE},
+};
+OP_TEST(randn, (.bound = randn_bound, .model_cases = whole_buffer_cases), A("out"), 0.5f, 0.02f, 42,
+        7 | 3 << 8);

@@ -1,0 +1,150 @@
+/* llmc/ops/fp8.h against the tables of the OCP specification and against searches through all codes; who may ask
+ * for fp8, and where a model uses it. */
+#include "test/test.h"
+
+#include "llmc/ops/fp8.h"
+#include "llmc/base/rng.h"
+#include "llmc/run/config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* Table 1 and 2 of the specification: infinity, NaN, largest, smallest normal, largest and smallest
+ * subnormal. */
+static void test_the_specification(void **state) {
+    assert_true(fp8_value(FP8_E4M3, 0x7e) == 448.0f && fp8_value(FP8_E4M3, 0x08) == 0x1p-6f);
+    assert_true(fp8_value(FP8_E4M3, 0x07) == 0.875f * 0x1p-6f && fp8_value(FP8_E4M3, 0x01) == 0x1p-9f);
+    assert_true(isnan(fp8_value(FP8_E4M3, 0x7f)) && isnan(fp8_value(FP8_E4M3, 0xff)));
+    assert_true(fp8_value(FP8_E5M2, 0x7b) == 57344.0f && fp8_value(FP8_E5M2, 0x04) == 0x1p-14f);
+    assert_true(fp8_value(FP8_E5M2, 0x03) == 0.75f * 0x1p-14f && fp8_value(FP8_E5M2, 0x01) == 0x1p-16f);
+    assert_true(fp8_value(FP8_E5M2, 0x7c) == INFINITY && fp8_value(FP8_E5M2, 0xfc) == -INFINITY);
+    for (int code = 0x7d; code <= 0x7f; code++) assert_true(isnan(fp8_value(FP8_E5M2, (uint8_t)code)));
+    assert_true(fp8_value(FP8_E4M3, 0x38) == 1.0f && fp8_value(FP8_E5M2, 0xbc) == -1.0f);
+}
+
+/* Every finite number stays; between two neighbours the nearer one wins, and the one with an even code in the
+ * middle. */
+static void test_rounding(void **state) {
+    for (int f = FP8_E4M3; f <= FP8_E5M2; f++) {
+        enum fp8_format format = (enum fp8_format)f;
+        int last = format == FP8_E4M3 ? 0x7e : 0x7b;
+        for (int code = 0; code <= last; code++) {
+            float v = fp8_value(format, (uint8_t)code);
+            assert_true(fp8_round(format, v) == v && fp8_round(format, -v) == -v);
+            if (code == last) break;
+            float next = fp8_value(format, (uint8_t)(code + 1)), middle = 0.5f * (v + next);
+            assert_true(next > v);
+            assert_true(fp8_round(format, middle) == (code % 2 ? next : v));
+            assert_true(fp8_round(format, nextafterf(middle, 0.0f)) == v);
+            assert_true(fp8_round(format, nextafterf(middle, next)) == next);
+            assert_true(fp8_round(format, -nextafterf(middle, next)) == -next);
+        }
+        float largest = fp8_largest(format);
+        assert_true(fp8_value(format, (uint8_t)last) == largest);
+        for (float x = largest; x < 1e38f; x *= 1.01f) assert_true(fp8_round(format, -x) == -largest);
+        assert_true(fp8_round(format, INFINITY) == largest && isnan(fp8_round(format, NAN)));
+        assert_true(fp8_round(format, 1e-30f) == 0.0f && fp8_round(format, 0.0f) == 0.0f);
+    }
+}
+
+/* The largest power of two that fits, for magnitudes of every size. */
+static void test_scale(void **state) {
+    for (int f = FP8_E4M3; f <= FP8_E5M2; f++) {
+        enum fp8_format format = (enum fp8_format)f;
+        double largest = (double)fp8_largest(format);
+        for (int i = 0; i < 20000; i++) {
+            double u = rng_uniform(1, RNG_TEST, (uint64_t)i);
+            float amax = ldexpf((float)(1.0 + u), i % 220 - 110), scale = fp8_scale(format, amax);
+            int exponent;
+            assert_true(frexpf(scale, &exponent) == 0.5f);
+            assert_true((double)amax * (double)scale <= largest &&
+                        2.0 * (double)amax * (double)scale > largest);
+            double error = fabs((double)fp8_through(format, amax, scale) - (double)amax);
+            assert_true(error <= (format == FP8_E4M3 ? 0x1p-4 : 0x1p-3) * (double)amax);
+        }
+        assert_true(fp8_scale(format, (float)largest) == 1.0f);
+        assert_true(fp8_scale(format, nextafterf((float)largest, INFINITY)) == 0.5f);
+        assert_true(fp8_scale(format, 0.0f) == 1.0f);
+        assert_true(fp8_scale(format, 0x1p-149f) == 0x1p126f && isfinite(fp8_scale(format, 3e38f)));
+        assert_true(isnan(fp8_scale(format, INFINITY)) && isnan(fp8_scale(format, NAN)));
+        /* small integers are exact whatever the scale */
+        for (int amax = 1; amax <= (format == FP8_E4M3 ? 16 : 8); amax++)
+            for (int i = -amax; i <= amax; i++)
+                assert_true(fp8_through(format, (float)i, fp8_scale(format, (float)amax)) == (float)i);
+    }
+}
+
+/* --- who may ask for it --- */
+
+struct request {
+    const char *backend;
+    int arch;
+    enum dtype_choice dtype;
+    int64_t channels, tokens;
+};
+
+/* What run_gpt_options() and gpt_create() make of --matmul fp8: in a child, whose last words are returned. */
+static const char *answer(const struct request *r, char *text, size_t size) {
+    int ends[2], status;
+    assert_int_equal(pipe(ends), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(ends[1], STDERR_FILENO);
+        struct device device = {.backend = r->backend, .arch = r->arch, .name = "that GPU"};
+        struct run_config config = {
+            .matmul = MATMUL_CHOICE_FP8, .dtype = r->dtype, .batch_size = 1, .seq_len = r->tokens};
+        struct gpt_config model = {"model", 64, 300, 1, 1, r->channels};
+        struct ctx ctx;
+        struct gpt gpt;
+        struct gpt_options options = run_gpt_options(&config, &device);
+        options.dtype = DTYPE_F32; /* the CPU's rows stand in for the GPU's */
+        ctx_init(&ctx, &device, &cpu_ops, true);
+        gpt_create(&gpt, &ctx, &model, &options);
+        /* the blocks' matrices, not what the head multiplies, nor vectors, nor gradients */
+        bool marked = options.fp8 && gpt_param(&gpt, P_QKV_W, 0).fp8 && gpt_param(&gpt, P_PROJ_W, 0).fp8 &&
+                      gpt_param(&gpt, P_FC_W, 0).fp8 && gpt_param(&gpt, P_FCPROJ_W, 0).fp8;
+        bool others = gpt_param(&gpt, P_WTE, 0).fp8 || gpt_param(&gpt, P_WPE, 0).fp8 ||
+                      gpt_param(&gpt, P_QKV_B, 0).fp8 || gpt_grad(&gpt, P_QKV_W, 0).fp8;
+        dprintf(STDERR_FILENO, marked && !others ? "fine" : "wrong marks");
+        _exit(0);
+    }
+    close(ends[1]);
+    size_t used = 0;
+    for (ssize_t n; used + 1 < size && (n = read(ends[0], text + used, size - 1 - used)) > 0;)
+        used += (size_t)n;
+    text[used] = '\0';
+    close(ends[0]);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && (WEXITSTATUS(status) != 0) == (strncmp(text, "error: ", 7) == 0));
+    return text;
+}
+
+static void test_who_may_ask(void **state) {
+    static const struct {
+        struct request request;
+        const char *answer;
+    } cases[] = {
+        {{"cuda", 90, DTYPE_CHOICE_AUTO, 32, 32}, "fine"},
+        {{"cuda", 89, DTYPE_CHOICE_BF16, 32, 48}, "fine"},
+        {{"cpu", 0, DTYPE_CHOICE_AUTO, 32, 32}, "fine"},
+        {{"cuda", 86, DTYPE_CHOICE_AUTO, 32, 32}, "that GPU has compute capability 8.6"},
+        {{"cuda", 90, DTYPE_CHOICE_FP32, 32, 32}, "use --dtype bf16"},
+        {{"cuda", 90, DTYPE_CHOICE_AUTO, 40, 32}, "the channels (40) and"},
+        {{"cuda", 90, DTYPE_CHOICE_AUTO, 32, 40}, "(40 tokens) must be multiples of 16"},
+    };
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        char text[1024];
+        if (!strstr(answer(&cases[i].request, text, sizeof text), cases[i].answer))
+            fail_msg("case %zu: '%s' does not say '%s'", i, text, cases[i].answer);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_specification),
+                                       cmocka_unit_test(test_rounding), cmocka_unit_test(test_scale),
+                                       cmocka_unit_test(test_who_may_ask)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

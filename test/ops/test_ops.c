@@ -1,0 +1,576 @@
+/* The CPU operations, which are the reference for every other back end: against float64 goldens
+ * (dev/reference/op_float64.py says what is in them), and their contracts: all cases of op_<stem>.c with
+ * guards and poison, `+=` and `=`, spans of attention, the fused residual norm, independence of the number of
+ * threads, and the refusal of operands that do not fit. */
+#include "test/test.h"
+
+#include "llmc/base/rng.h"
+#include "llmc/format/safetensors.h"
+#include "test/ops/op_harness.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct cpu {
+    struct device *device;
+    struct ctx ctx;
+};
+
+static int open_cpu(void **state) {
+    struct cpu *cpu = (struct cpu *)xcalloc(1, sizeof *cpu);
+    cpu->device = device_open_cpu();
+    ctx_init(&cpu->ctx, cpu->device, &cpu_ops, false);
+    *state = cpu;
+    return 0;
+}
+static int close_cpu(void **state) {
+    struct cpu *cpu = (struct cpu *)*state;
+    ctx_free(&cpu->ctx);
+    cpu->device->close(cpu->device);
+    free(cpu);
+    return 0;
+}
+static struct ctx *ctx_of(void **state) { return &((struct cpu *)*state)->ctx; }
+
+/* --- all cases --- */
+
+static void test_every_case(void **state) {
+    int failed = 0;
+    for (int id = 0; id < OP_COUNT; id++) {
+        int passed = 0;
+        for (size_t i = 0; i < op_tests[id]->case_count; i++) {
+            const struct op_case *c = &op_tests[id]->cases[i];
+            if (c->size == SIZE_LARGE) continue;
+            for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
+                struct error err;
+                double worst = 0.0;
+                struct op_target target = {.ctx = ctx_of(state)};
+                enum op_verdict verdict = op_check(op_tests[id], c, (enum dtype)dtype, &target, &worst, &err);
+                if (verdict == OP_FAILED) print_error("%s\n", err.message);
+                failed += verdict == OP_FAILED;
+                passed += verdict == OP_PASSED;
+            }
+        }
+        assert_true(passed > 0);
+    }
+    assert_int_equal(failed, 0);
+}
+
+/* --- float64 goldens --- */
+
+struct golden {
+    struct safetensors file;
+    char prefix[64];
+    struct tensor kept[32];
+    int count;
+};
+
+static const struct st_view *golden_view(struct golden *g, const char *name) {
+    char key[128];
+    snprintf(key, sizeof key, "%s%s", g->prefix, name);
+    const struct st_view *v = safetensors_find(&g->file, key);
+    if (!v) fail_msg("the golden has no %s", key);
+    return v;
+}
+
+static struct tensor *golden_keep(struct golden *g, const struct st_view *v, const char *name,
+                                  enum dtype dtype) {
+    assert_true(g->count < (int)ARRAY_LENGTH(g->kept));
+    struct tensor *t = &g->kept[g->count++];
+    *t = tensor_make(name, dtype, xmalloc((size_t)v->count * 4), v->dim[0], v->rank > 1 ? v->dim[1] : 0,
+                     v->rank > 2 ? v->dim[2] : 0, 0);
+    return t;
+}
+
+/* An input, as it is in the file. */
+static struct tensor *golden_input(struct golden *g, const char *name) {
+    const struct st_view *v = golden_view(g, name);
+    struct tensor *t = golden_keep(g, v, name, v->dtype == ST_I32 ? DTYPE_I32 : DTYPE_F32);
+    assert_true(v->dtype == ST_I32 || v->dtype == ST_F32);
+    memcpy(t->data, v->data, (size_t)v->count * 4);
+    return t;
+}
+
+/* A result of the file's shape, filled with `value`: NaN where the op must overwrite, 0 where it adds. */
+static struct tensor *golden_result(struct golden *g, const char *name, float value) {
+    struct tensor *t = golden_keep(g, golden_view(g, name), name, DTYPE_F32);
+    for (int64_t i = 0; i < tensor_count(t); i++) f32(t)[i] = value;
+    return t;
+}
+
+/* Every element within `tolerance` of the largest. */
+static void golden_compare(struct golden *g, const struct tensor *t, double tolerance) {
+    const struct st_view *v = golden_view(g, t->name);
+    assert_int_equal(v->dtype, ST_F64);
+    double worst = 0.0, scale = 0.0;
+    for (int64_t i = 0; i < v->count; i++) {
+        double want;
+        memcpy(&want, (const char *)v->data + i * 8, 8);
+        double error = fabs((double)f32(t)[i] - want);
+        if (!(error <= worst)) worst = isnan(error) ? INFINITY : error;
+        scale = fmax(scale, fabs(want));
+    }
+    if (!(worst <= tolerance * scale + 1e-30))
+        fail_msg("%s%s is off by %.3g of its largest element %.3g; %.0e of it is allowed", g->prefix, t->name,
+                 worst, scale, tolerance);
+}
+
+static double golden_number(struct golden *g, const char *name) {
+    char key[128];
+    snprintf(key, sizeof key, "%s%s", g->prefix, name);
+    const char *text = safetensors_metadata(&g->file, key);
+    if (!text) fail_msg("the golden has no number %s", key);
+    return atof(text);
+}
+
+static void golden_open(struct golden *g) {
+    struct error err;
+    memset(g, 0, sizeof *g);
+    if (!safetensors_open(&g->file, "test/golden/ops.safetensors", &err)) fail_msg("%s", err.message);
+}
+static void golden_next(struct golden *g, const char *prefix) {
+    while (g->count > 0) free(g->kept[--g->count].data);
+    snprintf(g->prefix, sizeof g->prefix, "%s", prefix);
+}
+static void golden_close(struct golden *g) {
+    golden_next(g, "");
+    safetensors_close(&g->file);
+}
+
+static void test_golden_norm(void **state) {
+    static const char *const cases[] = {"norm.random.", "norm.offset.", "norm.flat.", "norm.narrow.",
+                                        "norm.large."};
+    struct golden g;
+    golden_open(&g);
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        golden_next(&g, cases[i]);
+        struct tensor *inp = golden_input(&g, "inp"), *weight = golden_input(&g, "weight"),
+                      *bias = golden_input(&g, "bias");
+        struct tensor *out = golden_result(&g, "out", NAN), *mean = golden_result(&g, "mean", NAN),
+                      *rstd = golden_result(&g, "rstd", NAN);
+        struct tensor *dout = golden_input(&g, "dout"), *past = golden_input(&g, "dresidual");
+        struct tensor *dinp = golden_result(&g, "dinp", NAN), *dweight = golden_result(&g, "dweight", 0.0f),
+                      *dbias = golden_result(&g, "dbias", 0.0f);
+        norm_forward(ctx_of(state), out, mean, rstd, inp, weight, bias);
+        norm_backward(ctx_of(state), dinp, dweight, dbias, past, dout, inp, mean, rstd, weight);
+        const struct tensor *results[] = {out, mean, rstd, dinp, dweight, dbias};
+        /* One column: dinp - dresidual is rstd * (g - g), and rstd = 316 times the rounding of g may
+         * remain. */
+        double tolerance = strcmp(cases[i], "norm.narrow.") == 0 ? 1e-5 + 316.0 * UNIT_F32 : 1e-5;
+        for (size_t k = 0; k < ARRAY_LENGTH(results); k++) golden_compare(&g, results[k], tolerance);
+    }
+    golden_close(&g);
+}
+
+static void test_golden_loss(void **state) {
+    static const char *const cases[] = {"loss.random.", "loss.extreme.", "loss.single."};
+    struct golden g;
+    golden_open(&g);
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        golden_next(&g, cases[i]);
+        struct tensor *logits = golden_input(&g, "logits"), *targets = golden_input(&g, "targets");
+        struct tensor *losses = golden_result(&g, "losses", NAN);
+        float value = (float)golden_number(&g, "dloss");
+        struct tensor dloss = tensor_make("dloss", DTYPE_F32, &value, 1, 0, 0, 0);
+        loss_forward(ctx_of(state), losses, logits, targets, &dloss, (int)golden_number(&g, "V"));
+        struct tensor dlogits = *logits;
+        dlogits.name = "dlogits";
+        golden_compare(&g, losses, 1e-5);
+        golden_compare(&g, &dlogits, 1e-5);
+    }
+    golden_close(&g);
+}
+
+static void test_golden_attn(void **state) {
+    static const char *const cases[] = {"attn.random.", "attn.equal.", "attn.one_hot.", "attn.negative.",
+                                        "attn.one."};
+    struct golden g;
+    golden_open(&g);
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        golden_next(&g, cases[i]);
+        struct tensor *qkv = golden_input(&g, "qkv"), *dout = golden_input(&g, "dout");
+        struct tensor *out = golden_result(&g, "out", NAN), *lse = golden_result(&g, "lse", NAN),
+                      *dqkv = golden_result(&g, "dqkv", NAN);
+        int NH = (int)golden_number(&g, "NH");
+        attn_forward(ctx_of(state), out, lse, qkv, NH, 0);
+        attn_backward(ctx_of(state), dqkv, dout, out, lse, qkv, NH);
+        golden_compare(&g, out, 1e-5);
+        golden_compare(&g, lse, 1e-5);
+        /* one_hot: dk is q = 2000 times dP - D, which should vanish but keeps the rounding of dP, half an ulp
+         * of 4. negative: lse is rounded to half an ulp of 12000. */
+        bool one_hot = strcmp(cases[i], "attn.one_hot.") == 0,
+             negative = strcmp(cases[i], "attn.negative.") == 0;
+        golden_compare(&g, dqkv, one_hot ? 3e-4 : negative ? 1e-3 : 1e-5);
+    }
+    golden_close(&g);
+}
+
+static void test_golden_gelu(void **state) {
+    static const char *const cases[] = {"gelu.", "gelu_far."};
+    struct golden g;
+    golden_open(&g);
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        golden_next(&g, cases[i]);
+        struct tensor *inp = golden_input(&g, "inp"), *dout = golden_input(&g, "dout");
+        struct tensor *out = golden_result(&g, "out", NAN), *dinp = golden_result(&g, "dinp", NAN);
+        act_forward(ctx_of(state), out, inp);
+        act_backward(ctx_of(state), dinp, dout, inp);
+        for (int64_t k = 0; k < tensor_count(inp); k++) {
+            double want[2], x = (double)f32(inp)[k];
+            memcpy(&want[0], (const char *)golden_view(&g, "out")->data + k * 8, 8);
+            memcpy(&want[1], (const char *)golden_view(&g, "dinp")->data + k * 8, 8);
+            /* the harness allows other back ends twice this error */
+            double allow_out = op_gelu_error(x) / 2 + UNIT_F32 * fabs(want[0]) + 1e-40;
+            double allow_dinp =
+                op_gelu_derivative_error(x) / 2 * fabs((double)f32(dout)[k]) + UNIT_F32 * fabs(want[1]);
+            if (!(fabs((double)f32(out)[k] - want[0]) <= allow_out))
+                fail_msg("gelu(%g) is %.9g, not %.9g", x, (double)f32(out)[k], want[0]);
+            if (!(fabs((double)f32(dinp)[k] - want[1]) <= allow_dinp))
+                fail_msg("gelu'(%g) dout is %.9g, not %.9g", x, (double)f32(dinp)[k], want[1]);
+        }
+    }
+    golden_close(&g);
+}
+
+static void test_golden_embed(void **state) {
+    struct golden g;
+    golden_open(&g);
+    golden_next(&g, "embed.");
+    struct tensor *tokens = golden_input(&g, "tokens"), *dout = golden_input(&g, "dout");
+    struct tensor *wte = golden_input(&g, "wte"), *wpe = golden_input(&g, "wpe");
+    struct tensor *out = golden_result(&g, "out", NAN), *dwte = golden_result(&g, "dwte", 0.0f),
+                  *dwpe = golden_result(&g, "dwpe", 0.0f);
+    embed_forward(ctx_of(state), out, tokens, wte, wpe, 0);
+    embed_backward(ctx_of(state), dwte, dwpe, dout, tokens);
+    golden_compare(&g, out, 1e-7);
+    golden_compare(&g, dwte, 1e-6);
+    golden_compare(&g, dwpe, 1e-6);
+    golden_close(&g);
+}
+
+/* --- contracts --- */
+
+/* What an op adds must not depend on what it adds to: op(initial) - op(0) = initial. */
+static void test_additive_outputs(void **state) {
+    int seen = 0;
+    for (int id = 0; id < OP_COUNT; id++) {
+        if (id == OP_adamw || id == OP_loss_forward || id == OP_attn_forward) continue; /* in place instead */
+        for (size_t i = 0; i < op_tests[id]->case_count; i++) {
+            const struct op_case *c = &op_tests[id]->cases[i];
+            if (c->size == SIZE_LARGE) continue;
+            struct op_instance x;
+            op_instance_create(&x, op_tests[id], c, DTYPE_F32, ctx_of(state));
+            op_instance_upload(&x);
+            for (int k = 0; k < x.count; k++)
+                if (x.operand[k].role == ROLE_UPDATE)
+                    memset(x.operand[k].target.data, 0, (size_t)x.operand[k].count * 4);
+            op_instance_call(&x);
+            for (int k = 0; k < x.count; k++) {
+                const struct operand *o = &x.operand[k];
+                if (o->role != ROLE_UPDATE) continue;
+                seen++;
+                for (int64_t e = 0; e < o->count; e++) {
+                    double added = (double)f32(&o->target)[e], sum = (double)o->expected[e],
+                           before = (double)o->initial[e];
+                    if (!(fabs(sum - added - before) <=
+                          2.0 * o->allowed[e] + 4.0 * UNIT_F32 * (fabs(sum) + fabs(added) + fabs(before))))
+                        fail_msg("%s: %s[%lld] was %g, became %g, and from 0 %g",
+                                 op_case_text(op_tests[id], c, DTYPE_F32, NULL), o->name, (long long)e,
+                                 before, sum, added);
+                }
+            }
+            op_instance_free(&x);
+        }
+    }
+    assert_true(seen > 40);
+}
+
+/* Rows [t0,T) alone give what they are in the whole; every split of a short sequence. */
+static void test_attention_spans(void **state) {
+    enum { T = 70, NH = 2, C = 8 };
+    float *qkv = (float *)xmalloc(3 * C * T * sizeof *qkv), *out[2], *lse[2];
+    for (int64_t i = 0; i < 3 * C * T; i++)
+        qkv[i] = (float)(4.0 * rng_uniform(5, RNG_TEST, (uint64_t)i) - 2.0);
+    for (int k = 0; k < 2; k++) {
+        out[k] = (float *)xcalloc(T * C, sizeof(float));
+        lse[k] = (float *)xcalloc(T * NH, sizeof(float));
+    }
+    struct tensor q = tensor_make("qkv", DTYPE_F32, qkv, 1, T, 3 * C, 0);
+    struct tensor o[2], l[2];
+    for (int k = 0; k < 2; k++) {
+        o[k] = tensor_make("out", DTYPE_F32, out[k], 1, T, C, 0);
+        l[k] = tensor_make("lse", DTYPE_F32, lse[k], 1, NH, T, 0);
+    }
+    attn_forward(ctx_of(state), &o[0], &l[0], &q, NH, 0);
+    for (int t0 = 0; t0 < T; t0++) {
+        memset(out[1], 0, T * C * sizeof(float));
+        memset(lse[1], 0, T * NH * sizeof(float));
+        attn_forward(ctx_of(state), &o[1], &l[1], &q, NH, t0);
+        for (int64_t i = 0; i < T * C; i++) {
+            double want = i / C < t0 ? 0.0 : (double)out[0][i];
+            if (!(fabs((double)out[1][i] - want) <= 1e-6))
+                fail_msg("t0=%d: out[%d,%d]", t0, (int)(i / C), (int)(i % C));
+        }
+        for (int64_t i = 0; i < T * NH; i++) {
+            double want = i % T < t0 ? 0.0 : (double)lse[0][i];
+            if (!(fabs((double)lse[1][i] - want) <= 1e-6)) fail_msg("t0=%d: lse[%d]", t0, (int)i);
+        }
+    }
+    for (int k = 0; k < 2; k++) {
+        free(out[k]);
+        free(lse[k]);
+    }
+    free(qkv);
+}
+
+static void test_fused_residual_norm_has_the_same_bits(void **state) {
+    for (size_t i = 0; i < op_tests[OP_residual_norm_forward]->case_count; i++) {
+        const struct op_case *c = &op_tests[OP_residual_norm_forward]->cases[i];
+        if (c->size == SIZE_LARGE) continue;
+        struct op_instance x;
+        op_instance_create(&x, op_tests[OP_residual_norm_forward], c, DTYPE_F32, ctx_of(state));
+        op_instance_upload(&x);
+        op_instance_call(&x);
+        static const char *const results[] = {"residual", "out", "mean",
+                                              "rstd"}; /* expected: the two steps */
+        for (size_t k = 0; k < ARRAY_LENGTH(results); k++) {
+            struct operand *o = op_find(&x, results[k]);
+            assert_memory_equal(o->expected, o->target.data, (size_t)o->count * sizeof(float));
+        }
+        op_instance_free(&x);
+    }
+}
+
+static void test_threads_change_no_bit(void **state) {
+    int before = omp_get_max_threads();
+    for (int id = 0; id < OP_COUNT; id++) {
+        if (id == OP_matmul_forward || id == OP_matmul_backward || id == OP_attn_forward ||
+            id == OP_attn_backward)
+            continue; /* BLAS may split its sums by threads */
+        for (size_t i = 0; i < op_tests[id]->case_count; i++) {
+            const struct op_case *c = &op_tests[id]->cases[i];
+            if (c->size == SIZE_LARGE) continue;
+            omp_set_num_threads(1);
+            struct op_instance x;
+            op_instance_create(&x, op_tests[id], c, DTYPE_F32, ctx_of(state));
+            if (x.op->need(&cpu_ops, 0, &x) >= 0)
+                for (int threads = 2; threads <= 3; threads++) {
+                    omp_set_num_threads(threads);
+                    op_instance_upload(&x);
+                    op_instance_call(&x);
+                    for (int k = 0; k < x.count; k++) {
+                        const struct operand *o = &x.operand[k];
+                        if (o->role == ROLE_IN) continue;
+                        if (id == OP_cast && o->exact && o->target.dtype == DTYPE_F32)
+                            continue; /* NaN payloads of the special case */
+                        if (memcmp(o->expected, o->target.data, (size_t)o->count * sizeof(float)) != 0)
+                            fail_msg("%s: %s differs between 1 and %d threads",
+                                     op_case_text(op_tests[id], c, DTYPE_F32, NULL), o->name, threads);
+                    }
+                }
+            op_instance_free(&x);
+        }
+    }
+    omp_set_num_threads(before);
+}
+
+static void test_normal_numbers(void **state) {
+    enum { N = 200000 };
+    struct tensor t = tensor_make("out", DTYPE_F32, xmalloc(N * sizeof(float)), N, 0, 0, 0);
+    randn(ctx_of(state), &t, 2.0f, 3.0f, 42, RNG_TEST);
+    double moment[4] = {0};
+    for (int64_t i = 0; i < N; i++) {
+        double z = ((double)f32(&t)[i] - 2.0) / 3.0;
+        for (int k = 0; k < 4; k++) moment[k] += pow(z, k + 1) / N;
+    }
+    /* four standard errors of each moment of N(0,1): sqrt(1, 2, 15, 96)/sqrt(N) */
+    static const double expected[] = {0, 1, 0, 3}, variance[] = {1, 2, 15, 96};
+    for (int k = 0; k < 4; k++)
+        if (!(fabs(moment[k] - expected[k]) <= 4.0 * sqrt(variance[k] / N)))
+            fail_msg("moment %d of %d normal numbers is %g", k + 1, N, moment[k]);
+    /* element i depends on i alone */
+    struct tensor part = tensor_make("out", DTYPE_F32, xmalloc(1001 * sizeof(float)), 1001, 0, 0, 0);
+    randn(ctx_of(state), &part, 2.0f, 3.0f, 42, RNG_TEST);
+    assert_memory_equal(part.data, t.data, 1001 * sizeof(float));
+    randn(ctx_of(state), &part, 2.0f, 3.0f, 43, RNG_TEST);
+    assert_memory_not_equal(part.data, t.data, 1001 * sizeof(float));
+    free(part.data);
+    free(t.data);
+}
+
+/* --- rows made for one device --- */
+
+/* Not for the CPU: must not run. */
+static void fill_elsewhere(const struct op_env *env, struct tensor *out, float value) { abort(); }
+
+static void test_rows_made_for_one_device(void **state) {
+    struct ctx plan;
+    struct device device = *ctx_of(state)->device;
+    const struct fill_variant rows[] = {{"elsewhere", fill_elsewhere, cpu_ops.fill[0].need, 90},
+                                        {"anywhere", cpu_ops.fill[0].run, cpu_ops.fill[0].need},
+                                        {0}};
+    struct ops ops = cpu_ops;
+    float value = 0.0f;
+    struct tensor out = tensor_make("out", DTYPE_F32, &value, 1, 0, 0, 0);
+    ops.fill = rows;
+    ctx_init(&plan, &device, &ops, true);
+    for (int arch = 0; arch <= 100; arch += 10) { /* the one it is made for, and none beside it */
+        device.arch = arch;
+        fill(&plan, &out, 1.0f);
+        assert_string_equal(plan.variant_in_use[OP_fill], arch == 90 ? "elsewhere" : "anywhere");
+    }
+    ctx_free(&plan);
+    struct ctx run;
+    device.arch = 0;
+    ctx_init(&run, &device, &ops, false);
+    fill(&run, &out, 1.0f);
+    assert_true(value == 1.0f);
+    ctx_free(&run);
+}
+
+/* --- operands that do not fit --- */
+
+/* Calls in a child that must die, and returns what it wrote to stderr. */
+static bool dies(struct ctx *ctx, struct op_instance *x, char *message, size_t size) {
+    int ends[2];
+    assert_int_equal(pipe(ends), 0);
+    fflush(NULL);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        dup2(ends[1], 2);
+        unsetenv("LLMC_DEBUG");
+        x->op->call(ctx, x);
+        _exit(0);
+    }
+    close(ends[1]);
+    size_t n = 0;
+    ssize_t got;
+    while ((got = read(ends[0], message + n, size - 1 - n)) > 0) n += (size_t)got;
+    message[n] = 0;
+    close(ends[0]);
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 1;
+}
+
+static bool names_an_operand(const struct op_instance *x, const char *message) {
+    char pattern[64];
+    for (int k = 0; k < x->count; k++) {
+        snprintf(pattern, sizeof pattern, " %s (", x->operand[k].name);
+        if (strstr(message, pattern)) return true;
+    }
+    return false;
+}
+
+/* Sizes that nothing else of the call determines. */
+static bool size_is_free(int id, const char *name) {
+    switch (id) {
+    case OP_fill:
+    case OP_randn:
+        return true;
+    case OP_sum:
+    case OP_sumsq:
+        return strcmp(name, "inp") == 0;
+    case OP_loss_forward:
+        return strcmp(name, "logits") == 0; /* more padding */
+    default:
+        return false;
+    }
+}
+
+static void test_operands_that_do_not_fit(void **state) {
+    struct device *device = device_open_cpu();
+    struct ctx plan;
+    ctx_init(&plan, device, &cpu_ops, true);
+    for (int id = 0; id < OP_COUNT; id++) {
+        /* the case with the most operands, so that optional ones are tried, too */
+        struct op_instance x;
+        size_t best = 0;
+        int most = 0;
+        for (size_t i = 0; i < op_tests[id]->case_count; i++) {
+            if (op_tests[id]->cases[i].size == SIZE_LARGE) continue;
+            op_instance_create(&x, op_tests[id], &op_tests[id]->cases[i], DTYPE_F32, ctx_of(state));
+            if (x.count > most) {
+                most = x.count;
+                best = i;
+            }
+            op_instance_free(&x);
+        }
+        op_instance_create(&x, op_tests[id], &op_tests[id]->cases[best], DTYPE_F32, ctx_of(state));
+        for (int k = 0; k < x.count; k++)
+            for (int wrong = 0; wrong < 2; wrong++) {
+                struct tensor *t = &x.operand[k].target, good = *t;
+                char message[2048], pattern[64];
+                if (wrong == 0)
+                    t->dim[t->rank - 1]++;
+                else
+                    t->dtype = t->dtype == DTYPE_F32 ? DTYPE_BF16 : DTYPE_F32;
+                snprintf(pattern, sizeof pattern, "%s: ", op_name((enum op_id)id));
+                bool legal = wrong == 0 ? size_is_free(id, t->name) : id == OP_cast;
+                if (!legal && !dies(&plan, &x, message, sizeof message))
+                    fail_msg("%s accepts %s", op_name((enum op_id)id), tensor_text(t));
+                if (!legal && !(strstr(message, pattern) && names_an_operand(&x, message)))
+                    fail_msg("%s with %s does not say what is wrong: %s", op_name((enum op_id)id),
+                             tensor_text(t), message);
+                if (!legal && wrong == 1 && !strstr(message, t->name) && !strstr(message, "no cpu variant"))
+                    fail_msg("%s with %s does not name it: %s", op_name((enum op_id)id), tensor_text(t),
+                             message);
+                *t = good;
+            }
+        op_instance_free(&x);
+    }
+    ctx_free(&plan);
+    device->close(device);
+}
+
+/* Numbers that do not fit the operands. */
+static void refuse_forward(struct ctx *ctx, int id, size_t d, int64_t value, const char *text) {
+    struct op_instance x;
+    struct op_case c = op_tests[id]->cases[0];
+    op_instance_create(&x, op_tests[id], &c, DTYPE_F32, ctx);
+    c.d[d] = value;
+    char message[2048];
+    if (!dies(ctx, &x, message, sizeof message))
+        fail_msg("%s accepts d[%d] = %d", op_name((enum op_id)id), (int)d, (int)value);
+    if (!strstr(message, text)) fail_msg("no '%s' in: %s", text, message);
+    op_instance_free(&x);
+}
+
+static void test_numbers_that_do_not_fit(void **state) {
+    refuse_forward(ctx_of(state), OP_embed_forward, 5, 4,
+                   "positions 4..9 are beyond the model's context of 8");
+    refuse_forward(ctx_of(state), OP_embed_forward, 5, -1, "positions -1..4 are beyond");
+    refuse_forward(ctx_of(state), OP_attn_forward, 2, 4, "4 heads do not divide");
+    refuse_forward(ctx_of(state), OP_attn_forward, 2, 0, "0 heads do not divide");
+    refuse_forward(ctx_of(state), OP_attn_forward, 4, 5, "first row 5 is outside out (2,5,6)");
+    refuse_forward(ctx_of(state), OP_attn_forward, 4, -1, "first row -1 is outside");
+    refuse_forward(ctx_of(state), OP_loss_forward, 1, 41, "vocabulary 41 does not fit logits (5,40)");
+    refuse_forward(ctx_of(state), OP_loss_forward, 1, 0, "vocabulary 0 does not fit");
+    refuse_forward(ctx_of(state), OP_adamw, 1, 0, "step 0 should be 1 for the first update");
+}
+
+int main(void) {
+#define CPU_TEST(f) cmocka_unit_test_setup_teardown(f, open_cpu, close_cpu)
+    const struct CMUnitTest tests[] = {
+        CPU_TEST(test_every_case),
+        CPU_TEST(test_golden_norm),
+        CPU_TEST(test_golden_loss),
+        CPU_TEST(test_golden_attn),
+        CPU_TEST(test_golden_gelu),
+        CPU_TEST(test_golden_embed),
+        CPU_TEST(test_additive_outputs),
+        CPU_TEST(test_attention_spans),
+        CPU_TEST(test_fused_residual_norm_has_the_same_bits),
+        CPU_TEST(test_threads_change_no_bit),
+        CPU_TEST(test_normal_numbers),
+        CPU_TEST(test_rows_made_for_one_device),
+        CPU_TEST(test_operands_that_do_not_fit),
+        CPU_TEST(test_numbers_that_do_not_fit),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,574 @@
+/* ZeRO over processes: every level, number of ranks and accumulation against one process that sees the same
+ * tokens, over the malicious communicator of wire.h and over sockets.
+ *
+ * Order: one rank of a run; runs; the tests. Everything that computes runs in forked
+ * processes: OpenMP does not survive a fork. */
+#include "test/test.h"
+
+#include "llmc/model/sampler.h"
+#include "llmc/ranks/zero.h"
+#include "test/ranks/ranks.h"
+#include "test/ranks/wire.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* --- one rank of a run --- */
+
+enum { MOST_RANKS = 4, STEPS = 6, TOKENS = 12 };
+
+struct result {
+    float loss[STEPS], norm[STEPS], validation;
+    int64_t generated[TOKENS];
+    float *params, *m, *v; /* (layout.total) at the end */
+    int *owners;           /* (layout.total) ranks that store an element's moments */
+};
+
+struct run {
+    const struct gpt_config *config;
+    int64_t B, T, world, accumulation;
+    enum zero_level level;
+    enum recompute recompute;
+    int64_t first_step, steps;  /* of STEPS */
+    int64_t nan_step, nan_rank; /* a gradient of this rank is NaN in this step; 0: never */
+    bool look;                  /* validate and generate in the middle */
+    bool sockets;               /* over the real communicator */
+    const struct result *from;  /* goes on from these values; NULL: initialised */
+};
+
+/* Micro-batch `index` of a step over all ranks; the last target of each is ignored. */
+static void batch(const struct run *r, int64_t step, int64_t index, int32_t *tokens, int32_t *targets) {
+    uint64_t x = (uint64_t)(step * 1000 + index) * 0x9e3779b97f4a7c15u + 12345;
+    for (int64_t i = 0; i < r->B * r->T; i++) {
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        tokens[i] = (int32_t)((x >> 33) % (uint64_t)r->config->vocab_size);
+        x = x * 6364136223846793005u + 1442695040888963407u;
+        targets[i] = (int32_t)((x >> 33) % (uint64_t)r->config->vocab_size);
+    }
+    targets[r->B * r->T - 1] = -1;
+}
+
+/* Stands between the model and its hooks: sees that the next block is on its way before this one is computed,
+ * and can spoil one element of a gradient just before the block is reported. */
+struct observer {
+    struct gpt_hooks hooks;
+    struct gpt *gpt;
+    const struct comm *comm; /* NULL: not one that can be asked */
+    int64_t held[2];         /* blocks that the slots hold, or will */
+    bool spoil;
+};
+
+static void observe_needed(void *arg, int64_t layer, int64_t next) {
+    struct observer *o = (struct observer *)arg;
+    if (o->hooks.layer_needed) o->hooks.layer_needed(o->hooks.arg, layer, next);
+    if (!o->gpt->options.param_slots || !o->comm) return;
+    const struct gpt_params *p = &o->gpt->layout;
+    o->held[layer % 2] = layer;
+    if (next < 0 || o->held[next % 2] == next) return;
+    struct tensor slot = gpt_param_range(o->gpt, p->blocks + next * p->block, p->block);
+    check(wire_newest(o->comm) == slot.data,
+          "block %" PRId64 " is not on its way while block %" PRId64 " is computed", next, layer);
+    o->held[next % 2] = next;
+}
+static void observe_grads_needed(void *arg, int64_t layer) {
+    struct observer *o = (struct observer *)arg;
+    if (o->hooks.layer_grads_needed) o->hooks.layer_grads_needed(o->hooks.arg, layer);
+}
+static void observe_ready(void *arg, int64_t layer) {
+    struct observer *o = (struct observer *)arg;
+    struct tensor dw = gpt_grad(o->gpt, P_FCPROJ_W, layer);
+    if (o->spoil && layer == 0) f32(&dw)[tensor_count(&dw) - 1] = NAN;
+    if (o->hooks.layer_ready) o->hooks.layer_ready(o->hooks.arg, layer);
+}
+
+/* What a step starts: no gather of a block that a slot still holds, no reduction before the last micro-step
+ * where gradients are whole. After it, at level 3, block 0 is on its way. */
+static int64_t collectives_of_step(const struct run *r) {
+    int64_t L = r->config->layers, A = r->accumulation;
+    switch (r->level) {
+    case ZERO_NONE:
+        return L + 2 + 1;
+    case ZERO_OPTIMIZER:
+        return L + 2 + 1 + L + 2;
+    case ZERO_GRADIENTS:
+        return A * L + 2 + 1 + L + 2;
+    default:
+        return A * L + 2 + 1 + 2 + L + max_i64(0, L - 2) * (2 * A - 1);
+    }
+}
+
+/* What no rank may read before it was written or gathered. */
+static void poison_slots(struct zero *z) {
+    struct gpt *g = z->gpt;
+    int64_t blocks = min_i64(2, g->config.layers) * g->layout.block;
+    for (int k = 0; k < 2; k++) {
+        if (!(k ? g->options.grad_slots : g->options.param_slots)) continue;
+        struct tensor t =
+            k ? gpt_grad_range(g, g->layout.blocks, blocks) : gpt_param_range(g, g->layout.blocks, blocks);
+        poison(&t);
+    }
+    struct zero_range range;
+    int64_t next = g->layout.blocks, count = g->layout.matrices - g->layout.blocks;
+    while (z->level >= ZERO_GRADIENTS && zero_stored(z, ZERO_GRADS, g->layout.blocks, count, &next, &range))
+        poison(&range.here);
+}
+
+/* In pieces that are parts of tensors or reach over several. */
+static void copy_stored(struct zero *z, enum zero_what what, float *values, bool write, int *owners) {
+    int64_t total = z->gpt->layout.total, step = what == ZERO_M ? 97 : 1999;
+    struct zero_range r;
+    for (int64_t first = 0, next = 0; first < total; first += step, next = first)
+        while (zero_stored(z, what, first, min_i64(step, total - first), &next, &r)) {
+            check(r.first >= first && r.count > 0 && r.count == tensor_count(&r.here),
+                  "a range that is none");
+            if (write) memcpy(r.here.data, values + r.first, (size_t)r.count * sizeof *values);
+            for (int64_t i = 0; i < r.count; i++) {
+                check(write || f32(&r.here)[i] == values[r.first + i], "stored and whole differ at %" PRId64,
+                      r.first + i);
+                if (owners) owners[r.first + i]++; /* ranks have their turns */
+            }
+        }
+}
+
+static void copy_whole(struct zero *z, enum zero_what what, float *out) {
+    for (int64_t i = 0; i < zero_bucket_count(&z->gpt->config); i++) {
+        struct zero_bucket b = zero_bucket(&z->gpt->layout, &z->gpt->config, i);
+        struct tensor t = zero_whole(z, what, i);
+        check(tensor_count(&t) == b.end - b.first, "zero_whole: not the whole bucket");
+        memcpy(out + b.first, t.data, (size_t)tensor_bytes(&t));
+    }
+}
+
+static float validate(struct gpt *g, const struct run *r, int32_t *tokens, int32_t *targets) {
+    batch(r, 77, 0, tokens, targets);
+    gpt_set_batch(g, tokens, targets);
+    gpt_forward(g, 0, r->T);
+    gpt_loss(g);
+    return f32(&g->numbers)[STEP_LOSS];
+}
+
+static bool note_token(void *user, int64_t token) {
+    int64_t **next = (int64_t **)user;
+    *(*next)++ = token;
+    return true;
+}
+
+static void generate_some(struct gpt *generator, int64_t *out) {
+    struct sampler_options options = {.temperature = 1.0, .top_p = 1.0, .seed = 3};
+    struct sampler *s = sampler_new(&options, generator->config.vocab_size);
+    uint32_t prompt[] = {1, 2, 3};
+    check(generate(generator, s, prompt, 3, TOKENS, note_token, &out) == TOKENS, "not all tokens were made");
+    sampler_free(s);
+}
+
+static void train(struct zero *z, struct observer *o, const struct run *r, struct result *out,
+                  struct gpt *generator) {
+    int64_t n = r->B * r->T, world = z->comm->world, rank = z->comm->rank;
+    int64_t started = o->comm ? wire_started(o->comm) : 0;
+    int32_t *tokens = (int32_t *)xmalloc((size_t)n * 8), *targets = tokens + n;
+    float *numbers = f32(&z->gpt->numbers);
+    for (int64_t step = r->first_step; step < r->first_step + r->steps; step++) {
+        o->spoil = r->nan_step && step == r->nan_step && rank == r->nan_rank;
+        gpt_set_loss_scale(z->gpt, 1.0f / (float)((n - 1) * world * r->accumulation));
+        for (int64_t i = 0; i < r->accumulation; i++) {
+            batch(r, step, i * world + rank, tokens, targets);
+            gpt_set_batch(z->gpt, tokens, targets);
+            zero_micro_step(z, i == 0, i == r->accumulation - 1);
+        }
+        struct adamw_args args = {.lr = 3e-3f,
+                                  .beta1 = 0.9f,
+                                  .beta2 = 0.95f,
+                                  .eps = 3e-2f, /* rounding stays rounding: no division by tiny roots */
+                                  .weight_decay = 0.1f,
+                                  .max_norm = step % 2 ? 0.1f : 1e9f,
+                                  .step = step + 1};
+        zero_update(z, &args);
+        o->held[0] = 0;
+        o->held[1] = -1;
+        out->loss[step] = numbers[STEP_LOSS];
+        out->norm[step] = sqrtf(numbers[STEP_SUMSQ]);
+        if (r->look && step == 2) {
+            out->validation = validate(z->gpt, r, tokens, targets);
+            generate_some(generator, out->generated);
+        }
+    }
+    free(tokens);
+    if (!o->comm || r->look) return;
+    int64_t want = r->steps * collectives_of_step(r) + (r->level == ZERO_PARAMETERS);
+    check(wire_started(o->comm) - started == want, "%" PRId64 " collectives, not %" PRId64,
+          wire_started(o->comm) - started, want);
+}
+
+/* What the plan of this run says. */
+static struct ctx plan_of(const struct run *r, struct device *device, const struct gpt_options *options) {
+    struct ctx plan;
+    struct gpt gpt;
+    struct optimizer opt;
+    struct zero z;
+    struct comm *idle = comm_open_plan(r->world);
+    ctx_init(&plan, device, &cpu_ops, true);
+    gpt_create(&gpt, &plan, r->config, options);
+    zero_create(&z, &gpt, &opt, idle, r->level, false);
+    gpt_init_weights(&gpt, 1);
+    zero_micro_step(&z, true, true);
+    struct adamw_args args = {.step = 1};
+    zero_update(&z, &args);
+    zero_free(&z);
+    idle->close(idle);
+    return plan;
+}
+
+/* All ranks begin with the parameters of rank 0, or with stored ones, whatever was there before. */
+static void begin(struct zero *z, const struct run *r) {
+    struct gpt *g = z->gpt;
+    gpt_init_weights(g, z->comm->rank == 0 ? 1 : 2);
+    zero_parameters_changed(z);
+    if (r->from) {
+        int32_t *tokens = (int32_t *)xmalloc((size_t)(r->B * r->T) * 8);
+        validate(g, r, tokens, tokens + r->B * r->T);
+        free(tokens);
+        copy_stored(z, ZERO_PARAMS, r->from->params, true, NULL);
+        copy_stored(z, ZERO_M, r->from->m, true, NULL);
+        copy_stored(z, ZERO_V, r->from->v, true, NULL);
+        zero_parameters_changed(z);
+    }
+    poison_slots(z);
+}
+
+static void compare_ranks(struct zero *z, struct wire *wire, const struct result *mine, struct result *out) {
+    size_t total = (size_t)z->gpt->layout.total, bytes = total * sizeof(float);
+    float *whole = (float *)xmalloc(3 * bytes);
+    copy_whole(z, ZERO_PARAMS, whole);
+    copy_whole(z, ZERO_M, whole + total);
+    copy_whole(z, ZERO_V, whole + 2 * total);
+    wire_turn(wire, z->comm->rank);
+    if (z->comm->rank == 0) memcpy(out->params, whole, 3 * bytes); /* m and v come after */
+    check(memcmp(whole, out->params, 3 * bytes) == 0, "rank %" PRId64 " has other values", z->comm->rank);
+    check(memcmp(mine->loss, out->loss, sizeof out->loss) == 0 &&
+              memcmp(mine->norm, out->norm, sizeof out->norm) == 0 &&
+              memcmp(mine->generated, out->generated, sizeof out->generated) == 0,
+          "rank %" PRId64 " has seen other numbers", z->comm->rank);
+    copy_stored(z, ZERO_PARAMS, whole, false, NULL);
+    copy_stored(z, ZERO_M, whole + total, false, out->owners);
+    wire_turn_done(wire);
+    free(whole);
+}
+
+static void run_rank(const struct run *r, struct wire *wire, struct comm *comm, struct device *device,
+                     struct result *out) {
+    omp_set_num_threads(1);
+    struct ctx ctx, plan;
+    struct gpt gpt, generator;
+    struct optimizer opt;
+    struct zero z;
+    struct gpt_options options = {
+        .B = r->B, .T = r->T, .train = true, .recompute = r->recompute, .init_std = 0.1f};
+    zero_gpt_options(&options, r->level, r->world);
+    plan = plan_of(r, device, &options);
+    ctx_init(&ctx, device, &cpu_ops, false);
+    gpt_create(&gpt, &ctx, r->config, &options);
+    poison(&gpt.params);
+    zero_create(&z, &gpt, &opt, comm, r->level, false);
+    int64_t kinds[] = {MEM_PARAMETERS, MEM_GRADIENTS, MEM_OPTIMIZER, MEM_ACTIVATIONS};
+    for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++)
+        /* rank 0 is planned, the others may have smaller parts */
+        check(ctx.memory[kinds[i]] <= plan.memory[kinds[i]] &&
+                  (comm->rank > 0 || ctx.memory[kinds[i]] == plan.memory[kinds[i]]),
+              "%s: planned %" PRId64 ", taken %" PRId64, memory_kind_name((enum memory_kind)kinds[i]),
+              plan.memory[kinds[i]], ctx.memory[kinds[i]]);
+    begin(&z, r);
+    struct observer o = {.hooks = gpt.hooks, .gpt = &gpt, .held = {-1, -1}};
+    if (r->world > 1 && !r->sockets) o.comm = comm;
+    gpt.hooks = (struct gpt_hooks){&o, observe_needed, observe_grads_needed, observe_ready, NULL};
+    generator_create(&generator, &ctx, r->config, DTYPE_F32, &gpt);
+    struct result mine = *out, *result = comm->rank == 0 ? out : &mine;
+    train(&z, &o, r, result, &generator);
+    compare_ranks(&z, wire, result, out);
+    check(ctx.memory[MEM_SCRATCH] <= plan.memory[MEM_SCRATCH], "more scratch than planned");
+    zero_free(&z);
+    ctx_free(&ctx);
+    ctx_free(&plan);
+}
+
+/* --- runs --- */
+
+static void run_free(struct result *r, const struct gpt_config *config) {
+    struct gpt_params layout;
+    gpt_params_layout(&layout, config);
+    munmap(r, sizeof *r + (size_t)layout.total * 4 * sizeof(float));
+}
+
+static const char *text(const struct run *r) {
+    static char buffer[128];
+    snprintf(buffer, sizeof buffer, "%s, %" PRId64 " ranks, level %d, accumulation %" PRId64, r->config->name,
+             r->world, (int)r->level, r->accumulation);
+    return buffer;
+}
+
+struct job {
+    const struct run *run;
+    struct wire *wire;
+    struct result *result;
+};
+
+static void over_wire(const struct job *job, int64_t rank) {
+    struct device *device = device_open_cpu();
+    struct comm *local = comm_open_local(NULL);
+    struct comm comm = job->run->world > 1 ? wire_comm(job->wire, rank, job->run->world) : *local;
+    run_rank(job->run, job->wire, &comm, device, job->result);
+    if (job->run->world > 1) comm.close(&comm);
+    local->close(local);
+    device->close(device);
+}
+
+static int over_sockets(const struct ranks *r, int64_t rank) {
+    const struct job *job = (const struct job *)r->arg;
+    struct error err;
+    struct group *g = ranks_open(r);
+    struct device *device = device_open_cpu();
+    struct comm *comm = comm_open(g, device, &err);
+    check(comm, "%s", err.message);
+    run_rank(job->run, job->wire, comm, device, job->result);
+    comm->close(comm);
+    group_close(g);
+    device->close(device);
+    return 0;
+}
+
+static bool run_forked(const struct job *job) {
+    pid_t child[MOST_RANKS];
+    for (int64_t rank = 0; rank < job->run->world; rank++) {
+        child[rank] = fork();
+        assert_true(child[rank] >= 0);
+        if (child[rank]) continue;
+        over_wire(job, rank);
+        _exit(0);
+    }
+    bool good = true;
+    for (int64_t k = 0; k < job->run->world; k++) {
+        int status;
+        pid_t pid = wait(&status);
+        assert_true(pid > 0);
+        good &= WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        if (!good) wire_fail(job->wire);
+    }
+    return good;
+}
+
+static struct result *run(const struct run *r) {
+    struct gpt_params layout;
+    gpt_params_layout(&layout, r->config);
+    size_t total = (size_t)layout.total;
+    struct result *out = (struct result *)shared_memory(sizeof *out + total * 4 * sizeof(float));
+    out->params = (float *)(out + 1);
+    out->m = out->params + total;
+    out->v = out->m + total;
+    out->owners = (int *)(out->v + total);
+    struct job job = {r, wire_new(), out};
+    if (r->sockets) {
+        struct ranks ranks;
+        ranks_init(&ranks, r->world, 30.0);
+        ranks.arg = &job;
+        ranks_start(&ranks, over_sockets);
+        ranks_finish(&ranks, 60.0);
+        ranks_expect_all(&ranks, 0, NULL);
+        ranks_free(&ranks);
+    } else if (!run_forked(&job)) {
+        fail_msg("%s: a rank failed", text(r));
+    }
+    wire_free(job.wire);
+    for (size_t i = 0; i < total; i++) assert_int_equal(out->owners[i], r->level == ZERO_NONE ? r->world : 1);
+    return out;
+}
+
+static void same_bits(const struct run *r, const struct result *a, const struct result *b) {
+    struct gpt_params layout;
+    gpt_params_layout(&layout, r->config);
+    size_t bytes = (size_t)layout.total * sizeof(float);
+    if (memcmp(a->loss, b->loss, sizeof a->loss) != 0) fail_msg("%s: other losses", text(r));
+    if (memcmp(a->norm, b->norm, sizeof a->norm) != 0) fail_msg("%s: other norms", text(r));
+    if (memcmp(&a->validation, &b->validation, sizeof a->validation) != 0)
+        fail_msg("%s: validation %.9g and %.9g", text(r), (double)a->validation, (double)b->validation);
+    if (memcmp(a->generated, b->generated, sizeof a->generated) != 0) fail_msg("%s: other tokens", text(r));
+    if (memcmp(a->params, b->params, bytes) != 0) fail_msg("%s: other parameters", text(r));
+    if (memcmp(a->m, b->m, bytes) != 0 || memcmp(a->v, b->v, bytes) != 0)
+        fail_msg("%s: other moments", text(r));
+}
+
+static void near(const struct run *r, const char *what, double got, double want, double scale) {
+    if (!(fabs(got - want) <= 1e-6 * scale)) fail_msg("%s: %s is %.9g, not %.9g", text(r), what, got, want);
+}
+
+/* The same to 1e-6: of a number, of the largest element of a tensor. */
+static void same_values(const struct run *r, const struct result *a, const struct result *b) {
+    struct gpt_params layout;
+    gpt_params_layout(&layout, r->config);
+    for (int64_t i = r->first_step; i < r->first_step + r->steps; i++) {
+        near(r, "a loss", (double)a->loss[i], (double)b->loss[i], (double)b->loss[i]);
+        near(r, "a norm", (double)a->norm[i], (double)b->norm[i], (double)b->norm[i]);
+    }
+    for (int id = 0; id < PARAM_ROWS; id++) {
+        const struct param_row *row = &gpt_param_rows[id];
+        int64_t n = gpt_dim_size(r->config, row->rows) * gpt_dim_size(r->config, row->cols);
+        for (int64_t l = 0; l < (row->per_layer ? r->config->layers : 1); l++) {
+            const float *x = a->params + layout.offset[id] + l * layout.stride[id];
+            const float *y = b->params + layout.offset[id] + l * layout.stride[id];
+            double largest = 0;
+            for (int64_t i = 0; i < n; i++) largest = fmax(largest, fabs((double)y[i]));
+            for (int64_t i = 0; i < n; i++)
+                near(r, gpt_param_name((enum param_id)id, l), (double)x[i], (double)y[i], largest);
+        }
+    }
+    for (int64_t i = 0; i < layout.total; i++) assert_true(isfinite(a->params[i])); /* the gaps, too */
+}
+
+/* --- the tests --- */
+
+/* Channels that leave gaps between the tensors, a vocabulary that nothing divides, T below the context. */
+static const struct gpt_config odd = {
+    .name = "odd", .context = 13, .vocab_size = 131, .layers = 3, .heads = 2, .channels = 10};
+/* One block, so one slot; of 512 elements, of which the last of three ranks has none. */
+static const struct gpt_config least = {
+    .name = "least", .context = 4, .vocab_size = 37, .layers = 1, .heads = 1, .channels = 4};
+static const struct gpt_config even = {
+    .name = "even", .context = 8, .vocab_size = 128, .layers = 4, .heads = 2, .channels = 16};
+
+static void check_levels(const struct gpt_config *config, int64_t T) {
+    struct run one = {.config = config, .B = 2, .T = T, .world = 1, .steps = STEPS, .look = true};
+    for (int64_t world = 1; world <= MOST_RANKS; world++)
+        for (int64_t accumulation = 1; accumulation <= 3; accumulation += 2) {
+            one.accumulation = world * accumulation;
+            struct result *want = run(&one), *level[4];
+            struct run r = one;
+            r.world = world;
+            r.accumulation = accumulation;
+            for (int i = 0; i < 4; i++) {
+                r.level = (enum zero_level)i;
+                level[i] = run(&r);
+                same_values(&r, level[i], want);
+                /* levels 2 and 3 add the micro-steps up after the ranks, 0 and 1 before */
+                same_bits(&r, level[i], level[accumulation == 1 || i < 2 ? 0 : 2]);
+                for (int64_t s = 0; s < STEPS; s++)
+                    assert_true(level[i]->norm[s] > 0.1f); /* every second update is clipped */
+            }
+            if (world == 1) same_bits(&r, level[0], want);
+            for (int i = 0; i < 4; i++) run_free(level[i], config);
+            run_free(want, config);
+        }
+}
+
+static void levels_odd(void **state) { check_levels(&odd, 7); }
+static void levels_least(void **state) { check_levels(&least, 4); }
+static void levels_even(void **state) { check_levels(&even, 8); }
+
+/* The real communicator of the CPU adds in the same order. */
+static void over_real_sockets(void **state) {
+    for (int level = 0; level < 4; level++) {
+        struct run r = {.config = &odd,
+                        .B = 2,
+                        .T = 7,
+                        .world = 3,
+                        .accumulation = 2,
+                        .steps = STEPS,
+                        .level = (enum zero_level)level,
+                        .look = true};
+        struct result *want = run(&r);
+        r.sockets = true;
+        struct result *got = run(&r);
+        same_bits(&r, got, want);
+        run_free(want, &odd);
+        run_free(got, &odd);
+    }
+}
+
+static void recomputed(void **state) {
+    struct run r = {
+        .config = &odd, .B = 1, .T = 7, .world = 2, .accumulation = 2, .steps = 3, .level = ZERO_PARAMETERS};
+    struct result *base = run(&r);
+    for (int i = RECOMPUTE_GELU; i <= RECOMPUTE_BLOCK; i++) {
+        r.recompute = (enum recompute)i;
+        struct result *other = run(&r);
+        same_bits(&r, other, base);
+        run_free(other, &odd);
+    }
+    run_free(base, &odd);
+}
+
+/* One NaN in the gradient of one rank: no rank applies that update, and the run goes on. */
+static void nan_on_one_rank(void **state) {
+    for (int level = 0; level < 4; level++) {
+        struct run r = {.config = &odd,
+                        .B = 1,
+                        .T = 7,
+                        .world = 3,
+                        .accumulation = 2,
+                        .steps = 3,
+                        .level = (enum zero_level)level};
+        struct result *before = run(&r);
+        r.steps = 4;
+        r.nan_step = 3;
+        r.nan_rank = 1;
+        struct result *skipped = run(&r);
+        struct gpt_params layout;
+        gpt_params_layout(&layout, &odd);
+        size_t bytes = (size_t)layout.total * sizeof(float);
+        assert_true(isnan(skipped->norm[3]));
+        assert_memory_equal(before->params, skipped->params, bytes);
+        assert_memory_equal(before->m, skipped->m, bytes);
+        assert_memory_equal(before->v, skipped->v, bytes);
+        r.steps = 5;
+        struct result *after = run(&r);
+        assert_true(isfinite(after->norm[4]) && isfinite(after->loss[4]));
+        assert_true(memcmp(after->params, before->params, bytes) != 0);
+        for (int64_t i = 0; i < layout.total; i++) assert_true(isfinite(after->params[i]));
+        run_free(before, &odd);
+        run_free(skipped, &odd);
+        run_free(after, &odd);
+    }
+}
+
+/* Values that one run stored, read by another number of ranks at another level. */
+static void goes_on_elsewhere(void **state) {
+    static const struct {
+        int64_t world;
+        enum zero_level level;
+    } kinds[] = {{1, ZERO_NONE}, {2, ZERO_PARAMETERS}, {4, ZERO_OPTIMIZER}, {4, ZERO_PARAMETERS}};
+    for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++)
+        for (size_t k = 0; k < ARRAY_LENGTH(kinds); k++) {
+            struct run r = {.config = &odd, .B = 1, .T = 7, .steps = STEPS};
+            r.world = kinds[i].world;
+            r.level = kinds[i].level;
+            r.accumulation = 4 / r.world;
+            struct result *whole = run(&r);
+            r.steps = 3;
+            struct result *half = run(&r);
+            r.world = kinds[k].world;
+            r.level = kinds[k].level;
+            r.accumulation = 4 / r.world;
+            r.first_step = 3;
+            r.from = half;
+            struct result *rest = run(&r);
+            same_values(&r, rest, whole);
+            if (i == k) assert_memory_equal(rest->loss + 3, whole->loss + 3, 3 * sizeof(float));
+            run_free(whole, &odd);
+            run_free(half, &odd);
+            run_free(rest, &odd);
+        }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(levels_odd),        cmocka_unit_test(levels_least),
+        cmocka_unit_test(levels_even),       cmocka_unit_test(over_real_sockets),
+        cmocka_unit_test(recomputed),        cmocka_unit_test(nan_on_one_rank),
+        cmocka_unit_test(goes_on_elsewhere),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
