@@ -43,11 +43,11 @@ static int stopping(const struct run *r) { return r->group->world > 1 ? r->stop 
 /* Every so often: whether one of the ranks was told to stop, and how fast each of them is. */
 static void exchange_news(struct run *r) {
     bool last = r->state.step == r->config.steps;
-    if (r->group->world == 1 || !(last || pace_due(&r->pace, r->state.step))) return;
-    r->stop = pace_exchange(&r->pace, r->state.step, stop_signal);
+    if (r->group->world == 1 || !(last || rank_timing_due(&r->timing, r->state.step))) return;
+    r->stop = rank_timing_exchange(&r->timing, r->state.step, stop_signal);
     double *seconds;
     char *warning;
-    if (!run_speaks(r) || !pace_report(&r->pace, last || r->stop, &seconds, &warning)) return;
+    if (!run_speaks(r) || !rank_timing_report(&r->timing, last || r->stop, &seconds, &warning)) return;
     logger_ranks(r->log, r->state.step, seconds, r->group->world);
     if (warning) logger_say(r->log, "warning: %s", warning);
     free(seconds);
@@ -141,7 +141,7 @@ static void issue_step(struct run *r) {
     struct flight *f = &r->flight[r->state.step % IN_FLIGHT];
     int64_t batch = c->batch_size * c->seq_len, targets_in_step = 0;
     group_progress(r->group, "step", r->state.step + 1);
-    pace_step(&r->pace, (int)(r->state.step % IN_FLIGHT));
+    rank_timing_step(&r->timing, (int)(r->state.step % IN_FLIGHT));
     /* this slot's last step has been collected, so its copies from the staging buffer are done */
     int32_t *staging = r->staging + r->state.step % IN_FLIGHT * r->micro_steps * batch * 2;
     for (int64_t i = 0; i < r->micro_steps; i++) {
@@ -217,7 +217,7 @@ static void collect(struct run *r, int64_t step) {
                                .skipped = !isfinite(f->numbers[STEP_SUMSQ]),
                                .seconds = now - r->clock};
         r->clock = now;
-        pace_step_done(&r->pace, (int)((r->collected - 1) % IN_FLIGHT), row.seconds);
+        rank_timing_step_done(&r->timing, (int)((r->collected - 1) % IN_FLIGHT), row.seconds);
         logger_step(r->log, &row);
         watch_gpu(r, row.step);
         rank_log_put(r->rank_log, "step %" PRId64 "  loss %.6f  %.4f s", row.step, row.loss, row.seconds);
@@ -297,9 +297,9 @@ static void print_result(const struct run *r) {
                    100.0 * (r->val_loss / r->data.floor_loss - 1.0));
         printf("\n");
     }
-    char *pace = pace_summary(&r->pace);
-    if (pace) printf("pace      %s\n", pace);
-    free(pace);
+    char *timing = rank_timing_summary(&r->timing);
+    if (timing) printf("timing    %s\n", timing);
+    free(timing);
     printf("weights   %s/step-%08" PRId64 "%s\n", r->out, r->state.step,
            r->saved ? "" : " COULD NOT BE SAVED");
     printf("log       %s/log.jsonl\nplot      %s/loss.svg\n", r->out, r->out);

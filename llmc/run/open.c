@@ -2,7 +2,7 @@
  * opening and closing. */
 #include "llmc/run/run.h"
 
-#include "llmc/process/agree.h"
+#include "llmc/process/rank_facts.h"
 #include "llmc/ranks/comm.h"
 #include "llmc/base/file.h"
 #include "llmc/process/launch.h"
@@ -125,35 +125,35 @@ static void open_data(struct run *r) {
 
 /* What must be the same on all ranks: at first what they were told, later what they made of it. */
 static void compare_options(struct run *r) {
-    struct agree facts = {0};
+    struct rank_facts facts = {0};
     struct error err;
-    agree_add_options(&facts, &r->options, "threads");
-    bool same = agree_with_rank_0(&facts, r->group, &err);
-    agree_free(&facts);
+    rank_facts_add_options(&facts, &r->options, "threads");
+    bool same = rank_facts_equal_rank_0(&facts, r->group, &err);
+    rank_facts_free(&facts);
     run_agree(r->group, same, &err);
 }
 
 static void compare_state(struct run *r) {
-    struct agree facts = {0};
+    struct rank_facts facts = {0};
     struct error err;
     const struct gpt_config *m = &r->model;
     struct gpt_options options = run_gpt_options(&r->config, r->device);
-    agree_add_options(&facts, &r->options, "threads");
-    agree_add(&facts, "the fingerprint of the training data", "%016" PRIx64, r->state.data);
-    agree_add(&facts, "the fingerprint of the validation data", "%016" PRIx64,
-              r->data.val ? dataset_fingerprint(r->data.val) : 0);
-    agree_add(&facts, "the fingerprint of the tokenizer", "%016" PRIx64,
-              r->data.tokenizer ? tokenizer_hash(r->data.tokenizer) : 0);
-    agree_add(&facts, "the model",
-              "%" PRId64 " layers, %" PRId64 " heads, %" PRId64 " channels, %" PRId64 " positions, %" PRId64
-              " tokens",
-              m->layers, m->heads, m->channels, m->context, m->vocab_size);
-    agree_add(&facts, "the kind of device", "%s", r->device->backend);
-    agree_add(&facts, "the type of the weights", "%s", dtype_name(options.dtype));
-    agree_add(&facts, "the step to go on from", "%" PRId64, r->state.step);
-    agree_add(&facts, "the sample to go on from", "%" PRId64, r->state.sample);
-    bool same = agree_with_rank_0(&facts, r->group, &err);
-    agree_free(&facts);
+    rank_facts_add_options(&facts, &r->options, "threads");
+    rank_facts_add(&facts, "the fingerprint of the training data", "%016" PRIx64, r->state.data);
+    rank_facts_add(&facts, "the fingerprint of the validation data", "%016" PRIx64,
+                   r->data.val ? dataset_fingerprint(r->data.val) : 0);
+    rank_facts_add(&facts, "the fingerprint of the tokenizer", "%016" PRIx64,
+                   r->data.tokenizer ? tokenizer_hash(r->data.tokenizer) : 0);
+    rank_facts_add(&facts, "the model",
+                   "%" PRId64 " layers, %" PRId64 " heads, %" PRId64 " channels, %" PRId64
+                   " positions, %" PRId64 " tokens",
+                   m->layers, m->heads, m->channels, m->context, m->vocab_size);
+    rank_facts_add(&facts, "the kind of device", "%s", r->device->backend);
+    rank_facts_add(&facts, "the type of the weights", "%s", dtype_name(options.dtype));
+    rank_facts_add(&facts, "the step to go on from", "%" PRId64, r->state.step);
+    rank_facts_add(&facts, "the sample to go on from", "%" PRId64, r->state.sample);
+    bool same = rank_facts_equal_rank_0(&facts, r->group, &err);
+    rank_facts_free(&facts);
     run_agree(r->group, same, &err);
 }
 
@@ -166,13 +166,13 @@ static void speak_for_oneself(const struct run *r) {
                  r->device_name, r->comm->kind, r->state.step);
 }
 
-/* The communicator, with the pace in between. */
+/* The communicator, wrapped so that each rank's waiting is timed. */
 static void open_comm(struct run *r) {
     struct error err;
     struct comm *comm = comm_open(r->group, r->device, &err);
     check(comm, "%s", err.message);
-    pace_open(&r->pace, r->group, comm, r->device, r->device_name);
-    r->comm = &r->pace.comm;
+    rank_timing_open(&r->timing, r->group, comm, r->device, r->device_name);
+    r->comm = &r->timing.comm;
 }
 
 /* --- the model --- */
@@ -309,7 +309,7 @@ void run_close(struct run *r) {
     run_data_close(&r->data);
     zero_free(&r->zero);
     ctx_free(&r->ctx);
-    pace_close(&r->pace);
+    rank_timing_close(&r->timing);
     r->comm->close(r->comm);
     r->device->close(r->device);
     group_close(r->group);

@@ -1,5 +1,5 @@
 /* The processes of a training run: starting them, what they do together before they train, what each of them
- * writes. Groups are in group.h, the launcher in launch.h, the comparison of options in agree.h. */
+ * writes. Groups are in group.h, the launcher in launch.h, the comparison of options in rank_facts.h. */
 #ifndef LLMC_RUN_RANKS_H
 #define LLMC_RUN_RANKS_H
 

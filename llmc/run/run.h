@@ -8,7 +8,7 @@
 #include "llmc/report/log_file.h"
 #include "llmc/report/logger.h"
 #include "llmc/report/nvml.h"
-#include "llmc/ranks/pace.h"
+#include "llmc/ranks/rank_timing.h"
 #include "llmc/run/data.h"
 #include "llmc/run/ranks.h"
 #include "llmc/model/sampler.h"
@@ -30,7 +30,7 @@ struct run {
     struct group *group;
     struct device *device;
     struct comm *comm;
-    struct pace pace;
+    struct rank_timing timing;
     char device_name[32]; /* "cuda:3" */
     int rank_log;         /* descriptor; 0: none */
     int stop;             /* the signal that all ranks agreed to stop for; 0: none */

@@ -6,10 +6,10 @@
  * processes; deaths; signals; starting again; processes that do not belong together; refusals. */
 #include "test/test.h"
 
-#include "llmc/process/agree.h"
+#include "llmc/process/rank_facts.h"
 #include "llmc/base/file.h"
 #include "llmc/process/launch.h"
-#include "llmc/ranks/pace.h"
+#include "llmc/ranks/rank_timing.h"
 #include "llmc/base/rng.h"
 #include "llmc/format/safetensors.h"
 #include "llmc/corpus/shard.h"
@@ -300,39 +300,39 @@ static void assert_nothing_unfinished(const char *run) {
 /* --- parts --- */
 
 static void first_difference_is_named(void **state) {
-    struct agree zero = {0}, same = {0}, other = {0}, longer = {0};
+    struct rank_facts zero = {0}, same = {0}, other = {0}, longer = {0};
     struct error err;
-    agree_add(&zero, "--batch-size", "%d", 8);
-    agree_add(&zero, "--learning-rate", "%g", 3e-4);
-    agree_add(&same, "--batch-size", "%d", 8);
-    agree_add(&same, "--learning-rate", "%g", 3e-4);
-    agree_add(&other, "--batch-size", "%d", 8);
-    agree_add(&other, "--learning-rate", "%g", 1e-3);
-    agree_add(&longer, "--batch-size", "%d", 8);
-    agree_add(&longer, "--learning-rate", "%g", 3e-4);
-    agree_add(&longer, "--new", "x");
-    assert_true(agree_compare(&same, &zero, &err));
-    assert_false(agree_compare(&other, &zero, &err));
+    rank_facts_add(&zero, "--batch-size", "%d", 8);
+    rank_facts_add(&zero, "--learning-rate", "%g", 3e-4);
+    rank_facts_add(&same, "--batch-size", "%d", 8);
+    rank_facts_add(&same, "--learning-rate", "%g", 3e-4);
+    rank_facts_add(&other, "--batch-size", "%d", 8);
+    rank_facts_add(&other, "--learning-rate", "%g", 1e-3);
+    rank_facts_add(&longer, "--batch-size", "%d", 8);
+    rank_facts_add(&longer, "--learning-rate", "%g", 3e-4);
+    rank_facts_add(&longer, "--new", "x");
+    assert_true(rank_facts_compare(&same, &zero, &err));
+    assert_false(rank_facts_compare(&other, &zero, &err));
     assert_string_equal(err.message, "--learning-rate is 0.001, rank 0 has 0.0003");
-    assert_false(agree_compare(&longer, &zero, &err));
+    assert_false(rank_facts_compare(&longer, &zero, &err));
     assert_non_null(strstr(err.message, "has --new where rank 0 has nothing"));
-    assert_false(agree_compare(&zero, &longer, &err));
-    agree_free(&zero);
-    agree_free(&same);
-    agree_free(&other);
-    agree_free(&longer);
+    assert_false(rank_facts_compare(&zero, &longer, &err));
+    rank_facts_free(&zero);
+    rank_facts_free(&same);
+    rank_facts_free(&other);
+    rank_facts_free(&longer);
 }
 
 static void slow_ranks_are_found(void **state) {
     double even[] = {1.0, 1.02, 1.01, 0.99}, slow[] = {1.0, 1.01, 0.99, 1.14}, two[] = {1.3, 1.0};
-    struct pace_slowest s = pace_slowest(even, 4, 1.2);
+    struct slowest_rank s = find_slowest_rank(even, 4, 1.2);
     assert_false(s.slow);
-    s = pace_slowest(slow, 4, 1.3);
+    s = find_slowest_rank(slow, 4, 1.3);
     assert_true(s.slow && s.rank == 3);
     assert_float_equal(s.excess, 0.14, 1e-9); /* of 1.00: of an even number, the smaller one in the middle */
-    s = pace_slowest(two, 2, 1.3);
+    s = find_slowest_rank(two, 2, 1.3);
     assert_true(s.slow && s.rank == 0);
-    s = pace_slowest(slow, 4, 100.0); /* nothing to speak of where the network takes all the time */
+    s = find_slowest_rank(slow, 4, 100.0); /* nothing to speak of where the network takes all the time */
     assert_false(s.slow);
 }
 

@@ -1,5 +1,5 @@
-/* Facts that must be the same on all ranks: see agree.h. */
-#include "llmc/process/agree.h"
+/* A list of facts is one string, so that a single broadcast carries it. */
+#include "llmc/process/rank_facts.h"
 
 #include "llmc/base/options_value.h"
 
@@ -7,20 +7,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void append(struct agree *a, const char *text) {
+static void append(struct rank_facts *a, const char *text) {
     int64_t n = (int64_t)strlen(text) + 1;
     a->facts = (char *)xrealloc(a->facts, (size_t)(a->size + n));
     memcpy(a->facts + a->size, text, (size_t)n);
     a->size += n;
 }
 
-void agree_add(struct agree *a, const char *name, const char *fmt, ...) {
+void rank_facts_add(struct rank_facts *a, const char *name, const char *fmt, ...) {
     char *value = NULL;
     va_list ap;
     va_start(ap, fmt);
     int n = vasprintf(&value, fmt, ap);
     va_end(ap);
-    check(n >= 0, "agree_add: cannot format \"%s\"", fmt);
+    check(n >= 0, "rank_facts_add: cannot format \"%s\"", fmt);
     append(a, name);
     append(a, value);
     free(value);
@@ -33,33 +33,33 @@ static bool in_list(const char *list, const char *name) {
     return false;
 }
 
-void agree_add_options(struct agree *a, const struct options *o, const char *but) {
+void rank_facts_add_options(struct rank_facts *a, const struct options *o, const char *but) {
     for (int i = 0; i < o->count; i++) {
         const struct option_row *row = o->state[i].row;
         if (in_list(but, row->name)) continue;
         union option_value v;
         option_value_load(row, (const char *)o->config + row->offset, &v);
         char *value = option_value_to_text(row, &v), *name = xasprintf("--%s", row->name);
-        agree_add(a, name, "%s", value);
+        rank_facts_add(a, name, "%s", value);
         free(name);
         free(value);
     }
 }
 
-void agree_free(struct agree *a) {
+void rank_facts_free(struct rank_facts *a) {
     free(a->facts);
-    *a = (struct agree){0};
+    *a = (struct rank_facts){0};
 }
 
 /* Moves *at behind the next text and returns it; NULL at the end. */
-static const char *next_text(const struct agree *a, int64_t *at) {
+static const char *next_text(const struct rank_facts *a, int64_t *at) {
     if (*at >= a->size) return NULL;
     const char *text = a->facts + *at;
     *at += (int64_t)strlen(text) + 1;
     return text;
 }
 
-bool agree_compare(const struct agree *mine, const struct agree *zero, struct error *err) {
+bool rank_facts_compare(const struct rank_facts *mine, const struct rank_facts *zero, struct error *err) {
     int64_t i = 0, k = 0;
     for (;;) {
         const char *name = next_text(mine, &i), *value = next_text(mine, &i);
@@ -74,14 +74,14 @@ bool agree_compare(const struct agree *mine, const struct agree *zero, struct er
     }
 }
 
-bool agree_with_rank_0(const struct agree *a, struct group *g, struct error *err) {
-    struct agree zero = {NULL, a->size};
+bool rank_facts_equal_rank_0(const struct rank_facts *a, struct group *g, struct error *err) {
+    struct rank_facts zero = {NULL, a->size};
     group_broadcast(g, &zero.size, sizeof zero.size, 0);
     zero.facts = (char *)xmalloc((size_t)zero.size + 1);
     if (g->rank == 0) memcpy(zero.facts, a->facts, (size_t)a->size);
     group_broadcast(g, zero.facts, (size_t)zero.size, 0);
     zero.facts[zero.size] = '\0';
-    bool same = agree_compare(a, &zero, err);
-    agree_free(&zero);
+    bool same = rank_facts_compare(a, &zero, err);
+    rank_facts_free(&zero);
     return same;
 }

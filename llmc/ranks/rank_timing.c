@@ -1,6 +1,6 @@
-/* The pace of the processes of a run: see pace.h. Order: the communicator in between; steps; the exchange;
- * reports. */
-#include "llmc/ranks/pace.h"
+/* Each rank brackets every wait() with two device events, so that timing costs no synchronisation. When a
+ * step is done, the time between the pairs is its waiting time. */
+#include "llmc/ranks/rank_timing.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- the communicator in between --- */
+/* --- the wrapped communicator --- */
 
-static struct pace *of(struct comm *c) { return (struct pace *)c->state; }
+static struct rank_timing *of(struct comm *c) { return (struct rank_timing *)c->state; }
 
 static int64_t pass_all_reduce(struct comm *c, struct tensor *t, void *stream) {
     return of(c)->inner->all_reduce(of(c)->inner, t, stream);
@@ -26,8 +26,8 @@ static int64_t pass_broadcast(struct comm *c, struct tensor *t, int64_t root, vo
 }
 static void pass_close(struct comm *c) { of(c)->inner->close(of(c)->inner); }
 
-static void *mark(struct pace *p, void *stream) {
-    struct pace_slot *s = &p->slot[p->current];
+static void *mark(struct rank_timing *p, void *stream) {
+    struct rank_timing_slot *s = &p->slot[p->current];
     if (s->count == s->capacity) {
         s->mark = (void **)xrealloc(s->mark, (size_t)(s->capacity + 1) * sizeof *s->mark);
         s->mark[s->capacity++] = p->device->event_new(p->device);
@@ -37,15 +37,15 @@ static void *mark(struct pace *p, void *stream) {
 }
 
 static void timed_wait(struct comm *c, int64_t ticket, void *stream) {
-    struct pace *p = of(c);
+    struct rank_timing *p = of(c);
     if (p->current >= 0) mark(p, stream);
     p->inner->wait(p->inner, ticket, stream);
     if (p->current >= 0) mark(p, stream);
 }
 
-void pace_open(struct pace *p, struct group *g, struct comm *inner, struct device *device,
-               const char *device_name) {
-    *p = (struct pace){.inner = inner, .group = g, .device = device, .current = -1, .suspect = -1};
+void rank_timing_open(struct rank_timing *p, struct group *g, struct comm *inner, struct device *device,
+                      const char *device_name) {
+    *p = (struct rank_timing){.inner = inner, .group = g, .device = device, .current = -1, .suspect = -1};
     p->comm = (struct comm){.group = g,
                             .rank = inner->rank,
                             .world = inner->world,
@@ -57,17 +57,17 @@ void pace_open(struct pace *p, struct group *g, struct comm *inner, struct devic
                             .broadcast = pass_broadcast,
                             .wait = timed_wait,
                             .close = pass_close};
-    char own[PACE_NAME];
+    char own[RANK_TIMING_NAME];
     snprintf(own, sizeof own, "rank %" PRId64 " (%.48s, %.16s)", g->rank, g->host, device_name);
-    p->name = (char(*)[PACE_NAME])xcalloc((size_t)g->world, sizeof *p->name);
+    p->name = (char(*)[RANK_TIMING_NAME])xcalloc((size_t)g->world, sizeof *p->name);
     p->recent = (double *)xcalloc((size_t)g->world, sizeof *p->recent);
     p->total = (double *)xcalloc((size_t)g->world, sizeof *p->total);
     group_exchange(g, p->name, own, sizeof own);
     p->reported = now_seconds();
 }
 
-void pace_close(struct pace *p) {
-    for (int i = 0; i < PACE_SLOTS; i++) {
+void rank_timing_close(struct rank_timing *p) {
+    for (int i = 0; i < RANK_TIMING_SLOTS; i++) {
         for (int64_t k = 0; k < p->slot[i].capacity; k++)
             p->device->event_free(p->device, p->slot[i].mark[k]);
         free(p->slot[i].mark);
@@ -79,19 +79,19 @@ void pace_close(struct pace *p) {
 
 /* --- steps --- */
 
-void pace_step(struct pace *p, int slot) {
+void rank_timing_step(struct rank_timing *p, int slot) {
     p->slot[slot].count = 0;
     p->current = p->group->world > 1 ? slot : -1;
 }
 
-void pace_step_done(struct pace *p, int slot, double seconds) {
-    struct pace_slot *s = &p->slot[slot];
+void rank_timing_step_done(struct rank_timing *p, int slot, double seconds) {
+    struct rank_timing_slot *s = &p->slot[slot];
     double waited = 0.0;
     for (int64_t i = 0; i + 1 < s->count; i += 2)
         waited += p->device->event_seconds(p->device, s->mark[i], s->mark[i + 1]);
     s->count = 0;
     waited = fmin(waited, seconds);
-    if (!p->begun) { /* libraries set themselves up in the first step, and others come late */
+    if (!p->begun) { /* the first step includes the start-up of libraries, and late ranks */
         p->begun = true;
         return;
     }
@@ -102,17 +102,17 @@ void pace_step_done(struct pace *p, int slot, double seconds) {
 
 /* --- the exchange --- */
 
-struct news {
+struct measured {
     int64_t signal, steps;
     double computed, waited;
 };
 
-bool pace_due(const struct pace *p, int64_t step) { return step >= p->next; }
+bool rank_timing_due(const struct rank_timing *p, int64_t step) { return step >= p->next; }
 
-int pace_exchange(struct pace *p, int64_t step, int signal) {
+int rank_timing_exchange(struct rank_timing *p, int64_t step, int signal) {
     int64_t world = p->group->world;
-    struct news mine = {signal, p->steps, p->computed, p->waited};
-    struct news *all = (struct news *)xmalloc((size_t)world * sizeof *all);
+    struct measured mine = {signal, p->steps, p->computed, p->waited};
+    struct measured *all = (struct measured *)xmalloc((size_t)world * sizeof *all);
     group_exchange(p->group, all, &mine, sizeof mine);
     int highest = 0;
     for (int64_t r = 0; r < world; r++) {
@@ -121,7 +121,7 @@ int pace_exchange(struct pace *p, int64_t step, int signal) {
         p->recent_waited += all[r].waited;
     }
     p->recent_steps += all[0].steps;
-    /* rank 0's clock decides for all: half a second from now, within a factor of a few */
+    /* All ranks compute it from rank 0's times: about half a second from now. */
     double step_seconds = (all[0].computed + all[0].waited) / (double)max_i64(1, all[0].steps);
     double steps = step_seconds > 0.0 ? 0.5 / step_seconds : 1.0;
     p->next = step + (int64_t)fmin(1000.0, fmax(1.0, steps));
@@ -138,8 +138,8 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-struct pace_slowest pace_slowest(const double *seconds, int64_t world, double step) {
-    struct pace_slowest s = {0, 0.0, 0.0, false};
+struct slowest_rank find_slowest_rank(const double *seconds, int64_t world, double step) {
+    struct slowest_rank s = {0, 0.0, 0.0, false};
     double *sorted = (double *)xmalloc((size_t)world * sizeof *sorted);
     memcpy(sorted, seconds, (size_t)world * sizeof *sorted);
     qsort(sorted, (size_t)world, sizeof *sorted, by_value);
@@ -153,16 +153,17 @@ struct pace_slowest pace_slowest(const double *seconds, int64_t world, double st
     return s;
 }
 
-/* The time of the steps that these are of, which is the same on all ranks. */
+/* The duration of the steps, the same on all ranks: compute time plus waiting time of the average rank. */
 static double step_seconds(const double *computed, double waited, int64_t world) {
     for (int64_t r = 0; r < world; r++) waited += computed[r];
     return waited / (double)world;
 }
 
-static char *watch_slowest(struct pace *p) {
+static char *watch_slowest(struct rank_timing *p) {
     enum { PATIENCE = 3 };
     int64_t world = p->group->world;
-    struct pace_slowest s = pace_slowest(p->recent, world, step_seconds(p->recent, p->recent_waited, world));
+    struct slowest_rank s =
+        find_slowest_rank(p->recent, world, step_seconds(p->recent, p->recent_waited, world));
     if (!s.slow) {
         p->suspect = -1;
         p->suspicions = 0;
@@ -175,7 +176,7 @@ static char *watch_slowest(struct pace *p) {
                      p->name[s.rank], 100.0 * s.excess);
 }
 
-bool pace_report(struct pace *p, bool last, double **seconds, char **warning) {
+bool rank_timing_report(struct rank_timing *p, bool last, double **seconds, char **warning) {
     enum { STEPS = 8 };
     static const double SECONDS = 5.0;
     *seconds = NULL;
@@ -199,11 +200,11 @@ bool pace_report(struct pace *p, bool last, double **seconds, char **warning) {
     return true;
 }
 
-char *pace_summary(const struct pace *p) {
+char *rank_timing_summary(const struct rank_timing *p) {
     int64_t world = p->group->world;
     if (p->total_steps == 0) return NULL;
     double step = step_seconds(p->total, p->total_waited, world);
-    struct pace_slowest s = pace_slowest(p->total, world, step);
+    struct slowest_rank s = find_slowest_rank(p->total, world, step);
     double waiting = 100.0 * p->total_waited / fmax(1e-9, (double)world * step);
     double median = s.median / (double)p->total_steps;
     if (s.slow)
