@@ -1,36 +1,40 @@
-/* Causal attention forward, in three steps; backward is in attn_backward.cu. The step after them, tensor
- * cores, is production: "flash" in llmc/cuda/attn_flash.cu. Contract in ops.h.
+/* Causal attention forward, in three steps; attn_backward.cu has backward. The next step, tensor cores, is
+ * production: "flash" in llmc/cuda/attn_flash.cu. The contract is in llmc/ops/ops.h.
  *
- * GPT-2 124M, 64 sequences of T = 1024, 12 heads of HS = 64: two products of T*T/2 by HS, 4 * T*T/2 * HS *
- * 768 heads = 103 GFLOP a layer. At the 57 TFLOP/s that an H200 has without tensor cores: 1.8 ms; at the 350
- * that production aims at: 0.29 ms. Storing the scores would write and read 0.8 GB a layer in bf16 twice,
- * 0.75 ms for nothing: all steps keep a running maximum and sum instead (Milakov & Gimelshein 2018, arXiv
- * 1805.02867). Order: steps 1 and 2, step 3, launchers, rows. */
+ * GPT-2 124M with 64 sequences of T = 1024 has 64 * 12 heads of HS = 64 columns. The two products, query
+ * times key and probability times value, need 4 * T*T/2 * HS FLOP per head, 103 GFLOP per layer: 1.8 ms at
+ * the 57 TFLOP/s that an H200 does without tensor cores.
+ *
+ * No step stores the (T,T) scores. Writing and reading them, and the probabilities, would move 3.2 GB per
+ * layer, 0.75 ms for nothing. All steps instead keep a running maximum and sum per query ("online softmax",
+ * Milakov & Gimelshein 2018, arXiv 1805.02867). */
 #include "dev/variants/ladder.h"
 #include "llmc/cuda/operands.cuh"
 
 constexpr int MAX_HS = 128, BLOCK = 256;
 
-/* --- steps 1 and 2: a thread a query, a warp a query ---
- * The same kernel for a team of LANES threads that share a query's columns.
- * Step 1: one thread. Its sums, HS floats, do not fit registers when HS is only known at run time: they live
- * in local memory and are read and written for every key. The lanes of a warp are at the same key (a
- * broadcast) but at 32 queries, 4608 bytes apart. Predicted: for each column of each key a load of q from 32
- * sectors (8 clocks of L1), a load and a store of the sum, for 2 multiply-adds of 0.25 clocks: 3 % of 57
- * TFLOP/s, 60 ms. Step 2, against step 1: 32 lanes a query. Neighbouring lanes read neighbouring columns, the
- * sums are 4 registers a lane, and a score costs five exchanges between lanes. Predicted: per key 2 + 2
- * loads, 10 instructions of exchange and about 10 of softmax for 2 * 2 multiply-adds a lane: 8 % of 57
- * TFLOP/s, 23 ms. Measured: not yet measured, either. */
+/* --- step 1: one thread per query ---
+ * A thread walks the keys up to its own position. Its accumulator has HS floats, too many for registers
+ * when HS is known only at run time, so it lives in local memory and is read and written for every key. The
+ * lanes of a warp are at the same key, which is a broadcast, but their queries are 4608 bytes apart: each
+ * column of q takes a load from 32 sectors, 8 clocks of L1, for two multiply-adds of a quarter clock each.
+ * 3 % of 57 TFLOP/s: 60 ms. */
+
+/* --- step 2: one warp per query ---
+ * The same kernel with a team of 32 lanes. Neighbouring lanes read neighbouring columns, so the loads
+ * coalesce, and an accumulator of 4 floats per lane fits registers. A score now costs a butterfly of five
+ * shuffles. Per key a lane spends 4 loads, 10 instructions on the butterfly and 10 on the softmax for 4
+ * multiply-adds: 8 % of 57 TFLOP/s, 23 ms. */
 
 template <int LANES> DEVICE_INLINE float team_sum(float v) { return LANES == 1 ? v : warp_sum(v); }
 
 template <class T, int LANES>
 __global__ void __launch_bounds__(BLOCK)
     attn_forward_12_kernel(T *out, float *lse, const T *qkv, int64_t length, int NH, int HS, int64_t t0) {
-    constexpr int EACH = MAX_HS / LANES; /* columns a lane */
+    constexpr int EACH = MAX_HS / LANES; /* columns per lane */
     int lane = (int)threadIdx.x % LANES, h = (int)blockIdx.y % NH;
     int64_t b = blockIdx.y / NH, t = t0 + (int64_t)blockIdx.x * (BLOCK / LANES) + threadIdx.x / LANES;
-    if (t >= length) return; /* the whole team */
+    if (t >= length) return; /* all lanes of the team have the same t */
     int64_t C = (int64_t)NH * HS, stride = 3 * C;
     const T *q = qkv + (b * length + t) * stride + h * HS, *keys = qkv + b * length * stride + C + h * HS;
     float scale = 1.0f / sqrtf((float)HS), max = -INFINITY, total = 0.0f, sum[EACH] = {};
@@ -42,7 +46,7 @@ __global__ void __launch_bounds__(BLOCK)
             if (c < HS) score = fmaf(to_float(q[c]), to_float(key[c]), score);
         }
         score = scale * team_sum<LANES>(score);
-        /* what has been summed so far was relative to the old maximum; exp(-inf) = 0 at the first key */
+        /* rescale what was summed relative to the old maximum; at the first key exp(-inf) is 0 */
         float new_max = fmaxf(max, score), shrink = expf(max - new_max), probability = expf(score - new_max);
         total = total * shrink + probability;
         for (int k = 0; k < EACH; k++) {
@@ -59,13 +63,13 @@ __global__ void __launch_bounds__(BLOCK)
 }
 
 /* --- step 3: tiles of keys in shared memory ---
- * Against step 2: 8 warps, 8 neighbouring queries, take 32 keys at a time from shared memory. A lane makes
- * the score of one key by itself, so that maximum and sum of 32 scores take one butterfly each in place of
- * 32, and a key comes from memory once for 8 queries. Rows have one float more than columns, so that 32 lanes
- * at 32 rows use 32 banks. Predicted: two loads from shared memory a multiply-add for the scores (the query's
- * is a broadcast), one for the values: about 1/6 of 57 TFLOP/s, 11 ms. Measured: not yet measured. What
- * follows is what attn_flash.cu does: 64 queries a tile, both products on tensor cores with the probabilities
- * staying in registers between them, tiles on their way while others are in use. */
+ * A block takes 8 neighbouring queries, one per warp, and copies 32 keys and values at a time into shared
+ * memory, so a key comes from memory once for 8 queries. A lane computes the whole score of one key, and
+ * the maximum and the sum of 32 scores take one butterfly each in place of 32. A row of the tile has one
+ * float more than HS columns, so that 32 lanes at 32 rows use 32 banks. A multiply-add needs one or two
+ * loads from shared memory, which serves 32 lanes per clock: 1/6 of 57 TFLOP/s, 11 ms. Production goes on
+ * from here: 64 queries per tile, both products on tensor cores, probabilities that stay in registers
+ * between them, and copies of the next tile while this one is in use. */
 
 constexpr int QUERIES = 8, KEYS = WARP_SIZE;
 
@@ -91,7 +95,7 @@ __global__ void __launch_bounds__(QUERIES *WARP_SIZE)
                 value[i][c] = first + i < length ? to_float(row[2 * C]) : 0.0f;
             }
         __syncthreads();
-        if (first <= t) { /* the whole warp */
+        if (first <= t) { /* the same for all lanes of the warp */
             float score = 0.0f;
             for (int c = 0; c < HS; c++) score = fmaf(query[warp][c], key[lane][c], score);
             score = first + lane <= t ? scale * score : -INFINITY;
@@ -109,7 +113,7 @@ __global__ void __launch_bounds__(QUERIES *WARP_SIZE)
                 for (int j = 0; j < KEYS; j++) sum[k] = fmaf(weight[warp][j], value[j][c], sum[k]);
             }
         }
-        __syncthreads(); /* before the next tile overwrites this one */
+        __syncthreads(); /* all warps are done before the next tile overwrites this one */
     }
     if (t >= length) return;
 #pragma unroll

@@ -1,18 +1,19 @@
-/* Causal attention backward, in three steps; forward is in attn.cu. Tensor cores are production: "flash" in
- * llmc/cuda/attn_flash.cu. Contract in ops.h.
+/* Causal attention backward, in three steps; attn.cu has forward. The next step, tensor cores, is
+ * production: "flash" in llmc/cuda/attn_flash.cu. The contract is in llmc/ops/ops.h.
  *
- * Five products of T*T/2 by HS are needed: scores, dout v^T, and the three gradients. Nothing but lse was
- * kept of the softmax: probabilities are made again, exp(score - lse), and D = out . dout stands for the sum
- * that the softmax's derivative contains. dq sums over keys, dk and dv over queries; to add to either without
- * atomics, each has a kernel that owns it, and scores and dout v^T are made twice: seven products, 4 + 3 of
- * 103/2 GFLOP for GPT-2 124M (see attn.cu), 360 GFLOP a layer. At 57 TFLOP/s: 6.3 ms. Order: pieces, steps 1
- * and 2, step 3, launchers, rows. */
+ * Of the softmax only lse was saved. Probabilities are computed again as exp(score - lse), and D = out .
+ * dout replaces the sum in the softmax's derivative: dS = P (dP - D), with dP = dout v^T.
+ *
+ * dq sums over keys; dk and dv sum over queries. To add without atomics, dq has a kernel whose threads own
+ * queries, dk and dv have one whose threads own keys, and both compute scores and dP. That makes 3 + 4
+ * products where 5 would do, each of 103/2 GFLOP for GPT-2 124M (see attn.cu): 360 GFLOP per layer, 6.3 ms
+ * at 57 TFLOP/s. */
 #include "dev/variants/ladder.h"
 #include "llmc/cuda/operands.cuh"
 
 constexpr int MAX_HS = 128, BLOCK = 256;
 
-/* --- pieces --- */
+/* --- common to all steps --- */
 
 template <int LANES> DEVICE_INLINE float team_sum(float v) { return LANES == 1 ? v : warp_sum(v); }
 
@@ -34,7 +35,7 @@ template <class T> struct operands {
     }
 };
 
-/* D = out . dout, a thread a row, in every step: 1/300 of the work. */
+/* D = out . dout, one thread per row in every step: it is 1/300 of the work. */
 template <class T> __global__ void __launch_bounds__(BLOCK) attn_backward_dots_kernel(operands<T> x) {
     int64_t t = (int64_t)blockIdx.x * BLOCK + threadIdx.x, bh = blockIdx.y;
     if (t >= x.length) return;
@@ -44,10 +45,14 @@ template <class T> __global__ void __launch_bounds__(BLOCK) attn_backward_dots_k
     x.D[bh * x.length + t] = sum;
 }
 
-/* --- steps 1 and 2: a thread a row, a warp a row ---
- * As in attn.cu, the same kernels for teams of one thread and of 32 lanes. The key's kernel has two sums of
- * HS columns and walks the queries from its own on. Predicted: as forward, 3 % and 8 % of 57 TFLOP/s: 210 and
- * 80 ms. Measured: not yet measured, either. */
+/* --- step 1: one thread per row ---
+ * A thread owns a query and walks the keys up to it, or owns a key and walks the queries from it on; the
+ * second has two accumulators of HS columns. It is slow for the reasons of step 1 in attn.cu: accumulators
+ * in local memory, loads from 32 sectors. 3 % of 57 TFLOP/s: 210 ms. */
+
+/* --- step 2: one warp per row ---
+ * The same kernels with a team of 32 lanes, as in step 2 of attn.cu: coalesced loads and accumulators in
+ * registers, for a butterfly per score and per dP. 8 % of 57 TFLOP/s: 80 ms. */
 
 template <class T, int LANES>
 __global__ void __launch_bounds__(BLOCK) attn_backward_query_12_kernel(operands<T> x) {
@@ -114,13 +119,13 @@ __global__ void __launch_bounds__(BLOCK) attn_backward_key_12_kernel(operands<T>
 }
 
 /* --- step 3: tiles in shared memory ---
- * Against step 2: 8 rows a block, one a warp, against 32 rows of the other side in shared memory; a lane
- * makes score and dp of one of them by itself. Predicted: as forward, 1/6 of 57 TFLOP/s: 38 ms. Measured: not
- * yet measured. */
+ * A block owns 8 rows, one per warp, and copies 32 rows of the other side at a time into shared memory, so
+ * these come from memory once for 8 rows. A lane computes the whole score and dP of one of them, which
+ * leaves no butterfly at all. As forward, 1/6 of 57 TFLOP/s: 38 ms. */
 
 constexpr int ROWS = 8, TILE = WARP_SIZE, EACH_3 = MAX_HS / WARP_SIZE;
 
-/* sum[k] += sum over j of weight[j] * tile[j][column of this lane]; tiles end with zeros. */
+/* sum[k] += sum over j of weight[j] * tile[j][column k of this lane]. Rows beyond the end are zeros. */
 DEVICE_INLINE void add_weighted(float (&sum)[EACH_3], const float *weight, const float (*tile)[MAX_HS + 1],
                                 int lane, int HS) {
 #pragma unroll
@@ -131,13 +136,13 @@ DEVICE_INLINE void add_weighted(float (&sum)[EACH_3], const float *weight, const
     }
 }
 
-/* The rows are queries (tile: k and v) or keys (tile: q and dout). */
+/* The block owns queries (tiles of k and v) or, with KEY, keys (tiles of q and dout). */
 template <class T, bool KEY>
 __global__ void __launch_bounds__(ROWS *WARP_SIZE) attn_backward_3_kernel(operands<T> x) {
     SHARED(float, own_a, [ROWS][MAX_HS]);
     SHARED(float, own_b, [ROWS][MAX_HS]);
-    SHARED(float, tile_a, [TILE][MAX_HS + 1]); /* meets own_a in the score: k or q */
-    SHARED(float, tile_b, [TILE][MAX_HS + 1]); /* meets own_b in dp: v or dout */
+    SHARED(float, tile_a, [TILE][MAX_HS + 1]); /* k or q: with own_a it makes the score */
+    SHARED(float, tile_b, [TILE][MAX_HS + 1]); /* v or dout: with own_b it makes dP */
     SHARED(float, weight, [ROWS][TILE]);
     int lane = (int)threadIdx.x % WARP_SIZE, warp = (int)threadIdx.x / WARP_SIZE;
     int64_t bh = blockIdx.y, first_row = (int64_t)blockIdx.x * ROWS, row = first_row + warp,
@@ -169,7 +174,7 @@ __global__ void __launch_bounds__(ROWS *WARP_SIZE) attn_backward_3_kernel(operan
         __syncwarp();
         add_weighted(da, weight[warp], tile_a, lane, x.HS);
         if (KEY) {
-            __syncwarp(); /* before the weights are overwritten */
+            __syncwarp(); /* all lanes have read the weights */
             weight[warp][lane] = probability;
             __syncwarp();
             add_weighted(db, weight[warp], tile_b, lane, x.HS);

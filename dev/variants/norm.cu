@@ -1,21 +1,20 @@
-/* Layer normalisation forward, in four steps; backward is in norm_backward.cu. Production is "vec" in
- * llmc/cuda/norm.cu; contract in ops.h.
+/* Layer normalisation forward, in four steps. In production it is the row "vec" of llmc/cuda/norm.cu; the
+ * contract is in llmc/ops/ops.h.
  *
- * GPT-2 124M, 65,536 rows of C = 768 in bf16: a pass over an (N,C) tensor is 101 MB, 23 us at the 4.3 TB/s of
- * an H200's copy. Forward needs two: 47 us.
- * Order: steps 1, 2, 3 and 4, launchers, rows. */
+ * Memory bounds it: the kernel must read inp and write out, and computes little between. GPT-2 124M has
+ * 65,536 rows of C = 768 in bf16. One pass over such a tensor moves 101 MB and takes 23 us at the 4.3 TB/s
+ * that an H200 copies; two passes take 47 us. No kernel can be faster than that. */
 #include "dev/variants/ladder.h"
 #include "llmc/cuda/operands.cuh"
 
 constexpr float EPS = 1e-5f;
 constexpr int BLOCK = 256, WARPS = BLOCK / WARP_SIZE;
 
-/* --- step 1: a thread a row ---
- * Three loops over the row, as the formulas say. The 32 lanes of a warp are 1536 bytes apart, so each load
- * instruction touches 32 sectors of 32 bytes and uses 2 bytes of each; 65,536 threads fill a quarter of the
- * 270,000 that an H200 holds.
- * Predicted: each sector is wanted 16 times in a row, but 512 warps' rows do not stay in L1 between, so up to
- * 16 times the traffic from L2: 10 to 30 times the 47 us. Measured: not yet measured. */
+/* --- step 1: one thread per row ---
+ * The formula as it is written, in three loops over the row. It is slow because the 32 lanes of a warp read
+ * addresses 1536 bytes apart: each load touches 32 sectors of 32 bytes and uses 2 bytes of each. The other
+ * 30 bytes are needed by the next loads of the same lane, but by then L1 has evicted them. The sectors may
+ * come from L2 up to 16 times, so the estimate is 10 to 30 times the bound of 47 us. */
 
 template <class T>
 __global__ void norm_forward_1_kernel(T *out, float *mean, float *rstd, const T *inp, const T *weight,
@@ -34,19 +33,19 @@ __global__ void norm_forward_1_kernel(T *out, float *mean, float *rstd, const T 
     rstd[n] = r;
 }
 
-/* --- step 2: a warp a row ---
- * Against step 1: neighbouring lanes read neighbouring columns, so that every byte of a sector is used, and
- * the sums end with a butterfly over the lanes. 32 times as many threads.
- * Predicted: memory traffic of the two necessary passes; the second and third reading of 1.5 KB hit L1. Loads
- * of 2 bytes a lane: 3 x 24 loads and 24 stores a row, about 2 times the 47 us. Measured: not yet
- * measured. */
+/* --- step 2: one warp per row ---
+ * Neighbouring lanes now read neighbouring columns, so a warp uses every byte of the sectors that it loads
+ * (coalescing), and there are 32 times as many threads to hide latency. The price is a reduction: each lane
+ * sums its own columns, then a butterfly of shuffles adds the 32 partial sums. The second and third loop
+ * read the row of 1.5 KB from L1. Each lane still loads 2 bytes at a time, 24 times per loop, so
+ * instructions and requests limit it: about 2 times the bound. */
 
 template <class T>
 __global__ void norm_forward_2_kernel(T *out, float *mean, float *rstd, const T *inp, const T *weight,
                                       const T *bias, int64_t N, int C) {
     int lane = (int)threadIdx.x % WARP_SIZE;
     int64_t n = (int64_t)blockIdx.x * WARPS + threadIdx.x / WARP_SIZE;
-    if (n >= N) return; /* the whole warp */
+    if (n >= N) return; /* all lanes of the warp have the same n */
     const T *x = inp + n * C;
     float sum = 0.0f, squares = 0.0f;
     for (int c = lane; c < C; c += WARP_SIZE) sum += to_float(x[c]);
@@ -58,15 +57,18 @@ __global__ void norm_forward_2_kernel(T *out, float *mean, float *rstd, const T 
     if (lane == 0) mean[n] = m, rstd[n] = r;
 }
 
-/* --- steps 3 and 4: vectors, and the row in registers ---
- * Step 3, against step 2: 16 bytes a lane. A row of 768 bf16 is 96 vectors, 3 a lane: 3 x 3 loads and 3
- * stores in place of 96 accesses. Predicted: 1.2 to 1.4 times the 47 us, what remains is waiting for L1
- * twice. Step 4, against step 3: the row is loaded once into up to 8 vectors (32 registers) a lane and the
- * three loops run there; all loads of a row are in flight before the first use. Predicted: 95 % of the copy
- * rate, 49 us. Measured: not yet measured, either. Production makes the number of vectors a compile-time
- * constant and spreads long rows over several warps. */
+/* --- step 3: vectors ---
+ * A lane loads and stores 16 bytes at a time. A row of 768 bf16 then takes 3 loads per lane and loop in
+ * place of 24, and every request brings 8 times as many bytes. What remains are three waits per row: for
+ * memory, and twice for L1. The estimate is 1.2 to 1.4 times the bound. */
 
-constexpr int MAX_VECTORS = 8; /* a lane, in step 4 */
+/* --- step 4: the row in registers ---
+ * The row is loaded once, into at most 8 vectors (32 registers) per lane, and all three loops run over the
+ * registers. All loads of a row are under way before the first value is used, so only one wait remains:
+ * about 95 % of the copy rate, 49 us. Production also makes the number of vectors a compile-time constant
+ * and spreads long rows over several warps. */
+
+constexpr int MAX_VECTORS = 8; /* per lane in step 4 */
 
 template <class T, bool IN_REGISTERS>
 __global__ void norm_forward_34_kernel(T *out, float *mean, float *rstd, const T *inp, const T *weight,
@@ -77,7 +79,7 @@ __global__ void norm_forward_34_kernel(T *out, float *mean, float *rstd, const T
     if (n >= N) return;
     const T *x = inp + n * C;
     vec<T> kept[IN_REGISTERS ? MAX_VECTORS : 1];
-    /* f(vector, column) for all of this lane's vectors, from memory or from registers */
+    /* Calls f(vector, column) for each vector of this lane, from memory or from registers. */
     auto each = [&](auto f) {
         if constexpr (IN_REGISTERS) {
 #pragma unroll
