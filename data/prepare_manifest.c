@@ -5,6 +5,7 @@
 #include "data/prepare.h"
 
 #include "llmc/base/file.h"
+#include "llmc/base/json_file.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -110,15 +111,12 @@ json_t *manifest_read(const char *out, bool *complete, struct error *err) {
     err->message[0] = 0;
     for (int partial = 1; partial >= 0; partial--) {
         char *path = manifest_path(out, !partial);
-        json_error_t e;
         json_t *root = NULL;
         bool there = path_exists(path);
         if (there) {
-            root = json_load_file(path, JSON_REJECT_DUPLICATES, &e);
-            json_int_t version = root ? json_integer_value(json_object_get(root, "version")) : 0;
-            if (!root)
-                fail(err, "%s:%d: %s", path, e.line, e.text);
-            else if (version != MANIFEST_VERSION) {
+            root = json_file_load(path, err);
+            json_int_t version = json_integer_value(json_object_get(root, "version"));
+            if (root && version != MANIFEST_VERSION) {
                 fail(err, "%s: version %lld, expected %d", path, (long long)version, MANIFEST_VERSION);
                 json_decref(root);
                 root = NULL;

@@ -1,5 +1,7 @@
 #include "llmc/base/base.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -84,14 +86,42 @@ void *xcalloc(size_t count, size_t bytes) { return or_die(calloc(count, bytes), 
 void *xrealloc(void *p, size_t bytes) { return or_die(realloc(p, bytes), bytes); }
 char *xstrdup(const char *s) { return (char *)or_die(strdup(s), strlen(s) + 1); }
 
-char *xasprintf(const char *fmt, ...) {
+char *xvasprintf(const char *fmt, va_list ap) {
     char *text = NULL;
+    check(vasprintf(&text, fmt, ap) >= 0, "cannot format \"%s\": %s", fmt, strerror(errno));
+    return text;
+}
+
+char *xasprintf(const char *fmt, ...) {
     va_list ap;
     va_start(ap, fmt);
-    int n = vasprintf(&text, fmt, ap);
+    char *text = xvasprintf(fmt, ap);
     va_end(ap);
-    check(n >= 0, "out of host memory while formatting a string");
     return text;
+}
+
+const char *temp_printf(const char *fmt, ...) {
+    enum { RING = 16384, LONGEST = 1024 };
+    static _Thread_local char ring[RING];
+    static _Thread_local size_t next;
+    if (next > RING - LONGEST) next = 0;
+    char *out = ring + next;
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(out, LONGEST, fmt, ap);
+    va_end(ap);
+    if (n < 0) out[0] = 0;
+    next += strlen(out) + 1;
+    return out;
+}
+
+void thread_start(pthread_t *thread, void *(*body)(void *), void *arg, const char *purpose) {
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int status = pthread_create(thread, NULL, body, arg);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    check(status == 0, "cannot start the thread that %s: %s", purpose, strerror(status));
 }
 
 double now_seconds(void) {
@@ -101,16 +131,12 @@ double now_seconds(void) {
 }
 
 static const char *with_prefix(double x, double base, const char *const *prefixes, int count) {
-    static _Thread_local char buffers[8][32];
-    static _Thread_local unsigned next;
-    char *out = buffers[next++ % 8];
     int i = 0;
     while ((x >= base || x <= -base) && i + 1 < count) {
         x /= base;
         i++;
     }
-    snprintf(out, sizeof buffers[0], i == 0 ? "%.0f %s" : "%.2f %s", x, prefixes[i]);
-    return out;
+    return temp_printf(i == 0 ? "%.0f %s" : "%.2f %s", x, prefixes[i]);
 }
 
 const char *human_bytes(double bytes) {

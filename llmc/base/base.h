@@ -1,13 +1,14 @@
-/* The error idiom and the few helpers that every file uses.
+/* What every file uses: errors, memory that cannot be NULL, texts for messages, a clock, integer helpers.
  *
- *   check(cond, fmt, ...)   always compiled in: for a condition the process cannot go on without. Prints and
- * exits. fail(err, fmt, ...)     for code that reads untrusted input: fills `err`, returns false, and the
- * caller decides. x*alloc                 allocation that cannot return NULL
+ *   check(cond, fmt, ...)   for what the process cannot go on without. Always compiled in; prints and exits.
+ *   fail(err, fmt, ...)     for code that reads untrusted input. Fills `err` and returns false: the caller
+ *                           decides.
  *
  * A message says what was expected, what was found, and which file or flag to look at. */
 #ifndef LLMC_BASE_H
 #define LLMC_BASE_H
 
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -63,10 +64,19 @@ void *xcalloc(size_t count, size_t bytes); /* zeroed; checks the product for ove
 void *xrealloc(void *p, size_t bytes);
 char *xstrdup(const char *s);
 char *xasprintf(const char *fmt, ...) LLMC_PRINTF(1, 2); /* the caller frees */
+char *xvasprintf(const char *fmt, va_list ap) LLMC_PRINTF(1, 0);
+
+/* A formatted text that nobody frees, for the parts of a message. It is valid in this thread until the thread has
+ * formatted 15 KiB more in this way; anything after its first 1023 bytes is cut off. */
+const char *temp_printf(const char *fmt, ...) LLMC_PRINTF(1, 2);
+
+/* Starts a thread that takes no signals: these are for the main thread, which saves and exits. A failure ends the
+ * process; its message says "the thread that <purpose>". */
+void thread_start(pthread_t *thread, void *(*body)(void *), void *arg, const char *purpose);
 
 double now_seconds(void); /* monotonic clock */
 
-/* Writes `bytes` as "1.5 GiB" into one of a few rotating static buffers (thread-local), and returns it. */
+/* "1.50 GiB", by temp_printf. */
 const char *human_bytes(double bytes);
 /* The same for counts and rates with decimal prefixes: "1.24 G". */
 const char *human_count(double n);

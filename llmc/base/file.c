@@ -176,13 +176,11 @@ void writer_put(struct writer *w, const void *data, size_t bytes) {
 }
 
 void writer_printf(struct writer *w, const char *fmt, ...) {
-    char *text = NULL;
     va_list ap;
     va_start(ap, fmt);
-    int n = vasprintf(&text, fmt, ap);
+    char *text = xvasprintf(fmt, ap);
     va_end(ap);
-    check(n >= 0, "writer_printf: cannot format \"%s\"", fmt);
-    writer_put(w, text, (size_t)n);
+    writer_put(w, text, strlen(text));
     free(text);
 }
 

@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <glob.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -373,13 +372,7 @@ static void start_thread(struct dataloader *l, int64_t sample) {
     l->start = sample;
     l->taken = l->filled = l->released = 0;
     l->quit = l->failed = false;
-    /* Signals are for the main thread, which saves and leaves. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int rc = pthread_create(&l->thread, NULL, read_ahead, l);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    check(rc == 0, "cannot start the thread that reads data ahead: %s", strerror(rc));
+    thread_start(&l->thread, read_ahead, l, "reads data ahead");
 }
 
 static void stop_thread(struct dataloader *l) {

@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
+#include "llmc/base/json_file.h"
 #include "llmc/format/model_file.h"
 
 enum { FORMAT = 1, LARGE = 1 << 20 };

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "llmc/base/json_file.h"
 #include "llmc/format/model_file.h"
 
 /* What is stored of every parameter: its value, and the two moments. */
@@ -174,18 +175,9 @@ static bool write_index(const struct share *s, const char *dir, const char *stem
             weights_each(&s->zero->gpt->config, bucket(s, i).first, bucket(s, i).end, add_to_index, &e);
         }
     }
-    char *text = json_dumps(root, JSON_INDENT(2)),
-         *path = xasprintf("%s/%s.safetensors.index.json", dir, stem);
-    json_decref(root);
-    check(text != NULL, "%s: cannot be written as JSON", path);
-    struct writer w;
-    bool ok = writer_open(&w, path, err);
-    if (ok) {
-        writer_printf(&w, "%s\n", text);
-        ok = writer_close(&w, err);
-    }
+    char *path = xasprintf("%s/%s.safetensors.index.json", dir, stem);
+    bool ok = json_file_write(path, root, err);
     free(path);
-    free(text);
     return ok;
 }
 

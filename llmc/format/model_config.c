@@ -10,17 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct json_t *json_file_load(const char *path, struct error *err) {
-    struct mapped_file f;
-    if (!file_map(&f, path, err)) return NULL;
-    json_error_t why;
-    json_t *root =
-        json_loadb(f.data ? (const char *)f.data : "", (size_t)f.size, JSON_REJECT_DUPLICATES, &why);
-    if (!root)
-        fail(err, "%s: not valid JSON in line %d, near byte %d: %s", path, why.line, why.position, why.text);
-    file_unmap(&f);
-    return root;
-}
+#include "llmc/base/json_file.h"
 
 /* --- what this engine computes --- */
 
@@ -147,18 +137,8 @@ bool model_config_read(struct gpt_config *config, const char *dir, struct error 
 
 static bool write_json(const char *dir, const char *name, json_t *root, struct error *err) {
     char *path = xasprintf("%s/%s", dir, name);
-    /* 15 digits: 1e-05 instead of 1.0000000000000001e-05 */
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
-    check(text != NULL, "%s: cannot be written as JSON", path);
-    struct writer w;
-    bool ok = writer_open(&w, path, err);
-    if (ok) {
-        writer_printf(&w, "%s\n", text);
-        ok = writer_close(&w, err);
-    }
-    free(text);
+    bool ok = json_file_write(path, root, err);
     free(path);
-    json_decref(root);
     return ok;
 }
 

@@ -14,12 +14,7 @@
 extern "C" {
 #endif
 
-struct json_t;
-
 /* --- config.json (model_config.c) --- */
-
-/* A whole JSON file, or NULL with the reason in err. The caller owns the reference. */
-struct json_t *json_file_load(const char *path, struct error *err);
 
 /* Reads DIR/config.json. Refuses what this engine would compute differently: another model_type, another
  * activation, another epsilon, an untied head, ... */

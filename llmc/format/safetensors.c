@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "llmc/base/json_file.h"
 #include "llmc/ops/tensor.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the data of a safetensors file is little-endian");
@@ -44,14 +45,9 @@ const char *st_dtype_name(enum st_dtype dtype) { return dtypes[dtype].name; }
 int64_t st_dtype_size(enum st_dtype dtype) { return dtypes[dtype].size; }
 
 const char *st_view_text(const struct st_view *v) {
-    static _Thread_local char buffers[4][320];
-    static _Thread_local unsigned next;
-    char *out = buffers[next++ % 4];
-    int n = snprintf(out, sizeof buffers[0], "%.80s %s (", v->name, st_dtype_name(v->dtype));
-    for (int i = 0; i < v->rank; i++)
-        n += snprintf(out + n, sizeof buffers[0] - (size_t)n, i ? ",%" PRId64 : "%" PRId64, v->dim[i]);
-    snprintf(out + n, sizeof buffers[0] - (size_t)n, ")");
-    return out;
+    const char *dims = "";
+    for (int i = 0; i < v->rank; i++) dims = temp_printf("%s%s%" PRId64, dims, i ? "," : "", v->dim[i]);
+    return temp_printf("%.80s %s (%s)", v->name, st_dtype_name(v->dtype), dims);
 }
 
 /* --- the header of one file --- */
@@ -302,16 +298,10 @@ static bool apply_weight_map(struct safetensors *st, json_t *map, const char *in
 
 static bool open_sharded(struct safetensors *st, const char *index, const char *directory,
                          struct error *err) {
-    struct mapped_file f;
-    if (!file_map(&f, index, err)) return false;
-    json_error_t why;
-    json_t *root =
-        json_loadb(f.data ? (const char *)f.data : "", (size_t)f.size, JSON_REJECT_DUPLICATES, &why);
-    json_t *map = json_object_get(root, "weight_map");
+    json_t *root = json_file_load(index, err), *map = json_object_get(root, "weight_map");
+    if (!root) return false;
     bool ok;
-    if (!root) {
-        ok = fail(err, "%s: not valid JSON near byte %d: %s", index, why.position, why.text);
-    } else if (!json_is_object(map) || json_object_size(map) == 0) {
+    if (!json_is_object(map) || json_object_size(map) == 0) {
         ok = fail(err, "%s: has no object \"weight_map\" that names the file of each tensor", index);
     } else {
         reserve_files(st, json_object_size(map));
@@ -319,7 +309,6 @@ static bool open_sharded(struct safetensors *st, const char *index, const char *
         if (!ok) safetensors_close(st);
     }
     json_decref(root);
-    file_unmap(&f);
     return ok;
 }
 

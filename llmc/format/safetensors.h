@@ -78,7 +78,7 @@ void safetensors_close(struct safetensors *st); /* harmless after a failed open 
 const struct st_view *safetensors_find(const struct safetensors *st, const char *name); /* NULL if absent */
 /* The text under `key` in __metadata__ (of the first file that has it), or NULL. */
 const char *safetensors_metadata(const struct safetensors *st, const char *key);
-/* "wte.weight BF16 (50257,768)" in a rotating thread-local buffer. */
+/* "wte.weight BF16 (50257,768)" by temp_printf. */
 const char *st_view_text(const struct st_view *v);
 
 /* Elements [first, first+count) of `v` as fp32, on all cores: F32, BF16, F16 and F64 (rounded to nearest; too

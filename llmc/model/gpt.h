@@ -186,7 +186,7 @@ struct tensor gpt_act(const struct gpt *gpt, enum act_id id, int64_t layer);
  * the vectors. */
 struct tensor gpt_param_range(const struct gpt *gpt, int64_t first, int64_t count);
 struct tensor gpt_grad_range(const struct gpt *gpt, int64_t first, int64_t count);
-/* "h.3.attn.c_attn.weight" in a rotating thread-local buffer. */
+/* "h.3.attn.c_attn.weight" by temp_printf. */
 const char *gpt_param_name(enum param_id id, int64_t layer);
 const char *gpt_act_name(enum act_id id);
 

@@ -175,13 +175,8 @@ int64_t gpt_stored_at(const struct gpt_params *p, int64_t slots, int64_t at) {
 }
 
 const char *gpt_param_name(enum param_id id, int64_t layer) {
-    static _Thread_local char buffers[8][64];
-    static _Thread_local unsigned next;
-    char *out = buffers[next++ % 8];
     const char *name = gpt_param_rows[id].name, *mark = strstr(name, "%d");
-    if (!mark) return name;
-    snprintf(out, sizeof buffers[0], "%.*s%" PRId64 "%s", (int)(mark - name), name, layer, mark + 2);
-    return out;
+    return mark ? temp_printf("%.*s%" PRId64 "%s", (int)(mark - name), name, layer, mark + 2) : name;
 }
 
 static struct tensor range_view(const struct gpt *g, const struct tensor *buffer, int64_t slots,

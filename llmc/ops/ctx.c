@@ -49,18 +49,14 @@ void ctx_free(struct ctx *ctx) {
 }
 
 const char *ctx_memory_advice(const struct ctx *ctx, int64_t available) {
-    static _Thread_local char text[320];
     int64_t model = ctx->memory[MEM_PARAMETERS] + ctx->memory[MEM_GRADIENTS] + ctx->memory[MEM_OPTIMIZER];
     if (model > available)
-        snprintf(text, sizeof text,
-                 "Parameters, gradients and optimizer take %s, whatever the batch: a smaller --model, "
-                 "--no-master-weights or, on several GPUs, a higher --zero level need less",
-                 human_bytes((double)model));
-    else
-        snprintf(text, sizeof text,
-                 "A smaller --batch-size (with the same --tokens-per-step), a shorter --seq-len, --recompute "
-                 "block, --head-chunks 4 or, on several GPUs, a higher --zero level need less");
-    return text;
+        return temp_printf(
+            "Parameters, gradients and optimizer take %s, whatever the batch: a smaller --model, "
+            "--no-master-weights or, on several GPUs, a higher --zero level need less",
+            human_bytes((double)model));
+    return "A smaller --batch-size (with the same --tokens-per-step), a shorter --seq-len, --recompute block, "
+           "--head-chunks 4 or, on several GPUs, a higher --zero level need less";
 }
 
 /* The accounts of the context contain the bytes that are asked for. */

@@ -27,15 +27,10 @@ struct tensor tensor_range(const struct tensor *t, int64_t first, int64_t count)
 }
 
 const char *tensor_text(const struct tensor *t) {
-    static _Thread_local char buffers[8][128];
-    static _Thread_local unsigned next;
     if (!t) return "(none)";
-    char *out = buffers[next++ % 8];
-    int n = snprintf(out, sizeof buffers[0], "%s (", t->name ? t->name : "tensor");
-    for (int i = 0; i < t->rank && n < 100; i++)
-        n += snprintf(out + n, sizeof buffers[0] - (size_t)n, i ? ",%" PRId64 : "%" PRId64, t->dim[i]);
-    snprintf(out + n, sizeof buffers[0] - (size_t)n, ") %s", dtype_name(t->dtype));
-    return out;
+    const char *dims = "";
+    for (int i = 0; i < t->rank; i++) dims = temp_printf("%s%s%" PRId64, dims, i ? "," : "", t->dim[i]);
+    return temp_printf("%s (%s) %s", t->name ? t->name : "tensor", dims, dtype_name(t->dtype));
 }
 
 bool tensor_same_shape(const struct tensor *a, const struct tensor *b) {

@@ -73,7 +73,7 @@ struct tensor tensor_slice_rows(const struct tensor *t, int64_t first, int64_t c
  * small buffer. A range of an absent tensor (rank 0) has no data, either. */
 struct tensor tensor_range(const struct tensor *t, int64_t first, int64_t count);
 
-/* "name (4,64,768) fp32" in a rotating thread-local buffer. */
+/* "name (4,64,768) fp32" by temp_printf. */
 const char *tensor_text(const struct tensor *t);
 
 bool tensor_same_shape(const struct tensor *a, const struct tensor *b);

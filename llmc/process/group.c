@@ -124,12 +124,8 @@ void group_close(struct group *g) {
 }
 
 const char *group_rank_text(const struct group_state *s, int64_t rank) {
-    static _Thread_local char buffers[4][96];
-    static _Thread_local unsigned next;
-    char *out = buffers[next++ % 4];
     const char *host = s->peers[rank].host;
-    snprintf(out, sizeof buffers[0], host[0] ? "rank %lld (%.64s)" : "rank %lld", (long long)rank, host);
-    return out;
+    return temp_printf(host[0] ? "rank %lld (%.64s)" : "rank %lld", (long long)rank, host);
 }
 
 /* --- what this process says about itself --- */

@@ -40,7 +40,7 @@ struct net_address net_local(int fd), net_remote(int fd);
 void net_set_port(struct net_address *a, int port);
 int net_port(const struct net_address *a);
 bool net_is_loopback(const struct net_address *a);
-/* "10.0.0.1:29500", "[fd00::1]:29500": in a rotating thread-local buffer. */
+/* "10.0.0.1:29500", "[fd00::1]:29500": by temp_printf. */
 const char *net_text(const struct net_address *a);
 
 /* Listens at host:port; with `any`, at all interfaces. -1 with the reason. */
@@ -126,7 +126,7 @@ void group_watch_start(struct group_state *s);
 void group_watch_close(struct group_state *s);
 /* Of any thread, before this process ends with an error: the others learn why. */
 void group_last_words(struct group_state *s, const char *message);
-/* "rank 3 (node7)" in a rotating thread-local buffer. */
+/* "rank 3 (node7)" by temp_printf. */
 const char *group_rank_text(const struct group_state *s, int64_t rank);
 
 /* Around a wait for others, nothing else being done: what this process is in goes to the watch. */

@@ -48,14 +48,11 @@ bool net_is_loopback(const struct net_address *a) {
 }
 
 const char *net_text(const struct net_address *a) {
-    static _Thread_local char buffers[4][INET6_ADDRSTRLEN + 16];
-    static _Thread_local unsigned next;
-    char *out = buffers[next++ % 4], host[INET6_ADDRSTRLEN + 8], port[8];
+    char host[INET6_ADDRSTRLEN + 8], port[8];
     if (getnameinfo((const struct sockaddr *)&a->addr, a->size, host, sizeof host, port, sizeof port,
                     NI_NUMERICHOST | NI_NUMERICSERV) != 0)
         return "an unknown address";
-    snprintf(out, sizeof buffers[0], a->addr.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
-    return out;
+    return temp_printf(a->addr.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
 }
 
 /* The addresses of host:port, to be freed. NULL with the reason. */

@@ -96,15 +96,10 @@ static void suspect(struct group_state *s, const char *fmt, ...) {
 
 /* "step 17, waiting for rank 2" */
 static const char *doing(const struct group_state *s, int64_t rank) {
-    static _Thread_local char buffers[4][GROUP_WHAT_MAX + 80];
-    static _Thread_local unsigned next;
-    char *out = buffers[next++ % 4];
     const struct group_peer *p = &s->peers[rank];
-    size_t size = sizeof buffers[0];
-    int n = snprintf(out, size, p->step >= 0 ? "%s %lld" : "%s", p->what, (long long)p->step);
-    if (p->waiting && p->waits_for >= 0)
-        snprintf(out + n, size - (size_t)n, ", waiting for rank %lld", (long long)p->waits_for);
-    return out;
+    const char *text = temp_printf(p->step >= 0 ? "%s %lld" : "%s", p->what, (long long)p->step);
+    if (!p->waiting || p->waits_for < 0) return text;
+    return temp_printf("%s, waiting for rank %lld", text, (long long)p->waits_for);
 }
 
 static void note_state(struct group_peer *p, const struct watch_state *state, unsigned *beats, double now) {

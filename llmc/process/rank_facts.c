@@ -15,12 +15,10 @@ static void append(struct rank_facts *a, const char *text) {
 }
 
 void rank_facts_add(struct rank_facts *a, const char *name, const char *fmt, ...) {
-    char *value = NULL;
     va_list ap;
     va_start(ap, fmt);
-    int n = vasprintf(&value, fmt, ap);
+    char *value = xvasprintf(fmt, ap);
     va_end(ap);
-    check(n >= 0, "rank_facts_add: cannot format \"%s\"", fmt);
     append(a, name);
     append(a, value);
     free(value);

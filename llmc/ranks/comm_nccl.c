@@ -26,12 +26,8 @@
 /* --- loading --- */
 
 const char *nccl_version_text(int version) {
-    static _Thread_local char text[4][32];
-    static _Thread_local unsigned next;
-    char *out = text[next++ % ARRAY_LENGTH(text)];
     int major = version < 10000 ? 1000 : 10000;
-    snprintf(out, sizeof text[0], "%d.%d.%d", version / major, version % major / 100, version % 100);
-    return out;
+    return temp_printf("%d.%d.%d", version / major, version % major / 100, version % 100);
 }
 
 bool nccl_load(struct nccl_api *api, int *version, struct error *err) {
@@ -78,15 +74,13 @@ struct nccl_comm {
 
 static struct nccl_comm *state_of(const struct comm *c) { return (struct nccl_comm *)c->state; }
 
-/* NCCL's own words on what went wrong, in a rotating thread-local buffer. */
+/* NCCL's own words on what went wrong, by temp_printf. */
 static const char *nccl_error_text(const struct nccl_comm *s, int result) {
-    static _Thread_local char text[512];
     const char *last = s->api.get_last_error ? s->api.get_last_error(s->comm) : NULL;
     bool more = last && *last;
     int length = more ? (int)strcspn(last, "\n") : 0;
-    snprintf(text, sizeof text, "%s%s%.*s. NCCL_DEBUG=INFO shows more", s->api.get_error_string(result),
-             more ? ": " : "", length, more ? last : "");
-    return text;
+    return temp_printf("%s%s%.*s. NCCL_DEBUG=INFO shows more", s->api.get_error_string(result),
+                       more ? ": " : "", length, more ? last : "");
 }
 
 /* If another process is gone, NCCL may notice it before the watch does, but only the watch knows which one

@@ -116,15 +116,11 @@ static void plan(struct sockets *s) {
 /* --- headers --- */
 
 static const char *header_text(const struct header *h) {
-    static _Thread_local char buffers[2][200];
-    static _Thread_local unsigned next;
-    char *out = buffers[next++ % 2], root[32] = "";
-    if (h->kind == BROADCAST) snprintf(root, sizeof root, " from rank %d", h->root);
-    snprintf(out, sizeof buffers[0], "%s%s of %.*s, %lld elements of %s, as number %llu",
-             h->kind <= BROADCAST ? kind_names[h->kind] : "?", root, (int)sizeof h->name, h->name,
-             (long long)h->count, h->dtype < DTYPE_COUNT ? dtype_name((enum dtype)h->dtype) : "?",
-             (unsigned long long)h->number);
-    return out;
+    const char *root = h->kind == BROADCAST ? temp_printf(" from rank %d", h->root) : "";
+    return temp_printf("%s%s of %.*s, %lld elements of %s, as number %llu",
+                       h->kind <= BROADCAST ? kind_names[h->kind] : "?", root, (int)sizeof h->name, h->name,
+                       (long long)h->count, h->dtype < DTYPE_COUNT ? dtype_name((enum dtype)h->dtype) : "?",
+                       (unsigned long long)h->number);
 }
 
 static void compare_header(struct sockets *s, int64_t rank) {

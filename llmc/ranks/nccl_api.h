@@ -60,7 +60,7 @@ struct nccl_api {
 /* Finds the functions: in the library that LLMC_NCCL names, else in the program itself (where it is linked
  * with NCCL, or with the simulated one), else in libnccl.so.2. The library stays loaded. */
 bool nccl_load(struct nccl_api *api, int *version, struct error *err);
-/* "2.21.5", in a rotating thread-local buffer. */
+/* "2.21.5", by temp_printf. */
 const char *nccl_version_text(int version);
 
 #ifdef __cplusplus

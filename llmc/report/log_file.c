@@ -19,15 +19,13 @@
 /* --- numbers and rows --- */
 
 const char *log_double(double v) {
-    static _Thread_local char buffers[8][32];
-    static _Thread_local unsigned next;
-    char *out = buffers[next++ % 8];
     if (!isfinite(v)) return "null";
+    char text[32];
     for (int digits = 15; digits <= 17; digits++) {
-        snprintf(out, sizeof buffers[0], "%.*g", digits, v);
-        if (strtod(out, NULL) == v) break;
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if (strtod(text, NULL) == v) break;
     }
-    return out;
+    return temp_printf("%s", text);
 }
 
 int log_row_print(char *out, const struct log_row *row) {

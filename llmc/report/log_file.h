@@ -33,7 +33,7 @@ struct log_row {
 int log_row_print(char *out, const struct log_row *row);
 /* Reads a line without its '\n'. False for anything that log_row_print does not write. */
 bool log_row_parse(struct log_row *row, const char *line, int64_t size);
-/* The shortest decimal that reads back as `v`, or "null", in a rotating thread-local buffer. */
+/* The shortest decimal that reads back as `v`, or "null", by temp_printf. */
 const char *log_double(double v);
 
 /* --- files --- */

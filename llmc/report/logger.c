@@ -65,12 +65,10 @@ static void say_text(struct logger *l, const char *text) {
 }
 
 void logger_say(struct logger *l, const char *fmt, ...) {
-    char *text = NULL;
     va_list ap;
     va_start(ap, fmt);
-    int n = vasprintf(&text, fmt, ap);
+    char *text = xvasprintf(fmt, ap);
     va_end(ap);
-    check(n >= 0, "logger_say: cannot format \"%s\"", fmt);
     say_text(l, text);
     free(text);
 }

@@ -9,58 +9,35 @@
 
 /* --- numbers --- */
 
-static char *rotating_buffer(void) {
-    static _Thread_local char buffers[16][32];
-    static _Thread_local unsigned next;
-    return buffers[next++ % 16];
-}
-
 const char *progress_count(double n) {
-    char *out = rotating_buffer();
     const char *prefix = " kMGTPE";
     if (!isfinite(n) || n < 0) return "    -";
     while (n >= 999.5 && prefix[1]) {
         n /= 1000;
         prefix++;
     }
-    if (n >= 999.5)
-        snprintf(out, 32, "%5.0e", n);
-    else if (*prefix == ' ')
-        snprintf(out, 32, "%5.*f", n < 99.95 ? 1 : 0, n);
-    else
-        snprintf(out, 32, "%*.*f%c", 4, n < 9.995 ? 2 : n < 99.95 ? 1 : 0, n, *prefix);
-    return out;
+    if (n >= 999.5) return temp_printf("%5.0e", n);
+    if (*prefix == ' ') return temp_printf("%5.*f", n < 99.95 ? 1 : 0, n);
+    return temp_printf("%4.*f%c", n < 9.995 ? 2 : n < 99.95 ? 1 : 0, n, *prefix);
 }
 
 const char *progress_duration(double seconds) {
-    char *out = rotating_buffer();
     if (!(seconds >= 0 && seconds < 1e9)) return "-";
     int64_t s = (int64_t)(seconds + 0.5);
-    if (s < 60)
-        snprintf(out, 32, "%" PRId64 "s", s);
-    else if (s < 3600)
-        snprintf(out, 32, "%" PRId64 "m%02" PRId64 "s", s / 60, s % 60);
-    else if (s < 86400)
-        snprintf(out, 32, "%" PRId64 "h%02" PRId64 "m", s / 3600, s / 60 % 60);
-    else
-        snprintf(out, 32, "%" PRId64 "d%02" PRId64 "h", s / 86400, s / 3600 % 24);
-    return out;
+    if (s < 60) return temp_printf("%" PRId64 "s", s);
+    if (s < 3600) return temp_printf("%" PRId64 "m%02" PRId64 "s", s / 60, s % 60);
+    if (s < 86400) return temp_printf("%" PRId64 "h%02" PRId64 "m", s / 3600, s / 60 % 60);
+    return temp_printf("%" PRId64 "d%02" PRId64 "h", s / 86400, s / 3600 % 24);
 }
 
 /* Seven characters for anything, with four decimals where they fit. */
 static const char *number(double v) {
-    char *out = rotating_buffer();
     if (isnan(v)) return "    nan";
     double a = fabs(v);
-    if (isinf(v))
-        snprintf(out, 32, "%7s", v > 0 ? "inf" : "-inf");
-    else if (a < 99.99995)
-        snprintf(out, 32, "%7.4f", v);
-    else if (a < 99999.95)
-        snprintf(out, 32, "%7.1f", v);
-    else
-        snprintf(out, 32, "%7.*e", v < 0 || a >= 9.95e99 ? 0 : 1, v);
-    return out;
+    if (isinf(v)) return v > 0 ? "    inf" : "   -inf";
+    if (a < 99.99995) return temp_printf("%7.4f", v);
+    if (a < 99999.95) return temp_printf("%7.1f", v);
+    return temp_printf("%7.*e", v < 0 || a >= 9.95e99 ? 0 : 1, v);
 }
 
 /* --- columns --- */

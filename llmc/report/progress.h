@@ -25,10 +25,9 @@ struct progress {
 #define PROGRESS_MAX 512
 int progress_line(char out[PROGRESS_MAX], const struct progress *p, int columns);
 
-/* "1.23k", "12.3k", "123k": three digits and a prefix, 5 characters wide, in a rotating thread-local
- * buffer. */
+/* "1.23k", "12.3k", " 123k": three digits and a prefix, 5 characters wide, by temp_printf. */
 const char *progress_count(double n);
-/* "42s", "12m34s", "3h05m", "2d03h". */
+/* "42s", "12m34s", "3h05m", "2d03h", by temp_printf. */
 const char *progress_duration(double seconds);
 
 #ifdef __cplusplus

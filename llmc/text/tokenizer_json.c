@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "llmc/base/file.h"
+#include "llmc/base/json_file.h"
 #include "llmc/text/normalize.h"
 
 /* What a file says, before it is checked. The strings belong to the JSON documents. */
@@ -461,17 +462,9 @@ static bool check_model(const json_t *model, struct error *err) {
 /* --- Loading --- */
 
 static json_t *parse_json(const char *path, struct error *err) {
-    struct mapped_file f;
-    if (!file_map(&f, path, err)) return NULL;
-    json_error_t problem;
-    json_t *root = json_loadb((const char *)f.data, (size_t)f.size, JSON_REJECT_DUPLICATES, &problem);
-    file_unmap(&f);
-    if (!root)
-        fail(err, "%s: not valid JSON: line %d, column %d: %s", path, problem.line, problem.column,
-             problem.text);
-    else if (!json_is_object(root))
-        fail(err, "%s: expected a JSON object", path);
-    if (json_is_object(root)) return root;
+    json_t *root = json_file_load(path, err);
+    if (!root || json_is_object(root)) return root;
+    fail(err, "%s: expected a JSON object", path);
     json_decref(root);
     return NULL;
 }

@@ -762,7 +762,7 @@ static void resuming_what_does_not_fit_is_refused(void **state) {
     assert_int_equal(truncate(in_scratch("parts/data_train_000000.bin"), 5000), 0);
     refuses("--resume --out @/parts" AGAIN, "has 5000 bytes, but had 21504");
     put("parts/manifest.json.partial", "{", 1);
-    refuses("--resume --out @/parts" AGAIN, "manifest.json.partial:1");
+    refuses("--resume --out @/parts" AGAIN, "manifest.json.partial: not valid JSON in line 1");
     put_text("parts/manifest.json.partial", "{\"version\": 2}");
     refuses("--resume --out @/parts" AGAIN, "version 2, expected 1");
     static const char *const damaged[] = {"{\"version\": 1}",

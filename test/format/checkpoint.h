@@ -5,6 +5,7 @@
 
 #include "test/test.h"
 
+#include "llmc/base/json_file.h"
 #include "llmc/format/checkpoint.h"
 #include "llmc/format/model_file.h"
 

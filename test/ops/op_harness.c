@@ -26,15 +26,11 @@ static const char *input_name(enum op_input input) {
 
 const char *op_case_text(const struct op_test *op, const struct op_case *c, enum dtype dtype,
                          const char *variant) {
-    static _Thread_local char buffers[4][192];
-    static _Thread_local unsigned next;
-    char *out = buffers[next++ % 4];
-    int n = snprintf(out, sizeof buffers[0], "%s:%s %s '%s' %s (", op_name(op->id),
-                     variant ? variant : "default", dtype_name(dtype), c->name, input_name(c->input));
+    const char *dims = "";
     for (int i = 0; i < 6 && (i == 0 || c->d[i]); i++)
-        n += snprintf(out + n, sizeof buffers[0] - (size_t)n, i ? ",%" PRId64 : "%" PRId64, c->d[i]);
-    snprintf(out + n, sizeof buffers[0] - (size_t)n, ")");
-    return out;
+        dims = temp_printf("%s%s%" PRId64, dims, i ? "," : "", c->d[i]);
+    return temp_printf("%s:%s %s '%s' %s (%s)", op_name(op->id), variant ? variant : "default",
+                       dtype_name(dtype), c->name, input_name(c->input), dims);
 }
 
 /* --- operands --- */
@@ -309,17 +305,14 @@ void op_instance_call(struct op_instance *x) {
 
 /* "dinp[3,7]" */
 static const char *element_text(const struct operand *o, int64_t i) {
-    static _Thread_local char text[96];
     int64_t index[TENSOR_MAX_RANK];
     for (int d = o->target.rank - 1; d >= 0; d--) {
         index[d] = i % o->target.dim[d];
         i /= o->target.dim[d];
     }
-    int n = snprintf(text, sizeof text, "%s[", o->name);
-    for (int d = 0; d < o->target.rank; d++)
-        n += snprintf(text + n, sizeof text - (size_t)n, d ? ",%" PRId64 : "%" PRId64, index[d]);
-    snprintf(text + n, sizeof text - (size_t)n, "]");
-    return text;
+    const char *text = "";
+    for (int d = 0; d < o->target.rank; d++) text = temp_printf("%s%s%" PRId64, text, d ? "," : "", index[d]);
+    return temp_printf("%s[%s]", o->name, text);
 }
 
 static bool compare_guards(struct op_instance *x, struct operand *o, const unsigned char *image,

@@ -206,7 +206,7 @@ enum op_verdict { OP_PASSED, OP_FAILED, OP_SKIPPED /* the row does not take thes
 enum op_verdict op_check(const struct op_test *op, const struct op_case *c, enum dtype dtype,
                          const struct op_target *target, double *worst, struct error *err);
 
-/* "norm_forward:warp bf16 odd (5,13)" in a rotating thread-local buffer. */
+/* "norm_forward:warp bf16 odd (5,13)" by temp_printf. */
 const char *op_case_text(const struct op_test *op, const struct op_case *c, enum dtype dtype,
                          const char *variant);
 
