@@ -26,11 +26,11 @@
 /* --- options --- */
 
 struct config {
-    const char *op, *variant, *shape, *device, *json;
+    const char *op, *variant, *shape, *device, *json, *autotune;
     int64_t batch_size, seq_len;
     double seconds;
     int dtype;
-    bool compare, ladder;
+    bool compare, ladder, tf32;
 };
 enum { WORD_AUTO, WORD_FP32, WORD_BF16 };
 
@@ -48,6 +48,9 @@ static const struct option_row rows[] = {
     OPT_WORD(struct config, dtype, "dtype", "auto", "auto|fp32|bf16", NULL,
              "storage; auto: fp32 on the CPU, bf16 on a GPU", 0),
     OPT_TEXT(struct config, device, "device", "auto", "NAME", "auto, cpu, cuda or cuda:N", 0),
+    OPT_FLAG(struct config, tf32, "tf32", "false", "on a GPU, multiply fp32 matrices in TF32", 0),
+    OPT_TEXT(struct config, autotune, "autotune", NULL, "FILE",
+             "on a GPU, time the matmul algorithms for each shape once and keep the fastest in FILE", 0),
     OPT_REAL(struct config, seconds, "seconds", "0.5", 0.001, 3600, "S", "to measure each row for", 0),
     OPT_TEXT(struct config, json, "json", NULL, "FILE", "write the results for --compare", 0),
     OPT_FLAG(struct config, ladder, "ladder", "false",
@@ -480,7 +483,8 @@ static int run(const struct config *config) {
     struct error err;
     struct gpt_config gpt;
     struct op_model model;
-    struct device *device = device_open(config->device, &err);
+    struct device_options options = {.tf32 = config->tf32, .tune_file = config->autotune};
+    struct device *device = device_open(config->device, &options, &err);
     if (!device) die("%s", err.message);
     check(!config->ladder || (!device->unified && &ladder_ops),
           "--ladder needs a GPU and a build with the CUDA back end (make config)");
@@ -494,8 +498,7 @@ static int run(const struct config *config) {
     b.ctx.forced = NULL;
     b.dtype = config->dtype == WORD_FP32   ? DTYPE_F32
               : config->dtype == WORD_BF16 ? DTYPE_BF16
-              : device->unified            ? DTYPE_F32
-                                           : DTYPE_BF16;
+                                           : device->dtype;
     parse_shape(&b, &gpt, &model);
     bool known = wanted(config->op, "step");
     for (int id = 0; id < OP_COUNT; id++) known = known || wanted(config->op, op_name((enum op_id)id));

@@ -227,10 +227,10 @@ static void print_row(const struct config *c, struct device *device, const struc
                                   .T = min_i64(1024, model->context),
                                   .train = true,
                                   .recompute = model->channels < 2048 ? RECOMPUTE_NONE : RECOMPUTE_BLOCK,
-                                  .dtype = device->unified ? DTYPE_F32 : DTYPE_BF16};
+                                  .dtype = device->dtype};
     zero_gpt_options(&options, (enum zero_level)level, world);
     gpt_create(&gpt, &ctx, model, &options);
-    zero_create(&zero, &gpt, &optimizer, &r.comm, (enum zero_level)level, !device->unified);
+    zero_create(&zero, &gpt, &optimizer, &r.comm, (enum zero_level)level, device->dtype == DTYPE_BF16);
     ctx_reset_stats(&ctx);
     r.count = 0;
     double micro = 0;
@@ -263,7 +263,7 @@ int main(int argc, char **argv) {
     struct error err;
     int status = command_options(&options, &command, &c, argc - 1, argv + 1);
     if (status >= 0) return status;
-    struct device *device = device_open(c.device, &err);
+    struct device *device = device_open(c.device, NULL, &err);
     check(device, "%s", err.message);
     printf("| model  |  GPUs | ZeRO | micro-batches | tokens a step | computing ms | communication ms | "
            "exposed ms | step ms | efficiency | GiB a GPU "

@@ -8,7 +8,6 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,7 +85,8 @@ static void open_evaluation(struct evaluation *e) {
     check(e->c.seq_len <= e->model.context,
           "--seq-len %" PRId64 " is longer than the model's context of %" PRId64, e->c.seq_len,
           e->model.context);
-    e->device = device_open(e->c.device, &err);
+    struct device_options options = {.threads = e->c.threads};
+    e->device = device_open(e->c.device, &options, &err);
     check(e->device, "%s", err.message);
 }
 
@@ -281,7 +281,6 @@ int cmd_eval(int argc, char **argv) {
         options_free(&options);
         return 2;
     }
-    if (e.c.threads) omp_set_num_threads((int)e.c.threads);
     open_evaluation(&e);
     if (e.c.data || e.c.text) evaluate_loss(&e);
     if (e.c.tasks) evaluate_tasks(&e);

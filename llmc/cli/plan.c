@@ -31,7 +31,7 @@ struct plans {
 static void make_plans(struct plans *p, const struct run_config *c, const struct gpt_config *model,
                        struct device *device) {
     p->world = max_i64(1, c->world);
-    p->sharing = strcmp(device->backend, "cpu") == 0 ? p->world : 1;
+    p->sharing = device->unified ? p->world : 1;
     p->count = p->world > 1 ? LEVELS : 1;
     for (int level = 0; level < p->count; level++) {
         struct run_config at_level = *c;

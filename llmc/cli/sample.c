@@ -5,7 +5,6 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -112,13 +111,13 @@ int cmd_sample(int argc, char **argv) {
     int status = command_options(&options, &command, &c, argc, argv);
     if (status >= 0) return status;
     struct error err;
-    if (c.threads) omp_set_num_threads((int)c.threads);
     char *directory = checkpoint_find(c.from, &err);
     check(directory, "%s", err.message);
     struct gpt_config model;
     check(checkpoint_config(&model, directory, &err), "%s", err.message);
     struct tokenizer *tokenizer = open_tokenizer(&c, directory, model.vocab_size);
-    struct device *device = device_open(c.device, &err);
+    struct device_options device_options = {.threads = c.threads};
+    struct device *device = device_open(c.device, &device_options, &err);
     check(device, "%s", err.message);
     struct ctx ctx;
     struct gpt gpt;

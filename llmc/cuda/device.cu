@@ -1,6 +1,5 @@
-/* An NVIDIA GPU as a device: memory, copies, events, graphs, and how fast it is.
- * Environment: LLMC_TF32=1 (fp32 products in TF32), LLMC_MATMUL_TUNE=FILE (see cublaslt.cu).
- * Sections: memory, copies, events, further streams, graphs, ranges, measuring, opening. */
+/* An NVIDIA GPU as a device: each function of struct device is a few calls of the CUDA runtime. A call that
+ * fails ends the process, except where the caller can do something about it: no memory, no usable GPU. */
 #include "llmc/cuda/cublaslt.cuh"
 
 #include "llmc/ops/device.h"
@@ -293,21 +292,25 @@ static void gpu_close(struct device *d) {
     free(d);
 }
 
-extern "C" struct device *device_open_cuda(int index, struct error *err) {
+extern "C" struct device *device_open_cuda(int index, const struct device_options *options,
+                                           struct error *err) {
+    static const struct device_options defaults = {};
+    if (!options) options = &defaults;
     cudaDeviceProp properties;
     char reason[512];
     if (!usable(index, &properties, reason, sizeof reason)) return refuse(err, index, reason);
     struct device *d = (struct device *)xcalloc(1, sizeof *d);
     cudaStream_t stream;
     cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
-    const char *tf32 = getenv("LLMC_TF32");
     d->backend = "cuda";
+    snprintf(d->short_name, sizeof d->short_name, "cuda:%d", index);
     d->ops = &cuda_ops;
     d->index = index;
     d->arch = 10 * properties.major + properties.minor;
     snprintf(d->name, sizeof d->name, "%.127s", properties.name);
     format_uuid(d->id, sizeof d->id, &properties.uuid);
-    d->state = lt_open(properties.name, tf32 && strcmp(tf32, "1") == 0, getenv("LLMC_MATMUL_TUNE"));
+    d->dtype = DTYPE_BF16;
+    d->state = lt_open(properties.name, options->tf32, options->tune_file);
     d->stream = stream;
     d->alloc = gpu_alloc;
     d->free = gpu_free;

@@ -115,11 +115,11 @@ static struct piece *list_pieces(int64_t *count, const struct gpt_config *c) {
     return list;
 }
 
-/* On the CPU pieces go to their places on all threads; elsewhere one after the other through host memory (and
- * threads share the work inside a piece). `what` is for the warning. */
+/* Threads write pieces straight into memory that the host can touch. For other memory one piece after the other
+ * goes through a host buffer, and the threads share the work inside a piece. `what` is for the warning. */
 static bool load_buffer(struct loader l, const struct weights *w, const char *what, struct error *err) {
     struct gpt *g = l.gpt;
-    l.direct = strcmp(g->ctx->device->backend, "cpu") == 0 && l.buffer->dtype == DTYPE_F32;
+    l.direct = g->ctx->device->unified && l.buffer->dtype == DTYPE_F32;
     if (!l.direct)
         l.values = (float *)xmalloc((size_t)max_i64(PIECE, 4 * g->config.channels) * sizeof *l.values);
     int64_t count, not_finite = 0, failed = -1, first_bad = INT64_MAX;

@@ -1,22 +1,24 @@
-/* Choosing a device by name. */
+/* Opens a device by name. */
 #include "llmc/ops/device.h"
 
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct device *device_open(const char *name, struct error *err) {
+struct device *device_open(const char *name, const struct device_options *options, struct error *err) {
+    if (options && options->threads) omp_set_num_threads((int)options->threads);
     if (strcmp(name, "cpu") == 0) return device_open_cpu();
     if (strcmp(name, "auto") == 0) {
-        struct device *gpu = device_open_cuda(0, err);
+        struct device *gpu = device_open_cuda(0, options, err);
         if (!gpu && device_present_cuda()) warn("there is a GPU, but the CPU is used: %s", err->message);
         return gpu ? gpu : device_open_cpu();
     }
-    if (strcmp(name, "cuda") == 0) return device_open_cuda(0, err);
+    if (strcmp(name, "cuda") == 0) return device_open_cuda(0, options, err);
     char *end = NULL;
     long index = strncmp(name, "cuda:", 5) == 0 ? strtol(name + 5, &end, 10) : -1;
     if (!end || end == name + 5 || *end || index < 0 || index > 1023) {
         fail(err, "--device %s: not a device; cpu, cuda, cuda:N (N counts from 0) or auto", name);
         return NULL;
     }
-    return device_open_cuda((int)index, err);
+    return device_open_cuda((int)index, options, err);
 }

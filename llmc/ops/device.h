@@ -1,9 +1,11 @@
-/* What the engine asks of a device besides the operations: memory, copies, a queue, and how fast it is.
- * One struct of function pointers per back end; device_cpu.c and cuda/device.cu fill it. */
+/* A device: where tensors live and operations run. This is what the engine asks of one besides the operations:
+ * memory, copies, streams, events, and how fast it is. device_cpu.c and cuda/device.cu each fill one struct.
+ *
+ * The engine decides by the properties in the struct, never by the name of a back end. */
 #ifndef LLMC_DEVICE_H
 #define LLMC_DEVICE_H
 
-#include "llmc/base/base.h"
+#include "llmc/ops/tensor.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -12,15 +14,19 @@ extern "C" {
 struct ops;
 
 struct device {
-    const char *backend;   /* "cpu" or "cuda" */
+    /* For messages. */
+    const char *backend; /* "cpu" or "cuda" */
+    char short_name[24]; /* as --device takes it: "cpu", "cuda:3" */
+    char name[128];      /* "AMD EPYC, 2 threads", "NVIDIA H200" */
+
     const struct ops *ops; /* the back end's op table */
-    int index;             /* which one, where there are several */
-    char id[48];           /* of this very GPU in the world: "GPU-5fd4f087-..."; "" for a CPU */
-    int arch;              /* compute capability of a GPU, 90 for 9.0; 0 on the CPU */
-    char name[128];        /* for people: "AMD EPYC, 2 threads", "NVIDIA H200" */
-    bool unified;          /* device memory can be read and written by the host */
-    void *state;           /* back-end private; op_env.state for every op */
-    void *stream;          /* the queue that a context uses unless told otherwise; NULL on the CPU */
+    int index;             /* of the GPU in this machine; 0 for the CPU */
+    char id[48];      /* UUID of the GPU as nvidia-smi -L prints it, "GPU-5fd4f087-..."; "" for the CPU */
+    int arch;         /* compute capability of the GPU, 90 for 9.0; 0: not an NVIDIA GPU */
+    enum dtype dtype; /* the default for weights and activations; its ops take this type and fp32 */
+    bool unified; /* its memory is the host's: the host may touch tensors, all processes share what is free */
+    void *state;  /* back-end private; op_env.state for every op */
+    void *stream; /* the stream that a context uses by default; NULL on the CPU */
 
     /* 256-byte aligned device memory; NULL when there is not enough. Contents are undefined. */
     void *(*alloc)(struct device *d, size_t bytes);
@@ -70,17 +76,25 @@ struct device {
     void (*close)(struct device *d);
 };
 
-/* "cpu", "cuda", "cuda:N", or "auto": the first GPU if there is a usable one, else the CPU, with a warning if
- * there is a GPU all the same. NULL with the reason. */
-struct device *device_open(const char *name, struct error *err);
+/* All zero: the defaults. */
+struct device_options {
+    int64_t threads;       /* OpenMP threads of this process; 0: unchanged */
+    bool tf32;             /* a GPU multiplies fp32 matrices on tensor cores, with 10-bit mantissas */
+    const char *tune_file; /* a GPU times the matmul algorithms for each shape once and keeps the fastest in
+                              this file; NULL: it takes the library's first proposal */
+};
+
+/* `name`: "cpu", "cuda", "cuda:N", or "auto", which is the first GPU if it is usable, else the CPU (with a
+ * warning if there is a GPU that is not). `options` may be NULL. Returns NULL with the reason on failure. */
+struct device *device_open(const char *name, const struct device_options *options, struct error *err);
 
 struct device *device_open_cpu(void);
-/* NULL with the reason: no driver, no device, none with this index, too old for this build, or built without
- * CUDA. */
-struct device *device_open_cuda(int index, struct error *err);
-/* Is there an NVIDIA GPU, whether this program can use it or not? */
+/* Returns NULL with the reason: no driver, no GPU, none with this index, one too old for this build, or a
+ * program built without CUDA. `threads` is device_open's. */
+struct device *device_open_cuda(int index, const struct device_options *options, struct error *err);
+/* Whether the machine has an NVIDIA GPU, usable by this program or not. */
 bool device_present_cuda(void);
-/* How many GPUs device_open_cuda can choose from; 0 with the reason. Takes no memory on them. */
+/* The number of GPUs that device_open_cuda can open; 0 with the reason. Takes no memory on them. */
 int device_count_cuda(struct error *err);
 
 #ifdef __cplusplus

@@ -1,4 +1,4 @@
-/* The CPU as a device: aligned memory, memcpy, no queue. */
+/* The CPU as a device. Work is done when the call returns: streams and events have nothing to order. */
 #include "llmc/ops/device.h"
 
 #include "llmc/ops/ops.h"
@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 static void *cpu_alloc(struct device *d, size_t bytes) {
-    /* Large buffers are aligned to and advised as huge pages: the optimizer's pass over four buffers of the
-     * size of the model otherwise spends a tenth of its time in TLB misses. */
+    /* Large buffers use huge pages: with 4 KiB pages the optimizer, which streams four buffers of the size of
+     * the model, spends a tenth of its time in TLB misses. */
     size_t huge = (size_t)2 << 20, align = bytes >= huge ? huge : 256;
     void *p = NULL;
     if (posix_memalign(&p, align, (size_t)round_up((int64_t)bytes, (int64_t)align)) != 0) return NULL;
@@ -31,7 +31,7 @@ static void cpu_copy(struct device *d, void *dst, const void *src, size_t bytes,
 
 static void cpu_synchronize(struct device *d, void *stream) {}
 
-/* There is no queue: what is recorded has happened. An event is the time of its recording. */
+/* An event is the time at which it was recorded. */
 static void *cpu_event_new(struct device *d) { return xcalloc(1, sizeof(double)); }
 static void cpu_event_record(struct device *d, void *event, void *stream) {
     *(double *)event = now_seconds();
@@ -48,7 +48,7 @@ static void cpu_memory_info(struct device *d, int64_t *free_bytes, int64_t *tota
     int64_t page = sysconf(_SC_PAGESIZE);
     *total_bytes = sysconf(_SC_PHYS_PAGES) * page;
     *free_bytes = sysconf(_SC_AVPHYS_PAGES) * page;
-    /* MemAvailable also counts page cache that can be given up. */
+    /* MemAvailable also counts the page cache that the kernel would give up. */
     FILE *f = fopen("/proc/meminfo", "r");
     char line[128];
     long long kib;
@@ -57,11 +57,11 @@ static void cpu_memory_info(struct device *d, int64_t *free_bytes, int64_t *tota
     if (f) fclose(f);
 }
 
-/* The best of several short runs: what the machine can do, not what its neighbours leave of it. */
+/* The fastest of several short runs, so that other load on the machine lowers the result least. */
 static void cpu_measure(struct device *d, double *matmul_flops, double *copy_bytes) {
     enum { N = 1024, REPEATS = 5 };
     size_t words = (size_t)16 << 20;
-    /* allocated as a model's memory is: with 4 KiB pages the copy would be slower than what ops reach */
+    /* cpu_alloc, because with 4 KiB pages the copy is slower than the ops that are compared with it */
     float *a = (float *)cpu_alloc(d, words * sizeof *a), *b = (float *)cpu_alloc(d, words * sizeof *b);
     check(a && b, "no memory to measure the copy rate with");
 #pragma omp parallel for
@@ -89,7 +89,9 @@ static void cpu_close(struct device *d) { free(d); }
 struct device *device_open_cpu(void) {
     struct device *d = (struct device *)xcalloc(1, sizeof *d);
     *d = (struct device){.backend = "cpu",
+                         .short_name = "cpu",
                          .ops = &cpu_ops,
+                         .dtype = DTYPE_F32,
                          .unified = true,
                          .alloc = cpu_alloc,
                          .free = cpu_free,

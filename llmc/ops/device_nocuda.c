@@ -1,9 +1,9 @@
-/* In place of llmc/cuda/device.cu where that is not linked in (see the Makefile, "the CUDA back end"). */
+/* The CUDA back end of a program that is linked without llmc/cuda (see the Makefile, "the CUDA back end"). */
 #include "llmc/ops/device.h"
 
 #include <unistd.h>
 
-struct device *device_open_cuda(int index, struct error *err) {
+struct device *device_open_cuda(int index, const struct device_options *options, struct error *err) {
     fail(err,
          "--device cuda:%d: this program was built without CUDA; `make CUDA=1` builds it with (nvcc must be "
          "installed), --device cpu works everywhere",
@@ -11,7 +11,7 @@ struct device *device_open_cuda(int index, struct error *err) {
     return NULL;
 }
 
-/* The driver makes this file. */
+/* The driver creates this file. */
 bool device_present_cuda(void) { return access("/dev/nvidiactl", F_OK) == 0; }
 
 int device_count_cuda(struct error *err) {

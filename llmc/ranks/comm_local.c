@@ -55,6 +55,6 @@ static bool same_backend(struct group *g, const struct device *device, struct er
 struct comm *comm_open(struct group *g, struct device *device, struct error *err) {
     if (!g || g->world == 1) return comm_open_local(g);
     if (!same_backend(g, device, err)) return NULL;
-    if (strcmp(device->backend, "cpu") == 0) return comm_open_sockets(g, err);
+    if (device->unified) return comm_open_sockets(g, err);
     return comm_open_nccl(g, device, err);
 }

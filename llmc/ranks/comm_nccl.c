@@ -287,9 +287,9 @@ struct comm *comm_open_nccl(struct group *g, struct device *device, struct error
     struct comm *c = (struct comm *)xcalloc(1, sizeof *c);
     struct nccl_comm *s = (struct nccl_comm *)xcalloc(1, sizeof *s);
     int version = 0;
-    bool gpu = strcmp(device->backend, "cuda") == 0;
-    bool ok = gpu ? nccl_load(&s->api, &version, err)
-                  : fail(err, "NCCL connects GPUs, and this process runs on the %s", device->backend);
+    bool ok = device->arch
+                  ? nccl_load(&s->api, &version, err)
+                  : fail(err, "NCCL connects GPUs, and this process runs on the %s", device->short_name);
     if (!group_agree(g, ok, err) || !nccl_agree(g, device, version, err)) {
         free(s);
         free(c);

@@ -8,7 +8,6 @@
 
 #include <inttypes.h>
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -266,10 +265,8 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
 
 struct device *run_open_device(const struct run_config *c) {
     struct error err;
-    if (c->threads) omp_set_num_threads((int)c->threads);
-    if (c->tf32) setenv("LLMC_TF32", "1", 1);
-    if (c->autotune) setenv("LLMC_MATMUL_TUNE", c->autotune, 1);
-    struct device *device = device_open(c->device, &err);
+    struct device_options options = {.threads = c->threads, .tf32 = c->tf32, .tune_file = c->autotune};
+    struct device *device = device_open(c->device, &options, &err);
     check(device, "%s", err.message);
     return device;
 }
@@ -279,16 +276,17 @@ bool run_master_weights(const struct run_config *c, const struct gpt_options *op
 }
 
 struct gpt_options run_gpt_options(const struct run_config *c, const struct device *device) {
-    bool gpu = strcmp(device->backend, "cpu") != 0;
-    bool bf16 = c->dtype == DTYPE_CHOICE_BF16 || (c->dtype == DTYPE_CHOICE_AUTO && gpu);
-    check(gpu || !bf16,
+    enum dtype dtype = c->dtype == DTYPE_CHOICE_AUTO   ? device->dtype
+                       : c->dtype == DTYPE_CHOICE_BF16 ? DTYPE_BF16
+                                                       : DTYPE_F32;
+    check(dtype == DTYPE_F32 || dtype == device->dtype,
           "--dtype bf16: the CPU computes in fp32 only; use --dtype fp32 or a GPU (--device cuda)");
     bool fp8 = c->matmul == MATMUL_CHOICE_FP8;
-    check(!fp8 || !gpu || device->arch >= 89,
+    check(!fp8 || device->arch == 0 || device->arch >= 89,
           "--matmul fp8: %s has compute capability %d.%d, and fp8 tensor cores come with 8.9 (Ada) and 9.0 "
           "(Hopper); use --matmul bf16",
           device->name, device->arch / 10, device->arch % 10);
-    check(!fp8 || !gpu || bf16, "--matmul fp8 makes its copies from bf16: use --dtype bf16");
+    check(!fp8 || dtype == device->dtype, "--matmul fp8 makes its copies from bf16: use --dtype bf16");
     struct gpt_options options = {.B = c->batch_size,
                                   .T = c->seq_len,
                                   .train = true,
@@ -296,7 +294,7 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
                                   .head_chunks = c->head_chunks,
                                   .init_std = (float)c->init_std,
                                   .fp8 = fp8,
-                                  .dtype = bf16 ? DTYPE_BF16 : DTYPE_F32};
+                                  .dtype = dtype};
     zero_gpt_options(&options, c->zero, c->world);
     return options;
 }

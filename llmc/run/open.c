@@ -163,7 +163,7 @@ static void speak_for_oneself(const struct run *r) {
     rank_log_put(r->rank_log,
                  "rank %" PRId64 " of %" PRId64 ", %s, process %d, %s (%s), %s after step %" PRId64,
                  r->group->rank, r->group->world, r->group->host, (int)getpid(), r->device->name,
-                 r->device_name, r->comm->kind, r->state.step);
+                 r->device->short_name, r->comm->kind, r->state.step);
 }
 
 /* The communicator, wrapped so that each rank's waiting is timed. */
@@ -171,7 +171,7 @@ static void open_comm(struct run *r) {
     struct error err;
     struct comm *comm = comm_open(r->group, r->device, &err);
     check(comm, "%s", err.message);
-    rank_timing_open(&r->timing, r->group, comm, r->device, r->device_name);
+    rank_timing_open(&r->timing, r->group, comm, r->device, r->device->short_name);
     r->comm = &r->timing.comm;
 }
 
@@ -185,8 +185,7 @@ static void create_model(struct run *r) {
     ctx_init(&plan, r->device, r->device->ops, true);
     bool master = run_master_weights(&r->config, &options);
     run_plan_step(&plan, &r->model, &options, master, r->config.zero, r->comm->world);
-    /* on the CPU all processes of a machine share its memory */
-    int64_t sharing = strcmp(r->device->backend, "cpu") == 0 ? r->group->local_world : 1;
+    int64_t sharing = r->device->unified ? r->group->local_world : 1;
     int64_t free_bytes, total_bytes, needed = sharing * ctx_memory_total(&plan);
     r->device->memory_info(r->device, &free_bytes, &total_bytes);
     check(needed <= free_bytes,
@@ -289,7 +288,7 @@ void run_open(struct run *r) {
     r->config.world = r->group->world;
     compare_options(r);
     open_run(r);
-    r->device = run_open_rank_device(&r->config, r->group, r->device_name);
+    r->device = run_open_rank_device(&r->config, r->group);
     open_comm(r);
     open_data(r);
     compare_state(r);

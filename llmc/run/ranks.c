@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <omp.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -163,27 +162,24 @@ static void choose_device(char name[32], const struct run_config *c, const struc
     snprintf(name, 32, "cuda:%" PRId64, own ? 0 : g->local_rank);
 }
 
-/* Processes that nobody has bound to cores of their own share those there are. */
-static void share_cores(const struct run_config *c, const struct group *g) {
+/* Ranks of one machine divide its cores, unless a launcher has bound them to cores of their own. 0: no choice
+ * to make. */
+static int64_t choose_threads(const struct run_config *c, const struct group *g) {
     cpu_set_t allowed;
-    if (c->threads || g->local_world == 1 || getenv("OMP_NUM_THREADS")) return;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    if (c->threads || g->local_world == 1 || getenv("OMP_NUM_THREADS")) return c->threads;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 0;
     int count = CPU_COUNT(&allowed);
-    if (count < sysconf(_SC_NPROCESSORS_ONLN)) return;
-    omp_set_num_threads((int)max_i64(1, count / g->local_world));
+    bool bound = count < sysconf(_SC_NPROCESSORS_ONLN);
+    return bound ? 0 : max_i64(1, count / g->local_world);
 }
 
-struct device *run_open_rank_device(const struct run_config *c, const struct group *g, char name[32]) {
+struct device *run_open_rank_device(const struct run_config *c, const struct group *g) {
     struct run_config own = *c;
+    char name[32];
     choose_device(name, c, g);
-    share_cores(c, g);
     own.device = name;
-    struct device *d = run_open_device(&own);
-    if (strcmp(d->backend, "cpu") == 0)
-        strcpy(name, "cpu");
-    else
-        snprintf(name, 32, "%.16s:%d", d->backend, d->index);
-    return d;
+    own.threads = choose_threads(c, g);
+    return run_open_device(&own);
 }
 
 /* --- logs --- */

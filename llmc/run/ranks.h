@@ -27,9 +27,9 @@ void run_share_text(struct group *g, char **text);
  * take their time. All ranks call it, all get the answer. */
 bool run_see_directory(struct group *g, const char *directory, struct error *err);
 
-/* This rank's device: where there are several on the machine, each has a GPU of its own or its share of the
- * cores. `name` receives "cuda:3" or "cpu". Dies with the reason if there are too few. */
-struct device *run_open_rank_device(const struct run_config *c, const struct group *g, char name[32]);
+/* Opens this rank's device. Ranks of one machine get a GPU each, or divide the cores. Dies with the reason if
+ * there are too few GPUs. */
+struct device *run_open_rank_device(const struct run_config *c, const struct group *g);
 
 /* DIR/rank-N.log, continued if it is there, which also receives this process's errors and warnings. The line
  * gets a time in front and a newline behind. Nothing happens with a descriptor of 0. */

@@ -31,9 +31,8 @@ struct run {
     struct device *device;
     struct comm *comm;
     struct rank_timing timing;
-    char device_name[32]; /* "cuda:3" */
-    int rank_log;         /* descriptor; 0: none */
-    int stop;             /* the signal that all ranks agreed to stop for; 0: none */
+    int rank_log; /* descriptor; 0: none */
+    int stop;     /* the signal that all ranks agreed to stop for; 0: none */
     struct ctx ctx;
     struct gpt_config model;
     struct gpt gpt, generator; /* the generator reads gpt's parameters */

@@ -37,7 +37,7 @@ static void look_around(int out) {
     struct error err = {""};
     struct nccl_api api;
     int version;
-    struct device *d = device_open_cuda(0, &err);
+    struct device *d = device_open_cuda(0, NULL, &err);
     check(d, "these tests need a GPU, or the simulated one (make sim): %s", err.message);
     machine.simulated = strcmp(d->name, "simulated device") == 0;
     machine.devices = device_count_cuda(&err);
@@ -75,7 +75,7 @@ struct side {
 static void side_open(struct side *s, const struct ranks *r) {
     struct error err = {""};
     s->group = ranks_open(r);
-    s->device = device_open_cuda((int)s->group->local_rank, &err);
+    s->device = device_open_cuda((int)s->group->local_rank, NULL, &err);
     check(s->device, "%s", err.message);
     ctx_init(&s->ctx, s->device, s->device->ops, false);
     s->comm = comm_open_nccl(s->group, s->device, &err);
@@ -338,7 +338,7 @@ static int refused_body(const struct ranks *r, int64_t rank) {
     struct group *g = ranks_open(r);
     int64_t index = strcmp(fault, "one GPU") == 0 ? 0 : rank;
     bool cpu = rank == 1 && strcmp(fault, "cpu") == 0;
-    struct device *d = cpu ? device_open_cpu() : device_open_cuda((int)index, &err);
+    struct device *d = cpu ? device_open_cpu() : device_open_cuda((int)index, NULL, &err);
     check(d, "%s", err.message);
     struct comm *c = comm_open(g, d, &err);
     check(!c, "it was opened");
@@ -437,7 +437,7 @@ static int abort_body(const struct ranks *r, int64_t rank) {
     struct error err = {""};
     int version;
     struct group *g = ranks_open(r);
-    struct device *d = device_open_cuda((int)rank, &err);
+    struct device *d = device_open_cuda((int)rank, NULL, &err);
     check(d && nccl_load(&s.api, &version, &err), "%s", err.message);
     struct nccl_id id;
     if (rank == 0) s.api.get_unique_id(&id);
@@ -478,7 +478,7 @@ static int misuse_body(const struct ranks *r, int64_t rank) {
     float host[128] = {0};
     void *comm;
     struct nccl_id id;
-    struct device *d = device_open_cuda(0, &err);
+    struct device *d = device_open_cuda(0, NULL, &err);
     check(d && nccl_load(&api, &version, &err), "%s", err.message);
     api.get_unique_id(&id);
     check(api.comm_init_rank(&comm, 1, id, 0) == NCCL_SUCCESS, "init");

@@ -9,19 +9,22 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct device *open_device(void) {
+static struct device *open_with(const struct device_options *options) {
     struct error err;
-    struct device *d = device_open_cuda(0, &err);
+    struct device *d = device_open_cuda(0, options, &err);
     check(d, "these tests need a GPU, or the simulated one (make sim): %s", err.message);
     return d;
 }
+static struct device *open_device(void) { return open_with(NULL); }
 static bool simulated(const struct device *d) { return strcmp(d->name, "simulated device") == 0; }
 
 static void test_memory_and_copies(void **state) {
     enum { N = 1000 };
     struct device *d = open_device();
     assert_string_equal(d->backend, "cuda");
+    assert_string_equal(d->short_name, "cuda:0");
     assert_false(d->unified);
+    assert_int_equal(d->dtype, DTYPE_BF16);
     int64_t before, after, total;
     d->memory_info(d, &before, &total);
     assert_true(before > 0 && before <= total);
@@ -126,16 +129,16 @@ static void test_streams(void **state) {
 
 /* --- matmul: tuning, and a library without fused epilogues --- */
 
-/* out (8,OC) of ones (8,C) @ ones^T; every element is C. Returns the first. */
-static float product_of_ones(int64_t C, int64_t OC) {
-    struct device *d = open_device();
+/* The first element of inp (8,C) @ weight (OC,C)^T, all ones and all `w`: C * w. */
+static float product(const struct device_options *options, int64_t C, int64_t OC, float w) {
+    struct device *d = open_with(options);
     struct ctx ctx;
     ctx_init(&ctx, d, d->ops, false);
     struct tensor inp = tensor_make("inp", DTYPE_F32, d->alloc(d, (size_t)(8 * C) * 4), 8, C, 0, 0);
     struct tensor weight = tensor_make("weight", DTYPE_F32, d->alloc(d, (size_t)(OC * C) * 4), OC, C, 0, 0);
     struct tensor out = tensor_make("out", DTYPE_F32, d->alloc(d, (size_t)(8 * OC) * 4), 8, OC, 0, 0);
     fill(&ctx, &inp, 1.0f);
-    fill(&ctx, &weight, 1.0f);
+    fill(&ctx, &weight, w);
     matmul_forward(&ctx, &out, NULL, &inp, &weight, NULL, ACT_NONE);
     assert_string_equal(ctx.variant_in_use[OP_matmul_forward], "cublaslt");
     float result;
@@ -161,22 +164,28 @@ static void test_tuning_is_remembered(void **state) {
     char directory[] = "/tmp/test_cuda_device.XXXXXX";
     assert_non_null(mkdtemp(directory));
     char *path = xasprintf("%s/tune", directory);
-    setenv("LLMC_MATMUL_TUNE", path, 1);
-    assert_true(product_of_ones(32, 16) == 32.0f);
+    struct device_options tuned = {.tune_file = path};
+    assert_true(product(&tuned, 32, 16, 1.0f) == 32.0f);
     assert_int_equal(lines_of(path), 1);
-    assert_true(product_of_ones(32, 16) == 32.0f); /* known */
+    assert_true(product(&tuned, 32, 16, 1.0f) == 32.0f); /* known */
     assert_int_equal(lines_of(path), 1);
-    assert_true(product_of_ones(64, 16) == 64.0f); /* another shape */
+    assert_true(product(&tuned, 64, 16, 1.0f) == 64.0f); /* another shape */
     assert_int_equal(lines_of(path), 2);
     FILE *f = fopen(path, "w"); /* damage: the choice is made again */
     fputs("not a line of a tuning file\nkey zz\n", f);
     fclose(f);
-    assert_true(product_of_ones(32, 16) == 32.0f);
+    assert_true(product(&tuned, 32, 16, 1.0f) == 32.0f);
     assert_int_equal(lines_of(path), 3);
-    unsetenv("LLMC_MATMUL_TUNE");
     unlink(path);
     rmdir(directory);
     free(path);
+}
+
+static void test_tf32(void **state) {
+    struct device_options tf32 = {.tf32 = true};
+    float w = 1.0f + 0x1p-12f; /* TF32 has a 10-bit mantissa and makes it 1 */
+    assert_true(product(NULL, 32, 16, w) == 32.0f * w);
+    assert_true(product(&tf32, 32, 16, w) == 32.0f);
 }
 
 /* --- rows made for one architecture --- */
@@ -220,7 +229,7 @@ static void test_architecture(void **state) {
 static void check_refusal(const char *fault, int index, const char *reason) {
     struct error err = {""};
     if (fault) setenv("SIM_FAULT", fault, 1);
-    struct device *d = device_open_cuda(index, &err);
+    struct device *d = device_open_cuda(index, NULL, &err);
     unsetenv("SIM_FAULT");
     assert_null(d);
     if (!strstr(err.message, reason)) fail_msg("\"%s\" does not say \"%s\"", err.message, reason);
@@ -236,7 +245,7 @@ static int warnings_of_auto(const char *fault) {
     int kept = dup(STDERR_FILENO), count = 0;
     assert_true(file && kept >= 0 && dup2(fileno(file), STDERR_FILENO) >= 0);
     setenv("SIM_FAULT", fault, 1);
-    struct device *d = device_open("auto", &err);
+    struct device *d = device_open("auto", NULL, &err);
     unsetenv("SIM_FAULT");
     dup2(kept, STDERR_FILENO);
     close(kept);
@@ -262,7 +271,7 @@ static void test_refusals(void **state) {
     check_refusal("other-device", 0, "CUDA_ARCH=90a");
     struct error err;
     setenv("SIM_FAULT", "no-device", 1);
-    d = device_open("auto", &err); /* no GPU: the CPU */
+    d = device_open("auto", NULL, &err); /* no GPU: the CPU */
     unsetenv("SIM_FAULT");
     assert_string_equal(d->backend, "cpu");
     d->close(d);
@@ -271,7 +280,7 @@ static void test_refusals(void **state) {
     assert_int_equal(warnings_of_auto("old-driver"), 1);
     assert_int_equal(warnings_of_auto("old-device"), 1);
     assert_int_equal(warnings_of_auto("other-device"), 1);
-    d = device_open("auto", &err);
+    d = device_open("auto", NULL, &err);
     assert_string_equal(d->backend, "cuda");
     d->close(d);
 }
@@ -286,7 +295,7 @@ static void test_identity(void **state) {
     assert_true(gpus >= 1);
     assert_true(strncmp(d->id, "GPU-", 4) == 0 && strlen(d->id) == 40);
     if (gpus > 1) {
-        struct device *e = device_open_cuda(1, &err);
+        struct device *e = device_open_cuda(1, NULL, &err);
         assert_int_equal(e->index, 1);
         assert_string_not_equal(d->id, e->id);
         e->close(e);
@@ -308,6 +317,7 @@ int main(void) {
         cmocka_unit_test(test_rates),
         cmocka_unit_test(test_streams),
         cmocka_unit_test(test_tuning_is_remembered),
+        cmocka_unit_test(test_tf32),
         cmocka_unit_test(test_architecture),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_identity),

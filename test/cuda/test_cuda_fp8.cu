@@ -134,7 +134,7 @@ struct gpu {
 };
 static void gpu_open(gpu *g) {
     struct error err;
-    g->device = device_open_cuda(0, &err);
+    g->device = device_open_cuda(0, NULL, &err);
     check(g->device, "%s", err.message);
     ctx_init(&g->ctx, g->device, g->device->ops, false);
 }

@@ -24,7 +24,7 @@ static int open_gpu(void **state) {
     struct error err;
     struct gpu *gpu = (struct gpu *)xcalloc(1, sizeof *gpu);
     const char *size = getenv("LLMC_TEST_SIZE"), *ladders = getenv("LLMC_TEST_LADDERS");
-    gpu->device = device_open_cuda(0, &err);
+    gpu->device = device_open_cuda(0, NULL, &err);
     check(gpu->device, "these tests need a GPU, or the simulated one (make sim): %s", err.message);
     gpu->large = size && strcmp(size, "large") == 0;
     gpu->ladders = !ladders || strcmp(ladders, "0") != 0;

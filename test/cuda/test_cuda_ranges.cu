@@ -84,7 +84,7 @@ static void test_ranges_of_a_step(void **state) {
     skip(); /* an NVTX (before CUDA 13) that cannot be given a library at link time */
 #endif
     struct error err;
-    struct device *device = device_open_cuda(0, &err);
+    struct device *device = device_open_cuda(0, NULL, &err);
     check(device, "these tests need a GPU, or the simulated one (make sim): %s", err.message);
     struct gpt_config config = {};
     snprintf(config.name, sizeof config.name, "test");

@@ -32,7 +32,7 @@ struct trainer {
 
 static void trainer_open(struct trainer *t, bool cuda, enum dtype dtype, enum recompute recompute) {
     struct error err;
-    t->device = cuda ? device_open_cuda(0, &err) : device_open_cpu();
+    t->device = cuda ? device_open_cuda(0, NULL, &err) : device_open_cpu();
     check(t->device, "%s", err.message);
     ctx_init(&t->ctx, t->device, t->device->ops, false);
     struct gpt_options options = {.B = B, .T = T, .train = true, .recompute = recompute, .dtype = dtype};

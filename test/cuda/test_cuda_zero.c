@@ -81,7 +81,7 @@ static int body(const struct ranks *ranks, int64_t rank) {
     const struct run *r = (const struct run *)ranks->arg;
     struct error err = {""};
     struct group *group = ranks_open(ranks);
-    struct device *device = device_open_cuda((int)group->local_rank, &err);
+    struct device *device = device_open_cuda((int)group->local_rank, NULL, &err);
     check(device, "%s", err.message);
     struct comm *comm = comm_open(group, device, &err);
     check(comm, "%s", err.message);

@@ -175,7 +175,7 @@ static void masked_download(struct device *d, void *dst, const void *src, size_t
 }
 
 static void model_hide(struct model *m) {
-    m->device->backend = "masked";
+    m->device->unified = false;
     m->device->upload = masked_upload;
     m->device->download = masked_download;
     hide(&m->gpt.params);

@@ -80,7 +80,7 @@ static void test_scale(void **state) {
 /* --- who may ask for it --- */
 
 struct request {
-    const char *backend;
+    enum dtype of_device;
     int arch;
     enum dtype_choice dtype;
     int64_t channels, tokens;
@@ -93,7 +93,7 @@ static const char *answer(const struct request *r, char *text, size_t size) {
     pid_t child = fork();
     if (child == 0) {
         dup2(ends[1], STDERR_FILENO);
-        struct device device = {.backend = r->backend, .arch = r->arch, .name = "that GPU"};
+        struct device device = {.dtype = r->of_device, .arch = r->arch, .name = "that GPU"};
         struct run_config config = {
             .matmul = MATMUL_CHOICE_FP8, .dtype = r->dtype, .batch_size = 1, .seq_len = r->tokens};
         struct gpt_config model = {"model", 64, 300, 1, 1, r->channels};
@@ -127,13 +127,13 @@ static void test_who_may_ask(void **state) {
         struct request request;
         const char *answer;
     } cases[] = {
-        {{"cuda", 90, DTYPE_CHOICE_AUTO, 32, 32}, "fine"},
-        {{"cuda", 89, DTYPE_CHOICE_BF16, 32, 48}, "fine"},
-        {{"cpu", 0, DTYPE_CHOICE_AUTO, 32, 32}, "fine"},
-        {{"cuda", 86, DTYPE_CHOICE_AUTO, 32, 32}, "that GPU has compute capability 8.6"},
-        {{"cuda", 90, DTYPE_CHOICE_FP32, 32, 32}, "use --dtype bf16"},
-        {{"cuda", 90, DTYPE_CHOICE_AUTO, 40, 32}, "the channels (40) and"},
-        {{"cuda", 90, DTYPE_CHOICE_AUTO, 32, 40}, "(40 tokens) must be multiples of 16"},
+        {{DTYPE_BF16, 90, DTYPE_CHOICE_AUTO, 32, 32}, "fine"},
+        {{DTYPE_BF16, 89, DTYPE_CHOICE_BF16, 32, 48}, "fine"},
+        {{DTYPE_F32, 0, DTYPE_CHOICE_AUTO, 32, 32}, "fine"},
+        {{DTYPE_BF16, 86, DTYPE_CHOICE_AUTO, 32, 32}, "that GPU has compute capability 8.6"},
+        {{DTYPE_BF16, 90, DTYPE_CHOICE_FP32, 32, 32}, "use --dtype bf16"},
+        {{DTYPE_BF16, 90, DTYPE_CHOICE_AUTO, 40, 32}, "the channels (40) and"},
+        {{DTYPE_BF16, 90, DTYPE_CHOICE_AUTO, 32, 40}, "(40 tokens) must be multiples of 16"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         char text[1024];

@@ -284,7 +284,7 @@ static void check_traffic(struct ctx *ctx, const struct shape *s) {
 
 static void test_traffic(void **state) {
     struct error err;
-    struct device *device = device_open_cuda(0, &err);
+    struct device *device = device_open_cuda(0, NULL, &err);
     struct ctx ctx;
     check(device, "the simulated device: %s", err.message);
     ctx_init(&ctx, device, device->ops, false);
