@@ -2,7 +2,7 @@
  *
  * Disk-full conditions come from /dev/full (ENOSPC) and from a file size limit with SIGXFSZ ignored
  * (EFBIG). */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/base/file.h"
 
@@ -17,47 +17,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The scratch directory of one test, and paths in it. */
-struct scratch {
-    char dir[PATH_MAX / 2];
-    char path[PATH_MAX];
-};
-
-static const char *in_scratch(struct scratch *s, const char *name) {
-    snprintf(s->path, sizeof s->path, "%s/%s", s->dir, name);
-    return s->path;
-}
-
-static int make_scratch(void **state) {
-    struct scratch *s = calloc(1, sizeof *s);
-    const char *base = getenv("TMPDIR");
-    snprintf(s->dir, sizeof s->dir, "%s/llmc_file_XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(s->dir)) return -1;
-    *state = s;
-    return 0;
-}
-
-static int remove_scratch(void **state) {
-    struct scratch *s = *state;
-    struct error err;
-    bool ok = remove_tree(s->dir, &err);
-    if (!ok) print_error("%s\n", err.message);
-    free(s);
-    return ok ? 0 : -1;
-}
-
-static void assert_mentions(const struct error *err, const char *part) {
-    if (!strstr(err->message, part)) fail_msg("\"%s\" does not mention \"%s\"", err->message, part);
-}
-
-static void put_text(const char *path, const char *text) {
-    struct writer w;
-    struct error err;
-    assert_true(writer_open(&w, path, &err));
-    writer_put(&w, text, strlen(text));
-    assert_true(writer_close(&w, &err));
-}
-
 static void assert_content(const char *path, const char *text) {
     struct mapped_file f;
     struct error err = {""};
@@ -71,35 +30,32 @@ static void assert_content(const char *path, const char *text) {
 }
 
 static void map_reads_what_was_written(void **state) {
-    struct scratch *s = *state;
-    put_text(in_scratch(s, "a"), "some text");
-    assert_content(s->path, "some text");
-    put_text(in_scratch(s, "empty"), "");
-    assert_content(s->path, "");
-    put_text(in_scratch(s, "a"), "shorter"); /* an open truncates */
-    assert_content(in_scratch(s, "a"), "shorter");
+    put_text("a", "some text");
+    assert_content(in_scratch("a"), "some text");
+    put_text("empty", "");
+    assert_content(in_scratch("empty"), "");
+    put_text("a", "shorter"); /* an open truncates */
+    assert_content(in_scratch("a"), "shorter");
 }
 
 static void map_refuses_what_is_not_a_file(void **state) {
-    struct scratch *s = *state;
     struct mapped_file f;
     struct error err;
-    assert_false(file_map(&f, in_scratch(s, "missing"), &err));
-    assert_mentions(&err, s->path);
-    assert_mentions(&err, "No such file or directory");
-    assert_false(file_map(&f, s->dir, &err));
-    assert_mentions(&err, "is a directory");
-    assert_int_equal(mkfifo(in_scratch(s, "fifo"), 0600), 0);
-    assert_false(file_map(&f, s->path, &err)); /* and does not wait for a writer */
-    assert_mentions(&err, "not a regular file");
+    assert_false(file_map(&f, in_scratch("missing"), &err));
+    assert_mentions(err.message, in_scratch("missing"));
+    assert_mentions(err.message, "No such file or directory");
+    assert_false(file_map(&f, scratch_directory(), &err));
+    assert_mentions(err.message, "is a directory");
+    assert_int_equal(mkfifo(in_scratch("fifo"), 0600), 0);
+    assert_false(file_map(&f, in_scratch("fifo"), &err)); /* and does not wait for a writer */
+    assert_mentions(err.message, "not a regular file");
     assert_false(file_map(&f, "/dev/full", &err));
     file_unmap(&f); /* after a failure: harmless */
 }
 
 static void map_has_64_bit_size(void **state) {
-    struct scratch *s = *state;
     const int64_t size = (int64_t)5 << 30;
-    int fd = open(in_scratch(s, "big"), O_RDWR | O_CREAT, 0600);
+    int fd = open(in_scratch("big"), O_RDWR | O_CREAT, 0600);
     assert_true(fd >= 0);
     if (ftruncate(fd, size) != 0 || pwrite(fd, "end", 3, size - 3) != 3) {
         close(fd);
@@ -108,77 +64,71 @@ static void map_has_64_bit_size(void **state) {
     close(fd);
     struct mapped_file f;
     struct error err = {""};
-    if (!file_map(&f, s->path, &err)) fail_msg("%s", err.message);
+    if (!file_map(&f, in_scratch("big"), &err)) fail_msg("%s", err.message);
     assert_int_equal(f.size, size);
     assert_memory_equal(f.data + size - 3, "end", 3);
     file_unmap(&f);
 }
 
 static void directories_are_made_and_removed(void **state) {
-    struct scratch *s = *state;
     struct error err = {""};
-    assert_true(make_directories(in_scratch(s, "a//b/c/"), &err));
-    assert_true(path_is_directory(in_scratch(s, "a/b/c")));
-    assert_true(make_directories(s->path, &err)); /* again */
-    put_text(in_scratch(s, "a/b/c/file"), "x");
-    put_text(in_scratch(s, "a/b/.hidden"), "x");
-    assert_false(make_directories(in_scratch(s, "a/b/c/file/d"), &err));
-    assert_mentions(&err, "a/b/c/file");
+    assert_true(make_directories(in_scratch("a//b/c/"), &err));
+    assert_true(path_is_directory(in_scratch("a/b/c")));
+    assert_true(make_directories(in_scratch("a/b/c"), &err)); /* again */
+    put_text("a/b/c/file", "x");
+    put_text("a/b/.hidden", "x");
+    assert_false(make_directories(in_scratch("a/b/c/file/d"), &err));
+    assert_mentions(err.message, "a/b/c/file");
     assert_false(make_directories("", &err));
 
     /* A link inside the tree is removed, what it points to stays. */
-    struct scratch other = *s;
-    assert_int_equal(mkdir(in_scratch(&other, "kept"), 0700), 0);
-    put_text(in_scratch(&other, "kept/file"), "y");
-    in_scratch(&other, "kept");
-    assert_int_equal(symlink(other.path, in_scratch(s, "a/link")), 0);
-    assert_int_equal(symlink("nowhere", in_scratch(s, "a/dangling")), 0);
-    assert_true(path_exists(s->path));
-    assert_false(path_is_directory(s->path));
+    assert_int_equal(mkdir(in_scratch("kept"), 0700), 0);
+    put_text("kept/file", "y");
+    assert_int_equal(symlink(in_scratch("kept"), in_scratch("a/link")), 0);
+    assert_int_equal(symlink("nowhere", in_scratch("a/dangling")), 0);
+    assert_true(path_exists(in_scratch("a/dangling")));
+    assert_false(path_is_directory(in_scratch("a/dangling")));
 
-    assert_true(remove_tree(in_scratch(s, "a"), &err));
-    assert_false(path_exists(s->path));
-    assert_content(in_scratch(s, "kept/file"), "y");
-    assert_true(remove_tree(in_scratch(s, "kept/file"), &err));
-    assert_false(path_exists(s->path));
-    assert_true(remove_tree(in_scratch(s, "kept/file"), &err)); /* not there: not an error */
+    assert_true(remove_tree(in_scratch("a"), &err));
+    assert_false(path_exists(in_scratch("a")));
+    assert_content(in_scratch("kept/file"), "y");
+    assert_true(remove_tree(in_scratch("kept/file"), &err));
+    assert_false(path_exists(in_scratch("kept/file")));
+    assert_true(remove_tree(in_scratch("kept/file"), &err)); /* not there: not an error */
     assert_false(remove_tree("/proc/self/status", &err));
-    assert_mentions(&err, "/proc/self/status");
+    assert_mentions(err.message, "/proc/self/status");
 }
 
 static void sync_reports_a_missing_path(void **state) {
-    struct scratch *s = *state;
     struct error err = {""};
-    put_text(in_scratch(s, "a"), "x");
-    assert_true(sync_path(s->path, &err));
-    assert_true(sync_path(s->dir, &err));
-    assert_false(sync_path(in_scratch(s, "missing"), &err));
-    assert_mentions(&err, s->path);
+    put_text("a", "x");
+    assert_true(sync_path(in_scratch("a"), &err));
+    assert_true(sync_path(scratch_directory(), &err));
+    assert_false(sync_path(in_scratch("missing"), &err));
+    assert_mentions(err.message, in_scratch("missing"));
 }
 
 static void writer_counts_and_formats(void **state) {
-    struct scratch *s = *state;
     struct writer w;
     struct error err;
-    assert_true(writer_open(&w, in_scratch(s, "a"), &err));
+    assert_true(writer_open(&w, in_scratch("a"), &err));
     writer_printf(&w, "%d-%s;", 42, "x");
     writer_put(&w, "", 0);
     writer_put(&w, "abc", 3);
     assert_int_equal(w.written, 8);
     assert_false(w.failed);
     assert_true(writer_close(&w, &err));
-    assert_content(s->path, "42-x;abc");
+    assert_content(in_scratch("a"), "42-x;abc");
 }
 
 static void writer_cannot_open(void **state) {
-    struct scratch *s = *state;
     struct writer w;
     struct error err;
-    assert_false(writer_open(&w, in_scratch(s, "no/such/directory"), &err));
-    assert_mentions(&err, s->path);
-    assert_mentions(&err, "No such file or directory");
-    assert_false(writer_open(&w, s->dir, &err));
-    assert_mentions(&err, "Is a directory");
+    assert_false(writer_open(&w, in_scratch("no/such/directory"), &err));
+    assert_mentions(err.message, in_scratch("no/such/directory"));
+    assert_mentions(err.message, "No such file or directory");
+    assert_false(writer_open(&w, scratch_directory(), &err));
+    assert_mentions(err.message, "Is a directory");
 }
 
 /* Small data stays in the buffer until close, large data fails inside writer_put: both must be reported. */
@@ -192,8 +142,8 @@ static void full_device_is_reported(void **state) {
         for (int i = 0; i < blocks; i++) writer_put(&w, block, sizeof block);
         assert_int_equal(w.failed, blocks > 1);
         assert_false(writer_close(&w, &err));
-        assert_mentions(&err, "/dev/full");
-        assert_mentions(&err, "No space left on device");
+        assert_mentions(err.message, "/dev/full");
+        assert_mentions(err.message, "No space left on device");
     }
     assert_true(path_exists("/dev/full")); /* a device is not removed like a half-written file */
 }
@@ -216,73 +166,66 @@ static void restore_file_size(const struct size_limit *l) {
 }
 
 static void failed_file_is_removed(void **state) {
-    struct scratch *s = *state;
     static char block[100000];
     struct size_limit limit;
     struct writer w;
     struct error err;
     for (int blocks = 1; blocks <= 64; blocks += 63) {
-        in_scratch(s, "a");
         limit_file_size(&limit, 65536);
-        bool opened = writer_open(&w, s->path, &err);
+        bool opened = writer_open(&w, in_scratch("a"), &err);
         for (int i = 0; opened && i < blocks; i++) writer_put(&w, block, sizeof block);
         bool closed = opened && writer_close(&w, &err);
         restore_file_size(&limit);
         assert_true(opened);
         assert_false(closed);
-        assert_mentions(&err, s->path);
-        assert_mentions(&err, "File too large");
-        assert_false(path_exists(s->path));
+        assert_mentions(err.message, in_scratch("a"));
+        assert_mentions(err.message, "File too large");
+        assert_false(path_exists(in_scratch("a")));
     }
 }
 
 static void atomic_write_replaces(void **state) {
-    struct scratch *s = *state;
     struct error err = {""};
-    if (!write_file_atomic(in_scratch(s, "a"), "one", 3, &err)) fail_msg("%s", err.message);
-    assert_content(s->path, "one");
-    put_text(in_scratch(s, "a.tmp"), "left behind by a killed process, and longer");
-    if (!write_file_atomic(in_scratch(s, "a"), "second", 6, &err)) fail_msg("%s", err.message);
-    assert_content(s->path, "second");
-    assert_false(path_exists(in_scratch(s, "a.tmp")));
+    if (!write_file_atomic(in_scratch("a"), "one", 3, &err)) fail_msg("%s", err.message);
+    assert_content(in_scratch("a"), "one");
+    put_text("a.tmp", "left behind by a killed process, and longer");
+    if (!write_file_atomic(in_scratch("a"), "second", 6, &err)) fail_msg("%s", err.message);
+    assert_content(in_scratch("a"), "second");
+    assert_false(path_exists(in_scratch("a.tmp")));
 }
 
 static void atomic_write_keeps_the_old_file(void **state) {
-    struct scratch *s = *state;
     struct error err;
     static char block[100000];
-    put_text(in_scratch(s, "a"), "old");
+    put_text("a", "old");
     struct size_limit limit;
     limit_file_size(&limit, 65536);
-    bool ok = write_file_atomic(s->path, block, sizeof block, &err);
+    bool ok = write_file_atomic(in_scratch("a"), block, sizeof block, &err);
     restore_file_size(&limit);
     assert_false(ok);
-    assert_mentions(&err, "File too large");
-    assert_content(s->path, "old");
-    assert_false(path_exists(in_scratch(s, "a.tmp")));
+    assert_mentions(err.message, "File too large");
+    assert_content(in_scratch("a"), "old");
+    assert_false(path_exists(in_scratch("a.tmp")));
 
     /* A rename that fails (the target is a directory) leaves no temporary file either. */
-    assert_int_equal(mkdir(in_scratch(s, "dir"), 0700), 0);
-    assert_false(write_file_atomic(s->path, "x", 1, &err));
-    assert_mentions(&err, "cannot rename");
-    assert_false(path_exists(in_scratch(s, "dir.tmp")));
-    assert_false(write_file_atomic(in_scratch(s, "missing/a"), "x", 1, &err));
-    assert_mentions(&err, "missing/a");
+    assert_int_equal(mkdir(in_scratch("dir"), 0700), 0);
+    assert_false(write_file_atomic(in_scratch("dir"), "x", 1, &err));
+    assert_mentions(err.message, "cannot rename");
+    assert_false(path_exists(in_scratch("dir.tmp")));
+    assert_false(write_file_atomic(in_scratch("missing/a"), "x", 1, &err));
+    assert_mentions(err.message, "missing/a");
 }
 
 static void atomic_write_in_the_current_directory(void **state) {
-    struct scratch *s = *state;
     struct error err = {""};
     char cwd[PATH_MAX];
     assert_non_null(getcwd(cwd, sizeof cwd));
-    assert_int_equal(chdir(s->dir), 0);
+    assert_int_equal(chdir(scratch_directory()), 0);
     bool ok = write_file_atomic("plain", "x", 1, &err);
     assert_int_equal(chdir(cwd), 0);
     if (!ok) fail_msg("%s", err.message);
-    assert_content(in_scratch(s, "plain"), "x");
+    assert_content(in_scratch("plain"), "x");
 }
-
-#define SCRATCH_TEST(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
 
 int main(void) {
     const struct CMUnitTest tests[] = {

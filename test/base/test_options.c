@@ -1,7 +1,7 @@
 /* Options: every error by its message, precedence of command line, file and stored run, the columns of the
  * help. Order: the table under test, values, errors, table check, configuration files, stored runs, printing,
  * words. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/base/options.h"
 
@@ -43,8 +43,6 @@ static const struct option_group groups[] = {{"Training", training, ARRAY_LENGTH
                                              {"Run", running, ARRAY_LENGTH(running)}};
 static const struct option_command command = {"tool [options]", "Trains a model.", groups, 2, NULL, 0, 0};
 static const struct option_command command_files = {"tool INPUT...", NULL, groups, 2, "INPUT", 1, 2};
-
-static char directory[256];
 
 static bool parse(struct options *o, struct config *c, struct error *err, const struct option_command *cmd,
                   const char *const *args) {
@@ -291,13 +289,8 @@ static void test_required(void **state) {
 /* --- configuration files --- */
 
 static const char *write_config(const char *text) {
-    static char path[300];
-    snprintf(path, sizeof path, "%s/c.json", directory);
-    FILE *f = fopen(path, "w");
-    assert_non_null(f);
-    fputs(text, f);
-    fclose(f);
-    return path;
+    put_text("c.json", text);
+    return in_scratch("c.json");
 }
 
 static void test_config(void **state) {
@@ -352,14 +345,13 @@ static void test_config_errors(void **state) {
     expect_config_error("{", ":1:1: not JSON: string or '}' expected near end of file");
     /* Checked even where the command line wins. */
     snprintf(message, sizeof message, "%s/c.json: seed true: must be an integer, found a truth value",
-             directory);
+             scratch_directory());
     expect_error(message, ARGS("--seed", "3", "--config", write_config("{\"seed\": true}")));
-    snprintf(message, sizeof message, "%s/none.json: No such file or directory", directory);
-    char path[300];
-    snprintf(path, sizeof path, "%s/none.json", directory);
-    expect_error(message, ARGS("--config", path));
-    snprintf(message, sizeof message, "%s: is a directory; expected a JSON file with options", directory);
-    expect_error(message, ARGS("--config", directory));
+    snprintf(message, sizeof message, "%s/none.json: No such file or directory", scratch_directory());
+    expect_error(message, ARGS("--config", in_scratch("none.json")));
+    snprintf(message, sizeof message, "%s: is a directory; expected a JSON file with options",
+             scratch_directory());
+    expect_error(message, ARGS("--config", scratch_directory()));
 }
 
 /* --- stored runs --- */
@@ -515,9 +507,6 @@ static void test_words(void **state) {
 }
 
 int main(void) {
-    const char *tmp = getenv("TMPDIR");
-    snprintf(directory, sizeof directory, "%s/test_options_XXXXXX", tmp ? tmp : "/tmp");
-    if (!mkdtemp(directory)) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),   cmocka_unit_test(test_values),
         cmocka_unit_test(test_positional), cmocka_unit_test(test_unknown),
@@ -527,10 +516,5 @@ int main(void) {
         cmocka_unit_test(test_stored),     cmocka_unit_test(test_help),
         cmocka_unit_test(test_text),       cmocka_unit_test(test_words),
     };
-    int failed = cmocka_run_group_tests_name("options", tests, NULL, NULL);
-    char path[300];
-    snprintf(path, sizeof path, "%s/c.json", directory);
-    unlink(path);
-    rmdir(directory);
-    return failed;
+    return cmocka_run_group_tests_name("options", tests, make_scratch, remove_scratch);
 }

@@ -2,7 +2,7 @@
  * by what there is to gain, with figures that fit together; and its page, on invented figures: complete,
  * escaped, and in the bounds of its pictures. Nothing here depends on how fast anything is. test_profile
  * --page FILE    only writes that page, to be looked at */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/base/file.h"
 #include "llmc/report/profile.h"
@@ -14,25 +14,6 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static char dir[PATH_MAX];
-
-static int make_dir(void **state) {
-    const char *base = getenv("TMPDIR");
-    snprintf(dir, sizeof dir, "%s/llmc_profile_XXXXXX", base && *base ? base : "/tmp");
-    return mkdtemp(dir) ? 0 : -1;
-}
-static int remove_dir(void **state) { return remove_tree(dir, NULL) ? 0 : -1; }
-
-static char *read_file(const char *path) {
-    struct mapped_file f;
-    struct error err;
-    if (!file_map(&f, path, &err)) fail_msg("%s", err.message);
-    char *text = (char *)xcalloc((size_t)f.size + 1, 1);
-    memcpy(text, f.data, (size_t)f.size);
-    file_unmap(&f);
-    return text;
-}
 
 /* --- invented figures: a GPU of 800 TFLOP/s and 4 TB/s --- */
 
@@ -110,9 +91,9 @@ static void check_range(const char *text, const char *attribute, double low, dou
 static void test_page(void **state) {
     struct error err;
     struct profile *p = invented();
-    char *path = xasprintf("%s/page.html", dir);
+    const char *path = in_scratch("page.html");
     assert_true(profile_write_page(p, path, &err));
-    char *text = read_file(path);
+    char *text = get_text(path);
     assert_true(strlen(text) < 100000);
     assert_non_null(strstr(text, "<p class='where'>INVENTED FIGURES"));
     assert_non_null(strstr(text, "<title>a&#60;b &#38; c&#62;d, B=64"));
@@ -136,27 +117,25 @@ static void test_page(void **state) {
     check_range(text, "width", -0.01, 1000);
     assert_false(profile_write_page(p, "/no/such/directory/page.html", &err));
     free(text);
-    free(path);
     free(p);
 }
 
 /* Nothing but one operation, slower or faster than it can be. */
 static void test_page_of_little(void **state) {
     struct error err;
-    char *path = xasprintf("%s/little.html", dir);
+    const char *path = in_scratch("little.html");
     const double ms[] = {1e-6, 1e9};
     for (int i = 0; i < 2; i++) {
         struct profile p = {.matmul_rate = 1e12, .copy_rate = 1e11, .step = 1, .tokens = 1, .repeats = 1};
         add_row(&p, OP_act_forward, 0, 0, ms[i], 1e-3, 1e-3);
         assert_true(profile_write_page(&p, path, &err));
-        char *text = read_file(path);
+        char *text = get_text(path);
         assert_int_equal(count_of(text, "<circle"), 1);
         assert_null(strstr(text, "nan"));
         check_range(text, "cy", 16, 464);
         check_range(text, "width", -0.01, 1000);
         free(text);
     }
-    free(path);
 }
 
 /* --- the command --- */
@@ -205,7 +184,8 @@ static int parse_lines(const char *text, struct line *out) {
 }
 
 static void test_command(void **state) {
-    char *page = xasprintf("%s/profile.html", dir), *arguments = xasprintf(SMALL "--html %s", page);
+    const char *page = in_scratch("profile.html");
+    char *arguments = xasprintf(SMALL "--html %s", page);
     char *text = profile(arguments, 0);
     struct line line[64];
     double share = 0.0;
@@ -255,7 +235,7 @@ static void test_command(void **state) {
     assert_true(fabs(share - 100.0) < 0.05 * count + 0.1);
     assert_int_equal(strncmp(text, "CPU, not a GPU: ", 16), 0);
     assert_non_null(strstr(text, "page written to "));
-    char *html = read_file(page);
+    char *html = get_text(page);
     assert_non_null(strstr(html, "<p class='where'>CPU, not a GPU: "));
     assert_int_equal(count_of(html, "<tr>"), count + 2);
     free(html);
@@ -263,7 +243,6 @@ static void test_command(void **state) {
     text = profile(SMALL "--html /no/such/directory/x.html", 1);
     assert_non_null(strstr(text, "/no/such/directory/x.html"));
     free(text);
-    free(page);
     free(arguments);
 }
 
@@ -280,5 +259,5 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_page_of_little),
         cmocka_unit_test(test_command),
     };
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }

@@ -1,5 +1,5 @@
 /* Text to train on: finding files, documents, UTF-8, the validation split, encoding, the built-in stories. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/stories/stories.h"
 #include "llmc/corpus/corpus.h"
@@ -14,55 +14,6 @@
 #include <unistd.h>
 
 /* --- helpers --- */
-
-struct scratch {
-    char dir[PATH_MAX / 2];
-    char path[PATH_MAX];
-};
-
-static const char *in_scratch(struct scratch *s, const char *name) {
-    snprintf(s->path, sizeof s->path, "%s/%s", s->dir, name);
-    return s->path;
-}
-
-static int make_scratch(void **state) {
-    struct scratch *s = calloc(1, sizeof *s);
-    const char *base = getenv("TMPDIR");
-    snprintf(s->dir, sizeof s->dir, "%s/llmc_corpus_XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(s->dir)) return -1;
-    *state = s;
-    return 0;
-}
-
-static int remove_scratch(void **state) {
-    struct scratch *s = *state;
-    struct error err;
-    bool ok = remove_tree(s->dir, &err);
-    if (!ok) print_error("%s\n", err.message);
-    free(s);
-    return ok ? 0 : -1;
-}
-
-static void assert_mentions(const struct error *err, const char *part) {
-    if (!strstr(err->message, part)) fail_msg("\"%s\" does not mention \"%s\"", err->message, part);
-}
-
-static void put(struct scratch *s, const char *name, const char *text, size_t size) {
-    struct error err = {""};
-    char *path = xstrdup(in_scratch(s, name)), *slash = strrchr(path, '/');
-    *slash = 0;
-    assert_true(make_directories(path, &err));
-    *slash = '/';
-    FILE *f = fopen(path, "wb"); /* struct writer would flush each of thousands of files to the disk */
-    assert_non_null(f);
-    assert_int_equal(fwrite(text, 1, size, f), size);
-    assert_int_equal(fclose(f), 0);
-    free(path);
-}
-
-static void put_text(struct scratch *s, const char *name, const char *text) {
-    put(s, name, text, strlen(text));
-}
 
 /* Words, sentences and paragraphs; about `size` bytes, different for each seed. The caller frees. */
 static char *prose(uint64_t seed, int64_t size, const char *paragraph) {
@@ -105,26 +56,25 @@ static bool is_doc(const struct corpus *c, int64_t i, const char *text) {
 /* --- files --- */
 
 static void directories_are_read_in_order(void **state) {
-    struct scratch *s = *state;
-    put_text(s, "d/b.txt", "bb");
-    put_text(s, "d/a.txt", "aa");
-    put_text(s, "d/B.txt", "BB");
-    put_text(s, "d/sub/deep/c", "cc");
-    put_text(s, "d/sub/a", "sa");
-    put_text(s, "d/.hidden", "no");
-    put_text(s, "d/.dir/x", "no");
-    put_text(s, "d/empty", "");
-    put(s, "d/picture.png", "\x89PNG\0\0", 6);
-    put_text(s, "outside/o", "no");
-    assert_int_equal(symlink("../outside", in_scratch(s, "d/link_to_directory")), 0);
-    assert_int_equal(symlink("..", in_scratch(s, "d/loop")), 0);
-    assert_int_equal(symlink("nowhere", in_scratch(s, "d/dangling")), 0);
-    put_text(s, "outside/t", "linked");
-    assert_int_equal(symlink("../outside/t", in_scratch(s, "d/z_link")), 0);
-    assert_int_equal(mkfifo(in_scratch(s, "d/fifo"), 0600), 0);
+    put_text("d/b.txt", "bb");
+    put_text("d/a.txt", "aa");
+    put_text("d/B.txt", "BB");
+    put_text("d/sub/deep/c", "cc");
+    put_text("d/sub/a", "sa");
+    put_text("d/.hidden", "no");
+    put_text("d/.dir/x", "no");
+    put_text("d/empty", "");
+    put_file("d/picture.png", "\x89PNG\0\0", 6);
+    put_text("outside/o", "no");
+    assert_int_equal(symlink("../outside", in_scratch("d/link_to_directory")), 0);
+    assert_int_equal(symlink("..", in_scratch("d/loop")), 0);
+    assert_int_equal(symlink("nowhere", in_scratch("d/dangling")), 0);
+    put_text("outside/t", "linked");
+    assert_int_equal(symlink("../outside/t", in_scratch("d/z_link")), 0);
+    assert_int_equal(mkfifo(in_scratch("d/fifo"), 0600), 0);
     static const char *const expected[] = {"BB", "aa", "bb", "sa", "cc", "linked"};
     for (int slash = 0; slash < 2; slash++) {
-        struct corpus c = open_corpus(in_scratch(s, slash ? "d/" : "d"), 0.3);
+        struct corpus c = open_corpus(in_scratch("%s", slash ? "d/" : "d"), 0.3);
         assert_int_equal(c.count, 6);
         for (int i = 0; i < 6; i++)
             if (!is_doc(&c, i, expected[i])) fail_msg("document %d is not \"%s\"", i, expected[i]);
@@ -136,63 +86,61 @@ static void directories_are_read_in_order(void **state) {
 }
 
 static void explicit_binary_is_used(void **state) {
-    struct scratch *s = *state;
     char bytes[2000];
     for (int i = 0; i < 2000; i++) bytes[i] = (char)(i * 7);
-    put(s, "x.dat", bytes, sizeof bytes);
-    struct corpus c = open_corpus(in_scratch(s, "x.dat"), 0.1);
+    put_file("x.dat", bytes, sizeof bytes);
+    struct corpus c = open_corpus(in_scratch("x.dat"), 0.1);
     assert_int_equal(c.bytes, 2000);
     assert_int_equal(c.skipped_binary, 0);
     assert_int_equal(c.invalid_utf8_files, 1);
-    assert_string_equal(c.first_invalid, s->path);
+    assert_string_equal(c.first_invalid, in_scratch("x.dat"));
     corpus_free(&c);
 }
 
 static void errors_name_the_path(void **state) {
-    struct scratch *s = *state;
     struct corpus c;
     struct error err = {""};
-    assert_false(corpus_open(&c, in_scratch(s, "missing"), 0.1, &err));
-    assert_mentions(&err, s->path);
-    assert_mentions(&err, "No such file");
-    put_text(s, "empty", "");
-    assert_false(corpus_open(&c, in_scratch(s, "empty"), 0.1, &err));
-    assert_mentions(&err, "is empty");
-    put_text(s, "separators", "<|endoftext|>\n<|endoftext|>");
-    assert_false(corpus_open(&c, in_scratch(s, "separators"), 0.1, &err));
-    assert_mentions(&err, "is empty");
-    assert_int_equal(mkdir(in_scratch(s, "dir"), 0700), 0);
-    assert_false(corpus_open(&c, s->path, 0.1, &err));
-    assert_mentions(&err, "no file in this directory");
-    put(s, "dir/binary", "\0", 1);
-    put(s, "dir/other", "\0a", 2);
-    put(s, "dir/zero", "", 0);
-    assert_false(corpus_open(&c, in_scratch(s, "dir"), 0.1, &err));
-    assert_mentions(&err, "of 3 files 2 are binary");
-    put_text(s, "small", "Too small to divide.");
-    assert_false(corpus_open(&c, in_scratch(s, "small"), 0.1, &err));
-    assert_mentions(&err, "20 bytes");
-    assert_mentions(&err, "512");
-    assert_int_equal(mkfifo(in_scratch(s, "fifo"), 0600), 0);
-    assert_false(corpus_open(&c, s->path, 0.1, &err));
+    assert_false(corpus_open(&c, in_scratch("missing"), 0.1, &err));
+    assert_mentions(err.message, in_scratch("missing"));
+    assert_mentions(err.message, "No such file");
+    put_text("empty", "");
+    assert_false(corpus_open(&c, in_scratch("empty"), 0.1, &err));
+    assert_mentions(err.message, "is empty");
+    put_text("separators", "<|endoftext|>\n<|endoftext|>");
+    assert_false(corpus_open(&c, in_scratch("separators"), 0.1, &err));
+    assert_mentions(err.message, "is empty");
+    assert_int_equal(mkdir(in_scratch("dir"), 0700), 0);
+    assert_false(corpus_open(&c, in_scratch("dir"), 0.1, &err));
+    assert_mentions(err.message, "no file in this directory");
+    put_file("dir/binary", "\0", 1);
+    put_file("dir/other", "\0a", 2);
+    put_file("dir/zero", "", 0);
+    assert_false(corpus_open(&c, in_scratch("dir"), 0.1, &err));
+    assert_mentions(err.message, "of 3 files 2 are binary");
+    put_text("small", "Too small to divide.");
+    assert_false(corpus_open(&c, in_scratch("small"), 0.1, &err));
+    assert_mentions(err.message, "20 bytes");
+    assert_mentions(err.message, "512");
+    assert_int_equal(mkfifo(in_scratch("fifo"), 0600), 0);
+    assert_false(corpus_open(&c, in_scratch("fifo"), 0.1, &err));
     if (geteuid() == 0) return; /* root reads everything */
-    put_text(s, "d/ok", "text");
-    put_text(s, "d/secret", "text");
-    assert_int_equal(chmod(in_scratch(s, "d/secret"), 0), 0);
-    assert_false(corpus_open(&c, in_scratch(s, "d"), 0.1, &err));
-    assert_mentions(&err, "d/secret");
-    assert_mentions(&err, "Permission denied");
+    put_text("d/ok", "text");
+    put_text("d/secret", "text");
+    assert_int_equal(chmod(in_scratch("d/secret"), 0), 0);
+    assert_false(corpus_open(&c, in_scratch("d"), 0.1, &err));
+    assert_mentions(err.message, "d/secret");
+    assert_mentions(err.message, "Permission denied");
 }
 
 static void many_files_are_fine(void **state) {
-    struct scratch *s = *state; /* more than a process may map separately is too slow here; enough to count */
+    /* more than a process may map separately is too slow here; enough to count */
     for (int i = 0; i < 1500; i++) {
         char name[32], text[32];
         snprintf(name, sizeof name, "m/%02d/%04d", i % 37, i);
         snprintf(text, sizeof text, "text number %d", i);
-        put_text(s, name, text);
+        put_text(name, text);
     }
-    struct corpus c = open_corpus(in_scratch(s, "m"), 0.1);
+    struct corpus c = open_corpus(in_scratch("m"), 0.1);
     assert_int_equal(c.count, 1500);
     for (int64_t i = 0; i < c.file_count; i++) assert_null(c.files[i].map.data);
     corpus_free(&c);
@@ -266,14 +214,13 @@ static void utf8_follows_the_standard(void **state) {
 }
 
 static void files_that_are_not_utf8_are_counted(void **state) {
-    struct scratch *s = *state;
-    put_text(s, "d/a", "fine \xc3\xa9");
-    put_text(s, "d/b", "Latin-1 \xe9t\xe9");
-    put_text(s, "d/c", "\xff\xfe");
-    struct corpus c = open_corpus(in_scratch(s, "d"), 0.3);
+    put_text("d/a", "fine \xc3\xa9");
+    put_text("d/b", "Latin-1 \xe9t\xe9");
+    put_text("d/c", "\xff\xfe");
+    struct corpus c = open_corpus(in_scratch("d"), 0.3);
     assert_int_equal(c.count, 3);
     assert_int_equal(c.invalid_utf8_files, 2);
-    assert_string_equal(c.first_invalid, in_scratch(s, "d/b"));
+    assert_string_equal(c.first_invalid, in_scratch("d/b"));
     corpus_free(&c);
 }
 
@@ -307,15 +254,14 @@ static void assert_share(const struct corpus *c, double fraction, double toleran
 
 /* One file: pieces in order without loss; close to the fraction; what is left for training in few parts. */
 static void one_file_is_divided(void **state) {
-    struct scratch *s = *state;
     static const double fractions[] = {0.02, 0.1, 0.5};
     static const char *const breaks[] = {".\n\n", ".\n", " "};
     for (size_t k = 0; k < 9; k++) {
         const int64_t size = 400000;
         double fraction = fractions[k % 3];
         char *text = prose(k, size, breaks[k / 3]);
-        put(s, "book.txt", text, (size_t)size);
-        struct corpus c = open_corpus(in_scratch(s, "book.txt"), fraction);
+        put_file("book.txt", text, (size_t)size);
+        struct corpus c = open_corpus(in_scratch("book.txt"), fraction);
         assert_share(&c, fraction, 0.35);
         int64_t at = 0, paragraphs = 0;
         for (int64_t i = 0; i < c.count; i++) {
@@ -335,13 +281,12 @@ static void one_file_is_divided(void **state) {
 }
 
 static void every_size_has_two_sides(void **state) {
-    struct scratch *s = *state;
     for (int64_t size = 512; size < 60000; size += 1 + size / 7)
         for (int f = 0; f < 3; f++) {
             double fraction = f == 0 ? 0.001 : f == 1 ? 0.05 : 0.5;
             char *text = prose((uint64_t)size, size, f == 1 ? "\n\n" : " ");
-            put(s, "t", text, (size_t)size);
-            struct corpus c = open_corpus(in_scratch(s, "t"), fraction);
+            put_file("t", text, (size_t)size);
+            struct corpus c = open_corpus(in_scratch("t"), fraction);
             assert_int_equal(c.bytes, size);
             if (fraction < 0.5) assert_true(c.validation_bytes < size * 0.75);
             corpus_free(&c);
@@ -350,9 +295,9 @@ static void every_size_has_two_sides(void **state) {
     for (int n = 2; n < 40; n++) { /* tiny documents, which cannot be divided */
         char text[2048] = "";
         for (int i = 0; i < n; i++) sprintf(text + strlen(text), "document %d of %d\n<|endoftext|>\n", i, n);
-        put_text(s, "t", text);
+        put_text("t", text);
         for (int f = 0; f < 2; f++) {
-            struct corpus c = open_corpus(in_scratch(s, "t"), f ? 0.5 : 0.001);
+            struct corpus c = open_corpus(in_scratch("t"), f ? 0.5 : 0.001);
             assert_int_equal(c.count, n);
             corpus_free(&c);
         }
@@ -367,7 +312,6 @@ static int side_of(const struct corpus *c, const char *text) {
 }
 
 static void adding_files_moves_no_document(void **state) {
-    struct scratch *s = *state;
     enum { FILES = 600 };
     static char *texts[FILES];
     for (int i = 0; i < FILES; i++) texts[i] = prose(1000 + (uint64_t)i, 300 + i, " ");
@@ -376,9 +320,9 @@ static void adding_files_moves_no_document(void **state) {
         for (int i = n - 300; i < n; i++) {
             char name[32];
             snprintf(name, sizeof name, "d/%d.txt", i * 7919 % 1000); /* not in the order of their paths */
-            put_text(s, name, texts[i]);
+            put_text(name, texts[i]);
         }
-        struct corpus c = open_corpus(in_scratch(s, "d"), 0.1);
+        struct corpus c = open_corpus(in_scratch("d"), 0.1);
         assert_int_equal(c.count, n);
         assert_share(&c, 0.1, 0.5);
         for (int i = 0; i < n; i++) {
@@ -466,11 +410,10 @@ static void encoding_does_not_depend_on_threads(void **state) {
 }
 
 static void sides_are_encoded_apart(void **state) {
-    struct scratch *s = *state;
     char text[4096] = "";
     for (int i = 0; i < 100; i++) sprintf(text + strlen(text), "doc %d\n<|endoftext|>\n", i);
-    put_text(s, "t", text);
-    struct corpus c = open_corpus(in_scratch(s, "t"), 0.2);
+    put_text("t", text);
+    struct corpus c = open_corpus(in_scratch("t"), 0.2);
     struct tokenizer *t = tokenizer_bytes();
     int64_t documents = 0;
     for (int side = 0; side < 2; side++) {
@@ -525,22 +468,21 @@ static void stories_are_a_corpus(void **state) {
 }
 
 int main(void) {
-#define SCRATCH(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
     const struct CMUnitTest tests[] = {
-        SCRATCH(directories_are_read_in_order),
-        SCRATCH(explicit_binary_is_used),
-        SCRATCH(errors_name_the_path),
-        SCRATCH(many_files_are_fine),
+        SCRATCH_TEST(directories_are_read_in_order),
+        SCRATCH_TEST(explicit_binary_is_used),
+        SCRATCH_TEST(errors_name_the_path),
+        SCRATCH_TEST(many_files_are_fine),
         cmocka_unit_test(separators_divide_files),
         cmocka_unit_test(utf8_follows_the_standard),
-        SCRATCH(files_that_are_not_utf8_are_counted),
+        SCRATCH_TEST(files_that_are_not_utf8_are_counted),
         cmocka_unit_test(cuts_prefer_paragraphs),
-        SCRATCH(one_file_is_divided),
-        SCRATCH(every_size_has_two_sides),
-        SCRATCH(adding_files_moves_no_document),
+        SCRATCH_TEST(one_file_is_divided),
+        SCRATCH_TEST(every_size_has_two_sides),
+        SCRATCH_TEST(adding_files_moves_no_document),
         cmocka_unit_test(long_documents_are_cut_alike),
         cmocka_unit_test(encoding_does_not_depend_on_threads),
-        SCRATCH(sides_are_encoded_apart),
+        SCRATCH_TEST(sides_are_encoded_apart),
         cmocka_unit_test(stories_are_a_corpus),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

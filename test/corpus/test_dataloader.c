@@ -2,7 +2,7 @@
  * found while reading ahead.
  *
  * Most tests number the tokens of the data set, so that a row tells where it came from. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/corpus/dataloader.h"
 #include "llmc/base/rng.h"
@@ -20,38 +20,6 @@
 enum { VOCAB = 50257 };
 
 /* --- helpers --- */
-
-struct scratch {
-    char dir[PATH_MAX / 2];
-    char path[PATH_MAX];
-};
-
-static const char *in_scratch(struct scratch *s, const char *name) {
-    snprintf(s->path, sizeof s->path, "%s/%s", s->dir, name);
-    return s->path;
-}
-
-static int make_scratch(void **state) {
-    struct scratch *s = calloc(1, sizeof *s);
-    const char *base = getenv("TMPDIR");
-    snprintf(s->dir, sizeof s->dir, "%s/llmc_loader_XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(s->dir)) return -1;
-    *state = s;
-    return 0;
-}
-
-static int remove_scratch(void **state) {
-    struct scratch *s = *state;
-    struct error err;
-    bool ok = remove_tree(s->dir, &err);
-    if (!ok) print_error("%s\n", err.message);
-    free(s);
-    return ok ? 0 : -1;
-}
-
-static void assert_mentions(const char *message, const char *part) {
-    if (!strstr(message, part)) fail_msg("\"%s\" does not mention \"%s\"", message, part);
-}
 
 /* Tokens first, first + 1, ... in a shard. */
 static void put_shard(const char *path, uint32_t first, int64_t count, int64_t vocab) {
@@ -135,12 +103,11 @@ static char *message_of_death(void (*body)(void *), void *arg) {
 /* --- shards --- */
 
 static void format_is_that_of_llm_c(void **state) {
-    struct scratch *s = *state;
     struct mapped_file f;
     struct error err = {""};
     const uint32_t tokens[] = {1, 50256, 258, 65535};
     for (int wide = 0; wide < 2; wide++) {
-        const char *path = in_scratch(s, "a.bin");
+        const char *path = in_scratch("a.bin");
         assert_true(shard_write(path, tokens, 4, wide ? 65537 : 65536, &err));
         assert_true(file_map(&f, path, &err));
         assert_int_equal(f.size, 1024 + 4 * (wide ? 4 : 2));
@@ -167,20 +134,18 @@ static void format_is_that_of_llm_c(void **state) {
 }
 
 static void writing_refuses_what_the_format_cannot_say(void **state) {
-    struct scratch *s = *state;
     struct error err = {""};
     const uint32_t tokens[] = {1, 300, 2};
-    assert_false(shard_write(in_scratch(s, "a"), tokens, 0, VOCAB, &err));
-    assert_false(shard_write(s->path, tokens, (int64_t)INT32_MAX + 1, VOCAB, &err));
+    assert_false(shard_write(in_scratch("a"), tokens, 0, VOCAB, &err));
+    assert_false(shard_write(in_scratch("a"), tokens, (int64_t)INT32_MAX + 1, VOCAB, &err));
     assert_mentions(err.message, "2147483648");
-    assert_false(shard_write(s->path, tokens, 3, 300, &err));
+    assert_false(shard_write(in_scratch("a"), tokens, 3, 300, &err));
     assert_mentions(err.message, "token 1 is 300");
-    assert_false(path_exists(s->path));
-    assert_false(path_exists(in_scratch(s, "a.tmp")));
+    assert_false(path_exists(in_scratch("a")));
+    assert_false(path_exists(in_scratch("a.tmp")));
 }
 
 static void full_disk_leaves_no_shard(void **state) {
-    struct scratch *s = *state;
     struct error err = {""};
     uint32_t *tokens = calloc(100000, sizeof *tokens);
     struct rlimit before, small;
@@ -189,20 +154,19 @@ static void full_disk_leaves_no_shard(void **state) {
     small = before;
     small.rlim_cur = 50000;
     setrlimit(RLIMIT_FSIZE, &small);
-    bool ok = shard_write(in_scratch(s, "a.bin"), tokens, 100000, VOCAB, &err);
+    bool ok = shard_write(in_scratch("a.bin"), tokens, 100000, VOCAB, &err);
     setrlimit(RLIMIT_FSIZE, &before);
     assert_false(ok);
     assert_mentions(err.message, "File too large");
-    assert_false(path_exists(s->path));
-    assert_false(path_exists(in_scratch(s, "a.bin.tmp")));
-    assert_int_equal(mkdir(in_scratch(s, "a.bin"), 0700), 0); /* the final name is taken */
-    assert_false(shard_write(s->path, tokens, 10, VOCAB, &err));
-    assert_false(path_exists(in_scratch(s, "a.bin.tmp")));
+    assert_false(path_exists(in_scratch("a.bin")));
+    assert_false(path_exists(in_scratch("a.bin.tmp")));
+    assert_int_equal(mkdir(in_scratch("a.bin"), 0700), 0); /* the final name is taken */
+    assert_false(shard_write(in_scratch("a.bin"), tokens, 10, VOCAB, &err));
+    assert_false(path_exists(in_scratch("a.bin.tmp")));
     free(tokens);
 }
 
 static void damaged_headers_are_refused(void **state) {
-    struct scratch *s = *state;
     static const struct {
         int64_t offset;
         int32_t value;
@@ -218,58 +182,56 @@ static void damaged_headers_are_refused(void **state) {
         {8, INT32_MAX, "expected 4294968318", "truncated"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
-        put_shard(in_scratch(s, "a.bin"), 0, 10, VOCAB);
-        patch(s->path, cases[i].offset, &cases[i].value, 4);
+        put_shard(in_scratch("a.bin"), 0, 10, VOCAB);
+        patch(in_scratch("a.bin"), cases[i].offset, &cases[i].value, 4);
         struct error err = {""};
-        struct dataset *d = dataset_open(s->path, VOCAB, &err);
+        struct dataset *d = dataset_open(in_scratch("a.bin"), VOCAB, &err);
         if (d) fail_msg("accepted: %s", cases[i].found);
-        assert_mentions(err.message, s->path);
+        assert_mentions(err.message, in_scratch("a.bin"));
         assert_mentions(err.message, cases[i].found);
         assert_mentions(err.message, cases[i].expected);
     }
 }
 
 static void missing_empty_and_short_files(void **state) {
-    struct scratch *s = *state;
     static const struct {
         int64_t size;
         const char *found;
     } cases[] = {{0, "is empty (0 bytes)"}, {1, "(1 bytes)"}, {1023, "(1023 bytes)"}, {1024, "1044"}};
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
-        put_shard(in_scratch(s, "a.bin"), 0, 10, VOCAB);
-        assert_int_equal(truncate(s->path, cases[i].size), 0);
+        put_shard(in_scratch("a.bin"), 0, 10, VOCAB);
+        assert_int_equal(truncate(in_scratch("a.bin"), cases[i].size), 0);
         struct error err = {""};
-        assert_null(dataset_open(s->path, VOCAB, &err));
-        assert_mentions(err.message, s->path);
+        assert_null(dataset_open(in_scratch("a.bin"), VOCAB, &err));
+        assert_mentions(err.message, in_scratch("a.bin"));
         assert_mentions(err.message, cases[i].found);
         assert_mentions(err.message, "1024");
     }
     struct error err = {""};
-    assert_null(dataset_open(in_scratch(s, "none-*.bin"), VOCAB, &err));
+    assert_null(dataset_open(in_scratch("none-*.bin"), VOCAB, &err));
     assert_mentions(err.message, "none-*.bin");
     assert_mentions(err.message, "matches none");
-    assert_null(dataset_open(s->dir, VOCAB, &err));
+    assert_null(dataset_open(scratch_directory(), VOCAB, &err));
     assert_mentions(err.message, "is a directory");
-    assert_int_equal(mkfifo(in_scratch(s, "fifo"), 0600), 0);
-    assert_null(dataset_open(s->path, VOCAB, &err)); /* and does not wait */
+    assert_int_equal(mkfifo(in_scratch("fifo"), 0600), 0);
+    assert_null(dataset_open(in_scratch("fifo"), VOCAB, &err)); /* and does not wait */
     assert_mentions(err.message, "regular file");
     /* One bad shard among good ones. */
-    put_shard(in_scratch(s, "s0.bin"), 0, 10, VOCAB);
-    put_shard(in_scratch(s, "s1.bin"), 0, 10, VOCAB);
-    assert_int_equal(truncate(s->path, 1040), 0);
-    assert_null(dataset_open(in_scratch(s, "s?.bin"), VOCAB, &err));
+    put_shard(in_scratch("s0.bin"), 0, 10, VOCAB);
+    put_shard(in_scratch("s1.bin"), 0, 10, VOCAB);
+    assert_int_equal(truncate(in_scratch("s1.bin"), 1040), 0);
+    assert_null(dataset_open(in_scratch("s?.bin"), VOCAB, &err));
     assert_mentions(err.message, "s1.bin");
 }
 
 static void patterns_find_shards_in_order(void **state) {
-    struct scratch *s = *state;
-    put_shard(in_scratch(s, "t_10.bin"), 300, 5, VOCAB);
-    put_shard(in_scratch(s, "t_02.bin"), 200, 4, VOCAB);
-    put_shard(in_scratch(s, "t_B.bin"), 400, 4, VOCAB);
-    put_shard(in_scratch(s, "t_a.bin"), 500, 4, VOCAB); /* B before a: not the order of a language */
-    put_shard(in_scratch(s, "odd[1]*.bin"), 1, 7, VOCAB);
-    put_shard(in_scratch(s, "v.bin"), 2, 6, VOCAB);
-    struct dataset *d = open_data(in_scratch(s, "t_*.bin"), VOCAB);
+    put_shard(in_scratch("t_10.bin"), 300, 5, VOCAB);
+    put_shard(in_scratch("t_02.bin"), 200, 4, VOCAB);
+    put_shard(in_scratch("t_B.bin"), 400, 4, VOCAB);
+    put_shard(in_scratch("t_a.bin"), 500, 4, VOCAB); /* B before a: not the order of a language */
+    put_shard(in_scratch("odd[1]*.bin"), 1, 7, VOCAB);
+    put_shard(in_scratch("v.bin"), 2, 6, VOCAB);
+    struct dataset *d = open_data(in_scratch("t_*.bin"), VOCAB);
     assert_int_equal(dataset_shards(d), 4);
     assert_int_equal(dataset_tokens(d), 17);
     struct dataloader *l = open_loader(d, (struct loader_options){.B = 1, .T = 3, .order = SAMPLES_IN_ORDER});
@@ -279,27 +241,24 @@ static void patterns_find_shards_in_order(void **state) {
     free(got);
     dataloader_close(l);
     dataset_free(d);
-    d = open_data(in_scratch(s, "odd[1]*.bin"), VOCAB); /* a path that exists is not a pattern */
+    d = open_data(in_scratch("odd[1]*.bin"), VOCAB); /* a path that exists is not a pattern */
     assert_int_equal(dataset_tokens(d), 7);
     dataset_free(d);
-    d = open_data(in_scratch(s, "{v,t_10}.bin"), VOCAB);
+    d = open_data(in_scratch("{v,t_10}.bin"), VOCAB);
     assert_int_equal(dataset_tokens(d), 11);
     dataset_free(d);
 }
 
 static void fingerprint_tells_data_apart(void **state) {
-    struct scratch *s = *state;
-    char other[PATH_MAX];
-    snprintf(other, sizeof other, "%s/sub", s->dir);
-    assert_int_equal(mkdir(other, 0700), 0);
-    put_shard(in_scratch(s, "a.bin"), 0, 10, VOCAB);
-    put_shard(in_scratch(s, "b.bin"), 0, 10, VOCAB);
-    put_shard(in_scratch(s, "sub/a.bin"), 0, 10, VOCAB);
-    put_shard(in_scratch(s, "sub/b.bin"), 0, 11, VOCAB);
+    assert_int_equal(mkdir(in_scratch("sub"), 0700), 0);
+    put_shard(in_scratch("a.bin"), 0, 10, VOCAB);
+    put_shard(in_scratch("b.bin"), 0, 10, VOCAB);
+    put_shard(in_scratch("sub/a.bin"), 0, 10, VOCAB);
+    put_shard(in_scratch("sub/b.bin"), 0, 11, VOCAB);
     static const char *const patterns[] = {"a.bin", "b.bin", "?.bin", "sub/?.bin", "sub/a.bin"};
     uint64_t prints[5];
     for (int i = 0; i < 5; i++) {
-        struct dataset *d = open_data(in_scratch(s, patterns[i]), VOCAB);
+        struct dataset *d = open_data(in_scratch("%s", patterns[i]), VOCAB);
         prints[i] = dataset_fingerprint(d);
         dataset_free(d);
         for (int k = 0; k < i; k++) {
@@ -318,11 +277,10 @@ static void fingerprint_tells_data_apart(void **state) {
 }
 
 static void offsets_have_64_bits(void **state) {
-    struct scratch *s = *state;
     const int64_t count = 1200000007; /* 4.8 GB, sparse */
     uint8_t header[SHARD_HEADER_BYTES];
     shard_header(header, 4, count);
-    int fd = open(in_scratch(s, "big.bin"), O_RDWR | O_CREAT, 0600);
+    int fd = open(in_scratch("big.bin"), O_RDWR | O_CREAT, 0600);
     assert_true(fd >= 0);
     const uint32_t last[] = {70001, 70002, 70003, 70004, 70005};
     bool made = ftruncate(fd, SHARD_HEADER_BYTES + 4 * count) == 0 &&
@@ -330,7 +288,7 @@ static void offsets_have_64_bits(void **state) {
                 pwrite(fd, last, sizeof last, SHARD_HEADER_BYTES + 4 * (count - 7)) == sizeof last;
     close(fd);
     if (!made) skip();
-    struct dataset *d = open_data(s->path, 100000);
+    struct dataset *d = open_data(in_scratch("big.bin"), 100000);
     assert_int_equal(dataset_tokens(d), count);
     const int64_t n = (count - 1) / 3;
     struct dataloader *l = open_loader(
@@ -342,10 +300,10 @@ static void offsets_have_64_bits(void **state) {
     free(got);
     dataloader_close(l);
     dataset_free(d);
-    d = open_data(s->path, 70003);
+    d = open_data(in_scratch("big.bin"), 70003);
     struct shard sh;
     struct error err = {""};
-    fd = shard_open(&sh, s->path, &err);
+    fd = shard_open(&sh, in_scratch("big.bin"), &err);
     uint32_t token;
     assert_false(shard_read(&sh, fd, count - 5, 1, 70003, &token, &err));
     assert_mentions(err.message, "token 1200000002 (at byte 4800001032) is 70003");
@@ -357,14 +315,13 @@ static void offsets_have_64_bits(void **state) {
 /* --- samples --- */
 
 static void samples_cover_shards_of_different_lengths(void **state) {
-    struct scratch *s = *state;
     /* With T = 4: 2 samples, none, 1 sample (exactly), 3 samples. Numbers of 3 shards do not overlap. */
-    put_shard(in_scratch(s, "a.bin"), 1000, 9, VOCAB);
-    put_shard(in_scratch(s, "b.bin"), 2000, 4, VOCAB);
-    put_shard(in_scratch(s, "c.bin"), 3000, 5, VOCAB);
-    put_shard(in_scratch(s, "d.bin"), 4000, 16, VOCAB);
+    put_shard(in_scratch("a.bin"), 1000, 9, VOCAB);
+    put_shard(in_scratch("b.bin"), 2000, 4, VOCAB);
+    put_shard(in_scratch("c.bin"), 3000, 5, VOCAB);
+    put_shard(in_scratch("d.bin"), 4000, 16, VOCAB);
     static const int32_t starts[] = {1000, 1004, 3000, 4000, 4004, 4008};
-    struct dataset *d = open_data(in_scratch(s, "?.bin"), VOCAB);
+    struct dataset *d = open_data(in_scratch("?.bin"), VOCAB);
     for (int shuffled = 0; shuffled < 2; shuffled++) {
         struct dataloader *l = open_loader(
             d, (struct loader_options){
@@ -405,10 +362,9 @@ static void batches_cross_epochs(void **state) {
 }
 
 static void uint32_and_uint16_shards_mix(void **state) {
-    struct scratch *s = *state;
-    put_shard(in_scratch(s, "a.bin"), 60000, 9, 65536);
-    put_shard(in_scratch(s, "b.bin"), 65530, 9, 100000);
-    struct dataset *d = open_data(in_scratch(s, "?.bin"), 100000);
+    put_shard(in_scratch("a.bin"), 60000, 9, 65536);
+    put_shard(in_scratch("b.bin"), 65530, 9, 100000);
+    struct dataset *d = open_data(in_scratch("?.bin"), 100000);
     struct dataloader *l = open_loader(d, (struct loader_options){.B = 1, .T = 8, .order = SAMPLES_IN_ORDER});
     int32_t *got = take(l, 2, 1, 8);
     for (int t = 0; t < 8; t++) {
@@ -423,19 +379,14 @@ static void uint32_and_uint16_shards_mix(void **state) {
 
 /* More shards than descriptors stay open, in a process that may have even fewer. */
 static void many_shards(void **state) {
-    struct scratch *s = *state;
     enum { SHARDS = 600 };
-    for (uint32_t i = 0; i < SHARDS; i++) {
-        char name[32];
-        snprintf(name, sizeof name, "m_%04u.bin", i);
-        put_shard(in_scratch(s, name), 10 * i, 5, VOCAB);
-    }
+    for (uint32_t i = 0; i < SHARDS; i++) { put_shard(in_scratch("m_%04u.bin", i), 10 * i, 5, VOCAB); }
     struct rlimit before, small;
     getrlimit(RLIMIT_NOFILE, &before);
     small = before;
     small.rlim_cur = 300;
     setrlimit(RLIMIT_NOFILE, &small);
-    struct dataset *d = open_data(in_scratch(s, "m_*.bin"), VOCAB);
+    struct dataset *d = open_data(in_scratch("m_*.bin"), VOCAB);
     struct dataloader *l = open_loader(d, (struct loader_options){.B = 8, .T = 4, .seed = 1});
     int32_t *got = take(l, 2 * SHARDS / 8, 8, 4);
     int64_t sum = 0;
@@ -685,7 +636,6 @@ static void documents_do_not_depend_on_the_division(void **state) {
 
 /* Random documents in several shards against the rule, applied to one row at a time. */
 static void documents_are_complete(void **state) {
-    struct scratch *s = *state;
     enum { SHARDS = 3, MOST = 400 };
     for (uint64_t trial = 0; trial < 60; trial++) {
         uint32_t text[SHARDS][MOST];
@@ -697,12 +647,10 @@ static void documents_are_complete(void **state) {
                 struct rng4 r = rng_philox(trial, RNG_TEST, 1000 * (k + 1) + (uint64_t)i);
                 text[k][i] = r.v[0] % 5 == 0 ? EOT : 100 + r.v[1] % 1000;
             }
-            char name[16];
-            snprintf(name, sizeof name, "d%u.bin", k);
             struct error err;
-            assert_true(shard_write(in_scratch(s, name), text[k], n[k], 1100, &err));
+            assert_true(shard_write(in_scratch("d%u.bin", k), text[k], n[k], 1100, &err));
         }
-        struct dataset *d = open_data(in_scratch(s, "d?.bin"), 1100);
+        struct dataset *d = open_data(in_scratch("d?.bin"), 1100);
         struct dataloader *l = open_loader(
             d, (struct loader_options){.B = 1, .T = T, .order = SAMPLES_DOCUMENTS, .end_of_text = EOT});
         int64_t rows = 0, valid_total = 0;
@@ -815,15 +763,12 @@ static void read_until_death(void *arg) {
 }
 
 static void bad_tokens_end_the_process(void **state) {
-    struct scratch *s = *state;
-    put_shard(in_scratch(s, "p0.bin"), 0, 100, 1000);
-    put_shard(in_scratch(s, "p1.bin"), 0, 100, 1000);
+    put_shard(in_scratch("p0.bin"), 0, 100, 1000);
+    put_shard(in_scratch("p1.bin"), 0, 100, 1000);
     const uint16_t bad = 1000;
-    patch(s->path, 1024 + 2 * 43, &bad, 2);
-    char pattern[PATH_MAX];
-    snprintf(pattern, sizeof pattern, "%s/p?.bin", s->dir);
+    patch(in_scratch("p1.bin"), 1024 + 2 * 43, &bad, 2);
     /* 24 samples in the first shard; token 43 is a target in sample 10 of the second: batch 17. */
-    struct death how = {.pattern = pattern, .good_batches = 17};
+    struct death how = {.pattern = in_scratch("p?.bin"), .good_batches = 17};
     char *message = message_of_death(read_until_death, &how);
     static const char *const parts[] = {"error: ", "p1.bin", "token 43", "at byte 1110", "1000", "0 to 999"};
     for (size_t i = 0; i < ARRAY_LENGTH(parts); i++) assert_mentions(message, parts[i]);
@@ -842,9 +787,8 @@ static void bad_tokens_end_the_process(void **state) {
 }
 
 static void shard_cut_short_while_running(void **state) {
-    struct scratch *s = *state;
-    put_shard(in_scratch(s, "t.bin"), 0, 1000, 1000);
-    struct death how = {.pattern = s->path, .truncate = true};
+    put_shard(in_scratch("t.bin"), 0, 1000, 1000);
+    struct death how = {.pattern = in_scratch("t.bin"), .truncate = true};
     char *message = message_of_death(read_until_death, &how);
     assert_mentions(message, "t.bin");
     assert_mentions(message, "ends at byte 2000");
@@ -853,9 +797,8 @@ static void shard_cut_short_while_running(void **state) {
 
 /* SAMPLES_DOCUMENTS reads everything when it is opened: the error is an ordinary one. */
 static void documents_with_bad_tokens_are_refused(void **state) {
-    struct scratch *s = *state;
-    put_shard(in_scratch(s, "q.bin"), 0, 100, 1000);
-    struct dataset *d = open_data(s->path, 50);
+    put_shard(in_scratch("q.bin"), 0, 100, 1000);
+    struct dataset *d = open_data(in_scratch("q.bin"), 50);
     struct error err = {""};
     struct loader_options o = {.B = 2, .T = 4, .world = 1, .order = SAMPLES_DOCUMENTS, .end_of_text = 7};
     assert_null(dataloader_open(d, &o, &err));
@@ -877,20 +820,19 @@ static void loaders_close_at_any_moment(void **state) {
 }
 
 int main(void) {
-#define SCRATCH(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
     const struct CMUnitTest tests[] = {
-        SCRATCH(format_is_that_of_llm_c),
-        SCRATCH(writing_refuses_what_the_format_cannot_say),
-        SCRATCH(full_disk_leaves_no_shard),
-        SCRATCH(damaged_headers_are_refused),
-        SCRATCH(missing_empty_and_short_files),
-        SCRATCH(patterns_find_shards_in_order),
-        SCRATCH(fingerprint_tells_data_apart),
-        SCRATCH(offsets_have_64_bits),
-        SCRATCH(samples_cover_shards_of_different_lengths),
+        SCRATCH_TEST(format_is_that_of_llm_c),
+        SCRATCH_TEST(writing_refuses_what_the_format_cannot_say),
+        SCRATCH_TEST(full_disk_leaves_no_shard),
+        SCRATCH_TEST(damaged_headers_are_refused),
+        SCRATCH_TEST(missing_empty_and_short_files),
+        SCRATCH_TEST(patterns_find_shards_in_order),
+        SCRATCH_TEST(fingerprint_tells_data_apart),
+        SCRATCH_TEST(offsets_have_64_bits),
+        SCRATCH_TEST(samples_cover_shards_of_different_lengths),
         cmocka_unit_test(batches_cross_epochs),
-        SCRATCH(uint32_and_uint16_shards_mix),
-        SCRATCH(many_shards),
+        SCRATCH_TEST(uint32_and_uint16_shards_mix),
+        SCRATCH_TEST(many_shards),
         cmocka_unit_test(shuffle_is_a_permutation),
         cmocka_unit_test(shuffle_is_uniform),
         cmocka_unit_test(shuffle_depends_on_seed_and_epoch),
@@ -900,12 +842,12 @@ int main(void) {
         cmocka_unit_test(ranks_split_the_batch),
         cmocka_unit_test(documents_fill_rows),
         cmocka_unit_test(documents_do_not_depend_on_the_division),
-        SCRATCH(documents_are_complete),
+        SCRATCH_TEST(documents_are_complete),
         cmocka_unit_test(documents_longer_than_a_read),
         cmocka_unit_test(too_little_data_names_all_sizes),
-        SCRATCH(bad_tokens_end_the_process),
-        SCRATCH(shard_cut_short_while_running),
-        SCRATCH(documents_with_bad_tokens_are_refused),
+        SCRATCH_TEST(bad_tokens_end_the_process),
+        SCRATCH_TEST(shard_cut_short_while_running),
+        SCRATCH_TEST(documents_with_bad_tokens_are_refused),
         cmocka_unit_test(loaders_close_at_any_moment),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,7 +4,7 @@
  * The server runs in a child process, one connection at a time, and imitates the Hugging Face Hub: a redirect
  * that announces size and SHA-256, then the file from elsewhere. How it behaves is chosen per test, and
  * concerns only the paths that hold "train": the other file is always good. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/base/file.h"
 #include "llmc/base/rng.h"
@@ -48,16 +48,7 @@ struct server {
     pid_t pid;
     int port;
 };
-static char scratch[PATH_MAX / 2];
 static char sha256_announced[80], sha1_announced[80];
-
-static const char *in_scratch(const char *name) {
-    static char paths[8][PATH_MAX];
-    static int next;
-    char *path = paths[next++ % 8];
-    snprintf(path, PATH_MAX, "%s/%s", scratch, name);
-    return path;
-}
 
 static uint8_t body_byte(int version, int64_t i) {
     return (uint8_t)(rng_philox((uint64_t)version, RNG_TEST, (uint64_t)i / 4).v[i % 4]);
@@ -193,16 +184,6 @@ static void stop_server(struct server s) {
 
 /* --- running the script --- */
 
-static char *slurp(const char *path, size_t *size) {
-    FILE *f = fopen(path, "rb");
-    if (!f) return NULL;
-    char *text = calloc(1, PINNED_SIZE + 4096);
-    size_t n = fread(text, 1, PINNED_SIZE + 4095, f);
-    if (size) *size = n;
-    fclose(f);
-    return text;
-}
-
 static pid_t start_script(struct server s, const char *arguments) {
     pid_t child = fork();
     assert_true(child >= 0);
@@ -234,7 +215,7 @@ static int run_script(struct server s, const char *arguments) {
 
 static void expect(struct server s, const char *arguments, int status, const char *mentions) {
     int got = run_script(s, arguments);
-    char *output = slurp(in_scratch("output"), NULL);
+    char *output = get_file("output", NULL);
     if (got != status)
         fail_msg("download.sh %s: status %d instead of %d: %s", arguments, got, status, output);
     if (mentions && !strstr(output, mentions))
@@ -242,15 +223,14 @@ static void expect(struct server s, const char *arguments, int status, const cha
     free(output);
 }
 
-static bool exists(const char *name) { return path_exists(in_scratch(name)); }
+static bool exists(const char *name) { return path_exists(in_scratch("%s", name)); }
 
 #define VALID "data/TinyStoriesV2-GPT4-valid.txt"
 #define TRAIN "data/TinyStoriesV2-GPT4-train.txt"
 
 static void assert_whole(const char *name) {
     size_t n = 0;
-    char *content = slurp(in_scratch(name), &n), other[128], check_sum[PATH_MAX];
-    if (!content) fail_msg("%s is not there", name);
+    char *content = get_file(name, &n), other[128], check_sum[PATH_MAX];
     assert_int_equal(n, SIZE);
     for (int64_t i = 0; i < SIZE; i++) assert_int_equal((uint8_t)content[i], body_byte(1, i));
     free(content);
@@ -273,7 +253,7 @@ static void assert_absent(const char *name) {
 
 /* Requests for the file itself that did not start at its beginning. */
 static int resumed_requests(void) {
-    char *log = slurp(in_scratch("log"), NULL);
+    char *log = get_file("log", NULL);
     int count = 0;
     for (char *line = strtok(log, "\n"); line; line = strtok(NULL, "\n"))
         count += strstr(line, "train") && !strstr(line, " from 0") &&
@@ -289,25 +269,17 @@ static int first_line(char out[80], const char *command) {
     return f && pclose(f) == 0 && ok ? 0 : -1;
 }
 
-static int make_scratch(void **state) {
-    const char *base = getenv("TMPDIR");
+static int set_up(void **state) {
     char command[PATH_MAX + 128];
-    snprintf(scratch, sizeof scratch, "%s/llmc_download_XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(scratch)) return -1;
+    if (make_scratch(state) != 0) return -1;
     FILE *f = fopen(in_scratch("body"), "wb");
     for (int64_t i = 0; i < SIZE; i++) fputc(body_byte(1, i), f);
     fclose(f);
-    snprintf(command, sizeof command, "sha256sum %s/body", scratch);
+    snprintf(command, sizeof command, "sha256sum %s/body", scratch_directory());
     if (first_line(sha256_announced, command) != 0) return -1;
-    snprintf(command, sizeof command, "(printf 'blob %d\\0'; cat %s/body) | sha1sum", SIZE, scratch);
+    snprintf(command, sizeof command, "(printf 'blob %d\\0'; cat %s/body) | sha1sum", SIZE,
+             scratch_directory());
     return first_line(sha1_announced, command);
-}
-
-static int remove_scratch(void **state) {
-    struct error err;
-    if (remove_tree(scratch, &err)) return 0;
-    print_error("%s\n", err.message);
-    return -1;
 }
 
 static void need_curl(void) {
@@ -519,7 +491,7 @@ static void the_command_line_is_checked(void **state) {
 }
 
 int main(void) {
-#define SCRATCH(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
+#define SCRATCH(f) cmocka_unit_test_setup_teardown(f, set_up, remove_scratch)
     const struct CMUnitTest tests[] = {
         SCRATCH(good_servers_give_verified_files),    SCRATCH(small_files_of_the_hub_are_verified_too),
         SCRATCH(what_nobody_vouches_for_is_recorded), SCRATCH(refusals_leave_nothing),

@@ -3,7 +3,7 @@
  *
  * The tokens are bytes where nothing else is asked for, so that documents can be read back from the
  * shards. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/corpus/dataloader.h"
 #include "llmc/corpus/documents.h"
@@ -28,51 +28,6 @@
 #include <zstd.h>
 
 /* --- helpers: files --- */
-
-static char scratch[PATH_MAX / 2];
-
-static const char *in_scratch(const char *name) {
-    static char paths[8][PATH_MAX];
-    static int next;
-    char *path = paths[next++ % 8];
-    snprintf(path, PATH_MAX, "%s/%s", scratch, name);
-    return path;
-}
-
-static int make_scratch(void **state) {
-    /* In memory if possible: hundreds of small shards, each flushed to a disk, are what takes the time
-     * here. */
-    const char *base = getenv("TMPDIR");
-    if (!base || !*base) base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    snprintf(scratch, sizeof scratch, "%s/llmc_prepare_XXXXXX", base);
-    return mkdtemp(scratch) ? 0 : -1;
-}
-
-static int remove_scratch(void **state) {
-    struct error err;
-    if (remove_tree(scratch, &err)) return 0;
-    print_error("%s\n", err.message);
-    return -1;
-}
-
-static void assert_mentions(const char *text, const char *part) {
-    if (!strstr(text, part)) fail_msg("\"%s\" does not mention \"%s\"", text, part);
-}
-
-static void put(const char *name, const void *data, size_t size) {
-    struct error err = {""};
-    char *path = xstrdup(in_scratch(name)), *slash = strrchr(path, '/');
-    *slash = 0;
-    assert_true(make_directories(path, &err));
-    *slash = '/';
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, size, f), size);
-    assert_int_equal(fclose(f), 0);
-    free(path);
-}
-
-static void put_text(const char *name, const char *text) { put(name, text, strlen(text)); }
 
 static void *gzip(const void *data, size_t size, size_t *out_size) {
     z_stream z = {0};
@@ -121,16 +76,6 @@ static const char *program(void) {
     return path;
 }
 
-static char *slurp(const char *path) {
-    FILE *f = fopen(path, "rb");
-    assert_non_null(f);
-    char *text = calloc(1, 1 << 16);
-    size_t n = fread(text, 1, (1 << 16) - 1, f);
-    text[n] = 0;
-    fclose(f);
-    return text;
-}
-
 static void close_result(struct result *r) {
     free(r->out);
     free(r->err);
@@ -148,7 +93,7 @@ static struct result run_how(struct how how, const char *arguments) {
     char *copy = malloc(strlen(arguments) * 40 + 16000), *to = copy, *argv[64];
     for (const char *p = arguments; *p; p++) {
         if (*p == '@')
-            to += sprintf(to, "%s", scratch);
+            to += sprintf(to, "%s", scratch_directory());
         else
             *to++ = *p;
     }
@@ -185,8 +130,8 @@ static struct result run_how(struct how how, const char *arguments) {
         kill(child, SIGKILL);
     }
     if (!ended) assert_int_equal(waitpid(child, &r.status, 0), child);
-    r.out = slurp(in_scratch("stdout"));
-    r.err = slurp(in_scratch("stderr"));
+    r.out = get_file("stdout", NULL);
+    r.err = get_file("stderr", NULL);
     free(copy);
     if (WIFEXITED(r.status) && WEXITSTATUS(r.status) == 127)
         fail_msg("%s: cannot be run; make it first", program());
@@ -210,13 +155,13 @@ static void refuses(const char *arguments, const char *mentions) {
 
 /* --- helpers: what it wrote --- */
 
-static bool exists(const char *name) { return path_exists(in_scratch(name)); }
+static bool exists(const char *name) { return path_exists(in_scratch("%s", name)); }
 
 /* Files of a directory under final names, sorted; *count of them. */
 static char **list(const char *dir, int *count) {
     struct file_list l = {0};
     struct error err = {""};
-    if (!file_list_add(&l, in_scratch(dir), &err)) fail_msg("%s", err.message);
+    if (!file_list_add(&l, in_scratch("%s", dir), &err)) fail_msg("%s", err.message);
     *count = (int)l.count;
     return l.paths;
 }
@@ -255,7 +200,7 @@ static int count_final_shards(const char *dir) {
 /* The documents of one side of shards of bytes, each ended by NUL; the caller frees. */
 static char *read_back(const char *pattern, int64_t vocab, int64_t *documents) {
     struct error err = {""};
-    struct dataset *d = dataset_open(in_scratch(pattern), vocab, &err);
+    struct dataset *d = dataset_open(in_scratch("%s", pattern), vocab, &err);
     if (!d) fail_msg("%s", err.message);
     int64_t total = dataset_tokens(d), n = 0, shards = dataset_shards(d), at = 0;
     dataset_free(d);
@@ -265,7 +210,7 @@ static char *read_back(const char *pattern, int64_t vocab, int64_t *documents) {
         char name[64];
         snprintf(name, sizeof name, "%.*s%06d.bin", (int)(strchr(pattern, '*') - pattern), pattern, (int)k);
         struct shard s;
-        int fd = shard_open(&s, in_scratch(name), &err);
+        int fd = shard_open(&s, in_scratch("%s", name), &err);
         assert_true(fd >= 0);
         uint32_t *tokens = malloc((size_t)s.tokens * sizeof *tokens);
         assert_true(shard_read(&s, fd, 0, s.tokens, vocab, tokens, &err));
@@ -315,7 +260,7 @@ static json_t *manifest(const char *dir) {
     char name[128];
     snprintf(name, sizeof name, "%s/manifest.json", dir);
     json_error_t e;
-    json_t *m = json_load_file(in_scratch(name), 0, &e);
+    json_t *m = json_load_file(in_scratch("%s", name), 0, &e);
     if (!m) fail_msg("%s: %s", name, e.text);
     return m;
 }
@@ -338,14 +283,14 @@ static void assert_manifest_is_true(const char *dir, int64_t shard_tokens) {
             snprintf(name, sizeof name, "%s/%s", dir, json_string_value(json_object_get(f, "file")));
             struct mapped_file map;
             struct error err = {""};
-            if (!file_map(&map, in_scratch(name), &err)) fail_msg("%s", err.message);
+            if (!file_map(&map, in_scratch("%s", name), &err)) fail_msg("%s", err.message);
             char hash[32];
             snprintf(hash, sizeof hash, "%016" PRIx64, XXH3_64bits(map.data, (size_t)map.size));
             assert_string_equal(hash, json_string_value(json_object_get(f, "xxh3")));
             assert_int_equal(map.size, number(f, "bytes"));
             file_unmap(&map);
             struct shard sh;
-            int fd = shard_open(&sh, in_scratch(name), &err);
+            int fd = shard_open(&sh, in_scratch("%s", name), &err);
             if (fd < 0) fail_msg("%s", err.message);
             assert_int_equal(sh.tokens, number(f, "tokens"));
             if (i + 1 < json_array_size(files)) assert_int_equal(sh.tokens, shard_tokens);
@@ -360,7 +305,7 @@ static void assert_manifest_is_true(const char *dir, int64_t shard_tokens) {
     char name[128];
     snprintf(name, sizeof name, "%s/tokenizer.json", dir);
     struct error err = {""};
-    struct tokenizer *t = tokenizer_load(in_scratch(name), &err);
+    struct tokenizer *t = tokenizer_load(in_scratch("%s", name), &err);
     if (!t) fail_msg("%s", err.message);
     char hash[32];
     snprintf(hash, sizeof hash, "%016" PRIx64, tokenizer_hash(t));
@@ -405,7 +350,7 @@ static void put_compressed(const char *name, const char *text, bool with_zstd, i
         packed += n;
         free(part);
     }
-    put(name, all, packed);
+    put_file(name, all, packed);
     free(all);
 }
 
@@ -422,7 +367,7 @@ static void make_inputs(void) {
     put_compressed("in/sub/f.jsonl.zst", text[5], true, 1);
     put_compressed("in/sub/g", text[6], true, 1); /* told by its first bytes */
     put_text("h.txt", text[7]);
-    put("in/sub/binary.bin", "a\0b", 3);
+    put_file("in/sub/binary.bin", "a\0b", 3);
     put_text("in/.hidden", "not to be read");
     put_text("in/empty", "");
     for (int k = 0; k < SOURCES; k++) free(text[k]);
@@ -611,7 +556,7 @@ static void make_long_input(void) {
         free(text);
     }
     fclose(f);
-    char *all = slurp(in_scratch("long.txt"));
+    char *all = get_file("long.txt", NULL);
     put_compressed("more.txt.gz", all, false, 2);
     free(all);
 }
@@ -632,7 +577,7 @@ static void assert_final_names_are_whole(const char *dir, const char *reference)
         struct mapped_file x, y;
         struct error err = {""};
         assert_true(file_map(&x, paths[i], &err));
-        if (!file_map(&y, in_scratch(other), &err)) fail_msg("%s", err.message);
+        if (!file_map(&y, in_scratch("%s", other), &err)) fail_msg("%s", err.message);
         if (x.size != y.size || memcmp(x.data, y.data, (size_t)x.size) != 0)
             fail_msg("%s is not whole", paths[i]);
         file_unmap(&x);
@@ -655,7 +600,7 @@ static void killed_and_resumed_equals_uninterrupted(void **state) {
         reached += (int)(r4.v[0] % 11) + 1;
         snprintf(goal, sizeof goal, "parts/data_train_%06d.bin", reached);
         struct how how = {.kill_after = round < 8 ? 1 + (int64_t)(r4.v[1] % 6000) : 0};
-        if (round > 0 && round < 8) how.kill_at = in_scratch(goal);
+        if (round > 0 && round < 8) how.kill_at = in_scratch("%s", goal);
         struct result r = run_how(how, "--resume --threads 2 --out @/parts" LONG_RUN);
         bool killed = WIFSIGNALED(r.status) && WTERMSIG(r.status) == SIGKILL;
         if (!killed && (!WIFEXITED(r.status) || WEXITSTATUS(r.status) != 0))
@@ -715,7 +660,7 @@ static void a_full_disk_leaves_no_half_shard(void **state) {
 }
 
 static void flip_byte(const char *name, int64_t offset) {
-    int fd = open(in_scratch(name), O_RDWR);
+    int fd = open(in_scratch("%s", name), O_RDWR);
     char byte;
     assert_true(fd >= 0 && pread(fd, &byte, 1, offset) == 1);
     byte = (char)(byte ^ 1);
@@ -741,7 +686,7 @@ static void resuming_what_does_not_fit_is_refused(void **state) {
     struct mapped_file f;
     struct error err = {""};
     assert_true(file_map(&f, in_scratch("more.txt.gz"), &err));
-    put("cut.gz", f.data, (size_t)f.size / 2); /* an error that stops the run in its middle */
+    put_file("cut.gz", f.data, (size_t)f.size / 2); /* an error that stops the run in its middle */
     interrupt();
     refuses("--out @/parts" AGAIN, "--resume");
     refuses("--resume --out @/parts --tokenizer bytes --batch-size 16k --shard-tokens 20k --format text "
@@ -753,15 +698,15 @@ static void resuming_what_does_not_fit_is_refused(void **state) {
     refuses("--resume --out @/parts --tokenizer bytes --batch-size 16k --shard-tokens 10k --format text "
             "@/long.txt @/more.txt.gz",
             "more.txt.gz now");
-    put("cut.gz", f.data, (size_t)f.size); /* the input was repaired: it is another one */
+    put_file("cut.gz", f.data, (size_t)f.size); /* the input was repaired: it is another one */
     refuses("--resume --out @/parts" AGAIN, "bytes now, but had");
-    put("cut.gz", f.data, (size_t)f.size / 2);
+    put_file("cut.gz", f.data, (size_t)f.size / 2);
     flip_byte("parts/data_train_000001.bin", 5000);
     refuses("--resume --out @/parts" AGAIN, "data_train_000001.bin: its checksum is");
     flip_byte("parts/data_train_000001.bin", 5000);
     assert_int_equal(truncate(in_scratch("parts/data_train_000000.bin"), 5000), 0);
     refuses("--resume --out @/parts" AGAIN, "has 5000 bytes, but had 21504");
-    put("parts/manifest.json.partial", "{", 1);
+    put_file("parts/manifest.json.partial", "{", 1);
     refuses("--resume --out @/parts" AGAIN, "manifest.json.partial: not valid JSON in line 1");
     put_text("parts/manifest.json.partial", "{\"version\": 2}");
     refuses("--resume --out @/parts" AGAIN, "version 2, expected 1");
@@ -773,7 +718,7 @@ static void resuming_what_does_not_fit_is_refused(void **state) {
     }
     assert_int_equal(unlink(in_scratch("parts/manifest.json.partial")), 0);
     refuses("--resume --out @/parts" AGAIN, "is there already, and no manifest.json");
-    put("cut.gz", f.data, (size_t)f.size);
+    put_file("cut.gz", f.data, (size_t)f.size);
     prepare("--overwrite --out @/parts" AGAIN);
     assert_manifest_is_true("parts", 10240);
     refuses("--out @/parts" AGAIN, "holds finished shards");
@@ -785,7 +730,7 @@ static void unfinished_shards_are_checked(void **state) {
     struct mapped_file f;
     struct error err = {""};
     assert_true(file_map(&f, in_scratch("more.txt.gz"), &err));
-    put("cut.gz", f.data, (size_t)f.size / 2);
+    put_file("cut.gz", f.data, (size_t)f.size / 2);
     file_unmap(&f);
     interrupt();
     char name[64];
@@ -803,7 +748,7 @@ static void unfinished_shards_are_checked(void **state) {
     refuses("--resume --out @/parts" AGAIN, "are not those that were written");
     flip_byte(name, 1024);
     refuses("--resume --out @/parts" AGAIN, "truncated"); /* as before */
-    assert_int_equal(truncate(in_scratch(name), 1024), 0);
+    assert_int_equal(truncate(in_scratch("%s", name), 1024), 0);
     refuses("--resume --out @/parts" AGAIN, "the file ends there");
 }
 
@@ -904,7 +849,7 @@ static void damaged_compression_is_an_error(void **state) {
                  "--overwrite --tokenizer bytes --batch-size 4k --shard-tokens 1e5 --out @/out @/%s", name);
         const size_t sizes[] = {n[k] - 1, n[k] / 2, 12, 3, 0};
         for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
-            put(name, packed[k], sizes[i]);
+            put_file(name, packed[k], sizes[i]);
             struct result r = run_how((struct how){0}, arguments);
             if (!WIFEXITED(r.status) || WEXITSTATUS(r.status) != 1)
                 fail_msg("%zu bytes of %s: status %#x", sizes[i], name, (unsigned)r.status);
@@ -920,17 +865,17 @@ static void damaged_compression_is_an_error(void **state) {
         uint8_t *copy = malloc(n[k] + 8);
         memcpy(copy, packed[k], n[k]);
         memset(copy + n[k] / 2, 0x5a, 64);
-        put(name, copy, n[k]);
+        put_file(name, copy, n[k]);
         refuses(arguments, "damaged near byte");
         memcpy(copy, packed[k], n[k]);
         memcpy(copy + n[k], "garbage!", 8);
-        put(name, copy, n[k] + 8);
+        put_file(name, copy, n[k] + 8);
         refuses("--overwrite --tokenizer bytes --out @/out @/t.txt.gz",
                 k == 0 ? "another gzip member" : NULL);
         if (k == 1) refuses("--overwrite --tokenizer bytes --out @/out @/t.txt.zst", "damaged near byte");
         if (k == 0) { /* zeros are padding */
             memset(copy + n[k], 0, 8);
-            put("padded.gz", copy, n[k] + 8);
+            put_file("padded.gz", copy, n[k] + 8);
             prepare("--overwrite --tokenizer bytes --out @/out @/padded.gz");
         }
         free(copy);
@@ -958,7 +903,7 @@ static void files_that_change_are_noticed(void **state) {
 }
 
 static void text_of_any_bytes(void **state) {
-    put("t", "caf\xe9\0and more", 13);
+    put_file("t", "caf\xe9\0and more", 13);
     expect((struct how){0}, 0, "--tokenizer bytes --validation-fraction 0 --out @/out @/t", "not UTF-8");
     int64_t n;
     char *back = read_back("out/data_train_*.bin", 257, &n);
@@ -1080,29 +1025,30 @@ static void terminals_get_a_bar(void **state) {
 }
 
 int main(void) {
-#define SCRATCH(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
+    /* In memory: flushing hundreds of small shards to a disk is what takes the time here. */
+    if (access("/dev/shm", W_OK) == 0) setenv("TMPDIR", "/dev/shm", 0);
     const struct CMUnitTest tests[] = {
-        SCRATCH(every_kind_of_input),
-        SCRATCH(standard_input_in_json_lines),
-        SCRATCH(borders_do_not_matter),
-        SCRATCH(threads_change_nothing),
-        SCRATCH(adding_files_moves_no_document),
-        SCRATCH(one_text_has_a_validation_set),
-        SCRATCH(wide_vocabularies_give_wide_shards),
-        SCRATCH(killed_and_resumed_equals_uninterrupted),
-        SCRATCH(finished_shards_are_kept),
-        SCRATCH(a_full_disk_leaves_no_half_shard),
-        SCRATCH(resuming_what_does_not_fit_is_refused),
-        SCRATCH(unfinished_shards_are_checked),
-        SCRATCH(one_run_at_a_time),
-        SCRATCH(bad_lines_are_counted_and_named),
-        SCRATCH(damaged_compression_is_an_error),
-        SCRATCH(files_that_change_are_noticed),
-        SCRATCH(text_of_any_bytes),
-        SCRATCH(tokenizers_by_name),
-        SCRATCH(options_are_checked),
-        SCRATCH(output_is_not_input),
-        SCRATCH(terminals_get_a_bar),
+        SCRATCH_TEST(every_kind_of_input),
+        SCRATCH_TEST(standard_input_in_json_lines),
+        SCRATCH_TEST(borders_do_not_matter),
+        SCRATCH_TEST(threads_change_nothing),
+        SCRATCH_TEST(adding_files_moves_no_document),
+        SCRATCH_TEST(one_text_has_a_validation_set),
+        SCRATCH_TEST(wide_vocabularies_give_wide_shards),
+        SCRATCH_TEST(killed_and_resumed_equals_uninterrupted),
+        SCRATCH_TEST(finished_shards_are_kept),
+        SCRATCH_TEST(a_full_disk_leaves_no_half_shard),
+        SCRATCH_TEST(resuming_what_does_not_fit_is_refused),
+        SCRATCH_TEST(unfinished_shards_are_checked),
+        SCRATCH_TEST(one_run_at_a_time),
+        SCRATCH_TEST(bad_lines_are_counted_and_named),
+        SCRATCH_TEST(damaged_compression_is_an_error),
+        SCRATCH_TEST(files_that_change_are_noticed),
+        SCRATCH_TEST(text_of_any_bytes),
+        SCRATCH_TEST(tokenizers_by_name),
+        SCRATCH_TEST(options_are_checked),
+        SCRATCH_TEST(output_is_not_input),
+        SCRATCH_TEST(terminals_get_a_bar),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 /* build/bench as a user runs it: a row is measured and checked, results are stored and compared, and what it
  * cannot do is refused. Nothing here depends on how fast anything is. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/base/file.h"
 
@@ -11,22 +11,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static char dir[PATH_MAX];
-
-static int make_dir(void **state) {
-    const char *base = getenv("TMPDIR");
-    snprintf(dir, sizeof dir, "%s/llmc_bench_XXXXXX", base && *base ? base : "/tmp");
-    return mkdtemp(dir) ? 0 : -1;
-}
-static int remove_dir(void **state) { return remove_tree(dir, NULL) ? 0 : -1; }
-
 /* Runs bench with `arguments` ("@" stands for the scratch directory) and returns its output; the caller
  * frees. */
 static char *bench(const char *arguments, int wanted_status) {
     const char *build = getenv("BUILD");
     char *command = xasprintf("%s/bench %s 2>&1", build && *build ? build : "build", arguments);
     for (char *at; (at = strchr(command, '@'));) {
-        char *longer = xasprintf("%.*s%s%s", (int)(at - command), command, dir, at + 1);
+        char *longer = xasprintf("%.*s%s%s", (int)(at - command), command, scratch_directory(), at + 1);
         free(command);
         command = longer;
     }
@@ -83,5 +74,5 @@ int main(void) {
         cmocka_unit_test(test_measures_and_compares),
         cmocka_unit_test(test_refuses),
     };
-    return cmocka_run_group_tests(tests, make_dir, remove_dir);
+    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }

@@ -3,7 +3,7 @@
 #ifndef LLMC_TEST_CHECKPOINT_H
 #define LLMC_TEST_CHECKPOINT_H
 
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/base/json_file.h"
 #include "llmc/format/checkpoint.h"
@@ -94,77 +94,30 @@ UNUSED static void assert_same(const struct tensor *a, const struct tensor *b) {
     assert_memory_equal(a->data, b->data, (size_t)tensor_bytes(a));
 }
 
-struct scratch {
-    char dir[PATH_MAX / 2];
-    struct model m; /* "small" in fp32, painted with 1 */
-};
-
-UNUSED static int make_scratch(void **state) {
-    struct scratch *s = calloc(1, sizeof *s);
-    const char *base = getenv("TMPDIR");
-    snprintf(s->dir, sizeof s->dir, "%s/llmc_checkpoint_XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(s->dir)) return -1;
-    model_make(&s->m, &small, DTYPE_F32, false);
-    paint_model(&s->m, 1);
-    *state = s;
+/* A scratch directory and "small" in fp32, painted with 1. */
+UNUSED static int make_fixture(void **state) {
+    struct model *m = calloc(1, sizeof *m);
+    if (make_scratch(state) != 0) return -1;
+    model_make(m, &small, DTYPE_F32, false);
+    paint_model(m, 1);
+    *state = m;
     return 0;
 }
 
-UNUSED static int remove_scratch(void **state) {
-    struct scratch *s = *state;
-    struct error err;
-    model_free(&s->m);
-    bool ok = remove_tree(s->dir, &err);
-    if (!ok) print_error("%s\n", err.message);
-    free(s);
-    return ok ? 0 : -1;
+UNUSED static int remove_fixture(void **state) {
+    model_free(*state);
+    free(*state);
+    return remove_scratch(state);
 }
+
+#define FIXTURE_TEST(f) cmocka_unit_test_setup_teardown(f, make_fixture, remove_fixture)
 
 /* --- helpers --- */
-
-/* In one of a few rotating buffers. */
-UNUSED static const char *path_of(const struct scratch *s, const char *fmt, ...) LLMC_PRINTF(2, 3);
-UNUSED static const char *path_of(const struct scratch *s, const char *fmt, ...) {
-    static char buffers[8][PATH_MAX];
-    static int next;
-    char *out = buffers[next++ % 8];
-    int n = snprintf(out, PATH_MAX, "%s/", s->dir);
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(out + n, (size_t)(PATH_MAX - n), fmt, ap);
-    va_end(ap);
-    return out;
-}
 
 #define ASSERT_OK(call, err)                                                                                 \
     do {                                                                                                     \
         if (!(call)) fail_msg("%s: %s", #call, (err).message);                                               \
     } while (0)
-
-UNUSED static void assert_mentions(const struct error *err, const char *part) {
-    if (!strstr(err->message, part)) fail_msg("\"%s\" does not mention \"%s\"", err->message, part);
-}
-
-UNUSED static void put_file(const char *path, const void *data, size_t size) {
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, size, f), size);
-    assert_int_equal(fclose(f), 0);
-}
-
-UNUSED static void put_text(const char *path, const char *text) { put_file(path, text, strlen(text)); }
-
-UNUSED static uint8_t *get_file(const char *path, size_t *size) {
-    struct mapped_file f;
-    struct error err;
-    ASSERT_OK(file_map(&f, path, &err), err);
-    uint8_t *copy = malloc((size_t)f.size + 1);
-    if (f.size) memcpy(copy, f.data, (size_t)f.size);
-    copy[f.size] = 0;
-    *size = (size_t)f.size;
-    file_unmap(&f);
-    return copy;
-}
 
 UNUSED static void copy_directory(const char *from, const char *to) {
     struct error err;
@@ -176,7 +129,7 @@ UNUSED static void copy_directory(const char *from, const char *to) {
         if (e->d_name[0] == '.') continue;
         char *a = xasprintf("%s/%s", from, e->d_name), *b = xasprintf("%s/%s", to, e->d_name);
         size_t size;
-        uint8_t *data = get_file(a, &size);
+        char *data = get_file(a, &size);
         put_file(b, data, size);
         free(data);
         free(a);
@@ -198,23 +151,23 @@ UNUSED static int count_entries(const char *path) {
 /* What `call` writes to stderr, in a static buffer. */
 UNUSED static char captured[8192];
 UNUSED static int saved_stderr = -1;
-UNUSED static void capture_start(const struct scratch *s) {
+UNUSED static void capture_start(void) {
     fflush(stderr);
     saved_stderr = dup(2);
-    int fd = open(path_of(s, ".stderr"), O_RDWR | O_CREAT | O_TRUNC, 0600);
+    int fd = open(in_scratch(".stderr"), O_RDWR | O_CREAT | O_TRUNC, 0600);
     assert_true(fd >= 0);
     dup2(fd, 2);
     close(fd);
 }
-UNUSED static const char *capture_end(const struct scratch *s) {
+UNUSED static const char *capture_end(void) {
     fflush(stderr);
     dup2(saved_stderr, 2);
     close(saved_stderr);
     size_t size;
-    uint8_t *text = get_file(path_of(s, ".stderr"), &size);
+    char *text = get_file(in_scratch(".stderr"), &size);
     snprintf(captured, sizeof captured, "%s", (const char *)text);
     free(text);
-    unlink(path_of(s, ".stderr"));
+    unlink(in_scratch(".stderr"));
     return captured;
 }
 
@@ -269,7 +222,5 @@ UNUSED static void assert_loads_as(const char *dir, const struct model *m) {
     if (m->opt.has_master) assert_same(&other.opt.master, &m->opt.master);
     model_free(&other);
 }
-
-#define SCRATCH_TEST(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
 
 #endif

@@ -5,13 +5,13 @@
 /* --- round trips --- */
 
 static void round_trip_is_exact(void **state) {
-    struct scratch *s = *state;
-    const char *run = path_of(s, "new/run");
-    save(run, &s->m, 12345);
+    struct model *painted = *state;
+    const char *run = in_scratch("new/run");
+    save(run, painted, 12345);
     assert_int_equal(count_entries(run), 1);
-    const char *dir = path_of(s, "new/run/step-00012345");
+    const char *dir = in_scratch("new/run/step-00012345");
     assert_int_equal(count_entries(dir), 5);
-    assert_loads_as(dir, &s->m);
+    assert_loads_as(dir, painted);
     struct gpt_config config;
     struct error err;
     ASSERT_OK(checkpoint_config(&config, dir, &err), err);
@@ -19,7 +19,7 @@ static void round_trip_is_exact(void **state) {
 }
 
 static void state_round_trip(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     struct error err;
     const double bests[] = {2.718281828459045, 1e-300, -0.1, NAN, INFINITY};
     for (size_t i = 0; i < ARRAY_LENGTH(bests); i++) {
@@ -31,8 +31,8 @@ static void state_round_trip(void **state) {
             json_decref(in.options);
             in.options = NULL;
         }
-        ASSERT_OK(checkpoint_save(s->dir, &s->m.zero, NULL, &in, &err), err);
-        ASSERT_OK(checkpoint_load_state(&out, path_of(s, "step-%08" PRId64, in.step), &err), err);
+        ASSERT_OK(checkpoint_save(scratch_directory(), &painted->zero, NULL, &in, &err), err);
+        ASSERT_OK(checkpoint_load_state(&out, in_scratch("step-%08" PRId64, in.step), &err), err);
         assert_int_equal(out.step, in.step);
         assert_int_equal(out.sample, in.sample);
         assert_int_equal(out.tokens, in.tokens);
@@ -50,7 +50,6 @@ static void state_round_trip(void **state) {
 
 /* Sizes around the piece of a million elements that loading works in, and a wide model. */
 static void large_tensors(void **state) {
-    struct scratch *s = *state;
     static const struct gpt_config configs[] = {
         {.name = "many tokens", .context = 3, .vocab_size = 70001, .layers = 1, .heads = 1, .channels = 33},
         {.name = "wide", .context = 2, .vocab_size = 5, .layers = 1, .heads = 1, .channels = 771},
@@ -59,20 +58,19 @@ static void large_tensors(void **state) {
         struct model m;
         model_make(&m, &configs[i], DTYPE_F32, false);
         paint_model(&m, 5);
-        save(s->dir, &m, (int64_t)i);
-        assert_loads_as(path_of(s, "step-%08d", (int)i), &m);
+        save(scratch_directory(), &m, (int64_t)i);
+        assert_loads_as(in_scratch("step-%08d", (int)i), &m);
         model_free(&m);
     }
 }
 
 static void master_weights_are_the_model_file(void **state) {
-    struct scratch *s = *state;
     struct model m;
     struct error err;
     model_make(&m, &small, DTYPE_BF16, true);
     paint_model(&m, 77);
-    save(s->dir, &m, 1);
-    const char *dir = path_of(s, "step-00000001");
+    save(scratch_directory(), &m, 1);
+    const char *dir = in_scratch("step-00000001");
     assert_loads_as(dir, &m); /* bf16 parameters and fp32 masters, bit for bit */
 
     /* The same checkpoint in an fp32 model: its parameters are the masters. */
@@ -84,11 +82,11 @@ static void master_weights_are_the_model_file(void **state) {
     assert_same(&fp32.opt.v, &m.opt.v);
 
     /* ... and a checkpoint of that goes back to bf16 with masters, also without the optimizer's file. */
-    save(s->dir, &fp32, 2);
-    assert_loads_as(path_of(s, "step-00000002"), &m);
+    save(scratch_directory(), &fp32, 2);
+    assert_loads_as(in_scratch("step-00000002"), &m);
     struct model tuned;
     model_make(&tuned, &small, DTYPE_BF16, true);
-    dir = path_of(s, "step-00000002");
+    dir = in_scratch("step-00000002");
     ASSERT_OK(checkpoint_load_parameters(&tuned.zero, dir, &err), err);
     assert_same(&tuned.opt.master, &m.opt.master);
     assert_same(&tuned.gpt.params, &m.gpt.params);
@@ -98,14 +96,13 @@ static void master_weights_are_the_model_file(void **state) {
 }
 
 static void bf16_without_masters(void **state) {
-    struct scratch *s = *state;
     struct model m, fp32;
     struct error err;
     struct safetensors st;
     model_make(&m, &small, DTYPE_BF16, false);
     paint_model(&m, 78);
-    save(s->dir, &m, 1);
-    const char *dir = path_of(s, "step-00000001");
+    save(scratch_directory(), &m, 1);
+    const char *dir = in_scratch("step-00000001");
     assert_loads_as(dir, &m);
     ASSERT_OK(safetensors_open_directory(&st, dir, "model", &err), err);
     for (int64_t i = 0; i < st.count; i++) assert_int_equal(st.tensors[i].dtype, ST_BF16);
@@ -119,35 +116,35 @@ static void bf16_without_masters(void **state) {
 }
 
 static void tokenizer_travels_along(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     struct error err = {""};
     struct tokenizer *bytes = tokenizer_bytes();
     struct model m;
     model_make(&m, &least, DTYPE_F32, false);
     paint_model(&m, 3);
     struct train_state at = state_at(8);
-    ASSERT_OK(checkpoint_save(s->dir, &m.zero, bytes, &at, &err), err);
-    const char *dir = path_of(s, "step-00000008");
+    ASSERT_OK(checkpoint_save(scratch_directory(), &m.zero, bytes, &at, &err), err);
+    const char *dir = in_scratch("step-00000008");
     struct tokenizer *t = checkpoint_load_tokenizer(dir, &err);
     if (!t) fail_msg("%s", err.message);
     assert_int_equal(tokenizer_vocab_size(t), tokenizer_vocab_size(bytes));
     assert_true(tokenizer_hash(t) == tokenizer_hash(bytes));
     tokenizer_free(t);
-    json_t *config = json_file_load(path_of(s, "step-00000008/config.json"), &err);
+    json_t *config = json_file_load(in_scratch("step-00000008/config.json"), &err);
     assert_int_equal(json_integer_value(json_object_get(config, "eos_token_id")), 256);
     assert_int_equal(json_integer_value(json_object_get(config, "bos_token_id")), 256);
     json_decref(config);
 
     /* A tokenizer with more tokens than the model. */
     at.step = 9;
-    ASSERT_OK(checkpoint_save(s->dir, &s->m.zero, bytes, &at, &err), err);
-    assert_null(checkpoint_load_tokenizer(path_of(s, "step-00000009"), &err));
-    assert_mentions(&err, "257 tokens, its model only 37");
-    put_text(path_of(s, "step-00000009/tokenizer.json"), "{");
-    assert_null(checkpoint_load_tokenizer(path_of(s, "step-00000009"), &err));
+    ASSERT_OK(checkpoint_save(scratch_directory(), &painted->zero, bytes, &at, &err), err);
+    assert_null(checkpoint_load_tokenizer(in_scratch("step-00000009"), &err));
+    assert_mentions(err.message, "257 tokens, its model only 37");
+    put_text(in_scratch("step-00000009/tokenizer.json"), "{");
+    assert_null(checkpoint_load_tokenizer(in_scratch("step-00000009"), &err));
     assert_true(err.message[0]);
-    unlink(path_of(s, "step-00000009/tokenizer.json"));
-    assert_null(checkpoint_load_tokenizer(path_of(s, "step-00000009"), &err));
+    unlink(in_scratch("step-00000009/tokenizer.json"));
+    assert_null(checkpoint_load_tokenizer(in_scratch("step-00000009"), &err));
     assert_string_equal(err.message, "");
     train_state_free(&at);
     tokenizer_free(bytes);
@@ -185,7 +182,6 @@ static void model_hide(struct model *m) {
 }
 
 static void device_memory_is_only_copied(void **state) {
-    struct scratch *s = *state;
     static const struct gpt_config tall = {
         .name = "tall", .context = 3, .vocab_size = 70001, .layers = 2, .heads = 1, .channels = 33};
     for (int kind = 0; kind < 3; kind++) {
@@ -196,14 +192,14 @@ static void device_memory_is_only_copied(void **state) {
         paint_model(&m, 4);
         model_hide(&m);
         largest_copy = 0;
-        save(s->dir, &m, kind);
+        save(scratch_directory(), &m, kind);
         assert_in_range(largest_copy, 1, 16 << 20); /* in pieces */
         model_hide(&m);                             /* the other way round */
-        assert_loads_as(path_of(s, "step-%08d", kind), &m);
+        assert_loads_as(in_scratch("step-%08d", kind), &m);
         model_make(&other, &tall, dtype, kind == 2);
         model_hide(&other);
         largest_copy = 0;
-        const char *dir = path_of(s, "step-%08d", kind);
+        const char *dir = in_scratch("step-%08d", kind);
         ASSERT_OK(checkpoint_load_parameters(&other.zero, dir, &err), err);
         ASSERT_OK(checkpoint_load_moments(&other.zero, dir, &err), err);
         assert_in_range(largest_copy, 1, 16 << 20);
@@ -220,11 +216,11 @@ static void device_memory_is_only_copied(void **state) {
 /* --- layout --- */
 
 static void layout_is_hugging_faces(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     struct error err;
     struct safetensors st;
-    save(s->dir, &s->m, 1);
-    const char *dir = path_of(s, "step-00000001");
+    save(scratch_directory(), painted, 1);
+    const char *dir = in_scratch("step-00000001");
     ASSERT_OK(safetensors_open_directory(&st, dir, "model", &err), err);
     assert_int_equal(st.count, 2 + 12 * small.layers + 2);
     assert_string_equal(safetensors_metadata(&st, "format"), "pt");
@@ -234,30 +230,30 @@ static void layout_is_hugging_faces(void **state) {
     assert_int_equal(v->dtype, ST_F32);
     assert_int_equal(v->dim[0], small.vocab_size); /* not padded */
     assert_int_equal(v->dim[1], small.channels);
-    struct tensor wte = gpt_param(&s->m.gpt, P_WTE, 0);
+    struct tensor wte = gpt_param(&painted->gpt, P_WTE, 0);
     assert_memory_equal(v->data, wte.data, (size_t)v->bytes);
     v = safetensors_find(&st, "transformer.h.2.mlp.c_proj.weight"); /* Conv1D: (in,out) */
     assert_non_null(v);
     assert_int_equal(v->dim[0], 4 * small.channels);
     assert_int_equal(v->dim[1], small.channels);
-    struct tensor w = gpt_param(&s->m.gpt, P_FCPROJ_W, 2); /* (C,4C) */
+    struct tensor w = gpt_param(&painted->gpt, P_FCPROJ_W, 2); /* (C,4C) */
     const float *stored = v->data;
     for (int64_t o = 0; o < small.channels; o++)
         for (int64_t i = 0; i < 4 * small.channels; i++)
             assert_true(stored[i * small.channels + o] == f32(&w)[o * 4 * small.channels + i]);
     safetensors_close(&st);
 
-    ASSERT_OK(safetensors_open(&st, path_of(s, "step-00000001/optimizer.safetensors"), &err), err);
+    ASSERT_OK(safetensors_open(&st, in_scratch("step-00000001/optimizer.safetensors"), &err), err);
     v = safetensors_find(&st, "exp_avg_sq.transformer.h.1.attn.c_attn.weight");
     assert_non_null(v);
     assert_int_equal(v->dim[0], small.channels);
     assert_int_equal(v->dim[1], 3 * small.channels);
-    int64_t at = s->m.gpt.layout.offset[P_QKV_W] + s->m.gpt.layout.stride[P_QKV_W];
+    int64_t at = painted->gpt.layout.offset[P_QKV_W] + painted->gpt.layout.stride[P_QKV_W];
     stored = v->data;
-    assert_true(stored[1] == f32(&s->m.opt.v)[at + small.channels]); /* row 0, column 1 */
+    assert_true(stored[1] == f32(&painted->opt.v)[at + small.channels]); /* row 0, column 1 */
     safetensors_close(&st);
 
-    json_t *config = json_file_load(path_of(s, "step-00000001/config.json"), &err);
+    json_t *config = json_file_load(in_scratch("step-00000001/config.json"), &err);
     if (!config) fail_msg("%s", err.message);
     assert_string_equal(json_string_value(json_object_get(config, "model_type")), "gpt2");
     assert_true(json_is_true(json_object_get(config, "tie_word_embeddings")));
@@ -288,16 +284,15 @@ static void train(struct model *m, int64_t first, int64_t count) {
 }
 
 static void training_goes_on_bit_for_bit(void **state) {
-    struct scratch *s = *state;
     struct model whole, resumed;
     struct error err;
     model_make(&whole, &small, DTYPE_F32, false);
     gpt_init_weights(&whole.gpt, 1);
     train(&whole, 0, 4);
-    save(s->dir, &whole, 4);
+    save(scratch_directory(), &whole, 4);
     train(&whole, 4, 3);
     model_make(&resumed, &small, DTYPE_F32, false);
-    const char *dir = path_of(s, "step-00000004");
+    const char *dir = in_scratch("step-00000004");
     ASSERT_OK(checkpoint_load_weights(&resumed.gpt, dir, &err), err);
     ASSERT_OK(checkpoint_load_moments(&resumed.zero, dir, &err), err);
     train(&resumed, 4, 3);
@@ -310,15 +305,15 @@ static void training_goes_on_bit_for_bit(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        SCRATCH_TEST(round_trip_is_exact),
-        SCRATCH_TEST(state_round_trip),
-        SCRATCH_TEST(large_tensors),
-        SCRATCH_TEST(master_weights_are_the_model_file),
-        SCRATCH_TEST(bf16_without_masters),
-        SCRATCH_TEST(device_memory_is_only_copied),
-        SCRATCH_TEST(tokenizer_travels_along),
-        SCRATCH_TEST(layout_is_hugging_faces),
-        SCRATCH_TEST(training_goes_on_bit_for_bit),
+        FIXTURE_TEST(round_trip_is_exact),
+        FIXTURE_TEST(state_round_trip),
+        FIXTURE_TEST(large_tensors),
+        FIXTURE_TEST(master_weights_are_the_model_file),
+        FIXTURE_TEST(bf16_without_masters),
+        FIXTURE_TEST(device_memory_is_only_copied),
+        FIXTURE_TEST(tokenizer_travels_along),
+        FIXTURE_TEST(layout_is_hugging_faces),
+        FIXTURE_TEST(training_goes_on_bit_for_bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

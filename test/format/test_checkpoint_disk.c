@@ -12,17 +12,17 @@
 /* --- finding, damage, deleting --- */
 
 static void the_newest_is_found(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     struct error err = {""};
-    assert_finds(path_of(s, "missing"), -1);
-    assert_finds(s->dir, -1);
-    assert_null(checkpoint_find(s->dir, &err));
-    assert_mentions(&err, "has no checkpoint");
+    assert_finds(in_scratch("missing"), -1);
+    assert_finds(scratch_directory(), -1);
+    assert_null(checkpoint_find(scratch_directory(), &err));
+    assert_mentions(err.message, "has no checkpoint");
     const int64_t steps[] = {9, 100000000, 10, 99999999, 0}; /* not the order of the names */
-    for (size_t i = 0; i < ARRAY_LENGTH(steps); i++) save(s->dir, &s->m, steps[i]);
-    assert_finds(s->dir, 100000000);
-    assert_finds(path_of(s, "step-00000009"), 9); /* a checkpoint itself */
-    char *with_slash = xasprintf("%s/", s->dir);
+    for (size_t i = 0; i < ARRAY_LENGTH(steps); i++) save(scratch_directory(), painted, steps[i]);
+    assert_finds(scratch_directory(), 100000000);
+    assert_finds(in_scratch("step-00000009"), 9); /* a checkpoint itself */
+    char *with_slash = xasprintf("%s/", scratch_directory());
     assert_finds(with_slash, 100000000);
     free(with_slash);
     /* Names that are not exactly those of complete checkpoints. */
@@ -30,132 +30,129 @@ static void the_newest_is_found(void **state) {
         "step-200000000.tmp",           "step-0000000300000000", "step-",          "step-4000000000x",
         "step-99999999999999999999999", "Step-500000000",        "step- 600000000"};
     for (size_t i = 0; i < ARRAY_LENGTH(others); i++)
-        copy_directory(path_of(s, "step-00000009"), path_of(s, "%s", others[i]));
-    put_text(path_of(s, "step-700000000"), "a file");
-    capture_start(s);
-    char *found = checkpoint_find(s->dir, &err);
-    capture_end(s);
-    assert_string_equal(found, path_of(s, "step-100000000"));
+        copy_directory(in_scratch("step-00000009"), in_scratch("%s", others[i]));
+    put_text(in_scratch("step-700000000"), "a file");
+    capture_start();
+    char *found = checkpoint_find(scratch_directory(), &err);
+    capture_end();
+    assert_string_equal(found, in_scratch("step-100000000"));
     free(found);
-    put_text(path_of(s, "weights.bin"), "x");
-    found = checkpoint_find(path_of(s, "weights.bin"), &err); /* a file is for others to judge */
-    assert_string_equal(found, path_of(s, "weights.bin"));
+    put_text(in_scratch("weights.bin"), "x");
+    found = checkpoint_find(in_scratch("weights.bin"), &err); /* a file is for others to judge */
+    assert_string_equal(found, in_scratch("weights.bin"));
     free(found);
 }
 
 /* The damaged newest checkpoint is named and the older one taken. */
-static void assert_passed_over(struct scratch *s, const char *file) {
+static void assert_passed_over(const char *file) {
     struct error err;
-    capture_start(s);
-    char *found = checkpoint_find(s->dir, &err);
-    const char *text = capture_end(s);
-    if (!found || strcmp(found, path_of(s, "step-00000001")) != 0)
+    capture_start();
+    char *found = checkpoint_find(scratch_directory(), &err);
+    const char *text = capture_end();
+    if (!found || strcmp(found, in_scratch("step-00000001")) != 0)
         fail_msg("damage in %s is not noticed: found %s", file, found ? found : err.message);
     if (!strstr(text, "step-00000002") || !strstr(text, "passed over"))
         fail_msg("damage in %s: the warning is \"%s\"", file, text);
     if (!strstr(text, file)) fail_msg("damage in %s: the warning does not name it: \"%s\"", file, text);
     free(found);
     /* Asked for by name it is refused, except that without trainer.json it is a model to start from. */
-    if (!path_exists(path_of(s, "step-00000002/trainer.json"))) return;
-    assert_null(checkpoint_find(path_of(s, "step-00000002"), &err));
-    assert_mentions(&err, file);
+    if (!path_exists(in_scratch("step-00000002/trainer.json"))) return;
+    assert_null(checkpoint_find(in_scratch("step-00000002"), &err));
+    assert_mentions(err.message, file);
 }
 
 static void every_damage_is_noticed(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     struct tokenizer *t = tokenizer_bytes();
     struct train_state at = state_at(2);
     struct error err;
-    save(s->dir, &s->m, 1);
-    ASSERT_OK(checkpoint_save(s->dir, &s->m.zero, t, &at, &err), err);
+    save(scratch_directory(), painted, 1);
+    ASSERT_OK(checkpoint_save(scratch_directory(), &painted->zero, t, &at, &err), err);
     train_state_free(&at);
     tokenizer_free(t);
     static const char *const files[] = {"config.json",       "generation_config.json",
                                         "model.safetensors", "optimizer.safetensors",
                                         "tokenizer.json",    "trainer.json"};
-    assert_int_equal(count_entries(path_of(s, "step-00000002")), ARRAY_LENGTH(files));
-    assert_finds(s->dir, 2);
+    assert_int_equal(count_entries(in_scratch("step-00000002")), ARRAY_LENGTH(files));
+    assert_finds(scratch_directory(), 2);
     for (size_t f = 0; f < ARRAY_LENGTH(files); f++) {
-        const char *path = path_of(s, "step-00000002/%s", files[f]);
-        char kept[PATH_MAX];
-        snprintf(kept, sizeof kept, "%s", path);
+        const char *path = in_scratch("step-00000002/%s", files[f]);
         size_t size;
-        uint8_t *data = get_file(kept, &size);
+        char *data = get_file(path, &size);
         /* One flipped bit: everywhere in a small file, at scattered places in a large one. */
         size_t stride = size / 60 + 1;
         for (size_t i = 0; i < size; i += i + stride < size || i == size - 1 ? stride : size - 1 - i) {
             data[i] ^= (uint8_t)(1 << i % 8);
-            put_file(kept, data, size);
-            assert_passed_over(s, files[f]);
+            put_file(path, data, size);
+            assert_passed_over(files[f]);
             data[i] ^= (uint8_t)(1 << i % 8);
         }
         const size_t lengths[] = {0, 1, size / 2, size - 1};
         for (size_t i = 0; i < ARRAY_LENGTH(lengths); i++) {
-            put_file(kept, data, lengths[i]);
-            assert_passed_over(s, files[f]);
+            put_file(path, data, lengths[i]);
+            assert_passed_over(files[f]);
         }
         data[size] = 0;
-        put_file(kept, data, size + 1); /* over-long */
-        assert_passed_over(s, files[f]);
-        unlink(kept);
-        assert_passed_over(s, files[f]);
-        mkdir(kept, 0700);
-        assert_passed_over(s, files[f]);
-        rmdir(kept);
-        put_file(kept, data, size);
+        put_file(path, data, size + 1); /* over-long */
+        assert_passed_over(files[f]);
+        unlink(path);
+        assert_passed_over(files[f]);
+        mkdir(path, 0700);
+        assert_passed_over(files[f]);
+        rmdir(path);
+        put_file(path, data, size);
         free(data);
-        assert_finds(s->dir, 2); /* whole again */
+        assert_finds(scratch_directory(), 2); /* whole again */
     }
-    unlink(path_of(s, "step-00000001/model.safetensors"));
-    unlink(path_of(s, "step-00000002/config.json"));
-    capture_start(s);
-    char *found = checkpoint_find(s->dir, &err);
-    capture_end(s);
+    unlink(in_scratch("step-00000001/model.safetensors"));
+    unlink(in_scratch("step-00000002/config.json"));
+    capture_start();
+    char *found = checkpoint_find(scratch_directory(), &err);
+    capture_end();
     assert_null(found);
-    assert_mentions(&err, "none of its 2 checkpoints");
+    assert_mentions(err.message, "none of its 2 checkpoints");
 }
 
 static void old_ones_are_pruned(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     struct error err;
-    for (int64_t step = 1; step <= 6; step++) save(s->dir, &s->m, step * 5);
-    copy_directory(path_of(s, "step-00000030"), path_of(s, "step-00000040.tmp"));
-    copy_directory(path_of(s, "step-00000030"), path_of(s, "mine"));
-    put_text(path_of(s, "log.jsonl"), "{}");
-    unlink(path_of(s, "step-00000025/model.safetensors")); /* damaged: does not count, and is not deleted */
-    ASSERT_OK(checkpoint_prune(s->dir, 3, &err), err);
-    assert_int_equal(count_entries(s->dir), 6);
+    for (int64_t step = 1; step <= 6; step++) save(scratch_directory(), painted, step * 5);
+    copy_directory(in_scratch("step-00000030"), in_scratch("step-00000040.tmp"));
+    copy_directory(in_scratch("step-00000030"), in_scratch("mine"));
+    put_text(in_scratch("log.jsonl"), "{}");
+    unlink(in_scratch("step-00000025/model.safetensors")); /* damaged: does not count, and is not deleted */
+    ASSERT_OK(checkpoint_prune(scratch_directory(), 3, &err), err);
+    assert_int_equal(count_entries(scratch_directory()), 6);
     static const char *const left[] = {"step-00000030", "step-00000025", "step-00000020",
                                        "step-00000015", "mine",          "log.jsonl"};
-    for (size_t i = 0; i < ARRAY_LENGTH(left); i++) assert_true(path_exists(path_of(s, "%s", left[i])));
-    ASSERT_OK(checkpoint_prune(s->dir, 1, &err), err);
-    assert_int_equal(count_entries(s->dir), 4);
-    assert_finds(s->dir, 30);
-    ASSERT_OK(checkpoint_prune(s->dir, 1, &err), err);
-    assert_int_equal(count_entries(s->dir), 4);
-    assert_false(checkpoint_prune(path_of(s, "missing"), 1, &err));
-    assert_mentions(&err, "missing");
+    for (size_t i = 0; i < ARRAY_LENGTH(left); i++) assert_true(path_exists(in_scratch("%s", left[i])));
+    ASSERT_OK(checkpoint_prune(scratch_directory(), 1, &err), err);
+    assert_int_equal(count_entries(scratch_directory()), 4);
+    assert_finds(scratch_directory(), 30);
+    ASSERT_OK(checkpoint_prune(scratch_directory(), 1, &err), err);
+    assert_int_equal(count_entries(scratch_directory()), 4);
+    assert_false(checkpoint_prune(in_scratch("missing"), 1, &err));
+    assert_mentions(err.message, "missing");
 }
 
 static void the_same_step_is_replaced(void **state) {
-    struct scratch *s = *state;
-    save(s->dir, &s->m, 7);
-    put_text(path_of(s, "step-00000007/left over"), "x");
+    struct model *painted = *state;
+    save(scratch_directory(), painted, 7);
+    put_text(in_scratch("step-00000007/left over"), "x");
     /* What a killed process leaves behind is in nobody's way. */
-    copy_directory(path_of(s, "step-00000007"), path_of(s, "step-00000007.tmp"));
-    paint_model(&s->m, 50);
-    save(s->dir, &s->m, 7);
-    assert_int_equal(count_entries(s->dir), 1);
-    assert_int_equal(count_entries(path_of(s, "step-00000007")), 5);
-    assert_finds(s->dir, 7);
-    assert_loads_as(path_of(s, "step-00000007"), &s->m);
+    copy_directory(in_scratch("step-00000007"), in_scratch("step-00000007.tmp"));
+    paint_model(painted, 50);
+    save(scratch_directory(), painted, 7);
+    assert_int_equal(count_entries(scratch_directory()), 1);
+    assert_int_equal(count_entries(in_scratch("step-00000007")), 5);
+    assert_finds(scratch_directory(), 7);
+    assert_loads_as(in_scratch("step-00000007"), painted);
 }
 
 /* --- failing disks --- */
 
 /* Saving step 2 has failed: nothing is left of it, step 1 is as it was. */
-static void assert_untouched(struct scratch *s, const char *run, const struct model *m,
-                             const struct error *err) {
+static void assert_untouched(const char *run, const struct model *m, const struct error *err) {
     if (count_entries(run) != 1)
         fail_msg("%d entries in %s after: %s", count_entries(run), run, err->message);
     assert_finds(run, 1);
@@ -167,14 +164,11 @@ static void assert_untouched(struct scratch *s, const char *run, const struct mo
 /* A limit on the size of files makes the first write beyond it fail, in each of the files in turn. The state
  * is large enough to make trainer.json, the last file, the largest. */
 static void a_file_that_cannot_grow(void **state) {
-    struct scratch *s = *state;
-    const char *run = path_of(s, "run");
-    char kept[PATH_MAX];
-    snprintf(kept, sizeof kept, "%s", run);
+    const char *run = in_scratch("run");
     struct model m;
     model_make(&m, &least, DTYPE_F32, false);
     paint_model(&m, 9);
-    save(kept, &m, 1);
+    save(run, &m, 1);
     struct train_state st = state_at(2);
     static char text[300000];
     memset(text, 'x', sizeof text - 1);
@@ -187,32 +181,29 @@ static void a_file_that_cannot_grow(void **state) {
         struct rlimit small_files = {limit, unlimited.rlim_max};
         struct error err = {""};
         setrlimit(RLIMIT_FSIZE, &small_files);
-        bool ok = checkpoint_save(kept, &m.zero, NULL, &st, &err);
+        bool ok = checkpoint_save(run, &m.zero, NULL, &st, &err);
         setrlimit(RLIMIT_FSIZE, &unlimited);
         if (ok) break;
         failures++;
-        assert_mentions(&err, "File too large");
-        assert_mentions(&err, "step-00000002.tmp/");
+        assert_mentions(err.message, "File too large");
+        assert_mentions(err.message, "step-00000002.tmp/");
         trainer += strstr(err.message, "trainer.json") != NULL;
         optimizer += strstr(err.message, "optimizer.safetensors") != NULL;
         weights += strstr(err.message, "model.safetensors") != NULL;
         config += strstr(err.message, "config.json") != NULL;
-        assert_untouched(s, kept, &m, &err);
+        assert_untouched(run, &m, &err);
     }
     signal(SIGXFSZ, handler);
     assert_true(trainer > 3 && optimizer > 3 && weights > 3 && config > 0);
     assert_int_equal(failures, trainer + optimizer + weights + config);
-    assert_finds(kept, 2);
+    assert_finds(run, 2);
     train_state_free(&st);
     model_free(&m);
 }
 
 /* A real full disk, page by page larger until the checkpoint fits. */
 static void a_full_disk(void **state) {
-    struct scratch *s = *state;
-    char disk[PATH_MAX], run[PATH_MAX + 8];
-    snprintf(disk, sizeof disk, "%s", path_of(s, "disk"));
-    snprintf(run, sizeof run, "%s/run", disk);
+    const char *disk = in_scratch("disk"), *run = in_scratch("disk/run");
     assert_int_equal(mkdir(disk, 0700), 0);
     if (mount("tmpfs", disk, "tmpfs", 0, "size=1m") != 0) skip(); /* needs root */
     struct model m;
@@ -229,7 +220,7 @@ static void a_full_disk(void **state) {
         if (mount("tmpfs", disk, "tmpfs", 0, size) != 0) fail_msg("cannot mount %s", size);
         struct error err = {""};
         if (!checkpoint_save(run, &m.zero, t, &one, &err)) {
-            assert_mentions(&err, "No space left on device");
+            assert_mentions(err.message, "No space left on device");
             if (path_exists(run)) assert_int_equal(count_entries(run), 0);
             failures++;
             continue;
@@ -237,8 +228,8 @@ static void a_full_disk(void **state) {
         if (used < 0) used = pages;
         done = checkpoint_save(run, &m.zero, t, &two, &err);
         if (done) continue;
-        assert_mentions(&err, "No space left on device");
-        assert_untouched(s, run, &m, &err);
+        assert_mentions(err.message, "No space left on device");
+        assert_untouched(run, &m, &err);
         failures++;
     }
     assert_true(done);
@@ -252,20 +243,20 @@ static void a_full_disk(void **state) {
 }
 
 static void a_directory_that_cannot_be_written(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     struct error err;
     struct train_state st = state_at(1);
-    put_text(path_of(s, "file"), "x");
-    assert_false(checkpoint_save(path_of(s, "file"), &s->m.zero, NULL, &st, &err));
-    assert_mentions(&err, "file");
-    assert_false(checkpoint_save(path_of(s, "file/run"), &s->m.zero, NULL, &st, &err));
-    assert_mentions(&err, "file");
-    assert_false(checkpoint_save("/proc/run", &s->m.zero, NULL, &st, &err));
-    assert_mentions(&err, "/proc/run");
+    put_text(in_scratch("file"), "x");
+    assert_false(checkpoint_save(in_scratch("file"), &painted->zero, NULL, &st, &err));
+    assert_mentions(err.message, "file");
+    assert_false(checkpoint_save(in_scratch("file/run"), &painted->zero, NULL, &st, &err));
+    assert_mentions(err.message, "file");
+    assert_false(checkpoint_save("/proc/run", &painted->zero, NULL, &st, &err));
+    assert_mentions(err.message, "/proc/run");
     /* A file has the checkpoint's name. */
-    put_text(path_of(s, "step-00000001"), "x");
-    bool ok = checkpoint_save(s->dir, &s->m.zero, NULL, &st, &err);
-    if (!ok) assert_false(path_exists(path_of(s, "step-00000001.tmp")));
+    put_text(in_scratch("step-00000001"), "x");
+    bool ok = checkpoint_save(scratch_directory(), &painted->zero, NULL, &st, &err);
+    if (!ok) assert_false(path_exists(in_scratch("step-00000001.tmp")));
     train_state_free(&st);
 }
 
@@ -289,9 +280,7 @@ static int save_forever(const char *run) {
 }
 
 static void killed_while_saving(void **state) {
-    struct scratch *s = *state;
-    char run[PATH_MAX];
-    snprintf(run, sizeof run, "%s", path_of(s, "run"));
+    const char *run = in_scratch("run");
     int interrupted = 0;
     int64_t last = 0;
     for (int round = 0; round < 12; round++) {
@@ -303,7 +292,7 @@ static void killed_while_saving(void **state) {
         }
         /* Until it has saved something, and then for a time that differs from round to round. */
         struct error err;
-        for (int i = 0; i < 5000 && !path_exists(path_of(s, "run/step-00000001")) && !last; i++) usleep(1000);
+        for (int i = 0; i < 5000 && !path_exists(in_scratch("run/step-00000001")) && !last; i++) usleep(1000);
         usleep((useconds_t)(20000 + round * 2713 % 30000));
         kill(child, SIGKILL);
         int status;
@@ -313,9 +302,9 @@ static void killed_while_saving(void **state) {
         struct dirent *e;
         while (d && (e = readdir(d)) != NULL) interrupted += strstr(e->d_name, ".tmp") != NULL;
         if (d) closedir(d);
-        capture_start(s);
+        capture_start();
         char *found = checkpoint_find(run, &err);
-        const char *text = capture_end(s);
+        const char *text = capture_end();
         if (!found) fail_msg("round %d: %s", round, err.message);
         if (text[0]) fail_msg("round %d: %s", round, text); /* no named checkpoint is ever damaged */
         struct train_state st;
@@ -338,14 +327,14 @@ static void killed_while_saving(void **state) {
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "save-forever") == 0) return save_forever(argv[2]);
     const struct CMUnitTest tests[] = {
-        SCRATCH_TEST(the_newest_is_found),
-        SCRATCH_TEST(every_damage_is_noticed),
-        SCRATCH_TEST(old_ones_are_pruned),
-        SCRATCH_TEST(the_same_step_is_replaced),
-        SCRATCH_TEST(a_file_that_cannot_grow),
-        SCRATCH_TEST(a_full_disk),
-        SCRATCH_TEST(a_directory_that_cannot_be_written),
-        SCRATCH_TEST(killed_while_saving),
+        FIXTURE_TEST(the_newest_is_found),
+        FIXTURE_TEST(every_damage_is_noticed),
+        FIXTURE_TEST(old_ones_are_pruned),
+        FIXTURE_TEST(the_same_step_is_replaced),
+        FIXTURE_TEST(a_file_that_cannot_grow),
+        FIXTURE_TEST(a_full_disk),
+        FIXTURE_TEST(a_directory_that_cannot_be_written),
+        FIXTURE_TEST(killed_while_saving),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

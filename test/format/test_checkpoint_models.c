@@ -92,20 +92,19 @@ static void write_one(const char *path, const struct foreign *f, const struct gp
 }
 
 /* In `dir`, from the fp32 parameters of `g`. */
-static void write_foreign(const struct scratch *s, const char *name, const struct foreign *f,
-                          const struct gpt *g) {
+static void write_foreign(const char *name, const struct foreign *f, const struct gpt *g) {
     struct error err;
-    ASSERT_OK(make_directories(path_of(s, "%s", name), &err), err);
-    ASSERT_OK(model_config_write(path_of(s, "%s", name), &g->config, f->dtype, -1, &err), err);
+    ASSERT_OK(make_directories(in_scratch("%s", name), &err), err);
+    ASSERT_OK(model_config_write(in_scratch("%s", name), &g->config, f->dtype, -1, &err), err);
     if (!f->sharded) {
-        write_one(path_of(s, "%s/model.safetensors", name), f, g, 0, 1);
+        write_one(in_scratch("%s/model.safetensors", name), f, g, 0, 1);
         return;
     }
     json_t *map = json_object();
     for (int part = 0, index = 0; part < 3; part++, index = 0) {
         char file[64];
         snprintf(file, sizeof file, "model-%05d-of-00003.safetensors", part + 1);
-        write_one(path_of(s, "%s/%s", name, file), f, g, part, 3);
+        write_one(in_scratch("%s/%s", name, file), f, g, part, 3);
         for (int id = 0; id < PARAM_ROWS; id++)
             for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? g->config.layers : 1); l++) {
                 char tensor[96];
@@ -114,7 +113,7 @@ static void write_foreign(const struct scratch *s, const char *name, const struc
             }
     }
     json_t *root = json_pack("{s:o}", "weight_map", map);
-    assert_int_equal(json_dump_file(root, path_of(s, "%s/model.safetensors.index.json", name), 0), 0);
+    assert_int_equal(json_dump_file(root, in_scratch("%s/model.safetensors.index.json", name), 0), 0);
     json_decref(root);
 }
 
@@ -128,7 +127,7 @@ static float rounded(float x, enum st_dtype dtype) {
 }
 
 static void published_directories_load(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     static const struct foreign kinds[] = {
         {.dtype = ST_F32, .prefix = ""},
         {.dtype = ST_F32, .prefix = "", .masks = true},
@@ -142,15 +141,15 @@ static void published_directories_load(void **state) {
         struct error err = {""};
         char name[32];
         snprintf(name, sizeof name, "hf%zu", i);
-        write_foreign(s, name, &kinds[i], &s->m.gpt);
-        const char *dir = path_of(s, "%s", name);
+        write_foreign(name, &kinds[i], &painted->gpt);
+        const char *dir = in_scratch("%s", name);
         struct model m;
         struct gpt_config config;
         ASSERT_OK(checkpoint_config(&config, dir, &err), err);
         model_make(&m, &config, DTYPE_F32, false);
         ASSERT_OK(checkpoint_load_weights(&m.gpt, dir, &err), err);
         for (int64_t k = 0; k < m.gpt.layout.total; k++) {
-            float x = f32(&m.gpt.params)[k], y = rounded(f32(&s->m.gpt.params)[k], kinds[i].dtype);
+            float x = f32(&m.gpt.params)[k], y = rounded(f32(&painted->gpt.params)[k], kinds[i].dtype);
             if (!(x == y))
                 fail_msg("kind %zu, element %" PRId64 ": %g instead of %g", i, k, (double)x, (double)y);
         }
@@ -160,9 +159,9 @@ static void published_directories_load(void **state) {
         free(found);
         struct train_state st; /* ... but not to resume */
         assert_false(checkpoint_load_state(&st, dir, &err));
-        assert_mentions(&err, "has no trainer.json");
+        assert_mentions(err.message, "has no trainer.json");
         assert_false(checkpoint_load_moments(&m.zero, dir, &err));
-        assert_mentions(&err, "has no optimizer.safetensors");
+        assert_mentions(err.message, "has no optimizer.safetensors");
         model_free(&m);
     }
 }
@@ -196,19 +195,19 @@ static void fp16_rounds_to_nearest_even(void **state) {
 }
 
 static void weights_that_are_not_finite(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     struct error err;
-    struct tensor t = gpt_param(&s->m.gpt, P_FC_W, 1);
+    struct tensor t = gpt_param(&painted->gpt, P_FC_W, 1);
     f32(&t)[5] = NAN;
     f32(&t)[6] = -INFINITY;
-    save(s->dir, &s->m, 1);
+    save(scratch_directory(), painted, 1);
     struct model m;
     model_make(&m, &small, DTYPE_F32, false);
-    capture_start(s);
-    bool ok = checkpoint_load_weights(&m.gpt, path_of(s, "step-00000001"), &err);
-    const char *text = capture_end(s);
+    capture_start();
+    bool ok = checkpoint_load_weights(&m.gpt, in_scratch("step-00000001"), &err);
+    const char *text = capture_end();
     ASSERT_OK(ok, err);
-    assert_same(&m.gpt.params, &s->m.gpt.params);
+    assert_same(&m.gpt.params, &painted->gpt.params);
     assert_non_null(strstr(text, "warning"));
     assert_non_null(strstr(text, "2 of the weights are NaN or infinite"));
     assert_non_null(strstr(text, "h.1.mlp.c_fc.weight"));
@@ -218,7 +217,7 @@ static void weights_that_are_not_finite(void **state) {
 /* --- refusals --- */
 
 static void faulty_tensors_are_named(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     static const struct {
         struct foreign kind;
         const char *says[3];
@@ -243,18 +242,18 @@ static void faulty_tensors_are_named(void **state) {
         snprintf(name, sizeof name, "bad%zu", i);
         struct foreign kind = faults[i].kind;
         kind.dtype = ST_F32;
-        write_foreign(s, name, &kind, &s->m.gpt);
-        assert_false(checkpoint_config(&config, path_of(s, "%s", name), &err));
-        for (int k = 0; k < 3; k++) assert_mentions(&err, faults[i].says[k]);
-        assert_false(checkpoint_load_weights(&s->m.gpt, path_of(s, "%s", name), &err));
-        for (int k = 0; k < 3; k++) assert_mentions(&err, faults[i].says[k]);
+        write_foreign(name, &kind, &painted->gpt);
+        assert_false(checkpoint_config(&config, in_scratch("%s", name), &err));
+        for (int k = 0; k < 3; k++) assert_mentions(err.message, faults[i].says[k]);
+        assert_false(checkpoint_load_weights(&painted->gpt, in_scratch("%s", name), &err));
+        for (int k = 0; k < 3; k++) assert_mentions(err.message, faults[i].says[k]);
     }
 }
 
 /* config.json with one field replaced by JSON text; NULL removes it. */
-static void edit_config(const struct scratch *s, const char *name, const char *key, const char *value) {
+static void edit_config(const char *name, const char *key, const char *value) {
     struct error err;
-    json_t *root = json_file_load(path_of(s, "%s/config.json", name), &err);
+    json_t *root = json_file_load(in_scratch("%s/config.json", name), &err);
     assert_non_null(root);
     if (value) {
         json_t *v = json_loads(value, JSON_DECODE_ANY, NULL);
@@ -263,12 +262,12 @@ static void edit_config(const struct scratch *s, const char *name, const char *k
     } else {
         json_object_del(root, key);
     }
-    assert_int_equal(json_dump_file(root, path_of(s, "%s/config.json", name), 0), 0);
+    assert_int_equal(json_dump_file(root, in_scratch("%s/config.json", name), 0), 0);
     json_decref(root);
 }
 
 static void configurations_are_checked(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     static const struct {
         const char *key, *value; /* value NULL: removed */
         const char *says;        /* NULL: accepted */
@@ -316,16 +315,16 @@ static void configurations_are_checked(void **state) {
     struct gpt_config config;
     struct foreign kind = {.dtype = ST_F32, .prefix = ""};
     for (size_t i = 0; i < ARRAY_LENGTH(edits); i++) {
-        write_foreign(s, "hf", &kind, &s->m.gpt);
-        edit_config(s, "hf", edits[i].key, edits[i].value);
-        bool ok = checkpoint_config(&config, path_of(s, "hf"), &err);
+        write_foreign("hf", &kind, &painted->gpt);
+        edit_config("hf", edits[i].key, edits[i].value);
+        bool ok = checkpoint_config(&config, in_scratch("hf"), &err);
         if (!edits[i].says) {
             if (!ok) fail_msg("%s: %s", edits[i].key, err.message);
             continue;
         }
         if (ok)
             fail_msg("\"%s\": %s is accepted", edits[i].key, edits[i].value ? edits[i].value : "(removed)");
-        assert_mentions(&err, edits[i].says);
+        assert_mentions(err.message, edits[i].says);
     }
     static const char *const texts[] = {"",
                                         "{",
@@ -336,37 +335,37 @@ static void configurations_are_checked(void **state) {
                                         "\xff\xfe{}",
                                         "{\"n_layer\": 99999999999999999999999}"};
     for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) {
-        put_text(path_of(s, "hf/config.json"), texts[i]);
-        assert_false(checkpoint_config(&config, path_of(s, "hf"), &err));
-        assert_mentions(&err, "config.json");
+        put_text(in_scratch("hf/config.json"), texts[i]);
+        assert_false(checkpoint_config(&config, in_scratch("hf"), &err));
+        assert_mentions(err.message, "config.json");
     }
-    unlink(path_of(s, "hf/config.json"));
-    assert_false(checkpoint_config(&config, path_of(s, "hf"), &err));
-    assert_mentions(&err, "has no config.json");
-    assert_false(checkpoint_config(&config, path_of(s, "nowhere"), &err));
-    assert_mentions(&err, "nowhere");
+    unlink(in_scratch("hf/config.json"));
+    assert_false(checkpoint_config(&config, in_scratch("hf"), &err));
+    assert_mentions(err.message, "has no config.json");
+    assert_false(checkpoint_config(&config, in_scratch("nowhere"), &err));
+    assert_mentions(err.message, "nowhere");
 }
 
 static void other_containers_are_refused(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     struct error err;
     struct gpt_config config;
     struct foreign kind = {.dtype = ST_F32, .prefix = ""};
-    write_foreign(s, "hf", &kind, &s->m.gpt);
-    assert_int_equal(rename(path_of(s, "hf/model.safetensors"), path_of(s, "hf/pytorch_model.bin")), 0);
-    assert_false(checkpoint_config(&config, path_of(s, "hf"), &err));
-    assert_mentions(&err, "only as pytorch_model.bin");
-    unlink(path_of(s, "hf/pytorch_model.bin"));
-    assert_false(checkpoint_config(&config, path_of(s, "hf"), &err));
-    assert_mentions(&err, "model.safetensors");
-    put_text(path_of(s, "hf/model.safetensors"), "not a safetensors file");
-    assert_false(checkpoint_config(&config, path_of(s, "hf"), &err));
-    assert_mentions(&err, "not a safetensors file");
+    write_foreign("hf", &kind, &painted->gpt);
+    assert_int_equal(rename(in_scratch("hf/model.safetensors"), in_scratch("hf/pytorch_model.bin")), 0);
+    assert_false(checkpoint_config(&config, in_scratch("hf"), &err));
+    assert_mentions(err.message, "only as pytorch_model.bin");
+    unlink(in_scratch("hf/pytorch_model.bin"));
+    assert_false(checkpoint_config(&config, in_scratch("hf"), &err));
+    assert_mentions(err.message, "model.safetensors");
+    put_text(in_scratch("hf/model.safetensors"), "not a safetensors file");
+    assert_false(checkpoint_config(&config, in_scratch("hf"), &err));
+    assert_mentions(err.message, "not a safetensors file");
 
     /* Overlapping tensors: the first two shapes of equal size given one place. */
-    write_foreign(s, "hf", &kind, &s->m.gpt);
+    write_foreign("hf", &kind, &painted->gpt);
     size_t size;
-    uint8_t *data = get_file(path_of(s, "hf/model.safetensors"), &size);
+    char *data = get_file(in_scratch("hf/model.safetensors"), &size);
     char *end = strstr((char *)data + 8, "\"h.1.ln_1.weight\"");
     assert_non_null(end);
     char *offsets = strstr(end, "data_offsets\":[");
@@ -374,14 +373,14 @@ static void other_containers_are_refused(void **state) {
     offsets += strlen("data_offsets\":[");
     char *last = strchr(offsets, ',') - 1;
     *last = *last == '8' ? '4' : '8'; /* moves the start by 4 bytes */
-    put_file(path_of(s, "hf/model.safetensors"), data, size);
+    put_file(in_scratch("hf/model.safetensors"), data, size);
     free(data);
-    assert_false(checkpoint_config(&config, path_of(s, "hf"), &err));
-    assert_mentions(&err, "h.1.ln_1.weight");
+    assert_false(checkpoint_config(&config, in_scratch("hf"), &err));
+    assert_mentions(err.message, "h.1.ln_1.weight");
 }
 
 static void a_checkpoint_for_another_model(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     static const struct {
         struct gpt_config config;
         const char *says;
@@ -392,21 +391,21 @@ static void a_checkpoint_for_another_model(void **state) {
         {{"other", 8, 37, 3, 3, 12}, "9 positions of context, expected 8"},
         {{"other", 9, 38, 3, 3, 12}, "37 tokens of vocabulary, expected 38"},
     };
-    save(s->dir, &s->m, 1);
+    save(scratch_directory(), painted, 1);
     for (size_t i = 0; i < ARRAY_LENGTH(others); i++) {
         struct model m;
         struct error err;
         model_make(&m, &others[i].config, DTYPE_F32, false);
-        assert_false(checkpoint_load_weights(&m.gpt, path_of(s, "step-00000001"), &err));
-        assert_mentions(&err, others[i].says);
+        assert_false(checkpoint_load_weights(&m.gpt, in_scratch("step-00000001"), &err));
+        assert_mentions(err.message, others[i].says);
         model_free(&m);
     }
     struct model m;
     struct error err;
     struct gpt_config wider = {"other", 9, 37, 3, 3, 15};
     model_make(&m, &wider, DTYPE_F32, false);
-    assert_false(checkpoint_load_moments(&m.zero, path_of(s, "step-00000001"), &err));
-    assert_mentions(&err, "exp_avg.transformer.wte.weight F32 (37,12)");
+    assert_false(checkpoint_load_moments(&m.zero, in_scratch("step-00000001"), &err));
+    assert_mentions(err.message, "exp_avg.transformer.wte.weight F32 (37,12)");
     model_free(&m);
 }
 
@@ -428,7 +427,7 @@ static void edit_trainer(const char *path, const char *from, const char *to) {
 }
 
 static void states_are_checked(void **state) {
-    struct scratch *s = *state;
+    struct model *painted = *state;
     static const struct {
         const char *from, *to, *says;
     } edits[] = {
@@ -444,26 +443,26 @@ static void states_are_checked(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(edits); i++) {
         struct error err;
         struct train_state st;
-        save(s->dir, &s->m, 1);
-        edit_trainer(path_of(s, "step-00000001/trainer.json"), edits[i].from, edits[i].to);
-        assert_false(checkpoint_load_state(&st, path_of(s, "step-00000001"), &err));
-        assert_mentions(&err, "trainer.json");
-        assert_mentions(&err, edits[i].says);
+        save(scratch_directory(), painted, 1);
+        edit_trainer(in_scratch("step-00000001/trainer.json"), edits[i].from, edits[i].to);
+        assert_false(checkpoint_load_state(&st, in_scratch("step-00000001"), &err));
+        assert_mentions(err.message, "trainer.json");
+        assert_mentions(err.message, edits[i].says);
     }
     struct error err;
     struct train_state st;
-    save(s->dir, &s->m, 1);
-    put_text(path_of(s, "step-00000001/trainer.json"), "");
-    assert_false(checkpoint_load_state(&st, path_of(s, "step-00000001"), &err));
-    assert_mentions(&err, "truncated");
+    save(scratch_directory(), painted, 1);
+    put_text(in_scratch("step-00000001/trainer.json"), "");
+    assert_false(checkpoint_load_state(&st, in_scratch("step-00000001"), &err));
+    assert_mentions(err.message, "truncated");
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        SCRATCH_TEST(published_directories_load),     cmocka_unit_test(fp16_rounds_to_nearest_even),
-        SCRATCH_TEST(weights_that_are_not_finite),    SCRATCH_TEST(faulty_tensors_are_named),
-        SCRATCH_TEST(configurations_are_checked),     SCRATCH_TEST(other_containers_are_refused),
-        SCRATCH_TEST(a_checkpoint_for_another_model), SCRATCH_TEST(states_are_checked),
+        FIXTURE_TEST(published_directories_load),     cmocka_unit_test(fp16_rounds_to_nearest_even),
+        FIXTURE_TEST(weights_that_are_not_finite),    FIXTURE_TEST(faulty_tensors_are_named),
+        FIXTURE_TEST(configurations_are_checked),     FIXTURE_TEST(other_containers_are_refused),
+        FIXTURE_TEST(a_checkpoint_for_another_model), FIXTURE_TEST(states_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

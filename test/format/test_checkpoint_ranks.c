@@ -100,7 +100,6 @@ static void succeed(int64_t world, const struct plan *plan) {
 }
 
 static void any_number_reads_what_any_number_wrote(void **state) {
-    struct scratch *s = *state;
     static const struct {
         const struct gpt_config *config;
         int64_t world, files;
@@ -108,18 +107,17 @@ static void any_number_reads_what_any_number_wrote(void **state) {
     } runs[] = {{&small, 1, 1, ZERO_NONE},       {&small, 2, 2, ZERO_OPTIMIZER},
                 {&small, 3, 3, ZERO_PARAMETERS}, {&small, 4, 4, ZERO_GRADIENTS},
                 {&least, 4, 3, ZERO_PARAMETERS}, {&least, 2, 2, ZERO_NONE}};
-    char kept[PATH_MAX];
     for (size_t w = 0; w < ARRAY_LENGTH(runs); w++) {
-        snprintf(kept, sizeof kept, "%s", path_of(s, "run-%zu", w));
+        const char *run = in_scratch("run-%zu", w);
         struct plan p = {
-            .run = kept, .config = runs[w].config, .level = runs[w].level, .save = true, .step = 3};
+            .run = run, .config = runs[w].config, .level = runs[w].level, .save = true, .step = 3};
         p.limited = -1;
         succeed(runs[w].world, &p);
         int64_t files = runs[w].files;
         char *last =
-            xasprintf("%s/step-00000003/optimizer-%05d-of-%05d.safetensors", kept, (int)files, (int)files);
+            xasprintf("%s/step-00000003/optimizer-%05d-of-%05d.safetensors", run, (int)files, (int)files);
         assert_true(path_exists(last) == (files > 1));
-        char *dir = xasprintf("%s/step-00000003", kept);
+        char *dir = xasprintf("%s/step-00000003", run);
         assert_int_equal(count_entries(dir), 3 + 2 * files + (files > 1 ? 2 : 0));
         free(dir);
         free(last);
@@ -135,11 +133,9 @@ static void any_number_reads_what_any_number_wrote(void **state) {
 /* The others, which could, have the same reason, nothing is left behind, and the older checkpoint is as it
  * was. */
 static void one_rank_cannot_write(void **state) {
-    struct scratch *s = *state;
-    char kept[PATH_MAX];
-    snprintf(kept, sizeof kept, "%s", path_of(s, "run"));
+    const char *run = in_scratch("run");
     struct plan p = {
-        .run = kept, .config = &small, .level = ZERO_OPTIMIZER, .save = true, .step = 1, .limited = -1};
+        .run = run, .config = &small, .level = ZERO_OPTIMIZER, .save = true, .step = 1, .limited = -1};
     succeed(2, &p);
     for (p.limited = 0; p.limited < 3; p.limited++) {
         struct ranks r;
@@ -148,33 +144,16 @@ static void one_rank_cannot_write(void **state) {
         ranks_expect_all(&r, 5, "File too large");
         ranks_expect_all(&r, 5, "step-00000002.tmp/");
         ranks_free(&r);
-        assert_int_equal(count_entries(kept), 1);
-        assert_finds(kept, 1);
+        assert_int_equal(count_entries(run), 1);
+        assert_finds(run, 1);
     }
     p.save = false;
     succeed(2, &p);
 }
 
-/* Without a model: OpenMP's threads, once started, do not survive a fork. */
-static int make_directory(void **state) {
-    struct scratch *s = calloc(1, sizeof *s);
-    const char *base = getenv("TMPDIR");
-    snprintf(s->dir, sizeof s->dir, "%s/llmc_ranks_XXXXXX", base && *base ? base : "/tmp");
-    *state = s;
-    return mkdtemp(s->dir) ? 0 : -1;
-}
-
-static int remove_directory(void **state) {
-    struct scratch *s = *state;
-    bool ok = remove_tree(s->dir, NULL);
-    free(s);
-    return ok ? 0 : -1;
-}
-
+/* Without the fixture's model: OpenMP's threads, once started, do not survive a fork. */
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(any_number_reads_what_any_number_wrote, make_directory,
-                                        remove_directory),
-        cmocka_unit_test_setup_teardown(one_rank_cannot_write, make_directory, remove_directory)};
+    const struct CMUnitTest tests[] = {SCRATCH_TEST(any_number_reads_what_any_number_wrote),
+                                       SCRATCH_TEST(one_rank_cannot_write)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* Export: GGUF files read back by a reader written for this test from the format's description, tensor by
  * tensor and key by key; Hugging Face directories loaded again; what cannot be exported; full disks; the
  * command. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/format/checkpoint.h"
 #include "llmc/cli/commands.h"
@@ -25,8 +25,8 @@ static const struct gpt_config config = {
 static const char corpus[] =
     "the cat sat on the mat. the cat ate the rat, and the rat sat on the hat. caf\xc3\xa9 caf\xc3\xa9 ";
 
-struct scratch {
-    char dir[PATH_MAX / 2], checkpoint[PATH_MAX];
+struct fixture {
+    const char *checkpoint; /* the newest */
     struct device *device;
     struct ctx ctx;
     struct gpt gpt;
@@ -34,15 +34,15 @@ struct scratch {
     struct tokenizer *tokenizer;
 };
 
-static void save(struct scratch *s, const struct tokenizer *t, int64_t step) {
+static void save(struct fixture *s, const struct tokenizer *t, int64_t step) {
     struct error err;
     struct train_state state = {.step = step, .best_val_loss = NAN};
     struct zero zero = {.gpt = &s->gpt, .optimizer = &s->opt};
-    if (!checkpoint_save(s->dir, &zero, t, &state, &err)) fail_msg("%s", err.message);
-    snprintf(s->checkpoint, sizeof s->checkpoint, "%s/step-%08d", s->dir, (int)step);
+    if (!checkpoint_save(scratch_directory(), &zero, t, &state, &err)) fail_msg("%s", err.message);
+    s->checkpoint = in_scratch("step-%08d", (int)step);
 }
 
-static void make_model(struct scratch *s, const struct gpt_config *c) {
+static void make_model(struct fixture *s, const struct gpt_config *c) {
     ctx_init(&s->ctx, s->device, &cpu_ops, false);
     struct gpt_options options = {.B = 1, .T = 2};
     gpt_create(&s->gpt, &s->ctx, c, &options);
@@ -55,12 +55,10 @@ static void make_model(struct scratch *s, const struct gpt_config *c) {
         }
 }
 
-static int make_scratch(void **state) {
-    struct scratch *s = calloc(1, sizeof *s);
+static int make_fixture(void **state) {
+    struct fixture *s = calloc(1, sizeof *s);
     struct error err;
-    const char *base = getenv("TMPDIR");
-    snprintf(s->dir, sizeof s->dir, "%s/llmc_export_XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(s->dir)) return -1;
+    if (make_scratch(state) != 0) return -1;
     s->device = device_open_cpu();
     make_model(s, &config);
     struct text_span text = {corpus, sizeof corpus - 1};
@@ -71,26 +69,13 @@ static int make_scratch(void **state) {
     return 0;
 }
 
-static int remove_scratch(void **state) {
-    struct scratch *s = *state;
+static int remove_fixture(void **state) {
+    struct fixture *s = *state;
     tokenizer_free(s->tokenizer);
     ctx_free(&s->ctx);
     s->device->close(s->device);
-    bool ok = remove_tree(s->dir, NULL);
     free(s);
-    return ok ? 0 : -1;
-}
-
-static const char *path_of(const struct scratch *s, const char *name) {
-    static char buffers[4][PATH_MAX];
-    static int next;
-    char *out = buffers[next++ % 4];
-    snprintf(out, PATH_MAX, "%s/%s", s->dir, name);
-    return out;
-}
-
-static void assert_mentions(const struct error *err, const char *part) {
-    if (!strstr(err->message, part)) fail_msg("\"%s\" does not mention \"%s\"", err->message, part);
+    return remove_scratch(state);
 }
 
 /* --- a reader of GGUF --- */
@@ -276,7 +261,7 @@ static const struct {
 /* --- GGUF --- */
 
 static void tensors_in_every_type(void **state) {
-    struct scratch *s = *state;
+    struct fixture *s = *state;
     static const uint32_t types[] = {
         [EXPORT_F32] = 0, [EXPORT_F16] = 1, [EXPORT_BF16] = 30, [EXPORT_Q8_0] = 8};
     static const uint32_t file_types[] = {
@@ -284,7 +269,7 @@ static void tensors_in_every_type(void **state) {
     for (int type = EXPORT_F32; type <= EXPORT_Q8_0; type++) {
         struct error err;
         struct gguf g;
-        const char *path = path_of(s, "model.gguf"); /* replaced each time */
+        const char *path = in_scratch("model.gguf"); /* replaced each time */
         if (!export_gguf(s->checkpoint, path, (enum export_type)type, &err)) fail_msg("%s", err.message);
         gguf_read(&g, path);
         assert_int_equal(g.tensors, 4 + 12 * config.layers);
@@ -310,15 +295,15 @@ static void tensors_in_every_type(void **state) {
             assert_true((changed > 0) == (narrow && type != EXPORT_F32)); /* it was really that type */
         }
         file_unmap(&g.file);
-        assert_false(path_exists(path_of(s, "model.gguf.tmp")));
+        assert_false(path_exists(in_scratch("model.gguf.tmp")));
     }
 }
 
 static void keys_describe_the_model(void **state) {
-    struct scratch *s = *state;
+    struct fixture *s = *state;
     struct error err;
     struct gguf g;
-    const char *path = path_of(s, "model.gguf");
+    const char *path = in_scratch("model.gguf");
     if (!export_gguf(s->checkpoint, path, EXPORT_F32, &err)) fail_msg("%s", err.message);
     gguf_read(&g, path);
     assert_text(&g, "general.architecture", "gpt2");
@@ -364,10 +349,10 @@ static void printable(char *out, const char *bytes, int size) {
 }
 
 static void tokenizer_goes_along(void **state) {
-    struct scratch *s = *state;
+    struct fixture *s = *state;
     struct error err;
     struct gguf g;
-    const char *path = path_of(s, "model.gguf");
+    const char *path = in_scratch("model.gguf");
     if (!export_gguf(s->checkpoint, path, EXPORT_F32, &err)) fail_msg("%s", err.message);
     gguf_read(&g, path);
     int V = tokenizer_vocab_size(s->tokenizer), end = tokenizer_end_of_text(s->tokenizer);
@@ -407,31 +392,27 @@ static void tokenizer_goes_along(void **state) {
 }
 
 /* tokenizer.json of the checkpoint with one piece of text replaced. */
-static void edit_tokenizer(struct scratch *s, const char *from, const char *to) {
-    char path[PATH_MAX + 32];
-    snprintf(path, sizeof path, "%s/tokenizer.json", s->checkpoint);
-    struct mapped_file f;
-    struct error err;
-    assert_true(file_map(&f, path, &err));
-    char *text = xasprintf("%.*s", (int)f.size, (const char *)f.data), *at = strstr(text, from);
-    file_unmap(&f);
+static void edit_tokenizer(struct fixture *s, const char *from, const char *to) {
+    char *path = xasprintf("%s/tokenizer.json", s->checkpoint), *text = get_text(path),
+         *at = strstr(text, from);
     if (!at) fail_msg("no %s in tokenizer.json", from);
     char *edited = xasprintf("%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
-    assert_true(write_file_atomic(path, edited, strlen(edited), &err));
+    put_text(path, edited);
     free(edited);
     free(text);
+    free(path);
 }
 
 static void what_cannot_be_exported(void **state) {
-    struct scratch *s = *state;
+    struct fixture *s = *state;
     struct error err = {""};
-    const char *path = path_of(s, "model.gguf");
-    assert_false(export_gguf(path_of(s, "missing"), path, EXPORT_F32, &err));
-    assert_mentions(&err, "missing");
-    assert_false(export_gguf(s->checkpoint, s->dir, EXPORT_F32, &err));
-    assert_mentions(&err, "is a directory");
-    assert_false(export_gguf(s->checkpoint, path_of(s, "no/such/model.gguf"), EXPORT_F32, &err));
-    assert_mentions(&err, "no/such/model.gguf");
+    const char *path = in_scratch("model.gguf");
+    assert_false(export_gguf(in_scratch("missing"), path, EXPORT_F32, &err));
+    assert_mentions(err.message, "missing");
+    assert_false(export_gguf(s->checkpoint, scratch_directory(), EXPORT_F32, &err));
+    assert_mentions(err.message, "is a directory");
+    assert_false(export_gguf(s->checkpoint, in_scratch("no/such/model.gguf"), EXPORT_F32, &err));
+    assert_mentions(err.message, "no/such/model.gguf");
 
     /* Values that a type cannot hold. */
     struct tensor w = gpt_param(&s->gpt, P_FC_W, 1);
@@ -453,36 +434,36 @@ static void what_cannot_be_exported(void **state) {
             fail_msg("%g in %s: %s", (double)values[i].value, export_type_name(values[i].type),
                      ok ? "accepted" : err.message);
         if (ok) continue;
-        assert_mentions(&err, "h.1.mlp.c_fc.weight holds a value");
+        assert_mentions(err.message, "h.1.mlp.c_fc.weight holds a value");
         assert_false(path_exists(path));
-        assert_false(path_exists(path_of(s, "model.gguf.tmp")));
+        assert_false(path_exists(in_scratch("model.gguf.tmp")));
     }
     f32(&w)[40] = 70000.0f;
     save(s, s->tokenizer, 2);
-    assert_false(export_huggingface(s->checkpoint, path_of(s, "hf"), EXPORT_F16, &err));
-    assert_mentions(&err, "65504");
-    assert_false(path_exists(path_of(s, "hf")));
-    assert_false(path_exists(path_of(s, "hf.tmp")));
+    assert_false(export_huggingface(s->checkpoint, in_scratch("hf"), EXPORT_F16, &err));
+    assert_mentions(err.message, "65504");
+    assert_false(path_exists(in_scratch("hf")));
+    assert_false(path_exists(in_scratch("hf.tmp")));
     f32(&w)[40] = kept;
-    assert_false(export_huggingface(s->checkpoint, path_of(s, "hf"), EXPORT_Q8_0, &err));
-    assert_mentions(&err, "q8_0 is a type of GGUF files");
+    assert_false(export_huggingface(s->checkpoint, in_scratch("hf"), EXPORT_Q8_0, &err));
+    assert_mentions(err.message, "q8_0 is a type of GGUF files");
 
     /* Tokenizers. */
     save(s, NULL, 3);
     assert_false(export_gguf(s->checkpoint, path, EXPORT_F32, &err));
-    assert_mentions(&err, "has no tokenizer");
+    assert_mentions(err.message, "has no tokenizer");
     save(s, s->tokenizer, 3);
     edit_tokenizer(s, "\"add_prefix_space\":false", "\"add_prefix_space\":true");
     assert_false(export_gguf(s->checkpoint, path, EXPORT_F32, &err));
-    assert_mentions(&err, "no pre-tokenizer like that");
+    assert_mentions(err.message, "no pre-tokenizer like that");
     save(s, s->tokenizer, 3);
     edit_tokenizer(s, "\"merges\"", "\"margins\"");
     assert_false(export_gguf(s->checkpoint, path, EXPORT_F32, &err));
-    assert_mentions(&err, "tokenizer.json");
+    assert_mentions(err.message, "tokenizer.json");
 }
 
 static void rows_that_blocks_do_not_divide(void **state) {
-    struct scratch *s = *state;
+    struct fixture *s = *state;
     struct error err;
     struct gguf g;
     struct gpt_config odd = {"odd", 5, 257, 1, 3, 36};
@@ -491,9 +472,9 @@ static void rows_that_blocks_do_not_divide(void **state) {
     struct tokenizer *bytes = tokenizer_bytes();
     save(s, bytes, 9);
     tokenizer_free(bytes);
-    const char *path = path_of(s, "model.gguf");
+    const char *path = in_scratch("model.gguf");
     assert_false(export_gguf(s->checkpoint, path, EXPORT_Q8_0, &err));
-    assert_mentions(&err, "multiple of 32, it is 36");
+    assert_mentions(err.message, "multiple of 32, it is 36");
     if (!export_gguf(s->checkpoint, path, EXPORT_F16, &err)) fail_msg("%s", err.message);
     gguf_read(&g, path);
     assert_int_equal(seek_array(&g, "tokenizer.ggml.merges", 8), 0);
@@ -521,11 +502,11 @@ static void q8_0_blocks(void **state) {
 }
 
 static void a_full_disk_leaves_nothing(void **state) {
-    struct scratch *s = *state;
+    struct fixture *s = *state;
     struct rlimit unlimited;
     getrlimit(RLIMIT_FSIZE, &unlimited);
     void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
-    const char *gguf = path_of(s, "model.gguf"), *hf = path_of(s, "hf");
+    const char *gguf = in_scratch("model.gguf"), *hf = in_scratch("hf");
     int failures = 0;
     for (rlim_t limit = 0; limit < 120000; limit += 3001) {
         struct rlimit small = {limit, unlimited.rlim_max};
@@ -536,9 +517,9 @@ static void a_full_disk_leaves_nothing(void **state) {
         setrlimit(RLIMIT_FSIZE, &unlimited);
         assert_false(a && limit < 100000);
         assert_true(path_exists(gguf) == a && path_exists(hf) == b);
-        assert_false(path_exists(path_of(s, "model.gguf.tmp")));
-        assert_false(path_exists(path_of(s, "hf.tmp")));
-        if (!b) assert_mentions(&err, "File too large");
+        assert_false(path_exists(in_scratch("model.gguf.tmp")));
+        assert_false(path_exists(in_scratch("hf.tmp")));
+        if (!b) assert_mentions(err.message, "File too large");
         failures += !a + !b;
         unlink(gguf);
         remove_tree(hf, NULL);
@@ -550,16 +531,15 @@ static void a_full_disk_leaves_nothing(void **state) {
 /* --- Hugging Face directories --- */
 
 static void directories_load_again(void **state) {
-    struct scratch *s = *state;
+    struct fixture *s = *state;
     static const char *const to[] = {"f32", "f16", "bf16/"};
     for (int type = EXPORT_F32; type <= EXPORT_BF16; type++) {
         struct error err;
         struct gpt_config c;
-        char dir[PATH_MAX];
-        snprintf(dir, sizeof dir, "%s", path_of(s, to[type]));
+        const char *dir = in_scratch("%s", to[type]);
         if (!export_huggingface(s->checkpoint, dir, (enum export_type)type, &err))
             fail_msg("%s", err.message);
-        assert_false(path_exists(path_of(s, "bf16.tmp")));
+        assert_false(path_exists(in_scratch("bf16.tmp")));
         if (!checkpoint_config(&c, dir, &err)) fail_msg("%s", err.message);
         assert_memory_equal(&c, &config, sizeof c);
         struct ctx ctx;
@@ -580,25 +560,25 @@ static void directories_load_again(void **state) {
         assert_true(tokenizer_hash(t) == tokenizer_hash(s->tokenizer));
         tokenizer_free(t);
         assert_false(export_huggingface(s->checkpoint, dir, EXPORT_F32, &err)); /* not over something */
-        assert_mentions(&err, "not empty; name a new directory");
+        assert_mentions(err.message, "not empty; name a new directory");
         /* A model that came from elsewhere is exported in the same way. */
-        if (!export_gguf(dir, path_of(s, "again.gguf"), EXPORT_F32, &err)) fail_msg("%s", err.message);
+        if (!export_gguf(dir, in_scratch("again.gguf"), EXPORT_F32, &err)) fail_msg("%s", err.message);
     }
     struct error err;
-    assert_true(make_directories(path_of(s, "empty"), &err));
-    if (!export_huggingface(s->checkpoint, path_of(s, "empty"), EXPORT_BF16, &err))
+    assert_true(make_directories(in_scratch("empty"), &err));
+    if (!export_huggingface(s->checkpoint, in_scratch("empty"), EXPORT_BF16, &err))
         fail_msg("%s", err.message);
-    assert_false(export_huggingface(s->checkpoint, path_of(s, "f32/config.json"), EXPORT_BF16, &err));
-    assert_mentions(&err, "not a directory");
+    assert_false(export_huggingface(s->checkpoint, in_scratch("f32/config.json"), EXPORT_BF16, &err));
+    assert_mentions(err.message, "not a directory");
 }
 
 /* --- the command --- */
 
-static int run_command(const struct scratch *s, const char *from, const char *to, const char *type) {
+static int run_command(const struct fixture *s, const char *from, const char *to, const char *type) {
     char *argv[] = {(char *)"--from", (char *)from, (char *)"--to", (char *)to, (char *)"--type",
                     (char *)type,     NULL};
     fflush(stdout);
-    int out = dup(1), err = dup(2), null = open(path_of(s, ".output"), O_RDWR | O_CREAT | O_TRUNC, 0600);
+    int out = dup(1), err = dup(2), null = open(in_scratch(".output"), O_RDWR | O_CREAT | O_TRUNC, 0600);
     dup2(null, 1);
     dup2(null, 2);
     int status = cmd_export(6, argv);
@@ -612,30 +592,31 @@ static int run_command(const struct scratch *s, const char *from, const char *to
 }
 
 static void the_command_chooses_by_name(void **state) {
-    struct scratch *s = *state;
+    struct fixture *s = *state;
     struct gguf g;
-    assert_int_equal(run_command(s, s->dir, path_of(s, "a.gguf"), "q8_0"), 0); /* a run directory */
-    gguf_read(&g, path_of(s, "a.gguf"));
+    assert_int_equal(run_command(s, scratch_directory(), in_scratch("a.gguf"), "q8_0"),
+                     0); /* a run directory */
+    gguf_read(&g, in_scratch("a.gguf"));
     assert_int_equal(g.tensor[find_tensor(&g, "token_embd.weight")].type, 8);
     file_unmap(&g.file);
-    assert_int_equal(run_command(s, s->checkpoint, path_of(s, "slim"), "bf16"), 0);
-    assert_true(path_exists(path_of(s, "slim/model.safetensors")));
-    assert_false(path_exists(path_of(s, "slim/optimizer.safetensors")));
-    assert_int_equal(run_command(s, s->checkpoint, path_of(s, "slim"), "bf16"), 1);
-    assert_int_equal(run_command(s, path_of(s, "missing"), path_of(s, "b"), "bf16"), 1);
-    assert_int_equal(run_command(s, s->checkpoint, path_of(s, "b"), "int4"), 2);
-    assert_false(path_exists(path_of(s, "b")));
+    assert_int_equal(run_command(s, s->checkpoint, in_scratch("slim"), "bf16"), 0);
+    assert_true(path_exists(in_scratch("slim/model.safetensors")));
+    assert_false(path_exists(in_scratch("slim/optimizer.safetensors")));
+    assert_int_equal(run_command(s, s->checkpoint, in_scratch("slim"), "bf16"), 1);
+    assert_int_equal(run_command(s, in_scratch("missing"), in_scratch("b"), "bf16"), 1);
+    assert_int_equal(run_command(s, s->checkpoint, in_scratch("b"), "int4"), 2);
+    assert_false(path_exists(in_scratch("b")));
 }
 
-#define SCRATCH_TEST(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
+#define FIXTURE_TEST(f) cmocka_unit_test_setup_teardown(f, make_fixture, remove_fixture)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        SCRATCH_TEST(tensors_in_every_type),          SCRATCH_TEST(keys_describe_the_model),
-        SCRATCH_TEST(tokenizer_goes_along),           SCRATCH_TEST(what_cannot_be_exported),
-        SCRATCH_TEST(rows_that_blocks_do_not_divide), cmocka_unit_test(q8_0_blocks),
-        SCRATCH_TEST(a_full_disk_leaves_nothing),     SCRATCH_TEST(directories_load_again),
-        SCRATCH_TEST(the_command_chooses_by_name),
+        FIXTURE_TEST(tensors_in_every_type),          FIXTURE_TEST(keys_describe_the_model),
+        FIXTURE_TEST(tokenizer_goes_along),           FIXTURE_TEST(what_cannot_be_exported),
+        FIXTURE_TEST(rows_that_blocks_do_not_divide), cmocka_unit_test(q8_0_blocks),
+        FIXTURE_TEST(a_full_disk_leaves_nothing),     FIXTURE_TEST(directories_load_again),
+        FIXTURE_TEST(the_command_chooses_by_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

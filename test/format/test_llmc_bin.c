@@ -1,5 +1,5 @@
 /* llm.c's model files: loading both versions, and every header field and size that is not as it should be. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/format/checkpoint.h"
 #include "llmc/format/model_file.h"
@@ -15,8 +15,8 @@ static const struct gpt_config config = {
     .name = "llm.c", .context = 6, .vocab_size = 37, .layers = 3, .heads = 2, .channels = 8};
 enum { PADDED = 40, HEADER = 1024 };
 
-struct scratch {
-    char dir[PATH_MAX / 2], path[PATH_MAX];
+struct fixture {
+    const char *path;
     uint8_t *file; /* a good one in fp32 */
     size_t size;
 };
@@ -62,46 +62,36 @@ static uint8_t *make_file(size_t *size, int version) {
     return file;
 }
 
-static int make_scratch(void **state) {
-    struct scratch *s = calloc(1, sizeof *s);
-    const char *base = getenv("TMPDIR");
-    snprintf(s->dir, sizeof s->dir, "%s/llmc_bin_XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(s->dir)) return -1;
-    snprintf(s->path, sizeof s->path, "%s/gpt2.bin", s->dir);
+static int make_fixture(void **state) {
+    struct fixture *s = calloc(1, sizeof *s);
+    if (make_scratch(state) != 0) return -1;
+    s->path = in_scratch("gpt2.bin");
     s->file = make_file(&s->size, 3);
     *state = s;
     return 0;
 }
 
-static int remove_scratch(void **state) {
-    struct scratch *s = *state;
-    bool ok = remove_tree(s->dir, NULL);
+static int remove_fixture(void **state) {
+    struct fixture *s = *state;
     free(s->file);
     free(s);
-    return ok ? 0 : -1;
+    return remove_scratch(state);
 }
 
-static void put(const char *path, const void *data, size_t size) {
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, size, f), size);
-    assert_int_equal(fclose(f), 0);
-}
-
-static void assert_refused(struct scratch *s, const char *says) {
+static void assert_refused(struct fixture *s, const char *says) {
     struct gpt_config c;
     struct error err = {""};
     assert_false(checkpoint_config(&c, s->path, &err));
-    if (!strstr(err.message, s->path)) fail_msg("\"%s\" does not name the file", err.message);
-    if (!strstr(err.message, says)) fail_msg("\"%s\" does not say \"%s\"", err.message, says);
+    assert_mentions(err.message, s->path);
+    assert_mentions(err.message, says);
 }
 
 static void both_versions_load(void **state) {
-    struct scratch *s = *state;
+    struct fixture *s = *state;
     for (int version = 3; version <= 5; version += 2) {
         size_t size;
         uint8_t *file = make_file(&size, version);
-        put(s->path, file, size);
+        put_file(s->path, file, size);
         free(file);
         struct gpt_config c;
         struct error err = {""};
@@ -142,19 +132,19 @@ static void both_versions_load(void **state) {
 }
 
 static void sizes_are_exact(void **state) {
-    struct scratch *s = *state;
+    struct fixture *s = *state;
     for (size_t size = 0; size < s->size; size += size < 1100 ? 93 : s->size / 13) {
-        put(s->path, s->file, size);
+        put_file(s->path, s->file, size);
         assert_refused(s, size < HEADER ? "the header of an llm.c model file has 1024" : "truncated?");
     }
-    put(s->path, s->file, s->size - 1);
+    put_file(s->path, s->file, s->size - 1);
     assert_refused(s, "truncated?");
-    put(s->path, s->file, s->size + 1);
+    put_file(s->path, s->file, s->size + 1);
     assert_refused(s, "over-long");
 }
 
 static void header_fields_are_checked(void **state) {
-    struct scratch *s = *state;
+    struct fixture *s = *state;
     static const struct {
         int field;
         int32_t value;
@@ -189,25 +179,25 @@ static void header_fields_are_checked(void **state) {
         int32_t kept;
         memcpy(&kept, s->file + 4 * edits[i].field, 4);
         memcpy(s->file + 4 * edits[i].field, &edits[i].value, 4);
-        put(s->path, s->file, s->size);
+        put_file(s->path, s->file, s->size);
         assert_refused(s, edits[i].says);
         memcpy(s->file + 4 * edits[i].field, &kept, 4);
     }
     struct gpt_config c;
     struct error err;
-    put(s->path, s->file, s->size);
+    put_file(s->path, s->file, s->size);
     assert_true(checkpoint_config(&c, s->path, &err));
     unlink(s->path);
     assert_refused(s, "no such file or directory");
 }
 
-#define SCRATCH_TEST(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
+#define FIXTURE_TEST(f) cmocka_unit_test_setup_teardown(f, make_fixture, remove_fixture)
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        SCRATCH_TEST(both_versions_load),
-        SCRATCH_TEST(sizes_are_exact),
-        SCRATCH_TEST(header_fields_are_checked),
+        FIXTURE_TEST(both_versions_load),
+        FIXTURE_TEST(sizes_are_exact),
+        FIXTURE_TEST(header_fields_are_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

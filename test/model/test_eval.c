@@ -2,7 +2,7 @@
  *
  * The plain forward pass below is written from the formulas in gpt.h, one position and one number at a
  * time. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/format/checkpoint.h"
 #include "llmc/cli/commands.h"
@@ -20,40 +20,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-struct scratch {
-    char dir[PATH_MAX / 2];
-    char path[PATH_MAX];
-};
-
-static const char *in_scratch(struct scratch *s, const char *name) {
-    snprintf(s->path, sizeof s->path, "%s/%s", s->dir, name);
-    return s->path;
-}
-
-static int make_scratch(void **state) {
-    struct scratch *s = calloc(1, sizeof *s);
-    const char *base = getenv("TMPDIR");
-    snprintf(s->dir, sizeof s->dir, "%s/llmc_eval_XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(s->dir)) return -1;
-    *state = s;
-    return 0;
-}
-
-static int remove_scratch(void **state) {
-    struct scratch *s = *state;
-    bool ok = remove_tree(s->dir, NULL);
-    free(s);
-    return ok ? 0 : -1;
-}
-
-static const char *put_file(struct scratch *s, const char *name, const char *text, size_t size) {
-    struct error err;
-    if (!write_file_atomic(in_scratch(s, name), text, size, &err)) fail_msg("%s", err.message);
-    return s->path;
-}
-
-static void assert_contains(const char *text, const char *part) {
-    if (!strstr(text, part)) fail_msg("\"%s\" is not in \"%s\"", part, text);
+/* Returns the path. */
+static const char *put(const char *name, const char *text) {
+    put_text(name, text);
+    return in_scratch("%s", name);
 }
 
 /* --- CSV --- */
@@ -78,7 +48,7 @@ static void csv_case(const char *data, size_t size, const char *expected) {
     }
     if (rc < 0) snprintf(got + n, sizeof got - n, "!%s", err.message);
     if (expected[0] == '!') /* only the beginning of a message */
-        assert_contains(got, expected + 1);
+        assert_mentions(got, expected + 1);
     else
         assert_string_equal(got, expected);
     csv_close(&r);
@@ -132,25 +102,24 @@ static void assert_question(const struct task_file *f, int64_t i, int64_t line, 
     assert_int_equal(q->line, line);
 }
 
-static struct task_file read_task(struct scratch *s, const char *name, const char *text) {
+static struct task_file read_task(const char *name, const char *text) {
     struct task_file f;
     struct error err = {""};
-    if (!task_file_read(&f, put_file(s, name, text, strlen(text)), &err)) fail_msg("%s", err.message);
+    if (!task_file_read(&f, put(name, text), &err)) fail_msg("%s", err.message);
     return f;
 }
 
 static void json_lines_in_both_forms(void **state) {
-    struct task_file f =
-        read_task(*state, "t.jsonl",
-                  "\xEF\xBB\xBF{\"ind\": 4, \"ctx\": \"A man\", \"endings\": [\"sits.\", "
-                  "\"\\u00e9t\\u00e9\", \" x\"], \"label\": 2}\n"
-                  "\r\n"
-                  "{\"ctx\": \"\", \"endings\": [\"b\", \"c\"], \"label\": \"1\", \"split\": \"val\"}\r\n"
-                  "{\"context\": \"Q:\", \"choices\": [\"yes\", \" no\", \"\\tmaybe\"], \"answer\": 0}\n"
-                  "  \n"
-                  "{\"context\": \"Q: \", \"choices\": [\"yes\", \"no\"], \"answer\": \"no\"}\n"
-                  "{\"answer\": \"1\", \"choices\": [\"2\", \"1\"], \"context\": \"\"}\n"
-                  "{\"answer\": \"1\", \"choices\": [\"a\", \"b\"], \"context\": \"c\"}");
+    struct task_file f = read_task(
+        "t.jsonl", "\xEF\xBB\xBF{\"ind\": 4, \"ctx\": \"A man\", \"endings\": [\"sits.\", "
+                   "\"\\u00e9t\\u00e9\", \" x\"], \"label\": 2}\n"
+                   "\r\n"
+                   "{\"ctx\": \"\", \"endings\": [\"b\", \"c\"], \"label\": \"1\", \"split\": \"val\"}\r\n"
+                   "{\"context\": \"Q:\", \"choices\": [\"yes\", \" no\", \"\\tmaybe\"], \"answer\": 0}\n"
+                   "  \n"
+                   "{\"context\": \"Q: \", \"choices\": [\"yes\", \"no\"], \"answer\": \"no\"}\n"
+                   "{\"answer\": \"1\", \"choices\": [\"2\", \"1\"], \"context\": \"\"}\n"
+                   "{\"answer\": \"1\", \"choices\": [\"a\", \"b\"], \"context\": \"c\"}");
     assert_int_equal(f.count, 6);
     assert_question(&f, 0, 1, "A man", 2, "[ sits.][ \xC3\xA9t\xC3\xA9][  x]");
     assert_question(&f, 1, 3, "", 1, "[ b][ c]");
@@ -163,7 +132,7 @@ static void json_lines_in_both_forms(void **state) {
 
 static void mmlu_csv(void **state) {
     struct task_file f =
-        read_task(*state, "world_religions_test.CSV",
+        read_task("world_religions_test.CSV",
                   "\"Two\nlines, \"\"quoted\"\"\",one,\"2,0\",three,four,C\r\nWhy?,a,b,c,d,A\n");
     assert_int_equal(f.count, 2);
     assert_question(
@@ -177,7 +146,7 @@ static void mmlu_csv(void **state) {
         "b\nC. c\nD. d\nAnswer:",
         0, "[ A][ B][ C][ D]");
     task_file_free(&f);
-    f = read_task(*state, "maths.csv", "question,A,B,C,D,answer\nWhy?,a,b,c,d,D\n");
+    f = read_task("maths.csv", "question,A,B,C,D,answer\nWhy?,a,b,c,d,D\n");
     assert_int_equal(f.count, 1);
     assert_true(strstr(f.questions[0].context, "about maths.\n") != NULL);
     assert_int_equal(f.questions[0].answer, 3);
@@ -222,16 +191,17 @@ static void bad_task_files_are_refused(void **state) {
     struct task_file f;
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         struct error err = {""};
-        const char *path = put_file(*state, cases[i].name, cases[i].text, strlen(cases[i].text));
+        const char *path = put(cases[i].name, cases[i].text);
         if (task_file_read(&f, path, &err)) fail_msg("accepted: %s", cases[i].text);
-        assert_contains(err.message, cases[i].expected);
+        assert_mentions(err.message, cases[i].expected);
         assert_null(f.questions);
     }
     struct error err = {""};
-    assert_false(task_file_read(&f, put_file(*state, "a.csv", "q\0,a,b,c,d,A\n", 13), &err));
-    assert_contains(err.message, "a.csv:1: column 1 holds a NUL byte");
-    assert_false(task_file_read(&f, in_scratch(*state, "absent.jsonl"), &err));
-    assert_contains(err.message, "absent.jsonl: cannot open");
+    put_file("a.csv", "q\0,a,b,c,d,A\n", 13);
+    assert_false(task_file_read(&f, in_scratch("a.csv"), &err));
+    assert_mentions(err.message, "a.csv:1: column 1 holds a NUL byte");
+    assert_false(task_file_read(&f, in_scratch("absent.jsonl"), &err));
+    assert_mentions(err.message, "absent.jsonl: cannot open");
 }
 
 /* --- the plain forward pass --- */
@@ -419,7 +389,7 @@ static bool wins(const double *score, const double *length, int count, int answe
 
 static void scores_equal_the_plain_computation(void **state) {
     struct tokenizer *t = tokenizer_bytes();
-    const char *path = put_file(*state, "own.jsonl", tasks, strlen(tasks));
+    const char *path = put("own.jsonl", tasks);
     struct eval_task *task = open_task(path, t, 20);
     assert_string_equal(eval_task_name(task), "own.jsonl");
     assert_int_equal(eval_task_questions(task), 4);
@@ -466,7 +436,7 @@ static void nan_never_wins_and_the_first_of_equals_does(void **state) {
     struct tokenizer *t = tokenizer_bytes();
     static const char text[] = "{\"context\": \"a\", \"choices\": [\"b\", \"b\"], \"answer\": 0}\n"
                                "{\"context\": \"a\", \"choices\": [\"b\", \"b\", \"b\"], \"answer\": 1}\n";
-    struct eval_task *task = open_task(put_file(*state, "equal.jsonl", text, strlen(text)), t, 8);
+    struct eval_task *task = open_task(put("equal.jsonl", text), t, 8);
     struct model m;
     model_open(&m, 2, 8);
     struct eval_result r = eval_task_run(task, &m.gpt, NULL, NULL);
@@ -558,73 +528,70 @@ static int run_eval(char out[8192], int argc, const char *const *argv) {
 #define RUN(...) run_eval(out, ARRAY_LENGTH(((const char *[]){__VA_ARGS__})), (const char *[]){__VA_ARGS__})
 
 static void the_command(void **state) {
-    struct scratch *s = *state;
     struct model m;
     struct optimizer opt;
     struct error err = {""};
     struct tokenizer *t = tokenizer_bytes();
     struct train_state train = {.step = 7, .best_val_loss = NAN};
-    char out[8192], run[PATH_MAX], path[PATH_MAX], list[3 * PATH_MAX];
-    snprintf(run, sizeof run, "%s", in_scratch(s, "run"));
+    char out[8192];
+    const char *run = in_scratch("run"), *path = in_scratch("some.txt");
     assert_true(make_directories(run, &err));
     model_open(&m, 1, T_MAX);
     optimizer_create(&opt, &m.gpt, false);
     struct zero zero = {.gpt = &m.gpt, .optimizer = &opt};
     if (!checkpoint_save(run, &zero, t, &train, &err)) fail_msg("%s", err.message);
     model_close(&m);
-    put_file(s, "own.jsonl", tasks, strlen(tasks));
-    put_file(s, "maths_test.csv", "Why?,a,b,c,d,D\n", 15);
-    put_file(s, "some.txt", "A text of some words.\n<|endoftext|>\nAnother one.", 48);
-    snprintf(list, sizeof list, "%s,,%s", in_scratch(s, "*.csv"), "");
-    snprintf(list + strlen(list), PATH_MAX, "%s", in_scratch(s, "own.jsonl"));
+    put_text("own.jsonl", tasks);
+    put_text("maths_test.csv", "Why?,a,b,c,d,D\n");
+    put_text("some.txt", "A text of some words.\n<|endoftext|>\nAnother one.");
+    char *list = xasprintf("%s,,%s", in_scratch("*.csv"), in_scratch("own.jsonl"));
 
     assert_int_equal(
-        RUN("--from", run, "--tasks", list, "--details", in_scratch(s, "details"), "--seq-len", "20"), 0);
-    assert_contains(out,
+        RUN("--from", run, "--tasks", list, "--details", in_scratch("details"), "--seq-len", "20"), 0);
+    assert_mentions(out,
                     "warning: 3 of 5 questions are longer than 20 tokens: their beginnings are left out");
-    assert_contains(out, "\nown.jsonl              4 ");
-    assert_contains(out, "\nmaths_test.csv         1 ");
-    assert_contains(out, "\nall questions          5 ");
+    assert_mentions(out, "\nown.jsonl              4 ");
+    assert_mentions(out, "\nmaths_test.csv         1 ");
+    assert_mentions(out, "\nall questions          5 ");
     struct mapped_file f;
-    assert_true(file_map(&f, in_scratch(s, "details"), &err));
+    assert_true(file_map(&f, in_scratch("details"), &err));
     static const char begins[] = "{\"task\":\"maths_test.csv\",\"question\":0,\"answer\":3,\"scores\":[-";
     assert_true(f.size > (int64_t)sizeof begins && memcmp(f.data, begins, sizeof begins - 1) == 0);
     file_unmap(&f);
 
-    snprintf(path, sizeof path, "%s", in_scratch(s, "some.txt"));
     assert_int_equal(RUN("--from", run, "--text", path), 0);
-    assert_contains(out, "some.txt: loss ");
-    assert_contains(out, " nats per token over 35 tokens, perplexity "); /* 21 + 12 bytes, two ends */
-    assert_contains(out, " bits per byte\n");
+    assert_mentions(out, "some.txt: loss ");
+    assert_mentions(out, " nats per token over 35 tokens, perplexity "); /* 21 + 12 bytes, two ends */
+    assert_mentions(out, " bits per byte\n");
 
     assert_int_equal(RUN("--from", run), 2);
-    assert_contains(out, "error: nothing to evaluate on: give --data, --text or --tasks");
+    assert_mentions(out, "error: nothing to evaluate on: give --data, --text or --tasks");
     assert_int_equal(RUN("--from", run, "--text", path, "--data", path), 2);
-    assert_contains(out, "--data and --text exclude each other");
+    assert_mentions(out, "--data and --text exclude each other");
     assert_int_equal(RUN("--from", run, "--tasks", "/nonexistent/*.csv"), 1);
-    assert_contains(out, "error: --tasks: no file is named /nonexistent/*.csv");
+    assert_mentions(out, "error: --tasks: no file is named /nonexistent/*.csv");
     assert_int_equal(RUN("--from", run, "--tasks", path), 1);
-    assert_contains(out, "some.txt:1: not JSON");
+    assert_mentions(out, "some.txt:1: not JSON");
     assert_int_equal(RUN("--from", run, "--text", path, "--seq-len", "25"), 1);
-    assert_contains(out, "--seq-len 25 is longer than the model's context of 24");
+    assert_mentions(out, "--seq-len 25 is longer than the model's context of 24");
     assert_int_equal(RUN("--from", run, "--data", path), 1);
-    assert_contains(out, "some.txt");
-    assert_int_equal(RUN("--from", s->dir, "--tasks", list), 1);
+    assert_mentions(out, "some.txt");
+    assert_int_equal(RUN("--from", scratch_directory(), "--tasks", list), 1);
     tokenizer_free(t);
+    free(list);
 }
 
 int main(int argc, char **argv) {
     if (argc > 0 && strcmp(argv[0], "eval") == 0) return cmd_eval(argc - 1, argv + 1);
-#define IN_SCRATCH(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(csv_records),
-        IN_SCRATCH(json_lines_in_both_forms),
-        IN_SCRATCH(mmlu_csv),
-        IN_SCRATCH(bad_task_files_are_refused),
-        IN_SCRATCH(scores_equal_the_plain_computation),
-        IN_SCRATCH(nan_never_wins_and_the_first_of_equals_does),
+        SCRATCH_TEST(json_lines_in_both_forms),
+        SCRATCH_TEST(mmlu_csv),
+        SCRATCH_TEST(bad_task_files_are_refused),
+        SCRATCH_TEST(scores_equal_the_plain_computation),
+        SCRATCH_TEST(nan_never_wins_and_the_first_of_equals_does),
         cmocka_unit_test(losses_equal_the_plain_computation),
-        IN_SCRATCH(the_command),
+        SCRATCH_TEST(the_command),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,7 +2,7 @@
  *
  * A full disk is a file size limit with SIGXFSZ ignored; the terminal is a pseudo-terminal whose output a
  * small emulator turns back into a screen. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/base/file.h"
 #include "llmc/report/log_file.h"
@@ -24,52 +24,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-struct scratch {
-    char dir[PATH_MAX / 2];
-    char path[PATH_MAX];
-};
-
-static const char *in_scratch(struct scratch *s, const char *name) {
-    snprintf(s->path, sizeof s->path, "%s/%s", s->dir, name);
-    return s->path;
-}
-
-static int make_scratch(void **state) {
-    struct scratch *s = calloc(1, sizeof *s);
-    const char *base = getenv("TMPDIR");
-    snprintf(s->dir, sizeof s->dir, "%s/llmc_logger_XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(s->dir)) return -1;
-    *state = s;
-    return 0;
-}
-
-static int remove_scratch(void **state) {
-    struct scratch *s = *state;
-    bool ok = remove_tree(s->dir, NULL);
-    free(s);
-    return ok ? 0 : -1;
-}
-
-static char *read_text(const char *path) {
-    struct mapped_file f;
-    struct error err;
-    if (!file_map(&f, path, &err)) fail_msg("%s", err.message);
-    char *text = xmalloc((size_t)f.size + 1);
-    if (f.size) memcpy(text, f.data, (size_t)f.size);
-    text[f.size] = 0;
-    assert_int_equal(strlen(text), f.size);
-    file_unmap(&f);
-    return text;
-}
-
 static int count_of(const char *text, const char *part) {
     int n = 0;
     for (const char *p = text; (p = strstr(p, part)); p += strlen(part)) n++;
     return n;
-}
-
-static void assert_contains(const char *text, const char *part) {
-    if (!strstr(text, part)) fail_msg("\"%s\" is not in \"%.2000s\"", part, text);
 }
 
 /* Sends what this process prints to descriptor `fd` (at most a pipe's 64 KiB) into a pipe until capture_end,
@@ -232,16 +190,13 @@ static void append(const char *path, const void *data, size_t size) {
 }
 
 static void what_the_gpu_says(void **state) {
-    struct scratch *s = *state;
-    char out[PATH_MAX], file[PATH_MAX + 16];
-    snprintf(out, sizeof out, "%s", in_scratch(s, "gpu"));
+    const char *out = in_scratch("gpu");
     struct log_options o = options_for(out, 0);
     struct logger *l = open_or_fail(&o);
     logger_gpu(l, 3, &(struct nvml_reading){412.5, 61, 1830, 0.75, NULL, false});
     logger_gpu(l, 4, &(struct nvml_reading){NAN, NAN, 1200, NAN, "the power limit", true});
     logger_close(l);
-    snprintf(file, sizeof file, "%s/timing.jsonl", out);
-    char *got = read_text(file);
+    char *got = get_text("gpu/timing.jsonl");
     assert_string_equal(got, "{\"step\":3,\"gpu_watts\":412.5,\"gpu_celsius\":61,\"gpu_sm_mhz\":1830,"
                              "\"gpu_utilisation\":0.75,\"gpu_slowed\":null}\n"
                              "{\"step\":4,\"gpu_watts\":null,\"gpu_celsius\":null,\"gpu_sm_mhz\":1200,"
@@ -250,32 +205,29 @@ static void what_the_gpu_says(void **state) {
 }
 
 static void a_resumed_log_equals_an_uninterrupted_one(void **state) {
-    struct scratch *s = *state;
-    char whole[PATH_MAX], torn[PATH_MAX], file[PATH_MAX + 16];
-    snprintf(whole, sizeof whole, "%s", in_scratch(s, "deep/er/whole"));
-    snprintf(torn, sizeof torn, "%s", in_scratch(s, "torn"));
+    const char *whole = in_scratch("deep/er/whole"), *torn = in_scratch("torn"), *file;
     log_steps(whole, 0, STEPS);
-    snprintf(file, sizeof file, "%s/log.jsonl", whole);
-    char *expected = read_text(file);
+    file = in_scratch("deep/er/whole/log.jsonl");
+    char *expected = get_text(file);
     assert_int_equal(count_of(expected, "\n"), STEPS + STEPS / VALIDATE_EVERY);
-    snprintf(file, sizeof file, "%s/timing.jsonl", whole);
-    char *timing = read_text(file);
-    assert_contains(timing, "{\"step\":24,\"seconds\":0.25,\"tokens_per_second\":4000,\"flops_per_second\":"
+    file = in_scratch("deep/er/whole/timing.jsonl");
+    char *timing = get_text(file);
+    assert_mentions(timing, "{\"step\":24,\"seconds\":0.25,\"tokens_per_second\":4000,\"flops_per_second\":"
                             "4000000000,\"flops_share\":0.004}\n");
     static const char tail[] = "{\"step\":14,\"epoch\":0.25,\"lo";
     for (int64_t died = 1; died < STEPS; died++) {
         int64_t saved = max_i64(1, died - died % 5); /* the checkpoint may be older than the log */
         log_steps(torn, 0, died);
-        snprintf(file, sizeof file, "%s/log.jsonl", torn);
+        file = in_scratch("torn/log.jsonl");
         if (died % 3) append(file, tail, (size_t)(died % 27));
         if (died % 4 == 3)
             append(file, "\0\0\0\0\0\0\0\n\0\0", 10); /* blocks that were allocated, not written */
         log_steps(torn, saved, STEPS);
-        char *got = read_text(file);
+        char *got = get_text(file);
         assert_string_equal(got, expected);
         free(got);
-        snprintf(file, sizeof file, "%s/timing.jsonl", torn);
-        got = read_text(file);
+        file = in_scratch("torn/timing.jsonl");
+        got = get_text(file);
         assert_string_equal(got, timing);
         free(got);
     }
@@ -297,62 +249,57 @@ static void cutting_stops_at_the_first_damaged_row(void **state) {
         {"{\"step\":1}\n{\"step\":5}\n{\"stop\":5}\n", 33, 22},
         {"\0\n{\"step\":1}\n", 13, 0},
     };
-    struct scratch *s = *state;
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         struct log_file f;
         struct error err = {""};
-        unlink(in_scratch(s, "log"));
-        append(s->path, cases[i].content, (size_t)cases[i].size);
-        if (!log_file_open(&f, s->path, 5, &err)) fail_msg("%s", err.message);
+        unlink(in_scratch("log"));
+        append(in_scratch("log"), cases[i].content, (size_t)cases[i].size);
+        if (!log_file_open(&f, in_scratch("log"), 5, &err)) fail_msg("%s", err.message);
         if (f.size != cases[i].kept) fail_msg("case %zu: kept %d bytes", i, (int)f.size);
         log_file_put(&f, "{\"step\":6}\n", 11);
         log_file_close(&f);
-        char *text = read_text(s->path);
+        char *text = get_text("log");
         assert_int_equal(strlen(text), cases[i].kept + 11);
         free(text);
     }
 }
 
 static void missing_rows_are_reported(void **state) {
-    struct scratch *s = *state;
     struct capture c;
-    char out[PATH_MAX];
-    snprintf(out, sizeof out, "%s", in_scratch(s, "run"));
+    const char *out;
+    out = in_scratch("run");
     log_steps(out, 0, 6);
     capture_begin(&c, STDERR_FILENO);
     log_steps(out, 10, 12);
     char *text = capture_end(&c);
-    assert_contains(text, "holds the steps up to 6, but training goes on after step 10");
+    assert_mentions(text, "holds the steps up to 6, but training goes on after step 10");
     free(text);
 }
 
 static void two_processes_cannot_write_one_run(void **state) {
-    struct scratch *s = *state;
-    struct log_options o = options_for(in_scratch(s, "run"), 0);
+    struct log_options o = options_for(in_scratch("run"), 0);
     struct logger *l = open_or_fail(&o);
     log_one_step(l, 1);
     struct error err = {""};
     assert_null(logger_open(&o, &err));
-    assert_contains(err.message, "log.jsonl: another process is writing");
+    assert_mentions(err.message, "log.jsonl: another process is writing");
     logger_close(l);
-    char *text = read_text(in_scratch(s, "run/log.jsonl"));
+    char *text = get_text("run/log.jsonl");
     assert_int_equal(count_of(text, "\n"), 1); /* the refused logger has cut nothing */
     free(text);
 }
 
 static void an_unusable_directory_is_refused(void **state) {
-    struct scratch *s = *state;
     struct error err = {""};
-    append(in_scratch(s, "file"), "x", 1);
-    struct log_options o = options_for(in_scratch(s, "file"), 0);
+    append(in_scratch("file"), "x", 1);
+    struct log_options o = options_for(in_scratch("file"), 0);
     assert_null(logger_open(&o, &err));
-    assert_contains(err.message, "/file: cannot create directory");
-    o = options_for(in_scratch(s, "run"), 0);
-    assert_true(make_directories(s->path, &err));
-    assert_true(make_directories(in_scratch(s, "run/log.jsonl"), &err));
-    snprintf(s->path, sizeof s->path, "%s/run", s->dir);
+    assert_mentions(err.message, "/file: cannot create directory");
+    o = options_for(in_scratch("run"), 0);
+    assert_true(make_directories(in_scratch("run"), &err));
+    assert_true(make_directories(in_scratch("run/log.jsonl"), &err));
     assert_null(logger_open(&o, &err));
-    assert_contains(err.message, "log.jsonl: cannot open for writing");
+    assert_mentions(err.message, "log.jsonl: cannot open for writing");
 }
 
 /* --- full disk --- */
@@ -365,7 +312,7 @@ static void set_file_limit(rlim_t bytes) {
 }
 
 static void assert_whole_lines(const char *path) {
-    char *text = read_text(path);
+    char *text = get_text(path);
     size_t n = strlen(text);
     if (n && (text[n - 1] != '\n' || (n > 1 && text[n - 2] != '}')))
         fail_msg("torn: ...%s", text + (n > 60 ? n - 60 : 0));
@@ -373,19 +320,18 @@ static void assert_whole_lines(const char *path) {
 }
 
 static void a_full_disk_loses_nothing(void **state) {
-    struct scratch *s = *state;
     signal(SIGXFSZ, SIG_IGN);
-    char out[PATH_MAX], file[PATH_MAX + 16];
-    snprintf(out, sizeof out, "%s", in_scratch(s, "whole"));
+    const char *out, *file;
+    out = in_scratch("whole");
     log_steps(out, 0, STEPS);
-    snprintf(file, sizeof file, "%s/log.jsonl", out);
-    char *expected = read_text(file);
+    file = in_scratch("whole/log.jsonl");
+    char *expected = get_text(file);
     for (rlim_t limit = 0; limit < 1700; limit += 83) {
         struct capture c;
-        snprintf(out, sizeof out, "%s", in_scratch(s, "full"));
+        out = in_scratch("full");
         struct log_options o = options_for(out, 0);
         struct logger *l = open_or_fail(&o);
-        snprintf(file, sizeof file, "%s/log.jsonl", out);
+        file = in_scratch("full/log.jsonl");
         capture_begin(&c, STDERR_FILENO);
         set_file_limit(limit);
         for (int64_t i = 1; i <= 18; i++) {
@@ -396,7 +342,7 @@ static void a_full_disk_loses_nothing(void **state) {
         set_file_limit(RLIM_INFINITY);
         for (int64_t i = 19; i <= STEPS; i++) log_one_step(l, i);
         logger_close(l);
-        char *messages = capture_end(&c), *got = read_text(file);
+        char *messages = capture_end(&c), *got = get_text(file);
         assert_string_equal(got, expected);
         assert_int_equal(count_of(messages, "full/log.jsonl: cannot write"), 1);
         assert_int_equal(count_of(messages, "full/timing.jsonl: cannot write"), 1);
@@ -409,20 +355,19 @@ static void a_full_disk_loses_nothing(void **state) {
 }
 
 static void what_stays_unwritten_is_counted_at_the_end(void **state) {
-    struct scratch *s = *state;
     struct capture c;
     signal(SIGXFSZ, SIG_IGN);
-    struct log_options o = options_for(in_scratch(s, "run"), 0);
+    struct log_options o = options_for(in_scratch("run"), 0);
     struct logger *l = open_or_fail(&o);
     capture_begin(&c, STDERR_FILENO);
     set_file_limit(300);
     for (int64_t i = 1; i <= 3; i++) log_one_step(l, i);
     logger_close(l);
     set_file_limit(RLIM_INFINITY);
-    char *messages = capture_end(&c), *text = read_text(in_scratch(s, "run/log.jsonl"));
+    char *messages = capture_end(&c), *text = get_text("run/log.jsonl");
     char lost[64];
     snprintf(lost, sizeof lost, "log.jsonl: %d rows could not be written", 3 - count_of(text, "\n"));
-    assert_contains(messages, lost);
+    assert_mentions(messages, lost);
     free(messages);
     free(text);
     signal(SIGXFSZ, SIG_DFL);
@@ -455,7 +400,7 @@ static void the_line_fits_every_width(void **state) {
             if (n >= columns) fail_msg("%d characters in %d columns: %s", n, columns, line);
             for (int i = 0; i < n; i++) assert_true(line[i] >= ' ' && line[i] <= '~');
             if (columns > (bad ? 46 : 14))
-                assert_contains(line, bad ? "/9223372036854775807" : "step   42/5000");
+                assert_mentions(line, bad ? "/9223372036854775807" : "step   42/5000");
         }
         /* The longest that values can become. */
         p = (struct progress){INT64_MIN + 1, INT64_MAX, -1e300, -1e300, -1e300, -1e300, -1e-300,
@@ -474,14 +419,14 @@ static void the_line_says_everything_when_there_is_room(void **state) {
         "12.3k tok/s   320 GFLOP/s  71%  eta 12m34s");
     progress_line(line, &p, 250);
     assert_true(line[0] == '[');
-    assert_contains(line, "]  step   42/5000  epoch   0.42  loss  3.1416");
+    assert_mentions(line, "]  step   42/5000  epoch   0.42  loss  3.1416");
     /* A narrow one keeps what matters. */
     progress_line(line, &p, 45);
     assert_string_equal(line, "step   42/5000  loss  3.1416  eta 12m34s");
     p.loss = NAN, p.skipped = 3;
     progress_line(line, &p, 0);
-    assert_contains(line, "loss     nan");
-    assert_contains(line, "skipped 3");
+    assert_mentions(line, "loss     nan");
+    assert_mentions(line, "skipped 3");
     p.step = 5000;
     progress_line(line, &p, 26);
     assert_string_equal(line, "[=======]  step 5000/5000");
@@ -578,10 +523,9 @@ static void train_on_terminal(const char *out) {
 }
 
 static void one_line_is_redrawn_on_a_terminal(void **state) {
-    struct scratch *s = *state;
     int64_t size;
     int status;
-    char *text = run_on_terminal(train_on_terminal, in_scratch(s, "run"), 80, &size, &status);
+    char *text = run_on_terminal(train_on_terminal, in_scratch("run"), 80, &size, &status);
     assert_int_equal(status, 0);
     struct screen screen = {.columns = 80};
     screen_put(&screen, text, size);
@@ -601,7 +545,7 @@ static void one_line_is_redrawn_on_a_terminal(void **state) {
         if (i + 1 < ARRAY_LENGTH(expected))
             assert_string_equal(screen.cell[i], expected[i]);
         else
-            assert_contains(screen.cell[i], expected[i]);
+            assert_mentions(screen.cell[i], expected[i]);
     }
     assert_int_equal(screen.row, ARRAY_LENGTH(expected));
     assert_true(strlen(screen.cell[screen.row - 1]) < 50);
@@ -618,10 +562,9 @@ static void die_on_terminal(const char *out) {
 }
 
 static void an_error_stands_on_its_own_line(void **state) {
-    struct scratch *s = *state;
     int64_t size;
     int status;
-    char *text = run_on_terminal(die_on_terminal, in_scratch(s, "run"), 100, &size, &status);
+    char *text = run_on_terminal(die_on_terminal, in_scratch("run"), 100, &size, &status);
     struct screen screen = {.columns = 100};
     screen_put(&screen, text, size);
     assert_true(WIFEXITED(status) && WEXITSTATUS(status) == EXIT_FAILURE);
@@ -643,9 +586,9 @@ static void plain_lines_elsewhere(void **state) {
     assert_null(strpbrk(text, "\r\033["));
     /* The first and the last step, six validations, and the word; all in no time, so nothing between. */
     assert_int_equal(count_of(text, "\n"), 2 + STEPS / VALIDATE_EVERY + 1);
-    assert_contains(text, "step  1/24  epoch");
-    assert_contains(text, "step 24/24  epoch");
-    assert_contains(text, "\nbye\n");
+    assert_mentions(text, "step  1/24  epoch");
+    assert_mentions(text, "step 24/24  epoch");
+    assert_mentions(text, "\nbye\n");
     free(text);
 
     o.quiet = true;
@@ -676,47 +619,45 @@ static void the_median_rate(void **state) {
 /* --- the plot, more of which is in test_plot.c --- */
 
 static void a_logger_draws_the_whole_run_after_a_resume(void **state) {
-    struct scratch *s = *state;
     struct error err = {""};
-    char out[PATH_MAX];
-    snprintf(out, sizeof out, "%s", in_scratch(s, "my run"));
+    const char *out;
+    out = in_scratch("my run");
     log_steps(out, 0, 20);
     struct log_options o = options_for(out, 15);
     struct logger *l = open_or_fail(&o);
     for (int64_t i = 16; i <= STEPS; i++) log_one_step(l, i);
     if (!logger_plot(l, &err)) fail_msg("%s", err.message);
     logger_close(l);
-    char *text = read_text(in_scratch(s, "my run/loss.svg"));
-    assert_contains(text, "<title>my run: ");
+    char *text = get_text("my run/loss.svg");
+    assert_mentions(text, "<title>my run: ");
     assert_int_equal(count_of(text, "r=\"2.5\" fill=\"#1259b3\""),
                      STEPS - 1); /* a dot a step, but for the NaN */
     assert_int_equal(count_of(text, "fill=\"#d2500a\" stroke"), STEPS / VALIDATE_EVERY);
     free(text);
-    assert_false(path_exists(in_scratch(s, "my run/loss.svg.tmp")));
+    assert_false(path_exists(in_scratch("my run/loss.svg.tmp")));
 }
 
 int main(void) {
-#define IN_SCRATCH(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_read_back_exactly),
         cmocka_unit_test(the_form_of_rows),
         cmocka_unit_test(what_is_no_row_is_refused),
-        IN_SCRATCH(what_the_gpu_says),
-        IN_SCRATCH(a_resumed_log_equals_an_uninterrupted_one),
-        IN_SCRATCH(cutting_stops_at_the_first_damaged_row),
-        IN_SCRATCH(missing_rows_are_reported),
-        IN_SCRATCH(two_processes_cannot_write_one_run),
-        IN_SCRATCH(an_unusable_directory_is_refused),
-        IN_SCRATCH(a_full_disk_loses_nothing),
-        IN_SCRATCH(what_stays_unwritten_is_counted_at_the_end),
+        SCRATCH_TEST(what_the_gpu_says),
+        SCRATCH_TEST(a_resumed_log_equals_an_uninterrupted_one),
+        SCRATCH_TEST(cutting_stops_at_the_first_damaged_row),
+        SCRATCH_TEST(missing_rows_are_reported),
+        SCRATCH_TEST(two_processes_cannot_write_one_run),
+        SCRATCH_TEST(an_unusable_directory_is_refused),
+        SCRATCH_TEST(a_full_disk_loses_nothing),
+        SCRATCH_TEST(what_stays_unwritten_is_counted_at_the_end),
         cmocka_unit_test(the_line_fits_every_width),
         cmocka_unit_test(the_line_says_everything_when_there_is_room),
         cmocka_unit_test(columns_keep_their_places),
-        IN_SCRATCH(one_line_is_redrawn_on_a_terminal),
-        IN_SCRATCH(an_error_stands_on_its_own_line),
+        SCRATCH_TEST(one_line_is_redrawn_on_a_terminal),
+        SCRATCH_TEST(an_error_stands_on_its_own_line),
         cmocka_unit_test(plain_lines_elsewhere),
         cmocka_unit_test(the_median_rate),
-        IN_SCRATCH(a_logger_draws_the_whole_run_after_a_resume),
+        SCRATCH_TEST(a_logger_draws_the_whole_run_after_a_resume),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

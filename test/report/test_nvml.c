@@ -1,6 +1,6 @@
 /* Telemetry of a GPU, from stand-ins for NVIDIA's library that the test compiles: one that works, and others
  * that lack functions or whose functions fail. Order: stand-ins, readings, what is missing. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/base/file.h"
 #include "llmc/report/nvml.h"
@@ -52,25 +52,17 @@ static const char source[] =
     "}\n"
     "#endif\n";
 
-static char directory[] = "/tmp/llmc-nvml-XXXXXX";
-
-static int make_directory(void **state) {
-    struct error err;
-    char path[64];
-    if (!mkdtemp(directory)) return -1;
-    snprintf(path, sizeof path, "%s/fake.c", directory);
-    return write_file_atomic(path, source, strlen(source), &err) ? 0 : -1;
-}
-static int remove_directory(void **state) {
-    struct error err;
-    return remove_tree(directory, &err) ? 0 : -1;
+static int set_up(void **state) {
+    if (make_scratch(state) != 0) return -1;
+    put_text("fake.c", source);
+    return 0;
 }
 
 /* Compiles a stand-in and opens the GPU `uuid` with it. */
 static struct nvml *open_fake(const char *flags, const char *uuid) {
     static int count;
-    char *library = xasprintf("%s/fake-%d.so", directory, count++);
-    char *command = xasprintf("cc -shared -fPIC -w %s -o %s %s/fake.c", flags, library, directory);
+    char *library = xasprintf("%s/fake-%d.so", scratch_directory(), count++);
+    char *command = xasprintf("cc -shared -fPIC -w %s -o %s %s/fake.c", flags, library, scratch_directory());
     assert_int_equal(system(command), 0);
     setenv("LLMC_NVML", library, 1);
     setenv("FAKE_OPEN", "0", 1);
@@ -171,5 +163,5 @@ int main(void) {
         cmocka_unit_test(test_missing_and_failing_functions),
         cmocka_unit_test(test_no_library),
     };
-    return cmocka_run_group_tests(tests, make_directory, remove_directory);
+    return cmocka_run_group_tests(tests, set_up, remove_scratch);
 }

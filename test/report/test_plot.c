@@ -1,5 +1,5 @@
 /* loss.svg: sound XML for every curve, and the picture shows what is in the log. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/base/file.h"
 #include "llmc/report/log_file.h"
@@ -11,46 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct scratch {
-    char dir[PATH_MAX / 2];
-};
-
-static int make_scratch(void **state) {
-    struct scratch *s = calloc(1, sizeof *s);
-    const char *base = getenv("TMPDIR");
-    snprintf(s->dir, sizeof s->dir, "%s/llmc_plot_XXXXXX", base && *base ? base : "/tmp");
-    if (!mkdtemp(s->dir)) return -1;
-    *state = s;
-    return 0;
-}
-
-static int remove_scratch(void **state) {
-    struct scratch *s = *state;
-    bool ok = remove_tree(s->dir, NULL);
-    free(s);
-    return ok ? 0 : -1;
-}
-
-static char *read_text(const char *path) {
-    struct mapped_file f;
-    struct error err;
-    if (!file_map(&f, path, &err)) fail_msg("%s", err.message);
-    char *text = xmalloc((size_t)f.size + 1);
-    if (f.size) memcpy(text, f.data, (size_t)f.size);
-    text[f.size] = 0;
-    assert_int_equal(strlen(text), f.size);
-    file_unmap(&f);
-    return text;
-}
-
 static int count_of(const char *text, const char *part) {
     int n = 0;
     for (const char *p = text; (p = strstr(p, part)); p += strlen(part)) n++;
     return n;
-}
-
-static void assert_contains(const char *text, const char *part) {
-    if (!strstr(text, part)) fail_msg("\"%s\" is not in \"%.2000s\"", part, text);
 }
 
 /* Tags closed in order, attributes quoted, no markup characters in text, and every number in sight. */
@@ -120,10 +84,9 @@ static double sometimes_nan(int64_t s) { return s % 10 < 3 ? NAN : falling(s); }
 static double far_away(int64_t s) { return s == 3 ? NAN : -1e304 / (double)s; }
 static double tiny(int64_t s) { return 1e-310 * (double)s; }
 
-static char *plot(struct scratch *s, const struct curve *c, const char *title) {
-    char log[PATH_MAX], svg[PATH_MAX], line[LOG_LINE_MAX];
-    snprintf(log, sizeof log, "%s/%s.jsonl", s->dir, c->name);
-    snprintf(svg, sizeof svg, "%s/%s.svg", s->dir, c->name);
+static char *plot(const struct curve *c, const char *title) {
+    const char *log = in_scratch("%s.jsonl", c->name), *svg = in_scratch("%s.svg", c->name);
+    char line[LOG_LINE_MAX];
     FILE *f = fopen(log, "w");
     assert_non_null(f);
     for (int64_t i = 1; i <= c->steps; i++) {
@@ -137,7 +100,7 @@ static char *plot(struct scratch *s, const struct curve *c, const char *title) {
     fclose(f);
     struct error err = {""};
     if (!plot_log(svg, log, title, c->floor, &err)) fail_msg("%s", err.message);
-    char *text = read_text(svg);
+    char *text = get_text(svg);
     assert_svg(text);
     return text;
 }
@@ -159,31 +122,31 @@ static void every_curve_gives_a_sound_picture(void **state) {
         {"far", 20, far_away, 5, 1e-3},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(curves); i++) {
-        char *text = plot(*state, &curves[i], curves[i].name);
-        assert_contains(text, ">loss (nats per token)<");
-        assert_contains(text, ">learning rate<");
-        assert_contains(text, ">optimizer step<");
+        char *text = plot(&curves[i], curves[i].name);
+        assert_mentions(text, ">loss (nats per token)<");
+        assert_mentions(text, ">learning rate<");
+        assert_mentions(text, ">optimizer step<");
         free(text);
     }
 }
 
 static void the_picture_says_what_is_in_the_log(void **state) {
     struct curve c = {"run", 1000, with_spike, 100, 1.25};
-    char *text = plot(*state, &c, "a<b>&\"c\xC3\xA9\xFF\x01");
-    assert_contains(text, ">a&#60;b&#62;&#38;&#34;c\xC3\xA9?\?</text>");
-    assert_contains(text, ">floor 1.2500</text>");
-    assert_contains(text, ">val 1.4200</text>"); /* 1.3 + 0.01 * (7919000 % 13 = 11) + 0.01 */
-    assert_contains(text, ">validation</text>");
-    assert_contains(text, "after step 1,000");
-    assert_contains(text, "validation loss 13.6 % above the floor");
-    assert_contains(text, "up to 1e+30");
+    char *text = plot(&c, "a<b>&\"c\xC3\xA9\xFF\x01");
+    assert_mentions(text, ">a&#60;b&#62;&#38;&#34;c\xC3\xA9?\?</text>");
+    assert_mentions(text, ">floor 1.2500</text>");
+    assert_mentions(text, ">val 1.4200</text>"); /* 1.3 + 0.01 * (7919000 % 13 = 11) + 0.01 */
+    assert_mentions(text, ">validation</text>");
+    assert_mentions(text, "after step 1,000");
+    assert_mentions(text, "validation loss 13.6 % above the floor");
+    assert_mentions(text, "up to 1e+30");
     assert_int_equal(count_of(text, "fill=\"#d2500a\" stroke"), 10); /* a marker for each validation */
     assert_null(strstr(text, "update skipped"));
     free(text);
     c = (struct curve){"gaps", 1000, sometimes_nan, 0, NAN};
-    text = plot(*state, &c, "run");
-    assert_contains(text, ">update skipped</text>");
-    assert_contains(text, "300 updates skipped");
+    text = plot(&c, "run");
+    assert_mentions(text, ">update skipped</text>");
+    assert_mentions(text, "300 updates skipped");
     assert_null(strstr(text, ">floor"));
     free(text);
 }
@@ -196,7 +159,7 @@ static void no_spike_gets_lost_in_a_long_run(void **state) {
     /* 5 % above and below are all 2: the axis would stop at 2.2 and hide the spike; a floor makes room for
      * it. */
     c.floor = 3.5;
-    char *text = plot(*state, &c, "long");
+    char *text = plot(&c, "long");
     assert_true(strlen(text) < 200000);
     double top = INFINITY, bottom = 0;
     const char *raw = strstr(text, "stroke=\"#a9cbf0\" stroke-width");
@@ -216,11 +179,10 @@ static void no_spike_gets_lost_in_a_long_run(void **state) {
 }
 
 int main(void) {
-#define IN_SCRATCH(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
     const struct CMUnitTest tests[] = {
-        IN_SCRATCH(every_curve_gives_a_sound_picture),
-        IN_SCRATCH(the_picture_says_what_is_in_the_log),
-        IN_SCRATCH(no_spike_gets_lost_in_a_long_run),
+        SCRATCH_TEST(every_curve_gives_a_sound_picture),
+        SCRATCH_TEST(the_picture_says_what_is_in_the_log),
+        SCRATCH_TEST(no_spike_gets_lost_in_a_long_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,7 +3,7 @@
  * their ids under many configurations, and checksums of the ids of texts too large to store.
  *
  * Order: configurations, golden cases, large golden cases, training, round trips, saving, malformed files. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/base/file.h"
 #include "llmc/base/rng.h"
@@ -16,8 +16,6 @@
 #include <string.h>
 #include <zlib.h>
 
-static char directory[64];
-
 /* --- configurations --- */
 
 static json_t *read_json(const char *path) {
@@ -27,27 +25,17 @@ static json_t *read_json(const char *path) {
     return root;
 }
 
-static char *path_in(const char *name) { return xasprintf("%s/%s", directory, name); }
-
-static void write_text(const char *name, const char *text, size_t size) {
-    struct error err;
-    char *path = path_in(name);
-    if (!write_file_atomic(path, text, size, &err)) fail_msg("%s", err.message);
-    free(path);
-}
-
 static void write_json(const char *name, const json_t *root) {
     char *text = json_dumps(root, JSON_COMPACT);
-    write_text(name, text, strlen(text));
+    put_file(name, text, strlen(text));
     free(text);
 }
 
 static struct tokenizer *load(const char *name) {
     struct error err;
-    char *path = path_in(name);
+    const char *path = in_scratch("%s", name);
     struct tokenizer *t = tokenizer_load(path, &err);
     if (!t) fail_msg("%s", err.message);
-    free(path);
     return t;
 }
 
@@ -310,7 +298,8 @@ static char *merge_text(const json_t *m) {
 static void test_training_equals_hugging_face(void **state) {
     int64_t size;
     struct error err;
-    char *text = read_golden_text(&size), *path = path_in("trained.json");
+    char *text = read_golden_text(&size);
+    const char *path = in_scratch("trained.json");
     json_t *base = read_json("test/golden/tokenizer.json"), *model = json_object_get(base, "model");
     int count = (int)json_object_size(json_object_get(model, "vocab"));
     struct tokenizer *t = tokenizer_train(&(struct text_span){text, size}, 1, count + 1, 2, &err);
@@ -327,7 +316,6 @@ static void test_training_equals_hugging_face(void **state) {
         free(got);
         free(want);
     }
-    free(path);
     json_decref(saved);
     json_decref(base);
     tokenizer_free(t);
@@ -423,7 +411,8 @@ static void test_saved_and_loaded_is_the_same(void **state) {
     struct error err;
     goldens_open(&g);
     int64_t size;
-    char *text = read_golden_text(&size), *path = path_in("saved.json");
+    char *text = read_golden_text(&size);
+    const char *path = in_scratch("saved.json");
     for (int i = 0; i < g.count; i++) {
         struct token_buffer a = {0}, b = {0};
         if (!tokenizer_save(g.tokenizers[i], path, &err)) fail_msg("%s", err.message);
@@ -442,7 +431,6 @@ static void test_saved_and_loaded_is_the_same(void **state) {
         token_buffer_free(&b);
         tokenizer_free(again);
     }
-    free(path);
     free(text);
     goldens_close(&g);
 }
@@ -465,10 +453,10 @@ static void test_published_files(void **state) {
     static const char *const pairs[][2] = {{"vocab.bpe", "encoder.json"}, {"merges.txt", "vocab.json"}};
     for (size_t p = 0; p < ARRAY_LENGTH(pairs); p++) {
         struct error err;
-        char *folder = xasprintf("%s/published%zu", directory, p);
+        const char *folder = in_scratch("published%zu", p);
         assert_true(make_directories(folder, &err));
         char *name = xasprintf("published%zu/%s", p, pairs[p][0]);
-        write_text(name, merges.bytes, (size_t)merges.size);
+        put_file(name, merges.bytes, (size_t)merges.size);
         free(name);
         name = xasprintf("published%zu/%s", p, pairs[p][1]);
         write_json(name, vocab);
@@ -482,7 +470,6 @@ static void test_published_files(void **state) {
         assert_true(b.count < size / 2);
         free(text);
         free(name);
-        free(folder);
         token_buffer_free(&b);
         tokenizer_free(t);
     }
@@ -495,12 +482,11 @@ static void test_published_files(void **state) {
 
 static void refuse(const char *name, const char *reason) {
     struct error err;
-    char *path = path_in(name);
+    const char *path = in_scratch("%s", name);
     struct tokenizer *t = tokenizer_load(path, &err);
     if (t) fail_msg("%s was accepted; it should be refused: %s", name, reason);
-    if (!strstr(err.message, reason) || !strstr(err.message, directory))
+    if (!strstr(err.message, reason) || !strstr(err.message, scratch_directory()))
         fail_msg("refused with \"%s\", which does not name the file and \"%s\"", err.message, reason);
-    free(path);
 }
 
 /* Changes one part of the good file; `path` is "model/type". */
@@ -526,11 +512,11 @@ static json_t *split_on(const char *regex, const char *behavior) {
 }
 
 static void test_malformed_files(void **state) {
-    write_text("empty.json", "", 0);
+    put_file("empty.json", "", 0);
     refuse("empty.json", "JSON");
-    write_text("garbage.json", "\x80\x81{{{", 5);
+    put_file("garbage.json", "\x80\x81{{{", 5);
     refuse("garbage.json", "JSON");
-    write_text("list.json", "[1, 2]", 6);
+    put_file("list.json", "[1, 2]", 6);
     refuse("list.json", "");
     refuse("missing.json", "");
     refuse_changed("model", NULL, "model");
@@ -582,26 +568,17 @@ static void test_malformed_files(void **state) {
                    "single_word");
     refuse_changed("added_tokens", json_pack("{}"), "added_tokens");
     static const char twice[] = "{\"model\": {\"vocab\": {\"a\": 0, \"a\": 1}}}";
-    write_text("twice.json", twice, strlen(twice));
+    put_file("twice.json", twice, strlen(twice));
     refuse("twice.json", "duplicate");
     /* cut off anywhere it is not JSON, or misses something */
     struct mapped_file f;
     struct error err;
     assert_true(file_map(&f, "test/golden/tokenizer.json", &err));
     for (int64_t size = 1; size < f.size - 2; size += f.size / 23) {
-        write_text("cut.json", (const char *)f.data, (size_t)size);
+        put_file("cut.json", (const char *)f.data, (size_t)size);
         refuse("cut.json", "");
     }
     file_unmap(&f);
-}
-
-static int set_up(void **state) {
-    strcpy(directory, "/tmp/llmc-tokenizer-XXXXXX");
-    return mkdtemp(directory) ? 0 : -1;
-}
-static int tear_down(void **state) {
-    struct error err;
-    return remove_tree(directory, &err) ? 0 : -1;
 }
 
 int main(void) {
@@ -616,5 +593,5 @@ int main(void) {
         cmocka_unit_test(test_published_files),
         cmocka_unit_test(test_malformed_files),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
 }
