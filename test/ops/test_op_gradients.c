@@ -3,31 +3,11 @@
 
 #include "llmc/ops/ctx.h"
 #include "llmc/base/rng.h"
+#include "test/ops/cpu_ctx.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct cpu {
-    struct device *device;
-    struct ctx ctx;
-};
-
-static int open_cpu(void **state) {
-    struct cpu *cpu = (struct cpu *)xcalloc(1, sizeof *cpu);
-    cpu->device = device_open_cpu();
-    ctx_init(&cpu->ctx, cpu->device, &cpu_ops, false);
-    *state = cpu;
-    return 0;
-}
-static int close_cpu(void **state) {
-    struct cpu *cpu = (struct cpu *)*state;
-    ctx_free(&cpu->ctx);
-    cpu->device->close(cpu->device);
-    free(cpu);
-    return 0;
-}
-static struct ctx *ctx_of(void **state) { return &((struct cpu *)*state)->ctx; }
 
 /* --- finite differences --- */
 

@@ -6,6 +6,7 @@
 
 #include "llmc/base/rng.h"
 #include "llmc/format/safetensors.h"
+#include "test/ops/cpu_ctx.h"
 #include "test/ops/op_harness.h"
 
 #include <omp.h>
@@ -14,27 +15,6 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-struct cpu {
-    struct device *device;
-    struct ctx ctx;
-};
-
-static int open_cpu(void **state) {
-    struct cpu *cpu = (struct cpu *)xcalloc(1, sizeof *cpu);
-    cpu->device = device_open_cpu();
-    ctx_init(&cpu->ctx, cpu->device, &cpu_ops, false);
-    *state = cpu;
-    return 0;
-}
-static int close_cpu(void **state) {
-    struct cpu *cpu = (struct cpu *)*state;
-    ctx_free(&cpu->ctx);
-    cpu->device->close(cpu->device);
-    free(cpu);
-    return 0;
-}
-static struct ctx *ctx_of(void **state) { return &((struct cpu *)*state)->ctx; }
 
 /* --- all cases --- */
 
