@@ -278,6 +278,7 @@ $(BUILD)/sim/$(1)/test/%: $(BUILD)/sim/$(1)/test/%.o $(BUILD)/sim/$(1)/libcuda.a
 	$(CXX) -o $$@ $$< $(SIM_LINK) $$(filter %.a,$$^) $(LDLIBS) $(SIM_SAN_$(1)) -lcmocka
 
 $(BUILD)/sim/$(1)/test/%: $(BUILD)/test/%.o $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
+	@mkdir -p $$(@D)
 	$(CXX) -o $$@ $$< $(SIM_LINK) $$(filter %.a,$$^) $(LDLIBS) $(SIM_SAN_$(1)) -lcmocka
 
 $(BUILD)/sim/$(1)/train_gpt: $(BUILD)/train_gpt.o $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/libllmc.a

@@ -216,8 +216,8 @@ static void bench_case(struct bench *b, const struct op_test *op, const struct o
     bool best = strcmp(want, "best") == 0, all = strcmp(want, "all") == 0;
     int count = 0;
     op_instance_create(&x, op, c, b->dtype, &b->ctx);
-    for (int i = 0; (row = op->row(b->ctx.ops, i)) && !(best && count > 0); i++)
-        if ((best || all || strcmp(row, want) == 0) && op->need(b->ctx.ops, i, &x) >= 0) {
+    for (int i = 0; (row = op->variant(b->ctx.ops, i)) && !(best && count > 0); i++)
+        if ((best || all || strcmp(row, want) == 0) && op_instance_need(&x, b->ctx.ops, i) >= 0) {
             bench_row(b, &x, row);
             count++;
         }

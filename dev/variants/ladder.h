@@ -1,5 +1,5 @@
 /* The teaching ladders as an op table. A context whose `ops` is &ladder_ops runs the steps of a ladder
- * where production's kernels would run; an op without a ladder keeps production's rows. The name of a step
+ * where production's kernels would run; an op without a ladder keeps production's variants. The name of a step
  * begins with its number. README.md in this folder explains ladders. */
 #ifndef LLMC_LADDER_H
 #define LLMC_LADDER_H
@@ -12,15 +12,21 @@ extern "C" {
 
 extern const struct ops ladder_ops;
 
-/* dev/variants/<stem>.cu and <stem>_backward.cu. As in every op table, the fastest row stands first. */
-extern const struct norm_forward_variant ladder_norm_forward[];
-extern const struct act_forward_variant ladder_act_forward[];
-extern const struct matmul_forward_variant ladder_matmul_forward[];
-extern const struct matmul_backward_variant ladder_matmul_backward[]; /* the bias gradient */
-extern const struct attn_forward_variant ladder_attn_forward[];
-extern const struct attn_backward_variant ladder_attn_backward[];
-extern const struct loss_forward_variant ladder_loss_forward[];
-extern const struct adamw_variant ladder_adamw[];
+/* The ops that have a ladder, ladder_<op>, in dev/variants/<stem>.cu and <stem>_backward.cu. As in every op
+ * table, the fastest variant stands first. The ladder of matmul_backward is the bias gradient's. */
+#define LADDERS(X)                                                                                           \
+    X(norm_forward)                                                                                          \
+    X(act_forward)                                                                                           \
+    X(matmul_forward)                                                                                        \
+    X(matmul_backward)                                                                                       \
+    X(attn_forward)                                                                                          \
+    X(attn_backward)                                                                                         \
+    X(loss_forward)                                                                                          \
+    X(adamw)
+
+#define X(op) extern const struct op##_variant ladder_##op[];
+LADDERS(X)
+#undef X
 
 #ifdef __cplusplus
 }

@@ -1,18 +1,12 @@
 /* GELU: forward, backward. Contracts in ops.h, the function itself in cpu.h. */
 #include "llmc/cpu/cpu.h"
 
-static int64_t act_forward_need(struct tensor *out, const struct tensor *inp) { return cpu_needs(inp, 0); }
-
 static void act_forward_run(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
     int64_t n = tensor_count(inp);
     float *o = f32(out);
     const float *x = f32(inp);
 #pragma omp parallel for simd schedule(static)
     for (int64_t i = 0; i < n; i++) o[i] = cpu_gelu(x[i]);
-}
-
-static int64_t act_backward_need(struct tensor *dinp, const struct tensor *dout, const struct tensor *inp) {
-    return cpu_needs(inp, 0);
 }
 
 static void act_backward_run(const struct op_env *env, struct tensor *dinp, const struct tensor *dout,
@@ -24,5 +18,5 @@ static void act_backward_run(const struct op_env *env, struct tensor *dinp, cons
     for (int64_t i = 0; i < n; i++) dx[i] = d[i] * cpu_gelu_derivative(x[i]);
 }
 
-CPU_ROW(act_forward, act_forward_need);
-CPU_ROW(act_backward, act_backward_need);
+CPU_VARIANT(act_forward, NULL);
+CPU_VARIANT(act_backward, NULL);

@@ -115,7 +115,7 @@ static void scores(float *S, float *qT, const struct head *h, int64_t first, int
 
 static int64_t attn_forward_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
                                  int t0) {
-    return cpu_needs(qkv, scratch_bytes(qkv, NH, 1));
+    return scratch_bytes(qkv, NH, 1);
 }
 
 /* S (keys,LANES) -> e^(S - max); sums of these and max per query. */
@@ -160,7 +160,7 @@ static void attn_forward_run(const struct op_env *env, struct tensor *out, struc
 
 static int64_t attn_backward_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
                                   const struct tensor *lse, const struct tensor *qkv, int NH) {
-    return cpu_needs(qkv, scratch_bytes(qkv, NH, 2));
+    return scratch_bytes(qkv, NH, 2);
 }
 
 /* What one head reads and writes besides qkv: rows C apart, and gradients, rows 3C apart. */
@@ -230,5 +230,5 @@ static void attn_backward_run(const struct op_env *env, struct tensor *dqkv, con
     }
 }
 
-CPU_ROW(attn_forward, attn_forward_need);
-CPU_ROW(attn_backward, attn_backward_need);
+CPU_VARIANT(attn_forward, attn_forward_need);
+CPU_VARIANT(attn_backward, attn_backward_need);

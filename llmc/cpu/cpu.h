@@ -61,13 +61,8 @@ static inline float cpu_gelu_derivative(float x) {
  * rows, so the order of summation is fixed. */
 void cpu_column_sum(float *out, const float *x, int64_t N, int64_t C, bool accumulate);
 
-/* What a row that needs no scratch asks for: the front door has seen to it that all operands are alike. */
-static inline int64_t cpu_needs(const struct tensor *t, int64_t scratch) {
-    return t->dtype == DTYPE_F32 ? scratch : OP_UNSUPPORTED;
-}
-
-/* The single row of an op. */
-#define CPU_ROW(op, need_function)                                                                           \
+/* The only variant of an op: op##_run, which wants the scratch that need_function says (NULL: none). */
+#define CPU_VARIANT(op, need_function)                                                                       \
     const struct op##_variant cpu_##op##_variants[] = {                                                      \
         {.name = "cpu", .run = op##_run, .need = need_function}, {0}}
 

@@ -1,11 +1,6 @@
 /* Embedding: forward, backward. Contracts in ops.h. */
 #include "llmc/cpu/cpu.h"
 
-static int64_t embed_forward_need(struct tensor *out, const struct tensor *tokens, const struct tensor *wte,
-                                  const struct tensor *wpe, int t0) {
-    return cpu_needs(wte, 0);
-}
-
 static void embed_forward_run(const struct op_env *env, struct tensor *out, const struct tensor *tokens,
                               const struct tensor *wte, const struct tensor *wpe, int t0) {
     int64_t N = tensor_count(tokens), T = tokens->dim[1], C = tensor_cols(wte);
@@ -16,11 +11,6 @@ static void embed_forward_run(const struct op_env *env, struct tensor *out, cons
         const float *position = f32(wpe) + (t0 + n % T) * C;
         for (int64_t c = 0; c < C; c++) o[c] = token[c] + position[c];
     }
-}
-
-static int64_t embed_backward_need(struct tensor *dwte, struct tensor *dwpe, const struct tensor *dout,
-                                   const struct tensor *tokens) {
-    return cpu_needs(dout, 0);
 }
 
 /* Two tokens may share a row of dwte, so threads split the columns, not the tokens. */
@@ -43,5 +33,5 @@ static void embed_backward_run(const struct op_env *env, struct tensor *dwte, st
     }
 }
 
-CPU_ROW(embed_forward, embed_forward_need);
-CPU_ROW(embed_backward, embed_backward_need);
+CPU_VARIANT(embed_forward, NULL);
+CPU_VARIANT(embed_backward, NULL);

@@ -4,11 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-static int64_t loss_forward_need(struct tensor *losses, struct tensor *logits, const struct tensor *targets,
-                                 const struct tensor *dloss, int V) {
-    return cpu_needs(logits, 0);
-}
-
 /* Sums and maxima are taken over blocks of columns, LANES at a time. In one fp32 sum of 50,257 exponentials those
  * below half a unit in the last place of the running total vanish: on random logits the loss was off by up to
  * 6e-5, by how much depended on the width of the processor's vectors. A block's sum loses nothing of note, and the
@@ -67,4 +62,4 @@ static void loss_forward_run(const struct op_env *env, struct tensor *losses, st
     }
 }
 
-CPU_ROW(loss_forward, loss_forward_need);
+CPU_VARIANT(loss_forward, NULL);

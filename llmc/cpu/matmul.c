@@ -43,7 +43,7 @@ static void matmul_few_rows(float *out, const float *inp, const float *weight, i
 static int64_t matmul_forward_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                    const struct tensor *weight, const struct tensor *bias,
                                    enum activation act) {
-    return matmul_in_fp8(inp, weight) ? OP_UNSUPPORTED : cpu_needs(inp, 0);
+    return matmul_in_fp8(inp, weight) ? OP_UNSUPPORTED : 0;
 }
 
 static void matmul_forward_run(const struct op_env *env, struct tensor *out, struct tensor *pre,
@@ -72,7 +72,7 @@ static void matmul_forward_run(const struct op_env *env, struct tensor *out, str
 static int64_t matmul_backward_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                     const struct tensor *dout, const struct tensor *inp,
                                     const struct tensor *weight, const struct tensor *pre, bool accumulate) {
-    return matmul_in_fp8(inp, weight) ? OP_UNSUPPORTED : cpu_needs(inp, 0);
+    return matmul_in_fp8(inp, weight) ? OP_UNSUPPORTED : 0;
 }
 
 static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
@@ -129,8 +129,7 @@ static struct tensor through_fp8(const struct tensor *t, enum fp8_format format,
 static int64_t matmul_forward_fp8_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                        const struct tensor *weight, const struct tensor *bias,
                                        enum activation act) {
-    return matmul_in_fp8(inp, weight) ? cpu_needs(inp, tensor_bytes(inp) + tensor_bytes(weight))
-                                      : OP_UNSUPPORTED;
+    return matmul_in_fp8(inp, weight) ? tensor_bytes(inp) + tensor_bytes(weight) : OP_UNSUPPORTED;
 }
 
 static void matmul_forward_fp8(const struct op_env *env, struct tensor *out, struct tensor *pre,
@@ -146,9 +145,8 @@ static int64_t matmul_backward_fp8_need(struct tensor *dinp, struct tensor *dwei
                                         const struct tensor *dout, const struct tensor *inp,
                                         const struct tensor *weight, const struct tensor *pre,
                                         bool accumulate) {
-    return matmul_in_fp8(inp, weight)
-               ? cpu_needs(inp, tensor_bytes(dout) + tensor_bytes(inp) + tensor_bytes(weight))
-               : OP_UNSUPPORTED;
+    return matmul_in_fp8(inp, weight) ? tensor_bytes(dout) + tensor_bytes(inp) + tensor_bytes(weight)
+                                      : OP_UNSUPPORTED;
 }
 
 static void matmul_backward_fp8(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,

@@ -20,12 +20,6 @@ static void norm_row(float *out, float *mean, float *rstd, const float *x, const
     *rstd = r;
 }
 
-static int64_t norm_forward_need(struct tensor *out, struct tensor *mean, struct tensor *rstd,
-                                 const struct tensor *inp, const struct tensor *weight,
-                                 const struct tensor *bias) {
-    return cpu_needs(inp, 0);
-}
-
 static void norm_forward_run(const struct op_env *env, struct tensor *out, struct tensor *mean,
                              struct tensor *rstd, const struct tensor *inp, const struct tensor *weight,
                              const struct tensor *bias) {
@@ -33,13 +27,6 @@ static void norm_forward_run(const struct op_env *env, struct tensor *out, struc
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++)
         norm_row(f32(out) + n * C, f32(mean) + n, f32(rstd) + n, f32(inp) + n * C, f32(weight), f32(bias), C);
-}
-
-static int64_t residual_norm_forward_need(struct tensor *residual, struct tensor *out, struct tensor *mean,
-                                          struct tensor *rstd, const struct tensor *inp,
-                                          const struct tensor *delta, const struct tensor *weight,
-                                          const struct tensor *bias) {
-    return cpu_needs(inp, 0);
 }
 
 static void residual_norm_forward_run(const struct op_env *env, struct tensor *residual, struct tensor *out,
@@ -65,7 +52,7 @@ static int64_t norm_backward_need(struct tensor *dinp, struct tensor *dweight, s
                                   const struct tensor *inp, const struct tensor *mean,
                                   const struct tensor *rstd, const struct tensor *weight) {
     int64_t N = tensor_rows(inp), parts = ceil_div(N, rows_of_part(N));
-    return cpu_needs(inp, parts * 2 * tensor_cols(inp) * (int64_t)sizeof(float));
+    return parts * 2 * tensor_cols(inp) * (int64_t)sizeof(float);
 }
 
 /* One row: dinp, and its share of dweight and dbias, in one pass over memory; dinp may be dout or
@@ -112,6 +99,6 @@ static void norm_backward_run(const struct op_env *env, struct tensor *dinp, str
         }
 }
 
-CPU_ROW(norm_forward, norm_forward_need);
-CPU_ROW(residual_norm_forward, residual_norm_forward_need);
-CPU_ROW(norm_backward, norm_backward_need);
+CPU_VARIANT(norm_forward, NULL);
+CPU_VARIANT(residual_norm_forward, NULL);
+CPU_VARIANT(norm_backward, norm_backward_need);

@@ -5,12 +5,6 @@
 #include <math.h>
 #include <string.h>
 
-static int64_t adamw_need(struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
-                          const struct tensor *grad, const struct tensor *sumsq_of_grad,
-                          const struct adamw_args *args) {
-    return master ? OP_UNSUPPORTED : cpu_needs(param, 0);
-}
-
 static void adamw_run(const struct op_env *env, struct tensor *param, struct tensor *master, struct tensor *m,
                       struct tensor *v, const struct tensor *grad, const struct tensor *sumsq_of_grad,
                       const struct adamw_args *args) {
@@ -23,14 +17,14 @@ static void adamw_run(const struct op_env *env, struct tensor *param, struct ten
     float v_scale = (float)(1.0 / (1.0 - pow((double)beta2, (double)args->step)));
     float keep = 1.0f - args->lr * args->weight_decay;
     int64_t n = tensor_count(param);
-    float *w = f32(param), *mm = f32(m), *vv = f32(v);
+    float *p = f32(param), *w = master ? f32(master) : p, *mm = f32(m), *vv = f32(v);
     const float *g = f32(grad);
 #pragma omp parallel for simd schedule(static)
     for (int64_t i = 0; i < n; i++) {
         float gi = g[i] * clip;
         float mi = mm[i] = beta1 * mm[i] + (1.0f - beta1) * gi;
         float vi = vv[i] = beta2 * vv[i] + (1.0f - beta2) * gi * gi;
-        w[i] = w[i] * keep - step_size * mi / (sqrtf(vi * v_scale) + eps);
+        p[i] = w[i] = w[i] * keep - step_size * mi / (sqrtf(vi * v_scale) + eps);
     }
 }
 
@@ -41,9 +35,7 @@ static int64_t chunk_scratch(const struct tensor *inp) {
     return ceil_div(tensor_count(inp), CHUNK) * (int64_t)sizeof(double);
 }
 
-static int64_t sumsq_need(struct tensor *out, const struct tensor *inp) {
-    return cpu_needs(inp, chunk_scratch(inp));
-}
+static int64_t sumsq_need(struct tensor *out, const struct tensor *inp) { return chunk_scratch(inp); }
 
 static void sumsq_run(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
     int64_t n = tensor_count(inp), chunks = ceil_div(n, CHUNK);
@@ -61,21 +53,12 @@ static void sumsq_run(const struct op_env *env, struct tensor *out, const struct
     f32(out)[0] = (float)total;
 }
 
-static int64_t sum_need(struct tensor *out, const struct tensor *inp, const struct tensor *scale,
-                        bool accumulate) {
-    return cpu_needs(inp, 0);
-}
-
 static void sum_run(const struct op_env *env, struct tensor *out, const struct tensor *inp,
                     const struct tensor *scale, bool accumulate) {
     double total = 0.0;
     for (int64_t i = 0; i < tensor_count(inp); i++) total += (double)f32(inp)[i];
     if (scale) total *= (double)f32(scale)[0];
     f32(out)[0] = (float)total + (accumulate ? f32(out)[0] : 0.0f);
-}
-
-static int64_t cast_need(struct tensor *out, const struct tensor *inp) {
-    return out->dtype == DTYPE_I32 || inp->dtype == DTYPE_I32 ? OP_UNSUPPORTED : 0;
 }
 
 static void cast_run(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
@@ -90,17 +73,11 @@ static void cast_run(const struct op_env *env, struct tensor *out, const struct 
     }
 }
 
-static int64_t fill_need(struct tensor *out, float value) { return cpu_needs(out, 0); }
-
 static void fill_run(const struct op_env *env, struct tensor *out, float value) {
     int64_t n = tensor_count(out);
     float *o = f32(out);
 #pragma omp parallel for simd schedule(static)
     for (int64_t i = 0; i < n; i++) o[i] = value;
-}
-
-static int64_t randn_need(struct tensor *out, float mean, float std, uint64_t seed, uint64_t purpose) {
-    return cpu_needs(out, 0);
 }
 
 /* Four numbers from one Philox block: two Box-Muller pairs. 1-u keeps the logarithm away from 0. */
@@ -122,9 +99,9 @@ static void randn_run(const struct op_env *env, struct tensor *out, float mean, 
     }
 }
 
-CPU_ROW(adamw, adamw_need);
-CPU_ROW(sumsq, sumsq_need);
-CPU_ROW(sum, sum_need);
-CPU_ROW(cast, cast_need);
-CPU_ROW(fill, fill_need);
-CPU_ROW(randn, randn_need);
+CPU_VARIANT(adamw, NULL);
+CPU_VARIANT(sumsq, sumsq_need);
+CPU_VARIANT(sum, NULL);
+CPU_VARIANT(cast, NULL);
+CPU_VARIANT(fill, NULL);
+CPU_VARIANT(randn, NULL);

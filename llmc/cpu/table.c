@@ -1,7 +1,7 @@
-/* The CPU's op table, made from the list: an op without rows does not link. */
+/* The CPU's op table, made from the list: an op without variants does not link. */
 #include "llmc/cpu/cpu.h"
 
-const struct ops cpu_ops = {"cpu",
+const struct ops cpu_ops = {"cpu", false,
 #define X(op) cpu_##op##_variants,
                             LLMC_OPS(X)
 #undef X

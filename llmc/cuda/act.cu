@@ -48,10 +48,6 @@ __global__ void act_backward_vec_kernel(T *dinp, const T *dout, const T *inp, in
 
 constexpr int BLOCK = 256;
 
-static int64_t act_forward_naive_need(struct tensor *out, const struct tensor *inp) {
-    return same_float_dtype(out, inp) ? 0 : OP_UNSUPPORTED;
-}
-
 static void act_forward_naive(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
     int64_t n = tensor_count(inp);
     with_dtype(inp->dtype, [&](auto tag) {
@@ -62,7 +58,7 @@ static void act_forward_naive(const struct op_env *env, struct tensor *out, cons
 }
 
 static int64_t act_forward_vec_need(struct tensor *out, const struct tensor *inp) {
-    return same_float_dtype(out, inp) && vectors_in(out, inp) ? 0 : OP_UNSUPPORTED;
+    return vectors_in(out, inp) ? 0 : OP_UNSUPPORTED;
 }
 
 static void act_forward_vec(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
@@ -72,11 +68,6 @@ static void act_forward_vec(const struct op_env *env, struct tensor *out, const 
         launch({grid_size(vectors, BLOCK), BLOCK, 0, env->stream}, act_forward_vec_kernel<T>, data_of<T>(out),
                data_of<T>(inp), vectors);
     });
-}
-
-static int64_t act_backward_naive_need(struct tensor *dinp, const struct tensor *dout,
-                                       const struct tensor *inp) {
-    return same_float_dtype(dinp, dout, inp) ? 0 : OP_UNSUPPORTED;
 }
 
 static void act_backward_naive(const struct op_env *env, struct tensor *dinp, const struct tensor *dout,
@@ -91,7 +82,7 @@ static void act_backward_naive(const struct op_env *env, struct tensor *dinp, co
 
 static int64_t act_backward_vec_need(struct tensor *dinp, const struct tensor *dout,
                                      const struct tensor *inp) {
-    return same_float_dtype(dinp, dout, inp) && vectors_in(dinp, dout, inp) ? 0 : OP_UNSUPPORTED;
+    return vectors_in(dinp, dout, inp) ? 0 : OP_UNSUPPORTED;
 }
 
 static void act_backward_vec(const struct op_env *env, struct tensor *dinp, const struct tensor *dout,
@@ -104,13 +95,11 @@ static void act_backward_vec(const struct op_env *env, struct tensor *dinp, cons
     });
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 extern "C" {
 const struct act_forward_variant cuda_act_forward_variants[] = {
-    {"vec", act_forward_vec, act_forward_vec_need}, {"naive", act_forward_naive, act_forward_naive_need}, {}};
+    {"vec", act_forward_vec, act_forward_vec_need}, {"naive", act_forward_naive}, {}};
 const struct act_backward_variant cuda_act_backward_variants[] = {
-    {"vec", act_backward_vec, act_backward_vec_need},
-    {"naive", act_backward_naive, act_backward_naive_need},
-    {}};
+    {"vec", act_backward_vec, act_backward_vec_need}, {"naive", act_backward_naive}, {}};
 }

@@ -191,7 +191,7 @@ static launch_config attn_grid(const struct op_env *env, int64_t rows, const str
 
 static int64_t attn_forward_naive_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv,
                                        int NH, int t0) {
-    return same_float_dtype(out, qkv) && attn_takes(out, NH) ? 0 : OP_UNSUPPORTED;
+    return attn_takes(out, NH) ? 0 : OP_UNSUPPORTED;
 }
 
 static void attn_forward_naive(const struct op_env *env, struct tensor *out, struct tensor *lse,
@@ -217,7 +217,7 @@ static void attn_backward_dots(const struct op_env *env, float *D, const struct 
 static int64_t attn_backward_naive_need(struct tensor *dqkv, const struct tensor *dout,
                                         const struct tensor *out, const struct tensor *lse,
                                         const struct tensor *qkv, int NH) {
-    if (!same_float_dtype(dqkv, dout, out, qkv) || !attn_takes(out, NH)) return OP_UNSUPPORTED;
+    if (!attn_takes(out, NH)) return OP_UNSUPPORTED;
     return tensor_count(lse) * (int64_t)sizeof(float);
 }
 
@@ -237,7 +237,7 @@ static void attn_backward_naive(const struct op_env *env, struct tensor *dqkv, c
     });
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 extern "C" {
 const struct attn_forward_variant cuda_attn_forward_variants[] = {

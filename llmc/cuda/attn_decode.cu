@@ -109,8 +109,8 @@ int64_t attn_forward_decode_need(struct tensor *out, struct tensor *lse, const s
     bool groups = lanes * 16 == HS * (int64_t)dtype_size(out->dtype) && lanes <= WARP_SIZE &&
                   (lanes & (lanes - 1)) == 0;
     /* with more heads than there are counters there are blocks enough without this */
-    bool can = length - t0 == 1 && heads <= OP_ZEROS / (int64_t)sizeof(unsigned) && groups &&
-               same_float_dtype(out, qkv) && rows_of_vectors(qkv);
+    bool can =
+        length - t0 == 1 && heads <= OP_ZEROS / (int64_t)sizeof(unsigned) && groups && rows_of_vectors(qkv);
     return can ? heads * ceil_div(length, keys_of_piece(length)) * (HS + 2) * (int64_t)sizeof(float)
                : OP_UNSUPPORTED;
 }

@@ -559,8 +559,8 @@ __global__ void __launch_bounds__(THREADS, 2)
 
 static bool flash_takes(const struct tensor *out, const struct tensor *qkv, int NH) {
     int64_t HS = out->dim[2] / NH;
-    return out->dtype == DTYPE_BF16 && qkv->dtype == DTYPE_BF16 && HS % 16 == 0 && HS <= 128 &&
-           starts_on_vector(out, qkv) && out->dim[0] * NH < 65536 && out->dim[1] < (1 << 30);
+    return out->dtype == DTYPE_BF16 && HS % 16 == 0 && HS <= 128 && starts_on_vector(out, qkv) &&
+           out->dim[0] * NH < 65536 && out->dim[1] < (1 << 30);
 }
 
 /* Calls f with the head size as a compile-time number. */
@@ -607,8 +607,7 @@ void attn_forward_flash(const struct op_env *env, struct tensor *out, struct ten
 
 int64_t attn_backward_flash_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
                                  const struct tensor *lse, const struct tensor *qkv, int NH) {
-    bool takes =
-        flash_takes(out, qkv, NH) && same_float_dtype(out, dqkv, dout) && starts_on_vector(dqkv, dout);
+    bool takes = flash_takes(out, qkv, NH) && starts_on_vector(dqkv, dout);
     return takes ? tensor_count(lse) * (int64_t)sizeof(float) : OP_UNSUPPORTED;
 }
 

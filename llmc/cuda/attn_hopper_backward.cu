@@ -353,8 +353,7 @@ static int64_t padded_length(const struct tensor *out) { return round_up(out->di
 
 int64_t attn_backward_hopper_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
                                   const struct tensor *lse, const struct tensor *qkv, int NH) {
-    bool takes =
-        hopper_takes(out, qkv, NH) && same_float_dtype(out, dqkv, dout) && starts_on_vector(dqkv, dout);
+    bool takes = hopper_takes(out, qkv, NH) && starts_on_vector(dqkv, dout);
     return takes ? out->dim[0] * NH * padded_length(out) * (int64_t)sizeof(query_statistic) : OP_UNSUPPORTED;
 }
 

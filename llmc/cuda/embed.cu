@@ -253,11 +253,6 @@ __global__ void embed_backward_position_kernel(T *dwpe, const T *dout, int batch
 
 /* --- launchers --- */
 
-static int64_t embed_forward_naive_need(struct tensor *out, const struct tensor *tokens,
-                                        const struct tensor *wte, const struct tensor *wpe, int t0) {
-    return same_float_dtype(out, wte, wpe) ? 0 : OP_UNSUPPORTED;
-}
-
 static void embed_forward_naive(const struct op_env *env, struct tensor *out, const struct tensor *tokens,
                                 const struct tensor *wte, const struct tensor *wpe, int t0) {
     with_dtype(out->dtype, [&](auto tag) {
@@ -270,7 +265,7 @@ static void embed_forward_naive(const struct op_env *env, struct tensor *out, co
 
 static int64_t embed_forward_vec_need(struct tensor *out, const struct tensor *tokens,
                                       const struct tensor *wte, const struct tensor *wpe, int t0) {
-    return same_float_dtype(out, wte, wpe) && rows_of_vectors(out, wte, wpe) ? 0 : OP_UNSUPPORTED;
+    return rows_of_vectors(out, wte, wpe) ? 0 : OP_UNSUPPORTED;
 }
 
 static void embed_forward_vec(const struct op_env *env, struct tensor *out, const struct tensor *tokens,
@@ -283,11 +278,6 @@ static void embed_forward_vec(const struct op_env *env, struct tensor *out, cons
                embed_forward_vec_kernel<T>, data_of<T>(out), i32(tokens), data_of<T>(wte), data_of<T>(wpe),
                rows, (int)tokens->dim[1], tensor_cols(wte), t0);
     });
-}
-
-static int64_t embed_backward_naive_need(struct tensor *dwte, struct tensor *dwpe, const struct tensor *dout,
-                                         const struct tensor *tokens) {
-    return same_float_dtype(dwte, dwpe, dout) ? 0 : OP_UNSUPPORTED;
 }
 
 static void embed_backward_naive(const struct op_env *env, struct tensor *dwte, struct tensor *dwpe,
@@ -333,8 +323,7 @@ static int64_t embed_backward_sort_need(struct tensor *dwte, struct tensor *dwpe
                                         const struct tensor *tokens) {
     int64_t n = tensor_count(tokens);
     bool fits = n < (1ll << 30) && tensor_rows(dwte) < (1ll << 30);
-    if (!fits || !same_float_dtype(dwte, dwpe, dout) || !rows_of_vectors(dwte, dwpe, dout))
-        return OP_UNSUPPORTED;
+    if (!fits || !rows_of_vectors(dwte, dwpe, dout)) return OP_UNSUPPORTED;
     return embed_scratch_cut(nullptr, n, tensor_cols(dwte)).bytes;
 }
 
@@ -379,15 +368,11 @@ static void embed_backward_sort(const struct op_env *env, struct tensor *dwte, s
     });
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 extern "C" {
 const struct embed_forward_variant cuda_embed_forward_variants[] = {
-    {"vec", embed_forward_vec, embed_forward_vec_need},
-    {"naive", embed_forward_naive, embed_forward_naive_need},
-    {}};
+    {"vec", embed_forward_vec, embed_forward_vec_need}, {"naive", embed_forward_naive}, {}};
 const struct embed_backward_variant cuda_embed_backward_variants[] = {
-    {"sort", embed_backward_sort, embed_backward_sort_need},
-    {"naive", embed_backward_naive, embed_backward_naive_need},
-    {}};
+    {"sort", embed_backward_sort, embed_backward_sort_need}, {"naive", embed_backward_naive}, {}};
 }

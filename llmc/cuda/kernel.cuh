@@ -15,6 +15,7 @@
 #ifndef LLMC_CUDA_KERNEL_CUH
 #define LLMC_CUDA_KERNEL_CUH
 
+#define CUDA_NO_HALF /* keeps cuda_fp16.h from taking the name `half` */
 #include <cuda_runtime.h>
 #include <cuda_bf16.h>
 

@@ -150,11 +150,6 @@ __global__ void __launch_bounds__(512, 2)
 
 /* --- launchers --- */
 
-static int64_t loss_forward_naive_need(struct tensor *losses, struct tensor *logits,
-                                       const struct tensor *targets, const struct tensor *dloss, int V) {
-    return same_float_dtype(logits) ? 0 : OP_UNSUPPORTED;
-}
-
 static void loss_forward_naive(const struct op_env *env, struct tensor *losses, struct tensor *logits,
                                const struct tensor *targets, const struct tensor *dloss, int V) {
     with_dtype(logits->dtype, [&](auto tag) {
@@ -167,7 +162,7 @@ static void loss_forward_naive(const struct op_env *env, struct tensor *losses, 
 static int64_t loss_forward_online_need(struct tensor *losses, struct tensor *logits,
                                         const struct tensor *targets, const struct tensor *dloss, int V) {
     bool fits = tensor_cols(logits) < (1 << 30);
-    return fits && same_float_dtype(logits) && rows_of_vectors(logits) ? 0 : OP_UNSUPPORTED;
+    return fits && rows_of_vectors(logits) ? 0 : OP_UNSUPPORTED;
 }
 
 /* 99 KiB is what a block may have on every device since sm_80. */
@@ -207,12 +202,12 @@ static void loss_forward_shared(const struct op_env *env, struct tensor *losses,
     });
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 extern "C" {
 const struct loss_forward_variant cuda_loss_forward_variants[] = {
     {"shared", loss_forward_shared, loss_forward_shared_need},
     {"online", loss_forward_online, loss_forward_online_need},
-    {"naive", loss_forward_naive, loss_forward_naive_need},
+    {"naive", loss_forward_naive},
     {}};
 }

@@ -191,17 +191,17 @@ static void column_sum(cudaStream_t stream, T *out, const T *x, int64_t N, int64
 
 /* --- what both directions share --- */
 
-/* The activation of act.cu, in the fastest row that takes these operands. */
+/* The activation of act.cu, in the fastest variant that takes these operands. */
 static void gelu_pass(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
-    const struct act_forward_variant *row = cuda_act_forward_variants;
-    while (row->need(out, inp) != 0) row++; /* the last row takes anything and needs nothing */
-    row->run(env, out, inp);
+    const struct act_forward_variant *variant = cuda_act_forward_variants;
+    while (OP_NEED(variant, out, inp) != 0) variant++; /* the last one takes anything without scratch */
+    variant->run(env, out, inp);
 }
 static void gelu_backward_pass(const struct op_env *env, struct tensor *dinp, const struct tensor *dout,
                                const struct tensor *inp) {
-    const struct act_backward_variant *row = cuda_act_backward_variants;
-    while (row->need(dinp, dout, inp) != 0) row++;
-    row->run(env, dinp, dout, inp);
+    const struct act_backward_variant *variant = cuda_act_backward_variants;
+    while (OP_NEED(variant, dinp, dout, inp) != 0) variant++;
+    variant->run(env, dinp, dout, inp);
 }
 
 static bool lt_call(const struct op_env *env, const lt_product &product, const lt_operands &operands) {
@@ -213,7 +213,6 @@ static bool lt_call(const struct op_env *env, const lt_product &product, const l
 static int64_t forward_naive_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                   const struct tensor *weight, const struct tensor *bias,
                                   enum activation act) {
-    if (!same_float_dtype(out, pre, inp, weight, bias)) return OP_UNSUPPORTED;
     return matmul_in_fp8(inp, weight) ? NAIVE_AMAX_BYTES : 0;
 }
 
@@ -236,8 +235,7 @@ static void forward_naive(const struct op_env *env, struct tensor *out, struct t
 
 static int64_t forward_lt_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                const struct tensor *weight, const struct tensor *bias, enum activation act) {
-    bool fits = same_float_dtype(out, pre, inp, weight, bias) &&
-                rows_of_vectors(out, pre, inp, weight, bias) && !matmul_in_fp8(inp, weight);
+    bool fits = rows_of_vectors(out, pre, inp, weight, bias) && !matmul_in_fp8(inp, weight);
     return fits ? lt_workspace(tensor_rows(weight), tensor_rows(inp)) : OP_UNSUPPORTED;
 }
 
@@ -284,7 +282,6 @@ static void forward_lt_gelu(const struct op_env *env, struct tensor *out, struct
 static int64_t backward_naive_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                    const struct tensor *dout, const struct tensor *inp,
                                    const struct tensor *weight, const struct tensor *pre, bool accumulate) {
-    if (!same_float_dtype(dout, dinp, dweight, dbias, inp, weight, pre)) return OP_UNSUPPORTED;
     return (matmul_in_fp8(inp, weight) ? NAIVE_AMAX_BYTES : 0) + (dbias ? column_sum_bytes(dout) : 0);
 }
 
@@ -323,8 +320,7 @@ static int64_t backward_lt_workspace(const struct tensor *dout, const struct ten
 static int64_t backward_lt_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                 const struct tensor *dout, const struct tensor *inp,
                                 const struct tensor *weight, const struct tensor *pre, bool accumulate) {
-    bool fits = same_float_dtype(dout, dinp, dweight, dbias, inp, weight, pre) &&
-                rows_of_vectors(dout, dinp, dweight, dbias, inp, weight, pre) && !matmul_in_fp8(inp, weight);
+    bool fits = rows_of_vectors(dout, dinp, dweight, dbias, inp, weight, pre) && !matmul_in_fp8(inp, weight);
     if (!fits) return OP_UNSUPPORTED;
     return backward_lt_workspace(dout, inp) + (dbias ? column_sum_bytes(dout) : 0);
 }
@@ -444,8 +440,8 @@ static forward_fp8_scratch take_forward(void *memory, const struct tensor *inp, 
 
 static int64_t forward_fp8_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                 const struct tensor *weight, const struct tensor *bias, enum activation act) {
-    bool fits = out->dtype == DTYPE_BF16 && same_float_dtype(out, pre, inp, weight, bias) &&
-                rows_of_vectors(out, pre, inp, weight, bias) && matmul_in_fp8(inp, weight);
+    bool fits = out->dtype == DTYPE_BF16 && rows_of_vectors(out, pre, inp, weight, bias) &&
+                matmul_in_fp8(inp, weight);
     return fits ? take_forward(nullptr, inp, weight).bytes : OP_UNSUPPORTED;
 }
 
@@ -494,9 +490,8 @@ static backward_fp8_scratch take_backward(void *memory, const struct tensor *din
 static int64_t backward_fp8_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                  const struct tensor *dout, const struct tensor *inp,
                                  const struct tensor *weight, const struct tensor *pre, bool accumulate) {
-    bool fits = dout->dtype == DTYPE_BF16 && same_float_dtype(dout, dinp, dweight, dbias, inp, weight, pre) &&
-                rows_of_vectors(dout, dinp, dweight, dbias, inp, weight, pre) && matmul_in_fp8(inp, weight) &&
-                tensor_cols(dout) <= AMAX_MOST * FINISH_THREADS;
+    bool fits = dout->dtype == DTYPE_BF16 && rows_of_vectors(dout, dinp, dweight, dbias, inp, weight, pre) &&
+                matmul_in_fp8(inp, weight) && tensor_cols(dout) <= AMAX_MOST * FINISH_THREADS;
     return fits ? take_backward(nullptr, dinp, dbias, dout, inp, weight).bytes : OP_UNSUPPORTED;
 }
 
@@ -569,7 +564,7 @@ static void backward_fp8(const struct op_env *env, struct tensor *dinp, struct t
     backward_fp8_input(env, dinp, &s, pre);
 }
 
-/* --- the rows --- */
+/* --- variants --- */
 
 const struct matmul_forward_variant cuda_matmul_forward_variants[] = {
     {"cublaslt", forward_lt, forward_lt_need},

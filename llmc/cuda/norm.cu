@@ -256,13 +256,6 @@ constexpr int NAIVE_BLOCK = 128;
 constexpr int WIDE_WARPS = 8; /* warps of a row that is too long for one */
 constexpr int MAX_VECS = 8;   /* vectors of a row that a thread keeps */
 
-static int64_t residual_norm_forward_naive_need(struct tensor *residual, struct tensor *out,
-                                                struct tensor *mean, struct tensor *rstd,
-                                                const struct tensor *inp, const struct tensor *delta,
-                                                const struct tensor *weight, const struct tensor *bias) {
-    return same_float_dtype(out, residual, inp, delta, weight, bias) ? 0 : OP_UNSUPPORTED;
-}
-
 static void residual_norm_forward_naive(const struct op_env *env, struct tensor *residual, struct tensor *out,
                                         struct tensor *mean, struct tensor *rstd, const struct tensor *inp,
                                         const struct tensor *delta, const struct tensor *weight,
@@ -280,8 +273,7 @@ static int64_t residual_norm_forward_vec_need(struct tensor *residual, struct te
                                               const struct tensor *inp, const struct tensor *delta,
                                               const struct tensor *weight, const struct tensor *bias) {
     int64_t row_bytes = tensor_cols(inp) * (int64_t)dtype_size(inp->dtype);
-    return same_float_dtype(out, residual, inp, delta, weight, bias) &&
-                   rows_of_vectors(out, residual, inp, delta, weight, bias) &&
+    return rows_of_vectors(out, residual, inp, delta, weight, bias) &&
                    row_bytes <= WIDE_WARPS * WARP_SIZE * MAX_VECS * 16
                ? 0
                : OP_UNSUPPORTED;
@@ -324,12 +316,6 @@ static void residual_norm_forward_vec(const struct op_env *env, struct tensor *r
 }
 
 /* norm_forward is the residual form without the addition. */
-static int64_t norm_forward_naive_need(struct tensor *out, struct tensor *mean, struct tensor *rstd,
-                                       const struct tensor *inp, const struct tensor *weight,
-                                       const struct tensor *bias) {
-    return residual_norm_forward_naive_need(nullptr, out, mean, rstd, inp, nullptr, weight, bias);
-}
-
 static void norm_forward_naive(const struct op_env *env, struct tensor *out, struct tensor *mean,
                                struct tensor *rstd, const struct tensor *inp, const struct tensor *weight,
                                const struct tensor *bias) {
@@ -346,13 +332,6 @@ static void norm_forward_vec(const struct op_env *env, struct tensor *out, struc
                              struct tensor *rstd, const struct tensor *inp, const struct tensor *weight,
                              const struct tensor *bias) {
     residual_norm_forward_vec(env, nullptr, out, mean, rstd, inp, nullptr, weight, bias);
-}
-
-static int64_t norm_backward_naive_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
-                                        const struct tensor *dresidual, const struct tensor *dout,
-                                        const struct tensor *inp, const struct tensor *mean,
-                                        const struct tensor *rstd, const struct tensor *weight) {
-    return same_float_dtype(dinp, dweight, dbias, dresidual, dout, inp, weight) ? 0 : OP_UNSUPPORTED;
 }
 
 static void norm_backward_naive(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
@@ -385,9 +364,7 @@ static int64_t norm_backward_vec_need(struct tensor *dinp, struct tensor *dweigh
                                       const struct tensor *inp, const struct tensor *mean,
                                       const struct tensor *rstd, const struct tensor *weight) {
     int64_t C = tensor_cols(inp), vectors = C * (int64_t)dtype_size(inp->dtype) / 16;
-    if (!same_float_dtype(dinp, dweight, dbias, dresidual, dout, inp, weight) ||
-        !rows_of_vectors(dinp, dresidual, dout, inp, weight) || vectors > WIDE_THREADS)
-        return OP_UNSUPPORTED;
+    if (!rows_of_vectors(dinp, dresidual, dout, inp, weight) || vectors > WIDE_THREADS) return OP_UNSUPPORTED;
     return norm_backward_blocks(tensor_rows(inp), vectors) * 2 * C * (int64_t)sizeof(float);
 }
 
@@ -411,19 +388,15 @@ static void norm_backward_vec(const struct op_env *env, struct tensor *dinp, str
     });
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 extern "C" {
 const struct norm_forward_variant cuda_norm_forward_variants[] = {
-    {"vec", norm_forward_vec, norm_forward_vec_need},
-    {"naive", norm_forward_naive, norm_forward_naive_need},
-    {}};
+    {"vec", norm_forward_vec, norm_forward_vec_need}, {"naive", norm_forward_naive}, {}};
 const struct residual_norm_forward_variant cuda_residual_norm_forward_variants[] = {
     {"vec", residual_norm_forward_vec, residual_norm_forward_vec_need},
-    {"naive", residual_norm_forward_naive, residual_norm_forward_naive_need},
+    {"naive", residual_norm_forward_naive},
     {}};
 const struct norm_backward_variant cuda_norm_backward_variants[] = {
-    {"vec", norm_backward_vec, norm_backward_vec_need},
-    {"naive", norm_backward_naive, norm_backward_naive_need},
-    {}};
+    {"vec", norm_backward_vec, norm_backward_vec_need}, {"naive", norm_backward_naive}, {}};
 }

@@ -273,23 +273,10 @@ __global__ void randn_kernel(T *out, float mean, float std, uint64_t seed, uint6
 
 /* --- launchers --- */
 
-static bool adamw_takes(struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
-                        const struct tensor *grad, const struct tensor *sumsq_of_grad) {
-    return same_float_dtype(param, grad) && all_f32(master, m, v, sumsq_of_grad);
-}
-
-static int64_t adamw_naive_need(struct tensor *param, struct tensor *master, struct tensor *m,
-                                struct tensor *v, const struct tensor *grad,
-                                const struct tensor *sumsq_of_grad, const struct adamw_args *args) {
-    return adamw_takes(param, master, m, v, grad, sumsq_of_grad) ? 0 : OP_UNSUPPORTED;
-}
-
 static int64_t adamw_vec_need(struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
                               const struct tensor *grad, const struct tensor *sumsq_of_grad,
                               const struct adamw_args *args) {
-    return adamw_takes(param, master, m, v, grad, sumsq_of_grad) &&
-                   starts_on_vector(param, master, m, v, grad) &&
-                   (!args->stochastic || args->offset % FOUR == 0)
+    return starts_on_vector(param, master, m, v, grad) && (!args->stochastic || args->offset % FOUR == 0)
                ? 0
                : OP_UNSUPPORTED;
 }
@@ -336,10 +323,6 @@ static void adamw_vec(const struct op_env *env, struct tensor *param, struct ten
     });
 }
 
-static int64_t sumsq_naive_need(struct tensor *out, const struct tensor *inp) {
-    return same_float_dtype(inp) ? 0 : OP_UNSUPPORTED;
-}
-
 static void sumsq_naive(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);
@@ -353,7 +336,7 @@ static int64_t sumsq_blocks(const struct tensor *inp) {
 }
 
 static int64_t sumsq_vec_need(struct tensor *out, const struct tensor *inp) {
-    bool can = same_float_dtype(inp) && starts_on_vector(inp);
+    bool can = starts_on_vector(inp);
     return can ? sumsq_blocks(inp) * (int64_t)sizeof(double) : OP_UNSUPPORTED;
 }
 
@@ -365,19 +348,10 @@ static void sumsq_vec(const struct op_env *env, struct tensor *out, const struct
     });
 }
 
-static int64_t sum_need(struct tensor *out, const struct tensor *inp, const struct tensor *scale,
-                        bool accumulate) {
-    return all_f32(out, inp) ? 0 : OP_UNSUPPORTED;
-}
-
 static void sum_run(const struct op_env *env, struct tensor *out, const struct tensor *inp,
                     const struct tensor *scale, bool accumulate) {
     launch({1, SUM_BLOCK, 0, env->stream}, sum_kernel, f32(out), f32(inp), tensor_count(inp),
            data_of<float>(scale), accumulate);
-}
-
-static int64_t cast_naive_need(struct tensor *out, const struct tensor *inp) {
-    return same_float_dtype(out) && same_float_dtype(inp) ? 0 : OP_UNSUPPORTED;
 }
 
 static void cast_naive(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
@@ -393,7 +367,7 @@ static void cast_naive(const struct op_env *env, struct tensor *out, const struc
 }
 
 static int64_t cast_vec_need(struct tensor *out, const struct tensor *inp) {
-    return starts_on_vector(out, inp) ? cast_naive_need(out, inp) : OP_UNSUPPORTED;
+    return starts_on_vector(out, inp) ? 0 : OP_UNSUPPORTED;
 }
 
 static void cast_vec(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
@@ -408,10 +382,6 @@ static void cast_vec(const struct op_env *env, struct tensor *out, const struct 
     });
 }
 
-static int64_t fill_naive_need(struct tensor *out, float value) {
-    return same_float_dtype(out) ? 0 : OP_UNSUPPORTED;
-}
-
 static void fill_naive(const struct op_env *env, struct tensor *out, float value) {
     int64_t n = tensor_count(out);
     with_dtype(out->dtype, [&](auto tag) {
@@ -420,9 +390,7 @@ static void fill_naive(const struct op_env *env, struct tensor *out, float value
     });
 }
 
-static int64_t fill_vec_need(struct tensor *out, float value) {
-    return same_float_dtype(out) && vectors_in(out) ? 0 : OP_UNSUPPORTED;
-}
+static int64_t fill_vec_need(struct tensor *out, float value) { return vectors_in(out) ? 0 : OP_UNSUPPORTED; }
 
 static void fill_vec(const struct op_env *env, struct tensor *out, float value) {
     with_dtype(out->dtype, [&](auto tag) {
@@ -431,10 +399,6 @@ static void fill_vec(const struct op_env *env, struct tensor *out, float value) 
         launch({grid_size(vectors, BLOCK), BLOCK, 0, env->stream}, fill_vec_kernel<T>, data_of<T>(out), value,
                vectors);
     });
-}
-
-static int64_t randn_need(struct tensor *out, float mean, float std, uint64_t seed, uint64_t purpose) {
-    return same_float_dtype(out) ? 0 : OP_UNSUPPORTED;
 }
 
 static void randn_run(const struct op_env *env, struct tensor *out, float mean, float std, uint64_t seed,
@@ -447,17 +411,17 @@ static void randn_run(const struct op_env *env, struct tensor *out, float mean, 
     });
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 extern "C" {
 const struct adamw_variant cuda_adamw_variants[] = {
-    {"vec", adamw_vec, adamw_vec_need}, {"naive", adamw_naive, adamw_naive_need}, {}};
+    {"vec", adamw_vec, adamw_vec_need}, {"naive", adamw_naive}, {}};
 const struct sumsq_variant cuda_sumsq_variants[] = {
-    {"vec", sumsq_vec, sumsq_vec_need}, {"naive", sumsq_naive, sumsq_naive_need}, {}};
-const struct sum_variant cuda_sum_variants[] = {{"naive", sum_run, sum_need}, {}};
+    {"vec", sumsq_vec, sumsq_vec_need}, {"naive", sumsq_naive}, {}};
+const struct sum_variant cuda_sum_variants[] = {{"naive", sum_run}, {}};
 const struct cast_variant cuda_cast_variants[] = {
-    {"vec", cast_vec, cast_vec_need}, {"naive", cast_naive, cast_naive_need}, {}};
+    {"vec", cast_vec, cast_vec_need}, {"naive", cast_naive}, {}};
 const struct fill_variant cuda_fill_variants[] = {
-    {"vec", fill_vec, fill_vec_need}, {"naive", fill_naive, fill_naive_need}, {}};
-const struct randn_variant cuda_randn_variants[] = {{"naive", randn_run, randn_need}, {}};
+    {"vec", fill_vec, fill_vec_need}, {"naive", fill_naive}, {}};
+const struct randn_variant cuda_randn_variants[] = {{"naive", randn_run}, {}};
 }

@@ -1,7 +1,7 @@
-/* The CUDA back end's op table, made from the list: an op without rows does not link. */
+/* The CUDA back end's op table, made from the list: an op without variants does not link. */
 #include "llmc/cuda/kernel.cuh"
 
-extern "C" const struct ops cuda_ops = {"cuda",
+extern "C" const struct ops cuda_ops = {"cuda", true,
 #define X(op) cuda_##op##_variants,
                                         LLMC_OPS(X)
 #undef X

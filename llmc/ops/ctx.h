@@ -37,7 +37,7 @@ struct ctx {
     int64_t scratch_capacity;
 
     struct op_stats stats[OP_COUNT];
-    const char *variant_in_use[OP_COUNT]; /* name of the row that ran last; NULL: not used yet */
+    const char *variant_in_use[OP_COUNT]; /* name of the variant that ran last; NULL: none yet */
     const char *forced;                   /* LLMC_VARIANT: "attn_forward:naive,act_forward:..." or NULL */
 
     int64_t matmul_shape[3]; /* rows, columns in, columns out of the matmul that comes next, for its mark */

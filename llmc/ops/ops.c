@@ -1,10 +1,10 @@
-/* The front doors: one function per operation, once for all back ends. Each one
- *   (1) checks ranks, shapes and dtypes, and says which tensor of which op is wrong,
- *   (2) chooses the variant and takes its scratch,
+/* The front doors: one function per operation, for all back ends. Each one
+ *   (1) checks ranks, shapes and dtypes; the message names the op and the tensor that is wrong,
+ *   (2) chooses the variant and reserves its scratch,
  *   (3) counts FLOPs and the bytes that must move,
  *   (4) returns here in plan mode,
- *   (5) runs the variant, timed if the context profiles, in a range with the op's name.
- * Sections: dispatch, operand checks, the doors in the order of ops.h. */
+ *   (5) runs the variant in a range with the op's name, timed if the context profiles.
+ * Variants may rely on (1): what a front door has checked, need() does not check again. */
 #include "llmc/ops/ops.h"
 
 #include "llmc/ops/ctx.h"
@@ -22,8 +22,8 @@ const char *op_name(enum op_id id) {
     return names[id];
 }
 
-/* Is `name` the row that LLMC_VARIANT asks for? True for every row if it does not speak of this op. */
-static bool variant_wanted(const struct ctx *ctx, enum op_id id, const char *name) {
+/* Does LLMC_VARIANT allow this variant? It allows every variant of an op that it does not mention. */
+static bool variant_allowed(const struct ctx *ctx, enum op_id id, const char *name) {
     const char *op = op_name(id);
     size_t op_length = strlen(op), name_length = strlen(name);
     for (const char *p = ctx->forced; p && *p;) {
@@ -45,8 +45,8 @@ double op_matmul_rate(const struct ctx *ctx, const char *variant, double plain_r
     return !ctx->device->unified && strcmp(variant, "fp8") == 0 ? 2.0 * plain_rate : plain_rate;
 }
 
-/* Before an op: scratch, accounts, a range for profilers, and with ctx->profile the first of its two
- * marks. */
+/* Before an op: reserves scratch, counts, opens a range for profilers and, with ctx->profile, records the first
+ * of the op's two events. */
 static void op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_t need, double flops,
                      double bytes, struct op_env *env) {
     ctx_reserve_scratch(ctx, need);
@@ -89,32 +89,33 @@ static void append_name(char *list, size_t size, const char *name) {
     snprintf(list + used, size - used, "%s%s", used ? ", " : "", name);
 }
 
-static _Noreturn void no_row(const struct ctx *ctx, const char *op, const char *rows,
-                             const struct tensor *first) {
+static _Noreturn void no_variant(const struct ctx *ctx, const char *op, const char *names,
+                                 const struct tensor *first) {
     die("%s: no %s variant%s%s takes these operands (first one: %s); its variants are %s", op,
         ctx->ops->backend, ctx->forced ? " allowed by LLMC_VARIANT=" : "", ctx->forced ? ctx->forced : "",
-        tensor_text(first), rows);
+        tensor_text(first), names);
 }
 
-/* The one place where rows are walked: the first wanted row that is made for this device and whose need()
- * accepts the arguments runs. */
+/* Runs the first variant that LLMC_VARIANT allows, that is made for this device and that takes the operands.
+ * The macro's own names end in an underscore: the arguments are expressions in the caller's names. */
 #define DISPATCH(ctx, op, flops, bytes, ...)                                                                 \
     do {                                                                                                     \
-        const struct op##_variant *row = (ctx)->ops->op;                                                     \
-        int64_t need = OP_UNSUPPORTED;                                                                       \
-        for (; row->name; row++)                                                                             \
-            if (variant_wanted(ctx, OP_##op, row->name) && op_runs_on(ctx, row->arch) &&                     \
-                (need = row->need(__VA_ARGS__)) >= 0)                                                        \
+        const struct op##_variant *variant_ = (ctx)->ops->op;                                                \
+        int64_t need_ = OP_UNSUPPORTED;                                                                      \
+        for (; variant_->name; variant_++)                                                                   \
+            if (variant_allowed(ctx, OP_##op, variant_->name) && op_runs_on(ctx, variant_->arch) &&          \
+                (need_ = OP_NEED(variant_, __VA_ARGS__)) >= 0)                                               \
                 break;                                                                                       \
-        if (!row->name) {                                                                                    \
-            char rows[256] = "";                                                                             \
-            for (row = (ctx)->ops->op; row->name; row++) append_name(rows, sizeof rows, row->name);          \
-            no_row(ctx, #op, rows, FIRST(__VA_ARGS__, 0));                                                   \
+        if (!variant_->name) {                                                                               \
+            char names_[256] = "";                                                                           \
+            for (variant_ = (ctx)->ops->op; variant_->name; variant_++)                                      \
+                append_name(names_, sizeof names_, variant_->name);                                          \
+            no_variant(ctx, #op, names_, FIRST(__VA_ARGS__, 0));                                             \
         }                                                                                                    \
-        struct op_env env;                                                                                   \
-        op_begin(ctx, OP_##op, row->name, need, (double)(flops), (double)(bytes), &env);                     \
+        struct op_env env_;                                                                                  \
+        op_begin(ctx, OP_##op, variant_->name, need_, (double)(flops), (double)(bytes), &env_);              \
         if ((ctx)->plan) return;                                                                             \
-        row->run(&env, __VA_ARGS__);                                                                         \
+        variant_->run(&env_, __VA_ARGS__);                                                                   \
         op_end(ctx);                                                                                         \
     } while (0)
 #define FIRST(a, ...) (a)
@@ -136,11 +137,15 @@ static void want_number(const char *op, const struct tensor *t) {
     want_count(op, t, 1);
     want_dtype(op, t, DTYPE_F32);
 }
-/* Operands that an op reads and writes in one dtype; NULL ones are absent. */
-#define WANT_ALIKE(op, ...)                                                                                  \
-    want_alike(op, (const struct tensor *const[]){__VA_ARGS__},                                              \
+/* All given operands must share one dtype, in which the back end can compute; NULL is skipped. */
+#define WANT_ALIKE(ctx, op, ...)                                                                             \
+    want_alike(ctx, op, (const struct tensor *const[]){__VA_ARGS__},                                         \
                sizeof((const struct tensor *const[]){__VA_ARGS__}) / sizeof(struct tensor *))
-static void want_alike(const char *op, const struct tensor *const *t, size_t count) {
+static void want_alike(const struct ctx *ctx, const char *op, const struct tensor *const *t, size_t count) {
+    bool bf16 = ctx->ops->bf16;
+    check(t[0]->dtype == DTYPE_F32 || (t[0]->dtype == DTYPE_BF16 && bf16),
+          "%s: the %s back end computes in fp32%s, and %s is not", op, ctx->ops->backend,
+          bf16 ? " and bf16" : "", tensor_text(t[0]));
     for (size_t i = 1; i < count; i++)
         check(!t[i] || t[i]->dtype == t[0]->dtype, "%s: %s should be %s, as is %s", op, tensor_text(t[i]),
               dtype_name(t[0]->dtype), tensor_text(t[0]));
@@ -169,7 +174,7 @@ void embed_forward(struct ctx *ctx, struct tensor *out, const struct tensor *tok
     check(tokens->rank == 2, "embed_forward: tokens %s should be (B,T)", tensor_text(tokens));
     want("embed_forward", out, N, C);
     want_dtype("embed_forward", tokens, DTYPE_I32);
-    WANT_ALIKE("embed_forward", wte, wpe, out);
+    WANT_ALIKE(ctx, "embed_forward", wte, wpe, out);
     want("embed_forward", wpe, tensor_rows(wpe), C);
     check(t0 >= 0 && t0 + tokens->dim[1] <= tensor_rows(wpe),
           "embed_forward: positions %d..%" PRId64 " are beyond the model's context of %" PRId64, t0,
@@ -186,7 +191,7 @@ void embed_backward(struct ctx *ctx, struct tensor *dwte, struct tensor *dwpe, c
     want("embed_backward", dout, N, C);
     want("embed_backward", dwpe, tensor_rows(dwpe), C);
     want_dtype("embed_backward", tokens, DTYPE_I32);
-    WANT_ALIKE("embed_backward", dout, dwte, dwpe);
+    WANT_ALIKE(ctx, "embed_backward", dout, dwte, dwpe);
     check(tokens->dim[1] <= tensor_rows(dwpe), "embed_backward: %s has more positions than %s",
           tensor_text(tokens), tensor_text(dwpe));
     double added = bytes_of_rows(dwte, N) + bytes_of_rows(dwpe, tokens->dim[1]);
@@ -211,7 +216,7 @@ void norm_forward(struct ctx *ctx, struct tensor *out, struct tensor *mean, stru
     want("norm_forward", out, N, C);
     want_norm("norm_forward", inp, mean, rstd, weight);
     want_count("norm_forward", bias, C);
-    WANT_ALIKE("norm_forward", inp, out, weight, bias);
+    WANT_ALIKE(ctx, "norm_forward", inp, out, weight, bias);
     DISPATCH(ctx, norm_forward, 8 * N * C, BYTES(out, mean, rstd, inp, weight, bias), out, mean, rstd, inp,
              weight, bias);
 }
@@ -225,7 +230,7 @@ void residual_norm_forward(struct ctx *ctx, struct tensor *residual, struct tens
     want("residual_norm_forward", delta, N, C);
     want_norm("residual_norm_forward", inp, mean, rstd, weight);
     want_count("residual_norm_forward", bias, C);
-    WANT_ALIKE("residual_norm_forward", inp, delta, residual, out, weight, bias);
+    WANT_ALIKE(ctx, "residual_norm_forward", inp, delta, residual, out, weight, bias);
     DISPATCH(ctx, residual_norm_forward, 9 * N * C,
              BYTES(residual, out, mean, rstd, inp, delta, weight, bias), residual, out, mean, rstd, inp,
              delta, weight, bias);
@@ -241,7 +246,7 @@ void norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight,
     want_count("norm_backward", dweight, C);
     want_count("norm_backward", dbias, C);
     want_norm("norm_backward", inp, mean, rstd, weight);
-    WANT_ALIKE("norm_backward", inp, dout, dinp, weight, dresidual, dweight, dbias);
+    WANT_ALIKE(ctx, "norm_backward", inp, dout, dinp, weight, dresidual, dweight, dbias);
     DISPATCH(ctx, norm_backward, 13 * N * C,
              BYTES(dinp, dout, inp, dresidual, mean, rstd, weight) + 2 * BYTES(dweight, dbias), dinp, dweight,
              dbias, dresidual, dout, inp, mean, rstd, weight);
@@ -262,7 +267,7 @@ void matmul_forward(struct ctx *ctx, struct tensor *out, struct tensor *pre, con
     want("matmul_forward", out, N, OC);
     if (bias) want_count("matmul_forward", bias, OC);
     if (pre) want("matmul_forward", pre, N, OC);
-    WANT_ALIKE("matmul_forward", inp, weight, out, bias, pre);
+    WANT_ALIKE(ctx, "matmul_forward", inp, weight, out, bias, pre);
     check(!pre || act != ACT_NONE, "matmul_forward: %s would equal the output: no activation is applied",
           tensor_text(pre));
     note_shape(ctx, N, C, OC);
@@ -280,7 +285,7 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
     if (dinp) want("matmul_backward", dinp, N, C);
     if (dbias) want_count("matmul_backward", dbias, OC);
     if (pre) want("matmul_backward", pre, N, C);
-    WANT_ALIKE("matmul_backward", dout, inp, weight, dweight, dinp, dbias, pre);
+    WANT_ALIKE(ctx, "matmul_backward", dout, inp, weight, dweight, dinp, dbias, pre);
     check(!pre || dinp, "matmul_backward: pre-activation given, but no input gradient to apply it to");
     /* two products, and both read dout */
     double bytes = BYTES(dout, inp) + (accumulate ? 2 : 1) * BYTES(dweight, dbias);
@@ -294,21 +299,21 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
 
 void act_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
     want("act_forward", out, tensor_rows(inp), tensor_cols(inp));
-    WANT_ALIKE("act_forward", inp, out);
+    WANT_ALIKE(ctx, "act_forward", inp, out);
     DISPATCH(ctx, act_forward, 10 * tensor_count(inp), BYTES(out, inp), out, inp);
 }
 
 void act_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dout, const struct tensor *inp) {
     want("act_backward", dinp, tensor_rows(inp), tensor_cols(inp));
     want("act_backward", dout, tensor_rows(inp), tensor_cols(inp));
-    WANT_ALIKE("act_backward", inp, dout, dinp);
+    WANT_ALIKE(ctx, "act_backward", inp, dout, dinp);
     DISPATCH(ctx, act_backward, 20 * tensor_count(inp), BYTES(dinp, dout, inp), dinp, dout, inp);
 }
 
 /* --- attn --- */
 
-static void want_attn(const char *op, const struct tensor *out, const struct tensor *lse,
-                      const struct tensor *qkv, int NH) {
+static void want_attn(const struct ctx *ctx, const char *op, const struct tensor *out,
+                      const struct tensor *lse, const struct tensor *qkv, int NH) {
     check(out->rank == 3 && qkv->rank == 3, "%s: %s and %s should be (B,T,C) and (B,T,3C)", op,
           tensor_text(out), tensor_text(qkv));
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
@@ -317,7 +322,7 @@ static void want_attn(const char *op, const struct tensor *out, const struct ten
           tensor_text(qkv), tensor_text(out));
     want_count(op, lse, B * NH * T);
     want_dtype(op, lse, DTYPE_F32);
-    WANT_ALIKE(op, qkv, out);
+    WANT_ALIKE(ctx, op, qkv, out);
 }
 
 /* Query-key pairs below the diagonal, for one head. Counted exactly; the literature's T^2/2 leaves the
@@ -326,7 +331,7 @@ static double causal_pairs(int64_t t0, int64_t T) { return 0.5 * (double)(T - t0
 
 void attn_forward(struct ctx *ctx, struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
                   int t0) {
-    want_attn("attn_forward", out, lse, qkv, NH);
+    want_attn(ctx, "attn_forward", out, lse, qkv, NH);
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
     check(t0 >= 0 && t0 < T, "attn_forward: first row %d is outside %s", t0, tensor_text(out));
     DISPATCH(ctx, attn_forward, 4.0 * (double)(B * C) * causal_pairs(t0, T), BYTES(out, qkv, lse), out, lse,
@@ -335,11 +340,11 @@ void attn_forward(struct ctx *ctx, struct tensor *out, struct tensor *lse, const
 
 void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
                    const struct tensor *lse, const struct tensor *qkv, int NH) {
-    want_attn("attn_backward", out, lse, qkv, NH);
+    want_attn(ctx, "attn_backward", out, lse, qkv, NH);
     check(tensor_same_shape(dqkv, qkv), "attn_backward: %s is unlike %s", tensor_text(dqkv),
           tensor_text(qkv));
     want("attn_backward", dout, tensor_rows(out), tensor_cols(out));
-    WANT_ALIKE("attn_backward", qkv, dout, dqkv);
+    WANT_ALIKE(ctx, "attn_backward", qkv, dout, dqkv);
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
     DISPATCH(ctx, attn_backward, 10.0 * (double)(B * C) * causal_pairs(0, T),
              BYTES(dqkv, dout, out, lse, qkv), dqkv, dout, out, lse, qkv, NH);
@@ -355,6 +360,7 @@ void loss_forward(struct ctx *ctx, struct tensor *losses, struct tensor *logits,
     want_dtype("loss_forward", losses, DTYPE_F32);
     want_dtype("loss_forward", targets, DTYPE_I32);
     if (dloss) want_number("loss_forward", dloss);
+    WANT_ALIKE(ctx, "loss_forward", logits);
     check(V > 0 && V <= Vp, "loss_forward: vocabulary %d does not fit %s", V, tensor_text(logits));
     DISPATCH(ctx, loss_forward, 5 * N * V, (dloss ? 2 : 1) * bytes_of(logits) + BYTES(losses, targets, dloss),
              losses, logits, targets, dloss, V);
@@ -373,7 +379,7 @@ void adamw(struct ctx *ctx, struct tensor *param, struct tensor *master, struct 
     if (master) want_dtype("adamw", master, DTYPE_F32);
     want_dtype("adamw", m, DTYPE_F32);
     want_dtype("adamw", v, DTYPE_F32);
-    WANT_ALIKE("adamw", param, grad);
+    WANT_ALIKE(ctx, "adamw", param, grad);
     check(args->step >= 1, "adamw: step %" PRId64 " should be 1 for the first update", args->step);
     /* where there is a master copy, the parameter is only written */
     double bytes =
@@ -383,6 +389,7 @@ void adamw(struct ctx *ctx, struct tensor *param, struct tensor *master, struct 
 
 void sumsq(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
     want_number("sumsq", out);
+    WANT_ALIKE(ctx, "sumsq", inp);
     DISPATCH(ctx, sumsq, 2 * tensor_count(inp), BYTES(out, inp), out, inp);
 }
 
@@ -397,13 +404,17 @@ void sum(struct ctx *ctx, struct tensor *out, const struct tensor *inp, const st
 
 void cast(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
     want_count("cast", out, tensor_count(inp));
+    check(out->dtype != DTYPE_I32 && inp->dtype != DTYPE_I32, "cast: %s and %s should be fp32 or bf16",
+          tensor_text(out), tensor_text(inp));
     DISPATCH(ctx, cast, 0, BYTES(out, inp), out, inp);
 }
 
 void fill(struct ctx *ctx, struct tensor *out, float value) {
+    WANT_ALIKE(ctx, "fill", out);
     DISPATCH(ctx, fill, 0, bytes_of(out), out, value);
 }
 
 void randn(struct ctx *ctx, struct tensor *out, float mean, float std, uint64_t seed, uint64_t purpose) {
+    WANT_ALIKE(ctx, "randn", out);
     DISPATCH(ctx, randn, 0, bytes_of(out), out, mean, std, seed, purpose);
 }

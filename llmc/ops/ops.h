@@ -1,18 +1,22 @@
 /* The seam between the model and the back ends.
  *
- * Each operation's signature is written once, in LLMC_OP below. From it come three types:
- *   <op>_fn        what an implementation must look like
- *   <op>_need_fn   the same arguments -> bytes of scratch it wants, or OP_UNSUPPORTED for arguments it cannot
- * take <op>_variant   a row {name, run, need, arch}; a back end offers rows in order of preference, ended by
- * {0} and from the list LLMC_OPS come the table `struct ops` and the front doors' enum. A wrong signature
- * does not compile, a missing operation does not link.
+ * LLMC_OP states an operation's signature, and nothing else does. It declares:
+ *   <op>           the front door that the model calls: op(ctx, operands...), defined in ops.c
+ *   <op>_fn        the type of an implementation: run(env, operands...)
+ *   <op>_need_fn   the type of need(operands...): the bytes of scratch that an implementation wants, or
+ *                  OP_UNSUPPORTED if it cannot take these operands
+ *   <op>_variant   one implementation: {name, run, need, arch}
+ * A back end has an array of variants for each operation, the preferred one first, ended by {0}. The list
+ * LLMC_OPS makes the table `struct ops` of these arrays and the numbers `enum op_id`. A wrong signature does
+ * not compile, a missing operation does not link.
  *
- * The model calls the front doors declared at the end (ops.c). They check the operands, count FLOPs and
- * bytes, choose the variant, take its scratch, and, except in plan mode, run it.
+ * A front door checks the operands, counts FLOPs and bytes, chooses the first variant that takes the operands,
+ * provides its scratch and, except in plan mode, runs it.
  *
- * Contracts. Shapes are in trailing comments; N is the number of rows (B*T), every tensor is row-major. `=`
- * overwrites the output, whatever it held; `+=` adds to it. All reductions run in a fixed order: the same
- * call on the same device gives the same bits. "(or NULL)" operands may be absent. */
+ * Contracts. Shapes stand in trailing comments; N is the number of rows (B*T), every tensor is row-major. `=`
+ * overwrites the output, whatever it held; `+=` adds to it. Every reduction has a fixed order: the same call
+ * on the same device gives the same bits. An operand marked "(or NULL)" may be absent. An output shares memory
+ * with an input only where its comment says "may be". */
 #ifndef LLMC_OPS_H
 #define LLMC_OPS_H
 
@@ -28,8 +32,8 @@ struct ctx;
 struct op_env {
     void *stream;  /* CUDA stream; NULL on the CPU */
     void *scratch; /* the bytes that need() asked for, 256-byte aligned; contents undefined */
-    void *zeros; /* where scratch was asked for: OP_ZEROS bytes that are 0, and must be 0 again at the end */
-    void *state; /* back-end private (cuBLASLt handle and plans) */
+    void *zeros;   /* if it asked for any: OP_ZEROS bytes that are 0, and must be 0 again at the end */
+    void *state;   /* back-end private (cuBLASLt handle and plans) */
 };
 
 #define OP_UNSUPPORTED (-1)
@@ -41,9 +45,14 @@ struct op_env {
     struct op##_variant {                                                                                    \
         const char *name;                                                                                    \
         op##_fn *run;                                                                                        \
-        op##_need_fn *need;                                                                                  \
-        int arch; /* the one compute capability that the row is made for (90: sm_90a); 0: any */             \
-    }
+        op##_need_fn *need; /* NULL: takes whatever the front door lets through, without scratch */          \
+        int arch;           /* the only compute capability that it is made for (90: sm_90a); 0: any */       \
+    };                                                                                                       \
+    void op(struct ctx *ctx, __VA_ARGS__)
+
+/* Bytes of scratch that a variant wants for these operands, or OP_UNSUPPORTED. Whoever walks variants asks
+ * op_runs_on() and then this. */
+#define OP_NEED(variant, ...) ((variant)->need ? (variant)->need(__VA_ARGS__) : 0)
 
 enum activation { ACT_NONE, ACT_GELU };
 
@@ -73,8 +82,7 @@ LLMC_OP(norm_forward, struct tensor *out, /* (N,C) = */
         const struct tensor *weight,      /* (C) */
         const struct tensor *bias);       /* (C) */
 
-/* residual = inp + delta;  (out, mean, rstd) = norm_forward(residual). The same bits as the two steps
- * apart. */
+/* residual = inp + delta;  (out, mean, rstd) = norm_forward(residual). The bits are those of the two steps. */
 LLMC_OP(residual_norm_forward, struct tensor *residual, /* (N,C) = ; may be inp */
         struct tensor *out,                             /* (N,C) = */
         struct tensor *mean,                            /* (N) fp32 = */
@@ -99,10 +107,10 @@ LLMC_OP(norm_backward, struct tensor *dinp, /* (N,C) = ; may be dresidual or dou
 
 /* --- matmul: linear layers --- */
 
-/* In fp8 (weight->fp8, see below) a product is taken of operands that were rounded: x becomes
- * round(x*s)/s with round() to e4m3 for inp and weight, to e5m2 for dout, and s a power of two for the whole
- * tensor (fp8.h). Sums, bias, activation, dbias and what is stored are as without. In a layer whose N, C and
- * OC are not all multiples of 16, as tensor cores want it, the mark has no effect. */
+/* A weight marked fp8 makes its layer multiply rounded operands: x becomes round(x*s)/s, with round() to e4m3
+ * for inp and weight and to e5m2 for dout, and s a power of two for the whole tensor (fp8.h). Sums, bias,
+ * activation, dbias and stored values do not change. The mark has no effect unless N, C and OC are multiples
+ * of 16, which tensor cores need. */
 static inline bool matmul_in_fp8(const struct tensor *inp, const struct tensor *weight) {
     return weight->fp8 && tensor_rows(inp) % 16 == 0 && tensor_cols(inp) % 16 == 0 &&
            tensor_rows(weight) % 16 == 0;
@@ -117,9 +125,8 @@ LLMC_OP(matmul_forward, struct tensor *out, /* (N,OC) = */
         const struct tensor *bias,          /* (OC) (or NULL) */
         enum activation act);
 
-/* dinp = dout @ weight, times act'(pre) if `pre` is given (the activation that made inp from pre is fused
- * here). dweight (+)= dout^T @ inp;  dbias (+)= sum over rows of dout. With `accumulate` the two are added
- * to. */
+/* dinp = dout @ weight, times gelu'(pre) if `pre` is given: the backward pass of the activation that made inp
+ * from pre. dweight (+)= dout^T @ inp;  dbias (+)= sum over rows of dout; added with `accumulate`. */
 LLMC_OP(matmul_backward, struct tensor *dinp, /* (N,C) = (or NULL) */
         struct tensor *dweight,               /* (OC,C) = or += */
         struct tensor *dbias,                 /* (OC) = or += (or NULL) */
@@ -245,17 +252,17 @@ enum op_id { LLMC_OPS(X) OP_COUNT };
 #undef X
 const char *op_name(enum op_id id);
 
-/* Can a row made for `arch` run on the context's device? Whoever walks rows asks this before need(). */
+/* Can a variant made for `arch` run on the context's device? */
 bool op_runs_on(const struct ctx *ctx, int arch);
 
-/* What the FLOP rate of a row is to be measured by: the device's rate for plain matmuls, or twice that for
- * fp8 on a GPU, whose tensor cores multiply fp8 twice as fast as bf16 (NVIDIA's data sheets, Ada to
- * Hopper). */
+/* The rate, in FLOP/s, by which a variant's is judged: the device's rate for plain matmuls, or twice that for
+ * fp8 on a GPU, whose tensor cores multiply fp8 twice as fast as bf16 (NVIDIA's data sheets, Ada to Hopper). */
 double op_matmul_rate(const struct ctx *ctx, const char *variant, double plain_rate);
 
-/* One back end's implementations: for each op its rows, best first. */
+/* One back end: its variants of each op, the preferred one first. */
 struct ops {
     const char *backend;
+    bool bf16; /* computes in bf16, too; every back end computes in fp32 */
 #define X(op) const struct op##_variant *op;
     LLMC_OPS(X)
 #undef X
@@ -263,47 +270,12 @@ struct ops {
 extern const struct ops cpu_ops;  /* llmc/cpu: the reference; fp32 */
 extern const struct ops cuda_ops; /* llmc/cuda */
 
-/* The rows themselves, defined in llmc/cpu/<stem>.c and llmc/cuda/<stem>.cu. */
+/* The variants, defined in llmc/cpu/<stem>.c and llmc/cuda/<stem>.cu. */
 #define X(op)                                                                                                \
     extern const struct op##_variant cpu_##op##_variants[];                                                  \
     extern const struct op##_variant cuda_##op##_variants[];
 LLMC_OPS(X)
 #undef X
-
-/* --- front doors (ops.c) --- */
-
-#define FRONT_DOOR(op, ...) void op(struct ctx *ctx, __VA_ARGS__)
-FRONT_DOOR(embed_forward, struct tensor *out, const struct tensor *tokens, const struct tensor *wte,
-           const struct tensor *wpe, int t0);
-FRONT_DOOR(embed_backward, struct tensor *dwte, struct tensor *dwpe, const struct tensor *dout,
-           const struct tensor *tokens);
-FRONT_DOOR(norm_forward, struct tensor *out, struct tensor *mean, struct tensor *rstd,
-           const struct tensor *inp, const struct tensor *weight, const struct tensor *bias);
-FRONT_DOOR(residual_norm_forward, struct tensor *residual, struct tensor *out, struct tensor *mean,
-           struct tensor *rstd, const struct tensor *inp, const struct tensor *delta,
-           const struct tensor *weight, const struct tensor *bias);
-FRONT_DOOR(norm_backward, struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
-           const struct tensor *dresidual, const struct tensor *dout, const struct tensor *inp,
-           const struct tensor *mean, const struct tensor *rstd, const struct tensor *weight);
-FRONT_DOOR(matmul_forward, struct tensor *out, struct tensor *pre, const struct tensor *inp,
-           const struct tensor *weight, const struct tensor *bias, enum activation act);
-FRONT_DOOR(matmul_backward, struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
-           const struct tensor *dout, const struct tensor *inp, const struct tensor *weight,
-           const struct tensor *pre, bool accumulate);
-FRONT_DOOR(act_forward, struct tensor *out, const struct tensor *inp);
-FRONT_DOOR(act_backward, struct tensor *dinp, const struct tensor *dout, const struct tensor *inp);
-FRONT_DOOR(attn_forward, struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH, int t0);
-FRONT_DOOR(attn_backward, struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
-           const struct tensor *lse, const struct tensor *qkv, int NH);
-FRONT_DOOR(loss_forward, struct tensor *losses, struct tensor *logits, const struct tensor *targets,
-           const struct tensor *dloss, int V);
-FRONT_DOOR(adamw, struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
-           const struct tensor *grad, const struct tensor *sumsq, const struct adamw_args *args);
-FRONT_DOOR(sumsq, struct tensor *out, const struct tensor *inp);
-FRONT_DOOR(sum, struct tensor *out, const struct tensor *inp, const struct tensor *scale, bool accumulate);
-FRONT_DOOR(cast, struct tensor *out, const struct tensor *inp);
-FRONT_DOOR(fill, struct tensor *out, float value);
-FRONT_DOOR(randn, struct tensor *out, float mean, float std, uint64_t seed, uint64_t purpose);
 
 #ifdef __cplusplus
 }

@@ -1,9 +1,9 @@
-/* Every CUDA operation, every variant row, in fp32 and bf16, against the CPU op: the cases of op_<stem>.c.
+/* Every CUDA operation, every variant, in fp32 and bf16, against the CPU op: the cases of op_<stem>.c.
  *     test_cuda_ops [OP]                  only the ops whose name matches ("norm*")
  *     LLMC_TEST_SIZE=large test_cuda_ops  also the shapes of GPT-2: for a real GPU
- * The rows of the teaching ladders in dev/variants are run in the same way, with LLMC_TEST_LADDERS=0
- * not.
- * Besides the results this checks that an op's last row takes everything, and that no row takes nothing. */
+ *     LLMC_TEST_LADDERS=0 test_cuda_ops   without the teaching ladders of dev/variants
+ * Besides the results this checks that an op's last variant takes every case and that every variant takes
+ * some. */
 #include "test/test.h"
 
 #include "dev/variants/ladder.h"
@@ -42,52 +42,54 @@ static int close_gpu(void **state) {
     return 0;
 }
 
-/* --- every row --- */
+/* --- every variant --- */
 
-/* Runs all cases of one row and counts failures; the last row has no other to fall back on. */
-static int check_row(struct gpu *gpu, const struct op_test *op, const char *row, bool last) {
+/* Runs all cases of one variant and counts failures; the last variant has no other to fall back on. */
+static int check_variant(struct gpu *gpu, const struct op_test *op, const char *variant, bool last) {
     int passed = 0, failed = 0, skipped = 0;
     double worst[DTYPE_COUNT] = {0};
     for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++)
         for (size_t i = 0; i < op->case_count; i++) {
             const struct op_case *c = &op->cases[i];
-            if ((c->size == SIZE_LARGE && !gpu->large) || (c->only && strcmp(c->only, row) != 0)) continue;
+            if ((c->size == SIZE_LARGE && !gpu->large) || (c->only && strcmp(c->only, variant) != 0))
+                continue;
             if (c->only && (dtype != DTYPE_BF16 || (gpu->small && !(c->flags & EVERYWHERE)))) continue;
             struct error err;
-            struct op_target target = {.ctx = &gpu->ctx, .variant = row};
+            struct op_target target = {.ctx = &gpu->ctx, .variant = variant};
             enum op_verdict verdict = op_check(op, c, (enum dtype)dtype, &target, &worst[dtype], &err);
             if (verdict == OP_FAILED) print_error("%s\n", err.message);
             if (verdict == OP_SKIPPED && last)
-                print_error("%s: the last row must take every case\n",
-                            op_case_text(op, c, (enum dtype)dtype, row));
+                print_error("%s: the last variant must take every case\n",
+                            op_case_text(op, c, (enum dtype)dtype, variant));
             passed += verdict == OP_PASSED;
             skipped += verdict == OP_SKIPPED;
             failed += verdict == OP_FAILED || (verdict == OP_SKIPPED && last);
         }
-    if (passed + failed == 0) print_error("%s:%s takes no case: nothing tests it\n", op_name(op->id), row);
+    if (passed + failed == 0)
+        print_error("%s:%s takes no case: nothing tests it\n", op_name(op->id), variant);
     print_message("# %s:%s %d passed, %d failed, %d not taken; largest error, as a share of what is allowed: "
                   "fp32 %.2f, bf16 %.2f\n",
-                  op_name(op->id), row, passed, failed, skipped, worst[DTYPE_F32], worst[DTYPE_BF16]);
+                  op_name(op->id), variant, passed, failed, skipped, worst[DTYPE_F32], worst[DTYPE_BF16]);
     return failed + (passed + failed == 0);
 }
 
 static void test_op(void **state, enum op_id id) {
     struct gpu *gpu = (struct gpu *)*state;
     const struct op_test *op = op_tests[id];
-    const char *row;
-    int failed = 0, rows = 0;
-    for (; (row = op->row(gpu->ctx.ops, rows)); rows++)
-        if (op_runs_on(&gpu->ctx, op->arch(gpu->ctx.ops, rows)))
-            failed += check_row(gpu, op, row, !op->row(gpu->ctx.ops, rows + 1));
+    const char *name;
+    int failed = 0, count = 0;
+    for (; (name = op->variant(gpu->ctx.ops, count)); count++)
+        if (op_runs_on(&gpu->ctx, op->arch(gpu->ctx.ops, count)))
+            failed += check_variant(gpu, op, name, !op->variant(gpu->ctx.ops, count + 1));
         else
-            print_message("# %s:%s is made for another device than %s\n", op_name(id), row,
+            print_message("# %s:%s is made for another device than %s\n", op_name(id), name,
                           gpu->device->name);
-    assert_true(rows > 0);
+    assert_true(count > 0);
     const struct ops *production = gpu->ctx.ops;
     gpu->ctx.ops = &ladder_ops;
-    for (rows = 0; gpu->ladders && (row = op->row(&ladder_ops, rows)) && isdigit((unsigned char)row[0]);
-         rows++)
-        failed += check_row(gpu, op, row, false); /* what a step is not about it may refuse */
+    for (count = 0;
+         gpu->ladders && (name = op->variant(&ladder_ops, count)) && isdigit((unsigned char)name[0]); count++)
+        failed += check_variant(gpu, op, name, false); /* a step may refuse what it is not about */
     gpu->ctx.ops = production;
     if (failed) fail_msg("%d failures", failed);
 }
@@ -142,7 +144,7 @@ static void round_stochastically(struct gpu *gpu, uint16_t *out, int pieces, int
 }
 
 /* A quarter of the parameters goes up, the others stay. What an element does depends on its place in the
- * whole buffer and on the step alone, not on how calls or rows divide it. */
+ * whole buffer and on the step alone, not on how calls or variants divide it. */
 static void test_stochastic_rounding(void **state) {
     struct gpu *gpu = (struct gpu *)*state;
     uint16_t *whole = (uint16_t *)xmalloc(N * sizeof *whole), *other = (uint16_t *)xmalloc(N * sizeof *other);
@@ -157,7 +159,7 @@ static void test_stochastic_rounding(void **state) {
         fail_msg("%d of %d went up, not a quarter", up, N);
     round_stochastically(gpu, other, 2, 8, 1);
     assert_memory_equal(whole, other, N * sizeof *whole);
-    round_stochastically(gpu, other, 1, 5, 1); /* a row for four at a time cannot start here */
+    round_stochastically(gpu, other, 1, 5, 1); /* a variant for four at a time cannot start here */
     assert_memory_equal(whole, other + 3, (N - 3) * sizeof *whole);
     round_stochastically(gpu, other, 1, 8, 2); /* the next step draws anew: a sixteenth goes up in both */
     for (int i = 0; i < N; i++) both += whole[i] != bf16_from_f32(1.0f) && other[i] != bf16_from_f32(1.0f);

@@ -2,10 +2,7 @@
  * shapes of GPT-2 and the contracts of ops.h (every operand once), and compared with what the front doors
  * count for the real step in plan mode at B=64, T=1024 in bf16. Then both against a table made by hand from
  * the architecture, the roofline of one H200: an operation that claims more than its contract, or a step that
- * calls one too often, shows here without a GPU. What kernels really move is the matter of
- * test_cuda_traffic.c.
- *
- * Order: rows that take bf16, the step in plan mode, the second count, the table, the tests. */
+ * calls one too often, shows here without a GPU. test/sim/test_traffic.c counts what kernels really move. */
 #include "test/test.h"
 
 #include "llmc/model/optimizer.h"
@@ -13,37 +10,13 @@
 #include <math.h>
 #include <string.h>
 
-/* --- rows that accept everything: the CPU has none for bf16, and in plan mode none runs --- */
+/* --- variants that take bf16, which the CPU has none of; in plan mode no variant runs --- */
 
-#define ANY(op, ...)                                                                                         \
-    static int64_t op##_any(__VA_ARGS__) { return 0; }                                                       \
-    static const struct op##_variant op##_plan[] = {{.name = "plan", .need = op##_any}, {0}};
-#define OUT struct tensor *
-#define INP const struct tensor *
-ANY(embed_forward, OUT out, INP tokens, INP wte, INP wpe, int t0)
-ANY(embed_backward, OUT dwte, OUT dwpe, INP dout, INP tokens)
-ANY(norm_forward, OUT out, OUT mean, OUT rstd, INP inp, INP weight, INP bias)
-ANY(residual_norm_forward, OUT residual, OUT out, OUT mean, OUT rstd, INP inp, INP delta, INP weight,
-    INP bias)
-ANY(norm_backward, OUT dinp, OUT dweight, OUT dbias, INP dresidual, INP dout, INP inp, INP mean, INP rstd,
-    INP weight)
-ANY(matmul_forward, OUT out, OUT pre, INP inp, INP weight, INP bias, enum activation act)
-ANY(matmul_backward, OUT dinp, OUT dweight, OUT dbias, INP dout, INP inp, INP weight, INP pre,
-    bool accumulate)
-ANY(act_forward, OUT out, INP inp)
-ANY(act_backward, OUT dinp, INP dout, INP inp)
-ANY(attn_forward, OUT out, OUT lse, INP qkv, int NH, int t0)
-ANY(attn_backward, OUT dqkv, INP dout, INP out, INP lse, INP qkv, int NH)
-ANY(loss_forward, OUT losses, OUT logits, INP targets, INP dloss, int V)
-ANY(adamw, OUT param, OUT master, OUT m, OUT v, INP grad, INP sumsq_of_grad, const struct adamw_args *args)
-ANY(sumsq, OUT out, INP inp)
-ANY(sum, OUT out, INP inp, INP scale, bool accumulate)
-ANY(cast, OUT out, INP inp)
-ANY(fill, OUT out, float value)
-ANY(randn, OUT out, float mean, float std, uint64_t seed, uint64_t purpose)
-
+#define X(op) static const struct op##_variant op##_plan[] = {{.name = "plan"}, {0}};
+LLMC_OPS(X)
+#undef X
 #define X(op) .op = op##_plan,
-static const struct ops plan_ops = {.backend = "plan", LLMC_OPS(X)};
+static const struct ops plan_ops = {.backend = "plan", .bf16 = true, LLMC_OPS(X)};
 #undef X
 
 /* --- the step in plan mode --- */
@@ -113,7 +86,7 @@ static void count_step(struct count *counts, const struct gpt_config *c, int64_t
         linear(counts, L, N, C, C, true, false, false, first);     /* attention's projection */
         linear(counts, L, N, C, 4 * C, true, true, false, first);  /* fc, GELU after it */
         linear(counts, L, N, 4 * C, C, true, false, true, first);  /* fcproj, GELU before it */
-        linear(counts, 1, N, C, Vp, false, false, false, first);   /* the head */
+        linear(counts, 1, N, C, Vp, false, false, false, first);   /* the lm_head */
         /* per head and query t, with t+1 keys of HS numbers: a product each with k and v, and five of them
          * back */
         double pairs = B * NH * T * (T + 1) / 2, HS = C / NH;

@@ -484,44 +484,13 @@ static void randn_run(const struct op_env *env, struct tensor *out, float mean, 
 
 /* --- the table --- */
 
-/* Every row takes anything and needs no scratch. */
-#define NEEDS_NOTHING(op, ...)                                                                               \
-    static int64_t op##_need(__VA_ARGS__) { return 0; }                                                      \
-    static const struct op##_variant op##_rows[] = {{"naive", op##_run, op##_need}, {0}}
-NEEDS_NOTHING(embed_forward, struct tensor *out, const struct tensor *tokens, const struct tensor *wte,
-              const struct tensor *wpe, int t0);
-NEEDS_NOTHING(embed_backward, struct tensor *dwte, struct tensor *dwpe, const struct tensor *dout,
-              const struct tensor *tokens);
-NEEDS_NOTHING(norm_forward, struct tensor *out, struct tensor *mean, struct tensor *rstd,
-              const struct tensor *inp, const struct tensor *weight, const struct tensor *bias);
-NEEDS_NOTHING(residual_norm_forward, struct tensor *residual, struct tensor *out, struct tensor *mean,
-              struct tensor *rstd, const struct tensor *inp, const struct tensor *delta,
-              const struct tensor *weight, const struct tensor *bias);
-NEEDS_NOTHING(norm_backward, struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
-              const struct tensor *dresidual, const struct tensor *dout, const struct tensor *inp,
-              const struct tensor *mean, const struct tensor *rstd, const struct tensor *weight);
-NEEDS_NOTHING(matmul_forward, struct tensor *out, struct tensor *pre, const struct tensor *inp,
-              const struct tensor *weight, const struct tensor *bias, enum activation act);
-NEEDS_NOTHING(matmul_backward, struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
-              const struct tensor *dout, const struct tensor *inp, const struct tensor *weight,
-              const struct tensor *pre, bool accumulate);
-NEEDS_NOTHING(act_forward, struct tensor *out, const struct tensor *inp);
-NEEDS_NOTHING(act_backward, struct tensor *dinp, const struct tensor *dout, const struct tensor *inp);
-NEEDS_NOTHING(attn_forward, struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH, int t0);
-NEEDS_NOTHING(attn_backward, struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
-              const struct tensor *lse, const struct tensor *qkv, int NH);
-NEEDS_NOTHING(loss_forward, struct tensor *losses, struct tensor *logits, const struct tensor *targets,
-              const struct tensor *dloss, int V);
-NEEDS_NOTHING(adamw, struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
-              const struct tensor *grad, const struct tensor *sumsq, const struct adamw_args *args);
-NEEDS_NOTHING(sumsq, struct tensor *out, const struct tensor *inp);
-NEEDS_NOTHING(sum, struct tensor *out, const struct tensor *inp, const struct tensor *scale, bool accumulate);
-NEEDS_NOTHING(cast, struct tensor *out, const struct tensor *inp);
-NEEDS_NOTHING(fill, struct tensor *out, float value);
-NEEDS_NOTHING(randn, struct tensor *out, float mean, float std, uint64_t seed, uint64_t purpose);
+/* Every variant takes anything and needs no scratch. */
+#define X(op) static const struct op##_variant op##_variants[] = {{"naive", op##_run}, {0}};
+LLMC_OPS(X)
+#undef X
 
-const struct ops naive_ops = {"naive",
-#define X(op) op##_rows,
+const struct ops naive_ops = {"naive", true,
+#define X(op) op##_variants,
                               LLMC_OPS(X)
 #undef X
 };

@@ -42,8 +42,8 @@ static void embed_backward_make(struct op_instance *x) {
     bool exact = x->c->input == INPUT_INTEGER;
     add_tokens(x);
     op_add(x, ROLE_IN, x->dtype, "dout", d[0], d[1], d[2]);
-    op_add(x, ROLE_UPDATE, x->dtype, "dwte", d[3], d[2], 0)->exact = exact;
-    op_add(x, ROLE_UPDATE, x->dtype, "dwpe", d[4], d[2], 0)->exact = exact;
+    op_add(x, ROLE_ADD, x->dtype, "dwte", d[3], d[2], 0)->exact = exact;
+    op_add(x, ROLE_ADD, x->dtype, "dwpe", d[4], d[2], 0)->exact = exact;
 }
 
 /* The magnitude of each sum is the op itself on absolute values; no row has more than B*T terms. */

@@ -303,6 +303,12 @@ void op_instance_call(struct op_instance *x) {
     x->op->call(x->ctx, x);
 }
 
+int64_t op_instance_need(struct op_instance *x, const struct ops *ops, int variant) {
+    bool computes = x->dtype == DTYPE_F32 || ops->bf16 || x->op->converts;
+    if (!computes || !op_runs_on(x->ctx, x->op->arch(ops, variant))) return OP_UNSUPPORTED;
+    return x->op->need(ops, variant, x);
+}
+
 /* "dinp[3,7]" */
 static const char *element_text(const struct operand *o, int64_t i) {
     int64_t index[TENSOR_MAX_RANK];
@@ -423,13 +429,13 @@ static void run_once(struct op_instance *x, const struct op_target *target, int 
     if (target->tamper) target->tamper(target->user, x, run);
 }
 
-/* The row that would run: the forced one, or the first that takes the operands. Its scratch; or
+/* Scratch of the variant that would run: the forced one, or the first that takes the operands; or
  * OP_UNSUPPORTED. */
-static int64_t find_row(struct op_instance *x, const struct op_target *target) {
+static int64_t find_variant(struct op_instance *x, const struct op_target *target) {
     const char *name;
-    for (int row = 0; (name = x->op->row(target->ctx->ops, row)); row++) {
+    for (int i = 0; (name = x->op->variant(target->ctx->ops, i)); i++) {
         if (target->variant && strcmp(name, target->variant) != 0) continue;
-        int64_t need = x->op->need(target->ctx->ops, row, x);
+        int64_t need = op_instance_need(x, target->ctx->ops, i);
         if (need >= 0 || target->variant) return need;
     }
     check(!target->variant, "%s has no variant %s", op_name(x->op->id), target->variant);
@@ -441,7 +447,7 @@ enum op_verdict op_check(const struct op_test *op, const struct op_case *c, enum
     struct ctx *ctx = target->ctx;
     struct op_instance x;
     op_instance_create(&x, op, c, dtype, ctx);
-    int64_t need = target->perfect ? 0 : find_row(&x, target);
+    int64_t need = target->perfect ? 0 : find_variant(&x, target);
     if (need < 0) {
         op_instance_free(&x);
         return OP_SKIPPED;

@@ -2,7 +2,7 @@
  *
  * test/op_<stem>.c describes the ops of a stem: named cases (a shape and a kind of input), the operands, the
  * call, and the error that each output may have. The harness runs a case on a target context (any device, any
- * op table, any variant row) and compares every output with the CPU op in fp32 on the same inputs, which are
+ * op table, any variant) and compares every output with the CPU op in fp32 on the same inputs, which are
  * rounded to the storage dtype first. Every buffer lies between guard bands, `=` outputs and scratch are
  * poisoned with NaN, inputs must come back unchanged, and a second run must give the same bits.
  *
@@ -42,7 +42,7 @@ enum op_size { SIZE_SMALL, SIZE_LARGE };
 enum {
     UNALIGNED = 1, /* every buffer starts one element after an aligned address */
     OP_FP8 = 2,    /* matmul: the weight is marked as the model marks it */
-    EVERYWHERE = 4 /* a case for one row that is run under ThreadSanitizer, too (LLMC_TEST_SIZE=small) */
+    EVERYWHERE = 4 /* a case for one variant that is run under ThreadSanitizer, too (LLMC_TEST_SIZE=small) */
 };
 #define OP_FLAG(n) (8u << (n))
 
@@ -52,8 +52,8 @@ struct op_case {
     int64_t d[6]; /* the shape; what each means stands in the op's file */
     unsigned flags;
     enum op_size size;
-    const char *only; /* the row, of bf16, whose tiles the shape is about; other CUDA rows leave it out. NULL:
-                         every row */
+    const char *only; /* the CUDA variant, in bf16, whose tiles the shape is about; others leave it out. NULL:
+                         every variant */
 };
 
 /* A model whose ops are to be benchmarked. */
@@ -66,7 +66,8 @@ struct op_model {
 enum operand_role {
     ROLE_IN,    /* must come back unchanged */
     ROLE_OUT,   /* `=`: poisoned with NaN before the call */
-    ROLE_UPDATE /* read and written: `+=`, in-place, or partly written */
+    ROLE_ADD,   /* `+=`: what is added must not depend on what was there */
+    ROLE_UPDATE /* read and overwritten in place, or partly overwritten */
 };
 
 struct operand {
@@ -111,29 +112,28 @@ struct op_test {
     /* Computes the reference where that is more than the CPU op in fp32; NULL: the CPU op. */
     void (*reference)(struct ctx *cpu, struct op_instance *x);
     void (*call)(struct ctx *ctx, struct op_instance *x);
-    /* OP_UNSUPPORTED also where the row is made for another device. */
-    int64_t (*need)(const struct ops *ops, int row, struct op_instance *x);
-    const char *(*row)(const struct ops *ops, int row); /* NULL after the last */
-    int (*arch)(const struct ops *ops, int row);
+    bool converts; /* takes operands of different dtypes, also in a back end that computes in fp32 alone */
+    int64_t (*need)(const struct ops *ops, int variant, struct op_instance *x); /* ask op_instance_need() */
+    const char *(*variant)(const struct ops *ops, int variant);                 /* NULL after the last */
+    int (*arch)(const struct ops *ops, int variant);
 };
 
 /* Defines op_test_<op> from op##_cases, op##_make and the arguments, written as for the front door. The other
  * members follow as designated initialisers in parentheses. */
 #define OP_TEST(op, members, ...)                                                                            \
     static void op##_call(struct ctx *ctx, struct op_instance *x) { op(ctx, __VA_ARGS__); }                  \
-    static int64_t op##_need(const struct ops *ops, int row, struct op_instance *x) {                        \
-        if (!op_runs_on(x->ctx, ops->op[row].arch)) return OP_UNSUPPORTED;                                   \
-        return ops->op[row].need(__VA_ARGS__);                                                               \
+    static int64_t op##_need(const struct ops *ops, int variant, struct op_instance *x) {                    \
+        return OP_NEED(&ops->op[variant], __VA_ARGS__);                                                      \
     }                                                                                                        \
-    static const char *op##_row(const struct ops *ops, int row) { return ops->op[row].name; }                \
-    static int op##_arch(const struct ops *ops, int row) { return ops->op[row].arch; }                       \
+    static const char *op##_name(const struct ops *ops, int variant) { return ops->op[variant].name; }       \
+    static int op##_arch(const struct ops *ops, int variant) { return ops->op[variant].arch; }               \
     const struct op_test op_test_##op = {.id = OP_##op,                                                      \
                                          .cases = op##_cases,                                                \
                                          .case_count = ARRAY_LENGTH(op##_cases),                             \
                                          .make = op##_make,                                                  \
                                          .call = op##_call,                                                  \
                                          .need = op##_need,                                                  \
-                                         .row = op##_row,                                                    \
+                                         .variant = op##_name,                                               \
                                          .arch = op##_arch,                                                  \
                                          OP_MEMBERS members}
 #define OP_MEMBERS(...) __VA_ARGS__
@@ -190,19 +190,21 @@ void op_instance_free(struct op_instance *x);
 void op_instance_upload(struct op_instance *x);
 /* Calls the front door on the target. */
 void op_instance_call(struct op_instance *x);
+/* Scratch that a variant of `ops` wants for the target's operands; OP_UNSUPPORTED if it cannot take them. */
+int64_t op_instance_need(struct op_instance *x, const struct ops *ops, int variant);
 /* Compares everything with the reference; false with a message that names the first error. `worst` becomes
  * the largest error as a share of what is allowed. */
 bool op_instance_compare(struct op_instance *x, double *worst, struct error *err);
 
 struct op_target {
     struct ctx *ctx;
-    const char *variant; /* row to force, or NULL for the one that production takes */
+    const char *variant; /* to force, or NULL for the one that production takes */
     /* For tests of the harness (CPU device only): take the rounded reference as the result; then spoil it. */
     bool perfect;
     void (*tamper)(void *user, struct op_instance *x, int run);
     void *user;
 };
-enum op_verdict { OP_PASSED, OP_FAILED, OP_SKIPPED /* the row does not take these operands */ };
+enum op_verdict { OP_PASSED, OP_FAILED, OP_SKIPPED /* the variant does not take these operands */ };
 enum op_verdict op_check(const struct op_test *op, const struct op_case *c, enum dtype dtype,
                          const struct op_target *target, double *worst, struct error *err);
 

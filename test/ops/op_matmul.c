@@ -10,7 +10,7 @@ enum {
 };
 #define FP8 OP_FP8
 
-/* The four linear layers of a block and the head, with the flags that the model calls them with. */
+/* The four linear layers of a block and the lm_head, with the flags that the model calls them with. */
 static int model_shapes(const struct op_model *m, struct op_case *out) {
     int64_t N = m->B * m->T, C = m->C;
     const struct op_case shapes[] = {
@@ -18,7 +18,7 @@ static int model_shapes(const struct op_model *m, struct op_case *out) {
         {"proj", INPUT_RANDOM, {N, C, C}, BIAS, SIZE_LARGE},
         {"fc", INPUT_RANDOM, {N, C, 4 * C}, BIAS, SIZE_LARGE},
         {"fcproj", INPUT_RANDOM, {N, 4 * C, C}, BIAS, SIZE_LARGE},
-        {"head", INPUT_RANDOM, {N, C, m->Vp}, 0, SIZE_LARGE},
+        {"lm_head", INPUT_RANDOM, {N, C, m->Vp}, 0, SIZE_LARGE},
         {"qkv, fp8", INPUT_RANDOM, {N, C, 3 * C}, BIAS | FP8, SIZE_LARGE},
         {"proj, fp8", INPUT_RANDOM, {N, C, C}, BIAS | FP8, SIZE_LARGE},
         {"fc, fp8", INPUT_RANDOM, {N, C, 4 * C}, BIAS | FP8, SIZE_LARGE},
@@ -113,7 +113,7 @@ static const struct op_case matmul_forward_cases[] = {
     {"unaligned", INPUT_RANDOM, {8, 16, 24}, BIAS | UNALIGNED, SIZE_SMALL},
     {"gpt2 qkv", INPUT_RANDOM, {512, 768, 2304}, BIAS, SIZE_LARGE},
     {"gpt2 fc", INPUT_RANDOM, {512, 768, 3072}, BIAS | GELU | KEEP_PRE, SIZE_LARGE},
-    {"integer, gpt2 head", INPUT_INTEGER, {256, 768, 50304}, 0, SIZE_LARGE},
+    {"integer, gpt2 lm_head", INPUT_INTEGER, {256, 768, 50304}, 0, SIZE_LARGE},
     {"fp8", INPUT_RANDOM, {16, 32, 48}, BIAS | FP8, SIZE_SMALL},
     {"fp8, no bias", INPUT_RANDOM, {48, 16, 16}, FP8, SIZE_SMALL},
     {"fp8, tiles with tails", INPUT_RANDOM, {144, 160, 16}, BIAS | FP8, SIZE_SMALL},
@@ -139,7 +139,7 @@ static void matmul_backward_make(struct op_instance *x) {
     int64_t N = x->c->d[0], C = x->c->d[1], OC = x->c->d[2];
     bool exact = x->c->input == INPUT_INTEGER;
     double scale = x->c->input == INPUT_LARGE ? 1e4 : 1.0;
-    enum operand_role gradient = x->c->flags & ACCUMULATE ? ROLE_UPDATE : ROLE_OUT;
+    enum operand_role gradient = x->c->flags & ACCUMULATE ? ROLE_ADD : ROLE_OUT;
     add_factor(x, "dout", N, OC, scale, 0x1p-10);
     add_factor(x, "inp", N, C, scale, 1.0);
     add_weight(x, scale);
@@ -156,7 +156,7 @@ static void allow_sum(struct op_instance *x, const char *name, const struct tens
     for (int64_t i = 0; i < o->count; i++)
         o->allowed[i] +=
             product_error(x, terms) *
-            ((double)f32(magnitude)[i] + (o->role == ROLE_UPDATE ? fabs((double)o->initial[i]) : 0.0));
+            ((double)f32(magnitude)[i] + (o->role == ROLE_ADD ? fabs((double)o->initial[i]) : 0.0));
 }
 
 /* The op on absolute values gives every magnitude. With GELU the product may be stored before it meets the
@@ -209,7 +209,7 @@ static const struct op_case matmul_backward_cases[] = {
     {"unaligned", INPUT_RANDOM, {8, 16, 24}, BIAS | ACCUMULATE | UNALIGNED, SIZE_SMALL},
     {"gpt2 qkv", INPUT_RANDOM, {512, 768, 2304}, BIAS | ACCUMULATE, SIZE_LARGE},
     {"gpt2 fcproj", INPUT_RANDOM, {512, 3072, 768}, BIAS | GELU, SIZE_LARGE},
-    {"integer, gpt2 head", INPUT_INTEGER, {256, 768, 50304}, ACCUMULATE, SIZE_LARGE},
+    {"integer, gpt2 lm_head", INPUT_INTEGER, {256, 768, 50304}, ACCUMULATE, SIZE_LARGE},
     {"fp8", INPUT_RANDOM, {16, 32, 48}, BIAS | FP8, SIZE_SMALL},
     {"fp8, accumulate", INPUT_RANDOM, {48, 16, 32}, BIAS | ACCUMULATE | FP8, SIZE_SMALL},
     {"fp8, no bias", INPUT_RANDOM, {16, 48, 16}, FP8, SIZE_SMALL},

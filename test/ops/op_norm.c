@@ -130,8 +130,8 @@ static void norm_backward_make(struct op_instance *x) {
     op_add(x, ROLE_OUT, x->dtype, "dinp", N, C, 0);
     if (x->c->flags & IN_PLACE) op_alias(x, "dinp", "dresidual");
     if (x->c->flags & OVER_DOUT) op_alias(x, "dinp", "dout");
-    op_add(x, ROLE_UPDATE, x->dtype, "dweight", C, 0, 0);
-    op_add(x, ROLE_UPDATE, x->dtype, "dbias", C, 0, 0);
+    op_add(x, ROLE_ADD, x->dtype, "dweight", C, 0, 0);
+    op_add(x, ROLE_ADD, x->dtype, "dbias", C, 0, 0);
 }
 
 static void norm_backward_bound(struct op_instance *x) {

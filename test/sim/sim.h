@@ -15,6 +15,7 @@
 #define __grid_constant__
 #define __cluster_dims__(...)
 
+#define CUDA_NO_HALF
 #include <cuda_runtime.h>
 #include <cuda_bf16.h>
 
