@@ -439,12 +439,13 @@ static void parse_shape(struct bench *b, struct gpt_config *config, struct op_mo
     if (sscanf(shape, "%lld,%lld,%lld,%lld,%lld%c", &d[0], &d[1], &d[2], &d[3], &d[4], &rest) == 5) {
         *config = (struct gpt_config){
             .context = d[1], .vocab_size = d[4], .layers = 1, .heads = d[3], .channels = d[2]};
+        gpt_config_complete(config);
         snprintf(config->name, sizeof config->name, "%s", shape);
         check(d[0] > 0 && d[1] > 0, "--shape %s: B and T must be at least 1", shape);
         model->B = d[0];
         model->T = d[1];
     } else {
-        if (!gpt_config_from_name(config, shape, &err))
+        if (!gpt_config_from_name(config, shape, NULL, &err))
             die("--shape %s: %s (or B,T,C,NH,V in numbers)", shape, err.message);
         model->B = b->config->batch_size ? b->config->batch_size : gpu ? 8 : 4;
         model->T = b->config->seq_len ? b->config->seq_len : gpu ? 1024 : 64;

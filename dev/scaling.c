@@ -207,9 +207,9 @@ static void choose_model(struct gpt_config *model, int64_t *batch, const struct 
     struct error err;
     const char *preset = strcmp(name, "124M") == 0 ? "gpt2" : strcmp(name, "1558M") == 0 ? "gpt2-xl" : name;
     if (strcmp(name, "13B") == 0) /* Brown et al. 2020, table 2.1, with 128 channels a head */
-        *model = (struct gpt_config){"13B", 2048, 50257, 40, 40, 5120};
+        *model = (struct gpt_config)GPT2_CONFIG("13B", 2048, 50257, 40, 40, 5120);
     else
-        check(gpt_config_from_name(model, preset, &err), "%s", err.message);
+        check(gpt_config_from_name(model, preset, NULL, &err), "%s", err.message);
     *batch = c->batch_size ? c->batch_size : model->channels < 1024 ? 64 : model->channels < 2048 ? 16 : 8;
 }
 

@@ -12,8 +12,8 @@
 
 /* --- storing values --- */
 
-static void *field_of(const struct options *o, const struct option_row *row) {
-    return (char *)o->config + row->offset;
+static void *field_of(const struct options *o, const struct option_state *state) {
+    return (char *)o->config + state->offset;
 }
 
 static void set_value(struct options *o, struct option_state *state, union option_value v,
@@ -23,7 +23,7 @@ static void set_value(struct options *o, struct option_state *state, union optio
         free(state->owned);
         v.s = state->owned = copy;
     }
-    option_value_store(state->row, field_of(o, state->row), &v);
+    option_value_store(state->row, field_of(o, state), &v);
     state->source = source;
     if (source >= OPTION_FROM_FILE) state->given = true;
 }
@@ -70,8 +70,8 @@ static bool check_row(const struct option_row *row, struct error *err) {
 
 static bool same_option(const struct option_row *a, const struct option_row *b) {
     if (strcmp(a->name, b->name) == 0) return true;
-    if (a->type == OPTION_FLAG && strncmp(b->name, "no-", 3) == 0) return strcmp(a->name, b->name + 3) == 0;
-    if (b->type == OPTION_FLAG && strncmp(a->name, "no-", 3) == 0) return strcmp(b->name, a->name + 3) == 0;
+    if (option_negatable(a) && strncmp(b->name, "no-", 3) == 0) return strcmp(a->name, b->name + 3) == 0;
+    if (option_negatable(b) && strncmp(a->name, "no-", 3) == 0) return strcmp(b->name, a->name + 3) == 0;
     return false;
 }
 
@@ -81,22 +81,30 @@ static int row_count(const struct option_command *command) {
     return (int)n;
 }
 
-static const struct option_row *row_at(const struct option_command *command, int index) {
+static const struct option_row *group_row(const struct option_group *group, size_t i) {
+    size_t stride = group->stride ? group->stride : sizeof(struct option_row);
+    return (const struct option_row *)(const void *)((const char *)group->rows + i * stride);
+}
+
+static const struct option_row *row_at(const struct option_command *command, int index, size_t *base) {
     size_t i = (size_t)index, g = 0;
     while (i >= command->groups[g].count) i -= command->groups[g++].count;
-    return &command->groups[g].rows[i];
+    *base = command->groups[g].base;
+    return group_row(&command->groups[g], i);
 }
 
 bool options_check(const struct option_command *command, struct error *err) {
     int n = row_count(command);
+    size_t base;
     for (int i = 0; i < n; i++) {
-        const struct option_row *row = row_at(command, i);
+        const struct option_row *row = row_at(command, i, &base);
         if (!check_row(row, err)) return false;
         if (strcmp(row->name, "help") == 0 || strcmp(row->name, "config") == 0)
             return fail(err, "option table: --%s is built in", row->name);
         for (int j = 0; j < i; j++) {
-            if (same_option(row, row_at(command, j)))
-                return fail(err, "option table: --%s and --%s clash", row_at(command, j)->name, row->name);
+            const struct option_row *other = row_at(command, j, &base);
+            if (same_option(row, other))
+                return fail(err, "option table: --%s and --%s clash", other->name, row->name);
         }
     }
     return true;
@@ -111,8 +119,10 @@ void options_init(struct options *o, const struct option_command *command, void 
     o->count = row_count(command);
     o->state = (struct option_state *)xcalloc((size_t)o->count + 1, sizeof *o->state);
     for (int i = 0; i < o->count; i++) {
-        const struct option_row *row = row_at(command, i);
+        size_t base;
+        const struct option_row *row = row_at(command, i, &base);
         o->state[i].row = row;
+        o->state[i].offset = base + row->offset;
         union option_value v = {0};
         if (row->initial)
             check(option_value_from_text(row, row->initial, &v, row->name, &err), "%s", err.message);
@@ -139,7 +149,7 @@ static bool fail_unknown(const struct options *o, const char *where, const char 
         const struct option_row *row = o->state[i].row;
         names[n++] = row->name;
         /* Only against a name that begins with "no": otherwise --no-graph would answer for --on-graph. */
-        if (*dashes && row->type == OPTION_FLAG && strncmp(name, "no", 2) == 0)
+        if (*dashes && option_negatable(row) && strncmp(name, "no", 2) == 0)
             names[n++] = negated[i] = xasprintf("no-%s", row->name);
     }
     if (*dashes) {
@@ -206,7 +216,7 @@ static bool parse_option(struct options *o, int argc, char **argv, int *i, struc
     if (!state && length > 3 && strncmp(text, "no-", 3) == 0) {
         state = find_state(o, text + 3, length - 3);
         negated = state != NULL;
-        if (state && state->row->type != OPTION_FLAG)
+        if (state && !option_negatable(state->row))
             return fail(err, "--%s: unknown option; --%s takes a value and has no --no- form", name,
                         state->row->name);
     }
@@ -214,7 +224,8 @@ static bool parse_option(struct options *o, int argc, char **argv, int *i, struc
     if (state->source == OPTION_FROM_COMMAND)
         return fail(err, "--%s: given more than once", state->row->name);
     if (negated && value) return fail(err, "--%s: takes no value", name);
-    if (state->row->type == OPTION_FLAG && !value) value = negated ? "false" : "true";
+    if (option_negatable(state->row) && !value)
+        value = state->row->type == OPTION_FLAG ? (negated ? "false" : "true") : (negated ? "off" : "on");
     if (!take_value(name, value, argc, argv, i, &value, err)) return false;
     snprintf(label, sizeof label, "--%s%s%s", name, *value ? " " : "", option_show(value).text);
     union option_value v;
@@ -320,7 +331,7 @@ json_t *options_export(const struct options *o) {
         const struct option_row *row = o->state[i].row;
         if (row->flags & OPTION_THIS_RUN) continue;
         union option_value value;
-        option_value_load(row, field_of(o, row), &value);
+        option_value_load(row, field_of(o, &o->state[i]), &value);
         json_t *v = option_value_to_json(row, &value);
         check(v, "--%s: its value cannot be stored as JSON (is it UTF-8?)", row->name);
         json_object_set_new(values, row->name, v);

@@ -40,6 +40,7 @@ enum option_flags {
     OPTION_BELOW_MAX = 2,    /* the range excludes max */
     OPTION_REQUIRED = 4,     /* must be given on the command line or in the file */
     OPTION_MAY_BE_EMPTY = 8, /* OPTION_TEXT: "" is a value */
+    OPTION_SWITCH = 32,      /* OPTION_WORD, words "auto|on|off": --name is on, --no-name off; JSON: true, false */
     OPTION_THIS_RUN =
         16 /* about this invocation only (--resume): neither stored nor taken from a stored run */
 };
@@ -81,6 +82,8 @@ struct option_group {
     const char *heading;
     const struct option_row *rows;
     size_t count;
+    size_t stride; /* bytes from one row to the next, for rows inside larger structures; 0: sizeof *rows */
+    size_t base;   /* where the structure that the rows describe lies in the command's configuration */
 };
 
 /* Every command also has --help (-h) and --config FILE. */
@@ -98,6 +101,7 @@ enum option_source { OPTION_FROM_DEFAULT, OPTION_FROM_STORED, OPTION_FROM_FILE, 
 
 struct option_state {
     const struct option_row *row;
+    size_t offset; /* of the value in the command's configuration */
     enum option_source source;
     bool given;  /* set by the user, in this run or in the stored one it continues */
     char *owned; /* memory behind an OPTION_TEXT value */

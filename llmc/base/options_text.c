@@ -12,10 +12,10 @@
 
 /* --- values as text --- */
 
-static char *current_text(const struct options *o, const struct option_row *row) {
+static char *current_text(const struct options *o, const struct option_state *state) {
     union option_value v;
-    option_value_load(row, (const char *)o->config + row->offset, &v);
-    return option_value_to_text(row, &v);
+    option_value_load(state->row, (const char *)o->config + state->offset, &v);
+    return option_value_to_text(state->row, &v);
 }
 
 /* The default in the spelling of current_text, so that the two can be compared: "3e-4" and 0.0003 are one
@@ -68,7 +68,7 @@ static void print_entry(FILE *out, int name_width, int initial_width, const char
 }
 
 static char *entry_name(const struct option_row *row) {
-    if (row->type == OPTION_FLAG) return xasprintf("--[no-]%s", row->name);
+    if (option_negatable(row)) return xasprintf("--[no-]%s", row->name);
     return xasprintf("--%s %s", row->name, row->placeholder ? row->placeholder : row->words);
 }
 
@@ -145,7 +145,7 @@ char *options_text(const struct options *o) {
             static const char *const origin[] = {"", ", from the stored run", ", from the configuration file",
                                                  ""};
             const struct option_state *state = &o->state[i];
-            char *value = current_text(o, state->row), *initial = initial_text(state->row);
+            char *value = current_text(o, state), *initial = initial_text(state->row);
             bool differs = strcmp(value, initial) != 0;
             fprintf(out, "%c %-*s  ", differs ? '*' : ' ', name_width, state->row->name);
             if (differs)

@@ -269,6 +269,8 @@ bool option_value_from_json(const struct option_row *row, const json_t *v, union
         if (json_is_null(v)) return true;
         /* fall through */
     case OPTION_WORD:
+        if (row->flags & OPTION_SWITCH && json_is_boolean(v))
+            return option_value_from_text(row, json_is_true(v) ? "on" : "off", out, label, err);
         if (json_is_string(v)) return option_value_from_text(row, json_string_value(v), out, label, err);
         break;
     }

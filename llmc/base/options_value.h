@@ -18,6 +18,11 @@ union option_value {
     const char *s; /* borrowed */
 };
 
+/* Whether --no-NAME exists. */
+static inline bool option_negatable(const struct option_row *row) {
+    return row->type == OPTION_FLAG || row->flags & OPTION_SWITCH;
+}
+
 /* User text for a message: bounded, and without control bytes that would act on the terminal. */
 struct option_shown {
     char text[96];

@@ -29,16 +29,11 @@ struct compare_config {
 #define C struct compare_config
 static const struct option_row rows[] = {
     OPT_TEXT(C, run.model, "model", "tiny", "NAME|DIR", "preset or directory with weights", 0),
-    OPT_INT(C, run.layers, "layers", "0", 0, 10000, "N", "transformer blocks (0: as the model says)", 0),
-    OPT_INT(C, run.heads, "heads", "0", 0, 65536, "N", "attention heads (0: as the model says)", 0),
-    OPT_INT(C, run.channels, "channels", "0", 0, 1 << 20, "N", "channels (0: as the model says)", 0),
-    OPT_INT(C, run.context, "context", "0", 0, 1 << 24, "N", "positions (0: as the model says)", 0),
-    OPT_SIZE(C, run.vocab_size, "vocab-size", "0", 0, 1 << 24, "N", "vocabulary (0: as the model says)", 0),
     OPT_INT(C, run.batch_size, "batch-size", "2", 1, 1 << 20, "B", "sequences", 0),
     OPT_INT(C, run.seq_len, "seq-len", "64", 1, 1 << 24, "T", "tokens in a sequence", 0),
     OPT_SIZE(C, run.steps, "steps", "1", 1, 1e6, "N", "training steps", 0),
     OPT_REAL(C, run.learning_rate, "learning-rate", "1e-3", 0, 100, "X", "of every step", 0),
-    OPT_WORD(C, run.recompute, "recompute", "none", "none|gelu|norm|block", NULL, "on the device under test",
+    OPT_WORD(C, run.recompute, "recompute", "none", "none|act|norm|block", NULL, "on the device under test",
              0),
     OPT_INT(C, run.head_chunks, "head-chunks", "1", 1, 1 << 20, "N", "parts in which logits are made", 0),
     OPT_INT(C, run.seed, "seed", "1", 0, INFINITY, "N", "of weights and tokens", 0),
@@ -53,12 +48,15 @@ static const struct option_row rows[] = {
     OPT_FLAG(C, all, "all", "false", "go on after the first tensor that is off", 0),
 };
 #undef C
-static const struct option_group groups[] = {{"Comparison", rows, ARRAY_LENGTH(rows)}};
+static const struct option_group groups[] = {
+    {"Comparison", rows, ARRAY_LENGTH(rows)},
+    GPT_OPTION_GROUP("Shape of the model", offsetof(struct compare_config, run.shape)),
+};
 static const struct option_command command = {
     "train_gpt compare [options]",
     "Runs training steps on the CPU reference and on another device, and compares every tensor.",
     groups,
-    1,
+    ARRAY_LENGTH(groups),
     NULL,
     0,
     0};
@@ -158,7 +156,7 @@ static const struct {
                    {A_RESID_MID, "matmul_forward, residual_norm_forward", 6},
                    {A_LN2, "residual_norm_forward", 7},
                    {A_FC, "matmul_forward", 8},
-                   {A_FC_GELU, "matmul_forward, act_forward", 9},
+                   {A_MLP_ACT, "matmul_forward, act_forward", 9},
                    {A_RESID_OUT, "matmul_forward, residual_norm_forward", 11}};
 enum { ROUNDINGS_A_LAYER = 11 };
 
@@ -197,8 +195,10 @@ static bool compare_params(struct comparison *c, bool gradients) {
     for (int64_t l = -1; l <= L; l++) /* -1: before the layers, L: after them */
         for (int id = 0; id < PARAM_ROWS; id++) {
             enum param_id p = (enum param_id)id;
-            bool after = p == P_LNF_W || p == P_LNF_B, in_layers = l >= 0 && l < L;
-            if (gpt_param_rows[id].per_layer != in_layers || (!in_layers && after != (l == L))) continue;
+            bool after = p >= P_LNF_W, in_layers = l >= 0 && l < L;
+            if (gpt_param_rows[id].per_layer != in_layers || (!in_layers && after != (l == L)) ||
+                !gpt_param_copies(&c->cpu.gpt.config, p))
+                continue;
             struct tensor want = gradients ? gpt_grad(&c->cpu.gpt, p, l) : gpt_param(&c->cpu.gpt, p, l);
             struct tensor got = gradients ? gpt_grad(&c->other.gpt, p, l) : gpt_param(&c->other.gpt, p, l);
             char *name = xasprintf("%s%s", gradients ? "d " : "", gpt_param_name(p, l));
@@ -286,7 +286,7 @@ int cmd_compare(int argc, char **argv) {
     struct error err;
     struct gpt_config model;
     char *directory;
-    check(run_model_config(&model, &directory, &config.run, config.run.vocab_size, &err), "%s", err.message);
+    check(run_model_config(&model, &directory, &config.run, config.run.shape.vocab_size, &err), "%s", err.message);
     struct device *device = run_open_device(&config.run);
     struct comparison c;
     memset(&c, 0, sizeof c);

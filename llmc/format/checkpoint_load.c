@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "llmc/format/model_config.h"
 #include "llmc/format/model_file.h"
 
 /* --- one buffer --- */
@@ -25,7 +26,7 @@ struct loader {
 };
 
 /* Rows [first, first+count) of one parameter. */
-struct piece {
+struct row_range {
     enum param_id id;
     int64_t layer, first, count;
 };
@@ -70,7 +71,7 @@ static int64_t count_not_finite(const float *values, int64_t n) {
 }
 
 /* Returns how many values are not finite, -1 on failure. What this rank does not keep is not read. */
-static int64_t load_piece(const struct loader *l, const struct weights *w, const struct piece *p,
+static int64_t load_range(const struct loader *l, const struct weights *w, const struct row_range *p,
                           struct error *err) {
     const struct gpt *g = l->gpt;
     int64_t rows = weights_rows(&g->config, p->id), cols = weights_cols(&g->config, p->id);
@@ -96,19 +97,19 @@ static int64_t load_piece(const struct loader *l, const struct weights *w, const
     return bad;
 }
 
-static struct piece *list_pieces(int64_t *count, const struct gpt_config *c) {
-    struct piece *list = NULL;
+static struct row_range *list_ranges(int64_t *count, const struct gpt_config *c) {
+    struct row_range *list = NULL;
     int64_t n = 0, capacity = 0;
     for (int id = 0; id < PARAM_ROWS; id++)
-        for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? c->layers : 1); l++) {
+        for (int64_t l = 0; l < gpt_param_copies(c, (enum param_id)id); l++) {
             int64_t rows = weights_rows(c, (enum param_id)id);
             int64_t step = max_i64(1, PIECE / weights_cols(c, (enum param_id)id));
             for (int64_t first = 0; first < rows; first += step) {
                 if (n == capacity) {
                     capacity = 2 * capacity + 64;
-                    list = (struct piece *)xrealloc(list, (size_t)capacity * sizeof *list);
+                    list = (struct row_range *)xrealloc(list, (size_t)capacity * sizeof *list);
                 }
-                list[n++] = (struct piece){(enum param_id)id, l, first, min_i64(step, rows - first)};
+                list[n++] = (struct row_range){(enum param_id)id, l, first, min_i64(step, rows - first)};
             }
         }
     *count = n;
@@ -121,13 +122,14 @@ static bool load_buffer(struct loader l, const struct weights *w, const char *wh
     struct gpt *g = l.gpt;
     l.direct = g->ctx->device->unified && l.buffer->dtype == DTYPE_F32;
     if (!l.direct)
-        l.values = (float *)xmalloc((size_t)max_i64(PIECE, 4 * g->config.channels) * sizeof *l.values);
+        l.values = (float *)xmalloc((size_t)max_i64(PIECE, max_i64(g->config.ff, g->config.channels)) *
+                                    sizeof *l.values);
     int64_t count, not_finite = 0, failed = -1, first_bad = INT64_MAX;
-    struct piece *list = list_pieces(&count, &g->config);
+    struct row_range *list = list_ranges(&count, &g->config);
 #pragma omp parallel for schedule(dynamic, 1) if (l.direct && g->layout.total > PIECE)
     for (int64_t i = 0; i < count; i++) {
         struct error why;
-        int64_t bad = load_piece(&l, w, &list[i], &why);
+        int64_t bad = load_range(&l, w, &list[i], &why);
         if (bad == 0) continue;
 #pragma omp critical
         {
@@ -141,7 +143,8 @@ static bool load_buffer(struct loader l, const struct weights *w, const char *wh
     }
     if (failed < 0 && not_finite)
         warn("%s: %" PRId64 " of the %s are NaN or infinite, the first in %s: training on cannot succeed",
-             w->view[0]->path, not_finite, what, gpt_param_name(list[first_bad].id, list[first_bad].layer));
+             (*weights_view(w, P_WTE, 0, 0))->path, not_finite, what,
+             gpt_param_name(list[first_bad].id, list[first_bad].layer));
     free(list);
     free(l.values);
     return failed < 0;
@@ -159,19 +162,9 @@ bool checkpoint_config(struct gpt_config *config, const char *dir, struct error 
 
 static bool same_config(const struct gpt_config *found, const struct gpt_config *expected, const char *dir,
                         struct error *err) {
-    const struct {
-        const char *what;
-        int64_t found, expected;
-    } sizes[] = {{"layers", found->layers, expected->layers},
-                 {"heads", found->heads, expected->heads},
-                 {"channels", found->channels, expected->channels},
-                 {"positions of context", found->context, expected->context},
-                 {"tokens of vocabulary", found->vocab_size, expected->vocab_size}};
-    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
-        if (sizes[i].found != sizes[i].expected)
-            return fail(err, "%s: this model has %" PRId64 " %s, expected %" PRId64 " (model %s)", dir,
-                        sizes[i].found, sizes[i].what, sizes[i].expected, expected->name);
-    return true;
+    const struct gpt_field *f = gpt_config_difference(found, expected);
+    return !f || fail(err, "%s: the %s of this model is %s, expected %s (model %s)", dir, f->what,
+                      gpt_field_text(found, f), gpt_field_text(expected, f), expected->name);
 }
 
 static bool load_model(struct loader l, const char *dir, struct error *err) {
@@ -216,10 +209,10 @@ bool checkpoint_load_moments(struct zero *z, const char *dir, struct error *err)
             "%s: has no optimizer.safetensors: a model to start from (--model), but no checkpoint that a "
             "training can be resumed from",
             dir);
-    bool ok = weights_find(&m, c, &st, "exp_avg." HF_PREFIX, err) &&
-              weights_find(&v, c, &st, "exp_avg_sq." HF_PREFIX, err);
-    int64_t expected = 0;
-    for (int64_t i = 0; ok && i < PARAM_ROWS * c->layers; i++) expected += 2 * (m.view[i] != NULL);
+    enum gpt_format format = format_for_directory(c);
+    bool ok = weights_find(&m, c, format, &st, "exp_avg.", "", err) &&
+              weights_find(&v, c, format, &st, "exp_avg_sq.", "", err);
+    int64_t expected = 2 * format_tensor_count(format, c);
     if (ok && st.count != expected)
         ok = fail(err, "%s: its optimizer's state holds %" PRId64 " tensors, expected %" PRId64, dir,
                   st.count, expected);
@@ -242,11 +235,12 @@ struct tokenizer *checkpoint_load_tokenizer(const char *dir, struct error *err) 
         free(path);
     }
     struct gpt_config config;
+    enum gpt_format format;
     if (!there) {
         fail(err, "%s", "");
         return NULL;
     }
-    if (!model_config_read(&config, dir, err)) return NULL;
+    if (!model_config_read(&config, &format, dir, err)) return NULL;
     struct tokenizer *t = tokenizer_load(dir, err);
     if (t && tokenizer_vocab_size(t) > config.vocab_size) {
         fail(err,

@@ -16,11 +16,12 @@
 #include <string.h>
 
 #include "llmc/base/json_file.h"
+#include "llmc/format/model_config.h"
 #include "llmc/format/model_file.h"
 
 /* What is stored of every parameter: its value, and the two moments. */
 enum { VALUE, MOMENT_1, MOMENT_2, KINDS };
-static const char *const prefixes[KINDS] = {HF_PREFIX, "exp_avg." HF_PREFIX, "exp_avg_sq." HF_PREFIX};
+static const char *const prefixes[KINDS] = {"", "exp_avg.", "exp_avg_sq."};
 
 /* --- values of a bucket --- */
 
@@ -151,14 +152,17 @@ static bool write_share(struct share *s, const char *dir, struct error *err) {
 
 struct index_entry {
     json_t *map;
+    const struct gpt_config *config;
     const char *prefix, *file;
 };
 
 static void add_to_index(void *arg, enum param_id id, int64_t layer) {
     const struct index_entry *e = (const struct index_entry *)arg;
-    char name[128];
-    snprintf(name, sizeof name, "%s%s", e->prefix, gpt_param_name(id, layer));
-    json_object_set_new(e->map, name, json_string(e->file));
+    struct piece piece[MOST_PIECES];
+    int pieces = format_pieces(piece, format_for_directory(e->config), e->config, id);
+    for (int k = 0; k < pieces; k++)
+        json_object_set_new(e->map, temp_printf("%s%s", e->prefix, piece_name(&piece[k], layer)),
+                            json_string(e->file));
 }
 
 /* STEM.safetensors.index.json: which tensor is in which file. */
@@ -171,8 +175,9 @@ static bool write_index(const struct share *s, const char *dir, const char *stem
         char file[64];
         file_name(file, sizeof file, s, stem, i % s->files);
         for (int kind = first_kind; kind < end_kind; kind++) {
-            struct index_entry e = {map, prefixes[kind], file};
-            weights_each(&s->zero->gpt->config, bucket(s, i).first, bucket(s, i).end, add_to_index, &e);
+            const struct gpt_config *c = &s->zero->gpt->config;
+            struct index_entry e = {map, c, prefixes[kind], file};
+            weights_each(c, bucket(s, i).first, bucket(s, i).end, add_to_index, &e);
         }
     }
     char *path = xasprintf("%s/%s.safetensors.index.json", dir, stem);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "llmc/format/checkpoint.h"
+#include "llmc/format/model_config.h"
 #include "llmc/format/model_file.h"
 
 const char *export_type_name(enum export_type type) {
@@ -25,10 +26,10 @@ static bool write_weights(const char *dir, const struct weights *weights, enum s
     struct safetensors_writer w;
     safetensors_writer_init(&w);
     safetensors_writer_metadata(&w, "format", "pt");
-    weights_declare(&w, &weights->config, HF_PREFIX, dtype, WEIGHTS_ALL);
+    weights_declare(&w, &weights->config, "", dtype, WEIGHTS_ALL);
     bool ok = safetensors_writer_open(&w, path, err);
     if (ok) {
-        weights_put(&w, &weights->config, HF_PREFIX, dtype, WEIGHTS_ALL, read_weights, weights);
+        weights_put(&w, &weights->config, "", dtype, WEIGHTS_ALL, read_weights, weights);
         ok = safetensors_writer_close(&w, err);
     }
     free(path);

@@ -1,4 +1,4 @@
-/* GGUF, the file format of ggml and llama.cpp: version 3, architecture "gpt2".
+/* GGUF, the file format of ggml and llama.cpp: version 3, architectures "gpt2" and "llama".
  *
  * The format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), everything little-endian: "GGUF",
  * u32 version, u64 tensors, u64 keys; the keys {string name, u32 type, value}; per tensor {string name,
@@ -88,21 +88,28 @@ static void key_array(struct gguf *g, const char *key, enum value_type of, int64
     put_u64(g, (uint64_t)count);
 }
 
-static void put_model_keys(struct gguf *g, const struct gpt_config *c, enum export_type type) {
+static void put_model_keys(struct gguf *g, const struct gpt_config *c, enum gpt_format format,
+                           enum export_type type) {
     static const uint32_t file_types[] = {
         [EXPORT_F32] = 0, [EXPORT_F16] = 1, [EXPORT_Q8_0] = 7, [EXPORT_BF16] = 32};
-    key_string(g, "general.architecture", "gpt2");
+    const char *arch = format == FORMAT_GGUF_GPT2 ? "gpt2" : "llama";
+    key_string(g, "general.architecture", arch);
     key_string(g, "general.name", c->name);
     key_u32(g, "general.file_type", file_types[type]);
     key_u32(g, "general.quantization_version", 2);
     key_u32(g, "general.alignment", ALIGNMENT);
-    key_u32(g, "gpt2.context_length", c->context);
-    key_u32(g, "gpt2.embedding_length", c->channels);
-    key_u32(g, "gpt2.feed_forward_length", 4 * c->channels);
-    key_u32(g, "gpt2.block_count", c->layers);
-    key_u32(g, "gpt2.attention.head_count", c->heads);
-    key_f32(g, "gpt2.attention.layer_norm_epsilon", 1e-5f);
-    key_u32(g, "gpt2.vocab_size", c->vocab_size);
+    for (int i = 0; i < GPT_FIELD_COUNT; i++) {
+        const char *key = gpt_fields[i].in[format].key;
+        if (!key || !*key) continue;
+        char *name = xasprintf("%s.%s", arch, key);
+        double value = gpt_field_get(c, &gpt_fields[i]);
+        if (gpt_fields[i].option.type == OPTION_REAL)
+            key_f32(g, name, (float)value);
+        else
+            key_u32(g, name, (int64_t)value);
+        free(name);
+    }
+    if (format == FORMAT_GGUF_LLAMA) key_u32(g, "llama.rope.dimension_count", c->head_size);
 }
 
 /* --- the tokenizer --- */
@@ -212,25 +219,6 @@ static void put_tokenizer_keys(struct gguf *g, const struct tokenizer *t, int64_
 
 /* --- tensors --- */
 
-static const char *const tensor_names[PARAM_ROWS] = {
-    [P_WTE] = "token_embd.weight",
-    [P_WPE] = "position_embd.weight",
-    [P_QKV_W] = "blk.%d.attn_qkv.weight",
-    [P_QKV_B] = "blk.%d.attn_qkv.bias",
-    [P_PROJ_W] = "blk.%d.attn_output.weight",
-    [P_PROJ_B] = "blk.%d.attn_output.bias",
-    [P_FC_W] = "blk.%d.ffn_up.weight",
-    [P_FC_B] = "blk.%d.ffn_up.bias",
-    [P_FCPROJ_W] = "blk.%d.ffn_down.weight",
-    [P_FCPROJ_B] = "blk.%d.ffn_down.bias",
-    [P_LN1_W] = "blk.%d.attn_norm.weight",
-    [P_LN1_B] = "blk.%d.attn_norm.bias",
-    [P_LN2_W] = "blk.%d.ffn_norm.weight",
-    [P_LN2_B] = "blk.%d.ffn_norm.bias",
-    [P_LNF_W] = "output_norm.weight",
-    [P_LNF_B] = "output_norm.bias",
-};
-
 static enum export_type tensor_type(enum param_id id, enum export_type type) {
     return gpt_param_rows[id].cols == DIM_NONE || id == P_WPE ? EXPORT_F32 : type;
 }
@@ -240,32 +228,42 @@ static int64_t tensor_bytes_as(enum export_type type, int64_t elements) {
     return elements * (type == EXPORT_F32 ? 4 : 2);
 }
 
-static int64_t layers_of(const struct gpt_config *c, enum param_id id) {
-    return gpt_param_rows[id].per_layer ? c->layers : 1;
+/* Calls visit() for every tensor, in the order of the file. */
+struct tensor_visit {
+    struct gguf *g;
+    const struct weights *w;
+    enum export_type type;
+    int64_t offset;
+    float *values, *turned; /* a piece of a matrix, whole heads of it */
+    uint8_t *narrow;
+    struct error *err;
+};
+static bool each_tensor(struct tensor_visit *v, enum gpt_format format,
+                        bool (*visit)(struct tensor_visit *v, enum param_id id, const struct piece *p,
+                                      int64_t layer)) {
+    for (int k = 0; k < PARAM_ROWS; k++) {
+        struct piece piece[MOST_PIECES];
+        int pieces = format_pieces(piece, format, &v->w->config, (enum param_id)k);
+        for (int64_t l = 0; l < gpt_param_copies(&v->w->config, (enum param_id)k); l++)
+            for (int i = 0; i < pieces; i++)
+                if (!visit(v, (enum param_id)k, &piece[i], l)) return false;
+    }
+    return true;
 }
 
-/* Descriptions of all tensors; their order is that of the data. */
-static void put_infos(struct gguf *g, const struct gpt_config *c, enum export_type type) {
+static bool put_info(struct tensor_visit *v, enum param_id id, const struct piece *p, int64_t layer) {
     static const uint32_t ggml_types[] = {
         [EXPORT_F32] = 0, [EXPORT_F16] = 1, [EXPORT_Q8_0] = 8, [EXPORT_BF16] = 30};
-    int64_t offset = 0;
-    for (int k = 0; k < PARAM_ROWS; k++)
-        for (int64_t l = 0; l < layers_of(c, (enum param_id)k); l++) {
-            enum param_id id = (enum param_id)k;
-            const char *pattern = tensor_names[id], *mark = strstr(pattern, "%d");
-            char *name = mark ? xasprintf("%.*s%" PRId64 "%s", (int)(mark - pattern), pattern, l, mark + 2)
-                              : xstrdup(pattern);
-            int64_t rows = weights_rows(c, id), cols = weights_cols(c, id);
-            bool vector = gpt_param_rows[id].cols == DIM_NONE;
-            put_string(g, name, strlen(name));
-            put_u32(g, vector ? 1 : 2);
-            if (!vector) put_u64(g, (uint64_t)cols);
-            put_u64(g, (uint64_t)rows);
-            put_u32(g, ggml_types[tensor_type(id, type)]);
-            put_u64(g, (uint64_t)offset);
-            offset = round_up(offset + tensor_bytes_as(tensor_type(id, type), rows * cols), ALIGNMENT);
-            free(name);
-        }
+    const char *name = piece_name(p, layer);
+    enum export_type type = tensor_type(id, v->type);
+    put_string(v->g, name, strlen(name));
+    put_u32(v->g, p->vector ? 1 : 2);
+    if (!p->vector) put_u64(v->g, (uint64_t)p->cols);
+    put_u64(v->g, (uint64_t)p->rows);
+    put_u32(v->g, ggml_types[type]);
+    put_u64(v->g, (uint64_t)v->offset);
+    v->offset = round_up(v->offset + tensor_bytes_as(type, p->rows * p->cols), ALIGNMENT);
+    return true;
 }
 
 static void put_padding(struct gguf *g) {
@@ -292,29 +290,49 @@ static bool put_values(struct gguf *g, const float *values, int64_t n, enum expo
     return good;
 }
 
-static bool put_data(struct gguf *g, const struct weights *w, enum export_type type, struct error *err) {
-    const struct gpt_config *c = &w->config;
-    float *values = (float *)xmalloc((size_t)max_i64(PIECE, 4 * c->channels) * sizeof *values);
-    uint8_t *narrow = (uint8_t *)xmalloc((size_t)max_i64(PIECE, 4 * c->channels) * 2);
-    bool ok = true;
-    for (int k = 0; k < PARAM_ROWS; k++)
-        for (int64_t l = 0; ok && l < layers_of(c, (enum param_id)k); l++) {
-            enum param_id id = (enum param_id)k;
-            int64_t rows = weights_rows(c, id), cols = weights_cols(c, id), step = max_i64(1, PIECE / cols);
-            put_padding(g);
-            for (int64_t first = 0; ok && first < rows; first += step) {
-                int64_t n = min_i64(step, rows - first);
-                ok = weights_read(values, w, id, l, first, n, err);
-                if (ok && !put_values(g, values, n * cols, tensor_type(id, type), narrow))
-                    ok = fail(
-                        err,
+/* Rows i and i + HS/2 of every head become rows 2i and 2i + 1. */
+static void interleave(float *out, const float *inp, int64_t rows, int64_t cols, int64_t HS) {
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t i = r % HS, to = r - i + 2 * (i % (HS / 2)) + i / (HS / 2);
+        memcpy(out + to * cols, inp + r * cols, (size_t)cols * sizeof *out);
+    }
+}
+
+static bool put_tensor(struct tensor_visit *v, enum param_id id, const struct piece *p, int64_t layer) {
+    int64_t HS = v->w->config.head_size, step = max_i64(1, PIECE / p->cols);
+    if (p->interleaved) step = max_i64(1, step / HS) * HS;
+    put_padding(v->g);
+    for (int64_t first = 0; first < p->rows; first += step) {
+        int64_t n = min_i64(step, p->rows - first);
+        float *values = v->values;
+        if (!weights_read(values, v->w, id, layer, p->first + first, n, v->err)) return false;
+        if (p->interleaved) interleave(values = v->turned, v->values, n, p->cols, HS);
+        if (!put_values(v->g, values, n * p->cols, tensor_type(id, v->type), v->narrow))
+            return fail(v->err,
                         "%s: %s holds a value that %s cannot (too large, or not finite): use bf16 or f32",
-                        w->view[0]->path, gpt_param_name(id, l), export_type_name(type));
-            }
-        }
+                        (*weights_view(v->w, P_WTE, 0, 0))->path, gpt_param_name(id, layer),
+                        export_type_name(v->type));
+    }
+    return true;
+}
+
+static bool put_data(struct gguf *g, const struct weights *w, enum gpt_format format, enum export_type type,
+                     struct error *err) {
+    const struct gpt_config *c = &w->config;
+    int64_t widest = max_i64(max_i64(c->ff, c->channels), gpt_dim_size(c, DIM_Q));
+    size_t values = (size_t)max_i64(PIECE, widest * c->head_size);
+    struct tensor_visit v = {.g = g,
+                             .w = w,
+                             .type = type,
+                             .values = (float *)xmalloc(values * sizeof(float)),
+                             .turned = (float *)xmalloc(values * sizeof(float)),
+                             .narrow = (uint8_t *)xmalloc(2 * values),
+                             .err = err};
+    bool ok = each_tensor(&v, format, put_tensor);
     put_padding(g);
-    free(narrow);
-    free(values);
+    free(v.narrow);
+    free(v.turned);
+    free(v.values);
     return ok;
 }
 
@@ -323,10 +341,9 @@ static bool put_data(struct gguf *g, const struct weights *w, enum export_type t
 /* The number of keys stands before the keys: they are written once to count them, into the void. A file that
  * is not complete may stay behind. */
 static bool write_file(const char *path, const struct weights *w, const struct tokenizer *t,
-                       enum export_type type, struct error *err) {
+                       enum gpt_format format, enum export_type type, struct error *err) {
     struct gguf g = {.keys = 0};
-    int64_t keys = 0, tensors = 0;
-    for (int k = 0; k < PARAM_ROWS; k++) tensors += layers_of(&w->config, (enum param_id)k);
+    int64_t keys = 0, tensors = format_tensor_count(format, &w->config);
     for (int pass = 0; pass < 2; pass++) {
         if (!writer_open(&g.w, pass ? path : "/dev/null", err)) return false;
         g.keys = 0;
@@ -334,15 +351,16 @@ static bool write_file(const char *path, const struct weights *w, const struct t
         put_u32(&g, 3);
         put_u64(&g, (uint64_t)tensors);
         put_u64(&g, (uint64_t)keys);
-        put_model_keys(&g, &w->config, type);
+        put_model_keys(&g, &w->config, format, type);
         put_tokenizer_keys(&g, t, w->config.vocab_size);
         keys = g.keys;
         if (!pass && !writer_close(&g.w, err)) return false;
     }
-    put_infos(&g, &w->config, type);
+    struct tensor_visit v = {.g = &g, .w = w, .type = type};
+    each_tensor(&v, format, put_info);
     put_padding(&g);
     struct error why = {""};
-    bool good = put_data(&g, w, type, &why);
+    bool good = put_data(&g, w, format, type, &why);
     bool closed = writer_close(&g.w, err);
     return closed && (good || fail(err, "%s", why.message));
 }
@@ -363,19 +381,31 @@ static bool check_tokenizer(const struct tokenizer *t, const char *from, const c
                 from);
 }
 
+static bool check_q8_0(const struct gpt_config *c, const char *from, struct error *err) {
+    for (int k = 0; k < PARAM_ROWS; k++) {
+        int64_t cols = weights_cols(c, (enum param_id)k);
+        if (gpt_param_copies(c, (enum param_id)k) &&
+            tensor_type((enum param_id)k, EXPORT_Q8_0) == EXPORT_Q8_0 && cols % Q8_0_VALUES)
+            return fail(err,
+                        "%s: q8_0 needs rows that are multiples of %d long, and those of %s have %" PRId64
+                        " elements: use f16 or bf16",
+                        from, Q8_0_VALUES, gpt_param_name((enum param_id)k, 0), cols);
+    }
+    return true;
+}
+
 bool export_gguf(const char *from, const char *to, enum export_type type, struct error *err) {
     struct model_file m;
     if (path_is_directory(to)) return fail(err, "%s: is a directory, expected the name of a GGUF file", to);
     if (!model_file_open(&m, from, err)) return false;
     struct error why = {""};
     struct tokenizer *t = checkpoint_load_tokenizer(from, &why);
-    bool ok = check_tokenizer(t, from, why.message, err);
-    if (ok && type == EXPORT_Q8_0 && m.weights.config.channels % Q8_0_VALUES)
-        ok = fail(err, "%s: q8_0 needs n_embd to be a multiple of %d, it is %" PRId64 ": use f16 or bf16",
-                  from, Q8_0_VALUES, m.weights.config.channels);
+    enum gpt_format format = format_for_gguf(&m.weights.config, err);
+    bool ok = format != GPT_FORMATS && check_tokenizer(t, from, why.message, err);
+    if (ok && type == EXPORT_Q8_0) ok = check_q8_0(&m.weights.config, from, err);
     if (ok) {
         char *temporary = xasprintf("%s.tmp", to);
-        ok = write_file(temporary, &m.weights, t, type, err) && rename_synced(temporary, to, err);
+        ok = write_file(temporary, &m.weights, t, format, type, err) && rename_synced(temporary, to, err);
         if (!ok) unlink(temporary);
         free(temporary);
     }

@@ -3,7 +3,7 @@
  * 256 little-endian int32: magic 20240326; version 3 (fp32) or 5 (bf16); maxT, V, L, NH, C, Vp; the rest 0.
  * Then the parameters, each tensor with all its layers, matrices (OC,C) as the engine has them, token
  * embeddings with the vocabulary padded to Vp. */
-#include "llmc/format/model_file.h"
+#include "llmc/format/llmc_bin.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -11,7 +11,7 @@
 
 enum { MAGIC = 20240326, HEADER_INTS = 256, HEADER_BYTES = 4 * HEADER_INTS };
 
-static const enum param_id file_order[PARAM_ROWS] = {
+static const enum param_id file_order[] = {
     P_WTE,   P_WPE,   P_LN1_W, P_LN1_B, P_QKV_W,    P_QKV_B,    P_PROJ_W, P_PROJ_B,
     P_LN2_W, P_LN2_B, P_FC_W,  P_FC_B,  P_FCPROJ_W, P_FCPROJ_B, P_LNF_W,  P_LNF_B,
 };
@@ -35,6 +35,7 @@ static bool parse_header(struct gpt_config *c, enum st_dtype *dtype, int64_t *pa
                              .layers = h[4],
                              .heads = h[5],
                              .channels = h[6]};
+    gpt_config_complete(c);
     *padded = h[7];
     struct error why;
     if (!gpt_config_check(c, &why)) return fail(err, "%s: header: %s", f->path, why.message);
@@ -51,13 +52,14 @@ static bool parse_header(struct gpt_config *c, enum st_dtype *dtype, int64_t *pa
 /* Elements of a tensor in the file, all layers. No overflow: gpt_config_check bounds the model. */
 static int64_t stored_elements(const struct gpt_config *c, int64_t padded, enum param_id id) {
     int64_t rows = id == P_WTE ? padded : weights_rows(c, id);
-    return rows * weights_cols(c, id) * (gpt_param_rows[id].per_layer ? c->layers : 1);
+    return rows * weights_cols(c, id) * gpt_param_copies(c, id);
 }
 
 static bool check_size(const struct gpt_config *c, enum st_dtype dtype, int64_t padded,
                        const struct mapped_file *f, struct error *err) {
     int64_t elements = 0;
-    for (int i = 0; i < PARAM_ROWS; i++) elements += stored_elements(c, padded, file_order[i]);
+    for (size_t i = 0; i < ARRAY_LENGTH(file_order); i++)
+        elements += stored_elements(c, padded, file_order[i]);
     int64_t expected = HEADER_BYTES + elements * st_dtype_size(dtype);
     return f->size == expected ||
            fail(err,
@@ -71,13 +73,14 @@ static bool check_size(const struct gpt_config *c, enum st_dtype dtype, int64_t 
 static void place_views(struct model_file *m, const struct gpt_config *c, enum st_dtype dtype,
                         int64_t padded) {
     int64_t L = c->layers, size = st_dtype_size(dtype);
-    m->weights = (struct weights){.config = *c, .conv1d = false};
-    m->weights.view = (const struct st_view **)xcalloc((size_t)(PARAM_ROWS * L), sizeof(struct st_view *));
+    m->weights = (struct weights){.config = *c, .format = FORMAT_OWN};
+    m->weights.view =
+        (const struct st_view **)xcalloc((size_t)(PARAM_ROWS * MOST_PIECES * L), sizeof(struct st_view *));
     m->bin_views = (struct st_view *)xcalloc((size_t)(PARAM_ROWS * L), sizeof *m->bin_views);
     const uint8_t *at = m->bin.data + HEADER_BYTES;
-    for (int i = 0; i < PARAM_ROWS; i++) {
+    for (size_t i = 0; i < ARRAY_LENGTH(file_order); i++) {
         enum param_id id = file_order[i];
-        int64_t layers = gpt_param_rows[id].per_layer ? L : 1;
+        int64_t layers = gpt_param_copies(c, id);
         int64_t bytes = stored_elements(c, padded, id) * size, rows = weights_rows(c, id);
         int64_t cols = weights_cols(c, id);
         for (int64_t l = 0; l < layers; l++) {
@@ -90,7 +93,7 @@ static void place_views(struct model_file *m, const struct gpt_config *c, enum s
                                   .count = rows * cols,
                                   .bytes = rows * cols * size,
                                   .data = at + l * (bytes / layers)};
-            m->weights.view[id * L + l] = v;
+            *weights_view(&m->weights, id, 0, l) = v;
         }
         at += bytes;
     }

@@ -1,7 +1,9 @@
-/* config.json and generation_config.json of a Hugging Face GPT-2 directory.
+/* config.json, read and written by the table of configuration fields.
  *
- * Order: fields of an untrusted JSON object; what this engine computes; reading; writing. */
-#include "llmc/format/model_file.h"
+ * A field that has a key is one entry. Beside these stand constants: values that transformers wants to see, or that
+ * change what the network computes in a way that this engine does not implement. A constant with a meaning is checked
+ * when it is read. */
+#include "llmc/format/model_config.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -11,72 +13,41 @@
 #include <string.h>
 
 #include "llmc/base/json_file.h"
+#include "llmc/format/names.h"
 
-/* --- what this engine computes --- */
+/* --- families --- */
 
-/* Values that change the result of the network and of which the engine implements one. A field that is absent
- * or null has the value `otherwise`, which is transformers' default. */
 static const struct {
-    const char *key;
-    const char *accepted[3];
-    bool absent_is_fine;
-} words[] = {
-    {"model_type", {"gpt2", NULL, NULL}, false},
-    {"activation_function", {"gelu_new", "gelu_pytorch_tanh", NULL}, true}, /* two names of one function */
+    enum gpt_format format;
+    const char *model_type, *architecture; /* NULL: transformers has none */
+} families[] = {
+    {FORMAT_HF_GPT2, "gpt2", "GPT2LMHeadModel"},
+    {FORMAT_HF_LLAMA, "llama", "LlamaForCausalLM"},
+    {FORMAT_OWN, "llmc", NULL},
 };
-static const struct {
-    const char *key;
-    bool accepted;
-    const char *meaning; /* of the other value */
-} flags[] = {
-    {"scale_attn_weights", true, "attention without the division by sqrt(head size)"},
-    {"scale_attn_by_inverse_layer_idx", false, "attention scaled by 1/(layer + 1)"},
-    {"tie_word_embeddings", true, "an output head of its own"},
-    {"add_cross_attention", false, "cross-attention"},
+
+static const struct constant {
+    enum gpt_format format;
+    const char *key, *value; /* as JSON */
+    bool written;
+    const char *meaning; /* of another value; NULL: it makes no difference here */
+} constants[] = {
+    /* the engine trains without dropout */
+    {FORMAT_HF_GPT2, "attn_pdrop", "0.0", true, NULL},
+    {FORMAT_HF_GPT2, "embd_pdrop", "0.0", true, NULL},
+    {FORMAT_HF_GPT2, "resid_pdrop", "0.0", true, NULL},
+    {FORMAT_HF_GPT2, "initializer_range", "0.02", true, NULL},
+    {FORMAT_HF_GPT2, "use_cache", "true", true, NULL},
+    {FORMAT_HF_GPT2, "scale_attn_weights", "true", true, "attention without the division by sqrt(head size)"},
+    {FORMAT_HF_GPT2, "scale_attn_by_inverse_layer_idx", "false", true, "attention scaled by 1/(layer + 1)"},
+    {FORMAT_HF_GPT2, "add_cross_attention", "false", false, "cross-attention"},
+    {FORMAT_HF_LLAMA, "attention_dropout", "0.0", true, NULL},
+    {FORMAT_HF_LLAMA, "initializer_range", "0.02", true, NULL},
+    {FORMAT_HF_LLAMA, "use_cache", "true", true, NULL},
+    {FORMAT_HF_LLAMA, "attention_bias", "false", true, "attention with biases"},
+    {FORMAT_HF_LLAMA, "mlp_bias", "false", true, "an MLP with biases"},
+    {FORMAT_HF_LLAMA, "rope_scaling", "null", true, "scaling of rotary positions"},
 };
-static const double layer_norm_epsilon = 1e-5;
-
-static bool check_words(const json_t *root, const char *path, struct error *err) {
-    for (size_t i = 0; i < ARRAY_LENGTH(words); i++) {
-        const json_t *field = json_object_get(root, words[i].key);
-        if (!field && words[i].absent_is_fine) continue;
-        const char *text = json_string_value(field);
-        if (!text)
-            return fail(err, "%s: \"%s\" is %s, expected \"%s\"", path, words[i].key,
-                        field ? "not a string" : "missing", words[i].accepted[0]);
-        bool known = false;
-        for (int k = 0; words[i].accepted[k]; k++) known |= strcmp(words[i].accepted[k], text) == 0;
-        if (!known)
-            return fail(err, "%s: \"%s\" is \"%.80s\", this engine implements only \"%s\"", path,
-                        words[i].key, text, words[i].accepted[0]);
-    }
-    return true;
-}
-
-static bool check_values(const json_t *root, int64_t channels, const char *path, struct error *err) {
-    for (size_t i = 0; i < ARRAY_LENGTH(flags); i++) {
-        const json_t *field = json_object_get(root, flags[i].key);
-        if (!field || json_is_null(field)) continue;
-        if (!json_is_boolean(field))
-            return fail(err, "%s: \"%s\" is neither true nor false", path, flags[i].key);
-        if (json_is_true(field) != flags[i].accepted)
-            return fail(err, "%s: \"%s\" is %s: %s is not implemented by this engine", path, flags[i].key,
-                        json_is_true(field) ? "true" : "false", flags[i].meaning);
-    }
-    const json_t *eps = json_object_get(root, "layer_norm_epsilon");
-    if (eps && !(fabs(json_number_value(eps) - layer_norm_epsilon) <= 1e-9))
-        return fail(err, "%s: \"layer_norm_epsilon\" is %g, this engine implements only %g", path,
-                    json_number_value(eps), layer_norm_epsilon);
-    const json_t *inner = json_object_get(root, "n_inner");
-    if (inner && !json_is_null(inner) && json_integer_value(inner) != 4 * channels)
-        return fail(err,
-                    "%s: \"n_inner\" is %" JSON_INTEGER_FORMAT
-                    ", this engine implements only 4 * n_embd (%" PRId64 ")",
-                    path, json_integer_value(inner), 4 * channels);
-    if (json_is_object(json_object_get(root, "quantization_config")))
-        return fail(err, "%s: has a \"quantization_config\": quantized weights are not implemented", path);
-    return true;
-}
 
 /* --- reading --- */
 
@@ -93,33 +64,132 @@ static void set_name(struct gpt_config *c, const json_t *root, const char *dir) 
         snprintf(c->name, sizeof c->name, "%.*s", (int)min_i64((int64_t)(end - start), 60), dir + start);
 }
 
-static bool parse_config(struct gpt_config *c, const json_t *root, const char *path, const char *dir,
-                         struct error *err) {
+static bool find_family(enum gpt_format *format, const json_t *root, const char *path, struct error *err) {
+    const json_t *field = json_object_get(root, "model_type");
+    const char *type = json_string_value(field);
+    for (size_t i = 0; type && i < ARRAY_LENGTH(families); i++)
+        if (strcmp(type, families[i].model_type) == 0) {
+            *format = families[i].format;
+            return true;
+        }
+    if (!type)
+        return fail(err, "%s: \"model_type\" is %s, expected \"gpt2\" or \"llama\"", path,
+                    field ? "not a string" : "missing");
+    return fail(err, "%s: \"model_type\" is \"%.80s\", this engine knows \"gpt2\" and \"llama\"", path, type);
+}
+
+static bool check_constants(const json_t *root, enum gpt_format format, const char *path, struct error *err) {
+    for (size_t i = 0; i < ARRAY_LENGTH(constants); i++) {
+        const struct constant *k = &constants[i];
+        const json_t *found = json_object_get(root, k->key);
+        if (k->format != format || !k->meaning || !found || json_is_null(found)) continue;
+        json_t *expected = json_loads(k->value, JSON_DECODE_ANY, NULL);
+        bool same = json_equal(found, expected);
+        char *text = json_dumps(found, JSON_ENCODE_ANY | JSON_COMPACT);
+        json_decref(expected);
+        if (!same)
+            fail(err, "%s: \"%s\" is %.80s: %s is not implemented by this engine", path, k->key,
+                 text ? text : "?", k->meaning);
+        free(text);
+        if (!same) return false;
+    }
+    if (json_is_object(json_object_get(root, "quantization_config")))
+        return fail(err, "%s: has a \"quantization_config\": quantized weights are not implemented", path);
+    return true;
+}
+
+/* Newer versions of transformers keep the base of rotary positions in an object. */
+static bool check_rope(const json_t *root, const char *path, struct error *err) {
+    const json_t *rope = json_object_get(root, "rope_parameters");
+    const char *type = json_string_value(json_object_get(rope, "rope_type"));
+    return !type || strcmp(type, "default") == 0 ||
+           fail(
+               err,
+               "%s: \"rope_type\" is \"%.80s\": scaling of rotary positions is not implemented by this engine",
+               path, type);
+}
+
+static const json_t *find_key(const json_t *root, const char *key) {
+    const json_t *found = json_object_get(root, key);
+    if (!found) found = json_object_get(json_object_get(root, "rope_parameters"), key);
+    return json_is_null(found) ? NULL : found;
+}
+
+/* "a, b or c" of the words that the format has. The caller frees. */
+static char *list_words(const struct gpt_field *f, enum gpt_format format) {
+    char *list = xstrdup("");
+    int length;
+    const char *word;
+    for (int value = 1; (word = gpt_format_word(f, format, value, &length)); value++) {
+        if (!length) continue;
+        char *longer = xasprintf("%s%s\"%.*s\"", list, *list ? ", " : "", length, word);
+        free(list);
+        list = longer;
+    }
+    return list;
+}
+
+static bool read_word(int *value, const json_t *found, const struct gpt_field *f, enum gpt_format format,
+                      const char *path, struct error *err) {
+    const char *key = f->in[format].key, *text = json_string_value(found);
+    if (json_is_boolean(found) && f->option.flags & OPTION_SWITCH) {
+        *value = json_is_true(found) ? SWITCH_ON : SWITCH_OFF;
+        return true;
+    }
+    if (f->option.flags & OPTION_SWITCH) return fail(err, "%s: \"%s\" is neither true nor false", path, key);
+    if (!text) return fail(err, "%s: \"%s\" is not a string", path, key);
+    if (gpt_format_reads_word(f, format, text, value)) return true;
+    char *list = list_words(f, format);
+    fail(err, "%s: \"%s\" is \"%.80s\", this engine implements %s", path, key, text, list);
+    free(list);
+    return false;
+}
+
+static bool read_field(struct gpt_config *c, const struct gpt_field *f, const json_t *root,
+                       enum gpt_format format, const char *path, struct error *err) {
+    const struct gpt_format_key *k = &f->in[format];
+    const json_t *found = k->key ? find_key(root, k->key) : NULL;
+    int word;
+    if (!found) {
+        gpt_field_set(c, f, k->otherwise);
+        return !k->required || fail(err, "%s: \"%s\" is missing, expected %s", path, k->key,
+                                    f->option.type == OPTION_REAL ? "a number" : "an integer");
+    }
+    if (f->option.type == OPTION_WORD) {
+        if (!read_word(&word, found, f, format, path, err)) return false;
+        gpt_field_set(c, f, word);
+        return true;
+    }
+    if (f->option.type == OPTION_REAL) {
+        gpt_field_set(c, f, json_number_value(found));
+        return json_is_number(found) || fail(err, "%s: \"%s\" is not a number", path, k->key);
+    }
+    if (!json_is_integer(found)) return fail(err, "%s: \"%s\" is not an integer", path, k->key);
+    json_int_t value = json_integer_value(found);
+    if (value < 1 || (double)value > f->option.max)
+        return fail(err, "%s: \"%s\": the %s is %" JSON_INTEGER_FORMAT ", must be between 1 and %.0f", path,
+                    k->key, f->what, value, f->option.max);
+    gpt_field_set(c, f, (double)value);
+    return true;
+}
+
+static bool parse_config(struct gpt_config *c, enum gpt_format *format, const json_t *root, const char *path,
+                         const char *dir, struct error *err) {
     if (!json_is_object(root)) return fail(err, "%s: is not a JSON object", path);
     memset(c, 0, sizeof *c);
     set_name(c, root, dir);
-    if (!check_words(root, path, err)) return false;
-    const struct {
-        const char *key;
-        int64_t *value;
-    } sizes[] = {{"n_positions", &c->context},
-                 {"vocab_size", &c->vocab_size},
-                 {"n_layer", &c->layers},
-                 {"n_head", &c->heads},
-                 {"n_embd", &c->channels}};
-    for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) {
-        const json_t *field = json_object_get(root, sizes[i].key);
-        if (!json_is_integer(field))
-            return fail(err, "%s: \"%s\" is %s, expected an integer", path, sizes[i].key,
-                        field ? "not an integer" : "missing");
-        *sizes[i].value = (int64_t)json_integer_value(field);
-    }
+    if (!find_family(format, root, path, err)) return false;
+    for (int i = 0; i < GPT_FIELD_COUNT; i++)
+        if (!read_field(c, &gpt_fields[i], root, *format, path, err)) return false;
+    if (c->positions && c->positions != POSITIONS_ROPE) c->rope_theta = 0.0;
+    gpt_config_complete(c);
     struct error why;
     if (!gpt_config_check(c, &why)) return fail(err, "%s: %s", path, why.message);
-    return check_values(root, c->channels, path, err);
+    return check_constants(root, *format, path, err) && check_rope(root, path, err);
 }
 
-bool model_config_read(struct gpt_config *config, const char *dir, struct error *err) {
+bool model_config_read(struct gpt_config *config, enum gpt_format *format, const char *dir,
+                       struct error *err) {
     char *path = xasprintf("%s/config.json", dir);
     json_t *root = NULL;
     bool ok = false;
@@ -127,7 +197,7 @@ bool model_config_read(struct gpt_config *config, const char *dir, struct error 
         fail(err, "%s: has no config.json: not a Hugging Face model directory", dir);
     else
         root = json_file_load(path, err);
-    if (root) ok = parse_config(config, root, path, dir, err);
+    if (root) ok = parse_config(config, format, root, path, dir, err);
     json_decref(root);
     free(path);
     return ok;
@@ -135,36 +205,65 @@ bool model_config_read(struct gpt_config *config, const char *dir, struct error 
 
 /* --- writing --- */
 
-static bool write_json(const char *dir, const char *name, json_t *root, struct error *err) {
-    char *path = xasprintf("%s/%s", dir, name);
-    bool ok = json_file_write(path, root, err);
-    free(path);
-    return ok;
+static json_t *field_json(const struct gpt_config *c, const struct gpt_field *f, enum gpt_format format) {
+    double value = gpt_field_get(c, f);
+    if (f->in[format].null_if_usual) {
+        struct gpt_config usual = *c;
+        gpt_field_set(&usual, f, 0);
+        gpt_config_complete(&usual);
+        if (gpt_field_get(&usual, f) == value) return json_null();
+    }
+    if (f->option.type == OPTION_REAL) return json_real(value);
+    if (f->option.type != OPTION_WORD) return json_integer((json_int_t)value);
+    if (f->option.flags & OPTION_SWITCH) return json_boolean(value == SWITCH_ON);
+    int length;
+    const char *word = gpt_format_word(f, format, (int)value, &length);
+    return json_stringn(word, (size_t)length);
+}
+
+/* As transformers orders the keys. */
+static json_t *sorted(json_t *object) {
+    char *text = json_dumps(object, JSON_SORT_KEYS | JSON_REAL_PRECISION(17));
+    json_t *out = text ? json_loads(text, 0, NULL) : NULL;
+    free(text);
+    json_decref(object);
+    return out;
 }
 
 bool model_config_write(const char *dir, const struct gpt_config *c, enum st_dtype dtype, int64_t end_of_text,
                         struct error *err) {
-    const char *type = dtype == ST_BF16 ? "bfloat16" : dtype == ST_F16 ? "float16" : "float32";
+    enum gpt_format format = format_for_directory(c);
+    size_t family = 0;
+    while (families[family].format != format) family++;
     json_t *end = end_of_text < 0 ? json_null() : json_integer(end_of_text);
-    /* The engine trains without dropout. */
-    json_t *root = json_pack(
-        "{s:s, s:s, s:[s], s:f, s:O, s:f, s:O, s:f, s:f, s:s, s:I, s:I, s:n, s:I, s:I, s:f, s:b, s:b, s:b, "
-        "s:s, s:b, s:I}",
-        "_name_or_path", c->name, "activation_function", "gelu_new", "architectures", "GPT2LMHeadModel",
-        "attn_pdrop", 0.0, "bos_token_id", end, "embd_pdrop", 0.0, "eos_token_id", end, "initializer_range",
-        0.02, "layer_norm_epsilon", layer_norm_epsilon, "model_type", "gpt2", "n_embd",
-        (json_int_t)c->channels, "n_head", (json_int_t)c->heads, "n_inner", "n_layer", (json_int_t)c->layers,
-        "n_positions", (json_int_t)c->context, "resid_pdrop", 0.0, "scale_attn_by_inverse_layer_idx", 0,
-        "scale_attn_weights", 1, "tie_word_embeddings", 1, "torch_dtype", type, "use_cache", 1, "vocab_size",
-        (json_int_t)c->vocab_size);
+    json_t *root =
+        json_pack("{s:s, s:s, s:O, s:O, s:s}", "_name_or_path", c->name, "model_type",
+                  families[family].model_type, "bos_token_id", end, "eos_token_id", end, "torch_dtype",
+                  dtype == ST_BF16  ? "bfloat16"
+                  : dtype == ST_F16 ? "float16"
+                                    : "float32");
+    if (families[family].architecture)
+        json_object_set_new(root, "architectures", json_pack("[s]", families[family].architecture));
+    for (int i = 0; i < GPT_FIELD_COUNT; i++)
+        if (gpt_fields[i].in[format].key)
+            json_object_set_new(root, gpt_fields[i].in[format].key, field_json(c, &gpt_fields[i], format));
+    for (size_t i = 0; i < ARRAY_LENGTH(constants); i++)
+        if (constants[i].format == format && constants[i].written)
+            json_object_set_new(root, constants[i].key,
+                                json_loads(constants[i].value, JSON_DECODE_ANY, NULL));
     json_t *generation =
         json_pack("{s:b, s:O, s:O}", "_from_model_config", 1, "bos_token_id", end, "eos_token_id", end);
     json_decref(end);
+    root = sorted(root);
     check(root && generation, "model %s: its configuration cannot be written as JSON", c->name);
-    bool ok = write_json(dir, "config.json", root, err);
-    if (!ok)
-        json_decref(generation);
+    char *path = xasprintf("%s/config.json", dir),
+         *generation_path = xasprintf("%s/generation_config.json", dir);
+    bool ok = json_file_write(path, root, err);
+    if (ok)
+        ok = json_file_write(generation_path, generation, err);
     else
-        ok = write_json(dir, "generation_config.json", generation, err);
+        json_decref(generation);
+    free(generation_path);
+    free(path);
     return ok;
 }

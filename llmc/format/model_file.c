@@ -1,6 +1,6 @@
-/* Tensors of a model on disk: finding and checking them, reading rows, writing all of them.
- *
- * Order: sizes; tables; opening a directory; reading with transposition; 16-bit values; writing. */
+/* Tensors of a model on disk. A table says where each piece of each parameter lies in the mapped files; it is filled, and
+ * every shape checked, when the model is opened, so that reading needs no checks. Conversion, transposition and writing
+ * go through buffers of bounded size. */
 #include "llmc/format/model_file.h"
 
 #include <inttypes.h>
@@ -9,6 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "llmc/format/llmc_bin.h"
+#include "llmc/format/model_config.h"
+#include "llmc/ops/tensor.h"
+
 enum {
     PIECE = 1 << 21,    /* elements that are converted and written at a time: 8 MiB of fp32 */
     PARALLEL = 1 << 16, /* elements from which on threads pay */
@@ -16,73 +20,71 @@ enum {
     TILE = 32 /* rows of one tile of a transposition: whole cache lines on the side that is written */
 };
 
-/* --- sizes --- */
+/* --- tables --- */
+
+const struct st_view **weights_view(const struct weights *w, enum param_id id, int piece, int64_t layer) {
+    return &w->view[((int64_t)id * MOST_PIECES + piece) * w->config.layers + layer];
+}
 
 int64_t weights_rows(const struct gpt_config *c, enum param_id id) {
-    return id == P_WTE ? c->vocab_size : gpt_dim_size(c, gpt_param_rows[id].rows);
+    const struct param_row *row = &gpt_param_rows[id];
+    return row->rows == DIM_VP ? c->vocab_size : gpt_dim_size(c, row->rows);
 }
 
 int64_t weights_cols(const struct gpt_config *c, enum param_id id) {
     return gpt_dim_size(c, gpt_param_rows[id].cols);
 }
 
-static int64_t layers_of(const struct gpt_config *c, enum param_id id) {
-    return gpt_param_rows[id].per_layer ? c->layers : 1;
-}
-
-static bool is_vector(enum param_id id) { return gpt_param_rows[id].cols == DIM_NONE; }
-
 /* Shape in the file; returns the rank. */
-static int stored_shape(int64_t dim[2], const struct gpt_config *c, enum param_id id, bool conv1d) {
-    bool swap = conv1d && gpt_param_rows[id].conv1d;
-    dim[swap] = weights_rows(c, id);
-    dim[!swap] = weights_cols(c, id);
-    return is_vector(id) ? 1 : 2;
+static int stored_shape(int64_t dim[2], const struct piece *p) {
+    dim[p->transposed] = p->rows;
+    dim[!p->transposed] = p->cols;
+    return p->vector ? 1 : 2;
 }
 
-/* --- tables --- */
-
-static bool check_view(const struct st_view *v, const struct gpt_config *c, enum param_id id,
+static bool check_view(const struct st_view *v, const struct gpt_config *c, const struct piece *p,
                        struct error *err) {
     int64_t dim[2];
-    int rank = stored_shape(dim, c, id, true);
+    int rank = stored_shape(dim, p);
     if (v->dtype != ST_F32 && v->dtype != ST_F16 && v->dtype != ST_BF16 && v->dtype != ST_F64)
         return fail(err, "%s: tensor %s: expected F32, F16, BF16 or F64 values", v->path, st_view_text(v));
     if (v->rank == rank && v->dim[0] == dim[0] && (rank == 1 || v->dim[1] == dim[1])) return true;
-    char expected[64];
-    if (rank == 1)
-        snprintf(expected, sizeof expected, "(%" PRId64 ")", dim[0]);
-    else
-        snprintf(expected, sizeof expected, "(%" PRId64 ",%" PRId64 ")", dim[0], dim[1]);
+    const char *expected = rank == 1 ? temp_printf("(%" PRId64 ")", dim[0])
+                                     : temp_printf("(%" PRId64 ",%" PRId64 ")", dim[0], dim[1]);
     return fail(err,
-                "%s: tensor %s does not fit the configuration, which asks for %s (vocab_size %" PRId64
-                ", n_positions %" PRId64 ", n_embd %" PRId64 ", n_layer %" PRId64 ")",
+                "%s: tensor %s does not fit the configuration, which asks for %s (a vocabulary of %" PRId64
+                ", a context of %" PRId64 ", %" PRId64 " channels, %" PRId64 " layers)",
                 v->path, st_view_text(v), expected, c->vocab_size, c->context, c->channels, c->layers);
 }
 
-bool weights_find(struct weights *w, const struct gpt_config *config, const struct safetensors *st,
-                  const char *prefix, struct error *err) {
-    *w = (struct weights){.config = *config, .conv1d = true};
+bool weights_find(struct weights *w, const struct gpt_config *config, enum gpt_format format,
+                  const struct safetensors *st, const char *prefix, const char *skip, struct error *err) {
+    *w = (struct weights){.config = *config, .format = format};
+    const char *path = st->count ? st->tensors[0].path : "empty safetensors file";
     /* A configuration may claim thousands of layers that the file does not have. */
     if (st->count < config->layers)
-        return fail(err, "%s: %" PRId64 " tensors are too few for a model of %" PRId64 " layers",
-                    st->count ? st->tensors[0].path : "empty safetensors file", st->count, config->layers);
-    w->view =
-        (const struct st_view **)xcalloc((size_t)(PARAM_ROWS * config->layers), sizeof(struct st_view *));
-    for (int id = 0; id < PARAM_ROWS; id++)
-        for (int64_t l = 0; l < layers_of(config, (enum param_id)id); l++) {
-            char name[128];
-            snprintf(name, sizeof name, "%s%s", prefix, gpt_param_name((enum param_id)id, l));
-            const struct st_view *v = safetensors_find(st, name);
-            if (v && check_view(v, config, (enum param_id)id, err)) {
-                w->view[id * config->layers + l] = v;
-                continue;
+        return fail(err, "%s: %" PRId64 " tensors are too few for a model of %" PRId64 " layers", path,
+                    st->count, config->layers);
+    w->view = (const struct st_view **)xcalloc((size_t)(PARAM_ROWS * MOST_PIECES * config->layers),
+                                               sizeof(struct st_view *));
+    for (int i = 0; i < PARAM_ROWS; i++) {
+        enum param_id id = (enum param_id)i;
+        struct piece piece[MOST_PIECES];
+        int pieces = format_pieces(piece, format, config, id);
+        for (int64_t l = 0; l < gpt_param_copies(config, id); l++)
+            for (int k = 0; k < pieces; k++) {
+                const char *name = piece_name(&piece[k], l);
+                if (strncmp(name, skip, strlen(skip)) == 0) name += strlen(skip);
+                name = temp_printf("%s%s", prefix, name);
+                const struct st_view *v = safetensors_find(st, name);
+                if (!v) fail(err, "%s: tensor \"%s\" is missing", path, name);
+                if (!v || !check_view(v, config, &piece[k], err)) {
+                    weights_free(w);
+                    return false;
+                }
+                *weights_view(w, id, k, l) = v;
             }
-            if (!v)
-                fail(err, "%s: tensor \"%s\" is missing", st->count ? st->tensors[0].path : "no file", name);
-            weights_free(w);
-            return false;
-        }
+    }
     return true;
 }
 
@@ -93,11 +95,11 @@ void weights_free(struct weights *w) {
 
 /* --- opening --- */
 
-/* Constants that old files carry beside the parameters: "h.0.attn.bias" (the causal mask) and
- * "h.0.attn.masked_bias". */
-static bool is_mask(const char *name) {
+/* Constants that old files carry beside the parameters: "h.0.attn.bias" (the causal mask), "h.0.attn.masked_bias", and
+ * "model.layers.0.self_attn.rotary_emb.inv_freq". */
+static bool is_constant(const char *name) {
     size_t n = strlen(name);
-    const char *const ends[] = {".attn.bias", ".attn.masked_bias"};
+    const char *const ends[] = {".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"};
     for (size_t i = 0; i < ARRAY_LENGTH(ends); i++) {
         size_t m = strlen(ends[i]);
         if (n >= m && strcmp(name + n - m, ends[i]) == 0) return true;
@@ -105,10 +107,12 @@ static bool is_mask(const char *name) {
     return false;
 }
 
-/* A head of its own is accepted when it is a copy of the token embedding. */
+/* The head of a tied model is accepted when it is a copy of the token embedding. */
 static bool check_head(const struct st_view *head, const struct weights *w, struct error *err) {
-    const struct st_view *wte = w->view[P_WTE * w->config.layers];
-    if (!check_view(head, &w->config, P_WTE, err)) return false;
+    const struct st_view *wte = *weights_view(w, P_WTE, 0, 0);
+    struct piece piece[MOST_PIECES];
+    format_pieces(piece, w->format, &w->config, P_WTE);
+    if (!check_view(head, &w->config, piece, err)) return false;
     float *a = (float *)xmalloc(2 * PIECE * sizeof *a), *b = a + PIECE;
     bool ok = true;
     for (int64_t at = 0; ok && at < wte->count; at += PIECE) {
@@ -119,39 +123,46 @@ static bool check_head(const struct st_view *head, const struct weights *w, stru
         while (memcmp(&a[i], &b[i], sizeof *a) == 0) i++;
         ok = fail(err,
                   "%s: tensor \"%s\" differs from \"%s\" (element %" PRId64
-                  ": %g and %g): an output head of its own is not implemented by this engine",
+                  ": %g and %g), but config.json says that they are tied: set its \"tie_word_embeddings\" to "
+                  "false",
                   head->path, head->name, wte->name, at + i, (double)b[i], (double)a[i]);
     }
     free(a);
     return ok;
 }
 
+static bool is_parameter(const struct weights *w, const struct st_view *v) {
+    for (int64_t k = 0; k < PARAM_ROWS * MOST_PIECES * w->config.layers; k++)
+        if (w->view[k] == v) return true;
+    return false;
+}
+
 /* Every tensor that is not a parameter must be one that can be left out. */
-static bool check_others(const struct model_file *m, const char *prefix, struct error *err) {
+static bool check_others(const struct model_file *m, const char *skip, struct error *err) {
     const struct weights *w = &m->weights;
-    int64_t parameters = 0;
-    for (int id = 0; id < PARAM_ROWS; id++) parameters += layers_of(&w->config, (enum param_id)id);
-    if (m->st.count == parameters) return true;
+    if (m->st.count == format_tensor_count(w->format, &w->config)) return true;
+    struct piece piece[MOST_PIECES];
+    format_pieces(piece, w->format, &w->config, P_QKV_W);
     for (int64_t i = 0; i < m->st.count; i++) {
         const struct st_view *v = &m->st.tensors[i];
+        if (is_constant(v->name) || is_parameter(w, v)) continue;
         if (strcmp(v->name, "lm_head.weight") == 0) {
             if (!check_head(v, w, err)) return false;
-        } else if (!is_mask(v->name)) {
-            bool known = false;
-            for (int64_t k = 0; !known && k < PARAM_ROWS * w->config.layers; k++) known = w->view[k] == v;
-            if (!known)
-                return fail(err,
-                            "%s: tensor %s is not part of a GPT-2 of %" PRId64
-                            " layers (parameters are expected to be named %s%s and so on)",
-                            v->path, st_view_text(v), w->config.layers, prefix, gpt_param_name(P_QKV_W, 0));
+            continue;
         }
+        return fail(err,
+                    "%s: tensor %s is not part of %s of %" PRId64
+                    " layers (parameters are expected to be named %s and so on)",
+                    v->path, st_view_text(v), gpt_format_name(w->format), w->config.layers,
+                    piece_name(piece, 0) + strlen(skip));
     }
     return true;
 }
 
 static bool open_directory(struct model_file *m, const char *dir, struct error *err) {
     struct gpt_config config;
-    if (!model_config_read(&config, dir, err)) return false;
+    enum gpt_format format;
+    if (!model_config_read(&config, &format, dir, err)) return false;
     if (!safetensors_open_directory(&m->st, dir, "model", err)) {
         char *pickle = xasprintf("%s/pytorch_model.bin", dir), *st = xasprintf("%s/model.safetensors", dir);
         if (path_exists(pickle) && !path_exists(st))
@@ -164,8 +175,9 @@ static bool open_directory(struct model_file *m, const char *dir, struct error *
         return false;
     }
     /* A GPT2LMHeadModel as transformers writes it has the prefix, the published GPT-2 weights do not. */
-    const char *prefix = safetensors_find(&m->st, HF_PREFIX "wte.weight") ? HF_PREFIX : "";
-    return weights_find(&m->weights, &config, &m->st, prefix, err) && check_others(m, prefix, err);
+    bool bare = format == FORMAT_HF_GPT2 && !safetensors_find(&m->st, "transformer.wte.weight");
+    const char *skip = bare ? "transformer." : "";
+    return weights_find(&m->weights, &config, format, &m->st, "", skip, err) && check_others(m, skip, err);
 }
 
 bool model_file_open(struct model_file *m, const char *path, struct error *err) {
@@ -212,10 +224,20 @@ static bool read_transposed(float *out, const struct st_view *v, int64_t first, 
 
 bool weights_read(float *out, const struct weights *w, enum param_id id, int64_t layer, int64_t first,
                   int64_t count, struct error *err) {
-    const struct st_view *v = w->view[id * w->config.layers + layer];
-    int64_t cols = weights_cols(&w->config, id);
-    if (w->conv1d && gpt_param_rows[id].conv1d) return read_transposed(out, v, first, count, err);
-    return safetensors_to_f32(out, v, first * cols, count * cols, err);
+    struct piece piece[MOST_PIECES];
+    int pieces = format_pieces(piece, w->format, &w->config, id);
+    for (int k = 0; k < pieces; k++) {
+        const struct piece *p = &piece[k];
+        const struct st_view *v = *weights_view(w, id, k, layer);
+        int64_t from = max_i64(first, p->first), end = min_i64(first + count, p->first + p->rows);
+        if (from >= end) continue;
+        float *to = out + (from - first) * p->cols;
+        bool ok = p->transposed
+                      ? read_transposed(to, v, from - p->first, end - from, err)
+                      : safetensors_to_f32(to, v, (from - p->first) * p->cols, (end - from) * p->cols, err);
+        if (!ok) return false;
+    }
+    return true;
 }
 
 /* --- 16-bit values --- */
@@ -259,7 +281,7 @@ void weights_each(const struct gpt_config *c, int64_t first, int64_t end,
     struct gpt_params p;
     gpt_params_layout(&p, c);
     for (int id = 0; id < PARAM_ROWS; id++)
-        for (int64_t l = 0; l < layers_of(c, (enum param_id)id); l++) {
+        for (int64_t l = 0; l < gpt_param_copies(c, (enum param_id)id); l++) {
             int64_t at = p.offset[id] + l * p.stride[id];
             if (at >= first && at < end) visit(arg, (enum param_id)id, l);
         }
@@ -268,6 +290,7 @@ void weights_each(const struct gpt_config *c, int64_t first, int64_t end,
 struct put {
     struct safetensors_writer *w;
     const struct gpt_config *config;
+    enum gpt_format format;
     const char *prefix;
     enum st_dtype dtype;
     weights_source *read;
@@ -277,16 +300,19 @@ struct put {
 
 static void declare_parameter(void *arg, enum param_id id, int64_t layer) {
     const struct put *p = (const struct put *)arg;
-    char name[128];
-    snprintf(name, sizeof name, "%s%s", p->prefix, gpt_param_name(id, layer));
-    int64_t dim[2];
-    int rank = stored_shape(dim, p->config, id, true);
-    safetensors_declare(p->w, name, p->dtype, rank, dim);
+    struct piece piece[MOST_PIECES];
+    int pieces = format_pieces(piece, p->format, p->config, id);
+    for (int k = 0; k < pieces; k++) {
+        int64_t dim[2];
+        int rank = stored_shape(dim, &piece[k]);
+        safetensors_declare(p->w, temp_printf("%s%s", p->prefix, piece_name(&piece[k], layer)), p->dtype,
+                            rank, dim);
+    }
 }
 
 void weights_declare(struct safetensors_writer *w, const struct gpt_config *c, const char *prefix,
                      enum st_dtype dtype, int64_t first, int64_t end) {
-    struct put p = {.w = w, .config = c, .prefix = prefix, .dtype = dtype};
+    struct put p = {.w = w, .config = c, .format = format_for_directory(c), .prefix = prefix, .dtype = dtype};
     weights_each(c, first, end, declare_parameter, &p);
 }
 
@@ -308,14 +334,19 @@ struct put_buffers {
     uint16_t *narrow;       /* a piece; only for 16-bit values */
 };
 
-static struct put_buffers put_buffers_new(const struct gpt_config *c, enum st_dtype dtype) {
+static struct put_buffers put_buffers_new(const struct put *p) {
     int64_t turned = 0;
-    for (int id = 0; id < PARAM_ROWS; id++)
-        if (gpt_param_rows[id].conv1d)
-            turned = max_i64(turned, weights_rows(c, (enum param_id)id) * weights_cols(c, (enum param_id)id));
-    struct put_buffers b = {.values = (float *)xmalloc((size_t)max_i64(turned, PIECE) * sizeof(float)),
+    struct piece piece[MOST_PIECES];
+    for (int id = 0; id < PARAM_ROWS; id++) {
+        int pieces = format_pieces(piece, p->format, p->config, (enum param_id)id);
+        for (int k = 0; k < pieces; k++)
+            if (piece[k].transposed) turned = max_i64(turned, piece[k].rows * piece[k].cols);
+    }
+    /* a row may be longer than a piece */
+    int64_t values = max_i64(max_i64(turned, PIECE), max_i64(p->config->ff, p->config->channels));
+    struct put_buffers b = {.values = (float *)xmalloc((size_t)values * sizeof(float)),
                             .turned = (float *)xmalloc((size_t)turned * sizeof(float))};
-    if (dtype != ST_F32) b.narrow = (uint16_t *)xmalloc(PIECE * sizeof *b.narrow);
+    if (p->dtype != ST_F32) b.narrow = (uint16_t *)xmalloc(PIECE * sizeof *b.narrow);
     return b;
 }
 
@@ -334,33 +365,38 @@ static bool put_values(struct safetensors_writer *w, const char *name, const flo
     return true;
 }
 
-/* In pieces of rows, or as a whole where it has to be transposed. */
-static bool put_rows(const struct put *p, const char *name, enum param_id id, int64_t layer,
-                     struct error *err) {
+/* Some rows at a time, or as a whole where it has to be transposed. */
+static bool put_piece(const struct put *p, const struct piece *piece, enum param_id id, int64_t layer,
+                      struct error *err) {
     const struct put_buffers *b = p->buffers;
-    int64_t rows = weights_rows(p->config, id), cols = weights_cols(p->config, id);
-    bool turn = gpt_param_rows[id].conv1d, ok = true;
+    char *name = xasprintf("%s%s", p->prefix, piece_name(piece, layer));
+    int64_t rows = piece->rows, cols = piece->cols;
+    bool turn = piece->transposed, ok = true;
     int64_t step = turn ? rows : min_i64(rows, max_i64(1, PIECE / cols));
     for (int64_t first = 0; ok && first < rows; first += step) {
         int64_t n = min_i64(step, rows - first);
-        ok = p->read(b->values, p->source, id, layer, first, n, err);
+        ok = p->read(b->values, p->source, id, layer, piece->first + first, n, err);
         if (ok && turn) transpose(b->turned, b->values, rows, cols);
         ok = ok && put_values(p->w, name, turn ? b->turned : b->values, n * cols, p->dtype, b->narrow, err);
     }
+    free(name);
     return ok;
 }
 
 static void put_parameter(void *arg, enum param_id id, int64_t layer) {
     const struct put *p = (const struct put *)arg;
-    char name[128];
-    snprintf(name, sizeof name, "%s%s", p->prefix, gpt_param_name(id, layer));
-    if (!p->w->file.failed && !put_rows(p, name, id, layer, &p->w->file.error)) p->w->file.failed = true;
+    struct piece piece[MOST_PIECES];
+    int pieces = format_pieces(piece, p->format, p->config, id);
+    for (int k = 0; k < pieces; k++)
+        if (!p->w->file.failed && !put_piece(p, &piece[k], id, layer, &p->w->file.error))
+            p->w->file.failed = true;
 }
 
 void weights_put(struct safetensors_writer *w, const struct gpt_config *c, const char *prefix,
                  enum st_dtype dtype, int64_t first, int64_t end, weights_source *read, const void *source) {
-    struct put_buffers b = put_buffers_new(c, dtype);
-    struct put p = {w, c, prefix, dtype, read, source, &b};
+    struct put p = {w, c, format_for_directory(c), prefix, dtype, read, source, NULL};
+    struct put_buffers b = put_buffers_new(&p);
+    p.buffers = &b;
     weights_each(c, first, end, put_parameter, &p);
     free(b.values);
     free(b.turned);

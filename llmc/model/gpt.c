@@ -1,13 +1,17 @@
-/* GPT-2, forward and backward, as a list of operations. Sections: views of a span of positions, forward, head
- * and loss, backward. The shapes are in gpt_params.c, the mathematics of every operation in ops.h. */
+/* The network as a list of operations. Forward walks the layers up, backward walks them down; each half of a layer,
+ * attention and MLP, is one function per direction. The two directions of a part stand below each other, so that one can
+ * be checked against the other. ops.h has the mathematics of every operation.
+ *
+ * x is the residual stream. A half-layer ends by adding its branch to x and normalising the sum for what comes next, in
+ * one operation: so the norm of the first layer is computed on its own, and the last layer ends with ln_f. */
 #include "llmc/model/gpt.h"
 
 #include <inttypes.h>
 
 /* --- views --- */
 
-/* The positions that a forward pass computes. Whole sequences, or, with one sequence, any span that continues
- * what has been computed before (generation). */
+/* The positions that a forward pass computes: all of every sequence, or, with one sequence, a span that continues what
+ * has been computed before (generation). */
 struct span {
     int64_t t0, count;
     bool whole;
@@ -16,11 +20,10 @@ struct span {
 static struct tensor act_span(const struct gpt *g, enum act_id id, int64_t l, const struct span *s) {
     struct tensor t = gpt_act(g, id, l);
     if (s->whole) return t;
-    if (t.rank == 2) { /* (1,T) */
-        char *data = t.data ? (char *)t.data + s->t0 * (int64_t)dtype_size(t.dtype) : NULL;
-        return tensor_make(t.name, t.dtype, data, 1, s->count, 0, 0);
-    }
-    return tensor_slice_rows(&t, s->t0, s->count);
+    int64_t position = tensor_count(&t) / t.dim[1]; /* elements; B is 1 */
+    if (t.data) t.data = (char *)t.data + s->t0 * position * (int64_t)dtype_size(t.dtype);
+    t.dim[1] = s->count;
+    return t;
 }
 
 /* The same tensor cut to the first `T` positions; one sequence, so it stays contiguous. */
@@ -31,69 +34,145 @@ static struct tensor act_prefix(const struct gpt *g, enum act_id id, int64_t l, 
     return t;
 }
 
-/* What layer l reads: the embedding, or the layer before. */
-static enum act_id residual_in(int64_t l) { return l == 0 ? A_EMBED : A_RESID_OUT; }
-static int64_t layer_before(int64_t l) { return l == 0 ? 0 : l - 1; }
+/* Parameters that a kind of model does not have are NULL for the operations. */
+static struct tensor *param_or_null(const struct gpt *g, enum param_id id, int64_t l, struct tensor *t) {
+    if (!gpt_param_copies(&g->config, id)) return NULL;
+    *t = gpt_param(g, id, l);
+    return t;
+}
+static struct tensor *grad_or_null(const struct gpt *g, enum param_id id, int64_t l, struct tensor *t) {
+    if (!gpt_param_copies(&g->config, id)) return NULL;
+    *t = gpt_grad(g, id, l);
+    return t;
+}
 
-/* --- forward --- */
+/* What layer l reads: the embedding, or the layer before. */
+static struct tensor residual_in(const struct gpt *g, int64_t l, const struct span *s) {
+    return l == 0 ? act_span(g, A_EMBED, 0, s) : act_span(g, A_RESID_OUT, l - 1, s);
+}
+
+/* --- parts --- */
+
+/* A linear layer with its bias, if it has one. */
+static void linear_forward(struct gpt *g, struct tensor *out, struct tensor *pre, const struct tensor *inp,
+                           enum param_id w, enum param_id b, int64_t l, enum activation act) {
+    struct tensor weight = gpt_param(g, w, l), bias;
+    matmul_forward(g->ctx, out, pre, inp, &weight, param_or_null(g, b, l, &bias), act);
+}
+
+static void linear_backward(struct gpt *g, struct tensor *dinp, const struct tensor *dout,
+                            const struct tensor *inp, enum param_id w, enum param_id b, int64_t l,
+                            const struct tensor *pre, bool accumulate) {
+    struct tensor weight = gpt_param(g, w, l), dweight = gpt_grad(g, w, l), dbias;
+    matmul_backward(g->ctx, dinp, &dweight, grad_or_null(g, b, l, &dbias), dout, inp, &weight, pre,
+                    accumulate);
+}
+
+/* A norm and the statistics that it leaves for backward. */
+enum norm { LN1, LN2, LNF };
+static const struct {
+    enum param_id weight, bias;
+    enum act_id out, mean, rstd;
+} norms[] = {
+    [LN1] = {P_LN1_W, P_LN1_B, A_LN1, A_LN1_MEAN, A_LN1_RSTD},
+    [LN2] = {P_LN2_W, P_LN2_B, A_LN2, A_LN2_MEAN, A_LN2_RSTD},
+    [LNF] = {P_LNF_W, P_LNF_B, A_LNF, A_LNF_MEAN, A_LNF_RSTD},
+};
+
+/* norm(inp), or with `sum` and `delta`: sum = inp + delta, norm(sum). */
+static void norm(struct gpt *g, enum norm n, int64_t l, const struct tensor *inp, struct tensor *sum,
+                 const struct tensor *delta, const struct span *s) {
+    struct tensor out = act_span(g, norms[n].out, l, s), mean, rstd = act_span(g, norms[n].rstd, l, s);
+    struct tensor weight = gpt_param(g, norms[n].weight, l), bias,
+                  *b = param_or_null(g, norms[n].bias, l, &bias);
+    struct tensor *m = NULL;
+    if (gpt_has_act(g, norms[n].mean)) *(m = &mean) = act_span(g, norms[n].mean, l, s);
+    if (sum)
+        residual_norm_forward(g->ctx, sum, &out, m, &rstd, inp, delta, &weight, b);
+    else
+        norm_forward(g->ctx, &out, m, &rstd, inp, &weight, b);
+}
+
+/* dresid = (dresid or 0) + gradient of the norm's input `inp`, from dout. */
+static void norm_back(struct gpt *g, enum norm n, int64_t l, bool first, const struct tensor *dout,
+                      const struct tensor *inp) {
+    struct tensor dresid = gpt_act(g, A_DRESID, 0), mean, rstd = gpt_act(g, norms[n].rstd, l), *m = NULL;
+    struct tensor weight = gpt_param(g, norms[n].weight, l), dweight = gpt_grad(g, norms[n].weight, l), dbias;
+    if (gpt_has_act(g, norms[n].mean)) *(m = &mean) = gpt_act(g, norms[n].mean, l);
+    norm_backward(g->ctx, &dresid, &dweight, grad_or_null(g, norms[n].bias, l, &dbias),
+                  first ? NULL : &dresid, dout, inp, m, &rstd, &weight);
+}
+
+/* --- half-layers --- */
 
 /* ln_1(x) -> x + attention, and ln_2 of that. */
 static void attn_half_forward(struct gpt *g, int64_t l, const struct span *s) {
-    struct tensor ln1 = act_span(g, A_LN1, l, s);                        /* (B,T,C) */
-    struct tensor qkv = act_span(g, A_QKV, l, s);                        /* (B,T,3C) */
-    struct tensor attn = act_span(g, A_ATTN, l, s);                      /* (B,T,C) */
-    struct tensor branch = act_span(g, A_BRANCH, 0, s);                  /* (B,T,C) */
-    struct tensor inp = act_span(g, residual_in(l), layer_before(l), s); /* (B,T,C) */
-    struct tensor mid = act_span(g, A_RESID_MID, l, s), ln2 = act_span(g, A_LN2, l, s);
-    struct tensor mean = act_span(g, A_LN2_MEAN, l, s), rstd = act_span(g, A_LN2_RSTD, l, s);
-    struct tensor qkv_w = gpt_param(g, P_QKV_W, l), qkv_b = gpt_param(g, P_QKV_B, l);
-    struct tensor proj_w = gpt_param(g, P_PROJ_W, l), proj_b = gpt_param(g, P_PROJ_B, l);
-    struct tensor ln2_w = gpt_param(g, P_LN2_W, l), ln2_b = gpt_param(g, P_LN2_B, l);
+    struct tensor ln1 = act_span(g, A_LN1, l, s);                                   /* (B,T,C) */
+    struct tensor qkv = act_span(g, A_QKV, l, s);                                   /* (B,T,QKV) */
+    struct tensor attn = act_span(g, A_ATTN, l, s);                                 /* (B,T,NH*HS) */
+    struct tensor branch = act_span(g, A_BRANCH, 0, s);                             /* (B,T,C) */
+    struct tensor inp = residual_in(g, l, s), mid = act_span(g, A_RESID_MID, l, s); /* (B,T,C) */
 
     int64_t T = s->t0 + s->count; /* attention sees everything up to here */
     struct tensor attn_T = act_prefix(g, A_ATTN, l, T, s), lse_T = act_prefix(g, A_LSE, l, T, s);
     struct tensor qkv_T = act_prefix(g, A_QKV, l, T, s);
 
-    matmul_forward(g->ctx, &qkv, NULL, &ln1, &qkv_w, &qkv_b, ACT_NONE);
+    linear_forward(g, &qkv, NULL, &ln1, P_QKV_W, P_QKV_B, l, ACT_NONE);
     attn_forward(g->ctx, &attn_T, &lse_T, &qkv_T, (int)g->config.heads, (int)s->t0);
-    matmul_forward(g->ctx, &branch, NULL, &attn, &proj_w, &proj_b, ACT_NONE);
-    residual_norm_forward(g->ctx, &mid, &ln2, &mean, &rstd, &inp, &branch, &ln2_w, &ln2_b);
+    linear_forward(g, &branch, NULL, &attn, P_PROJ_W, P_PROJ_B, l, ACT_NONE);
+    norm(g, LN2, l, &inp, &mid, &branch, s);
 }
 
-/* gelu(fc(ln_2(x))), the wide half of the MLP: what backward needs of it. */
+/* dresid: gradient of the stream between the halves -> gradient of the layer's input. */
+static void attn_half_backward(struct gpt *g, int64_t l, const struct span *s, bool accumulate) {
+    struct tensor dresid = gpt_act(g, A_DRESID, 0), dbranch = gpt_act(g, A_DBRANCH, 0); /* (B,T,C) */
+    struct tensor dattn = gpt_act(g, gpt_has_act(g, A_DATTN) ? A_DATTN : A_DBRANCH, 0); /* (B,T,NH*HS) */
+    struct tensor dqkv = gpt_act(g, A_DQKV, 0), qkv = gpt_act(g, A_QKV, l);             /* (B,T,QKV) */
+    struct tensor attn = gpt_act(g, A_ATTN, l), lse = gpt_act(g, A_LSE, l), ln1 = gpt_act(g, A_LN1, l);
+    struct tensor inp = residual_in(g, l, s); /* (B,T,C) */
+
+    linear_backward(g, &dattn, &dresid, &attn, P_PROJ_W, P_PROJ_B, l, NULL, accumulate);
+    attn_backward(g->ctx, &dqkv, &dattn, &attn, &lse, &qkv, (int)g->config.heads);
+    linear_backward(g, &dbranch, &dqkv, &ln1, P_QKV_W, P_QKV_B, l, NULL, accumulate);
+    norm_back(g, LN1, l, false, &dbranch, &inp);
+}
+
+/* The wide half of the MLP: what backward needs of it. */
 static void mlp_wide_forward(struct gpt *g, int64_t l, const struct span *s) {
-    struct tensor ln2 = act_span(g, A_LN2, l, s);                                       /* (B,T,C) */
-    struct tensor fc = act_span(g, A_FC, l, s), fc_gelu = act_span(g, A_FC_GELU, l, s); /* (B,T,4C) */
-    struct tensor fc_w = gpt_param(g, P_FC_W, l), fc_b = gpt_param(g, P_FC_B, l);
-    matmul_forward(g->ctx, &fc_gelu, &fc, &ln2, &fc_w, &fc_b, ACT_GELU);
+    struct tensor ln2 = act_span(g, A_LN2, l, s);                                   /* (B,T,C) */
+    struct tensor fc = act_span(g, A_FC, l, s), act = act_span(g, A_MLP_ACT, l, s); /* (B,T,FC), (B,T,F) */
+    linear_forward(g, &act, &fc, &ln2, P_FC_W, P_FC_B, l, ACT_GELU);
+}
+
+/* The activation alone, where backward recomputes it. */
+static void mlp_activation(struct gpt *g, int64_t l) {
+    struct tensor fc = gpt_act(g, A_FC, l), act = gpt_act(g, A_MLP_ACT, l);
+    act_forward(g->ctx, &act, &fc);
 }
 
 /* x + MLP, and the norm that comes next: ln_1 of the following layer, or ln_f. */
 static void mlp_half_forward(struct gpt *g, int64_t l, const struct span *s) {
-    bool last = l + 1 == g->config.layers;
-    int64_t next = last ? 0 : l + 1;
-    struct tensor fc_gelu = act_span(g, A_FC_GELU, l, s);                                     /* (B,T,4C) */
+    struct tensor act = act_span(g, A_MLP_ACT, l, s);                                         /* (B,T,F) */
     struct tensor branch = act_span(g, A_BRANCH, 0, s), mid = act_span(g, A_RESID_MID, l, s); /* (B,T,C) */
     struct tensor out = act_span(g, A_RESID_OUT, l, s);                                       /* (B,T,C) */
-    struct tensor ln = act_span(g, last ? A_LNF : A_LN1, next, s);                            /* (B,T,C) */
-    struct tensor mean = act_span(g, last ? A_LNF_MEAN : A_LN1_MEAN, next, s);                /* (B,T) */
-    struct tensor rstd = act_span(g, last ? A_LNF_RSTD : A_LN1_RSTD, next, s);                /* (B,T) */
-    struct tensor ln_w = gpt_param(g, last ? P_LNF_W : P_LN1_W, next),
-                  ln_b = gpt_param(g, last ? P_LNF_B : P_LN1_B, next);
-    struct tensor fcproj_w = gpt_param(g, P_FCPROJ_W, l), fcproj_b = gpt_param(g, P_FCPROJ_B, l);
-
+    bool last = l + 1 == g->config.layers;
     mlp_wide_forward(g, l, s);
-    matmul_forward(g->ctx, &branch, NULL, &fc_gelu, &fcproj_w, &fcproj_b, ACT_NONE);
-    residual_norm_forward(g->ctx, &out, &ln, &mean, &rstd, &mid, &branch, &ln_w, &ln_b);
+    linear_forward(g, &branch, NULL, &act, P_FCPROJ_W, P_FCPROJ_B, l, ACT_NONE);
+    norm(g, last ? LNF : LN1, last ? 0 : l + 1, &mid, &out, &branch, s);
 }
 
-/* ln_1 of layer l from the residual stream: for layer 0, and where backward recomputes it. */
-static void ln1_forward(struct gpt *g, int64_t l, const struct span *s) {
-    struct tensor inp = act_span(g, residual_in(l), layer_before(l), s), ln1 = act_span(g, A_LN1, l, s);
-    struct tensor mean = act_span(g, A_LN1_MEAN, l, s), rstd = act_span(g, A_LN1_RSTD, l, s);
-    struct tensor w = gpt_param(g, P_LN1_W, l), b = gpt_param(g, P_LN1_B, l);
-    norm_forward(g->ctx, &ln1, &mean, &rstd, &inp, &w, &b);
+/* dresid: gradient of the layer's output -> gradient of the stream between its halves. */
+static void mlp_half_backward(struct gpt *g, int64_t l, bool accumulate) {
+    struct tensor dresid = gpt_act(g, A_DRESID, 0), dbranch = gpt_act(g, A_DBRANCH, 0); /* (B,T,C) */
+    struct tensor ln2 = gpt_act(g, A_LN2, l), mid = gpt_act(g, A_RESID_MID, l);         /* (B,T,C) */
+    struct tensor fc = gpt_act(g, A_FC, l), dfc = gpt_act(g, A_DFC, 0);                 /* (B,T,FC) */
+    struct tensor act = gpt_act(g, A_MLP_ACT, l);                                       /* (B,T,F) */
+    linear_backward(g, &dfc, &dresid, &act, P_FCPROJ_W, P_FCPROJ_B, l, &fc, accumulate);
+    linear_backward(g, &dbranch, &dfc, &ln2, P_FC_W, P_FC_B, l, NULL, accumulate);
+    norm_back(g, LN2, l, false, &dbranch, &mid);
 }
+
+/* --- forward --- */
 
 static void layer_needed(const struct gpt *g, int64_t l, int64_t next) {
     if (g->hooks.layer_needed) g->hooks.layer_needed(g->hooks.arg, l, next);
@@ -113,10 +192,10 @@ void gpt_forward(struct gpt *g, int64_t t0, int64_t count) {
           "gpt_forward: positions %" PRId64 "..%" PRId64 " are beyond the %" PRId64 " allocated", t0,
           t0 + count, g->options.T);
     struct tensor tokens = act_span(g, A_TOKENS, 0, &s), embed = act_span(g, A_EMBED, 0, &s);
-    struct tensor wte = gpt_param(g, P_WTE, 0), wpe = gpt_param(g, P_WPE, 0);
+    struct tensor wte = gpt_param(g, P_WTE, 0), wpe;
     ctx_range_push(g->ctx, "forward");
-    embed_forward(g->ctx, &embed, &tokens, &wte, &wpe, (int)t0);
-    ln1_forward(g, 0, &s);
+    embed_forward(g->ctx, &embed, &tokens, &wte, param_or_null(g, P_WPE, 0, &wpe), (int)t0);
+    norm(g, LN1, 0, &embed, NULL, NULL, &s);
     for (int64_t l = 0; l < g->config.layers; l++) {
         layer_needed(g, l, l + 1 < g->config.layers ? l + 1 : -1);
         attn_half_forward(g, l, &s);
@@ -125,24 +204,28 @@ void gpt_forward(struct gpt *g, int64_t t0, int64_t count) {
     ctx_range_pop(g->ctx);
 }
 
-/* --- head and loss --- */
+/* --- output head and loss --- */
+
+static enum param_id head_weight(const struct gpt *g) {
+    return g->config.tied == SWITCH_ON ? P_WTE : P_LM_HEAD;
+}
 
 static void logits_of_rows(struct gpt *g, struct tensor *logits, int64_t first, int64_t rows) {
     struct tensor lnf_all = gpt_act(g, A_LNF, 0), lnf = tensor_slice_rows(&lnf_all, first, rows);
-    struct tensor wte = gpt_param(g, P_WTE, 0), room = gpt_act(g, A_LOGITS, 0);
+    struct tensor weight = gpt_param(g, head_weight(g), 0), room = gpt_act(g, A_LOGITS, 0);
     *logits = tensor_slice_rows(&room, 0, rows);
-    matmul_forward(g->ctx, logits, NULL, &lnf, &wte, NULL, ACT_NONE);
+    matmul_forward(g->ctx, logits, NULL, &lnf, &weight, NULL, ACT_NONE);
 }
 
-/* Logits, losses and, in training, the gradients of ln_f's output and of the head's weight, a chunk of rows
- * at a time, so that the logits of a chunk are all that is ever held. */
+/* Logits, losses and, in training, the gradients of ln_f's output and of the head's weight, a chunk of rows at a time, so
+ * that the logits of a chunk are all that is ever held. */
 static void head(struct gpt *g, bool accumulate, bool train) {
-    struct tensor room = gpt_act(g, A_LOGITS, 0), wte = gpt_param(g, P_WTE, 0), dwte = {0};
+    struct tensor room = gpt_act(g, A_LOGITS, 0), weight = gpt_param(g, head_weight(g), 0), dweight = {0};
     struct tensor lnf_all = gpt_act(g, A_LNF, 0), dlnf_all = {0};
     struct tensor losses_all = gpt_act(g, A_LOSSES, 0), targets_all = gpt_act(g, A_TARGETS, 0);
     if (train) {
         dlnf_all = gpt_act(g, A_DBRANCH, 0);
-        dwte = gpt_grad(g, P_WTE, 0);
+        dweight = gpt_grad(g, head_weight(g), 0);
     }
     struct tensor scale = tensor_range(&g->numbers, STEP_SCALE, 1);
     int64_t N = g->options.B * g->options.T, chunk = room.dim[0];
@@ -156,7 +239,7 @@ static void head(struct gpt *g, bool accumulate, bool train) {
         if (!train) continue;
         struct tensor lnf = tensor_slice_rows(&lnf_all, first, rows),
                       dlnf = tensor_slice_rows(&dlnf_all, first, rows);
-        matmul_backward(g->ctx, &dlnf, &dwte, NULL, &logits, &lnf, &wte, NULL, accumulate || first > 0);
+        matmul_backward(g->ctx, &dlnf, &dweight, NULL, &logits, &lnf, &weight, NULL, accumulate || first > 0);
     }
     struct tensor loss = tensor_range(&g->numbers, STEP_LOSS, 1), losses = tensor_range(&losses_all, 0, N);
     sum(g->ctx, &loss, &losses, train ? &scale : NULL, accumulate);
@@ -165,7 +248,7 @@ static void head(struct gpt *g, bool accumulate, bool train) {
 
 void gpt_loss(struct gpt *g) { head(g, false, false); }
 
-/* By a kernel that takes the value along: nothing to keep on the host until a copy is done. */
+/* The scale travels as a kernel's argument, so no host buffer must outlive an asynchronous copy. */
 void gpt_set_loss_scale(struct gpt *g, float scale) {
     struct tensor on_device = tensor_range(&g->numbers, STEP_SCALE, 1);
     fill(g->ctx, &on_device, scale);
@@ -188,67 +271,29 @@ void gpt_all_logits(struct gpt *g) {
 /* Brings back what the forward pass of layer l left in memory that other layers have used since. */
 static void recompute_layer(struct gpt *g, int64_t l, const struct span *s) {
     enum recompute level = g->options.recompute;
-    if (level >= RECOMPUTE_NORM) ln1_forward(g, l, s);
+    struct tensor inp = residual_in(g, l, s), mid = gpt_act(g, A_RESID_MID, l);
+    if (level >= RECOMPUTE_NORM) norm(g, LN1, l, &inp, NULL, NULL, s);
     if (level == RECOMPUTE_BLOCK) {
         attn_half_forward(g, l, s);
         mlp_wide_forward(g, l, s);
         return;
     }
-    if (level == RECOMPUTE_NORM) {
-        struct tensor mid = gpt_act(g, A_RESID_MID, l), ln2 = gpt_act(g, A_LN2, l);
-        struct tensor mean = gpt_act(g, A_LN2_MEAN, l), rstd = gpt_act(g, A_LN2_RSTD, l);
-        struct tensor w = gpt_param(g, P_LN2_W, l), b = gpt_param(g, P_LN2_B, l);
-        norm_forward(g->ctx, &ln2, &mean, &rstd, &mid, &w, &b);
-    }
-    if (level >= RECOMPUTE_GELU) {
-        struct tensor fc = gpt_act(g, A_FC, l), fc_gelu = gpt_act(g, A_FC_GELU, l);
-        act_forward(g->ctx, &fc_gelu, &fc);
-    }
+    if (level == RECOMPUTE_NORM) norm(g, LN2, l, &mid, NULL, NULL, s);
+    if (level >= RECOMPUTE_ACT) mlp_activation(g, l);
 }
 
-/* dresid: gradient of the layer's output -> gradient of the stream between its halves. */
-static void mlp_half_backward(struct gpt *g, int64_t l, bool accumulate) {
-    struct tensor dresid = gpt_act(g, A_DRESID, 0), dbranch = gpt_act(g, A_DBRANCH, 0); /* (B,T,C) */
-    struct tensor dfc = gpt_act(g, A_DFC, 0);                                           /* (B,T,4C) */
-    struct tensor fc = gpt_act(g, A_FC, l), fc_gelu = gpt_act(g, A_FC_GELU, l);         /* (B,T,4C) */
-    struct tensor ln2 = gpt_act(g, A_LN2, l), mid = gpt_act(g, A_RESID_MID, l);         /* (B,T,C) */
-    struct tensor mean = gpt_act(g, A_LN2_MEAN, l), rstd = gpt_act(g, A_LN2_RSTD, l);
-    struct tensor fcproj_w = gpt_param(g, P_FCPROJ_W, l), fc_w = gpt_param(g, P_FC_W, l);
-    struct tensor ln2_w = gpt_param(g, P_LN2_W, l);
-    struct tensor dfcproj_w = gpt_grad(g, P_FCPROJ_W, l), dfcproj_b = gpt_grad(g, P_FCPROJ_B, l);
-    struct tensor dfc_w = gpt_grad(g, P_FC_W, l), dfc_b = gpt_grad(g, P_FC_B, l);
-    struct tensor dln2_w = gpt_grad(g, P_LN2_W, l), dln2_b = gpt_grad(g, P_LN2_B, l);
-
-    matmul_backward(g->ctx, &dfc, &dfcproj_w, &dfcproj_b, &dresid, &fc_gelu, &fcproj_w, &fc, accumulate);
-    matmul_backward(g->ctx, &dbranch, &dfc_w, &dfc_b, &dfc, &ln2, &fc_w, NULL, accumulate);
-    norm_backward(g->ctx, &dresid, &dln2_w, &dln2_b, &dresid, &dbranch, &mid, &mean, &rstd, &ln2_w);
+static void zero_gradient(struct gpt *g, enum param_id id) {
+    struct tensor grad;
+    if (grad_or_null(g, id, 0, &grad)) fill(g->ctx, &grad, 0.0f);
 }
 
-/* dresid: gradient of the stream between the halves -> gradient of the layer's input. */
-static void attn_half_backward(struct gpt *g, int64_t l, bool accumulate) {
-    struct tensor dresid = gpt_act(g, A_DRESID, 0), dbranch = gpt_act(g, A_DBRANCH, 0); /* (B,T,C) */
-    struct tensor dqkv = gpt_act(g, A_DQKV, 0), qkv = gpt_act(g, A_QKV, l);             /* (B,T,3C) */
-    struct tensor attn = gpt_act(g, A_ATTN, l), lse = gpt_act(g, A_LSE, l), ln1 = gpt_act(g, A_LN1, l);
-    struct tensor inp = gpt_act(g, residual_in(l), layer_before(l)); /* (B,T,C) */
-    struct tensor mean = gpt_act(g, A_LN1_MEAN, l), rstd = gpt_act(g, A_LN1_RSTD, l);
-    struct tensor proj_w = gpt_param(g, P_PROJ_W, l), qkv_w = gpt_param(g, P_QKV_W, l);
-    struct tensor ln1_w = gpt_param(g, P_LN1_W, l);
-    struct tensor dproj_w = gpt_grad(g, P_PROJ_W, l), dproj_b = gpt_grad(g, P_PROJ_B, l);
-    struct tensor dqkv_w = gpt_grad(g, P_QKV_W, l), dqkv_b = gpt_grad(g, P_QKV_B, l);
-    struct tensor dln1_w = gpt_grad(g, P_LN1_W, l), dln1_b = gpt_grad(g, P_LN1_B, l);
-
-    matmul_backward(g->ctx, &dbranch, &dproj_w, &dproj_b, &dresid, &attn, &proj_w, NULL, accumulate);
-    attn_backward(g->ctx, &dqkv, &dbranch, &attn, &lse, &qkv, (int)g->config.heads);
-    matmul_backward(g->ctx, &dbranch, &dqkv_w, &dqkv_b, &dqkv, &ln1, &qkv_w, NULL, accumulate);
-    norm_backward(g->ctx, &dresid, &dln1_w, &dln1_b, &dresid, &dbranch, &inp, &mean, &rstd, &ln1_w);
-}
-
-/* Gradients that no matmul overwrites start from zero: all vectors, and the position embedding. */
+/* Gradients that no matmul overwrites start from zero: all vectors, the positions, and the token embedding unless the
+ * head, which comes first, has written it. */
 static void zero_small_gradients(struct gpt *g) {
     struct tensor vectors = gpt_grad_range(g, g->layout.matrices, g->layout.total - g->layout.matrices);
-    struct tensor dwpe = gpt_grad(g, P_WPE, 0);
     fill(g->ctx, &vectors, 0.0f);
-    fill(g->ctx, &dwpe, 0.0f);
+    zero_gradient(g, P_WPE);
+    if (head_weight(g) != P_WTE) zero_gradient(g, P_WTE);
 }
 
 void gpt_forward_backward(struct gpt *g, bool first_micro_batch) {
@@ -260,29 +305,19 @@ void gpt_forward_backward(struct gpt *g, bool first_micro_batch) {
     head(g, accumulate, true);
 
     int64_t last = g->config.layers - 1;
-    struct tensor dresid = gpt_act(g, A_DRESID, 0), dlnf = gpt_act(g, A_DBRANCH, 0),
-                  out = gpt_act(g, A_RESID_OUT, last);
-    struct tensor mean = gpt_act(g, A_LNF_MEAN, 0), rstd = gpt_act(g, A_LNF_RSTD, 0),
-                  w = gpt_param(g, P_LNF_W, 0);
-    struct tensor dw = gpt_grad(g, P_LNF_W, 0), db = gpt_grad(g, P_LNF_B, 0);
+    struct tensor dlnf = gpt_act(g, A_DBRANCH, 0), out = gpt_act(g, A_RESID_OUT, last);
     ctx_range_push(g->ctx, "backward");
-    norm_backward(g->ctx, &dresid, &dw, &db, NULL, &dlnf, &out, &mean, &rstd, &w);
+    norm_back(g, LNF, 0, true, &dlnf, &out);
     for (int64_t l = last; l >= 0; l--) {
         layer_needed(g, l, l - 1);
         recompute_layer(g, l, &whole);
         if (g->hooks.layer_grads_needed) g->hooks.layer_grads_needed(g->hooks.arg, l);
         mlp_half_backward(g, l, accumulate);
-        attn_half_backward(g, l, accumulate);
+        attn_half_backward(g, l, &whole, accumulate);
         if (g->hooks.layer_ready) g->hooks.layer_ready(g->hooks.arg, l);
     }
-    struct tensor dwte = gpt_grad(g, P_WTE, 0), dwpe = gpt_grad(g, P_WPE, 0),
-                  tokens = gpt_act(g, A_TOKENS, 0);
-    embed_backward(g->ctx, &dwte, &dwpe, &dresid, &tokens);
+    struct tensor dwte = gpt_grad(g, P_WTE, 0), dwpe, dresid = gpt_act(g, A_DRESID, 0);
+    struct tensor tokens = gpt_act(g, A_TOKENS, 0);
+    embed_backward(g->ctx, &dwte, grad_or_null(g, P_WPE, 0, &dwpe), &dresid, &tokens);
     ctx_range_pop(g->ctx);
-}
-
-double gpt_flops_per_token(const struct gpt_config *c, int64_t T) {
-    struct gpt_params p;
-    gpt_params_layout(&p, c);
-    return 6.0 * (double)p.count + 6.0 * (double)c->layers * (double)c->channels * (double)T;
 }

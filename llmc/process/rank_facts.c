@@ -36,7 +36,7 @@ void rank_facts_add_options(struct rank_facts *a, const struct options *o, const
         const struct option_row *row = o->state[i].row;
         if (in_list(but, row->name)) continue;
         union option_value v;
-        option_value_load(row, (const char *)o->config + row->offset, &v);
+        option_value_load(row, (const char *)o->config + o->state[i].offset, &v);
         char *value = option_value_to_text(row, &v), *name = xasprintf("--%s", row->name);
         rank_facts_add(a, name, "%s", value);
         free(name);

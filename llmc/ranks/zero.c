@@ -137,7 +137,9 @@ static void clear_gaps(struct zero *z, int64_t i) {
     struct zero_bucket b = bucket_of(z, i);
     for (int id = 0; id < PARAM_ROWS; id++) {
         const struct param_row *row = &gpt_param_rows[id];
-        if (row->cols == DIM_NONE || row->per_layer != (b.layer >= 0)) continue;
+        if (row->cols == DIM_NONE || row->per_layer != (b.layer >= 0) ||
+            !gpt_param_copies(&g->config, (enum param_id)id))
+            continue;
         int64_t n = gpt_dim_size(&g->config, row->rows) * gpt_dim_size(&g->config, row->cols);
         int64_t first = g->layout.offset[id] + max_i64(0, b.layer) * g->layout.stride[id];
         if (round_up(n, 128) == n) continue;

@@ -20,19 +20,8 @@ static const struct option_row model_rows[] = {
              "tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m ... gpt3-1.3b, dN for N layers, or a "
              "directory with weights to start from (a checkpoint or a Hugging Face GPT-2)",
              0),
-    OPT_INT(C, layers, "layers", "0", 0, 10000, "N", "transformer blocks (0: as the model says)", 0),
-    OPT_INT(C, heads, "heads", "0", 0, 65536, "N",
-            "attention heads; must divide the channels (0: as the model says)", 0),
-    OPT_INT(C, channels, "channels", "0", 0, 1 << 20, "N",
-            "width of the residual stream (0: as the model says)", 0),
-    OPT_INT(C, context, "context", "0", 0, 1 << 24, "N",
-            "longest sequence the model can take (0: as the model says)", 0),
     OPT_REAL(C, init_std, "init-std", "0", 0, 10, "X",
              "standard deviation of new weights (0: 0.02, more below 768 channels and for the stories)", 0),
-    OPT_SIZE(C, vocab_size, "vocab-size", "0", 0, 1 << 24, "N",
-             "tokens in the vocabulary: of the tokenizer trained on --text or the stories (0: 512 for "
-             "stories, 4096 for text), or of the model for --data (0: as the model says)",
-             0),
 };
 static const struct option_row data_rows[] = {
     OPT_TEXT(C, text, "text", NULL, "PATH",
@@ -137,7 +126,7 @@ static const struct option_row device_rows[] = {
              "products of the blocks' matrices: as stored, or of copies in fp8 (e4m3, gradients e5m2), about "
              "twice as fast on GPUs from Ada and Hopper on; the CPU emulates fp8",
              0),
-    OPT_WORD(C, recompute, "recompute", "none", "none|gelu|norm|block", NULL,
+    OPT_WORD(C, recompute, "recompute", "none", "none|act|norm|block", NULL,
              "what backward computes again instead of keeping it; saves memory, same results", 0),
     OPT_INT(C, head_chunks, "head-chunks", "1", 1, 1 << 20, "N",
             "parts in which logits are made; saves memory", 0),
@@ -155,6 +144,7 @@ static const struct option_row device_rows[] = {
 
 const struct option_group run_option_groups[] = {
     {"Model", model_rows, ARRAY_LENGTH(model_rows)},
+    GPT_OPTION_GROUP("Shape of a new model", offsetof(struct run_config, shape)),
     {"Data", data_rows, ARRAY_LENGTH(data_rows)},
     {"Batch and length", batch_rows, ARRAY_LENGTH(batch_rows)},
     {"Optimizer", optimizer_rows, ARRAY_LENGTH(optimizer_rows)},
@@ -170,28 +160,24 @@ const struct option_group run_option_groups[] = {
 bool run_model_config(struct gpt_config *model, char **directory, const struct run_config *c,
                       int64_t vocab_size, struct error *err) {
     *directory = NULL;
-    if (path_exists(c->model)) {
-        if (c->layers || c->heads || c->channels || c->context)
-            return fail(
-                err,
-                "--model %s has a shape of its own; --layers, --heads, --channels and --context are for "
-                "models that start from nothing",
-                c->model);
-        *directory = checkpoint_find(c->model, err);
-        if (!*directory || !checkpoint_config(model, *directory, err)) return false;
-        if (vocab_size > 0 && vocab_size != model->vocab_size)
-            return fail(err, "--model %s has a vocabulary of %" PRId64 " tokens, the data one of %" PRId64,
-                        c->model, model->vocab_size, vocab_size);
-        return true;
+    struct gpt_config changes = c->shape;
+    changes.vocab_size = vocab_size;
+    if (!path_exists(c->model)) {
+        if (strchr(c->model, '/')) return fail(err, "--model %s: no such directory", c->model);
+        return gpt_config_from_name(model, c->model, &changes, err);
     }
-    if (strchr(c->model, '/')) return fail(err, "--model %s: no such directory", c->model);
-    if (!gpt_config_from_name(model, c->model, err)) return false;
-    if (c->layers) model->layers = c->layers;
-    if (c->channels) model->channels = c->channels;
-    if (c->heads) model->heads = c->heads;
-    if (c->context) model->context = c->context;
-    if (vocab_size > 0) model->vocab_size = vocab_size;
-    return gpt_config_check(model, err);
+    changes.vocab_size = 0;
+    const struct gpt_field *said = gpt_config_said(&changes);
+    if (said)
+        return fail(err,
+                    "--model %s has a shape of its own; --%s and its like are for models that start from nothing",
+                    c->model, said->option.name);
+    *directory = checkpoint_find(c->model, err);
+    if (!*directory || !checkpoint_config(model, *directory, err)) return false;
+    if (vocab_size > 0 && vocab_size != model->vocab_size)
+        return fail(err, "--model %s has a vocabulary of %" PRId64 " tokens, the data one of %" PRId64, c->model,
+                    model->vocab_size, vocab_size);
+    return true;
 }
 
 /* --- defaults that depend --- */

@@ -17,9 +17,8 @@ enum matmul_choice { MATMUL_CHOICE_BF16, MATMUL_CHOICE_FP8 };
 
 struct run_config {
     /* model */
-    const char *model;                        /* preset, or a directory with weights */
-    int64_t layers, heads, channels, context; /* 0: the preset's */
-    int64_t vocab_size;                       /* of a tokenizer to train, or of token shards; 0: chosen */
+    const char *model;       /* preset, or a directory with weights */
+    struct gpt_config shape; /* what is said of it; the vocabulary also goes to a tokenizer that is trained */
     /* data */
     const char *text, *data, *val, *tokenizer;
     int64_t stories;
@@ -58,7 +57,7 @@ struct run_config {
 };
 
 extern const struct option_group run_option_groups[];
-enum { RUN_OPTION_GROUPS = 8 };
+enum { RUN_OPTION_GROUPS = 9 };
 
 /* The model that the options name: a preset with overrides, or the configuration in a checkpoint directory
  * (*directory then receives its path, owned by the caller; NULL for a preset). `vocab_size` overrides a

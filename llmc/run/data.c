@@ -39,7 +39,7 @@ static bool choose_tokenizer(struct run_data *d, const struct run_config *c, con
             return fail(err, "%s has no tokenizer.json; --tokenizer must say how its text was tokenized",
                         from);
     } else if (corpus) {
-        int64_t vocab = c->vocab_size ? c->vocab_size : d->stories ? STORIES_VOCAB : TEXT_VOCAB;
+        int64_t vocab = c->shape.vocab_size ? c->shape.vocab_size : d->stories ? STORIES_VOCAB : TEXT_VOCAB;
         if (vocab < 257)
             return fail(err, "--vocab-size %" PRId64 ": a byte-level tokenizer has at least 257 tokens",
                         vocab);

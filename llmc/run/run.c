@@ -86,7 +86,7 @@ static bool open_data_and_model(struct run *r, struct error *err) {
     if (fine_tunes && !(r->start = checkpoint_find(c->model, err))) return false;
     if (!run_data_open(&r->data, c, r->start, r->resumed || r->group->rank != 0 ? NULL : corpus, err))
         return false;
-    int64_t vocab = r->data.vocab_size ? r->data.vocab_size : c->vocab_size;
+    int64_t vocab = r->data.vocab_size ? r->data.vocab_size : c->shape.vocab_size;
     bool known = r->resumed ? checkpoint_config(&r->model, r->start, err)
                             : run_model_config(&r->model, &directory, c, vocab, err);
     if (!known || !run_data_open_shards(&r->data, c, r->model.vocab_size, err) ||
@@ -140,7 +140,6 @@ static void compare_options(struct run *r) {
 static void compare_state(struct run *r) {
     struct rank_facts facts = {0};
     struct error err;
-    const struct gpt_config *m = &r->model;
     struct gpt_options options = run_gpt_options(&r->config, r->device);
     rank_facts_add_options(&facts, &r->options, "threads");
     rank_facts_add(&facts, "the fingerprint of the training data", "%016" PRIx64, r->state.data);
@@ -148,10 +147,9 @@ static void compare_state(struct run *r) {
                    r->data.val ? dataset_fingerprint(r->data.val) : 0);
     rank_facts_add(&facts, "the fingerprint of the tokenizer", "%016" PRIx64,
                    r->data.tokenizer ? tokenizer_hash(r->data.tokenizer) : 0);
-    rank_facts_add(&facts, "the model",
-                   "%" PRId64 " layers, %" PRId64 " heads, %" PRId64 " channels, %" PRId64
-                   " positions, %" PRId64 " tokens",
-                   m->layers, m->heads, m->channels, m->context, m->vocab_size);
+    for (int i = 0; i < GPT_FIELD_COUNT; i++)
+        rank_facts_add(&facts, temp_printf("the %s of the model", gpt_fields[i].what), "%s",
+                       gpt_field_text(&r->model, &gpt_fields[i]));
     rank_facts_add(&facts, "the kind of device", "%s", r->device->backend);
     rank_facts_add(&facts, "the type of the weights", "%s", dtype_name(options.dtype));
     rank_facts_add(&facts, "the step to continue from", "%" PRId64, r->state.step);

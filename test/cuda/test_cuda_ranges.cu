@@ -86,9 +86,7 @@ static void test_ranges_of_a_step(void **state) {
     struct error err;
     struct device *device = device_open_cuda(0, NULL, &err);
     check(device, "these tests need a GPU, or the simulated one (make sim): %s", err.message);
-    struct gpt_config config = {};
-    snprintf(config.name, sizeof config.name, "test");
-    config.context = 8, config.vocab_size = 20, config.layers = 2, config.heads = 2, config.channels = 16;
+    struct gpt_config config = GPT2_CONFIG("test", 8, 20, 2, 2, 16);
     struct gpt_options options = {};
     options.B = 1, options.T = 8, options.train = true, options.dtype = DTYPE_BF16;
     struct adamw_args args = {};

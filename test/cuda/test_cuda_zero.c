@@ -19,8 +19,7 @@
 /* --- one rank of a run --- */
 
 /* Heads of 16: the tensor-core rows of attention take them in bf16. Odd everywhere else. */
-static const struct gpt_config model = {
-    .name = "small", .context = 12, .vocab_size = 70, .layers = 3, .heads = 2, .channels = 32};
+static const struct gpt_config model = GPT2_CONFIG("small", 12, 70, 3, 2, 32);
 enum { B = 2, T = 9, STEPS = 3, MICRO = 2 /* micro-batches of a step, over all ranks */ };
 
 struct result { /* in shared memory */

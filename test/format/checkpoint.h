@@ -7,7 +7,8 @@
 
 #include "llmc/base/json_file.h"
 #include "llmc/format/checkpoint.h"
-#include "llmc/format/model_file.h"
+#include "llmc/format/llmc_bin.h"
+#include "llmc/format/model_config.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -25,10 +26,8 @@
 
 /* --- fixture --- */
 
-UNUSED static const struct gpt_config small = {
-    .name = "small", .context = 9, .vocab_size = 37, .layers = 3, .heads = 3, .channels = 12};
-UNUSED static const struct gpt_config least = {
-    .name = "least", .context = 4, .vocab_size = 257, .layers = 1, .heads = 1, .channels = 4};
+UNUSED static const struct gpt_config small = GPT2_CONFIG("small", 9, 37, 3, 3, 12);
+UNUSED static const struct gpt_config least = GPT2_CONFIG("least", 4, 257, 1, 1, 4);
 
 struct model {
     struct device *device;
@@ -65,7 +64,7 @@ UNUSED static float element(uint64_t salt, int64_t at) {
 UNUSED static void paint(const struct gpt *g, struct tensor *buffer, uint64_t salt) {
     memset(buffer->data, 0, (size_t)tensor_bytes(buffer));
     for (int id = 0; id < PARAM_ROWS; id++)
-        for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? g->config.layers : 1); l++) {
+        for (int64_t l = 0; l < gpt_param_copies(&g->config, (enum param_id)id); l++) {
             int64_t at = g->layout.offset[id] + l * g->layout.stride[id];
             int64_t n = weights_rows(&g->config, id) * weights_cols(&g->config, id);
             for (int64_t i = at; i < at + n; i++) {

@@ -51,8 +51,8 @@ static void state_round_trip(void **state) {
 /* Sizes around the piece of a million elements that loading works in, and a wide model. */
 static void large_tensors(void **state) {
     static const struct gpt_config configs[] = {
-        {.name = "many tokens", .context = 3, .vocab_size = 70001, .layers = 1, .heads = 1, .channels = 33},
-        {.name = "wide", .context = 2, .vocab_size = 5, .layers = 1, .heads = 1, .channels = 771},
+        GPT2_CONFIG("many tokens", 3, 70001, 1, 1, 33),
+        GPT2_CONFIG("wide", 2, 5, 1, 1, 771),
     };
     for (size_t i = 0; i < ARRAY_LENGTH(configs); i++) {
         struct model m;
@@ -182,8 +182,7 @@ static void model_hide(struct model *m) {
 }
 
 static void device_memory_is_only_copied(void **state) {
-    static const struct gpt_config tall = {
-        .name = "tall", .context = 3, .vocab_size = 70001, .layers = 2, .heads = 1, .channels = 33};
+    static const struct gpt_config tall = GPT2_CONFIG("tall", 3, 70001, 2, 1, 33);
     for (int kind = 0; kind < 3; kind++) {
         struct model m, other;
         struct error err;

@@ -262,8 +262,7 @@ static void a_directory_that_cannot_be_written(void **state) {
 
 /* --- killed processes --- */
 
-static const struct gpt_config killed_config = {
-    .name = "killed", .context = 16, .vocab_size = 257, .layers = 2, .heads = 2, .channels = 32};
+static const struct gpt_config killed_config = GPT2_CONFIG("killed", 16, 257, 2, 2, 32);
 
 /* Saves steps 1, 2, ..., each painted with its number, keeping two. Ends only when killed. */
 static int save_forever(const char *run) {

@@ -27,7 +27,7 @@ static void write_one(const char *path, const struct foreign *f, const struct gp
     } put[80];
     int count = 0, index = 0;
     for (int id = 0; id < PARAM_ROWS; id++)
-        for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? g->config.layers : 1); l++) {
+        for (int64_t l = 0; l < gpt_param_copies(&g->config, (enum param_id)id); l++) {
             const char *name = gpt_param_name((enum param_id)id, l);
             if (index++ % parts != part || (f->without && strcmp(f->without, name) == 0)) continue;
             struct tensor t = gpt_param(g, (enum param_id)id, l);
@@ -106,7 +106,7 @@ static void write_foreign(const char *name, const struct foreign *f, const struc
         snprintf(file, sizeof file, "model-%05d-of-00003.safetensors", part + 1);
         write_one(in_scratch("%s/%s", name, file), f, g, part, 3);
         for (int id = 0; id < PARAM_ROWS; id++)
-            for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? g->config.layers : 1); l++) {
+            for (int64_t l = 0; l < gpt_param_copies(&g->config, (enum param_id)id); l++) {
                 char tensor[96];
                 snprintf(tensor, sizeof tensor, "%s%s", f->prefix, gpt_param_name((enum param_id)id, l));
                 if (index++ % 3 == part) json_object_set_new(map, tensor, json_string(file));
@@ -226,14 +226,14 @@ static void faulty_tensors_are_named(void **state) {
          {"model.safetensors", "\"transformer.h.2.ln_2.bias\" is missing", ""}},
         {{.prefix = "", .without = "wte.weight"}, {"\"wte.weight\" is missing", "", ""}},
         {{.prefix = "", .misshaped = "h.1.attn.c_attn.weight"},
-         {"h.1.attn.c_attn.weight F32 (36,12)", "asks for (12,36)", "n_embd 12"}},
+         {"h.1.attn.c_attn.weight F32 (36,12)", "asks for (12,36)", "12 channels"}},
         {{.prefix = "", .misshaped = "wpe.weight"}, {"wpe.weight F32 (12,9)", "asks for (9,12)", ""}},
         {{.prefix = "", .integers = "h.0.ln_1.weight"}, {"h.0.ln_1.weight I32 (12)", "expected F32", ""}},
         {{.prefix = "transformer.", .extra = "transformer.h.3.ln_1.weight"},
-         {"transformer.h.3.ln_1.weight F32 (1)", "not part of a GPT-2 of 3 layers", ""}},
+         {"transformer.h.3.ln_1.weight F32 (1)", "not part of a Hugging Face GPT-2 of 3 layers", ""}},
         {{.prefix = "", .extra = "score.weight"}, {"score.weight", "not part of", ""}},
         {{.prefix = "transformer.", .head_differs = true},
-         {"lm_head.weight", "differs from \"transformer.wte.weight\" (element 443", "not implemented"}},
+         {"lm_head.weight", "differs from \"transformer.wte.weight\" (element 443", "tie_word_embeddings"}},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(faults); i++) {
         struct error err;
@@ -276,21 +276,24 @@ static void configurations_are_checked(void **state) {
         {"model_type", NULL, "\"model_type\" is missing"},
         {"model_type", "2", "not a string"},
         {"activation_function", "\"relu\"", "\"activation_function\" is \"relu\""},
-        {"activation_function", "\"gelu\"", "implements only \"gelu_new\""}, /* the erf form */
+        {"activation_function", "\"gelu\"", "implements \"gelu_new\", \"relu2\""}, /* the erf form */
         {"activation_function", "\"gelu_pytorch_tanh\"", NULL},
         {"activation_function", NULL, NULL},
         {"scale_attn_by_inverse_layer_idx", "true", "1/(layer + 1) is not implemented"},
         {"scale_attn_weights", "false", "\"scale_attn_weights\" is false"},
-        {"scale_attn_weights", "1", "neither true nor false"},
+        {"scale_attn_weights", "1", "\"scale_attn_weights\" is 1"},
         {"scale_attn_weights", "null", NULL},
-        {"tie_word_embeddings", "false", "an output head of its own is not implemented"},
+        {"tie_word_embeddings", "false", "tensor \"lm_head.weight\" is missing"},
+        {"tie_word_embeddings", "1", "neither true nor false"},
         {"tie_word_embeddings", NULL, NULL},
         {"add_cross_attention", "true", "cross-attention"},
-        {"layer_norm_epsilon", "1e-6", "\"layer_norm_epsilon\" is 1e-06"},
+        {"layer_norm_epsilon", "1e-6", "only the parts"},
+        {"layer_norm_epsilon", "2", "epsilon of the norms is 2"},
         {"layer_norm_epsilon", "\"x\"", "layer_norm_epsilon"},
         {"layer_norm_epsilon", "0.00001", NULL},
         {"n_inner", "48", NULL},
-        {"n_inner", "32", "\"n_inner\" is 32"},
+        {"n_inner", "32", "does not fit the configuration"},
+        {"n_inner", "0", "width of the MLP is 0"},
         {"quantization_config", "{\"bits\": 4}", "quantized"},
         {"n_layer", "2", "tensor h.2."}, /* the weights have one more */
         {"n_layer", "4", "\"h.3."},      /* one less */
@@ -385,11 +388,12 @@ static void a_checkpoint_for_another_model(void **state) {
         struct gpt_config config;
         const char *says;
     } others[] = {
-        {{"other", 9, 37, 2, 3, 12}, "3 layers, expected 2"},
-        {{"other", 9, 37, 3, 4, 12}, "3 heads, expected 4"}, /* the same shapes */
-        {{"other", 9, 37, 3, 3, 15}, "12 channels, expected 15"},
-        {{"other", 8, 37, 3, 3, 12}, "9 positions of context, expected 8"},
-        {{"other", 9, 38, 3, 3, 12}, "37 tokens of vocabulary, expected 38"},
+        {GPT2_CONFIG("other", 9, 37, 2, 3, 12), "number of layers of this model is 3, expected 2"},
+        {GPT2_CONFIG("other", 9, 37, 3, 4, 12),
+         "number of heads of this model is 3, expected 4"}, /* the same shapes */
+        {GPT2_CONFIG("other", 9, 37, 3, 3, 15), "number of channels of this model is 12, expected 15"},
+        {GPT2_CONFIG("other", 8, 37, 3, 3, 12), "context length of this model is 9, expected 8"},
+        {GPT2_CONFIG("other", 9, 38, 3, 3, 12), "vocabulary size of this model is 37, expected 38"},
     };
     save(scratch_directory(), painted, 1);
     for (size_t i = 0; i < ARRAY_LENGTH(others); i++) {
@@ -402,7 +406,7 @@ static void a_checkpoint_for_another_model(void **state) {
     }
     struct model m;
     struct error err;
-    struct gpt_config wider = {"other", 9, 37, 3, 3, 15};
+    struct gpt_config wider = GPT2_CONFIG("other", 9, 37, 3, 3, 15);
     model_make(&m, &wider, DTYPE_F32, false);
     assert_false(checkpoint_load_moments(&m.zero, in_scratch("step-00000001"), &err));
     assert_mentions(err.message, "exp_avg.transformer.wte.weight F32 (37,12)");

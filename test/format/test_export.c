@@ -20,8 +20,7 @@
 
 /* --- fixture: a checkpoint with a tokenizer trained on a few words --- */
 
-static const struct gpt_config config = {
-    .name = "exported", .context = 7, .vocab_size = 300, .layers = 2, .heads = 2, .channels = 32};
+static const struct gpt_config config = GPT2_CONFIG("exported", 7, 300, 2, 2, 32);
 static const char corpus[] =
     "the cat sat on the mat. the cat ate the rat, and the rat sat on the hat. caf\xc3\xa9 caf\xc3\xa9 ";
 
@@ -49,7 +48,7 @@ static void make_model(struct fixture *s, const struct gpt_config *c) {
     optimizer_create(&s->opt, &s->gpt, false);
     gpt_init_weights(&s->gpt, 3);
     for (int id = P_LN1_W; id < PARAM_ROWS; id++) /* biases too, and nothing symmetric */
-        for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? c->layers : 1); l++) {
+        for (int64_t l = 0; l < gpt_param_copies(c, (enum param_id)id); l++) {
             struct tensor t = gpt_param(&s->gpt, (enum param_id)id, l);
             for (int64_t i = 0; i < t.dim[0]; i++) f32(&t)[i] += 0.01f * (float)((i * 7 + id + l) % 97);
         }
@@ -466,7 +465,7 @@ static void rows_that_blocks_do_not_divide(void **state) {
     struct fixture *s = *state;
     struct error err;
     struct gguf g;
-    struct gpt_config odd = {"odd", 5, 257, 1, 3, 36};
+    struct gpt_config odd = GPT2_CONFIG("odd", 5, 257, 1, 3, 36);
     ctx_free(&s->ctx);
     make_model(s, &odd);
     struct tokenizer *bytes = tokenizer_bytes();
@@ -474,7 +473,7 @@ static void rows_that_blocks_do_not_divide(void **state) {
     tokenizer_free(bytes);
     const char *path = in_scratch("model.gguf");
     assert_false(export_gguf(s->checkpoint, path, EXPORT_Q8_0, &err));
-    assert_mentions(err.message, "multiple of 32, it is 36");
+    assert_mentions(err.message, "multiples of 32 long, and those of wte.weight have 36");
     if (!export_gguf(s->checkpoint, path, EXPORT_F16, &err)) fail_msg("%s", err.message);
     gguf_read(&g, path);
     assert_int_equal(seek_array(&g, "tokenizer.ggml.merges", 8), 0);

@@ -11,8 +11,7 @@
 #include <unistd.h>
 
 /* maxT, V, L, NH, C; padded to 40 in the file, to 128 in the engine. */
-static const struct gpt_config config = {
-    .name = "llm.c", .context = 6, .vocab_size = 37, .layers = 3, .heads = 2, .channels = 8};
+static const struct gpt_config config = GPT2_CONFIG("llm.c", 6, 37, 3, 2, 8);
 enum { PADDED = 40, HEADER = 1024 };
 
 struct fixture {
@@ -107,7 +106,7 @@ static void both_versions_load(void **state) {
         if (!checkpoint_load_weights(&g, s->path, &err)) fail_msg("%s", err.message);
         int64_t nonzero = 0;
         for (int id = 0; id < PARAM_ROWS; id++)
-            for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? c.layers : 1); l++) {
+            for (int64_t l = 0; l < gpt_param_copies(&c, (enum param_id)id); l++) {
                 struct tensor t = gpt_param(&g, (enum param_id)id, l);
                 int64_t n = id == P_WTE ? c.vocab_size * c.channels : tensor_count(&t);
                 for (int64_t i = 0; i < n; i++) {

@@ -22,7 +22,8 @@ FUZZ_SEEDS(llmc_bin) {
     padded.vocab_size = 4;
     int64_t elements = 0;
     for (int id = 0; id < PARAM_ROWS; id++)
-        elements += weights_rows(&padded, (enum param_id)id) * weights_cols(&padded, (enum param_id)id);
+        elements += weights_rows(&padded, (enum param_id)id) * weights_cols(&padded, (enum param_id)id) *
+                    gpt_param_copies(&padded, (enum param_id)id);
     for (int32_t version = 3; version <= 5; version += 2) {
         size_t size = 1024 + (size_t)elements * (version == 3 ? 4 : 2);
         uint8_t *file = xcalloc(1, size);

@@ -2,16 +2,16 @@
 #ifndef LLMC_FUZZ_MODEL_H
 #define LLMC_FUZZ_MODEL_H
 
-#include "llmc/format/model_file.h"
+#include "llmc/format/llmc_bin.h"
+#include "llmc/format/model_config.h"
 
-#define TINY_CONFIG                                                                                          \
-    { .name = "tiny", .context = 2, .vocab_size = 3, .layers = 1, .heads = 1, .channels = 2 }
+#define TINY_CONFIG GPT2_CONFIG("tiny", 2, 3, 1, 1, 2)
 
 /* Every number of every tensor, as loading would. */
 static inline bool read_all_weights(const struct model_file *m, struct error *err) {
     const struct gpt_config *c = &m->weights.config;
     for (int id = 0; id < PARAM_ROWS; id++)
-        for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? c->layers : 1); l++) {
+        for (int64_t l = 0; l < gpt_param_copies(c, (enum param_id)id); l++) {
             int64_t rows = weights_rows(c, (enum param_id)id), cols = weights_cols(c, (enum param_id)id);
             float *values = (float *)xmalloc((size_t)(rows * cols) * sizeof *values);
             bool ok = weights_read(values, &m->weights, (enum param_id)id, l, 0, rows, err);
@@ -34,9 +34,9 @@ static inline void write_tiny_weights(const char *path, enum st_dtype dtype) {
     struct safetensors_writer w;
     struct error err;
     safetensors_writer_init(&w);
-    weights_declare(&w, &config, HF_PREFIX, dtype, WEIGHTS_ALL);
+    weights_declare(&w, &config, "", dtype, WEIGHTS_ALL);
     check(safetensors_writer_open(&w, path, &err), "%s", err.message);
-    weights_put(&w, &config, HF_PREFIX, dtype, WEIGHTS_ALL, zeros, &config);
+    weights_put(&w, &config, "", dtype, WEIGHTS_ALL, zeros, &config);
     check(safetensors_writer_close(&w, &err), "%s", err.message);
 }
 

@@ -1,13 +1,14 @@
 /* config.json of a model. */
 #include "test/fuzz/fuzz.h"
 
-#include "llmc/format/model_file.h"
+#include "llmc/format/model_config.h"
 
 FUZZ_TARGET(model_config) {
     struct error err;
     struct gpt_config config;
+    enum gpt_format format;
     fuzz_file("config.json", data, size);
-    if (!model_config_read(&config, fuzz_path(""), &err)) return 0;
+    if (!model_config_read(&config, &format, fuzz_path(""), &err)) return 0;
     struct error again;
     check(gpt_config_check(&config, &again), "a configuration that is impossible was taken: %s",
           again.message);
@@ -17,8 +18,18 @@ FUZZ_TARGET(model_config) {
 
 FUZZ_SEEDS(model_config) {
     struct error err;
-    struct gpt_config config = {
-        .name = "x", .context = 16, .vocab_size = 300, .layers = 2, .heads = 4, .channels = 32};
+    struct gpt_config config = GPT2_CONFIG("x", 16, 300, 2, 4, 32);
+    gpt_config_complete(&config);
     check(model_config_write(fuzz_path(""), &config, ST_BF16, 256, &err), "%s", err.message);
+    fuzz_seed_file(add, user, "config.json");
+    config.positions = POSITIONS_ROPE; /* Llama's kinds, then some that no family has */
+    config.norm = NORM_RMS;
+    config.mlp = MLP_SWIGLU;
+    config.bias = SWITCH_OFF;
+    config.rope_theta = 10000.0;
+    check(model_config_write(fuzz_path(""), &config, ST_F32, -1, &err), "%s", err.message);
+    fuzz_seed_file(add, user, "config.json");
+    config.norm = NORM_LAYER;
+    check(model_config_write(fuzz_path(""), &config, ST_F32, -1, &err), "%s", err.message);
     fuzz_seed_file(add, user, "config.json");
 }

@@ -28,11 +28,13 @@ FUZZ_TARGET(safetensors_index) {
 }
 
 FUZZ_SEEDS(safetensors_index) {
+    const struct gpt_config config = TINY_CONFIG;
     char text[4096];
     int n = snprintf(text, sizeof text, "{\"metadata\":{\"total_size\":1000},\"weight_map\":{");
     for (int id = 0; id < PARAM_ROWS; id++)
-        n += snprintf(text + n, sizeof text - (size_t)n, "%s\"" HF_PREFIX "%s\":\"a.safetensors\"",
-                      id ? "," : "", gpt_param_name((enum param_id)id, 0));
+        if (gpt_param_copies(&config, (enum param_id)id))
+            n += snprintf(text + n, sizeof text - (size_t)n, "%s\"transformer.%s\":\"a.safetensors\"",
+                          id ? "," : "", gpt_param_name((enum param_id)id, 0));
     n += snprintf(text + n, sizeof text - (size_t)n, "}}");
     add(user, text, (size_t)n);
 }

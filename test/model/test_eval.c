@@ -296,12 +296,7 @@ struct model {
 
 /* Weights large enough that every part of the network matters. */
 static void model_open(struct model *m, int64_t B, int64_t T) {
-    struct gpt_config config = {.name = "small",
-                                .context = T_MAX,
-                                .vocab_size = V,
-                                .layers = LAYERS,
-                                .heads = HEADS,
-                                .channels = CHANNELS};
+    struct gpt_config config = GPT2_CONFIG("small", T_MAX, V, LAYERS, HEADS, CHANNELS);
     struct gpt_options options = {.B = B, .T = T, .head_chunks = B > 2 ? 3 : 1, .dtype = DTYPE_F32};
     m->device = device_open_cpu();
     ctx_init(&m->ctx, m->device, m->device->ops, false);

@@ -49,12 +49,9 @@ static void golden_open(struct safetensors *st, const char *name) {
 }
 
 static struct gpt_config golden_config(const struct safetensors *st) {
-    return (struct gpt_config){.name = "golden",
-                               .context = meta_int(st, "n_positions"),
-                               .vocab_size = meta_int(st, "vocab_size"),
-                               .layers = meta_int(st, "n_layer"),
-                               .heads = meta_int(st, "n_head"),
-                               .channels = meta_int(st, "n_embd")};
+    int64_t heads = meta_int(st, "n_head"), channels = meta_int(st, "n_embd");
+    return (struct gpt_config)GPT2_CONFIG("golden", meta_int(st, "n_positions"), meta_int(st, "vocab_size"),
+                                          meta_int(st, "n_layer"), heads, channels);
 }
 
 static double view_at(const struct st_view *v, int64_t i) {
@@ -87,7 +84,7 @@ static int64_t file_index(const struct param_row *row, const struct tensor *t, i
 static void load_params(struct gpt *g, const struct safetensors *st) {
     fill(g->ctx, &g->params, 0.0f);
     for (int id = 0; id < PARAM_ROWS; id++)
-        for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? g->config.layers : 1); l++) {
+        for (int64_t l = 0; l < gpt_param_copies(&g->config, (enum param_id)id); l++) {
             struct tensor t = gpt_param(g, (enum param_id)id, l);
             const struct st_view *v = golden(st, "param.transformer.", gpt_param_name((enum param_id)id, l));
             for (int64_t i = 0; i < v->count; i++)
@@ -108,7 +105,7 @@ static void deviation_add(struct deviation *d, double got, double want) {
 static void compare_param_like(const struct gpt *g, const struct safetensors *st, const char *prefix,
                                bool grads, double tolerance, double floor) {
     for (int id = 0; id < PARAM_ROWS; id++)
-        for (int64_t l = 0; l < (gpt_param_rows[id].per_layer ? g->config.layers : 1); l++) {
+        for (int64_t l = 0; l < gpt_param_copies(&g->config, (enum param_id)id); l++) {
             const char *name = gpt_param_name((enum param_id)id, l);
             struct tensor t = grads ? gpt_grad(g, (enum param_id)id, l) : gpt_param(g, (enum param_id)id, l);
             const struct st_view *v = golden(st, prefix, name);
@@ -217,7 +214,7 @@ static void test_ten_adamw_steps(void **state) {
 
 /* --- against itself --- */
 
-static const struct gpt_config small = {"small", 24, 50, 3, 2, 16};
+static const struct gpt_config small = GPT2_CONFIG("small", 24, 50, 3, 2, 16);
 
 static void random_tokens(int32_t *out, int64_t n, int64_t vocab, uint64_t seed) {
     for (int64_t i = 0; i < n; i++)
@@ -251,7 +248,7 @@ static void test_recompute_levels_are_bit_identical(void **state) {
     float loss, other_loss;
     struct gpt_options options = {.B = B, .T = T, .train = true};
     float *base = gradient_of(options, tokens, targets, &loss);
-    for (int level = RECOMPUTE_GELU; level <= RECOMPUTE_BLOCK; level++) {
+    for (int level = RECOMPUTE_ACT; level <= RECOMPUTE_BLOCK; level++) {
         options.recompute = (enum recompute)level;
         float *other = gradient_of(options, tokens, targets, &other_loss);
         assert_memory_equal(&loss, &other_loss, sizeof loss);
@@ -431,21 +428,19 @@ static void test_presets(void **state) {
     struct error err;
     for (size_t i = 0; i < ARRAY_LENGTH(known); i++) {
         struct gpt_params p;
-        assert_true(gpt_config_from_name(&c, known[i].name, &err));
+        assert_true(gpt_config_from_name(&c, known[i].name, NULL, &err));
         gpt_params_layout(&p, &c);
         assert_int_equal(p.count, known[i].count);
     }
     for (int depth = 1; depth <= 96; depth++) {
         char name[16];
         snprintf(name, sizeof name, "d%d", depth);
-        assert_true(gpt_config_from_name(&c, name, &err) && gpt_config_check(&c, &err));
+        assert_true(gpt_config_from_name(&c, name, NULL, &err) && gpt_config_check(&c, &err));
         assert_true(c.layers == depth && c.channels % 64 == 0);
     }
     static const char *const bad[] = {"gpt3", "d0", "d97", "d12x", "", "d"};
-    for (size_t i = 0; i < ARRAY_LENGTH(bad); i++) assert_false(gpt_config_from_name(&c, bad[i], &err));
-    assert_true(gpt_config_from_name(&c, "gpt2", &err));
-    c.heads = 7;
-    assert_false(gpt_config_check(&c, &err));
+    for (size_t i = 0; i < ARRAY_LENGTH(bad); i++) assert_false(gpt_config_from_name(&c, bad[i], NULL, &err));
+    assert_false(gpt_config_from_name(&c, "gpt2", &(struct gpt_config){.heads = 7}, &err));
     assert_non_null(strstr(err.message, "7 heads do not divide 768 channels"));
 }
 

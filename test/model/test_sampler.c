@@ -103,7 +103,7 @@ static void test_extreme_logits(void **state) {
 
 /* --- generating --- */
 
-static const struct gpt_config small = {"small", 16, 257, 2, 2, 16};
+static const struct gpt_config small = GPT2_CONFIG("small", 16, 257, 2, 2, 16);
 
 struct made {
     int64_t tokens[200];

@@ -96,7 +96,7 @@ static const char *answer(const struct request *r, char *text, size_t size) {
         struct device device = {.dtype = r->of_device, .arch = r->arch, .name = "that GPU"};
         struct run_config config = {
             .matmul = MATMUL_CHOICE_FP8, .dtype = r->dtype, .batch_size = 1, .seq_len = r->tokens};
-        struct gpt_config model = {"model", 64, 300, 1, 1, r->channels};
+        struct gpt_config model = GPT2_CONFIG("model", 64, 300, 1, 1, r->channels);
         struct ctx ctx;
         struct gpt gpt;
         struct gpt_options options = run_gpt_options(&config, &device);

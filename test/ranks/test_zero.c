@@ -417,7 +417,7 @@ static void same_values(const struct run *r, const struct result *a, const struc
     for (int id = 0; id < PARAM_ROWS; id++) {
         const struct param_row *row = &gpt_param_rows[id];
         int64_t n = gpt_dim_size(r->config, row->rows) * gpt_dim_size(r->config, row->cols);
-        for (int64_t l = 0; l < (row->per_layer ? r->config->layers : 1); l++) {
+        for (int64_t l = 0; l < gpt_param_copies(r->config, (enum param_id)id); l++) {
             const float *x = a->params + layout.offset[id] + l * layout.stride[id];
             const float *y = b->params + layout.offset[id] + l * layout.stride[id];
             double largest = 0;
@@ -432,13 +432,10 @@ static void same_values(const struct run *r, const struct result *a, const struc
 /* --- the tests --- */
 
 /* Channels that leave gaps between the tensors, a vocabulary that nothing divides, T below the context. */
-static const struct gpt_config odd = {
-    .name = "odd", .context = 13, .vocab_size = 131, .layers = 3, .heads = 2, .channels = 10};
+static const struct gpt_config odd = GPT2_CONFIG("odd", 13, 131, 3, 2, 10);
 /* One block, so one slot; of 512 elements, of which the last of three ranks has none. */
-static const struct gpt_config least = {
-    .name = "least", .context = 4, .vocab_size = 37, .layers = 1, .heads = 1, .channels = 4};
-static const struct gpt_config even = {
-    .name = "even", .context = 8, .vocab_size = 128, .layers = 4, .heads = 2, .channels = 16};
+static const struct gpt_config least = GPT2_CONFIG("least", 4, 37, 1, 1, 4);
+static const struct gpt_config even = GPT2_CONFIG("even", 8, 128, 4, 2, 16);
 
 static void check_levels(const struct gpt_config *config, int64_t T) {
     struct run one = {.config = config, .B = 2, .T = T, .world = 1, .steps = STEPS, .look = true};
@@ -492,7 +489,7 @@ static void recomputed(void **state) {
     struct run r = {
         .config = &odd, .B = 1, .T = 7, .world = 2, .accumulation = 2, .steps = 3, .level = ZERO_PARAMETERS};
     struct result *base = run(&r);
-    for (int i = RECOMPUTE_GELU; i <= RECOMPUTE_BLOCK; i++) {
+    for (int i = RECOMPUTE_ACT; i <= RECOMPUTE_BLOCK; i++) {
         r.recompute = (enum recompute)i;
         struct result *other = run(&r);
         same_bits(&r, other, base);

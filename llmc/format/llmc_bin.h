@@ -1,0 +1,17 @@
+/* llm.c's model files (gpt2_124M.bin, gpt2_124M_bf16.bin) as a start for training and for export. */
+#ifndef LLMC_FORMAT_LLMC_BIN_H
+#define LLMC_FORMAT_LLMC_BIN_H
+
+#include "llmc/format/model_file.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* As model_file_open, for a file with magic 20240326 of version 3 (fp32) or 5 (bf16). */
+bool llmc_bin_open(struct model_file *m, const char *path, struct error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,400 @@
+/* The table of configuration fields, the loops over it, and the presets.
+ *
+ * Two rules keep the table small. A field that is not said follows from the others (follow() has every such rule). A
+ * format that has no key for a field means one value by it, its `otherwise`; a model with another value cannot be said
+ * in that format, which gpt_format_can_say() finds out for all fields alike. */
+#include "llmc/model/config.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- the table --- */
+
+#define C struct gpt_config
+#define ALWAYS(value)                                                                                        \
+    { .otherwise = value }
+#define REQUIRED(name)                                                                                       \
+    { .key = name, .required = true }
+#define OPTIONAL(name, value)                                                                                \
+    { .key = name, .otherwise = value }
+#define FOLLOWS                                                                                              \
+    { .otherwise = 0 }
+#define BY_TENSORS                                                                                           \
+    { .key = "" }
+
+const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
+    {OPT_INT(C, context, "context", "0", 0, 1 << 24, "N",
+             "longest sequence that the model can take (0: as the model says)", 0),
+     "context length",
+     {[FORMAT_HF_GPT2] = REQUIRED("n_positions"),
+      [FORMAT_HF_LLAMA] = REQUIRED("max_position_embeddings"),
+      [FORMAT_OWN] = REQUIRED("context"),
+      [FORMAT_GGUF_GPT2] = REQUIRED("context_length"),
+      [FORMAT_GGUF_LLAMA] = REQUIRED("context_length")}},
+    {OPT_INT(C, channels, "channels", "0", 0, 1 << 20, "N",
+             "width of the residual stream (0: as the model says)", 0),
+     "number of channels",
+     {[FORMAT_HF_GPT2] = REQUIRED("n_embd"),
+      [FORMAT_HF_LLAMA] = REQUIRED("hidden_size"),
+      [FORMAT_OWN] = REQUIRED("channels"),
+      [FORMAT_GGUF_GPT2] = REQUIRED("embedding_length"),
+      [FORMAT_GGUF_LLAMA] = REQUIRED("embedding_length")}},
+    {OPT_INT(C, ff, "ff", "0", 0, 1 << 22, "N",
+             "width of the MLP (0: 4 times the channels; gated, 8/3 times, rounded up to 64)", 0),
+     "width of the MLP",
+     {[FORMAT_HF_GPT2] = {.key = "n_inner", .null_if_usual = true},
+      [FORMAT_HF_LLAMA] = REQUIRED("intermediate_size"),
+      [FORMAT_OWN] = REQUIRED("ff"),
+      [FORMAT_GGUF_GPT2] = REQUIRED("feed_forward_length"),
+      [FORMAT_GGUF_LLAMA] = REQUIRED("feed_forward_length")}},
+    {OPT_INT(C, layers, "layers", "0", 0, 10000, "N", "transformer blocks (0: as the model says)", 0),
+     "number of layers",
+     {[FORMAT_HF_GPT2] = REQUIRED("n_layer"),
+      [FORMAT_HF_LLAMA] = REQUIRED("num_hidden_layers"),
+      [FORMAT_OWN] = REQUIRED("layers"),
+      [FORMAT_GGUF_GPT2] = REQUIRED("block_count"),
+      [FORMAT_GGUF_LLAMA] = REQUIRED("block_count")}},
+    {OPT_INT(C, heads, "heads", "0", 0, 65536, "N",
+             "attention heads; must divide the channels, unless --head-dim is given (0: as the model says)",
+             0),
+     "number of heads",
+     {[FORMAT_HF_GPT2] = REQUIRED("n_head"),
+      [FORMAT_HF_LLAMA] = REQUIRED("num_attention_heads"),
+      [FORMAT_OWN] = REQUIRED("heads"),
+      [FORMAT_GGUF_GPT2] = REQUIRED("attention.head_count"),
+      [FORMAT_GGUF_LLAMA] = REQUIRED("attention.head_count")}},
+    {OPT_INT(
+         C, kv_heads, "kv-heads", "0", 0, 65536, "N",
+         "heads of keys and values, each shared by as many query heads; must divide the heads (0: one for each)",
+         0),
+     "number of key and value heads",
+     {[FORMAT_HF_GPT2] = FOLLOWS,
+      [FORMAT_HF_LLAMA] = OPTIONAL("num_key_value_heads", 0),
+      [FORMAT_OWN] = OPTIONAL("kv_heads", 0),
+      [FORMAT_GGUF_GPT2] = FOLLOWS,
+      [FORMAT_GGUF_LLAMA] = OPTIONAL("attention.head_count_kv", 0)}},
+    {OPT_INT(C, head_size, "head-dim", "0", 0, 1 << 20, "N",
+             "width of a head (0: the channels divided by the heads)", 0),
+     "width of a head",
+     {[FORMAT_HF_GPT2] = FOLLOWS,
+      [FORMAT_HF_LLAMA] = OPTIONAL("head_dim", 0),
+      [FORMAT_OWN] = OPTIONAL("head_dim", 0),
+      [FORMAT_GGUF_GPT2] = FOLLOWS,
+      [FORMAT_GGUF_LLAMA] = FOLLOWS}},
+    {OPT_REAL(C, norm_eps, "norm-eps", "0", 0, 1, "X", "added to the variance in norms (0: 1e-5)", 0),
+     "epsilon of the norms",
+     {[FORMAT_HF_GPT2] = OPTIONAL("layer_norm_epsilon", 1e-5),
+      [FORMAT_HF_LLAMA] = OPTIONAL("rms_norm_eps", 1e-6),
+      [FORMAT_OWN] = OPTIONAL("norm_eps", 0),
+      [FORMAT_GGUF_GPT2] = REQUIRED("attention.layer_norm_epsilon"),
+      [FORMAT_GGUF_LLAMA] = REQUIRED("attention.layer_norm_rms_epsilon")}},
+    {OPT_REAL(C, rope_theta, "rope-theta", "0", 0, 1e12, "X",
+              "base of the wavelengths of rotary positions (0: 10000)", 0),
+     "base of rotary positions",
+     {[FORMAT_HF_GPT2] = FOLLOWS,
+      [FORMAT_HF_LLAMA] = OPTIONAL("rope_theta", 10000),
+      [FORMAT_OWN] = OPTIONAL("rope_theta", 0),
+      [FORMAT_GGUF_GPT2] = FOLLOWS,
+      [FORMAT_GGUF_LLAMA] = OPTIONAL("rope.freq_base", 0)}},
+    {OPT_SIZE(
+         C, vocab_size, "vocab-size", "0", 0, 1 << 24, "N",
+         "tokens in the vocabulary (0: as the model or the data says; a tokenizer that is trained for the run has "
+         "512 for the stories, 4096 for --text)",
+         0),
+     "vocabulary size",
+     {[FORMAT_HF_GPT2] = REQUIRED("vocab_size"),
+      [FORMAT_HF_LLAMA] = REQUIRED("vocab_size"),
+      [FORMAT_OWN] = REQUIRED("vocab_size"),
+      [FORMAT_GGUF_GPT2] = REQUIRED("vocab_size"),
+      [FORMAT_GGUF_LLAMA] = REQUIRED("vocab_size")}},
+    {OPT_WORD(C, positions, "positions", "auto", "auto|learned|rope|none", NULL,
+              "what tells attention the order of tokens (auto: as the model says)", 0),
+     "kind of positions",
+     {[FORMAT_HF_GPT2] = ALWAYS(POSITIONS_LEARNED),
+      [FORMAT_HF_LLAMA] = ALWAYS(POSITIONS_ROPE),
+      [FORMAT_OWN] = OPTIONAL("positions", 0),
+      [FORMAT_GGUF_GPT2] = ALWAYS(POSITIONS_LEARNED),
+      [FORMAT_GGUF_LLAMA] = ALWAYS(POSITIONS_ROPE)}},
+    {OPT_WORD(C, norm, "norm", "auto", "auto|layer|rms", NULL, "kind of norm (auto: as the model says)", 0),
+     "kind of norm",
+     {[FORMAT_HF_GPT2] = ALWAYS(NORM_LAYER),
+      [FORMAT_HF_LLAMA] = ALWAYS(NORM_RMS),
+      [FORMAT_OWN] = OPTIONAL("norm", 0),
+      [FORMAT_GGUF_GPT2] = ALWAYS(NORM_LAYER),
+      [FORMAT_GGUF_LLAMA] = ALWAYS(NORM_RMS)}},
+    {OPT_WORD(C, mlp, "mlp", "auto", "auto|gelu|relu2|swiglu|geglu", NULL,
+              "activation of the MLP; swiglu and geglu are gated (auto: as the model says)", 0),
+     "activation of the MLP",
+     {[FORMAT_HF_GPT2] = {.key = "activation_function",
+                          .otherwise = MLP_GELU,
+                          .words = "|gelu_new,gelu_pytorch_tanh|relu2||"},
+      [FORMAT_HF_LLAMA] = {.key = "hidden_act",
+                           .otherwise = MLP_SWIGLU,
+                           .words = "|||silu,swish|gelu_pytorch_tanh,gelu_new"},
+      [FORMAT_OWN] = OPTIONAL("mlp", 0),
+      [FORMAT_GGUF_GPT2] = ALWAYS(MLP_GELU),
+      [FORMAT_GGUF_LLAMA] = ALWAYS(MLP_SWIGLU)}},
+    {OPT_WORD(C, bias, "bias", "auto", "auto|on|off", NULL,
+              "add biases in linear layers and layernorm (auto: as the model says)", OPTION_SWITCH),
+     "use of biases",
+     {[FORMAT_HF_GPT2] = ALWAYS(SWITCH_ON),
+      [FORMAT_HF_LLAMA] = ALWAYS(SWITCH_OFF),
+      [FORMAT_OWN] = OPTIONAL("bias", 0),
+      [FORMAT_GGUF_GPT2] = ALWAYS(SWITCH_ON),
+      [FORMAT_GGUF_LLAMA] = ALWAYS(SWITCH_OFF)}},
+    {OPT_WORD(C, tied, "tied", "auto", "auto|on|off", NULL,
+              "use the token embedding as output head, too (auto: as the model says)", OPTION_SWITCH),
+     "tying of the output head",
+     {[FORMAT_HF_GPT2] = OPTIONAL("tie_word_embeddings", SWITCH_ON),
+      [FORMAT_HF_LLAMA] = OPTIONAL("tie_word_embeddings", SWITCH_OFF),
+      [FORMAT_OWN] = OPTIONAL("tied", 0),
+      [FORMAT_GGUF_GPT2] = BY_TENSORS,
+      [FORMAT_GGUF_LLAMA] = BY_TENSORS}},
+};
+#undef C
+
+/* --- a field's value --- */
+
+double gpt_field_get(const struct gpt_config *c, const struct gpt_field *f) {
+    const char *at = (const char *)c + f->option.offset;
+    int64_t count;
+    int word;
+    double real;
+    switch (f->option.type) {
+    case OPTION_REAL:
+        memcpy(&real, at, sizeof real);
+        return real;
+    case OPTION_WORD:
+        memcpy(&word, at, sizeof word);
+        return word;
+    default:
+        memcpy(&count, at, sizeof count);
+        return (double)count;
+    }
+}
+
+void gpt_field_set(struct gpt_config *c, const struct gpt_field *f, double value) {
+    char *at = (char *)c + f->option.offset;
+    int64_t count = (int64_t)value;
+    int word = (int)value;
+    if (f->option.type == OPTION_REAL)
+        memcpy(at, &value, sizeof value);
+    else if (f->option.type == OPTION_WORD)
+        memcpy(at, &word, sizeof word);
+    else
+        memcpy(at, &count, sizeof count);
+}
+
+/* Part `index` of a list like "a|b|c"; NULL beyond its end. */
+static const char *part(const char *list, char separator, int index, int *length) {
+    for (;; index--) {
+        const char *end = strchr(list, separator);
+        *length = end ? (int)(end - list) : (int)strlen(list);
+        if (index == 0) return list;
+        if (!end) return NULL;
+        list = end + 1;
+    }
+}
+
+const char *gpt_field_text(const struct gpt_config *c, const struct gpt_field *f) {
+    double value = gpt_field_get(c, f);
+    int length = 0;
+    const char *word = f->option.type == OPTION_WORD ? part(f->option.words, '|', (int)value, &length) : NULL;
+    if (word) return temp_printf("%.*s", length, word);
+    return f->option.type == OPTION_REAL ? temp_printf("%g", value) : temp_printf("%.0f", value);
+}
+
+/* --- configurations --- */
+
+const struct gpt_field *gpt_config_said(const struct gpt_config *c) {
+    for (int i = 0; i < GPT_FIELD_COUNT; i++)
+        if (gpt_field_get(c, &gpt_fields[i]) != 0.0) return &gpt_fields[i];
+    return NULL;
+}
+
+static bool close_enough(double a, double b) { return fabs(a - b) <= 1e-9 * fmax(fabs(a), fabs(b)); }
+
+const struct gpt_field *gpt_config_difference(const struct gpt_config *a, const struct gpt_config *b) {
+    for (int i = 0; i < GPT_FIELD_COUNT; i++)
+        if (!close_enough(gpt_field_get(a, &gpt_fields[i]), gpt_field_get(b, &gpt_fields[i])))
+            return &gpt_fields[i];
+    return NULL;
+}
+
+void gpt_config_complete(struct gpt_config *c) {
+    if (!c->positions) c->positions = POSITIONS_LEARNED;
+    if (!c->norm) c->norm = NORM_LAYER;
+    if (!c->mlp) c->mlp = MLP_GELU;
+    if (!c->bias) c->bias = SWITCH_ON;
+    if (!c->tied) c->tied = SWITCH_ON;
+    if (!c->kv_heads) c->kv_heads = c->heads;
+    if (!c->head_size && c->heads > 0) c->head_size = c->channels / c->heads;
+    if (!c->ff) c->ff = gpt_mlp_gated(c) ? round_up(ceil_div(8 * c->channels, 3), 64) : 4 * c->channels;
+    if (c->norm_eps == 0.0) c->norm_eps = 1e-5;
+    if (c->rope_theta == 0.0 && c->positions == POSITIONS_ROPE) c->rope_theta = 10000.0;
+}
+
+static bool check_limits(const struct gpt_config *c, struct error *err) {
+    for (int i = 0; i < GPT_FIELD_COUNT; i++) {
+        const struct gpt_field *f = &gpt_fields[i];
+        double value = gpt_field_get(c, f), least = f->option.type == OPTION_REAL ? 0.0 : 1.0;
+        int length;
+        bool word = f->option.type == OPTION_WORD;
+        bool good = word ? value >= 1.0 && part(f->option.words, '|', (int)value, &length)
+                         : value >= least && value <= f->option.max;
+        if (!good && word) return fail(err, "model %s: the %s is not known", c->name, f->what);
+        if (!good)
+            return fail(err, "model %s: the %s is %s, must be between %g and %.0f", c->name, f->what,
+                        gpt_field_text(c, f), least, f->option.max);
+    }
+    return true;
+}
+
+bool gpt_config_check(const struct gpt_config *c, struct error *err) {
+    if (!check_limits(c, err)) return false;
+    if (c->channels % c->heads && c->head_size == c->channels / c->heads)
+        return fail(err, "model %s: %" PRId64 " heads do not divide %" PRId64 " channels", c->name, c->heads,
+                    c->channels);
+    if (c->heads % c->kv_heads)
+        return fail(err, "model %s: %" PRId64 " key and value heads do not divide %" PRId64 " heads", c->name,
+                    c->kv_heads, c->heads);
+    if (c->positions == POSITIONS_ROPE && c->head_size % 2)
+        return fail(err, "model %s: rotary positions need heads of even width, not %" PRId64, c->name,
+                    c->head_size);
+    if (c->positions != POSITIONS_ROPE && c->rope_theta != 0.0)
+        return fail(err, "model %s: --rope-theta is for rotary positions, and this model has %s ones",
+                    c->name, c->positions == POSITIONS_NONE ? "no" : "learned");
+    struct gpt_config gpt2 = {
+        .layers = c->layers, .heads = c->heads, .channels = c->channels, .ff = c->ff, .tied = c->tied};
+    gpt_config_complete(&gpt2);
+    if (c->positions != gpt2.positions || c->norm != gpt2.norm || c->mlp != gpt2.mlp ||
+        c->bias != gpt2.bias || c->kv_heads != gpt2.kv_heads || c->head_size != gpt2.head_size ||
+        c->norm_eps != gpt2.norm_eps)
+        return fail(err, "model %s: only the parts of GPT-2 are implemented", c->name);
+    double C = (double)c->channels, qkvo = 2.0 * (double)(c->heads + c->kv_heads) * (double)c->head_size;
+    double mlp = (gpt_mlp_gated(c) ? 3.0 : 2.0) * (double)c->ff;
+    double total = C * ((double)c->layers * (qkvo + mlp) + (double)c->vocab_size);
+    if (total > 1e13)
+        return fail(err, "model %s: %.3g parameters are more than this engine addresses", c->name, total);
+    return true;
+}
+
+/* --- presets --- */
+
+/* Radford et al. 2019 (gpt2*), Brown et al. 2020 table 2.1 (gpt3*; 1.3B with heads of 128, since its 24 heads do not
+ * divide 2048), and the default of `make train`. */
+#define PRESET(label, maxT, V, L, NH, width)                                                                 \
+    { .name = label, .context = maxT, .vocab_size = V, .layers = L, .heads = NH, .channels = width }
+static const struct gpt_config presets[] = {
+    PRESET("tiny", 128, 1024, 2, 4, 128),
+    PRESET("gpt2", 1024, 50257, 12, 12, 768),
+    PRESET("gpt2-medium", 1024, 50257, 24, 16, 1024),
+    PRESET("gpt2-large", 1024, 50257, 36, 20, 1280),
+    PRESET("gpt2-xl", 1024, 50257, 48, 25, 1600),
+    PRESET("gpt3-125m", 2048, 50257, 12, 12, 768),
+    PRESET("gpt3-350m", 2048, 50257, 24, 16, 1024),
+    PRESET("gpt3-760m", 2048, 50257, 24, 16, 1536),
+    PRESET("gpt3-1.3b", 2048, 50257, 24, 16, 2048),
+};
+
+const char *gpt_preset_names(void) {
+    return "tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m, gpt3-350m, gpt3-760m, gpt3-1.3b, dN (N layers)";
+}
+
+/* Width of a model of N layers: through the published (depth, width) pairs, linear between them, in steps of 64 with
+ * heads of 64. d12 is gpt2, d24 gpt2-medium, d36 gpt2-large, d48 gpt2-xl. */
+static int64_t channels_of_depth(int64_t depth) {
+    static const int64_t known[][2] = {{0, 0}, {12, 768}, {24, 1024}, {36, 1280}, {48, 1600}, {96, 3200}};
+    size_t i = 1;
+    while (i + 1 < ARRAY_LENGTH(known) && depth > known[i][0]) i++;
+    int64_t d0 = known[i - 1][0], c0 = known[i - 1][1], d1 = known[i][0], c1 = known[i][1];
+    int64_t channels = c0 + (c1 - c0) * (depth - d0) / (d1 - d0);
+    return max_i64(64, (channels + 32) / 64 * 64);
+}
+
+static bool find_preset(struct gpt_config *config, const char *name, struct error *err) {
+    for (size_t i = 0; i < ARRAY_LENGTH(presets); i++)
+        if (strcmp(presets[i].name, name) == 0) {
+            *config = presets[i];
+            return true;
+        }
+    char *end = NULL;
+    long depth = name[0] == 'd' ? strtol(name + 1, &end, 10) : 0;
+    if (depth < 1 || depth > 96 || *end)
+        return fail(err, "--model %s: neither a directory nor a preset. Presets: %s with 1 <= N <= 96", name,
+                    gpt_preset_names());
+    int64_t width = channels_of_depth(depth);
+    *config = (struct gpt_config)PRESET("", 1024, 50257, depth, width / 64, width);
+    snprintf(config->name, sizeof config->name, "d%ld", depth);
+    return true;
+}
+
+bool gpt_config_from_name(struct gpt_config *config, const char *name, const struct gpt_config *changes,
+                          struct error *err) {
+    if (!find_preset(config, name, err)) return false;
+    for (int i = 0; changes && i < GPT_FIELD_COUNT; i++) {
+        double value = gpt_field_get(changes, &gpt_fields[i]);
+        if (value != 0.0) gpt_field_set(config, &gpt_fields[i], value);
+    }
+    gpt_config_complete(config);
+    return gpt_config_check(config, err);
+}
+
+/* --- formats --- */
+
+const char *gpt_format_name(enum gpt_format format) {
+    static const char *const names[GPT_FORMATS] = {
+        [FORMAT_HF_GPT2] = "a Hugging Face GPT-2",         [FORMAT_HF_LLAMA] = "a Hugging Face Llama",
+        [FORMAT_OWN] = "this engine's own directory",      [FORMAT_GGUF_GPT2] = "GGUF's architecture gpt2",
+        [FORMAT_GGUF_LLAMA] = "GGUF's architecture llama",
+    };
+    return names[format];
+}
+
+const char *gpt_format_word(const struct gpt_field *f, enum gpt_format format, int value, int *length) {
+    const char *words = f->in[format].words ? f->in[format].words : f->option.words;
+    const char *all = part(words, '|', value, length);
+    const char *comma = all ? memchr(all, ',', (size_t)*length) : NULL;
+    if (comma) *length = (int)(comma - all);
+    return all;
+}
+
+bool gpt_format_reads_word(const struct gpt_field *f, enum gpt_format format, const char *word, int *value) {
+    const char *words = f->in[format].words ? f->in[format].words : f->option.words, *choice, *name;
+    int length, n;
+    for (*value = 1; (choice = part(words, '|', *value, &length)); ++*value) {
+        char *alternatives = xasprintf("%.*s", length, choice);
+        bool found = false;
+        for (int k = 0; !found && (name = part(alternatives, ',', k, &n)); k++)
+            found = n > 0 && (int)strlen(word) == n && memcmp(word, name, (size_t)n) == 0;
+        free(alternatives);
+        if (found) return true;
+    }
+    return false;
+}
+
+bool gpt_format_can_say(enum gpt_format format, const struct gpt_config *c, struct error *err) {
+    struct gpt_config meant = *c; /* by what the format has keys for */
+    for (int i = 0; i < GPT_FIELD_COUNT; i++)
+        if (!gpt_fields[i].in[format].key)
+            gpt_field_set(&meant, &gpt_fields[i], gpt_fields[i].in[format].otherwise);
+    gpt_config_complete(&meant);
+    const struct gpt_field *f = gpt_config_difference(&meant, c);
+    if (f)
+        return fail(err, "model %s: %s has no key for the %s (--%s), which is %s there, not %s", c->name,
+                    gpt_format_name(format), f->what, f->option.name, gpt_field_text(&meant, f),
+                    gpt_field_text(c, f));
+    for (int i = 0; i < GPT_FIELD_COUNT; i++) {
+        int length = 1;
+        f = &gpt_fields[i];
+        if (f->in[format].key && f->option.type == OPTION_WORD)
+            (void)gpt_format_word(f, format, (int)gpt_field_get(c, f), &length);
+        if (length == 0)
+            return fail(err, "model %s: %s has no word for the %s %s (--%s)", c->name,
+                        gpt_format_name(format), f->what, gpt_field_text(c, f), f->option.name);
+    }
+    return true;
+}

@@ -1,0 +1,138 @@
+/* What a network is: its shape, and which kind of each part it has.
+ *
+ * Everything that is known about a field of the configuration stands in one row of gpt_fields: where it lies, its
+ * limits, its words, its option on the command line, and its key in each file format. Options, help, checks,
+ * config.json, GGUF keys and comparisons are loops over these rows, so a new field is one row here and its effect in
+ * gpt.c.
+ *
+ * 0 in a field means "not said": gpt_config_complete() puts in what follows from the other fields. */
+#ifndef LLMC_MODEL_CONFIG_H
+#define LLMC_MODEL_CONFIG_H
+
+#include "llmc/base/options.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The kinds. The first is "not said" in each. */
+enum gpt_positions {
+    POSITIONS_AUTO,
+    POSITIONS_LEARNED, /* an embedding is added to that of the token */
+    POSITIONS_ROPE,    /* queries and keys are rotated (Su et al. 2021, arXiv 2104.09864) */
+    POSITIONS_NONE     /* the causal mask alone (Haviv et al. 2022, arXiv 2203.16634) */
+};
+enum gpt_norm {
+    NORM_AUTO,
+    NORM_LAYER, /* Ba et al. 2016, arXiv 1607.06450 */
+    NORM_RMS    /* Zhang & Sennrich 2019, arXiv 1910.07467 */
+};
+enum gpt_mlp {
+    MLP_AUTO,
+    MLP_GELU,   /* tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415) */
+    MLP_RELU2,  /* squared ReLU (So et al. 2021, arXiv 2109.08668) */
+    MLP_SWIGLU, /* gated (Shazeer 2020, arXiv 2002.05202) */
+    MLP_GEGLU   /* gated, with GELU's tanh form (same) */
+};
+enum gpt_switch { SWITCH_AUTO, SWITCH_ON, SWITCH_OFF };
+
+struct gpt_config {
+    char name[64];
+    int64_t context;    /* maxT: the longest sequence */
+    int64_t vocab_size; /* V: tokens that exist */
+    int64_t layers;     /* L */
+    int64_t heads;      /* NH: of the queries */
+    int64_t channels;   /* C: width of the residual stream */
+    int64_t
+        kv_heads; /* NKV: of keys and values; each serves NH/NKV heads (Ainslie et al. 2023, arXiv 2305.13245) */
+    int64_t head_size; /* HS */
+    int64_t ff;        /* F: width between the two halves of the MLP; a gated MLP computes 2F values first */
+    enum gpt_positions positions;
+    enum gpt_norm norm;
+    enum gpt_mlp mlp;
+    enum gpt_switch bias; /* of linear layers and of layernorm */
+    enum gpt_switch tied; /* the output head is the token embedding */
+    double norm_eps;      /* added to the variance in every norm */
+    double rope_theta;    /* base of the wavelengths of rotary positions; 0 without them */
+};
+
+/* A complete GPT-2, for constants. */
+#define GPT2_CONFIG(name, context, vocab_size, layers, heads, channels)                                      \
+    {                                                                                                        \
+        name, context, vocab_size, layers, heads, channels, heads, (channels) / (heads), 4 * (channels),     \
+            POSITIONS_LEARNED, NORM_LAYER, MLP_GELU, SWITCH_ON, SWITCH_ON, 1e-5, 0.0                         \
+    }
+
+/* Formats that name fields. A family of Hugging Face models and an architecture of GGUF each have keys of their own,
+ * and mean something by the keys that they do not have. */
+enum gpt_format {
+    FORMAT_HF_GPT2,
+    FORMAT_HF_LLAMA,
+    FORMAT_OWN, /* config.json with this engine's names, for what no family of Hugging Face can say */
+    FORMAT_GGUF_GPT2,
+    FORMAT_GGUF_LLAMA,
+    GPT_FORMATS
+};
+
+struct gpt_format_key {
+    const char *
+        key; /* NULL: the format has none, and always means `otherwise`; "": which tensors there are says it */
+    double otherwise; /* the value where the key is missing or null; 0: what follows from other fields */
+    bool required;
+    bool null_if_usual; /* written as null where the value is what follows from other fields */
+    const char *
+        words; /* in the order of the option's words, the format's own: "a|b,c" is written as b, and c is read as
+                           well; an empty one cannot be said. NULL: those of the option */
+};
+
+struct gpt_field {
+    struct option_row option; /* offset in struct gpt_config; an initial value of 0 or "auto" */
+    const char *what;         /* for messages: "number of layers" */
+    struct gpt_format_key in[GPT_FORMATS];
+};
+enum { GPT_FIELD_COUNT = 15 };
+extern const struct gpt_field gpt_fields[GPT_FIELD_COUNT];
+/* The options of a model's shape, for a struct gpt_config at `offset` in the command's configuration. */
+#define GPT_OPTION_GROUP(heading, offset)                                                                    \
+    { heading, &gpt_fields[0].option, GPT_FIELD_COUNT, sizeof(struct gpt_field), offset }
+
+/* A field's value as a number: counts, reals, and the index of a word. Set: 0 is "not said". */
+double gpt_field_get(const struct gpt_config *config, const struct gpt_field *field);
+void gpt_field_set(struct gpt_config *config, const struct gpt_field *field, double value);
+/* As a person writes it: "12", "rope". By temp_printf. */
+const char *gpt_field_text(const struct gpt_config *config, const struct gpt_field *field);
+
+/* A preset ("tiny", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "gpt3-125m" ... "gpt3-1.3b", or "dN" for N layers)
+ * with the fields that `changes` (or NULL) says put over it, complete and checked. */
+bool gpt_config_from_name(struct gpt_config *config, const char *name, const struct gpt_config *changes,
+                          struct error *err);
+const char *gpt_preset_names(void); /* for help texts */
+
+/* The first field that is said, or NULL. */
+const struct gpt_field *gpt_config_said(const struct gpt_config *config);
+/* Puts what follows from the other fields into those that are not said. */
+void gpt_config_complete(struct gpt_config *config);
+/* Whether a complete configuration is one that the engine computes. The message names field and value. */
+bool gpt_config_check(const struct gpt_config *config, struct error *err);
+/* The first field in which two complete configurations differ, or NULL. */
+const struct gpt_field *gpt_config_difference(const struct gpt_config *a, const struct gpt_config *b);
+
+/* Whether the format can say what this model is. The message names the field, and what the format means instead. */
+bool gpt_format_can_say(enum gpt_format format, const struct gpt_config *config, struct error *err);
+const char *gpt_format_name(enum gpt_format format); /* "a Hugging Face GPT-2" */
+/* The words of a field in a format: the one that is written (length 0: it cannot be said), and whether `word` means
+ * `value`. */
+const char *gpt_format_word(const struct gpt_field *field, enum gpt_format format, int value, int *length);
+bool gpt_format_reads_word(const struct gpt_field *field, enum gpt_format format, const char *word,
+                           int *value);
+
+/* V rounded up for the device (Vp); the padding rows are zero, stay zero, and are never sampled. */
+static inline int64_t gpt_padded_vocab(const struct gpt_config *c) { return round_up(c->vocab_size, 128); }
+static inline bool gpt_mlp_gated(const struct gpt_config *c) {
+    return c->mlp == MLP_SWIGLU || c->mlp == MLP_GEGLU;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

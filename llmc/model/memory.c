@@ -1,0 +1,225 @@
+/* Buffers and views of a model. Parameters of all layers lie in one buffer. Activations come in one allocation, so that
+ * what does not fit fails before anything has run; which of them layers share follows from the level of recomputation. */
+#include "llmc/model/memory.h"
+#include "llmc/base/rng.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+/* --- views of parameters --- */
+
+static struct tensor range_view(const struct gpt *g, const struct tensor *buffer, int64_t slots,
+                                int64_t first, int64_t count) {
+    int64_t at = gpt_stored_at(&g->layout, slots, first);
+    return tensor_range(buffer, at, count);
+}
+
+struct tensor gpt_param_range(const struct gpt *g, int64_t first, int64_t count) {
+    return range_view(g, &g->params, g->options.param_slots, first, count);
+}
+struct tensor gpt_grad_range(const struct gpt *g, int64_t first, int64_t count) {
+    return range_view(g, &g->grads, g->options.grad_slots, first, count);
+}
+
+static struct tensor param_view(const struct gpt *g, const struct tensor *buffer, int64_t slots,
+                                enum param_id id, int64_t layer) {
+    const struct param_row *row = &gpt_param_rows[id];
+    check(g->layout.offset[id] >= 0, "model %s has no parameter %s", g->config.name, row->name);
+    int64_t at = g->layout.offset[id] + (row->per_layer ? layer : 0) * g->layout.stride[id];
+    int64_t rows = gpt_dim_size(&g->config, row->rows);
+    struct tensor t = range_view(g, buffer, slots, at, rows);
+    return tensor_make(row->name, t.dtype, t.data, rows,
+                       row->cols == DIM_NONE ? 0 : gpt_dim_size(&g->config, row->cols), 0, 0);
+}
+
+/* fp8 is for the blocks' matrices; the output head stays out of it. */
+struct tensor gpt_param(const struct gpt *g, enum param_id id, int64_t layer) {
+    struct tensor t = param_view(g, &g->params, g->options.param_slots, id, layer);
+    t.fp8 = g->options.fp8 && gpt_param_rows[id].per_layer && gpt_param_rows[id].cols != DIM_NONE;
+    return t;
+}
+struct tensor gpt_grad(const struct gpt *g, enum param_id id, int64_t layer) {
+    return param_view(g, &g->grads, g->options.grad_slots, id, layer);
+}
+
+static void init_param(struct gpt *g, enum param_id id, int64_t l, uint64_t seed) {
+    const struct param_row *row = &gpt_param_rows[id];
+    struct tensor t = gpt_param(g, id, l);
+    if (row->rows == DIM_VP) t = tensor_slice_rows(&t, 0, g->config.vocab_size); /* the padding stays zero */
+    uint64_t purpose = RNG_INIT | (uint64_t)id << 8 | (uint64_t)l << 16;
+    float std = g->options.init_std > 0.0f ? g->options.init_std : 0.02f;
+    if (row->init == INIT_NORMAL_RESIDUAL) std /= sqrtf(2.0f * (float)g->config.layers);
+    if (row->init == INIT_NORMAL_POSITION) std *= 0.5f;
+    if (row->init == INIT_ONE)
+        fill(g->ctx, &t, 1.0f);
+    else if (row->init != INIT_ZERO)
+        randn(g->ctx, &t, 0.0f, std, seed, purpose);
+}
+
+/* The copies of all rows in layer l; -1: the rows that are not per layer. */
+static void init_layer(struct gpt *g, int64_t l, uint64_t seed) {
+    for (int id = 0; id < PARAM_ROWS; id++)
+        if (gpt_param_rows[id].per_layer == (l >= 0) && gpt_param_copies(&g->config, (enum param_id)id))
+            init_param(g, (enum param_id)id, max_i64(0, l), seed);
+}
+
+void gpt_init_weights(struct gpt *g, uint64_t seed) {
+    fill(g->ctx, &g->params, 0.0f);
+    init_layer(g, -1, seed);
+    for (int64_t l = 0; l < g->config.layers; l++) {
+        init_layer(g, l, seed);
+        if (g->hooks.layer_written) g->hooks.layer_written(g->hooks.arg, l);
+    }
+}
+
+/* --- activations --- */
+
+enum act_shape { SHAPE_BT, SHAPE_C, SHAPE_Q, SHAPE_QKV, SHAPE_FF, SHAPE_FC, SHAPE_LSE, SHAPE_LOGITS };
+enum act_kind { KIND_DATA, KIND_FP32, KIND_INT32 };
+
+static bool centred(const struct gpt_config *c) { return c->norm == NORM_LAYER; }
+static bool gated(const struct gpt_config *c) { return gpt_mlp_gated(c); }
+/* Where the heads together are as wide as the model, gradients of both fit one buffer. */
+static bool other_width(const struct gpt_config *c) { return gpt_dim_size(c, DIM_Q) != c->channels; }
+
+struct act_row {
+    const char *name;
+    bool per_layer;
+    enum act_shape shape; /* (B,T), (B,T,width), (B,NH,T), (rows of a head chunk, Vp) */
+    enum act_kind kind;
+    enum recompute shared_from; /* layers share one copy from this recompute level on; NONE: never */
+    bool train_only;
+    bool (*present)(const struct gpt_config *config); /* NULL: in every model */
+};
+
+static const struct act_row act_rows[ACT_ROWS] = {
+    [A_TOKENS] = {"tokens", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, false, NULL},
+    [A_TARGETS] = {"targets", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, false, NULL},
+    [A_EMBED] = {"embed", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, false, NULL},
+    [A_LN1] = {"ln_1", true, SHAPE_C, KIND_DATA, RECOMPUTE_NORM, false, NULL},
+    [A_LN1_MEAN] = {"ln_1.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, false, centred},
+    [A_LN1_RSTD] = {"ln_1.rstd", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, false, NULL},
+    [A_QKV] = {"qkv", true, SHAPE_QKV, KIND_DATA, RECOMPUTE_BLOCK, false, NULL},
+    [A_ATTN] = {"attn", true, SHAPE_Q, KIND_DATA, RECOMPUTE_BLOCK, false, NULL},
+    [A_LSE] = {"attn.lse", true, SHAPE_LSE, KIND_FP32, RECOMPUTE_BLOCK, false, NULL},
+    [A_RESID_MID] = {"residual_mid", true, SHAPE_C, KIND_DATA, RECOMPUTE_BLOCK, false, NULL},
+    [A_LN2] = {"ln_2", true, SHAPE_C, KIND_DATA, RECOMPUTE_NORM, false, NULL},
+    [A_LN2_MEAN] = {"ln_2.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_BLOCK, false, centred},
+    [A_LN2_RSTD] = {"ln_2.rstd", true, SHAPE_BT, KIND_FP32, RECOMPUTE_BLOCK, false, NULL},
+    [A_FC] = {"fc", true, SHAPE_FC, KIND_DATA, RECOMPUTE_BLOCK, false, NULL},
+    [A_MLP_ACT] = {"mlp_act", true, SHAPE_FF, KIND_DATA, RECOMPUTE_ACT, false, NULL},
+    [A_RESID_OUT] = {"residual_out", true, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, false, NULL},
+    [A_LNF] = {"ln_f", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, false, NULL},
+    [A_LNF_MEAN] = {"ln_f.mean", false, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, false, centred},
+    [A_LNF_RSTD] = {"ln_f.rstd", false, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, false, NULL},
+    [A_BRANCH] = {"branch", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, false, NULL},
+    [A_LOGITS] = {"logits", false, SHAPE_LOGITS, KIND_DATA, RECOMPUTE_NONE, false, NULL},
+    [A_LOSSES] = {"losses", false, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, false, NULL},
+    [A_DRESID] = {"dresidual", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, true, NULL},
+    [A_DBRANCH] = {"dbranch", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, true, NULL},
+    [A_DATTN] = {"dattn", false, SHAPE_Q, KIND_DATA, RECOMPUTE_NONE, true, other_width},
+    [A_DQKV] = {"dqkv", false, SHAPE_QKV, KIND_DATA, RECOMPUTE_NONE, true, NULL},
+    [A_DMLP_ACT] = {"dmlp_act", false, SHAPE_FF, KIND_DATA, RECOMPUTE_NONE, true, gated},
+    [A_DFC] = {"dfc", false, SHAPE_FC, KIND_DATA, RECOMPUTE_NONE, true, NULL},
+};
+
+const char *gpt_act_name(enum act_id id) { return act_rows[id].name; }
+
+bool gpt_has_act(const struct gpt *g, enum act_id id) {
+    const struct act_row *row = &act_rows[id];
+    return (!row->train_only || g->options.train) && (!row->present || row->present(&g->config));
+}
+
+static bool act_shared(const struct gpt *g, const struct act_row *row, enum act_id id) {
+    if (!row->per_layer) return true;
+    if (!g->options.train) return id != A_QKV;
+    return row->shared_from != RECOMPUTE_NONE && g->options.recompute >= row->shared_from;
+}
+
+static int64_t head_chunk_rows(const struct gpt *g) {
+    int64_t rows = g->options.train || g->options.B > 1 ? g->options.B * g->options.T : 1;
+    return ceil_div(rows, max_i64(1, g->options.head_chunks));
+}
+
+struct tensor gpt_act(const struct gpt *g, enum act_id id, int64_t layer) {
+    static const enum gpt_dim widths[] = {[SHAPE_C] = DIM_C,
+                                          [SHAPE_Q] = DIM_Q,
+                                          [SHAPE_QKV] = DIM_QKV,
+                                          [SHAPE_FF] = DIM_FF,
+                                          [SHAPE_FC] = DIM_FC};
+    const struct act_row *row = &act_rows[id];
+    check(gpt_has_act(g, id), "model %s has no activation %s", g->config.name, row->name);
+    int64_t B = g->options.B, T = g->options.T;
+    void *data = g->act_data[id] ? g->act_data[id] + layer * g->act_stride[id] : NULL;
+    enum dtype dtype = row->kind == KIND_INT32  ? DTYPE_I32
+                       : row->kind == KIND_FP32 ? DTYPE_F32
+                                                : g->options.dtype;
+    if (row->shape == SHAPE_BT) return tensor_make(row->name, dtype, data, B, T, 0, 0);
+    if (row->shape == SHAPE_LSE) return tensor_make(row->name, dtype, data, B, g->config.heads, T, 0);
+    if (row->shape == SHAPE_LOGITS)
+        return tensor_make(row->name, dtype, data, head_chunk_rows(g), gpt_padded_vocab(&g->config), 0, 0);
+    return tensor_make(row->name, dtype, data, B, T, gpt_dim_size(&g->config, widths[row->shape]), 0);
+}
+
+/* All activations in one allocation: what does not fit fails at once. */
+static void create_activations(struct gpt *g) {
+    int64_t offset[ACT_ROWS], total = 0;
+    for (int id = 0; id < ACT_ROWS; id++) {
+        if (!gpt_has_act(g, (enum act_id)id)) continue;
+        struct tensor t = gpt_act(g, (enum act_id)id, 0);
+        int64_t one = round_up(tensor_bytes(&t), 256);
+        bool shared = act_shared(g, &act_rows[id], (enum act_id)id);
+        offset[id] = total;
+        g->act_stride[id] = shared ? 0 : one;
+        total += shared ? one : one * g->config.layers;
+    }
+    char *base = (char *)ctx_alloc(g->ctx, MEM_ACTIVATIONS, total, "activations");
+    for (int id = 0; base && id < ACT_ROWS; id++)
+        if (gpt_has_act(g, (enum act_id)id)) g->act_data[id] = base + offset[id];
+}
+
+/* --- creating --- */
+
+static void check_options(const struct gpt_config *c, const struct gpt_options *o) {
+    struct error err;
+    check(gpt_config_check(c, &err), "%s", err.message);
+    check(o->B >= 1 && o->T >= 1, "batch of %" PRId64 " sequences of %" PRId64 " tokens", o->B, o->T);
+    check(o->T <= c->context,
+          "--seq-len %" PRId64 " is longer than the context of model %s (%" PRId64 " positions)", o->T,
+          c->name, c->context);
+    for (int d = DIM_C; o->fp8 && d <= DIM_FC; d++)
+        check(gpt_dim_size(c, (enum gpt_dim)d) % 16 == 0 && o->B * o->T % 16 == 0,
+              "--matmul fp8: the channels (%" PRId64 ") and --batch-size times --seq-len (%" PRId64
+              " tokens) must be multiples of 16, and so must be --ff and the heads' width",
+              c->channels, o->B * o->T);
+}
+
+void gpt_create(struct gpt *g, struct ctx *ctx, const struct gpt_config *config,
+                const struct gpt_options *options) {
+    memset(g, 0, sizeof *g);
+    g->ctx = ctx;
+    g->config = *config;
+    g->options = *options;
+    gpt_config_complete(&g->config);
+    check_options(&g->config, options);
+    gpt_params_layout(&g->layout, &g->config);
+    int64_t count = gpt_stored_total(&g->layout, options->param_slots);
+    int64_t size = (int64_t)dtype_size(options->dtype);
+    void *p = options->params ? options->params->data
+                              : ctx_alloc(ctx, MEM_PARAMETERS, count * size, "the model's parameters");
+    g->params = tensor_make("parameters", options->dtype, p, count, 0, 0, 0);
+    check(!options->params ||
+              (options->params->dtype == options->dtype && tensor_count(options->params) == count),
+          "gpt_create: %s is not the buffer of such a model", tensor_text(options->params));
+    if (options->train) {
+        count = gpt_stored_total(&g->layout, options->grad_slots);
+        p = ctx_alloc(ctx, MEM_GRADIENTS, count * size, "the gradients");
+        g->grads = tensor_make("gradients", options->dtype, p, count, 0, 0, 0);
+        fill(ctx, &g->grads, 0.0f); /* the gaps between tensors are never written again */
+    }
+    p = ctx_alloc(ctx, MEM_ACTIVATIONS, STEP_NUMBERS * (int64_t)sizeof(float), "the step's numbers");
+    g->numbers = tensor_make("numbers", DTYPE_F32, p, STEP_NUMBERS, 0, 0, 0);
+    fill(ctx, &g->numbers, NAN); /* a scale that was forgotten shows */
+    create_activations(g);
+}
