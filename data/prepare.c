@@ -7,7 +7,9 @@
 #include "data/prepare.h"
 
 #include "llmc/base/file.h"
+#include "llmc/corpus/encode.h"
 #include "llmc/corpus/shard.h"
+#include "llmc/text/bpe_train.h"
 #include "data/prepare_progress.h"
 
 #include <errno.h>

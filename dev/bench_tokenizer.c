@@ -5,6 +5,7 @@
  * dev/reference/bench_tokenizer.py compares encoding with Hugging Face's tokenizers and tiktoken.
  * Order: texts, encoding, training, runs. */
 #include "llmc/base/file.h"
+#include "llmc/text/bpe_train.h"
 #include "llmc/text/tokenizer.h"
 
 #include <omp.h>

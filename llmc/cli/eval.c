@@ -4,6 +4,7 @@
 #include "llmc/format/checkpoint.h"
 #include "llmc/cli/commands.h"
 #include "llmc/corpus/documents.h"
+#include "llmc/corpus/encode.h"
 #include "llmc/model/eval.h"
 
 #include <inttypes.h>

@@ -57,13 +57,6 @@ bool split_documents(struct document_split *out, const struct text_span *docs, i
                      bool complete);
 void document_split_free(struct document_split *s);
 
-/* --- encoding --- */
-
-/* Appends <|endoftext|> and the tokens of the document, for each. Works on all cores (OpenMP's number of
- * threads): short documents are taken together, long ones cut where that changes no token. */
-bool encode_documents(struct token_buffer *out, const struct tokenizer *t, const struct text_span *docs,
-                      int64_t count, struct error *err);
-
 #ifdef __cplusplus
 }
 #endif

@@ -2,8 +2,7 @@
  *
  * The work is divided by text, not by threads: units of about a quarter of a mebibyte, each a run of short
  * documents or a part of a long one, are encoded in any order and put together in theirs. */
-#include "llmc/corpus/documents.h"
-#include "llmc/text/tokenizer.h"
+#include "llmc/corpus/encode.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -16,7 +16,7 @@
 
 #include "llmc/format/checkpoint.h"
 #include "llmc/format/model_file.h"
-#include "llmc/text/tokenizer_impl.h"
+#include "llmc/text/tokenizer.h"
 
 enum { ALIGNMENT = 32, PIECE = 1 << 20 };
 
@@ -118,103 +118,53 @@ enum token_type { TOKEN_NORMAL = 1, TOKEN_CONTROL = 3, TOKEN_USER_DEFINED = 4, T
 
 /* llama.cpp knows pre-tokenizers by name. NULL if it has none that cuts text as this tokenizer does. */
 static const char *pre_tokenizer_name(const struct tokenizer *t) {
-    if (t->prefix_space) return NULL;
-    if (t->merge_count == 0 && !t->ignore_merges) return "gpt-2"; /* single bytes, however the text is cut */
-    if (t->pre.stages != 1) return NULL;
-    switch (t->pre.stage[0].kind) {
-    case PRETOK_GPT2:
-        return t->ignore_merges ? NULL : "gpt-2";
-    case PRETOK_LLAMA3:
-        return t->ignore_merges ? "llama-bpe" : "dbrx"; /* the same pattern */
-    case PRETOK_QWEN2:
-        return t->ignore_merges ? NULL : "qwen2";
+    bool ignores_merges = tokenizer_ignores_merges(t);
+    switch (tokenizer_word_pattern(t)) {
+    case WORDS_GPT2:
+        return ignores_merges ? NULL : "gpt-2";
+    case WORDS_LLAMA3:
+        return ignores_merges ? "llama-bpe" : "dbrx"; /* the same pattern */
+    case WORDS_QWEN2:
+        return ignores_merges ? NULL : "qwen2";
     default:
         return NULL;
     }
 }
 
-/* One printable character for each byte, as in vocab.json; at most two bytes of UTF-8 each. */
-static size_t put_printable(char *out, const char *bytes, int size) {
-    size_t n = 0;
-    for (int i = 0; i < size; i++) {
-        uint32_t code = byte_to_code_point((uint8_t)bytes[i]);
-        if (code < 0x80) {
-            out[n++] = (char)code;
-        } else {
-            out[n++] = (char)(0xc0 | code >> 6);
-            out[n++] = (char)(0x80 | (code & 0x3f));
-        }
-    }
-    return n;
-}
-
-/* Which added token each id is, -1 for none. */
-static int *added_by_id(const struct tokenizer *t) {
-    int *added = (int *)xmalloc((size_t)t->vocab_size * sizeof *added);
-    for (int i = 0; i < t->vocab_size; i++) added[i] = -1;
-    for (int i = 0; i < t->added_count; i++) added[t->added[i].id] = i;
-    return added;
-}
-
-static void put_tokens(struct gguf *g, const struct tokenizer *t, const int *added, int64_t vocab_size) {
-    key_array(g, "tokenizer.ggml.tokens", VALUE_STRING, vocab_size);
-    size_t longest = 0;
-    for (int i = 0; i < t->vocab_size; i++)
-        if ((size_t)token_size(t, (uint32_t)i) > longest) longest = (size_t)token_size(t, (uint32_t)i);
-    char *text = (char *)xmalloc(2 * longest + 1);
-    for (int64_t i = 0; i < vocab_size; i++) {
-        if (i < t->vocab_size && added[i] >= 0) {
-            put_string(g, t->added[added[i]].content, (size_t)t->added[added[i]].size);
-        } else if (i < t->vocab_size && t->in_model[i]) {
-            put_string(g, text,
-                       put_printable(text, t->token_data + t->token_start[i], token_size(t, (uint32_t)i)));
-        } else {
-            char *hole = xasprintf("[PAD%" PRId64 "]", i);
-            put_string(g, hole, strlen(hole));
-            free(hole);
-        }
-    }
+static void put_owned(struct gguf *g, char *text) {
+    put_string(g, text, strlen(text));
     free(text);
-    key_array(g, "tokenizer.ggml.token_type", VALUE_I32, vocab_size);
-    for (int64_t i = 0; i < vocab_size; i++) {
-        enum token_type type = TOKEN_UNUSED;
-        if (i < t->vocab_size && added[i] >= 0)
-            type = t->added[added[i]].special ? TOKEN_CONTROL : TOKEN_USER_DEFINED;
-        else if (i < t->vocab_size && t->in_model[i])
-            type = TOKEN_NORMAL;
-        put_u32(g, type);
-    }
 }
 
-static void put_merges(struct gguf *g, const struct tokenizer *t) {
-    key_array(g, "tokenizer.ggml.merges", VALUE_STRING, t->merge_count);
-    for (int i = 0; i < t->merge_count; i++) {
-        uint32_t a = t->merge_pair[2 * i], b = t->merge_pair[2 * i + 1];
-        int na = token_size(t, a), nb = token_size(t, b);
-        char *text = (char *)xmalloc(2 * (size_t)(na + nb) + 1);
-        size_t n = put_printable(text, t->token_data + t->token_start[a], na);
-        text[n++] = ' ';
-        n += put_printable(text + n, t->token_data + t->token_start[b], nb);
-        put_string(g, text, n);
-        free(text);
-    }
+/* The model's vocabulary may be larger than the tokenizer's: the rest is padding. */
+static void put_tokens(struct gguf *g, const struct tokenizer *t, int64_t vocab_size) {
+    static const enum token_type types[] = {[TOKEN_KIND_NONE] = TOKEN_UNUSED,
+                                            [TOKEN_KIND_MODEL] = TOKEN_NORMAL,
+                                            [TOKEN_KIND_ADDED] = TOKEN_USER_DEFINED,
+                                            [TOKEN_KIND_SPECIAL] = TOKEN_CONTROL};
+    key_array(g, "tokenizer.ggml.tokens", VALUE_STRING, vocab_size);
+    for (int64_t i = 0; i < vocab_size; i++)
+        put_owned(g, i < tokenizer_vocab_size(t) ? tokenizer_token_name(t, i)
+                                                 : xasprintf("[PAD%" PRId64 "]", i));
+    key_array(g, "tokenizer.ggml.token_type", VALUE_I32, vocab_size);
+    for (int64_t i = 0; i < vocab_size; i++) put_u32(g, types[tokenizer_token_kind(t, i)]);
 }
 
 static void put_tokenizer_keys(struct gguf *g, const struct tokenizer *t, int64_t vocab_size) {
-    int *added = added_by_id(t);
+    int end_of_text = tokenizer_end_of_text(t);
     key_string(g, "tokenizer.ggml.model", "gpt2");
     key_string(g, "tokenizer.ggml.pre", pre_tokenizer_name(t));
-    put_tokens(g, t, added, vocab_size);
-    put_merges(g, t);
-    if (t->end_of_text >= 0) {
-        key_u32(g, "tokenizer.ggml.bos_token_id", t->end_of_text);
-        key_u32(g, "tokenizer.ggml.eos_token_id", t->end_of_text);
+    put_tokens(g, t, vocab_size);
+    key_array(g, "tokenizer.ggml.merges", VALUE_STRING, tokenizer_merge_count(t));
+    for (int i = 0; i < tokenizer_merge_count(t); i++) put_owned(g, tokenizer_merge_name(t, i));
+    if (end_of_text >= 0) {
+        key_u32(g, "tokenizer.ggml.bos_token_id", end_of_text);
+        key_u32(g, "tokenizer.ggml.eos_token_id", end_of_text);
     }
     /* Training texts follow <|endoftext|>, and `sample` puts it before a prompt: the same prompt has to give
      * the same tokens. */
-    key_bool(g, "tokenizer.ggml.add_bos_token", t->end_of_text >= 0);
+    key_bool(g, "tokenizer.ggml.add_bos_token", end_of_text >= 0);
     key_bool(g, "tokenizer.ggml.add_eos_token", false);
-    free(added);
 }
 
 /* --- tensors --- */

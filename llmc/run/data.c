@@ -4,6 +4,7 @@
 #include "llmc/format/checkpoint.h"
 #include "llmc/corpus/corpus.h"
 #include "llmc/stories/stories.h"
+#include "llmc/text/bpe_train.h"
 
 #include <inttypes.h>
 #include <math.h>

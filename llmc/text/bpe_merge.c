@@ -2,7 +2,7 @@
  * no pair of neighbours is in the list of merges. Order: small words, queues for large words, large words.
  *
  * Large words (a line of base64, 100 MB of "a") take O(n log n): see bpe_merge_large. */
-#include "llmc/text/tokenizer_impl.h"
+#include "llmc/text/bpe_merge.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -6,7 +6,7 @@
  * The rules, down to ties and repeated tokens, are those of Hugging Face's BpeTrainer with min_frequency 2,
  * so that the merges are equal. What differs is the work: a merge visits only the places where its pair
  * stands, not the whole words, so one word of 100 MB costs no more than the same bytes in short ones. */
-#include "llmc/text/tokenizer_impl.h"
+#include "llmc/text/bpe_train.h"
 
 #include <omp.h>
 #include <stdlib.h>
@@ -14,6 +14,7 @@
 #include <xxhash.h>
 
 #include "llmc/text/bpe_words.h"
+#include "llmc/text/tokenizer_tables.h"
 
 /* --- Counting --- */
 
@@ -61,6 +62,7 @@ static void count_word(void *arg, const uint8_t *word, int64_t size) {
 
 /* The documents that are still to be counted. */
 struct cursor {
+    const struct pretokenizer *pre;
     const struct text_span *docs;
     int64_t count, doc, offset; /* the next byte is docs[doc].data[offset] */
 };
@@ -74,7 +76,7 @@ static bool take_piece(struct cursor *c, struct piece *p) {
     int64_t size = c->docs[c->doc].size;
     *p = (struct piece){.doc = c->doc, .last = c->doc + 1, .begin = c->offset, .end = size};
     if (size - c->offset > 2 * PIECE)
-        p->end = pretokenize_safe_cut(c->docs[c->doc].data, size, c->offset + PIECE);
+        p->end = pretokenize_safe_cut(c->pre, c->docs[c->doc].data, size, c->offset + PIECE);
     if (p->end < size) {
         c->offset = p->end;
         return true;
@@ -539,7 +541,7 @@ void bpe_trainer_free(struct bpe_trainer *b) {
 }
 
 void bpe_trainer_add(struct bpe_trainer *b, const struct text_span *docs, int64_t count, int threads) {
-    struct cursor cursor = {.docs = docs, .count = count};
+    struct cursor cursor = {.pre = &b->pre, .docs = docs, .count = count};
     omp_lock_t lock;
     omp_init_lock(&lock);
 #pragma omp parallel num_threads(threads > 1 ? threads : 1)

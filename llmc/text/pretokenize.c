@@ -151,9 +151,10 @@ const uint8_t *pretokenize_next(enum pretok_kind kind, const uint8_t *p, const u
     return scan(kind, p, end);
 }
 
-int64_t pretokenize_safe_cut(const char *text, int64_t size, int64_t from) {
-    /* A space after a visible ASCII character: no alternative takes a space after another class, and the part
-     * before does not end in white space, so no look-ahead crosses the cut. */
+/* Before a space that follows a visible ASCII character: no published pattern takes a space after another class into
+ * one word, and the part before does not end in white space, so no look-ahead crosses the cut. */
+int64_t pretokenize_safe_cut(const struct pretokenizer *pre, const char *text, int64_t size, int64_t from) {
+    if (pre->stages != 1 || pre->stage[0].kind > PRETOK_QWEN2) return size;
     for (int64_t i = max_i64(from, 1); i < size; i++)
         if (text[i] == ' ' && text[i - 1] > ' ' && text[i - 1] < 0x7f) return i;
     return size;

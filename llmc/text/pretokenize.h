@@ -48,9 +48,9 @@ bool pretokenizer_add_pattern(struct pretokenizer *pre, const char *pattern, boo
                               struct error *err);
 void pretokenizer_free(struct pretokenizer *pre);
 
-/* The first position >= from where text can be cut so that both parts have the same pieces as the whole; size
- * if there is none. For the three scanners only. */
-int64_t pretokenize_safe_cut(const char *text, int64_t size, int64_t from);
+/* The first position >= from where text can be cut so that both parts have the words of the whole; size if there is
+ * none, or none is known for these stages. */
+int64_t pretokenize_safe_cut(const struct pretokenizer *pre, const char *text, int64_t size, int64_t from);
 
 /* The start of the white space that ends at p (not before `begin`), and the end of that which starts at p. */
 const uint8_t *pretokenize_space_before(const uint8_t *begin, const uint8_t *p);

@@ -1,171 +1,18 @@
-/* The tokenizer object: making one, the cache of frequent words, encoding, decoding, properties.
+/* Encoding text and decoding tokens.
  *
- * Speed comes from three things: hand-written scanners cut the text into words (pretokenize.c), the tokens of
- * a word seen before come from a cache in the caller's buffer, and a word that is itself a token needs no
- * merging. */
-#include "llmc/text/normalize.h"
-#include "llmc/text/tokenizer_impl.h"
+ * Speed comes from three things: hand-written scanners cut the text into words (pretokenize.c), the tokens of a word
+ * seen before come from a cache in the caller's buffer, and a word that is itself a token needs no merging. */
+#include "llmc/text/tokenizer.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
-/* --- Making one --- */
+#include "llmc/text/bpe_merge.h"
+#include "llmc/text/normalize.h"
+#include "llmc/text/tokenizer_tables.h"
 
-/* Bytes that stand for themselves are the printable ones of Latin-1; the others follow from U+0100 on. */
-static bool byte_is_itself(int b) { return (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae; }
-
-uint32_t byte_to_code_point(uint8_t byte) {
-    if (byte_is_itself(byte)) return byte;
-    uint32_t code = 256;
-    for (int b = 0; b < byte; b++) code += !byte_is_itself(b);
-    return code;
-}
-
-int code_point_to_byte(uint32_t code) {
-    if (code < 256) return byte_is_itself((int)code) ? (int)code : -1;
-    for (int b = 0; b < 256; b++)
-        if (!byte_is_itself(b) && code-- == 256) return b;
-    return -1;
-}
-
-struct tokenizer *tokenizer_alloc(int vocab_size, int64_t token_bytes, int merge_count) {
-    struct tokenizer *t = (struct tokenizer *)xcalloc(1, sizeof *t);
-    size_t v = (size_t)vocab_size, m = (size_t)merge_count;
-    t->vocab_size = vocab_size;
-    t->token_start = (int64_t *)xcalloc(v + 1, sizeof *t->token_start);
-    t->token_data = (char *)xcalloc(1, (size_t)token_bytes + 1);
-    t->in_model = (uint8_t *)xcalloc(v, 1);
-    t->whole = (uint8_t *)xcalloc(v, 1);
-    t->merge_count = merge_count;
-    t->merge_pair = (uint32_t *)xcalloc(2 * m + 1, sizeof *t->merge_pair);
-    t->merge_id = (uint32_t *)xcalloc(m + 1, sizeof *t->merge_id);
-    return t;
-}
-
-void tokenizer_add_special(struct tokenizer *t, const char *content, uint32_t id) {
-    t->added = (struct added_token *)xrealloc(t->added, (size_t)(t->added_count + 1) * sizeof *t->added);
-    t->added[t->added_count++] = (struct added_token){
-        .content = xstrdup(content), .size = (int)strlen(content), .id = id, .special = true};
-}
-
-/* Slots of a hash table for n entries: a power of two, at most half full. */
-static uint64_t table_slots(int64_t n) {
-    uint64_t slots = 16;
-    while (slots < 2 * (uint64_t)n) slots *= 2;
-    return slots;
-}
-
-uint32_t tokenizer_find(const struct tokenizer *t, const uint8_t *bytes, int64_t size) {
-    for (uint64_t i = XXH3_64bits(bytes, (size_t)size);; i++) {
-        uint32_t id = t->token_slots[i & t->token_mask];
-        if (id == NO_TOKEN) return NO_TOKEN;
-        if (token_size(t, id) == size && !memcmp(t->token_data + t->token_start[id], bytes, (size_t)size))
-            return id;
-    }
-}
-
-static void build_tables(struct tokenizer *t) {
-    uint64_t slots = table_slots(t->vocab_size);
-    t->token_mask = slots - 1;
-    t->token_slots = (uint32_t *)xmalloc(slots * sizeof *t->token_slots);
-    memset(t->token_slots, 0xff, slots * sizeof *t->token_slots);
-    for (int id = 0; id < t->vocab_size; id++) {
-        if (!t->in_model[id]) continue;
-        uint64_t i = XXH3_64bits(t->token_data + t->token_start[id], (size_t)token_size(t, (uint32_t)id));
-        while (t->token_slots[i & t->token_mask] != NO_TOKEN) i++;
-        t->token_slots[i & t->token_mask] = (uint32_t)id;
-    }
-    slots = table_slots(t->merge_count);
-    t->merge_mask = slots - 1;
-    t->merge_slots = (struct merge_slot *)xmalloc(slots * sizeof *t->merge_slots);
-    memset(t->merge_slots, 0xff, slots * sizeof *t->merge_slots);
-    for (int rank = 0; rank < t->merge_count; rank++) {
-        uint64_t pair = (uint64_t)t->merge_pair[2 * rank] << 32 | t->merge_pair[2 * rank + 1];
-        uint64_t i = mix64(pair) >> 7;
-        while (t->merge_slots[i & t->merge_mask].pair != UINT64_MAX &&
-               t->merge_slots[i & t->merge_mask].pair != pair)
-            i++;
-        /* A pair that is listed twice has its last rank, as in Hugging Face. */
-        t->merge_slots[i & t->merge_mask] = (struct merge_slot){pair, (uint32_t)rank, t->merge_id[rank]};
-    }
-}
-
-/* Which tokens come back as themselves when their bytes are encoded: not those that no sequence of merges
- * reaches. */
-static void find_whole_tokens(struct tokenizer *t) {
-    struct merge_scratch *scratch = NULL;
-    struct token_buffer large = {0};
-    for (int id = 0; id < t->vocab_size; id++) {
-        int size = token_size(t, (uint32_t)id);
-        if (!t->in_model[id] || size == 0) continue;
-        const uint8_t *bytes = (const uint8_t *)t->token_data + t->token_start[id];
-        uint32_t small[SMALL_WORD];
-        if (size <= SMALL_WORD) {
-            t->whole[id] = bpe_merge_small(t, bytes, size, small) == 1 && small[0] == (uint32_t)id;
-        } else {
-            large.count = 0;
-            t->whole[id] =
-                bpe_merge_large(t, bytes, size, &large, &scratch) == 1 && large.ids[0] == (uint32_t)id;
-        }
-    }
-    token_buffer_free(&large);
-    merge_scratch_free(scratch);
-}
-
-static int find_end_of_text(const struct tokenizer *t) {
-    static const char *const names[] = {"<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"};
-    for (size_t k = 0; k < ARRAY_LENGTH(names); k++)
-        for (int i = 0; i < t->added_count; i++)
-            if (!strcmp(t->added[i].content, names[k])) return (int)t->added[i].id;
-    return -1;
-}
-
-static uint64_t hash_tokenizer(const struct tokenizer *t) {
-    XXH3_state_t *h = XXH3_createState();
-    check(h, "out of host memory");
-    XXH3_64bits_reset(h);
-    const int32_t head[] = {1,      t->vocab_size,   t->merge_count,  t->added_count, t->pre.stages,
-                            t->nfc, t->prefix_space, t->ignore_merges};
-    XXH3_64bits_update(h, head, sizeof head);
-    XXH3_64bits_update(h, t->token_start, ((size_t)t->vocab_size + 1) * sizeof *t->token_start);
-    XXH3_64bits_update(h, t->token_data, (size_t)t->token_start[t->vocab_size]);
-    XXH3_64bits_update(h, t->in_model, (size_t)t->vocab_size);
-    XXH3_64bits_update(h, t->merge_pair, 2 * (size_t)t->merge_count * sizeof *t->merge_pair);
-    for (int i = 0; i < t->pre.stages; i++) {
-        const struct pretok_stage *s = &t->pre.stage[i];
-        const int32_t stage[] = {(int32_t)s->kind, s->drop_gaps};
-        XXH3_64bits_update(h, stage, sizeof stage);
-        if (s->pattern) XXH3_64bits_update(h, s->pattern, strlen(s->pattern) + 1);
-    }
-    for (int i = 0; i < t->added_count; i++) {
-        const struct added_token *a = &t->added[i];
-        const int32_t flags[] = {(int32_t)a->id, a->special, a->normalized, a->lstrip, a->rstrip};
-        XXH3_64bits_update(h, flags, sizeof flags);
-        XXH3_64bits_update(h, a->content, (size_t)a->size + 1);
-    }
-    uint64_t hash = XXH3_64bits_digest(h);
-    XXH3_freeState(h);
-    return hash;
-}
-
-bool tokenizer_finish(struct tokenizer *t, struct error *err) {
-    build_tables(t);
-    for (int b = 0; b < 256; b++) {
-        uint8_t byte = (uint8_t)b;
-        t->byte_id[b] = tokenizer_find(t, &byte, 1);
-        if (t->byte_id[b] == NO_TOKEN)
-            return fail(err,
-                        "model.vocab has no token for byte 0x%02x (code point U+%04X in the file): text with "
-                        "it could not be encoded; train the tokenizer with the full byte alphabet",
-                        b, byte_to_code_point(byte));
-    }
-    find_whole_tokens(t);
-    for (int i = 0; i < t->added_count; i++) t->added_first[(uint8_t)t->added[i].content[0]] = 1;
-    t->end_of_text = find_end_of_text(t);
-    t->hash = hash_tokenizer(t);
-    return true;
-}
+/* --- making one --- */
 
 struct tokenizer *tokenizer_bytes(void) {
     static const char end[] = "<|endoftext|>";
@@ -460,12 +307,12 @@ int64_t tokenizer_encode_special(const struct tokenizer *t, const char *text, in
     return encode(t, text, size, out, true);
 }
 
+/* Where the words may be cut, unless something looks at the text before it is cut into words: NFC, a prefixed space, or
+ * an added token that may lie across the cut. */
 int64_t tokenizer_safe_cut(const struct tokenizer *t, const char *text, int64_t size, int64_t from) {
-    /* nothing but one of the known scanners may look at the text, and no added token may lie across the
-     * cut */
-    bool known = !t->nfc && !t->prefix_space && t->pre.stages == 1 && t->pre.stage[0].kind <= PRETOK_QWEN2;
-    for (int i = 0; i < t->added_count; i++) known = known && t->added[i].special;
-    return known ? pretokenize_safe_cut(text, size, from) : size;
+    bool words_only = !t->nfc && !t->prefix_space;
+    for (int i = 0; i < t->added_count; i++) words_only = words_only && t->added[i].special;
+    return words_only ? pretokenize_safe_cut(&t->pre, text, size, from) : size;
 }
 
 /* --- Decoding and properties --- */
@@ -495,3 +342,45 @@ int64_t tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, int64_t
 int tokenizer_vocab_size(const struct tokenizer *t) { return t->vocab_size; }
 int tokenizer_end_of_text(const struct tokenizer *t) { return t->end_of_text; }
 uint64_t tokenizer_hash(const struct tokenizer *t) { return t->hash; }
+
+/* --- for writers of other formats --- */
+
+static const struct added_token *added_with_id(const struct tokenizer *t, int64_t id) {
+    for (int i = 0; i < t->added_count; i++)
+        if (t->added[i].id == id) return &t->added[i];
+    return NULL;
+}
+
+enum token_kind tokenizer_token_kind(const struct tokenizer *t, int64_t id) {
+    if (id < 0 || id >= t->vocab_size) return TOKEN_KIND_NONE;
+    const struct added_token *a = added_with_id(t, id);
+    return !a ? TOKEN_KIND_MODEL : a->special ? TOKEN_KIND_SPECIAL : TOKEN_KIND_ADDED;
+}
+
+char *tokenizer_token_name(const struct tokenizer *t, int64_t id) {
+    const struct added_token *a = added_with_id(t, id);
+    return a ? xstrdup(a->content) : printable_name(t, (uint32_t)id);
+}
+
+int tokenizer_merge_count(const struct tokenizer *t) { return t->merge_count; }
+
+char *tokenizer_merge_name(const struct tokenizer *t, int rank) {
+    char *left = printable_name(t, t->merge_pair[2 * rank]),
+         *right = printable_name(t, t->merge_pair[2 * rank + 1]);
+    char *name = xasprintf("%s %s", left, right);
+    free(left);
+    free(right);
+    return name;
+}
+
+bool tokenizer_ignores_merges(const struct tokenizer *t) { return t->ignore_merges; }
+
+enum word_pattern tokenizer_word_pattern(const struct tokenizer *t) {
+    static const enum word_pattern patterns[] = {
+        [PRETOK_GPT2] = WORDS_GPT2, [PRETOK_LLAMA3] = WORDS_LLAMA3, [PRETOK_QWEN2] = WORDS_QWEN2};
+    if (t->prefix_space) return WORDS_OTHER;
+    if (t->merge_count == 0 && !t->ignore_merges)
+        return WORDS_GPT2; /* single bytes, however the text is cut */
+    if (t->pre.stages != 1 || t->pre.stage[0].kind > PRETOK_QWEN2) return WORDS_OTHER;
+    return patterns[t->pre.stage[0].kind];
+}

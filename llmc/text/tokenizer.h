@@ -32,22 +32,6 @@ struct tokenizer *tokenizer_bytes(void);
  * applied. */
 struct tokenizer *tokenizer_load(const char *path, struct error *err);
 
-/* Trains on documents with the GPT-2 pre-tokenizer. Ids: 0..255 the bytes in GPT-2's order, then one per
- * merge, then <|endoftext|> as the last. Each step merges the most frequent pair, of equally frequent ones
- * that with the smallest left id, then the smallest right id (so the merges are those of Hugging Face's
- * trainer with min_frequency 2). No pair that occurs only once is merged: with little text
- * tokenizer_vocab_size() may be less than asked. vocab_size counts <|endoftext|> and must be at least 257.
- * The result does not depend on `threads`. */
-struct tokenizer *tokenizer_train(const struct text_span *docs, int64_t count, int vocab_size, int threads,
-                                  struct error *err);
-
-/* The same in parts, for text that does not fit in memory: memory grows with the distinct words only. */
-struct bpe_trainer;
-struct bpe_trainer *bpe_trainer_new(void);
-void bpe_trainer_add(struct bpe_trainer *b, const struct text_span *docs, int64_t count, int threads);
-struct tokenizer *bpe_trainer_finish(struct bpe_trainer *b, int vocab_size, struct error *err);
-void bpe_trainer_free(struct bpe_trainer *b);
-
 /* Writes a Hugging Face tokenizer.json, atomically; the same bytes for the same tokenizer. */
 bool tokenizer_save(const struct tokenizer *t, const char *path, struct error *err);
 void tokenizer_free(struct tokenizer *t);
@@ -90,6 +74,30 @@ int tokenizer_end_of_text(
 /* Depends on all that decides the tokens of a text, and on nothing else; the same after saving and
  * loading. */
 uint64_t tokenizer_hash(const struct tokenizer *t);
+
+/* --- for writers of other formats --- */
+
+enum token_kind {
+    TOKEN_KIND_NONE,   /* no token has this id */
+    TOKEN_KIND_MODEL,  /* made by merging, or a byte */
+    TOKEN_KIND_ADDED,  /* recognised as a whole in text */
+    TOKEN_KIND_SPECIAL /* the same, but only by tokenizer_encode_special() */
+};
+enum token_kind tokenizer_token_kind(const struct tokenizer *t, int64_t id);
+/* The token's name in vocab.json, for an id below the vocabulary size: GPT-2's printable character for each byte of a
+ * token of the model, the text itself of an added one. The caller frees. */
+char *tokenizer_token_name(const struct tokenizer *t, int64_t id);
+
+/* Merges in the order of their ranks; their names are lines of merges.txt, "LEFT RIGHT". The caller frees. */
+int tokenizer_merge_count(const struct tokenizer *t);
+char *tokenizer_merge_name(const struct tokenizer *t, int rank);
+/* Whether a word that is a token as a whole is taken as it is, even where merging would not reach it. */
+bool tokenizer_ignores_merges(const struct tokenizer *t);
+
+/* The published pattern that cuts text into words as this tokenizer does. WORDS_OTHER if there is none, or if a space is
+ * put before the text. */
+enum word_pattern { WORDS_OTHER, WORDS_GPT2, WORDS_LLAMA3, WORDS_QWEN2 };
+enum word_pattern tokenizer_word_pattern(const struct tokenizer *t);
 
 #ifdef __cplusplus
 }

@@ -4,7 +4,7 @@
  * Order: names of tokens, the vocabulary, merges, pre-tokenizer and the other parts, loading.
  * Files are untrusted. Reasons are given without the path; tokenizer_load puts it in front. Anything that
  * would make tokens differ from Hugging Face's is refused, not ignored. */
-#include "llmc/text/tokenizer_impl.h"
+#include "llmc/text/tokenizer.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -14,6 +14,7 @@
 #include "llmc/base/file.h"
 #include "llmc/base/json_file.h"
 #include "llmc/text/normalize.h"
+#include "llmc/text/tokenizer_tables.h"
 
 /* What a file says, before it is checked. The strings belong to the JSON documents. */
 struct source {

@@ -2,12 +2,14 @@
  *
  * Written by hand rather than through the JSON library: the bytes are then the same for the same tokenizer,
  * and the layout is Hugging Face's. */
-#include "llmc/text/tokenizer_impl.h"
+#include "llmc/text/tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "llmc/base/file.h"
+#include "llmc/text/tokenizer_tables.h"
 
 static const char default_pre_tokenizer[] =
     "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true}";
@@ -16,32 +18,22 @@ static const char default_post_processor[] =
 static const char default_decoder[] =
     "{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true}";
 
-static void put_character(FILE *f, uint32_t code) {
-    if (code == '"' || code == '\\') {
-        fprintf(f, "\\%c", (int)code);
-    } else if (code < 0x20) {
-        fprintf(f, "\\u%04x", code);
-    } else if (code < 0x80) {
-        fputc((int)code, f);
-    } else { /* GPT-2's alphabet ends below U+0800 */
-        fputc((int)(0xc0 | code >> 6), f);
-        fputc((int)(0x80 | (code & 0x3f)), f);
-    }
-}
-
-/* The inside of a JSON string: text that is UTF-8 already. */
+/* The inside of a JSON string. */
 static void put_text(FILE *f, const char *text, int64_t size) {
     for (int64_t i = 0; i < size; i++) {
-        if ((uint8_t)text[i] < 0x80)
-            put_character(f, (uint8_t)text[i]);
+        if (text[i] == '"' || text[i] == '\\')
+            fprintf(f, "\\%c", text[i]);
+        else if ((uint8_t)text[i] < 0x20)
+            fprintf(f, "\\u%04x", text[i]);
         else
             fputc((uint8_t)text[i], f);
     }
 }
 
-static void put_name(FILE *f, const struct tokenizer *t, uint32_t id, const uint32_t *code) {
-    for (int64_t i = t->token_start[id]; i < t->token_start[id + 1]; i++)
-        put_character(f, code[(uint8_t)t->token_data[i]]);
+static void put_name(FILE *f, const struct tokenizer *t, uint32_t id) {
+    char *name = printable_name(t, id);
+    put_text(f, name, (int64_t)strlen(name));
+    free(name);
 }
 
 static const char *json_bool(bool b) { return b ? "true" : "false"; }
@@ -68,8 +60,6 @@ static void put_added(FILE *f, const struct tokenizer *t) {
 }
 
 static void put_model(FILE *f, const struct tokenizer *t) {
-    uint32_t code[256];
-    for (int b = 0; b < 256; b++) code[b] = byte_to_code_point((uint8_t)b);
     fprintf(f,
             "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n"
             "    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
@@ -82,7 +72,7 @@ static void put_model(FILE *f, const struct tokenizer *t) {
     for (int id = 0; id <= last; id++) {
         fputs(id ? ",\n      \"" : "\n      \"", f);
         if (t->in_model[id])
-            put_name(f, t, (uint32_t)id, code);
+            put_name(f, t, (uint32_t)id);
         else
             put_text(f, t->token_data + t->token_start[id], token_size(t, (uint32_t)id));
         fprintf(f, "\": %d", id);
@@ -90,9 +80,9 @@ static void put_model(FILE *f, const struct tokenizer *t) {
     fputs("\n    },\n    \"merges\": [", f);
     for (int i = 0; i < t->merge_count; i++) {
         fputs(i ? ",\n      \"" : "\n      \"", f);
-        put_name(f, t, t->merge_pair[2 * i], code);
+        put_name(f, t, t->merge_pair[2 * i]);
         fputc(' ', f);
-        put_name(f, t, t->merge_pair[2 * i + 1], code);
+        put_name(f, t, t->merge_pair[2 * i + 1]);
         fputc('"', f);
     }
     fputs("\n    ]\n  }\n", f);

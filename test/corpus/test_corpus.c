@@ -2,8 +2,10 @@
 #include "test/scratch.h"
 
 #include "llmc/stories/stories.h"
-#include "llmc/corpus/corpus.h"
 #include "llmc/base/rng.h"
+#include "llmc/corpus/corpus.h"
+#include "llmc/corpus/encode.h"
+#include "llmc/text/bpe_train.h"
 
 #include <limits.h>
 #include <omp.h>

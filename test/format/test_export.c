@@ -7,6 +7,7 @@
 #include "llmc/cli/commands.h"
 #include "llmc/format/export.h"
 #include "llmc/format/model_file.h"
+#include "llmc/text/bpe_train.h"
 
 #include <fcntl.h>
 #include <limits.h>

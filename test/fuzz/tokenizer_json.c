@@ -1,7 +1,7 @@
 /* tokenizer.json: what loads must encode and decode anything, and survive being saved. */
 #include "test/fuzz/fuzz.h"
 
-#include "llmc/text/tokenizer.h"
+#include "llmc/text/bpe_train.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -7,6 +7,7 @@
 
 #include "llmc/base/file.h"
 #include "llmc/base/rng.h"
+#include "llmc/text/bpe_train.h"
 #include "llmc/text/tokenizer.h"
 #include "llmc/text/utf8.h"
 

@@ -1,7 +1,10 @@
-/* Inside a tokenizer: shared by tokenizer.c (encode, decode), bpe_merge.c (merging one word),
- * tokenizer_json.c (files) and bpe_train.c. Not for users. */
-#ifndef LLMC_TOKENIZER_IMPL_H
-#define LLMC_TOKENIZER_IMPL_H
+/* The tables behind a tokenizer, and how the loader and the trainer fill them. Only for the other files of llmc/text:
+ * everybody else uses tokenizer.h.
+ *
+ * To make one: tokenizer_alloc(), then vocab_size, token_start, token_data, in_model, merge_*, added, pre and the
+ * flags, then tokenizer_finish(), which checks what is left to check and builds the hash tables. */
+#ifndef LLMC_TOKENIZER_TABLES_H
+#define LLMC_TOKENIZER_TABLES_H
 
 #include "llmc/text/pretokenize.h"
 #include "llmc/text/tokenizer.h"
@@ -57,8 +60,6 @@ struct tokenizer {
     char *json_normalizer, *json_pre_tokenizer, *json_post_processor, *json_decoder;
 };
 
-/* --- Making one: tokenizer_alloc, fill vocab_size, token_start, token_data, in_model, merge_*, added, pre
- * and the flags, then tokenizer_finish, which checks what is left to check and builds the tables. --- */
 struct tokenizer *tokenizer_alloc(int vocab_size, int64_t token_bytes, int merge_count);
 bool tokenizer_finish(struct tokenizer *t, struct error *err);
 void tokenizer_add_special(struct tokenizer *t, const char *content, uint32_t id);
@@ -66,6 +67,8 @@ void tokenizer_add_special(struct tokenizer *t, const char *content, uint32_t id
 /* GPT-2's invertible map between bytes and printable characters. */
 uint32_t byte_to_code_point(uint8_t byte);
 int code_point_to_byte(uint32_t code); /* -1 if it stands for no byte */
+/* The name of a token in vocab.json: that character for each of its bytes. The caller frees. */
+char *printable_name(const struct tokenizer *t, uint32_t id);
 
 static inline int token_size(const struct tokenizer *t, uint32_t id) {
     return (int)(t->token_start[id + 1] - t->token_start[id]);
@@ -73,11 +76,11 @@ static inline int token_size(const struct tokenizer *t, uint32_t id) {
 /* The model token with these bytes, or NO_TOKEN. */
 uint32_t tokenizer_find(const struct tokenizer *t, const uint8_t *bytes, int64_t size);
 
-/* --- bpe_merge.c --- */
 static inline uint64_t mix64(uint64_t x) {
     x *= 0x9e3779b97f4a7c15u;
     return x ^ x >> 29;
 }
+/* The merge of two neighbours, or NULL. */
 static inline const struct merge_slot *find_merge(const struct tokenizer *t, uint32_t left, uint32_t right) {
     uint64_t pair = (uint64_t)left << 32 | right;
     for (uint64_t i = mix64(pair) >> 7;; i++) {
@@ -86,15 +89,6 @@ static inline const struct merge_slot *find_merge(const struct tokenizer *t, uin
         if (s->pair == UINT64_MAX) return NULL;
     }
 }
-#define SMALL_WORD 48 /* up to here scanning all pairs for the best beats keeping queues */
-/* The tokens of a word of `size` >= 1 bytes, written to ids (room for `size`) or appended to out; returns
- * their number. Both give the same tokens. *scratch is NULL at first and is kept for the next word. */
-int bpe_merge_small(const struct tokenizer *t, const uint8_t *word, int size, uint32_t *ids);
-struct merge_scratch;
-int64_t bpe_merge_large(const struct tokenizer *t, const uint8_t *word, int64_t size,
-                        struct token_buffer *out, struct merge_scratch **scratch);
-void merge_scratch_free(struct merge_scratch *s);
-
 #ifdef __cplusplus
 }
 #endif
