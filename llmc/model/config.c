@@ -100,7 +100,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
       [FORMAT_GGUF_GPT2] = FOLLOWS,
       [FORMAT_GGUF_LLAMA] = OPTIONAL("rope.freq_base", 0)}},
     {OPT_SIZE(
-         C, vocab_size, "vocab-size", "0", 0, 1 << 24, "N",
+         C, vocab_size, "vocab-size", "0", 0, INT32_MAX / 2, "N",
          "tokens in the vocabulary (0: as the model or the data says; a tokenizer that is trained for the run has "
          "512 for the stories, 4096 for --text)",
          0),
