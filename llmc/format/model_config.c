@@ -152,8 +152,11 @@ static bool read_field(struct gpt_config *c, const struct gpt_field *f, const js
     int word;
     if (!found) {
         gpt_field_set(c, f, k->otherwise);
-        return !k->required || fail(err, "%s: \"%s\" is missing, expected %s", path, k->key,
-                                    f->option.type == OPTION_REAL ? "a number" : "an integer");
+        if (!k->required) return true;
+        const char *kind = f->option.type == OPTION_REAL ? "a number" : "an integer";
+        return json_object_get(root, k->key)
+                   ? fail(err, "%s: \"%s\" is not %s", path, k->key, kind)
+                   : fail(err, "%s: \"%s\" is missing, expected %s", path, k->key, kind);
     }
     if (f->option.type == OPTION_WORD) {
         if (!read_word(&word, found, f, format, path, err)) return false;
