@@ -19,9 +19,9 @@ ifeq ($(filter -j% --jobserver%,$(MAKEFLAGS)),)
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
 endif
 
-DEBIAN_PACKAGES = gcc g++ make pkg-config libopenblas-openmp-dev libpcre2-dev libjansson-dev libxxhash-dev \
-                  zlib1g-dev libzstd-dev libcmocka-dev curl
-PKGS       = openblas jansson libpcre2-8 libxxhash zlib libzstd
+DEBIAN_PACKAGES = gcc g++ make pkg-config libopenblas-openmp-dev libpcre2-dev libjansson-dev libutf8proc-dev \
+                  libxxhash-dev zlib1g-dev libzstd-dev libcmocka-dev curl
+PKGS       = openblas jansson libpcre2-8 libutf8proc libxxhash zlib libzstd
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 

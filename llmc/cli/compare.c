@@ -1,9 +1,10 @@
-/* `train_gpt compare`: the same training steps on the CPU reference and on another device, tensor by tensor.
+/* `train_gpt compare`: the same training steps on the CPU reference and on another device, tensor by
+ * tensor.
  *
- * Both models start from the same weights (rounded to the device's storage type, so that only the computation
- * differs) and see the same random tokens. Tensors are compared in the order of the network: activations,
- * gradients, then the parameters after the update; the first one that is off names the operation that made
- * it.
+ * Both models start from the same weights (rounded to the device's storage type, so that only the
+ * computation differs) and see the same random tokens. Tensors are compared in the order of the network:
+ * activations, gradients, then the parameters after the update; the first one that is off names the
+ * operation that made it.
  *
  * Order: options, the tolerance, comparing one tensor, the walk over the network, the command. */
 #include "llmc/format/checkpoint.h"
@@ -78,16 +79,16 @@ struct comparison {
 };
 
 /* Relative error (2-norm of the difference over 2-norm of the reference) that rounding explains. Each
- * operation rounds its result to the storage type, with a relative error of at most u (2^-9 for bf16; in fp32
- * the sums inside matter more: 2^-24 times the square root of their length, taken as 2^-21). Independent
- * errors add as the square root of their number: `depth` roundings lie between the input and the tensor. From
- * the second step on the weights have been rounded too, which adds half as many. Four times the sum is
- * allowed, because rounding errors are not quite independent.
+ * operation rounds its result to the storage type, with a relative error of at most u (2^-9 for bf16; in
+ * fp32 the sums inside matter more: 2^-24 times the square root of their length, taken as 2^-21).
+ * Independent errors add as the square root of their number: `depth` roundings lie between the input and
+ * the tensor. From the second step on the weights have been rounded too, which adds half as many. Four
+ * times the sum is allowed, because rounding errors are not quite independent.
  *
- * In fp8 both sides round the operands of the blocks' matmuls, so that only what differs between them counts:
- * operands that are off by a share d fall on either side of a boundary between two fp8 numbers with a
- * probability of d over their spacing s, and are then off by s, which has a mean square of d s. With
- * d = 2^-9 from bf16 and s = 2^-3, that of e4m3, a matmul adds sqrt(2^-9 2^-3) = 2^-6. */
+ * In fp8 both sides round the operands of the blocks' matmuls, so that only what differs between them
+ * counts: operands that are off by a share d fall on either side of a boundary between two fp8 numbers with
+ * a probability of d over their spacing s, and are then off by s, which has a mean square of d s. With d =
+ * 2^-9 from bf16 and s = 2^-3, that of e4m3, a matmul adds sqrt(2^-9 2^-3) = 2^-6. */
 static double tolerance(const struct comparison *c, double rounding, double depth) {
     return 2.0 * rounding * sqrt(c->step > 1 ? 1.5 * depth : depth);
 }

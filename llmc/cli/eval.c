@@ -1,4 +1,5 @@
-/* `train_gpt eval`: the loss of a checkpoint on tokens or text, and its answers to multiple-choice questions.
+/* `train_gpt eval`: the loss of a checkpoint on tokens or text, and its answers to multiple-choice
+ * questions.
  *
  * Order: options; the model; loss; tasks; the command. */
 #include "llmc/format/checkpoint.h"

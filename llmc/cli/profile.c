@@ -73,8 +73,7 @@ static void run_step(struct gpt *g, struct optimizer *opt, const struct run_conf
         gpt_forward_backward(g, i == 0);
         ctx_range_pop(g->ctx);
     }
-    struct adamw_args args = run_adamw_args(c);
-    args.step = 1;
+    struct adamw_args args = run_adamw_args(c, 0.0, 0);
     optimizer_step(opt, g, &args);
     ctx_range_pop(g->ctx);
 }

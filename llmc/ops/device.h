@@ -1,5 +1,6 @@
-/* A device: where tensors live and operations run. This is what the engine asks of one besides the operations:
- * memory, copies, streams, events, and how fast it is. device_cpu.c and cuda/device.cu each fill one struct.
+/* A device: where tensors live and operations run. This is what the engine asks of one besides the
+ * operations: memory, copies, streams, events, and how fast it is. device_cpu.c and cuda/device.cu each
+ * fill one struct.
  *
  * The engine decides by the properties in the struct, never by the name of a back end. */
 #ifndef LLMC_DEVICE_H
@@ -35,8 +36,8 @@ struct device {
     void *(*alloc_host)(struct device *d, size_t bytes);
     void (*free_host)(struct device *d, void *p);
 
-    /* Copies in stream order. The host buffer may be reused after synchronize(), or, for upload() from memory
-     * that is not from alloc_host(), on return. */
+    /* Copies in stream order. The host buffer may be reused after synchronize(), or, for upload() from
+     * memory that is not from alloc_host(), on return. */
     void (*upload)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);
     void (*download)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);
     void (*copy)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);
@@ -51,14 +52,14 @@ struct device {
     void (*event_free)(struct device *d, void *event);
 
     /* Further queues, which run beside `stream` and before it where both have work that waits for room.
-     * stream_wait_event(): what is put on `stream` from now on runs after what the event marked when this was
-     * called; the host goes on. The CPU has none: new() returns NULL, the others do nothing. */
+     * stream_wait_event(): what is put on `stream` from now on runs after what the event marked when this
+     * was called; the host goes on. The CPU has none: new() returns NULL, the others do nothing. */
     void *(*stream_new)(struct device *d);
     void (*stream_free)(struct device *d, void *stream);
     void (*stream_wait_event)(struct device *d, void *stream, void *event);
 
-    /* Between begin and end, what is put on the stream is recorded instead of run; launch() then runs all of
-     * it with one call. NULL where the device has nothing like it. */
+    /* Between begin and end, what is put on the stream is recorded instead of run; launch() then runs all
+     * of it with one call. NULL where the device has nothing like it. */
     void (*capture_begin)(struct device *d, void *stream);
     void *(*capture_end)(struct device *d, void *stream);
     void (*graph_launch)(struct device *d, void *graph, void *stream);
@@ -70,8 +71,8 @@ struct device {
     void (*range_pop)(struct device *d);
 
     void (*memory_info)(struct device *d, int64_t *free_bytes, int64_t *total_bytes);
-    /* Measures, in about a tenth of a second: matmul rate in FLOP/s (fp32 on the CPU, bf16 on a GPU) and copy
-     * bandwidth in bytes/s, read plus written. */
+    /* Measures, in about a tenth of a second: matmul rate in FLOP/s (fp32 on the CPU, bf16 on a GPU) and
+     * copy bandwidth in bytes/s, read plus written. */
     void (*measure)(struct device *d, double *matmul_flops, double *copy_bytes);
     void (*close)(struct device *d);
 };

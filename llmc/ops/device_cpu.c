@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 static void *cpu_alloc(struct device *d, size_t bytes) {
-    /* Large buffers use huge pages: with 4 KiB pages the optimizer, which streams four buffers of the size of
-     * the model, spends a tenth of its time in TLB misses. */
+    /* Large buffers use huge pages: with 4 KiB pages the optimizer, which streams four buffers of the size
+     * of the model, spends a tenth of its time in TLB misses. */
     size_t huge = (size_t)2 << 20, align = bytes >= huge ? huge : 256;
     void *p = NULL;
     if (posix_memalign(&p, align, (size_t)round_up((int64_t)bytes, (int64_t)align)) != 0) return NULL;

@@ -230,9 +230,9 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
     if (c->samples == SAMPLES_CHOICE_AUTO)
         c->samples = c->text || c->data ? SAMPLES_CHOICE_WINDOWS : SAMPLES_CHOICE_DOCUMENTS;
     bool stories = !c->text && !c->data;
-    /* The stories' own: 7.7 % above their floor after 3,000 steps of 8 x 128, against 21.7 % after 2,400 with
-     * the general rules below. Larger embeddings keep words of one class apart, which is what recalling them
-     * depends on. */
+    /* The stories' own: 7.7 % above their floor after 3,000 steps of 8 x 128, against 21.7 % after 2,400
+     * with the general rules below. Larger embeddings keep words of one class apart, which is what
+     * recalling them depends on. */
     if (c->init_std <= 0 && stories) c->init_std = 0.1;
     if (c->learning_rate <= 0 && stories) c->learning_rate = 2.5e-3;
     if (c->final_lr_fraction < 0) c->final_lr_fraction = stories ? 0.0 : 0.1;
@@ -285,19 +285,22 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
     return options;
 }
 
-struct adamw_args run_adamw_args(const struct run_config *c) {
-    return (struct adamw_args){.beta1 = (float)c->beta1,
+double run_learning_rate(const struct run_config *c, int64_t step) {
+    struct schedule schedule = {c->schedule, c->learning_rate,     c->warmup,
+                                c->steps,    c->final_lr_fraction, c->decay_fraction};
+    return schedule_lr(&schedule, step);
+}
+
+struct adamw_args run_adamw_args(const struct run_config *c, double learning_rate, int64_t step) {
+    return (struct adamw_args){.lr = (float)learning_rate,
+                               .step = step + 1, /* AdamW counts from 1 */
+                               .beta1 = (float)c->beta1,
                                .beta2 = (float)c->beta2,
                                .eps = (float)c->eps,
                                .weight_decay = (float)c->weight_decay,
                                .max_norm = (float)c->grad_clip,
                                .stochastic = c->stochastic_rounding && !c->master_weights,
                                .seed = (uint64_t)c->seed};
-}
-
-struct schedule run_schedule(const struct run_config *c) {
-    return (struct schedule){c->schedule, c->learning_rate,     c->warmup,
-                             c->steps,    c->final_lr_fraction, c->decay_fraction};
 }
 
 void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,

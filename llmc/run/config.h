@@ -76,8 +76,9 @@ struct device *run_open_device(const struct run_config *c);
 /* Whether the optimizer keeps fp32 copies of the parameters. */
 bool run_master_weights(const struct run_config *c, const struct gpt_options *options);
 struct gpt_options run_gpt_options(const struct run_config *c, const struct device *device);
-struct adamw_args run_adamw_args(const struct run_config *c);
-struct schedule run_schedule(const struct run_config *c);
+/* For optimizer step `step`; 0 is the first. */
+double run_learning_rate(const struct run_config *c, int64_t step);
+struct adamw_args run_adamw_args(const struct run_config *c, double learning_rate, int64_t step);
 
 /* Forward and backward of one micro-batch and one update, in plan mode: what the memory and the work of a
  * step are, on each of `world` processes; the memory with that of the generator of samples. Leaves the

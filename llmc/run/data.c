@@ -67,8 +67,8 @@ static void write_corpus(const struct corpus *c, const char *path) {
     if (!ok || !writer_close(&w, &err)) warn("%s", err.message);
 }
 
-/* Nats per target of the validation stories: each is as improbable as the grammar says, and its tokens (with
- * the end-of-text that follows) are what the loss is averaged over. */
+/* Nats per target of the validation stories: each is as improbable as the grammar says, and its tokens
+ * (with the end-of-text that follows) are what the loss is averaged over. */
 static double stories_floor(const struct corpus *c, int64_t targets) {
     double total = 0.0;
 #pragma omp parallel for reduction(+ : total) schedule(static)

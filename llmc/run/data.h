@@ -21,10 +21,10 @@ struct run_data {
     char summary[256]; /* one line for the user */
 };
 
-/* Makes the tokenizer (from `tokenizer_from`, a checkpoint directory, if that has one and --tokenizer is not
- * given; else as the options say) and, for text and stories, the datasets. `model_vocab` is the vocabulary
- * that shards must fit; pass 0 before the model is known: shards are then opened by run_data_open_shards.
- * With `corpus_path`, the stories are written there for the user to look at. */
+/* Makes the tokenizer (from `tokenizer_from`, a checkpoint directory, if that has one and --tokenizer is
+ * not given; else as the options say) and, for text and stories, the datasets. `model_vocab` is the
+ * vocabulary that shards must fit; pass 0 before the model is known: shards are then opened by
+ * run_data_open_shards. With `corpus_path`, the stories are written there for the user to look at. */
 bool run_data_open(struct run_data *d, const struct run_config *c, const char *tokenizer_from,
                    const char *corpus_path, struct error *err);
 bool run_data_open_shards(struct run_data *d, const struct run_config *c, int64_t model_vocab,

@@ -1,6 +1,5 @@
-/* What a run does with its model besides training it: validation, questions, samples. All ranks take part in
- * everything that computes, since parameters may be divided among them. */
-#include "llmc/run/run.h"
+/* Validation, tasks and samples during a run: see eval.h. */
+#include "llmc/run/eval.h"
 
 #include "llmc/stories/stories.h"
 
@@ -11,12 +10,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void evaluating(void *run, double done) {
+/* --- validation --- */
+
+/* Tells the other ranks that this one works. */
+static void report_progress(void *run, double done) {
     const struct run *r = (const struct run *)run;
     group_progress(r->group, "evaluating", r->state.step);
 }
 
-static double mean_of_ranks(struct run *r, const struct eval_loss *loss) {
+/* Over the targets of all ranks. */
+static double mean_over_ranks(const struct run *r, const struct eval_loss *loss) {
     struct part {
         double sum;
         int64_t targets;
@@ -33,7 +36,7 @@ static double mean_of_ranks(struct run *r, const struct eval_loss *loss) {
     return all.targets ? all.sum / (double)all.targets : (double)NAN;
 }
 
-double run_validate(struct run *r) {
+void run_validate(struct run *r) {
     int64_t rank = r->group->rank, world = r->group->world;
     struct error err;
     struct loader_options loading = {.B = r->config.batch_size,
@@ -47,25 +50,49 @@ double run_validate(struct run *r) {
     check(loader, "%s", err.message);
     int64_t all = ceil_div(dataloader_samples(loader), r->config.batch_size);
     int64_t batches = r->config.val_batches ? r->config.val_batches : r->data.val_bytes ? all : 20;
-    struct eval_progress progress = {evaluating, r};
+    struct eval_progress progress = {report_progress, r};
     batches = min_i64(batches, all);
     int64_t own = batches / world + (rank < batches % world);
     struct eval_loss loss = eval_loss(&r->gpt, loader, own, NULL, &progress);
-    /* who has no turn in the last round only takes part in gathering parameters */
+    /* a rank without a batch in the last round computes one for nothing: gathering parameters needs all
+     * ranks */
     if (own < ceil_div(batches, world)) eval_loss(&r->gpt, loader, 1, NULL, NULL);
     dataloader_close(loader);
-    return mean_of_ranks(r, &loss);
+    r->val_loss = mean_over_ranks(r, &loss);
+    logger_validation(r->log, r->state.step, r->val_loss);
+}
+
+/* --- tasks --- */
+
+void run_open_tasks(struct run *r) {
+    struct error err;
+    if (!r->config.eval_tasks) return;
+    check(r->data.tokenizer,
+          "--eval-tasks: with token shards, --tokenizer must say how the questions become tokens");
+    check(eval_tasks_open(&r->tasks, r->config.eval_tasks, r->data.tokenizer, r->config.seq_len, &err),
+          "--eval-tasks: %s", err.message);
+    if (!is_rank_0(r)) return;
+    if (r->tasks.cut)
+        warn("%" PRId64 " of %" PRId64 " questions are longer than %" PRId64
+             " tokens: their beginnings are left out",
+             r->tasks.cut, r->tasks.questions, r->config.seq_len);
+    char *path = xasprintf("%s/tasks.jsonl", r->out);
+    /* a resumed run repeats the tasks of its first step */
+    check(log_file_open(&r->task_log, path, max_i64(0, r->state.step - 1), &err), "%s", err.message);
+    free(path);
 }
 
 void run_answer_tasks(struct run *r) {
-    struct eval_progress progress = {evaluating, r};
+    struct eval_progress progress = {report_progress, r};
     for (int64_t i = 0; i < r->tasks.count; i++) {
         struct eval_result a = eval_task_run(r->tasks.task[i], &r->gpt, NULL, &progress);
-        if (!run_speaks(r)) continue;
+        if (!is_rank_0(r)) continue;
         const char *name = eval_task_name(r->tasks.task[i]);
-        logger_say(
-            r->log, "step %" PRId64 "  %s: %.2f %% right of %" PRId64 " (by token %.2f %%, guessing %.2f %%)",
-            r->state.step, name, 100.0 * a.accuracy, a.questions, 100.0 * a.per_token, 100.0 * a.chance);
+        logger_say(r->log,
+                   "step %" PRId64 "  %s: %.2f %% of %" PRId64
+                   " correct (by mean per token %.2f %%, by guessing %.2f %%)",
+                   r->state.step, name, 100.0 * a.accuracy, a.questions, 100.0 * a.per_token,
+                   100.0 * a.chance);
         json_t *row =
             json_pack("{s:I, s:s, s:f, s:f, s:f}", "step", (json_int_t)r->state.step, "task", name,
                       "accuracy", a.accuracy, "per_token", a.per_token, "per_character", a.per_character);
@@ -76,6 +103,8 @@ void run_answer_tasks(struct run *r) {
         json_decref(row);
     }
 }
+
+/* --- samples --- */
 
 static char *sample_text(struct run *r, uint64_t seed) {
     struct sampler_options sampling = {
@@ -99,11 +128,12 @@ void run_print_grade(struct run *r) {
         total.references_ok += g.references_ok;
         free(text);
     }
-    if (!run_speaks(r)) return;
-    printf("grade     of %d sentences in %d such stories, %.1f %% are grammatical; of %d references, %.1f %% "
-           "are right\n",
-           total.sentences, GRADED, 100.0 * total.grammatical / fmax(1, total.sentences), total.references,
-           100.0 * total.references_ok / fmax(1, total.references));
+    if (!is_rank_0(r)) return;
+    printf(
+        "grade     in %d such stories %.1f %% of %d sentences are grammatical, and %.1f %% of %d references to "
+        "what was said before are right\n",
+        GRADED, 100.0 * total.grammatical / fmax(1, total.sentences), total.sentences,
+        100.0 * total.references_ok / fmax(1, total.references), total.references);
 }
 
 void run_print_sample(struct run *r) {

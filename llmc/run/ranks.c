@@ -1,5 +1,4 @@
-/* The processes of a training run: see run_ranks.h. Order: starting them; what they do together; devices;
- * logs; long work. */
+/* The processes of a training run: see ranks.h. */
 #include "llmc/run/ranks.h"
 
 #include "llmc/base/file.h"
@@ -36,8 +35,8 @@ int run_launch(const struct run_config *c, int argc, char **argv) {
     int64_t ranks = max_i64(1, max_i64(c->gpus, c->ranks));
     char *foreign = launch_foreign(), *again = xstrdup("");
     check(!foreign,
-          "--%s %" PRId64 ": %s has started this process and others beside it; --gpus, --ranks and --restart "
-          "are for runs on one machine without such a launcher, so leave them out",
+          "--%s %" PRId64 ": %s has already started the processes of this run; leave out --gpus, --ranks and "
+          "--restart, which start processes on one machine without a launcher",
           c->gpus || c->ranks ? option : "restart", c->gpus || c->ranks ? ranks : c->restart, foreign);
     check(!c->gpus || !c->ranks || c->gpus == c->ranks,
           "--gpus %" PRId64 " --ranks %" PRId64 ": give one of them; --ranks is for any device", c->gpus,
@@ -58,9 +57,8 @@ int run_launch(const struct run_config *c, int argc, char **argv) {
     return status;
 }
 
-/* --- what they do together --- */
+/* --- agreeing --- */
 
-/* In front of its messages. */
 static void name_rank(char prefix[96], const struct group *g) {
     if (g->local_world == g->world)
         snprintf(prefix, 96, "rank %" PRId64 ": ", g->rank);
@@ -73,29 +71,27 @@ struct group *run_open_group(const struct run_config *c) {
     struct group_options options = {.timeout = c->comm_timeout};
     struct group *g = group_open(&options, &err);
     check(g, "%s", err.message);
-    /* what is wrong with files or options is wrong on all ranks: rank 0 speaks for all at the start */
     struct message_options quiet = {.no_warnings = g->rank != 0};
     if (g->rank != 0) name_rank(quiet.prefix, g);
     set_message_options(&quiet);
     return g;
 }
 
-void run_speak(struct group *g, int log) {
+void run_prefix_messages(struct group *g, int log) {
     struct message_options options = {.copy = log};
     if (g->world > 1) name_rank(options.prefix, g);
     set_message_options(&options);
 }
 
-void run_agree(struct group *g, bool ok, struct error *err) {
+void check_all_ranks(struct group *g, bool ok, struct error *err) {
     if (group_agree(g, ok, err)) return;
-    /* goodbye first: this end is no failure of a process */
-    bool speaks = g->rank == 0;
-    group_close(g);
-    check(!speaks, "%s", err->message);
+    bool prints = g->rank == 0;
+    group_close(g); /* first, so that the watch does not report this exit as the failure of a rank */
+    check(!prints, "%s", err->message);
     exit(EXIT_FAILURE);
 }
 
-void run_share_text(struct group *g, char **text) {
+void broadcast_text(struct group *g, char **text) {
     int64_t size = *text ? (int64_t)strlen(*text) : -1;
     group_broadcast(g, &size, sizeof size, 0);
     if (size < 0) return;
@@ -103,12 +99,12 @@ void run_share_text(struct group *g, char **text) {
     group_broadcast(g, *text, (size_t)size, 0);
 }
 
-bool run_see_directory(struct group *g, const char *directory, struct error *err) {
+bool check_shared_directory(struct group *g, const char *directory, struct error *err) {
     enum { TRIES = 40, PAUSE = 250000 };
     if (g->world == 1) return true;
     char *path = xasprintf("%s/.seen-by-all", directory);
     bool ok = true;
-    /* its content differs from that of any directory of the same name elsewhere */
+    /* tells the file from one in another directory of the same name */
     uint64_t mark = (uint64_t)time(NULL) << 32 | (uint64_t)getpid(), found = 0;
     group_broadcast(g, &mark, sizeof mark, 0);
     if (g->rank == 0) ok = write_file_atomic(path, &mark, sizeof mark, err);
@@ -125,10 +121,11 @@ bool run_see_directory(struct group *g, const char *directory, struct error *err
     }
     ok = found == mark;
     if (!ok)
-        fail(err,
-             "%s, where rank 0 keeps the run, is not to be seen here: --out must name a directory on a file "
-             "system that all machines share (and all processes must start in the same directory)",
-             directory);
+        fail(
+            err,
+            "this rank does not see %s, the run directory of rank 0: --out must be on a file system that all "
+            "machines share, and all processes must start in the same directory",
+            directory);
     ok = group_agree(g, ok, err);
     if (g->rank == 0) unlink(path);
     free(path);
@@ -144,8 +141,8 @@ static void choose_device(char name[32], const struct run_config *c, const struc
     if (g->local_world == 1 && !(c->gpus && any)) return;
     check(strncmp(c->device, "cuda:", 5) != 0,
           "--device %s with %" PRId64
-          " processes on a machine: they cannot share a GPU; --device cuda gives each its own "
-          "(CUDA_VISIBLE_DEVICES says which there are)",
+          " processes on a machine: they cannot share a GPU; --device cuda gives each its own, of those in "
+          "CUDA_VISIBLE_DEVICES if it is set",
           c->device, g->local_world);
     if (!any && !cuda) return;
     int count = device_count_cuda(&err);
@@ -154,7 +151,7 @@ static void choose_device(char name[32], const struct run_config *c, const struc
         return;
     }
     check(count > 0, "--device %s: %s", c->device, err.message);
-    /* srun can show each task its own GPU only */
+    /* srun can restrict each task to a GPU of its own, which is then number 0 */
     bool own = count == 1 && getenv("CUDA_VISIBLE_DEVICES");
     check(own || g->local_world <= count,
           "%" PRId64 " processes on %s, which has %d GPU%s: each needs its own", g->local_world, g->host,
@@ -162,8 +159,8 @@ static void choose_device(char name[32], const struct run_config *c, const struc
     snprintf(name, 32, "cuda:%" PRId64, own ? 0 : g->local_rank);
 }
 
-/* Ranks of one machine divide its cores, unless a launcher has bound them to cores of their own. 0: no choice
- * to make. */
+/* Ranks of one machine divide its cores, unless a launcher has bound them to cores of their own. 0: no
+ * choice to make. */
 static int64_t choose_threads(const struct run_config *c, const struct group *g) {
     cpu_set_t allowed;
     if (c->threads || g->local_world == 1 || getenv("OMP_NUM_THREADS")) return c->threads;
@@ -216,10 +213,10 @@ struct rank_busy {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool over;
-    double until; /* nobody is busy for ever */
+    double until; /* no more reports after this time */
 };
 
-/* Grows when this process computes, reads or writes. */
+/* Milliseconds of CPU time, and 100 for each block read or written: grows while the process works. */
 static int64_t work_done(void) {
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
@@ -228,8 +225,8 @@ static int64_t work_done(void) {
     return milliseconds + 100 * (u.ru_inblock + u.ru_oublock);
 }
 
-static void *say_busy(void *arg) {
-    enum { LEAST = 20 }; /* of a second's thousand: more than the watch itself takes */
+static void *report_busy(void *arg) {
+    enum { LEAST = 20 }; /* in a second: more than the watch itself takes */
     struct rank_busy *b = (struct rank_busy *)arg;
     int64_t before = work_done();
     pthread_mutex_lock(&b->lock);
@@ -248,15 +245,15 @@ static void *say_busy(void *arg) {
 }
 
 struct rank_busy *rank_busy_begin(struct group *g, const char *what, int64_t step) {
-    enum { AT_MOST = 20 }; /* timeouts */
+    enum { TIMEOUTS = 20 };
     if (g->world == 1) return NULL;
     struct rank_busy *b = (struct rank_busy *)xcalloc(1, sizeof *b);
     *b = (struct rank_busy){
-        .group = g, .what = what, .step = step, .until = now_seconds() + AT_MOST * g->state->timeout};
+        .group = g, .what = what, .step = step, .until = now_seconds() + TIMEOUTS * g->state->timeout};
     pthread_mutex_init(&b->lock, NULL);
     pthread_cond_init(&b->wake, NULL);
     group_progress(g, what, step);
-    check(pthread_create(&b->thread, NULL, say_busy, b) == 0, "no thread to say that this process is busy");
+    thread_start(&b->thread, report_busy, b, "reports long work");
     return b;
 }
 

@@ -1,5 +1,5 @@
-/* The processes of a training run: starting them, what they do together before they train, what each of them
- * writes. Groups are in group.h, the launcher in launch.h, the comparison of options in rank_facts.h. */
+/* The processes of a training run, called ranks: starting them, agreeing before they train, their devices
+ * and log files. Built on group.h (messages between ranks) and launch.h (child processes). */
 #ifndef LLMC_RUN_RANKS_H
 #define LLMC_RUN_RANKS_H
 
@@ -10,34 +10,38 @@
 extern "C" {
 #endif
 
-/* For --gpus, --ranks and --restart: starts the processes and returns the exit status when they have ended.
- * -1: this process is to train. `argv` are the arguments behind the program's name. */
+/* With --gpus, --ranks or --restart: starts the processes, waits for them, and returns their exit status.
+ * Otherwise, and in each process that was started, returns -1: this process is a rank. `argv` has the
+ * arguments without the program. */
 int run_launch(const struct run_config *c, int argc, char **argv);
 
-/* Opens the group that the environment describes, and sees to it that the terminal gets every message
- * once. */
+/* Opens the group that the environment describes. Until run_prefix_messages() only rank 0 prints warnings:
+ * those about options and files are the same on all ranks. */
 struct group *run_open_group(const struct run_config *c);
-/* From here on every rank speaks for itself; `log` (rank_log_open) receives its messages, too. */
-void run_speak(struct group *g, int log);
-/* All ranks, or none: returns if `ok` on every rank. Else rank 0 prints the first reason and all exit. */
-void run_agree(struct group *g, bool ok, struct error *err);
-/* Rank 0's text (or NULL) to all others. On those, *text must be NULL; the caller frees. */
-void run_share_text(struct group *g, char **text);
-/* Whether every rank sees the directory that rank 0 has made; tries for some seconds, as network file systems
- * take their time. All ranks call it, all get the answer. */
-bool run_see_directory(struct group *g, const char *directory, struct error *err);
+/* From here on each rank prints its own messages, with its rank in front; `log` (rank_log_open) receives a
+ * copy. */
+void run_prefix_messages(struct group *g, int log);
 
-/* Opens this rank's device. Ranks of one machine get a GPU each, or divide the cores. Dies with the reason if
- * there are too few GPUs. */
+/* As check(), for all ranks together: returns if `ok` on every rank. Otherwise rank 0 prints the first
+ * error, and all ranks exit. */
+void check_all_ranks(struct group *g, bool ok, struct error *err);
+/* Sends rank 0's text (or NULL) to the others, where *text must be NULL. The caller frees. */
+void broadcast_text(struct group *g, char **text);
+/* Whether all ranks see the directory that rank 0 has made, tested with a file in it. Tries for ten
+ * seconds, because network file systems have caches. All ranks call it, and get the same answer. */
+bool check_shared_directory(struct group *g, const char *directory, struct error *err);
+
+/* Opens this rank's device. Ranks of one machine get a GPU each, or divide the cores. Dies with the reason
+ * if there are too few GPUs. */
 struct device *run_open_rank_device(const struct run_config *c, const struct group *g);
 
-/* DIR/rank-N.log, continued if it is there, which also receives this process's errors and warnings. The line
- * gets a time in front and a newline behind. Nothing happens with a descriptor of 0. */
+/* DIR/rank-N.log; lines are appended, each with the time in front. Putting does nothing if `fd` is 0. */
 int rank_log_open(const char *directory, const struct group *g, struct error *err);
 void rank_log_put(int fd, const char *fmt, ...) LLMC_PRINTF(2, 3);
 
-/* While a process works for long (tokenizing, reading weights, saving): tells the others that it goes on, as
- * long as it uses its processor or its disk and does not wait for them; for 20 timeouts at most. */
+/* Around long work (tokenizing, reading weights, saving), in which the watch would take this rank for
+ * stuck: a thread reports progress as long as the process uses its processor or its disk, but for no more
+ * than 20 timeouts. */
 struct rank_busy;
 struct rank_busy *rank_busy_begin(struct group *g, const char *what, int64_t step);
 void rank_busy_end(struct rank_busy *b);

@@ -1,82 +1,68 @@
-/* A training run: everything that train_gpt.cu's loop works on, how it is opened (run_open.c), and what looks
- * at the model on the way (run_eval.c). */
+/* A training run: what train_gpt.cu's loop works on, from the command line to the last checkpoint. */
 #ifndef LLMC_RUN_H
 #define LLMC_RUN_H
 
 #include "llmc/format/checkpoint.h"
 #include "llmc/model/eval.h"
+#include "llmc/model/sampler.h"
+#include "llmc/ranks/rank_timing.h"
 #include "llmc/report/log_file.h"
 #include "llmc/report/logger.h"
 #include "llmc/report/nvml.h"
-#include "llmc/ranks/rank_timing.h"
 #include "llmc/run/data.h"
 #include "llmc/run/ranks.h"
-#include "llmc/model/sampler.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum { IN_FLIGHT = 2 };
-
 struct run {
-    struct options options;
+    /* what the user asked for, and where the run stands */
+    struct options options; /* the options as given, with the source of each value */
     struct run_config config;
     char *out;   /* run directory */
-    char *start; /* checkpoint directory the weights come from; NULL: initialised */
+    char *start; /* the checkpoint that the weights come from; NULL: they are initialised */
     bool resumed;
-    struct train_state state; /* step, data position: what a checkpoint stores */
-    struct run_data data;
-    struct group *group;
+    struct train_state state; /* step, data position and what else a checkpoint stores */
+
+    /* what it runs on */
+    struct group *group; /* the ranks */
     struct device *device;
-    struct comm *comm;
+    struct comm *comm; /* collectives between them; &timing.comm */
     struct rank_timing timing;
-    int rank_log; /* descriptor; 0: none */
-    int stop;     /* the signal that all ranks agreed to stop for; 0: none */
-    struct ctx ctx;
+    int stop_signal; /* that all ranks have agreed to stop for; 0: none */
+
+    /* what it trains */
+    struct run_data data;
+    struct dataloader *train;
     struct gpt_config model;
-    struct gpt gpt, generator; /* the generator reads gpt's parameters */
+    struct ctx ctx;
+    struct gpt gpt, generator; /* the generator, for samples, reads gpt's parameters */
     struct optimizer optimizer;
     struct zero zero;
-    struct dataloader *train;
+
+    /* what it records */
     struct logger *log;
     struct nvml *nvml; /* NULL: the CPU, or a driver without it */
-    double val_loss;
+    int rank_log;      /* descriptor of rank-N.log; 0: none */
+    int skipped;       /* updates skipped in a row */
+    double val_loss;   /* of the last validation */
     struct eval_tasks tasks;
     struct log_file task_log;
     bool saved;         /* the last checkpoint that was due is on disk */
     int64_t saved_step; /* its step, also if it failed */
-
-    /* the pipeline of steps */
-    struct flight {
-        void *done;     /* event after the step */
-        float *numbers; /* (STEP_NUMBERS) on the host, valid after `done` */
-        double lr, epoch;
-    } flight[IN_FLIGHT];
-    int32_t *staging; /* (IN_FLIGHT, micro_steps, 2, B, T): tokens and targets on their way to the device */
-    int64_t micro_steps, collected, micro_calls[2];
-    void *graph[2]; /* recorded micro-steps: later ones, the first one of a step */
-    double clock;   /* when the last step ended */
-    int skipped;    /* updates skipped in a row */
 };
 
-/* Only rank 0 prints and writes. */
-static inline bool run_speaks(const struct run *r) { return r->group->rank == 0; }
+/* Rank 0 prints and writes for all. */
+static inline bool is_rank_0(const struct run *r) { return r->group->rank == 0; }
 
-/* From options to a model that is ready for its first step: group, run directory, device, data, model, log.
- * Ends the process, on all ranks with one message, if something does not fit. `r` holds the options, all else
- * is zero. */
+/* From options to a model that is ready for its next step: ranks, run directory, device, data, model, log.
+ * If something does not fit, all ranks exit, with one message. Only `options` and `config` are set before. */
 void run_open(struct run *r);
+/* Writes a checkpoint; sets `saved`. A failure, such as a full disk, is reported and does not end the run:
+ * older checkpoints are untouched, and the next one may succeed. */
+void run_save(struct run *r);
 void run_close(struct run *r);
-
-/* Mean loss over the validation set (or its first --val-batches), the same batches every time; the ranks have
- * turns. */
-double run_validate(struct run *r);
-/* Multiple-choice questions of --eval-tasks: to the terminal and to RUN/tasks.jsonl. */
-void run_answer_tasks(struct run *r);
-void run_print_sample(struct run *r);
-/* What the grammar of the stories says about a number of samples. */
-void run_print_grade(struct run *r);
 
 #ifdef __cplusplus
 }

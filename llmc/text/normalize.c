@@ -1,138 +1,127 @@
-/* Canonical composition. Order: properties of characters, one stretch of text, the whole text.
+/* Canonical composition (NFC). utf8proc knows what characters decompose and compose to. This file decides where to ask
+ * it: nearly all text is in normal form already, and utf8proc's own walk over it would be slower than encoding.
  *
- * Nearly all text is in this form, so most of it is only looked at: a stretch is rewritten where a "wary"
- * character stands, one that may change, move, or combine with what is before it. It goes from the last
- * character before that is not wary up to the next one that is not: nothing outside can take part. */
+ * A "wary" character is one that may change, move, or join what stands before it. A stretch of text is rewritten where
+ * one occurs: from the last character before it that is not wary up to the next one that is not. Characters outside
+ * cannot take part.
+ *
+ * Token ids must be those of Hugging Face's normalizer, which has Unicode 9. For the characters of Unicode 9 any later
+ * version gives the same result, by Unicode's stability policy; characters that were assigned later are never wary. So
+ * the ids do not depend on the version of utf8proc. */
 #include "llmc/text/normalize.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
-#include "llmc/text/unicode_nfc.h"
 #include "llmc/text/utf8.h"
 
-/* --- Properties of characters --- */
+/* --- wary characters --- */
 
-/* Hangul syllables are arithmetic: (leading, vowel) and then an optional trailing consonant. */
-enum { L_BASE = 0x1100, V_BASE = 0x1161, T_BASE = 0x11a7, S_BASE = 0xac00 };
-enum { L_COUNT = 19, V_COUNT = 21, T_COUNT = 28, S_COUNT = L_COUNT * V_COUNT * T_COUNT };
+enum { CODE_POINTS = 0x110000 };
 
-static inline bool is_wary(uint32_t code) {
-    if (code < 0x300 || code >> 8 >= NFC_WARY_BLOCKS) return false;
-    return nfc_wary_bits[nfc_wary_block[code >> 8] * 4 + (code >> 6 & 3)] >> (code & 63) & 1;
+/* One bit each; constant once it is filled. */
+static uint64_t wary_bits[CODE_POINTS / 64];
+
+static inline bool is_wary(uint32_t code) { return code >= 0x300 && wary_bits[code >> 6] >> (code & 63) & 1; }
+
+static void set_wary(int32_t code) { wary_bits[code >> 6] |= (uint64_t)1 << (code & 63); }
+
+static int64_t decompose(uint32_t code, int32_t *out, int64_t room) {
+    int unused = 0;
+    return utf8proc_decompose_char((int32_t)code, out, room, UTF8PROC_STABLE | UTF8PROC_DECOMPOSE, &unused);
 }
 
-static int compare_mark(const void *key, const void *row) {
-    uint32_t code = *(const uint32_t *)key;
-    const uint32_t *mark = (const uint32_t *)row;
-    return code < mark[0] ? -1 : code > mark[1];
+static int64_t compose(int32_t *codes, int64_t count) {
+    return utf8proc_normalize_utf32(codes, count, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
 }
 
-static uint8_t combining_class(uint32_t code) {
-    if (code < 0x300) return 0;
-    const uint32_t *mark =
-        (const uint32_t *)bsearch(&code, nfc_marks, NFC_MARKS, sizeof nfc_marks[0], compare_mark);
-    return mark ? (uint8_t)mark[2] : 0;
+static uint8_t combining_class(int32_t code) {
+    return is_wary((uint32_t)code) ? (uint8_t)utf8proc_get_property(code)->combining_class : 0;
 }
 
-static int compare_code(const void *a, const void *b) {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return x < y ? -1 : x > y;
+/* Ranges with every character from Unicode 10 to 18 that would be wary, and none that is in Unicode 9. */
+static const int32_t later[][2] = {
+    {0x5c8, 0x5c9},     {0x7fd, 0x7fd},     {0x897, 0x8d3},     {0x9fe, 0x9fe},     {0xc3c, 0xc3c},
+    {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},   {0x1abf, 0x1af0},   {0x1df6, 0x1dfa},
+    {0xa82c, 0xa82c},   {0x10d24, 0x10f85}, {0x11070, 0x11070}, {0x1133b, 0x1133b}, {0x113b8, 0x113d0},
+    {0x1145e, 0x1145e}, {0x11839, 0x11a99}, {0x11d42, 0x1612f}, {0x16d67, 0x16ff1}, {0x1d127, 0x1d128},
+    {0x1d250, 0x1d281}, {0x1e08f, 0x1e6f5}};
+
+/* utf8proc does not say which characters may join the one before them. They are the last parts of all characters that
+ * a decomposition composes to again. */
+static void find_wary(void) {
+    for (int32_t c = 0; c < CODE_POINTS; c++) {
+        int32_t parts[32];
+        int64_t n = decompose((uint32_t)c, parts, ARRAY_LENGTH(parts));
+        int32_t last = parts[n - 1];
+        if (utf8proc_get_property(c)->combining_class) set_wary(c);
+        if (n == 1 && last == c) continue;
+        if (compose(parts, n) == 1 && parts[0] == c)
+            set_wary(last);
+        else
+            set_wary(c);
+    }
+    for (size_t i = 0; i < ARRAY_LENGTH(later); i++)
+        for (int32_t c = later[i][0]; c <= later[i][1]; c++) wary_bits[c >> 6] &= ~((uint64_t)1 << (c & 63));
 }
 
-static int compare_pair(const void *a, const void *b) {
-    int first = compare_code(a, b);
-    return first ? first : compare_code((const uint32_t *)a + 1, (const uint32_t *)b + 1);
-}
+/* --- one stretch of text --- */
 
-/* What two characters compose to, or 0. */
-static uint32_t compose(uint32_t first, uint32_t second) {
-    if (first - L_BASE < L_COUNT && second - V_BASE < V_COUNT)
-        return S_BASE + ((first - L_BASE) * V_COUNT + second - V_BASE) * T_COUNT;
-    if (first - S_BASE < S_COUNT && (first - S_BASE) % T_COUNT == 0 && second - T_BASE - 1 < T_COUNT - 1)
-        return first + second - T_BASE;
-    const uint32_t key[2] = {first, second};
-    const uint32_t *row =
-        (const uint32_t *)bsearch(key, nfc_pairs, NFC_PAIRS, sizeof nfc_pairs[0], compare_pair);
-    return row ? row[2] : 0;
-}
-
-/* --- One stretch of text --- */
-
-struct character {
-    uint32_t code;
-    uint8_t class;
-};
 struct stretch {
-    struct character *c, *sorted; /* (capacity) each */
+    int32_t *code, *sorted; /* (capacity) each */
     int64_t count, capacity;
 };
 
 static void append(struct stretch *s, uint32_t code) {
-    if (s->count == s->capacity) {
-        s->capacity = 2 * s->capacity + 64;
-        s->c = (struct character *)xrealloc(s->c, (size_t)s->capacity * sizeof *s->c);
-        s->sorted = (struct character *)xrealloc(s->sorted, (size_t)s->capacity * sizeof *s->sorted);
+    enum { MOST_PARTS = 32 };
+    if (s->capacity - s->count < MOST_PARTS) {
+        s->capacity = 2 * s->capacity + MOST_PARTS;
+        s->code = (int32_t *)xrealloc(s->code, (size_t)s->capacity * sizeof *s->code);
+        s->sorted = (int32_t *)xrealloc(s->sorted, (size_t)s->capacity * sizeof *s->sorted);
     }
-    s->c[s->count++] = (struct character){code, combining_class(code)};
+    s->count += decompose(code, s->code + s->count, s->capacity - s->count);
 }
 
-static void append_decomposed(struct stretch *s, uint32_t code) {
-    if (code - S_BASE < S_COUNT) {
-        uint32_t k = code - S_BASE;
-        append(s, L_BASE + k / T_COUNT / V_COUNT);
-        append(s, V_BASE + k / T_COUNT % V_COUNT);
-        if (k % T_COUNT) append(s, T_BASE + k % T_COUNT);
-        return;
-    }
-    const uint32_t *row =
-        (const uint32_t *)bsearch(&code, nfc_decomposed, NFC_DECOMPOSED, sizeof code, compare_code);
-    if (!row) {
-        append(s, code);
-        return;
-    }
-    for (int i = nfc_start[row - nfc_decomposed]; i < nfc_start[row - nfc_decomposed + 1]; i++)
-        append(s, nfc_parts[i]);
-}
-
-/* Stable, by combining class, and linear: a text may have any number of marks in a row. */
+/* Stable, by combining class. Linear, because a hostile text has millions of marks in a row: utf8proc, which exchanges
+ * neighbours, would take hours. */
 static void sort_marks(struct stretch *s, int64_t first, int64_t last) {
     int64_t start[257] = {0};
-    for (int64_t i = first; i < last; i++) start[s->c[i].class + 1]++;
+    for (int64_t i = first; i < last; i++) start[combining_class(s->code[i]) + 1]++;
     for (int k = 0; k < 256; k++) start[k + 1] += start[k];
-    for (int64_t i = first; i < last; i++) s->sorted[start[s->c[i].class]++] = s->c[i];
-    memcpy(s->c + first, s->sorted, (size_t)(last - first) * sizeof *s->c);
+    for (int64_t i = first; i < last; i++) s->sorted[start[combining_class(s->code[i])]++] = s->code[i];
+    memcpy(s->code + first, s->sorted, (size_t)(last - first) * sizeof *s->code);
 }
 
+/* Marks between two characters of class 0 stand in the order of their classes. */
 static void order_marks(struct stretch *s) {
-    for (int64_t i = 0, last; i < s->count; i = last) {
-        last = i + 1;
-        if (s->c[i].class == 0) continue;
-        bool in_order = true;
-        for (; last < s->count && s->c[last].class; last++)
-            in_order &= s->c[last - 1].class <= s->c[last].class;
-        if (!in_order) sort_marks(s, i, last);
-    }
-}
-
-/* A character joins the last starter unless one between them has its class, or a higher one. */
-static void compose_all(struct stretch *s) {
-    int64_t n = 0, starter = -1;
-    for (int64_t i = 0; i < s->count; i++) {
-        struct character c = s->c[i];
-        int before = starter < 0 || n - 1 == starter ? -1 : s->c[n - 1].class;
-        uint32_t composed = starter >= 0 && before < c.class ? compose(s->c[starter].code, c.code) : 0;
-        if (composed) {
-            s->c[starter].code = composed;
-            continue;
+    int64_t first = 0;
+    uint8_t before = 0;
+    bool in_order = true;
+    for (int64_t i = 0; i <= s->count; i++) {
+        uint8_t class = i < s->count ? combining_class(s->code[i]) : 0;
+        if (class == 0) {
+            if (!in_order) sort_marks(s, first, i);
+            first = i + 1;
+            in_order = true;
+        } else {
+            in_order &= before <= class;
         }
-        if (c.class == 0) starter = n;
-        s->c[n++] = c;
+        before = class;
     }
-    s->count = n;
 }
 
-/* --- The whole text --- */
+/* --- the whole text --- */
+
+static const uint8_t *ascii_end(const uint8_t *p, const uint8_t *end) {
+    for (uint64_t eight; end - p >= 8; p += 8) {
+        memcpy(&eight, p, 8);
+        if (eight & 0x8080808080808080u) break;
+    }
+    while (p < end && *p < 0x80) p++;
+    return p;
+}
 
 /* The end of the stretch at p: past its first character, up to one that is not wary. */
 static const uint8_t *stretch_end(const uint8_t *p, const uint8_t *end) {
@@ -142,12 +131,19 @@ static const uint8_t *stretch_end(const uint8_t *p, const uint8_t *end) {
 }
 
 uint8_t *normalize_nfc(const uint8_t *text, int64_t size, int64_t *out_size) {
-    const uint8_t *p = text, *end = text + size, *done = text,
-                  *calm = text; /* calm: the last calm character */
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, find_wary);
+    const uint8_t *p = text, *end = text + size, *done = text;
+    const uint8_t *calm = text; /* the last character that is not wary */
     uint8_t *out = NULL;
     int64_t used = 0, capacity = 0;
     struct stretch s = {0};
     while (p < end) {
+        if (*p < 0x80) {
+            p = ascii_end(p + 1, end);
+            calm = p - 1;
+            continue;
+        }
         uint32_t code;
         int n = utf8_decode(p, end, &code);
         if (n == 0 || !is_wary(code)) {
@@ -159,10 +155,10 @@ uint8_t *normalize_nfc(const uint8_t *text, int64_t size, int64_t *out_size) {
         s.count = 0;
         for (const uint8_t *q = calm; q < last; q += n) {
             n = utf8_decode(q, end, &code);
-            append_decomposed(&s, code);
+            append(&s, code);
         }
         order_marks(&s);
-        compose_all(&s);
+        s.count = compose(s.code, s.count);
         /* Room for this stretch and for all text that may be copied unchanged after it. */
         int64_t need = used + (calm - done) + 4 * s.count + (end - last);
         if (need > capacity) {
@@ -171,10 +167,10 @@ uint8_t *normalize_nfc(const uint8_t *text, int64_t size, int64_t *out_size) {
         }
         memcpy(out + used, done, (size_t)(calm - done));
         used += calm - done;
-        for (int64_t i = 0; i < s.count; i++) used += utf8_encode(out + used, s.c[i].code);
+        for (int64_t i = 0; i < s.count; i++) used += utf8_encode(out + used, (uint32_t)s.code[i]);
         p = done = calm = last;
     }
-    free(s.c);
+    free(s.code);
     free(s.sorted);
     *out_size = out ? used + (end - done) : size;
     if (out) memcpy(out + used, done, (size_t)(end - done));

@@ -8,9 +8,9 @@
 extern "C" {
 #endif
 
-/* Normalization Form C (Unicode Standard Annex 15), in the version of Unicode that Hugging Face's normalizer
- * has, of text..text+size: memory that the caller frees, and its size; NULL when it is the text itself. Bytes
- * that are not valid UTF-8 stay as they are, and nothing composes across them. */
+/* Normalization Form C (Unicode Standard Annex 15) of text..text+size, as Hugging Face's normalizer computes it: memory
+ * that the caller frees, and its size; NULL when it is the text itself. Bytes that are not valid UTF-8 stay as they
+ * are, and nothing composes across them. Takes linear time whatever the text. */
 uint8_t *normalize_nfc(const uint8_t *text, int64_t size, int64_t *out_size);
 
 #ifdef __cplusplus

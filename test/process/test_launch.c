@@ -676,7 +676,7 @@ static void run_directory_must_be_seen(void **state) {
     struct process zero = start(setting, "env -C %s %s --out unseen --steps 10 %s", directory, program, TINY);
     struct process one = start(other, "env -C /proc %s --out unseen --steps 10 %s", program, TINY);
     expect_end(&one, 1, "error", 0);
-    expect_end(&zero, 1, "unseen, where rank 0 keeps the run, is not to be seen here", 1);
+    expect_end(&zero, 1, "unseen, the run directory of rank 0: --out must be on a file system", 1);
     free(setting);
     free(other);
 }
@@ -684,7 +684,7 @@ static void run_directory_must_be_seen(void **state) {
 /* --- refusals --- */
 
 static void refusals(void **state) {
-    expect("OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_RANK=0", 1, "mpirun (OMPI_COMM_WORLD_SIZE=4) has started",
+    expect("OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_RANK=0", 1, "mpirun (OMPI_COMM_WORLD_SIZE=4) has already started",
            1, "--ranks 2 --out $D/r1 --steps 5 " TINY);
     expect("SLURM_STEP_NUM_TASKS=8", 1, "--restart 3: srun (SLURM_STEP_NUM_TASKS=8)", 1,
            "--restart 3 --out $D/r2 --steps 5 " TINY);

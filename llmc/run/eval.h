@@ -1,0 +1,27 @@
+/* What a run does with its model besides training it: validation, multiple-choice tasks, samples. All ranks
+ * call these functions, because the parameters may be divided among them. */
+#ifndef LLMC_RUN_EVAL_H
+#define LLMC_RUN_EVAL_H
+
+#include "llmc/run/run.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Reads --eval-tasks, if there are any. */
+void run_open_tasks(struct run *r);
+
+/* Logs the mean loss over the validation set or its first --val-batches, the same batches every time. */
+void run_validate(struct run *r);
+/* Answers the tasks; the results go to the terminal and to RUN/tasks.jsonl. */
+void run_answer_tasks(struct run *r);
+/* Prints a text that the model writes. Does nothing without a tokenizer. */
+void run_print_sample(struct run *r);
+/* Prints how many sentences of 40 sampled stories follow the grammar of the built-in stories. */
+void run_print_grade(struct run *r);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

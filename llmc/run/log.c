@@ -1,0 +1,163 @@
+/* What a run tells the user: see log.h. */
+#include "llmc/run/log.h"
+
+#include "llmc/base/file.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- the start --- */
+
+static void write_options(const struct run *r) {
+    struct error err;
+    json_t *stored = options_export(&r->options);
+    char *path = xasprintf("%s/options.json", r->out);
+    char *text = json_dumps(json_object_get(stored, "values"), JSON_INDENT(2));
+    check(write_file_atomic(path, text, strlen(text), &err), "%s", err.message);
+    free(text);
+    free(path);
+    json_decref(stored);
+}
+
+static void introduce(const struct run *r, double matmul_rate) {
+    char *options = options_text(&r->options);
+    printf("%s\n", options);
+    free(options);
+    printf("device    %s, %sFLOP/s in matmul\n", r->device->name, human_count(matmul_rate));
+    if (r->group->world > 1)
+        printf("ranks     %" PRId64 " processes, %" PRId64 " of them on this machine; %s\n", r->group->world,
+               r->group->local_world, r->comm->kind);
+    printf("data      %s\n", r->data.summary);
+    printf("model     %s: %sparameters, %s of memory\n", r->model.name,
+           human_count((double)r->gpt.layout.count), human_bytes((double)ctx_memory_total(&r->ctx)));
+    printf("run       %s, %" PRId64 " steps of %" PRId64 " tokens%s%s\n\n", r->out, r->config.steps,
+           r->config.tokens_per_step,
+           r->resumed ? ", resumed from "
+           : r->start ? ", starting from "
+                      : "",
+           r->start ? r->start : "");
+}
+
+void run_log_open(struct run *r) {
+    struct error err;
+    double matmul_rate = 0.0, copy_rate;
+    bool writes = is_rank_0(r);
+    if (writes) {
+        write_options(r);
+        r->device->measure(r->device, &matmul_rate, &copy_rate);
+        introduce(r, matmul_rate);
+    }
+    struct log_options options = {.out = writes ? r->out : NULL,
+                                  .quiet = !writes,
+                                  .steps = r->config.steps,
+                                  .resumed_step = r->state.step,
+                                  .tokens_per_step = r->config.tokens_per_step,
+                                  .flops_per_token = gpt_flops_per_token(&r->model, r->config.seq_len),
+                                  .peak_flops = matmul_rate * (double)r->group->world,
+                                  .floor_loss = r->data.floor_loss};
+    r->log = logger_open(&options, &err);
+    check(r->log, "%s", err.message);
+    if (writes && r->device->id[0]) r->nvml = nvml_open(r->device->id);
+}
+
+/* --- steps --- */
+
+/* Once a second, because a reading can keep the driver busy for a millisecond. */
+static void log_gpu(struct run *r, int64_t step) {
+    struct nvml_reading reading;
+    if (!nvml_read(r->nvml, 1.0, &reading)) return;
+    logger_gpu(r->log, step, &reading);
+    if (reading.slowed_first)
+        logger_say(r->log,
+                   "warning: the GPU lowers its clock because of %s: %.0f MHz at %.0f W and %.0f degrees C; "
+                   "%s/timing.jsonl records what follows",
+                   reading.slowed, reading.sm_mhz, reading.watts, reading.celsius, r->out);
+}
+
+/* An update from a gradient that is not finite is skipped. A single one does no harm; after a row of them
+ * the model does not recover. */
+static void check_skipped(struct run *r, const struct log_step *step) {
+    enum { PATIENCE = 20 };
+    r->skipped = step->skipped ? r->skipped + 1 : 0;
+    if (r->skipped == 1)
+        logger_say(r->log, "warning: step %" PRId64 ": the gradient is not finite (loss %g); update skipped",
+                   step->step, step->loss);
+    if (r->skipped < PATIENCE) return;
+    struct error err;
+    fail(&err,
+         "%d updates in a row had a gradient that is not finite; the last checkpoint is in %s. A lower "
+         "--learning-rate, a longer --warmup or a smaller --grad-clip may help",
+         PATIENCE, r->out);
+    check_all_ranks(r->group, false, &err);
+}
+
+void run_log_step(struct run *r, const struct log_step *step) {
+    logger_step(r->log, step);
+    log_gpu(r, step->step);
+    rank_log_put(r->rank_log, "step %" PRId64 "  loss %.6f  %.4f s", step->step, step->loss, step->seconds);
+    check_skipped(r, step);
+}
+
+void run_log_ranks(struct run *r, bool last) {
+    double *seconds;
+    char *warning;
+    if (!is_rank_0(r) || !rank_timing_report(&r->timing, last, &seconds, &warning)) return;
+    logger_ranks(r->log, r->state.step, seconds, r->group->world);
+    if (warning) logger_say(r->log, "warning: %s", warning);
+    free(seconds);
+    free(warning);
+}
+
+/* --- the end --- */
+
+void run_log_plot(struct run *r) {
+    struct error err;
+    if (is_rank_0(r) && !logger_plot(r->log, &err)) warn("%s", err.message);
+}
+
+void run_log_close(struct run *r) {
+    logger_close(r->log);
+    nvml_close(r->nvml);
+}
+
+static void print_stopped(const struct run *r) {
+    const struct run_config *c = &r->config;
+    printf("stopped at step %" PRId64 " of %" PRId64 "; %s\n", r->state.step, c->steps,
+           r->saved ? "the state is saved" : "THE LAST STATE COULD NOT BE SAVED");
+    printf("continue  build/train_gpt ");
+    if (c->gpus || c->ranks) printf("--%s %" PRId64 " ", c->gpus ? "gpus" : "ranks", r->group->world);
+    printf("--resume --out %s\n", r->out);
+}
+
+static void print_loss(const struct run *r) {
+    printf("loss      %.4f nats per token on the validation set", r->val_loss);
+    if (r->data.val_bytes) {
+        double tokens = (double)(dataset_tokens(r->data.val) - 1);
+        printf(", %.3f bits per byte", r->val_loss / log(2.0) * tokens / (double)r->data.val_bytes);
+    }
+    if (isfinite(r->data.floor_loss))
+        printf("; %.1f %% above the lower bound %.4f, the entropy of the data",
+               100.0 * (r->val_loss / r->data.floor_loss - 1.0), r->data.floor_loss);
+    printf("\n");
+}
+
+void run_print_result(const struct run *r) {
+    if (!is_rank_0(r)) return;
+    if (r->state.step < r->config.steps) {
+        print_stopped(r);
+        return;
+    }
+    if (r->data.val) print_loss(r);
+    char *timing = rank_timing_summary(&r->timing);
+    if (timing) printf("timing    %s\n", timing);
+    free(timing);
+    printf("weights   %s/step-%08" PRId64 "%s\n", r->out, r->state.step,
+           r->saved ? "" : " COULD NOT BE SAVED");
+    printf("log       %s/log.jsonl\nplot      %s/loss.svg\n", r->out, r->out);
+    printf("sample    build/train_gpt sample --from %s --prompt \"%s\"\n", r->out,
+           r->data.stories ? "Once" : "The");
+}

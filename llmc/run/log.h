@@ -1,0 +1,32 @@
+/* What a run tells the user: options.json, log.jsonl, timing.jsonl and the plot in the run directory, and
+ * on the terminal what the run consists of, its progress, and its result. Rank 0 alone prints and writes;
+ * the others may keep a rank-N.log. */
+#ifndef LLMC_RUN_LOG_H
+#define LLMC_RUN_LOG_H
+
+#include "llmc/run/run.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Writes options.json, prints the introduction and opens the log. Measures the matmul rate of the device
+ * first, which progress is compared with. */
+void run_log_open(struct run *r);
+
+/* Ends the run on all ranks when too many gradients in a row were not finite. */
+void run_log_step(struct run *r, const struct log_step *step);
+/* The compute time of each rank since the last call, if there is enough of it or this is the `last` call;
+ * with a warning about a rank that is slow. */
+void run_log_ranks(struct run *r, bool last);
+
+/* Draws RUN/loss.svg. */
+void run_log_plot(struct run *r);
+void run_log_close(struct run *r);
+/* After run_log_close(): what came out and where it is, or how to continue a run that was stopped. */
+void run_print_result(const struct run *r);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,23 @@
+/* SIGINT and SIGTERM end a run after the current step, with a checkpoint; a second signal ends the process
+ * at once. Several ranks must stop after the same step, so each tells the others of a signal before it acts
+ * on it. */
+#ifndef LLMC_RUN_SIGNALS_H
+#define LLMC_RUN_SIGNALS_H
+
+#include "llmc/run/run.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+void run_catch_signals(void);
+/* Between two steps, on all ranks. Most calls do nothing: ranks exchange signals, and how long each
+ * computes, about twice a second. */
+void run_exchange_signals(struct run *r);
+/* The number of the signal that the run is to stop for, the same on all ranks; 0: none. */
+int run_stop_signal(const struct run *r);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
