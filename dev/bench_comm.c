@@ -1,10 +1,8 @@
-/* Speed of the collectives between processes on CPUs.
- *     build/bench_comm RANKS [MIB]          starts so many on this machine; up to so large a tensor (64)
- *     mpirun -np 4 build/bench_comm         or any launcher that train_gpt knows, on one machine or several
- *     LLMC_SHARED_MEMORY=0 build/bench_comm 2    over TCP on one machine, too
- * GB/s are bytes of the tensor by the best time of many. "bus" counts the bytes that the slowest link must
- * carry in each direction, 2 (p-1)/p of an all_reduce and (p-1)/p of the others: to be compared with the
- * hardware. */
+/* Measures the collectives between CPU ranks of this machine.
+ *     build/bench_comm RANKS [MIB]     starts RANKS processes; tensors of 4 KiB to MIB (64)
+ *     mpirun -np 4 build/bench_comm    under a launcher
+ * GB/s is the size of the tensor divided by the best time. "bus GB/s" counts what each rank must send, as
+ * nccl-tests does: 2 (p-1)/p of the tensor for all_reduce, (p-1)/p for reduce_scatter and all_gather. */
 #include "llmc/ranks/comm.h"
 #include "llmc/process/launch.h"
 
@@ -75,8 +73,8 @@ int main(int argc, char **argv) {
     struct error err;
     struct group *g = group_open(&options, &err);
     check(g, "%s", err.message);
-    check(g->world > 1, "one process alone has nothing to exchange: build/bench_comm RANKS, or under mpirun");
-    struct comm *c = comm_open_sockets(g, &err);
+    check(g->world > 1, "one process has nothing to exchange: build/bench_comm RANKS, or start it by mpirun");
+    struct comm *c = comm_open_shm(g, &err);
     check(c, "%s", err.message);
     bench(c, most);
     c->close(c);

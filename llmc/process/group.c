@@ -5,6 +5,8 @@
  * its own, so that ranks that have lost step with each other are told so. */
 #include "llmc/process/group_impl.h"
 
+#include "llmc/process/net.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -90,7 +92,7 @@ struct group *group_open(const struct group_options *options, struct error *err)
         return g;
     }
     s->group = g;
-    s->timeout = options->timeout;
+    g->timeout = s->timeout = options->timeout;
     s->peers = (struct group_peer *)xcalloc((size_t)g->world, sizeof *s->peers);
     s->what = "start";
     s->step = s->waits_for = -1;
@@ -123,12 +125,16 @@ void group_close(struct group *g) {
     free(g);
 }
 
-const char *group_rank_text(const struct group_state *s, int64_t rank) {
-    const char *host = s->peers[rank].host;
+const char *group_rank_text(const struct group *g, int64_t rank) {
+    const char *host = g->state ? g->state->peers[rank].host : g->host;
     return temp_printf(host[0] ? "rank %lld (%.64s)" : "rank %lld", (long long)rank, host);
 }
 
-/* --- what this process says about itself --- */
+bool group_same_host(const struct group *g, int64_t a, int64_t b) {
+    return !g->state || g->state->peers[a].host_id == g->state->peers[b].host_id;
+}
+
+/* --- what this process does, for the watch --- */
 
 void group_beat(struct group *g) {
     /* Two threads may lose a count to each other; that it changes is enough. */
@@ -149,6 +155,7 @@ static void say(struct group *g, const char *what, int64_t step, bool waiting) {
 
 void group_progress(struct group *g, const char *what, int64_t step) { say(g, what, step, false); }
 void group_waiting(struct group *g, const char *what, int64_t step) { say(g, what, step, true); }
+bool group_is_waiting(const struct group *g) { return g->state && atomic_load(&g->state->waiting); }
 
 void group_waits_for(struct group *g, int64_t rank) {
     if (g->state) atomic_store_explicit(&g->state->waits_for, rank, memory_order_relaxed);
@@ -184,7 +191,7 @@ static void give(struct group *g, int64_t to, const struct call *call, const voi
     int fd = g->state->peers[to].calls;
     group_waits_for(g, to);
     if (net_send(fd, call, sizeof *call, INFINITY) != NET_OK || net_send(fd, data, bytes, INFINITY) != NET_OK)
-        group_lost(g, to, call_names[call->kind]);
+        group_lost(g->state, to, call_names[call->kind]);
     group_beat(g);
 }
 
@@ -193,16 +200,16 @@ static void take(struct group *g, int64_t from, const struct call *call, void *d
     int fd = g->state->peers[from].calls;
     group_waits_for(g, from);
     if (net_receive(fd, &theirs, sizeof theirs, INFINITY) != NET_OK)
-        group_lost(g, from, call_names[call->kind]);
+        group_lost(g->state, from, call_names[call->kind]);
     check(memcmp(&theirs, call, sizeof theirs) == 0,
           "the ranks have lost step: %s makes call %lld, %s of %lld bytes from rank %lld; rank %lld makes "
           "call %lld, %s of %lld bytes from rank %lld. A defect of the program, or files that differ between "
           "the ranks",
-          group_rank_text(g->state, from), (long long)theirs.number,
+          group_rank_text(g, from), (long long)theirs.number,
           theirs.kind >= 0 && theirs.kind <= CALL_BARRIER ? call_names[theirs.kind] : "?",
           (long long)theirs.bytes, (long long)theirs.root, (long long)g->rank, (long long)call->number,
           call_names[call->kind], (long long)call->bytes, (long long)call->root);
-    if (net_receive(fd, data, bytes, INFINITY) != NET_OK) group_lost(g, from, call_names[call->kind]);
+    if (net_receive(fd, data, bytes, INFINITY) != NET_OK) group_lost(g->state, from, call_names[call->kind]);
     group_beat(g);
 }
 
@@ -263,5 +270,5 @@ bool group_agree(struct group *g, bool ok, struct error *err) {
     struct error text = {.message = ""};
     if (g->rank == first && err) memcpy(&text, err, sizeof text);
     group_broadcast(g, &text, sizeof text, first);
-    return fail(err, "%s: %s", group_rank_text(g->state, first), text.message);
+    return fail(err, "%s: %s", group_rank_text(g, first), text.message);
 }

@@ -1,18 +1,17 @@
-/* The processes of a run: who they are, how they find each other, small host data between them, and the watch
- * that ends all of them when one is gone. Nothing here knows of tensors; collectives on those are in comm.h.
+/* The processes of a run: their ranks, their connections, small messages between them, and a watch that ends
+ * all of them when one fails. Collectives on tensors are in llmc/ranks/comm.h.
  *
- * A process learns its place from its environment (group_env.c): torchrun's RANK, WORLD_SIZE, LOCAL_RANK,
- * MASTER_ADDR and MASTER_PORT (also what our own launcher sets), Open MPI's, MPICH's or Slurm's variables.
- * Without any of them it is alone, and opens no socket.
+ * A process reads its rank from the environment (group_env.h): the variables of torchrun, Open MPI, MPICH or
+ * Slurm. Without them it runs alone and opens no socket.
  *
- * Rank 0 listens; every other rank connects twice: once for the calls below, once for the watch. A connection
- * begins with a hello (protocol, version of the engine, token of the run, rank, world size), so that a stale
- * process, another run, another version or a rank that is started twice is refused with the reason. The token
- * is LLMC_TOKEN, else the job's identity (TORCHELASTIC_RUN_ID, Slurm's job and step, Open MPI's job).
+ * Rank 0 listens, and every other rank connects to it over TCP. A connection starts with a hello: the hash of
+ * the program, the token of the run, rank and world size. Rank 0 refuses, with the reason, a process of
+ * another run, another build, or a rank that is started twice. The token is LLMC_TOKEN, else the launcher's
+ * job id (TORCHELASTIC_RUN_ID, Slurm's job and step, Open MPI's job).
  *
- * The watch is a thread. Each process sends its state once a second, and what it is doing. If a process ends
- * without a goodbye, stays silent, or makes no progress for `timeout` seconds, all others print which one,
- * where it was and why, as far as known, and exit with GROUP_EXIT_STATUS. No call here can hang. */
+ * The watch is a thread. Each process reports once a second that it is alive and what it does. If a process
+ * exits without group_close(), is silent, or makes no progress for `timeout` seconds, all others print its
+ * rank, its host and the reason as far as known, and exit with GROUP_EXIT_STATUS. So no call here can hang. */
 #ifndef LLMC_GROUP_H
 #define LLMC_GROUP_H
 
@@ -22,48 +21,69 @@
 extern "C" {
 #endif
 
-enum { GROUP_EXIT_STATUS = 75 }; /* another process failed: run again with --resume (EX_TEMPFAIL) */
+enum { GROUP_EXIT_STATUS = 75 }; /* another process failed; --resume goes on (EX_TEMPFAIL) */
 
 struct group {
     int64_t rank, world;
     int64_t local_rank, local_world; /* among the processes of this machine */
+    double timeout;
     char host[64];
     struct group_state *state; /* NULL when alone */
 };
 
 struct group_options {
-    double timeout; /* seconds without a sign of life or progress; also for finding each other */
+    double timeout; /* seconds without progress, and for connecting */
 };
 
-/* Returns when all processes are there. NULL with the reason: contradictory environment, rank 0 not reachable
- * at its address, port in use, refused (with rank 0's reason), fewer than all within the timeout (with the
- * ranks that are missing). */
+/* Returns when all processes are connected. NULL with the reason: a contradictory environment, rank 0 not
+ * reachable, its port in use, refused by rank 0, or the ranks that did not come within the timeout. */
 struct group *group_open(const struct group_options *options, struct error *err);
-/* Returns when all ranks have called it, so that nobody mistakes the end of one for a failure. A rank may
- * come late without being called stuck. NULL is allowed. */
+/* Returns when all ranks have called it. The watch does not call a rank stuck that comes late. NULL is
+ * allowed. */
 void group_close(struct group *g);
 
-/* Every rank gives `bytes` (the same number on all), and receives those of all in the order of ranks: `all`
- * has world * bytes. */
+/* "rank 3 (node7)" by temp_printf. */
+const char *group_rank_text(const struct group *g, int64_t rank);
+/* Whether two ranks run on one machine, in one network namespace. */
+bool group_same_host(const struct group *g, int64_t a, int64_t b);
+
+/* --- messages; all ranks make the same calls in the same order --- */
+
+/* Gathers `bytes` of every rank, the same number on all: `all` (world * bytes) is in the order of ranks. */
 void group_exchange(struct group *g, void *all, const void *mine, size_t bytes);
-/* The bytes of `root` to all. */
+/* Copies the root's bytes to all ranks. */
 void group_broadcast(struct group *g, void *data, size_t bytes, int64_t root);
 void group_barrier(struct group *g);
-/* True on every rank if `ok` is true on every rank; else the message of the lowest rank that failed, with its
- * rank in front, is in everyone's err. */
+/* True on every rank if `ok` is true on every rank. Otherwise err on all ranks is the message of the lowest
+ * rank that failed, preceded by that rank. */
 bool group_agree(struct group *g, bool ok, struct error *err);
 
-/* "I am alive, and this is what I do now": resets the watch's clock. `what` must be a string constant, shown
- * with `step` behind it unless that is negative: "step 17", "writing the checkpoint". Cheap: a few stores.
- * The calls above and the collectives do it by themselves. */
+/* --- what this process does, for the watch --- */
+
+/* Progress: restarts the watch's clock. `what` must be a string constant; `step` is shown behind it unless
+ * negative: "step 17". Costs a few stores. The calls above and the collectives do this, too. */
 void group_progress(struct group *g, const char *what, int64_t step);
-/* The same, and until the next group_progress() this process does nothing but wait for the others. If nobody
- * makes progress for the timeout, and one at least is known to wait, then those that do not wait are
- * stuck. */
+/* The same, and from now until the next group_progress() this process only waits for others. When nobody
+ * makes progress for the timeout, the watch blames the ranks that do not wait. */
 void group_waiting(struct group *g, const char *what, int64_t step);
-/* Called about once a second by the watch's thread. On false, err is the reason this process ends all for (an
- * asynchronous error of a communication library). NULL: none. */
-void group_poll(struct group *g, bool (*poll)(void *arg, struct error *err), void *arg);
+bool group_is_waiting(const struct group *g);
+/* Progress in the same work as before. Any thread. */
+void group_beat(struct group *g);
+
+/* Around a wait for other ranks: begin saves what this process did, end restores it. */
+struct group_wait {
+    const char *what;
+    int64_t step;
+    bool waiting;
+};
+struct group_wait group_wait_begin(struct group *g, const char *what, int64_t step);
+void group_wait_end(struct group *g, struct group_wait before);
+/* The rank whose data is needed next; -1: none. Any thread. */
+void group_waits_for(struct group *g, int64_t rank);
+
+/* The watch's thread calls `poll` about once a second (NULL: no longer). If it returns false, the run ends
+ * and err is the reason: an asynchronous error of a communication library. */
+void group_set_poll(struct group *g, bool (*poll)(void *arg, struct error *err), void *arg);
 
 #ifdef __cplusplus
 }

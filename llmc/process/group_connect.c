@@ -8,6 +8,7 @@
 #include "llmc/process/group_impl.h"
 
 #include "llmc/base/file.h"
+#include "llmc/process/net.h"
 
 #include <errno.h>
 #include <math.h>
@@ -31,7 +32,7 @@ static uint64_t program_hash(void) {
     return hash;
 }
 
-void group_hello_make(struct group_hello *h, const struct group_state *s, enum group_channel channel) {
+static void make_hello(struct group_hello *h, const struct group_state *s, enum group_channel channel) {
     memset(h, 0, sizeof *h);
     memcpy(h->magic, MAGIC, sizeof MAGIC);
     h->version = s->version;
@@ -43,7 +44,7 @@ void group_hello_make(struct group_hello *h, const struct group_state *s, enum g
     snprintf(h->host, sizeof h->host, "%s", s->group->host);
 }
 
-bool group_send_reply(int fd, enum group_answer answer, const char *reason) {
+static bool send_reply(int fd, enum group_answer answer, const char *reason) {
     struct group_reply reply;
     memset(&reply, 0, sizeof reply);
     memcpy(reply.magic, MAGIC, sizeof MAGIC);
@@ -74,10 +75,6 @@ static enum outcome receive_reply(int fd, enum group_answer expected, double dea
     reply.reason[sizeof reply.reason - 1] = 0;
     fail(err, "%s%s", reply.answer == GROUP_REFUSED ? "refused: " : "", reply.reason);
     return REFUSED;
-}
-
-bool group_receive_reply(int fd, enum group_answer expected, double deadline, struct error *err) {
-    return receive_reply(fd, expected, deadline, err) == CAME;
 }
 
 /* --- rank 0 --- */
@@ -124,7 +121,7 @@ static void missing_ranks(char *out, size_t size, const struct group_state *s) {
 /* Closes a connection and tells both sides why. */
 static void refuse(struct door *d, int fd, const struct group_hello *h, const char *reason) {
     struct net_address from = net_remote(fd);
-    group_send_reply(fd, GROUP_REFUSED, reason);
+    send_reply(fd, GROUP_REFUSED, reason);
     warn("a process at %s (%s, process %d) that calls itself rank %lld was refused: %s", net_text(&from),
          h->host, h->pid, (long long)h->rank, reason);
     close(fd);
@@ -165,7 +162,7 @@ static bool admit(struct door *d, int fd, struct group_hello *h, struct error *e
         refuse(d, fd, h, reason);
         return true;
     }
-    if (!group_send_reply(fd, GROUP_WELCOME, "")) {
+    if (!send_reply(fd, GROUP_WELCOME, "")) {
         close(fd); /* gone already; it may come again */
         return true;
     }
@@ -221,7 +218,7 @@ static bool attend(struct door *d, double deadline, struct error *err) {
     /* Those that are here wait and say nothing: what can be read is the end. */
     for (int64_t i = 0; i < 2 * (s->group->world - 1); i++)
         if (d->polled[1 + knocking + i].revents & (POLLIN | POLLHUP | POLLERR))
-            return fail(err, "%s ended before all ranks were there", group_rank_text(s, 1 + i / 2));
+            return fail(err, "%s ended before all ranks were there", group_rank_text(s->group, 1 + i / 2));
     for (int i = knocking - 1; i >= 0; i--) /* from the end, since drop() moves the last one */
         if (d->polled[1 + i].revents && !listen_to(d, i, err)) return false;
     for (int i = d->knocking_count - 1; i >= 0; i--)
@@ -236,16 +233,16 @@ static bool attend(struct door *d, double deadline, struct error *err) {
 static bool take_listener(struct group_state *s, int *fd, struct error *err) {
     const struct group_env *env = &s->env;
     if (env->listen_fd < 0) {
-        *fd = net_listen(env->address, env->port, false, err);
+        *fd = net_listen(env->address, env->port, err);
         /* MASTER_ADDR may be a name that this machine resolves to 127.0.1.1, or an address of a router. */
         if (*fd >= 0 && !env->one_host) {
             struct net_address a = net_local(*fd);
             if (net_is_loopback(&a)) {
                 close(*fd);
-                *fd = net_listen(NULL, env->port, true, err);
+                *fd = net_listen_any(env->port, err);
             }
         } else if (*fd < 0 && errno != EADDRINUSE && !env->one_host) {
-            *fd = net_listen(NULL, env->port, true, err);
+            *fd = net_listen_any(env->port, err);
         }
         return *fd >= 0;
     }
@@ -254,7 +251,7 @@ static bool take_listener(struct group_state *s, int *fd, struct error *err) {
     *fd = env->listen_fd;
     if (getsockopt(*fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || !listens)
         return fail(err, "environment: LLMC_LISTEN_FD=%d is not a socket that listens", *fd);
-    net_own(*fd);
+    net_adopt(*fd);
     return true;
 }
 
@@ -286,7 +283,7 @@ static bool gather(struct group_state *s, struct error *err) {
     }
     for (int64_t r = 1; r < world; r++)
         if (s->peers[r].calls >= 0)
-            group_send_reply(s->peers[r].calls, ok ? GROUP_START : GROUP_FAILED, ok ? "" : err->message);
+            send_reply(s->peers[r].calls, ok ? GROUP_START : GROUP_FAILED, ok ? "" : err->message);
     for (int i = 0; i < d->knocking_count; i++) close(d->knocking[i].fd);
     close(d->listener);
     free(d->polled);
@@ -302,9 +299,9 @@ static bool knock(int *out, struct group_state *s, enum group_channel channel, d
     const struct group_env *env = &s->env;
     struct error last;
     struct group_hello hello;
-    group_hello_make(&hello, s, channel);
+    make_hello(&hello, s, channel);
     for (double pause = 0.02;; pause = fmin(2.0 * pause, 0.5)) {
-        int fd = net_connect_host(env->address, env->port, deadline, &last);
+        int fd = net_connect(env->address, env->port, deadline, &last);
         if (fd >= 0) {
             enum outcome o = net_send(fd, &hello, sizeof hello, deadline) == NET_OK
                                  ? receive_reply(fd, GROUP_WELCOME, deadline, &last)

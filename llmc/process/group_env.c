@@ -1,6 +1,6 @@
 /* A process's place among those of the run, from the variables that launchers set. Order: reading variables;
  * one function per kind of launcher; where rank 0 is; the whole. */
-#include "llmc/process/group_impl.h"
+#include "llmc/process/group_env.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -6,6 +6,8 @@
  * this process may be about to end by itself, by the same signal or the same error. */
 #include "llmc/process/group_impl.h"
 
+#include "llmc/process/net.h"
+
 #include <errno.h>
 #include <math.h>
 #include <poll.h>
@@ -124,7 +126,7 @@ static void handle(struct group_state *s, int64_t from, enum watch_kind kind, co
         note_state(p, &state, &p->beats, now_seconds());
         return;
     case WATCH_LAST_WORDS:
-        suspect(s, "%s: %.*s", group_rank_text(s, from), length, (const char *)data);
+        suspect(s, "%s: %.*s", group_rank_text(s->group, from), length, (const char *)data);
         return;
     case WATCH_END:
         suspect(s, "%.*s", length, (const char *)data);
@@ -137,7 +139,7 @@ static void handle(struct group_state *s, int64_t from, enum watch_kind kind, co
         s->watch->over = true;
         return;
     }
-    suspect(s, "%s sends what is no message of the watch", group_rank_text(s, from));
+    suspect(s, "%s sends what is no message of the watch", group_rank_text(s->group, from));
 }
 
 static void ended(struct group_state *s, int64_t rank, int reason) {
@@ -149,10 +151,10 @@ static void ended(struct group_state *s, int64_t rank, int reason) {
         suspect(s,
                 "%s ended without a word; it was in: %s. It was killed, crashed, or its machine ran out of "
                 "memory",
-                group_rank_text(s, rank), where);
+                group_rank_text(s->group, rank), where);
     else
         suspect(s, "the connection to %s failed: %s; it was in: %s. Its machine or the network is gone",
-                group_rank_text(s, rank), strerror(reason), where);
+                group_rank_text(s->group, rank), strerror(reason), where);
 }
 
 /* Takes what has come. */
@@ -173,7 +175,7 @@ static void hear(struct group_state *s, int64_t rank) {
     while (p->inbox_size - at >= sizeof head) {
         memcpy(&head, p->inbox + at, sizeof head);
         if (head.bytes > REASON_MAX) {
-            suspect(s, "%s sends what is no message of the watch", group_rank_text(s, rank));
+            suspect(s, "%s sends what is no message of the watch", group_rank_text(s->group, rank));
             return;
         }
         if (p->inbox_size - at < sizeof head + head.bytes) break;
@@ -195,7 +197,7 @@ static void say_silent(struct group_state *s, int64_t rank, double now) {
     suspect(s,
             "nothing was heard of %s for %.0f s; it was in: %s. The process is stopped, or its machine or "
             "the network is gone",
-            group_rank_text(s, rank), now - p->heard, p->what[0] ? doing(s, rank) : "start");
+            group_rank_text(s->group, rank), now - p->heard, p->what[0] ? doing(s, rank) : "start");
 }
 
 static void judge_silence(struct group_state *s, double now) {
@@ -225,7 +227,7 @@ static void judge_progress(struct group_state *s, double now) {
         const struct group_peer *p = &s->peers[r];
         if (p->closing || (stuck && p->waiting)) continue;
         int n = snprintf(list + at, sizeof list - at, "%s%s is in: %s", shown ? "; " : "",
-                         group_rank_text(s, r), doing(s, r));
+                         group_rank_text(s->group, r), doing(s, r));
         at += (size_t)n;
         shown++;
     }
@@ -248,7 +250,7 @@ static void tick(struct group_state *s, double now) {
     bool ok = !w->poll || w->poll(w->arg, &err);
     pthread_mutex_unlock(&w->poll_lock);
     if (ok || w->failed > 0) return;
-    suspect(s, "%s: %s", group_rank_text(s, s->group->rank), err.message);
+    suspect(s, "%s: %s", group_rank_text(s->group, s->group->rank), err.message);
     if (s->group->rank != 0) put_all(s, WATCH_LAST_WORDS, err.message, strlen(err.message));
 }
 
@@ -362,7 +364,7 @@ void group_last_words(struct group_state *s, const char *message) {
     usleep(50000); /* to be read before the end of this process resets the connection */
 }
 
-void group_poll(struct group *g, bool (*poll_function)(void *arg, struct error *err), void *arg) {
+void group_set_poll(struct group *g, bool (*poll_function)(void *arg, struct error *err), void *arg) {
     if (!g->state) return;
     struct group_watch *w = g->state->watch;
     pthread_mutex_lock(&w->poll_lock);
@@ -371,10 +373,9 @@ void group_poll(struct group *g, bool (*poll_function)(void *arg, struct error *
     pthread_mutex_unlock(&w->poll_lock);
 }
 
-void group_lost(struct group *g, int64_t rank, const char *where) {
-    struct group_state *s = g->state;
+void group_lost(struct group_state *s, int64_t rank, const char *where) {
     /* The watch's connection to that process broke as well, or will, and brings the reason. */
     for (double until = now_seconds() + LOST_GRACE; now_seconds() < until;) usleep(20000);
     die("the connection to %s broke in %s, though both processes are alive: the network between them failed",
-        group_rank_text(s, rank), where);
+        group_rank_text(s->group, rank), where);
 }

@@ -1,10 +1,11 @@
-/* Collectives on tensors between the processes of a run: what data-parallel training asks of NCCL, of sockets
- * and shared memory between CPUs, or of nobody.
+/* Collectives on tensors between the processes of a run: NCCL between GPUs, shared memory between CPU ranks of
+ * one machine, nothing to do for a single process.
  *
  * A collective starts after everything that is on `stream` when it is called, runs on the communicator's own
  * queue, in the order of the calls (the same on all ranks), and returns a ticket at once. wait(ticket,
  * stream) lets what is put on `stream` afterwards run after that collective; nothing else may touch the
- * tensor until then. On the CPU, where streams do nothing, wait() returns when the collective is done.
+ * tensor until then. On the CPU, where streams do nothing, the collective runs inside wait(): all ranks must
+ * call wait() and the functions of group.h in the same order.
  *
  * Parts. reduce_scatter and all_gather divide a tensor of n elements among the ranks: rank r's part is
  * comm_part(n, world, r), whole multiples of 128 elements except for the last one that is not empty.
@@ -26,7 +27,7 @@ extern "C" {
 struct comm {
     struct group *group;
     int64_t rank, world;
-    const char *kind; /* "one process", "sockets", "NCCL 2.21.5": for people */
+    const char *kind; /* "one process", "shared memory", "NCCL 2.21.5": for people */
     void *state;      /* back-end private */
 
     int64_t (*all_reduce)(struct comm *c, struct tensor *t, void *stream);
@@ -39,13 +40,13 @@ struct comm {
     void (*close)(struct comm *c);
 };
 
-/* What fits the device and the world: nothing to do for one process, NCCL for GPUs, sockets for CPUs. NULL
+/* What fits the device and the world: nothing to do for one process, NCCL for GPUs, shared memory for CPUs. NULL
  * with the reason (NCCL cannot be loaded, several processes on one GPU, ...). The group must outlive it. */
 struct comm *comm_open(struct group *g, struct device *device, struct error *err);
 struct comm *comm_open_local(struct group *g);
 /* For contexts in plan mode: rank 0 (which has the largest parts) of so many; its collectives do nothing. */
 struct comm *comm_open_plan(int64_t world);
-struct comm *comm_open_sockets(struct group *g, struct error *err);
+struct comm *comm_open_shm(struct group *g, struct error *err);
 struct comm *comm_open_nccl(struct group *g, struct device *device, struct error *err);
 
 struct comm_part {

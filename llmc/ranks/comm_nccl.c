@@ -14,7 +14,6 @@
  *
  * Sections: loading, errors, collectives, opening. */
 #include "llmc/ranks/comm.h"
-#include "llmc/process/group_impl.h"
 #include "llmc/ranks/nccl_api.h"
 
 #include <dlfcn.h>
@@ -90,7 +89,7 @@ static void nccl_check(struct comm *c, int result, const char *what, const struc
     struct nccl_comm *s = state_of(c);
     char *text = xstrdup(nccl_error_text(s, result));
     if (c->world > 1 && (result == NCCL_REMOTE_ERROR || result == NCCL_SYSTEM_ERROR)) sleep(3);
-    group_poll(c->group, NULL, NULL);
+    group_set_poll(c->group, NULL, NULL);
     s->api.comm_abort(s->comm); /* its kernels may still wait for others; this thread ends with the process */
     die("rank %lld: NCCL's %s of %s failed: %s", (long long)c->rank, what, tensor_text(t), text);
 }
@@ -219,7 +218,7 @@ static void nccl_free(struct comm *c) {
 
 static void nccl_close(struct comm *c) {
     struct nccl_comm *s = state_of(c);
-    group_poll(c->group, NULL, NULL);
+    group_set_poll(c->group, NULL, NULL);
     s->device->synchronize(s->device, s->stream);
     int result = s->api.comm_destroy(s->comm);
     if (result != NCCL_SUCCESS) warn("closing NCCL: %s", s->api.get_error_string(result));
@@ -315,6 +314,6 @@ struct comm *comm_open_nccl(struct group *g, struct device *device, struct error
         nccl_free(c);
         return NULL;
     }
-    group_poll(g, nccl_poll, c);
+    group_set_poll(g, nccl_poll, c);
     return c;
 }

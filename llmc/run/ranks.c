@@ -2,7 +2,6 @@
 #include "llmc/run/ranks.h"
 
 #include "llmc/base/file.h"
-#include "llmc/process/group_impl.h"
 #include "llmc/process/launch.h"
 
 #include <errno.h>
@@ -236,7 +235,7 @@ static void *report_busy(void *arg) {
         until.tv_sec++;
         pthread_cond_timedwait(&b->wake, &b->lock, &until);
         int64_t now = work_done();
-        bool waits = atomic_load(&b->group->state->waiting);
+        bool waits = group_is_waiting(b->group);
         if (!waits && now - before >= LEAST && now_seconds() < b->until) group_beat(b->group);
         before = now;
     }
@@ -249,7 +248,7 @@ struct rank_busy *rank_busy_begin(struct group *g, const char *what, int64_t ste
     if (g->world == 1) return NULL;
     struct rank_busy *b = (struct rank_busy *)xcalloc(1, sizeof *b);
     *b = (struct rank_busy){
-        .group = g, .what = what, .step = step, .until = now_seconds() + TIMEOUTS * g->state->timeout};
+        .group = g, .what = what, .step = step, .until = now_seconds() + TIMEOUTS * g->timeout};
     pthread_mutex_init(&b->lock, NULL);
     pthread_cond_init(&b->wake, NULL);
     group_progress(g, what, step);

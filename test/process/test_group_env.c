@@ -1,7 +1,7 @@
 /* A process's place in a run, from what launchers set: every launcher, contradictions, what is left out. */
 #include "test/test.h"
 
-#include "llmc/process/group_impl.h"
+#include "llmc/process/group_env.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 #include "test/test.h"
 
-#include "llmc/process/group_impl.h"
+#include "llmc/process/net.h"
 #include "test/ranks/ranks.h"
 
 #include <signal.h>
@@ -18,7 +18,7 @@ void ranks_init(struct ranks *r, int64_t world, double timeout) {
     r->world = world;
     r->timeout = timeout;
     strcpy(r->address, "127.0.0.1");
-    r->listener = net_listen(r->address, 0, false, &err);
+    r->listener = net_listen(r->address, 0, &err);
     if (r->listener < 0) fail_msg("%s", err.message);
     struct net_address at = net_local(r->listener);
     r->port = net_port(&at);

@@ -1,5 +1,5 @@
 /* ZeRO over processes: every level, number of ranks and accumulation against one process that sees the same
- * tokens, over the malicious communicator of wire.h and over sockets.
+ * tokens, over the malicious communicator of wire.h and over shared memory.
  *
  * Order: one rank of a run; runs; the tests. Everything that computes runs in forked
  * processes: OpenMP does not survive a fork. */
@@ -39,7 +39,7 @@ struct run {
     int64_t first_step, steps;  /* of STEPS */
     int64_t nan_step, nan_rank; /* a gradient of this rank is NaN in this step; 0: never */
     bool look;                  /* validate and generate in the middle */
-    bool sockets;               /* over the real communicator */
+    bool real;                  /* over the communicator of the CPU, not that of wire.h */
     const struct result *from;  /* goes on from these values; NULL: initialised */
 };
 
@@ -285,7 +285,7 @@ static void run_rank(const struct run *r, struct wire *wire, struct comm *comm, 
               plan.memory[kinds[i]], ctx.memory[kinds[i]]);
     begin(&z, r);
     struct observer o = {.hooks = gpt.hooks, .gpt = &gpt, .held = {-1, -1}};
-    if (r->world > 1 && !r->sockets) o.comm = comm;
+    if (r->world > 1 && !r->real) o.comm = comm;
     gpt.hooks = (struct gpt_hooks){&o, observe_needed, observe_grads_needed, observe_ready, NULL};
     generator_create(&generator, &ctx, r->config, DTYPE_F32, &gpt);
     struct result mine = *out, *result = comm->rank == 0 ? out : &mine;
@@ -328,7 +328,7 @@ static void over_wire(const struct job *job, int64_t rank) {
     device->close(device);
 }
 
-static int over_sockets(const struct ranks *r, int64_t rank) {
+static int over_shared_memory(const struct ranks *r, int64_t rank) {
     const struct job *job = (const struct job *)r->arg;
     struct error err;
     struct group *g = ranks_open(r);
@@ -372,11 +372,11 @@ static struct result *run(const struct run *r) {
     out->v = out->m + total;
     out->owners = (int *)(out->v + total);
     struct job job = {r, wire_new(), out};
-    if (r->sockets) {
+    if (r->real) {
         struct ranks ranks;
         ranks_init(&ranks, r->world, 30.0);
         ranks.arg = &job;
-        ranks_start(&ranks, over_sockets);
+        ranks_start(&ranks, over_shared_memory);
         ranks_finish(&ranks, 60.0);
         ranks_expect_all(&ranks, 0, NULL);
         ranks_free(&ranks);
@@ -466,7 +466,7 @@ static void levels_least(void **state) { check_levels(&least, 4); }
 static void levels_even(void **state) { check_levels(&even, 8); }
 
 /* The real communicator of the CPU adds in the same order. */
-static void over_real_sockets(void **state) {
+static void over_the_real_communicator(void **state) {
     for (int level = 0; level < 4; level++) {
         struct run r = {.config = &odd,
                         .B = 2,
@@ -477,7 +477,7 @@ static void over_real_sockets(void **state) {
                         .level = (enum zero_level)level,
                         .look = true};
         struct result *want = run(&r);
-        r.sockets = true;
+        r.real = true;
         struct result *got = run(&r);
         same_bits(&r, got, want);
         run_free(want, &odd);
@@ -563,7 +563,7 @@ static void goes_on_elsewhere(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(levels_odd),        cmocka_unit_test(levels_least),
-        cmocka_unit_test(levels_even),       cmocka_unit_test(over_real_sockets),
+        cmocka_unit_test(levels_even),       cmocka_unit_test(over_the_real_communicator),
         cmocka_unit_test(recomputed),        cmocka_unit_test(nan_on_one_rank),
         cmocka_unit_test(goes_on_elsewhere),
     };

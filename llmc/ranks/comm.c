@@ -1,26 +1,27 @@
-/* The collectives of a single process, and the choice between the kinds. */
+/* Chooses the communicator for the device and the number of ranks. The one for a single process is here: its
+ * collectives have nothing to do. */
 #include "llmc/ranks/comm.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static int64_t local_identity(struct comm *c, struct tensor *t, void *stream) { return 0; }
-static int64_t local_broadcast(struct comm *c, struct tensor *t, int64_t root, void *stream) { return 0; }
-static void local_wait(struct comm *c, int64_t ticket, void *stream) {}
-static void local_close(struct comm *c) { free(c); }
+static int64_t idle_collective(struct comm *c, struct tensor *t, void *stream) { return 0; }
+static int64_t idle_broadcast(struct comm *c, struct tensor *t, int64_t root, void *stream) { return 0; }
+static void idle_wait(struct comm *c, int64_t ticket, void *stream) {}
+static void idle_close(struct comm *c) { free(c); }
 
 static struct comm *comm_open_idle(struct group *g, int64_t world, const char *kind) {
     struct comm *c = (struct comm *)xcalloc(1, sizeof *c);
     *c = (struct comm){.group = g,
                        .world = world,
                        .kind = kind,
-                       .all_reduce = local_identity,
-                       .reduce_scatter = local_identity,
-                       .all_gather = local_identity,
-                       .broadcast = local_broadcast,
-                       .wait = local_wait,
-                       .close = local_close};
+                       .all_reduce = idle_collective,
+                       .reduce_scatter = idle_collective,
+                       .all_gather = idle_collective,
+                       .broadcast = idle_broadcast,
+                       .wait = idle_wait,
+                       .close = idle_close};
     return c;
 }
 
@@ -31,8 +32,7 @@ struct comm *comm_open_plan(int64_t world) {
     return comm_open_idle(NULL, world, "plan");
 }
 
-/* A rank that found no GPU, and uses the CPU instead, would wait for the others in another way than they for
- * it. */
+/* If --device auto finds no GPU on one rank, that rank would use a different communicator and deadlock. */
 static bool same_backend(struct group *g, const struct device *device, struct error *err) {
     struct {
         char backend[16], host[64];
@@ -55,6 +55,6 @@ static bool same_backend(struct group *g, const struct device *device, struct er
 struct comm *comm_open(struct group *g, struct device *device, struct error *err) {
     if (!g || g->world == 1) return comm_open_local(g);
     if (!same_backend(g, device, err)) return NULL;
-    if (device->unified) return comm_open_sockets(g, err);
+    if (device->unified) return comm_open_shm(g, err);
     return comm_open_nccl(g, device, err);
 }

@@ -1,5 +1,5 @@
-/* Sockets with deadlines. Order: addresses; listening; connecting; sending and receiving. */
-#include "llmc/process/group_impl.h"
+/* Every wait is a poll() until the deadline, so that no peer can block the caller for longer. */
+#include "llmc/process/net.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -23,15 +23,9 @@ struct net_address net_local(int fd) {
 
 struct net_address net_remote(int fd) {
     struct net_address a = {.size = sizeof a.addr};
-    if (getpeername(fd, (struct sockaddr *)&a.addr, &a.size) != 0) memset(&a, 0, sizeof a); /* gone already */
+    if (getpeername(fd, (struct sockaddr *)&a.addr, &a.size) != 0)
+        memset(&a, 0, sizeof a); /* already closed */
     return a;
-}
-
-void net_set_port(struct net_address *a, int port) {
-    if (a->addr.ss_family == AF_INET6)
-        ((struct sockaddr_in6 *)&a->addr)->sin6_port = htons((uint16_t)port);
-    else
-        ((struct sockaddr_in *)&a->addr)->sin_port = htons((uint16_t)port);
 }
 
 int net_port(const struct net_address *a) {
@@ -55,16 +49,14 @@ const char *net_text(const struct net_address *a) {
     return temp_printf(a->addr.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
 }
 
-/* The addresses of host:port, to be freed. NULL with the reason. */
+/* The addresses of host:port; the caller frees. NULL with the reason. */
 static struct addrinfo *resolve(const char *host, int port, struct error *err) {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV}, *list = NULL;
     char service[16];
     snprintf(service, sizeof service, "%d", port);
-    if (!host) hints.ai_flags |= AI_PASSIVE;
     int status = getaddrinfo(host, service, &hints, &list);
     if (status == 0) return list;
-    fail(err, "%s: %s", host ? host : "this machine",
-         status == EAI_SYSTEM ? strerror(errno) : gai_strerror(status));
+    fail(err, "%s: %s", host, status == EAI_SYSTEM ? strerror(errno) : gai_strerror(status));
     return NULL;
 }
 
@@ -75,8 +67,8 @@ static int listen_at(const struct sockaddr *addr, socklen_t size, struct error *
     memcpy(&a.addr, addr, size);
     int fd = socket(addr->sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), on = 1, off = 0;
     if (fd >= 0) {
-        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on,
-                   sizeof on); /* else a restart waits a minute for the port */
+        /* otherwise a restart would have to wait a minute for the port */
+        setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
         if (addr->sa_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
         if (bind(fd, addr, size) == 0 && listen(fd, SOMAXCONN) == 0) return fd;
     }
@@ -91,8 +83,7 @@ static int listen_at(const struct sockaddr *addr, socklen_t size, struct error *
     return -1;
 }
 
-/* The one of all interfaces that takes both IPv4 and IPv6 where there is IPv6. */
-static int listen_any(int port, struct error *err) {
+int net_listen_any(int port, struct error *err) {
     struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
     int fd = listen_at((struct sockaddr *)&v6, sizeof v6, err);
     if (fd >= 0 || errno == EADDRINUSE) return fd;
@@ -100,8 +91,7 @@ static int listen_any(int port, struct error *err) {
     return listen_at((struct sockaddr *)&v4, sizeof v4, err);
 }
 
-int net_listen(const char *host, int port, bool any, struct error *err) {
-    if (any) return listen_any(port, err);
+int net_listen(const char *host, int port, struct error *err) {
     struct addrinfo *list = resolve(host, port, err);
     if (!list) return -1;
     int fd = -1, reason = 0;
@@ -113,28 +103,21 @@ int net_listen(const char *host, int port, bool any, struct error *err) {
     return fd;
 }
 
-int net_listen_near(const struct net_address *a, bool any, struct error *err) {
-    if (any) return listen_any(0, err);
-    struct net_address at = *a;
-    net_set_port(&at, 0);
-    return listen_at((struct sockaddr *)&at.addr, at.size, err);
-}
-
-/* A connection for small messages back and forth. */
-static int prepare(int fd) {
+/* Messages are small and wait for answers. */
+static int send_at_once(int fd) {
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     return fd;
 }
 
-void net_own(int fd) {
+void net_adopt(int fd) {
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     fcntl(fd, F_SETFD, FD_CLOEXEC);
 }
 
 int net_accept(int listener) {
     int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    return fd < 0 ? -1 : prepare(fd);
+    return fd < 0 ? -1 : send_at_once(fd);
 }
 
 /* --- waiting --- */
@@ -153,7 +136,8 @@ static bool wait_for(int fd, short events, double deadline) {
 
 /* --- connecting --- */
 
-int net_connect(const struct net_address *a, double deadline, struct error *err) {
+/* One attempt at one address. -1 with the reason. */
+static int connect_to(const struct net_address *a, double deadline, struct error *err) {
     int fd = socket(a->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), reason = 0;
     socklen_t size = sizeof reason;
     if (fd < 0) {
@@ -168,9 +152,9 @@ int net_connect(const struct net_address *a, double deadline, struct error *err)
                                                                                  : errno;
     }
     if (reason == 0) {
-        /* Where nobody listens, a socket that was given that very port by chance connects to itself. */
+        /* If nobody listens there, and the system gave this socket that very port, it connects to itself. */
         struct net_address here = net_local(fd);
-        if (here.size != a->size || memcmp(&here.addr, &a->addr, a->size) != 0) return prepare(fd);
+        if (here.size != a->size || memcmp(&here.addr, &a->addr, a->size) != 0) return send_at_once(fd);
         reason = ECONNREFUSED;
     }
     fail(err, "%s: %s", net_text(a), strerror(reason));
@@ -178,13 +162,13 @@ int net_connect(const struct net_address *a, double deadline, struct error *err)
     return -1;
 }
 
-int net_connect_host(const char *host, int port, double deadline, struct error *err) {
+int net_connect(const char *host, int port, double deadline, struct error *err) {
     struct addrinfo *list = resolve(host, port, err);
     int fd = -1;
     for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
         struct net_address at = {.size = a->ai_addrlen};
         memcpy(&at.addr, a->ai_addr, a->ai_addrlen);
-        fd = net_connect(&at, fmin(deadline, now_seconds() + 5.0), err);
+        fd = connect_to(&at, fmin(deadline, now_seconds() + 5.0), err);
     }
     if (list) freeaddrinfo(list);
     return fd;
