@@ -1,5 +1,5 @@
-/* Options of a training run. Sections: the table, choosing the model, filling in defaults, structures made
- * from it. */
+/* The options of a training run: their table, the model they name, the values of those that are left open,
+ * and the structures of other modules that follow from them. */
 #include "llmc/run/config.h"
 
 #include "llmc/format/checkpoint.h"
@@ -21,7 +21,8 @@ static const struct option_row model_rows[] = {
              "directory with weights to start from (a checkpoint or a Hugging Face GPT-2)",
              0),
     OPT_REAL(C, init_std, "init-std", "0", 0, 10, "X",
-             "standard deviation of new weights (0: 0.02, more below 768 channels and for the stories)", 0),
+             "standard deviation of new weights (0: 0.1 for the stories, else 0.02, more below 768 channels)",
+             0),
 };
 static const struct option_row data_rows[] = {
     OPT_TEXT(C, text, "text", NULL, "PATH",
@@ -30,90 +31,93 @@ static const struct option_row data_rows[] = {
     OPT_TEXT(C, val, "val", NULL, "GLOB",
              "token shards to validate on; needed with --data to validate at all", 0),
     OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
-             "tokenizer.json, a directory with a tokenizer, or plain bytes (default: train one on the text)",
-             0),
-    OPT_SIZE(C, stories, "stories", "40k", 100, 1e9, "N", "size of the built-in corpus", 0),
+             "tokenizer.json, a directory with one, or the word bytes (default: train one on the text)", 0),
+    OPT_SIZE(C, stories, "stories", "40k", 100, 1e9, "N", "stories in the built-in corpus", 0),
     OPT_REAL(C, validation_fraction, "validation-fraction", "0.02", 0, 0.5, "X",
-             "share of the text that is kept for validation", OPTION_ABOVE_MIN),
-    OPT_WORD(C, samples, "samples", "auto", "auto|windows|documents", NULL,
-             "what a sequence is: windows of T tokens wherever they begin, or whole documents from their "
-             "start, in order (auto: documents for the stories, windows otherwise)",
-             0),
-    OPT_FLAG(C, shuffle, "shuffle", "true", "train on the samples of each epoch in random order", 0),
+             "share of the text that is held out for validation", OPTION_ABOVE_MIN),
+    OPT_WORD(
+        C, samples, "samples", "auto", "auto|windows|documents", NULL,
+        "what a training sequence is: a window of T tokens that begins anywhere, or whole documents from "
+        "their start (auto: documents for the stories, windows otherwise)",
+        0),
+    OPT_FLAG(C, shuffle, "shuffle", "true", "visit the windows in a new random order in every epoch", 0),
 };
 static const struct option_row batch_rows[] = {
     OPT_INT(C, batch_size, "batch-size", "0", 0, 1 << 20, "B",
-            "sequences computed at a time (0: 8 for small models, 4 otherwise)", 0),
-    OPT_INT(C, seq_len, "seq-len", "0", 0, 1 << 24, "T", "tokens in a sequence (0: the model's context)", 0),
+            "sequences that a process computes at a time (0: 8 below 512 channels, else 4)", 0),
+    OPT_INT(C, seq_len, "seq-len", "0", 0, 1 << 24, "T",
+            "tokens in a sequence (0: the model's context, at most 1024)", 0),
     OPT_SIZE(C, tokens_per_step, "tokens-per-step", "0", 0, 1e12, "N",
-             "tokens in an optimizer step: a multiple of B*T times the processes; more of them accumulates "
-             "gradients (0: that product)",
+             "tokens in an optimizer step, a multiple of B * T * processes; larger steps accumulate the "
+             "gradients of several micro-batches (0: B * T * processes)",
              0),
     OPT_SIZE(C, steps, "steps", "0", 0, 1e12, "N",
-             "optimizer steps (0: as --epochs says, else what the built-in corpus needs, else one epoch and "
-             "at least 500)",
+             "optimizer steps (0: --epochs decides; without it 3000 for the stories, else one epoch, but at "
+             "least 500)",
              0),
-    OPT_REAL(C, epochs, "epochs", "0", 0, 1e9, "X", "passes over the training data, if --steps is 0", 0),
+    OPT_REAL(C, epochs, "epochs", "0", 0, 1e9, "X", "passes over the training data; used if --steps is 0", 0),
 };
 static const struct option_row optimizer_rows[] = {
-    OPT_REAL(C, learning_rate, "learning-rate", "0", 0, 100, "X",
-             "peak learning rate (0: by the model's width, 6e-4 at 768 channels)", 0),
+    OPT_REAL(
+        C, learning_rate, "learning-rate", "0", 0, 100, "X",
+        "peak learning rate (0: 2.5e-3 for the stories, else by the model's width, 6e-4 at 768 channels)", 0),
     OPT_WORD(C, schedule, "schedule", "cosine", "cosine|linear|constant|wsd", NULL,
-             "course of the learning rate after the warmup; wsd: constant, then a decay", 0),
+             "shape of the learning rate after the warmup; wsd is constant and decays at the end", 0),
     OPT_INT(C, warmup, "warmup", "-1", -1, INFINITY, "N",
-            "steps of linear warmup (-1: 5 % of all, at most 700)", 0),
+            "steps in which the learning rate rises to its peak (-1: 5 % of all, at most 700)", 0),
     OPT_REAL(C, final_lr_fraction, "final-lr-fraction", "-1", -1, 1, "X",
-             "last learning rate as a share of the peak (-1: 0.1, and 0 for the stories)", 0),
-    OPT_REAL(C, decay_fraction, "decay-fraction", "0.2", 0, 1, "X", "share of the steps in wsd's decay", 0),
-    OPT_REAL(C, weight_decay, "weight-decay", "0.1", 0, 100, "X", "decoupled weight decay of matrices", 0),
-    OPT_REAL(C, beta1, "beta1", "0.9", 0, 1, "X", "AdamW's decay of the first moment", OPTION_BELOW_MAX),
-    OPT_REAL(C, beta2, "beta2", "0.95", 0, 1, "X", "AdamW's decay of the second moment", OPTION_BELOW_MAX),
+             "last learning rate as a fraction of the peak (-1: 0 for the stories, else 0.1)", 0),
+    OPT_REAL(C, decay_fraction, "decay-fraction", "0.2", 0, 1, "X",
+             "fraction of the steps in which wsd decays", 0),
+    OPT_REAL(C, weight_decay, "weight-decay", "0.1", 0, 100, "X", "decoupled weight decay, of matrices only",
+             0),
+    OPT_REAL(C, beta1, "beta1", "0.9", 0, 1, "X", "AdamW's decay rate of the first moment", OPTION_BELOW_MAX),
+    OPT_REAL(C, beta2, "beta2", "0.95", 0, 1, "X", "AdamW's decay rate of the second moment",
+             OPTION_BELOW_MAX),
     OPT_REAL(C, eps, "eps", "1e-8", 0, 1, "X", "AdamW's epsilon", OPTION_ABOVE_MIN),
     OPT_REAL(C, grad_clip, "grad-clip", "1", 0, INFINITY, "X",
-             "largest norm of the whole gradient (0: not clipped)", 0),
+             "a gradient with a larger norm is scaled down to this norm (0: never)", 0),
 };
 static const struct option_row evaluation_rows[] = {
     OPT_INT(C, val_every, "val-every", "0", 0, INFINITY, "N",
             "steps between validations (0: a tenth of the run)", 0),
     OPT_INT(C, val_batches, "val-batches", "0", 0, INFINITY, "N",
-            "batches of a validation (0: all of a text's validation set, 20 of shards)", 0),
+            "batches in a validation (0: the whole held-out text, or 20 batches of shards)", 0),
     OPT_TEXT(C, eval_tasks, "eval-tasks", NULL, "LIST",
-             "multiple-choice questions to answer during training, as for `train_gpt eval --tasks`", 0),
+             "multiple-choice questions to answer during training; files as for `train_gpt eval --tasks`", 0),
     OPT_INT(C, eval_every, "eval-every", "0", 0, INFINITY, "N",
-            "steps between --eval-tasks (0: as --val-every)", 0),
+            "steps between two rounds of --eval-tasks (0: as --val-every)", 0),
     OPT_INT(C, sample_every, "sample-every", "0", 0, INFINITY, "N",
-            "steps between printed samples (0: only at the end)", 0),
+            "steps between two printed samples (0: one at the end)", 0),
 };
 static const struct option_row run_rows[] = {
     OPT_TEXT(C, out, "out", NULL, "DIR",
-             "where checkpoints, logs and the plot go (default: a new one under runs/)", 0),
-    OPT_FLAG(C, resume, "resume", "false", "go on with the run in --out from its newest complete checkpoint",
+             "directory for checkpoints, logs and the plot (default: a new one under runs/)", 0),
+    OPT_FLAG(C, resume, "resume", "false", "continue the run in --out from its newest intact checkpoint",
              OPTION_THIS_RUN),
-    OPT_FLAG(C, overwrite, "overwrite", "false", "start again in --out, removing the run that is there",
-             OPTION_THIS_RUN),
+    OPT_FLAG(C, overwrite, "overwrite", "false", "delete the run in --out and start anew", OPTION_THIS_RUN),
     OPT_INT(C, save_every, "save-every", "0", 0, INFINITY, "N",
             "steps between checkpoints (0: a tenth of the run, at least 50)", 0),
-    OPT_INT(C, keep, "keep", "2", 1, 1e6, "N", "checkpoints to keep", 0),
-    OPT_INT(C, seed, "seed", "1", 0, INFINITY, "N", "seed of initialisation and shuffling", 0),
+    OPT_INT(C, keep, "keep", "2", 1, 1e6, "N", "checkpoints to keep; older ones are deleted", 0),
+    OPT_INT(C, seed, "seed", "1", 0, INFINITY, "N", "seed of the initial weights and of shuffling", 0),
 };
 static const struct option_row process_rows[] = {
     OPT_INT(C, gpus, "gpus", "0", 0, 1024, "N",
-            "train on N GPUs of this machine: starts a process for each (0: on one GPU, in this process)",
+            "train on N GPUs of this machine, with a process for each (0: on one GPU, in this process)",
             OPTION_THIS_RUN),
     OPT_INT(C, ranks, "ranks", "0", 0, 1024, "N",
-            "the same for any device: starts N processes on this machine; on the CPU they share its cores",
+            "start N processes on this machine, for any device; on the CPU they share its cores",
             OPTION_THIS_RUN),
     OPT_WORD(C, zero, "zero", "1", "0|1|2|3", NULL,
-             "what the processes divide among them: 1 optimizer state, 2 also gradients, 3 also parameters; "
-             "the same results, and `train_gpt plan` shows the memory of each",
+             "what the processes divide among them to save memory: 1 the optimizer state, 2 also gradients, "
+             "3 also parameters; `train_gpt plan` shows the memory of each level",
              0),
     OPT_INT(C, restart, "restart", "0", 0, 1e6, "N",
-            "if a process dies, start all of them again from the last checkpoint, up to N times",
+            "if a process dies, restart all of them from the last checkpoint, up to N times",
             OPTION_THIS_RUN),
     OPT_REAL(C, comm_timeout, "comm-timeout", "120", 1, 1e6, "S",
-             "seconds until the others end the run because a process is silent or does not go on",
-             OPTION_THIS_RUN),
-    OPT_FLAG(C, bind, "bind", "true", "with --gpus and --ranks, give each process cores of its own",
+             "seconds after which the run ends because a process is silent or stuck", OPTION_THIS_RUN),
+    OPT_FLAG(C, bind, "bind", "true", "with --gpus or --ranks, bind each process to cores of its own",
              OPTION_THIS_RUN),
     OPT_FLAG(C, rank_logs, "rank-logs", "false", "write rank-N.log in --out for every process",
              OPTION_THIS_RUN),
@@ -121,23 +125,25 @@ static const struct option_row process_rows[] = {
 static const struct option_row device_rows[] = {
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto: a GPU if there is one", 0),
     OPT_WORD(C, dtype, "dtype", "auto", "auto|fp32|bf16", NULL,
-             "storage of weights and activations (auto: the device's best)", 0),
-    OPT_WORD(C, matmul, "matmul", "bf16", "bf16|fp8", NULL,
-             "products of the blocks' matrices: as stored, or of copies in fp8 (e4m3, gradients e5m2), about "
-             "twice as fast on GPUs from Ada and Hopper on; the CPU emulates fp8",
-             0),
+             "type of weights and activations (auto: bf16 on a GPU, fp32 on the CPU)", 0),
+    OPT_WORD(
+        C, matmul, "matmul", "bf16", "bf16|fp8", NULL,
+        "how the matrices of the blocks are multiplied: bf16 as they are stored; fp8 as copies in 8 bits, "
+        "about twice as fast on Ada, Hopper and later GPUs (the CPU emulates it)",
+        0),
     OPT_WORD(C, recompute, "recompute", "none", "none|act|norm|block", NULL,
-             "what backward computes again instead of keeping it; saves memory, same results", 0),
+             "what backward computes again instead of keeping it in memory; the results are the same", 0),
     OPT_INT(C, head_chunks, "head-chunks", "1", 1, 1 << 20, "N",
-            "parts in which logits are made; saves memory", 0),
+            "compute the logits in N parts, which saves memory", 0),
     OPT_FLAG(C, master_weights, "master-weights", "true", "keep fp32 copies of bf16 weights for the update",
              0),
     OPT_FLAG(C, stochastic_rounding, "stochastic-rounding", "false",
-             "round updated bf16 weights up or down at random, in proportion; for --no-master-weights", 0),
+             "round updated bf16 weights up or down at random, without bias; for --no-master-weights", 0),
     OPT_FLAG(C, tf32, "tf32", "false", "on a GPU, multiply fp32 matrices in TF32 (10-bit mantissas)", 0),
     OPT_TEXT(C, autotune, "autotune", NULL, "FILE",
-             "on a GPU, time the matmul candidates of every shape once and remember the best in FILE", 0),
-    OPT_FLAG(C, graph, "graph", "true", "run a step as one recorded graph, where the device can", 0),
+             "on a GPU, time the matmul algorithms for each shape once and keep the fastest in FILE", 0),
+    OPT_FLAG(C, graph, "graph", "true",
+             "record the operations of a micro-step and launch them as one graph, where the device can", 0),
     OPT_INT(C, threads, "threads", "0", 0, 4096, "N", "CPU threads (0: all cores)", 0),
 };
 #undef C
@@ -150,8 +156,7 @@ const struct option_group run_option_groups[] = {
     {"Optimizer", optimizer_rows, ARRAY_LENGTH(optimizer_rows)},
     {"Evaluation", evaluation_rows, ARRAY_LENGTH(evaluation_rows)},
     {"Run", run_rows, ARRAY_LENGTH(run_rows)},
-    {"Several processes (torchrun, mpirun and srun are recognised, too)", process_rows,
-     ARRAY_LENGTH(process_rows)},
+    {"Several processes (also with torchrun, mpirun and srun)", process_rows, ARRAY_LENGTH(process_rows)},
     {"Device and memory", device_rows, ARRAY_LENGTH(device_rows)},
 };
 
@@ -180,9 +185,9 @@ bool run_model_config(struct gpt_config *model, char **directory, const struct r
     return true;
 }
 
-/* --- defaults that depend --- */
+/* --- values that were left open --- */
 
-/* Brown et al. 2020, table 2.1; below that the rate grows as the width shrinks. */
+/* Brown et al. 2020, table 2.1. Narrower models take larger rates, in inverse proportion to the width. */
 static double learning_rate_for(int64_t channels) {
     if (channels < 768) return fmin(4e-3, 6e-4 * 768.0 / (double)channels);
     return channels < 1024 ? 6e-4 : channels < 1536 ? 3e-4 : channels < 2048 ? 2.5e-4 : 2e-4;
@@ -230,14 +235,14 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
     if (c->samples == SAMPLES_CHOICE_AUTO)
         c->samples = c->text || c->data ? SAMPLES_CHOICE_WINDOWS : SAMPLES_CHOICE_DOCUMENTS;
     bool stories = !c->text && !c->data;
-    /* The stories' own: 7.7 % above their floor after 3,000 steps of 8 x 128, against 21.7 % after 2,400
-     * with the general rules below. Larger embeddings keep words of one class apart, which is what
-     * recalling them depends on. */
+    /* Tuned for the stories: 7.7 % above their entropy after 3,000 steps of 8 x 128 tokens; the general
+     * rules below reach 21.7 % after 2,400. Larger embeddings keep the words of a class apart, and a model
+     * must tell them apart to repeat the right one. */
     if (c->init_std <= 0 && stories) c->init_std = 0.1;
     if (c->learning_rate <= 0 && stories) c->learning_rate = 2.5e-3;
     if (c->final_lr_fraction < 0) c->final_lr_fraction = stories ? 0.0 : 0.1;
-    /* 0.02 is GPT-2's, whose smallest model has 768 channels; sums over fewer inputs keep their size with
-     * larger ones */
+    /* 0.02 is GPT-2's, for 768 channels and more; with fewer inputs to a sum, larger weights keep its
+     * variance */
     if (c->init_std <= 0) c->init_std = 0.02 * sqrt(fmax(1.0, 768.0 / (double)model->channels));
     if (c->learning_rate <= 0) c->learning_rate = learning_rate_for(model->channels);
     if (c->warmup < 0) c->warmup = min_i64(700, c->steps / 20);
@@ -247,7 +252,7 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
     return true;
 }
 
-/* --- what the run is made of --- */
+/* --- structures of other modules --- */
 
 struct device *run_open_device(const struct run_config *c) {
     struct error err;
@@ -268,11 +273,12 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
     check(dtype == DTYPE_F32 || dtype == device->dtype,
           "--dtype bf16: the CPU computes in fp32 only; use --dtype fp32 or a GPU (--device cuda)");
     bool fp8 = c->matmul == MATMUL_CHOICE_FP8;
-    check(!fp8 || device->arch == 0 || device->arch >= 89,
-          "--matmul fp8: %s has compute capability %d.%d, and fp8 tensor cores come with 8.9 (Ada) and 9.0 "
-          "(Hopper); use --matmul bf16",
-          device->name, device->arch / 10, device->arch % 10);
-    check(!fp8 || dtype == device->dtype, "--matmul fp8 makes its copies from bf16: use --dtype bf16");
+    check(
+        !fp8 || device->arch == 0 || device->arch >= 89,
+        "--matmul fp8: %s has compute capability %d.%d, but fp8 needs 8.9 (Ada), 9.0 (Hopper) or later; use "
+        "--matmul bf16",
+        device->name, device->arch / 10, device->arch % 10);
+    check(!fp8 || dtype == device->dtype, "--matmul fp8 on a GPU rounds bf16 tensors: use --dtype bf16");
     struct gpt_options options = {.B = c->batch_size,
                                   .T = c->seq_len,
                                   .train = true,
@@ -312,7 +318,7 @@ void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct
     struct comm *comm = comm_open_plan(world);
     gpt_create(&gpt, ctx, model, options);
     zero_create(&zero, &gpt, &optimizer, comm, level, master_weights);
-    generator_create(&generator, ctx, model, options->dtype, &gpt); /* for samples */
+    generator_create(&generator, ctx, model, options->dtype, &gpt);
     gpt_init_weights(&gpt, 1);
     ctx_reset_stats(ctx);
     gpt_set_batch(&gpt, NULL, NULL);

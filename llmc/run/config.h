@@ -1,5 +1,11 @@
-/* Everything a training run can be told, as one structure and one table of options, and the rules that fill
- * in what it was not told. Shared by training and `plan`. */
+/* The options of a training run, and what follows from them. Four structures have similar names:
+ *
+ *   struct options      (base/options.h)  the command line: which options were given, and by whom
+ *   struct run_config                     their values, filled in by struct options
+ *   struct gpt_config   (model/gpt.h)     the architecture of the model: layers, channels, vocabulary
+ *   struct gpt_options  (model/gpt.h)     how that model is computed: batch, storage type, recomputation
+ *
+ * Shared by training, `plan`, `profile` and `compare`. */
 #ifndef LLMC_RUN_CONFIG_H
 #define LLMC_RUN_CONFIG_H
 
@@ -45,7 +51,7 @@ struct run_config {
     double comm_timeout;
     enum zero_level zero;
     bool bind, rank_logs;
-    int64_t world; /* processes of the run: no option, the driver sets it; 0 is taken for 1 */
+    int64_t world; /* processes of the run; not an option, run_open() sets it; 0 means 1 */
     /* device and memory */
     const char *device;
     enum dtype_choice dtype;
@@ -59,19 +65,19 @@ struct run_config {
 extern const struct option_group run_option_groups[];
 enum { RUN_OPTION_GROUPS = 9 };
 
-/* The model that the options name: a preset with overrides, or the configuration in a checkpoint directory
- * (*directory then receives its path, owned by the caller; NULL for a preset). `vocab_size` overrides a
- * preset's when > 0. */
+/* The model that the options name: a preset with overrides, or the one in a checkpoint directory, whose
+ * path *directory then receives (owned by the caller; NULL for a preset). `vocab_size` overrides a preset's
+ * if > 0. */
 bool run_model_config(struct gpt_config *model, char **directory, const struct run_config *c,
                       int64_t vocab_size, struct error *err);
 
-/* Replaces every "0: chosen" by its choice, given the model and the number of training tokens in one epoch
- * (0: unknown, as in `plan`), and checks what belongs together: sequence and context, batch and tokens per
- * step. */
+/* Chooses the values that were left open (0, -1, auto), and checks those that depend on each other:
+ * sequence and context, batch and tokens per step. `epoch_tokens`: training tokens in an epoch; 0: unknown,
+ * as in `plan`. */
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, int64_t epoch_tokens,
                          struct error *err);
 
-/* Opens --device with --threads, --tf32 and --autotune in effect. Dies with the reason if it cannot. */
+/* Opens --device with --threads, --tf32 and --autotune. Dies with the reason if it cannot. */
 struct device *run_open_device(const struct run_config *c);
 /* Whether the optimizer keeps fp32 copies of the parameters. */
 bool run_master_weights(const struct run_config *c, const struct gpt_options *options);
@@ -80,10 +86,9 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
 double run_learning_rate(const struct run_config *c, int64_t step);
 struct adamw_args run_adamw_args(const struct run_config *c, double learning_rate, int64_t step);
 
-/* Forward and backward of one micro-batch and one update, in plan mode: what the memory and the work of a
- * step are, on each of `world` processes; the memory with that of the generator of samples. Leaves the
- * context's accounts filled; ctx must be in plan mode, and options are those of run_gpt_options for this
- * level and world. */
+/* One micro-step and one update in plan mode: leaves the memory and the work of a process, one of `world`,
+ * in the context's accounts. The memory includes the generator of samples. ctx must be in plan mode, and
+ * `options` come from run_gpt_options() for this level and world. */
 void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
                    bool master_weights, enum zero_level level, int64_t world);
 

@@ -1,8 +1,8 @@
-/* Opening the data of a run. Sections: tokenizer, text and stories, shards. */
+/* The data of a run: see data.h. */
 #include "llmc/run/data.h"
 
-#include "llmc/format/checkpoint.h"
 #include "llmc/corpus/corpus.h"
+#include "llmc/format/checkpoint.h"
 #include "llmc/stories/stories.h"
 #include "llmc/text/bpe_train.h"
 
@@ -17,7 +17,7 @@ enum { STORIES_SEED = 1, STORIES_VOCAB = 1024, TEXT_VOCAB = 4096 };
 
 /* --- tokenizer --- */
 
-/* Trained on the training side only: the validation set must stay unseen. */
+/* From the training documents only: nothing of the validation set may influence the model. */
 static struct tokenizer *train_tokenizer(const struct corpus *c, int64_t vocab_size, struct error *err) {
     struct text_span *docs = (struct text_span *)xmalloc((size_t)c->count * sizeof *docs);
     int64_t count = 0;
@@ -37,7 +37,8 @@ static bool choose_tokenizer(struct run_data *d, const struct run_config *c, con
         d->tokenizer = checkpoint_load_tokenizer(from, err);
         if (!d->tokenizer && err->message[0]) return false;
         if (!d->tokenizer && corpus)
-            return fail(err, "%s has no tokenizer.json; --tokenizer must say how its text was tokenized",
+            return fail(err,
+                        "%s has no tokenizer.json; --tokenizer must name the tokenizer it was trained with",
                         from);
     } else if (corpus) {
         int64_t vocab = c->shape.vocab_size ? c->shape.vocab_size : d->stories ? STORIES_VOCAB : TEXT_VOCAB;
@@ -55,7 +56,7 @@ static bool choose_tokenizer(struct run_data *d, const struct run_config *c, con
 
 /* --- text and stories --- */
 
-/* For the user to look at; the run does not need it. */
+/* The run goes on if this fails. */
 static void write_corpus(const struct corpus *c, const char *path) {
     struct writer w;
     struct error err;
@@ -67,8 +68,8 @@ static void write_corpus(const struct corpus *c, const char *path) {
     if (!ok || !writer_close(&w, &err)) warn("%s", err.message);
 }
 
-/* Nats per target of the validation stories: each is as improbable as the grammar says, and its tokens
- * (with the end-of-text that follows) are what the loss is averaged over. */
+/* The entropy of the validation stories in nats per target: minus the log of each story's probability under
+ * the grammar, over the tokens that the loss is averaged over. */
 static double stories_floor(const struct corpus *c, int64_t targets) {
     double total = 0.0;
 #pragma omp parallel for reduction(+ : total) schedule(static)
@@ -86,7 +87,7 @@ static bool open_corpus(struct run_data *d, const struct run_config *c, struct c
     }
     if (!corpus_open(corpus, c->text, c->validation_fraction, err)) return false;
     if (corpus->invalid_utf8_files)
-        warn("%" PRId64 " file%s not UTF-8 (%s); bytes are fine, the text is used as it is",
+        warn("%" PRId64 " file%s not valid UTF-8 (%s); the bytes are used as they are",
              corpus->invalid_utf8_files, corpus->invalid_utf8_files == 1 ? " is" : "s are",
              corpus->first_invalid);
     return true;
@@ -123,7 +124,7 @@ bool run_data_open(struct run_data *d, const struct run_config *c, const char *t
     d->floor_loss = NAN;
     if (c->text && c->data) return fail(err, "--text and --data exclude each other: give one of them");
     if (c->val && !c->data)
-        return fail(err, "--val goes with --data; of a text, --validation-fraction is kept back");
+        return fail(err, "--val is for --data; of a text, --validation-fraction is held out");
     if (c->data) return choose_tokenizer(d, c, tokenizer_from, NULL, err);
     struct corpus corpus;
     if (!open_corpus(d, c, &corpus, err)) return false;

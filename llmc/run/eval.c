@@ -44,8 +44,7 @@ void run_validate(struct run *r) {
                                      .order = r->data.val_order,
                                      .rank = rank,
                                      .world = world,
-                                     .end_of_text =
-                                         r->data.tokenizer ? tokenizer_end_of_text(r->data.tokenizer) : -1};
+                                     .end_of_text = run_end_of_text(&r->data)};
     struct dataloader *loader = dataloader_open(r->data.val, &loading, &err);
     check(loader, "%s", err.message);
     int64_t all = ceil_div(dataloader_samples(loader), r->config.batch_size);

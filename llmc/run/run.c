@@ -23,23 +23,15 @@
 /* Of runs/stories, runs/stories-2, ... the first that does not exist, or the last that does (to resume). */
 static char *default_out(const struct run_config *c, bool existing, struct error *err) {
     const char *name = c->text || c->data ? "train" : "stories";
-    char *last = NULL;
-    for (int i = 1;; i++) {
-        char *path = i == 1 ? xasprintf("runs/%s", name) : xasprintf("runs/%s-%d", name, i);
-        bool there = path_exists(path);
-        if (there && existing) {
-            free(last);
-            last = path;
-            continue;
-        }
-        if (!there && existing) {
-            free(path);
-            if (!last) fail(err, "--resume: there is no run under runs/; --out DIR names one elsewhere");
-            return last;
-        }
-        if (!there) return path;
-        free(path);
+    char *path = xasprintf("runs/%s", name), *last = NULL;
+    for (int i = 2; path_exists(path); i++) {
+        free(last);
+        last = path;
+        path = xasprintf("runs/%s-%d", name, i);
     }
+    free(existing ? path : last);
+    if (existing && !last) fail(err, "--resume: there is no run under runs/; --out DIR names one elsewhere");
+    return existing ? last : path;
 }
 
 /* On rank 0: the run directory, and the checkpoint to resume from. */
@@ -104,8 +96,7 @@ static bool open_data_and_model(struct run *r, struct error *err) {
                                      .order = c->samples == SAMPLES_CHOICE_DOCUMENTS ? SAMPLES_DOCUMENTS
                                               : c->shuffle                           ? SAMPLES_SHUFFLED
                                                                                      : SAMPLES_IN_ORDER,
-                                     .end_of_text =
-                                         r->data.tokenizer ? tokenizer_end_of_text(r->data.tokenizer) : -1,
+                                     .end_of_text = run_end_of_text(&r->data),
                                      .seed = (uint64_t)c->seed,
                                      .first_sample = r->state.sample,
                                      .step_samples = c->tokens_per_step / c->seq_len,
