@@ -1,15 +1,13 @@
 /* `train_gpt compare`: the same training steps on the CPU reference and on another device, tensor by
  * tensor.
  *
- * Both models start from the same weights (rounded to the device's storage type, so that only the
- * computation differs) and see the same random tokens. Tensors are compared in the order of the network:
- * activations, gradients, then the parameters after the update; the first one that is off names the
- * operation that made it.
- *
- * Order: options, the tolerance, comparing one tensor, the walk over the network, the command. */
-#include "llmc/format/checkpoint.h"
-#include "llmc/cli/commands.h"
+ * Both models start from the same weights, rounded to the storage type of the device so that only the
+ * computation differs, and get the same random tokens. Tensors are compared in the order in which a step
+ * computes them: activations, gradients, updated parameters. The first one that differs by more than
+ * rounding names the operation at fault. */
 #include "llmc/base/rng.h"
+#include "llmc/cli/commands.h"
+#include "llmc/format/checkpoint.h"
 #include "llmc/run/config.h"
 
 #include <inttypes.h>
@@ -32,20 +30,20 @@ static const struct option_row rows[] = {
     OPT_INT(C, run.batch_size, "batch-size", "2", 1, 1 << 20, "B", "sequences", 0),
     OPT_INT(C, run.seq_len, "seq-len", "64", 1, 1 << 24, "T", "tokens in a sequence", 0),
     OPT_SIZE(C, run.steps, "steps", "1", 1, 1e6, "N", "training steps", 0),
-    OPT_REAL(C, run.learning_rate, "learning-rate", "1e-3", 0, 100, "X", "of every step", 0),
-    OPT_WORD(C, run.recompute, "recompute", "none", "none|act|norm|block", NULL, "on the device under test",
-             0),
-    OPT_INT(C, run.head_chunks, "head-chunks", "1", 1, 1 << 20, "N", "parts in which logits are made", 0),
-    OPT_INT(C, run.seed, "seed", "1", 0, INFINITY, "N", "of weights and tokens", 0),
-    OPT_TEXT(C, run.device, "device", "auto", "NAME", "the device under test: cuda, cuda:N, cpu or auto", 0),
-    OPT_WORD(C, run.dtype, "dtype", "auto", "auto|fp32|bf16", NULL, "its storage type", 0),
+    OPT_REAL(C, run.learning_rate, "learning-rate", "1e-3", 0, 100, "X", "learning rate of every step", 0),
+    OPT_WORD(C, run.recompute, "recompute", "none", "none|act|norm|block", NULL,
+             "what the device recomputes in backward", 0),
+    OPT_INT(C, run.head_chunks, "head-chunks", "1", 1, 1 << 20, "N", "compute the logits in N parts", 0),
+    OPT_INT(C, run.seed, "seed", "1", 0, INFINITY, "N", "seed of weights and tokens", 0),
+    OPT_TEXT(C, run.device, "device", "auto", "NAME", "the device to compare: cuda, cuda:N, cpu or auto", 0),
+    OPT_WORD(C, run.dtype, "dtype", "auto", "auto|fp32|bf16", NULL, "its type of weights and activations", 0),
     OPT_WORD(C, run.matmul, "matmul", "bf16", "bf16|fp8", NULL,
-             "fp8: on both sides, the blocks' matrices are multiplied in fp8", 0),
+             "fp8: both multiply the matrices of the blocks in fp8", 0),
     OPT_FLAG(C, run.master_weights, "master-weights", "true",
              "keep fp32 copies of bf16 weights for the update", 0),
     OPT_FLAG(C, run.tf32, "tf32", "false", "on a GPU, multiply fp32 matrices in TF32", 0),
-    OPT_FLAG(C, json, "json", "false", "one JSON object a line instead of a table", 0),
-    OPT_FLAG(C, all, "all", "false", "go on after the first tensor that is off", 0),
+    OPT_FLAG(C, json, "json", "false", "print a JSON object per tensor instead of a table", 0),
+    OPT_FLAG(C, all, "all", "false", "go on after the first tensor that differs", 0),
 };
 #undef C
 static const struct option_group groups[] = {
@@ -78,17 +76,18 @@ struct comparison {
     int64_t step, compared, failed;
 };
 
-/* Relative error (2-norm of the difference over 2-norm of the reference) that rounding explains. Each
- * operation rounds its result to the storage type, with a relative error of at most u (2^-9 for bf16; in
- * fp32 the sums inside matter more: 2^-24 times the square root of their length, taken as 2^-21).
- * Independent errors add as the square root of their number: `depth` roundings lie between the input and
- * the tensor. From the second step on the weights have been rounded too, which adds half as many. Four
- * times the sum is allowed, because rounding errors are not quite independent.
+/* The relative error (2-norm of the difference over 2-norm of the reference) that rounding explains.
  *
- * In fp8 both sides round the operands of the blocks' matmuls, so that only what differs between them
- * counts: operands that are off by a share d fall on either side of a boundary between two fp8 numbers with
- * a probability of d over their spacing s, and are then off by s, which has a mean square of d s. With d =
- * 2^-9 from bf16 and s = 2^-3, that of e4m3, a matmul adds sqrt(2^-9 2^-3) = 2^-6. */
+ * Each operation rounds its result to the storage type with a relative error of at most u: 2^-9 in bf16. In
+ * fp32 the sums inside the operation dominate: 2^-24 times the square root of their length, taken as 2^-21.
+ * Independent errors add up as the square root of their number, here `depth`, the roundings between the
+ * input and the tensor. From the second step on the weights are rounded too, which adds half as many.
+ * Rounding errors are not quite independent, so the bound is 2 u sqrt(depth).
+ *
+ * In fp8 both sides round the operands of a matmul, so an operand matters only if the sides round it to
+ * different fp8 numbers. Operands that differ by a fraction d are rounded apart with probability d / s,
+ * where s is the spacing of fp8 numbers, and then differ by s: a mean square of d s. With d = 2^-9 from
+ * bf16 and s = 2^-3 of e4m3, a matmul adds sqrt(2^-9 2^-3) = 2^-6. */
 static double tolerance(const struct comparison *c, double rounding, double depth) {
     return 2.0 * rounding * sqrt(c->step > 1 ? 1.5 * depth : depth);
 }
@@ -110,7 +109,7 @@ static void report(struct comparison *c, const char *name, const char *op, doubl
         return;
     }
     printf("%-36s %10.2e %10.2e %12.3e %10" PRId64 " %5" PRId64 "  %s%s\n", name, relative, limit, largest,
-           at, nans, ok ? "ok" : "OFF: look at ", ok ? "" : op);
+           at, nans, ok ? "ok" : "DIFFERS: see ", ok ? "" : op);
 }
 
 /* Returns whether to go on. */
@@ -148,7 +147,7 @@ static bool compare(struct comparison *c, const char *name, const char *op, cons
 static const struct {
     enum act_id id;
     const char *op;
-    int depth; /* roundings since the layer's input */
+    int depth; /* roundings since the input of the layer */
 } layer_order[] = {{A_LN1, "norm_forward, residual_norm_forward", 1},
                    {A_QKV, "matmul_forward", 2},
                    {A_LSE, "attn_forward", 3},
@@ -163,7 +162,7 @@ enum { ROUNDINGS_A_LAYER = 11 };
 static bool compare_act(struct comparison *c, enum act_id id, int64_t l, const char *op, double depth) {
     const struct gpt *a = &c->cpu.gpt, *b = &c->other.gpt;
     if (a->act_stride[id] != 0 && b->act_stride[id] == 0 && a->config.layers > 1)
-        return true; /* recomputed: gone */
+        return true; /* overwritten: backward recomputes it */
     struct tensor want = gpt_act(a, id, l), got = gpt_act(b, id, l);
     char name[96];
     if (a->act_stride[id])
@@ -188,8 +187,7 @@ static bool compare_forward(struct comparison *c) {
 
 static bool compare_params(struct comparison *c, bool gradients) {
     int64_t L = c->cpu.gpt.config.layers;
-    /* gradients: forward through all layers and back again; an update: one rounding, of moments that have
-     * one */
+    /* gradients: forward through all layers and back; an update: one rounding, of moments with one */
     double depth = gradients ? (double)(2 * L * ROUNDINGS_A_LAYER) + 6.0 : 2.0;
     const char *op = gradients ? "the backward pass of this tensor's operation" : "adamw";
     for (int64_t l = -1; l <= L; l++) /* -1: before the layers, L: after them */
@@ -217,7 +215,8 @@ static void random_batch(struct side *s, const struct gpt_config *model, uint64_
         tokens[i] =
             (int32_t)(rng_uniform(seed, RNG_TEST, (uint64_t)((step << 40) + i)) * (double)model->vocab_size);
     gpt_set_batch(&s->gpt, tokens, tokens + 1);
-    ctx_download(&s->ctx, tokens, gpt_act(&s->gpt, A_TOKENS, 0).data, 4); /* the copy is done */
+    ctx_download(&s->ctx, tokens, gpt_act(&s->gpt, A_TOKENS, 0).data,
+                 4); /* waits: `tokens` must outlive the copy */
     free(tokens);
 }
 
@@ -239,7 +238,7 @@ static void update(struct side *s, const struct run_config *run, int64_t step) {
     optimizer_step(&s->optimizer, &s->gpt, &args);
 }
 
-/* One side's buffer, as the device under test stores it, in both. */
+/* Makes a buffer equal on both sides: the CPU's values, rounded as the other device stores them. */
 static void share(struct comparison *c, struct tensor *cpu, struct tensor *other) {
     float *values = (float *)xmalloc((size_t)tensor_count(cpu) * sizeof *values);
     ctx_download_f32(&c->cpu.ctx, values, cpu);
@@ -249,9 +248,9 @@ static void share(struct comparison *c, struct tensor *cpu, struct tensor *other
     free(values);
 }
 
-/* Both sides update with the reference's gradient: AdamW divides a gradient by its own size, so rounding
- * noise in one that should be zero (a key's bias) would become a full-sized difference that says nothing
- * about AdamW. */
+/* Both sides update from the reference's gradient. AdamW divides a gradient by its own size, so the
+ * rounding noise of one that should be zero (the bias of the keys) would become a full-sized difference,
+ * and not AdamW's fault. */
 static bool compare_step(struct comparison *c, const struct run_config *run, const struct gpt_config *model) {
     train_one(&c->cpu, run, model, c->step);
     train_one(&c->other, run, model, c->step);
@@ -308,7 +307,7 @@ int cmd_compare(int argc, char **argv) {
     if (c.other.optimizer.has_master) cast(&c.other.ctx, &c.other.optimizer.master, &c.other.gpt.params);
     if (!c.json)
         printf("%s in fp32 (reference) against %s in %s%s\n", c.cpu.device->name, device->name,
-               dtype_name(other.dtype), other.fp8 ? "; both multiply the blocks' matrices in fp8" : "");
+               dtype_name(other.dtype), other.fp8 ? "; both multiply the matrices of the blocks in fp8" : "");
     bool ok = true;
     for (c.step = 1; ok && c.step <= config.run.steps; c.step++) {
         if (!c.json)
@@ -317,7 +316,7 @@ int cmd_compare(int argc, char **argv) {
         ok = compare_step(&c, &config.run, &model);
     }
     if (!c.json)
-        printf("\n%" PRId64 " tensors compared, %" PRId64 " off%s\n", c.compared, c.failed,
+        printf("\n%" PRId64 " tensors compared, %" PRId64 " differ%s\n", c.compared, c.failed,
                ok || c.all ? "" : "; stopped at the first (--all goes on)");
     status = c.failed ? 1 : 0;
     close_side(&c.cpu);

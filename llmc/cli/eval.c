@@ -1,11 +1,9 @@
 /* `train_gpt eval`: the loss of a checkpoint on tokens or text, and its answers to multiple-choice
- * questions.
- *
- * Order: options; the model; loss; tasks; the command. */
-#include "llmc/format/checkpoint.h"
+ * questions. Loss and tasks need different sequence lengths, so each creates the model anew. */
 #include "llmc/cli/commands.h"
 #include "llmc/corpus/documents.h"
 #include "llmc/corpus/encode.h"
+#include "llmc/format/checkpoint.h"
 #include "llmc/model/eval.h"
 
 #include <inttypes.h>
@@ -24,26 +22,30 @@ struct eval_config {
 static const struct option_row model_rows[] = {
     OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint or a Hugging Face GPT-2 directory",
              OPTION_REQUIRED),
-    OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes", "tokenizer, if DIR has none", 0),
+    OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
+             "tokenizer.json, a directory with one, or the word bytes (default: the tokenizer in DIR)", 0),
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
     OPT_INT(C, threads, "threads", "0", 0, 4096, "N", "CPU threads (0: all cores)", 0),
 };
 static const struct option_row what_rows[] = {
-    OPT_TEXT(C, data, "data", NULL, "GLOB", "loss on these token shards, in windows of T tokens", 0),
-    OPT_TEXT(C, text, "text", NULL, "PATH",
-             "loss on this text file or directory, each document from its start", 0),
-    OPT_TEXT(C, tasks, "tasks", NULL, "LIST",
-             "multiple-choice questions: files and patterns, separated by commas; HellaSwag's .jsonl, MMLU's "
-             ".csv, or lines {\"context\": ..., \"choices\": [...], \"answer\": 0}",
+    OPT_TEXT(C, data, "data", NULL, "GLOB", "measure the loss on these token shards, in windows of T tokens",
              0),
-    OPT_TEXT(C, details, "details", NULL, "FILE", "write the scores of every question there, as JSON lines",
+    OPT_TEXT(C, text, "text", NULL, "PATH",
+             "measure the loss on this text file or directory, each document from its start", 0),
+    OPT_TEXT(
+        C, tasks, "tasks", NULL, "LIST",
+        "answer multiple-choice questions: files or patterns, separated by commas, of HellaSwag (.jsonl), "
+        "MMLU (.csv), or lines {\"context\": ..., \"choices\": [...], \"answer\": 0}",
+        0),
+    OPT_TEXT(C, details, "details", NULL, "FILE", "write the scores of every question to FILE, as JSON lines",
              0),
 };
 static const struct option_row batch_rows[] = {
     OPT_INT(C, batch_size, "batch-size", "0", 0, 1 << 20, "B",
-            "sequences computed at a time (0: as many as make 4096 tokens)", 0),
+            "sequences computed at a time (0: as many as have 4096 tokens)", 0),
     OPT_INT(C, seq_len, "seq-len", "0", 0, 1 << 24, "T", "tokens in a sequence (0: the model's context)", 0),
-    OPT_INT(C, batches, "batches", "0", 0, INFINITY, "N", "only this much of --data or --text (0: all)", 0),
+    OPT_INT(C, batches, "batches", "0", 0, INFINITY, "N",
+            "only the first N batches of --data or --text (0: all)", 0),
 };
 #undef C
 static const struct option_group groups[] = {{"Model", model_rows, ARRAY_LENGTH(model_rows)},
@@ -51,8 +53,8 @@ static const struct option_group groups[] = {{"Model", model_rows, ARRAY_LENGTH(
                                              {"Batch", batch_rows, ARRAY_LENGTH(batch_rows)}};
 static const struct option_command command = {
     "train_gpt eval --from DIR [--data GLOB | --text PATH] [--tasks LIST] [options]",
-    "Judges a checkpoint: loss, perplexity and bits per byte on tokens or text, and the share of "
-    "multiple-choice questions that it answers rightly.",
+    "Measures a checkpoint: loss, perplexity and bits per byte on tokens or text, and the share of "
+    "multiple-choice questions that it answers correctly.",
     groups,
     ARRAY_LENGTH(groups),
     NULL,
@@ -79,7 +81,7 @@ static void open_evaluation(struct evaluation *e) {
                                                           : tokenizer_load(e->c.tokenizer, &err);
     check(e->tokenizer || !err.message[0], "%s", err.message);
     check(e->tokenizer || (!e->c.text && !e->c.tasks),
-          "%s has no tokenizer.json: --tokenizer must say how text becomes tokens", e->directory);
+          "%s has no tokenizer.json: --tokenizer must name one for the text", e->directory);
     int V = e->tokenizer ? tokenizer_vocab_size(e->tokenizer) : 0;
     check(V <= e->model.vocab_size, "the tokenizer has %d tokens, the model only %" PRId64, V,
           e->model.vocab_size);
@@ -92,7 +94,8 @@ static void open_evaluation(struct evaluation *e) {
     check(e->device, "%s", err.message);
 }
 
-/* A model for batches of T tokens. At least two sequences: a single one is for generation, and slow here. */
+/* A model for at least two sequences of T tokens. One alone would make it a model for generation, which has
+ * room for the logits of one position only, and the loss would be slow. */
 static void make_model(struct gpt *gpt, struct ctx *ctx, const struct evaluation *e, int64_t T) {
     enum { BATCH_TOKENS = 4096, HEAD_ROWS = 512 };
     struct error err;
@@ -108,7 +111,7 @@ static void show_progress(void *user, double done) {
     fprintf(stderr, "\r%s  %3.0f %%\033[K", (const char *)user, 100 * done);
 }
 
-/* On a terminal: a line that says how far it is, and that goes when it is done. */
+/* On a terminal, a percentage that progress_done() erases. */
 static struct eval_progress progress_named(const char *name) {
     union {
         const char *in;
@@ -140,7 +143,7 @@ static struct dataset *open_text(const struct evaluation *e, struct error *err) 
     int end = tokenizer_end_of_text(e->tokenizer);
     if (ok && end < 0) ok = fail(err, "the tokenizer has no <|endoftext|> token to separate documents with");
     uint32_t *ids = NULL;
-    if (ok) { /* the last document ends too, and the model has to know it */
+    if (ok) { /* the model must also predict the end of the last document */
         ids = (uint32_t *)xmalloc((size_t)(tokens.count + 1) * sizeof *ids);
         memcpy(ids, tokens.ids, (size_t)tokens.count * sizeof *ids);
         ids[tokens.count] = (uint32_t)end;
@@ -166,8 +169,8 @@ static void evaluate_loss(const struct evaluation *e) {
     const char *name = e->c.data ? e->c.data : e->c.text;
     struct dataset *d = e->c.data ? dataset_open(name, e->model.vocab_size, &err) : open_text(e, &err);
     check(d, "%s", err.message);
-    /* SAMPLES_DOCUMENTS takes every token once and fills the last batch up. Shards are cut into windows
-     * whatever is in them, as is the custom for published losses: no token is the end of their documents. */
+    /* SAMPLES_DOCUMENTS takes every token once and pads the last batch. Shards are cut into windows
+     * regardless of documents (no token ends one), as published losses are measured. */
     make_model(&gpt, &ctx, e, e->c.seq_len);
     struct loader_options o = {.B = gpt.options.B,
                                .T = gpt.options.T,
@@ -210,7 +213,7 @@ static void write_answer(void *user, int64_t question, int count, int answer, co
 }
 
 static void print_result(const char *name, int width, const struct eval_result *r) {
-    /* The standard error of a share, of the first figure. */
+    /* the standard error of a proportion */
     double error = sqrt(r->accuracy * (1 - r->accuracy) / (double)r->questions);
     printf("%-*s %9" PRId64 "  %6.2f %% +- %4.2f  %6.2f %%  %10.2f %%  %6.2f %%\n", width, name, r->questions,
            100 * r->accuracy, 100 * error, 100 * r->per_token, 100 * r->per_character, 100 * r->chance);

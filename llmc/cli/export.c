@@ -1,13 +1,13 @@
-/* `train_gpt export`: a checkpoint as a GGUF file or a slim Hugging Face directory. */
+/* `train_gpt export`: writes a checkpoint as a GGUF file, or as a Hugging Face directory without training
+ * state. */
 #include "llmc/cli/commands.h"
+#include "llmc/format/checkpoint.h"
+#include "llmc/format/export.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-#include "llmc/format/checkpoint.h"
-#include "llmc/format/export.h"
 
 struct export_config {
     const char *from, *to;
@@ -21,16 +21,16 @@ static const struct option_row rows[] = {
         "model file",
         OPTION_REQUIRED),
     OPT_TEXT(struct export_config, to, "to", NULL, "PATH",
-             "a name that ends in .gguf: a GGUF file for llama.cpp; any other: a new Hugging Face directory",
+             "a GGUF file for llama.cpp if the name ends in .gguf, else a new Hugging Face directory",
              OPTION_REQUIRED),
     OPT_WORD(struct export_config, type, "type", "f16", EXPORT_TYPE_WORDS, NULL,
-             "type of the stored weights; q8_0 for GGUF only", 0),
+             "type of the written weights; q8_0 is for GGUF only", 0),
 };
 static const struct option_group groups[] = {{"Export", rows, ARRAY_LENGTH(rows)}};
 static const struct option_command command = {
     "train_gpt export --from PATH --to PATH [options]",
-    "Writes a model without what only training needs. The target appears when it is complete; GGUF files "
-    "include the tokenizer.",
+    "Writes a model without the optimizer state. The target appears only when it is complete. A GGUF file "
+    "includes the tokenizer.",
     groups,
     ARRAY_LENGTH(groups),
     NULL,

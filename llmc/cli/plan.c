@@ -1,4 +1,5 @@
-/* `train_gpt plan`: memory and work of a training step, before anything is allocated. */
+/* `train_gpt plan`: the memory and the work of a training step, computed without allocating anything (see
+ * plan mode in ctx.h). */
 #include "llmc/cli/commands.h"
 #include "llmc/run/config.h"
 
@@ -9,9 +10,9 @@
 
 static const struct option_command command = {
     "train_gpt plan [options of training]",
-    "Prints the memory that a training run with these options would take, by category (with --gpus N or "
-    "--ranks N: that of each, for every level of --zero), and the FLOPs of a step. It runs the real step in "
-    "a mode that allocates and computes nothing, so plan and run cannot differ.",
+    "Prints the memory that a training run with these options needs, by category, and the FLOPs of a step. "
+    "With --gpus N or --ranks N it prints the memory of each process, for every level of --zero. It runs the "
+    "real step in a mode that neither allocates nor computes, so that plan and run cannot differ.",
     run_option_groups,
     RUN_OPTION_GROUPS,
     NULL,
@@ -20,10 +21,10 @@ static const struct option_command command = {
 
 enum { LEVELS = ZERO_PARAMETERS + 1 };
 
-/* What a step takes with each level, as columns; alone, all levels are one. */
+/* A step at each level of ZeRO: a column of the table. With one process all levels are the same. */
 struct plans {
     int64_t world;
-    int64_t sharing; /* processes in one memory: GPUs have their own */
+    int64_t sharing; /* processes that share one memory; each GPU has its own */
     int count;
     struct ctx ctx[LEVELS];
 };
@@ -81,8 +82,8 @@ static void print_work(const struct ctx *ctx, const struct run_config *c, const 
            c->tokens_per_step, micro_steps, micro_steps > 1 ? "es" : "", c->batch_size, c->seq_len);
     printf("  %-12s %12sFLOP\n", "matmul", human_count(matmul * micro_steps));
     printf("  %-12s %12sFLOP\n", "attention", human_count(attention * micro_steps));
-    printf("  %-12s %12sFLOP\n", "the rest", human_count(step - (matmul + attention) * micro_steps));
-    printf("  %-12s %12sFLOP; by the convention of papers, 6N + 6LCT a token: %sFLOP\n", "total",
+    printf("  %-12s %12sFLOP\n", "other", human_count(step - (matmul + attention) * micro_steps));
+    printf("  %-12s %12sFLOP; by the formula of the literature, 6N + 6LCT per token: %sFLOP\n", "total",
            human_count(step),
            human_count(gpt_flops_per_token(model, c->seq_len) * (double)c->tokens_per_step));
 }

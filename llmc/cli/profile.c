@@ -1,10 +1,11 @@
-/* `train_gpt profile`: one training step, operation by operation and matmuls by shape: time, what the
- * hardware could do, what there is to gain. Prints a table, and with --html writes a page (profile_page.c).
- *
- * Order: the rows, measuring, the table, the command. */
+/* `train_gpt profile`: where the time of a training step goes. For each operation, and each shape of a
+ * matmul, it measures the time with device events and compares it with the roofline: the time
+ * for moving its bytes at the copy rate, or for its FLOPs at the matmul rate if that is longer, both measured
+ * on this device. The difference is what a better kernel could gain. Prints a table, and with --html writes a
+ * page (profile_page.c). */
+#include "llmc/base/rng.h"
 #include "llmc/cli/commands.h"
 #include "llmc/report/profile.h"
-#include "llmc/base/rng.h"
 #include "llmc/run/config.h"
 
 #include <inttypes.h>
@@ -19,13 +20,13 @@ struct profile_config {
     int64_t repeats;
 };
 
-/* The options of training, with the structure they live in first in ours, and two more. */
+/* In addition to the options of training, whose rows work on the first member. */
 static const struct option_row rows[] = {
-    OPT_TEXT(struct profile_config, html, "html", NULL, "FILE", "write a page with pictures", 0),
-    OPT_TEXT(struct profile_config, note, "note", NULL, "TEXT", "circumstances that the page should mention",
+    OPT_TEXT(struct profile_config, html, "html", NULL, "FILE", "write the results as a page with pictures",
              0),
+    OPT_TEXT(struct profile_config, note, "note", NULL, "TEXT", "a note that the page shows", 0),
     OPT_INT(struct profile_config, repeats, "repeats", "7", 1, 1000, "N",
-            "steps to measure; medians are shown", 0),
+            "steps to measure; the result is their median", 0),
 };
 
 /* --- the rows --- */
@@ -78,7 +79,7 @@ static void run_step(struct gpt *g, struct optimizer *opt, const struct run_conf
     ctx_range_pop(g->ctx);
 }
 
-/* The best of several: what the device can do, whoever else uses it now. */
+/* Called several times: the highest rate counts, because other load can only lower it. */
 static void measure_rates(struct profile *p, struct device *d) {
     double matmul, copy;
     d->measure(d, &matmul, &copy);
@@ -102,7 +103,7 @@ static void measure_wall(struct profile *p, struct gpt *g, struct optimizer *opt
     free(wall);
 }
 
-/* Device events around every operation; of each row the median over steps. */
+/* Device events around every operation; a row gets the median over the steps. */
 static void measure_rows(struct profile *p, struct gpt *g, struct optimizer *opt,
                          const struct run_config *c) {
     struct ctx *ctx = g->ctx;
@@ -170,9 +171,9 @@ static void print_table(const struct profile *p) {
            human_count(p->matmul_rate), human_count(p->copy_rate));
 }
 
-/* What the figures are worth, in the words that the page opens with. */
+/* The first line of the page: what the measurement is of, so that nobody takes it for a GPU's. */
 static void say_where(struct profile *p, const struct device *d) {
-    bool cpu = d->unified, simulated = strcmp(d->name, "simulated device") == 0;
+    bool cpu = d->arch == 0, simulated = strcmp(d->name, "simulated device") == 0;
     snprintf(p->where, sizeof p->where, "%s%s",
              simulated ? "SIMULATED GPU, timings mean nothing: "
              : cpu     ? "CPU, not a GPU: "

@@ -1,6 +1,6 @@
-/* `train_gpt sample`: continues a prompt, token by token. */
-#include "llmc/format/checkpoint.h"
+/* `train_gpt sample`: continues a prompt with a trained model, token by token. */
 #include "llmc/cli/commands.h"
+#include "llmc/format/checkpoint.h"
 #include "llmc/model/sampler.h"
 
 #include <inttypes.h>
@@ -20,22 +20,24 @@ struct sample_config {
 static const struct option_row model_rows[] = {
     OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint or a Hugging Face GPT-2 directory",
              OPTION_REQUIRED),
-    OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH", "tokenizer, if DIR has none", 0),
+    OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH",
+             "tokenizer.json or a directory with one (default: the tokenizer in DIR)", 0),
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
     OPT_INT(C, threads, "threads", "0", 0, 4096, "N", "CPU threads (0: all cores)", 0),
 };
 static const struct option_row text_rows[] = {
-    OPT_TEXT(C, prompt, "prompt", "", "TEXT", "what the text begins with; - reads it from standard input",
+    OPT_TEXT(C, prompt, "prompt", "", "TEXT", "the beginning of the text; - reads it from standard input",
              OPTION_MAY_BE_EMPTY),
-    OPT_SIZE(C, tokens, "tokens", "200", 1, 1e9, "N", "tokens to make at most", 0),
-    OPT_INT(C, count, "count", "1", 1, 1e6, "N", "texts to make, with seeds SEED, SEED+1, ...", 0),
-    OPT_REAL(C, temperature, "temperature", "0.8", 0, 100, "X", "0: always the most probable token", 0),
-    OPT_SIZE(C, top_k, "top-k", "0", 0, 1e9, "K", "choose among the K most probable tokens (0: all)", 0),
-    OPT_REAL(C, top_p, "top-p", "1", 0, 1, "P", "choose among the most probable tokens that together reach P",
-             OPTION_ABOVE_MIN),
-    OPT_INT(C, seed, "seed", "1", 0, INFINITY, "N", "same seed, same text", 0),
+    OPT_SIZE(C, tokens, "tokens", "200", 1, 1e9, "N", "largest number of tokens to generate", 0),
+    OPT_INT(C, count, "count", "1", 1, 1e6, "N", "texts to generate, with the seeds SEED, SEED+1, ...", 0),
+    OPT_REAL(C, temperature, "temperature", "0.8", 0, 100, "X",
+             "randomness of the choice; 0: always the most probable token", 0),
+    OPT_SIZE(C, top_k, "top-k", "0", 0, 1e9, "K", "choose among the K most probable tokens only (0: all)", 0),
+    OPT_REAL(C, top_p, "top-p", "1", 0, 1, "P",
+             "choose among the most probable tokens whose probabilities add up to P", OPTION_ABOVE_MIN),
+    OPT_INT(C, seed, "seed", "1", 0, INFINITY, "N", "the same seed gives the same text", 0),
     OPT_FLAG(C, past_end, "past-end", "false", "go on after <|endoftext|>", 0),
-    OPT_FLAG(C, stats, "stats", "true", "print the speed to standard error", 0),
+    OPT_FLAG(C, stats, "stats", "true", "print the speed on standard error", 0),
 };
 #undef C
 static const struct option_group groups[] = {{"Model", model_rows, ARRAY_LENGTH(model_rows)},
@@ -85,16 +87,17 @@ static struct tokenizer *open_tokenizer(const struct sample_config *c, const cha
         c->tokenizer ? tokenizer_load(c->tokenizer, &err) : checkpoint_load_tokenizer(directory, &err);
     check(t || !err.message[0], "%s", err.message);
     if (!t) {
-        check(!c->prompt[0], "%s has no tokenizer.json: --tokenizer must say how to read the --prompt",
+        check(!c->prompt[0], "%s has no tokenizer.json: --tokenizer must name one for the --prompt",
               directory);
-        warn("%s has no tokenizer.json: printing token ids (--tokenizer PATH gives one)", directory);
+        warn("%s has no tokenizer.json: printing token ids instead of text (--tokenizer PATH names one)",
+             directory);
     }
     check(!t || tokenizer_vocab_size(t) <= V, "the tokenizer has %d tokens, the model only %" PRId64,
           t ? tokenizer_vocab_size(t) : 0, V);
     return t;
 }
 
-/* Reading every weight once is the least that a token costs. */
+/* Generating a token reads every weight at least once, so the copy rate bounds the speed. */
 static void print_stats(const struct gpt *gpt, struct device *device, int64_t made, double seconds) {
     double matmul_rate, copy_rate, bytes = (double)gpt->layout.count * (double)dtype_size(gpt->params.dtype);
     device->measure(device, &matmul_rate, &copy_rate);
@@ -130,7 +133,7 @@ int cmd_sample(int argc, char **argv) {
     uint32_t *start =
         (uint32_t *)xmalloc((strlen(prompt) + 2) * sizeof *start); /* a token has at least one byte */
     int64_t count = 0, made = 0;
-    /* Training separates documents by it, so it is also what a text begins after. */
+    /* a document follows this token in training */
     int64_t begin = tokenizer ? tokenizer_end_of_text(tokenizer) : model.vocab_size - 1;
     if (begin >= 0) start[count++] = (uint32_t)begin;
     if (prompt[0])
@@ -138,7 +141,7 @@ int cmd_sample(int argc, char **argv) {
               "cannot encode the prompt");
     if (ids.count) memcpy(start + count, ids.ids, (size_t)ids.count * sizeof *start);
     count += ids.count;
-    check(count > 0, "the tokenizer has no <|endoftext|> token to start from; give a --prompt");
+    check(count > 0, "the tokenizer has no <|endoftext|> token to start from: give a --prompt");
 
     struct stream stream = {tokenizer, c.past_end};
     double started = now_seconds();
