@@ -43,7 +43,7 @@ static const struct option_row rows[] = {
              "keep fp32 copies of bf16 weights for the update", 0),
     OPT_FLAG(C, run.tf32, "tf32", "false", "on a GPU, multiply fp32 matrices in TF32", 0),
     OPT_FLAG(C, json, "json", "false", "print a JSON object per tensor instead of a table", 0),
-    OPT_FLAG(C, all, "all", "false", "go on after the first tensor that differs", 0),
+    OPT_FLAG(C, all, "all", "false", "continue after the first tensor that differs", 0),
 };
 #undef C
 static const struct option_group groups[] = {
@@ -112,7 +112,7 @@ static void report(struct comparison *c, const char *name, const char *op, doubl
            at, nans, ok ? "ok" : "DIFFERS: see ", ok ? "" : op);
 }
 
-/* Returns whether to go on. */
+/* Returns whether to continue. */
 static bool compare(struct comparison *c, const char *name, const char *op, const struct tensor *want,
                     const struct tensor *got, double limit) {
     int64_t n = tensor_count(want), at = 0, nans = 0;
@@ -317,7 +317,7 @@ int cmd_compare(int argc, char **argv) {
     }
     if (!c.json)
         printf("\n%" PRId64 " tensors compared, %" PRId64 " differ%s\n", c.compared, c.failed,
-               ok || c.all ? "" : "; stopped at the first (--all goes on)");
+               ok || c.all ? "" : "; stopped at the first (--all continues)");
     status = c.failed ? 1 : 0;
     close_side(&c.cpu);
     close_side(&c.other);

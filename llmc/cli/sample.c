@@ -36,7 +36,7 @@ static const struct option_row text_rows[] = {
     OPT_REAL(C, top_p, "top-p", "1", 0, 1, "P",
              "choose among the most probable tokens whose probabilities add up to P", OPTION_ABOVE_MIN),
     OPT_INT(C, seed, "seed", "1", 0, INFINITY, "N", "the same seed gives the same text", 0),
-    OPT_FLAG(C, past_end, "past-end", "false", "go on after <|endoftext|>", 0),
+    OPT_FLAG(C, past_end, "past-end", "false", "continue after <|endoftext|>", 0),
     OPT_FLAG(C, stats, "stats", "true", "print the speed on standard error", 0),
 };
 #undef C

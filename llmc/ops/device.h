@@ -29,50 +29,51 @@ struct device {
     void *state;  /* back-end private; op_env.state for every op */
     void *stream; /* the stream that a context uses by default; NULL on the CPU */
 
-    /* 256-byte aligned device memory; NULL when there is not enough. Contents are undefined. */
+    /* Device memory, aligned to 256 bytes and uninitialised; NULL if there is not enough. */
     void *(*alloc)(struct device *d, size_t bytes);
     void (*free)(struct device *d, void *p);
-    /* Host memory that copies can overlap with (page-locked on a GPU). Never NULL. */
+    /* Host memory that is copied while the host goes on (page-locked on a GPU). Never NULL. */
     void *(*alloc_host)(struct device *d, size_t bytes);
     void (*free_host)(struct device *d, void *p);
 
-    /* Copies in stream order. The host buffer may be reused after synchronize(), or, for upload() from
-     * memory that is not from alloc_host(), on return. */
+    /* Copies in stream order. The host must not touch its buffer before synchronize(); but upload() has read
+     * memory that is not from alloc_host() when it returns. */
     void (*upload)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);
     void (*download)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);
     void (*copy)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);
     void (*synchronize)(struct device *d, void *stream);
 
-    /* Marks in a stream: record() puts one there, the host waits until the stream has passed it. Two marks
-     * also measure: seconds() from one to the other, both passed. */
+    /* An event marks a place in a stream: event_record() puts it there, event_wait() makes the host wait
+     * until the stream has reached it. event_seconds() is the time between two events that have been
+     * reached. */
     void *(*event_new)(struct device *d);
     void (*event_record)(struct device *d, void *event, void *stream);
     void (*event_wait)(struct device *d, void *event);
     double (*event_seconds)(struct device *d, void *first, void *second);
     void (*event_free)(struct device *d, void *event);
 
-    /* Further queues, which run beside `stream` and before it where both have work that waits for room.
-     * stream_wait_event(): what is put on `stream` from now on runs after what the event marked when this
-     * was called; the host goes on. The CPU has none: new() returns NULL, the others do nothing. */
+    /* Further streams, which run concurrently with `stream` at a higher priority. stream_wait_event() makes
+     * later work on `stream` wait for the event as last recorded; the host does not wait. On the CPU
+     * stream_new() returns NULL, and the others do nothing. */
     void *(*stream_new)(struct device *d);
     void (*stream_free)(struct device *d, void *stream);
     void (*stream_wait_event)(struct device *d, void *stream, void *event);
 
-    /* Between begin and end, what is put on the stream is recorded instead of run; launch() then runs all
-     * of it with one call. NULL where the device has nothing like it. */
+    /* Work that is put on a stream between capture_begin() and capture_end() is recorded as a graph instead
+     * of run; graph_launch() runs all of it with one call. NULL if the device has no graphs. */
     void (*capture_begin)(struct device *d, void *stream);
     void *(*capture_end)(struct device *d, void *stream);
     void (*graph_launch)(struct device *d, void *graph, void *stream);
     void (*graph_free)(struct device *d, void *graph);
 
-    /* What a profiler (Nsight Systems, Nsight Compute) shows around the work that is put on a queue between
-     * the two; nested. NULL where nothing listens. */
+    /* Named ranges around the calls between push and pop, for profilers (Nsight Systems, Nsight Compute);
+     * they nest. NULL on devices without such a profiler. */
     void (*range_push)(struct device *d, const char *name);
     void (*range_pop)(struct device *d);
 
     void (*memory_info)(struct device *d, int64_t *free_bytes, int64_t *total_bytes);
-    /* Measures, in about a tenth of a second: matmul rate in FLOP/s (fp32 on the CPU, bf16 on a GPU) and
-     * copy bandwidth in bytes/s, read plus written. */
+    /* Measures in about 0.1 s: the matmul rate in FLOP/s (fp32 on the CPU, bf16 on a GPU), and the copy
+     * rate in bytes/s, read plus written. */
     void (*measure)(struct device *d, double *matmul_flops, double *copy_bytes);
     void (*close)(struct device *d);
 };

@@ -56,7 +56,7 @@ static bool choose_tokenizer(struct run_data *d, const struct run_config *c, con
 
 /* --- text and stories --- */
 
-/* The run goes on if this fails. */
+/* A failure is only a warning: the run does not need the file. */
 static void write_corpus(const struct corpus *c, const char *path) {
     struct writer w;
     struct error err;

@@ -12,7 +12,7 @@
 
 /* --- validation --- */
 
-/* Tells the other ranks that this one works. */
+/* For the watch, which ends the run if a rank makes no progress. */
 static void report_progress(void *run, double done) {
     const struct run *r = (const struct run *)run;
     group_progress(r->group, "evaluating", r->state.step);

@@ -1,7 +1,7 @@
-/* `train_gpt profile` as a user runs it: every operation of the step is there once, matmuls by shape, sorted
- * by what there is to gain, with figures that fit together; and its page, on invented figures: complete,
- * escaped, and in the bounds of its pictures. Nothing here depends on how fast anything is. test_profile
- * --page FILE    only writes that page, to be looked at */
+/* `train_gpt profile` as a user runs it: the table lists every operation of a step once (matmuls once per
+ * shape), sorted by the possible gain, and its figures are consistent. The page is tested on invented
+ * figures: complete, escaped, nothing outside its pictures. No test depends on speed.
+ *     test_profile --page FILE      writes that page, to be looked at */
 #include "test/scratch.h"
 
 #include "llmc/base/file.h"

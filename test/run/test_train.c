@@ -1,12 +1,11 @@
-/* The program as a user runs it: training ends where it should, an interrupted and resumed run equals an
- * uninterrupted one byte for byte (SIGKILL, SIGTERM, a full disk), and every mistake gets its message.
- *
- * Order: running the program, comparing runs, interruptions, what a run learns, mistakes. */
-#include "test/test.h"
+/* The trainer as a user runs it. A run that is interrupted (SIGKILL, SIGTERM, a full disk) and resumed must
+ * equal an uninterrupted one byte for byte; a model must reach the entropy of a known source; every mistake
+ * must get its message. */
+#include "test/scratch.h"
 
-#include "llmc/corpus/dataloader.h"
 #include "llmc/base/file.h"
 #include "llmc/base/rng.h"
+#include "llmc/corpus/dataloader.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,7 +20,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static char directory[64], program[512];
+static char program[512];
 
 /* --- running the program --- */
 
@@ -32,12 +31,13 @@ struct result {
     char *output;
 };
 
-/* Words separated by single spaces, "$D" stands for the test's directory; no quoting. */
+/* Words separated by single spaces; "$D" is the scratch directory; no quoting. */
 static int split(char *text, char **argv) {
     int n = 0;
     for (char *word = strtok(text, " "); word; word = strtok(NULL, " ")) {
         assert_true(n < MAX_ARGS - 1);
-        argv[n++] = strncmp(word, "$D", 2) == 0 ? xasprintf("%s%s", directory, word + 2) : xstrdup(word);
+        argv[n++] =
+            strncmp(word, "$D", 2) == 0 ? xasprintf("%s%s", scratch_directory(), word + 2) : xstrdup(word);
     }
     argv[n] = NULL;
     return n;
@@ -67,23 +67,6 @@ static pid_t start(const char *arguments, const char *output, int64_t file_limit
     return pid;
 }
 
-static char *read_text(const char *path) {
-    struct mapped_file f;
-    struct error err;
-    if (!file_map(&f, path, &err)) fail_msg("%s", err.message);
-    char *text = (char *)xmalloc((size_t)f.size + 1);
-    if (f.size) memcpy(text, f.data, (size_t)f.size);
-    text[f.size] = '\0';
-    file_unmap(&f);
-    return text;
-}
-
-static char *read_here(const char *name) {
-    char *path = xasprintf("%s/%s", directory, name), *text = read_text(path);
-    free(path);
-    return text;
-}
-
 static int wait_for(pid_t pid) {
     int status;
     while (waitpid(pid, &status, 0) < 0) assert_int_equal(errno, EINTR);
@@ -91,12 +74,8 @@ static int wait_for(pid_t pid) {
 }
 
 static struct result run_limited(const char *arguments, int64_t file_limit) {
-    char *output = xasprintf("%s/output", directory);
-    struct result r;
-    r.status = wait_for(start(arguments, output, file_limit));
-    r.output = read_text(output);
-    free(output);
-    return r;
+    int status = wait_for(start(arguments, in_scratch("output"), file_limit));
+    return (struct result){status, get_text("output")};
 }
 
 static void expect(const char *arguments, int status, const char *in_output) {
@@ -109,15 +88,14 @@ static void expect(const char *arguments, int status, const char *in_output) {
 
 /* --- comparing runs --- */
 
-/* A tiny model on a corpus of a few hundred stories: a second or so for all steps. */
+/* A tiny model on a few hundred stories: about a second. */
 #define SMALL                                                                                                \
     "--layers 2 --heads 2 --channels 32 --context 48 --stories 300 --vocab-size 300 --batch-size 4 --steps " \
     "40 "                                                                                                    \
     "--save-every 7 --val-every 10 --val-batches 2 --keep 3 --learning-rate 3e-3 --device cpu"
 
 static void assert_same_file(const char *a, const char *b, const char *name) {
-    char *path_a = xasprintf("%s/%s/%s", directory, a, name),
-         *path_b = xasprintf("%s/%s/%s", directory, b, name);
+    const char *path_a = in_scratch("%s/%s", a, name), *path_b = in_scratch("%s/%s", b, name);
     struct mapped_file x, y;
     struct error err;
     if (!file_map(&x, path_a, &err) || !file_map(&y, path_b, &err)) fail_msg("%s", err.message);
@@ -125,15 +103,11 @@ static void assert_same_file(const char *a, const char *b, const char *name) {
         fail_msg("%s and %s differ", path_a, path_b);
     file_unmap(&x);
     file_unmap(&y);
-    free(path_a);
-    free(path_b);
 }
 
-/* Weights, moments and the log of the finished run $D/whole, which is made once. */
+/* Compares weights, moments and log with those of $D/whole, an uninterrupted run that is trained once. */
 static void assert_equals_uninterrupted(const char *run) {
-    char *whole = xasprintf("%s/whole", directory);
-    if (!path_exists(whole)) expect("--out $D/whole " SMALL, 0, "weights");
-    free(whole);
+    if (!path_exists(in_scratch("whole"))) expect("--out $D/whole " SMALL, 0, "weights");
     assert_same_file("whole", run, "log.jsonl");
     assert_same_file("whole", run, "step-00000040/model.safetensors");
     assert_same_file("whole", run, "step-00000040/optimizer.safetensors");
@@ -144,7 +118,7 @@ static void test_same_seed_same_run(void **state) {
     expect("--out $D/again " SMALL, 0, "weights");
     assert_equals_uninterrupted("again");
     expect("--out $D/other --seed 2 " SMALL, 0, "weights");
-    char *a = read_here("again/log.jsonl"), *b = read_here("other/log.jsonl");
+    char *a = get_text("again/log.jsonl"), *b = get_text("other/log.jsonl");
     assert_string_not_equal(a, b);
     free(a);
     free(b);
@@ -154,19 +128,18 @@ static void test_same_seed_same_run(void **state) {
 
 static int64_t lines_of(const char *path) {
     if (!path_exists(path)) return 0;
-    char *text = read_text(path);
+    char *text = get_text(path);
     int64_t n = 0;
     for (char *p = text; *p; p++) n += *p == '\n';
     free(text);
     return n;
 }
 
-/* Sends `number` once the log has `lines` lines, and returns the exit status. */
+/* Starts a run, sends it signal `number` when the log has `lines` lines, and returns the exit status. */
 static int interrupt(const char *run, int number, int64_t lines) {
-    char *arguments = xasprintf("--out $D/%s " SMALL, run),
-         *log = xasprintf("%s/%s/log.jsonl", directory, run);
-    char *output = xasprintf("%s/output", directory);
-    pid_t pid = start(arguments, output, 0);
+    char *arguments = xasprintf("--out $D/%s " SMALL, run);
+    const char *log = in_scratch("%s/log.jsonl", run);
+    pid_t pid = start(arguments, in_scratch("output"), 0);
     double deadline = now_seconds() + 60.0;
     siginfo_t ended = {0};
     while (lines_of(log) < lines && now_seconds() < deadline && ended.si_pid == 0) {
@@ -176,13 +149,11 @@ static int interrupt(const char *run, int number, int64_t lines) {
     kill(pid, number);
     int status = wait_for(pid);
     free(arguments);
-    free(log);
-    free(output);
     return status;
 }
 
 static void test_killed_and_resumed(void **state) {
-    static const int64_t after[] = {9, 16, 23, 31}; /* lines: around checkpoints and validations */
+    static const int64_t after[] = {9, 16, 23, 31}; /* lines of the log: near checkpoints and validations */
     for (size_t i = 0; i < ARRAY_LENGTH(after); i++) {
         char *run = xasprintf("killed%zu", i), *resume = xasprintf("--resume --out $D/%s", run);
         assert_int_equal(interrupt(run, SIGKILL, after[i]), 128 + SIGKILL);
@@ -198,7 +169,7 @@ static void test_terminated_and_resumed(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++) {
         char *run = xasprintf("stopped%zu", i), *resume = xasprintf("--resume --out $D/%s", run);
         assert_int_equal(interrupt(run, numbers[i], 12), 128 + numbers[i]);
-        char *output = read_here("output");
+        char *output = get_text("output");
         if (!strstr(output, "the state is saved") || !strstr(output, "--resume --out"))
             fail_msg("%s", output);
         free(output);
@@ -209,7 +180,7 @@ static void test_terminated_and_resumed(void **state) {
     }
 }
 
-/* No checkpoint fits on the disk; the run says so, goes on, and ends with a failure. Then there is room
+/* No checkpoint fits on the disk: the run reports it, continues, and exits with 1. Later there is room
  * again. */
 static void test_full_disk(void **state) {
     struct result r = run_limited("--out $D/full " SMALL, 60000);
@@ -225,8 +196,9 @@ static void test_full_disk(void **state) {
 
 static void test_damaged_checkpoint_is_passed_over(void **state) {
     assert_int_equal(interrupt("damaged", SIGTERM, 30), 128 + SIGTERM);
-    char *command = xasprintf(
-        "cd %s/damaged && d=$(ls -d step-* | tail -1) && truncate -s -1 $d/model.safetensors", directory);
+    char *command =
+        xasprintf("cd %s/damaged && d=$(ls -d step-* | tail -1) && truncate -s -1 $d/model.safetensors",
+                  scratch_directory());
     assert_int_equal(system(command), 0);
     free(command);
     expect("--resume --out $D/damaged", 0, "warning: ");
@@ -235,8 +207,8 @@ static void test_damaged_checkpoint_is_passed_over(void **state) {
 
 /* --- what a run learns --- */
 
-/* A first-order Markov chain over `V` tokens whose entropy rate is known exactly, as token shards. A
- * one-layer model must come close to it, and cannot get below. */
+/* Writes a shard from a first-order Markov chain over V tokens, and returns the entropy rate, which no
+ * model can go below and a model of one layer must come close to. */
 static double write_markov(const char *path, int64_t count, uint64_t seed) {
     enum { V = 12 };
     double p[V][V], stationary[V], next[V], entropy = 0.0;
@@ -271,10 +243,8 @@ static double write_markov(const char *path, int64_t count, uint64_t seed) {
 }
 
 static void test_reaches_the_entropy_of_a_known_source(void **state) {
-    char *train = xasprintf("%s/markov_train_000.bin", directory),
-         *val = xasprintf("%s/markov_val.bin", directory);
-    double entropy = write_markov(train, 200000, 7);
-    write_markov(val, 50000, 8);
+    double entropy = write_markov(in_scratch("markov_train_000.bin"), 200000, 7);
+    write_markov(in_scratch("markov_val.bin"), 50000, 8);
     struct result r =
         run_limited("--out $D/markov --data $D/markov_train_*.bin --val $D/markov_val.bin --model d1 "
                     "--vocab-size 12 --channels 32 --heads 2 --context 32 --batch-size 32 --steps 300 "
@@ -282,12 +252,10 @@ static void test_reaches_the_entropy_of_a_known_source(void **state) {
                     0);
     const char *line = strstr(r.output, "loss      ");
     double loss = line ? atof(line + 10) : NAN;
-    /* The bounds: three standard errors of the mean over the 40,960 validation targets below, 2 % above. */
+    /* below: three standard errors of the mean over 40,960 validation targets; above: 2 % */
     if (r.status || !(loss < 1.02 * entropy && loss > entropy - 0.015))
         fail_msg("loss %g on a source of entropy %g\n%s", loss, entropy, r.output);
     free(r.output);
-    free(train);
-    free(val);
 }
 
 static void test_plan_and_sample(void **state) {
@@ -326,13 +294,6 @@ static void test_fine_tuning(void **state) {
 
 /* --- mistakes --- */
 
-static void write_bytes(const char *name, const char *bytes, size_t size) {
-    char *path = xasprintf("%s/%s", directory, name);
-    struct error err;
-    if (!write_file_atomic(path, bytes, size, &err)) fail_msg("%s", err.message);
-    free(path);
-}
-
 static void test_wrong_options(void **state) {
     static const struct {
         const char *arguments;
@@ -345,6 +306,9 @@ static void test_wrong_options(void **state) {
         {"--learning-rate nan", 2, "--learning-rate"},
         {"--steps 99999999999999999999", 2, "--steps"},
         {"--schedule cosin", 2, "did you mean cosine?"},
+        {"--help", 0, "  plan      prints the memory"},
+        {"train --help", 0, "--tokens-per-step N"},
+        {"plan --help", 0, "usage: train_gpt plan"},
         {"smaple", 2, "did you mean sample?"},
         {"--out $D/x1 --model gpt5", 1, "neither a directory nor a preset"},
         {"--out $D/x2 --model $D/nowhere", 1, "nowhere"},
@@ -367,19 +331,17 @@ static void test_wrong_options(void **state) {
 }
 
 static void test_wrong_files(void **state) {
-    write_bytes("empty.txt", "", 0);
-    write_bytes("short.txt", "Too short.", 10);
-    write_bytes("garbage.bin", "this is not a shard of tokens", 29);
+    put_text("empty.txt", "");
+    put_text("short.txt", "Too short.");
+    put_text("garbage.bin", "this is not a shard of tokens");
     expect("--out $D/y1 --text $D/empty.txt", 1, "empty");
     expect("--out $D/y2 --text $D/short.txt", 1, "short.txt");
     expect("--out $D/y3 --data $D/garbage.bin --model d1", 1, "garbage.bin");
     expect("--out $D/y4 --data $D/nothing_*.bin --model d1", 1, "nothing_*.bin");
     uint32_t tokens[400] = {0};
     tokens[123] = 70;
-    char *path = xasprintf("%s/high.bin", directory);
     struct error err;
-    assert_true(shard_write(path, tokens, 400, 100, &err));
-    free(path);
+    assert_true(shard_write(in_scratch("high.bin"), tokens, 400, 100, &err));
     expect("--out $D/y5 --data $D/high.bin --model d1 --vocab-size 64 --channels 32 --heads 1 --context 16 "
            "--steps 40 --no-shuffle --device cpu",
            1, "high.bin");
@@ -399,13 +361,7 @@ static int set_up(void **state) {
     char here[256];
     if (!getcwd(here, sizeof here)) return -1;
     snprintf(program, sizeof program, "%s/%s/train_gpt", here, build && *build ? build : "build");
-    strcpy(directory, "/tmp/llmc-train-XXXXXX");
-    return mkdtemp(directory) ? 0 : -1;
-}
-
-static int tear_down(void **state) {
-    struct error err;
-    return remove_tree(directory, &err) ? 0 : -1;
+    return make_scratch(state);
 }
 
 int main(void) {
@@ -422,5 +378,5 @@ int main(void) {
         cmocka_unit_test(test_wrong_files),
         cmocka_unit_test(test_a_run_is_not_overwritten),
     };
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, remove_scratch);
 }
