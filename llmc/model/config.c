@@ -102,7 +102,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
     {OPT_SIZE(
          C, vocab_size, "vocab-size", "0", 0, INT32_MAX / 2, "N",
          "tokens in the vocabulary (0: as the model or the data says; a tokenizer that is trained for the run has "
-         "512 for the stories, 4096 for --text)",
+         "1024 for the stories, 4096 for --text)",
          0),
      "vocabulary size",
      {[FORMAT_HF_GPT2] = REQUIRED("vocab_size"),
