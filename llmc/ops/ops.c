@@ -9,6 +9,7 @@
 
 #include "llmc/ops/ctx.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -348,6 +349,22 @@ void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *do
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
     DISPATCH(ctx, attn_backward, 10.0 * (double)(B * C) * causal_pairs(0, T),
              BYTES(dqkv, dout, out, lse, qkv), dqkv, dout, out, lse, qkv, NH);
+}
+
+/* --- rope --- */
+
+void rope(struct ctx *ctx, struct tensor *qkv, int NH, int NKV, int t0, float theta, bool backward) {
+    check(qkv->rank == 3, "rope: %s should be (B,T,(NH+2*NKV)*HS)", tensor_text(qkv));
+    int64_t rows = qkv->dim[0] * (qkv->dim[1] - t0), heads = NH + 2 * NKV;
+    check(NH > 0 && NKV > 0 && qkv->dim[2] % heads == 0 && qkv->dim[2] / heads % 2 == 0,
+          "rope: %s does not hold %d heads of queries and %d of keys and values, of even size",
+          tensor_text(qkv), NH, NKV);
+    check(t0 >= 0 && t0 < qkv->dim[1], "rope: first row %d is outside %s", t0, tensor_text(qkv));
+    check(theta >= 1.0f && theta <= FLT_MAX, "rope: theta is %g, should be at least 1", (double)theta);
+    WANT_ALIKE(ctx, "rope", qkv);
+    int64_t rotated = rows * (NH + NKV) * (qkv->dim[2] / heads);
+    DISPATCH(ctx, rope, 3 * rotated, 2 * rotated * (int64_t)dtype_size(qkv->dtype), qkv, NH, NKV, t0, theta,
+             backward);
 }
 
 /* --- loss --- */

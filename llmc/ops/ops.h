@@ -169,6 +169,19 @@ LLMC_OP(attn_backward, struct tensor *dqkv, /* (B,T,3C) = */
         const struct tensor *qkv,           /* (B,T,3C) */
         int NH);
 
+/* --- rope: rotary position embedding (Su et al. 2021, arXiv 2104.09864) --- */
+
+/* Rotates queries and keys, in place, by angles that grow with the position. In each of the first NH+NKV heads
+ * of row t, columns i and i+HS/2 are a pair, for i < HS/2 (as in Llama), and with a = t * theta^(-2i/HS):
+ *   x[i] = x[i]*cos(a) - x[i+HS/2]*sin(a);  x[i+HS/2] = x[i+HS/2]*cos(a) + x[i]*sin(a)
+ * `backward` rotates by -a: gradients of the rotated values become gradients of the values. Only rows t in
+ * [t0, T) change. For t < 2^17, cos(a) and sin(a) are off by at most 3 * 2^-24. */
+LLMC_OP(rope, struct tensor *qkv, /* (B,T,(NH+2*NKV)*HS), HS even: read, and = in rows t >= t0 */
+        int NH,                   /* heads of queries */
+        int NKV,                  /* heads of keys, and of values, which stay as they are */
+        int t0, float theta,      /* theta >= 1; 10000 in the paper */
+        bool backward);
+
 /* --- loss: softmax cross-entropy --- */
 
 /* losses[n] = log sum_{v<V} exp(logits[n,v]) - logits[n,target]; 0 where the target is -1 (ignored).
@@ -239,6 +252,7 @@ LLMC_OP(randn, struct tensor *out, /* (n) = */
     X(act_backward)                                                                                          \
     X(attn_forward)                                                                                          \
     X(attn_backward)                                                                                         \
+    X(rope)                                                                                                  \
     X(loss_forward)                                                                                          \
     X(adamw)                                                                                                 \
     X(sumsq)                                                                                                 \

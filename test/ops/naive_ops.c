@@ -366,6 +366,25 @@ static void attn_backward_run(const struct op_env *env, struct tensor *dqkv, con
     free(sums);
 }
 
+/* --- rope --- */
+
+static void rope_run(const struct op_env *env, struct tensor *qkv, int NH, int NKV, int t0, float theta,
+                     bool backward) {
+    int64_t T = qkv->dim[1], width = qkv->dim[2], HS = width / (NH + 2 * NKV), half = HS / 2;
+    for (int64_t row = 0; row < tensor_rows(qkv); row++)
+        for (int64_t h = 0; row % T >= t0 && h < NH + NKV; h++)
+            for (int64_t i = 0; i < half; i++) {
+                double angle = (double)(bug(rope, FROM_T0) ? row % T - t0 : row % T) *
+                               pow((double)theta, -2.0 * (double)i / (double)HS);
+                float c = (float)cos(angle),
+                      s = (float)sin(backward && !bug(rope, NEVER_BACK) ? -angle : angle);
+                int64_t at = row * width + h * HS + i;
+                float x = get(qkv, at), y = get(qkv, at + half);
+                put(qkv, at, x * c - y * s);
+                put(qkv, at + half, y * c + x * s);
+            }
+}
+
 /* --- loss --- */
 
 static void loss_row(const struct op_env *env, struct tensor *losses, struct tensor *logits, int32_t target,

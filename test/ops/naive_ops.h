@@ -62,6 +62,8 @@
     X(attn_backward, SEES_NEXT, "a position sees the one after it")                                          \
     X(attn_backward, ACCUMULATES, "dqkv += instead of =")                                                    \
     X(attn_backward, LAST_QUERY_MISSING, "dk and dv miss the last query")                                    \
+    X(rope, FROM_T0, "positions start at t0")                                                                \
+    X(rope, NEVER_BACK, "gradients are turned forward")                                                      \
     X(loss_forward, IGNORED_IS_ZERO, "target -1 is taken as token 0")                                        \
     X(loss_forward, IGNORED_KEEPS_LOGITS, "rows of ignored targets keep their logits")                       \
     X(loss_forward, COUNTS_PADDING, "the sum runs over the padding, too")                                    \

@@ -1,11 +1,14 @@
-/* Every forward/backward pair of the CPU operations against finite differences. */
+/* The gradients of the CPU operations against finite differences. Every pair <stem>_forward, <stem>_backward is
+ * found by its names and tested on the small cases of its description; fused activations and ops that make
+ * their gradients in place have tests of their own. */
 #include "test/test.h"
 
-#include "llmc/ops/ctx.h"
 #include "llmc/base/rng.h"
 #include "test/ops/cpu_ctx.h"
+#include "test/ops/op_harness.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,68 +43,153 @@ static double field_dot(const struct field *a, const struct field *b) {
  * h = 2^-5: the truncation error is h^4/30 = 3e-8 times the fifth derivative (some tens here, at most), the
  * rounding error 1.5/h = 48 times that of `value`, whose terms (up to a few hundred of size 1, each rounded
  * to 2^-24 of itself, and independent) make 1e-6 at most: 1e-4 of the larger of 1 and the largest element. */
-static void check_gradient(const char *what, struct field *x, const struct field *gradient,
+static void check_elements(const char *what, float *x, const float *gradient, int64_t count,
                            double (*value)(void *), void *user) {
     const float h = 1.0f / 32.0f;
     double largest = 1.0;
-    for (int64_t i = 0; i < tensor_count(&x->t); i++)
-        largest = fmax(largest, fabs((double)gradient->data[i]));
-    for (int64_t i = 0; i < tensor_count(&x->t); i++) {
-        float at = x->data[i];
+    for (int64_t i = 0; i < count; i++) largest = fmax(largest, fabs((double)gradient[i]));
+    for (int64_t i = 0; i < count; i++) {
+        float at = x[i];
         double v[4];
         for (int k = 0; k < 4; k++) {
-            x->data[i] = at + h * (float)(k < 2 ? k - 2 : k - 1); /* -2h -h h 2h */
+            x[i] = at + h * (float)(k < 2 ? k - 2 : k - 1); /* -2h -h h 2h */
             v[k] = value(user);
         }
-        x->data[i] = at;
+        x[i] = at;
         double slope = (8.0 * (v[2] - v[1]) - (v[3] - v[0])) / (12.0 * (double)h);
-        if (!(fabs(slope - (double)gradient->data[i]) <= 1e-4 * largest))
+        if (!(fabs(slope - (double)gradient[i]) <= 1e-4 * largest))
             fail_msg("%s[%lld]: gradient %.7g, finite difference %.7g", what, (long long)i,
-                     (double)gradient->data[i], slope);
+                     (double)gradient[i], slope);
+    }
+}
+static void check_gradient(const char *what, struct field *x, const struct field *gradient,
+                           double (*value)(void *), void *user) {
+    check_elements(what, x->data, gradient->data, tensor_count(&x->t), value, user);
+}
+
+/* --- pairs of operations --- */
+
+/* A case of a backward op, and the forward op on the same operands. */
+struct gradient_case {
+    struct ctx *ctx;
+    struct op_instance forward, backward;
+};
+
+static double dot(const struct operand *a, const struct operand *b) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < a->count; i++) sum += (double)f32(&a->reference)[i] * (double)b->initial[i];
+    return sum;
+}
+
+/* The backward op's name for the gradient of a forward op's operand: "d" before it. */
+static struct operand *gradient_of(struct gradient_case *g, const struct operand *o) {
+    char name[64];
+    snprintf(name, sizeof name, "d%s", o->name);
+    return op_find(&g->backward, name);
+}
+
+/* The function whose gradient the backward op computes: the sum of out * dout over all outputs. In the norm's,
+ * dresidual is the gradient that reaches the input past the op. */
+static double forward_value(void *user) {
+    struct gradient_case *g = (struct gradient_case *)user;
+    double sum = 0.0;
+    g->forward.op->call(g->ctx, &g->forward);
+    for (int k = 0; k < g->forward.count; k++) {
+        struct operand *o = &g->forward.operand[k], *d = gradient_of(g, o);
+        if (o->role == ROLE_OUT && d) sum += dot(o, d);
+    }
+    struct operand *past = op_find(&g->backward, "dresidual");
+    return past ? sum + dot(op_find(&g->forward, "inp"), past) : sum;
+}
+
+/* The forward op reads what the backward op read. */
+static void share_inputs(struct gradient_case *g) {
+    g->forward.on_target = false;
+    for (int k = 0; k < g->forward.count; k++) {
+        struct operand *o = &g->forward.operand[k], *same = op_find(&g->backward, o->name);
+        if (same && o->role == ROLE_IN) {
+            assert_int_equal(o->count, same->count);
+            memcpy(o->reference.data, same->reference.data, (size_t)o->count * sizeof(float));
+        }
     }
 }
 
-/* Everything a pair needs; `value` is the sum of out * dout (+ residual * dresidual). */
+/* Small enough for a call per element, numbers for which a step of 2^-5 is small and exact to 2^-20, and
+ * nothing that is rounded or fused. */
+static bool fits_differences(struct op_instance *x) {
+    if (x->c->flags & OP_FP8 || op_find(x, "pre")) return false;
+    for (int k = 0; k < x->count; k++) {
+        const struct operand *o = &x->operand[k];
+        if (o->role == ROLE_IN && o->count > 200) return false;
+        for (int64_t i = 0; o->role == ROLE_IN && i < o->count; i++)
+            if (!(fabsf(o->initial[i]) < 16.0f)) return false;
+    }
+    return true;
+}
+
+/* Checks one case; returns how many gradients it has. */
+static int check_case(struct gradient_case *g) {
+    int checked = 0;
+    share_inputs(g);
+    for (int k = 0; k < g->forward.count; k++) {
+        struct operand *o = &g->forward.operand[k], *d = gradient_of(g, o);
+        if (o->role != ROLE_IN || !d || d->role == ROLE_IN) continue;
+        if (d->role == ROLE_ADD)
+            for (int64_t i = 0; i < d->count; i++) d->expected[i] -= d->initial[i];
+        const char *what = op_case_text(g->backward.op, g->backward.c, DTYPE_F32, d->name);
+        check_elements(what, f32(&o->reference), d->expected, o->count, forward_value, g);
+        checked++;
+    }
+    return checked;
+}
+
+static enum op_id forward_of(enum op_id backward) {
+    const char *name = op_name(backward);
+    size_t stem = strlen(name) - strlen("backward");
+    for (int id = 0; id < OP_COUNT; id++)
+        if (strncmp(op_name((enum op_id)id), name, stem) == 0 &&
+            strcmp(op_name((enum op_id)id) + stem, "forward") == 0)
+            return (enum op_id)id;
+    fail_msg("%s belongs to no forward op", name);
+    return OP_COUNT;
+}
+
+static void test_every_pair(void **state) {
+    int pairs = 0;
+    for (int id = 0; id < OP_COUNT; id++) {
+        const char *name = op_name((enum op_id)id);
+        if (strlen(name) < 9 || strcmp(name + strlen(name) - 9, "_backward") != 0) continue;
+        int gradients = 0;
+        for (size_t i = 0; i < op_tests[id]->case_count; i++) {
+            const struct op_case *c = &op_tests[id]->cases[i];
+            if (c->size == SIZE_LARGE || c->input != INPUT_RANDOM) continue;
+            struct gradient_case *g = (struct gradient_case *)xcalloc(1, sizeof *g);
+            g->ctx = ctx_of(state);
+            op_instance_create(&g->backward, op_tests[id], c, DTYPE_F32, g->ctx);
+            if (fits_differences(&g->backward)) {
+                op_instance_create(&g->forward, op_tests[forward_of((enum op_id)id)], c, DTYPE_F32, g->ctx);
+                gradients += check_case(g);
+                op_instance_free(&g->forward);
+            }
+            op_instance_free(&g->backward);
+            free(g);
+        }
+        print_message("# %s: %d gradients\n", name, gradients);
+        assert_true(gradients > 2);
+        pairs++;
+    }
+    assert_true(pairs > 4);
+}
+
+/* --- fused and in place --- */
+
+/* Everything that a test needs; `value` is the sum of out * dout. */
 struct pair {
     struct ctx *ctx;
-    struct field inp, delta, weight, bias, out, dout, residual, dresidual, mean, rstd, dinp, dweight, dbias,
-        pre;
+    struct field inp, weight, bias, out, dout, dpre, mean, dinp, dweight, dbias, pre;
     struct tensor tokens;
     int32_t token[16];
 };
-
-static double norm_value(void *user) {
-    struct pair *p = (struct pair *)user;
-    residual_norm_forward(p->ctx, &p->residual.t, &p->out.t, &p->mean.t, &p->rstd.t, &p->inp.t, &p->delta.t,
-                          &p->weight.t, &p->bias.t);
-    return field_dot(&p->out, &p->dout) + field_dot(&p->residual, &p->dresidual);
-}
-
-static void test_gradient_norm(void **state) {
-    struct pair *p = (struct pair *)xcalloc(1, sizeof *p);
-    p->ctx = ctx_of(state);
-    field_make(&p->inp, 1, 4, 11, 0);
-    field_make(&p->delta, 2, 4, 11, 0);
-    field_make(&p->dout, 3, 4, 11, 0);
-    field_make(&p->dresidual, 4, 4, 11, 0);
-    field_make(&p->weight, 5, 11, 0, 0);
-    field_make(&p->bias, 6, 11, 0, 0);
-    field_make(&p->mean, 7, 4, 0, 0);
-    field_zero(&p->rstd, &p->mean);
-    field_zero(&p->out, &p->inp);
-    field_zero(&p->residual, &p->inp);
-    field_zero(&p->dinp, &p->inp);
-    field_zero(&p->dweight, &p->weight);
-    field_zero(&p->dbias, &p->bias);
-    norm_value(p);
-    norm_backward(p->ctx, &p->dinp.t, &p->dweight.t, &p->dbias.t, &p->dresidual.t, &p->dout.t, &p->residual.t,
-                  &p->mean.t, &p->rstd.t, &p->weight.t);
-    check_gradient("norm inp", &p->inp, &p->dinp, norm_value, p);
-    check_gradient("norm delta", &p->delta, &p->dinp, norm_value, p);
-    check_gradient("norm weight", &p->weight, &p->dweight, norm_value, p);
-    check_gradient("norm bias", &p->bias, &p->dbias, norm_value, p);
-    free(p);
-}
 
 /* gelu, then a linear layer: the order in which the model fuses the derivative into matmul_backward. */
 static double matmul_value(void *user) {
@@ -148,61 +236,17 @@ static void test_gradient_matmul_gelu(void **state) {
     field_make(&p->dout, 4, 6, 5, 0);
     field_zero(&p->pre, &p->dout);
     field_zero(&p->out, &p->dout);
-    field_zero(&p->residual, &p->dout); /* the gradient of pre */
+    field_zero(&p->dpre, &p->dout);
     field_zero(&p->dinp, &p->inp);
     field_zero(&p->dweight, &p->weight);
     field_zero(&p->dbias, &p->bias);
     matmul_gelu_value(p);
-    act_backward(p->ctx, &p->residual.t, &p->dout.t, &p->pre.t);
-    matmul_backward(p->ctx, &p->dinp.t, &p->dweight.t, &p->dbias.t, &p->residual.t, &p->inp.t, &p->weight.t,
-                    NULL, false);
+    act_backward(p->ctx, &p->dpre.t, &p->dout.t, &p->pre.t);
+    matmul_backward(p->ctx, &p->dinp.t, &p->dweight.t, &p->dbias.t, &p->dpre.t, &p->inp.t, &p->weight.t, NULL,
+                    false);
     check_gradient("matmul+gelu inp", &p->inp, &p->dinp, matmul_gelu_value, p);
     check_gradient("matmul+gelu weight", &p->weight, &p->dweight, matmul_gelu_value, p);
     check_gradient("matmul+gelu bias", &p->bias, &p->dbias, matmul_gelu_value, p);
-    free(p);
-}
-
-enum { ATTN_HEADS = 2 };
-static double attn_value(void *user) {
-    struct pair *p = (struct pair *)user;
-    attn_forward(p->ctx, &p->out.t, &p->mean.t, &p->inp.t, ATTN_HEADS, 0);
-    return field_dot(&p->out, &p->dout);
-}
-
-static void test_gradient_attn(void **state) {
-    struct pair *p = (struct pair *)xcalloc(1, sizeof *p);
-    p->ctx = ctx_of(state);
-    field_make(&p->inp, 1, 2, 7, 3 * 8);
-    field_make(&p->dout, 2, 2, 7, 8);
-    field_make(&p->mean, 3, 2, ATTN_HEADS, 7); /* lse */
-    field_zero(&p->out, &p->dout);
-    field_zero(&p->dinp, &p->inp);
-    attn_value(p);
-    attn_backward(p->ctx, &p->dinp.t, &p->dout.t, &p->out.t, &p->mean.t, &p->inp.t, ATTN_HEADS);
-    check_gradient("attn qkv", &p->inp, &p->dinp, attn_value, p);
-    free(p);
-}
-
-static double embed_value(void *user) {
-    struct pair *p = (struct pair *)user;
-    embed_forward(p->ctx, &p->out.t, &p->tokens, &p->weight.t, &p->bias.t, 0);
-    return field_dot(&p->out, &p->dout);
-}
-
-static void test_gradient_embed(void **state) {
-    struct pair *p = (struct pair *)xcalloc(1, sizeof *p);
-    p->ctx = ctx_of(state);
-    field_make(&p->weight, 1, 5, 3, 0);
-    field_make(&p->bias, 2, 7, 3, 0);
-    field_make(&p->dout, 3, 2, 6, 3);
-    field_zero(&p->out, &p->dout);
-    field_zero(&p->dweight, &p->weight);
-    field_zero(&p->dbias, &p->bias);
-    p->tokens = tensor_make("tokens", DTYPE_I32, p->token, 2, 6, 0, 0);
-    for (int i = 0; i < 12; i++) p->token[i] = i * i % 5;
-    embed_backward(p->ctx, &p->dweight.t, &p->dbias.t, &p->dout.t, &p->tokens);
-    check_gradient("embed wte", &p->weight, &p->dweight, embed_value, p);
-    check_gradient("embed wpe", &p->bias, &p->dbias, embed_value, p);
     free(p);
 }
 
@@ -233,11 +277,32 @@ static void test_gradient_loss(void **state) {
     free(p);
 }
 
+enum { ROPE_HEADS = 2, ROPE_KV_HEADS = 1, ROPE_T0 = 1 };
+static double rope_value(void *user) {
+    struct pair *p = (struct pair *)user;
+    memcpy(p->out.data, p->inp.data, sizeof p->inp.data);
+    rope(p->ctx, &p->out.t, ROPE_HEADS, ROPE_KV_HEADS, ROPE_T0, 100.0f, false);
+    return field_dot(&p->out, &p->dout);
+}
+
+static void test_gradient_rope(void **state) {
+    struct pair *p = (struct pair *)xcalloc(1, sizeof *p);
+    p->ctx = ctx_of(state);
+    field_make(&p->inp, 1, 2, 5, 4 * 6);
+    field_make(&p->dout, 2, 2, 5, 4 * 6);
+    field_zero(&p->out, &p->inp);
+    field_zero(&p->dinp, &p->inp);
+    memcpy(p->dinp.data, p->dout.data, sizeof p->dout.data);
+    rope(p->ctx, &p->dinp.t, ROPE_HEADS, ROPE_KV_HEADS, ROPE_T0, 100.0f, true);
+    check_gradient("rope qkv", &p->inp, &p->dinp, rope_value, p);
+    free(p);
+}
+
 int main(void) {
 #define CPU_TEST(f) cmocka_unit_test_setup_teardown(f, open_cpu, close_cpu)
     const struct CMUnitTest tests[] = {
-        CPU_TEST(test_gradient_norm), CPU_TEST(test_gradient_matmul), CPU_TEST(test_gradient_matmul_gelu),
-        CPU_TEST(test_gradient_attn), CPU_TEST(test_gradient_embed),  CPU_TEST(test_gradient_loss),
+        CPU_TEST(test_every_pair),    CPU_TEST(test_gradient_matmul), CPU_TEST(test_gradient_matmul_gelu),
+        CPU_TEST(test_gradient_loss), CPU_TEST(test_gradient_rope),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
