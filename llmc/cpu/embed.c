@@ -1,6 +1,8 @@
 /* Embedding: forward, backward. Contracts in ops.h. */
 #include "llmc/cpu/cpu.h"
 
+#include <string.h>
+
 static void embed_forward_run(const struct op_env *env, struct tensor *out, const struct tensor *tokens,
                               const struct tensor *wte, const struct tensor *wpe, int t0) {
     int64_t N = tensor_count(tokens), T = tokens->dim[1], C = tensor_cols(wte);
@@ -8,8 +10,10 @@ static void embed_forward_run(const struct op_env *env, struct tensor *out, cons
     for (int64_t n = 0; n < N; n++) {
         float *o = f32(out) + n * C;
         const float *token = f32(wte) + (int64_t)i32(tokens)[n] * C;
+        memcpy(o, token, (size_t)C * sizeof *o);
+        if (!wpe) continue;
         const float *position = f32(wpe) + (t0 + n % T) * C;
-        for (int64_t c = 0; c < C; c++) o[c] = token[c] + position[c];
+        for (int64_t c = 0; c < C; c++) o[c] += position[c];
     }
 }
 
@@ -24,11 +28,10 @@ static void embed_backward_run(const struct op_env *env, struct tensor *dwte, st
         for (int64_t n = 0; n < N; n++) {
             const float *d = f32(dout) + n * C;
             float *token = f32(dwte) + (int64_t)i32(tokens)[n] * C;
+            for (int64_t c = first; c < last; c++) token[c] += d[c];
+            if (!dwpe) continue;
             float *position = f32(dwpe) + (n % T) * C;
-            for (int64_t c = first; c < last; c++) {
-                token[c] += d[c];
-                position[c] += d[c];
-            }
+            for (int64_t c = first; c < last; c++) position[c] += d[c];
         }
     }
 }

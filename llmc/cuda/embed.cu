@@ -17,23 +17,25 @@ __global__ void embed_forward_naive_kernel(T *out, const int *tokens, const T *w
     if (i >= n) return;
     int64_t row = i / C, c = i % C;
     float token = to_float(wte[tokens[row] * C + c]);
-    float position = to_float(wpe[(t0 + row % length) * C + c]);
-    out[i] = from_float<T>(token + position);
+    out[i] = from_float<T>(wpe ? token + to_float(wpe[(t0 + row % length) * C + c]) : token);
 }
 
-/* One warp a row. */
-template <class T>
+/* One warp a row. Without POSITIONS, rows are copied. */
+template <class T, bool POSITIONS>
 __global__ void embed_forward_vec_kernel(T *out, const int *tokens, const T *wte, const T *wpe, int64_t rows,
                                          int length, int64_t C, int t0) {
     int64_t row = (int64_t)blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
     const T *token = wte + tokens[row] * C;
-    const T *position = wpe + (t0 + row % length) * C;
+    const T *position = POSITIONS ? wpe + (t0 + row % length) * C : nullptr;
 #pragma unroll 4
     for (int64_t c = (int64_t)threadIdx.x * vec<T>::size; c < C; c += WARP_SIZE * vec<T>::size) {
-        vec<T> a = vec<T>::load(token + c), b = vec<T>::load(position + c);
+        vec<T> a = vec<T>::load(token + c);
+        if constexpr (POSITIONS) {
+            vec<T> b = vec<T>::load(position + c);
 #pragma unroll
-        for (int k = 0; k < vec<T>::size; k++) a[k] = from_float<T>(to_float(a[k]) + to_float(b[k]));
+            for (int k = 0; k < vec<T>::size; k++) a[k] = from_float<T>(to_float(a[k]) + to_float(b[k]));
+        }
         a.store(out + row * C + c);
     }
 }
@@ -275,8 +277,9 @@ static void embed_forward_vec(const struct op_env *env, struct tensor *out, cons
         using T = decltype(tag);
         int64_t rows = tensor_count(tokens);
         launch({grid_size(rows, rows_a_block), {WARP_SIZE, rows_a_block}, 0, env->stream},
-               embed_forward_vec_kernel<T>, data_of<T>(out), i32(tokens), data_of<T>(wte), data_of<T>(wpe),
-               rows, (int)tokens->dim[1], tensor_cols(wte), t0);
+               wpe ? embed_forward_vec_kernel<T, true> : embed_forward_vec_kernel<T, false>, data_of<T>(out),
+               i32(tokens), data_of<T>(wte), data_of<T>(wpe), rows, (int)tokens->dim[1], tensor_cols(wte),
+               t0);
     });
 }
 
@@ -288,6 +291,7 @@ static void embed_backward_naive(const struct op_env *env, struct tensor *dwte, 
         using T = decltype(tag);
         launch({grid_size(rows, 1), 128, 0, env->stream}, embed_backward_naive_kernel<T>, data_of<T>(dwte),
                data_of<T>(dout), i32(tokens), rows, C);
+        if (!dwpe) return;
         launch({grid_size(length, 1), 128, 0, env->stream}, embed_backward_position_naive_kernel<T>,
                data_of<T>(dwpe), data_of<T>(dout), batch, length, C);
     });
@@ -363,6 +367,7 @@ static void embed_backward_sort(const struct op_env *env, struct tensor *dwte, s
         if (s.borders > 0)
             launch({{grid_size(s.borders, 1), columns}, block, 0, env->stream}, embed_backward_join_kernel<T>,
                    data_of<T>(dwte), s.pieces, s.keys[sorted], (int)s.n, C);
+        if (!dwpe) return;
         launch({{grid_size(length, 1), columns}, block, 0, env->stream}, embed_backward_position_kernel<T>,
                data_of<T>(dwpe), data_of<T>(dout), batch, length, C);
     });

@@ -162,8 +162,9 @@ static double bytes_of_all(const struct tensor *const *t, size_t count) {
     for (size_t i = 0; i < count; i++) total += bytes_of(t[i]);
     return total;
 }
-/* The part of a table that N indices can touch: no row of it needs to move twice. */
+/* The part of a table that N indices can touch: no row of it needs to move twice. NULL is absent. */
 static double bytes_of_rows(const struct tensor *table, int64_t N) {
+    if (!table) return 0.0;
     return (double)(min_i64(N, tensor_rows(table)) * tensor_cols(table)) * (double)dtype_size(table->dtype);
 }
 
@@ -176,11 +177,13 @@ void embed_forward(struct ctx *ctx, struct tensor *out, const struct tensor *tok
     want("embed_forward", out, N, C);
     want_dtype("embed_forward", tokens, DTYPE_I32);
     WANT_ALIKE(ctx, "embed_forward", wte, wpe, out);
-    want("embed_forward", wpe, tensor_rows(wpe), C);
-    check(t0 >= 0 && t0 + tokens->dim[1] <= tensor_rows(wpe),
-          "embed_forward: positions %d..%" PRId64 " are beyond the model's context of %" PRId64, t0,
-          t0 + tokens->dim[1], tensor_rows(wpe));
-    DISPATCH(ctx, embed_forward, N * C,
+    if (wpe) {
+        want("embed_forward", wpe, tensor_rows(wpe), C);
+        check(t0 >= 0 && t0 + tokens->dim[1] <= tensor_rows(wpe),
+              "embed_forward: positions %d..%" PRId64 " are beyond the model's context of %" PRId64, t0,
+              t0 + tokens->dim[1], tensor_rows(wpe));
+    }
+    DISPATCH(ctx, embed_forward, wpe ? N * C : 0,
              BYTES(out, tokens) + bytes_of_rows(wte, N) + bytes_of_rows(wpe, tokens->dim[1]), out, tokens,
              wte, wpe, t0);
 }
@@ -190,13 +193,14 @@ void embed_backward(struct ctx *ctx, struct tensor *dwte, struct tensor *dwpe, c
     int64_t C = tensor_cols(dwte), N = tensor_count(tokens);
     check(tokens->rank == 2, "embed_backward: tokens %s should be (B,T)", tensor_text(tokens));
     want("embed_backward", dout, N, C);
-    want("embed_backward", dwpe, tensor_rows(dwpe), C);
+    if (dwpe) want("embed_backward", dwpe, tensor_rows(dwpe), C);
     want_dtype("embed_backward", tokens, DTYPE_I32);
     WANT_ALIKE(ctx, "embed_backward", dout, dwte, dwpe);
-    check(tokens->dim[1] <= tensor_rows(dwpe), "embed_backward: %s has more positions than %s",
+    check(!dwpe || tokens->dim[1] <= tensor_rows(dwpe), "embed_backward: %s has more positions than %s",
           tensor_text(tokens), tensor_text(dwpe));
     double added = bytes_of_rows(dwte, N) + bytes_of_rows(dwpe, tokens->dim[1]);
-    DISPATCH(ctx, embed_backward, 2 * N * C, BYTES(dout, tokens) + 2 * added, dwte, dwpe, dout, tokens);
+    DISPATCH(ctx, embed_backward, (dwpe ? 2 : 1) * N * C, BYTES(dout, tokens) + 2 * added, dwte, dwpe, dout,
+             tokens);
 }
 
 /* --- norm --- */

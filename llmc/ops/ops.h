@@ -58,17 +58,17 @@ enum activation { ACT_NONE, ACT_GELU };
 
 /* --- embed: token plus position embedding --- */
 
-/* out[b,t,:] = wte[tokens[b,t],:] + wpe[t0+t,:] */
+/* out[b,t,:] = wte[tokens[b,t],:] + wpe[t0+t,:]; without the second term where positions are not learned. */
 LLMC_OP(embed_forward, struct tensor *out, /* (B,T,C) = */
         const struct tensor *tokens,       /* (B,T) int32, each in [0,Vp) */
         const struct tensor *wte,          /* (Vp,C) */
-        const struct tensor *wpe,          /* (maxT,C) */
-        int t0);                           /* position of the first column; t0 + T <= maxT */
+        const struct tensor *wpe,          /* (maxT,C) (or NULL) */
+        int t0);                           /* position of the first column: its row of wpe; t0 + T <= maxT */
 
 /* dwte[tokens[b,t],:] += dout[b,t,:];  dwpe[t,:] += sum_b dout[b,t,:].
  * Deterministic: rows of dwte are summed in the order of (b,t). */
 LLMC_OP(embed_backward, struct tensor *dwte, /* (Vp,C) += */
-        struct tensor *dwpe,                 /* (maxT,C) += */
+        struct tensor *dwpe,                 /* (maxT,C) += (or NULL) */
         const struct tensor *dout,           /* (B,T,C) */
         const struct tensor *tokens);        /* (B,T) int32 */
 

@@ -1,6 +1,8 @@
 /* embed_forward, embed_backward. Shapes: {B, T, C, Vp, maxT, t0}. */
 #include "test/ops/op_harness.h"
 
+enum { NO_POSITIONS = OP_FLAG(0) };
+
 static void add_tokens(struct op_instance *x) {
     struct operand *o = op_add(x, ROLE_IN, DTYPE_I32, "tokens", x->c->d[0], x->c->d[1], 0);
     if (x->c->input == INPUT_EQUAL) /* every token the same row: the last */
@@ -13,7 +15,7 @@ static void embed_forward_make(struct op_instance *x) {
     const int64_t *d = x->c->d;
     add_tokens(x);
     op_add(x, ROLE_IN, x->dtype, "wte", d[3], d[2], 0);
-    op_add(x, ROLE_IN, x->dtype, "wpe", d[4], d[2], 0);
+    if (!(x->c->flags & NO_POSITIONS)) op_add(x, ROLE_IN, x->dtype, "wpe", d[4], d[2], 0);
     op_add(x, ROLE_OUT, x->dtype, "out", d[0], d[1], d[2])->exact = true; /* one addition in fp32 */
 }
 
@@ -32,6 +34,8 @@ static const struct op_case embed_forward_cases[] = {
     {"tiny", INPUT_TINY, {2, 3, 24, 9, 3, 0}, 0, SIZE_SMALL},
     {"integer", INPUT_INTEGER, {2, 6, 16, 9, 6, 0}, 0, SIZE_SMALL},
     {"unaligned", INPUT_RANDOM, {2, 5, 16, 11, 8, 0}, UNALIGNED, SIZE_SMALL},
+    {"no positions", INPUT_RANDOM, {2, 5, 7, 11, 1, 3}, NO_POSITIONS, SIZE_SMALL},
+    {"no positions, vectors", INPUT_RANDOM, {3, 8, 64, 50, 1, 0}, NO_POSITIONS, SIZE_SMALL},
     {"gpt2", INPUT_RANDOM, {4, 1024, 768, 50304, 1024, 0}, 0, SIZE_LARGE},
 };
 OP_TEST(embed_forward, (.model_cases = embed_forward_model_cases), A("out"), A("tokens"), A("wte"), A("wpe"),
@@ -43,17 +47,20 @@ static void embed_backward_make(struct op_instance *x) {
     add_tokens(x);
     op_add(x, ROLE_IN, x->dtype, "dout", d[0], d[1], d[2]);
     op_add(x, ROLE_ADD, x->dtype, "dwte", d[3], d[2], 0)->exact = exact;
-    op_add(x, ROLE_ADD, x->dtype, "dwpe", d[4], d[2], 0)->exact = exact;
+    if (!(x->c->flags & NO_POSITIONS)) op_add(x, ROLE_ADD, x->dtype, "dwpe", d[4], d[2], 0)->exact = exact;
 }
 
 /* The magnitude of each sum is the op itself on absolute values; no row has more than B*T terms. */
 static void embed_backward_bound(struct op_instance *x) {
     const int64_t *d = x->c->d;
-    struct tensor dwte = op_absolute(x, "dwte"), dwpe = op_absolute(x, "dwpe"), dout = op_absolute(x, "dout");
+    bool positions = !(x->c->flags & NO_POSITIONS);
+    struct tensor dwte = op_absolute(x, "dwte"), dout = op_absolute(x, "dout"), dwpe = {0};
+    if (positions) dwpe = op_absolute(x, "dwpe");
     if (x->c->input == INPUT_INTEGER) return;
-    embed_backward(&x->reference, &dwte, &dwpe, &dout, A("tokens"));
+    embed_backward(&x->reference, &dwte, positions ? &dwpe : NULL, &dout, A("tokens"));
     double *allow = op_allowed(x, "dwte"), error = op_sum_error((double)(d[0] * d[1]));
     for (int64_t i = 0; i < tensor_count(&dwte); i++) allow[i] += error * (double)f32(&dwte)[i];
+    if (!positions) return;
     allow = op_allowed(x, "dwpe");
     error = op_sum_error((double)d[0]);
     for (int64_t i = 0; i < tensor_count(&dwpe); i++) allow[i] += error * (double)f32(&dwpe)[i];
@@ -76,6 +83,8 @@ static const struct op_case embed_backward_cases[] = {
     {"long runs of tokens", INPUT_INTEGER, {4, 40, 16, 3, 40, 0}, 0, SIZE_SMALL},
     {"many tokens", INPUT_RANDOM, {2, 600, 8, 1000, 600, 0}, 0, SIZE_SMALL},
     {"unaligned", INPUT_RANDOM, {2, 5, 16, 11, 8, 0}, UNALIGNED, SIZE_SMALL},
+    {"no positions", INPUT_RANDOM, {2, 5, 7, 4, 1, 0}, NO_POSITIONS, SIZE_SMALL},
+    {"no positions, vectors", INPUT_RANDOM, {3, 12, 64, 5, 1, 0}, NO_POSITIONS, SIZE_SMALL},
     {"gpt2", INPUT_RANDOM, {4, 1024, 768, 50304, 1024, 0}, 0, SIZE_LARGE},
 };
 OP_TEST(embed_backward, (.bound = embed_backward_bound, .model_cases = embed_backward_model_cases), A("dwte"),
