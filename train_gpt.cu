@@ -1,6 +1,6 @@
 /* train_gpt: trains GPT-2-scale models. This file is the training run:
  *
- *     options -> data -> model -> { next batch -> forward, backward -> update -> log -> save, validate, sample }
+ *     options -> data -> model -> { next batch, forward, backward, update, log, save, validate, sample }
  *
  * The loop is train(). What it calls is in llmc/run/: run.c opens and saves a run, pipeline.c overlaps host
  * and device, log.c prints and records, eval.c validates and samples. The network is llmc/model/gpt.c;

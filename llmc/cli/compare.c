@@ -52,12 +52,8 @@ static const struct option_group groups[] = {
 };
 static const struct option_command command = {
     "train_gpt compare [options]",
-    "Runs training steps on the CPU reference and on another device, and compares every tensor.",
-    groups,
-    ARRAY_LENGTH(groups),
-    NULL,
-    0,
-    0};
+    "Runs training steps on the CPU reference and on another device, and compares every tensor.", groups,
+    ARRAY_LENGTH(groups)};
 
 /* --- the tolerance --- */
 
@@ -285,7 +281,8 @@ int cmd_compare(int argc, char **argv) {
     struct error err;
     struct gpt_config model;
     char *directory;
-    check(run_model_config(&model, &directory, &config.run, config.run.shape.vocab_size, &err), "%s", err.message);
+    check(run_model_config(&model, &directory, &config.run, config.run.shape.vocab_size, &err), "%s",
+          err.message);
     struct device *device = run_open_device(&config.run);
     struct comparison c;
     memset(&c, 0, sizeof c);

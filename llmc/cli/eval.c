@@ -55,11 +55,7 @@ static const struct option_command command = {
     "train_gpt eval --from DIR [--data GLOB | --text PATH] [--tasks LIST] [options]",
     "Measures a checkpoint: loss, perplexity and bits per byte on tokens or text, and the share of "
     "multiple-choice questions that it answers correctly.",
-    groups,
-    ARRAY_LENGTH(groups),
-    NULL,
-    0,
-    0};
+    groups, ARRAY_LENGTH(groups)};
 
 /* --- the model --- */
 

@@ -31,11 +31,7 @@ static const struct option_command command = {
     "train_gpt export --from PATH --to PATH [options]",
     "Writes a model without the optimizer state. The target appears only when it is complete. A GGUF file "
     "includes the tokenizer.",
-    groups,
-    ARRAY_LENGTH(groups),
-    NULL,
-    0,
-    0};
+    groups, ARRAY_LENGTH(groups)};
 
 static int64_t size_of(const char *path) {
     struct stat st;

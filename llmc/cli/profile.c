@@ -189,11 +189,7 @@ int cmd_profile(int argc, char **argv) {
     groups[RUN_OPTION_GROUPS] = (struct option_group){"Profile", rows, ARRAY_LENGTH(rows)};
     struct option_command command = {"train_gpt profile [options of training] [--html FILE]",
                                      "Times one training step, operation by operation, on random tokens.",
-                                     groups,
-                                     RUN_OPTION_GROUPS + 1,
-                                     NULL,
-                                     0,
-                                     0};
+                                     groups, RUN_OPTION_GROUPS + 1};
     struct options options;
     struct profile_config c = {0};
     int status = command_options(&options, &command, &c, argc, argv);

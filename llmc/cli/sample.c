@@ -43,12 +43,8 @@ static const struct option_row text_rows[] = {
 static const struct option_group groups[] = {{"Model", model_rows, ARRAY_LENGTH(model_rows)},
                                              {"Text", text_rows, ARRAY_LENGTH(text_rows)}};
 static const struct option_command command = {"train_gpt sample --from DIR [options]",
-                                              "Continues a prompt with a trained model.",
-                                              groups,
-                                              2,
-                                              NULL,
-                                              0,
-                                              0};
+                                              "Continues a prompt with a trained model.", groups,
+                                              ARRAY_LENGTH(groups)};
 
 struct stream {
     const struct tokenizer *tokenizer;
@@ -108,6 +104,23 @@ static void print_stats(const struct gpt *gpt, struct device *device, int64_t ma
             100.0 * bytes * (double)made / seconds / copy_rate, human_count(copy_rate));
 }
 
+/* The tokens that the text continues: <|endoftext|>, which stands before every document in training, and the
+ * prompt. */
+static struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const char *prompt,
+                                         int64_t vocab_size) {
+    struct token_buffer ids = {0};
+    int64_t end_of_text = tokenizer ? tokenizer_end_of_text(tokenizer) : vocab_size - 1;
+    if (end_of_text >= 0) {
+        token_buffer_reserve(&ids, 1);
+        ids.ids[ids.count++] = (uint32_t)end_of_text;
+    }
+    if (prompt[0])
+        check(tokenizer_encode_special(tokenizer, prompt, (int64_t)strlen(prompt), &ids) >= 0,
+              "cannot encode the prompt");
+    check(ids.count > 0, "the tokenizer has no <|endoftext|> token to start from: give a --prompt");
+    return ids;
+}
+
 int cmd_sample(int argc, char **argv) {
     struct options options;
     struct sample_config c;
@@ -129,20 +142,8 @@ int cmd_sample(int argc, char **argv) {
     check(checkpoint_load_weights(&gpt, directory, &err), "%s", err.message);
 
     char *prompt = read_prompt(c.prompt);
-    struct token_buffer ids = {0};
-    uint32_t *start =
-        (uint32_t *)xmalloc((strlen(prompt) + 2) * sizeof *start); /* a token has at least one byte */
-    int64_t count = 0, made = 0;
-    /* a document follows this token in training */
-    int64_t begin = tokenizer ? tokenizer_end_of_text(tokenizer) : model.vocab_size - 1;
-    if (begin >= 0) start[count++] = (uint32_t)begin;
-    if (prompt[0])
-        check(tokenizer_encode_special(tokenizer, prompt, (int64_t)strlen(prompt), &ids) >= 0,
-              "cannot encode the prompt");
-    if (ids.count) memcpy(start + count, ids.ids, (size_t)ids.count * sizeof *start);
-    count += ids.count;
-    check(count > 0, "the tokenizer has no <|endoftext|> token to start from: give a --prompt");
-
+    struct token_buffer ids = encode_prompt(tokenizer, prompt, model.vocab_size);
+    int64_t made = 0;
     struct stream stream = {tokenizer, c.past_end};
     double started = now_seconds();
     for (int64_t i = 0; i < c.count; i++) {
@@ -151,7 +152,7 @@ int cmd_sample(int argc, char **argv) {
             sampler_new(&sampling, tokenizer ? tokenizer_vocab_size(tokenizer) : model.vocab_size);
         if (c.count > 1) printf("--- seed %" PRId64 "\n", c.seed + i);
         fputs(prompt, stdout);
-        made += generate(&gpt, s, start, count, c.tokens, print_token, &stream);
+        made += generate(&gpt, s, ids.ids, ids.count, c.tokens, print_token, &stream);
         putchar('\n');
         sampler_free(s);
     }
@@ -160,7 +161,6 @@ int cmd_sample(int argc, char **argv) {
     check(fflush(stdout) == 0 && !ferror(stdout), "cannot write the text to standard output");
 
     free(prompt);
-    free(start);
     token_buffer_free(&ids);
     tokenizer_free(tokenizer);
     ctx_free(&ctx);

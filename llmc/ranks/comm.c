@@ -32,29 +32,31 @@ struct comm *comm_open_plan(int64_t world) {
     return comm_open_idle(NULL, world, "plan");
 }
 
-/* If --device auto finds no GPU on one rank, that rank would use a different communicator and deadlock. */
-static bool same_backend(struct group *g, const struct device *device, struct error *err) {
+/* Ranks whose memory is the host's and ranks with GPUs would open different communicators and wait for each
+ * other for ever: --device auto may have found no GPU on one of them. */
+static bool same_memory(struct group *g, const struct device *device, struct error *err) {
     struct {
-        char backend[16], host[64];
-    } mine = {"", ""}, *all = xcalloc((size_t)g->world, sizeof mine);
-    snprintf(mine.backend, sizeof mine.backend, "%s", device->backend);
+        bool unified;
+        char device[24], host[64];
+    } mine = {device->unified, "", ""}, *all = xcalloc((size_t)g->world, sizeof mine);
+    snprintf(mine.device, sizeof mine.device, "%s", device->backend);
     snprintf(mine.host, sizeof mine.host, "%s", g->host);
     group_exchange(g, all, &mine, sizeof mine);
     int64_t r = 1;
-    while (r < g->world && strcmp(all[r].backend, all[0].backend) == 0) r++;
-    bool ok = r == g->world ||
-              fail(err,
-                   "rank 0 (%s) uses the device %s, rank %lld (%s) %s: give all of them --device %s or "
-                   "--device %s",
-                   all[0].host, all[0].backend, (long long)r, all[r].host, all[r].backend, all[0].backend,
-                   all[r].backend);
+    while (r < g->world && all[r].unified == all[0].unified) r++;
+    bool ok =
+        r == g->world ||
+        fail(err,
+             "rank 0 (%s) uses the device %s, rank %lld (%s) %s: give all of them --device %s or --device %s",
+             all[0].host, all[0].device, (long long)r, all[r].host, all[r].device, all[0].device,
+             all[r].device);
     free(all);
     return ok;
 }
 
 struct comm *comm_open(struct group *g, struct device *device, struct error *err) {
     if (!g || g->world == 1) return comm_open_local(g);
-    if (!same_backend(g, device, err)) return NULL;
+    if (!same_memory(g, device, err)) return NULL;
     if (device->unified) return comm_open_shm(g, err);
     return comm_open_nccl(g, device, err);
 }

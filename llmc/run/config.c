@@ -174,14 +174,15 @@ bool run_model_config(struct gpt_config *model, char **directory, const struct r
     changes.vocab_size = 0;
     const struct gpt_field *said = gpt_config_said(&changes);
     if (said)
-        return fail(err,
-                    "--model %s has a shape of its own; --%s and its like are for models that start from nothing",
-                    c->model, said->option.name);
+        return fail(
+            err,
+            "--model %s has a shape of its own; --%s and its like are for models that start from nothing",
+            c->model, said->option.name);
     *directory = checkpoint_find(c->model, err);
     if (!*directory || !checkpoint_config(model, *directory, err)) return false;
     if (vocab_size > 0 && vocab_size != model->vocab_size)
-        return fail(err, "--model %s has a vocabulary of %" PRId64 " tokens, the data one of %" PRId64, c->model,
-                    model->vocab_size, vocab_size);
+        return fail(err, "--model %s has a vocabulary of %" PRId64 " tokens, the data one of %" PRId64,
+                    c->model, model->vocab_size, vocab_size);
     return true;
 }
 

@@ -129,8 +129,8 @@ void run_print_grade(struct run *r) {
     }
     if (!is_rank_0(r)) return;
     printf(
-        "grade     in %d such stories %.1f %% of %d sentences are grammatical, and %.1f %% of %d references to "
-        "what was said before are right\n",
+        "grade     in %d such stories %.1f %% of %d sentences are grammatical, and %.1f %% of %d references "
+        "to what was said before are right\n",
         GRADED, 100.0 * total.grammatical / fmax(1, total.sentences), total.sentences,
         100.0 * total.references_ok / fmax(1, total.references), total.references);
 }

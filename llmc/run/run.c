@@ -46,8 +46,8 @@ static bool choose_run(struct run *r, struct error *err) {
     if (taken)
         return fail(
             err,
-            "%s already holds a run: --resume continues it, --overwrite deletes it and starts anew, --out DIR "
-            "names another directory",
+            "%s already holds a run: --resume continues it, --overwrite deletes it first, --out DIR names "
+            "another directory",
             r->out);
     return (!c->overwrite || remove_tree(r->out, err)) && make_directories(r->out, err);
 }
@@ -87,8 +87,8 @@ static bool open_data_and_model(struct run *r, struct error *err) {
     if (r->resumed && r->state.data != dataset_fingerprint(r->data.train))
         return fail(
             err,
-            "%s: the training data is not what the run was started on; resuming needs the same --text, --data "
-            "or --stories (to train on other data, start a new run with --model %s)",
+            "%s: the training data is not what the run was started on; --resume needs the same --text, "
+            "--data or --stories (to train on other data, start a new run with --model %s)",
             r->start, r->start);
     r->state.data = dataset_fingerprint(r->data.train);
     struct loader_options loading = {.B = c->batch_size,
