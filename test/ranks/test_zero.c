@@ -1,14 +1,13 @@
-/* ZeRO over processes: every level, number of ranks and accumulation against one process that sees the same
- * tokens, over the malicious communicator of wire.h and over shared memory.
+/* ZeRO: every level, number of ranks and accumulation against one process that sees the same tokens, with the
+ * communicator of poison_comm.h, which makes a missing wait() visible, and with the CPU's communicator itself.
  *
- * Order: one rank of a run; runs; the tests. Everything that computes runs in forked
- * processes: OpenMP does not survive a fork. */
+ * Everything that computes runs in forked processes, because OpenMP does not survive a fork. */
 #include "test/test.h"
 
 #include "llmc/model/sampler.h"
 #include "llmc/ranks/zero.h"
+#include "test/ranks/poison_comm.h"
 #include "test/ranks/ranks.h"
-#include "test/ranks/wire.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -39,7 +38,7 @@ struct run {
     int64_t first_step, steps;  /* of STEPS */
     int64_t nan_step, nan_rank; /* a gradient of this rank is NaN in this step; 0: never */
     bool look;                  /* validate and generate in the middle */
-    bool real;                  /* over the communicator of the CPU, not that of wire.h */
+    bool direct;                /* without poison_comm.h */
     const struct result *from;  /* goes on from these values; NULL: initialised */
 };
 
@@ -73,7 +72,7 @@ static void observe_needed(void *arg, int64_t layer, int64_t next) {
     o->held[layer % 2] = layer;
     if (next < 0 || o->held[next % 2] == next) return;
     struct tensor slot = gpt_param_range(o->gpt, p->blocks + next * p->block, p->block);
-    check(wire_newest(o->comm) == slot.data,
+    check(poison_comm_newest(o->comm) == slot.data,
           "block %" PRId64 " is not on its way while block %" PRId64 " is computed", next, layer);
     o->held[next % 2] = next;
 }
@@ -171,7 +170,7 @@ static void generate_some(struct gpt *generator, int64_t *out) {
 static void train(struct zero *z, struct observer *o, const struct run *r, struct result *out,
                   struct gpt *generator) {
     int64_t n = r->B * r->T, world = z->comm->world, rank = z->comm->rank;
-    int64_t started = o->comm ? wire_started(o->comm) : 0;
+    int64_t started = o->comm ? poison_comm_started(o->comm) : 0;
     int32_t *tokens = (int32_t *)xmalloc((size_t)n * 8), *targets = tokens + n;
     float *numbers = f32(&z->gpt->numbers);
     for (int64_t step = r->first_step; step < r->first_step + r->steps; step++) {
@@ -202,8 +201,8 @@ static void train(struct zero *z, struct observer *o, const struct run *r, struc
     free(tokens);
     if (!o->comm || r->look) return;
     int64_t want = r->steps * collectives_of_step(r) + (r->level == ZERO_PARAMETERS);
-    check(wire_started(o->comm) - started == want, "%" PRId64 " collectives, not %" PRId64,
-          wire_started(o->comm) - started, want);
+    check(poison_comm_started(o->comm) - started == want, "%" PRId64 " collectives, not %" PRId64,
+          poison_comm_started(o->comm) - started, want);
 }
 
 /* What the plan of this run says. */
@@ -242,27 +241,28 @@ static void begin(struct zero *z, const struct run *r) {
     poison_slots(z);
 }
 
-static void compare_ranks(struct zero *z, struct wire *wire, const struct result *mine, struct result *out) {
+/* One rank after the other: all have the same values, and together store each. */
+static void compare_ranks(struct zero *z, const struct result *mine, struct result *out) {
     size_t total = (size_t)z->gpt->layout.total, bytes = total * sizeof(float);
     float *whole = (float *)xmalloc(3 * bytes);
     copy_whole(z, ZERO_PARAMS, whole);
     copy_whole(z, ZERO_M, whole + total);
     copy_whole(z, ZERO_V, whole + 2 * total);
-    wire_turn(wire, z->comm->rank);
-    if (z->comm->rank == 0) memcpy(out->params, whole, 3 * bytes); /* m and v come after */
-    check(memcmp(whole, out->params, 3 * bytes) == 0, "rank %" PRId64 " has other values", z->comm->rank);
-    check(memcmp(mine->loss, out->loss, sizeof out->loss) == 0 &&
-              memcmp(mine->norm, out->norm, sizeof out->norm) == 0 &&
-              memcmp(mine->generated, out->generated, sizeof out->generated) == 0,
-          "rank %" PRId64 " has seen other numbers", z->comm->rank);
-    copy_stored(z, ZERO_PARAMS, whole, false, NULL);
-    copy_stored(z, ZERO_M, whole + total, false, out->owners);
-    wire_turn_done(wire);
+    for (int64_t turn = 0; turn < z->comm->world; turn++, group_barrier(z->comm->group)) {
+        if (z->comm->rank != turn) continue;
+        if (turn == 0) memcpy(out->params, whole, 3 * bytes); /* m and v come after */
+        check(memcmp(whole, out->params, 3 * bytes) == 0, "rank %" PRId64 " has other values", turn);
+        check(memcmp(mine->loss, out->loss, sizeof out->loss) == 0 &&
+                  memcmp(mine->norm, out->norm, sizeof out->norm) == 0 &&
+                  memcmp(mine->generated, out->generated, sizeof out->generated) == 0,
+              "rank %" PRId64 " has seen other numbers", turn);
+        copy_stored(z, ZERO_PARAMS, whole, false, NULL);
+        copy_stored(z, ZERO_M, whole + total, false, out->owners);
+    }
     free(whole);
 }
 
-static void run_rank(const struct run *r, struct wire *wire, struct comm *comm, struct device *device,
-                     struct result *out) {
+static void run_rank(const struct run *r, struct comm *comm, struct device *device, struct result *out) {
     omp_set_num_threads(1);
     struct ctx ctx, plan;
     struct gpt gpt, generator;
@@ -285,12 +285,12 @@ static void run_rank(const struct run *r, struct wire *wire, struct comm *comm, 
               plan.memory[kinds[i]], ctx.memory[kinds[i]]);
     begin(&z, r);
     struct observer o = {.hooks = gpt.hooks, .gpt = &gpt, .held = {-1, -1}};
-    if (r->world > 1 && !r->real) o.comm = comm;
+    if (r->world > 1 && !r->direct) o.comm = comm;
     gpt.hooks = (struct gpt_hooks){&o, observe_needed, observe_grads_needed, observe_ready, NULL};
     generator_create(&generator, &ctx, r->config, DTYPE_F32, &gpt);
     struct result mine = *out, *result = comm->rank == 0 ? out : &mine;
     train(&z, &o, r, result, &generator);
-    compare_ranks(&z, wire, result, out);
+    compare_ranks(&z, result, out);
     check(ctx.memory[MEM_SCRATCH] <= plan.memory[MEM_SCRATCH], "more scratch than planned");
     zero_free(&z);
     ctx_free(&ctx);
@@ -314,76 +314,43 @@ static const char *text(const struct run *r) {
 
 struct job {
     const struct run *run;
-    struct wire *wire;
     struct result *result;
 };
 
-static void over_wire(const struct job *job, int64_t rank) {
-    struct device *device = device_open_cpu();
-    struct comm *local = comm_open_local(NULL);
-    struct comm comm = job->run->world > 1 ? wire_comm(job->wire, rank, job->run->world) : *local;
-    run_rank(job->run, job->wire, &comm, device, job->result);
-    if (job->run->world > 1) comm.close(&comm);
-    local->close(local);
-    device->close(device);
-}
-
-static int over_shared_memory(const struct ranks *r, int64_t rank) {
+static int run_in_process(const struct ranks *r, int64_t rank) {
     const struct job *job = (const struct job *)r->arg;
     struct error err;
     struct group *g = ranks_open(r);
     struct device *device = device_open_cpu();
     struct comm *comm = comm_open(g, device, &err);
     check(comm, "%s", err.message);
-    run_rank(job->run, job->wire, comm, device, job->result);
+    if (g->world > 1 && !job->run->direct) comm = poison_comm_open(comm);
+    run_rank(job->run, comm, device, job->result);
     comm->close(comm);
     group_close(g);
     device->close(device);
     return 0;
 }
 
-static bool run_forked(const struct job *job) {
-    pid_t child[MOST_RANKS];
-    for (int64_t rank = 0; rank < job->run->world; rank++) {
-        child[rank] = fork();
-        assert_true(child[rank] >= 0);
-        if (child[rank]) continue;
-        over_wire(job, rank);
-        _exit(0);
-    }
-    bool good = true;
-    for (int64_t k = 0; k < job->run->world; k++) {
-        int status;
-        pid_t pid = wait(&status);
-        assert_true(pid > 0);
-        good &= WIFEXITED(status) && WEXITSTATUS(status) == 0;
-        if (!good) wire_fail(job->wire);
-    }
-    return good;
-}
-
 static struct result *run(const struct run *r) {
     struct gpt_params layout;
     gpt_params_layout(&layout, r->config);
     size_t total = (size_t)layout.total;
-    struct result *out = (struct result *)shared_memory(sizeof *out + total * 4 * sizeof(float));
+    struct result *out = (struct result *)mmap(NULL, sizeof *out + total * 4 * sizeof(float),
+                                               PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_true(out != MAP_FAILED);
     out->params = (float *)(out + 1);
     out->m = out->params + total;
     out->v = out->m + total;
     out->owners = (int *)(out->v + total);
-    struct job job = {r, wire_new(), out};
-    if (r->real) {
-        struct ranks ranks;
-        ranks_init(&ranks, r->world, 30.0);
-        ranks.arg = &job;
-        ranks_start(&ranks, over_shared_memory);
-        ranks_finish(&ranks, 60.0);
-        ranks_expect_all(&ranks, 0, NULL);
-        ranks_free(&ranks);
-    } else if (!run_forked(&job)) {
-        fail_msg("%s: a rank failed", text(r));
-    }
-    wire_free(job.wire);
+    struct job job = {r, out};
+    struct ranks ranks;
+    ranks_init(&ranks, r->world, 30.0);
+    ranks.arg = &job;
+    ranks_start(&ranks, run_in_process);
+    ranks_finish(&ranks, 60.0);
+    ranks_expect_all(&ranks, 0, NULL);
+    ranks_free(&ranks);
     for (size_t i = 0; i < total; i++) assert_int_equal(out->owners[i], r->level == ZERO_NONE ? r->world : 1);
     return out;
 }
@@ -465,8 +432,8 @@ static void levels_odd(void **state) { check_levels(&odd, 7); }
 static void levels_least(void **state) { check_levels(&least, 4); }
 static void levels_even(void **state) { check_levels(&even, 8); }
 
-/* The real communicator of the CPU adds in the same order. */
-static void over_the_real_communicator(void **state) {
+/* The communicator without poison, with many collectives started at a time. */
+static void without_poison(void **state) {
     for (int level = 0; level < 4; level++) {
         struct run r = {.config = &odd,
                         .B = 2,
@@ -477,7 +444,7 @@ static void over_the_real_communicator(void **state) {
                         .level = (enum zero_level)level,
                         .look = true};
         struct result *want = run(&r);
-        r.real = true;
+        r.direct = true;
         struct result *got = run(&r);
         same_bits(&r, got, want);
         run_free(want, &odd);
@@ -563,7 +530,7 @@ static void goes_on_elsewhere(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(levels_odd),        cmocka_unit_test(levels_least),
-        cmocka_unit_test(levels_even),       cmocka_unit_test(over_the_real_communicator),
+        cmocka_unit_test(levels_even),       cmocka_unit_test(without_poison),
         cmocka_unit_test(recomputed),        cmocka_unit_test(nan_on_one_rank),
         cmocka_unit_test(goes_on_elsewhere),
     };
