@@ -5,7 +5,7 @@
  * (profile_page.c). */
 #include "llmc/base/rng.h"
 #include "llmc/cli/commands.h"
-#include "llmc/report/profile.h"
+#include "llmc/report/profile_page.h"
 #include "llmc/run/config.h"
 
 #include <inttypes.h>

@@ -1,7 +1,7 @@
 /* Finding text files and documents, and keeping some back for validation. Order: files, documents, UTF-8,
  * places to cut, validation. */
 #include "llmc/corpus/documents.h"
-#include "llmc/text/utf8.h"
+#include "llmc/base/utf8.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -51,9 +51,8 @@ void logger_validation(struct logger *l, int64_t step, double loss);
 void logger_say(struct logger *l, const char *fmt, ...) LLMC_PRINTF(2, 3);
 /* Flushes to disk; call before a checkpoint is written, so that no checkpoint is ahead of its log. */
 void logger_sync(struct logger *l);
-/* Writes RUN/loss.svg: training loss (raw and smoothed), validation loss, floor, learning rate; axes that a
- * person can read, legend, title. Atomic. Reads the rows from log.jsonl, so that a resumed run draws the
- * whole curve. */
+/* Writes RUN/loss.svg (see plot.h), atomically. Reads the rows from log.jsonl, so that a resumed run draws the whole
+ * curve. */
 bool logger_plot(struct logger *l, struct error *err);
 void logger_close(struct logger *l);
 

@@ -1,537 +1,200 @@
-/* loss.svg. Order: the log's rows; ranges and ticks; text; lines; the parts of the picture; the whole.
+/* loss.svg: training and validation loss over the steps, and the floor.
  *
- * All coordinates are pixels of a 960 x 600 picture. Every line is drawn with at most two points a pixel
- * column, the least and the greatest value there, so that a million steps show every spike and the file stays
- * small. */
+ * A run may have a million steps, the picture has 761 columns of pixels. Each column shows the mean of its
+ * steps as a line, and their least and greatest value as a pale band: noise is smoothed, no spike is lost. The
+ * y axis ends where the bulk of the losses does; what exceeds it is drawn at the edge. */
 #include "llmc/report/plot.h"
 
-#include "llmc/base/file.h"
-#include "llmc/report/log_file.h"
-
-#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-    WIDTH = 960,
-    HEIGHT = 600,
-    LEFT = 72, /* of both panels */
-    RIGHT = 838,
-    TOP = 100, /* of the loss */
-    BOTTOM = 436,
-    RATE_TOP = 474, /* of the learning rate */
-    RATE_BOTTOM = 540
+#include "llmc/base/file.h"
+#include "llmc/base/utf8.h"
+#include "llmc/report/log_file.h"
+
+enum { LEFT = 64, RIGHT = 824, TOP = 80, BOTTOM = 484 };
+enum { TRAIN, VALIDATION, FLOOR, CURVES };
+static const char *const names[CURVES] = {"train", "validation", "floor"};
+static const char *const colours[CURVES] = {"#1259b3", "#d2500a", "#2c7a4b"}, *const grey = "#59636e";
+
+struct column {
+    double least, most, mean; /* of its finite losses */
+    int64_t count;
+    bool bad; /* a loss that is not finite, or an update that was skipped */
 };
-
-#define INK        "#24292f"
-#define MUTED      "#59636e"
-#define RAW        "#a9cbf0"
-#define TRAINING   "#1259b3"
-#define VALIDATION "#d2500a"
-#define FLOOR      "#2c7a4b"
-#define RATE       "#6b4ba3"
-#define TROUBLE    "#c92a2a"
-
-/* --- the log's rows --- */
-
-struct series {
-    double *x, *y; /* step, value; y may be NAN */
-    int64_t count, capacity;
+struct axis {
+    double lo, hi, tick, at_lo, at_hi; /* ticks are multiples of `tick`; at_lo, at_hi: pixels */
 };
-
 struct plot {
-    FILE *svg;
-    struct series loss, rate, validation, trouble; /* trouble: x only */
-    double floor_loss;
-    int64_t smoothing; /* half width of the smoothing window in steps; 0: none */
-    double above;      /* the greatest value that the axis does not reach, or NAN */
-    struct axis {
-        double lo, hi, tick; /* ticks are multiples of `tick` */
-        double at_lo, at_hi; /* pixels */
-    } x, y, r;
+    struct log_row *rows;
+    int64_t count, count_of[2]; /* all; TRAIN, VALIDATION */
+    struct axis x, y;
+    struct column column[2][RIGHT - LEFT + 1]; /* TRAIN, VALIDATION */
+    double last[CURVES];                       /* finite values, or NAN */
 };
-
-static void series_add(struct series *s, int64_t step, double y) {
-    if (s->count == s->capacity) {
-        s->capacity = max_i64(1024, 2 * s->capacity);
-        s->x = xrealloc(s->x, (size_t)s->capacity * sizeof *s->x);
-        s->y = xrealloc(s->y, (size_t)s->capacity * sizeof *s->y);
-    }
-    s->x[s->count] = (double)step;
-    s->y[s->count++] = y;
-}
-
-static void series_free(struct series *s) {
-    free(s->x);
-    free(s->y);
-}
 
 static bool read_rows(struct plot *p, const char *log, struct error *err) {
     struct mapped_file m;
     if (!file_map(&m, log, err)) return false;
-    for (int64_t at = 0; at < m.size;) {
-        const char *line = (const char *)m.data + at, *end = memchr(line, '\n', (size_t)(m.size - at));
-        int64_t size = end ? end - line : m.size - at;
-        struct log_row row;
-        at += size + 1;
-        if (!log_row_parse(&row, line, size)) continue;
-        if (row.validation) {
-            series_add(&p->validation, row.step, row.loss);
-            continue;
-        }
-        series_add(&p->loss, row.step, row.loss);
-        series_add(&p->rate, row.step, row.lr);
-        if (row.skipped || isnan(row.loss)) series_add(&p->trouble, row.step, 0);
+    const char *line = m.data ? (const char *)m.data : "", *end = line + m.size, *newline;
+    for (; line < end; line = newline + 1) {
+        newline = (const char *)memchr(line, '\n', (size_t)(end - line));
+        if (!newline) newline = end;
+        if (p->count % 4096 == 0)
+            p->rows = (struct log_row *)xrealloc(p->rows, (size_t)(p->count + 4096) * sizeof *p->rows);
+        p->count += log_row_parse(&p->rows[p->count], line, newline - line);
     }
     file_unmap(&m);
     return true;
 }
 
-/* --- ranges and ticks --- */
+/* About eight ticks, at multiples of 1, 2 or 5 times a power of ten. A constant gets room around it. */
+static struct axis axis_make(double lo, double hi, double at_lo, double at_hi) {
+    double size = fmax(fabs(lo), fabs(hi)),
+           room = hi - lo > fmax(1e-6 * size, 1e-300) ? 0 : fmax(0.1 * size, 1e-3);
+    lo -= room, hi += room;
+    double power = pow(10, floor(log10((hi - lo) / 8))), m = (hi - lo) / 8 / power;
+    return (struct axis){lo, hi, power * (m < 1.5 ? 1 : m < 3.5 ? 2 : m < 7.5 ? 5 : 10), at_lo, at_hi};
+}
+
+static double axis_at(const struct axis *a, double v) {
+    return a->at_lo + fmax(0, fmin(1, (v - a->lo) / (a->hi - a->lo))) * (a->at_hi - a->at_lo);
+}
 
 static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
+    return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b);
 }
 
-/* The range of what is to be seen. A loss that explodes must not flatten the rest of the curve: values
- * further above the bulk than five times its spread stay outside. */
-static void loss_range(struct plot *p, double *lo, double *hi) {
-    double *v = xmalloc((size_t)(p->loss.count + p->validation.count + 1) * sizeof *v);
-    int64_t n = 0;
-    for (int64_t i = 0; i < p->loss.count; i++)
-        if (isfinite(p->loss.y[i])) v[n++] = p->loss.y[i];
-    for (int64_t i = 0; i < p->validation.count; i++)
-        if (isfinite(p->validation.y[i])) v[n++] = p->validation.y[i];
-    *lo = 0, *hi = 1;
-    p->above = NAN;
-    if (n) {
-        qsort(v, (size_t)n, sizeof *v, by_value);
-        double low = v[n / 20], high = v[n - 1 - n / 20];
-        double limit = high + 5 * fmax(high - low, 0.02 * fabs(high));
-        *lo = v[0];
-        *hi = v[n - 1];
-        if (!(*hi <= limit)) p->above = *hi;
-        while (n > 1 && !(v[n - 1] <= limit)) n--;
-        *hi = v[n - 1];
-    }
-    free(v);
-    if (isfinite(p->floor_loss)) {
-        *lo = fmin(*lo, p->floor_loss);
-        *hi = fmax(*hi, p->floor_loss);
-    }
-}
-
-/* 1, 2 or 5 times a power of ten, so that about `wanted` of them make the range. */
-static double nice_tick(double range, int wanted) {
-    double rough = range / wanted, power = pow(10, floor(log10(rough))), m = rough / power;
-    return power * (m < 1.5 ? 1 : m < 3.5 ? 2 : m < 7.5 ? 5 : 10);
-}
-
-/* `margin`: share of the range to leave free at both ends. */
-static struct axis axis_make(double lo, double hi, double margin, int ticks, double at_lo, double at_hi) {
-    lo = fmax(-1e300, fmin(1e300, lo)), hi = fmax(-1e300, fmin(1e300, hi));
-    /* A constant, or nearly one: room around it, so that rounding noise does not fill the panel. */
-    double least = fmax(1e-6 * fmax(fabs(lo), fabs(hi)), 1e-300);
-    if (!(hi - lo >= least)) {
-        double room = fmax(fabs(lo), fabs(hi)) * 0.1;
-        if (!(room > 1e-250)) room = 1;
-        lo -= room, hi += room;
-    }
-    double range = hi - lo;
-    lo -= margin * range, hi += margin * range;
-    return (struct axis){lo, hi, nice_tick(hi - lo, ticks), at_lo, at_hi};
-}
-
-/* Clamped well outside the panel: renderers compute in single precision. */
-static double axis_at(const struct axis *a, double v) {
-    double share = (v - a->lo) / (a->hi - a->lo);
-    return a->at_lo + fmax(-1, fmin(2, share)) * (a->at_hi - a->at_lo);
-}
-
+/* The y axis leaves out what exceeds the 95th percentile by five times the range from the 5th to it. */
 static void make_axes(struct plot *p) {
-    double first = INFINITY, last = 0, lo, hi, rate = 0;
-    const struct series *all[] = {&p->loss, &p->validation};
-    for (size_t k = 0; k < ARRAY_LENGTH(all); k++)
-        for (int64_t i = 0; i < all[k]->count; i++) {
-            first = fmin(first, all[k]->x[i]);
-            last = fmax(last, all[k]->x[i]);
-        }
-    for (int64_t i = 0; i < p->rate.count; i++)
-        if (p->rate.y[i] > rate) rate = p->rate.y[i];
-    /* From zero, unless the log begins late. */
-    if (!(first > 0.2 * last && first > 100 && first <= last)) first = 0;
-    if (!(last > first)) last = first + 1;
-    p->x = axis_make(first, last, 0, 8, LEFT, RIGHT);
-    p->x.tick = fmax(1, p->x.tick);
-    loss_range(p, &lo, &hi);
-    p->y = axis_make(lo, hi, 0.04, 6, BOTTOM, TOP);
-    p->r = axis_make(0, rate > 0 ? 1.08 * rate : 1, 0, 3, RATE_BOTTOM, RATE_TOP);
+    double *v = (double *)xcalloc((size_t)p->count + 1, sizeof *v), first = INFINITY, step = 0, lo = 0,
+           hi = 1;
+    int64_t n = 0;
+    for (int64_t i = 0; i < p->count; i++) {
+        first = fmin(first, (double)p->rows[i].step);
+        step = fmax(step, (double)p->rows[i].step);
+        p->count_of[p->rows[i].validation]++;
+        if (fabs(p->rows[i].loss) < 1e300) v[n++] = p->rows[i].loss;
+    }
+    qsort(v, (size_t)n, sizeof *v, by_value);
+    if (n) {
+        double low = v[n / 20], high = v[n - 1 - n / 20];
+        while (n > 1 && v[n - 1] - high > 5 * fmax(high - low, 0.02 * fabs(high))) n--;
+        lo = v[0], hi = v[n - 1];
+    }
+    if (fabs(p->last[FLOOR]) < 1e300) lo = fmin(lo, p->last[FLOOR]), hi = fmax(hi, p->last[FLOOR]);
+    p->y = axis_make(lo - 0.04 * (hi - lo), hi + 0.04 * (hi - lo), BOTTOM, TOP);
+    p->x = axis_make(fmin(first, step), step, LEFT, RIGHT);
+    p->x.tick = fmax(p->x.tick, 1);
+    free(v);
 }
 
-/* --- text --- */
-
-/* A tick's value: with as many digits as tell it from the next one, and no more. */
-static void format_tick(char out[32], double v, double tick) {
-    if (fabs(v) < 0.5 * tick) v = 0;
-    double size = fmax(fabs(v), tick);
-    int decimals = (int)fmax(0, ceil(-log10(tick) - 1e-9));
-    if (size < 1e5 && decimals <= 3) {
-        snprintf(out, 32, "%.*f", decimals, v);
-    } else if (v == 0) {
-        snprintf(out, 32, "0");
-    } else {
-        int exponent = (int)floor(log10(fabs(v)) + 1e-9);
-        int digits = (int)fmax(0, exponent - floor(log10(tick) + 1e-9));
-        snprintf(out, 32, "%.*fe%d", (int)fmin(digits, 12), v / pow(10, exponent), exponent);
+static void fill_columns(struct plot *p) {
+    for (int64_t i = 0; i < p->count; i++) {
+        const struct log_row *row = &p->rows[i];
+        struct column *c = &p->column[row->validation][(int)axis_at(&p->x, (double)row->step) - LEFT];
+        c->bad |= row->skipped || !isfinite(row->loss);
+        if (!isfinite(row->loss)) continue;
+        double loss = fmax(p->y.lo, fmin(row->loss, p->y.hi)); /* a spike counts as the edge in the mean */
+        c->least = c->count ? fmin(c->least, loss) : loss;
+        c->most = c->count ? fmax(c->most, loss) : loss;
+        c->mean += (loss - c->mean) / (double)++c->count;
+        p->last[row->validation] = row->validation ? row->loss : c->mean;
     }
 }
 
-static void format_step(char out[32], double v, double last) {
-    if (v < 0.5) v = 0; /* not -0 */
-    if (last >= 1e6 && v > 0)
-        snprintf(out, 32, "%gM", v / 1e6);
-    else if (last >= 1e4 && v > 0)
-        snprintf(out, 32, "%gk", v / 1e3);
-    else
-        snprintf(out, 32, "%.0f", v);
+/* In XML text, markup is escaped; what is not UTF-8, or not allowed there, becomes a question mark. */
+static void label(FILE *f, double x, double y, const char *anchor, const char *colour, const char *text) {
+    fprintf(f, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\" fill=\"%s\">", x, y, anchor, colour);
+    const uint8_t *s = (const uint8_t *)text, *end = s + strlen(text);
+    for (int n; s < end; s += n ? n : 1) {
+        uint32_t c = 0;
+        n = utf8_decode(s, end, &c);
+        bool allowed = n && c >= ' ' && c != 0x7f && (c & 0xfffe) != 0xfffe;
+        fprintf(f, !allowed ? "?" : c < 0x7f && !strchr("&<>\"", (int)c) ? "%c" : "&#%u;", c);
+    }
+    fputs("</text>\n", f);
 }
 
-static void format_loss(char out[32], double v) { snprintf(out, 32, fabs(v) < 1e4 ? "%.4f" : "%.3e", v); }
-
-/* XML text: markup escaped, and what XML 1.0 or UTF-8 does not allow replaced. */
-static void put_text(FILE *f, const char *text) {
-    const unsigned char *s = (const unsigned char *)text;
-    while (*s) {
-        int more = *s < 0x80                 ? 0
-                   : *s >= 0xC2 && *s < 0xE0 ? 1
-                   : (*s & 0xF0) == 0xE0     ? 2
-                   : *s >= 0xF0 && *s < 0xF5 ? 3
-                                             : -1;
-        uint32_t c = more == 1 ? *s & 0x1F : more == 2 ? *s & 0x0F : more == 3 ? *s & 0x07 : *s;
-        int i = 1;
-        for (; i <= more && (s[i] & 0xC0) == 0x80; i++) c = c << 6 | (s[i] & 0x3F);
-        bool valid = more >= 0 && i > more && c >= 0x20 && c != 0x7F && !(c >= 0xD800 && c < 0xE000) &&
-                     c != 0xFFFE && c != 0xFFFF && !(more == 2 && c < 0x800) &&
-                     !(more == 3 && (c < 0x10000 || c > 0x10FFFF));
-        if (!valid)
-            fputs("?", f), i = 1;
-        else if (c == '&' || c == '<' || c == '>' || c == '"')
-            fprintf(f, "&#%u;", c);
-        else
-            fwrite(s, 1, (size_t)i, f);
-        s += i;
+static void draw_ticks(FILE *f, const struct axis *a, bool is_y) {
+    for (double k = ceil(a->lo / a->tick) + 0.0; k * a->tick <= a->hi; k++) { /* + 0.0: no -0 */
+        double at = axis_at(a, k * a->tick), x = is_y ? LEFT : at, y = is_y ? at : BOTTOM;
+        const char *text = temp_printf(a->hi < 1e4 ? "%g" : "%gk", k * a->tick / (a->hi < 1e4 ? 1 : 1e3));
+        fprintf(f, "<path stroke=\"#ddd\" d=\"M%g %g%c%d\"/>\n", x, y, "VH"[is_y], is_y ? RIGHT : TOP);
+        label(f, is_y ? x - 8 : x, y + (is_y ? 4 : 18), is_y ? "end" : "middle", grey, text);
     }
 }
 
-/* anchor: start, middle or end. */
-static void label(struct plot *p, double x, double y, const char *anchor, const char *colour,
-                  const char *text) {
-    fprintf(p->svg, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\" fill=\"%s\">", x, y, anchor, colour);
-    put_text(p->svg, text);
-    fputs("</text>\n", p->svg);
-}
-
-/* --- lines --- */
-
-/* Writes one path: M after a gap, L otherwise. */
-struct pen {
-    FILE *svg;
-    bool down;
-};
-
-static void pen_to(struct pen *pen, double x, double y) {
-    fprintf(pen->svg, "%c%.1f %.1f", pen->down ? 'L' : 'M', x, y);
-    pen->down = true;
-}
-
-static void begin_path(struct plot *p, const char *colour, double width, const char *more) {
-    fprintf(p->svg,
-            "<path fill=\"none\" stroke=\"%s\" stroke-width=\"%.1f\" stroke-linejoin=\"round\" %s d=\"",
-            colour, width, more);
-}
-
-/* The points [first, end) that share one pixel column. */
-static int64_t column_end(const struct plot *p, const struct series *s, int64_t first) {
-    int64_t end = first + 1;
-    double column = floor(axis_at(&p->x, s->x[first]));
-    while (end < s->count && floor(axis_at(&p->x, s->x[end])) == column) end++;
-    return end;
-}
-
-static void draw_series(struct plot *p, const struct series *s, const struct axis *y, const char *colour,
-                        double width) {
-    struct pen pen = {p->svg, false};
-    begin_path(p, colour, width, "");
-    for (int64_t i = 0, end; i < s->count; i = end) {
-        int64_t least = -1, most = -1;
-        end = column_end(p, s, i);
-        bool gap = false; /* only a column without any value breaks the line */
-        for (int64_t k = i; k < end; k++) {
-            if (!isfinite(s->y[k])) continue;
-            if (least < 0 || s->y[k] < s->y[least]) least = k;
-            if (most < 0 || s->y[k] > s->y[most]) most = k;
-        }
-        gap = least < 0;
-        if (gap) {
-            pen.down = false;
-            continue;
-        }
-        int64_t one = least < most ? least : most, two = least < most ? most : least;
-        pen_to(&pen, axis_at(&p->x, s->x[one]), axis_at(y, s->y[one]));
-        if (two != one) pen_to(&pen, axis_at(&p->x, s->x[two]), axis_at(y, s->y[two]));
+/* The means as a line, interrupted where a column has nothing but bad losses; with `dots`, a dot for each. */
+static void draw_means(FILE *f, const struct plot *p, int curve, bool dots) {
+    bool down = false;
+    fprintf(f, "<path stroke-linecap=\"round\" stroke=\"%s\" stroke-width=\"%g\" d=\"", colours[curve],
+            dots ? 6 : 1.8);
+    for (int x = LEFT; x <= RIGHT; x++) {
+        const struct column *c = &p->column[curve][x - LEFT];
+        if (c->count) fprintf(f, down && !dots ? "L%d %.1f" : "M%d %.1fh0", x, axis_at(&p->y, c->mean));
+        down = c->count || (down && !c->bad);
     }
-    fputs("\"/>\n", p->svg);
+    fputs("\"/>\n", f);
 }
 
-/* The mean around row i, weighted by a triangle. At the start it shrinks, so that the curve does not lag
- * behind the steep part; at the end it is cut, so that the curve ends in a mean and not in the last row's
- * noise. Spikes count as the top of the axis. NAN where there is nothing. */
-static double smoothed(const struct plot *p, int64_t i) {
-    int64_t half = min_i64(p->smoothing, i), last = min_i64(i + half, p->loss.count - 1);
-    double sum = 0, weights = 0;
-    for (int64_t k = i - half; k <= last; k++) {
-        if (!isfinite(p->loss.y[k])) continue;
-        double weight = (double)(half + 1 - (k < i ? i - k : k - i));
-        sum += weight * fmin(p->loss.y[k], p->y.hi);
-        weights += weight;
-    }
-    return weights > 0 ? sum / weights : NAN;
-}
-
-static void draw_training(struct plot *p) {
-    const struct series *s = &p->loss;
-    struct pen pen = {p->svg, false};
-    begin_path(p, TRAINING, 2, "stroke-linecap=\"round\"");
-    for (int64_t i = 0, end; i < s->count; i = end) {
-        end = p->smoothing > 0 ? column_end(p, s, i) : i + 1;
-        double v = smoothed(p, (i + end - 1) / 2), x = axis_at(&p->x, s->x[(i + end - 1) / 2]);
-        if (isnan(v)) {
-            pen.down = false;
-            continue;
-        }
-        pen_to(&pen, x, axis_at(&p->y, v));
-    }
-    fputs("\"/>\n", p->svg);
-    if (s->count > 30) return;
-    for (int64_t i = 0; i < s->count; i++)
-        if (isfinite(s->y[i]))
-            fprintf(p->svg, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\" fill=\"" TRAINING "\"/>\n",
-                    axis_at(&p->x, s->x[i]), axis_at(&p->y, s->y[i]));
-}
-
-static void draw_rate(struct plot *p) {
-    draw_series(p, &p->rate, &p->r, RATE, 1.6);
-    if (p->rate.count == 1 && isfinite(p->rate.y[0]))
-        fprintf(p->svg, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\" fill=\"" RATE "\"/>\n",
-                axis_at(&p->x, p->rate.x[0]), axis_at(&p->r, p->rate.y[0]));
-}
-
-static void draw_floor(struct plot *p) {
-    if (!isfinite(p->floor_loss)) return;
-    begin_path(p, FLOOR, 1.5, "stroke-dasharray=\"6 4\"");
-    fprintf(p->svg, "M%d %.1fH%d\"/>\n", LEFT, axis_at(&p->y, p->floor_loss), RIGHT);
-}
-
-static void draw_validation(struct plot *p) {
-    const struct series *s = &p->validation;
-    int64_t every = ceil_div(s->count, 40);
-    draw_series(p, s, &p->y, VALIDATION, 1.6);
-    for (int64_t i = 0; i < s->count; i++)
-        if (isfinite(s->y[i]) && (s->count - 1 - i) % every == 0)
-            fprintf(p->svg,
-                    "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"3.4\" fill=\"" VALIDATION "\" stroke=\"#fff\"/>\n",
-                    axis_at(&p->x, s->x[i]), axis_at(&p->y, s->y[i]));
-}
-
-static void draw_trouble(struct plot *p) {
-    if (!p->trouble.count) return;
-    begin_path(p, TROUBLE, 1.5, "");
-    for (int64_t i = 0; i < p->trouble.count; i = column_end(p, &p->trouble, i))
-        fprintf(p->svg, "M%.1f %dv-9", axis_at(&p->x, p->trouble.x[i]), BOTTOM);
-    fputs("\"/>\n", p->svg);
-}
-
-/* --- the parts of the picture --- */
-
-/* A panel's frame, horizontal grid and tick labels. */
-static void draw_panel(struct plot *p, const struct axis *y) {
-    double top = y->at_hi, bottom = y->at_lo;
-    for (double k = ceil(y->lo / y->tick - 1e-9); k * y->tick <= y->hi + 1e-9 * y->tick; k++) {
-        char text[32];
-        double at = axis_at(y, k * y->tick);
-        format_tick(text, k * y->tick, y->tick);
-        fprintf(p->svg, "<path stroke=\"#e6e9ed\" d=\"M%d %.1fH%d\"/>\n", LEFT, at, RIGHT);
-        label(p, LEFT - 8, at + 4, "end", MUTED, text);
-    }
-    for (double k = ceil(p->x.lo / p->x.tick - 1e-9); k * p->x.tick <= p->x.hi * (1 + 1e-9); k++)
-        fprintf(p->svg, "<path stroke=\"#e6e9ed\" d=\"M%.1f %.1fV%.1f\"/>\n", axis_at(&p->x, k * p->x.tick),
-                top, bottom);
-    fprintf(p->svg, "<path fill=\"none\" stroke=\"#b6bdc6\" d=\"M%d %.1fV%.1fH%d\"/>\n", LEFT, top, bottom,
-            RIGHT);
-}
-
-static void draw_step_axis(struct plot *p) {
-    for (double k = ceil(p->x.lo / p->x.tick - 1e-9); k * p->x.tick <= p->x.hi * (1 + 1e-9); k++) {
-        char text[32];
-        format_step(text, k * p->x.tick, p->x.hi);
-        label(p, axis_at(&p->x, k * p->x.tick), RATE_BOTTOM + 18, "middle", MUTED, text);
-    }
-    label(p, 0.5 * (LEFT + RIGHT), RATE_BOTTOM + 42, "middle", INK, "optimizer step");
-}
-
-struct legend {
-    struct plot *p;
-    double x; /* where the next item ends: items are placed from the right */
-};
-
-/* `mark` is drawn with the origin at the left of a 22 pixel wide field. */
-static void legend_item(struct legend *g, const char *text, const char *mark) {
-    double width = 22 + 6 + 6.7 * (double)strlen(text);
-    g->x -= width;
-    fprintf(g->p->svg, "<g transform=\"translate(%.1f %d)\">%s</g>\n", g->x, TOP - 16, mark);
-    label(g->p, g->x + 28, TOP - 12, "start", INK, text);
-    g->x -= 18;
-}
-
-static void draw_legend(struct plot *p) {
-    struct legend g = {p, RIGHT};
-    if (p->trouble.count)
-        legend_item(&g, "update skipped",
-                    "<path stroke=\"" TROUBLE "\" stroke-width=\"1.5\" d=\"M7 4v-9M11 4v-9M15 4v-9\"/>");
-    if (isfinite(p->floor_loss))
-        legend_item(&g, "floor",
-                    "<path stroke=\"" FLOOR
-                    "\" stroke-width=\"1.5\" stroke-dasharray=\"6 4\" d=\"M0 0H22\"/>");
-    if (p->validation.count)
-        legend_item(&g, "validation",
-                    "<path stroke=\"" VALIDATION
-                    "\" stroke-width=\"1.6\" d=\"M0 0H22\"/><circle cx=\"11\" r=\"3.6\" fill=\"" VALIDATION
-                    "\"/>");
-    legend_item(&g, p->smoothing ? "training, smoothed" : "training",
-                "<path stroke=\"" TRAINING "\" stroke-width=\"2\" d=\"M0 0H22\"/>");
-    if (p->smoothing)
-        legend_item(&g, "training",
-                    "<path stroke=\"" RAW "\" d=\"M0 2l4 -5 4 8 5 -9 5 7 4 -4\" fill=\"none\"/>");
-}
-
-/* Names and final values at the right of the curves, moved apart where they would overlap. */
-static void draw_end_labels(struct plot *p) {
-    enum { MOST = 3, GAP = 16 };
-    struct end_label {
-        double y;
-        const char *colour;
-        char text[64];
-    } l[MOST];
-    int n = 0;
-    double train = p->loss.count ? smoothed(p, p->loss.count - 1) : NAN,
-           val = p->validation.count ? p->validation.y[p->validation.count - 1] : NAN;
-    const struct {
-        const char *name, *colour;
-        double value;
-    } wanted[MOST] = {{"train", TRAINING, train}, {"val", VALIDATION, val}, {"floor", FLOOR, p->floor_loss}};
-    for (int i = 0; i < MOST; i++) {
-        if (!isfinite(wanted[i].value)) continue;
-        char value[32];
-        format_loss(value, wanted[i].value);
-        struct end_label e = {fmax(TOP, fmin(BOTTOM, axis_at(&p->y, wanted[i].value))), wanted[i].colour, ""};
-        snprintf(e.text, sizeof e.text, "%s %s", wanted[i].name, value);
-        int k = n++;
-        for (; k > 0 && l[k - 1].y > e.y; k--) l[k] = l[k - 1];
-        l[k] = e;
-    }
-    for (int i = n - 2; i >= 0; i--) l[i].y = fmin(l[i].y, l[i + 1].y - GAP);
-    for (int i = 0; i < n; i++) label(p, RIGHT + 10, l[i].y + 4, "start", l[i].colour, l[i].text);
-    if (!isnan(p->above)) {
-        char text[64];
-        snprintf(text, sizeof text, "\xE2\x86\x91 up to %.3g", p->above);
-        label(p, RIGHT + 10, n && l[0].y < TOP + GAP ? l[0].y - GAP + 4 : TOP + 4, "start", MUTED, text);
+/* The last values, right of the curves and at least a line apart. The floor is usually the lowest of them. */
+static void draw_end_labels(FILE *f, const struct plot *p) {
+    int low = p->last[TRAIN] < p->last[VALIDATION] ? TRAIN : VALIDATION, order[] = {FLOOR, low, !low};
+    double at = BOTTOM + 20;
+    for (int i = 0; i < CURVES; i++) {
+        double v = p->last[order[i]];
+        if (!isfinite(v)) continue;
+        at = fmin(axis_at(&p->y, v) + 4, at - 16);
+        const char *text = temp_printf(fabs(v) < 1e4 ? "%s %.4f" : "%s %.3e", names[order[i]], v);
+        label(f, RIGHT + 8, at, "start", colours[order[i]], text);
     }
 }
 
-/* One line of numbers under the title. */
-static void draw_summary(struct plot *p) {
-    char text[256], step[32];
-    double last = p->loss.count ? p->loss.x[p->loss.count - 1] : 0;
-    double val = p->validation.count ? p->validation.y[p->validation.count - 1] : NAN;
-    int digits = snprintf(step, sizeof step, "%.0f", last);
-    for (int at = digits - 3; at > 0; at -= 3) {
-        memmove(step + at + 1, step + at, strlen(step + at) + 1);
-        step[at] = ',';
+static void draw(FILE *f, const struct plot *p, const char *title) {
+    fprintf(f, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"960\" height=\"540\" fill=\"none\" "
+               "font-size=\"13\" font-family=\"sans-serif\">\n"
+               "<rect width=\"960\" height=\"540\" fill=\"#fff\"/>\n");
+    label(f, (LEFT + RIGHT) / 2, 36, "middle", "#24292f", title);
+    label(f, LEFT, TOP - 14, "start", grey, "loss (nats per token)");
+    label(f, (LEFT + RIGHT) / 2, BOTTOM + 42, "middle", grey, "optimizer step");
+    draw_ticks(f, &p->x, false);
+    draw_ticks(f, &p->y, true);
+    for (int x = LEFT; x <= RIGHT; x++) {
+        const struct column *c = &p->column[TRAIN][x - LEFT];
+        double most = axis_at(&p->y, c->most), least = axis_at(&p->y, c->least);
+        if (c->count > 1) fprintf(f, "<path stroke=\"#a9cbf0\" d=\"M%d %.1fV%.1f\"/>\n", x, least, most);
+        if (c->bad) fprintf(f, "<path stroke=\"#c92a2a\" d=\"M%d %dv-9\"/>\n", x, BOTTOM);
     }
-    char above[80] = "", skipped[80] = "";
-    double share = 100 * (val / p->floor_loss - 1);
-    if (isfinite(share) && p->floor_loss > 0)
-        snprintf(above, sizeof above,
-                 fabs(share) < 1e6 ? "  \xC2\xB7  validation loss %.1f %% above the floor"
-                                   : "  \xC2\xB7  validation loss %.1e %% above the floor",
-                 share);
-    if (p->trouble.count)
-        snprintf(skipped, sizeof skipped, "  \xC2\xB7  %" PRId64 " update%s skipped", p->trouble.count,
-                 p->trouble.count == 1 ? "" : "s");
-    snprintf(text, sizeof text, "%s%s%s%s", p->loss.count ? "after step " : "no training steps yet",
-             p->loss.count ? step : "", above, skipped);
-    fputs("<g font-size=\"13\">", p->svg);
-    label(p, 24, 56, "start", MUTED, text);
-    fputs("</g>\n", p->svg);
-}
-
-/* --- the whole --- */
-
-static void draw(struct plot *p, const char *title) {
-    fprintf(p->svg,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" width=\"%d\" height=\"%d\" "
-            "font-family=\"system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif\" "
-            "font-size=\"12\">\n<title>",
-            WIDTH, HEIGHT, WIDTH, HEIGHT);
-    put_text(p->svg, title);
-    fprintf(p->svg, ": loss and learning rate</title>\n<rect width=\"%d\" height=\"%d\" fill=\"#fff\"/>\n",
-            WIDTH, HEIGHT);
-    fputs("<g font-size=\"19\" font-weight=\"600\">", p->svg);
-    label(p, 24, 34, "start", INK, title);
-    fputs("</g>\n", p->svg);
-    draw_summary(p);
-    label(p, 24, TOP - 12, "start", INK, "loss (nats per token)");
-    draw_legend(p);
-    draw_panel(p, &p->y);
-    fprintf(p->svg,
-            "<clipPath id=\"panel\"><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\"/></clipPath>\n<g "
-            "clip-path=\"url(#panel)\">\n",
-            LEFT - 4, TOP - 4, RIGHT - LEFT + 8, BOTTOM - TOP + 8);
-    if (p->smoothing > 0) draw_series(p, &p->loss, &p->y, RAW, 1);
-    draw_floor(p);
-    draw_training(p);
-    draw_validation(p);
-    draw_trouble(p);
-    fputs("</g>\n", p->svg);
-    draw_end_labels(p);
-    label(p, 24, RATE_TOP - 10, "start", INK, "learning rate");
-    draw_panel(p, &p->r);
-    draw_rate(p);
-    draw_step_axis(p);
-    fputs("</svg>\n", p->svg);
+    if (isfinite(p->last[FLOOR]))
+        fprintf(f, "<path stroke=\"%s\" stroke-dasharray=\"6 4\" d=\"M%d %.1fH%d\"/>\n", colours[FLOOR], LEFT,
+                axis_at(&p->y, p->last[FLOOR]), RIGHT);
+    for (int curve = TRAIN; curve <= VALIDATION; curve++) {
+        draw_means(f, p, curve, false);
+        if (p->count_of[curve] <= 40) draw_means(f, p, curve, true);
+    }
+    draw_end_labels(f, p);
+    fputs("</svg>\n", f);
 }
 
 bool plot_log(const char *svg, const char *log, const char *title, double floor_loss, struct error *err) {
-    struct plot p = {.floor_loss = floor_loss};
+    struct plot *p = (struct plot *)xcalloc(1, sizeof *p);
     char *text = NULL;
     size_t size = 0;
-    bool ok = read_rows(&p, log, err);
+    memcpy(p->last, (double[]){NAN, NAN, floor_loss}, sizeof p->last);
+    bool ok = read_rows(p, log, err);
     if (ok) {
-        p.smoothing = p.loss.count / 50;
-        make_axes(&p);
-        p.svg = open_memstream(&text, &size);
-        check(p.svg != NULL, "out of host memory while drawing %s", svg);
-        draw(&p, title);
-        check(fclose(p.svg) == 0, "out of host memory while drawing %s", svg);
+        make_axes(p);
+        fill_columns(p);
+        FILE *f = open_memstream(&text, &size);
+        if (f) draw(f, p, title);
+        check(f && fclose(f) == 0, "out of host memory while drawing %s", svg);
         ok = write_file_atomic(svg, text, size, err);
     }
     free(text);
-    series_free(&p.loss);
-    series_free(&p.rate);
-    series_free(&p.validation);
-    series_free(&p.trouble);
+    free(p->rows);
+    free(p);
     return ok;
 }

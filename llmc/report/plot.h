@@ -8,9 +8,9 @@
 extern "C" {
 #endif
 
-/* Draws the rows of a log.jsonl: training loss raw and smoothed, validation loss, the floor (NAN: none),
- * steps whose update was skipped, and the learning rate below. Lines that are no rows are passed over. The
- * file is written atomically, needs no scripts, and stays below 200 kB however long the run. */
+/* Draws the rows of a log.jsonl: training and validation loss, the floor (NAN: none), marks at steps whose update
+ * was skipped or whose loss is not finite. Lines that are no rows are passed over. The file is written
+ * atomically, needs no scripts, and stays below 200 kB however long the run. */
 bool plot_log(const char *svg, const char *log, const char *title, double floor_loss, struct error *err);
 
 #ifdef __cplusplus

@@ -4,14 +4,15 @@
  * pictures are SVG with coordinates in pixels of a page 1000 wide.
  *
  * Order: text and colours, the bar, the roofline, the table, the page. */
-#include "llmc/base/file.h"
-#include "llmc/report/profile.h"
+#include "llmc/report/profile_page.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+
+#include "llmc/base/file.h"
 
 /* --- text and colours --- */
 

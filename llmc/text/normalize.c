@@ -15,7 +15,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#include "llmc/text/utf8.h"
+#include "llmc/base/utf8.h"
 
 /* --- wary characters --- */
 

@@ -13,7 +13,7 @@
 #include <pcre2.h>
 
 #include "llmc/text/unicode_classes.h"
-#include "llmc/text/utf8.h"
+#include "llmc/base/utf8.h"
 
 /* --- Character classes --- */
 

@@ -7,7 +7,7 @@
 #include <xxhash.h>
 
 #include "llmc/text/bpe_merge.h"
-#include "llmc/text/utf8.h"
+#include "llmc/base/utf8.h"
 
 /* --- names of tokens --- */
 

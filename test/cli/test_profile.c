@@ -5,7 +5,7 @@
 #include "test/scratch.h"
 
 #include "llmc/base/file.h"
-#include "llmc/report/profile.h"
+#include "llmc/report/profile_page.h"
 
 #include <limits.h>
 #include <math.h>

@@ -9,7 +9,7 @@
 #include "llmc/base/rng.h"
 #include "llmc/text/bpe_train.h"
 #include "llmc/text/tokenizer.h"
-#include "llmc/text/utf8.h"
+#include "llmc/base/utf8.h"
 
 #include <jansson.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* One training step, measured operation by operation: what `train_gpt profile` finds out and shows. */
-#ifndef LLMC_PROFILE_H
-#define LLMC_PROFILE_H
+#ifndef LLMC_PROFILE_PAGE_H
+#define LLMC_PROFILE_PAGE_H
 
 #include "llmc/ops/ops.h"
 
