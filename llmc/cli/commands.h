@@ -5,10 +5,6 @@
 
 #include "llmc/base/options.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 int cmd_sample(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_export(int argc, char **argv);
@@ -27,7 +23,4 @@ int command_options(struct options *o, const struct option_command *command, voi
 /* The usage of training, which lists all commands. The caller frees. */
 char *train_usage(void);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -13,10 +13,6 @@
 #include "llmc/base/options.h"
 #include "llmc/ranks/zero.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 enum samples_choice { SAMPLES_CHOICE_AUTO, SAMPLES_CHOICE_WINDOWS, SAMPLES_CHOICE_DOCUMENTS };
 enum dtype_choice { DTYPE_CHOICE_AUTO, DTYPE_CHOICE_FP32, DTYPE_CHOICE_BF16 };
 enum matmul_choice { MATMUL_CHOICE_BF16, MATMUL_CHOICE_FP8 };
@@ -92,7 +88,4 @@ struct adamw_args run_adamw_args(const struct run_config *c, double learning_rat
 void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
                    bool master_weights, enum zero_level level, int64_t world);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

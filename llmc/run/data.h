@@ -7,10 +7,6 @@
 #include "llmc/run/config.h"
 #include "llmc/text/tokenizer.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 struct run_data {
     struct tokenizer *tokenizer; /* NULL: token shards, and no --tokenizer */
     int64_t vocab_size;          /* 0: the model's own (token shards) */
@@ -38,7 +34,4 @@ static inline int64_t run_end_of_text(const struct run_data *d) {
     return d->tokenizer ? tokenizer_end_of_text(d->tokenizer) : -1;
 }
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -5,10 +5,6 @@
 
 #include "llmc/run/run.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 /* Reads --eval-tasks, if there are any. */
 void run_open_tasks(struct run *r);
 
@@ -21,7 +17,4 @@ void run_print_sample(struct run *r);
 /* Prints how many sentences of 40 sampled stories follow the grammar of the built-in stories. */
 void run_print_grade(struct run *r);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -6,10 +6,6 @@
 
 #include "llmc/run/run.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 /* Writes options.json, prints the introduction and opens the log. Measures the matmul rate of the device
  * first, which progress is compared with. */
 void run_log_open(struct run *r);
@@ -26,7 +22,4 @@ void run_log_close(struct run *r);
 /* After run_log_close(): what came out and where it is, or how to continue a run that was stopped. */
 void run_print_result(const struct run *r);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

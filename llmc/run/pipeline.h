@@ -17,10 +17,6 @@
 
 #include "llmc/report/logger.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 struct run;
 
 enum { STEPS_IN_FLIGHT = 2 };
@@ -61,7 +57,4 @@ bool pipeline_read(struct pipeline *p, int64_t in_flight, struct log_step *step)
 /* The duration of the next step counts from now: a checkpoint or a validation is no part of it. */
 void pipeline_restart_clock(struct pipeline *p);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -6,10 +6,6 @@
 #include "llmc/process/group.h"
 #include "llmc/run/config.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 /* With --gpus, --ranks or --restart: starts the processes, waits for them, and returns their exit status.
  * Otherwise, and in each process that was started, returns -1: this process is a rank. `argv` has the
  * arguments without the program. */
@@ -46,7 +42,4 @@ struct rank_busy;
 struct rank_busy *rank_busy_begin(struct group *g, const char *what, int64_t step);
 void rank_busy_end(struct rank_busy *b);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -12,10 +12,6 @@
 #include "llmc/run/data.h"
 #include "llmc/run/ranks.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 struct run {
     /* what the user asked for, and where the run stands */
     struct options options; /* the options as given, with the source of each value */
@@ -64,7 +60,4 @@ void run_open(struct run *r);
 void run_save(struct run *r);
 void run_close(struct run *r);
 
-#ifdef __cplusplus
-}
-#endif
 #endif

@@ -6,10 +6,6 @@
 
 #include "llmc/run/run.h"
 
-#ifdef __cplusplus
-extern "C" {
-#endif
-
 void run_catch_signals(void);
 /* Between two steps, on all ranks. Most calls do nothing: ranks exchange signals, and how long each
  * computes, about twice a second. */
@@ -17,7 +13,4 @@ void run_exchange_signals(struct run *r);
 /* The number of the signal that the run is to stop for, the same on all ranks; 0: none. */
 int run_stop_signal(const struct run *r);
 
-#ifdef __cplusplus
-}
-#endif
 #endif
