@@ -1,7 +1,8 @@
-/* Loading: from a model or a checkpoint on disk to the device.
+/* Loading a model or a checkpoint into the buffers of a device: parameters, moments, master weights.
  *
- * Order: one buffer (parameters, a moment, master weights) tensor by tensor; configuration; weights;
- * optimizer state; tokenizer. */
+ * A buffer is filled range by range: some rows of one tensor are read, converted to fp32 and stored. On the CPU the ranges
+ * go straight to their places, on all threads. With ZeRO, a rank reads only the ranges that it keeps. Padding and gaps
+ * are zeroed, so that nothing has to initialise the buffer before. */
 #include "llmc/format/checkpoint.h"
 
 #include <inttypes.h>

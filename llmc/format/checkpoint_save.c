@@ -1,11 +1,10 @@
-/* Writing a checkpoint: all ranks their share, then rank 0 the manifest and the name.
+/* Writing a checkpoint. Every rank writes a share of the tensors; rank 0 then writes the manifest and renames the
+ * directory.
  *
- * Buckets of the parameter buffer (zero.h) are dealt out to the ranks in turn. A bucket is gathered on all,
- * kept by the rank that writes it, and once every rank has one they write at the same time. With one rank
- * there is one file of each kind, written straight from the device.
- *
- * Order: values of a bucket; the share of a rank; the files of rank 0; putting in place; saving. */
-#include "llmc/format/checkpoint_impl.h"
+ * Buckets of the parameter buffer (zero.h) are dealt out to the ranks in turn. All ranks gather a bucket, and the one that
+ * writes it keeps a copy. Once every rank holds a bucket, all write at the same time. One rank alone writes one file of
+ * each kind, straight from the device. */
+#include "llmc/format/checkpoint_manifest.h"
 
 #include <errno.h>
 #include <fcntl.h>

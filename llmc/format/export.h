@@ -1,8 +1,7 @@
-/* Taking a model away: GGUF for llama.cpp and its relatives, a slim Hugging Face directory for everybody
- * else.
+/* Exports a model: to GGUF for llama.cpp, or to a Hugging Face directory without the state of the training.
  *
- * `from` is anything checkpoint_config accepts (a checkpoint, a published GPT-2 directory, an llm.c file).
- * The target appears under its name only when it is complete and on the disk. */
+ * `from` is anything that checkpoint_config accepts (a checkpoint, a Hugging Face directory, an llm.c file). The target
+ * appears under its name only when it is complete and on the disk. */
 #ifndef LLMC_EXPORT_H
 #define LLMC_EXPORT_H
 

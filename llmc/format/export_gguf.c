@@ -5,7 +5,7 @@
  * u32 rank, u64 dimensions with the contiguous one first, u32 type, u64 offset}; zeros up to a multiple of
  * 32; the data, each tensor at a multiple of 32. A string is a u64 length and that many bytes.
  *
- * Order: q8_0; keys; the tokenizer; tensors; the file. */
+ * The number of keys stands before the keys, so they are written twice: first into the void, to count them. */
 #include "llmc/format/export.h"
 
 #include <inttypes.h>

@@ -1,8 +1,7 @@
-/* safetensors, reading and writing; the format is described in the header.
+/* safetensors, read and written; the header file describes the format.
  *
- * Order: dtypes; one file: header, tensor entries, layout of the data; one file or several as a table of
- * tensors; conversion to fp32; writing. A file is untrusted: no value of the header is used before it has
- * been compared with the size of the file. */
+ * A file is untrusted: every value of its header is compared with the size of the file before it is used. Files are
+ * mapped, so that opening a model reads only headers, and a tensor is read when its rows are converted. */
 #include "llmc/format/safetensors.h"
 
 #include <inttypes.h>

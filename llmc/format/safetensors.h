@@ -1,10 +1,10 @@
 /* safetensors: the Hugging Face container for named tensors, read and written.
  *
- * The format (https://huggingface.co/docs/safetensors): 8 bytes little-endian header length N; N bytes of
- * JSON
- *   {"name": {"dtype": "F32", "shape": [2,3], "data_offsets": [begin, end]}, ..., "__metadata__": {"key":
- * "text"}} with offsets relative to the end of the header; then the data, row-major, without gaps. Order
- * here: dtypes; reading; conversion; writing. */
+ * The format (https://huggingface.co/docs/safetensors):
+ *     8 bytes, little-endian: the length N of the header
+ *     N bytes of JSON:        {"name": {"dtype": "F32", "shape": [2,3], "data_offsets": [begin, end]}, ...,
+ *                              "__metadata__": {"key": "text"}}
+ *     the data:               row-major, without gaps; offsets count from the end of the header */
 #ifndef LLMC_SAFETENSORS_H
 #define LLMC_SAFETENSORS_H
 

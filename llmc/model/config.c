@@ -1,7 +1,7 @@
 /* The table of configuration fields, the loops over it, and the presets.
  *
- * Two rules keep the table small. A field that is not said follows from the others (follow() has every such rule). A
- * format that has no key for a field means one value by it, its `otherwise`; a model with another value cannot be said
+ * Two rules keep the table small. A field that is not said follows from the others (gpt_config_complete() has every such
+ * rule). A format that has no key for a field means one value by it, its `otherwise`; a model with another value cannot be said
  * in that format, which gpt_format_can_say() finds out for all fields alike. */
 #include "llmc/model/config.h"
 
@@ -270,7 +270,7 @@ bool gpt_config_check(const struct gpt_config *c, struct error *err) {
     struct gpt_config gpt2 = {
         .layers = c->layers, .heads = c->heads, .channels = c->channels, .ff = c->ff, .tied = c->tied};
     gpt_config_complete(&gpt2);
-    if (c->positions != gpt2.positions || c->norm != gpt2.norm || c->mlp != gpt2.mlp ||
+    if (c->norm != gpt2.norm || c->mlp != gpt2.mlp ||
         c->bias != gpt2.bias || c->kv_heads != gpt2.kv_heads || c->head_size != gpt2.head_size ||
         c->norm_eps != gpt2.norm_eps)
         return fail(err, "model %s: only the parts of GPT-2 are implemented", c->name);

@@ -1,4 +1,8 @@
-/* Judging a model. Order: losses of a batch; loss on data; questions as tokens; running them. */
+/* Evaluation: the loss on a dataset, and multiple-choice questions.
+ *
+ * A question is answered by the choice that the model finds most probable after the context: as a whole, per token, and per
+ * character, which gives three accuracies. So every choice becomes one row of a batch, with targets only in its own tokens, and rows of many questions
+ * share forward passes. */
 #include "llmc/model/eval.h"
 
 #include "llmc/corpus/task_file.h"

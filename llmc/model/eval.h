@@ -1,5 +1,5 @@
-/* Judging a model: its loss on tokens, and multiple-choice questions. Used by `train_gpt eval` and by
- * training.
+/* Evaluation of a model: its loss on tokens, and its answers to multiple-choice questions. `train_gpt eval` and training
+ * use it.
  *
  * Both run forward passes of a struct gpt that the caller made, with its B and T, and overwrite its batch,
  * activations and STEP_LOSS; parameters and gradients stay as they are. */

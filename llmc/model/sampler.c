@@ -1,4 +1,6 @@
-/* Text generation. Sections: choosing a token, the generation loop, whole texts. */
+/* Text generation. The model computes one position at a time, and keeps keys and values of all before it in its
+ * activations. Candidates are narrowed by top-k, then top-p, and drawn with a random number that depends on nothing but
+ * seed and position: so the same seed gives the same text on any number of threads. */
 #include "llmc/model/sampler.h"
 
 #include "llmc/base/rng.h"

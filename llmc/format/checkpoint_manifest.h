@@ -1,6 +1,6 @@
-/* What checkpoint.c and checkpoint_save.c share: the files of a checkpoint and its manifest. */
-#ifndef LLMC_CHECKPOINT_IMPL_H
-#define LLMC_CHECKPOINT_IMPL_H
+/* trainer.json, the manifest of a checkpoint: the state of the training, and size and checksum of every other file. */
+#ifndef LLMC_FORMAT_CHECKPOINT_MANIFEST_H
+#define LLMC_FORMAT_CHECKPOINT_MANIFEST_H
 
 #include "llmc/format/checkpoint.h"
 
@@ -14,8 +14,12 @@ struct checkpoint_file {
 /* Size and, `with_hash`, checksum of DIR/file->name. */
 bool checkpoint_digest(struct checkpoint_file *file, const char *dir, bool with_hash, struct error *err);
 
-/* DIR/trainer.json. */
+/* Writes DIR/trainer.json. checkpoint_load_state (checkpoint.h) reads it. */
 bool checkpoint_write_manifest(const char *dir, const struct train_state *state,
                                const struct checkpoint_file *files, int64_t count, struct error *err);
+
+/* Whether the files are those that DIR/trainer.json lists: their sizes, and with `checksums` their contents (large files on
+ * a thread each). */
+bool checkpoint_verify(const char *dir, bool checksums, struct error *err);
 
 #endif
