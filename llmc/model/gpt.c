@@ -103,6 +103,13 @@ static void norm_back(struct gpt *g, enum norm n, int64_t l, bool first, const s
                   first ? NULL : &dresid, dout, inp, m, &rstd, &weight);
 }
 
+/* Rotates queries and keys by their positions, or their gradients back. */
+static void rotate(struct gpt *g, struct tensor *qkv, int64_t t0, bool backward) {
+    const struct gpt_config *c = &g->config;
+    if (c->positions == POSITIONS_ROPE)
+        rope(g->ctx, qkv, (int)c->heads, (int)c->kv_heads, (int)t0, (float)c->rope_theta, backward);
+}
+
 /* --- half-layers --- */
 
 /* ln_1(x) -> x + attention, and ln_2 of that. */
@@ -118,6 +125,7 @@ static void attn_half_forward(struct gpt *g, int64_t l, const struct span *s) {
     struct tensor qkv_T = act_prefix(g, A_QKV, l, T, s);
 
     linear_forward(g, &qkv, NULL, &ln1, P_QKV_W, P_QKV_B, l, ACT_NONE);
+    rotate(g, &qkv_T, s->t0, false);
     attn_forward(g->ctx, &attn_T, &lse_T, &qkv_T, (int)g->config.heads, (int)s->t0);
     linear_forward(g, &branch, NULL, &attn, P_PROJ_W, P_PROJ_B, l, ACT_NONE);
     norm(g, LN2, l, &inp, &mid, &branch, s);
@@ -133,6 +141,7 @@ static void attn_half_backward(struct gpt *g, int64_t l, const struct span *s, b
 
     linear_backward(g, &dattn, &dresid, &attn, P_PROJ_W, P_PROJ_B, l, NULL, accumulate);
     attn_backward(g->ctx, &dqkv, &dattn, &attn, &lse, &qkv, (int)g->config.heads);
+    rotate(g, &dqkv, 0, true);
     linear_backward(g, &dbranch, &dqkv, &ln1, P_QKV_W, P_QKV_B, l, NULL, accumulate);
     norm_back(g, LN1, l, false, &dbranch, &inp);
 }
