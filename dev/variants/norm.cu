@@ -115,10 +115,10 @@ __global__ void norm_forward_34_kernel(T *out, float *mean, float *rstd, const T
 
 template <int STEP>
 static int64_t forward_need(struct tensor *out, struct tensor *mean, struct tensor *rstd,
-                            const struct tensor *inp, const struct tensor *weight,
-                            const struct tensor *bias) {
+                            const struct tensor *inp, const struct tensor *weight, const struct tensor *bias,
+                            float eps) {
     int64_t vectors = ceil_div(tensor_cols(inp) * (int64_t)dtype_size(inp->dtype), 16);
-    bool takes = same_float_dtype(out, inp, weight, bias) && tensor_cols(inp) < (1 << 30);
+    bool takes = mean && bias && eps == EPS && tensor_cols(inp) < (1 << 30);
     if (STEP >= 3) takes = takes && rows_of_vectors(out, inp, weight, bias);
     if (STEP == 4) takes = takes && vectors <= WARP_SIZE * MAX_VECTORS;
     return takes ? 0 : OP_UNSUPPORTED;
@@ -126,7 +126,8 @@ static int64_t forward_need(struct tensor *out, struct tensor *mean, struct tens
 
 template <int STEP>
 static void forward(const struct op_env *env, struct tensor *out, struct tensor *mean, struct tensor *rstd,
-                    const struct tensor *inp, const struct tensor *weight, const struct tensor *bias) {
+                    const struct tensor *inp, const struct tensor *weight, const struct tensor *bias,
+                    float eps) {
     int64_t N = tensor_rows(inp);
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);

@@ -1,45 +1,57 @@
-/* Layer normalisation: forward, with residual, backward. Contracts in ops.h. */
+/* LayerNorm and RMSNorm: forward, forward of a sum, backward. Contracts in ops.h.
+ *
+ * RMSNorm is LayerNorm with a mean of 0 that is not measured. LayerNorm takes the mean first, then the squared
+ * deviations from it: the one-pass form E[x^2] - E[x]^2 cancels when |mean| is far above the deviation. */
 #include "llmc/cpu/cpu.h"
 
-#include <math.h>
+/* Number n of an operand's numbers, or 0 where there is no operand: the mean of RMSNorm. */
+static float number_of(const struct tensor *t, int64_t n) { return t ? f32(t)[n] : 0.0f; }
 
-#define NORM_EPS 1e-5f
-
-/* Mean first, then the squared deviations from it: the one-pass form cancels when |mean| >> deviation. */
-static void norm_row(float *out, float *mean, float *rstd, const float *x, const float *weight,
-                     const float *bias, int64_t C) {
-    float s = 0.0f, v = 0.0f;
+static float mean_of(const float *x, int64_t C) {
+    float s = 0.0f;
 #pragma omp simd reduction(+ : s)
     for (int64_t c = 0; c < C; c++) s += x[c];
-    float m = s / (float)C;
+    return s / (float)C;
+}
+
+/* Row n. */
+static void norm_row(struct tensor *out, struct tensor *mean, struct tensor *rstd, const float *x,
+                     const struct tensor *weight, const struct tensor *bias, float eps, int64_t n) {
+    int64_t C = tensor_cols(out);
+    float *o = f32(out) + n * C, m = mean ? mean_of(x, C) : 0.0f, v = 0.0f;
+    const float *w = f32(weight);
 #pragma omp simd reduction(+ : v)
     for (int64_t c = 0; c < C; c++) v += (x[c] - m) * (x[c] - m);
-    float r = 1.0f / sqrtf(v / (float)C + NORM_EPS);
-    for (int64_t c = 0; c < C; c++) out[c] = (x[c] - m) * r * weight[c] + bias[c];
-    *mean = m;
-    *rstd = r;
+    float r = 1.0f / sqrtf(v / (float)C + eps);
+    if (bias) {
+        const float *b = f32(bias);
+        for (int64_t c = 0; c < C; c++) o[c] = (x[c] - m) * r * w[c] + b[c];
+    } else {
+        for (int64_t c = 0; c < C; c++) o[c] = (x[c] - m) * r * w[c];
+    }
+    if (mean) f32(mean)[n] = m;
+    f32(rstd)[n] = r;
 }
 
 static void norm_forward_run(const struct op_env *env, struct tensor *out, struct tensor *mean,
                              struct tensor *rstd, const struct tensor *inp, const struct tensor *weight,
-                             const struct tensor *bias) {
+                             const struct tensor *bias, float eps) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp);
 #pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < N; n++)
-        norm_row(f32(out) + n * C, f32(mean) + n, f32(rstd) + n, f32(inp) + n * C, f32(weight), f32(bias), C);
+    for (int64_t n = 0; n < N; n++) norm_row(out, mean, rstd, f32(inp) + n * C, weight, bias, eps, n);
 }
 
 static void residual_norm_forward_run(const struct op_env *env, struct tensor *residual, struct tensor *out,
                                       struct tensor *mean, struct tensor *rstd, const struct tensor *inp,
                                       const struct tensor *delta, const struct tensor *weight,
-                                      const struct tensor *bias) {
+                                      const struct tensor *bias, float eps) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp);
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
         float *x = f32(residual) + n * C;
         const float *a = f32(inp) + n * C, *b = f32(delta) + n * C;
         for (int64_t c = 0; c < C; c++) x[c] = a[c] + b[c];
-        norm_row(f32(out) + n * C, f32(mean) + n, f32(rstd) + n, x, f32(weight), f32(bias), C);
+        norm_row(out, mean, rstd, x, weight, bias, eps, n);
     }
 }
 
@@ -55,10 +67,10 @@ static int64_t norm_backward_need(struct tensor *dinp, struct tensor *dweight, s
     return parts * 2 * tensor_cols(inp) * (int64_t)sizeof(float);
 }
 
-/* One row: dinp, and its share of dweight and dbias, in one pass over memory; dinp may be dout or
- * dresidual. */
+/* One row: dinp, and its share of dweight and dbias, in one pass over memory; dinp may be dout or dresidual.
+ * `centred`: x was centred by its mean m. */
 static void norm_backward_row(float *dinp, float *dw, float *db, const float *past, const float *d,
-                              const float *x, float m, float r, const float *w, int64_t C) {
+                              const float *x, bool centred, float m, float r, const float *w, int64_t C) {
     float sum_g = 0.0f, sum_gx = 0.0f;
 #pragma omp simd reduction(+ : sum_g, sum_gx)
     for (int64_t c = 0; c < C; c++) {
@@ -68,7 +80,7 @@ static void norm_backward_row(float *dinp, float *dw, float *db, const float *pa
         dw[c] += d[c] * xhat;
         db[c] += d[c];
     }
-    float mean_g = sum_g / (float)C, mean_gx = sum_gx / (float)C;
+    float mean_g = centred ? sum_g / (float)C : 0.0f, mean_gx = sum_gx / (float)C;
 #pragma omp simd
     for (int64_t c = 0; c < C; c++) {
         float dx = r * (d[c] * w[c] - mean_g - (x[c] - m) * r * mean_gx);
@@ -89,13 +101,13 @@ static void norm_backward_run(const struct op_env *env, struct tensor *dinp, str
         for (int64_t c = 0; c < 2 * C; c++) dw[c] = 0.0f;
         for (int64_t n = part * part_rows; n < min_i64((part + 1) * part_rows, N); n++)
             norm_backward_row(f32(dinp) + n * C, dw, db, dresidual ? f32(dresidual) + n * C : NULL,
-                              f32(dout) + n * C, f32(inp) + n * C, f32(mean)[n], f32(rstd)[n], f32(weight),
-                              C);
+                              f32(dout) + n * C, f32(inp) + n * C, mean != NULL, number_of(mean, n),
+                              f32(rstd)[n], f32(weight), C);
     }
     for (int64_t part = 0; part < parts; part++)
         for (int64_t c = 0; c < C; c++) {
             f32(dweight)[c] += partial[part * 2 * C + c];
-            f32(dbias)[c] += partial[part * 2 * C + C + c];
+            if (dbias) f32(dbias)[c] += partial[part * 2 * C + C + c];
         }
 }
 

@@ -1,4 +1,5 @@
-/* Layer normalisation: forward, residual + forward, backward. Contracts in ops.h.
+/* LayerNorm and RMSNorm: forward, residual + forward, backward. Contracts in ops.h. RMSNorm (no operand `mean`)
+ * is LayerNorm with a mean of 0 that is not measured; the branches on that are the same for all threads.
  *
  * Forward reads a row once into registers and walks it there three times: mean, squared deviations from the
  * mean (the one-pass E[x^2] - mean^2 cancels when |mean| >> deviation), output. The residual form is the same
@@ -13,30 +14,34 @@
  * backward naive, backward, launchers, rows. */
 #include "llmc/cuda/operands.cuh"
 
-constexpr float NORM_EPS = 1e-5f;
-
 /* --- forward, naive: a block a row, three passes over memory --- */
 
 template <class T>
 DEVICE_INLINE void norm_row_naive(T *out, float *mean, float *rstd, const T *x, const T *weight,
-                                  const T *bias, int64_t C, float *scratch) {
-    float sum = 0.0f, squares = 0.0f;
-    for (int64_t c = threadIdx.x; c < C; c += blockDim.x) sum += to_float(x[c]);
-    float m = block_sum(sum, scratch) / (float)C;
+                                  const T *bias, float eps, int64_t C, float *scratch) {
+    float sum = 0.0f, squares = 0.0f, m = 0.0f;
+    if (mean) {
+        for (int64_t c = threadIdx.x; c < C; c += blockDim.x) sum += to_float(x[c]);
+        m = block_sum(sum, scratch) / (float)C;
+    }
     for (int64_t c = threadIdx.x; c < C; c += blockDim.x) {
         float d = to_float(x[c]) - m;
         squares = fmaf(d, d, squares);
     }
-    float r = 1.0f / sqrtf(block_sum(squares, scratch) / (float)C + NORM_EPS);
+    float r = 1.0f / sqrtf(block_sum(squares, scratch) / (float)C + eps);
     for (int64_t c = threadIdx.x; c < C; c += blockDim.x)
-        out[c] = from_float<T>(fmaf((to_float(x[c]) - m) * r, to_float(weight[c]), to_float(bias[c])));
-    if (threadIdx.x == 0) *mean = m, *rstd = r;
+        out[c] = from_float<T>(
+            fmaf((to_float(x[c]) - m) * r, to_float(weight[c]), bias ? to_float(bias[c]) : 0.0f));
+    if (threadIdx.x > 0) return;
+    if (mean) *mean = m;
+    *rstd = r;
 }
 
 /* With `delta`, x is inp + delta and kept in `residual`, which may be inp. */
 template <class T>
 __global__ void norm_forward_naive_kernel(T *residual, T *out, float *mean, float *rstd, const T *inp,
-                                          const T *delta, const T *weight, const T *bias, int64_t C) {
+                                          const T *delta, const T *weight, const T *bias, float eps,
+                                          int64_t C) {
     SHARED(float, scratch, [32]);
     int64_t row = blockIdx.x;
     const T *x = inp + row * C;
@@ -45,7 +50,7 @@ __global__ void norm_forward_naive_kernel(T *residual, T *out, float *mean, floa
             residual[row * C + c] = from_float<T>(to_float(x[c]) + to_float(delta[row * C + c]));
         x = residual + row * C; /* a thread reads back what it wrote itself */
     }
-    norm_row_naive(out + row * C, mean + row, rstd + row, x, weight, bias, C, scratch);
+    norm_row_naive(out + row * C, mean ? mean + row : nullptr, rstd + row, x, weight, bias, eps, C, scratch);
 }
 
 /* --- forward: a row of VECS vectors a thread, over WARPS warps --- */
@@ -62,7 +67,7 @@ template <int WARPS> DEVICE_INLINE float row_sum(float v, float *scratch) {
 template <class T, int VECS, int WARPS>
 __global__ void __launch_bounds__(WARPS == 1 ? ROWS_A_BLOCK * WARP_SIZE : WARPS * WARP_SIZE)
     norm_forward_kernel(T *residual, T *out, float *mean, float *rstd, const T *inp, const T *delta,
-                        const T *weight, const T *bias, int64_t rows, int C) {
+                        const T *weight, const T *bias, float eps, int64_t rows, int C) {
     constexpr int size = vec<T>::size, threads = WARPS * WARP_SIZE;
     SHARED(float, scratch, [32]);
     int tid = (int)threadIdx.x % threads;
@@ -94,6 +99,8 @@ __global__ void __launch_bounds__(WARPS == 1 ? ROWS_A_BLOCK * WARP_SIZE : WARPS 
 #pragma unroll
             for (int k = 0; k < size; k++) sum += to_float(x[i][k]);
     float m = row_sum<WARPS>(sum, scratch) / (float)C;
+    if (!mean)
+        m = 0.0f; /* computed for RMSNorm, too: the row's bytes take longer, and a branch costs registers */
 #pragma unroll
     for (int i = 0; i < VECS; i++)
         if ((i * threads + tid) * size < C)
@@ -102,18 +109,20 @@ __global__ void __launch_bounds__(WARPS == 1 ? ROWS_A_BLOCK * WARP_SIZE : WARPS 
                 float d = to_float(x[i][k]) - m;
                 squares = fmaf(d, d, squares);
             }
-    float r = 1.0f / sqrtf(row_sum<WARPS>(squares, scratch) / (float)C + NORM_EPS);
+    float r = 1.0f / sqrtf(row_sum<WARPS>(squares, scratch) / (float)C + eps);
 #pragma unroll
     for (int i = 0; i < VECS; i++) {
         int c = (i * threads + tid) * size;
         if (c >= C) continue;
-        vec<T> w = vec<T>::load(weight + c), b = vec<T>::load(bias + c);
+        vec<T> w = vec<T>::load(weight + c), b = {};
+        if (bias) b = vec<T>::load(bias + c);
 #pragma unroll
         for (int k = 0; k < size; k++)
             x[i][k] = from_float<T>(fmaf((to_float(x[i][k]) - m) * r, to_float(w[k]), to_float(b[k])));
         x[i].store(out + row * C + c);
     }
-    if (tid == 0) mean[row] = m, rstd[row] = r;
+    if (tid == 0 && mean) mean[row] = m;
+    if (tid == 0) rstd[row] = r;
 }
 
 /* --- backward, naive --- */
@@ -128,11 +137,11 @@ __global__ void norm_backward_columns_naive_kernel(T *dweight, T *dbias, const T
     float dw = 0.0f, db = 0.0f;
     for (int64_t row = 0; row < rows; row++) {
         float d = to_float(dout[row * C + c]);
-        dw += d * ((to_float(inp[row * C + c]) - mean[row]) * rstd[row]);
+        dw += d * ((to_float(inp[row * C + c]) - (mean ? mean[row] : 0.0f)) * rstd[row]);
         db += d;
     }
     dweight[c] = from_float<T>(to_float(dweight[c]) + dw);
-    dbias[c] = from_float<T>(to_float(dbias[c]) + db);
+    if (dbias) dbias[c] = from_float<T>(to_float(dbias[c]) + db);
 }
 
 /* A block a row. dinp may be dout or dresidual: a thread touches no element but its own. */
@@ -142,13 +151,14 @@ __global__ void norm_backward_rows_naive_kernel(T *dinp, const T *dresidual, con
                                                 int64_t C) {
     SHARED(float, scratch, [32]);
     int64_t row = blockIdx.x, at = row * C;
-    float m = mean[row], r = rstd[row], sum_g = 0.0f, sum_gx = 0.0f;
+    float m = mean ? mean[row] : 0.0f, r = rstd[row], sum_g = 0.0f, sum_gx = 0.0f;
     for (int64_t c = threadIdx.x; c < C; c += blockDim.x) {
         float g = to_float(dout[at + c]) * to_float(weight[c]);
         sum_g += g;
         sum_gx += g * ((to_float(inp[at + c]) - m) * r);
     }
-    float mean_g = block_sum(sum_g, scratch) / (float)C, mean_gx = block_sum(sum_gx, scratch) / (float)C;
+    float mean_g = mean ? block_sum(sum_g, scratch) / (float)C : 0.0f;
+    float mean_gx = block_sum(sum_gx, scratch) / (float)C;
     for (int64_t c = threadIdx.x; c < C; c += blockDim.x) {
         float g = to_float(dout[at + c]) * to_float(weight[c]);
         float dx = r * (g - mean_g - (to_float(inp[at + c]) - m) * r * mean_gx);
@@ -189,7 +199,7 @@ __global__ void __launch_bounds__(THREADS, 512 / THREADS)
         for (int k = 0; k < ROWS; k++) {
             float sum_g = 0.0f, sum_gx = 0.0f;
             if (first + k < rows && active) {
-                float m = mean[first + k], r = rstd[first + k];
+                float m = mean ? mean[first + k] : 0.0f, r = rstd[first + k];
 #pragma unroll
                 for (int e = 0; e < size; e++) {
                     float de = to_float(d[k][e]), xhat = (to_float(x[k][e]) - m) * r;
@@ -208,12 +218,12 @@ __global__ void __launch_bounds__(THREADS, 512 / THREADS)
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
             if (first + k >= rows || !active) continue;
-            float m = mean[first + k], r = rstd[first + k], mean_g = 0.0f, mean_gx = 0.0f;
+            float m = mean ? mean[first + k] : 0.0f, r = rstd[first + k], mean_g = 0.0f, mean_gx = 0.0f;
             for (int i = 0; i < warps; i++) {
                 mean_g += sums[buffer][2 * k][i];
                 mean_gx += sums[buffer][2 * k + 1][i];
             }
-            mean_g *= inverse_C;
+            mean_g = mean ? mean_g * inverse_C : 0.0f;
             mean_gx *= inverse_C;
 #pragma unroll
             for (int e = 0; e < size; e++) {
@@ -231,20 +241,22 @@ __global__ void __launch_bounds__(THREADS, 512 / THREADS)
     for (int e = 0; e < size; e++) mine[e] = dw[e], mine[C + e] = db[e];
 }
 
-/* Adds the blocks' sums: a column of partials for threadIdx.x, a share of the blocks for threadIdx.y. */
+/* Adds the blocks' sums: a column of partials for threadIdx.x, a share of the blocks for threadIdx.y. There are
+ * `columns` to add up: C of dweight, and as many of dbias if it is wanted. */
 constexpr int FINISH_SLICES = 8;
 template <class T>
-__global__ void norm_backward_finish_kernel(T *dweight, T *dbias, const float *partials, int blocks, int C) {
+__global__ void norm_backward_finish_kernel(T *dweight, T *dbias, const float *partials, int blocks,
+                                            int columns, int C) {
     SHARED(float, slice, [FINISH_SLICES][WARP_SIZE]);
     int column = (int)blockIdx.x * WARP_SIZE + (int)threadIdx.x;
     float sum = 0.0f;
-    if (column < 2 * C)
+    if (column < columns)
 #pragma unroll 4
         for (int b = (int)threadIdx.y; b < blocks; b += FINISH_SLICES)
             sum += partials[(int64_t)b * 2 * C + column];
     slice[threadIdx.y][threadIdx.x] = sum;
     __syncthreads();
-    if (threadIdx.y != 0 || column >= 2 * C) return;
+    if (threadIdx.y != 0 || column >= columns) return;
     for (int s = 1; s < FINISH_SLICES; s++) sum += slice[s][threadIdx.x];
     T *d = column < C ? dweight + column : dbias + (column - C);
     *d = from_float<T>(to_float(*d) + sum);
@@ -259,19 +271,20 @@ constexpr int MAX_VECS = 8;   /* vectors of a row that a thread keeps */
 static void residual_norm_forward_naive(const struct op_env *env, struct tensor *residual, struct tensor *out,
                                         struct tensor *mean, struct tensor *rstd, const struct tensor *inp,
                                         const struct tensor *delta, const struct tensor *weight,
-                                        const struct tensor *bias) {
+                                        const struct tensor *bias, float eps) {
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);
         launch({grid_size(tensor_rows(inp), 1), NAIVE_BLOCK, 0, env->stream}, norm_forward_naive_kernel<T>,
-               data_of<T>(residual), data_of<T>(out), f32(mean), f32(rstd), data_of<T>(inp),
-               data_of<T>(delta), data_of<T>(weight), data_of<T>(bias), tensor_cols(inp));
+               data_of<T>(residual), data_of<T>(out), data_of<float>(mean), f32(rstd), data_of<T>(inp),
+               data_of<T>(delta), data_of<T>(weight), data_of<T>(bias), eps, tensor_cols(inp));
     });
 }
 
 static int64_t residual_norm_forward_vec_need(struct tensor *residual, struct tensor *out,
                                               struct tensor *mean, struct tensor *rstd,
                                               const struct tensor *inp, const struct tensor *delta,
-                                              const struct tensor *weight, const struct tensor *bias) {
+                                              const struct tensor *weight, const struct tensor *bias,
+                                              float eps) {
     int64_t row_bytes = tensor_cols(inp) * (int64_t)dtype_size(inp->dtype);
     return rows_of_vectors(out, residual, inp, delta, weight, bias) &&
                    row_bytes <= WIDE_WARPS * WARP_SIZE * MAX_VECS * 16
@@ -294,13 +307,14 @@ template <class F> static void with_vecs(int64_t vecs, F f) {
 static void residual_norm_forward_vec(const struct op_env *env, struct tensor *residual, struct tensor *out,
                                       struct tensor *mean, struct tensor *rstd, const struct tensor *inp,
                                       const struct tensor *delta, const struct tensor *weight,
-                                      const struct tensor *bias) {
+                                      const struct tensor *bias, float eps) {
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);
         int64_t rows = tensor_rows(inp), C = tensor_cols(inp), vectors = C / vec<T>::size;
         auto go = [&](const launch_config &config, auto kernel) {
-            launch(config, kernel, data_of<T>(residual), data_of<T>(out), f32(mean), f32(rstd),
-                   data_of<T>(inp), data_of<T>(delta), data_of<T>(weight), data_of<T>(bias), rows, (int)C);
+            launch(config, kernel, data_of<T>(residual), data_of<T>(out), data_of<float>(mean), f32(rstd),
+                   data_of<T>(inp), data_of<T>(delta), data_of<T>(weight), data_of<T>(bias), eps, rows,
+                   (int)C);
         };
         if (vectors <= WARP_SIZE * MAX_VECS)
             with_vecs(ceil_div(vectors, WARP_SIZE), [&](auto vecs) {
@@ -318,20 +332,20 @@ static void residual_norm_forward_vec(const struct op_env *env, struct tensor *r
 /* norm_forward is the residual form without the addition. */
 static void norm_forward_naive(const struct op_env *env, struct tensor *out, struct tensor *mean,
                                struct tensor *rstd, const struct tensor *inp, const struct tensor *weight,
-                               const struct tensor *bias) {
-    residual_norm_forward_naive(env, nullptr, out, mean, rstd, inp, nullptr, weight, bias);
+                               const struct tensor *bias, float eps) {
+    residual_norm_forward_naive(env, nullptr, out, mean, rstd, inp, nullptr, weight, bias, eps);
 }
 
 static int64_t norm_forward_vec_need(struct tensor *out, struct tensor *mean, struct tensor *rstd,
                                      const struct tensor *inp, const struct tensor *weight,
-                                     const struct tensor *bias) {
-    return residual_norm_forward_vec_need(nullptr, out, mean, rstd, inp, nullptr, weight, bias);
+                                     const struct tensor *bias, float eps) {
+    return residual_norm_forward_vec_need(nullptr, out, mean, rstd, inp, nullptr, weight, bias, eps);
 }
 
 static void norm_forward_vec(const struct op_env *env, struct tensor *out, struct tensor *mean,
                              struct tensor *rstd, const struct tensor *inp, const struct tensor *weight,
-                             const struct tensor *bias) {
-    residual_norm_forward_vec(env, nullptr, out, mean, rstd, inp, nullptr, weight, bias);
+                             const struct tensor *bias, float eps) {
+    residual_norm_forward_vec(env, nullptr, out, mean, rstd, inp, nullptr, weight, bias, eps);
 }
 
 static void norm_backward_naive(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
@@ -345,10 +359,10 @@ static void norm_backward_naive(const struct op_env *env, struct tensor *dinp, s
         /* columns first: dinp may overwrite dout */
         launch({grid_size(C, NAIVE_BLOCK), NAIVE_BLOCK, 0, env->stream},
                norm_backward_columns_naive_kernel<T>, data_of<T>(dweight), data_of<T>(dbias),
-               data_of<T>(dout), data_of<T>(inp), f32(mean), f32(rstd), rows, C);
+               data_of<T>(dout), data_of<T>(inp), data_of<float>(mean), f32(rstd), rows, C);
         launch({grid_size(rows, 1), NAIVE_BLOCK, 0, env->stream}, norm_backward_rows_naive_kernel<T>,
-               data_of<T>(dinp), data_of<T>(dresidual), data_of<T>(dout), data_of<T>(inp), f32(mean),
-               f32(rstd), data_of<T>(weight), C);
+               data_of<T>(dinp), data_of<T>(dresidual), data_of<T>(dout), data_of<T>(inp),
+               data_of<float>(mean), f32(rstd), data_of<T>(weight), C);
     });
 }
 
@@ -381,10 +395,11 @@ static void norm_backward_vec(const struct op_env *env, struct tensor *dinp, str
                                                 : norm_backward_kernel<T, WIDE_ROWS, WIDE_THREADS>;
         launch({grid_size(blocks, 1), (unsigned)round_up(vectors, WARP_SIZE), 0, env->stream}, kernel,
                data_of<T>(dinp), partials, data_of<T>(dresidual), data_of<T>(dout), data_of<T>(inp),
-               f32(mean), f32(rstd), data_of<T>(weight), rows, (int)C);
-        launch({grid_size(2 * C, WARP_SIZE), {WARP_SIZE, FINISH_SLICES}, 0, env->stream},
+               data_of<float>(mean), f32(rstd), data_of<T>(weight), rows, (int)C);
+        int columns = (int)(dbias ? 2 * C : C);
+        launch({grid_size(columns, WARP_SIZE), {WARP_SIZE, FINISH_SLICES}, 0, env->stream},
                norm_backward_finish_kernel<T>, data_of<T>(dweight), data_of<T>(dbias), partials, (int)blocks,
-               (int)C);
+               columns, (int)C);
     });
 }
 

@@ -86,11 +86,12 @@ static void norm(struct gpt *g, enum norm n, int64_t l, const struct tensor *inp
     struct tensor weight = gpt_param(g, norms[n].weight, l), bias,
                   *b = param_or_null(g, norms[n].bias, l, &bias);
     struct tensor *m = NULL;
+    float eps = (float)g->config.norm_eps;
     if (gpt_has_act(g, norms[n].mean)) *(m = &mean) = act_span(g, norms[n].mean, l, s);
     if (sum)
-        residual_norm_forward(g->ctx, sum, &out, m, &rstd, inp, delta, &weight, b);
+        residual_norm_forward(g->ctx, sum, &out, m, &rstd, inp, delta, &weight, b, eps);
     else
-        norm_forward(g->ctx, &out, m, &rstd, inp, &weight, b);
+        norm_forward(g->ctx, &out, m, &rstd, inp, &weight, b, eps);
 }
 
 /* dresid = (dresid or 0) + gradient of the norm's input `inp`, from dout. */

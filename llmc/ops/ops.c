@@ -208,37 +208,40 @@ void embed_backward(struct ctx *ctx, struct tensor *dwte, struct tensor *dwpe, c
 static void want_norm(const char *op, const struct tensor *x, const struct tensor *mean,
                       const struct tensor *rstd, const struct tensor *weight) {
     int64_t N = tensor_rows(x), C = tensor_cols(x);
-    want_count(op, mean, N);
+    if (mean) want_count(op, mean, N);
+    if (mean) want_dtype(op, mean, DTYPE_F32);
     want_count(op, rstd, N);
-    want_dtype(op, mean, DTYPE_F32);
     want_dtype(op, rstd, DTYPE_F32);
     want_count(op, weight, C);
 }
 
 void norm_forward(struct ctx *ctx, struct tensor *out, struct tensor *mean, struct tensor *rstd,
-                  const struct tensor *inp, const struct tensor *weight, const struct tensor *bias) {
+                  const struct tensor *inp, const struct tensor *weight, const struct tensor *bias,
+                  float eps) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp);
     want("norm_forward", out, N, C);
     want_norm("norm_forward", inp, mean, rstd, weight);
-    want_count("norm_forward", bias, C);
+    if (bias) want_count("norm_forward", bias, C);
+    check(eps > 0.0f, "norm_forward: eps is %g, should be above 0", (double)eps);
     WANT_ALIKE(ctx, "norm_forward", inp, out, weight, bias);
-    DISPATCH(ctx, norm_forward, 8 * N * C, BYTES(out, mean, rstd, inp, weight, bias), out, mean, rstd, inp,
-             weight, bias);
+    DISPATCH(ctx, norm_forward, (4 + (mean ? 3 : 0) + (bias ? 1 : 0)) * N * C,
+             BYTES(out, mean, rstd, inp, weight, bias), out, mean, rstd, inp, weight, bias, eps);
 }
 
 void residual_norm_forward(struct ctx *ctx, struct tensor *residual, struct tensor *out, struct tensor *mean,
                            struct tensor *rstd, const struct tensor *inp, const struct tensor *delta,
-                           const struct tensor *weight, const struct tensor *bias) {
+                           const struct tensor *weight, const struct tensor *bias, float eps) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp);
     want("residual_norm_forward", residual, N, C);
     want("residual_norm_forward", out, N, C);
     want("residual_norm_forward", delta, N, C);
     want_norm("residual_norm_forward", inp, mean, rstd, weight);
-    want_count("residual_norm_forward", bias, C);
+    if (bias) want_count("residual_norm_forward", bias, C);
+    check(eps > 0.0f, "residual_norm_forward: eps is %g, should be above 0", (double)eps);
     WANT_ALIKE(ctx, "residual_norm_forward", inp, delta, residual, out, weight, bias);
-    DISPATCH(ctx, residual_norm_forward, 9 * N * C,
+    DISPATCH(ctx, residual_norm_forward, (5 + (mean ? 3 : 0) + (bias ? 1 : 0)) * N * C,
              BYTES(residual, out, mean, rstd, inp, delta, weight, bias), residual, out, mean, rstd, inp,
-             delta, weight, bias);
+             delta, weight, bias, eps);
 }
 
 void norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
@@ -249,10 +252,10 @@ void norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight,
     want("norm_backward", dout, N, C);
     if (dresidual) want("norm_backward", dresidual, N, C);
     want_count("norm_backward", dweight, C);
-    want_count("norm_backward", dbias, C);
+    if (dbias) want_count("norm_backward", dbias, C);
     want_norm("norm_backward", inp, mean, rstd, weight);
     WANT_ALIKE(ctx, "norm_backward", inp, dout, dinp, weight, dresidual, dweight, dbias);
-    DISPATCH(ctx, norm_backward, 13 * N * C,
+    DISPATCH(ctx, norm_backward, (9 + (mean ? 3 : 0) + (dbias ? 1 : 0)) * N * C,
              BYTES(dinp, dout, inp, dresidual, mean, rstd, weight) + 2 * BYTES(dweight, dbias), dinp, dweight,
              dbias, dresidual, dout, inp, mean, rstd, weight);
 }

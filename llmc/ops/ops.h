@@ -72,36 +72,39 @@ LLMC_OP(embed_backward, struct tensor *dwte, /* (Vp,C) += */
         const struct tensor *dout,           /* (B,T,C) */
         const struct tensor *tokens);        /* (B,T) int32 */
 
-/* --- norm: layer normalisation (Ba, Kiros, Hinton 2016, arXiv 1607.06450) --- */
+/* --- norm: LayerNorm (Ba, Kiros, Hinton 2016, arXiv 1607.06450), RMSNorm (Zhang, Sennrich 2019, 1910.07467) --- */
 
-/* mean = sum(x)/C, rstd = 1/sqrt(sum((x-mean)^2)/C + 1e-5), out = (x-mean)*rstd*weight + bias, per row. */
+/* Per row x: mean = sum(x)/C, rstd = 1/sqrt(sum((x-mean)^2)/C + eps), out = (x-mean)*rstd*weight + bias.
+ * Without `mean` it is RMSNorm: no mean is subtracted, so that 1/rstd is the root mean square. */
 LLMC_OP(norm_forward, struct tensor *out, /* (N,C) = */
-        struct tensor *mean,              /* (N) fp32 = */
+        struct tensor *mean,              /* (N) fp32 = (or NULL) */
         struct tensor *rstd,              /* (N) fp32 = */
         const struct tensor *inp,         /* (N,C) */
         const struct tensor *weight,      /* (C) */
-        const struct tensor *bias);       /* (C) */
+        const struct tensor *bias,        /* (C) (or NULL) */
+        float eps);                       /* > 0 */
 
 /* residual = inp + delta;  (out, mean, rstd) = norm_forward(residual). The bits are those of the two steps. */
 LLMC_OP(residual_norm_forward, struct tensor *residual, /* (N,C) = ; may be inp */
         struct tensor *out,                             /* (N,C) = */
-        struct tensor *mean,                            /* (N) fp32 = */
+        struct tensor *mean,                            /* (N) fp32 = (or NULL) */
         struct tensor *rstd,                            /* (N) fp32 = */
         const struct tensor *inp,                       /* (N,C) */
         const struct tensor *delta,                     /* (N,C) */
         const struct tensor *weight,                    /* (C) */
-        const struct tensor *bias);                     /* (C) */
+        const struct tensor *bias,                      /* (C) (or NULL) */
+        float eps);                                     /* > 0 */
 
 /* With xhat = (x-mean)*rstd and g = dout*weight, per row:
- *   dinp = dresidual + rstd * (g - sum(g)/C - xhat*sum(g*xhat)/C)
+ *   dinp = dresidual + rstd * (g - sum(g)/C - xhat*sum(g*xhat)/C), without the term sum(g)/C in RMSNorm
  *   dweight += sum over rows of dout*xhat;   dbias += sum over rows of dout */
 LLMC_OP(norm_backward, struct tensor *dinp, /* (N,C) = ; may be dresidual or dout */
         struct tensor *dweight,             /* (C) += */
-        struct tensor *dbias,               /* (C) += */
+        struct tensor *dbias,               /* (C) += (or NULL) */
         const struct tensor *dresidual,     /* (N,C) (or NULL): gradient that reaches inp past the norm */
         const struct tensor *dout,          /* (N,C) */
         const struct tensor *inp,           /* (N,C) */
-        const struct tensor *mean,          /* (N) fp32 */
+        const struct tensor *mean,          /* (N) fp32 (or NULL): as norm_forward got it */
         const struct tensor *rstd,          /* (N) fp32 */
         const struct tensor *weight);       /* (C) */
 

@@ -1,7 +1,17 @@
 /* norm_forward, residual_norm_forward, norm_backward. Shapes: {N, C}. */
 #include "test/ops/op_harness.h"
 
-enum { OFFSET = OP_FLAG(0), IN_PLACE = OP_FLAG(1), NO_RESIDUAL = OP_FLAG(2), OVER_DOUT = OP_FLAG(3) };
+enum {
+    OFFSET = OP_FLAG(0),
+    IN_PLACE = OP_FLAG(1),
+    NO_RESIDUAL = OP_FLAG(2),
+    OVER_DOUT = OP_FLAG(3),
+    RMS = OP_FLAG(4),     /* RMSNorm: no mean */
+    NO_BIAS = OP_FLAG(5), /* nor dbias */
+    LARGE_EPS = OP_FLAG(6)
+};
+
+static float eps_of(const struct op_case *c) { return c->flags & LARGE_EPS ? 0.5f : 1e-5f; }
 
 /* Rows with a mean far above their deviation, where a one-pass variance has no digit left; or by kind. */
 static void fill_rows(struct op_instance *x, struct operand *o) {
@@ -13,32 +23,35 @@ static void fill_rows(struct op_instance *x, struct operand *o) {
 
 static void add_weights(struct op_instance *x) {
     op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "weight", x->c->d[1], 0, 0), 1.0, 0.5);
-    op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "bias", x->c->d[1], 0, 0), 0.0, 0.5);
+    if (!(x->c->flags & NO_BIAS))
+        op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "bias", x->c->d[1], 0, 0), 0.0, 0.5);
 }
 
 static void add_results(struct op_instance *x) {
     op_add(x, ROLE_OUT, x->dtype, "out", x->c->d[0], x->c->d[1], 0);
-    op_add(x, ROLE_OUT, DTYPE_F32, "mean", x->c->d[0], 0, 0);
+    if (!(x->c->flags & RMS)) op_add(x, ROLE_OUT, DTYPE_F32, "mean", x->c->d[0], 0, 0);
     op_add(x, ROLE_OUT, DTYPE_F32, "rstd", x->c->d[0], 0, 0);
 }
 
 /* With e the error of a sum of C terms and A = mean |x|: the mean is off by e A, a deviation by as much, the
- * variance by e of itself and by (e A)^2, because the first-order effect of a shifted mean cancels. */
+ * variance by e of itself and by (e A)^2, because the first-order effect of a shifted mean cancels. In RMSNorm
+ * the mean is 0, exactly. */
 static void rows_bound(struct op_instance *x, const float *rows) {
     int64_t N = x->c->d[0], C = x->c->d[1];
-    const float *weight = op_initial(x, "weight"), *bias = op_initial(x, "bias");
-    const float *mean = op_expected(x, "mean"), *rstd = op_expected(x, "rstd");
+    bool centred = op_find(x, "mean"), biased = op_find(x, "bias");
+    const float *weight = op_initial(x, "weight"), *bias = biased ? op_initial(x, "bias") : NULL;
+    const float *mean = centred ? op_expected(x, "mean") : NULL, *rstd = op_expected(x, "rstd");
     double *out = op_allowed(x, "out"), e = op_sum_error((double)C);
     for (int64_t n = 0; n < N; n++) {
-        double average = 0.0, m = (double)mean[n], r = (double)rstd[n];
+        double average = 0.0, m = centred ? (double)mean[n] : 0.0, r = (double)rstd[n];
         for (int64_t c = 0; c < C; c++) average += fabs((double)rows[n * C + c]) / (double)C;
-        double shift = e * average, relative = e + (shift * r) * (shift * r);
-        op_allowed(x, "mean")[n] += shift;
+        double shift = centred ? e * average : 0.0, relative = e + (shift * r) * (shift * r);
+        if (centred) op_allowed(x, "mean")[n] += shift;
         op_allowed(x, "rstd")[n] += r * relative;
         for (int64_t c = 0; c < C; c++) {
             double deviation = fabs((double)rows[n * C + c] - m), w = fabs((double)weight[c]);
             out[n * C + c] += w * r * (shift + deviation * (relative + 4.0 * UNIT_F32)) +
-                              2.0 * UNIT_F32 * fabs((double)bias[c]);
+                              (biased ? 2.0 * UNIT_F32 * fabs((double)bias[c]) : 0.0);
         }
     }
 }
@@ -54,6 +67,17 @@ static void rows_bound(struct op_instance *x, const float *rows) {
         {"flat rows", INPUT_FLAT, {4, 40}, 0, SIZE_SMALL},                                                   \
         {"equal rows", INPUT_EQUAL, {4, 40}, 0, SIZE_SMALL},                                                 \
         {"one-hot rows", INPUT_ONE_HOT, {4, 40}, 0, SIZE_SMALL},                                             \
+        {"eps", INPUT_RANDOM, {4, 40}, LARGE_EPS, SIZE_SMALL},                                               \
+        {"no bias", INPUT_RANDOM, {5, 13}, NO_BIAS, SIZE_SMALL},                                             \
+        {"no bias, vectors", INPUT_RANDOM, {9, 64}, NO_BIAS, SIZE_SMALL},                                    \
+        {"rms", INPUT_RANDOM, {5, 13}, RMS | NO_BIAS, SIZE_SMALL},                                           \
+        {"rms, vectors", INPUT_RANDOM, {9, 64}, RMS | NO_BIAS, SIZE_SMALL},                                  \
+        {"rms, bias", INPUT_RANDOM, {3, 72}, RMS | LARGE_EPS, SIZE_SMALL},                                   \
+        {"rms, long row", INPUT_RANDOM, {2, 2056}, RMS | NO_BIAS, SIZE_SMALL},                               \
+        {"rms, offset", INPUT_RANDOM, {4, 96}, RMS | NO_BIAS | OFFSET, SIZE_SMALL},                          \
+        {"rms, large", INPUT_LARGE, {4, 40}, RMS | NO_BIAS, SIZE_SMALL},                                     \
+        {"rms, tiny", INPUT_TINY, {4, 40}, RMS | NO_BIAS, SIZE_SMALL},                                       \
+        {"rms, flat rows", INPUT_FLAT, {4, 40}, RMS | NO_BIAS, SIZE_SMALL},                                  \
         {"unaligned", INPUT_RANDOM, {4, 40}, UNALIGNED, SIZE_SMALL}, {                                       \
         "gpt2", INPUT_RANDOM, {4096, 768}, 0, SIZE_LARGE                                                     \
     }
@@ -75,7 +99,7 @@ static void norm_forward_bound(struct op_instance *x) { rows_bound(x, op_initial
 
 static const struct op_case norm_forward_cases[] = {NORM_CASES};
 OP_TEST(norm_forward, (.bound = norm_forward_bound, .model_cases = norm_model_cases), A("out"), A("mean"),
-        A("rstd"), A("inp"), A("weight"), A("bias"));
+        A("rstd"), A("inp"), A("weight"), A("bias"), eps_of(x->c));
 
 /* --- residual_norm_forward --- */
 
@@ -91,9 +115,9 @@ static void residual_norm_forward_make(struct op_instance *x) {
 /* The norm is that of the residual as it is stored. */
 static void residual_norm_forward_reference(struct ctx *cpu, struct op_instance *x) {
     residual_norm_forward(cpu, A("residual"), A("out"), A("mean"), A("rstd"), A("inp"), A("delta"),
-                          A("weight"), A("bias"));
+                          A("weight"), A("bias"), eps_of(x->c));
     op_round(op_find(x, "residual"), f32(A("residual")));
-    norm_forward(cpu, A("out"), A("mean"), A("rstd"), A("residual"), A("weight"), A("bias"));
+    norm_forward(cpu, A("out"), A("mean"), A("rstd"), A("residual"), A("weight"), A("bias"), eps_of(x->c));
 }
 
 static void residual_norm_forward_bound(struct op_instance *x) { rows_bound(x, op_expected(x, "residual")); }
@@ -106,7 +130,8 @@ static const struct op_case residual_norm_forward_cases[] = {
 OP_TEST(residual_norm_forward,
         (.bound = residual_norm_forward_bound, .model_cases = norm_model_cases,
          .reference = residual_norm_forward_reference),
-        A("residual"), A("out"), A("mean"), A("rstd"), A("inp"), A("delta"), A("weight"), A("bias"));
+        A("residual"), A("out"), A("mean"), A("rstd"), A("inp"), A("delta"), A("weight"), A("bias"),
+        eps_of(x->c));
 
 /* --- norm_backward --- */
 
@@ -114,14 +139,14 @@ static void norm_backward_make(struct op_instance *x) {
     int64_t N = x->c->d[0], C = x->c->d[1];
     struct operand *inp = op_add(x, ROLE_IN, x->dtype, "inp", N, C, 0);
     fill_rows(x, inp);
-    struct operand *mean = op_add(x, ROLE_IN, DTYPE_F32, "mean", N, 0, 0);
+    struct operand *mean = x->c->flags & RMS ? NULL : op_add(x, ROLE_IN, DTYPE_F32, "mean", N, 0, 0);
     struct operand *rstd = op_add(x, ROLE_IN, DTYPE_F32, "rstd", N, 0, 0);
     for (int64_t n = 0; n < N; n++) {
         double m = 0.0, v = 0.0;
-        for (int64_t c = 0; c < C; c++) m += (double)inp->initial[n * C + c] / (double)C;
+        for (int64_t c = 0; mean && c < C; c++) m += (double)inp->initial[n * C + c] / (double)C;
         for (int64_t c = 0; c < C; c++) v += pow((double)inp->initial[n * C + c] - m, 2.0) / (double)C;
-        mean->initial[n] = (float)m;
-        rstd->initial[n] = (float)(1.0 / sqrt(v + 1e-5));
+        if (mean) mean->initial[n] = (float)m;
+        rstd->initial[n] = (float)(1.0 / sqrt(v + (double)eps_of(x->c)));
     }
     op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "weight", C, 0, 0), 1.0, 0.5);
     struct operand *dout = op_add(x, ROLE_IN, x->dtype, "dout", N, C, 0);
@@ -131,31 +156,32 @@ static void norm_backward_make(struct op_instance *x) {
     if (x->c->flags & IN_PLACE) op_alias(x, "dinp", "dresidual");
     if (x->c->flags & OVER_DOUT) op_alias(x, "dinp", "dout");
     op_add(x, ROLE_ADD, x->dtype, "dweight", C, 0, 0);
-    op_add(x, ROLE_ADD, x->dtype, "dbias", C, 0, 0);
+    if (!(x->c->flags & NO_BIAS)) op_add(x, ROLE_ADD, x->dtype, "dbias", C, 0, 0);
 }
 
 static void norm_backward_bound(struct op_instance *x) {
     int64_t N = x->c->d[0], C = x->c->d[1];
-    const float *inp = op_initial(x, "inp"), *mean = op_initial(x, "mean"), *rstd = op_initial(x, "rstd");
+    const float *mean = op_find(x, "mean") ? op_initial(x, "mean") : NULL;
+    const float *inp = op_initial(x, "inp"), *rstd = op_initial(x, "rstd");
     const float *dout = op_initial(x, "dout"), *weight = op_initial(x, "weight");
     const float *past = op_find(x, "dresidual") ? op_initial(x, "dresidual") : NULL;
     double *dinp = op_allowed(x, "dinp"), *dweight = op_allowed(x, "dweight"),
-           *dbias = op_allowed(x, "dbias");
+           *dbias = op_find(x, "dbias") ? op_allowed(x, "dbias") : NULL;
     double row = op_sum_error((double)C), column = op_sum_error((double)N);
     for (int64_t c = 0; c < C; c++) {
         dweight[c] += column * fabs((double)op_initial(x, "dweight")[c]);
-        dbias[c] += column * fabs((double)op_initial(x, "dbias")[c]);
+        if (dbias) dbias[c] += column * fabs((double)op_initial(x, "dbias")[c]);
     }
     for (int64_t n = 0; n < N; n++) {
-        double sum_g = 0.0, sum_gx = 0.0, m = (double)mean[n], r = (double)rstd[n];
+        double sum_g = 0.0, sum_gx = 0.0, m = mean ? (double)mean[n] : 0.0, r = (double)rstd[n];
         for (int64_t c = 0; c < C; c++) {
             int64_t i = n * C + c;
             double xhat = fabs((double)inp[i] - m) * r, d = fabs((double)dout[i]),
                    g = d * fabs((double)weight[c]);
-            sum_g += g / (double)C;
+            sum_g += mean ? g / (double)C : 0.0;
             sum_gx += g * xhat / (double)C;
             dweight[c] += column * d * xhat;
-            dbias[c] += column * d;
+            if (dbias) dbias[c] += column * d;
         }
         for (int64_t c = 0; c < C; c++) {
             int64_t i = n * C + c;

@@ -135,7 +135,7 @@ static void test_golden_norm(void **state) {
         struct tensor *dout = golden_input(&g, "dout"), *past = golden_input(&g, "dresidual");
         struct tensor *dinp = golden_result(&g, "dinp", NAN), *dweight = golden_result(&g, "dweight", 0.0f),
                       *dbias = golden_result(&g, "dbias", 0.0f);
-        norm_forward(ctx_of(state), out, mean, rstd, inp, weight, bias);
+        norm_forward(ctx_of(state), out, mean, rstd, inp, weight, bias, 1e-5f);
         norm_backward(ctx_of(state), dinp, dweight, dbias, past, dout, inp, mean, rstd, weight);
         const struct tensor *results[] = {out, mean, rstd, dinp, dweight, dbias};
         /* One column: dinp - dresidual is rstd * (g - g), and rstd = 316 times the rounding of g may
@@ -144,6 +144,33 @@ static void test_golden_norm(void **state) {
         for (size_t k = 0; k < ARRAY_LENGTH(results); k++) golden_compare(&g, results[k], tolerance);
     }
     golden_close(&g);
+}
+
+/* RMSNorm, and LayerNorm with the goldens' epsilon and with another one, by their formulas in double. */
+static void test_norm_by_definition(void **state) {
+    const struct op_test *op = op_tests[OP_norm_forward];
+    for (size_t i = 0; i < op->case_count; i++) {
+        struct op_instance x;
+        if (op->cases[i].size == SIZE_LARGE) continue;
+        op_instance_create(&x, op, &op->cases[i], DTYPE_F32, ctx_of(state));
+        struct operand *out = op_find(&x, "out"), *mean = op_find(&x, "mean"), *bias = op_find(&x, "bias");
+        int64_t C = tensor_cols(&out->reference);
+        double eps = strstr(x.c->name, "eps") || strcmp(x.c->name, "rms, bias") == 0 ? 0.5 : 1e-5;
+        for (int64_t n = 0; n < tensor_rows(&out->reference); n++) {
+            const float *row = op_initial(&x, "inp") + n * C;
+            double m = 0.0, v = 0.0;
+            for (int64_t c = 0; mean && c < C; c++) m += (double)row[c] / (double)C;
+            for (int64_t c = 0; c < C; c++) v += ((double)row[c] - m) * ((double)row[c] - m) / (double)C;
+            for (int64_t c = 0; c < C; c++) {
+                double want = ((double)row[c] - m) / sqrt(v + eps) * (double)op_initial(&x, "weight")[c] +
+                              (bias ? (double)bias->initial[c] : 0.0);
+                if (!(fabs((double)out->expected[n * C + c] - want) <= out->allowed[n * C + c]))
+                    fail_msg("%s: out[%d,%d] is %.9g, not %.9g", op_case_text(op, x.c, DTYPE_F32, NULL),
+                             (int)n, (int)c, (double)out->expected[n * C + c], want);
+            }
+        }
+        op_instance_free(&x);
+    }
 }
 
 static void test_golden_loss(void **state) {
@@ -318,7 +345,7 @@ static void test_fused_residual_norm_has_the_same_bits(void **state) {
                                               "rstd"}; /* expected: the two steps */
         for (size_t k = 0; k < ARRAY_LENGTH(results); k++) {
             struct operand *o = op_find(&x, results[k]);
-            assert_memory_equal(o->expected, o->target.data, (size_t)o->count * sizeof(float));
+            if (o) assert_memory_equal(o->expected, o->target.data, (size_t)o->count * sizeof(float));
         }
         op_instance_free(&x);
     }
@@ -540,6 +567,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         CPU_TEST(test_every_case),
         CPU_TEST(test_golden_norm),
+        CPU_TEST(test_norm_by_definition),
         CPU_TEST(test_golden_loss),
         CPU_TEST(test_golden_attn),
         CPU_TEST(test_golden_gelu),
