@@ -121,11 +121,21 @@ sim: $(if $(SIM_BUILDS),$(BUILD)/train_gpt_sim $(SIM_TESTS))  ## the CUDA traine
 test-gpu: $(GPU_TESTS)  ## the CUDA tests on this machine's GPU (SANITIZE=1 TOOL=memcheck|racecheck|initcheck|synccheck: under compute-sanitizer)
 	@PREFIX="$(if $(SANITIZE),compute-sanitizer --tool $(or $(TOOL),memcheck) --error-exitcode 9)" JOBS=1 sh test/run.sh $(GPU_TESTS)
 
-mutants: $(BUILD)/sim/plain/test/cuda/test_cuda_ops $(BUILD)/sim/tsan/test/cuda/test_cuda_ops  ## break the kernels in many ways, one at a time: the op tests must notice each (ARGS=WORD: only some)
-	@BUILD=$(BUILD) LINK_END="$(LDLIBS) -lcmocka" $(foreach b,plain tsan,COMPILE_$(b)="$(CXX) -x c++ \
-	    $(filter-out -MMD -MP,$(SIM_FLAGS)) -w -O1 -march=$(MARCH) $(SIM_FILL) $(SIM_SAN_$(b))" LINK_$(b)="$(CXX) $(CUDA_LINK) \
-	    $(BUILD)/test/cuda/test_cuda_ops.o $(SIM_SAN_$(b))" LIBS_$(b)="$(BUILD)/sim/$(b)/libcuda.a \
-	    $(BUILD)/test/libtest.a $(BUILD)/libllmc.a") sh dev/mutants.sh "$(ARGS)"
+# Everything that dev/mutants.sh needs to compile a source and to link the tests with it.
+MUTANT_SIM = $(filter plain tsan,$(SIM_BUILDS))
+mutants: export BUILD := $(BUILD)
+mutants: export COMPILE_host = $(CC) $(filter-out -MMD -MP,$(CPPFLAGS) $(CFLAGS)) -w
+mutants: export LINK_host = $(CC)
+mutants: export LIBS_host = $(BUILD)/test/libtest.a $(BUILD)/libllmc.a $(LDLIBS) -lcmocka
+define MUTANT_RULES
+mutants: export COMPILE_$(1) = $(CXX) -x c++ $(filter-out -MMD -MP,$(SIM_FLAGS)) -w -O1 -march=$(MARCH) $(SIM_FILL) $(SIM_SAN_$(1))
+mutants: export LINK_$(1) = $(CXX) $(CUDA_LINK)
+mutants: export LIBS_$(1) = $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a $(LDLIBS) $(SIM_SAN_$(1)) -lcmocka
+endef
+$(foreach b,$(MUTANT_SIM),$(eval $(call MUTANT_RULES,$(b))))
+mutants: $(addprefix $(BUILD)/test/,$(addprefix ops/test_,ops op_gradients op_harness op_values fp8) model/test_gpt) \
+    $(foreach b,$(MUTANT_SIM),$(addprefix $(BUILD)/sim/$(b)/test/cuda/,test_cuda_ops test_cuda_fp8))  ## break the sources in many ways, one at a time: a test must notice each (ARGS=WORD: only some)
+	@sh dev/mutants.sh "$(ARGS)"
 
 cuda-all:  ## compile the CUDA sources for every architecture that nvcc knows, to see that they do
 	@mkdir -p $(BUILD); for arch in $(CUDA_ALL); do for file in $(CUDA_SRC) $(wildcard test/cuda/*.cu); do \
@@ -163,7 +173,7 @@ fuzz:  ## fuzz the parsers of untrusted input with libFuzzer, one after another 
 	        $(BUILD)/fuzz/corpus/$$t $(BUILD)/fuzz/seeds/$$t || exit 1; done
 
 # Threads that wait spin only briefly, as train_gpt's do.
-bench: $(BUILD)/bench  ## time every operation and the training step (ARGS='--op attn --json FILE')
+bench: $(BUILD)/bench  ## time every operation alone (ARGS='--op attn --json FILE')
 	GOMP_SPINCOUNT=1000 $(BUILD)/bench $(ARGS)
 
 bench-data: $(BUILD)/bench_tokenizer $(BUILD)/stories  ## speed of tokenizer training and encoding, on generated text

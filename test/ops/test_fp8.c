@@ -1,10 +1,11 @@
-/* llmc/ops/fp8.h against the tables of the OCP specification and against searches through all codes; who may ask
- * for fp8, and where a model uses it. */
+/* fp8: the conversions of llmc/ops/fp8.h against the tables of the OCP specification and against searches
+ * through all codes; what a product in fp8 rounds; who may ask for fp8, and where a model uses it. */
 #include "test/test.h"
 
 #include "llmc/ops/fp8.h"
 #include "llmc/base/rng.h"
 #include "llmc/run/config.h"
+#include "test/ops/cpu_ctx.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,6 +78,63 @@ static void test_scale(void **state) {
     }
 }
 
+/* --- products --- */
+
+enum { N = 16, C = 32, OC = 48 };
+
+/* The largest element is the last: without it the scale would be another. */
+static struct tensor random_matrix(uint64_t stream, int64_t rows, int64_t cols) {
+    struct tensor t = tensor_make("matrix", DTYPE_F32, xmalloc((size_t)(rows * cols) * 4), rows, cols, 0, 0);
+    for (int64_t i = 0; i < rows * cols; i++)
+        f32(&t)[i] = (float)(2.0 * rng_uniform(stream, RNG_TEST, (uint64_t)i) - 1.0);
+    f32(&t)[rows * cols - 1] = 3.0f;
+    return t;
+}
+
+static struct tensor rounded(enum fp8_format format, const struct tensor *t) {
+    struct tensor copy = *t;
+    copy.data = xmalloc((size_t)tensor_bytes(t));
+    for (int64_t i = 0; i < tensor_count(t); i++)
+        f32(&copy)[i] = fp8_through(format, f32(t)[i], fp8_scale(format, 3.0f));
+    return copy;
+}
+
+static void assert_equal(const struct tensor *a, const struct tensor *b) {
+    assert_memory_equal(a->data, b->data, (size_t)tensor_bytes(a));
+}
+
+/* A product in fp8 is the product of operands that were rounded: activations and weights to e4m3, gradients
+ * to e5m2; bias gradients are sums of what was not rounded. */
+static void test_products(void **state) {
+    struct ctx *ctx = ctx_of(state);
+    struct tensor inp = random_matrix(1, N, C), weight = random_matrix(2, OC, C),
+                  dout = random_matrix(3, N, OC);
+    struct tensor inp8 = rounded(FP8_E4M3, &inp), weight8 = rounded(FP8_E4M3, &weight),
+                  dout8 = rounded(FP8_E5M2, &dout);
+    struct tensor out[2], dinp[2], dweight[2], dbias[2], unused = random_matrix(8, OC, C);
+    for (int k = 0; k < 2; k++) {
+        out[k] = random_matrix(4, N, OC);
+        dinp[k] = random_matrix(5, N, C);
+        dweight[k] = random_matrix(6, OC, C);
+        dbias[k] = tensor_make("dbias", DTYPE_F32, xcalloc(OC, sizeof(float)), OC, 0, 0, 0);
+    }
+    weight.fp8 = true;
+    matmul_forward(ctx, &out[0], NULL, &inp, &weight, NULL, ACT_NONE);
+    matmul_backward(ctx, &dinp[0], &dweight[0], &dbias[0], &dout, &inp, &weight, NULL, true);
+    matmul_forward(ctx, &out[1], NULL, &inp8, &weight8, NULL, ACT_NONE);
+    matmul_backward(ctx, &dinp[1], &dweight[1], NULL, &dout8, &inp8, &weight8, NULL, true);
+    weight.fp8 = false;
+    matmul_backward(ctx, NULL, &unused, &dbias[1], &dout, &inp, &weight, NULL, true);
+    assert_equal(&out[0], &out[1]);
+    assert_equal(&dinp[0], &dinp[1]);
+    assert_equal(&dweight[0], &dweight[1]);
+    assert_equal(&dbias[0], &dbias[1]);
+    const struct tensor *const all[] = {&inp,     &weight,     &dout,       &inp8,     &weight8,
+                                        &dout8,   &unused,     &out[0],     &out[1],   &dinp[0],
+                                        &dinp[1], &dweight[0], &dweight[1], &dbias[0], &dbias[1]};
+    for (size_t i = 0; i < ARRAY_LENGTH(all); i++) free(all[i]->data);
+}
+
 /* --- who may ask for it --- */
 
 struct request {
@@ -145,6 +203,7 @@ static void test_who_may_ask(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_specification),
                                        cmocka_unit_test(test_rounding), cmocka_unit_test(test_scale),
+                                       cmocka_unit_test_setup_teardown(test_products, open_cpu, close_cpu),
                                        cmocka_unit_test(test_who_may_ask)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

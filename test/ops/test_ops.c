@@ -386,30 +386,6 @@ static void test_threads_change_no_bit(void **state) {
     omp_set_num_threads(before);
 }
 
-static void test_normal_numbers(void **state) {
-    enum { N = 200000 };
-    struct tensor t = tensor_make("out", DTYPE_F32, xmalloc(N * sizeof(float)), N, 0, 0, 0);
-    randn(ctx_of(state), &t, 2.0f, 3.0f, 42, RNG_TEST);
-    double moment[4] = {0};
-    for (int64_t i = 0; i < N; i++) {
-        double z = ((double)f32(&t)[i] - 2.0) / 3.0;
-        for (int k = 0; k < 4; k++) moment[k] += pow(z, k + 1) / N;
-    }
-    /* four standard errors of each moment of N(0,1): sqrt(1, 2, 15, 96)/sqrt(N) */
-    static const double expected[] = {0, 1, 0, 3}, variance[] = {1, 2, 15, 96};
-    for (int k = 0; k < 4; k++)
-        if (!(fabs(moment[k] - expected[k]) <= 4.0 * sqrt(variance[k] / N)))
-            fail_msg("moment %d of %d normal numbers is %g", k + 1, N, moment[k]);
-    /* element i depends on i alone */
-    struct tensor part = tensor_make("out", DTYPE_F32, xmalloc(1001 * sizeof(float)), 1001, 0, 0, 0);
-    randn(ctx_of(state), &part, 2.0f, 3.0f, 42, RNG_TEST);
-    assert_memory_equal(part.data, t.data, 1001 * sizeof(float));
-    randn(ctx_of(state), &part, 2.0f, 3.0f, 43, RNG_TEST);
-    assert_memory_not_equal(part.data, t.data, 1001 * sizeof(float));
-    free(part.data);
-    free(t.data);
-}
-
 /* --- variants made for one device --- */
 
 /* Not for the CPU: must not run. */
@@ -576,7 +552,6 @@ int main(void) {
         CPU_TEST(test_attention_spans),
         CPU_TEST(test_fused_residual_norm_has_the_same_bits),
         CPU_TEST(test_threads_change_no_bit),
-        CPU_TEST(test_normal_numbers),
         CPU_TEST(test_variants_made_for_one_device),
         CPU_TEST(test_operands_that_do_not_fit),
         CPU_TEST(test_numbers_that_do_not_fit),
