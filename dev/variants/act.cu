@@ -1,5 +1,5 @@
-/* GELU forward, in three steps. In production it is the row "vec" of llmc/cuda/act.cu; the contract is in
- * llmc/ops/ops.h.
+/* GELU forward, in three steps. In production it is the variant "vec" of llmc/cuda/act.cu; the contract is
+ * in llmc/ops/ops.h.
  *
  * Memory bounds it, if arithmetic does not get in the way. GPT-2 124M with 65,536 tokens has 201M elements;
  * reading and writing each in bf16 moves 805 MB, 187 us at the 4.3 TB/s that an H200 copies. In that time a
@@ -58,7 +58,7 @@ template <class T> __global__ void act_forward_3_kernel(T *out, const T *inp, in
     x.store(out + i * vec<T>::size);
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 static int64_t any_operands(struct tensor *out, const struct tensor *inp) {
     return same_float_dtype(out, inp) ? 0 : OP_UNSUPPORTED;

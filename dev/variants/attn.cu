@@ -146,7 +146,7 @@ static void forward(const struct op_env *env, struct tensor *out, struct tensor 
     });
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 extern "C" const struct attn_forward_variant ladder_attn_forward[] = {
     {"3_shared_tile", forward<3>, need},

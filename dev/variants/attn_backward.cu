@@ -223,7 +223,7 @@ static void backward(const struct op_env *env, struct tensor *dqkv, const struct
     });
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 extern "C" const struct attn_backward_variant ladder_attn_backward[] = {
     {"3_shared_tile", backward<3>, need},

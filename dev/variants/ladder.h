@@ -1,6 +1,6 @@
 /* The teaching ladders as an op table. A context whose `ops` is &ladder_ops runs the steps of a ladder
- * where production's kernels would run; an op without a ladder keeps production's variants. The name of a step
- * begins with its number. README.md in this folder explains ladders. */
+ * where production's kernels would run; an op without a ladder keeps production's variants. The name of a
+ * step begins with its number. README.md in this folder explains ladders. */
 #ifndef LLMC_LADDER_H
 #define LLMC_LADDER_H
 

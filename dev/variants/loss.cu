@@ -1,5 +1,5 @@
 /* The classifier: softmax cross-entropy and its gradient, which overwrites the logits, in four steps. In
- * production it is the row "shared" of llmc/cuda/loss.cu; the contract is in llmc/ops/ops.h.
+ * production it is the variant "shared" of llmc/cuda/loss.cu; the contract is in llmc/ops/ops.h.
  *
  * Memory bounds it. GPT-2 124M has 65,536 rows of Vp = 50,304 logits in bf16, 6.6 GB. They must be read and
  * their gradients written: 13.2 GB, 3.07 ms at the 4.3 TB/s that an H200 copies. A row of 100 KB does not
@@ -143,7 +143,7 @@ static void run(const struct op_env *env, struct tensor *losses, struct tensor *
     });
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 extern "C" const struct loss_forward_variant ladder_loss_forward[] = {{"4_vectors", run<4>, need<4>},
                                                                       {"3_online", run<3>, need<3>},

@@ -185,7 +185,7 @@ static void run(const struct op_env *env, struct tensor *out, struct tensor *pre
         });
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 extern "C" const struct matmul_forward_variant ladder_matmul_forward[] = {
     {"4_tensor_cores", run<4>, need<4>},

@@ -1,9 +1,9 @@
 /* The bias gradient, dbias (OC) = or += the sum over the rows of dout (N,OC), in four steps. It is the part
- * of matmul_backward that is not a matrix product; the products are left to production's rows
+ * of matmul_backward that is not a matrix product; the products are left to production's variants
  * (llmc/cuda/matmul.cu). Production sums the bias in cuBLASLt's epilogue, or as step 4 does. The contract
  * is in llmc/ops/ops.h.
  *
- * `bench --ladder --op matmul_backward` times the whole operation. The row "0_no_bias", which takes no
+ * `bench --ladder --op matmul_backward` times the whole operation. The variant "0_no_bias", which takes no
  * bias, shows the share of the products.
  *
  * Memory bounds the sum. The widest layer of GPT-2 124M has N = 65,536 rows of OC = 3072 in bf16: 403 MB,
@@ -103,7 +103,7 @@ __global__ void bias_gradient_finish_kernel(T *dbias, const float *partial, int6
 
 /* --- launchers --- */
 
-/* The production row that computes the products, called without a bias. */
+/* The production variant that computes the products, called without a bias. */
 static const struct matmul_backward_variant *products(struct tensor *dinp, struct tensor *dweight,
                                                       const struct tensor *dout, const struct tensor *inp,
                                                       const struct tensor *weight, const struct tensor *pre,
@@ -154,7 +154,7 @@ static void backward(const struct op_env *env, struct tensor *dinp, struct tenso
         ->run(env, dinp, dweight, nullptr, dout, inp, weight, pre, accumulate);
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 extern "C" const struct matmul_backward_variant ladder_matmul_backward[] = {
     {"4_vectors", backward<4>, need<4>},          {"3_chunks_of_rows", backward<3>, need<3>},

@@ -1,5 +1,5 @@
-/* Layer normalisation forward, in four steps. In production it is the row "vec" of llmc/cuda/norm.cu; the
- * contract is in llmc/ops/ops.h.
+/* Layer normalisation forward, in four steps. In production it is the variant "vec" of llmc/cuda/norm.cu;
+ * the contract is in llmc/ops/ops.h.
  *
  * Memory bounds it: the kernel must read inp and write out, and computes little between. GPT-2 124M has
  * 65,536 rows of C = 768 in bf16. One pass over such a tensor moves 101 MB and takes 23 us at the 4.3 TB/s
@@ -140,7 +140,7 @@ static void forward(const struct op_env *env, struct tensor *out, struct tensor 
     });
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 extern "C" const struct norm_forward_variant ladder_norm_forward[] = {
     {"4_row_in_registers", forward<4>, forward_need<4>},

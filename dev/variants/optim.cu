@@ -1,4 +1,4 @@
-/* AdamW, in three steps. In production it is the row "vec" of llmc/cuda/optim.cu; the contract is in
+/* AdamW, in three steps. In production it is the variant "vec" of llmc/cuda/optim.cu; the contract is in
  * llmc/ops/ops.h.
  *
  * Memory bounds it. With parameters and gradients in bf16 and moments and master weights in fp32, an
@@ -155,7 +155,7 @@ static void run(const struct op_env *env, struct tensor *param, struct tensor *m
     });
 }
 
-/* --- rows --- */
+/* --- variants --- */
 
 extern "C" const struct adamw_variant ladder_adamw[] = {{"3_four_elements", run<3>, need<3>},
                                                         {"2_fused", run<2>, need<2>},

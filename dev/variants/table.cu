@@ -1,4 +1,5 @@
-/* The op table of the ladders, made from the list of all ops: what has no ladder keeps its production variants. */
+/* The op table of the ladders, made from the list of all ops: what has no ladder keeps its production
+ * variants. */
 #include "dev/variants/ladder.h"
 
 template <class V> static constexpr const V *ladder_or(const V *production) { return production; }

@@ -4,8 +4,8 @@
  * is the host's sgemm.
  *
  * Checked as on hardware: that shapes fit, that pointers and rows are as aligned as the algorithm was
- * promised, that the workspace is large enough, and that all operands lie in live device memory. Results of
- * cuBLASLt's own rounding are not reproduced. */
+ * promised, that the workspace is large enough, and that all operands lie in live device memory. cuBLASLt's
+ * own order of sums and rounding are not reproduced. */
 #include "test/sim/runtime.h"
 
 #include <cublasLt.h>
@@ -110,7 +110,7 @@ static bool keeps_aux(cublasLtEpilogue_t e) {
 }
 
 /* sum (m,n) column-major = op(a) @ op(b). The host's sgemm wakes threads, which costs more than a small
- * product. */
+ * product takes. */
 static void multiply_fp32(std::vector<float> &sum, const product &x, const std::vector<float> &a,
                           const std::vector<float> &b) {
     bool ta = x.desc.transpose_a != CUBLAS_OP_N, tb = x.desc.transpose_b != CUBLAS_OP_N;
@@ -134,7 +134,7 @@ static void multiply_fp32(std::vector<float> &sum, const product &x, const std::
         }
 }
 
-/* For who counts memory traffic: every operand once, column by column. */
+/* For test_traffic.c: reports every operand once, column by column. */
 static void count_matrix(const void *p, const matrix_layout &l, bool write) {
     for (uint64_t j = 0; j < l.cols; j++)
         count_access((const char *)p + j * (uint64_t)l.ld * size_of(l.type), l.rows * size_of(l.type), write);
@@ -340,8 +340,8 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t h
     return CUBLAS_STATUS_SUCCESS;
 }
 
-/* The rules for fp8 before Blackwell: both operands are, not both e5m2; A transposed, B not; all dimensions
- * multiples of 16; here no epilogue but BIAS. Compute capability 8.9 or more. */
+/* The rules for fp8 before Blackwell: both operands are fp8, and not both e5m2; A is transposed, B is not;
+ * all dimensions are multiples of 16; compute capability 8.9 or more. Here also: no epilogue but BIAS. */
 static bool fp8_supported(const matmul_desc &desc, const matrix_layout &a, const matrix_layout &b,
                           const matrix_layout &d) {
     cudaDeviceProp properties;
@@ -355,7 +355,7 @@ static bool fp8_supported(const matmul_desc &desc, const matrix_layout &a, const
            10 * properties.major + properties.minor >= 89;
 }
 
-/* SIM_BLAS_EPILOGUES=0: a library that has no algorithm for any fused epilogue but BIAS. */
+/* SIM_BLAS_EPILOGUES=0 simulates a library without algorithms for any fused epilogue but BIAS. */
 static bool supported(const matmul_desc &desc, const matrix_layout &a, const matrix_layout &b,
                       const matrix_layout &d) {
     if (is_fp8(a.type) || is_fp8(b.type)) return fp8_supported(desc, a, b, d);

@@ -1,15 +1,15 @@
 /* Deliberate bugs, for the test of the simulated device itself (test_sim_bugs.sh).
  *     bugs list           each case with the detectors that must notice it
- *     bugs CASE           runs it: exit status 0 means that nobody noticed
- * Detectors: forward, reverse, random (one of several seeds), lazy (likewise), protect (SIM_PROTECT=1), asan,
- * tsan. Cases without detectors are right: all detectors must stay silent. */
+ *     bugs CASE           runs it: exit status 0 means that no detector noticed
+ * Detectors: forward, reverse, random (one of several seeds), lazy (likewise), protect (SIM_PROTECT=1),
+ * asan, tsan. Cases without detectors are correct: all detectors must stay silent. */
 #include "test/cuda/test_cuda.h"
 
 #include "llmc/cuda/hopper.cuh"
 
 #include <cstdlib>
 
-/* --- what the cases share --- */
+/* --- common to the cases --- */
 
 static void expect(float got, float want) {
     if (fabsf(got - want) <= 1e-3f * fabsf(want)) return;
@@ -53,7 +53,8 @@ template <bool barrier> static void neighbours() {
     for (int i = 0; i < 64; i++) expect(out.host[i], (float)(63 - i));
 }
 
-/* Two block sums through one array; a fast warp writes the second while a slow one still reads the first. */
+/* Two block sums through one array; a fast warp writes the second while a slow one still reads the
+ * first. */
 template <bool barrier> static __global__ void reuse_kernel(float *out, const float *x) {
     SHARED(float, s, [8]);
     float result = 0;

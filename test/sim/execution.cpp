@@ -39,7 +39,8 @@ void bug(const char *format, ...) {
     _exit(99);
 }
 
-/* Says where the threads of the block wait, neighbours with the same place together, then fails. */
+/* Prints where each thread of the block waits, with one line for neighbours that wait at the same place,
+ * then fails. */
 [[noreturn]] static void bug_stuck(worker *w, const char *why) {
     static const char *const names[] = {"", "ready", "running", "__syncthreads", "warp", "group", "done"};
     fprintf(stderr, "SIM: %s; the threads of the block wait at\n", why);
@@ -74,9 +75,10 @@ void make_ready(worker *w, thread *t) {
     w->runnable[(w->head + w->count++) % RING] = t->linear;
 }
 
-/* Random order. In half of the blocks each choice is uniform. In the other half warps have random priorities
- * that change now and then: one warp may pass several barriers' worth of work before another starts, which
- * uniform choices practically never do and which bugs like a reused buffer need. */
+/* Random order. In half of the blocks each choice is uniform. In the other half, warps have random
+ * priorities that change now and then. A warp may then do the work of several barriers before another
+ * starts. Uniform choices practically never produce that, and some bugs, such as a buffer reused too early,
+ * show only then. */
 static unsigned pick_random(worker *w) {
     if (!w->by_priority) return (w->head + (unsigned)(random_bits() % w->count)) % RING;
     uint64_t r = random_bits();
@@ -157,7 +159,7 @@ void spin() {
     thread *t = w->current;
     t->operation = "spin";
     make_ready(w, t);
-    if (knobs().order == order::reverse) { /* whatever the order, who spins goes last: move it to the head */
+    if (knobs().order == order::reverse) { /* a spinning thread runs last: move it to the head */
         w->count--;
         w->head = (w->head + RING - 1) % RING;
         w->runnable[w->head] = t->linear;
@@ -265,8 +267,9 @@ static void finish_warp_op(worker *w, int warp_number, int op_number, const thre
     if (op_number != --wp.ops) wp.op[op_number] = wp.op[wp.ops];
 }
 
-/* The entry of the warp's operation with this mask: the one that others wait in, or a new one. Masks that
- * overlap are legal, since lanes may reach a wider operation early; a cycle shows as a deadlock. */
+/* Returns the warp's operation with this mask: the one in which other lanes already wait, or a new one.
+ * Overlapping masks are legal, because lanes may reach a wider operation early; a cycle is reported as a
+ * deadlock. */
 static int find_warp_op(warp &wp, unsigned mask, const char *operation, warp_function fn, const char *file,
                         int line) {
     for (int i = 0; i < wp.ops; i++) {
@@ -367,7 +370,7 @@ extern "C" void sim_count_accesses(void (*count)(const void *p, size_t bytes, bo
     on_access = count;
 }
 
-/* Tells the sanitizers of an access that the runtime makes for the thread. */
+/* Reports to the sanitizers an access that the runtime makes for the thread. */
 void note_read([[maybe_unused]] const void *p, [[maybe_unused]] size_t bytes) {
     count_access(p, bytes, false);
 #if SIM_TSAN
@@ -470,7 +473,7 @@ static void run_block(worker *w, uint64_t number) {
     w->count = 0;
     w->idle_spins = 0;
     w->block_count++;
-    w->tsan_set ^= 1; /* or the order between blocks would hide their races */
+    w->tsan_set ^= 1; /* otherwise the order of blocks would hide races between them */
     shared_begin_block(w);
     for (auto &b : w->barrier) b.arrived = 0;
     for (auto &g : w->group) g.arrived = 0;
@@ -505,7 +508,7 @@ static worker *make_worker() {
         (char *)mmap(nullptr, SHARED_ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (w->shared == MAP_FAILED) bug("no memory for the shared memory of a block");
     poison(w->shared, SHARED_ARENA);
-    if (SIM_ASAN) { /* the host's stack has to be known for switching back to it */
+    if (SIM_ASAN) { /* ASan must know the host's stack before it can switch back to it */
         pthread_attr_t attributes;
         void *stack;
         pthread_getattr_np(pthread_self(), &attributes);
@@ -547,8 +550,8 @@ static void run_blocks(grid_job *job) {
         t->index = {n % blockDim.x, n / blockDim.x % blockDim.y, n / blockDim.x / blockDim.y};
     }
 #if SIM_TSAN
-    /* All contexts are made here, by the host: what creates a context happens before all it does, and if a
-     * CUDA thread did it, its races with the new one would be hidden. */
+    /* The host creates all contexts. Whoever creates a context is ordered before everything the context
+     * does, so a CUDA thread that created one would hide its races with it. */
     w->tsan_host = __tsan_get_current_fiber();
     for (int i = 0; i < w->threads; i++)
         for (auto &context : w->thread[i].tsan)

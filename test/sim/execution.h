@@ -1,7 +1,7 @@
 /* Interface of the execution model (execution.cpp): what intrinsics, wrappers and the runtime API ask of it.
  *
  * A grid is a loop over blocks, a block a loop over its CUDA threads. A thread runs until it must wait for
- * others; then its fiber is put aside and another thread runs. Kernels that never wait never switch. */
+ * others; then its fiber is suspended and another thread runs. Kernels that never wait never switch. */
 #ifndef SIM_EXECUTION_H
 #define SIM_EXECUTION_H
 
@@ -33,14 +33,15 @@ uint64_t random_bits();
 
 /* Barrier `id` of the block, for `threads` threads (0: all of them). */
 void block_barrier(int id, int threads, const char *file, int line);
-/* Counts as one that reached it, and goes on. */
+/* Arrives at the barrier without waiting. */
 void barrier_arrive(int id, int threads, const char *file, int line);
 enum class vote { all, any, count };
 int block_vote(vote kind, bool predicate, const char *file, int line);
 
-/* The one primitive for everything warp-wide. Each lane of `mask` calls with the same operation; the last one
- * to arrive runs fn over the lanes' data, then all go on. `orders_memory`: like __syncwarp, what lanes wrote
- * before is visible after (for the race detector; shuffles do not do that). */
+/* The primitive behind all warp-wide operations. Every lane in `mask` calls it with the same operation; the
+ * last one to arrive runs fn on the data of all lanes, then all continue. With `orders_memory`, writes
+ * before the call are visible to all lanes after it, as with __syncwarp; shuffles do not order memory. Only
+ * the race detector sees the difference. */
 using warp_function = void (*)(void *lane[32], unsigned present);
 void warp_collective(unsigned mask, const char *operation, void *data, warp_function fn, bool orders_memory,
                      const char *file, int line);
@@ -49,7 +50,7 @@ using group_function = void (*)(void **thread, int count);
 void group_collective(int warps, const char *operation, void *data, group_function fn, const char *file,
                       int line);
 
-void spin();    /* called in a loop that waits for another thread of the block: lets the others run */
+void spin();    /* for loops that wait for another thread of the block: lets the others run */
 void preempt(); /* in random order another thread may run here */
 
 /* --- memory order, for ThreadSanitizer: an atomic releases only if its thread has fenced before --- */
@@ -61,7 +62,7 @@ void happens_before_acquire(void *p);
 void note_read(const void *p, size_t bytes);
 void note_write(void *p, size_t bytes);
 
-/* --- for test_traffic.c: told of what the runtime itself moves (asynchronous copies, cuBLASLt) --- */
+/* --- for test_traffic.c: reports what the runtime itself moves (asynchronous copies, cuBLASLt) --- */
 
 extern void (*on_access)(const void *p, size_t bytes, bool write); /* nullptr: nobody counts */
 inline void count_access(const void *p, size_t bytes, bool write) {
@@ -95,7 +96,7 @@ void check_kernel_pointer(const void *p, int argument, const launch_info &launch
 void check_kernel_struct(const void *p, size_t bytes, int argument, const launch_info &launch);
 void check_guard_zones(const launch_info &launch);
 
-/* --- streams (stream.cpp): does `work` now, later, or records it --- */
+/* --- streams (stream.cpp): runs `work` now or later, or records it --- */
 
 void enqueue(cudaStream_t stream, std::function<void()> work);
 

@@ -1,5 +1,5 @@
-/* Fibers: a stack of its own for each CUDA thread that waits. Switching is 20 instructions on x86-64 (2-9
- * ns); elsewhere ucontext does it, which costs a system call (about 170 ns). */
+/* Fibers: each CUDA thread that has to wait gets its own stack. A switch takes 20 instructions on x86-64
+ * (2-9 ns); elsewhere ucontext does it with a system call (about 170 ns). */
 #ifndef SIM_FIBER_H
 #define SIM_FIBER_H
 
@@ -57,14 +57,14 @@ sim_switch_stack:
 #endif
 #endif
 
-/* A fiber that starts in entry(), which must not return. `color` shifts the top of the stack, so that the hot
- * lines of a thousand stacks do not fall into the same cache sets. */
+/* A fiber that starts in entry(), which must not return. `color` shifts the top of the stack, so that the
+ * hot lines of a thousand stacks do not fall into the same cache sets. */
 inline void fiber_init(fiber *f, size_t size, unsigned color, void (*entry)()) {
     enum { PAGE = 4096 };
     void *map = mmap(nullptr, size + PAGE, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map == MAP_FAILED) bug("no memory for the stack of a CUDA thread");
-    mprotect(map, PAGE, PROT_NONE); /* a stack that overflows faults */
+    mprotect(map, PAGE, PROT_NONE); /* an overflow of the stack faults */
     f->stack = (char *)map + PAGE;
     f->size = size;
     char *top = f->stack + size - (color & ~63u);
@@ -97,7 +97,7 @@ inline void fiber_switch(fiber *from, fiber *to) {
 #endif
 }
 
-/* First thing on a new fiber. */
+/* Must be the first call on a new fiber. */
 inline void fiber_started() {
 #if SIM_ASAN
     __sanitizer_finish_switch_fiber(nullptr, nullptr, nullptr);

@@ -1,9 +1,9 @@
-/* Hopper's asynchronous units: mbarriers, TMA, wgmma; and what a warpgroup has of the registers.
+/* Hopper's asynchronous units, mbarriers, TMA and wgmma, and the registers of a warpgroup.
  *
- * A TMA load fills its destination with NaN when it is issued and is done at some moment while a thread waits
- * on an mbarrier. A wgmma takes its accumulators away (NaN) when it is issued and reads its operands, in
- * registers too, at the wait. So whatever is used too early is NaN, and whatever is overwritten too early is
- * read in its new form. */
+ * A TMA load fills its destination with NaN when it is issued, and completes at some moment while a thread
+ * waits on an mbarrier. A wgmma fills its accumulators with NaN when it is issued, and reads its operands,
+ * including those in registers, at the wait. Data that is used too early is therefore NaN, and data that is
+ * overwritten too early is read in its new form. */
 #include "test/sim/worker.h"
 
 #include "llmc/cuda/hopper.cuh"
@@ -47,7 +47,7 @@ void mbarrier_arrive(mbarrier *b, int bytes, const char *file, int line) {
     preempt();
 }
 
-/* Lets one pending TMA load happen. */
+/* Completes one pending TMA load. */
 static bool run_tma(worker *w) {
     size_t waiting = w->tma_queue.size();
     if (waiting == 0) return false;
@@ -89,8 +89,7 @@ static uint32_t swizzled(uint32_t address, swizzle mode) {
     return address ^ (address >> 7 & masks[mode]) << 4;
 }
 
-/* Whatever brings the bytes later: for the race detector they are written now, and published by the
- * barrier. */
+/* For the race detector the bytes are written now, whenever they arrive, and published by the barrier. */
 static void begin_load(void *shared, size_t bytes, mbarrier *b) {
     note_write(shared, bytes);
     happens_before_release(b);
@@ -218,7 +217,7 @@ static void fetch_registers(float (*x)[128], thread *const *threads, size_t numb
         }
 }
 
-/* One wgmma of the whole warpgroup, number `number` of what each thread issued. */
+/* Executes one wgmma of the whole warpgroup: the one that each thread issued as number `number`. */
 static void multiply(thread *const *threads, const size_t number) {
     const wgmma_op first = threads[0]->wgmmas[number];
     static thread_local float a[16][128], b[16][128], d[64][128];
@@ -269,7 +268,7 @@ static void finish_groups(void **data, int count) {
         t->wgmmas.erase(t->wgmmas.begin(), t->wgmmas.begin() + (ptrdiff_t)done);
         size_t kept = 0;
         for (const wgmma_registers &r : t->accumulators) {
-            bool used = false; /* registers stay away while a product of theirs is under way */
+            bool used = false; /* registers come back only when no product that uses them is under way */
             for (const wgmma_op &op : t->wgmmas) used |= op.d == r.first;
             if (used)
                 t->accumulators[kept++] = r;
@@ -280,7 +279,7 @@ static void finish_groups(void **data, int count) {
     }
 }
 
-/* For the race detector: one thread of the warpgroup reads every operand that is finished here. */
+/* For the race detector, one thread of the warpgroup reads the operands of every product that ends here. */
 static void note_operand_reads(const wgmma_op &op) {
     auto note = [](uint64_t desc, bool mn_major, int count) {
         for (int i = 0; i < count; i += mn_major ? 8 : 1)
@@ -303,7 +302,8 @@ void wgmma_wait(int pending, const char *file, int line) {
 
 /* --- registers --- */
 
-/* What the kernel was compiled with is not known here, so only what the warpgroups ask for is added up. */
+/* The number of registers that the kernel was compiled with is not known here, so only the requests of the
+ * warpgroups are added up. */
 void set_registers(int count, const char *file, int line) {
     enum { REGISTERS = 65536 };
     worker *w = this_worker;

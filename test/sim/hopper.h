@@ -1,5 +1,6 @@
-/* The instructions of llmc/cuda/hopper.cuh on the simulated device; contracts there, implementation in
- * hopper.cpp. Not modelled: wgmma.fence and fence.proxy.async, whose absence only a GPU shows. */
+/* The counterpart of llmc/cuda/hopper_ptx.cuh for the simulated device: contracts are there, the
+ * implementation is in hopper.cpp. wgmma.fence and fence.proxy.async are not modelled; only a GPU shows
+ * that one is missing. */
 #ifndef SIM_HOPPER_H
 #define SIM_HOPPER_H
 

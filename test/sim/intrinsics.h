@@ -1,5 +1,6 @@
-/* CUDA's device functions for the simulated device: barriers, shuffles, votes, atomics, loads and stores with
- * cache hints, mathematics that a host lacks. Only what the engine's kernels use or may soon use. */
+/* CUDA's device functions for the simulated device: barriers, shuffles, votes, atomics, loads and stores
+ * with cache hints, mathematical functions that a host lacks. Only what the engine's kernels use or may
+ * soon use. */
 #ifndef SIM_INTRINSICS_H
 #define SIM_INTRINSICS_H
 

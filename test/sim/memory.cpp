@@ -1,8 +1,9 @@
 /* Device and page-locked memory: allocation, copies, and the checks that find stray pointers.
  *
  * Device memory is one reserved range of addresses. Each allocation has its own pages with an inaccessible
- * page behind them; it ends, up to the 256 bytes of alignment, where its pages end. Addresses are never used
- * twice, so a freed pointer faults. Everything is filled with ones: a NaN in every floating-point format. */
+ * page behind them; it ends, up to the 256 bytes of alignment, where its pages end. Addresses are never
+ * used twice, so a freed pointer faults. Everything is filled with one bits: a NaN in every floating-point
+ * format. */
 #include "test/sim/runtime.h"
 
 #include <csignal>
@@ -95,8 +96,8 @@ void check_kernel_pointer(const void *p, int argument, const launch_info &launch
             p);
 }
 
-/* A struct passed by value, its padding cleared: a word that is the address of mapped host memory is most likely
- * a host pointer. */
+/* Checks a struct passed by value, its padding cleared: a word that is the address of mapped host memory is
+ * most likely a host pointer. */
 void check_kernel_struct(const void *p, size_t bytes, int argument, const launch_info &launch) {
     for (size_t i = 0; i + sizeof(uintptr_t) <= bytes; i += sizeof(uintptr_t)) {
         uintptr_t word;
@@ -108,7 +109,7 @@ void check_kernel_struct(const void *p, size_t bytes, int argument, const launch
     }
 }
 
-/* What lies between an allocation and the ends of its pages must keep its fill. */
+/* The bytes between an allocation and the ends of its pages must keep their fill. */
 void check_guard_zones(const launch_info &launch) {
     if (SIM_ASAN) return;
     for (auto &a : memory.allocations) {
@@ -299,7 +300,7 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
     } else {
         enqueue(stream, [=] { memmove(dst, src, bytes); });
     }
-    if (pageable_dst) return cudaStreamSynchronize(stream); /* on a GPU, too, it returns with the bytes */
+    if (pageable_dst) return cudaStreamSynchronize(stream); /* returns with the bytes */
     return cudaSuccess;
 }
 

@@ -1,20 +1,19 @@
 /* NCCL between simulated devices, one per process of this machine: the functions of llmc/ranks/nccl_api.h.
  *
- * A unique id is the name of Unix sockets. Each rank connects to each; a thread of the communicator takes in
- * what comes, as NCCL's proxy thread does. An operation is work on a stream: it sends every rank what that
- * needs, waits for what the others send, and adds in the order of ranks, in fp32, rounding once. As on a GPU
- * it waits for ever if one of them does not come; ncclCommGetAsyncError then tells that a process is gone,
- * ncclCommAbort ends the wait.
+ * A unique id names Unix sockets. Every rank connects to every other, and a thread of the communicator
+ * receives messages, as NCCL's proxy thread does. An operation is work on a stream: it sends each rank the
+ * data that this rank needs, waits for the messages of the others, and adds in rank order, in fp32 with one
+ * rounding. As on a GPU it waits for ever for a rank that does not come; ncclCommGetAsyncError then reports
+ * that a process is gone, and ncclCommAbort ends the wait.
  *
- * Streams that do nothing until asked (SIM_LAZY=1) would wait for each other here; a GPU does not wait until
- * its host asks. So a second thread runs what is queued as soon as another rank has got to it.
+ * Lazy streams (SIM_LAZY=1) run only when the host synchronises, so two ranks could wait for each other,
+ * which GPUs never do. Therefore a second thread runs queued operations as soon as another rank has reached
+ * them.
  *
- * Reported as bugs: operations that differ between ranks in kind, type, size, root or order; addresses that
- * are not device memory; buffers that overlap but not in the ways that NCCL allows; use of a communicator
- * after its end; a capture. SIM_NCCL_VERSION=21805 plays another version, SIM_NCCL_CUT=1 a network that fails
- * at the next operation.
- *
- * Sections: communicators, threads, operations, opening, the interface. */
+ * Reported as bugs: operations that differ between ranks in kind, type, size, root or order; addresses
+ * outside device memory; buffers that overlap in ways that NCCL does not allow; use of a communicator after
+ * its end; capture. SIM_NCCL_VERSION=21805 simulates another version, SIM_NCCL_CUT=1 a network that fails
+ * at the next operation. */
 #include "test/sim/runtime.h"
 
 #include "llmc/ranks/nccl_api.h"
@@ -47,7 +46,7 @@ namespace sim {
 
 enum class kind : uint32_t { all_reduce, reduce, reduce_scatter, all_gather, broadcast, goodbye };
 
-struct nccl_header { /* of what travels: the operation, and how many bytes of it follow */
+struct nccl_header { /* of a message: the operation, and how many bytes follow */
     sim::kind kind;
     int32_t type, root;
     uint64_t number, count, bytes;
@@ -72,11 +71,11 @@ struct nccl_communicator {
     std::atomic<bool> ended{false}; /* destroyed or aborted */
     std::atomic<int> error{NCCL_SUCCESS};
 
-    std::mutex mutex; /* of what follows; taken after the API's where both are */
+    std::mutex mutex; /* guards the members below; locked after the API's mutex if both are needed */
     std::condition_variable changed;
     std::vector<std::deque<nccl_message>> inbox; /* by rank */
     std::vector<nccl_queued> queued;             /* all operations so far, by number */
-    uint64_t done = 0, wanted = 0; /* operations: completed here; that another rank has got to */
+    uint64_t done = 0, wanted = 0; /* numbers of operations: completed here; reached by another rank */
     bool aborted = false, closing = false;
 };
 
@@ -122,7 +121,7 @@ static bool read_all(int fd, void *data, size_t bytes) {
     return true;
 }
 
-/* False: this rank says no more. */
+/* False if this rank will send no more. */
 static bool receive_message(nccl_communicator *c, int from) {
     nccl_message m;
     bool ok = read_all(c->sockets[(size_t)from], &m.header, sizeof m.header);
@@ -199,7 +198,7 @@ static std::string text_of(const nccl_header &h) {
     return text;
 }
 
-/* What `to` needs of this rank's data. */
+/* The part of this rank's data that rank `to` needs. */
 static std::pair<const char *, size_t> outgoing(const nccl_operation_call &o, int to) {
     size_t bytes = o.header.count * type_size(o.header.type);
     switch (o.header.kind) {
@@ -226,7 +225,8 @@ static void send_to_all(const nccl_operation_call &o) {
     }
 }
 
-/* The others' messages of this operation, this rank's own data in its place. False: aborted. */
+/* Collects the others' messages of this operation, with this rank's own data in its place. False if
+ * aborted. */
 static bool receive_from_all(const nccl_operation_call &o, std::vector<nccl_message> &from) {
     nccl_communicator *c = o.comm;
     from.resize((size_t)c->world);
@@ -296,7 +296,8 @@ static void combine(const nccl_operation_call &o, const std::vector<nccl_message
     }
 }
 
-/* Those of one ncclGroupStart ... ncclGroupEnd run at the same time: none sees what another has written. */
+/* The operations of one ncclGroupStart ... ncclGroupEnd run concurrently: none sees what another has
+ * written. */
 static void run(const std::vector<nccl_operation_call> &group) {
     std::vector<std::vector<nccl_message>> from(group.size());
     nccl_communicator *c = group[0].comm;
@@ -309,7 +310,7 @@ static void run(const std::vector<nccl_operation_call> &group) {
     c->changed.notify_all();
 }
 
-/* What was called since ncclGroupStart, for one stream. */
+/* The operations called since ncclGroupStart, all for one stream. */
 struct open_group {
     int depth = 0, result = NCCL_SUCCESS;
     cudaStream_t stream = nullptr;
@@ -342,8 +343,7 @@ static int end_group() {
     return NCCL_SUCCESS;
 }
 
-/* NCCL allows `receive` to be the place in `send` (or the other way round) that this rank's part has
- * there. */
+/* NCCL allows `receive` to be this rank's part of `send`, or `send` to be this rank's part of `receive`. */
 static void check_overlap(const char *name, const char *send, size_t send_bytes, const char *receive,
                           size_t receive_bytes, const char *in_place_send, const char *in_place_receive) {
     if (send == in_place_send && receive == in_place_receive) return;
@@ -415,7 +415,7 @@ static int greet(nccl_communicator *c, int fd) {
     return NCCL_SUCCESS;
 }
 
-/* Connects to the ranks below, and waits for those above; for ever, as NCCL does. */
+/* Connects to the lower ranks and waits for the higher ones, for ever, as NCCL does. */
 static int connect_all(nccl_communicator *c, const nccl_id &id) {
     socklen_t size;
     sockaddr_un a = address_of(id, c->rank, &size);
@@ -480,7 +480,7 @@ int ncclCommInitRank(void **comm, int world, struct nccl_id id, int rank) {
     return NCCL_SUCCESS;
 }
 
-/* Finishes what is queued, and tells the others that the end of this connection is no accident. */
+/* Finishes queued operations, and tells the others that this connection ends on purpose. */
 int ncclCommDestroy(void *comm) {
     nccl_communicator *c = communicator_of(comm, "ncclCommDestroy");
     if (!c->queued.empty()) stream_advance(c->queued.back().stream, c->queued.back().position);
@@ -497,7 +497,7 @@ int ncclCommDestroy(void *comm) {
     return NCCL_SUCCESS;
 }
 
-/* Of any thread, while another waits in an operation and holds the API's lock. */
+/* May be called by any thread, while another one waits in an operation and holds the API's lock. */
 int ncclCommAbort(void *comm) {
     nccl_communicator *c = communicator_of(comm, "ncclCommAbort");
     c->ended = true;

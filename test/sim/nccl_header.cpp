@@ -1,5 +1,5 @@
-/* Compares the declarations of llmc/ranks/nccl_api.h with NVIDIA's, where nccl.h is installed: constants, and of
- * each function the number and sizes of its parameters. A difference does not compile. */
+/* Compares the declarations of llmc/ranks/nccl_api.h with NVIDIA's, where nccl.h is installed: constants,
+ * and of each function the number and sizes of its parameters. A difference does not compile. */
 #include "test/sim/sim.h"
 
 #include "llmc/ranks/nccl_api.h"

@@ -27,7 +27,7 @@ static sim::order order_from_environment() {
     _exit(99);
 }
 
-/* The faults themselves are played by runtime.cpp, which asks anew each time. */
+/* runtime.cpp simulates the faults, and reads the variable each time. */
 static void check_fault() {
     const char *text = getenv("SIM_FAULT");
     if (!text) return;
@@ -47,7 +47,8 @@ const options &knobs() {
         check_fault();
         k.order = order_from_environment();
         k.seed = number("SIM_SEED", 1);
-        /* One worker under ThreadSanitizer: its contexts are made once, and races need no luck to be seen. */
+        /* One worker under ThreadSanitizer: it reports a race from the order of accesses, and needs no luck
+         * for that. */
         k.workers = SIM_TSAN ? 1 : (int)number("SIM_WORKERS", cpus < 1 ? 1 : cpus > 8 ? 8 : (uint64_t)cpus);
         k.strict = number("SIM_STRICT", 1) != 0;
         k.lazy = number("SIM_LAZY", 0) != 0;

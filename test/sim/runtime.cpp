@@ -1,5 +1,5 @@
 /* The rest of the runtime API: the device and its properties, kernel attributes, launch checks, errors.
- * SIM_FAULT=no-driver|no-device|old-driver|old-device|other-device plays a machine on which nothing can
+ * SIM_FAULT=no-driver|no-device|old-driver|old-device|other-device simulates a machine on which nothing can
  * run. */
 #include "test/sim/runtime.h"
 
@@ -8,7 +8,7 @@
 namespace sim {
 
 static thread_local cudaError_t last_error = cudaSuccess;
-static thread_local int current_device; /* all of them have the one memory of memory.cpp */
+static thread_local int current_device; /* all devices share the memory of memory.cpp */
 
 cudaError_t report(cudaError_t error) {
     if (error != cudaSuccess) last_error = error;

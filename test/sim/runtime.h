@@ -1,4 +1,4 @@
-/* What the parts of the simulated runtime API (memory.cpp, stream.cpp, runtime.cpp, blas.cpp) share. */
+/* Shared by the parts of the simulated runtime API: memory.cpp, stream.cpp, runtime.cpp, blas.cpp. */
 #ifndef SIM_RUNTIME_H
 #define SIM_RUNTIME_H
 
@@ -16,7 +16,7 @@ std::recursive_mutex &api_mutex();
 
 /* Remembers an error for cudaGetLastError and returns it. */
 cudaError_t report(cudaError_t error);
-/* Signal handlers, the timeout; the first call of the API does it. */
+/* Installs the signal handlers and the timeout; the first API call does it. */
 void initialize();
 
 /* --- memory.cpp --- */
@@ -25,7 +25,7 @@ size_t memory_used();
 /* Fails unless the range lies in one live allocation. */
 void check_device_range(const void *p, size_t bytes, const char *what);
 bool is_pinned(const void *p);
-/* Device memory is accessible to the host while one of these lives (SIM_PROTECT=1). */
+/* While an object of this type exists, the host may access device memory (SIM_PROTECT=1). */
 struct device_access {
     device_access();
     ~device_access();
@@ -35,7 +35,8 @@ struct device_access {
 /* --- stream.cpp --- */
 
 void drain_all();
-/* How much work a stream has been given; and: do it up to there, as a GPU does without being asked. */
+/* The number of work items queued on a stream so far, and a way to run them up to such a number, as a GPU
+ * does on its own. */
 uint64_t stream_position(cudaStream_t s);
 void stream_advance(cudaStream_t s, uint64_t position);
 /* Fails, naming the call, if a stream is being captured: such calls break the capture on a GPU. */

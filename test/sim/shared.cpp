@@ -103,7 +103,7 @@ void copy_async(void *shared, const void *global, int bytes, bool valid, const c
         bug("cp.async at %s:%d: source %p is not device memory", file, line, global);
     if (valid) note_read(global, (size_t)bytes);
     note_write(shared, (size_t)bytes);
-    fill_nan(shared, (size_t)bytes); /* who reads before the wait gets NaN */
+    fill_nan(shared, (size_t)bytes); /* a read before the wait gets NaN */
     t->copies.push_back({shared, valid ? global : nullptr, bytes, t->copy_group});
 }
 

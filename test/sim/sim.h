@@ -1,6 +1,6 @@
 /* The simulated device, as kernels see it: CUDA's keywords, types, built-in variables and functions for a
- * host compiler. The Makefile includes it first in every file, in place of nvcc's built-ins. README.md beside
- * this file explains the design.
+ * host compiler. The Makefile includes it first in every file, in place of nvcc's built-ins. README.md
+ * beside this file explains the design.
  *
  * NVIDIA's own headers supply the types, the prototypes of the runtime API and the bf16 arithmetic: they
  * compile with a host compiler once the keywords below are defined before them. */
@@ -40,7 +40,8 @@ constexpr int warpSize = 32;
 
 /* Default arguments that give a function the source position of its call. */
 #define SIM_HERE const char *file = __builtin_FILE(), int line = __builtin_LINE()
-/* For code that moves data between CUDA threads on behalf of the hardware: it is no access of the kernel. */
+/* For code that moves data between CUDA threads on behalf of the hardware: it is no access of the
+ * kernel. */
 #define SIM_NO_SANITIZE __attribute__((no_sanitize("address", "thread", "undefined")))
 
 #include "test/sim/execution.h"

@@ -1,7 +1,7 @@
 /* Streams, events and graphs.
  *
- * Work is a closure. By default it is done when it is enqueued. With SIM_LAZY=1 each stream keeps a queue,
- * and nothing runs until some synchronisation needs it; at such points other streams advance by random
+ * An item of work is a closure. By default it runs when it is enqueued. With SIM_LAZY=1 each stream keeps a
+ * queue, and work runs only when a synchronisation needs it; at such points other streams advance by random
  * amounts. A missing event wait or stream synchronisation then shows as a wrong result.
  *
  * A capture records closures in the order of the calls; a graph launch runs them in that order. */
@@ -41,10 +41,10 @@ struct event {
     std::shared_ptr<double> milliseconds = std::make_shared<double>(0.0);
 };
 
-/* Never destroyed: other static objects may still call when the process ends. */
+/* Never destroyed: destructors of other static objects may still use it. */
 static stream &null_stream = *new stream();
 static std::vector<stream *> &streams = *new std::vector<stream *>{&null_stream};
-static int captures; /* streams that are being captured */
+static int captures; /* number of streams that are being captured */
 
 static stream *of(cudaStream_t s) {
     if (s == nullptr || s == cudaStreamLegacy) return &null_stream;
@@ -90,7 +90,7 @@ void stream_advance(cudaStream_t s, uint64_t position) {
     run_until(of(s), std::min(position, of(s)->pushed)); /* without SIM_LAZY nothing is queued */
 }
 
-/* At a synchronisation the other streams may or may not have got somewhere. */
+/* At a synchronisation the other streams may have advanced by any amount. */
 static void advance_others() {
     static uint64_t random = knobs().seed * 0x9E3779B97F4A7C15ull | 1;
     for (stream *s : streams) {
@@ -154,7 +154,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
     *s = (cudaStream_t)made;
     return cudaSuccess;
 }
-/* Priorities are accepted; nothing runs at the same time as anything else here. */
+/* Priorities are accepted and have no effect: nothing runs concurrently here. */
 cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
     *least = 0;
     *greatest = -5;

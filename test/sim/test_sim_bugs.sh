@@ -1,13 +1,13 @@
 #!/bin/sh
-# Test of the simulated device: every deliberate bug of bugs.cu must be noticed by the detectors that claim it, and
-# nobody may complain about the cases that are right. Prints TAP.
-#     [ALL=1] [BUILD=build] test/sim/test_sim_bugs.sh [CASE...]      ALL=1: a comment says who else noticed
+# Tests the simulated device: every deliberate bug of bugs.cu must be noticed by the detectors listed for
+# it, and no detector may complain about the correct cases. Prints TAP.
+#     [ALL=1] [BUILD=build] test/sim/test_sim_bugs.sh [CASE...]      ALL=1: lists all detectors that noticed
 : "${BUILD:=build}"
 plain=$BUILD/sim/plain/test/sim/bugs asan=$BUILD/sim/asan/test/sim/bugs tsan=$BUILD/sim/tsan/test/sim/bugs
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
-# noticed PROGRAM CASE: did it end with a message and a failure? (A case that cannot run at all has not.)
+# noticed PROGRAM CASE: did it fail with a detector's message? A case that cannot run at all has not.
 noticed() {
     timeout 60 "$@" >"$log" 2>&1 && return 1
     grep -Eq 'SIM ERROR|AddressSanitizer|ThreadSanitizer|runtime error|wrong result' "$log"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# The whole trainer on two simulated GPUs, with the collectives of the simulated NCCL: the same losses as on one, at
-# ZeRO 0 and 3, the latter with streams that do nothing until they must; and what ends a run. Prints TAP.
+# Runs the whole trainer on two simulated GPUs with the simulated NCCL. The losses must be those of one GPU,
+# at ZeRO 0 and 3, the latter with lazy streams; a rank that is killed must end the run. Prints TAP.
 #     [BUILD=build] test/sim/test_sim_ranks.sh
 : "${BUILD:=build}"
 work=$(mktemp -d)
@@ -17,7 +17,7 @@ train() { # NAME STEPS OPTION...
 losses() { sed -n 's/.*"\(loss\|val_loss\)":\([0-9.e+-]*\).*/\2/p' "$work/$1/log.jsonl"; }
 
 number=0
-report() { # NAME OF WHAT, and the status of the command before says whether it is right
+report() { # TEXT: ok if the command before it succeeded
     status=$?
     number=$((number + 1))
     [ $status -eq 0 ] && echo "ok $number - $*" && return
@@ -25,7 +25,7 @@ report() { # NAME OF WHAT, and the status of the command before says whether it 
     cat "$work"/*.out
 }
 
-# Equal to 1e-5, and as many of them as there must be: 3 steps, 3 validations.
+# Equal to 1e-5, and all there: 3 steps and 3 validations.
 same() {
     losses one >"$work/a"
     losses "$1" >"$work/b"
@@ -47,7 +47,7 @@ done
 ! train many 3 --gpus 3 && grep -q -- '--gpus 3: this machine has 2' "$work/many.out"
 report more processes than GPUs
 
-# Rank 0 waits for its GPU, which waits for rank 1: it must not do so for ever.
+# Rank 0 waits for its GPU, which waits for the killed rank 1: the wait must end.
 train killed 100000 --gpus 2 --zero 3 --rank-logs &
 launcher=$!
 tries=0

@@ -1,21 +1,18 @@
-/* The bytes that each operation's production kernels really move on the simulated device, against its
- * contract: each operand once. A kernel that reads a row twice, writes what it need not, or leaves a pass
- * over memory that could have been fused shows here without a GPU; so does a front door that counts other
- * bytes than those.
+/* Compares the bytes that each operation's production kernels move on the simulated device with the
+ * operation's contract: each operand once. Without a GPU this finds a kernel that reads a row twice, writes
+ * too much, or makes a pass over memory that could have been fused. It also finds a front door that counts
+ * other bytes than the kernels move.
  *
- * The kernels come from the ThreadSanitizer build, but without its library: the compiler has put a call
- * before every access of memory, and here these calls count. What the runtime moves for a kernel (cp.async,
- * TMA) and what cuBLASLt touches (each matrix once: a library's own re-reading is not our matter) it reports
- * itself.
+ * The kernels come from the ThreadSanitizer build, without its library: the compiler has put a call before
+ * every memory access, and this file defines these calls and counts. The simulated runtime reports what it
+ * moves for a kernel (cp.async, TMA), and what cuBLASLt touches, each matrix once.
  *
  *     build/sim/test_traffic --print     shows the figures
  *
- * For every operand two counts: bytes asked for, and different bytes. The second, summed, is what must move
- * if caches were perfect, and has to equal what the front door counts. The first, of operands too large for a
- * cache, has to be one pass, or what `exceptions` says and why. Caches are not simulated: what is read twice
- * within a block may well come from one there, which is why exceptions are possible, with a reason.
- *
- * Order: counting, the compiler's calls, what is expected, one operation, the tests. */
+ * Every operand has two counts: bytes requested, and distinct bytes. The distinct bytes are what must move
+ * even with perfect caches; their sum must equal the front door's count. The requested bytes of an operand
+ * too large for the caches must be one pass, or as many as `exceptions` allows, with the reason. Exceptions
+ * are needed because caches are not simulated: what a block reads twice may come from its cache. */
 #include "test/test.h"
 
 #include "test/ops/op_harness.h"
@@ -150,7 +147,7 @@ static const struct shape shapes[] = {
     {OP_fill, NULL, {40000}, NULL},
 };
 
-/* Operands of which more than one pass is read, and why. */
+/* Operands that are read in more than one pass, and why. */
 static const struct exception {
     enum op_id op;
     const char *name, *operand, *variant; /* NULL: all cases; all variants */
@@ -190,12 +187,12 @@ static const struct exception *exception_for(const struct shape *s, const char *
         if (e->op == s->op && strcmp(e->operand, operand) == 0 &&
             (!e->name || (s->name && strcmp(e->name, s->name) == 0)) &&
             (!e->variant || strcmp(e->variant, variant) == 0))
-            found = e; /* the last one that fits is the most particular */
+            found = e; /* the last one that fits is the most specific */
     }
     return found;
 }
 
-/* Weights, statistics, scalars: they stay in the nearest cache, however often they are read. */
+/* Weights, statistics and scalars stay in the nearest cache, however often they are read. */
 enum { STAYS_IN_CACHE = 4096 };
 
 /* --- one operation --- */
@@ -223,7 +220,7 @@ static void watch(struct op_instance *x) {
         ranges[k].seen = (unsigned char *)xcalloc((size_t)ranges[k].bytes, 1);
 }
 
-/* Passes over one operand, as the contract has them or an exception allows. */
+/* Checks that one operand is read and written in as many passes as the contract or an exception allows. */
 static void check_operand(const struct shape *s, const struct operand *o, const struct range *r,
                           const char *what, const char *variant) {
     double size = (double)r->bytes, reads = r->asked[READ] / size, writes = r->asked[WRITE] / size;
@@ -245,12 +242,12 @@ static void check_total(const struct shape *s, const struct op_instance *x, doub
     for (int k = 0; k < x->count; k++) {
         const struct exception *e = exception_for(s, x->operand[k].name, variant);
         moved += different(&ranges[k], READ) + different(&ranges[k], WRITE);
-        /* matmul_backward's dout, twice in the front door; GELU's input, which no contract has */
+        /* the front door counts matmul_backward's dout twice, and GELU's input, which is in no contract */
         if (e && e->counted) moved += (double)ranges[k].bytes;
         if (e && x->operand[k].role == ROLE_OUT) moved -= (double)ranges[k].bytes;
     }
     if (print) printf("%-70s moves %.0f bytes; the front door counts %.0f\n", what, moved, counted);
-    /* which rows of a table are touched the front door does not know: it takes them for different ones */
+    /* the front door does not know which rows of a table are touched, and counts them as distinct */
     bool table = s->op == OP_embed_forward || s->op == OP_embed_backward;
     if (!(moved <= counted) || (!table && moved != counted) || !(moved > 0.9 * counted))
         fail_msg("%s: %.0f different bytes move, the front door counts %.0f", what, moved, counted);
@@ -267,7 +264,7 @@ static void check_traffic(struct ctx *ctx, const struct shape *s) {
     ctx->forced = forced;
     op_instance_create(&x, op, &c, DTYPE_BF16, ctx);
     op_instance_upload(&x);
-    op_instance_call(&x); /* so that scratch is there, and cuBLASLt has chosen */
+    op_instance_call(&x); /* allocates scratch, and lets cuBLASLt choose */
     op_instance_upload(&x);
     watch(&x);
     double before = ctx->stats[s->op].bytes;

@@ -1,9 +1,9 @@
-/* What the runtime's own files share: the state of a worker, i.e. of the one block that a host thread runs at
- * a time, and the hooks into the sanitizers.
+/* Shared by the runtime's own files: the state of a worker, which is a host thread that runs one block at a
+ * time, and the hooks into the sanitizers.
  *
  * The runtime is compiled without -fsanitize. Under ThreadSanitizer every CUDA thread is a TSan fiber, so
- * that a race between two of them is reported with both lines; the runtime's own work must not be charged to
- * a CUDA thread and runs in the host's context (struct quiet). */
+ * that a race between two of them is reported with both lines; the runtime's own work must not be charged
+ * to a CUDA thread and runs in the host's context (struct quiet). */
 #ifndef SIM_WORKER_H
 #define SIM_WORKER_H
 
@@ -35,7 +35,7 @@ enum {
     MAX_BARRIERS = 16,
     MAX_WARP_OPS = 8, /* disjoint or nested masks of one warp that wait at the same time */
     SHARED_ARENA = 1 << 20,
-    SHARED_LIMIT = 227 * 1024, /* of a block on sm_90 */
+    SHARED_LIMIT = 227 * 1024, /* per block on sm_90 */
     SHARED_DEFAULT_LIMIT = 48 * 1024,
     REDZONE = SIM_ASAN ? 64 : 16,
 };
@@ -56,7 +56,7 @@ struct wgmma_op { /* one wgmma.mma_async of a thread */
     bool a_mn_major, b_mn_major, accumulate;
     int group;
 };
-struct wgmma_registers { /* accumulators that belong to the tensor core until the wait */
+struct wgmma_registers { /* accumulators that the tensor core owns until the wait */
     float *first;
     int count;
     float value[128];
@@ -153,7 +153,7 @@ struct worker {
     char sync_start, sync_end;
     void *tsan_host = nullptr;
     int tsan_set = 0;
-    sim::fiber *tsan_stack[2][MAX_THREADS] = {}; /* a stack belongs to one TSan context for ever */
+    sim::fiber *tsan_stack[2][MAX_THREADS] = {}; /* TSan ties a stack to one context */
 };
 
 extern thread_local worker *this_worker; /* nullptr on threads that never ran a block */
@@ -200,14 +200,14 @@ inline void tsan_enter([[maybe_unused]] void *context) {
 #endif
 }
 
-/* While one of these lives, what is done is not charged to the CUDA thread that runs. */
+/* While an object of this type exists, TSan charges no access to the running CUDA thread. */
 struct quiet {
     quiet() { tsan_enter(this_worker->tsan_host); }
     ~quiet() { tsan_enter(this_worker->current->tsan[this_worker->tsan_set]); }
 };
 
 void make_ready(worker *w, thread *t);
-/* The current thread's state says what it waits for: run others until it is made ready. */
+/* Runs other threads until the current one is ready again; its state says what it waits for. */
 void suspend(worker *w);
 
 /* shared.cpp */

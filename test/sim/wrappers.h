@@ -1,4 +1,4 @@
-/* What llmc/cuda/kernel.cuh declares for nvcc, for the simulated device: launch, shared memory, warp
+/* The counterpart of llmc/cuda/kernel_ptx.cuh for the simulated device: launch, shared memory, warp
  * reductions, tensor cores, asynchronous copies, fast mathematics. The contracts are there. */
 #ifndef SIM_WRAPPERS_H
 #define SIM_WRAPPERS_H
@@ -7,9 +7,8 @@
 
 namespace sim {
 
-/* Padding of a struct holds whatever the stack held before, which may be an address of the host: it is cleared
- * before the words of the struct are looked at. A compiler that cannot clear it (clang before 20) goes without
- * this one detector. */
+/* A struct's padding may hold a host address that was left on the stack, so it is cleared before the words
+ * of the struct are checked. With a compiler that cannot clear it (clang before 20) this check is off. */
 template <class T> void check_argument(T &v, int number, const launch_info &info) {
     if constexpr (std::is_pointer_v<T>) check_kernel_pointer((const void *)v, number, info);
 #if __has_builtin(__builtin_clear_padding)
@@ -103,7 +102,8 @@ SIM_NO_SANITIZE inline float half_of(uint32_t pair, int upper) {
     __builtin_memcpy(&f, &bits, sizeof f);
     return f;
 }
-/* Unpacks the lanes' registers into matrices (layout in kernel.cuh), multiplies, and packs the result. */
+/* Unpacks the lanes' registers into matrices (layout in kernel_ptx.cuh), multiplies, and packs the
+ * result. */
 SIM_NO_SANITIZE inline void mma_lanes(void *lane[32], unsigned present) {
     all_lanes(present, "mma.sync");
     float a[16][16], b[16][8], d[16][8];
