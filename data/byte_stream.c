@@ -1,4 +1,6 @@
-/* Reading files that may be compressed. Order: raw bytes, gzip, Zstandard, opening and reading. */
+/* Reads files that may be compressed with gzip or Zstandard, told by their first bytes. A file may hold
+ * several compressed members; one that ends inside a member is an error, since a silently shortened text
+ * would be trained on. */
 #include "data/byte_stream.h"
 
 #include <errno.h>
@@ -29,7 +31,7 @@ struct byte_stream {
 
 /* --- raw bytes --- */
 
-/* Refills `in` if it is empty. False on an error; at the end of the file raw_end is set. */
+/* Refills `in` if it is empty. False on an error. At the end of the file sets raw_end. */
 static bool fill(struct byte_stream *s, struct error *err) {
     while (s->in_at == s->in_size && !s->raw_end) {
         ssize_t n = read(s->fd, s->in, sizeof s->in);
@@ -60,7 +62,7 @@ static int64_t read_plain(struct byte_stream *s, uint8_t *out, int64_t capacity)
 
 /* --- gzip --- */
 
-/* Between members: zeros are padding (of tapes, and of some archives), all else must be another member. */
+/* Between members zeros are padding, as in archives from tapes; anything else must be a member. */
 static bool begin_member(struct byte_stream *s, struct error *err) {
     while (s->in_at < s->in_size && s->in[s->in_at] == 0) s->in_at++;
     if (s->in_at == s->in_size) return true;
@@ -122,7 +124,7 @@ static int64_t read_zstd(struct byte_stream *s, uint8_t *out, int64_t capacity, 
             return -1;
         }
         s->inside = rc != 0;
-        /* With nothing left to read the decoder may still hold output; when it does not, data is missing. */
+        /* After the last input the decoder may still hold output; if it does not, data is missing. */
         if (s->raw_end && got == 0 && s->inside) {
             fail(err, "%s: the Zstandard data is truncated: the file ends at byte %lld inside a frame",
                  s->name, (long long)s->raw_bytes);
@@ -154,7 +156,7 @@ static bool detect_kind(struct byte_stream *s, struct error *err) {
             s->in_size > 1 ? s->in[1] : 0, s->in_size > 2 ? s->in[2] : 0, s->in_size > 3 ? s->in[3] : 0,
             s->in_size == (int64_t)sizeof s->in ? "at least " : "", (long long)s->in_size);
     if (s->kind == GZIP) {
-        /* 16: gzip only. A member starts with the header, which inflate checks. */
+        /* 16: gzip only. inflate checks the header of the member. */
         check(inflateInit2(&s->z, 15 + 16) == Z_OK, "zlib: out of memory");
         s->inside = true;
     } else if (s->kind == ZSTD) {

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Downloads data sets and published weights for machines with a network. `data/download.sh` lists them.
+# Downloads data sets and published weights. `data/download.sh` without arguments lists them.
 #
-# A file gets its name only when it is whole and verified; until then it is FILE.part, and an interrupted download
-# goes on there. Verified means: size and SHA-256 as pinned below where we know them; else as the Hugging Face Hub
-# announces them (the SHA-256 of large files, git's SHA-1 of small ones); else nothing can be compared, and the
-# script says so. The SHA-256 of every file is written beside it as FILE.sha256 and compared from then on.
+# A download is FILE.part until it is complete and verified; an interrupted one continues there. A file is verified
+# by the size and SHA-256 that are pinned below; else by those that the Hugging Face Hub announces (the SHA-256 of
+# large files, git's SHA-1 of small ones); else it cannot be verified, and the script says so. The SHA-256 of every
+# file is stored beside it as FILE.sha256 and compared from then on.
 #
-# HF_ENDPOINT and GITHUB_RAW name other servers (mirrors); DOWNLOAD_TRIES and DOWNLOAD_WAIT (seconds) how often a
-# connection that breaks without having brought anything new is tried, and how long is waited in between.
+# HF_ENDPOINT and GITHUB_RAW name other servers (mirrors). A connection that breaks without progress is tried
+# DOWNLOAD_TRIES times, with DOWNLOAD_WAIT seconds between the tries.
 set -u
 
 hf=${HF_ENDPOINT:-https://huggingface.co}
@@ -27,7 +27,7 @@ usage: data/download.sh NAME [--to DIR] [--shards N]
   --to DIR     where to put it (default data/NAME)
   --shards N   only the first N training shards (and the validation shard)
 
-Interrupted, the same command goes on. Files that are there are verified and kept.
+After an interruption the same command continues. Existing files are verified and kept.
 END
 }
 
@@ -42,7 +42,7 @@ size_of() { wc -c <"$1" | tr -d ' '; }
 sha256_of() {
     if command -v sha256sum >/dev/null; then sha256sum "$1"; else shasum -a 256 "$1"; fi | cut -c1-64
 }
-# What git, and so the Hub, calls a file that it stores itself.
+# The hash by which git, and so the Hub, names a file that it stores itself.
 git_sha1_of() {
     { printf 'blob %s\0' "$(size_of "$1")" && cat "$1"; } |
         if command -v sha1sum >/dev/null; then sha1sum; else shasum -a 1; fi | cut -c1-40
@@ -53,14 +53,14 @@ is_hex() { # text length
     case $1 in *[!0-9a-f]*) return 1 ;; esac
 }
 
-# Value of a header, without quotes and W/: of the first response that has it, or of the last.
+# The value of a header without quotes and W/, from the first or the last response that has it.
 header() { # file name first|last
     [ -f "$1" ] || return 0
     awk -v name="$2:" -v which="$3" 'tolower($1) == name { value = $2; if (which == "first") exit }
         END { gsub(/^W\/|["\r]|;.*$/, "", value); print value }' "$1"
 }
 
-# Compares $part with what is known: sets `how` and `sha`, or `why` and fails.
+# Verifies a file: sets `how` and `sha`, or sets `why` and fails.
 verify() { # part file want_size want_sha
     sha=$(sha256_of "$1")
     size=$(size_of "$1")
@@ -81,14 +81,14 @@ verify() { # part file want_size want_sha
     fi
     if [ -n "$4" ]; then
         if [ "$sha" != "$4" ]; then why="has SHA-256 $sha, expected $4"; return 1; fi
-        how="SHA-256 is the one expected"
+        how="SHA-256 as expected"
     elif is_hex "$announced" 64; then
         if [ "$sha" != "$announced" ]; then why="has SHA-256 $sha, the server announced $announced"; return 1; fi
-        how="SHA-256 is the one that the server announced"
+        how="SHA-256 as announced by the server"
     elif is_hex "$announced" 40; then
         sha1=$(git_sha1_of "$1")
         if [ "$sha1" != "$announced" ]; then why="has git SHA-1 $sha1, the server announced $announced"; return 1; fi
-        how="git SHA-1 is the one that the server announced"
+        how="git SHA-1 as announced by the server"
     fi
     if [ -f "$2.sha256" ]; then
         recorded=$(cut -c1-64 "$2.sha256")
@@ -96,9 +96,9 @@ verify() { # part file want_size want_sha
             why="has SHA-256 $sha, but $2.sha256 says $recorded"
             return 1
         fi
-        how=${how:-"SHA-256 is the one of the first download"}
+        how=${how:-"SHA-256 as at the first download"}
     fi
-    how=${how:-"nobody says which SHA-256 it should have: recorded, and compared from now on"}
+    how=${how:-"no source publishes its SHA-256: recorded for later comparison"}
 }
 
 record() { # file
@@ -108,7 +108,7 @@ record() { # file
 
 # --- one file ---
 
-# One connection. Sets `code` (HTTP) and `status` (curl's).
+# Makes one connection. Sets `code` (HTTP) and `status` (of curl).
 transfer() { # part
     quiet="--silent --show-error"
     [ -t 2 ] && quiet=--progress-bar
@@ -123,12 +123,12 @@ discard() { rm -f "$1" "$1.headers" "$1.etag"; }
 
 restart() { # part reason
     restarts=$((restarts + 1))
-    [ $restarts -lt "$tries" ] || die "$2; that was the last of $tries tries"
+    [ $restarts -lt "$tries" ] || die "$2; giving up after $tries tries"
     echo "$2: starting again" >&2
     discard "$1"
 }
 
-# Brings $part to its full length, over as many connections as it takes.
+# Completes $part, with as many connections as necessary.
 bring() { # part file
     left=$tries
     restarts=0
@@ -155,11 +155,11 @@ bring() { # part file
         case $status in
         22)
             case $code in
-            416) return ;; # there is no more than we have: whether that is right, verify says
+            416) return ;; # nothing is missing; verify decides whether it is right
             408 | 429 | 5??) ;;
             *) die "$url: the server answers $code; nothing was downloaded" ;;
             esac ;;
-        23) die "$1: cannot write (is the disk full?); the same command goes on from here" ;;
+        23) die "$1: cannot write (is the disk full?); the same command continues it" ;;
         33 | 36)
             restart "$1" "$2: the server cannot continue a download"
             continue ;;
@@ -167,9 +167,9 @@ bring() { # part file
         esac
         [ "$after" -gt "$before" ] && left=$tries
         left=$((left - 1))
-        [ $left -gt 0 ] || die "$url: broke off $tries times (curl status $status, HTTP $code), $after bytes are" \
-            "in $1; the same command goes on from there"
-        echo "$2: interrupted after $after bytes (curl status $status): going on" >&2
+        [ $left -gt 0 ] || die "$url: was interrupted $tries times (curl status $status, HTTP $code), $after bytes are" \
+            "in $1; the same command continues it"
+        echo "$2: interrupted after $after bytes (curl status $status): continuing" >&2
         sleep "$wait"
     done
 }
@@ -181,7 +181,7 @@ fetch() { # url file [size [sha256]]
         verify "$file" "$file" "$want_size" "$want_sha" ||
             die "$file: $why; if it is not yours, delete it (and $file.sha256) to download it again"
         [ -f "$file.sha256" ] || record "$file"
-        echo "$file: there already; $how"
+        echo "$file: exists; $how"
         return
     fi
     while :; do
@@ -190,9 +190,9 @@ fetch() { # url file [size [sha256]]
         [ -f "$part" ] || : >"$part"
         verify "$part" "$file" "$want_size" "$want_sha" && break
         discard "$part"
-        # Pieces of two different files may have met; one piece has to be right.
-        [ $pieces = yes ] || die "$url: what came $why; it was deleted"
-        echo "$file: what came $why: starting again" >&2
+        # Pieces of different files may have been joined, but a download in one piece must be right.
+        [ $pieces = yes ] || die "$url: the download $why; it was deleted"
+        echo "$file: the download $why: starting again" >&2
     done
     record "$file"
     mv "$part" "$file" || die "$file: cannot rename $part"

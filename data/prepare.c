@@ -1,9 +1,6 @@
-/* Preparing text for training. Order: documents of a batch, reading ahead, training a tokenizer, choosing
- * one, encoding, committing, the whole.
- *
- * A batch of text is read on a thread of its own while the one before is decoded, divided and encoded on all
- * cores. What comes out depends on sources and options alone: batches, shards and the split follow from the
- * text, and everything is put together in its order. */
+/* Turns sources of text into token shards. A thread reads a batch of text while the batch before is parsed,
+ * divided into training and validation and encoded on all cores. The output depends only on sources and
+ * options: batches, shards and the split follow from the text, and results are joined in its order. */
 #include "data/prepare.h"
 
 #include "llmc/base/file.h"
@@ -31,7 +28,7 @@ struct work {
     int64_t complaints; /* lines that were reported */
     bool first;         /* no batch has been seen */
     /* of the batch at hand */
-    struct json_line *lines; /* one per record; text records are LINE_OK without an owner */
+    struct json_line *lines; /* one per record; a text record is LINE_OK without an owner */
     bool *invalid_utf8;
     int64_t line_count;
     struct document_split split;
@@ -81,7 +78,7 @@ static bool complain(struct work *w, const struct text_record *r, const struct j
     return true;
 }
 
-/* Turns a batch into w->split. The counts are those of the last pass over the text. */
+/* Divides a batch into w->split. The counts are those of the last pass over the text. */
 static bool make_documents(struct work *w, const struct text_batch *b, bool report, struct error *err) {
     parse_records(w, b);
     struct text_span *docs = (struct text_span *)xmalloc((size_t)(b->count + 1) * sizeof *docs);
@@ -101,7 +98,7 @@ static bool make_documents(struct work *w, const struct text_batch *b, bool repo
     bool complete = w->first && b->last;
     w->first = false;
     if (ok && count > 0) {
-        /* A single document that is too small to divide is for training. */
+        /* A single document too small to divide is for training. */
         if (!split_documents(&w->split, docs, count, w->p->o->validation_fraction, complete))
             memset(w->split.validation, 0, (size_t)w->split.count * sizeof *w->split.validation);
     }
@@ -148,7 +145,7 @@ static void ahead_begin(struct ahead *a, const struct prepare *p, const struct s
     start_reading(a);
 }
 
-/* The batch that was read; the next one is then begun. NULL on an error. */
+/* Returns the batch that was read and starts reading the next. NULL on an error. */
 static const struct text_batch *ahead_next(struct ahead *a, struct error *err) {
     pthread_join(a->thread, NULL);
     a->running = false;
@@ -201,7 +198,7 @@ static bool train_on_batches(struct work *w, struct ahead *a, struct bpe_trainer
     return false;
 }
 
-/* On the training side only: the validation set must stay unseen. Reads the sources once. */
+/* Trains only on the training side, since the validation set must stay unseen. Reads the sources once. */
 static struct tokenizer *train_tokenizer(struct prepare *p, int vocab_size, struct error *err) {
     for (int64_t i = 0; i < p->sources.count; i++)
         if (p->sources.sources[i].size < 0) {
@@ -228,7 +225,7 @@ static struct tokenizer *train_tokenizer(struct prepare *p, int vocab_size, stru
 
 /* --- choosing a tokenizer --- */
 
-/* N of "train:N", 0 if the text is something else, -1 if N is no good. */
+/* N of "train:N", 0 for any other text, -1 if N is invalid. */
 static int64_t trained_size(const char *spec) {
     if (strncmp(spec, "train:", 6) != 0) return 0;
     char *end;
@@ -237,7 +234,7 @@ static int64_t trained_size(const char *spec) {
     return errno || end == spec + 6 || *end || n < 257 || n > 1000000 ? -1 : n;
 }
 
-/* `continued`: a run was interrupted, so that a trained tokenizer is there. */
+/* `continued`: an interrupted run left its trained tokenizer, which is used again. */
 static struct tokenizer *choose_tokenizer(struct prepare *p, bool continued, struct error *err) {
     static const char gpt2[] = "data/gpt2";
     const char *spec = p->o->tokenizer;
@@ -285,7 +282,7 @@ static bool encode_side(struct work *w, int side, struct token_buffer *tokens, s
     return ok;
 }
 
-/* The last document of each side gets its end, unless that would take a shard of its own. */
+/* Ends the last document of each side, unless that would need a further shard. */
 static bool finish_sides(struct prepare *p, struct error *err) {
     uint32_t end = (uint32_t)tokenizer_end_of_text(p->tokenizer);
     for (int side = 0; side < SIDES; side++) {
@@ -383,7 +380,7 @@ static bool check_output(const struct prepare_options *o, json_t **manifest, boo
     return fail(err,
                 *complete
                     ? "%s: holds finished shards already: give another --out, or --overwrite to delete them"
-                    : "%s: holds the shards of a run that was interrupted: --resume goes on with it, "
+                    : "%s: holds the shards of an interrupted run: --resume continues it, "
                       "--overwrite deletes them",
                 o->out);
 }
@@ -433,14 +430,14 @@ static void say_result(const struct prepare *p) {
     printf(" --tokenizer %s/tokenizer.json\n", out);
 }
 
-/* A run that got nowhere leaves nothing; one that got somewhere can go on. */
+/* A run without progress leaves nothing; one with progress can be resumed. */
 static void clean_up(const struct prepare *p, struct error *err) {
     char *note = xasprintf("%s/manifest.json.partial", p->o->out);
     if (p->side[TRAIN].total_tokens + p->side[VALIDATION].total_tokens == 0) unlink(note);
     if (path_exists(note)) {
         size_t n = strlen(err->message);
         snprintf(err->message + n, sizeof err->message - n,
-                 "\n  what was done is kept: the same command with --resume goes on from there");
+                 "\n  finished work is kept: the same command with --resume continues it");
     } else {
         struct error ignored;
         manifest_clear(p->o->out, p->o->name, false, &ignored);

@@ -1,5 +1,5 @@
-/* Preparing text for training: sources to token shards. prepare_main.c is the program; prepare_manifest.c
- * writes down what was done, for others and for going on after an interruption. */
+/* Turns sources of text into token shards. prepare_main.c is the program; prepare_manifest.c records what
+ * was done, for readers and for resuming. */
 #ifndef LLMC_PREPARE_H
 #define LLMC_PREPARE_H
 
@@ -49,16 +49,16 @@ bool prepare_run(const struct prepare_options *o, const char *const *inputs, int
 
 /* --- prepare_manifest.c --- */
 
-/* OUT/manifest.json, or while it is not complete OUT/manifest.json.partial. */
+/* OUT/manifest.json, or OUT/manifest.json.partial until it is complete. */
 bool manifest_write(const struct prepare *p, bool complete, struct error *err);
-/* The manifest of OUT, complete or not: a new reference; NULL if there is none, or (err->message not empty)
- * it cannot be read. */
+/* Reads the manifest of OUT, complete or not: a new reference. NULL if there is none, or with err->message
+ * set if it cannot be read. */
 struct json_t *manifest_read(const char *out, bool *complete, struct error *err);
-/* Whether the manifest is of the same options, tokenizer and sources; then takes over counts, shards and
- * position. The shards' files are compared with it. */
+/* Checks that the manifest has the same options, tokenizer and sources, and that the shards match it; then
+ * restores counts, shards and position. */
 bool manifest_restore(struct prepare *p, const struct json_t *manifest, bool complete, struct error *err);
-/* Removes unfinished files that have the name of a shard of `name`; with `shards_too` also the shards and
- * the manifest, without it a shard is an error. */
+/* Removes unfinished files that have the name of a shard of `name`. `shards_too` also removes finished
+ * shards and the manifest; without it a finished shard is an error. */
 bool manifest_clear(const char *out, const char *name, bool shards_too, struct error *err);
 
 #ifdef __cplusplus

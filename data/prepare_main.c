@@ -1,4 +1,4 @@
-/* prepare: text to token shards, for training on more than fits in memory.
+/* build/prepare: turns text into token shards, for training on more text than fits in memory.
  *
  *     build/prepare --tokenizer train:32768 --out shards books/ wiki.jsonl.zst
  *     build/train_gpt --data 'shards/data_train_*.bin' --val 'shards/data_val_*.bin' ... */
@@ -18,16 +18,16 @@ static const struct option_row text_rows[] = {
     OPT_FLAG(S, strict, "strict", "false", "stop at a line that is not JSON or has no such field",
              OPTION_THIS_RUN),
     OPT_REAL(S, validation_fraction, "validation-fraction", "0.01", 0, 0.5, "X",
-             "share of the documents that is kept for validation, chosen by a hash of their text", 0),
+             "share of the documents for validation, chosen by a hash of their text", 0),
 };
 static const struct option_row token_rows[] = {
     OPT_TEXT(
         S, tokenizer, "tokenizer", NULL, "WHICH",
         "gpt2, bytes, a tokenizer.json, a directory with one or with GPT-2's vocab.bpe and encoder.json, or "
-        "train:N for one of N tokens made from the text",
+        "train:N to train one with N tokens on the text",
         OPTION_REQUIRED),
     OPT_SIZE(S, tokenizer_text, "tokenizer-text", "0", 0, 1e18, "BYTES",
-             "text to make the tokenizer from, from the start of the input (0: all)", 0),
+             "text from the start of the input to train the tokenizer on (0: all)", 0),
 };
 static const struct option_row shard_rows[] = {
     OPT_TEXT(S, out, "out", "shards", "DIR", "directory to write to", 0),
@@ -35,12 +35,12 @@ static const struct option_row shard_rows[] = {
              "shards are called NAME_train_000000.bin, NAME_val_000000.bin, ...", 0),
     OPT_SIZE(S, shard_tokens, "shard-tokens", "1e8", 2, 2147483647, "N", "tokens in a shard", 0),
     OPT_FLAG(S, resume, "resume", "false",
-             "go on after an interruption; finished shards are checked and kept", OPTION_THIS_RUN),
-    OPT_FLAG(S, overwrite, "overwrite", "false", "delete what an earlier run left in the directory",
+             "continue an interrupted run; finished shards are verified and kept", OPTION_THIS_RUN),
+    OPT_FLAG(S, overwrite, "overwrite", "false", "delete the output of an earlier run in the directory",
              OPTION_THIS_RUN),
     OPT_INT(S, threads, "threads", "0", 0, 4096, "N", "threads (0: one per core); the output is the same", 0),
     OPT_SIZE(S, batch_bytes, "batch-size", "32M", 4096, 1 << 30, "BYTES",
-             "text to work on at a time; memory is about 10 times this", 0),
+             "text per batch; the program needs about 10 times as much memory", 0),
 };
 #undef S
 static const struct option_group groups[] = {{"Text", text_rows, ARRAY_LENGTH(text_rows)},
@@ -50,11 +50,11 @@ static const struct option_command command = {"prepare --tokenizer WHICH [option
                                               "Turns text into token shards for train_gpt --data. An INPUT "
                                               "is a text file, a JSON-lines file, either of them compressed "
                                               "(.gz, .zst), a directory of such files, or - for the standard "
-                                              "input. A text file is one document, or several that lines "
-                                              "with nothing but <|endoftext|> separate; a line of JSON is "
-                                              "one document. The token <|endoftext|> precedes each document. "
-                                              "Beside the shards there will be manifest.json, which says "
-                                              "what they were made from, and tokenizer.json.",
+                                              "input. A text file is one document, or several with lines of "
+                                              "only <|endoftext|> between them; a line of JSON is one "
+                                              "document. The token <|endoftext|> precedes each document. "
+                                              "Also writes manifest.json, which says what the shards were "
+                                              "made from, and tokenizer.json.",
                                               groups,
                                               ARRAY_LENGTH(groups),
                                               "INPUT",

@@ -1,7 +1,5 @@
-/* The manifest: a description of the shards that is also the note from which an interrupted run goes on.
- * Nothing in it depends on the time, the machine or the number of threads.
- *
- * Order: writing, reading, comparing, restoring, removing. */
+/* The manifest describes the shards, and an interrupted run resumes from it. Nothing in it depends on time,
+ * machine or number of threads, so that the same sources and options give the same bytes. */
 #include "data/prepare.h"
 
 #include "llmc/base/file.h"
@@ -131,7 +129,7 @@ json_t *manifest_read(const char *out, bool *complete, struct error *err) {
 
 /* --- comparing --- */
 
-/* `what` opens the name of each member that differs ("--", "tokenizer "). */
+/* `what` precedes the name of each member that differs ("--", "tokenizer "). */
 static bool same_members(const json_t *before, json_t *now, const char *what, struct error *err) {
     const char *key;
     json_t *value;
@@ -141,8 +139,8 @@ static bool same_members(const json_t *before, json_t *now, const char *what, st
         if (!same || json_equal(old, value)) continue;
         char *a = old ? json_dumps(old, JSON_ENCODE_ANY) : NULL, *b = json_dumps(value, JSON_ENCODE_ANY);
         same = fail(err,
-                    "--resume: %s%s is %s now, but was %s in the run that was interrupted: give the same, or "
-                    "--overwrite to begin anew",
+                    "--resume: %s%s is %s now, but was %s in the interrupted run: give the same, or "
+                    "--overwrite to start over",
                     what, key, b, a ? a : "not given");
         free(a);
         free(b);
@@ -153,8 +151,7 @@ static bool same_members(const json_t *before, json_t *now, const char *what, st
 
 static bool same_sources(const struct prepare *p, const json_t *list, struct error *err) {
     if (json_array_size(list) != (size_t)p->sources.count)
-        return fail(err,
-                    "--resume: there are %lld input files now, but were %zu in the run that was interrupted",
+        return fail(err, "--resume: there are %lld input files now, but were %zu in the interrupted run",
                     (long long)p->sources.count, json_array_size(list));
     for (int64_t i = 0; i < p->sources.count; i++) {
         const struct text_source *s = &p->sources.sources[i];
@@ -164,12 +161,11 @@ static bool same_sources(const struct prepare *p, const json_t *list, struct err
         bool same = json_equal(path, json_object_get(entry, "path"));
         json_decref(path);
         if (!same)
-            return fail(err,
-                        "--resume: input file %lld is %s now, but was %s in the run that was interrupted",
+            return fail(err, "--resume: input file %lld is %s now, but was %s in the interrupted run",
                         (long long)i + 1, s->path, json_string_value(json_object_get(entry, "path")));
         if (s->size >= 0 && bytes != s->size)
-            return fail(err, "--resume: %s has %lld bytes now, but had %lld in the run that was interrupted",
-                        s->path, (long long)s->size, (long long)bytes);
+            return fail(err, "--resume: %s has %lld bytes now, but had %lld in the interrupted run", s->path,
+                        (long long)s->size, (long long)bytes);
     }
     return true;
 }

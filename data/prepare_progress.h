@@ -1,5 +1,5 @@
-/* How far preparing is: a line with a bar that is redrawn on a terminal, a plain line now and then
- * elsewhere. */
+/* The progress of preparing: a line with a bar, redrawn on a terminal; elsewhere a plain line every 10
+ * seconds. */
 #ifndef LLMC_PREPARE_PROGRESS_H
 #define LLMC_PREPARE_PROGRESS_H
 
@@ -17,10 +17,10 @@ struct prepare_progress {
     bool terminal, line_open;
 };
 void prepare_progress_start(struct prepare_progress *p, const char *what, int64_t total, int64_t done);
-/* `done` of the files' bytes, `text` bytes of documents and `tokens` since the start; tokens < 0: none to
- * show. */
+/* Shows the progress since the start: `done` of the files' bytes, `text` bytes of documents, `tokens` (< 0:
+ * not shown). */
 void prepare_progress_show(struct prepare_progress *p, int64_t done, int64_t text, int64_t tokens);
-/* Ends the line, if one is open; call before printing anything else. */
+/* Ends an open line. Call it before printing anything else. */
 void prepare_progress_end(struct prepare_progress *p);
 
 #ifdef __cplusplus

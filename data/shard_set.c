@@ -1,5 +1,6 @@
-/* Shards while they are written. Order: names and files, appending, finishing, committing, describing,
- * restoring. */
+/* Shards of one side while they are written. Their files have a name with .partial until they are full and
+ * a commit has recorded them, so that a run that is killed at any moment leaves either whole shards or
+ * files that are recognisably unfinished. */
 #include "data/shard_set.h"
 #include "llmc/base/file.h"
 #include "llmc/corpus/shard.h"
@@ -53,7 +54,7 @@ static bool write_at(const struct shard_set *s, const void *data, int64_t size, 
     return true;
 }
 
-/* Opens shard number `count`. Its header stays zero until it is full: nobody takes it for a shard. */
+/* Opens shard number `count`. Its header stays zero until it is full, so no reader takes it for a shard. */
 static bool open_partial(struct shard_set *s, bool anew, struct error *err) {
     char *path = partial_path(s, s->count);
     s->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | (anew ? O_TRUNC : 0), 0666);
@@ -188,7 +189,7 @@ json_t *shard_set_describe(const struct shard_set *s, bool complete) {
 
 /* --- restoring --- */
 
-/* A finished shard is under its final name, or was not renamed any more. */
+/* A finished shard has its final name, unless the run ended before renaming it. */
 static bool restore_finished(struct shard_set *s, const json_t *entry, struct error *err) {
     json_int_t tokens, bytes;
     const char *hash;
@@ -198,8 +199,8 @@ static bool restore_finished(struct shard_set *s, const json_t *entry, struct er
                        &bytes, "xxh3", &hash) != 0 ||
         sscanf(hash, "%16" SCNx64, &f.hash) != 1 || tokens <= 0 || tokens > s->most ||
         bytes != SHARD_HEADER_BYTES + tokens * s->token_bytes)
-        return fail(err, "%s: what is noted about shard %lld of %s cannot be right", s->dir,
-                    (long long)s->count, s->name);
+        return fail(err, "%s: the entry for shard %lld of %s is invalid", s->dir, (long long)s->count,
+                    s->name);
     f.tokens = tokens;
     f.bytes = bytes;
     char *path = shard_set_path(s, s->count);
@@ -233,8 +234,8 @@ static bool restore_finished(struct shard_set *s, const json_t *entry, struct er
     return ok;
 }
 
-/* The shard that was being written: cut to the length that is noted. Its header, if it was finished after the
- * note, will be the same again. */
+/* Restores the shard that was being written: truncates it to the recorded length. If its header was written
+ * later, it will be written again with the same bytes. */
 static bool restore_open(struct shard_set *s, const json_t *open, struct error *err) {
     json_int_t tokens;
     const char *hex_hash;
@@ -243,8 +244,7 @@ static bool restore_open(struct shard_set *s, const json_t *open, struct error *
     if (json_unpack_ex((json_t *)(uintptr_t)open, &e, 0, "{s:I, s:s}", "tokens", &tokens, "xxh3",
                        &hex_hash) != 0 ||
         sscanf(hex_hash, "%16" SCNx64, &hash) != 1 || tokens <= 0 || tokens >= s->most)
-        return fail(err, "%s: what is noted about the unfinished shard of %s cannot be right", s->dir,
-                    s->name);
+        return fail(err, "%s: the entry for the unfinished shard of %s is invalid", s->dir, s->name);
     if (!open_partial(s, false, err)) return false;
     char *path = partial_path(s, s->count);
     int64_t bytes = SHARD_HEADER_BYTES + tokens * s->token_bytes;
@@ -261,8 +261,7 @@ static bool restore_open(struct shard_set *s, const json_t *open, struct error *
 
 bool shard_set_restore(struct shard_set *s, const json_t *described, struct error *err) {
     const json_t *list = json_object_get(described, "shards"), *open = json_object_get(described, "open");
-    if (!json_is_array(list))
-        return fail(err, "%s: there is no note about the shards of %s", s->dir, s->name);
+    if (!json_is_array(list)) return fail(err, "%s: has no entry for the shards of %s", s->dir, s->name);
     for (size_t i = 0; i < json_array_size(list); i++)
         if (!restore_finished(s, json_array_get(list, i), err)) return false;
     return !open || restore_open(s, open, err);

@@ -1,9 +1,9 @@
-/* The shards of one side (training or validation) while they are written, and going on after an interruption.
+/* The shards of one side (training or validation) while they are written, and after an interruption.
  *
- * Tokens go to DIR/NAME_000000.bin.partial and so on. A commit of the caller has three steps: shard_set_sync
- * brings everything to the disk; the caller writes down what shard_set_describe says; shard_set_publish
- * renames the full shards. Killed in between, shard_set_restore finds the files as the last description says,
- * or further: what is further is cut off. A name without .partial is a whole shard. */
+ * Tokens go to DIR/NAME_000000.bin.partial and so on. The caller commits in three steps: shard_set_sync
+ * brings everything to the disk; the caller stores what shard_set_describe returns; shard_set_publish
+ * renames the full shards. After a crash, shard_set_restore finds files that match the last description or
+ * continue it, and cuts what continues it. A name without .partial is a whole shard. */
 #ifndef LLMC_SHARD_SET_H
 #define LLMC_SHARD_SET_H
 
@@ -46,10 +46,10 @@ bool shard_set_publish(struct shard_set *s, struct error *err);
 /* The path of shard `index`; the caller frees. */
 char *shard_set_path(const struct shard_set *s, int64_t index);
 
-/* {"tokens": N, "shards": [{"file", "tokens", "bytes", "xxh3"}, ...]}, with "open": {"tokens", "xxh3"} unless
- * `complete`. A new reference. */
+/* {"tokens": N, "shards": [{"file", "tokens", "bytes", "xxh3"}, ...]}, with "open": {"tokens", "xxh3"}
+ * unless `complete`. A new reference. */
 struct json_t *shard_set_describe(const struct shard_set *s, bool complete);
-/* Takes such an object up (s fresh from shard_set_init) and compares every file with it. */
+/* Restores from such an object (s is fresh from shard_set_init) and compares every file with it. */
 bool shard_set_restore(struct shard_set *s, const struct json_t *described, struct error *err);
 
 #ifdef __cplusplus

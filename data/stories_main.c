@@ -1,6 +1,6 @@
-/* stories: writes stories of the default corpus, prints their entropy, or grades a text.
+/* build/stories: writes stories of the default corpus, prints their entropy, or grades a text.
  *
- *     build/stories --count 1000 --seed 1 > FILE      one story a line, with lines <|endoftext|> in between
+ *     build/stories --count 1000 --seed 1 > FILE      one story a line, with lines <|endoftext|> between them
  *     build/stories --entropy
  *     build/stories --grade FILE */
 #include "llmc/stories/stories.h"
@@ -24,9 +24,9 @@ static const struct option_row rows[] = {
     OPT_INT(struct config, seed, "seed", "1", 0, INFINITY, "N", "seed of the stories", 0),
     OPT_SIZE(struct config, first, "first", "0", 0, 1e15, "N", "number of the first story", 0),
     OPT_FLAG(struct config, entropy, "entropy", "false",
-             "print the entropy, in nats, that no model of the stories can beat", 0),
+             "print the entropy in nats: no model of the stories can have a lower loss", 0),
     OPT_TEXT(struct config, grade, "grade", NULL, "FILE",
-             "grade the stories in FILE, which lines <|endoftext|> separate", 0),
+             "grade the stories in FILE, with lines of only <|endoftext|> between them", 0),
 };
 static const struct option_group groups[] = {{"Options", rows, ARRAY_LENGTH(rows)}};
 static const struct option_command command = {

@@ -1,5 +1,7 @@
-/* Documents from text and JSON-lines files. Order: the list of sources, batches, opening a source, records of
- * text, records of JSON lines, the reader, parsing a line. */
+/* Reads documents from text and JSON-lines files in batches. The reader keeps one buffer of bytes that are
+ * not yet part of a batch, finds the end of the next record (a document, or a line) in it, and reads on
+ * only if the end is not there. Batches depend on the text alone, so preparing can stop after any batch and
+ * resume there. */
 #include "data/text_source.h"
 #include "data/byte_stream.h"
 
@@ -123,9 +125,9 @@ struct text_reader {
     const struct source_list *list;
     struct source_cursor at;    /* of data[start] */
     struct byte_stream *stream; /* of the current source, or NULL */
-    char *data;                 /* [start, size) has been read and is not yet part of a batch */
+    char *data;                 /* [start, size) was read and is not yet part of a batch */
     int64_t start, size, capacity;
-    int64_t scanned;   /* before here there is no end of the record that begins at start */
+    int64_t scanned;   /* the record at start does not end before this position */
     bool end;          /* of the source */
     int64_t raw_bytes; /* of the sources before */
 };
@@ -160,7 +162,7 @@ static void close_source(struct text_reader *r) {
     r->at = (struct source_cursor){.source = r->at.source + 1};
 }
 
-/* Opens the current source and passes over what was read of it before. */
+/* Opens the current source and skips what was read of it before. */
 static bool open_source(struct text_reader *r, struct text_batch *b, struct error *err) {
     r->stream = byte_stream_open(current(r)->path, err);
     if (!r->stream) return false;
@@ -304,7 +306,7 @@ void text_reader_free(struct text_reader *r) {
     free(r);
 }
 
-/* One step: opens a source, takes a record, reads on, or closes the source. */
+/* One step: opens a source, takes a record, reads more, or closes the source. */
 static bool advance(struct text_reader *r, struct text_batch *b, struct error *err) {
     if (!r->stream) return open_source(r, b, err);
     if (r->start < r->size) {
@@ -320,7 +322,7 @@ bool text_reader_next(struct text_reader *r, struct text_batch *b, int64_t bytes
     b->size = b->count = b->end_count = 0;
     while (b->size < bytes && r->at.source < r->list->count)
         if (!advance(r, b, err)) return false;
-    /* A source that ends just here is closed now, so that `last` is known. */
+    /* A source that ends here is closed now, so that `last` is known. */
     while (r->stream && r->start == r->size && r->at.source < r->list->count) {
         if (!advance(r, b, err)) return false;
     }

@@ -1,6 +1,5 @@
-/* Documents from text and JSON-lines files, directories of them and the standard input, in batches.
- *
- * Order: sources, reading, JSON lines. What is read, and in which order, depends on the sources alone. */
+/* Documents from text and JSON-lines files, from directories of them and from the standard input, in
+ * batches. What is read, and in which order, depends on the sources alone. */
 #ifndef LLMC_TEXT_SOURCE_H
 #define LLMC_TEXT_SOURCE_H
 
@@ -25,8 +24,9 @@ struct source_list {
     int64_t count, capacity;
     int64_t total_size; /* -1: not known */
 };
-/* Adds a file, every file below a directory (but none below `except`, which may be NULL), or "-".
- * FORMAT_AUTO: JSON lines if the name ends in .jsonl or .ndjson, also before .gz or .zst; else text. */
+/* Adds a file, every file below a directory (except those below `except`, which may be NULL), or "-" for
+ * the standard input. FORMAT_AUTO: JSON lines if the name ends in .jsonl or .ndjson, also before .gz or
+ * .zst; else text. */
 bool source_list_add(struct source_list *l, const char *path, enum text_format format, const char *except,
                      struct error *err);
 void source_list_free(struct source_list *l);
@@ -64,18 +64,17 @@ struct text_batch {
 void text_batch_free(struct text_batch *b);
 
 enum {
-    BATCH_BYTES = 1 << 25, /* a batch ends with the record that reaches this */
-    MOST_DOCUMENT =
-        1 << 26,        /* a longer text is cut, at a paragraph end if possible, into several documents */
-    MOST_LINE = 1 << 28 /* a longer line of JSON lines is an error */
+    BATCH_BYTES = 1 << 25,   /* a batch ends with the record that reaches this */
+    MOST_DOCUMENT = 1 << 26, /* a longer text is cut into several documents, at a paragraph end if possible */
+    MOST_LINE = 1 << 28      /* a longer line of JSON lines is an error */
 };
 
 struct text_reader;
-/* Starts at *from, or at the beginning (NULL). The list must not change while the reader lives. */
+/* Starts at *from, or at the beginning (NULL). The list must not change while the reader exists. */
 struct text_reader *text_reader_new(const struct source_list *l, const struct source_cursor *from);
 void text_reader_free(struct text_reader *r);
-/* The next batch, which ends with the record that reaches `bytes`; reuses the memory of *b. False on an
- * error. After the last batch: empty ones. */
+/* Reads the next batch, which ends with the record that reaches `bytes`, into the memory of *b. False on an
+ * error. After the last batch they are empty. */
 bool text_reader_next(struct text_reader *r, struct text_batch *b, int64_t bytes, struct error *err);
 
 /* --- JSON lines --- */

@@ -1,4 +1,5 @@
-/* A directory for each test, removed afterwards with everything in it; files in it; what messages must mention. */
+/* A directory for each test, removed afterwards with everything in it; files in it; what messages must
+ * mention. */
 #ifndef LLMC_TEST_SCRATCH_H
 #define LLMC_TEST_SCRATCH_H
 
@@ -13,8 +14,8 @@ const char *scratch_directory(void);
 /* The path of a file in it; valid until the directory is removed. */
 const char *in_scratch(const char *fmt, ...) LLMC_PRINTF(1, 2);
 
-/* Files, in the scratch directory unless `path` is absolute. Directories on the way are made; nothing is flushed to
- * the disk. */
+/* Files, in the scratch directory unless `path` is absolute. Directories on the way are made; nothing is
+ * flushed to the disk. */
 void put_file(const char *path, const void *data, size_t size);
 void put_text(const char *path, const char *text);
 /* The content with a 0 behind it; the caller frees. `size` may be NULL. */

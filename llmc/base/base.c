@@ -16,8 +16,8 @@ void set_die_hook(struct die_hook *hook) { die_hook = hook; }
 
 void set_message_options(const struct message_options *options) { message_options = *options; }
 
-/* The whole line in one write, so that those of several processes do not run into each other. On a terminal a
- * progress line may stand where it goes. */
+/* Writes the whole line at once, so that lines of several processes do not mix. On a terminal it first
+ * clears the progress line. */
 static void message(const char *kind, const char *fmt, va_list ap) {
     char text[8192];
     int used = snprintf(text, sizeof text, "%s%s: ", message_options.prefix, kind);

@@ -29,26 +29,26 @@ extern "C" {
 #define check(cond, ...) ((cond) ? (void)0 : die_at(__FILE__, __LINE__, __VA_ARGS__))
 #define die(...)         die_at(__FILE__, __LINE__, __VA_ARGS__)
 
-/* Prints "error: <message>" to stderr and exits with status 1. With LLMC_DEBUG set in the environment it also
- * prints the source location and aborts, so that a debugger stops there. */
+/* Prints "error: <message>" to stderr and exits with status 1. With LLMC_DEBUG set in the environment it
+ * also prints the source location and aborts, so that a debugger stops there. */
 void die_at(const char *file, int line, const char *fmt, ...) LLMC_NORETURN LLMC_PRINTF(3, 4);
 
 /* "warning: <message>" and "error: <message>" to stderr; the process goes on. */
 void warn(const char *fmt, ...) LLMC_PRINTF(1, 2);
 void report_error(const char *fmt, ...) LLMC_PRINTF(1, 2);
 
-/* Where the process is one of several, tell() passes on to the others what die_at() said. One per process;
- * NULL: none. */
+/* A process that is one of several sets a hook: die_at() hands it the message, and tell() passes it on to
+ * the others. One hook per process; NULL removes it. */
 struct die_hook {
     void (*tell)(struct die_hook *hook, const char *message);
 };
 void set_die_hook(struct die_hook *hook);
 
-/* How the messages of this process look where several write to one terminal. Process-wide, as stderr is. */
+/* How this process marks its messages where several processes write to one terminal. */
 struct message_options {
     char prefix[96];  /* "rank 2 (node7): ", before "error: " and "warning: " */
-    bool no_warnings; /* another process gives the same ones */
-    int copy;         /* descriptor of a file that receives them, too; 0: none */
+    bool no_warnings; /* another process prints the same ones */
+    int copy;         /* descriptor of a file that also receives every message; 0: none */
 };
 void set_message_options(const struct message_options *options);
 
@@ -66,12 +66,12 @@ char *xstrdup(const char *s);
 char *xasprintf(const char *fmt, ...) LLMC_PRINTF(1, 2); /* the caller frees */
 char *xvasprintf(const char *fmt, va_list ap) LLMC_PRINTF(1, 0);
 
-/* A formatted text that nobody frees, for the parts of a message. It is valid in this thread until the thread has
- * formatted 15 KiB more in this way; anything after its first 1023 bytes is cut off. */
+/* A formatted text that nobody frees, for the parts of a message. It is valid in this thread until the
+ * thread has formatted 15 KiB more in this way; anything after its first 1023 bytes is cut off. */
 const char *temp_printf(const char *fmt, ...) LLMC_PRINTF(1, 2);
 
-/* Starts a thread that takes no signals: these are for the main thread, which saves and exits. A failure ends the
- * process; its message says "the thread that <purpose>". */
+/* Starts a thread that takes no signals: these are for the main thread, which saves and exits. A failure
+ * ends the process; its message says "the thread that <purpose>". */
 void thread_start(pthread_t *thread, void *(*body)(void *), void *arg, const char *purpose);
 
 double now_seconds(void); /* monotonic clock */

@@ -1,7 +1,8 @@
-/* Files: mapping, directory helpers, the buffered writer, atomic replacement.
+/* Files are read through mmap and written through a buffered stream that remembers its first error, so that
+ * callers check once, when they close. A file that must never be seen half written gets a temporary name,
+ * is flushed to the disk, and is then renamed.
  *
- * Order: mapping; paths; removal and flushing; struct writer; atomic replacement.
- * Every failure carries the path, the operation and the system's reason. */
+ * Every error message has the path, the operation and the system's reason. */
 #include "llmc/base/file.h"
 
 #include <dirent.h>
@@ -36,7 +37,8 @@ static bool map_descriptor(struct mapped_file *f, int fd, const char *path, stru
 
 bool file_map(struct mapped_file *f, const char *path, struct error *err) {
     memset(f, 0, sizeof *f);
-    /* O_NONBLOCK: opening a FIFO must give an error, not wait for somebody to write into it. */
+    /* O_NONBLOCK: opening a FIFO returns at once and fails the S_ISREG test, instead of waiting for a
+     * writer. */
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return fail(err, "%s: cannot open for reading: %s", path, strerror(errno));
     bool ok = map_descriptor(f, fd, path, err);
@@ -63,7 +65,7 @@ bool path_is_directory(const char *path) {
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
-/* mkdir that accepts a directory which is already there, also when somebody else makes it at the same
+/* Like mkdir, but an existing directory is no error, even if another process makes it at the same
  * moment. */
 static bool make_one_directory(const char *path, struct error *err) {
     if (mkdir(path, 0777) == 0) return true;
@@ -114,7 +116,7 @@ static bool remove_contents(int fd, const char *path, struct error *err) {
     return ok;
 }
 
-/* Works relative to the open parent, and O_NOFOLLOW: a symbolic link is removed, never what it points to. */
+/* Works relative to the open parent and with O_NOFOLLOW: a symbolic link is removed, never its target. */
 static bool remove_entry(int parent, const char *name, const char *path, struct error *err) {
     if (unlinkat(parent, name, 0) == 0 || errno == ENOENT) return true;
     int reason = errno;
@@ -130,7 +132,7 @@ bool remove_tree(const char *path, struct error *err) { return remove_entry(AT_F
 bool sync_path(const char *path, struct error *err) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0) return fail(err, "%s: cannot open for flushing to disk: %s", path, strerror(errno));
-    /* EINVAL and EROFS: this kind of file has nothing to flush (some file systems say so for directories). */
+    /* EINVAL and EROFS: some file systems cannot flush this kind of file, and there is nothing to flush. */
     bool ok = fsync(fd) == 0 || errno == EINVAL || errno == EROFS;
     int reason = errno;
     close(fd);
@@ -139,8 +141,8 @@ bool sync_path(const char *path, struct error *err) {
 
 /* --- struct writer --- */
 
-/* What struct writer's `stream` points to. glibc ignores the size given to setvbuf unless it gets the buffer
- * too, and its own is 4 KiB. */
+/* Behind struct writer.stream. glibc uses a larger buffer than its own 4 KiB only if setvbuf gets the
+ * memory too. */
 struct output {
     FILE *file;
     char buffer[1 << 20];
@@ -189,7 +191,7 @@ bool writer_close(struct writer *w, struct error *err) {
     struct output *out = (struct output *)w->stream;
     FILE *stream = out->file;
     if (!w->failed && fflush(stream) != 0) writer_fail(w, errno);
-    /* Pipes and character devices cannot be flushed to a disk; that is not a failure. */
+    /* Pipes and character devices cannot be flushed to a disk, which is no failure. */
     if (!w->failed && fsync(fileno(stream)) != 0 && errno != EINVAL && errno != EROFS) writer_fail(w, errno);
     struct stat st;
     bool regular = fstat(fileno(stream), &st) == 0 && S_ISREG(st.st_mode);

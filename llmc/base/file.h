@@ -1,5 +1,5 @@
-/* Files: mapping for reading, and writing that either happens completely or not at all. Offsets are
- * 64-bit. */
+/* Files: mapped for reading; written through a stream that remembers its first error, or replaced
+ * atomically. Offsets have 64 bits. */
 #ifndef LLMC_FILE_H
 #define LLMC_FILE_H
 
@@ -26,8 +26,8 @@ bool remove_tree(const char *path, struct error *err);
 /* Flushes a file's or directory's data to the disk. */
 bool sync_path(const char *path, struct error *err);
 
-/* A buffered output file that remembers the first error. Written to `path` directly: writers that need
- * atomicity write into a temporary directory or name that is renamed afterwards (see write_file_atomic). */
+/* A buffered output file that remembers its first error. It writes to `path` itself: where readers must
+ * never see a part of a file, write under a temporary name and rename (see write_file_atomic). */
 struct writer {
     void *stream; /* private to file.c */
     char *path;
@@ -42,7 +42,7 @@ void writer_printf(struct writer *w, const char *fmt, ...) LLMC_PRINTF(2, 3);
  * device"). */
 bool writer_close(struct writer *w, struct error *err);
 
-/* Renames over `to` (replacing a file there) and flushes the directory, so that the new name survives a power
+/* Renames, replacing a file at `to`, and flushes the directory, so that the new name survives a power
  * cut. */
 bool rename_synced(const char *from, const char *to, struct error *err);
 

@@ -1,6 +1,7 @@
-/* Command-line options from a table: see options.h. Values are read in options_value.c, printed in
- * options_text.c. Order: storing values, the table check, the command line, configuration files and stored
- * runs. */
+/* Command-line options from a table (options.h). A value can come from the defaults, from a stored run,
+ * from a configuration file or from the command line; each struct option_state remembers the source, and a
+ * value replaces only one from an earlier source in this list. options_value.c converts single values,
+ * options_text.c prints. */
 #include "llmc/base/options_value.h"
 
 #include <errno.h>
@@ -148,7 +149,7 @@ static bool fail_unknown(const struct options *o, const char *where, const char 
     for (int i = 0; i < o->count; i++) {
         const struct option_row *row = o->state[i].row;
         names[n++] = row->name;
-        /* Only against a name that begins with "no": otherwise --no-graph would answer for --on-graph. */
+        /* Compared only with names that begin with "no", or --no-graph would suggest --on-graph. */
         if (*dashes && option_negatable(row) && strncmp(name, "no", 2) == 0)
             names[n++] = negated[i] = xasprintf("no-%s", row->name);
     }
@@ -183,8 +184,8 @@ static bool add_positional(struct options *o, const char *text, struct error *er
     return true;
 }
 
-/* Sets *value to what stands after '=' or in the next argument. A following "--option" is not a value: the
- * value was forgotten. "-5" and "-" are values. */
+/* Sets *value to the text after '=' or to the next argument. A next argument like "--option" means that the
+ * value was forgotten; "-5" and "-" are values. */
 static bool take_value(const char *name, const char *inline_value, int argc, char **argv, int *i,
                        const char **value, struct error *err) {
     *value = inline_value;

@@ -1,20 +1,23 @@
-/* Command-line options as data: one table row per option; parsing, help, configuration files, the printed
- * effective configuration and the stored one are loops over the rows.
+/* Command-line options as data: a table has one row per option, and parsing, help, configuration files, the
+ * printed effective configuration and the stored one are loops over its rows.
  *
- *     struct config { int64_t batch_size; double lr; bool graph; const char *out; enum schedule schedule; };
+ *     struct config {
+ *         int64_t batch_size;
+ *         enum schedule schedule;
+ *     };
  *     static const struct option_row training[] = {
- *         OPT_INT(struct config, batch_size, "batch-size", "4", 1, 65536, "B", "sequences per micro-batch",
- * 0), OPT_WORD(struct config, schedule, "schedule", "cosine", "cosine|linear", NULL, "learning rate", 0),
+ *         OPT_INT(struct config, batch_size, "batch-size", "4", 1, 65536, "B", "rows per micro-batch", 0),
+ *         OPT_WORD(struct config, schedule, "schedule", "cosine", "cosine|linear", NULL, "learning rate", 0),
  *     };
  *     static const struct option_group groups[] = {{"Training", training, ARRAY_LENGTH(training)}};
  *     static const struct option_command train = {"train_gpt [options]", "Trains.", groups, 1, NULL, 0, 0};
+ *
  *     options_init(&o, &train, &config);
  *     if (!options_parse(&o, argc - 1, argv + 1, &err)) ... print err.message, exit with 2
  *     if (o.help) ... print options_help(&o), exit with 0
  *
  * A row names its field by offset, not by address, so that tables are constants at file scope and several
- * commands can share groups. The OPT_ macros refuse a field of the wrong type at compile time. Order: rows,
- * commands, state, parsing, printing, storing, word distance. */
+ * commands can share groups. The OPT_ macros refuse a field of the wrong type at compile time. */
 #ifndef LLMC_OPTIONS_H
 #define LLMC_OPTIONS_H
 
@@ -40,22 +43,19 @@ enum option_flags {
     OPTION_BELOW_MAX = 2,    /* the range excludes max */
     OPTION_REQUIRED = 4,     /* must be given on the command line or in the file */
     OPTION_MAY_BE_EMPTY = 8, /* OPTION_TEXT: "" is a value */
-    OPTION_SWITCH = 32,      /* OPTION_WORD, words "auto|on|off": --name is on, --no-name off; JSON: true, false */
-    OPTION_THIS_RUN =
-        16 /* about this invocation only (--resume): neither stored nor taken from a stored run */
+    OPTION_THIS_RUN = 16,    /* about this invocation only (--resume); not stored, not taken from a run */
+    OPTION_SWITCH = 32       /* OPTION_WORD, words "auto|on|off": --name, --no-name; JSON: true, false */
 };
 
 struct option_row {
     const char *name; /* without dashes: lower case letters, digits, '-' */
     enum option_type type;
-    size_t offset;       /* of the field in the configuration structure */
-    const char *initial; /* the default as a user would type it; parsed and range-checked like input. NULL:
-                            text, none */
-    double min,
-        max; /* inclusive unless flagged; -INFINITY, INFINITY for no limit. Integers: exact below 2^53 */
+    size_t offset;           /* of the field in the configuration structure */
+    const char *initial;     /* the default as a user would type it, checked like input; NULL: no text */
+    double min, max;         /* inclusive unless flagged; INFINITY: no limit; integers below 2^53 */
     const char *words;       /* "cosine|linear" */
     const char *placeholder; /* for help: "N", "FILE". NULL for flags, and for words to show them all */
-    const char *help;        /* one sentence part, no full stop; wrapped as needed */
+    const char *help;        /* a phrase without a full stop; wrapped as needed */
     unsigned flags;
 };
 
@@ -103,7 +103,7 @@ struct option_state {
     const struct option_row *row;
     size_t offset; /* of the value in the command's configuration */
     enum option_source source;
-    bool given;  /* set by the user, in this run or in the stored one it continues */
+    bool given;  /* by the user, in this run or in the stored run it continues */
     char *owned; /* memory behind an OPTION_TEXT value */
 };
 
@@ -115,7 +115,7 @@ struct options {
     const char **positional; /* point into argv */
     int positional_count;
     const char *config_path; /* of --config, or NULL; points into argv */
-    bool help;               /* --help was given: nothing after it has been looked at */
+    bool help;               /* --help was given; nothing after it was parsed */
 };
 
 /* Whether a table is sound: names well formed and unique (also against --no-<flag>, help and config),
@@ -128,12 +128,12 @@ void options_init(struct options *o, const struct option_command *command, void 
 void options_free(struct options *o);
 
 /* Reads arguments (argv[0] is the first argument, not the program), then the --config file for what they
- * leave open.
- * --name value, --name=value; "--" ends the options. Never prints or exits. On failure *config is
- * unspecified. */
+ * leave open. --name value, --name=value; "--" ends the options. Never prints or exits. On failure *config
+ * is unspecified. */
 bool options_parse(struct options *o, int argc, char **argv, struct error *err);
 
-/* Reads a JSON object {"batch-size": 8, ...}; values from the command line stay. Called by options_parse. */
+/* Reads a JSON object {"batch-size": 8, ...}; values from the command line stay. Called by
+ * options_parse. */
 bool options_load(struct options *o, const char *path, struct error *err);
 
 /* Where the option's value came from. An unknown name is a programming error. */
@@ -143,17 +143,16 @@ bool options_given(const struct options *o, const char *name);
 
 /* The text of --help, at most 100 columns. The caller frees. */
 char *options_help(const struct options *o);
-/* The values in effect now (also those changed in *config since parsing); lines that differ from the default
- * begin with
- * '*' and name it. The caller frees. */
+/* The values in effect now (also those changed in *config since parsing); lines that differ from the
+ * default begin with '*' and name it. The caller frees. */
 char *options_text(const struct options *o);
 
 /* {"values": {name: value, ...}, "explicit": [name, ...]} of all rows except OPTION_THIS_RUN. A new
  * reference. */
 struct json_t *options_export(const struct options *o);
 /* Takes the values of such an object for every option that this run was not given. A stored name without a
- * row is an error if it was explicit, and skipped otherwise (a default of another version). `where` opens the
- * messages. */
+ * row is an error if it was explicit, and skipped otherwise (a default of another version). `where` opens
+ * the messages. */
 bool options_import(struct options *o, const struct json_t *stored, const char *where, struct error *err);
 
 /* Edit distance with transpositions (optimal string alignment) over at most 63 characters of each word. */

@@ -1,5 +1,5 @@
-/* What the option table prints: --help and the values in effect. See options.h.
- * Order: values as text, layout of one entry in columns, help, effective configuration. */
+/* Prints the option table: as --help, and as the list of values in effect. Both are columns whose widths
+ * follow from the longest entries, within a page of 100 columns; help texts wrap inside theirs. */
 #include "llmc/base/options_value.h"
 
 #include <stdio.h>
@@ -7,8 +7,8 @@
 #include <string.h>
 
 #define PAGE_WIDTH        100
-#define NAME_WIDTH_MAX    28 /* longer names have their help on the next line */
-#define INITIAL_WIDTH_MAX 16 /* longer defaults stand at the end of the help text */
+#define NAME_WIDTH_MAX    28 /* longer names put their help on the next line */
+#define INITIAL_WIDTH_MAX 16 /* longer defaults follow the help text */
 
 /* --- values as text --- */
 
@@ -18,8 +18,7 @@ static char *current_text(const struct options *o, const struct option_state *st
     return option_value_to_text(state->row, &v);
 }
 
-/* The default in the spelling of current_text, so that the two can be compared: "3e-4" and 0.0003 are one
- * value. */
+/* The default, spelled as current_text spells values, so that "3e-4" equals 0.0003. */
 static char *initial_text(const struct option_row *row) {
     union option_value v = {0};
     struct error err;
@@ -30,8 +29,8 @@ static char *initial_text(const struct option_row *row) {
 
 /* --- help --- */
 
-/* Takes the words that fit into `width` columns from *text; a longer single word is broken. Returns their
- * length. */
+/* Takes as many words from *text as fit into `width` columns, and breaks a single longer word. Returns
+ * their length. */
 static int take_words(const char **text, int width) {
     const char *s = *text;
     int length = (int)strlen(s), taken = length;

@@ -1,5 +1,6 @@
-/* One option's value: from text, from JSON, to text, to JSON; and the distance between words. See
- * options_value.h. Order: word distance, numbers and words, range, reading, writing. */
+/* One option's value, converted between text, JSON and the field of the configuration structure. Numbers
+ * follow rules of their own rather than strtod's, so that "0x10", "inf" and " 5" are errors and a message
+ * can say which characters are wrong. The distance between words is for "did you mean". */
 #include "llmc/base/options_value.h"
 
 #include <errno.h>
@@ -40,7 +41,7 @@ int nearest_word(const char *given, const char *const *words, int count) {
     size_t length = strlen(given);
     for (int i = 0; i < count; i++) {
         int distance = word_distance(given, words[i]);
-        /* A distance as long as the word itself says nothing: every word of that length would match. */
+        /* A distance of the whole length means nothing: any word of that length has it. */
         bool near = distance < (int)strlen(words[i]);
         if (near && (distance < best_distance || (best < 0 && distance == best_distance))) {
             best = i;
@@ -100,14 +101,14 @@ static bool check_range(const struct option_row *row, double v, const char *labe
     return fail(err, "%s: must be %s %s", label, below ? "below" : "at most", max);
 }
 
-/* A number that does not fit its type is out of range: the range is what helps, if there is one. */
+/* A number that overflows its type is reported as out of range, since the range tells what to do. */
 static bool fail_overflow(const struct option_row *row, bool negative, const char *label, struct error *err) {
     return check_range(row, negative ? -INFINITY : INFINITY, label, err) &&
            fail(err, "%s: too large for a %s", label, row->type == OPTION_REAL ? "double" : "64-bit integer");
 }
 
-/* The longest prefix of s that looks like a decimal number; real ones may have a fraction and an exponent.
- * Own rules instead of strtod's, which also takes spaces, hexadecimal, "inf" and "nan". */
+/* The longest prefix of s that is a decimal number; a real one may have a fraction and an exponent. Not
+ * strtod, which also accepts spaces, hexadecimal, "inf" and "nan". */
 static size_t number_length(const char *s, bool real) {
     const char *digits = "0123456789";
     size_t sign = s[0] == '-' || s[0] == '+';

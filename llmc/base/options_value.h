@@ -1,4 +1,4 @@
-/* Inside of options.c and options_text.c: one option's value and its forms. Users of options need only
+/* One option's value and its conversions. Internal to llmc/base/options*.c; users of options include
  * options.h. */
 #ifndef LLMC_OPTIONS_VALUE_H
 #define LLMC_OPTIONS_VALUE_H
@@ -23,24 +23,24 @@ static inline bool option_negatable(const struct option_row *row) {
     return row->type == OPTION_FLAG || row->flags & OPTION_SWITCH;
 }
 
-/* User text for a message: bounded, and without control bytes that would act on the terminal. */
+/* User text for a message: of bounded length, without control bytes that a terminal would obey. */
 struct option_shown {
     char text[96];
 };
 struct option_shown option_show(const char *s);
 
-/* Readers check type and range. `label` opens the message: "--batch-size 0". */
+/* Readers check type and range. `label` begins the message: "--batch-size 0". */
 bool option_value_from_text(const struct option_row *row, const char *text, union option_value *out,
                             const char *label, struct error *err);
 bool option_value_from_json(const struct option_row *row, const struct json_t *v, union option_value *out,
                             const char *label, struct error *err);
-/* Real numbers that are not finite become null. NULL when the value cannot be JSON (text that is not
+/* Real numbers that are not finite become null. NULL if the value has no JSON form (text that is not
  * UTF-8). */
 struct json_t *option_value_to_json(const struct option_row *row, const union option_value *v);
 /* As a user would type it; the caller frees. */
 char *option_value_to_text(const struct option_row *row, const union option_value *v);
 
-/* Between a value and the field of the configuration structure. */
+/* Copies a value from or to its field of the configuration structure. */
 void option_value_load(const struct option_row *row, const void *field, union option_value *v);
 void option_value_store(const struct option_row *row, void *field, const union option_value *v);
 

@@ -1,9 +1,9 @@
-/* Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3",
- * SC'11).
+/* Counter-based random numbers: Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2,
+ * 3", SC'11).
  *
- * There is no generator state. A number is a pure function of (seed, purpose, index), so the result does not
- * depend on how work is split over threads, GPUs or restarts. `purpose` keeps the streams of different users
- * apart. */
+ * There is no generator state. A number is a pure function of (seed, purpose, index), so results do not
+ * depend on how work is divided between threads, GPUs or restarts. `purpose` separates the users of one
+ * seed. */
 #ifndef LLMC_RNG_H
 #define LLMC_RNG_H
 

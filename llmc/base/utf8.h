@@ -10,8 +10,8 @@ extern "C" {
 
 static inline bool utf8_is_continuation(uint8_t b) { return (b & 0xc0) == 0x80; }
 
-/* Decodes the character at p < end. Returns its length, or 0 if it is not valid UTF-8 (overlong, surrogate,
- * above U+10FFFF or cut off). */
+/* Decodes the character at p < end. Returns its length, or 0 if it is not valid UTF-8: overlong, a
+ * surrogate, above U+10FFFF, or cut off. */
 static inline int utf8_decode(const uint8_t *p, const uint8_t *end, uint32_t *code) {
     uint8_t b = p[0];
     int64_t left = end - p;

@@ -1,4 +1,6 @@
-/* Text to train on: files or the built-in stories, as documents, split into training and validation, and encoded. */
+/* Reads the text that a run trains on: the files of a path, or the built-in stories. Small files are copied
+ * and large ones mapped, because the system limits the number of mappings; documents are then spans of that
+ * memory. */
 #include "llmc/corpus/corpus.h"
 
 #include <math.h>
@@ -12,7 +14,7 @@
 
 enum { COPY_BELOW = 1 << 16 };
 
-/* Maps the file and leaves its text in *text; a file that is to be skipped gives an empty one. */
+/* Maps the file and sets *text to its content. A file to be skipped gives an empty text. */
 static bool open_text(struct corpus *c, const char *path, bool in_directory, struct text_span *text,
                       struct error *err) {
     struct corpus_file *f = &c->files[c->file_count];
@@ -122,7 +124,7 @@ void corpus_stories(struct corpus *c, uint64_t seed, int64_t count, double valid
         c->files[i].copy = story_make(seed, (uint64_t)i);
         c->docs[i] = (struct text_span){c->files[i].copy, (int64_t)strlen(c->files[i].copy)};
     }
-    /* Evenly spread, and the number is the share rounded, but at least one on each side. */
+    /* Evenly spread. Their number is the rounded share, but at least one on each side. */
     int64_t kept = max_i64(1, min_i64(count - 1, llround((double)count * validation_fraction)));
     for (int64_t k = 0; k < kept; k++) c->validation[(2 * k + 1) * count / (2 * kept)] = true;
     for (int64_t i = 0; i < count; i++) {

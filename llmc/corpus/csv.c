@@ -1,4 +1,5 @@
-/* CSV, field by field. Order: fields, records. */
+/* Reads CSV. The fields of a record are copied into one buffer, without their quotes and each with a NUL
+ * behind it, so that a field can be used as a string. */
 #include "llmc/corpus/csv.h"
 
 #include <inttypes.h>

@@ -1,5 +1,5 @@
-/* CSV (RFC 4180): records of fields, fields quoted where they hold commas, quotes ("" for one) or line
- * breaks. */
+/* Reads CSV (RFC 4180): records of fields; a field with commas, quotes (written twice) or line breaks
+ * stands in quotes. */
 #ifndef LLMC_CSV_H
 #define LLMC_CSV_H
 
@@ -22,13 +22,13 @@ struct csv_reader {
     int64_t record_line; /* where the record begins */
 };
 
-/* `data` must outlive the reader; a UTF-8 byte order mark at its start is passed over. */
+/* `data` must outlive the reader. A UTF-8 byte order mark at its start is skipped. */
 void csv_open(struct csv_reader *r, const char *data, int64_t size, const char *path);
 void csv_close(struct csv_reader *r);
 
-/* The next record; 0 at the end, -1 with the reason (file, line) for a quote that is not closed, text after a
- * closing quote, a quote inside an unquoted field, or more than CSV_MAX_FIELDS. Lines end with LF or CRLF;
- * empty ones are passed over. */
+/* Reads the next record: 1; 0 at the end; -1 with file, line and reason if a quote is not closed, text
+ * follows a closing quote, a quote stands inside an unquoted field, or there are more than CSV_MAX_FIELDS.
+ * Lines end with LF or CRLF; empty ones are skipped. */
 int csv_next(struct csv_reader *r, struct error *err);
 /* Field `i` of the record, NUL-terminated; it may hold NULs itself. Valid until the next call. */
 const char *csv_field(const struct csv_reader *r, int i);

@@ -1,8 +1,6 @@
-/* Batches of tokens. Order: the data set; reading ranges of it; the permutation; samples; the reading thread;
- * the loader.
- *
- * Which tokens a batch holds is a pure function of (data, options, sample number): there is no state to save
- * but the number of the next sample. One thread reads batch i + 1 while the caller works on batch i. */
+/* Batches of tokens. The tokens of a batch are a pure function of (data, options, sample number), so the
+ * only state to save is the number of the next sample: shuffling is a permutation that is computed, not
+ * stored. A second thread reads batch i + 1 while the caller works on batch i. */
 #include "llmc/corpus/dataloader.h"
 #include "llmc/base/rng.h"
 
@@ -28,7 +26,7 @@ struct dataset {
 
 static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
-/* Sorted by strcmp: the order must not depend on the locale. */
+/* Sorted by strcmp, since an order by locale would differ between machines. */
 static bool find_shards(const char *pattern, glob_t *found, struct error *err) {
     int rc = glob(pattern, GLOB_NOSORT | GLOB_BRACE | GLOB_TILDE, NULL, found);
     if (rc == GLOB_NOMATCH)
@@ -117,7 +115,7 @@ uint64_t dataset_fingerprint(const struct dataset *d) {
 
 enum { OPEN_SHARDS = 256 }; /* far below the usual limit of 1024 files per process */
 
-/* Descriptors that stay open from batch to batch; one reader per thread. */
+/* Descriptors that stay open between batches. One reader per thread. */
 struct reader {
     const struct dataset *d;
     int *fd; /* (shards) -1: not open */
@@ -144,7 +142,8 @@ static void reader_free(struct reader *r) {
     r->fd = NULL;
 }
 
-/* Opens the shard (again), which must still be what it was, and lets the disk begin with the range. */
+/* Opens the shard, again if necessary, checks that it has not changed, and lets the kernel start reading
+ * the range. */
 static bool reader_prepare(struct reader *r, int64_t shard, int64_t first, int64_t count, struct error *err) {
     const struct shard *s = &r->d->shards[shard];
     if (r->d->memory) return true;
@@ -184,10 +183,10 @@ static bool reader_read(struct reader *r, int64_t shard, int64_t first, int64_t 
 
 /* --- the permutation --- */
 
-/* A Feistel network on the smallest power of two >= count, whose round function is Philox; indices that land
- * outside go through it again until they land inside ("cycle walking"; less than two passes on average). The
- * two halves take turns in place of being swapped, so they may have different widths. Eight rounds, because
- * the halves of a small data set have only one or two bits. */
+/* A Feistel network on the smallest power of two >= count, with Philox as its round function. An index that
+ * lands outside goes through it again until it lands inside ("cycle walking"), after less than two passes
+ * on average. The two halves take turns instead of being swapped, so they may have different widths. Eight
+ * rounds, because the halves of a small data set have only one or two bits. */
 int64_t shuffle_index(uint64_t seed, int64_t epoch, int64_t index, int64_t count) {
     enum { ROUNDS = 8 };
     int bits = 1;
@@ -231,7 +230,8 @@ struct dataloader {
     struct row *batch_rows; /* (B) */
     uint32_t *scratch;      /* (T + 1) */
 
-    /* Shared, under the lock. Batches are counted from the last start; batch i is in slot i % 2. */
+    /* Shared between the threads under the lock. Batches are counted from the last start; batch i is in
+     * slot i % 2. */
     struct slot slots[2];
     pthread_mutex_t lock;
     pthread_cond_t may_fill, may_take;
@@ -292,8 +292,8 @@ static void add_row(struct dataloader *l, int64_t shard, int64_t first, int64_t 
     l->rows[l->row_count++] = (struct row){shard, first, length};
 }
 
-/* Finds the rows of one shard for SAMPLES_DOCUMENTS. `row` is where the open row begins, `whole` the last
- * place where it may end: a token that begins a document is the last target of the row before. */
+/* Finds the rows of one shard for SAMPLES_DOCUMENTS. `row` is the start of the open row, `whole` the last
+ * place where it may end: the first token of a document is the last target of the row before. */
 static bool add_document_rows(struct dataloader *l, int64_t shard, int64_t *capacity, struct error *err) {
     enum { CHUNK = 1 << 16 };
     int64_t n = l->d->shards[shard].tokens, T = l->o.T, row = 0, whole = 0;
@@ -304,7 +304,8 @@ static bool add_document_rows(struct dataloader *l, int64_t shard, int64_t *capa
         ok = reader_read(&l->reader, shard, first, count, chunk, err);
         for (int64_t i = 0; ok && i < count; i++) {
             int64_t at = first + i;
-            if (at - row > T) { /* full: it ends at the last document that fits, or inside its only one */
+            if (at - row >
+                T) { /* full: the row ends at the last document that fits, or inside its only one */
                 int64_t end = whole > row ? whole : row + T;
                 add_row(l, shard, row, end - row, capacity);
                 row = end;
@@ -347,8 +348,8 @@ static bool find_samples(struct dataloader *l, struct error *err) {
 
 /* --- the reading thread --- */
 
-/* An error is not reported here but by the call that wants the batch: ending a process from a thread while
- * the main one computes is what makes exits hang, and the batches before the bad one are good. */
+/* Leaves an error to the call that wants the batch. Exiting from this thread while the main thread computes
+ * can hang, and the batches before the bad one are good. */
 static void *read_ahead(void *arg) {
     struct dataloader *l = (struct dataloader *)arg;
     int64_t step = l->o.B * l->o.world, first = l->start + l->o.rank * l->o.B;

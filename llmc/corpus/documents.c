@@ -1,5 +1,7 @@
-/* Finding text files and documents, and keeping some back for validation. Order: files, documents, UTF-8,
- * places to cut, validation. */
+/* Finds text files, divides their text into documents, and keeps a part for validation. Which part is
+ * decided by hashes of text alone, so it depends neither on the order of files nor on other documents.
+ * Texts of few or long documents are cut into pieces first, because chance divides only many pieces
+ * well. */
 #include "llmc/corpus/documents.h"
 #include "llmc/base/utf8.h"
 
@@ -27,7 +29,7 @@ static bool add_entry(struct file_list *l, char *path, struct error *err) {
     struct stat st, link;
     bool ok = true;
     if (lstat(path, &link) != 0 || stat(path, &st) != 0) {
-        /* A link to nowhere is as good as absent; anything else that cannot be looked at is not. */
+        /* Dangling symlinks are ignored; every other stat error is reported. */
         if (errno != ENOENT) ok = fail(err, "%s: cannot read: %s", path, strerror(errno));
     } else if (S_ISREG(st.st_mode)) {
         add_path(l, path);
@@ -169,8 +171,8 @@ static void make_room(struct document_split *s) {
     s->validation = (bool *)xrealloc(s->validation, (size_t)s->capacity * sizeof *s->validation);
 }
 
-/* Adds a part of the document whose first part is number `first`, to the part before it if that is on the
- * same side. */
+/* Adds a part of the document whose first part is number `first`. Joins it to the part before if that is on
+ * the same side. */
 static void add_part(struct document_split *s, int64_t first, const char *text, int64_t size,
                      bool validation) {
     if (size == 0) return;
@@ -183,7 +185,7 @@ static void add_part(struct document_split *s, int64_t first, const char *text, 
     s->validation[s->count++] = validation;
 }
 
-/* Depends on the document and the fraction only: at least 8 groups of pieces, where the length allows. */
+/* Depends only on the document and the fraction. At least 8 groups of pieces, if the length allows. */
 static int64_t piece_size(int64_t size, double fraction) {
     return max_i64(LEAST_PIECE, min_i64(MOST_PIECE, (int64_t)((double)size * fraction / ENOUGH)));
 }
@@ -193,7 +195,7 @@ static int64_t piece_end(const struct text_span *doc, int64_t at, int64_t piece)
     return text_cut(doc->data, at + piece, min_i64(at + 2 * piece, doc->size));
 }
 
-/* One piece of each group of 1 / fraction, picked by the hash of the group's text. */
+/* Chooses one piece of each group of 1 / fraction by the hash of the group's text. */
 static void cut_document(struct document_split *s, const struct text_span *doc, double fraction) {
     int64_t piece = piece_size(doc->size, fraction), first_part = s->count;
     double inverse = 1.0 / fraction;
@@ -212,8 +214,8 @@ static void cut_document(struct document_split *s, const struct text_span *doc, 
     }
 }
 
-/* Of a set whose documents all fell on one side: moves the one with the least hash to the other, or only the
- * end of it if it is long enough to be divided. */
+/* For a set with all documents on one side: moves the one with the least hash to the other side, or only
+ * its end if it is long enough to be divided. */
 static bool fill_empty_side(struct document_split *s, int64_t first, double fraction, bool empty_side) {
     int64_t which = -1;
     uint64_t least = 0;
@@ -246,8 +248,7 @@ static bool fill_empty_side(struct document_split *s, int64_t first, double frac
 bool split_documents(struct document_split *out, const struct text_span *docs, int64_t count, double fraction,
                      bool complete) {
     check(fraction >= 0 && fraction <= 0.5, "validation fraction %g, expected 0 to 0.5", fraction);
-    /* As far as chance is concerned, documents of different sizes count as (sum)^2 / (sum of squares) equal
-     * ones. */
+    /* For chance, documents of different sizes count as (sum)^2 / (sum of squares) equal ones. */
     double sum = 0, squares = 0;
     for (int64_t i = 0; i < count; i++) {
         sum += (double)docs[i].size;

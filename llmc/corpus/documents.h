@@ -1,8 +1,6 @@
-/* What training on text and preparing shards share: finding text files, documents in a file, which of them
- * are kept back for validation, and encoding many of them on all cores.
- *
- * Order: files, documents, validation, encoding. Everything here gives the same result in the same order on
- * every machine, whatever the number of threads. */
+/* Text files, the documents in them, and which of these are for validation. Training on text and preparing
+ * shards share this. The result is the same in the same order on every machine, whatever the number of
+ * threads. */
 #ifndef LLMC_DOCUMENTS_H
 #define LLMC_DOCUMENTS_H
 
@@ -19,18 +17,18 @@ struct file_list {
     char **paths;
     int64_t count, capacity;
 };
-/* Adds the file, or every regular file below the directory, sorted by strcmp: hidden entries (a leading '.')
- * are skipped, symbolic links to files are followed, to directories not. Start from {0}. */
+/* Adds the file, or every regular file below the directory, sorted by strcmp. Hidden entries (a leading
+ * '.') are skipped; symbolic links to files are followed, to directories not. Start from {0}. */
 bool file_list_add(struct file_list *l, const char *path, struct error *err);
 void file_list_free(struct file_list *l);
 
 /* --- documents --- */
 
-/* The next document of a text at *at, which moves on: documents are separated by lines that hold nothing but
- * <|endoftext|>; the line breaks around the separator belong to neither. Empty documents are passed over.
- * False at the end. */
+/* The next document of a text from *at, which is advanced. Documents are separated by lines of only
+ * <|endoftext|>; the line breaks around such a line belong to neither. Empty documents are skipped. False
+ * at the end. */
 bool document_next(struct text_span *doc, const char *text, int64_t size, int64_t *at);
-/* Whether the line that starts at text[at] is such a separator; *after is then the start of the next line. */
+/* Whether the line at text[at] is such a separator; *after is then the start of the next line. */
 bool is_document_separator(const char *text, int64_t size, int64_t at, int64_t *after);
 
 /* The first byte that is not part of valid UTF-8, or -1. */
@@ -47,12 +45,12 @@ struct document_split {
     bool *validation;       /* (count) */
     int64_t count, capacity;
 };
-/* Sorts documents into training and validation (`fraction`, at most 0.5, of the bytes or about that; 0: all
- * is for training), by a hash of their text alone, so that further documents move none. A document longer
- * than 1 MiB is cut at paragraph ends into pieces, of which one in 1 / fraction is for validation;
- * neighbouring training pieces stay together. `complete` says that there are no documents but these: if too
- * few to come near the fraction then all long ones are cut, and neither side stays empty. Appends to *out;
- * false if one side of a complete set has to stay empty (a single document of less than 512 bytes). */
+/* Assigns documents to training or validation by a hash of their text alone, so that further documents move
+ * none. About `fraction` (at most 0.5) of the bytes are for validation; 0: none. A document longer than 1
+ * MiB is cut at paragraph ends into pieces, of which one in 1 / fraction is for validation; neighbouring
+ * training pieces stay together. `complete` says that there are no other documents: if they are too few to
+ * come near the fraction, all long ones are cut, and neither side stays empty. Appends to *out. False if
+ * one side of a complete set must stay empty: a single document of less than 512 bytes. */
 bool split_documents(struct document_split *out, const struct text_span *docs, int64_t count, double fraction,
                      bool complete);
 void document_split_free(struct document_split *s);

@@ -1,7 +1,6 @@
-/* Encoding many documents on all cores, with a result that does not depend on their number.
- *
- * The work is divided by text, not by threads: units of about a quarter of a mebibyte, each a run of short
- * documents or a part of a long one, are encoded in any order and put together in theirs. */
+/* Encodes many documents on all cores, with a result that does not depend on the number of cores. The text
+ * is divided into units of about 256 KiB, each a run of short documents or a part of a long one; units are
+ * encoded in any order and joined in theirs. */
 #include "llmc/corpus/encode.h"
 
 #include <stdlib.h>

@@ -8,8 +8,8 @@
 extern "C" {
 #endif
 
-/* Appends <|endoftext|> and the tokens of the document, for each. Works on all cores (OpenMP's number of
- * threads): short documents are taken together, long ones cut where that changes no token. */
+/* Appends <|endoftext|> and its tokens for each document. Uses OpenMP's number of threads: short documents
+ * share a unit of work, long ones are cut where that changes no token. */
 bool encode_documents(struct token_buffer *out, const struct tokenizer *t, const struct text_span *docs,
                       int64_t count, struct error *err);
 

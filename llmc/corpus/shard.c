@@ -1,8 +1,8 @@
-/* Token shards: the header and its checks, reading a range of tokens, writing.
+/* Token shards: checks the header, reads ranges of tokens, writes whole shards.
  *
- * Tokens are read with pread, not mapped: a file that is cut short under a running process then gives a
- * message and not a bus error, and the resident memory of a run does not grow with the part of the data it
- * has seen. */
+ * Tokens are read with pread rather than mapped: if a file is truncated while the process runs, the result
+ * is a message instead of a bus error, and the resident memory does not grow with the data that was
+ * read. */
 #include "llmc/corpus/shard.h"
 
 #include <errno.h>
@@ -60,7 +60,7 @@ static bool check_header(struct shard *s, const int32_t *head, int64_t size, str
 
 /* --- reading --- */
 
-/* Fills all of `out` or fails; the file may have changed since its size was taken. */
+/* Fills all of `out` or fails: the file may have changed since its size was taken. */
 static bool read_exactly(const char *path, int fd, int64_t offset, int64_t bytes, void *out,
                          struct error *err) {
     for (int64_t done = 0; done < bytes;) {
@@ -127,7 +127,7 @@ bool shard_read(const struct shard *s, int fd, int64_t first, int64_t count, int
           "%s: tokens %lld to %lld asked for, there are %lld", s->path, (long long)first,
           (long long)(first + count), (long long)s->tokens);
     int64_t offset = SHARD_HEADER_BYTES + first * s->token_bytes;
-    /* uint16 tokens arrive in the upper half of the output and are widened in place, first to last. */
+    /* uint16 tokens are read into the upper half of the output and widened in place, first to last. */
     uint8_t *raw = (uint8_t *)out + count * (4 - s->token_bytes);
     if (!read_exactly(s->path, fd, offset, count * s->token_bytes, raw, err)) return false;
     for (int64_t i = 0; i < count; i++) {

@@ -1,4 +1,5 @@
-/* Multiple-choice questions from files. Order: questions; JSON lines; CSV; files. */
+/* Reads multiple-choice questions: JSON lines in two forms, told apart by their members, and MMLU's CSV.
+ * Any line that has neither form is an error, because a skipped question would change the score. */
 #include "llmc/corpus/task_file.h"
 
 #include "llmc/corpus/csv.h"
@@ -82,7 +83,7 @@ static bool add_json_choices(struct question *q, const json_t *list, const struc
     return true;
 }
 
-/* An index from 0, as an integer or in a string; for the generic form also the text of a choice. */
+/* An index from 0, as an integer or in a string; in the generic form also the text of a choice. */
 static bool find_answer(struct question *q, const json_t *answer, const json_t *list, const struct members *m,
                         const struct place *at, struct error *err) {
     const char *text = json_string_value(answer);

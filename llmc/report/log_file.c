@@ -1,4 +1,5 @@
-/* The JSON-lines files of a run. Order: numbers and rows; cutting a file for a resumed run; writing. */
+/* JSON-lines files that hold whole lines only. A row that the disk has no room for waits in memory; a line
+ * that a crash tore off is cut when the run is resumed, with all rows after the step of the checkpoint. */
 #include "llmc/report/log_file.h"
 
 #include "llmc/base/file.h"
@@ -13,7 +14,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-/* Rows wait in memory while the disk is full, up to this many bytes: about half a million steps. */
+/* While the disk is full, rows wait in memory up to this many bytes: about half a million steps. */
 #define WAITING_MAX ((int64_t)64 << 20)
 
 /* --- numbers and rows --- */
@@ -52,7 +53,7 @@ static bool take_double(const char **p, const char *key, double *v) {
         *v = NAN;
         return true;
     }
-    /* strtod alone would also take "nan", "0x1p3" and leading space. */
+    /* strtod alone would also accept "nan", "0x1p3" and leading space. */
     size_t n = strspn(*p, "-+.eE0123456789");
     char *end;
     *v = strtod(*p, &end);
@@ -94,7 +95,7 @@ bool log_row_parse(struct log_row *row, const char *line, int64_t size) {
 
 /* --- cutting --- */
 
-/* How many bytes at the start of the file are whole rows of steps up to `last_step`. */
+/* The number of bytes at the start of the file that are whole rows of steps up to `last_step`. */
 static int64_t bytes_to_keep(const struct mapped_file *m, int64_t last_step) {
     const char *data = (const char *)m->data;
     int64_t keep = 0;
@@ -111,7 +112,7 @@ static int64_t bytes_to_keep(const struct mapped_file *m, int64_t last_step) {
 }
 
 static bool lock_and_cut(struct log_file *f, int64_t resumed_step, struct error *err) {
-    /* Some network file systems have no locks: then there is no protection, and no reason to stop. */
+    /* Some network file systems have no locks. The run then continues without this protection. */
     if (flock(f->fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
         return fail(err, "%s: another process is writing this file; stop it, or give this run another --out",
                     f->path);
@@ -156,7 +157,7 @@ static void write_waiting(struct log_file *f) {
     }
     int64_t whole = done;
     while (reason && whole > 0 && f->waiting[whole - 1] != '\n') whole--;
-    /* If cutting fails too, the next write starts at the same place and covers the torn line. */
+    /* If truncating fails too, the next write starts at the same place and overwrites the torn line. */
     if (done > whole && ftruncate(f->fd, f->size + whole) != 0) reason = errno;
     f->size += whole;
     f->waiting_size -= whole;

@@ -1,11 +1,9 @@
 /* The JSON-lines files of a run: the form of a row, and a file of rows that survives full disks and resumed
  * runs.
  *
- * Order: rows, files.
- *
- * A row is one line and the file holds whole lines only, whatever happens: a row that does not fit on the
- * disk waits in memory and is written when there is space again, and a line that a crash tore off is cut when
- * the run is resumed. */
+ * A row is one line, and the file holds only whole lines. A row for which the disk has no room waits in
+ * memory and is written when there is space again. A line that a crash tore off is cut when the run is
+ * resumed. */
 #ifndef LLMC_LOG_FILE_H
 #define LLMC_LOG_FILE_H
 
@@ -17,9 +15,9 @@ extern "C" {
 
 /* --- rows --- */
 
-/* A row of log.jsonl: {"step":1,"epoch":0.01,"loss":2.5,"lr":0.0003,"grad_norm":1.5,"skipped":false}, or with
- * `validation` {"step":100,"val_loss":2.25}. Doubles read back exactly; what is not finite is written as null
- * and read as NAN. */
+/* A row of log.jsonl: {"step":1,"epoch":0.01,"loss":2.5,"lr":0.0003,"grad_norm":1.5,"skipped":false}, or
+ * with `validation` {"step":100,"val_loss":2.25}. Doubles read back exactly; a number that is not finite is
+ * written as null and read as NAN. */
 struct log_row {
     bool validation; /* only step and loss count */
     int64_t step;
@@ -48,14 +46,14 @@ struct log_file {
     bool failing, reported;
 };
 
-/* resumed_step 0: an empty file. Otherwise keeps the rows {"step":N,... with N <= resumed_step from the start
- * up to the first row that is later, damaged or torn, and cuts the rest. Holds a lock while the file is open,
- * so that two processes cannot write into one run. */
+/* Opens the file: a new one if resumed_step is 0. Otherwise keeps the rows {"step":N,... with N <=
+ * resumed_step up to the first row that is later, damaged or torn, and cuts the rest. Holds a lock while
+ * the file is open, so that two processes cannot write into one run. */
 bool log_file_open(struct log_file *f, const char *path, int64_t resumed_step, struct error *err);
-/* Appends one line, which ends with '\n'. A failure to write is a warning, once, and a second one when
- * writing works again. */
+/* Appends one line, which ends with '\n'. The first failure to write is a warning, and so is the
+ * recovery. */
 void log_file_put(struct log_file *f, const char *line, int64_t size);
-/* Tries to write what waits, and flushes the file to the disk. */
+/* Tries to write the waiting rows, and flushes the file to the disk. */
 void log_file_sync(struct log_file *f);
 /* The same, and closes. Harmless when not open. */
 void log_file_close(struct log_file *f);

@@ -1,7 +1,7 @@
-/* What a run tells about itself. Order: state; the terminal; opening and closing; rows; the plot; figures.
+/* Reports a run: the progress line, the log files and the plot.
  *
- * On a terminal the progress line is drawn without a newline and the cursor stays behind it, visible:
- * whatever ends the process, there is nothing to restore. Messages (warn, die, logger_say) clear that line
+ * On a terminal the progress line is drawn without a newline, and the cursor stays visible behind it:
+ * however the process ends, the terminal needs no repair. Messages (warn, die, logger_say) clear that line
  * first. */
 #include "llmc/report/logger.h"
 
@@ -73,7 +73,8 @@ void logger_say(struct logger *l, const char *fmt, ...) {
     free(text);
 }
 
-/* A redrawn line ten times a second; plain lines every 2 seconds at first, later every minute. */
+/* A line that is redrawn is due ten times a second; plain lines every 2 seconds at first, later every
+ * minute. */
 static bool line_is_due(const struct logger *l, double now) {
     if (l->count == 1 || l->shown.step == l->o.steps) return true;
     double interval = l->terminal ? 0.1 : fmin(60, fmax(2, 0.02 * (now - l->opened)));
@@ -95,8 +96,8 @@ static void show(struct logger *l) {
 
 /* --- opening and closing --- */
 
-/* After cutting for a resumed run: the last validation in the file, and whether the steps before are all
- * there. */
+/* After the file was cut for a resumed run: finds the last validation, and whether rows of earlier steps
+ * are missing. */
 static bool read_kept_rows(struct logger *l, struct error *err) {
     struct mapped_file m;
     if (!file_map(&m, l->log.path, err)) return false;
@@ -212,7 +213,8 @@ static double recent_seconds_per_step(const struct logger *l) {
     return sum / (double)n;
 }
 
-/* From the wall clock, so that validation and checkpoints count; without the first step, which warms up. */
+/* From the wall clock, so that validation and checkpoints count, but without the first step, which warms
+ * up. */
 static double time_left(struct logger *l) {
     double now = now_seconds(), per_step;
     if (l->count == 1) l->first_step_end = now;
@@ -276,7 +278,7 @@ void logger_validation(struct logger *l, int64_t step, double loss) {
 
 /* --- the plot --- */
 
-/* The last part of the path, which is what people call the run. */
+/* The name of a run is the last part of its path. */
 static void run_name(char name[NAME_MAX + 1], const char *out) {
     char *real = realpath(out, NULL);
     const char *path = real ? real : out, *slash = strrchr(path, '/');

@@ -1,4 +1,5 @@
-/* NVML, loaded at run time. Order: the library's interface, opening, reading. */
+/* Reads the state of a GPU through NVML, loaded with dlopen, so that the program builds and runs without
+ * it. Every function and every reading may be missing: drivers, containers and virtual GPUs differ. */
 #include "llmc/report/nvml.h"
 
 #include <dlfcn.h>
@@ -14,7 +15,7 @@ struct nvml_utilization {
 };
 enum { NVML_TEMPERATURE_GPU = 0, NVML_CLOCK_SM = 1 };
 
-/* Reasons for a lower clock that are not the user's or the GPU's own choice, the most telling first. */
+/* Reasons for a lower clock other than idleness or the user's own limits, the most informative first. */
 static const struct {
     unsigned long long bit;
     const char *text;
@@ -42,7 +43,7 @@ struct nvml {
 
 /* --- opening --- */
 
-/* Into a pointer to a function, by its bytes: ISO C has no conversion from dlsym's result. */
+/* Copies dlsym's result byte by byte: ISO C has no conversion from void * to a pointer to a function. */
 static bool find(void *library, const char *name, void *function) {
     void *symbol = dlsym(library, name);
     memcpy(function, &symbol, sizeof symbol);
@@ -68,7 +69,7 @@ struct nvml *nvml_open(const char *uuid) {
     find(n.library, "nvmlDeviceGetTemperature", &n.temperature);
     find(n.library, "nvmlDeviceGetClockInfo", &n.clock);
     find(n.library, "nvmlDeviceGetUtilizationRates", &n.utilization);
-    /* its name since CUDA 12.2, and the one before, which remains */
+    /* since CUDA 12.2; the older name remains */
     if (!find(n.library, "nvmlDeviceGetCurrentClocksEventReasons", &n.reasons))
         find(n.library, "nvmlDeviceGetCurrentClocksThrottleReasons", &n.reasons);
     n.last = -INFINITY;

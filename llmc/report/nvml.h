@@ -1,6 +1,6 @@
-/* What a GPU says about itself while it works: power, temperature, clock, utilisation, and why its clock is
- * held down. From NVIDIA's management library (NVML), which belongs to the driver: it is loaded at run time
- * if it is there, and never needed. LLMC_NVML=FILE is loaded instead of libnvidia-ml.so.1. */
+/* The state of a GPU while it works: power, temperature, clock, utilisation, and the reason for a reduced
+ * clock. It comes from NVIDIA's management library (NVML), which is part of the driver; it is loaded at run
+ * time if present, and never required. LLMC_NVML=FILE names another library than libnvidia-ml.so.1. */
 #ifndef LLMC_NVML_H
 #define LLMC_NVML_H
 
@@ -20,11 +20,11 @@ struct nvml_reading {
     bool slowed_first;  /* this is the first reading with `slowed` */
 };
 
-/* The GPU with this UUID (device.h). NULL, without a word, if the library, the GPU or a function
- * that finds it is missing. */
+/* Opens the GPU with this UUID (device.h). NULL without a message if the library, the GPU or a function to
+ * find it is missing. */
 struct nvml *nvml_open(const char *uuid);
-/* Reads what there is; false if nothing is known, or if the last reading was less than `interval` seconds
- * ago. `nvml` may be NULL. */
+/* Reads what is available. False if nothing is, or if the last reading is less than `interval` seconds old.
+ * `nvml` may be NULL. */
 bool nvml_read(struct nvml *nvml, double interval, struct nvml_reading *reading);
 void nvml_close(struct nvml *nvml);
 

@@ -1,8 +1,8 @@
 /* loss.svg: training and validation loss over the steps, and the floor.
  *
  * A run may have a million steps, the picture has 761 columns of pixels. Each column shows the mean of its
- * steps as a line, and their least and greatest value as a pale band: noise is smoothed, no spike is lost. The
- * y axis ends where the bulk of the losses does; what exceeds it is drawn at the edge. */
+ * steps as a line, and their least and greatest value as a pale band: noise is smoothed, no spike is lost.
+ * The y axis ends where the bulk of the losses does; what exceeds it is drawn at the edge. */
 #include "llmc/report/plot.h"
 
 #include <math.h>
@@ -127,7 +127,8 @@ static void draw_ticks(FILE *f, const struct axis *a, bool is_y) {
     }
 }
 
-/* The means as a line, interrupted where a column has nothing but bad losses; with `dots`, a dot for each. */
+/* The means as a line, interrupted where a column has nothing but bad losses; with `dots`, a dot for
+ * each. */
 static void draw_means(FILE *f, const struct plot *p, int curve, bool dots) {
     bool down = false;
     fprintf(f, "<path stroke-linecap=\"round\" stroke=\"%s\" stroke-width=\"%g\" d=\"", colours[curve],
@@ -140,7 +141,8 @@ static void draw_means(FILE *f, const struct plot *p, int curve, bool dots) {
     fputs("\"/>\n", f);
 }
 
-/* The last values, right of the curves and at least a line apart. The floor is usually the lowest of them. */
+/* The last values, right of the curves and at least a line apart. The floor is usually the lowest of
+ * them. */
 static void draw_end_labels(FILE *f, const struct plot *p) {
     int low = p->last[TRAIN] < p->last[VALIDATION] ? TRAIN : VALIDATION, order[] = {FLOOR, low, !low};
     double at = BOTTOM + 20;

@@ -1,9 +1,6 @@
-/* The page of `train_gpt profile`: a stacked bar of the step, a roofline picture, the table.
- *
- * Colours belong to families of operations and shades to their members, so that pages can be compared. The
- * pictures are SVG with coordinates in pixels of a page 1000 wide.
- *
- * Order: text and colours, the bar, the roofline, the table, the page. */
+/* The page of `train_gpt profile`: the step as a stacked bar, a roofline picture, and the table. Each
+ * family of operations has a colour and its members shades of it, so that pages can be compared. The
+ * pictures are SVG, with coordinates in pixels of a page 1000 wide. */
 #include "llmc/report/profile_page.h"
 
 #include <inttypes.h>
@@ -61,7 +58,7 @@ static bool is_matmul(const struct profile_row *r) {
     return r->op == OP_matmul_forward || r->op == OP_matmul_backward;
 }
 
-/* For pictures: "bwd 768→3072" for a matmul, the name of any other operation. */
+/* The label in a picture: "bwd 768→3072" for a matmul, the name of any other operation. */
 static void short_name(char out[64], const struct profile_row *r) {
     if (is_matmul(r))
         snprintf(out, 64, "%s %" PRId64 "\u2192%" PRId64, r->op == OP_matmul_forward ? "fwd" : "bwd",
@@ -81,8 +78,8 @@ static double text_width(const char *text, double size) {
 
 enum { PAGE = 1000, BAR_HEIGHT = 44, LABEL_SIZE = 12 };
 
-/* The rows from wide to narrow as one bar that stands for `total` seconds; of each the part that the roofline
- * explains in full colour, the gap pale. Labels hang below where there is room for them. */
+/* Draws the rows, widest first, as one bar for `total` seconds. The part of each row that the roofline
+ * explains has its full colour, the gap is pale. Labels are below, where there is room. */
 static void write_bar(struct writer *w, const struct profile *p, bool matmuls, double total) {
     int order[PROFILE_ROWS], line[PROFILE_ROWS], count = 0;
     for (int i = 0; i < p->count; i++) {
@@ -166,7 +163,7 @@ static bool has_dot(const struct profile_row *r) {
     return r->flops > 0.0 && r->bytes > 0.0 && r->seconds > 0.0;
 }
 
-/* Whole half-decades around what is to be seen, at most six decades of FLOP/s. */
+/* Half-decades around the points, at most six decades of FLOP/s. */
 static void choose_range(struct roofline *r) {
     const struct profile *p = r->p;
     double ridge = log10(p->matmul_rate / p->copy_rate);
@@ -239,7 +236,8 @@ static bool is_free(const struct roofline *r, const struct box *b) {
     return true;
 }
 
-/* Beside its dot, or further away with a line to it: the first place where it covers nothing. */
+/* Places the label beside its dot, or further away with a line to it: at the first place where it covers
+ * nothing. */
 static void write_label(struct roofline *r, const struct profile_row *row, double x, double y,
                         double radius) {
     char name[64];

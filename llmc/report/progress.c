@@ -1,4 +1,6 @@
-/* The progress line. Order: numbers, columns, fitting, the bar. */
+/* Formats the progress line. Each number has a fixed width, so that columns keep their places from line to
+ * line. A narrow terminal drops columns in the order of their importance; the bar takes the space that is
+ * left. */
 #include "llmc/report/progress.h"
 
 #include <ctype.h>
@@ -30,7 +32,7 @@ const char *progress_duration(double seconds) {
     return temp_printf("%" PRId64 "d%02" PRId64 "h", s / 86400, s / 3600 % 24);
 }
 
-/* Seven characters for anything, with four decimals where they fit. */
+/* Any number in seven characters, with four decimals where they fit. */
 static const char *number(double v) {
     if (isnan(v)) return "    nan";
     double a = fabs(v);
@@ -44,7 +46,7 @@ static const char *number(double v) {
 
 enum { BAR, STEP, EPOCH, LOSS, VALIDATION, FLOOR, RATE, NORM, SKIPPED, TOKENS, FLOPS, ETA, COLUMNS };
 
-/* What a narrow terminal keeps, the most important first. The bar takes what is left. */
+/* The columns, most important first: a narrow terminal drops from the end. */
 static const int by_importance[] = {STEP,  LOSS, ETA,  VALIDATION, TOKENS, SKIPPED,
                                     FLOPS, RATE, NORM, EPOCH,      FLOOR};
 
@@ -88,7 +90,8 @@ int progress_line(char out[PROGRESS_MAX], const struct progress *p, int columns)
     for (size_t i = 0; i < ARRAY_LENGTH(by_importance); i++) {
         int c = by_importance[i], width = (int)strlen(text[c]);
         if (!width) continue;
-        /* Not "skip it and try the next": columns would come and go as their neighbours change. */
+        /* Does not try smaller columns after one that did not fit: columns would come and go as their
+         * neighbours change. */
         if (used + GAP + width > room) break;
         used += GAP + width;
         shown[c] = true;

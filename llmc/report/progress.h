@@ -1,5 +1,5 @@
-/* The line that says how training goes, for a terminal of any width or for a file. Pure text: logger.c prints
- * it. */
+/* The progress line of a training run, for a terminal of any width or for a file. Only text: logger.c
+ * prints it. */
 #ifndef LLMC_PROGRESS_H
 #define LLMC_PROGRESS_H
 
@@ -19,9 +19,9 @@ struct progress {
     double eta;        /* seconds; NAN: not known */
 };
 
-/* Writes the line, without a newline, and returns its length. At most columns-1 characters with a bar: what
- * does not fit goes, the least important first. columns 0: all of it, without a bar. Columns keep their
- * places from line to line. */
+/* Writes the line, without a newline, and returns its length. With a bar it has at most columns-1
+ * characters, and what does not fit is dropped, the least important first. columns 0: everything, without a
+ * bar. Columns keep their places from line to line. */
 #define PROGRESS_MAX 512
 int progress_line(char out[PROGRESS_MAX], const struct progress *p, int columns);
 

@@ -1,9 +1,10 @@
-/* Stories from a grammar (written down in stories_grammar.c, explained in stories_impl.h): writing them,
- * their exact probability, the entropy of the whole. Order: reading a line, tables, writing, random choices,
- * probability, entropy.
+/* Stories from a grammar: their text, the exact probability of a text, and the entropy of all stories.
+ * stories_grammar.c holds the grammar, stories_grammar.h explains its notation.
  *
- * Lines are interpreted as they stand: nothing is compiled first, so there is no state to set up. */
-#include "llmc/stories/stories_impl.h"
+ * The probability of a text is computed by following all derivations at once, from left to right, and
+ * adding up those that reach the same state. The entropy is one pass over the beats from the last to the
+ * first. Lines are interpreted as they stand, without a compiled form, so there is nothing to set up. */
+#include "llmc/stories/stories_grammar.h"
 
 #include "llmc/base/rng.h"
 
@@ -30,7 +31,7 @@ static const struct story_table *register_table(const struct story_grammar *g, i
     return &g->tables[g->register_table[reg] - 1];
 }
 
-/* p is at ".him" or ".Him", or at something else, which means the first column. Returns what follows. */
+/* p is at ".him" or ".Him"; anything else means the first column. Returns the end. */
 static const char *read_column(struct story_item *item, const char *p) {
     item->column = 0;
     if (*p != '.') return p;
@@ -49,7 +50,7 @@ static const char *read_column(struct story_item *item, const char *p) {
     die("story grammar: no column '%.*s' among '%s'", (int)size, p, item->table->columns);
 }
 
-/* p is at the name of a phrase or of a list. Returns what follows. */
+/* p is at the name of a phrase or of a list. Returns the end. */
 static const char *read_name(struct story_item *item, const struct story_grammar *g, const char *p) {
     size_t size = word_size(p);
     for (int i = 0; i < g->list_count; i++)
@@ -162,7 +163,7 @@ static bool excluded(const struct story_item *item, const struct state *s, int r
     return false;
 }
 
-/* Rows that a choice has. The entropy counts on each exclusion taking one row away. */
+/* The number of rows that a choice has. The entropy relies on each exclusion removing one row. */
 static int choice_count(const struct story_item *item, const struct state *s) {
     int count = item->count, reg;
     for (const char *e = item->exclude; story_excludes_next(&e, &reg); count--) {
@@ -291,8 +292,8 @@ struct random_source {
     struct rng4 block;
 };
 
-/* Scaling 32 random bits favours some results by at most total / 2^32, which is far below what any test or
- * model could notice. */
+/* Scaling 32 random bits favours some results by at most total / 2^32, which no test or model could
+ * notice. */
 static uint32_t random_below(struct story_source *source, uint32_t total) {
     struct random_source *r = (struct random_source *)source;
     uint32_t k = r->drawn++;
@@ -309,7 +310,7 @@ char *story_make(uint64_t seed, uint64_t index) { return story_make_traced(seed,
 
 /* --- probability --- */
 
-/* A way to read the text up to `at`, with the probability of all derivations that lead to the same state. */
+/* A state after reading the text up to `at`, with the probability of all derivations that lead to it. */
 struct reading {
     const char *at;
     double probability;
@@ -320,7 +321,7 @@ struct parser {
     const char *end;
     struct reading *readings;
     int count, capacity;
-    double probability; /* of readings that reached the end of the text and of the story */
+    double probability; /* of readings that reached the end of both text and story */
 };
 /* Where to go on after a phrase. */
 struct rest {
@@ -348,7 +349,7 @@ static void add_reading(struct parser *p, const struct reading *r) {
     p->readings[p->count++] = next;
 }
 
-/* Follows every derivation of the line that spells the text; each that gets through is a new reading. */
+/* Follows every derivation of the line that spells the text; each success is a new reading. */
 static void read_line(struct parser *p, const char *line, const struct rest *outer, struct reading r) {
     for (;;) {
         struct story_item item = story_item_next(p->g, &line);
@@ -420,7 +421,8 @@ double story_grammar_log_probability(const struct story_grammar *g, const char *
     struct parser p = {.g = g, .end = text + size};
     struct reading r = {.at = text, .probability = 1, .state = start_state()};
     read_beat(&p, r.state.beat, &r);
-    /* Readings are taken up from the left, so that all that lead to one state have been added up by then. */
+    /* Readings are continued from the left, so that all that lead to one state have been added up by
+     * then. */
     while (p.count > 0) {
         int left = 0;
         for (int i = 1; i < p.count; i++)
@@ -439,9 +441,9 @@ double story_log_probability(const char *text, int64_t size) {
 
 /* --- entropy --- */
 
-/* Every choice has the same entropy whatever the registers hold (exclusions take away exactly one row each),
- * so entropies add up along the way. This is the entropy of the derivations; it is that of the texts because
- * no text has two (the test looks for one). */
+/* Every choice has the same entropy whatever the registers hold, since an exclusion removes exactly one
+ * row; so entropies add up. This is the entropy of the derivations. It equals that of the texts because no
+ * text has two derivations, which a test checks. */
 static double line_entropy(const struct story_grammar *g, const char *line);
 
 static double choice_entropy(const struct story_grammar *g, const struct story_choice *choice,
@@ -471,7 +473,7 @@ static double line_entropy(const struct story_grammar *g, const char *line) {
 }
 
 double story_grammar_entropy(const struct story_grammar *g) {
-    /* A beat is followed only by later ones, so one pass from the last to the first is enough. */
+    /* Only later beats follow a beat, so one pass from the last to the first is enough. */
     double *after = xcalloc((size_t)g->beat_count, sizeof *after);
     for (int beat = g->beat_count - 1; beat >= 0; beat--) {
         for (int i = 0; i < g->beats[beat].count; i++) {

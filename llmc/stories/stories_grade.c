@@ -1,11 +1,10 @@
-/* Grading: what a reader who knows the grammar says about an arbitrary text. Order: sentences, matching one
- * against a line, candidates, reading on.
+/* Grades an arbitrary text as a reader who knows the grammar would.
  *
- * The reader does not know which row a register holds but which rows it may hold: a set, as a bit mask. It
- * keeps two. `here` collects what the sentence alone says: if it becomes empty ("Anna lost his hat"), the
- * grammar cannot produce the sentence anywhere. `story` is what the story so far says: a reference that does
- * not agree with it is a wrong one, and one to a register of which nothing is known is not counted. */
-#include "llmc/stories/stories_impl.h"
+ * The reader does not know which row a register holds, only which rows it may hold: a set, as a bit mask.
+ * It keeps two sets. `here` holds what the sentence alone says: if it becomes empty ("Anna lost his hat"),
+ * the grammar cannot produce the sentence anywhere. `story` holds what the story so far says: a reference
+ * that contradicts it is wrong, and one to a register of which nothing is known is not counted. */
+#include "llmc/stories/stories_grammar.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +20,7 @@ struct views {
     struct view *v;
     int count, capacity;
 };
-/* More than a handful comes up only if the text makes no sense for long; the first ones will do then. */
+/* More than a few views arise only if the text makes no sense for long; the first ones then suffice. */
 #define MAX_VIEWS 64
 
 static bool same_view(const struct view *a, const struct view *b) {
@@ -47,8 +46,8 @@ static bool at_marker(const char *p, const char *end) {
 
 static bool is_space(char c) { return c == ' ' || c == '\n' || c == '\t' || c == '\r'; }
 
-/* A sentence ends with . ! or ? before white space, the marker or the end. Returns its end, or, with
- * *complete false, where text that is none breaks off: at the marker or the end. */
+/* A sentence ends with . ! or ? before white space, the marker or the end of the text. Returns its end.
+ * *complete is false if the text breaks off, at the marker or at its end. */
 static const char *sentence_end(const char *p, const char *end, bool *complete) {
     *complete = false;
     for (; p < end; p++) {
@@ -109,7 +108,7 @@ static bool refer(struct match *m, int reg, uint32_t rows) {
     return true;
 }
 
-/* {n-m}: right if the difference is this row's number, as far as both are known. */
+/* {n-m}: right if the difference is the number of this row, as far as both are known. */
 static bool refer_difference(struct match *m, const struct story_item *item, int row) {
     const uint32_t *here = m->here, *story = m->view.story;
     int a = item->reg, b = item->other;
@@ -122,7 +121,7 @@ static bool refer_difference(struct match *m, const struct story_item *item, int
     return true;
 }
 
-/* An entry that the grammar excludes here refers back where something new should come. */
+/* An entry that the grammar excludes here repeats something where the story needs something new. */
 static bool choose(struct match *m, const struct story_item *item, int row) {
     int reg;
     for (const char *e = item->exclude; story_excludes_next(&e, &reg);) {
@@ -138,7 +137,7 @@ static bool choose(struct match *m, const struct story_item *item, int row) {
 
 static void match_line(struct matcher *m, const char *line, const struct rest *outer, struct match now);
 
-/* All rows that the text at this point can mean; different spellings go on separately. */
+/* Finds all rows that the text can mean here; different spellings continue separately. */
 static void match_cells(struct matcher *m, const struct story_item *item, const char *line,
                         const struct rest *outer, const struct match *now) {
     bool chosen = item->kind == ITEM_CHOOSE;
@@ -197,7 +196,7 @@ static void match_line(struct matcher *m, const char *line, const struct rest *o
 
 /* --- candidates --- */
 
-/* Matches the sentence against the lines of a beat, and of the beats that may be reached without a text. */
+/* Matches the sentence against the lines of a beat, and of the beats that can be reached without text. */
 static void match_beat(struct matcher *m, int beat, const struct view *view, const char *sentence) {
     if (beat == STORY_END) return;
     const struct story_choice *choice = &m->g->beats[beat];
@@ -226,7 +225,7 @@ static void forget_line(const struct story_grammar *g, const char *line, struct 
     }
 }
 
-/* After an unreadable sentence the story may be behind any line of the beat, or still before them. */
+/* After an unreadable sentence the story may be past any line of the beat, or still before them. */
 static void skip_beat(struct views *after, const struct story_grammar *g, int beat, const struct view *view) {
     if (beat == STORY_END) return;
     for (int i = 0; i < g->beats[beat].count; i++) {
@@ -251,7 +250,7 @@ static void first_view(struct views *s) {
     add_view(s, &v);
 }
 
-/* Judges one sentence and replaces *now by the views after it; *after is room for them. */
+/* Judges one sentence and replaces *now by the views after it. *after is memory for them. */
 static void read_sentence(struct story_grade *grade, const struct story_grammar *g, struct views *now,
                           struct views *after, const char *p, const char *end) {
     struct matcher m = {.g = g, .end = end, .best = after};

@@ -1,20 +1,21 @@
-/* The grammar of the stories: all words and sentences of the default corpus. How to read it: stories_impl.h.
- * Order: tables and lists, registers, phrases, beats (openings, one group for each plot, endings).
+/* The grammar of the stories: all words and sentences of the default corpus. stories_grammar.h explains the
+ * notation.
  *
- * Rules that keep it sound: a beat is followed only by later ones; nothing with a vowel follows "a"; two
- * derivations never give the same text (the test looks for them).
+ * It must satisfy three rules: only later beats follow a beat; nothing that begins with a vowel follows
+ * "a"; two derivations never give the same text (a test checks this).
  *
- * What keeps it learnable: a model learns to recall a word the sooner the fewer words of its class there are,
- * and the seldomer the same class stands for something new in the same place. So lists that are recalled are
- * short, and those of relatives and of places are divided into recalled words and others. */
-#include "llmc/stories/stories_impl.h"
+ * A model learns to recall a word sooner if its class has few words and if the same class rarely introduces
+ * something new in the same place. So lists that are recalled are short, and those of relatives and places
+ * are divided into recalled words and others. */
+#include "llmc/stories/stories_grammar.h"
 
 // clang-format off
 
 /* --- tables and lists --- */
 
 enum table {
-    PERSON, RELATIVE, HELPER, THING, COLOUR, PLACE, SPOT, HIDEOUT, GOAL, CONTAINER, NUMBER, TREAT, FOOD, ANIMAL, NEED, PET,
+    PERSON, RELATIVE, HELPER, THING, COLOUR, PLACE, SPOT, HIDEOUT, GOAL, CONTAINER, NUMBER, TREAT, FOOD, ANIMAL, NEED,
+    PET,
     TABLES
 };
 

@@ -1,7 +1,8 @@
-/* Merging one word: again and again the adjacent pair with the lowest rank, of equal ones the leftmost, until
- * no pair of neighbours is in the list of merges. Order: small words, queues for large words, large words.
+/* Merges the bytes of one word into tokens: the adjacent pair with the lowest rank becomes one token, of
+ * equal ranks the leftmost, until no two neighbours are in the list of merges.
  *
- * Large words (a line of base64, 100 MB of "a") take O(n log n): see bpe_merge_large. */
+ * A small word is scanned for the best pair after each merge, in O(n^2). A large one (a line of base64, 100
+ * MB of "a") keeps its pairs in queues and takes O(n log n): see bpe_merge_large. */
 #include "llmc/text/bpe_merge.h"
 
 #include <stdlib.h>
@@ -33,10 +34,10 @@ int bpe_merge_small(const struct tokenizer *t, const uint8_t *word, int size, ui
     return n;
 }
 
-/* --- Queues: pairs waiting to be merged, taken out by (rank, position) --- */
+/* --- queues: pairs waiting to be merged, taken out by (rank, position) --- */
 
-/* Positions with one rank. Those that arrive in order are simply appended; a sweep over the word at one rank
- * makes nearly all of its new pairs in order, and for them the queue costs O(1). */
+/* Positions of one rank. Those that arrive in ascending order are appended; a sweep over the word at one
+ * rank makes nearly all of its new pairs in that order, and for them the queue costs O(1). */
 struct fifo {
     uint32_t rank, head, count, capacity;
     uint32_t *position;
@@ -49,7 +50,7 @@ struct merge_scratch {
     uint32_t *cell;
     int64_t cell_capacity;
     int rank_capacity;
-    uint32_t *fifo_of_rank; /* (rank_capacity) index + 1; 0, as always between words: none */
+    uint32_t *fifo_of_rank; /* (rank_capacity) index + 1; 0: none, as for every rank between words */
     struct fifo *fifo;
     uint32_t fifo_count, fifo_capacity;
     struct heap ranks; /* rank << 32 | fifo: the non-empty fifos */
@@ -128,7 +129,7 @@ static void prepare_scratch(const struct tokenizer *t, struct merge_scratch *s, 
     }
 }
 
-/* Ready for the next word; memory of unusual size is given back. */
+/* Empties the queues for the next word and frees memory of unusual size. */
 static void reset_scratch(struct merge_scratch *s) {
     enum { KEEP = 1 << 16 };
     for (uint32_t i = 0; i < s->fifo_count; i++) {
@@ -147,15 +148,15 @@ static void reset_scratch(struct merge_scratch *s) {
     }
 }
 
-/* --- Large words --- */
+/* --- large words --- */
 
 #define END_CELL 0x80000000u /* last byte of a token of several bytes: END_CELL | id */
 #define INNER    UINT32_MAX  /* neither first nor last byte of a token */
 
-/* The word is an array with one cell per byte. A token's first cell holds its id, its last cell too (marked),
- * so that both neighbours are found from the lengths of the tokens without links. Queue entries are not
- * removed when a merge makes them stale; they are recognised when taken out, because the pair at their
- * position is another one. */
+/* The word is an array with one cell per byte. The first and the last cell of a token hold its id, the last
+ * one marked, so that a neighbour is found from the length of a token, without links. A merge leaves stale
+ * entries in the queues: an entry is valid only if its pair still stands at its position when it is taken
+ * out. */
 struct large_word {
     const struct tokenizer *t;
     struct merge_scratch *s;
@@ -163,7 +164,8 @@ struct large_word {
     int64_t size;
 };
 
-/* One entry of the list of merges, and the last neighbours looked up for it: in runs they are the same. */
+/* One entry of the list of merges. It caches the last neighbours and their merges, because in runs they
+ * repeat. */
 struct rule {
     uint32_t rank, left, right, merged;
     int64_t left_bytes, right_bytes;
@@ -187,8 +189,8 @@ static inline bool stands_at(const struct large_word *w, const struct rule *r, i
     return w->cell[at] == r->left && at + r->left_bytes < w->size && w->cell[at + r->left_bytes] == r->right;
 }
 
-/* Merges the pair at `at`, where it stands. `next_at` is the position that is merged next by the same rule
- * unless something of a lower rank comes up, or -1. */
+/* Merges the pair at `at`, which must stand there. `next_at` is the position that this rule merges next
+ * unless a lower rank comes up, or -1. */
 static inline void apply_rule(struct large_word *w, struct rule *r, int64_t at, int64_t next_at) {
     uint32_t *cell = w->cell;
     int64_t middle = at + r->left_bytes, end = middle + r->right_bytes;
@@ -216,13 +218,14 @@ static inline void apply_rule(struct large_word *w, struct rule *r, int64_t at, 
             r->after_slot = find_merge(w->t, r->merged, after);
         }
         const struct merge_slot *m = r->after_slot;
-        /* Not worth queueing if `after` is about to become part of the next token. */
+        /* Not queued if `after` is about to become part of the next token. */
         if (m && (lower || m->rank < r->rank || next_at != end || !stands_at(w, r, end)))
             queue_push(w->s, m->rank, (uint32_t)at);
     }
 }
 
-/* Merges the positions of the lowest rank in order, until they end or something else comes first. */
+/* Merges at the positions of the lowest rank in ascending order, until they end or another entry comes
+ * first. */
 static void sweep(struct large_word *w) {
     struct merge_scratch *s = w->s;
     const uint32_t index = (uint32_t)s->ranks.key[0];

@@ -1,11 +1,9 @@
-/* Training byte-level BPE: counting the distinct words of a text in parallel, then merging the most frequent
+/* Trains byte-level BPE: counts the distinct words of a text in parallel, then merges the most frequent
  * pair of neighbours again and again.
  *
- * Order: counting, pair counts, candidates, one merge, all merges, the public functions.
- *
- * The rules, down to ties and repeated tokens, are those of Hugging Face's BpeTrainer with min_frequency 2,
- * so that the merges are equal. What differs is the work: a merge visits only the places where its pair
- * stands, not the whole words, so one word of 100 MB costs no more than the same bytes in short ones. */
+ * The merges equal those of Hugging Face's BpeTrainer with min_frequency 2, down to ties and repeated
+ * tokens. The work differs: a merge visits only the places where its pair stands, not the words that hold
+ * it, so one word of 100 MB costs no more than the same bytes in short words. */
 #include "llmc/text/bpe_train.h"
 
 #include <omp.h>
@@ -16,12 +14,12 @@
 #include "llmc/text/bpe_words.h"
 #include "llmc/text/tokenizer_tables.h"
 
-/* --- Counting --- */
+/* --- counting --- */
 
 enum {
     SHARDS = 64,
-    LOCAL_WORDS = 1 << 16,  /* each thread counts this many words by itself before it adds them */
-    LOCAL_BYTES = 8 << 20,  /* or this many bytes of them */
+    LOCAL_WORDS = 1 << 16,  /* a thread counts this many words alone before it adds them to the shards */
+    LOCAL_BYTES = 8 << 20,  /* or this many bytes */
     PIECE = 1 << 20,        /* bytes of text a thread takes at a time */
     LONGEST_WORD = 1 << 30, /* as in encoding */
     MIN_COUNT = 2           /* a pair that occurs less often is not merged */
@@ -98,7 +96,7 @@ static void count_piece(struct counter *c, const struct cursor *cursor, const st
     }
 }
 
-/* --- Pair counts --- */
+/* --- pair counts --- */
 
 struct pair_count {
     uint64_t pair; /* left << 32 | right; UINT64_MAX when empty */
@@ -117,8 +115,8 @@ static struct pair_count *find_pair(const struct pair_table *t, uint64_t pair) {
     }
 }
 
-/* Room for `more` further pairs. Pairs with a count of zero are dropped, which is what they would have if
- * they came back. */
+/* Makes room for `more` further pairs. Pairs whose count fell to zero are dropped; should one return, it
+ * starts from zero again. */
 static void reserve_pairs(struct pair_table *t, int64_t more) {
     if (t->mask && t->used + more <= (int64_t)(t->mask / 4 * 3)) return;
     int64_t live = 0;
@@ -153,7 +151,7 @@ static int64_t count_of_pair(const struct pair_table *t, uint64_t pair) {
 
 static uint64_t make_pair(uint32_t left, uint32_t right) { return (uint64_t)left << 32 | right; }
 
-/* --- Candidates: a heap of pairs with the places where they stood when they came up --- */
+/* --- candidates: a heap of pairs with the places where they stood when they came up --- */
 
 struct candidate {
     int64_t count; /* may be out of date, then too large */
@@ -192,7 +190,7 @@ static void push_candidate(struct candidates *h, struct candidate c) {
     h->c[i] = c;
 }
 
-/* The pair to merge next, owned by the caller; false when none occurs MIN_COUNT times. */
+/* The pair to merge next, which the caller then owns; false if none occurs MIN_COUNT times. */
 static bool pop_candidate(struct candidates *h, const struct pair_table *pairs, struct candidate *best) {
     while (h->count > 0) {
         struct candidate *top = &h->c[0];
@@ -212,20 +210,20 @@ static bool pop_candidate(struct candidates *h, const struct pair_table *pairs, 
     return false;
 }
 
-/* --- One merge --- */
+/* --- one merge --- */
 
 #define END_CELL 0x80000000u /* last byte of a token of several bytes: END_CELL | id */
 #define INNER    UINT32_MAX  /* neither first nor last byte of a token */
 
-/* One byte of a distinct word. A token's first cell holds its id, its last cell too (marked), so that both
- * neighbours are found from the lengths of the tokens. */
+/* One byte of a distinct word. The first and the last cell of a token hold its id, the last one marked, so
+ * that both neighbours are found from the lengths of the tokens. */
 struct cell {
-    uint32_t token, word; /* word: index into word_count; different in the neighbour: there is no neighbour */
+    uint32_t token, word; /* word: index into word_count; cells of different words are no neighbours */
 };
 struct place {
     uint32_t id, at;
 };
-/* What happened at one side of the new token, by the id of the neighbour. */
+/* Pairs that a merge made or broke on one side of the new token, by the id of the neighbour. */
 struct side {
     struct neighbour {
         int64_t sum; /* occurrences in the text */
@@ -259,7 +257,7 @@ static void side_reserve(struct side *s, int64_t n) {
     s->touched = (uint32_t *)xrealloc(s->touched, (size_t)s->capacity * sizeof *s->touched);
 }
 
-/* Replaces the pair by `merged` wherever it still stands, and notes the neighbours. */
+/* Replaces the pair by `merged` wherever it still stands, and records the neighbours. */
 static void replace_pair(struct merging *m, const struct candidate *c, uint32_t merged) {
     const uint32_t l = (uint32_t)(c->pair >> 32), r = (uint32_t)c->pair;
     const uint32_t l_bytes = m->token_bytes[l], r_bytes = m->token_bytes[r];
@@ -327,7 +325,7 @@ static void merge(struct merging *m, const struct candidate *c, uint32_t merged)
     push_new_pairs(m, &m->right, merged, false);
 }
 
-/* --- All merges --- */
+/* --- all merges --- */
 
 /* The tokens made so far. */
 struct vocabulary {
@@ -341,7 +339,7 @@ struct vocabulary {
     uint32_t *merge_id;
 };
 
-/* The id of left + right: a new one, unless another pair has made the same bytes before. */
+/* The id of left + right: a new one, unless another pair has made the same bytes already. */
 static uint32_t add_token(struct vocabulary *v, uint64_t pair) {
     uint32_t l = (uint32_t)(pair >> 32), r = (uint32_t)pair;
     int64_t l_size = v->start[l + 1] - v->start[l], r_size = v->start[r + 1] - v->start[r];
@@ -481,7 +479,7 @@ static void merge_all(struct merging *m, struct vocabulary *v, int max_tokens) {
     }
 }
 
-/* A pair that was merged twice, possible when two pairs made the same token, counts where it came last. */
+/* A pair can be merged twice if two pairs made the same token; the last place counts. */
 static void drop_repeated_merges(struct vocabulary *v) {
     struct pair_table last = {0};
     reserve_pairs(&last, v->merge_count);
@@ -520,7 +518,7 @@ static struct tokenizer *make_tokenizer(const struct vocabulary *v, struct error
     return NULL;
 }
 
-/* --- The public functions --- */
+/* --- the public functions --- */
 
 struct bpe_trainer *bpe_trainer_new(void) {
     struct bpe_trainer *b = (struct bpe_trainer *)xcalloc(1, sizeof *b);

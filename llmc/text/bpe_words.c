@@ -1,5 +1,6 @@
-/* The table of words that bpe_train.c counts with: open addressing over one growing pool of records. A slot
- * is 8 bytes and a record 12 more than the word, since memory is what limits training on large texts. */
+/* Counts distinct words in a hash table with open addressing over one growing pool of records. Memory
+ * limits how much text a tokenizer can be trained on, so a slot takes 8 bytes and a record 12 more than its
+ * word. */
 #include "llmc/text/bpe_words.h"
 
 #include <stdlib.h>

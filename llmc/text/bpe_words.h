@@ -1,4 +1,4 @@
-/* A table of distinct byte strings with a count each, for counting the words of a text. */
+/* A hash table from byte strings to counts, for counting the words of a text. */
 #ifndef LLMC_BPE_WORDS_H
 #define LLMC_BPE_WORDS_H
 
@@ -29,7 +29,7 @@ struct word_table {
 
 /* Adds `count` occurrences of a word; `hash` is any function of its bytes. */
 void word_table_add(struct word_table *t, const uint8_t *word, uint32_t size, uint32_t hash, int64_t count);
-/* The words in the order of arrival. Start from NULL; NULL at the end. */
+/* Iterates over the words in order of insertion. Start from NULL; NULL at the end. */
 const struct word *word_table_next(const struct word_table *t, const struct word *w);
 /* Back to {0}. */
 void word_table_free(struct word_table *t);

@@ -1,13 +1,14 @@
-/* Canonical composition (NFC). utf8proc knows what characters decompose and compose to. This file decides where to ask
- * it: nearly all text is in normal form already, and utf8proc's own walk over it would be slower than encoding.
+/* Canonical composition (NFC). utf8proc knows what characters decompose and compose to. This file decides
+ * where to ask it: nearly all text is in normal form already, and utf8proc's own walk over it would be
+ * slower than encoding.
  *
- * A "wary" character is one that may change, move, or join what stands before it. A stretch of text is rewritten where
- * one occurs: from the last character before it that is not wary up to the next one that is not. Characters outside
- * cannot take part.
+ * A "wary" character is one that may change, move, or join what precedes it. A stretch of text around each
+ * is rewritten: from the last character before it that is not wary to the next one that is not. Characters
+ * outside cannot take part.
  *
- * Token ids must be those of Hugging Face's normalizer, which has Unicode 9. For the characters of Unicode 9 any later
- * version gives the same result, by Unicode's stability policy; characters that were assigned later are never wary. So
- * the ids do not depend on the version of utf8proc. */
+ * Token ids must be those of Hugging Face's normalizer, which has Unicode 9. By Unicode's stability policy
+ * every later version gives the same result for the characters of Unicode 9. Characters that were assigned
+ * later are never wary, so ids do not depend on the version of utf8proc. */
 #include "llmc/text/normalize.h"
 
 #include <pthread.h>
@@ -41,7 +42,7 @@ static uint8_t combining_class(int32_t code) {
     return is_wary((uint32_t)code) ? (uint8_t)utf8proc_get_property(code)->combining_class : 0;
 }
 
-/* Ranges with every character from Unicode 10 to 18 that would be wary, and none that is in Unicode 9. */
+/* Ranges that hold every character of Unicode 10 to 18 that would be wary, and none of Unicode 9. */
 static const int32_t later[][2] = {
     {0x5c8, 0x5c9},     {0x7fd, 0x7fd},     {0x897, 0x8d3},     {0x9fe, 0x9fe},     {0xc3c, 0xc3c},
     {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},   {0x1abf, 0x1af0},   {0x1df6, 0x1dfa},
@@ -49,8 +50,8 @@ static const int32_t later[][2] = {
     {0x1145e, 0x1145e}, {0x11839, 0x11a99}, {0x11d42, 0x1612f}, {0x16d67, 0x16ff1}, {0x1d127, 0x1d128},
     {0x1d250, 0x1d281}, {0x1e08f, 0x1e6f5}};
 
-/* utf8proc does not say which characters may join the one before them. They are the last parts of all characters that
- * a decomposition composes to again. */
+/* utf8proc does not tell which characters may join the one before them. They are the last parts of the
+ * characters that equal the composition of their own decomposition. */
 static void find_wary(void) {
     for (int32_t c = 0; c < CODE_POINTS; c++) {
         int32_t parts[32];
@@ -84,8 +85,8 @@ static void append(struct stretch *s, uint32_t code) {
     s->count += decompose(code, s->code + s->count, s->capacity - s->count);
 }
 
-/* Stable, by combining class. Linear, because a hostile text has millions of marks in a row: utf8proc, which exchanges
- * neighbours, would take hours. */
+/* A stable sort by combining class. It takes linear time, because a hostile text may have millions of marks
+ * in a row: utf8proc swaps neighbours and would take hours. */
 static void sort_marks(struct stretch *s, int64_t first, int64_t last) {
     int64_t start[257] = {0};
     for (int64_t i = first; i < last; i++) start[combining_class(s->code[i]) + 1]++;
@@ -94,7 +95,7 @@ static void sort_marks(struct stretch *s, int64_t first, int64_t last) {
     memcpy(s->code + first, s->sorted, (size_t)(last - first) * sizeof *s->code);
 }
 
-/* Marks between two characters of class 0 stand in the order of their classes. */
+/* Sorts the marks between two characters of class 0 by their classes. */
 static void order_marks(struct stretch *s) {
     int64_t first = 0;
     uint8_t before = 0;
@@ -123,7 +124,7 @@ static const uint8_t *ascii_end(const uint8_t *p, const uint8_t *end) {
     return p;
 }
 
-/* The end of the stretch at p: past its first character, up to one that is not wary. */
+/* The end of the stretch that contains p: the next character that is not wary. */
 static const uint8_t *stretch_end(const uint8_t *p, const uint8_t *end) {
     uint32_t code;
     for (int n; p < end && (n = utf8_decode(p, end, &code)) && is_wary(code);) p += n;

@@ -1,4 +1,4 @@
-/* Unicode normalization, which Qwen's tokenizers ask for. */
+/* Unicode normalization, which the tokenizers of Qwen need. */
 #ifndef LLMC_NORMALIZE_H
 #define LLMC_NORMALIZE_H
 
@@ -8,9 +8,10 @@
 extern "C" {
 #endif
 
-/* Normalization Form C (Unicode Standard Annex 15) of text..text+size, as Hugging Face's normalizer computes it: memory
- * that the caller frees, and its size; NULL when it is the text itself. Bytes that are not valid UTF-8 stay as they
- * are, and nothing composes across them. Takes linear time whatever the text. */
+/* Normalization Form C (Unicode Standard Annex 15) of text..text+size, as Hugging Face's normalizer
+ * computes it. Returns memory that the caller frees, and its size; NULL if the text is in this form
+ * already. Bytes that are not valid UTF-8 stay as they are, and nothing composes across them. Linear time
+ * for any text. */
 uint8_t *normalize_nfc(const uint8_t *text, int64_t size, int64_t *out_size);
 
 #ifdef __cplusplus

@@ -1,9 +1,7 @@
-/* Pre-tokenization. Order: character classes, the three scanners, the PCRE2 stage, running stages, setting
- * up.
- *
- * The scanners are the patterns written out by hand. What makes that possible is that each alternative starts
- * with a different class of character, so the first one or two characters decide, and that only white space
- * needs to look past its own run. */
+/* Cuts text into words, as a tokenizer's regular expressions do. The patterns of GPT-2, Llama-3 and Qwen2
+ * are scanners written by hand, which are much faster than a regular expression: their alternatives start
+ * with different classes of characters, so the first one or two characters decide, and only white space has
+ * to look beyond its own run. Any other pattern runs in PCRE2. */
 #include "llmc/text/pretokenize.h"
 
 #include <stdlib.h>
@@ -15,7 +13,7 @@
 #include "llmc/text/unicode_classes.h"
 #include "llmc/base/utf8.h"
 
-/* --- Character classes --- */
+/* --- character classes --- */
 
 enum char_class { OTHER, LETTER, NUMBER, SPACE, WIDE /* not ASCII: decode first */ };
 
@@ -51,10 +49,10 @@ static inline const uint8_t *skip_class(const uint8_t *p, const uint8_t *end, en
     return p;
 }
 
-/* --- The three scanners --- */
+/* --- the three scanners --- */
 
-/* Length of 's 't 'm 'd 're 've 'll at p, or 0. Ignoring case, s is also U+017F (long s), as Unicode folds
- * it. */
+/* Length of 's 't 'm 'd 're 've 'll at p, or 0. Unicode folds U+017F (long s) to s, so it counts when case
+ * is ignored. */
 static int contraction(const uint8_t *p, const uint8_t *end, bool ignore_case) {
     if (*p != '\'' || end - p < 2) return 0;
     uint8_t a = p[1], b = end - p > 2 ? p[2] : 0;
@@ -68,8 +66,8 @@ static int contraction(const uint8_t *p, const uint8_t *end, bool ignore_case) {
     return 0;
 }
 
-/* \s+(?!\S)|\s+ : a run of white space leaves its last character to the word that follows, if it has more
- * than one. `next` is past the first character; the last alternative of all patterns. */
+/* \s+(?!\S)|\s+ : a run of several white-space characters leaves the last one to the word that follows.
+ * `next` is past the first character. The last alternative of all patterns. */
 static const uint8_t *space_run(const uint8_t *p, const uint8_t *next, const uint8_t *end) {
     const uint8_t *last = p;
     int length;
@@ -151,8 +149,8 @@ const uint8_t *pretokenize_next(enum pretok_kind kind, const uint8_t *p, const u
     return scan(kind, p, end);
 }
 
-/* Before a space that follows a visible ASCII character: no published pattern takes a space after another class into
- * one word, and the part before does not end in white space, so no look-ahead crosses the cut. */
+/* Cuts before a space that follows a visible ASCII character. No published pattern continues a word with
+ * such a space, and the part before does not end in white space, so no look-ahead crosses the cut. */
 int64_t pretokenize_safe_cut(const struct pretokenizer *pre, const char *text, int64_t size, int64_t from) {
     if (pre->stages != 1 || pre->stage[0].kind > PRETOK_QWEN2) return size;
     for (int64_t i = max_i64(from, 1); i < size; i++)
@@ -175,7 +173,7 @@ const uint8_t *pretokenize_space_before(const uint8_t *begin, const uint8_t *p) 
     return p;
 }
 
-/* --- The PCRE2 stage --- */
+/* --- the PCRE2 stage --- */
 
 struct run {
     const struct pretokenizer *pre;
@@ -201,7 +199,7 @@ static bool run_regex(const struct run *r, int stage, const uint8_t *p, const ui
         }
         ok = rc >= 0 || rc == PCRE2_ERROR_NOMATCH;
         PCRE2_SIZE first = rc >= 0 ? at[0] : size, last = rc >= 0 ? at[1] : size;
-        /* \K and look-behind can report a match that starts before `done`; the text cannot be used twice. */
+        /* \K and look-behind can report a match that starts before `done`; text must not be used twice. */
         if (first < done) first = done;
         if (last < first) last = first;
         if (ok && first > done && !s->drop_gaps) ok = run_stage(r, stage + 1, p + done, p + first);
@@ -213,7 +211,8 @@ static bool run_regex(const struct run *r, int stage, const uint8_t *p, const ui
     return ok;
 }
 
-/* PCRE2 sees only valid UTF-8: an invalid byte ends the text for it and is a piece of its own, or dropped. */
+/* PCRE2 gets only valid UTF-8: an invalid byte ends the text for it, and becomes a word of its own or is
+ * dropped. */
 static bool run_regex_on_bytes(const struct run *r, int stage, const uint8_t *p, const uint8_t *end) {
     while (p < end) {
         const uint8_t *q = p;
@@ -226,7 +225,7 @@ static bool run_regex_on_bytes(const struct run *r, int stage, const uint8_t *p,
     return true;
 }
 
-/* --- Running stages --- */
+/* --- running stages --- */
 
 static bool run_stage(const struct run *r, int stage, const uint8_t *p, const uint8_t *end) {
     if (stage == r->pre->stages) {
@@ -257,7 +256,7 @@ bool pretokenize(const struct pretokenizer *pre, const uint8_t *text, int64_t si
     return size <= 0 || run_stage(&r, 0, text, text + size);
 }
 
-/* --- Setting up --- */
+/* --- setting up --- */
 
 const char *pretok_pattern(enum pretok_kind kind) {
     switch (kind) {
@@ -281,8 +280,8 @@ bool pretokenizer_add(struct pretokenizer *pre, enum pretok_kind kind, struct er
     return true;
 }
 
-/* Whether a pattern takes a character that is neither letter, number nor space, which is what a byte that is
- * not UTF-8 counts as: a private-use one stands for it. */
+/* Whether a pattern matches a character that is no letter, number or space. A byte that is not UTF-8 counts
+ * as such a character; a private-use one stands for it here. */
 static bool matches_other(const pcre2_code *regex) {
     static const char other[] = "\xee\x82\x80"; /* U+E080 */
     pcre2_match_data *match = pcre2_match_data_create(1, NULL);
@@ -294,8 +293,7 @@ static bool matches_other(const pcre2_code *regex) {
 
 bool pretokenizer_add_pattern(struct pretokenizer *pre, const char *pattern, bool drop_gaps,
                               struct error *err) {
-    /* GPT-4's own way of writing the Llama-3 pattern: possessive quantifiers change the speed, not the
-     * matches. */
+    /* How GPT-4 spells the Llama-3 pattern: possessive quantifiers change the speed, not the matches. */
     static const char cl100k[] =
         "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*"
         "|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+";

@@ -1,7 +1,5 @@
-/* Pre-tokenization: cutting text into the pieces ("words") inside which BPE merges.
- *
- * The patterns of GPT-2, Llama-3 and Qwen2 have hand-written scanners; any other pattern runs in PCRE2.
- * Several stages may follow each other, each cutting the pieces of the one before. */
+/* Pre-tokenization: cutting text into the words inside which BPE merges. Several stages may follow each
+ * other; each cuts the words of the stage before. */
 #ifndef LLMC_PRETOKENIZE_H
 #define LLMC_PRETOKENIZE_H
 
@@ -23,36 +21,37 @@ enum pretok_kind {
 #define PRETOK_MAX_STAGES 8
 struct pretok_stage {
     enum pretok_kind kind;
-    bool drop_gaps;    /* PRETOK_REGEX: text between matches is dropped instead of being a piece */
+    bool drop_gaps;    /* PRETOK_REGEX: text between matches is dropped; otherwise it is a word */
     void *regex;       /* PRETOK_REGEX: pcre2_code, owned */
-    bool drop_invalid; /* PRETOK_REGEX: with drop_gaps, a byte that is not UTF-8 does not match either */
+    bool drop_invalid; /* PRETOK_REGEX: with drop_gaps, whether a byte that is not UTF-8 is dropped too */
     char *pattern;     /* PRETOK_REGEX: its source, owned */
 };
 struct pretokenizer {
-    int stages; /* 0: the whole text is one piece */
+    int stages; /* 0: the whole text is one word */
     struct pretok_stage stage[PRETOK_MAX_STAGES];
 };
 
-/* End of the piece that starts at p; p < end. Not for PRETOK_REGEX. */
+/* End of the word that starts at p < end. Not for PRETOK_REGEX. */
 const uint8_t *pretokenize_next(enum pretok_kind kind, const uint8_t *p, const uint8_t *end);
 
-/* Calls each(arg, piece, size) for the pieces of the text in order. False when PCRE2 gives up (matching
+/* Calls each(arg, word, size) for the words of the text in order. False if PCRE2 gives up (matching
  * limit). */
-typedef void pretok_each(void *arg, const uint8_t *piece, int64_t size);
+typedef void pretok_each(void *arg, const uint8_t *word, int64_t size);
 bool pretokenize(const struct pretokenizer *pre, const uint8_t *text, int64_t size, pretok_each *each,
                  void *arg);
 
 bool pretokenizer_add(struct pretokenizer *pre, enum pretok_kind kind, struct error *err);
-/* Appends a stage for a Split pattern: one of the scanners if it is a known pattern, else PCRE2. */
+/* Appends a stage for a Split pattern: a scanner if the pattern is a known one, else PCRE2. */
 bool pretokenizer_add_pattern(struct pretokenizer *pre, const char *pattern, bool drop_gaps,
                               struct error *err);
 void pretokenizer_free(struct pretokenizer *pre);
 
-/* The first position >= from where text can be cut so that both parts have the words of the whole; size if there is
- * none, or none is known for these stages. */
+/* The first position >= from where a cut leaves the words of both parts as they are in the whole; size if
+ * there is none, or none is known for these stages. */
 int64_t pretokenize_safe_cut(const struct pretokenizer *pre, const char *text, int64_t size, int64_t from);
 
-/* The start of the white space that ends at p (not before `begin`), and the end of that which starts at p. */
+/* The start of the white space that ends at p (not before `begin`), and the end of the white space that
+ * starts at p. */
 const uint8_t *pretokenize_space_before(const uint8_t *begin, const uint8_t *p);
 const uint8_t *pretokenize_space_after(const uint8_t *p, const uint8_t *end);
 

@@ -1,7 +1,6 @@
-/* Encoding text and decoding tokens.
- *
- * Speed comes from three things: hand-written scanners cut the text into words (pretokenize.c), the tokens of a word
- * seen before come from a cache in the caller's buffer, and a word that is itself a token needs no merging. */
+/* Encodes text and decodes tokens. Three things make encoding fast: hand-written scanners cut the text into
+ * words (pretokenize.c), a cache in the caller's buffer remembers the tokens of words seen before, and a
+ * word that is itself a token needs no merging. */
 #include "llmc/text/tokenizer.h"
 
 #include <stdlib.h>
@@ -53,15 +52,15 @@ void tokenizer_free(struct tokenizer *t) {
     free(t);
 }
 
-/* --- The cache of frequent words --- */
+/* --- the cache of frequent words --- */
 
 enum {
-    SHORT_BYTES = 15, /* words up to here, with up to SHORT_IDS tokens, are kept in fixed slots */
+    SHORT_BYTES = 15, /* words up to this size, with up to SHORT_IDS tokens, have fixed slots */
     SHORT_IDS = 4,
     SHORT_SLOTS = 1 << 15, /* 1 MiB, about the second-level cache of a core */
     LONG_BYTES = 512,      /* longer words are not kept */
     LONG_SLOTS = 1 << 14,
-    LONG_WORDS = 1 << 19 /* 2 MiB of keys and tokens; all forgotten when full */
+    LONG_WORDS = 1 << 19 /* 2 MiB of keys and tokens; emptied when full */
 };
 
 struct short_slot {
@@ -73,7 +72,7 @@ struct long_slot {
     uint32_t size, count, offset; /* in the pool: count ids, then the bytes; size 0: empty */
 };
 struct token_cache {
-    uint64_t owner; /* tokenizer_hash() of the tokenizer that the contents are from */
+    uint64_t owner; /* tokenizer_hash() of the tokenizer that filled it */
     struct short_slot short_slots[SHORT_SLOTS];
     struct long_slot long_slots[LONG_SLOTS];
     int long_count;
@@ -114,7 +113,7 @@ void token_buffer_free(struct token_buffer *b) {
     memset(b, 0, sizeof *b);
 }
 
-/* --- Encoding --- */
+/* --- encoding --- */
 
 struct encoder {
     const struct tokenizer *t;
@@ -124,7 +123,7 @@ struct encoder {
     bool special;
 };
 
-/* Appends the tokens of a word that no cache knows. */
+/* Appends the tokens of a word that is in no cache. */
 static void encode_word_afresh(struct encoder *e, const uint8_t *word, int64_t size) {
     const struct tokenizer *t = e->t;
     uint32_t id = tokenizer_find(t, word, size);
@@ -135,7 +134,7 @@ static void encode_word_afresh(struct encoder *e, const uint8_t *word, int64_t s
         token_buffer_reserve(e->out, size);
         e->out->count += bpe_merge_small(t, word, (int)size, e->out->ids + e->out->count);
     } else {
-        /* Positions have 31 bits: a longer word is cut, at the same places whatever surrounds it. */
+        /* Positions have 31 bits, so a longer word is cut, always at the same places. */
         for (const int64_t most = (int64_t)1 << 30; size > 0; word += most, size -= most)
             bpe_merge_large(t, word, min_i64(size, most), e->out, &e->cache->scratch);
     }
@@ -234,8 +233,8 @@ static bool encode_plain(struct encoder *e, const uint8_t *p, const uint8_t *end
     return ok;
 }
 
-/* The longest added token of this pass that starts at p. Whether specials are wanted is not asked here: like
- * in Hugging Face an unwanted one still takes its text, so that no shorter token is found inside. */
+/* The longest added token of this pass that starts at p. A special token is found even where it is not
+ * wanted: as in Hugging Face, it still occupies its text, so that no shorter token is found inside. */
 static const struct added_token *added_at(const struct tokenizer *t, const uint8_t *p, const uint8_t *end,
                                           bool normalized) {
     const struct added_token *best = NULL;
@@ -251,7 +250,7 @@ static const struct added_token *added_at(const struct tokenizer *t, const uint8
 
 static bool encode_pass(struct encoder *e, int pass, const uint8_t *p, const uint8_t *end);
 
-/* What pass 1 looks at. */
+/* Pass 1 gets the normalized text. */
 static bool encode_normalized(struct encoder *e, const uint8_t *p, const uint8_t *end) {
     int64_t size = 0;
     uint8_t *normalized = e->t->nfc ? normalize_nfc(p, end - p, &size) : NULL;
@@ -261,8 +260,8 @@ static bool encode_normalized(struct encoder *e, const uint8_t *p, const uint8_t
     return ok;
 }
 
-/* Cuts out added tokens: pass 0 those that are looked for in the text as given, pass 1 those in normalized
- * text. */
+/* Cuts added tokens out of the text: pass 0 those that are matched in the text as given, pass 1 those that
+ * are matched after normalization. */
 static bool encode_pass(struct encoder *e, int pass, const uint8_t *p, const uint8_t *end) {
     bool (*rest)(struct encoder *, const uint8_t *, const uint8_t *) =
         pass == 0 ? encode_normalized : encode_plain;
@@ -307,15 +306,15 @@ int64_t tokenizer_encode_special(const struct tokenizer *t, const char *text, in
     return encode(t, text, size, out, true);
 }
 
-/* Where the words may be cut, unless something looks at the text before it is cut into words: NFC, a prefixed space, or
- * an added token that may lie across the cut. */
+/* The words may be cut here, unless NFC, a prefixed space or an added token across the cut changes the text
+ * before it is cut into words. */
 int64_t tokenizer_safe_cut(const struct tokenizer *t, const char *text, int64_t size, int64_t from) {
     bool words_only = !t->nfc && !t->prefix_space;
     for (int i = 0; i < t->added_count; i++) words_only = words_only && t->added[i].special;
     return words_only ? pretokenize_safe_cut(&t->pre, text, size, from) : size;
 }
 
-/* --- Decoding and properties --- */
+/* --- decoding and properties --- */
 
 const char *tokenizer_token_bytes(const struct tokenizer *t, int64_t id, int *size) {
     if (id < 0 || id >= t->vocab_size) {

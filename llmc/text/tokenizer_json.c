@@ -1,9 +1,6 @@
-/* Loading tokenizer files: Hugging Face's tokenizer.json, and GPT-2's pair of a vocabulary (JSON) and a list
- * of merges (text).
- *
- * Order: names of tokens, the vocabulary, merges, pre-tokenizer and the other parts, loading.
- * Files are untrusted. Reasons are given without the path; tokenizer_load puts it in front. Anything that
- * would make tokens differ from Hugging Face's is refused, not ignored. */
+/* Loads tokenizer files: Hugging Face's tokenizer.json, or GPT-2's pair of a vocabulary (JSON) and a list
+ * of merges (text). The files are untrusted. Anything that would make tokens differ from Hugging Face's is
+ * refused, not ignored. Messages give the reason; tokenizer_load puts the path in front. */
 #include "llmc/text/tokenizer.h"
 
 #include <jansson.h>
@@ -16,12 +13,12 @@
 #include "llmc/text/normalize.h"
 #include "llmc/text/tokenizer_tables.h"
 
-/* What a file says, before it is checked. The strings belong to the JSON documents. */
+/* The contents of a file before they are checked. The strings belong to the JSON documents. */
 struct source {
     json_t *vocab;          /* object: name -> id */
     const json_t *added;    /* array of objects, or NULL */
     const json_t *merges;   /* array of "left right" or ["left", "right"]; or NULL: */
-    char *lines;            /* the same as text, one per line, each ended by NUL */
+    char *lines;            /* the same as text: lines, each ended by NUL */
     int64_t lines_size;     /* including the last NUL */
     const char *merges_key; /* for messages */
 };
@@ -40,9 +37,11 @@ static const char *string_at(const json_t *object, const char *key) {
     return json_string_value(json_object_get(object, key));
 }
 
-/* --- Names of tokens: one printable character per byte, see byte_to_code_point --- */
+/* --- names of tokens: one printable character per byte, see byte_to_code_point --- */
 
-enum { NAME_CODES = 256 + 68 }; /* the 68 bytes that are not printable have the code points from 256 on */
+enum {
+    NAME_CODES = 256 + 68
+}; /* the 68 bytes without a printable character have the code points from 256 on */
 
 struct names {
     int16_t byte_of[NAME_CODES]; /* -1: stands for no byte */
@@ -54,13 +53,13 @@ static void names_init(struct names *n) {
 }
 
 /* Writes the bytes that a name (valid UTF-8) stands for, at most strlen(name), and returns their number; -1
- * if a character of it stands for no byte. */
+ * if one of its characters stands for no byte. */
 static int64_t name_to_bytes(const struct names *n, const char *name, char *out) {
     int64_t size = 0;
     for (const uint8_t *p = (const uint8_t *)name; *p;) {
         uint32_t code = *p++;
         if (code >= 0x80) {
-            if (code >= 0xe0) return -1; /* three bytes or more: above all code points in use */
+            if (code >= 0xe0) return -1; /* three bytes or more: beyond all code points in use */
             code = (code & 0x1f) << 6 | (*p++ & 0x3f);
         }
         if (code >= NAME_CODES || n->byte_of[code] < 0) return -1;
@@ -69,9 +68,9 @@ static int64_t name_to_bytes(const struct names *n, const char *name, char *out)
     return size;
 }
 
-/* --- The vocabulary --- */
+/* --- the vocabulary --- */
 
-/* name_of[id] for all tokens, model's and added; refuses ids that are taken twice, and holes. */
+/* Fills name_of[id] for all tokens of the model and added ones. Refuses ids that occur twice, and gaps. */
 static bool list_tokens(const struct source *src, const char **name_of, int count, struct error *err) {
     const char *name;
     json_t *v;
@@ -110,7 +109,7 @@ static bool list_tokens(const struct source *src, const char **name_of, int coun
     return true;
 }
 
-/* Checks the form of added_tokens and counts those that are not in the vocabulary too. */
+/* Checks the form of added_tokens and counts those that the vocabulary lacks. */
 static bool count_added(const struct source *src, int64_t *extra, struct error *err) {
     *extra = 0;
     json_t *seen = json_object();
@@ -169,8 +168,8 @@ static bool fill_added(struct tokenizer *t, const struct source *src, struct err
     return true;
 }
 
-/* The bytes of all tokens. An added token stands for its own text; if that is not also what its name means as
- * a token of the model, it is not one. */
+/* Stores the bytes of all tokens. An added token stands for its own text; unless its name as a token of the
+ * model means the same bytes, it is no token of the model. */
 static bool fill_tokens(struct tokenizer *t, const struct source *src, const char **name_of,
                         struct error *err) {
     struct names names;
@@ -202,7 +201,7 @@ static bool fill_tokens(struct tokenizer *t, const struct source *src, const cha
     return ok;
 }
 
-/* --- Merges --- */
+/* --- merges --- */
 
 static uint32_t model_token(const struct tokenizer *t, const struct source *src, const char *name) {
     const json_t *id = json_object_get(src->vocab, name);
@@ -301,7 +300,7 @@ static struct tokenizer *from_source(const struct source *src, struct error *err
     return t;
 }
 
-/* --- The pre-tokenizer and the other parts of tokenizer.json --- */
+/* --- the pre-tokenizer and the other parts of tokenizer.json --- */
 
 /* A String pattern as a regular expression. */
 static char *quote_pattern(const char *text) {
@@ -400,7 +399,7 @@ static bool read_normalizer(struct tokenizer *t, const json_t *part, struct erro
                 type ? type : "");
 }
 
-/* What added tokens look like in normalized text. */
+/* Added tokens, as they appear in normalized text. */
 static void normalize_added(struct tokenizer *t) {
     for (int i = 0; t->nfc && i < t->added_count; i++) {
         struct added_token *a = &t->added[i];
@@ -415,7 +414,7 @@ static void normalize_added(struct tokenizer *t) {
     }
 }
 
-/* Decoding here is joining the bytes of tokens; anything else would give other text. */
+/* Our decoding joins the bytes of tokens, so a decoder that does anything else is refused. */
 static bool check_decoder(const json_t *part, struct error *err) {
     if (is_null(part)) return true;
     const char *type = string_at(part, "type");
@@ -460,7 +459,7 @@ static bool check_model(const json_t *model, struct error *err) {
     return true;
 }
 
-/* --- Loading --- */
+/* --- loading --- */
 
 static json_t *parse_json(const char *path, struct error *err) {
     json_t *root = json_file_load(path, err);
@@ -510,7 +509,7 @@ static struct tokenizer *load_json(const char *path, struct error *err) {
     return t;
 }
 
-/* Lines, ended by \n or \r\n, become strings ended by NUL. */
+/* Turns lines that end with \n or \r\n into strings that end with NUL. */
 static bool read_lines(struct source *src, const char *path, struct error *err) {
     struct mapped_file f;
     if (!file_map(&f, path, err)) return false;
@@ -527,7 +526,7 @@ static bool read_lines(struct source *src, const char *path, struct error *err) 
     return ok;
 }
 
-/* GPT-2's form. Its vocabulary lists <|endoftext|> without saying that it is special. */
+/* GPT-2's form. Its vocabulary lists <|endoftext|> without marking it as special. */
 static struct tokenizer *load_pair(const char *vocab_path, const char *merges_path, struct error *err) {
     static const char end[] = "<|endoftext|>";
     struct source src = {.merges_key = "merges"};

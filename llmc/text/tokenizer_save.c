@@ -1,7 +1,5 @@
-/* Writing tokenizer.json. Order: JSON text, added tokens, the model, the file.
- *
- * Written by hand rather than through the JSON library: the bytes are then the same for the same tokenizer,
- * and the layout is Hugging Face's. */
+/* Writes tokenizer.json. Not through the JSON library: its order of keys and its layout would differ from
+ * Hugging Face's, and the same tokenizer must always give the same bytes. */
 #include "llmc/text/tokenizer.h"
 
 #include <stdio.h>
@@ -39,8 +37,8 @@ static void put_name(FILE *f, const struct tokenizer *t, uint32_t id) {
 static const char *json_bool(bool b) { return b ? "true" : "false"; }
 
 static void put_added(FILE *f, const struct tokenizer *t) {
-    /* Hugging Face numbers added tokens that the vocabulary lacks in the order of the list, so it goes by
-     * id. */
+    /* Sorted by id, since Hugging Face numbers added tokens that the vocabulary lacks in the order of the
+     * list. */
     int *order = (int *)xmalloc(((size_t)t->added_count + 1) * sizeof *order);
     for (int i = 0; i < t->added_count; i++) {
         int at = i;
@@ -66,7 +64,8 @@ static void put_model(FILE *f, const struct tokenizer *t) {
             "    \"fuse_unk\": false,\n    \"byte_fallback\": false,\n    \"ignore_merges\": %s,\n"
             "    \"vocab\": {",
             json_bool(t->ignore_merges));
-    /* Added tokens after the last one of the model are not listed here; one before it is, to have its id. */
+    /* The vocabulary includes added tokens below the last token of the model, so that they keep their
+     * ids. */
     int last = t->vocab_size - 1;
     while (last >= 0 && !t->in_model[last]) last--;
     for (int id = 0; id <= last; id++) {

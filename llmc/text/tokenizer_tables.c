@@ -1,5 +1,6 @@
-/* Making a tokenizer's tables: a hash table from a token's bytes to its id, one from a pair of tokens to their merge,
- * and for each token whether encoding its own bytes gives just this token, so that it needs no merging. */
+/* Builds the tables of a tokenizer: a hash table from the bytes of a token to its id, one from a pair of
+ * tokens to their merge, and for each token whether encoding its own bytes gives just this token. Words
+ * that are such tokens need no merging. */
 #include "llmc/text/tokenizer_tables.h"
 
 #include <stdlib.h>
@@ -11,7 +12,8 @@
 
 /* --- names of tokens --- */
 
-/* Bytes that stand for themselves are the printable ones of Latin-1; the others follow from U+0100 on. */
+/* The printable characters of Latin-1 stand for themselves; the other bytes become the code points from
+ * U+0100 on. */
 static bool byte_is_itself(int b) { return (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || b >= 0xae; }
 
 uint32_t byte_to_code_point(uint8_t byte) {
@@ -58,7 +60,7 @@ void tokenizer_add_special(struct tokenizer *t, const char *content, uint32_t id
         .content = xstrdup(content), .size = (int)strlen(content), .id = id, .special = true};
 }
 
-/* Slots of a hash table for n entries: a power of two, at most half full. */
+/* Slots of a hash table for n entries: a power of two, at most half of them used. */
 static uint64_t table_slots(int64_t n) {
     uint64_t slots = 16;
     while (slots < 2 * (uint64_t)n) slots *= 2;
@@ -95,13 +97,12 @@ static void build_tables(struct tokenizer *t) {
         while (t->merge_slots[i & t->merge_mask].pair != UINT64_MAX &&
                t->merge_slots[i & t->merge_mask].pair != pair)
             i++;
-        /* A pair that is listed twice has its last rank, as in Hugging Face. */
+        /* As in Hugging Face, a pair that is listed twice has its last rank. */
         t->merge_slots[i & t->merge_mask] = (struct merge_slot){pair, (uint32_t)rank, t->merge_id[rank]};
     }
 }
 
-/* Which tokens come back as themselves when their bytes are encoded: not those that no sequence of merges
- * reaches. */
+/* Marks the tokens that encode to themselves. Some tokens cannot be reached by any sequence of merges. */
 static void find_whole_tokens(struct tokenizer *t) {
     struct merge_scratch *scratch = NULL;
     struct token_buffer large = {0};

@@ -1,8 +1,8 @@
-/* The tables behind a tokenizer, and how the loader and the trainer fill them. Only for the other files of llmc/text:
- * everybody else uses tokenizer.h.
+/* The tables of a tokenizer, and how the loader and the trainer fill them. Internal to llmc/text: others
+ * use tokenizer.h.
  *
- * To make one: tokenizer_alloc(), then vocab_size, token_start, token_data, in_model, merge_*, added, pre and the
- * flags, then tokenizer_finish(), which checks what is left to check and builds the hash tables. */
+ * To make one: tokenizer_alloc(); fill vocab_size, token_start, token_data, in_model, merge_*, added, pre
+ * and the flags; tokenizer_finish(), which checks the rest and builds the hash tables. */
 #ifndef LLMC_TOKENIZER_TABLES_H
 #define LLMC_TOKENIZER_TABLES_H
 
@@ -14,7 +14,7 @@ extern "C" {
 #endif
 
 #define NO_TOKEN            UINT32_MAX
-#define TOKENIZER_MAX_VOCAB (1 << 24) /* ids are stored in 31 bits; anything near this is a damaged file */
+#define TOKENIZER_MAX_VOCAB (1 << 24) /* ids have 31 bits; a file that comes near this is damaged */
 
 struct merge_slot {
     uint64_t pair; /* left << 32 | right; UINT64_MAX when empty */
@@ -23,8 +23,7 @@ struct merge_slot {
 };
 
 struct added_token {
-    char
-        *content; /* as it is looked for: normalized, if the tokenizer normalizes and the token asks for it */
+    char *content; /* as it is matched: normalized, if the tokenizer normalizes and the token asks for it */
     int size;
     uint32_t id;
     bool special, normalized, lstrip, rstrip;
@@ -56,7 +55,7 @@ struct tokenizer {
     int end_of_text;
     uint64_t hash;
 
-    /* Parts of tokenizer.json that are kept as they were, as JSON text; NULL for the defaults of GPT-2. */
+    /* Parts of tokenizer.json that are only kept, as JSON text; NULL for the defaults of GPT-2. */
     char *json_normalizer, *json_pre_tokenizer, *json_post_processor, *json_decoder;
 };
 
@@ -64,7 +63,7 @@ struct tokenizer *tokenizer_alloc(int vocab_size, int64_t token_bytes, int merge
 bool tokenizer_finish(struct tokenizer *t, struct error *err);
 void tokenizer_add_special(struct tokenizer *t, const char *content, uint32_t id);
 
-/* GPT-2's invertible map between bytes and printable characters. */
+/* GPT-2's bijection between bytes and printable characters. */
 uint32_t byte_to_code_point(uint8_t byte);
 int code_point_to_byte(uint32_t code); /* -1 if it stands for no byte */
 /* The name of a token in vocab.json: that character for each of its bytes. The caller frees. */

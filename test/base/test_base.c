@@ -11,7 +11,7 @@
 #include "llmc/base/file.h"
 #include "llmc/base/json_file.h"
 
-/* Texts stay as they are while the next 15 KiB are formatted, also where the ring begins anew. */
+/* Texts stay valid while the next 15 KiB are formatted, also where the ring wraps. */
 static void test_temp_printf(void **state) {
     const char *kept[10];
     for (int round = 0; round < 50; round++) {

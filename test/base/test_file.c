@@ -1,7 +1,6 @@
 /* Files: mapping, directories, the writer and its failures, atomic replacement.
  *
- * Disk-full conditions come from /dev/full (ENOSPC) and from a file size limit with SIGXFSZ ignored
- * (EFBIG). */
+ * Full disks come from /dev/full (ENOSPC) and from a limit on file sizes with SIGXFSZ ignored (EFBIG). */
 #include "test/scratch.h"
 
 #include "llmc/base/file.h"
@@ -81,7 +80,7 @@ static void directories_are_made_and_removed(void **state) {
     assert_mentions(err.message, "a/b/c/file");
     assert_false(make_directories("", &err));
 
-    /* A link inside the tree is removed, what it points to stays. */
+    /* A link inside the tree is removed, its target stays. */
     assert_int_equal(mkdir(in_scratch("kept"), 0700), 0);
     put_text("kept/file", "y");
     assert_int_equal(symlink(in_scratch("kept"), in_scratch("a/link")), 0);

@@ -1,6 +1,5 @@
-/* Options: every error by its message, precedence of command line, file and stored run, the columns of the
- * help. Order: the table under test, values, errors, table check, configuration files, stored runs, printing,
- * words. */
+/* Options: every error by its message; the precedence of command line, file and stored run; the columns of
+ * the help. */
 #include "test/scratch.h"
 
 #include "llmc/base/options.h"

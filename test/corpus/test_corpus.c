@@ -1,4 +1,5 @@
-/* Text to train on: finding files, documents, UTF-8, the validation split, encoding, the built-in stories. */
+/* Text to train on: finding files, documents, UTF-8, the validation split, encoding, the built-in
+ * stories. */
 #include "test/scratch.h"
 
 #include "llmc/stories/stories.h"
@@ -135,7 +136,7 @@ static void errors_name_the_path(void **state) {
 }
 
 static void many_files_are_fine(void **state) {
-    /* more than a process may map separately is too slow here; enough to count */
+    /* too few to exceed the limit on mappings, which would take long, but enough to count them */
     for (int i = 0; i < 1500; i++) {
         char name[32], text[32];
         snprintf(name, sizeof name, "m/%02d/%04d", i % 37, i);
@@ -254,7 +255,8 @@ static void assert_share(const struct corpus *c, double fraction, double toleran
         fail_msg("share %g instead of %g", share, fraction);
 }
 
-/* One file: pieces in order without loss; close to the fraction; what is left for training in few parts. */
+/* One file: its pieces are in order and complete, near the fraction, and the training part is in few
+ * pieces. */
 static void one_file_is_divided(void **state) {
     static const double fractions[] = {0.02, 0.1, 0.5};
     static const char *const breaks[] = {".\n\n", ".\n", " "};
@@ -306,7 +308,7 @@ static void every_size_has_two_sides(void **state) {
     }
 }
 
-/* Whether the training or the validation set of a corpus holds this document as a whole. */
+/* Whether the training or the validation set contains this document as a whole. */
 static int side_of(const struct corpus *c, const char *text) {
     for (int64_t i = 0; i < c->count; i++)
         if (is_doc(c, i, text)) return c->validation[i];
@@ -338,7 +340,8 @@ static void adding_files_moves_no_document(void **state) {
     for (int i = 0; i < FILES; i++) free(texts[i]);
 }
 
-/* A document over 1 MiB is cut the same way alone, among others, and by a caller that sees only a part. */
+/* A document over 1 MiB is cut at the same places alone, among others, and by a caller that sees only a
+ * part. */
 static void long_documents_are_cut_alike(void **state) {
     (void)state;
     const int64_t size = 1500000;
@@ -364,7 +367,7 @@ static void long_documents_are_cut_alike(void **state) {
 
 /* --- encoding --- */
 
-/* With a trained tokenizer; long documents, so that they are cut; against whole documents on one thread. */
+/* A trained tokenizer and documents long enough to be cut, compared with whole documents on one thread. */
 static void encoding_does_not_depend_on_threads(void **state) {
     (void)state;
     enum { DOCS = 60 };

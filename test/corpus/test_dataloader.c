@@ -1,7 +1,6 @@
-/* Shards and batches: the format and its checks, samples, the permutation, resuming, ranks, documents, errors
- * found while reading ahead.
- *
- * Most tests number the tokens of the data set, so that a row tells where it came from. */
+/* Shards and batches: the format and its checks, samples, the permutation, resuming, ranks, documents,
+ * errors in the reading thread. Most tests number the tokens of the data set, so that a row shows its
+ * origin. */
 #include "test/scratch.h"
 
 #include "llmc/corpus/dataloader.h"
@@ -315,7 +314,7 @@ static void offsets_have_64_bits(void **state) {
 /* --- samples --- */
 
 static void samples_cover_shards_of_different_lengths(void **state) {
-    /* With T = 4: 2 samples, none, 1 sample (exactly), 3 samples. Numbers of 3 shards do not overlap. */
+    /* With T = 4: 2 samples, none, exactly 1, 3 samples. The numbers of the 3 shards do not overlap. */
     put_shard(in_scratch("a.bin"), 1000, 9, VOCAB);
     put_shard(in_scratch("b.bin"), 2000, 4, VOCAB);
     put_shard(in_scratch("c.bin"), 3000, 5, VOCAB);
@@ -377,7 +376,7 @@ static void uint32_and_uint16_shards_mix(void **state) {
     dataset_free(d);
 }
 
-/* More shards than descriptors stay open, in a process that may have even fewer. */
+/* More shards than descriptors that stay open, in a process with a lower limit on descriptors. */
 static void many_shards(void **state) {
     enum { SHARDS = 600 };
     for (uint32_t i = 0; i < SHARDS; i++) { put_shard(in_scratch("m_%04u.bin", i), 10 * i, 5, VOCAB); }
@@ -416,7 +415,7 @@ static void shuffle_is_a_permutation(void **state) {
         }
         free(seen);
     }
-    /* Huge data sets: in range and without collision in a part. */
+    /* Huge data sets: a part of the permutation is in range and has no collision. */
     const int64_t huge = ((int64_t)1 << 40) + 12345;
     int64_t last = -1;
     for (int64_t i = 0; i < 1000; i++) {
@@ -426,8 +425,8 @@ static void shuffle_is_a_permutation(void **state) {
     }
 }
 
-/* Chi-square over where each element goes, for sizes so small that a weak network would show. The 99.99 %
- * point of chi-square with k degrees of freedom is below k + 4 sqrt(2k) + 14 here. */
+/* Chi-square over the positions of each element, for sizes so small that a weak network would show. The
+ * 99.99 % point of chi-square with k degrees of freedom is below k + 4 sqrt(2k) + 14 here. */
 static void shuffle_is_uniform(void **state) {
     static const int sizes[] = {2, 3, 5, 8, 13};
     enum { EPOCHS = 3000 };
@@ -598,7 +597,7 @@ static void documents_fill_rows(void **state) {
     dataset_free(d);
 }
 
-/* The same rows in the same order, epoch after epoch, however a step is divided. */
+/* The same rows in the same order in each epoch, however a step is divided. */
 static void documents_do_not_depend_on_the_division(void **state) {
     enum { T = 7, STEP = 6, STEPS = 40 };
     static const int64_t divisions[][2] = {{2, 1}, {1, 2}, {1, 3}, {2, 3}}; /* B, world */
@@ -634,7 +633,7 @@ static void documents_do_not_depend_on_the_division(void **state) {
     dataset_free(d);
 }
 
-/* Random documents in several shards against the rule, applied to one row at a time. */
+/* Random documents in several shards against the rule, applied one row at a time. */
 static void documents_are_complete(void **state) {
     enum { SHARDS = 3, MOST = 400 };
     for (uint64_t trial = 0; trial < 60; trial++) {
@@ -711,7 +710,7 @@ static void too_little_data_names_all_sizes(void **state) {
     assert_null(dataloader_open(d, &o, &err));
     static const char *const more[] = {"7 samples", "the 8 of one batch", "batch size 4", "2 processes"};
     for (size_t i = 0; i < ARRAY_LENGTH(more); i++) assert_mentions(err.message, more[i]);
-    o.order = SAMPLES_IN_ORDER; /* a small validation set is gone through more than once in a batch */
+    o.order = SAMPLES_IN_ORDER; /* a batch may go through a small validation set more than once */
     struct dataloader *l = dataloader_open(d, &o, &err);
     assert_non_null(l);
     int32_t *got = take(l, 1, 4, 9);
@@ -795,7 +794,7 @@ static void shard_cut_short_while_running(void **state) {
     free(message);
 }
 
-/* SAMPLES_DOCUMENTS reads everything when it is opened: the error is an ordinary one. */
+/* SAMPLES_DOCUMENTS reads everything when it is opened, so the error is an ordinary one. */
 static void documents_with_bad_tokens_are_refused(void **state) {
     put_shard(in_scratch("q.bin"), 0, 100, 1000);
     struct dataset *d = open_data(in_scratch("q.bin"), 50);

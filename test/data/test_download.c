@@ -1,9 +1,8 @@
-/* data/download.sh against a server on the loopback interface that misbehaves in all the ways that real ones
- * do.
+/* data/download.sh against a server on the loopback interface that misbehaves in the ways of real servers.
  *
- * The server runs in a child process, one connection at a time, and imitates the Hugging Face Hub: a redirect
- * that announces size and SHA-256, then the file from elsewhere. How it behaves is chosen per test, and
- * concerns only the paths that hold "train": the other file is always good. */
+ * The server runs in a child process, one connection at a time, and imitates the Hugging Face Hub: a
+ * redirect that announces size and SHA-256, then the file from elsewhere. A test chooses its behaviour,
+ * which concerns only paths with "train": the other file is always good. */
 #include "test/scratch.h"
 
 #include "llmc/base/file.h"
@@ -35,7 +34,7 @@ enum behaviour {
     TRUNCATED_ALWAYS,
     RESET_ONCE,
     WRONG_BYTE,
-    SHORT,        /* all headers of a shorter file, but the Hub announces the whole */
+    SHORT,        /* all headers are of a shorter file, but the Hub announces the whole one */
     MIXED_ONCE,   /* the first half is of another file, which nothing tells */
     CHANGED_ONCE, /* the first half is of another file, as the ETag tells */
     NO_RANGES,    /* breaks off once, then can only send the whole */
@@ -291,18 +290,18 @@ static void need_curl(void) {
 static void good_servers_give_verified_files(void **state) {
     need_curl();
     struct server s = start_server(GOOD);
-    expect(s, "tinystories", 0, "SHA-256 is the one that the server announced");
+    expect(s, "tinystories", 0, "SHA-256 as announced by the server");
     assert_whole(VALID);
     assert_whole(TRAIN);
     stop_server(s); /* a second time needs no server */
-    expect(s, "tinystories", 0, "there already; SHA-256 is the one of the first download");
+    expect(s, "tinystories", 0, "exists; SHA-256 as at the first download");
     assert_whole(TRAIN);
 }
 
 static void small_files_of_the_hub_are_verified_too(void **state) {
     need_curl();
     struct server s = start_server(GIT);
-    expect(s, "tinystories", 0, "git SHA-1 is the one that the server announced");
+    expect(s, "tinystories", 0, "git SHA-1 as announced by the server");
     assert_whole(TRAIN);
     stop_server(s);
     sha1_announced[5] = sha1_announced[5] == '0' ? '1' : '0';
@@ -316,10 +315,10 @@ static void small_files_of_the_hub_are_verified_too(void **state) {
 static void what_nobody_vouches_for_is_recorded(void **state) {
     need_curl();
     struct server s = start_server(SILENT);
-    expect(s, "tinystories", 0, "recorded, and compared from now on");
+    expect(s, "tinystories", 0, "recorded for later comparison");
     assert_whole(TRAIN);
     stop_server(s);
-    expect(s, "tinystories", 0, "there already");
+    expect(s, "tinystories", 0, "exists");
     FILE *f = fopen(in_scratch(TRAIN), "r+b");
     fputc(body_byte(1, 0) ^ 1, f);
     fclose(f);
@@ -381,7 +380,7 @@ static void busy_servers_are_asked_again(void **state) {
 static void hopeless_transfers_keep_what_came(void **state) {
     need_curl();
     struct server s = start_server(TRUNCATED_ALWAYS);
-    expect(s, "tinystories", 1, "broke off 3 times");
+    expect(s, "tinystories", 1, "was interrupted 3 times");
     stop_server(s);
     assert_absent(TRAIN);
     struct stat st;
@@ -408,7 +407,7 @@ static void parts_of_different_files_are_not_mixed(void **state) {
         assert_int_equal(unlink(in_scratch(TRAIN)), 0);
         assert_int_equal(unlink(in_scratch(TRAIN ".sha256")), 0);
     }
-    /* Where only the hash tells, within one run and between two. */
+    /* Cases where only the hash shows the error, within one run and between two. */
     struct server s = start_server(MIXED_ONCE);
     expect(s, "tinystories", 0, "starting again");
     stop_server(s);
@@ -486,7 +485,7 @@ static void the_command_line_is_checked(void **state) {
     expect(none, "gpt2 gpt2-xl", 1, "one name at a time");
     expect(none, "--help", 0, "usage:");
     need_curl();
-    expect(none, "tinystories", 1, "broke off 3 times"); /* nobody listens */
+    expect(none, "tinystories", 1, "was interrupted 3 times"); /* nobody listens */
     assert_absent(TRAIN);
 }
 

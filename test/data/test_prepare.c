@@ -1,8 +1,6 @@
 /* build/prepare as a user runs it: inputs of every kind, shards and manifest, threads, interruption by
- * SIGKILL and by a full disk, bad input.
- *
- * The tokens are bytes where nothing else is asked for, so that documents can be read back from the
- * shards. */
+ * SIGKILL and by a full disk, bad input. The tokens are bytes unless a test says otherwise, so that
+ * documents can be read back from the shards. */
 #include "test/scratch.h"
 
 #include "llmc/corpus/dataloader.h"
@@ -232,7 +230,7 @@ static char *read_back(const char *pattern, int64_t vocab, int64_t *documents) {
     return text;
 }
 
-/* Walks through both sides: every expected document comes next on one of them. */
+/* Compares both sides: every expected document is the next one on one of them. */
 static void assert_documents(const char *dir, char *const *expected, int count, bool *validation) {
     char pattern[128];
     int64_t n[2];
@@ -324,7 +322,8 @@ static char *as_text(int first) {
     char *out = calloc(1, PER_SOURCE * 700);
     for (int i = first; i < first + PER_SOURCE; i++)
         sprintf(out + strlen(out), "%s%s\n", i > first ? "<|endoftext|>\n" : "", docs[i]);
-    out[strlen(out) - 1] = 0; /* no line break at the end of the file, or it would belong to the document */
+    out[strlen(out) - 1] =
+        0; /* without a line break at the end of the file, which would belong to the document */
     return out;
 }
 
@@ -426,8 +425,8 @@ static void standard_input_in_json_lines(void **state) {
     assert_int_equal(count_final_shards("out"), 1);
 }
 
-/* Separators, and lines that only begin like one, at every place across the borders of what is read at a
- * time; a document longer than a batch. */
+/* Separators, and lines that only begin like one, at every place around the borders of the blocks that are
+ * read; a document longer than a batch. */
 static void borders_do_not_matter(void **state) {
     enum { READ = 1 << 17, COUNT = 40 };
     FILE *f = fopen(in_scratch("t"), "wb");
@@ -502,7 +501,7 @@ static void adding_files_moves_no_document(void **state) {
     free_inputs();
 }
 
-/* A single small text is divided, as train_gpt --text does it. */
+/* A single small text is divided as train_gpt --text divides it. */
 static void one_text_has_a_validation_set(void **state) {
     char *text = prose(3, 50000);
     put_text("t.txt", text);
@@ -565,7 +564,7 @@ static void make_long_input(void) {
     " --tokenizer train:300 --batch-size 16k --shard-tokens 4k --validation-fraction 0.1 @/long.txt "        \
     "@/more.txt.gz"
 
-/* Whatever has a final name is the shard of the uninterrupted run. */
+/* Every file with a final name is a shard of the uninterrupted run. */
 static void assert_final_names_are_whole(const char *dir, const char *reference) {
     int n;
     char **paths = list(dir, &n);
@@ -586,7 +585,7 @@ static void assert_final_names_are_whole(const char *dir, const char *reference)
     free_list(paths, n);
 }
 
-/* Killed early, then at various moments after a shard that was not there yet got its name. */
+/* Killed early, then at various moments after a further shard got its name. */
 static void killed_and_resumed_equals_uninterrupted(void **state) {
     make_long_input();
     prepare("--out @/whole" LONG_RUN);
@@ -611,7 +610,7 @@ static void killed_and_resumed_equals_uninterrupted(void **state) {
         if (!exists("parts")) continue;
         assert_final_names_are_whole("parts", "whole");
         assert_false(exists("parts/manifest.json"));
-        if (round == 3) { /* killed after the note and before the first of two renames */
+        if (round == 3) { /* killed after the manifest was written and before the first of two renames */
             assert_true(exists("parts/manifest.json.partial"));
             assert_int_equal(rename(in_scratch("parts/data_train_000001.bin"),
                                     in_scratch("parts/data_train_000001.bin.partial")),
@@ -625,13 +624,12 @@ static void killed_and_resumed_equals_uninterrupted(void **state) {
     assert_same_directories("whole", "parts");
 }
 
-/* What was finished is not done again: its files stay the same ones. */
+/* Finished work is not repeated: its files stay the same. */
 static void finished_shards_are_kept(void **state) {
     make_long_input();
     prepare("--out @/whole" LONG_RUN);
     struct how full = {.file_limit = 9500};
-    /* The limit lets tokenizer and manifest through at first, and stops the run when the manifest has
-     * grown. */
+    /* The limit allows tokenizer and manifest at first, and stops the run when the manifest has grown. */
     struct result r = run_how(full, "--out @/parts" LONG_RUN);
     assert_true(WIFEXITED(r.status) && WEXITSTATUS(r.status) == 1);
     assert_mentions(r.err, "File too large");
@@ -674,7 +672,7 @@ static void interrupt(void) {
     assert_true(remove_tree(in_scratch("parts"), &err));
     refuses("--overwrite --out @/parts --strict --tokenizer bytes --batch-size 16k --shard-tokens 10k "
             "--format text @/long.txt @/cut.gz",
-            "--resume goes on");
+            "--resume continues");
     assert_true(exists("parts/manifest.json.partial"));
     assert_true(count_final_shards("parts") > 2);
 }
@@ -886,7 +884,7 @@ static void damaged_compression_is_an_error(void **state) {
     free(text);
 }
 
-/* While it waits for the standard input, the file behind it grows. */
+/* While it waits for the standard input, its input file grows. */
 static void files_that_change_are_noticed(void **state) {
     put_text("t", "some text");
     assert_int_equal(mkfifo(in_scratch("fifo"), 0600), 0);
@@ -962,7 +960,7 @@ static void options_are_checked(void **state) {
     expect((struct how){0}, 0, "--help", "usage: prepare");
 }
 
-/* The output directory below the input directory: its files are no input. */
+/* The output directory is below the input directory: its files are no input. */
 static void output_is_not_input(void **state) {
     put_text("in/t", "some text");
     prepare("--tokenizer bytes --validation-fraction 0 --out @/in/shards @/in");
@@ -1025,7 +1023,7 @@ static void terminals_get_a_bar(void **state) {
 }
 
 int main(void) {
-    /* In memory: flushing hundreds of small shards to a disk is what takes the time here. */
+    /* In memory: most of the time would go into flushing hundreds of small shards to a disk. */
     if (access("/dev/shm", W_OK) == 0) setenv("TMPDIR", "/dev/shm", 0);
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(every_kind_of_input),

@@ -20,7 +20,7 @@ const char *fuzz_path(const char *name) {
     static char paths[8][PATH_MAX];
     static unsigned next;
     if (!directory[0]) {
-        /* In memory where possible: a disk's file system flushes a file that replaces another one. */
+        /* In memory if possible: on a disk, replacing a file flushes it. */
         const char *base = getenv("TMPDIR"), *memory = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
         snprintf(directory, sizeof directory, "%s/llmc_fuzz_XXXXXX", base && *base ? base : memory);
         check(mkdtemp(directory) != NULL, "%s: cannot make a scratch directory", directory);
@@ -82,6 +82,6 @@ void __wrap_file_unmap(struct mapped_file *f) {
 
 /* --- the disk --- */
 
-/* What is written here need not survive anything, and waiting for the disk would be most of the time. */
+/* Nothing here has to survive a crash, and waiting for the disk would take most of the time. */
 int fsync(int fd) { return 0; }
 int fdatasync(int fd) { return 0; }

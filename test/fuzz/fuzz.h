@@ -1,8 +1,7 @@
-/* Fuzzing every parser of untrusted input: what the targets share.
- *
- * test/fuzz/NAME.c holds one target: FUZZ_TARGET(NAME), which feeds bytes to a parser, and FUZZ_SEEDS(NAME),
- * which makes the inputs to start from. `make fuzz` builds each with libFuzzer (LIBFUZZER defined: the target
- * is LLVMFuzzerTestOneInput); test/fuzz/test_fuzz.c links all of them and runs a short fixed course of mutations.
+/* Fuzzing every parser of untrusted input. test/fuzz/NAME.c holds one target: FUZZ_TARGET(NAME), which
+ * passes bytes to a parser, and FUZZ_SEEDS(NAME), which makes the initial inputs. `make fuzz` builds each
+ * with libFuzzer (LIBFUZZER is defined and the target is LLVMFuzzerTestOneInput); test/fuzz/test_fuzz.c
+ * links all of them and runs a short fixed sequence of mutations.
  *
  * A parser may refuse its input, but must not crash, leak, run forever or end the process. */
 #ifndef LLMC_FUZZ_H
@@ -42,18 +41,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 #endif
 #define FUZZ_SEEDS(name) void fuzz_seeds_##name(fuzz_seed_fn *add, void *user)
 
-/* Writes SCRATCH/name, where SCRATCH is a directory of this process that it removes when it exits, and
- * returns the path (in a rotating buffer). */
+/* Writes SCRATCH/name and returns its path, in one of a few buffers used in turn. SCRATCH is a directory of
+ * this process that is removed at exit. */
 const char *fuzz_file(const char *name, const void *data, size_t size);
 const char *fuzz_path(const char *name);
 /* Adds the content of SCRATCH/name as a seed. */
 void fuzz_seed_file(fuzz_seed_fn *add, void *user, const char *name);
 
-/* A target says that the parser has taken an input: seeds that nobody takes would test little. */
+/* Reports that the parser accepted an input: seeds that are never accepted would test little. */
 void fuzz_accept(void);
 int64_t fuzz_accepted(void);
 
-/* Programs are linked with -Wl,--wrap=file_map,--wrap=file_unmap: mapped files are copied into memory of
- * exactly their size then, because a read behind the end of a mapping is invisible until the next page. */
+/* Programs are linked with -Wl,--wrap=file_map,--wrap=file_unmap: mapped files become copies of exactly
+ * their size, because a read past the end of a mapping is noticed only at the next page. */
 
 #endif

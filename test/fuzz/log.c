@@ -1,4 +1,4 @@
-/* log.jsonl: drawn as it is, and cut as a resumed run does. */
+/* log.jsonl, plotted as it is and cut as for a resumed run. */
 #include "test/fuzz/fuzz.h"
 
 #include "llmc/report/log_file.h"

@@ -1,4 +1,4 @@
-/* A model as small as can be, for the targets that read models. */
+/* The smallest possible model, for the targets that read models. */
 #ifndef LLMC_FUZZ_MODEL_H
 #define LLMC_FUZZ_MODEL_H
 

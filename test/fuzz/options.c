@@ -1,4 +1,4 @@
-/* A --config file, read by the table of the trainer's own options, and the options stored in a checkpoint. */
+/* A --config file for the options of train_gpt, and the options stored in a checkpoint. */
 #include "test/fuzz/fuzz.h"
 
 #include "llmc/run/config.h"

@@ -1,4 +1,4 @@
-/* The index of a sharded model: model.safetensors.index.json beside one file that is there and is sound. */
+/* The index of a sharded model: model.safetensors.index.json beside one file that exists and is valid. */
 #include "test/fuzz/fuzz.h"
 
 #include <stdio.h>

@@ -1,4 +1,4 @@
-/* What an interrupted `prepare` left: the note about its shards, beside files that are as they should be. */
+/* The description of shards that an interrupted `prepare` left, beside valid files. */
 #include "test/fuzz/fuzz.h"
 
 #include "data/shard_set.h"
@@ -12,7 +12,7 @@
 enum { MOST = 4 };
 static const uint32_t tokens[] = {1, 2, 3, 4, 5, 6};
 
-/* One whole shard and an open one with two tokens; what their note says. */
+/* One whole shard, an open one with two tokens, and their description. */
 static json_t *make_shards(void) {
     struct shard_set s;
     struct error err;
@@ -25,7 +25,7 @@ static json_t *make_shards(void) {
     return note;
 }
 
-/* Every input finds the same two files; making them anew each time would wait for the disk. */
+/* All inputs use the same two files; making them again would wait for the disk. */
 static void restore_files(void) {
     static const char *const names[] = {"x_000000.bin", "x_000001.bin.partial"};
     static struct mapped_file files[ARRAY_LENGTH(names)];

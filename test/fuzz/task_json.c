@@ -1,4 +1,4 @@
-/* Multiple-choice questions as JSON lines, and what becomes of them as tokens. */
+/* Multiple-choice questions as JSON lines, and their tokens. */
 #include "test/fuzz/fuzz.h"
 
 #include "llmc/model/eval.h"

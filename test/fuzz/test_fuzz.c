@@ -1,11 +1,9 @@
-/* Every parser of untrusted input against a fixed course of mutated inputs: the short form of `make fuzz`.
+/* Every parser of untrusted input against a fixed sequence of mutated inputs: the short form of `make
+ * fuzz`.
  *
- *   test_fuzz                        seeds as they are, then MUTATIONS inputs for each target of test/fuzz/
- *   test_fuzz --seeds DIR            writes the seeds to DIR/TARGET/N, for libFuzzer
- *   test_fuzz --show TARGET N        writes mutation N of a target to standard output, as named when one
- * fails
- *
- * Order: mutations; running; the program. */
+ *   test_fuzz                   the seeds, then MUTATIONS inputs for each target of test/fuzz/
+ *   test_fuzz --seeds DIR       writes the seeds to DIR/TARGET/N, for libFuzzer
+ *   test_fuzz --show TARGET N   writes mutation N of a target, by the number in a failure, to standard output */
 #include "test/test.h"
 
 #include "llmc/base/file.h"
@@ -54,7 +52,7 @@ static void corpus_free(struct corpus *c) {
 
 /* --- mutations --- */
 
-/* A sequence of random numbers that depends on (target, mutation) only. */
+/* Random numbers that depend only on (target, mutation). */
 struct source {
     uint64_t target, index;
     uint32_t drawn;
@@ -71,7 +69,7 @@ static void replace(struct input *in, size_t at, size_t gone, const void *with, 
     in->size += size - gone;
 }
 
-/* Another number in place of one that is written in decimal digits. */
+/* Replaces a number in decimal digits by another. */
 static void change_number(struct input *in, struct source *s) {
     static const char *const numbers[] = {"0",
                                           "-1",
@@ -154,7 +152,7 @@ static void mutate_once(struct input *in, struct source *s, const struct corpus 
     }
 }
 
-/* Mutation `index` of a target's seeds; data has room for MOST_BYTES. */
+/* Writes mutation `index` of the seeds of a target; data has room for MOST_BYTES. */
 static void mutation(struct input *in, const struct corpus *c, const char *target, uint64_t index) {
     struct source s = {0, index, 0};
     for (const char *p = target; *p; p++) s.target = 31 * s.target + (uint8_t)*p;
@@ -166,7 +164,7 @@ static void mutation(struct input *in, const struct corpus *c, const char *targe
 
 /* --- running --- */
 
-/* What runs now, for whoever wants to know when the process ends in the middle of it. */
+/* The current input, reported if the process ends during it. */
 static const char *running;
 static int64_t running_index;
 
@@ -198,7 +196,7 @@ static void watch(void) {
 }
 
 static void run_target(const struct target *t) {
-    watch(); /* here, since cmocka sets handlers of its own before each test */
+    watch(); /* here, because cmocka sets its own handlers before each test */
     struct corpus c = {0};
     uint8_t *room = xmalloc(MOST_BYTES);
     t->seeds(add_seed, &c);

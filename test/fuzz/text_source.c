@@ -1,5 +1,5 @@
-/* What `prepare` reads: text and JSON lines, plain, gzip or Zstandard (told by the first bytes). The last
- * byte of the input says which format is asked for. */
+/* The input of `prepare`: text and JSON lines, plain, gzip or Zstandard (told by the first bytes). The last
+ * byte selects the format. */
 #include "test/fuzz/fuzz.h"
 
 #include "data/text_source.h"

@@ -1,4 +1,4 @@
-/* GPT-2's published pair of files: encoder.json up to the first NUL byte, vocab.bpe behind it. */
+/* GPT-2's published pair of files: encoder.json up to the first NUL byte, vocab.bpe after it. */
 #include "test/fuzz/fuzz.h"
 
 #include <stdio.h>

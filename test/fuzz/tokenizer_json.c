@@ -1,4 +1,4 @@
-/* tokenizer.json: what loads must encode and decode anything, and survive being saved. */
+/* tokenizer.json: a tokenizer that loads must encode and decode any text, and survive being saved. */
 #include "test/fuzz/fuzz.h"
 
 #include "llmc/text/bpe_train.h"

@@ -1,5 +1,5 @@
-/* trainer.json of a checkpoint. Its checksum is put right first, so that the rest is looked at too, unless
- * the input ends with a space. */
+/* trainer.json of a checkpoint. Its checksum is corrected first, so that the rest is parsed too, unless the
+ * input ends with a space. */
 #include "test/fuzz/fuzz.h"
 
 #include "llmc/format/checkpoint.h"

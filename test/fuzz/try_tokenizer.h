@@ -1,4 +1,4 @@
-/* A tokenizer from an untrusted file has to cope with any text. */
+/* A tokenizer from an untrusted file must handle any text. */
 #ifndef LLMC_FUZZ_TRY_TOKENIZER_H
 #define LLMC_FUZZ_TRY_TOKENIZER_H
 

@@ -1,6 +1,5 @@
-/* The logger: rows, files of interrupted and resumed runs, full disks, the progress line, the terminal.
- *
- * A full disk is a file size limit with SIGXFSZ ignored; the terminal is a pseudo-terminal whose output a
+/* The logger: rows, files of interrupted and resumed runs, full disks, the progress line, the terminal. A
+ * full disk is a limit on file sizes with SIGXFSZ ignored; the terminal is a pseudo-terminal whose output a
  * small emulator turns back into a screen. */
 #include "test/scratch.h"
 
@@ -30,8 +29,8 @@ static int count_of(const char *text, const char *part) {
     return n;
 }
 
-/* Sends what this process prints to descriptor `fd` (at most a pipe's 64 KiB) into a pipe until capture_end,
- * which returns the text. Not into a file: file sizes are limited where disks are to be full. */
+/* Redirects descriptor `fd` (at most a pipe's 64 KiB) into a pipe until capture_end, which returns the
+ * text. Not into a file, because some tests limit file sizes. */
 struct capture {
     int fd, saved, pipe;
 };
@@ -160,7 +159,7 @@ static struct logger *open_or_fail(const struct log_options *o) {
     return l;
 }
 
-/* What step `s` of any run with these weights logs: numbers with long expansions, some of them not finite. */
+/* The row of step `s` in any run with these weights: numbers with many digits, some of them not finite. */
 static void log_one_step(struct logger *l, int64_t s) {
     logger_step(l, &(struct log_step){.step = s,
                                       .epoch = (double)s / 7,
@@ -175,7 +174,7 @@ static void log_one_step(struct logger *l, int64_t s) {
 static void log_steps(const char *out, int64_t resumed, int64_t last) {
     struct log_options o = options_for(out, resumed);
     struct logger *l = open_or_fail(&o);
-    /* A driver may validate again where it resumes: that must not leave a second row. */
+    /* A driver may validate again at the step where it resumes; that must not leave a second row. */
     if (resumed && resumed % VALIDATE_EVERY == 0) logger_validation(l, resumed, 1.3 + 2 / (double)resumed);
     for (int64_t s = resumed + 1; s <= last; s++) log_one_step(l, s);
     logger_sync(l);
@@ -458,7 +457,7 @@ static void columns_keep_their_places(void **state) {
 
 /* --- the terminal --- */
 
-/* What remains on the screen of a terminal that never scrolls, and whether a line was wider than it. */
+/* The screen of a terminal that never scrolls, and whether a line was wider than it. */
 struct screen {
     char cell[64][256];
     int row, column, columns;
@@ -484,7 +483,7 @@ static void screen_put(struct screen *s, const char *text, int64_t size) {
     }
 }
 
-/* Runs `body` in a child whose stdout and stderr are a terminal of that width, and returns all it printed. */
+/* Runs `body` in a child whose stdout and stderr are a terminal of that width, and returns its output. */
 static char *run_on_terminal(void (*body)(const char *out), const char *out, int columns, int64_t *size,
                              int *status) {
     int master;
@@ -584,7 +583,7 @@ static void plain_lines_elsewhere(void **state) {
     logger_close(l);
     char *text = capture_end(&c);
     assert_null(strpbrk(text, "\r\033["));
-    /* The first and the last step, six validations, and the word; all in no time, so nothing between. */
+    /* The first and the last step, six validations and the word; no time passes, so nothing between. */
     assert_int_equal(count_of(text, "\n"), 2 + STEPS / VALIDATE_EVERY + 1);
     assert_mentions(text, "step  1/24  epoch");
     assert_mentions(text, "step 24/24  epoch");
@@ -630,7 +629,8 @@ static void a_logger_draws_the_whole_run_after_a_resume(void **state) {
     logger_close(l);
     char *text = get_text("my run/loss.svg");
     assert_mentions(text, ">my run</text>");
-    /* A dot for each step but the one with NaN, which parts the line, and for each validation; the other line. */
+    /* A dot for each step except the one with NaN, which divides the line, and for each validation; the
+     * other line. */
     assert_int_equal(count_of(text, "h0"), STEPS - 1 + 2 + STEPS / VALIDATE_EVERY + 1);
     free(text);
     assert_false(path_exists(in_scratch("my run/loss.svg.tmp")));

@@ -1,5 +1,5 @@
-/* Telemetry of a GPU, from stand-ins for NVIDIA's library that the test compiles: one that works, and others
- * that lack functions or whose functions fail. Order: stand-ins, readings, what is missing. */
+/* Readings of a GPU from stand-ins for NVIDIA's library, which the test compiles: one that works, and
+ * others that lack functions or whose functions fail. */
 #include "test/scratch.h"
 
 #include "llmc/base/file.h"
@@ -12,8 +12,7 @@
 
 /* --- stand-ins --- */
 
-/* Compiled with -DNO_X, function X is missing; with -DBAD_X it fails. What it reads comes from the
- * environment. */
+/* -DNO_X leaves function X out, -DBAD_X makes it fail. Its readings come from the environment. */
 static const char source[] =
     "#include <stdlib.h>\n"
     "#include <string.h>\n"
@@ -94,8 +93,7 @@ static void test_everything_is_read(void **state) {
     assert_string_equal(getenv("FAKE_OPEN"), "0");
 }
 
-/* Idle, or clocks that the user has set, are no reason to warn; the first of the others is, and no later
- * one. */
+/* Idleness and clocks set by the user are no reason to warn; of the others the first is reported. */
 static void test_slowdown(void **state) {
     static const struct {
         const char *reasons, *slowed;

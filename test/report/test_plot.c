@@ -1,4 +1,4 @@
-/* loss.svg: sound XML for every curve, and the picture shows what is in the log. */
+/* loss.svg: well-formed XML for every curve, and the picture shows the contents of the log. */
 #include "test/scratch.h"
 
 #include "llmc/base/file.h"

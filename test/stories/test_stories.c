@@ -1,9 +1,9 @@
-/* The stories: their probability by three independent ways (the record of the choices, the parser, the sum
- * over all derivations of a small grammar), the entropy, what a corrupted story is worth, and grading. Order:
- * helpers, a small grammar in full, the stories, corruption, grading. */
+/* The stories: their probability by three independent methods (the record of the choices, the parser, the
+ * sum over all derivations of a small grammar), the entropy, the grade of corrupted stories, and
+ * grading. */
 #include "test/test.h"
 
-#include "llmc/stories/stories_impl.h"
+#include "llmc/stories/stories_grammar.h"
 #include "llmc/base/rng.h"
 
 #include <ctype.h>
@@ -72,7 +72,7 @@ static void words_free(struct words *s) {
 
 /* --- a small grammar in full --- */
 
-/* Every kind of item; "It was good." has two derivations, and so has, in the middle of a story, "X left
+/* Every kind of item. Two texts have two derivations: "It was good.", and in the middle of a story "X left
  * ...". */
 static const char *const who[] = {"Ann|she", "Bob|he", "Cy|he"};
 static const char *const count_names[] = {"one", "two", "three", "four"};
@@ -154,7 +154,7 @@ static double small_log_p(const char *text) {
     return story_grammar_log_probability(&small, text, length(text));
 }
 
-/* Texts outside of the small grammar, each one step away from a story. */
+/* Texts outside the small grammar, each one step away from a story. */
 static void test_small_grammar_refuses(void **state) {
     (void)state;
     assert_true(isfinite(small_log_p("She met Bob. It was good.")));
@@ -210,8 +210,8 @@ static void test_pure_function(void **state) {
     }
 }
 
-/* The record of the choices and the parser agree on every story, so no story has two derivations; and so do
- * the entropy of the grammar and the mean over stories. */
+/* For every story the record of the choices agrees with the parser, so no story has two derivations; and
+ * the entropy of the grammar agrees with the mean over stories. */
 static void test_probability_and_entropy(void **state) {
     (void)state;
     enum { STORIES = 20000 };
@@ -247,8 +247,8 @@ static void test_probability_and_entropy(void **state) {
     words_free(&vocabulary);
 }
 
-/* Every line and phrase is used, so every brace in the grammar has been read and every register it uses
- * set. */
+/* Every line and phrase is used, so every brace of the grammar was read and every register set before
+ * use. */
 static void mark_line(void *context, const struct story_line *line) {
     char key[32];
     snprintf(key, sizeof key, "%p", (const void *)line);
@@ -274,7 +274,7 @@ static void test_every_line_is_used(void **state) {
 
 /* --- corruption --- */
 
-/* Words that often may stand in each other's place, and the rest, which seldom may. */
+/* Words that can often replace each other, and the rest. */
 static const char *const classes[][10] = {
     {"sunny", "warm", "cold", "windy", "cloudy"},
     {"day", "morning", "afternoon", "evening"},
@@ -304,8 +304,8 @@ static bool perfect(const struct story_grade *g) {
     return g->grammatical == g->sentences && g->in_place == g->sentences && g->references_ok == g->references;
 }
 
-/* A story with one word changed is either another story, or impossible. The parser of exact probabilities and
- * the grader, which share no matching code, must agree on which. */
+/* A story with one word changed is either another story, or impossible. The parser of exact probabilities
+ * and the grader, which share no matching code, must agree on which. */
 static void test_changed_words(void **state) {
     (void)state;
     int possible = 0, impossible = 0;
@@ -347,15 +347,15 @@ static void note_reference(void *context, int64_t offset, const struct story_ite
     list->r[list->count++] = (struct reference){offset, *item, row};
 }
 
-/* Whether the story is right up to the end of the sentence at `offset`: who falls in a race, for example, is
- * a choice, and only what follows from it is wrong then. */
+/* Whether the story is right up to the end of the sentence at `offset`. Who falls in a race, for example,
+ * is a choice: only what follows from it is wrong then. */
 static bool right_so_far(const char *text, int64_t offset) {
     while (!(strchr(".!?", text[offset]) && (text[offset + 1] == ' ' || text[offset + 1] == '\0'))) offset++;
     struct story_grade g = story_grade(text, offset + 1);
     return perfect(&g);
 }
 
-/* A wrong reference costs itself, or, if the sentence contradicts itself, its sentence. */
+/* A wrong reference costs itself, or its sentence if that contradicts itself. */
 static void test_wrong_references(void **state) {
     (void)state;
     int wrong = 0, contradictions = 0, other_choice = 0;
@@ -409,7 +409,7 @@ static void test_generated_text_is_perfect(void **state) {
     for (int i = 0; i < 200; i++) {
         struct story_trace trace = {0};
         char *text = story_make_traced(8, (uint64_t)i, &trace);
-        /* as the corpus tool writes them, and as a decoder gives them */
+        /* as build/stories writes them, and as a decoder returns them */
         char *longer = xasprintf(i % 2 ? "%s%s\n<|endoftext|>\n" : "%s%s<|endoftext|>", corpus, text);
         sentences += trace.sentences;
         references += trace.references;
@@ -424,7 +424,7 @@ static void test_generated_text_is_perfect(void **state) {
     free(corpus);
 }
 
-/* One unreadable word costs its sentence and nothing else, wherever it stands. */
+/* One unreadable word costs only its sentence, wherever it is. */
 static void test_unknown_word(void **state) {
     (void)state;
     for (int i = 0; i < 300; i++) {
@@ -448,8 +448,8 @@ static void test_unknown_word(void **state) {
     }
 }
 
-/* A missing, repeated or strange sentence costs at most its place; a story cut anywhere is right as far as it
- * goes. */
+/* A missing, repeated or foreign sentence costs at most its place. A story cut anywhere is right up to
+ * there. */
 static void test_cut_and_repeated(void **state) {
     (void)state;
     for (int i = 0; i < 200; i++) {
@@ -461,7 +461,8 @@ static void test_cut_and_repeated(void **state) {
             struct story_grade g = story_grade(text, at);
             bool stop = strchr(".!?", text[at - 1]) && (text[at] == ' ' || text[at] == '\0');
             complete += stop;
-            /* cut behind the mark in '"What?" asked Ben.' nobody can know that the sentence goes on */
+            /* after a cut behind the mark in '"What?" asked Ben.' nothing shows that the sentence
+             * continues */
             bool inside = strchr(".!?", text[at - 1]) && text[at] == '"';
             if (!inside && (g.sentences != complete || !perfect(&g)))
                 fail_msg("%d of %d sentences: %.*s", g.grammatical, complete, (int)at, text);
@@ -519,7 +520,7 @@ static void test_grade_of_sentences(void **state) {
     expect_grade("Mia and Ben were good friends.<|endoftext|>Tom and Anna were good friends.", 2, 2, 2, 0, 0);
 }
 
-/* What is no story at all costs nothing but time, and not much of that. */
+/* A text that is no story costs time, but not much. */
 static void test_garbage(void **state) {
     (void)state;
     enum { SIZE = 20000 };

@@ -1,8 +1,6 @@
-/* Tokenizers against Hugging Face's: the goldens are written by dev/reference/tokenizer_oracle.py.
- * tokenizer.txt is the text that tokenizer.json was trained on there; tokenizer_cases.json has texts with
- * their ids under many configurations, and checksums of the ids of texts too large to store.
- *
- * Order: configurations, golden cases, large golden cases, training, round trips, saving, malformed files. */
+/* Tokenizers against Hugging Face's. dev/reference/tokenizer_oracle.py writes the goldens: tokenizer.txt is
+ * the text on which tokenizer.json was trained there; tokenizer_cases.json has texts with their ids under
+ * many configurations, and checksums of the ids of texts too large to store. */
 #include "test/scratch.h"
 
 #include "llmc/base/file.h"
@@ -213,7 +211,7 @@ static uint32_t hash_run(const struct tokenizer *t, const json_t *part, int64_t 
     return state;
 }
 
-/* A block of code points, each put in the place of "{c}" in a form. */
+/* A block of code points, each in the place of "{c}" in a form. */
 static uint32_t hash_codes(const struct tokenizer *t, const char *form, uint32_t first, uint32_t block) {
     struct token_buffer b = {0};
     struct text text = {(char *)xmalloc(1), 0, 1};
@@ -345,7 +343,7 @@ static void test_training_does_not_depend_on_threads(void **state) {
     assert_true(t && tokenizer_hash(t) == hash);
     bpe_trainer_free(b);
     tokenizer_free(t);
-    /* few distinct words: fewer tokens than asked, and a vocabulary that cannot be */
+    /* few distinct words give fewer tokens than asked; vocabulary sizes that are impossible */
     t = tokenizer_train(&(struct text_span){"ab ab ab", 8}, 1, 5000, 1, &err);
     assert_true(t && tokenizer_vocab_size(t) > 257 && tokenizer_vocab_size(t) < 262);
     tokenizer_free(t);
@@ -436,7 +434,7 @@ static void test_saved_and_loaded_is_the_same(void **state) {
     goldens_close(&g);
 }
 
-/* vocab.bpe and encoder.json, as GPT-2's tokenizer was published. */
+/* vocab.bpe and encoder.json, the form in which GPT-2's tokenizer was published. */
 static void test_published_files(void **state) {
     json_t *base = read_json("test/golden/tokenizer.json"), *model = json_object_get(base, "model");
     json_t *vocab = json_deep_copy(json_object_get(model, "vocab"));

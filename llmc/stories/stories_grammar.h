@@ -1,26 +1,27 @@
-/* Inside of the stories: how a grammar is written, and the functions over any grammar, for stories*.c and the
+/* The notation of a grammar, and the functions that work on any grammar. Internal to llmc/stories and its
  * tests.
  *
- * A story is a path through beats. A beat offers weighted lines; a line is one sentence and the beat that
- * follows it (or no text and only the next beat). While a line is written, choices are remembered in
- * registers, which are named by letters, and later lines refer to them. So what may come next depends on the
- * beat and the registers alone, and the probability of a text is a product of the weights of the choices that
- * spell it. In a line, outside of braces, letters stand for themselves; braces mean
+ * A story is a path through beats. A beat has weighted lines. A line is one sentence, or none, and the beat
+ * that follows. While a line is written, choices are stored in registers, which are named by letters; later
+ * lines refer to them. So what may follow depends only on the beat and the registers, and the probability
+ * of a text is a product of the weights of the choices that spell it.
+ *
+ * In a line, letters outside braces stand for themselves. Braces mean:
  *
  *   {happy}        a phrase, one of several with weights, or an entry of a list, each equally likely
- *   {h=person}     an entry of a list, remembered as h; its first column is written
+ *   {h=person}     an entry of a list, stored in h; its first column is written
  *   {t=toy.play}   the same, but another column is written
- *   {f=person!h}   the same, but not the one that h remembers; "!ab" excludes two; also {person!h}
- *   {h}            what h remembers: its first column
+ *   {f=person!h}   the same, but not the entry in h; "!ab" excludes two; also {person!h}
+ *   {h}            the entry in h: its first column
  *   {h.him}        another column of it
  *   {h.He}         a column with a capital letter: the column "he", first letter capitalised
  *   {n-m}          the number that is the difference of two (row i of their table is the number i + 1)
- *   {w:h}          writes nothing; w remembers what h does
+ *   {w:h}          writes nothing; copies h to w
  *
- * What refers ({h}, {h.him}, {h.He}, {n-m}) is what a grade counts as a reference. A line of a beat is one
- * sentence: it ends in . ! or ?, and has none of them before a space. */
-#ifndef LLMC_STORIES_IMPL_H
-#define LLMC_STORIES_IMPL_H
+ * {h}, {h.him}, {h.He} and {n-m} are what a grade counts as references. A line of a beat ends in . ! or ?,
+ * and has none of these before a space. */
+#ifndef LLMC_STORIES_GRAMMAR_H
+#define LLMC_STORIES_GRAMMAR_H
 
 #include "llmc/stories/stories.h"
 
