@@ -1,256 +1,300 @@
-/* Starting the processes of a run. Order: who else may have started this process; cores; the start of all
- * processes; starting again; what rank 0 tells. launch_watch.c sees them run and end. */
-#include "llmc/process/launch_impl.h"
+/* One poll() loop over the messages of all children and a signalfd, from their start to the end of the last.
+ * --restart repeats that. */
+#include "llmc/process/launch.h"
 
 #include "llmc/process/group.h"
+#include "llmc/process/net.h"
 
-#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
-#include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/random.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* --- who else --- */
+#define GRACE 3.0 /* seconds: for the other ranks to exit after one has failed */
 
-/* Slurm sets SLURM_PROCID also for the batch script itself, where one may well start processes; a step's
- * number of tasks only in a step. */
-static const struct {
-    const char *name, *size;
-} launchers[] = {
-    {"torchrun or the like", "WORLD_SIZE"},
-    {"mpirun", "OMPI_COMM_WORLD_SIZE"},
-    {"MPICH's mpiexec", "PMI_SIZE"},
-    {"srun", "SLURM_STEP_NUM_TASKS"},
+enum { LINE = 2048 };
+
+struct child {
+    pid_t pid;
+    int output;                   /* read end of the pipe for its messages; -1: closed */
+    char line[LINE], error[LINE]; /* the incomplete line; the last "error: ..." line */
+    size_t length;
+    bool ended;
+    int status; /* from waitpid */
 };
 
-/* A launcher's word on the place of its one process must not reach the processes that are started here. */
-static const char *const place_variables[] = {"GROUP_RANK",
-                                              "LOCAL_WORLD_SIZE",
-                                              "OMPI_COMM_WORLD_RANK",
-                                              "OMPI_COMM_WORLD_SIZE",
-                                              "OMPI_COMM_WORLD_LOCAL_RANK",
-                                              "OMPI_COMM_WORLD_LOCAL_SIZE",
-                                              "PMI_RANK",
-                                              "PMI_SIZE",
-                                              "PMIX_RANK",
-                                              "MPI_LOCALRANKID",
-                                              "MPI_LOCALNRANKS",
-                                              "SLURM_PROCID",
-                                              "SLURM_LOCALID",
-                                              "SLURM_NTASKS",
-                                              "SLURM_NPROCS",
-                                              "SLURM_STEP_ID",
-                                              "SLURM_STEP_NUM_TASKS",
-                                              "SLURM_STEP_TASKS_PER_NODE",
-                                              "TORCHELASTIC_RUN_ID"};
+struct launch {
+    const struct launch_options *options;
+    struct child *child; /* (ranks) */
+    pid_t process_group; /* of the children */
+    int64_t alive;
+    int signals;     /* signalfd: SIGCHLD, SIGINT, SIGTERM */
+    int report;      /* memfd that rank 0 writes to */
+    char *directory; /* of the run; NULL: not known */
+    bool training;   /* start-up has succeeded */
+    bool error_shown, killed;
+    int stop;       /* the signal that was forwarded; 0: none */
+    double kill_at; /* when the children that are left are killed */
+    int64_t failed; /* the rank that explains the failure best; -1: none has failed */
+    int explains;   /* see failure_of() */
+};
 
 char *launch_foreign(void) {
+    /* of Slurm's sizes, this one is set only inside of steps: batch scripts may start processes */
+    static const char *const launchers[][2] = {{"torchrun or the like", "WORLD_SIZE"},
+                                               {"mpirun", "OMPI_COMM_WORLD_SIZE"},
+                                               {"MPICH's mpiexec", "PMI_SIZE"},
+                                               {"srun", "SLURM_STEP_NUM_TASKS"}};
     for (size_t i = 0; i < ARRAY_LENGTH(launchers); i++) {
-        const char *size = getenv(launchers[i].size);
-        if (size && atoi(size) > 1)
-            return xasprintf("%s (%s=%s)", launchers[i].name, launchers[i].size, size);
+        const char *size = getenv(launchers[i][1]);
+        if (size && atoi(size) > 1) return xasprintf("%s (%s=%s)", launchers[i][0], launchers[i][1], size);
     }
     return NULL;
 }
 
 /* --- cores --- */
 
-struct cpu {
-    int package, core, number;
-};
-
-static int read_topology(int cpu, const char *name) {
-    char path[128];
-    snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/%s", cpu, name);
-    FILE *f = fopen(path, "r");
-    int value = -1;
-    if (f && fscanf(f, "%d", &value) != 1) value = -1;
+static int64_t read_topology(int cpu, const char *name) {
+    FILE *f = fopen(temp_printf("/sys/devices/system/cpu/cpu%d/topology/%s", cpu, name), "re");
+    int value = 0;
+    if (f && fscanf(f, "%d", &value) != 1) value = 0;
     if (f) fclose(f);
     return value;
 }
 
-static int by_place(const void *a, const void *b) {
-    const struct cpu *x = (const struct cpu *)a, *y = (const struct cpu *)b;
-    if (x->package != y->package) return x->package < y->package ? -1 : 1;
-    if (x->core != y->core) return x->core < y->core ? -1 : 1;
-    return (x->number > y->number) - (x->number < y->number);
+static int compare_keys(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
 }
 
 int launch_cpus(int *cpus, int64_t part, int64_t parts) {
     cpu_set_t allowed;
-    struct cpu all[CPU_SETSIZE];
+    int64_t key[CPU_SETSIZE]; /* sorts by package, core, number */
     int count = 0, n = 0;
     if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 0;
     for (int i = 0; i < CPU_SETSIZE; i++)
         if (CPU_ISSET(i, &allowed))
-            all[count++] =
-                (struct cpu){read_topology(i, "physical_package_id"), read_topology(i, "core_id"), i};
+            key[count++] =
+                (read_topology(i, "physical_package_id") << 40) + (read_topology(i, "core_id") << 20) + i;
     if (count < parts) return 0;
-    qsort(all, (size_t)count, sizeof *all, by_place);
-    for (int64_t i = part * count / parts; i < (part + 1) * count / parts; i++) cpus[n++] = all[i].number;
+    qsort(key, (size_t)count, sizeof *key, compare_keys);
+    for (int64_t i = part * count / parts; i < (part + 1) * count / parts; i++)
+        cpus[n++] = (int)(key[i] & 0xfffff);
     return n;
 }
 
-/* In the child: its cores, and as many threads. */
+/* --- starting --- */
+
+static void set_number(const char *name, int64_t value) { setenv(name, temp_printf("%" PRId64, value), 1); }
+
 static void take_cores(const struct launch_options *o, int64_t rank) {
     int cpus[CPU_SETSIZE], n = launch_cpus(cpus, rank, o->ranks);
     const char *given = getenv("OMP_NUM_THREADS");
-    int64_t total = given ? atoi(given) : 0, threads = max_i64(1, n);
-    if (total > 0) threads = max_i64(1, total / o->ranks);
-    if (o->threads) threads = o->threads;
-    char text[32];
-    snprintf(text, sizeof text, "%" PRId64, threads);
-    setenv("OMP_NUM_THREADS", text, 1);
+    int64_t threads = given && atoi(given) > 0 ? atoi(given) / o->ranks : n;
+    set_number("OMP_NUM_THREADS", o->threads ? o->threads : max_i64(1, threads));
     if (!o->bind || n == 0 || getenv("OMP_PROC_BIND") || getenv("OMP_PLACES")) return;
     cpu_set_t own;
     CPU_ZERO(&own);
     for (int i = 0; i < n; i++) CPU_SET(cpus[i], &own);
-    sched_setaffinity(0, sizeof own, &own); /* the system may refuse; then it places the threads itself */
+    sched_setaffinity(0, sizeof own, &own); /* if this fails, the scheduler decides */
 }
 
-/* --- the start --- */
-
-/* A socket that listens on a free port of this machine. */
-static int listen_here(int *port, int64_t ranks) {
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t size = sizeof a;
-    check(fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof a) == 0 &&
-              listen(fd, (int)max_i64(128, 2 * ranks)) == 0 &&
-              getsockname(fd, (struct sockaddr *)&a, &size) == 0,
-          "no socket for the processes of this run to meet at (127.0.0.1): %s", strerror(errno));
-    *port = ntohs(a.sin_port);
-    return fd;
-}
-
-static void random_token(char token[33]) {
-    uint8_t bytes[16];
-    check(getrandom(bytes, sizeof bytes, 0) == (ssize_t)sizeof bytes, "getrandom: %s", strerror(errno));
-    for (size_t i = 0; i < sizeof bytes; i++) snprintf(token + 2 * i, 3, "%02x", bytes[i]);
-}
-
-static void set_number(const char *name, int64_t value) {
-    char text[32];
-    snprintf(text, sizeof text, "%" PRId64, value);
-    setenv(name, text, 1);
-}
-
-/* What all processes of one start have in common. */
-struct meeting {
-    int listener, port;
-    int report; /* rank 0's end */
-    char token[33];
-};
-
-static void describe_place(const struct launch_options *o, const struct meeting *m, int64_t rank,
-                           pid_t parent) {
-    for (size_t i = 0; i < ARRAY_LENGTH(place_variables); i++) unsetenv(place_variables[i]);
-    set_number("RANK", rank);
-    set_number("WORLD_SIZE", o->ranks);
-    set_number("LOCAL_RANK", rank);
-    set_number("LOCAL_WORLD_SIZE", o->ranks);
-    setenv("MASTER_ADDR", "127.0.0.1", 1);
-    set_number("MASTER_PORT", m->port);
-    setenv("LLMC_TOKEN", m->token, 1);
-    set_number("LLMC_LAUNCHER", parent);
-    unsetenv("LLMC_LISTEN_FD");
-    unsetenv("LLMC_REPORT_FD");
-    if (rank != 0) return;
-    set_number("LLMC_LISTEN_FD", m->listener);
-    set_number("LLMC_REPORT_FD", m->report);
-    fcntl(m->listener, F_SETFD, 0); /* these two stay open in the new program */
-    fcntl(m->report, F_SETFD, 0);
-}
-
-/* The new process, up to the program. */
-LLMC_NORETURN static void become_rank(const struct launch_options *o, const struct launch *l,
-                                      const struct meeting *m, int64_t rank, int output, pid_t parent,
-                                      char **argv) {
-    /* A group of its own: Ctrl-C reaches the parent only, which hands it on once. */
-    setpgid(0, l->group);
+/* In the child: becomes the program. */
+LLMC_NORETURN static void become_rank(const struct launch *l, int64_t rank, int listener, const char *token,
+                                      int output, pid_t launcher, char **argv) {
+    setpgid(0, l->process_group); /* so that Ctrl-C reaches the launcher only, which forwards it once */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) _exit(EXIT_FAILURE); /* it died before that was set */
-    signal(SIGTTOU, SIG_IGN); /* writes to the terminal all the same, whatever `stty tostop` says */
+    if (getppid() != launcher) _exit(EXIT_FAILURE); /* it died before that took effect */
+    signal(SIGTTOU, SIG_IGN); /* after `stty tostop` this signal stops a background process that prints */
     sigset_t none;
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
-    describe_place(o, m, rank, parent);
-    take_cores(o, rank);
+    struct net_address at = net_local(listener);
+    set_number("RANK", rank);
+    set_number("LOCAL_RANK", rank);
+    set_number("WORLD_SIZE", l->options->ranks);
+    set_number("LOCAL_WORLD_SIZE", l->options->ranks);
+    setenv("MASTER_ADDR", "127.0.0.1", 1);
+    set_number("MASTER_PORT", net_port(&at));
+    setenv("LLMC_TOKEN", token, 1);
+    set_number("LLMC_LAUNCHER", launcher);
+    unsetenv("LLMC_LISTEN_FD");
+    unsetenv("LLMC_REPORT_FD");
+    if (rank == 0) {
+        set_number("LLMC_LISTEN_FD", listener);
+        set_number("LLMC_REPORT_FD", l->report);
+        fcntl(listener, F_SETFD, 0); /* the program inherits both */
+        fcntl(l->report, F_SETFD, 0);
+    }
+    take_cores(l->options, rank);
     if (rank != 0) dup2(output, STDOUT_FILENO);
     dup2(output, STDERR_FILENO);
     execv("/proc/self/exe", argv);
-    fprintf(stderr, "error: this program cannot be started a second time: %s\n", strerror(errno));
+    fprintf(stderr, "error: cannot start this program again: %s\n", strerror(errno));
     _exit(EXIT_FAILURE);
 }
 
-static void start_all(struct launch *l, const struct launch_options *o, char **argv) {
-    struct meeting m;
-    m.listener = listen_here(&m.port, o->ranks);
-    random_token(m.token);
-    int report[2], output[2];
-    check(pipe2(report, O_CLOEXEC) == 0, "no pipe for rank 0: %s", strerror(errno));
-    l->report = report[0];
-    m.report = report[1];
-    pid_t parent = getpid();
+static void start_all(struct launch *l, char **argv) {
+    struct error err;
+    uint64_t random[2];
+    int output[2], listener = net_listen("127.0.0.1", 0, &err);
+    check(listener >= 0, "the processes of this run need a socket to connect to: %s", err.message);
+    check(getrandom(random, sizeof random, 0) == (ssize_t)sizeof random, "getrandom: %s", strerror(errno));
+    char *token = xasprintf("%016" PRIx64 "%016" PRIx64, random[0], random[1]);
+    pid_t launcher = getpid();
     fflush(NULL);
-    for (int64_t rank = 0; rank < o->ranks; rank++) {
-        struct launch_child *c = &l->child[rank];
+    for (int64_t rank = 0; rank < l->options->ranks; rank++) {
+        struct child *c = &l->child[rank];
         check(pipe2(output, O_CLOEXEC) == 0, "no pipe for rank %" PRId64 ": %s", rank, strerror(errno));
         c->pid = fork();
-        check(c->pid >= 0, "rank %" PRId64 " cannot be started: %s", rank, strerror(errno));
-        if (c->pid == 0) become_rank(o, l, &m, rank, output[1], parent, argv);
-        if (rank == 0) l->group = c->pid;
-        setpgid(c->pid, l->group); /* whoever comes first */
+        check(c->pid >= 0, "cannot start rank %" PRId64 ": %s", rank, strerror(errno));
+        if (c->pid == 0) become_rank(l, rank, listener, token, output[1], launcher, argv);
+        if (rank == 0) l->process_group = c->pid;
+        setpgid(c->pid, l->process_group); /* parent and child both do this, whichever runs first */
         close(output[1]);
         c->output = output[0];
         fcntl(c->output, F_SETFL, O_NONBLOCK);
     }
-    fcntl(l->report, F_SETFL, O_NONBLOCK);
-    close(m.report);
-    close(m.listener);
+    close(listener);
+    free(token);
 }
 
-static void launch_open(struct launch *l, const struct launch_options *o) {
-    *l = (struct launch){.ranks = o->ranks, .report = -1, .failed = -1, .kill_at = INFINITY};
-    l->child = (struct launch_child *)xcalloc((size_t)o->ranks, sizeof *l->child);
-    sigset_t watched;
-    sigemptyset(&watched);
-    sigaddset(&watched, SIGCHLD);
-    sigaddset(&watched, SIGINT);
-    sigaddset(&watched, SIGTERM);
-    sigaddset(&watched, SIGTSTP);
-    sigprocmask(SIG_BLOCK, &watched, NULL);
-    l->signals = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
-    check(l->signals >= 0, "signalfd: %s", strerror(errno));
+/* --- messages, signals, ends --- */
+
+/* A rank names itself in its messages (run_prefix_messages); other output gets the rank here. */
+static void show_line(struct launch *l, int64_t rank) {
+    struct child *c = &l->child[rank];
+    c->line[c->length] = '\0';
+    c->length = 0;
+    const char *colon = strncmp(c->line, "rank ", 5) == 0 ? strstr(c->line, ": ") : NULL;
+    const char *text = colon ? colon + 2 : c->line;
+    if (strncmp(text, "error: ", 7) == 0) {
+        strcpy(c->error, text + 7);
+        if (l->error_shown) return;
+        l->error_shown = true;
+    }
+    fprintf(stderr, "%s%s%s\n", isatty(STDERR_FILENO) ? "\r\033[K" : "",
+            rank == 0 || colon ? "" : temp_printf("rank %" PRId64 ": ", rank), c->line);
 }
 
-static void launch_free(struct launch *l) {
-    close(l->signals);
-    free(l->directory);
-    free(l->child);
+static void read_output(struct launch *l, int64_t rank) {
+    struct child *c = &l->child[rank];
+    char bytes[4096];
+    ssize_t n;
+    if (c->output < 0) return;
+    while ((n = read(c->output, bytes, sizeof bytes)) > 0)
+        for (ssize_t i = 0; i < n; i++) {
+            if (bytes[i] != '\n') c->line[c->length++] = bytes[i];
+            if (bytes[i] == '\n' || c->length == sizeof c->line - 1) show_line(l, rank);
+        }
+    if (n < 0 && !c->ended && (errno == EAGAIN || errno == EINTR)) return;
+    if (c->length) show_line(l, rank);
+    close(c->output);
+    c->output = -1;
+}
+
+static void read_signals(struct launch *l) {
+    struct signalfd_siginfo s;
+    while (read(l->signals, &s, sizeof s) == (ssize_t)sizeof s) {
+        if (s.ssi_signo == SIGCHLD) continue;
+        if (l->stop) l->kill_at = now_seconds();
+        if (!l->stop && l->alive) kill(-l->process_group, (int)s.ssi_signo);
+        l->stop = (int)s.ssi_signo;
+    }
+}
+
+/* 0: no failure. The larger number explains more: a rank that exits because of another one has the status
+ * GROUP_EXIT_STATUS, and one that exits without a message leaves it to another to say what both found. */
+static int failure_of(const struct launch *l, const struct child *c) {
+    if (WIFSIGNALED(c->status)) {
+        bool wanted = WTERMSIG(c->status) == l->stop || (l->killed && WTERMSIG(c->status) == SIGKILL);
+        return wanted ? 0 : 4;
+    }
+    int status = WEXITSTATUS(c->status);
+    if (status == 0 || (l->stop && status == 128 + l->stop)) return 0;
+    return 1 + (c->error[0] != 0) + 2 * (status != GROUP_EXIT_STATUS);
+}
+
+static void reap(struct launch *l) {
+    for (int64_t rank = 0; rank < l->options->ranks; rank++) {
+        struct child *c = &l->child[rank];
+        if (c->ended || waitpid(c->pid, &c->status, WNOHANG) != c->pid) continue;
+        c->ended = true;
+        l->alive--;
+        read_output(l, rank);
+        int failure = failure_of(l, c);
+        if (failure) l->kill_at = fmin(l->kill_at, now_seconds() + GRACE);
+        if (failure > l->explains) {
+            l->explains = failure;
+            l->failed = rank;
+        }
+    }
+}
+
+static void watch(struct launch *l) {
+    int64_t ranks = l->options->ranks;
+    struct pollfd *p = (struct pollfd *)xcalloc((size_t)ranks + 1, sizeof *p);
+    while (l->alive) {
+        for (int64_t rank = 0; rank < ranks; rank++)
+            p[rank] = (struct pollfd){l->child[rank].output, POLLIN, 0};
+        p[ranks] = (struct pollfd){l->signals, POLLIN, 0};
+        double left = l->kill_at - now_seconds();
+        poll(p, (nfds_t)ranks + 1, isfinite(left) ? (int)ceil(1e3 * fmax(0.0, left)) : -1);
+        read_signals(l);
+        for (int64_t rank = 0; rank < ranks; rank++) read_output(l, rank);
+        reap(l);
+        if (!l->alive || now_seconds() < l->kill_at) continue;
+        kill(-l->process_group, SIGKILL);
+        l->killed = true;
+        l->kill_at = INFINITY;
+    }
+    free(p);
+}
+
+/* --- what rank 0 reports --- */
+
+bool launch_is_child(void) {
+    const char *launcher = getenv("LLMC_LAUNCHER");
+    return launcher && atoi(launcher) == (int)getppid();
+}
+
+static void report(const char *fmt, const char *value) {
+    const char *fd = getenv("LLMC_REPORT_FD");
+    if (fd && launch_is_child()) dprintf(atoi(fd), fmt, value);
+}
+void launch_tell_run(const char *directory) { report("%s\n", directory); }
+void launch_tell_training(void) { report("%s", "training"); }
+
+static void read_report(struct launch *l) {
+    char text[8192];
+    ssize_t n = pread(l->report, text, sizeof text - 1, 0);
+    text[max_i64(0, n)] = '\0';
+    char *end = strchr(text, '\n');
+    if (!end) return;
+    l->training = end[1] != '\0';
+    if (!l->directory) l->directory = strndup(text, (size_t)(end - text));
 }
 
 /* --- starting again --- */
 
-/* The newest complete checkpoint of a run by its name; -1: none. */
+/* The step of the newest complete checkpoint, from its name; -1: none. */
 static int64_t last_checkpoint(const char *directory) {
     DIR *dir = directory ? opendir(directory) : NULL;
     int64_t newest = -1;
-    struct dirent *e;
-    while (dir && (e = readdir(dir)) != NULL) {
+    for (struct dirent *e; dir && (e = readdir(dir)) != NULL;) {
         const char *digits = strncmp(e->d_name, "step-", 5) == 0 ? e->d_name + 5 : "";
         if (*digits && strspn(digits, "0123456789") == strlen(digits))
             newest = max_i64(newest, strtoll(digits, NULL, 10));
@@ -264,107 +308,95 @@ static bool is_option(const char *argument, const char *name) {
     return strncmp(argument, name, n) == 0 && (argument[n] == '\0' || argument[n] == '=');
 }
 
-/* The arguments for going on: the same, but for this directory, and resuming or (if nothing was saved yet)
- * starting over. */
-static char **arguments_again(int argc, char **argv, const char *directory, bool resume) {
-    static const char *const replaced[] = {"--out", "--resume", "--no-resume", "--overwrite",
-                                           "--no-overwrite"};
+/* The arguments of the next start, which goes on in this directory, or begins anew if nothing was saved. */
+static char **arguments_again(int argc, char **argv, char *directory, bool resume) {
+    static char own[][16] = {"--overwrite", "--resume", "--no-overwrite", "--no-resume", "--out"};
     char **again = (char **)xcalloc((size_t)argc + 4, sizeof *again);
     int n = 0;
     for (int i = 0; i < argc; i++) {
-        bool skip = false;
-        for (size_t k = 0; k < ARRAY_LENGTH(replaced); k++) skip |= is_option(argv[i], replaced[k]);
-        if (!skip) again[n++] = xstrdup(argv[i]);
+        bool replaced = false;
+        for (size_t k = 0; k < ARRAY_LENGTH(own); k++) replaced |= is_option(argv[i], own[k]);
+        if (!replaced) again[n++] = argv[i];
         if (strcmp(argv[i], "--out") == 0) i++; /* its value */
     }
-    again[n++] = xstrdup(resume ? "--resume" : "--overwrite");
-    again[n++] = xstrdup("--out");
-    again[n++] = xstrdup(directory);
+    again[n++] = own[resume];
+    again[n++] = own[ARRAY_LENGTH(own) - 1];
+    again[n++] = directory;
     return again;
-}
-
-static void arguments_free(char **arguments) {
-    for (int i = 0; arguments[i]; i++) free(arguments[i]);
-    free(arguments);
 }
 
 static int exit_status(int status) {
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-/* A process that was killed, or whose neighbour is gone, may find better conditions the next time. One that
- * did not like its options or its data will not; after the start all of that has been looked at. */
+/* Errors in options or data would recur, so restart only failures after start-up, by a signal or of a peer. */
 static bool may_heal(const struct launch *l) {
     int status = l->child[l->failed].status;
     return l->training || WIFSIGNALED(status) || exit_status(status) == GROUP_EXIT_STATUS;
 }
 
-/* The parent's last line: what became of the run. */
-static void conclude(const struct launch *l, const struct launch_options *o, const char *program) {
-    const struct launch_child *c = &l->child[l->failed];
-    int64_t step = last_checkpoint(l->directory);
-    char *end = launch_end_text(c->status), *next;
-    if (!may_heal(l))
-        next = xstrdup("training had not begun");
-    else if (step >= 0)
-        next = xasprintf("go on from step %" PRId64 " with: %s %s--resume --out %s", step, program, o->option,
-                         l->directory);
-    else
-        next = xstrdup("nothing was saved yet, so start it again (--save-every says how often it saves)");
-    fprintf(stderr, "error: rank %" PRId64 " %s%s%s%s; %s\n", l->failed, end, c->complaint[0] ? " (" : "",
-            c->complaint, c->complaint[0] ? ")" : "", next);
-    free(end);
-    free(next);
+static const char *end_text(int status) {
+    if (!WIFSIGNALED(status)) return temp_printf("ended with status %d", WEXITSTATUS(status));
+    return temp_printf("was killed by signal %d (%s)%s", WTERMSIG(status), strsignal(WTERMSIG(status)),
+                       WTERMSIG(status) == SIGKILL ? ", perhaps because memory ran out" : "");
 }
 
-/* Says what happened, waits, and gives the arguments of the next start; false if a signal came meanwhile. */
-static bool prepare_again(struct launch *l, const struct launch_options *o, int64_t attempt, int argc,
-                          char **argv, char ***arguments) {
+/* The last line of the launcher. */
+static void conclude(const struct launch *l, const char *program) {
+    const struct child *c = &l->child[l->failed];
     int64_t step = last_checkpoint(l->directory);
-    double pause = fmin(60.0, (double)((int64_t)1 << min_i64(attempt, 6)));
-    char *end = launch_end_text(l->child[l->failed].status), from[64] = "from the beginning";
-    if (step >= 0) snprintf(from, sizeof from, "from step %" PRId64, step);
-    fprintf(stderr, "warning: rank %" PRId64 " %s; restart %" PRId64 " of %" PRId64 " %s in %.0f s\n",
-            l->failed, end, attempt + 1, o->restarts, from, pause);
-    free(end);
-    if (l->directory) {
-        if (*arguments != argv) arguments_free(*arguments);
-        *arguments = arguments_again(argc, argv, l->directory, step >= 0);
-    }
-    return launch_pause(l, pause);
+    const char *next = "nothing was saved yet, so start it again (--save-every says how often it saves)";
+    if (!may_heal(l))
+        next = "training had not begun";
+    else if (step >= 0)
+        next = temp_printf("go on from step %" PRId64 " with: %s %s--resume --out %s", step, program,
+                           l->options->option, l->directory);
+    fprintf(stderr, "error: rank %" PRId64 " %s%s; %s\n", l->failed, end_text(c->status),
+            c->error[0] ? temp_printf(" (%s)", c->error) : "", next);
+}
+
+static void run_once(struct launch *l, char **argv) {
+    memset(l->child, 0, (size_t)l->options->ranks * sizeof *l->child);
+    check(ftruncate(l->report, 0) == 0 && lseek(l->report, 0, SEEK_SET) == 0, "memfd: %s", strerror(errno));
+    l->alive = l->options->ranks;
+    l->kill_at = INFINITY;
+    l->failed = -1;
+    l->explains = 0;
+    l->training = l->error_shown = l->killed = false;
+    start_all(l, argv);
+    watch(l);
+    read_report(l);
 }
 
 int launch_run(const struct launch_options *o, int argc, char **argv) {
-    char **arguments = argv;
-    struct launch l;
-    for (int64_t attempt = 0;; attempt++) {
-        launch_open(&l, o);
-        start_all(&l, o, arguments);
-        launch_watch(&l);
-        if (l.failed < 0 || l.stop || attempt == o->restarts || !may_heal(&l)) break;
-        if (!prepare_again(&l, o, attempt, argc, argv, &arguments)) break;
-        launch_free(&l);
+    struct launch l = {.options = o, .report = memfd_create("report", MFD_CLOEXEC)};
+    l.child = (struct child *)xcalloc((size_t)o->ranks, sizeof *l.child);
+    sigset_t watched;
+    sigemptyset(&watched);
+    sigaddset(&watched, SIGCHLD);
+    sigaddset(&watched, SIGINT);
+    sigaddset(&watched, SIGTERM);
+    sigprocmask(SIG_BLOCK, &watched, NULL);
+    l.signals = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
+    check(l.report >= 0 && l.signals >= 0, "memfd_create or signalfd: %s", strerror(errno));
+    char **again = NULL;
+    run_once(&l, argv);
+    for (int64_t i = 1; i <= o->restarts && l.failed >= 0 && !l.stop && may_heal(&l); i++) {
+        int64_t step = last_checkpoint(l.directory);
+        fprintf(stderr, "warning: rank %" PRId64 " %s; restart %" PRId64 " of %" PRId64 " %s\n", l.failed,
+                end_text(l.child[l.failed].status), i, o->restarts,
+                step < 0 ? "from the beginning" : temp_printf("from step %" PRId64, step));
+        free(again);
+        again = l.directory ? arguments_again(argc, argv, l.directory, step >= 0) : NULL;
+        run_once(&l, again ? again : argv);
     }
-    int status = exit_status(l.child[l.failed < 0 ? 0 : l.failed].status);
-    if (l.stop && status == 128 + SIGKILL) status = 128 + l.stop; /* the second signal's work */
-    if (l.failed >= 0) conclude(&l, o, argv[0]);
-    if (arguments != argv) arguments_free(arguments);
-    launch_free(&l);
+    if (l.failed >= 0) conclude(&l, argv[0]);
+    int status = exit_status(l.child[max_i64(0, l.failed)].status);
+    if (l.stop && status == 128 + SIGKILL) status = 128 + l.stop; /* killed after the second signal */
+    close(l.report);
+    close(l.signals);
+    free(l.directory);
+    free(l.child);
+    free(again);
     return status;
 }
-
-/* --- what rank 0 tells --- */
-
-bool launch_is_child(void) {
-    const char *launcher = getenv("LLMC_LAUNCHER");
-    return launcher && atoi(launcher) == (int)getppid();
-}
-
-static void tell(const char *fmt, const char *value) {
-    const char *fd = getenv("LLMC_REPORT_FD");
-    if (!fd || !launch_is_child()) return;
-    dprintf(atoi(fd), fmt, value);
-}
-
-void launch_tell_run(const char *directory) { tell("run %s\n", directory); }
-void launch_tell_training(void) { tell("training%s\n", ""); }

@@ -8,6 +8,7 @@
 
 #include "llmc/process/group_impl.h"
 #include "llmc/process/net.h"
+#include "llmc/process/rank_facts.h"
 #include "test/ranks/ranks.h"
 
 #include <fcntl.h>
@@ -138,6 +139,30 @@ static void test_calls_that_differ(void **state) {
     for (int64_t rank = 0; rank < 3; rank++)
         rank_expect(&r, rank, rank_exit(&r, rank) == 1 ? 1 : GROUP_EXIT_STATUS, "the ranks have lost step");
     ranks_free(&r);
+}
+
+static void test_first_difference_is_named(void **state) {
+    struct rank_facts zero = {0}, same = {0}, other = {0}, longer = {0};
+    struct error err;
+    rank_facts_add(&zero, "--batch-size", "%d", 8);
+    rank_facts_add(&zero, "--learning-rate", "%g", 3e-4);
+    rank_facts_add(&same, "--batch-size", "%d", 8);
+    rank_facts_add(&same, "--learning-rate", "%g", 3e-4);
+    rank_facts_add(&other, "--batch-size", "%d", 8);
+    rank_facts_add(&other, "--learning-rate", "%g", 1e-3);
+    rank_facts_add(&longer, "--batch-size", "%d", 8);
+    rank_facts_add(&longer, "--learning-rate", "%g", 3e-4);
+    rank_facts_add(&longer, "--new", "x");
+    assert_true(rank_facts_compare(&same, &zero, &err));
+    assert_false(rank_facts_compare(&other, &zero, &err));
+    assert_string_equal(err.message, "--learning-rate is 0.001, rank 0 has 0.0003");
+    assert_false(rank_facts_compare(&longer, &zero, &err));
+    assert_non_null(strstr(err.message, "has --new where rank 0 has nothing"));
+    assert_false(rank_facts_compare(&zero, &longer, &err));
+    rank_facts_free(&zero);
+    rank_facts_free(&same);
+    rank_facts_free(&other);
+    rank_facts_free(&longer);
 }
 
 /* --- strangers at the door --- */
@@ -616,6 +641,7 @@ int main(void) {
         cmocka_unit_test(test_alone),
         cmocka_unit_test(test_calls),
         cmocka_unit_test(test_calls_that_differ),
+        cmocka_unit_test(test_first_difference_is_named),
         cmocka_unit_test(test_strangers),
         cmocka_unit_test(test_wrong_token),
         cmocka_unit_test(test_started_twice),

@@ -4,6 +4,7 @@
 #include "test/test.h"
 
 #include "llmc/ranks/comm.h"
+#include "llmc/ranks/rank_timing.h"
 #include "test/ranks/ranks.h"
 
 #include <math.h>
@@ -391,11 +392,30 @@ static void test_one_machine_only(void **state) {
     ranks_free(&r);
 }
 
+/* --- timing --- */
+
+static void test_slow_ranks_are_found(void **state) {
+    double even[] = {1.0, 1.02, 1.01, 0.99}, slow[] = {1.0, 1.01, 0.99, 1.14}, two[] = {1.3, 1.0};
+    struct slowest_rank s = find_slowest_rank(even, 4, 1.2);
+    assert_false(s.slow);
+    s = find_slowest_rank(slow, 4, 1.3);
+    assert_true(s.slow && s.rank == 3);
+    assert_float_equal(s.excess, 0.14, 1e-9); /* of the lower median, 1.00 */
+    s = find_slowest_rank(two, 2, 1.3);
+    assert_true(s.slow && s.rank == 0);
+    s = find_slowest_rank(slow, 4, 100.0); /* little of a step that the network dominates */
+    assert_false(s.slow);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_collective), cmocka_unit_test(test_order_of_sums),
-        cmocka_unit_test(test_lost_step),        cmocka_unit_test(test_int32_is_not_added),
-        cmocka_unit_test(test_faults),           cmocka_unit_test(test_one_machine_only),
+        cmocka_unit_test(test_every_collective),
+        cmocka_unit_test(test_order_of_sums),
+        cmocka_unit_test(test_lost_step),
+        cmocka_unit_test(test_int32_is_not_added),
+        cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_one_machine_only),
+        cmocka_unit_test(test_slow_ranks_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
