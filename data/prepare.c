@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <jansson.h>
 #include <omp.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -135,8 +134,7 @@ static void *read_batch(void *arg) {
 }
 
 static void start_reading(struct ahead *a) {
-    int rc = pthread_create(&a->thread, NULL, read_batch, a);
-    check(rc == 0, "cannot start a thread: %s", strerror(rc));
+    thread_start(&a->thread, read_batch, a, "reads text");
     a->running = true;
 }
 

@@ -659,7 +659,7 @@ static void a_full_disk_leaves_no_half_shard(void **state) {
 
 static void flip_byte(const char *name, int64_t offset) {
     int fd = open(in_scratch("%s", name), O_RDWR);
-    char byte;
+    char byte = 0;
     assert_true(fd >= 0 && pread(fd, &byte, 1, offset) == 1);
     byte = (char)(byte ^ 1);
     assert_int_equal(pwrite(fd, &byte, 1, offset), 1);
