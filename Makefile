@@ -150,7 +150,7 @@ test: deps  ## install what is missing, build and run every test (SANITIZE=1: un
 	@$(MAKE) --no-print-directory run-tests
 
 # Two run at a time: what takes longest must not begin last.
-LONGEST_FIRST = test/test_layout.sh $(foreach b,$(filter tsan,$(SIM_BUILDS)),$(SIM_RUNS_$(b))) $(TESTS) \
+LONGEST_FIRST = test/test_layout.sh test/test_mutants.sh $(foreach b,$(filter tsan,$(SIM_BUILDS)),$(SIM_RUNS_$(b))) $(TESTS) \
                 $(foreach b,$(filter-out tsan,$(SIM_BUILDS)),$(SIM_RUNS_$(b)))
 
 build-tests: $(PROGRAMS) $(TESTS) $(SIM_TESTS)  ## build every test, and run none

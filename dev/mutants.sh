@@ -8,6 +8,7 @@
 # Prints what noticed each mistake and ends with "N passed, N failed". A mistake that no test notices (ALIVE), one
 # whose text is no longer found in the source, and one that does not compile count as failed.
 #     sh dev/mutants.sh [WORD]        only the mistakes whose file, test or description contains WORD
+#     sh dev/mutants.sh --check       compiles nothing: are all texts found? Prints TAP (make test runs it)
 # The Makefile passes BUILD, and for the kinds of build host, plain and tsan (the last two of the simulated device):
 # COMPILE_kind, LINK_kind, LIBS_kind. Without COMPILE_plain, the mistakes in CUDA sources are skipped. JOBS mutants
 # are tried at a time.
@@ -106,36 +107,57 @@ try_one() {
     rm -rf "$tree"
 }
 
+# list DIR WORD DEVICE: a file for each mistake, as try_one reads it, and one with all programs
+list() {
+    awk -v dir="$1" -v word="$2" -v device="$3" '
+        /^#|^$/ { next }
+        /^\[/ {
+            split(substr($0, 2, index($0, "]") - 2), name, " in ")
+            tests = substr($0, index($0, "]") + 2)
+            usable = device || tests !~ /^test\/cuda/
+            next
+        }
+        /^    / { if (wanted) print substr($0, 5) >file; next }
+        {
+            wanted = index(name[1] " " tests " " $0, word) > 0
+            if (wanted && !usable) skipped++
+            wanted = wanted && usable
+            if (!wanted) next
+            if (file) close(file)
+            file = sprintf("%s/%04d", dir, ++count)
+            printf "%s\n%s\n%s\n%s\n", name[1], name[2] ? name[2] : name[1], tests, $0 >file
+            programs[tests] = 1
+        }
+        END {
+            for (tests in programs) print tests >(dir "/programs")
+            if (skipped) print skipped " mistakes in CUDA sources are left out: the simulated device is not built"
+        }' dev/mutants.txt
+}
+
+check() {
+    list "$dir" "" 1
+    for mutant in "$dir"/[0-9]*; do
+        { read -r source && read -r unit && read -r tests && read -r what; } <"$mutant"
+        message=$(tail -n +5 "$mutant" | edit "$source" 2>&1 >/dev/null) && continue
+        echo "# dev/mutants.txt, $source, $what: $message"
+        wrong=1
+    done
+    echo 1..1
+    echo "${wrong:+not }ok 1 - every mistake of dev/mutants.txt fits its source"
+}
+
 if [ "${1:-}" = --one ]; then
     try_one "$2"
     exit 0
 fi
 
-dir=$(mktemp -d "$BUILD/mutants.XXXXXX") || exit 1
+dir=$(mktemp -d) || exit 1
 trap 'rm -rf "$dir"' EXIT
-awk -v dir="$dir" -v word="${1:-}" -v device="${COMPILE_plain:+1}" '
-    /^#|^$/ { next }
-    /^\[/ {
-        split(substr($0, 2, index($0, "]") - 2), name, " in ")
-        tests = substr($0, index($0, "]") + 2)
-        usable = device || tests !~ /^test\/cuda/
-        next
-    }
-    /^    / { if (wanted) print substr($0, 5) >file; next }
-    {
-        wanted = index(name[1] " " tests " " $0, word) > 0
-        if (wanted && !usable) skipped++
-        wanted = wanted && usable
-        if (!wanted) next
-        if (file) close(file)
-        file = sprintf("%s/%04d", dir, ++count)
-        printf "%s\n%s\n%s\n%s\n", name[1], name[2] ? name[2] : name[1], tests, $0 >file
-        programs[tests] = 1
-    }
-    END {
-        for (tests in programs) print tests >(dir "/programs")
-        if (skipped) print skipped " mistakes in CUDA sources are left out: the simulated device is not built"
-    }' dev/mutants.txt
+if [ "${1:-}" = --check ]; then
+    check
+    exit 0
+fi
+list "$dir" "${1:-}" "${COMPILE_plain:+1}"
 
 # Without a mistake everything must pass; otherwise a kill means nothing.
 [ -s "$dir/programs" ] || { echo "no mistake contains '${1:-}'"; exit 1; }
