@@ -127,8 +127,7 @@ static void draw_ticks(FILE *f, const struct axis *a, bool is_y) {
     }
 }
 
-/* The means as a line, interrupted where a column has nothing but bad losses; with `dots`, a dot for
- * each. */
+/* The means as a line, interrupted at columns with only bad losses; with `dots`, as dots. */
 static void draw_means(FILE *f, const struct plot *p, int curve, bool dots) {
     bool down = false;
     fprintf(f, "<path stroke-linecap=\"round\" stroke=\"%s\" stroke-width=\"%g\" d=\"", colours[curve],
@@ -141,8 +140,7 @@ static void draw_means(FILE *f, const struct plot *p, int curve, bool dots) {
     fputs("\"/>\n", f);
 }
 
-/* The last values, right of the curves and at least a line apart. The floor is usually the lowest of
- * them. */
+/* The last values, right of the curves, a line apart. The floor is usually the lowest. */
 static void draw_end_labels(FILE *f, const struct plot *p) {
     int low = p->last[TRAIN] < p->last[VALIDATION] ? TRAIN : VALIDATION, order[] = {FLOOR, low, !low};
     double at = BOTTOM + 20;
