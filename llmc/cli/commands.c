@@ -1,6 +1,8 @@
 /* The list of the commands, and what all of them begin with. */
 #include "llmc/cli/commands.h"
 
+#include "llmc/ops/device.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,7 +78,7 @@ int command_options(struct options *o, const struct option_command *command, voi
     }
     if (!o->help) return -1;
     char *text = options_help(o);
-    fputs(text, stdout);
+    printf("%s\nDevices of this build: %s\n", text, device_backends());
     free(text);
     options_free(o);
     return 0;

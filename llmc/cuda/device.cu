@@ -259,6 +259,8 @@ static bool usable(int index, cudaDeviceProp *properties, char *reason, size_t s
     return false;
 }
 
+extern "C" const char *device_backends(void) { return "cpu, cuda"; }
+
 extern "C" bool device_present_cuda(void) {
     int count = 0, driver = 0;
     cudaError_t e = cudaGetDeviceCount(&count);

@@ -90,6 +90,9 @@ struct device_options {
  * warning if there is a GPU that is not). `options` may be NULL. Returns NULL with the reason on failure. */
 struct device *device_open(const char *name, const struct device_options *options, struct error *err);
 
+/* The back ends that this program was linked with: "cpu" or "cpu, cuda". */
+const char *device_backends(void);
+
 struct device *device_open_cpu(void);
 /* Returns NULL with the reason: no driver, no GPU, none with this index, one too old for this build, or a
  * program built without CUDA. `threads` is device_open's. */

@@ -1,7 +1,9 @@
-/* The CUDA back end of a program that is linked without llmc/cuda (see the Makefile, "the CUDA back end"). */
+/* The CUDA back end of a program that is linked without llmc/cuda (see llmc/cuda/cuda.mk). */
 #include "llmc/ops/device.h"
 
 #include <unistd.h>
+
+const char *device_backends(void) { return "cpu"; }
 
 struct device *device_open_cuda(int index, const struct device_options *options, struct error *err) {
     fail(err,

@@ -1,0 +1,35 @@
+# Benchmarks, and what developers run now and then.
+.PHONY: bench bench-cpu bench-data mutants format
+
+# Threads that wait spin only briefly, as train_gpt's do.
+bench: $(BUILD)/bench  ## time every operation alone (ARGS='--op attn --json FILE')
+	GOMP_SPINCOUNT=1000 $(BUILD)/bench $(ARGS)
+
+bench-cpu: $(BUILD)/bench  ## `make bench` on the CPU
+	GOMP_SPINCOUNT=1000 $(BUILD)/bench --device cpu $(ARGS)
+
+bench-data: $(BUILD)/bench_tokenizer $(BUILD)/stories  ## speed of tokenizer training and encoding, on generated text
+	$(BUILD)/stories --count 60000 --seed 2 >$(BUILD)/bench-data.txt
+	$(BUILD)/bench_tokenizer train $(BUILD)/bench-data.txt 4096 $$(nproc) $(BUILD)/bench-data.json
+	$(BUILD)/bench_tokenizer encode $(BUILD)/bench-data.txt $(BUILD)/bench-data.json $$(nproc)
+	$(BUILD)/bench_tokenizer linear $(BUILD)/bench-data.txt $(BUILD)/bench-data.json
+
+# Everything that dev/mutants.sh needs to compile a source and to link the tests with it.
+mutants: export BUILD := $(BUILD)
+mutants: export COMPILE_host = $(CC) $(filter-out -MMD -MP,$(CPPFLAGS) $(CFLAGS)) -w
+mutants: export LINK_host = $(CC)
+mutants: export LIBS_host = $(BUILD)/test/libtest.a $(BUILD)/libllmc.a $(LDLIBS) -lcmocka
+MUTANT_SIM = $(filter plain tsan,$(SIM_BUILDS))
+define MUTANT_RULES
+mutants: export COMPILE_$(1) = $(filter-out -MMD -MP,$(call SIM_KERNEL,$(1))) -w -O1
+mutants: export LINK_$(1) = $(CXX) $(CUDA_LINK)
+mutants: export LIBS_$(1) = $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a $(LDLIBS) $(SIM_SAN_$(1)) -lcmocka
+endef
+$(foreach b,$(MUTANT_SIM),$(eval $(call MUTANT_RULES,$(b))))
+mutants: $(addprefix $(BUILD)/test/,$(addprefix ops/test_,ops op_gradients op_harness op_values fp8) model/test_gpt) \
+    $(foreach b,$(MUTANT_SIM),$(addprefix $(BUILD)/sim/$(b)/test/cuda/,test_cuda_ops test_cuda_fp8))
+mutants:  ## break the sources in many ways, one at a time: a test must notice each (ARGS=WORD: only some)
+	sh dev/mutants.sh "$(ARGS)"
+
+format:  ## clang-format every source file
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu' '*.cuh' '*.cpp')
