@@ -5,7 +5,7 @@ that no key is missing, unexpected or misshaped, and compares logits with the en
     hf_roundtrip.py DIR --logits FILE           FILE: safetensors with `tokens` I32 (B,T) and `logits` F32 or F64 (B,T,V or Vp)
     hf_roundtrip.py DIR --prompt-ids 5 1 7 --greedy 20      prints the continuation that `sample` must give at temperature 0
     hf_roundtrip.py DIR --text "Once upon"      token ids by the directory's tokenizer.json
-Theirs to ours: creates a random GPT-2 directory with save_pretrained, and logits for the engine to reproduce:
+Theirs to ours: creates a random GPT-2 or Llama directory with save_pretrained, and logits for the engine to reproduce:
     hf_roundtrip.py --create DIR --layers 2 --dtype bfloat16 --shard-size 20KB --write-logits FILE
 
 The exit status is 0 if everything asked for passed. Order: create, load, compare, command line.
@@ -24,33 +24,47 @@ import transformers
 from safetensors import safe_open
 
 import golden
-import gpt2_float64 as gpt2
 
 transformers.utils.logging.disable_progress_bar()
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
+def create_gpt2(a):
+    config = transformers.GPT2Config(
+        n_layer=a.layers, n_head=a.heads, n_embd=a.embd, vocab_size=a.vocab, n_positions=a.positions, n_inner=a.ff,
+        bos_token_id=a.vocab - 1, eos_token_id=a.vocab - 1, tie_word_embeddings=not a.untied,
+    )
+    return transformers.GPT2LMHeadModel(config)
+
+
+def create_llama(a):
+    config = transformers.LlamaConfig(
+        num_hidden_layers=a.layers, num_attention_heads=a.heads, num_key_value_heads=a.kv_heads or a.heads,
+        hidden_size=a.embd, intermediate_size=a.ff or 3 * a.embd, vocab_size=a.vocab,
+        max_position_embeddings=a.positions, bos_token_id=a.vocab - 1, eos_token_id=a.vocab - 1,
+        tie_word_embeddings=not a.untied, rms_norm_eps=1e-5,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
 def create(a):
-    """A random GPT-2 as transformers saves it; with --published-names, as the GPT-2 weights were published: names
+    """A random model as transformers saves it; with --published-names, as the GPT-2 weights were published: names
     without "transformer.", and beside the weights each block's constant causal mask, which is not a parameter."""
     if a.embd % a.heads:
         sys.exit(f"--embd {a.embd} is not a multiple of --heads {a.heads}")
-    config = transformers.GPT2Config(
-        n_layer=a.layers, n_head=a.heads, n_embd=a.embd, vocab_size=a.vocab, n_positions=a.positions,
-        bos_token_id=a.vocab - 1, eos_token_id=a.vocab - 1, tie_word_embeddings=not a.untied,
-    )
-    model = transformers.GPT2LMHeadModel(config)
-    c = gpt2.Config(a.layers, a.heads, a.embd, a.vocab, a.positions, 1, 1)
+    model = create_gpt2(a) if a.family == "gpt2" else create_llama(a)
     random = np.random.RandomState(a.seed)
-    values = gpt2.draw_parameters(c, random)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name == "lm_head.weight":
-                values[name] = golden.normal32(random, (a.vocab, a.embd), 0.6)
-            elif name.endswith("c_proj.weight"):
-                values[name] *= 3.0  # or a tied head would mostly repeat the last token, and --greedy tell nothing
-            parameter.copy_(torch.tensor(values[name]))
+            shape = tuple(parameter.shape)
+            size = 0.6 if name == "lm_head.weight" else 0.2
+            if name.endswith(("c_proj.weight", "o_proj.weight", "down_proj.weight")):
+                size = 0.6  # or a tied head would mostly repeat the last token, and --greedy tell nothing
+            values = golden.normal32(random, shape, size)
+            if len(shape) == 1 and name.endswith("weight"):
+                values = values + 1  # of a norm
+            parameter.copy_(torch.tensor(values))
     model.to(DTYPES[a.dtype]).save_pretrained(a.create, max_shard_size=a.shard_size)
     if a.published_names:
         from safetensors.torch import load_file, save_file
@@ -137,7 +151,7 @@ def greedy(model, prompt, count):
     context is full. Also returns the smallest lead of a chosen token: below fp32's error a difference means nothing."""
     ids = list(prompt)
     lead = math.inf
-    while len(ids) < min(len(prompt) + count, model.config.n_positions):
+    while len(ids) < min(len(prompt) + count, model.config.max_position_embeddings):
         last = logits_of(model, [ids])[0, -1]
         second, first = np.argsort(last)[-2:]
         lead = min(lead, last[first] - last[second])
@@ -166,7 +180,10 @@ def parse():
     group.add_argument("--batch", type=int, default=2, help="rows of --write-logits (default 2)")
     group.add_argument("--tokens", type=int, default=0, help="tokens a row of --write-logits (default: n_positions)")
     group = parser.add_argument_group("making a directory")
-    group.add_argument("--create", metavar="DIR", help="write a random GPT-2 there; the checks then apply to it")
+    group.add_argument("--create", metavar="DIR", help="write a random model there; the checks then apply to it")
+    group.add_argument("--family", default="gpt2", choices=("gpt2", "llama"))
+    group.add_argument("--kv-heads", type=int, default=0, help="of a Llama (default: as many as --heads)")
+    group.add_argument("--ff", type=int, help="width of the MLP (default: 4 times --embd, of a Llama 3 times)")
     for flag, value in (("layers", 2), ("heads", 3), ("embd", 12), ("vocab", 37), ("positions", 16), ("seed", 1)):
         group.add_argument(f"--{flag}", type=int, default=value, help=f"(default {value})")
     group.add_argument("--dtype", default="float32", choices=DTYPES, help="type of the stored weights")
@@ -188,7 +205,7 @@ def main():
     directory = a.directory or a.create
     model, good = load(directory, DTYPES[a.compute])
     good &= stored_differences(directory, model)
-    a.tokens = a.tokens or model.config.n_positions
+    a.tokens = a.tokens or model.config.max_position_embeddings
     if a.write_logits:
         write_logits(model, a.write_logits, a)
     if a.logits:

@@ -287,7 +287,7 @@ static void configurations_are_checked(void **state) {
         {"tie_word_embeddings", "1", "neither true nor false"},
         {"tie_word_embeddings", NULL, NULL},
         {"add_cross_attention", "true", "cross-attention"},
-        {"layer_norm_epsilon", "1e-6", "only the parts"},
+        {"layer_norm_epsilon", "1e-6", NULL},
         {"layer_norm_epsilon", "2", "epsilon of the norms is 2"},
         {"layer_norm_epsilon", "\"x\"", "layer_norm_epsilon"},
         {"layer_norm_epsilon", "0.00001", NULL},
