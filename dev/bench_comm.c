@@ -22,7 +22,7 @@ static void run_once(struct comm *c, int kind, struct tensor *t) {
     c->wait(c, ticket, NULL);
 }
 
-/* Seconds of the best repetition on the slowest rank. */
+/* The best time of each rank, in seconds; returns that of the slowest rank. */
 static double measure(struct comm *c, int kind, struct tensor *t) {
     enum { FEWEST = 5, MOST = 2000 };
     double best = INFINITY, started = now_seconds(), *all = (double *)xcalloc((size_t)c->world, sizeof *all);

@@ -1,9 +1,8 @@
-/* Speed of the tokenizer on a text of yours.
+/* Measures the tokenizer on a text.
  *     build/bench_tokenizer encode TEXT TOKENIZER [THREADS]      MB/s of encoding, and per thread
  *     build/bench_tokenizer train TEXT VOCAB [THREADS [OUT.json]]    seconds of BPE training, peak memory
  *     build/bench_tokenizer linear TEXT TOKENIZER      time per byte of 100 MB runs, against that of TEXT
- * dev/reference/bench_tokenizer.py compares encoding with Hugging Face's tokenizers and tiktoken.
- * Order: texts, encoding, training, runs. */
+ * dev/reference/bench_tokenizer.py compares encoding with Hugging Face's tokenizers and tiktoken. */
 #include "llmc/base/file.h"
 #include "llmc/text/bpe_train.h"
 #include "llmc/text/tokenizer.h"
@@ -16,7 +15,8 @@
 
 /* --- texts --- */
 
-/* Cuts after the first newline past every 64 KiB, as the Python script does. The caller frees. */
+/* Cuts after the first newline past every 64 KiB, as dev/reference/bench_tokenizer.py does. The caller
+ * frees. */
 static struct text_span *cut_documents(const struct mapped_file *f, int64_t *count) {
     struct text_span *docs = NULL;
     const char *p = (const char *)f->data, *end = p + f->size;
@@ -65,7 +65,8 @@ static double cpu_seconds(void) {
            1e-6 * (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec);
 }
 
-/* Seconds; every thread starts with an empty cache of words, as a program that begins to encode. */
+/* Returns seconds. Every thread starts with an empty cache of words, as in a program that has just
+ * started. */
 static double time_encoding(const struct tokenizer *t, const struct text_span *docs, int64_t count,
                             int threads, int64_t *tokens) {
     int64_t total = 0;
@@ -116,7 +117,7 @@ static void bench_train(const char *text, int vocab_size, int threads, const cha
     struct bpe_trainer *b = bpe_trainer_new();
     bpe_trainer_add(b, &whole, 1, threads);
     double counted = now_seconds();
-    double mapped = (double)f.size; /* pages of the file, which the kernel can take back, count in the peak */
+    double mapped = (double)f.size; /* the peak includes pages of the file, which the kernel can reclaim */
     struct tokenizer *t = bpe_trainer_finish(b, vocab_size, &err);
     check(t, "%s", err.message);
     double end = now_seconds();

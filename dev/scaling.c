@@ -1,21 +1,20 @@
 /* Predicts how training scales over many GPUs, from the engine's own step.
  *     build/scaling [--gpus 8,64,512,4096] [--models 124M,1558M,13B] [--micro-step-ms X]
  *
- * The step of one rank (zero.c's schedule of buckets, hooks and waits included) runs in plan mode over a
- * communicator that records instead of sending: which collective of how many bytes is started after how much
- * computing, and what waits for it. The record is then played: computing takes what a roofline says (or what
- * was measured), a collective what the alpha-beta model of its ring or tree says, on a queue of its own. So
- * overlap, order and exposed time are those of the code, and no formula of the step is written down here.
+ * The step of one rank, with zero.c's schedule of buckets, hooks and waits, runs in plan mode over a
+ * communicator that records instead of sending: after how much computing each collective starts, how many
+ * bytes it has, and what waits for it. The record is then played back. Computing takes the time that a
+ * roofline gives (or that was measured), and a collective takes the time of the alpha-beta model of its
+ * ring or tree, on a queue of its own. Order and overlap are therefore those of the code, and no formula
+ * of the step is written down here.
  *
  * Collectives of n bytes over p GPUs in machines of g:
  *   ring   (p-1) steps of latency, and n (p-1)/p bytes through the slowest link of the ring: NVLink inside a
  *          machine, between machines its network cards together (one ring per card)
  *   tree   (all_reduce only) up and down a chain inside each machine and a double binary tree between them
- * all_reduce takes the faster one (twice the ring's bytes); reduce_scatter and all_gather have only the ring,
- * which is what NCCL has for them. See Thakur, Rabenseifner, Gropp 2005 for the rings, Sanders, Speck, Traeff
- * 2009 for the trees.
- *
- * Order: options, the recording communicator, computing time, playing, the table. */
+ * all_reduce uses the faster of the two; its ring moves twice the bytes. reduce_scatter and all_gather have
+ * only the ring, as in NCCL. See Thakur, Rabenseifner, Gropp 2005 for the rings, Sanders, Speck, Traeff
+ * 2009 for the trees. */
 #include "llmc/cli/commands.h"
 #include "llmc/run/config.h"
 #include "llmc/ranks/zero.h"
@@ -36,16 +35,18 @@ struct config {
 };
 
 static const struct option_row rows[] = {
-    OPT_TEXT(struct config, models, "models", "124M,1558M,13B", "LIST", "of 124M, 1558M, 13B and presets", 0),
+    OPT_TEXT(struct config, models, "models", "124M,1558M,13B", "LIST", "models: 124M, 1558M, 13B or presets",
+             0),
     OPT_TEXT(struct config, gpus, "gpus", "8,64,512,4096", "LIST", "numbers of GPUs", 0),
     OPT_TEXT(struct config, zero, "zero", "0,1,2,3", "LIST", "ZeRO levels", 0),
-    OPT_TEXT(struct config, accumulate, "accumulate", "1,8", "LIST", "micro-batches in a step", 0),
+    OPT_TEXT(struct config, accumulate, "accumulate", "1,8", "LIST", "numbers of micro-batches in a step", 0),
     OPT_INT(struct config, batch_size, "batch-size", "0", 0, 65536, "B",
             "sequences in a micro-batch (0: 64 for 124M, 16 for 1558M, 8 for 13B)", 0),
     OPT_INT(struct config, machine, "machine", "8", 1, 1024, "N", "GPUs in a machine", 0),
-    OPT_REAL(struct config, micro_step_ms, "micro-step-ms", "0", 0, INFINITY, "X",
-             "measured forward and backward of one micro-batch; all computing is scaled to it (0: roofline)",
-             0),
+    OPT_REAL(
+        struct config, micro_step_ms, "micro-step-ms", "0", 0, INFINITY, "X",
+        "measured time of one micro-batch, forward and backward, to which all computing is scaled; 0: roofline",
+        0),
     OPT_REAL(struct config, matmul_tflops, "matmul-tflops", "700", 0, INFINITY, "X", "rate of matmuls",
              OPTION_ABOVE_MIN),
     OPT_REAL(struct config, attention_forward_tflops, "attention-forward-tflops", "350", 0, INFINITY, "X",
@@ -55,20 +56,20 @@ static const struct option_row rows[] = {
     OPT_REAL(struct config, copy_tbs, "copy-tbs", "4.3", 0, INFINITY, "X",
              "memory bandwidth, read plus written, TB/s", OPTION_ABOVE_MIN),
     OPT_REAL(struct config, link_gbs, "link-gbs", "450", 0, INFINITY, "X",
-             "of a GPU inside the machine, GB/s in each direction", OPTION_ABOVE_MIN),
+             "bandwidth of a GPU inside its machine, GB/s in each direction", OPTION_ABOVE_MIN),
     OPT_REAL(struct config, card_gbs, "card-gbs", "50", 0, INFINITY, "X",
-             "of a network card, GB/s in each direction; there is one for each GPU", OPTION_ABOVE_MIN),
+             "bandwidth of a network card, GB/s in each direction; each GPU has one", OPTION_ABOVE_MIN),
     OPT_REAL(struct config, link_us, "link-us", "2", 0, INFINITY, "X",
-             "latency of a step inside the machine, us", 0),
+             "latency of one transfer inside a machine, us", 0),
     OPT_REAL(struct config, card_us, "card-us", "5", 0, INFINITY, "X",
-             "latency of a step between machines, us", 0),
-    OPT_REAL(struct config, memory_gib, "memory-gib", "140", 0, INFINITY, "X", "memory of a GPU", 0),
-    OPT_TEXT(struct config, device, "device", "cuda", "NAME", "whose operations are planned", 0),
+             "latency of one transfer between machines, us", 0),
+    OPT_REAL(struct config, memory_gib, "memory-gib", "140", 0, INFINITY, "X", "memory of a GPU, GiB", 0),
+    OPT_TEXT(struct config, device, "device", "cuda", "NAME", "device whose kernels are planned", 0),
 };
 static const struct option_group groups[] = {{"Scaling", rows, ARRAY_LENGTH(rows)}};
 static const struct option_command command = {
     "scaling [options]",
-    "Predicts step times on many GPUs by playing the engine's own schedule.",
+    "Predicts step times on many GPUs by playing back the engine's own schedule.",
     groups,
     1,
     NULL,
@@ -112,7 +113,7 @@ static double rate_of(const struct config *c, int op) {
                                             : c->matmul_tflops);
 }
 
-/* Of everything that the context has counted so far: each operation is bound by its arithmetic or by
+/* The time of all operations that the context has counted so far, each bound by its arithmetic or by
  * memory. */
 static double computed(const struct recorder *r) {
     double seconds = 0;
@@ -161,12 +162,12 @@ static void recorder_init(struct recorder *r, const struct config *config, struc
                             .close = record_close};
 }
 
-/* --- playing --- */
+/* --- playing back --- */
 
 static double collective_seconds(const struct config *c, enum kind kind, double bytes, int64_t p) {
     double g = (double)min_i64(c->machine, p), machines = ceil((double)p / g), n = (double)p;
     bool far = machines > 1;
-    /* one ring for each network card, so that all cards of a machine are in use */
+    /* one ring per network card, so that all cards of a machine are busy */
     double bandwidth = 1e9 * (far ? fmin(c->link_gbs, c->card_gbs * g) : c->link_gbs);
     /* a ring that passes through all machines crosses the network once in g steps */
     double step = 1e-6 * (far ? (c->card_us + (g - 1) * c->link_us) / g : c->link_us);
@@ -178,13 +179,13 @@ static double collective_seconds(const struct config *c, enum kind kind, double 
 }
 
 struct outcome {
-    double step, compute, communication; /* seconds: of the step, of computing alone, on the queue */
+    double step, compute, communication; /* seconds: the step, computing alone, collectives alone */
 };
 
 static struct outcome play(const struct recorder *r, double scale, double total_compute) {
     struct outcome o = {.compute = total_compute * scale};
     double *end = (double *)xcalloc((size_t)r->tickets + 1, sizeof *end);
-    double waited = 0, queue_free = 0; /* how far computing is behind its own time; when the queue is idle */
+    double waited = 0, queue_free = 0; /* how long computing has waited so far; when the queue becomes idle */
     for (int64_t i = 0; i < r->count; i++) {
         const struct event *e = &r->event[i];
         double now = e->compute * scale + waited;

@@ -1,7 +1,7 @@
-/* A tokenizer for other programs to call: reads texts from standard input, each as a 32-bit size and the
- * bytes, and answers each with a 32-bit count and the ids (32 bits, all little-endian). dev/reference/
- * compares it with Hugging Face. build/tokenize_pipe TOKENIZER [special]      special: special tokens in the
- * text become their ids */
+/* Serves the tokenizer to other programs through pipes. Reads texts from standard input, each as a 32-bit
+ * size and its bytes, and answers each with a 32-bit count and the 32-bit ids, all little-endian.
+ * dev/reference/tokenizer_oracle.py compares it with Hugging Face.
+ *     build/tokenize_pipe TOKENIZER [special]      special: special tokens in a text become their ids */
 #include "llmc/text/tokenizer.h"
 
 #include <stdio.h>

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Two trainings that differ in --matmul alone, and how far their losses are apart: mean losses of every tenth of the
-# run, and the losses on the validation set. Fails if fp8 is more than 2 % above bf16 at the end.
+# Trains twice, with --matmul bf16 and fp8, and compares the losses: their means over every tenth of the
+# run, and the losses on the validation set. Fails if fp8 ends more than 2 % above bf16.
 #
 #     profiling/fp8_loss.sh DIR PROGRAM OPTION...     e.g. runs/fp8 build/train_gpt --model gpt2 --steps 1000
 #
-# Without a GPU, on the simulated one (600 steps, some minutes; results/fp8-loss-simulated.txt is what it printed):
+# On the simulated device (600 steps, some minutes; results/fp8-loss-simulated.txt is its output):
 #
 #     make build/train_gpt_sim build/stories && profiling/fp8_loss.sh sim
 set -eu

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Builds, checks and measures everything that needs a GPU, and writes what was printed to one file under
-# profiling/results/, unedited. Four runs, each below ten minutes:
+# Builds, checks and measures everything that needs a GPU. Each run takes less than ten minutes and writes its
+# output, unedited, to one file under profiling/results/:
 #
-#     profiling/run_h200.sh check     build, every CUDA test, compare with the CPU, loss curve beside the CPU's,
+#     profiling/run_h200.sh check     build, every CUDA test, comparison with the CPU, loss curve beside the CPU's,
 #                                     compute-sanitizer
 #     profiling/run_h200.sh bench     every operation and variant, the teaching ladders, the step operation by operation
 #     profiling/run_h200.sh fp8       --matmul fp8: against the CPU's emulation, 124M's loss curve beside bf16's, the step
@@ -12,14 +12,14 @@
 #     profiling/run_h200.sh peers     the peers alone
 #     profiling/run_h200.sh all       check, bench, fp8 and speed
 #
-# BUDGET=SECONDS for a run (570): what does not fit any more is named and left out, and the run fails; 0: no limit.
-# PYTHON=python3 with torch. LLMC_DIR=an llm.c checkout with train_gpt2cu built. OUT=DIR puts the results elsewhere.
-# SIM=1 runs the same commands, in small, on the simulated device: it shows that the script works, and measures nothing.
+# BUDGET=SECONDS for a run (570; 0: no limit). Commands that no longer fit are named and left out, and the run fails.
+# PYTHON=a python3 with torch. LLMC_DIR=an llm.c checkout with train_gpt2cu built. OUT=directory for the results.
+# SIM=1 runs the same commands with small models on the simulated device: it tests the script and measures nothing.
 # shellcheck disable=SC2086 # variables with several options in them
 set -u
 cd "$(dirname "$0")/.." || exit 1
 part=${1:-all}
-case $part in check | bench | fp8 | speed | peers | all) ;; *) sed -n '2,19p' "$0"; exit 2 ;; esac
+case $part in check | bench | fp8 | speed | peers | all) ;; *) sed -n '2,17p' "$0"; exit 2 ;; esac
 if [ "$part" = all ]; then # every run has its own budget and its own file
     failed=0
     for part in check bench fp8 speed; do sh "$0" $part || failed=1; done
@@ -58,14 +58,14 @@ result=$out/$device-$(date +%Y%m%d)-$commit-$part.txt
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Runs a command in the time that is left, shows and records what it prints, and goes on if it fails.
+# Runs a command within the time that is left. Records a failure and continues.
 run() {
     echo
     echo "\$ $*"
     start=$(date +%s)
     left=$((budget - (start - began)))
     if [ "$budget" -gt 0 ] && [ $left -lt 5 ]; then
-        echo "[left out: the run's $budget s are used; not yet measured]"
+        echo "[left out: the $budget s of this run are used up]"
         echo "LEFT OUT: $*" >>"$work/failures"
         return
     fi
@@ -129,7 +129,7 @@ fp8() {
     done
 }
 
-# The tokens/s that the log prints are of whole steps, with everything that training does between them.
+# The log's tokens/s are of whole steps, including everything that training does between them.
 speed() {
     build build/train_gpt
     for graph in --graph --no-graph; do
@@ -150,7 +150,7 @@ peers() {
         run $python dev/reference/train_torch.py $torch_1558m
     else
         echo
-        echo "PyTorch: not yet measured: $python has no torch (PYTHON=... names one that has)"
+        echo "PyTorch: left out: $python has no torch (set PYTHON to one that has)"
     fi
     if [ -x "${LLMC_DIR:-/nonexistent}/train_gpt2cu" ]; then
         # it reads shards like ours; any tokens below 50257 will do
@@ -163,7 +163,7 @@ peers() {
         done
     else
         echo
-        echo "llm.c: not yet measured: LLMC_DIR does not name a checkout with train_gpt2cu built"
+        echo "llm.c: left out: LLMC_DIR does not name a checkout with train_gpt2cu built"
     fi
 }
 

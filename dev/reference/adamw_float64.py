@@ -16,9 +16,9 @@ The golden holds (metadata: the configuration as in gpt2_float64.py, and every c
   final.<name>     F64  the parameters after the tenth step
   m.<name>, v.<name>  F64  the moments after the tenth step, of the one-dimensional parameters
 
-What a comparison in fp32 must know: the middle third of each c_attn.bias (keys) has a gradient of zero in exact
-arithmetic. Here it stays put; in fp32 it is rounding noise, which Adam divides by its own size, so those elements may
-wander by up to the sum of the learning rates (0.13). Nothing else depends on them. Leave them out.
+A comparison in fp32 must leave out the middle third of each c_attn.bias (keys). Its gradient is zero in exact
+arithmetic, so it does not move here. In fp32 the gradient is rounding noise, which Adam divides by its own size, so
+these elements may move by up to the sum of the learning rates (0.13). Nothing else depends on them.
 """
 import math
 
@@ -131,7 +131,7 @@ def against_torch():
 
 
 def fp32_errors():
-    """How far the same ten steps in fp32 lie from the golden: what an engine in fp32 may be expected to reach."""
+    """How far the same ten steps in fp32 lie from the golden, which is what to expect of an engine in fp32."""
     c, parameters, tokens, targets = draw_case()
     w, _, _, losses, norms = train(c, parameters, tokens, targets)
     w32, _, _, losses32, norms32 = train(c, parameters, tokens, targets, np.float32)

@@ -3,9 +3,9 @@
 
     bench_tokenizer.py TEXT TOKENIZER.json [--threads N] [--rounds N] [--bench build/bench_tokenizer]
 
-TEXT must be UTF-8 and the tokenizer GPT-2 style, as `build/bench_tokenizer train` writes it. The three run in turns,
-because a machine's speed drifts; the best round of each counts. CPU time is given too: on a machine that is busy with
-other things it is the fairer number. The tokens must be the same, or the comparison fails.
+TEXT must be UTF-8 and the tokenizer GPT-2 style, as `build/bench_tokenizer train` writes it. The three take turns,
+because a machine's speed drifts, and the best round of each counts. CPU time is printed as well; on a busy machine it
+is the fairer number. If the tokens differ, the comparison fails.
 """
 import argparse
 import json

@@ -1,10 +1,10 @@
-"""`train_gpt eval` against an independent implementation: transformers in float64, Python's json and csv modules, Hugging
-Face tokenizers. Makes a random GPT-2 with its tokenizer, tasks in all three formats, a text and a token shard, runs the
-program on them and compares the score of every choice, every accuracy, the losses and the bits per byte:
+"""Compares `train_gpt eval` with an independent implementation: transformers in float64, Python's json and csv modules,
+Hugging Face tokenizers. Makes a random GPT-2 with its tokenizer, tasks in all three formats, a text and a token shard,
+runs the program on them and compares the score of every choice, every accuracy, the losses and the bits per byte:
 
     eval_reference.py build/train_gpt WORK_DIRECTORY
 
-The exit status is 0 if everything agrees. Order: what is made; tasks read and scored; losses; comparison.
+The exit status is 0 if everything agrees.
 """
 import csv
 import io
@@ -28,7 +28,7 @@ CONTEXT, VOCAB, END = 96, 500, "<|endoftext|>"
 WORDS = ("the a cat dog house river said went over under quickly blue green of and to in was is it Zürich naïve don't "
          "1984 42 日本 🙂 \"quoted\" semi;colon comma, tab").split(" ")
 
-# --- what is made ---
+# --- inputs ---
 
 
 def sentence(r, low, high):
@@ -96,7 +96,7 @@ def make_data(directory, tokenizer, r):
     return text, documents, shard, ids
 
 
-# --- tasks read and scored ---
+# --- scores of tasks ---
 
 
 def read_task(path):
@@ -124,7 +124,7 @@ def read_task(path):
 
 
 def log_probabilities(model, ids):
-    """Of each token after the first, given those before."""
+    """Log-probability of each token after the first, given those before it."""
     with torch.no_grad():
         logits = model(torch.tensor([ids[:-1]])).logits[0].double()
     return torch.log_softmax(logits, -1)[range(len(ids) - 1), ids[1:]].tolist()
@@ -160,7 +160,7 @@ def loss_of_windows(model, ids):
 
 
 def loss_of_documents(model, tokenizer, documents):
-    """Each token given its document so far; rows hold whole documents, those longer than a row are cut into rows."""
+    """Loss of each token given its document so far. A row holds whole documents; longer ones are cut into rows."""
     end, total = tokenizer.token_to_id(END), []
     rows, row = [], [end]
     for d in documents:

@@ -1,9 +1,9 @@
-"""An exported GGUF file against the model directory it came from, with the reference packages gguf, safetensors and
+"""Compares an exported GGUF file with the model directory it came from, by the reference packages gguf, safetensors and
 transformers. Writes nothing.
     gguf_check.py MODEL.gguf DIR      every tensor (names, shapes, values within the rounding of its type), the
                                       hyperparameters, and the tokenizer token by token
 
-q8_0 is also compared bit for bit with what the gguf package quantizes itself. The exit status is 0 if everything passed.
+q8_0 is also compared bit for bit with the gguf package's own quantization. The exit status is 0 if everything passed.
 """
 import argparse
 import json

@@ -1,10 +1,8 @@
-"""What the reference scripts share: random draws, the golden file writer, and --check.
+"""Shared by the reference scripts: random draws, the writer of golden files, and --check.
 
-Goldens are safetensors files. They are written here and not by the safetensors package so that the bytes depend on
-the values only (the package leaves the order of metadata open); they are read back through the package, which thereby
-checks this writer. Random numbers come from numpy's RandomState, whose streams are frozen for ever.
-
-Order: draws, writing, comparing, command line.
+Goldens are safetensors files. This module writes them, not the safetensors package, because the package leaves the
+order of metadata open and the bytes must depend on the values only. They are read back through the package, which
+checks this writer. Random numbers come from numpy's RandomState, whose streams never change.
 """
 import argparse
 import json
@@ -17,8 +15,8 @@ import numpy as np
 GOLDEN_DIR = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "test", "golden")
 DTYPES = {np.dtype("<f8"): "F64", np.dtype("<f4"): "F32", np.dtype("<i4"): "I32"}
 
-# A recomputation may differ from the committed file by what another BLAS or torch version rounds differently in
-# float64: relative to the largest element of the tensor. Inputs (not F64) must be equal.
+# Another BLAS or torch version may round differently in float64, so recomputed values may differ from the committed
+# file by this much, relative to the largest element of the tensor. Inputs (not F64) must be equal.
 CHECK_TOLERANCE = 1e-11
 
 
@@ -91,7 +89,7 @@ def compare_file(path, tensors, metadata):
             if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
                 problems.append(f"{key} is {theirs.dtype}{theirs.shape}, expected {ours.dtype}{ours.shape}")
             elif ours.dtype == np.float64:
-                # Gradients that are zero in exact arithmetic are pure rounding: judge them by an absolute floor.
+                # Gradients that are zero in exact arithmetic are pure rounding error: compare them with an absolute floor.
                 close = np.max(np.abs(ours - theirs), initial=0.0) <= 1e-14
                 error = 0.0 if close else relative_error(theirs, ours)
                 worst = max(worst, error)
@@ -110,10 +108,10 @@ def main(description, goldens, options=()):
     """The command line of a script that writes goldens.
 
     goldens: list of (file name, function returning (tensors, metadata)).
-    options: list of (flag, help, function returning True on success), run instead of writing.
+    options: list of (flag, help, function returning True on success); the function runs instead of writing.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default=GOLDEN_DIR, metavar="DIR", help="where the goldens are (default: test/golden)")
+    parser.add_argument("--out", default=GOLDEN_DIR, metavar="DIR", help="directory of the goldens (default: test/golden)")
     parser.add_argument("--check", action="store_true", help="recompute and compare with the files; write nothing")
     for flag, text, _ in options:
         parser.add_argument(flag, action="store_true", help=text)

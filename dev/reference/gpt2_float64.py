@@ -1,8 +1,9 @@
-"""GPT-2 in float64, from the definition: the oracle of the whole network. Writes test/golden/gpt_<name>.safetensors.
+"""GPT-2 in float64, from the definition: the reference for the whole network. Writes
+test/golden/gpt_<name>.safetensors.
 
-The network is Radford et al. 2019 (blocks with the layernorm in front, learned positions, GELU in its tanh form, output
-projection tied to the token embedding) in elementary PyTorch operations; the gradients are PyTorch's automatic
-differentiation of it, so nothing here shares a formula for a backward pass with the engine.
+The network is that of Radford et al. 2019 (layernorm before each half of a block, learned positions, GELU in its tanh
+form, output projection tied to the token embedding), in elementary PyTorch operations. The gradients come from
+PyTorch's automatic differentiation, so this script shares no formula of a backward pass with the engine.
 
 A golden holds, for one configuration (metadata: n_layer n_head n_embd vocab_size n_positions B T, as strings):
   param.<name>  F32  every parameter, under its Hugging Face name and in that layout: Conv1D weights are (inputs, outputs)
@@ -13,11 +14,9 @@ A golden holds, for one configuration (metadata: n_layer n_head n_embd vocab_siz
   loss          F64  () mean over the targets that are not ignored
   grad.<name>   F64  d loss / d parameter; for wte the sum of both its uses
 
-What a comparison in fp32 must know: the middle third of every c_attn.bias gradient (the keys') is zero in exact
-arithmetic, since a shift of all keys moves all scores of a row alike; with T = 1 the query and key parts of c_attn.weight
-are zero too. Measure errors against the largest element of a tensor, not element by element.
-
-Order: configurations, parameters, network, goldens, cross-checks.
+A comparison in fp32 must measure errors against the largest element of a tensor, not element by element, because some
+gradients are zero in exact arithmetic: the middle third of every c_attn.bias (keys), since a shift of all keys moves
+all scores of a row alike, and with T = 1 the query and key parts of c_attn.weight.
 """
 import math
 
@@ -47,8 +46,8 @@ class Config:
 
 
 def parameter_shapes(c):
-    """Name -> (shape, standard deviation, mean). Wide enough that every nonlinearity is exercised: activations are of
-    order one and attention is neither uniform nor one-hot."""
+    """Name -> (shape, standard deviation, mean). The deviations are large enough to exercise every nonlinearity:
+    activations are of order one, and attention is neither uniform nor one-hot."""
     C = c.n_embd
     shapes = {
         "transformer.wte.weight": ((c.vocab_size, C), 0.6, 0.0),
@@ -131,7 +130,7 @@ def cross_entropy(logits, targets):
 
 
 def loss_and_gradients(parameters, c, tokens, targets, dtype=torch.float64):
-    """Everything numpy in, everything numpy out."""
+    """Takes and returns numpy arrays."""
     p = {name: torch.tensor(value, dtype=dtype, requires_grad=True) for name, value in parameters.items()}
     logits = forward(p, c, torch.tensor(tokens, dtype=torch.int64))
     losses, loss = cross_entropy(logits, torch.tensor(targets, dtype=torch.int64))
@@ -191,7 +190,7 @@ def against_hf():
         hf_loss.backward()
         hf_gradients = {key: value.grad.numpy() for key, value in model.named_parameters()}
         assert hf_gradients.keys() == gradients.keys()
-        # Against the whole gradient's size, so that tensors which are zero in exact arithmetic do not divide by noise.
+        # Relative to the whole gradient's size: some tensors are zero in exact arithmetic, and must not be divided by noise.
         size = max(np.max(np.abs(value)) for value in gradients.values())
         errors = {
             "loss": golden.relative_error(hf_loss.detach().numpy(), loss),
@@ -206,7 +205,7 @@ def against_hf():
 
 
 def fp32_errors():
-    """How far the same network in fp32 lies from the goldens: what an engine in fp32 may be expected to reach."""
+    """How far the same network in fp32 lies from the goldens, which is what to expect of an engine in fp32."""
     for name in CONFIGS:
         c, parameters, tokens, targets = draw_case(name)
         loss, _, logits, gradients = loss_and_gradients(parameters, c, tokens, targets)

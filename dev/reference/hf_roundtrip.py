@@ -1,14 +1,15 @@
-"""Checkpoints against Hugging Face transformers, in both directions. Writes nothing under test/.
+"""Exchanges checkpoints with Hugging Face transformers, in both directions. Writes nothing under test/.
 
-Ours to theirs: loads a checkpoint directory that the engine wrote, with AutoModelForCausalLM.from_pretrained, insists
-that no key is missing, unexpected or misshaped, and compares logits with the engine's:
+Ours to theirs: loads a checkpoint directory that the engine wrote, with AutoModelForCausalLM.from_pretrained, fails
+if a key is missing, unexpected or misshaped, and compares logits with the engine's:
     hf_roundtrip.py DIR --logits FILE           FILE: safetensors with `tokens` I32 (B,T) and `logits` F32 or F64 (B,T,V or Vp)
     hf_roundtrip.py DIR --prompt-ids 5 1 7 --greedy 20      prints the continuation that `sample` must give at temperature 0
     hf_roundtrip.py DIR --text "Once upon"      token ids by the directory's tokenizer.json
-Theirs to ours: creates a random GPT-2 or Llama directory with save_pretrained, and logits for the engine to reproduce:
+Theirs to ours: creates a random GPT-2 or Llama directory with save_pretrained, and logits that the engine must
+reproduce:
     hf_roundtrip.py --create DIR --layers 2 --dtype bfloat16 --shard-size 20KB --write-logits FILE
 
-The exit status is 0 if everything asked for passed. Order: create, load, compare, command line.
+The exit status is 0 if all requested checks passed.
 """
 import argparse
 import json
@@ -49,14 +50,15 @@ def create_llama(a):
 
 
 def create(a):
-    """A random model as transformers saves it; with --published-names, as the GPT-2 weights were published: names
-    without "transformer.", and beside the weights each block's constant causal mask, which is not a parameter."""
+    """A random model as transformers saves it. With --published-names, as the GPT-2 weights were published: without
+    "transformer." in the names, and with each block's constant causal mask, which is not a parameter."""
     if a.embd % a.heads:
         sys.exit(f"--embd {a.embd} is not a multiple of --heads {a.heads}")
     model = create_gpt2(a) if a.family == "gpt2" else create_llama(a)
     random = np.random.RandomState(a.seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
+<<<<<<< HEAD
             shape = tuple(parameter.shape)
             size = 0.6 if name == "lm_head.weight" else 0.2
             if name.endswith(("c_proj.weight", "o_proj.weight", "down_proj.weight")):
@@ -65,6 +67,13 @@ def create(a):
             if len(shape) == 1 and name.endswith("weight"):
                 values = values + 1  # of a norm
             parameter.copy_(torch.tensor(values))
+=======
+            if name == "lm_head.weight":
+                values[name] = golden.normal32(random, (a.vocab, a.embd), 0.6)
+            elif name.endswith("c_proj.weight"):
+                values[name] *= 3.0  # otherwise a tied head mostly repeats the last token, and --greedy shows nothing
+            parameter.copy_(torch.tensor(values[name]))
+>>>>>>> d538209 (dev, profiling: comments, help texts and pages in plain English)
     model.to(DTYPES[a.dtype]).save_pretrained(a.create, max_shard_size=a.shard_size)
     if a.published_names:
         from safetensors.torch import load_file, save_file
@@ -81,12 +90,12 @@ def create(a):
 
 
 def load(directory, dtype):
-    """The model, and whether the directory held exactly its parameters."""
+    """Returns the model, and whether the directory held exactly its parameters."""
     try:
         model, info = transformers.AutoModelForCausalLM.from_pretrained(
             directory, dtype=dtype, output_loading_info=True, local_files_only=True, attn_implementation="eager"
         )
-    except Exception as error:  # whatever transformers objects to is the result, not an accident
+    except Exception as error:  # any objection of transformers is a result of the check, not a crash
         sys.exit(f"{directory}: transformers cannot load it: {type(error).__name__}: {error}: FAIL")
     complaints = {key: value for key, value in info.items() if value}
     print(f"loaded {directory}: {type(model).__name__}, {sum(p.numel() for p in model.parameters())} parameters, "
@@ -147,8 +156,9 @@ def compare_logits(model, path, tolerance):
 
 
 def greedy(model, prompt, count):
-    """Continues by argmax, each token from the whole context: no cache that could hide a mistake. Stops where the
-    context is full. Also returns the smallest lead of a chosen token: below fp32's error a difference means nothing."""
+    """Continues by argmax and computes each token from the whole context, without a cache that could hide a mistake.
+    Stops when the context is full. Also returns the smallest lead of a chosen token over the next best: where it is
+    below the error of fp32, a difference means nothing."""
     ids = list(prompt)
     lead = math.inf
     while len(ids) < min(len(prompt) + count, model.config.max_position_embeddings):
@@ -169,27 +179,31 @@ def write_logits(model, path, a):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", nargs="?", help="a checkpoint directory to load")
-    parser.add_argument("--compute", default="float64", choices=("float32", "float64"), help="type transformers runs in")
+    parser.add_argument("--compute", default="float64", choices=("float32", "float64"), help="type in which transformers computes")
     group = parser.add_argument_group("checks of DIR")
     group.add_argument("--logits", metavar="FILE", help="compare with the tokens and logits in this safetensors file")
     group.add_argument("--tolerance", type=float, default=1e-5, help="relative to the largest logit (default 1e-5)")
     group.add_argument("--prompt-ids", type=int, nargs="+", metavar="ID", help="run these token ids, print the top 5")
     group.add_argument("--text", help="encode this with DIR's tokenizer and run it like --prompt-ids")
     group.add_argument("--greedy", type=int, default=0, metavar="N", help="continue the prompt by N tokens")
-    group.add_argument("--write-logits", metavar="FILE", help="write random tokens and transformers' logits of them")
+    group.add_argument("--write-logits", metavar="FILE", help="write random tokens and their logits by transformers to this file")
     group.add_argument("--batch", type=int, default=2, help="rows of --write-logits (default 2)")
-    group.add_argument("--tokens", type=int, default=0, help="tokens a row of --write-logits (default: n_positions)")
+    group.add_argument("--tokens", type=int, default=0, help="tokens per row of --write-logits (default: n_positions)")
     group = parser.add_argument_group("making a directory")
+<<<<<<< HEAD
     group.add_argument("--create", metavar="DIR", help="write a random model there; the checks then apply to it")
     group.add_argument("--family", default="gpt2", choices=("gpt2", "llama"))
     group.add_argument("--kv-heads", type=int, default=0, help="of a Llama (default: as many as --heads)")
     group.add_argument("--ff", type=int, help="width of the MLP (default: 4 times --embd, of a Llama 3 times)")
+=======
+    group.add_argument("--create", metavar="DIR", help="write a random GPT-2 to this directory; the checks then apply to it")
+>>>>>>> d538209 (dev, profiling: comments, help texts and pages in plain English)
     for flag, value in (("layers", 2), ("heads", 3), ("embd", 12), ("vocab", 37), ("positions", 16), ("seed", 1)):
         group.add_argument(f"--{flag}", type=int, default=value, help=f"(default {value})")
     group.add_argument("--dtype", default="float32", choices=DTYPES, help="type of the stored weights")
     group.add_argument("--shard-size", default="5GB", help="largest file, such as 20KB: makes a sharded index")
     group.add_argument("--published-names", action="store_true", help="names as in the published GPT-2 weights")
-    group.add_argument("--untied", action="store_true", help="with an output projection of its own (lm_head.weight)")
+    group.add_argument("--untied", action="store_true", help="with an output projection (lm_head.weight) that is not tied to the embedding")
     arguments = parser.parse_args()
     if not arguments.create and not arguments.directory:
         parser.error("name a checkpoint directory, or make one with --create DIR")

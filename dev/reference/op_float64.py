@@ -1,10 +1,10 @@
-"""Single operations in float64 at the edges where fp32 implementations go wrong. Writes test/golden/ops.safetensors.
+"""Single operations in float64, in cases where fp32 implementations often fail. Writes test/golden/ops.safetensors.
 
 Forward results come from the definitions, gradients from automatic differentiation of them. Inputs are F32 (I32 for
-targets), results F64. Where a case would be ill-conditioned by fp32 storage alone, its inputs are chosen so that the
-critical intermediate is exact in fp32; a careful implementation can therefore meet one tolerance everywhere (1e-5 of
-the largest element, but for the exceptions noted below), and one that takes a short cut (variance as E[x^2]-E[x]^2,
-softmax without its maximum, a maximum that starts at 0 or -1e4) fails by orders of magnitude.
+targets), results F64. Where fp32 storage alone would make a case ill-conditioned, the inputs are chosen so that the
+critical intermediate is exact in fp32. A careful implementation can therefore meet one tolerance everywhere, 1e-5 of
+the largest element with the exceptions noted below. One with a short cut (variance as E[x^2]-E[x]^2, softmax without
+its maximum, a maximum that starts at 0 or -1e4) fails by orders of magnitude.
 
 norm.<case>.{inp,weight,bias,dout,dresidual} -> {out,mean,rstd,dinp,dweight,dbias}       shapes (N,C), (C), (N)
     dinp includes dresidual, the gradient that goes past the norm.
@@ -39,8 +39,6 @@ gelu_far.{inp,dout} -> {out,dinp}   (n) up to +-1e30, where x^3 (and x^2) overfl
 
 embed.{tokens,wte,wpe,dout} -> {out,dwte,dwpe}   B=3 T=5 C=7 V=6 maxT=8: few tokens, so that rows of dwte add up; token 0
     and the last one are used, one is not; positions from t0 = 0.
-
-Order: one function per family, then the command line.
 """
 import numpy as np
 import torch
@@ -210,7 +208,7 @@ def make_golden():
 
 
 def claims():
-    """Checks that the cases are what the text above says they are."""
+    """Checks that the cases have the properties that the text above describes."""
     tensors, metadata = make_golden()
     good = True
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Tokens as Hugging Face `tokenizers` makes them: the golden files of test/text/test_tokenizer.c, and a large comparison.
+"""Tokens by Hugging Face `tokenizers`: the golden files of test/text/test_tokenizer.c, and a large comparison.
 
     tokenizer_oracle.py golden              writes test/golden/tokenizer.{txt,json} and tokenizer_cases.json
     tokenizer_oracle.py golden --check      compares them with what it would write
     tokenizer_oracle.py compare --tokenizer T.json --pipe build/tokenize_pipe --random 1000000 FILE...
         random strings and the text of FILEs, through T.json with every kind of pre-tokenizer
 
-A byte that is not part of valid UTF-8, which Hugging Face cannot be given, counts as a character that is neither
-letter, number nor space: a private-use character stands for it while the text is cut, the byte itself while it is
-merged. Order: configurations, tokens, texts, golden files, comparison, command line.
+Hugging Face does not accept bytes that are not valid UTF-8. Such a byte counts as a character that is neither letter,
+number nor space: while the text is cut a private-use character stands for it, and while pieces are merged the byte
+itself.
 """
 import argparse
 import codecs
@@ -82,7 +82,7 @@ def configurations(vocab_size):
 
 MAIN = ("gpt2", "llama3", "qwen2", "qwen2_nfc")  # for the goldens that are large
 LOSSY = ("vowels",)  # drops text
-FOREIGN = ("o200k", "literal", "vowels")  # run in PCRE2: newer characters are what its version of Unicode says
+FOREIGN = ("o200k", "literal", "vowels")  # run in PCRE2: characters newer than its version of Unicode are unassigned
 
 
 def configured(base, parts):
@@ -111,7 +111,7 @@ class Reference:
         self.tokenizer = Tokenizer.from_str(json.dumps(root))
 
     def ids(self, data, special=True):
-        """The ids of bytes. Special tokens become their ids, or are ordinary text."""
+        """The ids of a text in bytes. Special tokens in it become their ids, or are ordinary text."""
         self.tokenizer.encode_special_tokens = not special
         try:
             return self.tokenizer.encode(data.decode(), add_special_tokens=False).ids
@@ -168,7 +168,7 @@ def code_block(first, form):
 
 
 def training_text():
-    """About 40 kB like prose and code in several scripts, from a word list that is drawn at random."""
+    """About 40 kB that resemble prose and code in several scripts, from a random list of words."""
     r = random.Random(20240601)
     syllables = "ka lo mi ter an the in st er ou qu ing ed ly pre con un sh ar wo".split()
     words = ["".join(r.choice(syllables) for _ in range(r.choice((1, 1, 2, 2, 3, 4)))) for _ in range(900)]

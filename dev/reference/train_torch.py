@@ -1,17 +1,15 @@
-"""A peer to measure against: the same GPT-2 training step in PyTorch, as fast as PyTorch makes it without custom kernels.
+"""The same GPT-2 training step in PyTorch, as fast as PyTorch makes it without custom kernels: a peer to compare with.
 
-torch.compile over model and loss, bf16 autocast over fp32 weights, scaled_dot_product_attention, fused AdamW in two
-groups (matrices decay, vectors do not), gradient clipping, the embedding padded to a multiple of 128 rows. Batches are
-random tokens, or windows of a token shard (.bin) in order, which `train_gpt --data SHARD --no-shuffle` trains on, too.
-Times come from CUDA events around each step; nothing synchronises within one.
+It uses torch.compile over model and loss, bf16 autocast over fp32 weights, scaled_dot_product_attention, fused AdamW
+in two groups (matrices decay, vectors do not), gradient clipping, and an embedding padded to a multiple of 128 rows.
+Batches are random tokens, or consecutive windows of a token shard (.bin), which are those of `train_gpt --data SHARD
+--no-shuffle`. Times come from CUDA events around each step; nothing synchronises within a step.
 
     python3 dev/reference/train_torch.py --model gpt2 --batch-size 64 --steps 50
     python3 dev/reference/train_torch.py --weights RUN/step-00000001 --data SHARD --expect OTHER/log.jsonl ...
 
-With --expect the losses are compared with those of a run of train_gpt that started from the same weights, and the exit
-status is 1 if one differs by more than --tolerance. profiling/run_h200.sh runs both.
-
-Order: options, the model, data, the optimizer, the run.
+--expect compares the losses with those of a run of train_gpt that started from the same weights; the exit status is 1
+if one differs by more than --tolerance. profiling/run_h200.sh runs both.
 """
 import argparse
 import contextlib
@@ -51,7 +49,7 @@ def options():
     p.add_argument("--data", help="token shard (.bin); without it, random tokens")
     p.add_argument("--batch-size", type=int, default=8)
     p.add_argument("--seq-len", type=int, default=1024)
-    p.add_argument("--micro-steps", type=int, default=1, help="batches whose gradients a step adds up")
+    p.add_argument("--micro-steps", type=int, default=1, help="micro-batches per step, whose gradients are added")
     p.add_argument("--steps", type=int, default=20)
     p.add_argument("--learning-rate", type=float, default=6e-4)
     p.add_argument("--weight-decay", type=float, default=0.1)
@@ -59,10 +57,10 @@ def options():
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--dtype", default="bf16", choices=("bf16", "fp32"))
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    p.add_argument("--recompute", action="store_true", help="activation checkpointing of every block")
+    p.add_argument("--recompute", action="store_true", help="activation checkpointing for every block")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--expect", help="log.jsonl of train_gpt to compare the losses with")
-    p.add_argument("--tolerance", type=float, default=1e-4, help="largest difference of a loss")
+    p.add_argument("--expect", help="log.jsonl of train_gpt whose losses are compared with these")
+    p.add_argument("--tolerance", type=float, default=1e-4, help="largest difference allowed between losses")
     p.add_argument("--json", help="file for the result as JSON")
     o = p.parse_args()
     layers, heads, channels = PRESETS[o.model]
@@ -117,7 +115,7 @@ class GPT(nn.Module):
         for block in self.h:
             x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False) if self.recompute else block(x)
         logits = F.linear(self.ln_f(x), self.wte.weight)
-        if self.vocab_size < logits.shape[-1]:  # the padding rows; a copy, so speed is measured without any
+        if self.vocab_size < logits.shape[-1]:  # without the padding rows; this copies, so speed is measured without padding
             logits = logits[..., : self.vocab_size]
         return F.cross_entropy(logits.reshape(-1, self.vocab_size).float(), targets.view(-1))
 
@@ -148,7 +146,7 @@ def read_shard(path):
 
 
 def batches(o):
-    """Endless (tokens, targets), on the device."""
+    """Yields (tokens, targets) on the device without end."""
     B, T = o.batch_size, o.seq_len
     generator = np.random.default_rng(o.seed)
     tokens = read_shard(o.data) if o.data else None
@@ -203,7 +201,7 @@ class Clock:
 
 
 def compare(losses, path, tolerance):
-    """The rows of a log.jsonl with a training loss, against ours."""
+    """Compares the training losses in a log.jsonl with ours."""
     rows = [json.loads(line) for line in open(path)]
     theirs = [row["loss"] for row in rows if "loss" in row and "lr" in row][: len(losses)]
     if len(theirs) < len(losses):

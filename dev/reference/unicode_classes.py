@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes llmc/text/unicode_classes.h: letter, number and white-space classes of all code points, two bits each.
 
-The classes are asked from the Hugging Face `tokenizers` package itself (\\p{L}, \\p{N}, \\s of its regular
-expression engine), because our pre-tokenizers must cut text where that package cuts it.
+The classes come from the Hugging Face `tokenizers` package (\\p{L}, \\p{N}, \\s of its regular expression engine),
+because our pre-tokenizers must cut text where that package cuts it.
 
     python dev/reference/unicode_classes.py > llmc/text/unicode_classes.h
 """
