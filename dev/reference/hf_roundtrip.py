@@ -58,22 +58,14 @@ def create(a):
     random = np.random.RandomState(a.seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-<<<<<<< HEAD
             shape = tuple(parameter.shape)
             size = 0.6 if name == "lm_head.weight" else 0.2
             if name.endswith(("c_proj.weight", "o_proj.weight", "down_proj.weight")):
-                size = 0.6  # or a tied head would mostly repeat the last token, and --greedy tell nothing
+                size = 0.6  # otherwise a tied head mostly repeats the last token, and --greedy shows nothing
             values = golden.normal32(random, shape, size)
             if len(shape) == 1 and name.endswith("weight"):
                 values = values + 1  # of a norm
             parameter.copy_(torch.tensor(values))
-=======
-            if name == "lm_head.weight":
-                values[name] = golden.normal32(random, (a.vocab, a.embd), 0.6)
-            elif name.endswith("c_proj.weight"):
-                values[name] *= 3.0  # otherwise a tied head mostly repeats the last token, and --greedy shows nothing
-            parameter.copy_(torch.tensor(values[name]))
->>>>>>> d538209 (dev, profiling: comments, help texts and pages in plain English)
     model.to(DTYPES[a.dtype]).save_pretrained(a.create, max_shard_size=a.shard_size)
     if a.published_names:
         from safetensors.torch import load_file, save_file
@@ -190,14 +182,10 @@ def parse():
     group.add_argument("--batch", type=int, default=2, help="rows of --write-logits (default 2)")
     group.add_argument("--tokens", type=int, default=0, help="tokens per row of --write-logits (default: n_positions)")
     group = parser.add_argument_group("making a directory")
-<<<<<<< HEAD
-    group.add_argument("--create", metavar="DIR", help="write a random model there; the checks then apply to it")
+    group.add_argument("--create", metavar="DIR", help="write a random model to DIR; the checks then apply to it")
     group.add_argument("--family", default="gpt2", choices=("gpt2", "llama"))
     group.add_argument("--kv-heads", type=int, default=0, help="of a Llama (default: as many as --heads)")
     group.add_argument("--ff", type=int, help="width of the MLP (default: 4 times --embd, of a Llama 3 times)")
-=======
-    group.add_argument("--create", metavar="DIR", help="write a random GPT-2 to this directory; the checks then apply to it")
->>>>>>> d538209 (dev, profiling: comments, help texts and pages in plain English)
     for flag, value in (("layers", 2), ("heads", 3), ("embd", 12), ("vocab", 37), ("positions", 16), ("seed", 1)):
         group.add_argument(f"--{flag}", type=int, default=value, help=f"(default {value})")
     group.add_argument("--dtype", default="float32", choices=DTYPES, help="type of the stored weights")
