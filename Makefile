@@ -53,7 +53,7 @@ PROGRAMS      = $(BUILD)/train_gpt $(DATA_PROGRAMS) $(DEV_PROGRAMS)
 
 all: $(PROGRAMS)
 
-include llmc/cuda/cuda.mk test/test.mk test/sim/sim.mk test/fuzz/fuzz.mk dev/dev.mk
+include llmc/cuda/cuda.mk test/sim/sim.mk test/fuzz/fuzz.mk test/test.mk dev/dev.mk
 
 .PHONY: all train test build-tests deps clean help config
 .DELETE_ON_ERROR:
