@@ -6,7 +6,7 @@
  * multiprocessor, which moves 19 bytes and issues 128 thread instructions per clock, can spend 27
  * instructions on an element. A kernel that spends more is bound by instructions. */
 #include "dev/variants/ladder.h"
-#include "llmc/cuda/gelu.cuh"
+#include "llmc/cuda/activation.cuh"
 #include "llmc/cuda/operands.cuh"
 
 constexpr int BLOCK = 256;
@@ -43,7 +43,7 @@ template <class T> __global__ void act_forward_2_kernel(T *out, const T *inp, in
 }
 
 /* --- step 3: the logistic function in place of tanh ---
- * 0.5 (1 + tanh u) = 1 / (1 + e^-2u) (llmc/cuda/gelu.cuh), which needs one hardware exponential and one
+ * 0.5 (1 + tanh u) = 1 / (1 + e^-2u) (llmc/cuda/activation.cuh), which needs one hardware exponential and one
  * division: about 12 instructions per element in place of 20. It also avoids the cancellation of 1 + tanh u
  * for negative u. Half of the instruction budget is free now, so memory alone decides: 187 us at any clock.
  * Production adds cache hints for streaming. The next gain is to have no kernel: GELU runs in the epilogue
@@ -60,15 +60,16 @@ template <class T> __global__ void act_forward_3_kernel(T *out, const T *inp, in
 
 /* --- variants --- */
 
-static int64_t any_operands(struct tensor *out, const struct tensor *inp) {
-    return same_float_dtype(out, inp) ? 0 : OP_UNSUPPORTED;
+static int64_t any_operands(struct tensor *out, const struct tensor *inp, enum activation act) {
+    return act == ACT_GELU ? 0 : OP_UNSUPPORTED;
 }
-static int64_t whole_vectors(struct tensor *out, const struct tensor *inp) {
-    return same_float_dtype(out, inp) && vectors_in(out, inp) ? 0 : OP_UNSUPPORTED;
+static int64_t whole_vectors(struct tensor *out, const struct tensor *inp, enum activation act) {
+    return act == ACT_GELU && vectors_in(out, inp) ? 0 : OP_UNSUPPORTED;
 }
 
 template <int STEP>
-static void forward(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
+static void forward(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                    enum activation act) {
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);
         int64_t n = STEP == 1 ? tensor_count(inp) : tensor_count(inp) / vec<T>::size; /* threads */

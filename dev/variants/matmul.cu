@@ -6,7 +6,7 @@
  * tensor cores does 132 multiprocessors * 128 multiply-adds * 1.7 GHz = 57 TFLOP/s: 5.4 ms. With them
  * cuBLAS reaches 790 TFLOP/s: 0.39 ms. */
 #include "dev/variants/ladder.h"
-#include "llmc/cuda/gelu.cuh"
+#include "llmc/cuda/activation.cuh"
 #include "llmc/cuda/operands.cuh"
 
 /* --- bias and activation of one element --- */

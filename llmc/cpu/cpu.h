@@ -57,6 +57,29 @@ static inline float cpu_gelu_derivative(float x) {
     return s + x * s * (e * s) * (2.0f * GELU_SCALE) * (1.0f + 3.0f * 0.044715f * x * x);
 }
 
+/* SiLU, x s with s = 1/(1 + e^-x), and its derivative s + x s (1-s), with 1-s = e^-x s. Below -87, e^-x could
+ * overflow, and both are less than 128 FLT_MIN from 0. */
+static inline float cpu_silu(float x) {
+    float c = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x, y = x / (1.0f + cpu_expf_bounded(-c));
+    return x < -87.0f ? 0.0f : y;
+}
+static inline float cpu_silu_derivative(float x) {
+    x = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x;
+    float e = cpu_expf_bounded(-x), s = 1.0f / (1.0f + e);
+    return s * (1.0f + x * (e * s));
+}
+
+/* An activation and its derivative; `act` is a constant where a loop over them is to vectorise. */
+static inline float cpu_act(enum activation act, float x) {
+    return act == ACT_GELU ? cpu_gelu(x) : act == ACT_SILU ? cpu_silu(x) : x > 0.0f ? x * x : 0.0f;
+}
+static inline float cpu_act_derivative(enum activation act, float x) {
+    return act == ACT_GELU   ? cpu_gelu_derivative(x)
+           : act == ACT_SILU ? cpu_silu_derivative(x)
+           : x > 0.0f        ? 2.0f * x
+                             : 0.0f;
+}
+
 /* sum over rows of x (N,C), added to or stored in `out` (C): a thread owns a block of columns and walks all
  * rows, so the order of summation is fixed. */
 void cpu_column_sum(float *out, const float *x, int64_t N, int64_t C, bool accumulate);

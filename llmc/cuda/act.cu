@@ -1,38 +1,42 @@
-/* GELU, tanh form: forward, backward. Contracts in ops.h.
+/* Activations and gated linear units: forward, backward. Contracts in ops.h.
  *
- * Both directions only move bytes: forward 4 per bf16 element, backward 6. An H200 SM gets about 19 bytes a
- * clock from memory, so an element may cost at most 27 (forward) and 40 (backward) of the SM's 128
- * instructions a clock before arithmetic shows. Predicted: gelu.cuh takes about 12 and 20, and both
- * directions run at the rate of a copy.
- * Sections: kernels, launchers, rows. */
-#include "llmc/cuda/gelu.cuh"
+ * All of them only move bytes: act 4 per bf16 element forward and 6 backward, glu 6 and 10 per element of its
+ * output. An H200 SM gets about 19 bytes a clock from memory, so an element may cost at most 27 (act forward)
+ * to 67 (glu backward) of the SM's 128 instructions a clock before arithmetic shows. Predicted:
+ * activation.cuh takes about 12 for GELU and 20 for its derivative, less for the others, and all kernels run at
+ * the rate of a copy. */
+#include "llmc/cuda/activation.cuh"
 #include "llmc/cuda/operands.cuh"
 
-/* --- kernels: one element, or 16 bytes, a thread --- */
+constexpr int BLOCK = 256;
 
-template <class T> __global__ void act_forward_naive_kernel(T *out, const T *inp, int64_t n) {
+/* --- act: one element, or 16 bytes, a thread --- */
+
+template <class T, enum activation ACT>
+__global__ void act_forward_naive_kernel(T *out, const T *inp, int64_t n) {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) out[i] = from_float<T>(gelu(to_float(inp[i])));
+    if (i < n) out[i] = from_float<T>(activation_of<ACT>(to_float(inp[i])));
 }
 
-template <class T>
+template <class T, enum activation ACT>
 __global__ void act_backward_naive_kernel(T *dinp, const T *dout, const T *inp, int64_t n) {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i < n) dinp[i] = from_float<T>(to_float(dout[i]) * gelu_derivative(to_float(inp[i])));
+    if (i < n) dinp[i] = from_float<T>(to_float(dout[i]) * activation_derivative<ACT>(to_float(inp[i])));
 }
 
 /* The output is the next matmul's input, so it is stored for reuse; the input is next needed in backward. */
-template <class T> __global__ void act_forward_vec_kernel(T *out, const T *inp, int64_t vectors) {
+template <class T, enum activation ACT>
+__global__ void act_forward_vec_kernel(T *out, const T *inp, int64_t vectors) {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= vectors) return;
     vec<T> x = vec<T>::load_streaming(inp + i * vec<T>::size);
 #pragma unroll
-    for (int k = 0; k < vec<T>::size; k++) x[k] = from_float<T>(gelu(to_float(x[k])));
+    for (int k = 0; k < vec<T>::size; k++) x[k] = from_float<T>(activation_of<ACT>(to_float(x[k])));
     x.store(out + i * vec<T>::size);
 }
 
 /* dinp may be dout: a thread reads its 16 bytes before it writes them. */
-template <class T>
+template <class T, enum activation ACT>
 __global__ void act_backward_vec_kernel(T *dinp, const T *dout, const T *inp, int64_t vectors) {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= vectors) return;
@@ -40,58 +44,179 @@ __global__ void act_backward_vec_kernel(T *dinp, const T *dout, const T *inp, in
     vec<T> d = vec<T>::load_streaming(dout + i * vec<T>::size);
 #pragma unroll
     for (int k = 0; k < vec<T>::size; k++)
-        d[k] = from_float<T>(to_float(d[k]) * gelu_derivative(to_float(x[k])));
+        d[k] = from_float<T>(to_float(d[k]) * activation_derivative<ACT>(to_float(x[k])));
     d.store(dinp + i * vec<T>::size);
+}
+
+/* --- glu: a row of inp is gate and up, F columns each --- */
+
+template <class T, enum activation ACT>
+__global__ void glu_forward_naive_kernel(T *out, const T *inp, int64_t n, int64_t F) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    const T *gate = inp + i / F * 2 * F + i % F;
+    out[i] = from_float<T>(activation_of<ACT>(to_float(gate[0])) * to_float(gate[F]));
+}
+
+template <class T, enum activation ACT>
+__global__ void glu_backward_naive_kernel(T *dinp, const T *dout, const T *inp, int64_t n, int64_t F) {
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= n) return;
+    int64_t at = i / F * 2 * F + i % F;
+    float gate = to_float(inp[at]), d = to_float(dout[i]);
+    dinp[at] = from_float<T>(d * to_float(inp[at + F]) * activation_derivative<ACT>(gate));
+    dinp[at + F] = from_float<T>(d * activation_of<ACT>(gate));
+}
+
+/* Grid: vectors of out, of which a row has `vectors_a_row`; 32-bit, since a 64-bit division would take half of
+ * the instructions. */
+template <class T, enum activation ACT>
+__global__ void glu_forward_vec_kernel(T *out, const T *inp, unsigned vectors, unsigned vectors_a_row) {
+    constexpr int size = vec<T>::size;
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x, row = i / vectors_a_row;
+    if (i >= vectors) return;
+    int64_t F = (int64_t)vectors_a_row * size;
+    const T *from =
+        inp + ((int64_t)i + (int64_t)row * vectors_a_row) * size; /* row * 2F + i % vectors_a_row */
+    vec<T> gate = vec<T>::load_streaming(from), up = vec<T>::load_streaming(from + F);
+#pragma unroll
+    for (int k = 0; k < size; k++)
+        gate[k] = from_float<T>(activation_of<ACT>(to_float(gate[k])) * to_float(up[k]));
+    gate.store(out + (int64_t)i * size);
+}
+
+template <class T, enum activation ACT>
+__global__ void glu_backward_vec_kernel(T *dinp, const T *dout, const T *inp, unsigned vectors,
+                                        unsigned vectors_a_row) {
+    constexpr int size = vec<T>::size;
+    unsigned i = blockIdx.x * blockDim.x + threadIdx.x, row = i / vectors_a_row;
+    if (i >= vectors) return;
+    int64_t F = (int64_t)vectors_a_row * size, at = ((int64_t)i + (int64_t)row * vectors_a_row) * size;
+    vec<T> gate = vec<T>::load_streaming(inp + at), up = vec<T>::load_streaming(inp + at + F);
+    vec<T> d = vec<T>::load_streaming(dout + (int64_t)i * size);
+#pragma unroll
+    for (int k = 0; k < size; k++) {
+        float g = to_float(gate[k]), dk = to_float(d[k]);
+        gate[k] = from_float<T>(dk * to_float(up[k]) * activation_derivative<ACT>(g));
+        up[k] = from_float<T>(dk * activation_of<ACT>(g));
+    }
+    gate.store(dinp + at);
+    up.store(dinp + at + F);
 }
 
 /* --- launchers --- */
 
-constexpr int BLOCK = 256;
+/* Calls f with a value of the storage type and the activation as compile-time constants. */
+template <class F> static void with_instance(const struct tensor *t, enum activation act, F f) {
+    with_dtype(t->dtype,
+               [&](auto tag) { with_activation(act, [&](auto activation) { f(tag, activation); }); });
+}
 
-static void act_forward_naive(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
+static void act_forward_naive(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                              enum activation act) {
     int64_t n = tensor_count(inp);
-    with_dtype(inp->dtype, [&](auto tag) {
+    with_instance(inp, act, [&](auto tag, auto activation) {
         using T = decltype(tag);
-        launch({grid_size(n, BLOCK), BLOCK, 0, env->stream}, act_forward_naive_kernel<T>, data_of<T>(out),
-               data_of<T>(inp), n);
+        launch({grid_size(n, BLOCK), BLOCK, 0, env->stream},
+               act_forward_naive_kernel<T, decltype(activation)::value>, data_of<T>(out), data_of<T>(inp), n);
     });
 }
 
-static int64_t act_forward_vec_need(struct tensor *out, const struct tensor *inp) {
+static int64_t act_forward_vec_need(struct tensor *out, const struct tensor *inp, enum activation act) {
     return vectors_in(out, inp) ? 0 : OP_UNSUPPORTED;
 }
 
-static void act_forward_vec(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
-    with_dtype(inp->dtype, [&](auto tag) {
+static void act_forward_vec(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                            enum activation act) {
+    with_instance(inp, act, [&](auto tag, auto activation) {
         using T = decltype(tag);
         int64_t vectors = tensor_count(inp) / vec<T>::size;
-        launch({grid_size(vectors, BLOCK), BLOCK, 0, env->stream}, act_forward_vec_kernel<T>, data_of<T>(out),
-               data_of<T>(inp), vectors);
+        launch({grid_size(vectors, BLOCK), BLOCK, 0, env->stream},
+               act_forward_vec_kernel<T, decltype(activation)::value>, data_of<T>(out), data_of<T>(inp),
+               vectors);
     });
 }
 
 static void act_backward_naive(const struct op_env *env, struct tensor *dinp, const struct tensor *dout,
-                               const struct tensor *inp) {
+                               const struct tensor *inp, enum activation act) {
     int64_t n = tensor_count(inp);
-    with_dtype(inp->dtype, [&](auto tag) {
+    with_instance(inp, act, [&](auto tag, auto activation) {
         using T = decltype(tag);
-        launch({grid_size(n, BLOCK), BLOCK, 0, env->stream}, act_backward_naive_kernel<T>, data_of<T>(dinp),
-               data_of<T>(dout), data_of<T>(inp), n);
+        launch({grid_size(n, BLOCK), BLOCK, 0, env->stream},
+               act_backward_naive_kernel<T, decltype(activation)::value>, data_of<T>(dinp), data_of<T>(dout),
+               data_of<T>(inp), n);
     });
 }
 
-static int64_t act_backward_vec_need(struct tensor *dinp, const struct tensor *dout,
-                                     const struct tensor *inp) {
+static int64_t act_backward_vec_need(struct tensor *dinp, const struct tensor *dout, const struct tensor *inp,
+                                     enum activation act) {
     return vectors_in(dinp, dout, inp) ? 0 : OP_UNSUPPORTED;
 }
 
 static void act_backward_vec(const struct op_env *env, struct tensor *dinp, const struct tensor *dout,
-                             const struct tensor *inp) {
-    with_dtype(inp->dtype, [&](auto tag) {
+                             const struct tensor *inp, enum activation act) {
+    with_instance(inp, act, [&](auto tag, auto activation) {
         using T = decltype(tag);
         int64_t vectors = tensor_count(inp) / vec<T>::size;
-        launch({grid_size(vectors, BLOCK), BLOCK, 0, env->stream}, act_backward_vec_kernel<T>,
-               data_of<T>(dinp), data_of<T>(dout), data_of<T>(inp), vectors);
+        launch({grid_size(vectors, BLOCK), BLOCK, 0, env->stream},
+               act_backward_vec_kernel<T, decltype(activation)::value>, data_of<T>(dinp), data_of<T>(dout),
+               data_of<T>(inp), vectors);
+    });
+}
+
+static void glu_forward_naive(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                              enum activation act) {
+    int64_t n = tensor_count(out);
+    with_instance(inp, act, [&](auto tag, auto activation) {
+        using T = decltype(tag);
+        launch({grid_size(n, BLOCK), BLOCK, 0, env->stream},
+               glu_forward_naive_kernel<T, decltype(activation)::value>, data_of<T>(out), data_of<T>(inp), n,
+               tensor_cols(out));
+    });
+}
+
+static void glu_backward_naive(const struct op_env *env, struct tensor *dinp, const struct tensor *dout,
+                               const struct tensor *inp, enum activation act) {
+    int64_t n = tensor_count(dout);
+    with_instance(inp, act, [&](auto tag, auto activation) {
+        using T = decltype(tag);
+        launch({grid_size(n, BLOCK), BLOCK, 0, env->stream},
+               glu_backward_naive_kernel<T, decltype(activation)::value>, data_of<T>(dinp), data_of<T>(dout),
+               data_of<T>(inp), n, tensor_cols(dout));
+    });
+}
+
+/* Vectors of a tensor; the launchers of glu count them in 32 bits. */
+static int64_t vectors_of(const struct tensor *t) { return tensor_bytes(t) / 16; }
+
+static int64_t glu_forward_vec_need(struct tensor *out, const struct tensor *inp, enum activation act) {
+    return rows_of_vectors(out, inp) && vectors_of(out) < (1ll << 31) ? 0 : OP_UNSUPPORTED;
+}
+
+static void glu_forward_vec(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                            enum activation act) {
+    int64_t vectors = vectors_of(out);
+    with_instance(inp, act, [&](auto tag, auto activation) {
+        using T = decltype(tag);
+        launch({grid_size(vectors, BLOCK), BLOCK, 0, env->stream},
+               glu_forward_vec_kernel<T, decltype(activation)::value>, data_of<T>(out), data_of<T>(inp),
+               (unsigned)vectors, (unsigned)(vectors / tensor_rows(out)));
+    });
+}
+
+static int64_t glu_backward_vec_need(struct tensor *dinp, const struct tensor *dout, const struct tensor *inp,
+                                     enum activation act) {
+    return rows_of_vectors(dinp, dout, inp) && vectors_of(dout) < (1ll << 31) ? 0 : OP_UNSUPPORTED;
+}
+
+static void glu_backward_vec(const struct op_env *env, struct tensor *dinp, const struct tensor *dout,
+                             const struct tensor *inp, enum activation act) {
+    int64_t vectors = vectors_of(dout);
+    with_instance(inp, act, [&](auto tag, auto activation) {
+        using T = decltype(tag);
+        launch({grid_size(vectors, BLOCK), BLOCK, 0, env->stream},
+               glu_backward_vec_kernel<T, decltype(activation)::value>, data_of<T>(dinp), data_of<T>(dout),
+               data_of<T>(inp), (unsigned)vectors, (unsigned)(vectors / tensor_rows(dout)));
     });
 }
 
@@ -102,4 +227,8 @@ const struct act_forward_variant cuda_act_forward_variants[] = {
     {"vec", act_forward_vec, act_forward_vec_need}, {"naive", act_forward_naive}, {}};
 const struct act_backward_variant cuda_act_backward_variants[] = {
     {"vec", act_backward_vec, act_backward_vec_need}, {"naive", act_backward_naive}, {}};
+const struct glu_forward_variant cuda_glu_forward_variants[] = {
+    {"vec", glu_forward_vec, glu_forward_vec_need}, {"naive", glu_forward_naive}, {}};
+const struct glu_backward_variant cuda_glu_backward_variants[] = {
+    {"vec", glu_backward_vec, glu_backward_vec_need}, {"naive", glu_backward_naive}, {}};
 }

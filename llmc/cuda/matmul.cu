@@ -11,7 +11,7 @@
  * Sections: the naive product, bias gradient, what both share, forward, backward, fp8, the rows. */
 #include "llmc/cuda/cublaslt.cuh"
 #include "llmc/cuda/fp8.cuh"
-#include "llmc/cuda/gelu.cuh"
+#include "llmc/cuda/activation.cuh"
 #include "llmc/cuda/operands.cuh"
 
 /* --- the naive product --- */
@@ -194,14 +194,14 @@ static void column_sum(cudaStream_t stream, T *out, const T *x, int64_t N, int64
 /* The activation of act.cu, in the fastest variant that takes these operands. */
 static void gelu_pass(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
     const struct act_forward_variant *variant = cuda_act_forward_variants;
-    while (OP_NEED(variant, out, inp) != 0) variant++; /* the last one takes anything without scratch */
-    variant->run(env, out, inp);
+    while (OP_NEED(variant, out, inp, ACT_GELU) != 0) variant++; /* the last one takes anything without scratch */
+    variant->run(env, out, inp, ACT_GELU);
 }
 static void gelu_backward_pass(const struct op_env *env, struct tensor *dinp, const struct tensor *dout,
                                const struct tensor *inp) {
     const struct act_backward_variant *variant = cuda_act_backward_variants;
-    while (OP_NEED(variant, dinp, dout, inp) != 0) variant++;
-    variant->run(env, dinp, dout, inp);
+    while (OP_NEED(variant, dinp, dout, inp, ACT_GELU) != 0) variant++;
+    variant->run(env, dinp, dout, inp, ACT_GELU);
 }
 
 static bool lt_call(const struct op_env *env, const lt_product &product, const lt_operands &operands) {

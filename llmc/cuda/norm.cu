@@ -1,5 +1,5 @@
 /* LayerNorm and RMSNorm: forward, residual + forward, backward. Contracts in ops.h. RMSNorm (no operand `mean`)
- * is LayerNorm with a mean of 0 that is not measured; the branches on that are the same for all threads.
+ * is LayerNorm with a mean of 0; all threads take the same side of the branches on that.
  *
  * Forward reads a row once into registers and walks it there three times: mean, squared deviations from the
  * mean (the one-pass E[x^2] - mean^2 cancels when |mean| >> deviation), output. The residual form is the same
@@ -99,8 +99,8 @@ __global__ void __launch_bounds__(WARPS == 1 ? ROWS_A_BLOCK * WARP_SIZE : WARPS 
 #pragma unroll
             for (int k = 0; k < size; k++) sum += to_float(x[i][k]);
     float m = row_sum<WARPS>(sum, scratch) / (float)C;
-    if (!mean)
-        m = 0.0f; /* computed for RMSNorm, too: the row's bytes take longer, and a branch costs registers */
+    /* RMSNorm's bytes take longer than the sum that it does not need; a branch around that costs registers */
+    m = mean ? m : 0.0f;
 #pragma unroll
     for (int i = 0; i < VECS; i++)
         if ((i * threads + tid) * size < C)

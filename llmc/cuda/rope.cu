@@ -31,14 +31,15 @@ constexpr int BLOCK = 256;
 constexpr int HEADS = 4;        /* of a thread: 8 loads of 16 bytes in flight */
 constexpr int MOST_PAIRS = 128; /* of a head */
 
-/* What a position adds to each pair's angle, in turns of 2^64. */
+/* What a position adds to each pair's angle, in turns, at least 0 and below 1. */
 struct rope_frequencies {
-    uint64_t turns[MOST_PAIRS];
+    double turns[MOST_PAIRS];
 };
 
-/* Cosine and sine of an angle in turns of 2^64; fp32 keeps it to 2^-26 of a turn. */
-DEVICE_INLINE void cos_sin_of_turns(uint64_t turns, float *c, float *s) {
-    float half_turns = (float)(int32_t)(turns >> 32) * 0x1p-31f; /* -1 .. 1 */
+/* Cosine and sine of t * turns; fp32 keeps that angle to 2^-26 of a turn. */
+DEVICE_INLINE void cos_sin_at(int t, double turns, float *c, float *s) {
+    uint64_t angle = (uint64_t)t * (uint64_t)(turns * 0x1p64);
+    float half_turns = (float)(int32_t)(angle >> 32) * 0x1p-31f; /* -1 .. 1 */
     sincospif(half_turns, s, c);
 }
 
@@ -63,7 +64,7 @@ __global__ void __launch_bounds__(BLOCK)
 #pragma unroll
     for (int k = 0; k < size; k++) {
         float c, s;
-        cos_sin_of_turns((uint64_t)t * frequencies.turns[pair + k], &c, &s);
+        cos_sin_at(t, frequencies.turns[pair + k], &c, &s);
         s *= sign;
 #pragma unroll
         for (int h = 0; h < HEADS; h++) {
@@ -106,7 +107,7 @@ static rope_frequencies frequencies_of(int HS, float theta) {
     rope_frequencies f = {};
     for (int i = 0; i < HS / 2; i++) {
         double turns = pow((double)theta, -2.0 * i / HS) / two_pi;
-        f.turns[i] = (uint64_t)((turns - floor(turns)) * 0x1p64);
+        f.turns[i] = turns - floor(turns);
     }
     return f;
 }

@@ -157,7 +157,7 @@ static void mlp_wide_forward(struct gpt *g, int64_t l, const struct span *s) {
 /* The activation alone, where backward recomputes it. */
 static void mlp_activation(struct gpt *g, int64_t l) {
     struct tensor fc = gpt_act(g, A_FC, l), act = gpt_act(g, A_MLP_ACT, l);
-    act_forward(g->ctx, &act, &fc);
+    act_forward(g->ctx, &act, &fc, ACT_GELU);
 }
 
 /* x + MLP, and the norm that comes next: ln_1 of the following layer, or ln_f. */

@@ -276,6 +276,7 @@ void matmul_forward(struct ctx *ctx, struct tensor *out, struct tensor *pre, con
     if (bias) want_count("matmul_forward", bias, OC);
     if (pre) want("matmul_forward", pre, N, OC);
     WANT_ALIKE(ctx, "matmul_forward", inp, weight, out, bias, pre);
+    check(act == ACT_NONE || act == ACT_GELU, "matmul_forward: activation %d is not fused", (int)act);
     check(!pre || act != ACT_NONE, "matmul_forward: %s would equal the output: no activation is applied",
           tensor_text(pre));
     note_shape(ctx, N, C, OC);
@@ -305,17 +306,49 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
 
 /* --- act --- */
 
-void act_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
-    want("act_forward", out, tensor_rows(inp), tensor_cols(inp));
-    WANT_ALIKE(ctx, "act_forward", inp, out);
-    DISPATCH(ctx, act_forward, 10 * tensor_count(inp), BYTES(out, inp), out, inp);
+/* FLOPs of an activation and of its derivative, an element. An exponential or a hyperbolic tangent is one. */
+static const struct {
+    int forward, backward;
+} act_flops[] = {[ACT_NONE] = {0, 0}, [ACT_GELU] = {10, 20}, [ACT_SILU] = {4, 8}, [ACT_RELU2] = {2, 2}};
+
+static void want_act(const char *op, enum activation act) {
+    check(act == ACT_GELU || act == ACT_SILU || act == ACT_RELU2, "%s: there is no activation %d", op,
+          (int)act);
 }
 
-void act_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dout, const struct tensor *inp) {
+void act_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp, enum activation act) {
+    want_act("act_forward", act);
+    want("act_forward", out, tensor_rows(inp), tensor_cols(inp));
+    WANT_ALIKE(ctx, "act_forward", inp, out);
+    DISPATCH(ctx, act_forward, act_flops[act].forward * tensor_count(inp), BYTES(out, inp), out, inp, act);
+}
+
+void act_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dout, const struct tensor *inp,
+                  enum activation act) {
+    want_act("act_backward", act);
     want("act_backward", dinp, tensor_rows(inp), tensor_cols(inp));
     want("act_backward", dout, tensor_rows(inp), tensor_cols(inp));
     WANT_ALIKE(ctx, "act_backward", inp, dout, dinp);
-    DISPATCH(ctx, act_backward, 20 * tensor_count(inp), BYTES(dinp, dout, inp), dinp, dout, inp);
+    DISPATCH(ctx, act_backward, act_flops[act].backward * tensor_count(inp), BYTES(dinp, dout, inp), dinp,
+             dout, inp, act);
+}
+
+void glu_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp, enum activation act) {
+    want_act("glu_forward", act);
+    want("glu_forward", inp, tensor_rows(out), 2 * tensor_cols(out));
+    WANT_ALIKE(ctx, "glu_forward", inp, out);
+    DISPATCH(ctx, glu_forward, (act_flops[act].forward + 1) * tensor_count(out), BYTES(out, inp), out, inp,
+             act);
+}
+
+void glu_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dout, const struct tensor *inp,
+                  enum activation act) {
+    want_act("glu_backward", act);
+    int flops = act_flops[act].forward + act_flops[act].backward + 2;
+    want("glu_backward", inp, tensor_rows(dout), 2 * tensor_cols(dout));
+    want("glu_backward", dinp, tensor_rows(dout), 2 * tensor_cols(dout));
+    WANT_ALIKE(ctx, "glu_backward", inp, dout, dinp);
+    DISPATCH(ctx, glu_backward, flops * tensor_count(dout), BYTES(dinp, dout, inp), dinp, dout, inp, act);
 }
 
 /* --- attn --- */

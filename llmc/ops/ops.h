@@ -54,7 +54,12 @@ struct op_env {
  * op_runs_on() and then this. */
 #define OP_NEED(variant, ...) ((variant)->need ? (variant)->need(__VA_ARGS__) : 0)
 
-enum activation { ACT_NONE, ACT_GELU };
+enum activation {
+    ACT_NONE,
+    ACT_GELU, /* tanh form: 0.5*x*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x^3))) (Hendrycks, Gimpel 2016, 1606.08415) */
+    ACT_SILU, /* x/(1 + e^-x) (the same paper) */
+    ACT_RELU2 /* max(x,0)^2 (So et al. 2021, arXiv 2109.08668) */
+};
 
 /* --- embed: token plus position embedding --- */
 
@@ -126,7 +131,7 @@ LLMC_OP(matmul_forward, struct tensor *out, /* (N,OC) = */
         const struct tensor *inp,           /* (N,C) */
         const struct tensor *weight,        /* (OC,C) */
         const struct tensor *bias,          /* (OC) (or NULL) */
-        enum activation act);
+        enum activation act);               /* ACT_NONE or ACT_GELU */
 
 /* dinp = dout @ weight, times gelu'(pre) if `pre` is given: the backward pass of the activation that made inp
  * from pre. dweight (+)= dout^T @ inp;  dbias (+)= sum over rows of dout; added with `accumulate`. */
@@ -139,16 +144,30 @@ LLMC_OP(matmul_backward, struct tensor *dinp, /* (N,C) = (or NULL) */
         const struct tensor *pre,             /* (N,C) (or NULL): pre-activation of inp, GELU */
         bool accumulate);
 
-/* --- act: GELU, tanh form (Hendrycks & Gimpel 2016, arXiv 1606.08415) --- */
+/* --- act: activations, and gated linear units with them --- */
 
-/* out = 0.5*x*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x^3))) */
+/* out = act(inp), element by element. act is not ACT_NONE. */
 LLMC_OP(act_forward, struct tensor *out, /* (N,C) = */
-        const struct tensor *inp);       /* (N,C) */
+        const struct tensor *inp,        /* (N,C) */
+        enum activation act);
 
-/* dinp = dout * gelu'(inp) */
+/* dinp = dout * act'(inp) */
 LLMC_OP(act_backward, struct tensor *dinp, /* (N,C) = ; may be dout */
         const struct tensor *dout,         /* (N,C) */
-        const struct tensor *inp);         /* (N,C) */
+        const struct tensor *inp,          /* (N,C) */
+        enum activation act);
+
+/* out = act(gate) * up, where a row of inp is gate, then up (Shazeer 2020, arXiv 2002.05202): SwiGLU with
+ * ACT_SILU, GeGLU with ACT_GELU. */
+LLMC_OP(glu_forward, struct tensor *out, /* (N,F) = */
+        const struct tensor *inp,        /* (N,2F) */
+        enum activation act);
+
+/* dgate = dout * up * act'(gate);  dup = dout * act(gate); a row of dinp is dgate, then dup. */
+LLMC_OP(glu_backward, struct tensor *dinp, /* (N,2F) = */
+        const struct tensor *dout,         /* (N,F) */
+        const struct tensor *inp,          /* (N,2F) */
+        enum activation act);
 
 /* --- attn: causal multi-head attention --- */
 
@@ -253,6 +272,8 @@ LLMC_OP(randn, struct tensor *out, /* (n) = */
     X(matmul_backward)                                                                                       \
     X(act_forward)                                                                                           \
     X(act_backward)                                                                                          \
+    X(glu_forward)                                                                                           \
+    X(glu_backward)                                                                                          \
     X(attn_forward)                                                                                          \
     X(attn_backward)                                                                                         \
     X(rope)                                                                                                  \

@@ -1,23 +1,55 @@
-/* act_forward, act_backward: GELU. Shapes: {N, C}. */
+/* act_forward, act_backward, glu_forward, glu_backward. Shapes: {N, C}, of glu {N, F}. GELU, or by flag. */
 #include "test/ops/op_harness.h"
 
-/* From the tails, where 1+tanh cancels and x^3 overflows, through the bend around 0. */
-static void fill_curve(struct op_instance *x, struct operand *o) {
-    static const float far[] = {0.0f,  -0.0f, 1e-30f, -1e-30f, 20.0f,  -20.0f, 1e4f,
-                                -1e4f, 1e13f, -1e13f, 1e20f,   -1e20f, 1e30f,  -1e30f};
-    switch (x->c->input) {
-    case INPUT_LARGE:
-        op_fill(x, o, 50.0);
-        break;
-    case INPUT_EQUAL:
-        for (int64_t i = 0; i < o->count; i++)
-            o->initial[i] =
-                i < (int64_t)ARRAY_LENGTH(far) ? far[i] : -10.0f + 20.0f * (float)i / (float)o->count;
-        op_round(o, o->initial);
-        break;
+#include <float.h>
+
+enum { IN_PLACE = OP_FLAG(0), SILU = OP_FLAG(1), RELU2 = OP_FLAG(2) };
+
+static enum activation activation_of(const struct op_case *c) {
+    return c->flags & SILU ? ACT_SILU : c->flags & RELU2 ? ACT_RELU2 : ACT_GELU;
+}
+
+/* Columns [0, cols) of rows of `width` columns: INPUT_EQUAL from the tails, where 1+tanh cancels, x^3 overflows
+ * and e^x is no normal number, through the bend around 0. Squares stay finite, and random numbers keep away from
+ * the kink in the slope of max(x,0)^2, at which finite differences are wrong. */
+static void fill_curve(struct op_instance *x, struct operand *o, int64_t cols, int64_t width) {
+    static const float far[] = {0.0f,  -0.0f,  1e-30f, -1e-30f, 20.0f, -20.0f, 86.9f, -86.9f,
+                                87.4f, -87.4f, 89.0f,  -89.0f,  1e4f,  -1e4f,  1e13f, -1e13f,
+                                1e18f, -1e18f, 1e20f,  -1e20f,  1e30f, -1e30f};
+    int64_t rows = o->count / width, count = rows * cols, first = ARRAY_LENGTH(far);
+    int64_t usable = x->c->flags & RELU2 ? first - 4 : first;
+    op_fill(x, o, x->c->input == INPUT_LARGE ? 50.0 : 2.0);
+    if (x->c->input == INPUT_EQUAL)
+        for (int64_t i = 0; i < count; i++)
+            o->initial[i / cols * width + i % cols] =
+                i < usable ? far[i] : -10.0f + 20.0f * (float)i / (float)count;
+    else if (x->c->flags & RELU2 && x->c->input == INPUT_RANDOM)
+        for (int64_t i = 0; i < o->count; i++) o->initial[i] += copysignf(0.125f, o->initial[i]);
+    op_round(o, o->initial);
+}
+
+/* Twice the fp32 errors of an activation and its derivative at x. In SiLU the exponent's rounding moves e^-x
+ * by |x| u of itself, and an exponential that is no normal number may be flushed. */
+static double act_error(const struct op_case *c, double x) {
+    double silu = fabs(x) / (1.0 + exp(-x));
+    switch (activation_of(c)) {
+    case ACT_GELU:
+        return op_gelu_error(x);
+    case ACT_SILU:
+        return 2.0 * UNIT_F32 * (4.0 + fmin(fabs(x), 90.0)) * silu + 128.0 * (double)FLT_MIN;
     default:
-        op_fill(x, o, 2.0);
-        break;
+        return 0.0;
+    }
+}
+static double derivative_error(const struct op_case *c, double x) {
+    double s = 1.0 / (1.0 + exp(-x)), a = fmin(fabs(x), 90.0);
+    switch (activation_of(c)) {
+    case ACT_GELU:
+        return op_gelu_derivative_error(x);
+    case ACT_SILU:
+        return 2.0 * UNIT_F32 * (6.0 + a) * s * (1.0 + a * (1.0 - s)) + 128.0 * (double)FLT_MIN;
+    default:
+        return 0.0;
     }
 }
 
@@ -25,9 +57,20 @@ static void fill_curve(struct op_instance *x, struct operand *o) {
     {"odd", INPUT_RANDOM, {5, 37}, 0, SIZE_SMALL}, {"vectors", INPUT_RANDOM, {16, 64}, 0, SIZE_SMALL},       \
         {"one", INPUT_RANDOM, {1, 1}, 0, SIZE_SMALL}, {"curve", INPUT_EQUAL, {3, 101}, 0, SIZE_SMALL},       \
         {"large", INPUT_LARGE, {7, 16}, 0, SIZE_SMALL}, {"tiny", INPUT_TINY, {7, 16}, 0, SIZE_SMALL},        \
-        {"unaligned", INPUT_RANDOM, {4, 24}, UNALIGNED, SIZE_SMALL}, {                                       \
+        {"unaligned", INPUT_RANDOM, {4, 24}, UNALIGNED, SIZE_SMALL},                                         \
+        {"silu, odd", INPUT_RANDOM, {5, 37}, SILU, SIZE_SMALL},                                              \
+        {"silu, vectors", INPUT_RANDOM, {16, 64}, SILU, SIZE_SMALL},                                         \
+        {"silu, curve", INPUT_EQUAL, {3, 104}, SILU, SIZE_SMALL},                                            \
+        {"silu, large", INPUT_LARGE, {7, 16}, SILU, SIZE_SMALL},                                             \
+        {"silu, tiny", INPUT_TINY, {7, 16}, SILU, SIZE_SMALL},                                               \
+        {"relu2, odd", INPUT_RANDOM, {5, 37}, RELU2, SIZE_SMALL},                                            \
+        {"relu2, vectors", INPUT_RANDOM, {16, 64}, RELU2, SIZE_SMALL},                                       \
+        {"relu2, curve", INPUT_EQUAL, {3, 104}, RELU2, SIZE_SMALL},                                          \
+        {"relu2, tiny", INPUT_TINY, {7, 16}, RELU2, SIZE_SMALL}, {                                           \
         "gpt2", INPUT_RANDOM, {4096, 3072}, 0, SIZE_LARGE                                                    \
     }
+
+/* --- act --- */
 
 static int act_model_cases(const struct op_model *m, struct op_case *out) {
     out[0] = (struct op_case){"model", INPUT_RANDOM, {m->B * m->T, 4 * m->C}, 0, SIZE_LARGE};
@@ -35,25 +78,26 @@ static int act_model_cases(const struct op_model *m, struct op_case *out) {
 }
 
 static void act_forward_make(struct op_instance *x) {
-    fill_curve(x, op_add(x, ROLE_IN, x->dtype, "inp", x->c->d[0], x->c->d[1], 0));
-    op_add(x, ROLE_OUT, x->dtype, "out", x->c->d[0], x->c->d[1], 0);
+    int64_t N = x->c->d[0], C = x->c->d[1];
+    fill_curve(x, op_add(x, ROLE_IN, x->dtype, "inp", N, C, 0), C, C);
+    op_add(x, ROLE_OUT, x->dtype, "out", N, C, 0);
 }
 
 static void act_forward_bound(struct op_instance *x) {
     const float *inp = op_initial(x, "inp");
     double *allow = op_allowed(x, "out");
-    for (int64_t i = 0; i < op_find(x, "out")->count; i++) allow[i] += op_gelu_error((double)inp[i]);
+    for (int64_t i = 0; i < op_find(x, "out")->count; i++) allow[i] += act_error(x->c, (double)inp[i]);
 }
 
 static const struct op_case act_forward_cases[] = {ACT_CASES};
-OP_TEST(act_forward, (.bound = act_forward_bound, .model_cases = act_model_cases), A("out"), A("inp"));
-
-enum { IN_PLACE = OP_FLAG(0) };
+OP_TEST(act_forward, (.bound = act_forward_bound, .model_cases = act_model_cases), A("out"), A("inp"),
+        activation_of(x->c));
 
 static void act_backward_make(struct op_instance *x) {
-    fill_curve(x, op_add(x, ROLE_IN, x->dtype, "inp", x->c->d[0], x->c->d[1], 0));
-    op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "dout", x->c->d[0], x->c->d[1], 0), 0.0, 1.0);
-    op_add(x, ROLE_OUT, x->dtype, "dinp", x->c->d[0], x->c->d[1], 0);
+    int64_t N = x->c->d[0], C = x->c->d[1];
+    fill_curve(x, op_add(x, ROLE_IN, x->dtype, "inp", N, C, 0), C, C);
+    op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "dout", N, C, 0), 0.0, 1.0);
+    op_add(x, ROLE_OUT, x->dtype, "dinp", N, C, 0);
     if (x->c->flags & IN_PLACE) op_alias(x, "dinp", "dout");
 }
 
@@ -61,7 +105,7 @@ static void act_backward_bound(struct op_instance *x) {
     const float *inp = op_initial(x, "inp"), *dout = op_initial(x, "dout");
     double *allow = op_allowed(x, "dinp");
     for (int64_t i = 0; i < op_find(x, "dinp")->count; i++)
-        allow[i] += op_gelu_derivative_error((double)inp[i]) * fabs((double)dout[i]);
+        allow[i] += derivative_error(x->c, (double)inp[i]) * fabs((double)dout[i]);
 }
 
 static const struct op_case act_backward_cases[] = {
@@ -70,4 +114,78 @@ static const struct op_case act_backward_cases[] = {
     {"in place, vectors", INPUT_RANDOM, {8, 64}, IN_PLACE, SIZE_SMALL},
 };
 OP_TEST(act_backward, (.bound = act_backward_bound, .model_cases = act_model_cases), A("dinp"), A("dout"),
-        A("inp"));
+        A("inp"), activation_of(x->c));
+
+/* --- glu --- */
+
+/* Llama's width: two thirds of 4C, in multiples of 256. */
+static int glu_model_cases(const struct op_model *m, struct op_case *out) {
+    int64_t F = round_up(8 * m->C / 3, 256);
+    out[0] = (struct op_case){"model", INPUT_RANDOM, {m->B * m->T, F}, SILU, SIZE_LARGE};
+    return 1;
+}
+
+static void add_gate_and_up(struct op_instance *x) {
+    int64_t N = x->c->d[0], F = x->c->d[1];
+    struct operand *inp = op_add(x, ROLE_IN, x->dtype, "inp", N, 2 * F, 0);
+    fill_curve(x, inp, F, 2 * F);
+}
+
+static void glu_forward_make(struct op_instance *x) {
+    add_gate_and_up(x);
+    op_add(x, ROLE_OUT, x->dtype, "out", x->c->d[0], x->c->d[1], 0);
+}
+
+/* Gate and up of element i of an operand (N,F). */
+static double gate_of(struct op_instance *x, int64_t i) {
+    int64_t F = x->c->d[1];
+    return (double)op_initial(x, "inp")[i / F * 2 * F + i % F];
+}
+static double up_of(struct op_instance *x, int64_t i) {
+    int64_t F = x->c->d[1];
+    return (double)op_initial(x, "inp")[i / F * 2 * F + F + i % F];
+}
+
+static void glu_forward_bound(struct op_instance *x) {
+    struct operand *out = op_find(x, "out");
+    for (int64_t i = 0; i < out->count; i++)
+        out->allowed[i] += fabs(up_of(x, i)) * act_error(x->c, gate_of(x, i)) +
+                           2.0 * UNIT_F32 * fabs((double)out->expected[i]);
+}
+
+static const struct op_case glu_forward_cases[] = {
+    ACT_CASES,
+    {"llama", INPUT_RANDOM, {512, 5632}, SILU, SIZE_LARGE},
+};
+OP_TEST(glu_forward, (.bound = glu_forward_bound, .model_cases = glu_model_cases), A("out"), A("inp"),
+        activation_of(x->c));
+
+static void glu_backward_make(struct op_instance *x) {
+    add_gate_and_up(x);
+    op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "dout", x->c->d[0], x->c->d[1], 0), 0.0, 1.0);
+    op_add(x, ROLE_OUT, x->dtype, "dinp", x->c->d[0], 2 * x->c->d[1], 0);
+}
+
+static void glu_backward_bound(struct op_instance *x) {
+    int64_t F = x->c->d[1];
+    const float *dout = op_initial(x, "dout");
+    struct operand *dinp = op_find(x, "dinp");
+    for (int64_t i = 0; i < dinp->count / 2; i++) {
+        int64_t at = i / F * 2 * F + i % F;
+        double d = fabs((double)dout[i]), gate = gate_of(x, i);
+        dinp->allowed[at] += d * fabs(up_of(x, i)) * derivative_error(x->c, gate) +
+                             4.0 * UNIT_F32 * fabs((double)dinp->expected[at]);
+        dinp->allowed[at + F] +=
+            d * act_error(x->c, gate) + 2.0 * UNIT_F32 * fabs((double)dinp->expected[at + F]);
+    }
+}
+
+static const struct op_case glu_backward_cases[] = {
+    ACT_CASES,
+    {"few", INPUT_RANDOM, {3, 9}, 0, SIZE_SMALL},
+    {"silu, few", INPUT_RANDOM, {3, 9}, SILU, SIZE_SMALL},
+    {"relu2, few", INPUT_RANDOM, {3, 9}, RELU2, SIZE_SMALL},
+    {"llama", INPUT_RANDOM, {512, 5632}, SILU, SIZE_LARGE},
+};
+OP_TEST(glu_backward, (.bound = glu_backward_bound, .model_cases = glu_model_cases), A("dinp"), A("dout"),
+        A("inp"), activation_of(x->c));

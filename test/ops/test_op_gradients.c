@@ -194,7 +194,7 @@ struct pair {
 /* gelu, then a linear layer: the order in which the model fuses the derivative into matmul_backward. */
 static double matmul_value(void *user) {
     struct pair *p = (struct pair *)user;
-    act_forward(p->ctx, &p->inp.t, &p->pre.t);
+    act_forward(p->ctx, &p->inp.t, &p->pre.t, ACT_GELU);
     matmul_forward(p->ctx, &p->out.t, NULL, &p->inp.t, &p->weight.t, &p->bias.t, ACT_NONE);
     return field_dot(&p->out, &p->dout);
 }
@@ -241,7 +241,7 @@ static void test_gradient_matmul_gelu(void **state) {
     field_zero(&p->dweight, &p->weight);
     field_zero(&p->dbias, &p->bias);
     matmul_gelu_value(p);
-    act_backward(p->ctx, &p->dpre.t, &p->dout.t, &p->pre.t);
+    act_backward(p->ctx, &p->dpre.t, &p->dout.t, &p->pre.t, ACT_GELU);
     matmul_backward(p->ctx, &p->dinp.t, &p->dweight.t, &p->dbias.t, &p->dpre.t, &p->inp.t, &p->weight.t, NULL,
                     false);
     check_gradient("matmul+gelu inp", &p->inp, &p->dinp, matmul_gelu_value, p);

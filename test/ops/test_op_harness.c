@@ -172,9 +172,10 @@ static void overruns_scratch(const struct op_env *env, struct tensor *out, float
 static void reads_scratch(const struct op_env *env, struct tensor *out, float value) {
     write_value(out, value + 0.0f * *(float *)env->scratch);
 }
-static void differs(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
+static void differs(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                    enum activation act) {
     static bool second;
-    cpu_ops.act_forward[0].run(env, out, inp);
+    cpu_ops.act_forward[0].run(env, out, inp, act);
     if (second) f32(out)[0] = nextafterf(f32(out)[0], 0.0f);
     second = !second;
 }
@@ -204,9 +205,9 @@ static void test_misuse_of_scratch_is_noticed(void **state) {
 }
 
 static void test_a_second_run_that_differs_is_noticed(void **state) {
-    const struct act_forward_variant rows[] = {{"differs", differs, cpu_ops.act_forward[0].need}, {0}};
+    const struct act_forward_variant variants[] = {{"differs", differs, cpu_ops.act_forward[0].need}, {0}};
     struct ops ops = cpu_ops;
-    ops.act_forward = rows;
+    ops.act_forward = variants;
     expect_failure(state, &ops, OP_act_forward, "two runs on the same inputs gave different bits");
 }
 

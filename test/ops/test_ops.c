@@ -173,6 +173,41 @@ static void test_norm_by_definition(void **state) {
     }
 }
 
+/* SiLU, squared ReLU and both gated units with each activation, by their formulas in double. */
+static double activation_by_formula(enum activation act, double x) {
+    double cubic = sqrt(2.0 / 3.14159265358979323846) * (x + 0.044715 * x * x * x);
+    return act == ACT_SILU    ? x / (1.0 + exp(-x))
+           : act == ACT_RELU2 ? fmax(x, 0.0) * fmax(x, 0.0)
+                              : 0.5 * x * (1.0 + tanh(cubic));
+}
+
+static void test_activations_by_definition(void **state) {
+    static const enum activation acts[] = {ACT_GELU, ACT_SILU, ACT_RELU2};
+    enum { F = 4001 };
+    float *data = (float *)xmalloc(5 * F * sizeof *data);
+    struct tensor inp = tensor_make("inp", DTYPE_F32, data, 1, 2 * F, 0, 0),
+                  gate = tensor_make("gate", DTYPE_F32, data, 1, F, 0, 0),
+                  act = tensor_make("act", DTYPE_F32, data + 3 * F, 1, F, 0, 0),
+                  glu = tensor_make("glu", DTYPE_F32, data + 4 * F, 1, F, 0, 0);
+    for (int i = 0; i < F; i++) {
+        data[i] = (float)(i - F / 2) / 64.0f; /* -31.25 .. 31.25 */
+        data[F + i] = (float)(i % 7) - 3.0f;
+    }
+    for (size_t k = 0; k < ARRAY_LENGTH(acts); k++) {
+        act_forward(ctx_of(state), &act, &gate, acts[k]);
+        glu_forward(ctx_of(state), &glu, &inp, acts[k]);
+        for (int i = 0; i < F; i++) {
+            double want = activation_by_formula(acts[k], (double)data[i]), up = (double)data[F + i];
+            double allow = 4.0 * UNIT_F32 * (fabs(want) + fabs((double)data[i]) * (acts[k] == ACT_GELU));
+            if (!(fabs((double)f32(&act)[i] - want) <= allow) ||
+                !(fabs((double)f32(&glu)[i] - want * up) <= (allow + UNIT_F32 * fabs(want)) * fabs(up)))
+                fail_msg("activation %d of %g is %.9g, times %g %.9g, and should be %.9g", (int)acts[k],
+                         (double)data[i], (double)f32(&act)[i], up, (double)f32(&glu)[i], want);
+        }
+    }
+    free(data);
+}
+
 static void test_golden_loss(void **state) {
     static const char *const cases[] = {"loss.random.", "loss.extreme.", "loss.single."};
     struct golden g;
@@ -224,8 +259,8 @@ static void test_golden_gelu(void **state) {
         golden_next(&g, cases[i]);
         struct tensor *inp = golden_input(&g, "inp"), *dout = golden_input(&g, "dout");
         struct tensor *out = golden_result(&g, "out", NAN), *dinp = golden_result(&g, "dinp", NAN);
-        act_forward(ctx_of(state), out, inp);
-        act_backward(ctx_of(state), dinp, dout, inp);
+        act_forward(ctx_of(state), out, inp, ACT_GELU);
+        act_backward(ctx_of(state), dinp, dout, inp, ACT_GELU);
         for (int64_t k = 0; k < tensor_count(inp); k++) {
             double want[2], x = (double)f32(inp)[k];
             memcpy(&want[0], (const char *)golden_view(&g, "out")->data + k * 8, 8);
@@ -544,6 +579,7 @@ int main(void) {
         CPU_TEST(test_every_case),
         CPU_TEST(test_golden_norm),
         CPU_TEST(test_norm_by_definition),
+        CPU_TEST(test_activations_by_definition),
         CPU_TEST(test_golden_loss),
         CPU_TEST(test_golden_attn),
         CPU_TEST(test_golden_gelu),

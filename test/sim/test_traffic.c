@@ -134,6 +134,8 @@ static const struct shape shapes[] = {
     {OP_matmul_backward, "fp8, no bias", {ROWS, 256, 384}, NULL},
     {OP_act_forward, "vectors", {ROWS, 512}, NULL},
     {OP_act_backward, "vectors", {ROWS, 512}, NULL},
+    {OP_glu_forward, "silu, vectors", {ROWS, 256}, NULL},
+    {OP_glu_backward, "silu, vectors", {ROWS, 256}, NULL},
     {OP_attn_forward, "head 64, two tiles", {1, 256, 2, 64, 0}, NULL},
     {OP_attn_backward, "head 64, two tiles", {1, 256, 2, 64, 0}, NULL},
     {OP_rope, "head 64", {1, 48, 4, 2, 64, 16}, NULL},
