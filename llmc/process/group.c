@@ -1,8 +1,6 @@
-/* The group: opening and closing; what this process says about itself; the calls.
- *
- * All calls go through rank 0: it receives from everyone, then answers everyone. They carry little (an id, a
- * hash, a message) and are rare; tensors have comm.h. A call opens with a header that rank 0 compares with
- * its own, so that ranks that have lost step with each other are told so. */
+/* Messages between all ranks go through rank 0, which receives from every rank, then answers every rank. They
+ * are small (an id, a hash, a text) and rare. Each starts with a header that the receiver compares with its
+ * own, so that ranks that make different calls end with an error. */
 #include "llmc/process/group_impl.h"
 
 #include "llmc/process/net.h"
@@ -17,8 +15,8 @@
 
 /* --- opening and closing --- */
 
-/* What processes that share memory have in common: the machine's name, its boot, and its network, which
- * containers may have one each of. */
+/* Equal for processes of one machine: a hash of host name, boot id and network namespace. Containers may have
+ * namespaces of their own. */
 static uint64_t find_host_id(const char *host) {
     char text[512] = "", boot[64] = "";
     FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
@@ -61,7 +59,7 @@ static void introduce(struct group *g) {
     free(all);
 }
 
-/* Rank 0 has two connections to everyone, and collectives may have one more between any two. */
+/* Rank 0 has two connections to every rank; NCCL opens more. */
 static void allow_connections(int64_t world) {
     struct rlimit limit;
     rlim_t wanted = (rlim_t)(4 * world + 256);
@@ -71,7 +69,6 @@ static void allow_connections(int64_t world) {
 }
 
 static void tell_others(struct die_hook *hook, const char *message) {
-    /* the hook is the state's first member */
     group_last_words((struct group_state *)hook, message);
 }
 
@@ -137,14 +134,14 @@ bool group_same_host(const struct group *g, int64_t a, int64_t b) {
 /* --- what this process does, for the watch --- */
 
 void group_beat(struct group *g) {
-    /* Two threads may lose a count to each other; that it changes is enough. */
+    /* Threads may overwrite each other's increment. It suffices that the number changes. */
     struct group_state *s = g->state;
     if (!s) return;
     unsigned beats = atomic_load_explicit(&s->beats, memory_order_relaxed);
     atomic_store_explicit(&s->beats, beats + 1, memory_order_relaxed);
 }
 
-static void say(struct group *g, const char *what, int64_t step, bool waiting) {
+static void set_activity(struct group *g, const char *what, int64_t step, bool waiting) {
     struct group_state *s = g->state;
     if (!s) return;
     atomic_store_explicit(&s->what, what, memory_order_relaxed);
@@ -153,8 +150,8 @@ static void say(struct group *g, const char *what, int64_t step, bool waiting) {
     group_beat(g);
 }
 
-void group_progress(struct group *g, const char *what, int64_t step) { say(g, what, step, false); }
-void group_waiting(struct group *g, const char *what, int64_t step) { say(g, what, step, true); }
+void group_progress(struct group *g, const char *what, int64_t step) { set_activity(g, what, step, false); }
+void group_waiting(struct group *g, const char *what, int64_t step) { set_activity(g, what, step, true); }
 bool group_is_waiting(const struct group *g) { return g->state && atomic_load(&g->state->waiting); }
 
 void group_waits_for(struct group *g, int64_t rank) {
@@ -165,16 +162,16 @@ struct group_wait group_wait_begin(struct group *g, const char *what, int64_t st
     struct group_state *s = g->state;
     struct group_wait before = {
         .what = s ? s->what : "", .step = s ? s->step : -1, .waiting = s && s->waiting};
-    say(g, what, step, true);
+    set_activity(g, what, step, true);
     return before;
 }
 
 void group_wait_end(struct group *g, struct group_wait before) {
-    say(g, before.what, before.step, before.waiting);
+    set_activity(g, before.what, before.step, before.waiting);
     group_waits_for(g, -1);
 }
 
-/* --- the calls --- */
+/* --- messages --- */
 
 enum call_kind { CALL_EXCHANGE, CALL_BROADCAST, CALL_BARRIER };
 static const char *const call_names[] = {"group_exchange", "group_broadcast", "group_barrier"};
@@ -201,19 +198,20 @@ static void take(struct group *g, int64_t from, const struct call *call, void *d
     group_waits_for(g, from);
     if (net_receive(fd, &theirs, sizeof theirs, INFINITY) != NET_OK)
         group_lost(g->state, from, call_names[call->kind]);
-    check(memcmp(&theirs, call, sizeof theirs) == 0,
-          "the ranks have lost step: %s makes call %lld, %s of %lld bytes from rank %lld; rank %lld makes "
-          "call %lld, %s of %lld bytes from rank %lld. A defect of the program, or files that differ between "
-          "the ranks",
-          group_rank_text(g, from), (long long)theirs.number,
-          theirs.kind >= 0 && theirs.kind <= CALL_BARRIER ? call_names[theirs.kind] : "?",
-          (long long)theirs.bytes, (long long)theirs.root, (long long)g->rank, (long long)call->number,
-          call_names[call->kind], (long long)call->bytes, (long long)call->root);
+    check(
+        memcmp(&theirs, call, sizeof theirs) == 0,
+        "the ranks make different calls: %s makes call %lld, %s of %lld bytes from rank %lld; rank %lld makes "
+        "call %lld, %s of %lld bytes from rank %lld. A defect of the program, or files that differ between "
+        "the ranks",
+        group_rank_text(g, from), (long long)theirs.number,
+        theirs.kind >= 0 && theirs.kind <= CALL_BARRIER ? call_names[theirs.kind] : "?",
+        (long long)theirs.bytes, (long long)theirs.root, (long long)g->rank, (long long)call->number,
+        call_names[call->kind], (long long)call->bytes, (long long)call->root);
     if (net_receive(fd, data, bytes, INFINITY) != NET_OK) group_lost(g->state, from, call_names[call->kind]);
     group_beat(g);
 }
 
-/* Everyone's `mine` bytes to rank 0, in order; then `all` bytes of rank 0 to everyone. */
+/* Every rank's `bytes` go to rank 0, in the order of ranks; then rank 0's `all_bytes` go to every rank. */
 static void through_rank_0(struct group *g, enum call_kind kind, void *all, size_t all_bytes,
                            const void *mine, size_t bytes) {
     struct call call = new_call(g, kind, 0, bytes);
@@ -248,8 +246,7 @@ void group_broadcast(struct group *g, void *data, size_t bytes, int64_t root) {
     struct call call = new_call(g, CALL_BROADCAST, root, bytes);
     struct group_wait before = group_wait_begin(g, call_names[CALL_BROADCAST], call.number);
     if (g->rank == 0) {
-        /* the others only say that they are here, too, or a rank that makes another call would not be
-         * noticed */
+        /* ranks other than the root send only their header, so that a different call is noticed */
         for (int64_t r = 1; r < g->world; r++) take(g, r, &call, data, r == root ? bytes : 0);
         for (int64_t r = 1; r < g->world; r++) give(g, r, &call, data, r == root ? 0 : bytes);
     } else {

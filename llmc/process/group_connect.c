@@ -1,10 +1,8 @@
-/* How the processes of a run find each other. Order: the hello and its answer; rank 0, which listens, judges
- * who comes, and starts all when nobody is missing; the others, which knock until rank 0 answers.
+/* How the processes of a run connect. Rank 0 listens until every other rank has connected twice, then sends
+ * GROUP_START. The others try to connect until rank 0 answers, because it may start later.
  *
- * A connection opens with a struct group_hello, answered by a struct group_reply: both ends are the same
- * program (its hash is compared), so that structs can travel as they are. Anything else that connects (a port
- * scanner, a browser) is dropped. The token keeps runs apart; it is no protection against people who mean
- * harm. */
+ * A connection starts with a struct group_hello; rank 0 answers with a struct group_reply. It closes what is
+ * no hello (a port scanner, a browser). The token separates runs; it does not protect against attackers. */
 #include "llmc/process/group_impl.h"
 
 #include "llmc/base/file.h"
@@ -23,7 +21,7 @@ static const char MAGIC[8] = "llmc-g1\n";
 
 /* --- hello --- */
 
-/* Which program this is. 0 where /proc is not there. */
+/* Identifies the build. 0 if there is no /proc. */
 static uint64_t program_hash(void) {
     struct mapped_file program;
     if (!file_map(&program, "/proc/self/exe", NULL)) return 0;
@@ -50,18 +48,18 @@ static bool send_reply(int fd, enum group_answer answer, const char *reason) {
     memcpy(reply.magic, MAGIC, sizeof MAGIC);
     reply.answer = answer;
     snprintf(reply.reason, sizeof reply.reason, "%s", reason);
-    /* fits what the system buffers on a fresh connection */
+    /* does not block: it fits into the buffer of a new connection */
     return net_send(fd, &reply, sizeof reply, now_seconds() + 1.0) == NET_OK;
 }
 
-/* What receiving a reply came to: a closed connection is worth another try. */
-enum outcome { CAME, REFUSED, CLOSED, SILENT };
+/* After CLOSED, connecting is tried again. */
+enum outcome { ACCEPTED, REFUSED, CLOSED, SILENT };
 
 static enum outcome receive_reply(int fd, enum group_answer expected, double deadline, struct error *err) {
     struct group_reply reply;
     enum net_result result = net_receive(fd, &reply, sizeof reply.magic, deadline);
     if (result == NET_OK && memcmp(reply.magic, MAGIC, sizeof MAGIC) != 0) {
-        fail(err, "what answers there is not rank 0 of a run, but another program");
+        fail(err, "another program answers there, not rank 0 of a run");
         return REFUSED;
     }
     if (result == NET_OK)
@@ -71,7 +69,7 @@ static enum outcome receive_reply(int fd, enum group_answer expected, double dea
         fail(err, result == NET_CLOSED ? "the connection was closed" : "no answer");
         return result == NET_CLOSED ? CLOSED : SILENT;
     }
-    if (reply.answer == (int64_t)expected) return CAME;
+    if (reply.answer == (int64_t)expected) return ACCEPTED;
     reply.reason[sizeof reply.reason - 1] = 0;
     fail(err, "%s%s", reply.answer == GROUP_REFUSED ? "refused: " : "", reply.reason);
     return REFUSED;
@@ -79,26 +77,27 @@ static enum outcome receive_reply(int fd, enum group_answer expected, double dea
 
 /* --- rank 0 --- */
 
-enum { KNOCKING_MAX = 256 };
-#define HELLO_SECONDS 10.0 /* for a hello to be complete */
+enum { PENDING_MAX = 256 };
+#define HELLO_SECONDS 10.0 /* for a hello to arrive */
 
-struct knocking { /* connected, but has not said all of its hello */
+/* A connection whose hello is incomplete. */
+struct pending {
     int fd;
     double since;
     size_t got;
     struct group_hello hello;
 };
 
-struct door {
+struct reception {
     struct group_state *s;
     int listener;
     int64_t missing; /* connections */
-    struct knocking knocking[KNOCKING_MAX];
-    int knocking_count;
-    struct pollfd *polled; /* listener, knocking ones, then those that are here */
+    struct pending pending[PENDING_MAX];
+    int pending_count;
+    struct pollfd *polled; /* the listener, pending connections, then those of the ranks */
 };
 
-static void drop(struct door *d, int i) { d->knocking[i] = d->knocking[--d->knocking_count]; }
+static void drop(struct reception *in, int i) { in->pending[i] = in->pending[--in->pending_count]; }
 
 /* "2, 5-7 and 9": ranks that have not connected. */
 static void missing_ranks(char *out, size_t size, const struct group_state *s) {
@@ -119,7 +118,7 @@ static void missing_ranks(char *out, size_t size, const struct group_state *s) {
 }
 
 /* Closes a connection and tells both sides why. */
-static void refuse(struct door *d, int fd, const struct group_hello *h, const char *reason) {
+static void refuse(int fd, const struct group_hello *h, const char *reason) {
     struct net_address from = net_remote(fd);
     send_reply(fd, GROUP_REFUSED, reason);
     warn("a process at %s (%s, process %d) that calls itself rank %lld was refused: %s", net_text(&from),
@@ -127,13 +126,13 @@ static void refuse(struct door *d, int fd, const struct group_hello *h, const ch
     close(fd);
 }
 
-/* Judges a complete hello. False: this run cannot come about. */
-static bool admit(struct door *d, int fd, struct group_hello *h, struct error *err) {
-    struct group_state *s = d->s;
+/* Accepts or refuses a complete hello. False if the run cannot start. */
+static bool admit(struct reception *in, int fd, struct group_hello *h, struct error *err) {
+    struct group_state *s = in->s;
     h->host[sizeof h->host - 1] = 0;
     char reason[512];
     if (memcmp(h->token, s->token, sizeof h->token) != 0) {
-        refuse(d, fd, h,
+        refuse(fd, h,
                "its token (LLMC_TOKEN, or the launcher's job) is another one: it belongs to another run");
         return true;
     }
@@ -146,7 +145,7 @@ static bool admit(struct door *d, int fd, struct group_hello *h, struct error *e
         else
             snprintf(reason, sizeof reason, "it was started for %lld ranks, rank 0 for %lld",
                      (long long)h->world, (long long)s->group->world);
-        refuse(d, fd, h, reason);
+        refuse(fd, h, reason);
         return fail(err, "rank %lld (%s): %s", (long long)h->rank, h->host, reason);
     }
     bool valid =
@@ -156,77 +155,78 @@ static bool admit(struct door *d, int fd, struct group_hello *h, struct error *e
     bool other = valid && p->calls >= 0 && (p->pid != h->pid || strcmp(p->host, h->host) != 0);
     if (!valid || *place >= 0 || other) {
         snprintf(reason, sizeof reason,
-                 valid ? "rank %lld is here already (%s, process %d): it was started twice"
-                       : "there is no place for a second rank %lld",
+                 valid ? "rank %lld is already connected (%s, process %d): it was started twice"
+                       : "this run expects no rank %lld",
                  (long long)h->rank, valid ? p->host : "", valid ? p->pid : 0);
-        refuse(d, fd, h, reason);
+        refuse(fd, h, reason);
         return true;
     }
     if (!send_reply(fd, GROUP_WELCOME, "")) {
-        close(fd); /* gone already; it may come again */
+        close(fd); /* already gone; it may connect again */
         return true;
     }
     *place = fd;
     p->pid = h->pid;
     memcpy(p->host, h->host, sizeof p->host);
-    d->missing--;
+    in->missing--;
     return true;
 }
 
-/* Reads on at one that is knocking. */
-static bool listen_to(struct door *d, int i, struct error *err) {
-    struct knocking *k = &d->knocking[i];
+/* Reads more of a hello. */
+static bool read_hello(struct reception *in, int i, struct error *err) {
+    struct pending *k = &in->pending[i];
     ssize_t n = recv(k->fd, (char *)&k->hello + k->got, sizeof k->hello - k->got, 0);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return true;
     if (n > 0) k->got += (size_t)n;
     size_t known = k->got < sizeof MAGIC ? k->got : sizeof MAGIC;
     if (n <= 0 || memcmp(k->hello.magic, MAGIC, known) != 0) {
         close(k->fd);
-        drop(d, i);
+        drop(in, i);
         return true;
     }
     if (k->got < sizeof k->hello) return true;
-    struct knocking complete = *k;
-    drop(d, i);
-    return admit(d, complete.fd, &complete.hello, err);
+    struct pending complete = *k;
+    drop(in, i);
+    return admit(in, complete.fd, &complete.hello, err);
 }
 
-static void accept_new(struct door *d) {
-    for (int fd; (fd = net_accept(d->listener)) >= 0;) {
-        if (d->knocking_count == KNOCKING_MAX) { /* the first that came said nothing for longest */
-            close(d->knocking[0].fd);
-            drop(d, 0);
+static void accept_new(struct reception *in) {
+    for (int fd; (fd = net_accept(in->listener)) >= 0;) {
+        if (in->pending_count == PENDING_MAX) { /* the oldest has been silent longest */
+            close(in->pending[0].fd);
+            drop(in, 0);
         }
-        d->knocking[d->knocking_count++] = (struct knocking){.fd = fd, .since = now_seconds()};
+        in->pending[in->pending_count++] = (struct pending){.fd = fd, .since = now_seconds()};
     }
 }
 
-/* One round of waiting and answering. */
-static bool attend(struct door *d, double deadline, struct error *err) {
-    struct group_state *s = d->s;
+/* Waits for events and handles them. */
+static bool serve(struct reception *in, double deadline, struct error *err) {
+    struct group_state *s = in->s;
     nfds_t n = 0;
-    d->polled[n++] = (struct pollfd){d->listener, POLLIN, 0};
-    int knocking = d->knocking_count;
-    for (int i = 0; i < knocking; i++) d->polled[n++] = (struct pollfd){d->knocking[i].fd, POLLIN, 0};
-    for (int64_t r = 1; r < s->group->world; r++) { /* negative ones are ignored */
-        d->polled[n++] = (struct pollfd){s->peers[r].calls, POLLIN, 0};
-        d->polled[n++] = (struct pollfd){s->peers[r].watch, POLLIN, 0};
+    in->polled[n++] = (struct pollfd){in->listener, POLLIN, 0};
+    int waiting = in->pending_count;
+    for (int i = 0; i < waiting; i++) in->polled[n++] = (struct pollfd){in->pending[i].fd, POLLIN, 0};
+    for (int64_t r = 1; r < s->group->world; r++) { /* poll() ignores negative descriptors */
+        in->polled[n++] = (struct pollfd){s->peers[r].calls, POLLIN, 0};
+        in->polled[n++] = (struct pollfd){s->peers[r].watch, POLLIN, 0};
     }
     double left = fmin(deadline - now_seconds(), 1.0);
-    if (poll(d->polled, n, left > 0 ? (int)(1000.0 * left) + 1 : 0) < 0 && errno != EINTR)
+    if (poll(in->polled, n, left > 0 ? (int)(1000.0 * left) + 1 : 0) < 0 && errno != EINTR)
         return fail(err, "poll: %s", strerror(errno));
-    /* Those that are here wait and say nothing: what can be read is the end. */
+    /* A connected rank sends nothing: if there is something to read, it is the end of the connection. */
     for (int64_t i = 0; i < 2 * (s->group->world - 1); i++)
-        if (d->polled[1 + knocking + i].revents & (POLLIN | POLLHUP | POLLERR))
-            return fail(err, "%s ended before all ranks were there", group_rank_text(s->group, 1 + i / 2));
-    for (int i = knocking - 1; i >= 0; i--) /* from the end, since drop() moves the last one */
-        if (d->polled[1 + i].revents && !listen_to(d, i, err)) return false;
-    for (int i = d->knocking_count - 1; i >= 0; i--)
-        if (now_seconds() - d->knocking[i].since > HELLO_SECONDS) {
-            close(d->knocking[i].fd);
-            drop(d, i);
+        if (in->polled[1 + waiting + i].revents & (POLLIN | POLLHUP | POLLERR))
+            return fail(err, "%s ended before all ranks were connected",
+                        group_rank_text(s->group, 1 + i / 2));
+    for (int i = waiting - 1; i >= 0; i--) /* backwards, because drop() moves the last one */
+        if (in->polled[1 + i].revents && !read_hello(in, i, err)) return false;
+    for (int i = in->pending_count - 1; i >= 0; i--)
+        if (now_seconds() - in->pending[i].since > HELLO_SECONDS) {
+            close(in->pending[i].fd);
+            drop(in, i);
         }
-    if (d->polled[0].revents) accept_new(d);
+    if (in->polled[0].revents) accept_new(in);
     return true;
 }
 
@@ -234,7 +234,7 @@ static bool take_listener(struct group_state *s, int *fd, struct error *err) {
     const struct group_env *env = &s->env;
     if (env->listen_fd < 0) {
         *fd = net_listen(env->address, env->port, err);
-        /* MASTER_ADDR may be a name that this machine resolves to 127.0.1.1, or an address of a router. */
+        /* This machine may resolve its own name to 127.0.1.1; MASTER_ADDR may be a router's address. */
         if (*fd >= 0 && !env->one_host) {
             struct net_address a = net_local(*fd);
             if (net_is_loopback(&a)) {
@@ -255,47 +255,47 @@ static bool take_listener(struct group_state *s, int *fd, struct error *err) {
     return true;
 }
 
-static bool gather(struct group_state *s, struct error *err) {
+static bool accept_ranks(struct group_state *s, struct error *err) {
     int64_t world = s->group->world;
-    struct door *d = (struct door *)xcalloc(1, sizeof *d);
-    *d = (struct door){.s = s, .missing = 2 * (world - 1)};
-    if (!take_listener(s, &d->listener, err)) {
-        free(d);
+    struct reception *in = (struct reception *)xcalloc(1, sizeof *in);
+    *in = (struct reception){.s = s, .missing = 2 * (world - 1)};
+    if (!take_listener(s, &in->listener, err)) {
+        free(in);
         return false;
     }
-    struct net_address at = net_local(d->listener);
-    d->polled = (struct pollfd *)xcalloc(1 + KNOCKING_MAX + 2 * (size_t)world, sizeof *d->polled);
+    struct net_address at = net_local(in->listener);
+    in->polled = (struct pollfd *)xcalloc(1 + PENDING_MAX + 2 * (size_t)world, sizeof *in->polled);
     double deadline = now_seconds() + s->timeout;
     bool ok = true;
-    while (ok && d->missing > 0) {
-        ok = attend(d, deadline, err);
-        if (ok && d->missing > 0 && now_seconds() > deadline) {
+    while (ok && in->missing > 0) {
+        ok = serve(in, deadline, err);
+        if (ok && in->missing > 0 && now_seconds() > deadline) {
             char missing[256];
             missing_ranks(missing, sizeof missing, s);
             ok = fail(
                 err,
-                "%lld of %lld ranks did not come within %.0f s: missing %s. Rank 0 on %s listens at %s: is "
+                "%lld of %lld ranks did not connect within %.0f s: missing %s. Rank 0 on %s listens at %s: is "
                 "it reachable from their machines (MASTER_ADDR, MASTER_PORT, firewall), and were they "
                 "started?",
-                (long long)(d->missing + 1) / 2, (long long)world, s->timeout, missing, s->group->host,
+                (long long)(in->missing + 1) / 2, (long long)world, s->timeout, missing, s->group->host,
                 net_text(&at));
         }
     }
     for (int64_t r = 1; r < world; r++)
         if (s->peers[r].calls >= 0)
             send_reply(s->peers[r].calls, ok ? GROUP_START : GROUP_FAILED, ok ? "" : err->message);
-    for (int i = 0; i < d->knocking_count; i++) close(d->knocking[i].fd);
-    close(d->listener);
-    free(d->polled);
-    free(d);
+    for (int i = 0; i < in->pending_count; i++) close(in->pending[i].fd);
+    close(in->listener);
+    free(in->polled);
+    free(in);
     return ok;
 }
 
-/* --- the others --- */
+/* --- the other ranks --- */
 
-/* One connection, accepted by rank 0. Tries until the deadline, since rank 0 may start later. */
-static bool knock(int *out, struct group_state *s, enum group_channel channel, double deadline,
-                  struct error *err) {
+/* Makes one connection that rank 0 accepts. Tries until the deadline, because rank 0 may start later. */
+static bool connect_once(int *out, struct group_state *s, enum group_channel channel, double deadline,
+                         struct error *err) {
     const struct group_env *env = &s->env;
     struct error last;
     struct group_hello hello;
@@ -306,7 +306,7 @@ static bool knock(int *out, struct group_state *s, enum group_channel channel, d
             enum outcome o = net_send(fd, &hello, sizeof hello, deadline) == NET_OK
                                  ? receive_reply(fd, GROUP_WELCOME, deadline, &last)
                                  : CLOSED;
-            if (o == CAME) {
+            if (o == ACCEPTED) {
                 *out = fd;
                 return true;
             }
@@ -330,23 +330,22 @@ static bool knock(int *out, struct group_state *s, enum group_channel channel, d
 static bool join(struct group_state *s, struct error *err) {
     struct group_peer *zero = &s->peers[0];
     double deadline = now_seconds() + s->timeout;
-    if (!knock(&zero->calls, s, GROUP_CALLS, deadline, err) ||
-        !knock(&zero->watch, s, GROUP_WATCH, deadline, err))
+    if (!connect_once(&zero->calls, s, GROUP_CALLS, deadline, err) ||
+        !connect_once(&zero->watch, s, GROUP_WATCH, deadline, err))
         return false;
-    /* Rank 0 may have started only now, and knows who is missing when its own time is over. */
+    /* Rank 0 may have started just now; at the end of its own timeout it sends which ranks are missing. */
     struct error last;
     switch (receive_reply(zero->calls, GROUP_START, now_seconds() + s->timeout + 3.0, &last)) {
-    case CAME:
+    case ACCEPTED:
         return true;
     case REFUSED:
         return fail(err, "%s", last.message);
     case CLOSED:
-        return fail(err, "rank 0 (%s:%d) ended before all ranks were there", s->env.address, s->env.port);
+        return fail(err, "rank 0 (%s:%d) ended before all ranks were connected", s->env.address, s->env.port);
     default:
         return fail(
             err,
-            "rank 0 (%s:%d) has not said for %.0f s that all ranks are there: it hangs, or its machine or "
-            "the network is gone",
+            "rank 0 (%s:%d) has not answered for %.0f s: it hangs, or its machine or the network is down",
             s->env.address, s->env.port, s->timeout + 3.0);
     }
 }
@@ -357,7 +356,7 @@ bool group_connect(struct group_state *s, struct error *err) {
     s->token[1] = token.high64;
     s->version = program_hash();
     for (int64_t r = 0; r < s->group->world; r++) s->peers[r].calls = s->peers[r].watch = -1;
-    if (s->group->rank == 0 ? gather(s, err) : join(s, err)) return true;
+    if (s->group->rank == 0 ? accept_ranks(s, err) : join(s, err)) return true;
     group_disconnect(s);
     return false;
 }

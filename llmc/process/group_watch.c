@@ -1,9 +1,9 @@
-/* The watch: a thread that ends this process when another one is gone. Order: messages; what they say about
- * the others; judging; the thread; closing, last words, and lost connections.
+/* The watch: a thread that ends this process when another one has failed.
  *
- * Everyone is connected to rank 0, which judges and tells everyone the reason. A rank other than 0 judges
- * only whether rank 0 is alive. A failure is not acted on at once: the first thing seen may be an effect, or
- * this process may be about to end by itself, by the same signal or the same error. */
+ * Every rank is connected to rank 0. Each sends its state once a second; rank 0 looks for ranks that are
+ * silent or stuck and sends the reason to all. The other ranks only watch rank 0. A watch waits for GRACE
+ * after the first sign of a failure, because this process may be about to end by itself, by the same signal
+ * or error, with a better message. */
 #include "llmc/process/group_impl.h"
 
 #include "llmc/process/net.h"
@@ -18,12 +18,13 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#define TICK_MAX   1.0 /* seconds between signs of life */
-#define GRACE      0.5 /* between seeing a failure and ending */
+/* in seconds */
+#define TICK_MAX   1.0 /* between two messages */
+#define GRACE      0.5 /* between the sign of a failure and the end */
 #define DRAIN      1.0 /* for the last message to arrive */
-#define LOST_GRACE 5.0 /* for the watch to say why a connection broke */
+#define LOST_GRACE 5.0 /* for the watch to find out why a connection broke */
 
-/* A reason, with room for "rank 12345 (host): " before a message of die_at(). */
+/* Bytes of a reason: "rank 12345 (host): " and a message of die_at(). */
 enum { REASON_MAX = 1200 };
 
 struct group_watch {
@@ -31,13 +32,13 @@ struct group_watch {
     pthread_mutex_t send_lock, poll_lock; /* the latter: poll and arg */
     bool (*poll)(void *arg, struct error *err);
     void *arg;
-    int wake;            /* an eventfd: there is something to look at */
+    int wake;            /* an eventfd that ends the thread's poll() */
     atomic_bool closing; /* this process has called group_close */
-    atomic_bool dying;   /* ... or ends with an error of its own */
-    bool over;           /* all have closed */
+    atomic_bool dying;   /* ... or exits with its own error */
+    bool over;           /* all ranks have closed */
     double tick;         /* TICK_MAX, or less for a short timeout */
-    double turned;       /* when the thread's loop last came round */
-    double failed;       /* when `reason` was found; 0: all is well */
+    double turned;       /* time of the loop's last round */
+    double failed;       /* time when `reason` was found; 0: no failure */
     char reason[REASON_MAX];
     struct pollfd *polled;
 };
@@ -54,7 +55,7 @@ struct watch_state {
     char what[GROUP_WHAT_MAX];
 };
 
-/* Never blocks: this little fits, or the other side has not read for hours. */
+/* Never blocks: a message fits into the socket's buffer unless the other side has not read for hours. */
 static void put(struct group_state *s, int64_t to, enum watch_kind kind, const void *data, size_t bytes) {
     uint8_t message[sizeof(struct watch_head) + REASON_MAX];
     struct watch_head head = {kind, (uint32_t)bytes};
@@ -64,12 +65,12 @@ static void put(struct group_state *s, int64_t to, enum watch_kind kind, const v
     if (bytes) memcpy(message + sizeof head, data, bytes);
     pthread_mutex_lock(&s->watch->send_lock);
     ssize_t n = send(fd, message, sizeof head + bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
-    /* Half a message would make nonsense of the next one. */
+    /* After half a message the next one could not be read. */
     if (n >= 0 && (size_t)n < sizeof head + bytes) shutdown(fd, SHUT_WR);
     pthread_mutex_unlock(&s->watch->send_lock);
 }
 
-/* To everyone this rank has a connection to. */
+/* Rank 0: to all ranks. Others: to rank 0. */
 static void put_all(struct group_state *s, enum watch_kind kind, const void *data, size_t bytes) {
     for (int64_t r = 0; r < s->group->world; r++) put(s, r, kind, data, bytes);
 }
@@ -83,12 +84,12 @@ static struct watch_state own_state(struct group_state *s) {
     return state;
 }
 
-/* --- what is known of the others --- */
+/* --- what is known of the other ranks --- */
 
-static void suspect(struct group_state *s, const char *fmt, ...) LLMC_PRINTF(2, 3);
-static void suspect(struct group_state *s, const char *fmt, ...) {
+static void note_failure(struct group_state *s, const char *fmt, ...) LLMC_PRINTF(2, 3);
+static void note_failure(struct group_state *s, const char *fmt, ...) {
     struct group_watch *w = s->watch;
-    if (w->failed > 0) return; /* the first is the nearest to the cause */
+    if (w->failed > 0) return; /* the first reason is the cause, later ones are effects */
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(w->reason, sizeof w->reason, fmt, ap);
@@ -97,8 +98,9 @@ static void suspect(struct group_state *s, const char *fmt, ...) {
 }
 
 /* "step 17, waiting for rank 2" */
-static const char *doing(const struct group_state *s, int64_t rank) {
+static const char *activity(const struct group_state *s, int64_t rank) {
     const struct group_peer *p = &s->peers[rank];
+    if (!p->what[0]) return "start";
     const char *text = temp_printf(p->step >= 0 ? "%s %lld" : "%s", p->what, (long long)p->step);
     if (!p->waiting || p->waits_for < 0) return text;
     return temp_printf("%s, waiting for rank %lld", text, (long long)p->waits_for);
@@ -126,11 +128,11 @@ static void handle(struct group_state *s, int64_t from, enum watch_kind kind, co
         note_state(p, &state, &p->beats, now_seconds());
         return;
     case WATCH_LAST_WORDS:
-        suspect(s, "%s: %.*s", group_rank_text(s->group, from), length, (const char *)data);
+        note_failure(s, "%s: %.*s", group_rank_text(s->group, from), length, (const char *)data);
         return;
     case WATCH_END:
-        suspect(s, "%.*s", length, (const char *)data);
-        s->watch->failed -= GRACE; /* rank 0 has waited already */
+        note_failure(s, "%.*s", length, (const char *)data);
+        s->watch->failed -= GRACE; /* rank 0 has already waited */
         return;
     case WATCH_GOODBYE:
         p->closing = true;
@@ -139,25 +141,25 @@ static void handle(struct group_state *s, int64_t from, enum watch_kind kind, co
         s->watch->over = true;
         return;
     }
-    suspect(s, "%s sends what is no message of the watch", group_rank_text(s->group, from));
+    note_failure(s, "%s sent an invalid message to the watch", group_rank_text(s->group, from));
 }
 
-static void ended(struct group_state *s, int64_t rank, int reason) {
-    struct group_peer *p = &s->peers[rank];
-    const char *where = p->what[0] ? doing(s, rank) : "start";
-    p->gone = true;
+static void closed(struct group_state *s, int64_t rank, int reason) {
+    s->peers[rank].gone = true;
     if (s->watch->over) return;
     if (reason == 0 || reason == ECONNRESET || reason == EPIPE)
-        suspect(s,
-                "%s ended without a word; it was in: %s. It was killed, crashed, or its machine ran out of "
-                "memory",
-                group_rank_text(s->group, rank), where);
+        note_failure(
+            s,
+            "%s ended without a message; last activity: %s. It was killed, crashed, or its machine ran out "
+            "of memory",
+            group_rank_text(s->group, rank), activity(s, rank));
     else
-        suspect(s, "the connection to %s failed: %s; it was in: %s. Its machine or the network is gone",
-                group_rank_text(s->group, rank), strerror(reason), where);
+        note_failure(s,
+                     "the connection to %s failed: %s; last activity: %s. Its machine or the network is down",
+                     group_rank_text(s->group, rank), strerror(reason), activity(s, rank));
 }
 
-/* Takes what has come. */
+/* Reads and handles the messages of a rank. */
 static void hear(struct group_state *s, int64_t rank) {
     struct group_peer *p = &s->peers[rank];
     size_t size = sizeof(struct watch_head) + REASON_MAX;
@@ -165,7 +167,7 @@ static void hear(struct group_state *s, int64_t rank) {
     ssize_t n = recv(p->watch, p->inbox + p->inbox_size, size - p->inbox_size, MSG_DONTWAIT);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (n <= 0) {
-        ended(s, rank, n < 0 ? errno : 0);
+        closed(s, rank, n < 0 ? errno : 0);
         return;
     }
     p->heard = now_seconds();
@@ -175,7 +177,7 @@ static void hear(struct group_state *s, int64_t rank) {
     while (p->inbox_size - at >= sizeof head) {
         memcpy(&head, p->inbox + at, sizeof head);
         if (head.bytes > REASON_MAX) {
-            suspect(s, "%s sends what is no message of the watch", group_rank_text(s->group, rank));
+            note_failure(s, "%s sent an invalid message to the watch", group_rank_text(s->group, rank));
             return;
         }
         if (p->inbox_size - at < sizeof head + head.bytes) break;
@@ -186,30 +188,30 @@ static void hear(struct group_state *s, int64_t rank) {
     memmove(p->inbox, p->inbox + at, p->inbox_size);
 }
 
-/* --- judging --- */
+/* --- finding failures --- */
 
 static bool stale(const struct group_state *s, int64_t rank, double now) {
     return now - s->peers[rank].progressed > s->timeout;
 }
 
-static void say_silent(struct group_state *s, int64_t rank, double now) {
-    const struct group_peer *p = &s->peers[rank];
-    suspect(s,
-            "nothing was heard of %s for %.0f s; it was in: %s. The process is stopped, or its machine or "
-            "the network is gone",
-            group_rank_text(s->group, rank), now - p->heard, p->what[0] ? doing(s, rank) : "start");
+static void report_silence(struct group_state *s, int64_t rank, double now) {
+    note_failure(
+        s,
+        "no message from %s for %.0f s; last activity: %s. The process is stopped, or its machine or the "
+        "network is down",
+        group_rank_text(s->group, rank), now - s->peers[rank].heard, activity(s, rank));
 }
 
-static void judge_silence(struct group_state *s, double now) {
+static void find_silent(struct group_state *s, double now) {
     for (int64_t r = 0; r < s->group->world; r++) {
         const struct group_peer *p = &s->peers[r];
-        if (p->watch >= 0 && !p->gone && now - p->heard > s->timeout) say_silent(s, r, now);
+        if (p->watch >= 0 && !p->gone && now - p->heard > s->timeout) report_silence(s, r, now);
     }
 }
 
-/* Rank 0: everyone stands still, and somebody waits. Who is silent is the cause, else who does not wait; if
- * all wait, say for whom. */
-static void judge_progress(struct group_state *s, double now) {
+/* Rank 0, on a global stall while some rank waits: blames a silent rank, else the ranks that are not in a wait.
+ * If all wait, reports for whom. */
+static void find_stuck(struct group_state *s, double now) {
     int64_t world = s->group->world, waiting = 0, stuck = 0, shown = 0;
     for (int64_t r = 0; r < world; r++) {
         const struct group_peer *p = &s->peers[r];
@@ -220,20 +222,20 @@ static void judge_progress(struct group_state *s, double now) {
     }
     if (waiting == 0) return;
     for (int64_t r = 1; r < world; r++)
-        if (now - s->peers[r].heard > 3.0 * s->watch->tick) say_silent(s, r, now);
+        if (now - s->peers[r].heard > 3.0 * s->watch->tick) report_silence(s, r, now);
     char list[REASON_MAX - 100] = "";
     size_t at = 0;
     for (int64_t r = 0; r < world && shown < 4; r++) {
         const struct group_peer *p = &s->peers[r];
         if (p->closing || (stuck && p->waiting)) continue;
-        int n = snprintf(list + at, sizeof list - at, "%s%s is in: %s", shown ? "; " : "",
-                         group_rank_text(s->group, r), doing(s, r));
+        int n = snprintf(list + at, sizeof list - at, "%s%s, last activity: %s", shown ? "; " : "",
+                         group_rank_text(s->group, r), activity(s, r));
         at += (size_t)n;
         shown++;
     }
     int64_t all = stuck ? stuck : waiting;
-    suspect(s, "no progress for %.0f s%s: %s%s", s->timeout, stuck ? " while the other ranks wait" : "", list,
-            all > shown ? "; and more" : "");
+    note_failure(s, "no progress for %.0f s%s: %s%s", s->timeout, stuck ? " while the other ranks wait" : "",
+                 list, all > shown ? "; and more" : "");
 }
 
 static void tick(struct group_state *s, double now) {
@@ -243,20 +245,20 @@ static void tick(struct group_state *s, double now) {
     note_state(own, &state, &own->beats, now);
     own->closing = w->closing;
     put_all(s, WATCH_STATE, &state, sizeof state);
-    judge_silence(s, now);
-    if (s->group->rank == 0) judge_progress(s, now);
+    find_silent(s, now);
+    if (s->group->rank == 0) find_stuck(s, now);
     struct error err;
     pthread_mutex_lock(&w->poll_lock);
     bool ok = !w->poll || w->poll(w->arg, &err);
     pthread_mutex_unlock(&w->poll_lock);
     if (ok || w->failed > 0) return;
-    suspect(s, "%s: %s", group_rank_text(s->group, s->group->rank), err.message);
+    note_failure(s, "%s: %s", group_rank_text(s->group, s->group->rank), err.message);
     if (s->group->rank != 0) put_all(s, WATCH_LAST_WORDS, err.message, strlen(err.message));
 }
 
 /* --- the thread --- */
 
-/* Waits until the others have taken what was sent to them and closed, so that no reset overtakes it. */
+/* Waits until the other ranks have read what was sent to them and closed; a reset could overtake it. */
 static void drain(struct group_state *s, double seconds) {
     double deadline = now_seconds() + seconds;
     for (int64_t r = 0; r < s->group->world; r++) {
@@ -269,7 +271,7 @@ static void drain(struct group_state *s, double seconds) {
 }
 
 static LLMC_NORETURN void end_process(struct group_state *s) {
-    signal(SIGALRM, SIG_DFL); /* should printing or anything else here block */
+    signal(SIGALRM, SIG_DFL); /* in case printing blocks */
     alarm(5);
     put_all(s, WATCH_END, s->watch->reason, strlen(s->watch->reason));
     report_error("%s", s->watch->reason);
@@ -290,7 +292,7 @@ static void *watch_main(void *arg) {
         w->polled[world] = (struct pollfd){w->wake, POLLIN, 0};
         int n = poll(w->polled, (nfds_t)world + 1, (int)(1000.0 * fmax(until - now, 0.0)) + 1);
         now = now_seconds();
-        /* This process itself was stopped for a while: that says nothing about the others. */
+        /* This process was stopped for a while: the silence of the others is its own. */
         if (now - w->turned > 5.0 * w->tick)
             for (int64_t r = 0; r < world; r++) s->peers[r].heard = s->peers[r].progressed = now;
         w->turned = now;
@@ -298,7 +300,7 @@ static void *watch_main(void *arg) {
             if (w->polled[r].revents) hear(s, r);
         uint64_t count;
         if (n > 0 && w->polled[world].revents && read(w->wake, &count, sizeof count) > 0)
-            next = fmin(next, now); /* closing: tell at once */
+            next = fmin(next, now); /* closing: send it at once */
         if (now >= next) {
             tick(s, now);
             next = now + w->tick;
@@ -336,12 +338,12 @@ void group_watch_start(struct group_state *s) {
 
 static void wake(struct group_watch *w) {
     uint64_t one = 1;
-    if (write(w->wake, &one, sizeof one) < 0) return; /* it is awake already */
+    if (write(w->wake, &one, sizeof one) < 0) return; /* already awake */
 }
 
 void group_watch_close(struct group_state *s) {
     struct group_watch *w = s->watch;
-    group_waiting(s->group, "the end", -1);
+    group_waiting(s->group, "closing", -1);
     w->closing = true;
     if (s->group->rank != 0) put(s, 0, WATCH_GOODBYE, NULL, 0);
     wake(w);
@@ -361,7 +363,7 @@ void group_last_words(struct group_state *s, const char *message) {
     if (!w || w->dying) return;
     w->dying = true;
     put_all(s, WATCH_LAST_WORDS, message, strlen(message));
-    usleep(50000); /* to be read before the end of this process resets the connection */
+    usleep(50000); /* the others must read it before the end of this process resets the connection */
 }
 
 void group_set_poll(struct group *g, bool (*poll_function)(void *arg, struct error *err), void *arg) {
@@ -374,7 +376,7 @@ void group_set_poll(struct group *g, bool (*poll_function)(void *arg, struct err
 }
 
 void group_lost(struct group_state *s, int64_t rank, const char *where) {
-    /* The watch's connection to that process broke as well, or will, and brings the reason. */
+    /* The watch's connection to that process breaks, too, and the watch then ends this process. */
     for (double until = now_seconds() + LOST_GRACE; now_seconds() < until;) usleep(20000);
     die("the connection to %s broke in %s, though both processes are alive: the network between them failed",
         group_rank_text(s->group, rank), where);

@@ -82,7 +82,7 @@ static uint8_t *slot_of(const struct shm *s, int64_t rank, int64_t slot) {
 /* --- rounds --- */
 
 static const char *header_text(const struct header *h) {
-    return temp_printf("%s%s of %.39s, %" PRId64 " elements of %s, as number %" PRId64, kind_names[h->kind],
+    return temp_printf("%s%s of %.39s, %" PRId64 " elements of %s, number %" PRId64, kind_names[h->kind],
                        h->kind == BROADCAST ? temp_printf(" from rank %d", h->root) : "", h->name, h->count,
                        dtype_name((enum dtype)h->dtype), h->number);
 }
@@ -90,8 +90,8 @@ static const char *header_text(const struct header *h) {
 static void compare_header(const struct shm *s, int64_t rank, const struct header *ours) {
     const struct header *theirs = &window_of(s, rank)->head[s->round & 1];
     check(memcmp(theirs, ours, offsetof(struct header, name)) == 0,
-          "the ranks have lost step: %s does %s, but rank %" PRId64 " does %s. A defect of the program, or "
-          "options that differ between the ranks",
+          "the ranks call different collectives: %s calls %s, rank %" PRId64 " calls %s. A defect of the "
+          "program, or options that differ between the ranks",
           group_rank_text(s->comm.group, rank), header_text(theirs), s->comm.rank, header_text(ours));
 }
 

@@ -120,7 +120,7 @@ static void test_calls(void **state) {
     }
 }
 
-static int calls_lost_step(const struct ranks *r, int64_t rank) {
+static int different_calls(const struct ranks *r, int64_t rank) {
     struct group *g = ranks_open(r);
     char data[64] = "", all[3 * 64];
     if (rank == 1)
@@ -134,10 +134,11 @@ static int calls_lost_step(const struct ranks *r, int64_t rank) {
 static void test_calls_that_differ(void **state) {
     struct ranks r;
     ranks_init(&r, 3, 20.0);
-    ranks_start(&r, calls_lost_step);
+    ranks_start(&r, different_calls);
     ranks_finish(&r, FINISH);
     for (int64_t rank = 0; rank < 3; rank++)
-        rank_expect(&r, rank, rank_exit(&r, rank) == 1 ? 1 : GROUP_EXIT_STATUS, "the ranks have lost step");
+        rank_expect(&r, rank, rank_exit(&r, rank) == 1 ? 1 : GROUP_EXIT_STATUS,
+                    "the ranks make different calls");
     ranks_free(&r);
 }
 
@@ -243,10 +244,10 @@ static void test_started_twice(void **state) {
     usleep(300000);
     ranks_start_one(&v, 1, open_and_close);
     ranks_finish(&v, FINISH);
-    rank_expect(&v, 1, 3, "refused: rank 1 is here already");
+    rank_expect(&v, 1, 3, "refused: rank 1 is already connected");
     ranks_start_one(&r, 2, open_and_close);
     ranks_finish(&r, FINISH);
-    rank_expect(&r, 0, 0, "was refused: rank 1 is here already");
+    rank_expect(&r, 0, 0, "was refused: rank 1 is already connected");
     rank_expect(&r, 1, 0, NULL);
     rank_expect(&r, 2, 0, NULL);
     ranks_free(&v);
@@ -285,7 +286,7 @@ static void test_other_version(void **state) {
     net_send(fd, response, sizeof response - 1, now_seconds() + 1.0);
     ranks_finish(&v, FINISH);
     close(fd);
-    rank_expect(&v, 1, 3, "what answers there is not rank 0 of a run, but another program");
+    rank_expect(&v, 1, 3, "another program answers there, not rank 0 of a run");
 
     ranks_init(&r, 2, 20.0);
     strcpy(r.token, v.token);
@@ -351,7 +352,7 @@ static void test_missing(void **state) {
     ranks_finish(&v, FINISH);
     ranks_finish(&r, FINISH);
     for (int64_t rank = 0; rank < 4; rank++)
-        if (rank != 2) rank_expect(&r, rank, 3, "4 of 7 ranks did not come within 1 s: missing 2, 4-6.");
+        if (rank != 2) rank_expect(&r, rank, 3, "4 of 7 ranks did not connect within 1 s: missing 2, 4-6.");
     for (int64_t rank = 1; rank < 3; rank++) rank_expect(&v, rank, 3, "rank 0 did not answer at 127.0.0.1:");
     rank_expect(&v, 1, 3, "within 1 s (");
     rank_expect(&v, 1, 3, "Connection refused");
@@ -379,10 +380,10 @@ static void test_ended_at_the_door(void **state) {
     for (int i = 0; i < 3; i++) ranks_finish(&r[i], FINISH);
     kill(stopped, SIGKILL);
     waitpid(stopped, NULL, 0);
-    rank_expect(&r[0], 1, 3, "ended before all ranks were there");
+    rank_expect(&r[0], 1, 3, "ended before all ranks were connected");
     rank_expect(&r[1], 0, 3, "group_open: rank 1 (");
-    rank_expect(&r[1], 0, 3, "ended before all ranks were there");
-    rank_expect(&r[2], 1, 3, "has not said for 4 s that all ranks are there: it hangs");
+    rank_expect(&r[1], 0, 3, "ended before all ranks were connected");
+    rank_expect(&r[2], 1, 3, "has not answered for 4 s: it hangs");
     for (int i = 0; i < 3; i++) ranks_free(&r[i]);
 }
 
@@ -397,7 +398,7 @@ struct fault {
     int64_t victim; /* -1: all */
     const char *said;
 };
-#define GONE "rank %d (%s) ended without a word; it was in: "
+#define GONE "rank %d (%s) ended without a message; last activity: "
 static const struct fault faults[] = {
     {KILLED, EXCHANGE, 0, GONE},
     {KILLED, EXCHANGE, 1, GONE},
@@ -412,12 +413,12 @@ static const struct fault faults[] = {
     {DIES, IDLE, 0, "error: rank %d (%s): the disk is full"},
     {DIES, IDLE, 2, "error: rank %d (%s): the disk is full"},
     {DIES, IDLE, -1, "the disk is full"},
-    {STOPS, EXCHANGE, 0, "error: nothing was heard of rank %d (%s) for "},
-    {STOPS, EXCHANGE, 1, "error: nothing was heard of rank %d (%s) for "},
+    {STOPS, EXCHANGE, 0, "error: no message from rank %d (%s) for "},
+    {STOPS, EXCHANGE, 1, "error: no message from rank %d (%s) for "},
     {HANGS, EXCHANGE, 0,
-     "error: no progress for 4 s while the other ranks wait: rank %d (%s) is in: reading data 5"},
+     "error: no progress for 4 s while the other ranks wait: rank %d (%s), last activity: reading data 5"},
     {HANGS, EXCHANGE, 2,
-     "error: no progress for 4 s while the other ranks wait: rank %d (%s) is in: reading data 5"},
+     "error: no progress for 4 s while the other ranks wait: rank %d (%s), last activity: reading data 5"},
     {POLL_FAILS, IDLE, 0, "error: rank %d (%s): an asynchronous error"},
     {POLL_FAILS, IDLE, 1, "error: rank %d (%s): an asynchronous error"},
     {INTERRUPTED, IDLE, -1, NULL},
@@ -630,9 +631,9 @@ static void test_two_machines(void **state) {
     assert_true(shell("ip -n %s link set eth down", h.name[1]));
     ranks_finish(&r, FAULT_TIMEOUT + 15.0);
     for (int64_t rank = 0; rank < 2; rank++)
-        rank_expect(&r, rank, GROUP_EXIT_STATUS, "nothing was heard of rank ");
+        rank_expect(&r, rank, GROUP_EXIT_STATUS, "no message from rank ");
     for (int64_t rank = 2; rank < 4; rank++)
-        rank_expect(&r, rank, GROUP_EXIT_STATUS, "nothing was heard of rank 0 (");
+        rank_expect(&r, rank, GROUP_EXIT_STATUS, "no message from rank 0 (");
     ranks_free(&r);
 }
 

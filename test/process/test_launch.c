@@ -294,7 +294,7 @@ static void stopped_process_is_noticed(void **state) {
     wait_for_lines(&p, "stopped", 12);
     kill(pid, SIGSTOP);
     double stopped = now_seconds();
-    expect_end(p, 75, "nothing was heard of rank 1", 2);
+    expect_end(p, 75, "no message from rank 1", 2);
     assert_true(now_seconds() - stopped < 30.0);
 }
 

@@ -201,14 +201,14 @@ static void test_order_of_sums(void **state) {
     ranks_free(&r);
 }
 
-/* --- ranks that have lost step --- */
+/* --- ranks that call different collectives --- */
 
 struct slip {
     const char *what, *said; /* by the slipping rank's neighbours */
 };
 static const struct slip slips[] = {{"kind", "all_gather of second"},   {"size", "1008 elements"},
                                     {"dtype", "elements of bf16"},      {"root", "from rank 1"},
-                                    {"order", "second, 1009 elements"}, {"number", "as number 3"}};
+                                    {"order", "second, 1009 elements"}, {"number", "number 3"}};
 
 static int slip_body(const struct ranks *r, int64_t rank) {
     const struct slip *slip = (const struct slip *)r->arg;
@@ -235,7 +235,7 @@ static int slip_body(const struct ranks *r, int64_t rank) {
     return 0;
 }
 
-static void test_lost_step(void **state) {
+static void test_different_collectives(void **state) {
     struct ranks r[ARRAY_LENGTH(slips)];
     for (size_t i = 0; i < ARRAY_LENGTH(slips); i++) {
         ranks_init(&r[i], 3, 20.0);
@@ -247,7 +247,8 @@ static void test_lost_step(void **state) {
         for (int64_t rank = 0; rank < 3; rank++) {
             /* one rank finds the difference and fails; the watch ends the others */
             int status = rank_exit(&r[i], rank);
-            rank_expect(&r[i], rank, status == 1 ? 1 : GROUP_EXIT_STATUS, "the ranks have lost step");
+            rank_expect(&r[i], rank, status == 1 ? 1 : GROUP_EXIT_STATUS,
+                        "the ranks call different collectives");
         }
         if (strcmp(slips[i].what, "number") != 0) rank_expect(&r[i], 0, rank_exit(&r[i], 0), slips[i].said);
         ranks_free(&r[i]);
@@ -281,15 +282,15 @@ struct fault {
     const char *said;
 };
 static const struct fault faults[] = {
-    {0, SIGKILL, "rank 0 (%s) ended without a word; it was in: "},
-    {1, SIGKILL, "rank 1 (%s) ended without a word; it was in: step 7"},
-    {2, SIGKILL, "rank 2 (%s) ended without a word; it was in: step 7"},
-    {0, SIGALRM, "rank 0 (%s) ended without a word"},
-    {1, SIGALRM, "rank 1 (%s) ended without a word"},
-    {0, SIGSTOP, "nothing was heard of rank 0 (%s) for "},
-    {1, SIGSTOP, "nothing was heard of rank 1 (%s) for "},
-    {0, 0, "no progress for 4 s while the other ranks wait: rank 0 (%s) is in: step 7"},
-    {1, 0, "no progress for 4 s while the other ranks wait: rank 1 (%s) is in: step 7"},
+    {0, SIGKILL, "rank 0 (%s) ended without a message; last activity: "},
+    {1, SIGKILL, "rank 1 (%s) ended without a message; last activity: step 7"},
+    {2, SIGKILL, "rank 2 (%s) ended without a message; last activity: step 7"},
+    {0, SIGALRM, "rank 0 (%s) ended without a message"},
+    {1, SIGALRM, "rank 1 (%s) ended without a message"},
+    {0, SIGSTOP, "no message from rank 0 (%s) for "},
+    {1, SIGSTOP, "no message from rank 1 (%s) for "},
+    {0, 0, "no progress for 4 s while the other ranks wait: rank 0 (%s), last activity: step 7"},
+    {1, 0, "no progress for 4 s while the other ranks wait: rank 1 (%s), last activity: step 7"},
 };
 #define FAULT_TIMEOUT 4.0
 
@@ -411,7 +412,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_collective),
         cmocka_unit_test(test_order_of_sums),
-        cmocka_unit_test(test_lost_step),
+        cmocka_unit_test(test_different_collectives),
         cmocka_unit_test(test_int32_is_not_added),
         cmocka_unit_test(test_faults),
         cmocka_unit_test(test_one_machine_only),

@@ -54,7 +54,7 @@ tries=0
 until grep -q ' step 1 ' "$work/killed/rank-1.log" 2>/dev/null || [ $((tries += 1)) -gt 600 ]; do sleep 0.1; done
 kill -9 "$(sed -n 's/.*rank 1 of 2,.* process \([0-9]*\),.*/\1/p' "$work/killed/rank-1.log")"
 wait $launcher
-[ $? -eq 137 ] && grep -q 'rank 0: error: rank 1 .*ended without a word' "$work/killed.out" &&
+[ $? -eq 137 ] && grep -q 'rank 0: error: rank 1 .*ended without a message' "$work/killed.out" &&
     grep -q 'error: rank 1 was killed by signal 9' "$work/killed.out"
 report rank 1 is killed: the others end, and say why
 echo "1..$number"
