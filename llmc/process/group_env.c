@@ -1,5 +1,6 @@
-/* A process's place among those of the run, from the variables that launchers set. Order: reading variables;
- * one function per kind of launcher; where rank 0 is; the whole. */
+/* Each launcher describes a process by environment variables of its own. group_env_read() takes the first
+ * complete description in this order: torchrun's variables, which any script can set; Open MPI; MPICH; Slurm.
+ * Then it looks for the address of rank 0. */
 #include "llmc/process/group_env.h"
 
 #include <errno.h>
@@ -15,7 +16,7 @@ static const char *text_of(const char *name) {
     return text && *text ? text : NULL;
 }
 
-/* False only for something that is not a number in range; *v stays as it is if the variable is not set. */
+/* False if the variable is set, but is no number in this range. If it is not set, *v keeps its value. */
 static bool integer_of(const char *name, int64_t low, int64_t high, int64_t *v, struct error *err) {
     const char *text = text_of(name);
     if (!text) return true;
@@ -33,9 +34,9 @@ static bool integer_of(const char *name, int64_t low, int64_t high, int64_t *v, 
 
 enum { WORLD_MAX = 1 << 16 };
 
-/* Rank and size come together, or not at all (then world stays 0). */
-static bool place_of(struct group_env *env, const char *rank, const char *size, const char *local_rank,
-                     const char *local_size, struct error *err) {
+/* Reads rank and size. Either both are set, or neither; then env->world does not change. */
+static bool read_rank(struct group_env *env, const char *rank, const char *size, const char *local_rank,
+                      const char *local_size, struct error *err) {
     int64_t world = 0, r = -1;
     if (!integer_of(size, 1, WORLD_MAX, &world, err) || !integer_of(rank, 0, WORLD_MAX, &r, err))
         return false;
@@ -65,31 +66,31 @@ static void set_token(struct group_env *env, const char *kind, const char *a, co
 
 static bool read_torchrun(struct group_env *env, struct error *err) {
     env->source = "RANK and WORLD_SIZE";
-    /* an agent that starts its workers again keeps the id and counts */
+    /* after a restart the run id is the same, but the count differs */
     set_token(env, "torchrun", text_of("TORCHELASTIC_RUN_ID"), text_of("TORCHELASTIC_RESTART_COUNT"));
-    return place_of(env, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", err);
+    return read_rank(env, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", err);
 }
 
 static bool read_open_mpi(struct group_env *env, struct error *err) {
     env->source = "Open MPI";
     const char *job = text_of("PMIX_NAMESPACE");
     set_token(env, "Open MPI", job ? job : text_of("OMPI_MCA_ess_base_jobid"), NULL);
-    return place_of(env, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
-                    "OMPI_COMM_WORLD_LOCAL_SIZE", err);
+    return read_rank(env, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK",
+                     "OMPI_COMM_WORLD_LOCAL_SIZE", err);
 }
 
 static bool read_mpich(struct group_env *env, struct error *err) {
     env->source = "MPICH";
     const char *job = text_of("PMI_JOBID");
     set_token(env, "MPICH", job ? job : text_of("SLURM_JOB_ID"), text_of("SLURM_STEP_ID"));
-    return place_of(env, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", err);
+    return read_rank(env, "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", err);
 }
 
 static bool read_slurm(struct group_env *env, struct error *err) {
     env->source = "Slurm";
     set_token(env, "Slurm", text_of("SLURM_JOB_ID"), text_of("SLURM_STEP_ID"));
     const char *size = text_of("SLURM_STEP_NUM_TASKS") ? "SLURM_STEP_NUM_TASKS" : "SLURM_NTASKS";
-    if (!place_of(env, "SLURM_PROCID", size, "SLURM_LOCALID", NULL, err)) return false;
+    if (!read_rank(env, "SLURM_PROCID", size, "SLURM_LOCALID", NULL, err)) return false;
     int64_t nodes = 0;
     const char *name = text_of("SLURM_STEP_NUM_NODES") ? "SLURM_STEP_NUM_NODES" : "SLURM_NNODES";
     if (!integer_of(name, 1, WORLD_MAX, &nodes, err)) return false;
@@ -97,9 +98,8 @@ static bool read_slurm(struct group_env *env, struct error *err) {
     return true;
 }
 
-/* Only srun starts tasks that belong together. In the shell of salloc or in a batch script the number of
- * tasks is set as well, but nobody else comes; the steps that these are have numbers at the end of 32
- * bits. */
+/* salloc's shell and a batch script are steps, too, and have SLURM_NTASKS, but are a single process. Such steps
+ * use reserved SLURM_STEP_IDs near 2^32. */
 static bool started_by_srun(void) {
     const char *step = text_of("SLURM_STEP_ID"), *size = text_of("SLURM_STEP_NUM_TASKS");
     if (!step || strtoull(step, NULL, 10) >= 0xfffffff0u) return false;
@@ -107,8 +107,8 @@ static bool started_by_srun(void) {
     return size && strtoll(size, NULL, 10) > 1 && text_of("SLURM_PROCID");
 }
 
-/* srun also sets PMI_RANK and PMI_SIZE where its default is --mpi=pmi2. MPICH's own mpiexec may start its
- * helpers by srun, whose number of tasks is then that of the machines. */
+/* With --mpi=pmi2 as its default, srun sets PMI_RANK and PMI_SIZE as well. MPICH's mpiexec, too, may use srun,
+ * for one helper on each machine; then the numbers differ. */
 static bool same_as_srun(void) {
     const char *size = text_of("SLURM_STEP_NUM_TASKS"), *pmi_size = text_of("PMI_SIZE"),
                *rank = text_of("PMI_RANK");
@@ -128,7 +128,7 @@ bool group_slurm_first_host(char *out, size_t size, const char *list) {
         const char *first = list + prefix + 1, *close = strchr(first, ']');
         size_t digits = strspn(first, "0123456789");
         if (!close || digits == 0 || !strchr("-,]", first[digits])) return false;
-        /* what follows the bracket belongs to the name: "rack[1-2]-a" */
+        /* the name may go on behind the bracket: "rack[1-2]-a" */
         size_t suffix = strcspn(close + 1, ",");
         if (memchr(close + 1, '[', suffix)) return false;
         n = snprintf(out, size, "%.*s%.*s%.*s", (int)prefix, list, (int)digits, first, (int)suffix,
@@ -145,7 +145,7 @@ static bool find_address(struct group_env *env, struct error *err) {
         if (strlen(address) >= sizeof env->address)
             return fail(err, "environment: MASTER_ADDR is longer than a host name can be");
         strcpy(env->address, address);
-        /* nobody else can reach these */
+        /* other machines cannot reach these */
         if (!strcmp(address, "localhost") || !strncmp(address, "127.", 4) || !strcmp(address, "::1"))
             env->one_host = true;
         return true;
@@ -155,7 +155,8 @@ static bool find_address(struct group_env *env, struct error *err) {
         strcpy(env->address, "127.0.0.1");
         return true;
     }
-    /* Inside of an allocation mpirun, too, begins with the first machine. Its own step may leave that out. */
+    /* mpirun in a Slurm allocation starts rank 0 on the allocation's first host, which its own srun step may
+     * not contain. */
     const char *list = slurm ? text_of("SLURM_STEP_NODELIST") : NULL;
     if (!list && strncmp(env->source, "RANK", 4) != 0) list = text_of("SLURM_JOB_NODELIST");
     if (list) {
@@ -168,18 +169,18 @@ static bool find_address(struct group_env *env, struct error *err) {
     if (strcmp(env->source, "Open MPI") == 0)
         return fail(
             err,
-            "Open MPI started %lld processes, %lld of them on this machine, and does not say where rank 0 "
-            "is: mpirun -x MASTER_ADDR=HOST ... with the name or address of rank 0's machine (the first of "
-            "the host file)",
+            "Open MPI started %lld processes, %lld of them on this machine, and does not tell the host of "
+            "rank 0: use mpirun -x MASTER_ADDR=HOST ... with the name or address of that host, the first "
+            "of the host file",
             (long long)env->world, (long long)env->local_world);
     return fail(
         err,
-        "%s: %lld processes on several machines, but not where rank 0 is: set MASTER_ADDR to the name or "
-        "address of its machine",
+        "%s: %lld processes on several machines, and the host of rank 0 is not known: set MASTER_ADDR to its "
+        "name or address",
         env->source, (long long)env->world);
 }
 
-/* --- the whole --- */
+/* --- the environment --- */
 
 bool group_env_read(struct group_env *env, struct error *err) {
     memset(env, 0, sizeof *env);
@@ -202,8 +203,8 @@ bool group_env_read(struct group_env *env, struct error *err) {
         return true;
     }
     if (!find_address(env, err)) return false;
-    /* Processes of one job agree on the port, different jobs hardly ever do. Below the range that systems
-     * give out by themselves. */
+    /* All processes of a job compute the same port from the token; two jobs rarely share one. The range lies
+     * below the ports that systems assign automatically. */
     enum { PORT_FIRST = 20000, PORTS = 10000, PORT_DEFAULT = 29500 };
     int64_t port = env->token[0] ? PORT_FIRST + (int64_t)(XXH3_64bits(env->token, strlen(env->token)) % PORTS)
                                  : PORT_DEFAULT;

@@ -1,19 +1,19 @@
-/* Collectives on tensors between the processes of a run: NCCL between GPUs, shared memory between CPU ranks of
- * one machine, nothing to do for a single process.
+/* Collectives on tensors between the processes of a run, through NCCL between GPUs and through shared memory
+ * between CPU ranks of one machine. With a single process they have nothing to do.
  *
- * A collective starts after everything that is on `stream` when it is called, runs on the communicator's own
- * queue, in the order of the calls (the same on all ranks), and returns a ticket at once. wait(ticket,
- * stream) lets what is put on `stream` afterwards run after that collective; nothing else may touch the
- * tensor until then. On the CPU, where streams do nothing, the collective runs inside wait(): all ranks must
- * call wait() and the functions of group.h in the same order.
+ * A call returns a ticket at once. The collective runs on a queue of the communicator, behind everything that
+ * was on `stream` at the call. Work put on `stream` after wait(ticket, stream) runs after the collective; until
+ * then nothing may touch the tensor. All ranks call the same collectives in the same order. On the CPU, which
+ * has no streams, a collective runs inside wait(): all ranks must also call wait() and the functions of
+ * group.h in the same order.
  *
- * Parts. reduce_scatter and all_gather divide a tensor of n elements among the ranks: rank r's part is
- * comm_part(n, world, r), whole multiples of 128 elements except for the last one that is not empty.
+ * reduce_scatter and all_gather divide a tensor of n elements among the ranks: rank r's part is
+ * comm_part(n, world, r). All parts but the last are multiples of 128 elements; parts may be empty.
  *
- * Sums are taken in an order that depends on nothing but the world size, and every rank receives the same
- * bits. The CPU adds the ranks' values in fp32 in the order of ranks, for bf16 too, rounding once.
+ * Sums are reproducible: every rank receives the same bits. The CPU adds in fp32 in the order of ranks, and
+ * rounds once for bf16.
  *
- * A rank that is gone or does not take part for the group's timeout ends the process (see group.h). */
+ * If a rank dies, or does not take part within the timeout, the group's watch ends the process (group.h). */
 #ifndef LLMC_COMM_H
 #define LLMC_COMM_H
 
@@ -28,23 +28,23 @@ struct comm {
     struct group *group;
     int64_t rank, world;
     const char *kind; /* "one process", "shared memory", "NCCL 2.21.5": for people */
-    void *state;      /* back-end private */
+    void *state;      /* private */
 
     int64_t (*all_reduce)(struct comm *c, struct tensor *t, void *stream);
-    /* Own part: the sum over all ranks. The other parts are then undefined. */
+    /* The own part becomes the sum over all ranks; the other parts become undefined. */
     int64_t (*reduce_scatter)(struct comm *c, struct tensor *t, void *stream);
-    /* Everyone's own part to all. */
+    /* Every rank's own part is copied to all ranks. */
     int64_t (*all_gather)(struct comm *c, struct tensor *t, void *stream);
     int64_t (*broadcast)(struct comm *c, struct tensor *t, int64_t root, void *stream);
     void (*wait)(struct comm *c, int64_t ticket, void *stream);
     void (*close)(struct comm *c);
 };
 
-/* What fits the device and the world: nothing to do for one process, NCCL for GPUs, shared memory for CPUs. NULL
- * with the reason (NCCL cannot be loaded, several processes on one GPU, ...). The group must outlive it. */
+/* The communicator for this device and world size. The group must outlive it. NULL with the reason: NCCL cannot
+ * be loaded, two processes use one GPU, CPU ranks on several machines, ... */
 struct comm *comm_open(struct group *g, struct device *device, struct error *err);
 struct comm *comm_open_local(struct group *g);
-/* For contexts in plan mode: rank 0 (which has the largest parts) of so many; its collectives do nothing. */
+/* For plan mode: rank 0, which has the largest parts, of a world of this size. Its collectives do nothing. */
 struct comm *comm_open_plan(int64_t world);
 struct comm *comm_open_shm(struct group *g, struct error *err);
 struct comm *comm_open_nccl(struct group *g, struct device *device, struct error *err);

@@ -1,18 +1,15 @@
-/* Collectives between GPUs: struct comm over NCCL, which is loaded when the first communicator is opened.
- * LLMC_NCCL=PATH names the library.
+/* Collectives between GPUs: struct comm over NCCL. The library is loaded when the first communicator is opened;
+ * LLMC_NCCL=PATH names it.
  *
- * Collectives run on a stream of their own, which the device serves first. Before each, that stream waits for
- * an event recorded on the caller's; a ticket is an event behind the collective. Nothing waits on the host.
+ * Collectives run on a separate high-priority stream. Before each one, that stream waits for an event recorded
+ * on the caller's stream. A ticket is an event recorded behind the collective. Nothing waits on the host.
  *
- * When another process is gone, NCCL's kernels wait for ever, and with them whoever waits for the device: the
- * group's watch ends the process from a thread of its own. The watch also asks NCCL once a second whether it
- * has found an error itself. The communicator is therefore an ordinary blocking one, without time-outs of its
- * own.
+ * If another process dies, NCCL's kernels never finish, and a wait for the device never returns. The watch of
+ * the group ends this process then. Once a second it also asks NCCL for an asynchronous error. So the
+ * communicator is a blocking one, without timeouts of its own.
  *
- * NCCL adds bf16 values in bf16, in an order that it chooses by topology, world and size: a run on the same
- * machines gives the same bits again, and all ranks get the same, but other machines may give others.
- *
- * Sections: loading, errors, collectives, opening. */
+ * NCCL adds bf16 values in bf16, in an order that depends on topology, world size and tensor size. A run on
+ * the same machines repeats its bits, and all ranks get the same; other machines may give different bits. */
 #include "llmc/ranks/comm.h"
 #include "llmc/ranks/nccl_api.h"
 
@@ -64,10 +61,10 @@ struct nccl_comm {
     struct nccl_api api;
     struct device *device;
     void *comm, *stream;
-    void *ready;           /* event: the caller's stream has got to the collective */
-    void *passed[TICKETS]; /* events: the stream of collectives has passed number i, i + TICKETS, ... */
-    int64_t last;          /* ticket given out; the first is 1 */
-    bool error_seen;       /* by the watch, a second ago */
+    void *ready;           /* event: the caller's stream has reached the collective */
+    void *passed[TICKETS]; /* events: collectives i, i + TICKETS, ... are done */
+    int64_t last;          /* the newest ticket; the first is 1 */
+    bool error_seen;       /* the watch has seen an error once */
     char kind[48];
 };
 
@@ -82,21 +79,21 @@ static const char *nccl_error_text(const struct nccl_comm *s, int result) {
                        more ? ": " : "", length, more ? last : "");
 }
 
-/* If another process is gone, NCCL may notice it before the watch does, but only the watch knows which one
- * and why: it gets the time to say so and to end this process. */
+/* NCCL may notice a dead process before the watch does, but only the watch knows which one it was and why.
+ * So wait for the watch to print that and to end this process. */
 static void nccl_check(struct comm *c, int result, const char *what, const struct tensor *t) {
     if (result == NCCL_SUCCESS) return;
     struct nccl_comm *s = state_of(c);
     char *text = xstrdup(nccl_error_text(s, result));
     if (c->world > 1 && (result == NCCL_REMOTE_ERROR || result == NCCL_SYSTEM_ERROR)) sleep(3);
     group_set_poll(c->group, NULL, NULL);
-    s->api.comm_abort(s->comm); /* its kernels may still wait for others; this thread ends with the process */
+    s->api.comm_abort(s->comm); /* its kernels may still wait for other ranks */
     die("rank %lld: NCCL's %s of %s failed: %s", (long long)c->rank, what, tensor_text(t), text);
 }
 
-/* On the watch's thread. An error is reported the second time it is seen; see nccl_check(). The communicator
- * is not aborted here: another thread may be in a call of NCCL, and the end of the process frees the GPU as
- * well. */
+/* On the watch's thread. Reports an error when it is seen for the second time, for the reason given at
+ * nccl_check(). Does not abort the communicator, because another thread may be in an NCCL call; the end of the
+ * process frees the GPU. */
 static bool nccl_poll(void *arg, struct error *err) {
     struct comm *c = (struct comm *)arg;
     struct nccl_comm *s = state_of(c);
@@ -119,7 +116,7 @@ static int nccl_type_of(const struct tensor *t) {
     return t->dtype == DTYPE_F32 ? NCCL_FLOAT32 : NCCL_BFLOAT16;
 }
 
-/* The stream of collectives waits for what is on the caller's. */
+/* Makes the stream of collectives wait for the caller's stream. */
 static void begin(struct nccl_comm *s, void *stream) {
     s->device->event_record(s->device, s->ready, stream);
     s->device->stream_wait_event(s->device, s->stream, s->ready);
@@ -156,10 +153,9 @@ static char *part_address(const struct tensor *t, struct comm_part part) {
     return (char *)t->data + (size_t)part.first * dtype_size(t->dtype);
 }
 
-/* Parts of equal size are what NCCL's reduce_scatter and all_gather know. Otherwise each part is a collective
- * of its own, all in one group: as many bytes, but as many steps as there are ranks. Buckets of matrices
- * divide evenly among the usual numbers of GPUs; what does not is small, or shared by so many that the
- * network's latency counts anyway. */
+/* NCCL's reduce_scatter and all_gather need parts of equal size. Otherwise each part is a reduce or broadcast
+ * of its own, between ncclGroupStart and ncclGroupEnd: the same bytes, but `world` steps. This is rare: the
+ * large buckets divide evenly among the usual numbers of GPUs. */
 static int64_t nccl_in_parts(struct comm *c, struct tensor *t, void *stream, bool reduce) {
     struct nccl_comm *s = state_of(c);
     int64_t n = tensor_count(t);
@@ -195,8 +191,8 @@ static int64_t nccl_all_gather(struct comm *c, struct tensor *t, void *stream) {
     return nccl_in_parts(c, t, stream, false);
 }
 
-/* The event of an old ticket has been recorded again, behind a later collective: that waits longer than
- * needed. */
+/* The event of an old ticket may have been recorded again behind a later collective; then this waits longer
+ * than necessary. */
 static void nccl_wait(struct comm *c, int64_t ticket, void *stream) {
     struct nccl_comm *s = state_of(c);
     check(ticket >= 0 && ticket <= s->last, "ticket %lld: the last one given out is %lld", (long long)ticket,
@@ -225,14 +221,14 @@ static void nccl_close(struct comm *c) {
     nccl_free(c);
 }
 
-/* What all ranks know of each other before NCCL starts. */
+/* What the ranks exchange before NCCL starts. */
 struct nccl_peer {
     int32_t version;
     int64_t local_rank, local_world;
     char gpu[48], host[64];
 };
 
-/* The same on every rank, so that all of them refuse with the same words. */
+/* Computed from the same data on every rank, so that all refuse with the same message. */
 static bool fits_together(const struct nccl_peer *peers, int64_t world, struct error *err) {
     for (int64_t r = 1; r < world; r++)
         if (peers[r].version != peers[0].version)
@@ -244,13 +240,14 @@ static bool fits_together(const struct nccl_peer *peers, int64_t world, struct e
     for (int64_t r = 1; r < world; r++)
         for (int64_t q = 0; q < r; q++)
             if (strcmp(peers[q].gpu, peers[r].gpu) == 0)
-                return fail(err,
-                            "ranks %lld (%s, local rank %lld) and %lld (%s, local rank %lld) use one GPU, "
-                            "%s: NCCL needs one for each process. Start as many processes on a machine as it "
-                            "has GPUs, with --device cuda, and let each see all GPUs or only its own "
-                            "(CUDA_VISIBLE_DEVICES)",
-                            (long long)q, peers[q].host, (long long)peers[q].local_rank, (long long)r,
-                            peers[r].host, (long long)peers[r].local_rank, peers[r].gpu);
+                return fail(
+                    err,
+                    "ranks %lld (%s, local rank %lld) and %lld (%s, local rank %lld) use one GPU, "
+                    "%s: NCCL needs a GPU for each process. Start as many processes on a machine as it "
+                    "has GPUs, with --device cuda; CUDA_VISIBLE_DEVICES must show each all GPUs or only "
+                    "its own",
+                    (long long)q, peers[q].host, (long long)peers[q].local_rank, (long long)r, peers[r].host,
+                    (long long)peers[r].local_rank, peers[r].gpu);
     return true;
 }
 
@@ -265,7 +262,7 @@ static bool nccl_agree(struct group *g, struct device *device, int version, stru
     return ok;
 }
 
-/* NCCL fails on one rank, the others wait for it: this process ends, and the watch tells them. */
+/* If NCCL fails on one rank, the others would wait for it: that process exits, and the watch tells them. */
 static bool nccl_init(struct comm *c, struct error *err) {
     struct nccl_comm *s = state_of(c);
     struct nccl_id id = {""};
