@@ -1,6 +1,6 @@
-/* Messages between all ranks go through rank 0, which receives from every rank, then answers every rank. They
- * are small (an id, a hash, a text) and rare. Each starts with a header that the receiver compares with its
- * own, so that ranks that make different calls end with an error. */
+/* Messages between all ranks go through rank 0, which receives from every rank, then answers every rank.
+ * They are small (an id, a hash, a text) and rare. Each starts with a header that the receiver compares
+ * with its own, so that ranks that make different calls end with an error. */
 #include "llmc/process/group_impl.h"
 
 #include "llmc/process/net.h"
@@ -15,8 +15,8 @@
 
 /* --- opening and closing --- */
 
-/* Equal for processes of one machine: a hash of host name, boot id and network namespace. Containers may have
- * namespaces of their own. */
+/* Equal for processes of one machine: a hash of host name, boot id and network namespace. Containers may
+ * have namespaces of their own. */
 static uint64_t find_host_id(const char *host) {
     char text[512] = "", boot[64] = "";
     FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");

@@ -1,17 +1,18 @@
-/* The processes of a run: their ranks, their connections, small messages between them, and a watch that ends
- * all of them when one fails. Collectives on tensors are in llmc/ranks/comm.h.
+/* The processes of a run: their ranks, their connections, small messages between them, and a watch that
+ * ends all of them when one fails. Collectives on tensors are in llmc/ranks/comm.h.
  *
- * A process reads its rank from the environment (group_env.h): the variables of torchrun, Open MPI, MPICH or
- * Slurm. Without them it runs alone and opens no socket.
+ * A process reads its rank from the environment (group_env.h): the variables of torchrun, Open MPI,
+ * MPICH or Slurm. Without them it runs alone and opens no socket.
  *
- * Rank 0 listens, and every other rank connects to it over TCP. A connection starts with a hello: the hash of
- * the program, the token of the run, rank and world size. Rank 0 refuses, with the reason, a process of
- * another run, another build, or a rank that is started twice. The token is LLMC_TOKEN, else the launcher's
- * job id (TORCHELASTIC_RUN_ID, Slurm's job and step, Open MPI's job).
+ * Rank 0 listens, and every other rank connects to it over TCP. A connection starts with a hello: the
+ * hash of the program, the token of the run, rank and world size. Rank 0 refuses, with the reason, a
+ * process of another run, another build, or a rank that is started twice. The token is LLMC_TOKEN, else
+ * the launcher's job id (TORCHELASTIC_RUN_ID, Slurm's job and step, Open MPI's job).
  *
- * The watch is a thread. Each process reports once a second that it is alive and what it does. If a process
- * exits without group_close(), is silent, or makes no progress for `timeout` seconds, all others print its
- * rank, its host and the reason as far as known, and exit with GROUP_EXIT_STATUS. So no call here can hang. */
+ * The watch is a thread. Each process reports once a second that it is alive and what it does. If a
+ * process exits without group_close(), is silent, or makes no progress for `timeout` seconds, all others
+ * print its rank, its host and the reason as far as known, and exit with GROUP_EXIT_STATUS. So no call
+ * here can hang. */
 #ifndef LLMC_GROUP_H
 #define LLMC_GROUP_H
 

@@ -1,8 +1,9 @@
-/* How the processes of a run connect. Rank 0 listens until every other rank has connected twice, then sends
- * GROUP_START. The others try to connect until rank 0 answers, because it may start later.
+/* How the processes of a run connect. Rank 0 listens until every other rank has connected twice, then
+ * sends GROUP_START. The others try to connect until rank 0 answers, because it may start later.
  *
- * A connection starts with a struct group_hello; rank 0 answers with a struct group_reply. It closes what is
- * no hello (a port scanner, a browser). The token separates runs; it does not protect against attackers. */
+ * A connection starts with a struct group_hello; rank 0 answers with a struct group_reply. It closes
+ * what is no hello (a port scanner, a browser). The token separates runs; it does not protect against
+ * attackers. */
 #include "llmc/process/group_impl.h"
 
 #include "llmc/base/file.h"

@@ -1,6 +1,6 @@
-/* Each launcher describes a process by environment variables of its own. group_env_read() takes the first
- * complete description in this order: torchrun's variables, which any script can set; Open MPI; MPICH; Slurm.
- * Then it looks for the address of rank 0. */
+/* Each launcher describes a process by environment variables of its own. group_env_read() takes the
+ * first complete description in this order: torchrun's variables, which any script can set; Open MPI;
+ * MPICH; Slurm. Then it looks for the address of rank 0. */
 #include "llmc/process/group_env.h"
 
 #include <errno.h>
@@ -98,8 +98,8 @@ static bool read_slurm(struct group_env *env, struct error *err) {
     return true;
 }
 
-/* salloc's shell and a batch script are steps, too, and have SLURM_NTASKS, but are a single process. Such steps
- * use reserved SLURM_STEP_IDs near 2^32. */
+/* salloc's shell and a batch script are steps, too, and have SLURM_NTASKS, but are a single process.
+ * Such steps use reserved SLURM_STEP_IDs near 2^32. */
 static bool started_by_srun(void) {
     const char *step = text_of("SLURM_STEP_ID"), *size = text_of("SLURM_STEP_NUM_TASKS");
     if (!step || strtoull(step, NULL, 10) >= 0xfffffff0u) return false;
@@ -107,8 +107,8 @@ static bool started_by_srun(void) {
     return size && strtoll(size, NULL, 10) > 1 && text_of("SLURM_PROCID");
 }
 
-/* With --mpi=pmi2 as its default, srun sets PMI_RANK and PMI_SIZE as well. MPICH's mpiexec, too, may use srun,
- * for one helper on each machine; then the numbers differ. */
+/* With --mpi=pmi2 as its default, srun sets PMI_RANK and PMI_SIZE as well. MPICH's mpiexec, too, may use
+ * srun, for one helper on each machine; then the numbers differ. */
 static bool same_as_srun(void) {
     const char *size = text_of("SLURM_STEP_NUM_TASKS"), *pmi_size = text_of("PMI_SIZE"),
                *rank = text_of("PMI_RANK");
@@ -155,8 +155,8 @@ static bool find_address(struct group_env *env, struct error *err) {
         strcpy(env->address, "127.0.0.1");
         return true;
     }
-    /* mpirun in a Slurm allocation starts rank 0 on the allocation's first host, which its own srun step may
-     * not contain. */
+    /* mpirun in a Slurm allocation starts rank 0 on the allocation's first host, which its own srun step
+     * may not contain. */
     const char *list = slurm ? text_of("SLURM_STEP_NODELIST") : NULL;
     if (!list && strncmp(env->source, "RANK", 4) != 0) list = text_of("SLURM_JOB_NODELIST");
     if (list) {
@@ -203,8 +203,8 @@ bool group_env_read(struct group_env *env, struct error *err) {
         return true;
     }
     if (!find_address(env, err)) return false;
-    /* All processes of a job compute the same port from the token; two jobs rarely share one. The range lies
-     * below the ports that systems assign automatically. */
+    /* All processes of a job compute the same port from the token; two jobs rarely share one. The range
+     * lies below the ports that systems assign automatically. */
     enum { PORT_FIRST = 20000, PORTS = 10000, PORT_DEFAULT = 29500 };
     int64_t port = env->token[0] ? PORT_FIRST + (int64_t)(XXH3_64bits(env->token, strlen(env->token)) % PORTS)
                                  : PORT_DEFAULT;

@@ -21,8 +21,8 @@ struct group_env {
 /* Without a launcher: rank 0 of 1. On false, err names the variable that is missing, malformed or out of
  * range. */
 bool group_env_read(struct group_env *env, struct error *err);
-/* The first host of a Slurm node list: "node[01-04,7],other" -> node01. False if the list is malformed or the
- * name does not fit. */
+/* The first host of a Slurm node list: "node[01-04,7],other" -> node01. False if the list is malformed
+ * or the name does not fit. */
 bool group_slurm_first_host(char *out, size_t size, const char *list);
 
 #ifdef __cplusplus

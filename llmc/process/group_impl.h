@@ -1,5 +1,5 @@
-/* What group.c, group_connect.c and group_watch.c share: the state behind struct group, and the first messages
- * of a connection. */
+/* What group.c, group_connect.c and group_watch.c share: the state behind struct group, and the first
+ * messages of a connection. */
 #ifndef LLMC_GROUP_IMPL_H
 #define LLMC_GROUP_IMPL_H
 
@@ -11,9 +11,9 @@
 
 /* --- connections (group_connect.c) --- */
 
-/* Every rank has two connections to rank 0: one for the calls of group.h, one for the watch. Each opens with a
- * hello, which rank 0 answers. All ranks run the same program (its hash is compared), so structs are sent as
- * they are. */
+/* Every rank has two connections to rank 0: one for the calls of group.h, one for the watch. Each opens
+ * with a hello, which rank 0 answers. All ranks run the same program (its hash is compared), so structs
+ * are sent as they are. */
 enum group_channel { GROUP_CALLS, GROUP_WATCH };
 struct group_hello {
     char magic[8];
@@ -78,8 +78,8 @@ void group_watch_start(struct group_state *s);
 void group_watch_close(struct group_state *s);
 /* Tells the other ranks why this process is about to end with an error. Any thread. */
 void group_last_words(struct group_state *s, const char *message);
-/* The connection to `rank` broke during the call `where`. Gives the watch time to find the reason, which ends
- * the process; else ends it itself. */
+/* The connection to `rank` broke during the call `where`. Gives the watch time to find the reason, which
+ * ends the process; else ends it itself. */
 void group_lost(struct group_state *s, int64_t rank, const char *where) LLMC_NORETURN;
 
 #endif

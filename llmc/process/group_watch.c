@@ -209,8 +209,8 @@ static void find_silent(struct group_state *s, double now) {
     }
 }
 
-/* Rank 0, on a global stall while some rank waits: blames a silent rank, else the ranks that are not in a wait.
- * If all wait, reports for whom. */
+/* Rank 0, on a global stall while some rank waits: blames a silent rank, else the ranks that are not in
+ * a wait. If all wait, reports for whom. */
 static void find_stuck(struct group_state *s, double now) {
     int64_t world = s->group->world, waiting = 0, stuck = 0, shown = 0;
     for (int64_t r = 0; r < world; r++) {

@@ -1,5 +1,5 @@
-/* One poll() loop over the messages of all children and a signalfd, from their start to the end of the last.
- * --restart repeats that. */
+/* One poll() loop over the messages of all children and a signalfd, from their start to the end of the
+ * last. --restart repeats that. */
 #include "llmc/process/launch.h"
 
 #include "llmc/process/group.h"
@@ -329,7 +329,8 @@ static int exit_status(int status) {
     return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-/* Errors in options or data would recur, so restart only failures after start-up, by a signal or of a peer. */
+/* Errors in options or data would recur, so restart only failures after start-up, by a signal or of a
+ * peer. */
 static bool may_heal(const struct launch *l) {
     int status = l->child[l->failed].status;
     return l->training || WIFSIGNALED(status) || exit_status(status) == GROUP_EXIT_STATUS;

@@ -1,16 +1,18 @@
 /* Starts the processes of a run on this machine: --gpus N, --ranks N, --restart N.
  *
  * The launcher starts N copies of the program with the same arguments and torchrun's variables (RANK,
- * WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT). It also sets a random LLMC_TOKEN, and
- * rank 0 inherits a socket that already listens at MASTER_PORT (LLMC_LISTEN_FD), so that no other program can
- * take the port. The processes share the cores. The kernel kills them if the launcher dies.
+ * WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT). It also sets a random LLMC_TOKEN,
+ * and rank 0 inherits a socket that already listens at MASTER_PORT (LLMC_LISTEN_FD), so that no other
+ * program can take the port. The processes share the cores. The kernel kills them if the launcher dies.
  *
- * Their stderr, and the stdout of ranks other than 0, pass through the launcher, which puts the rank in front
- * of each line. After the first line "error: ..." it drops those of other ranks, which follow from the first.
+ * Their stderr, and the stdout of ranks other than 0, pass through the launcher, which puts the rank in
+ * front of each line. After the first line "error: ..." it drops those of other ranks, which follow from
+ * the first.
  *
- * SIGINT and SIGTERM are forwarded: the processes save after the current step and exit; a second signal kills
- * them. When a process fails, the others get three seconds to exit; then they are killed. The last line says
- * which rank failed first, why, and how to go on. The launcher exits with the status of that rank. */
+ * SIGINT and SIGTERM are forwarded: the processes save after the current step and exit; a second signal
+ * kills them. When a process fails, the others get three seconds to exit; then they are killed. The last
+ * line says which rank failed first, why, and how to go on. The launcher exits with the status of that
+ * rank. */
 #ifndef LLMC_LAUNCH_H
 #define LLMC_LAUNCH_H
 
@@ -43,8 +45,9 @@ bool launch_is_child(void);
 void launch_tell_run(const char *directory);
 void launch_tell_training(void);
 
-/* Part `part` of `parts` equal parts of the CPUs that this process may use; hardware threads of one core stay
- * together. Fills `cpus` (room for CPU_SETSIZE) and returns their number; 0 if there are fewer than `parts`. */
+/* Part `part` of `parts` equal parts of the CPUs that this process may use; hardware threads of one core
+ * stay together. Fills `cpus` (room for CPU_SETSIZE) and returns their number; 0 if there are fewer than
+ * `parts`. */
 int launch_cpus(int *cpus, int64_t part, int64_t parts);
 
 #ifdef __cplusplus

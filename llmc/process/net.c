@@ -152,7 +152,8 @@ static int connect_to(const struct net_address *a, double deadline, struct error
                                                                                  : errno;
     }
     if (reason == 0) {
-        /* If nobody listens there, and the system gave this socket that very port, it connects to itself. */
+        /* If nobody listens there, and the system gave this socket that very port, it connects to
+         * itself. */
         struct net_address here = net_local(fd);
         if (here.size != a->size || memcmp(&here.addr, &a->addr, a->size) != 0) return send_at_once(fd);
         reason = ECONNREFUSED;

@@ -1,5 +1,5 @@
-/* Chooses the communicator for the device and the number of ranks. The one for a single process is here: its
- * collectives have nothing to do. */
+/* Chooses the communicator for the device and the number of ranks. The one for a single process is here:
+ * its collectives have nothing to do. */
 #include "llmc/ranks/comm.h"
 
 #include <stdio.h>

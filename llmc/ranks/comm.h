@@ -1,19 +1,20 @@
-/* Collectives on tensors between the processes of a run, through NCCL between GPUs and through shared memory
- * between CPU ranks of one machine. With a single process they have nothing to do.
+/* Collectives on tensors between the processes of a run, through NCCL between GPUs and through shared
+ * memory between CPU ranks of one machine. With a single process they have nothing to do.
  *
- * A call returns a ticket at once. The collective runs on a queue of the communicator, behind everything that
- * was on `stream` at the call. Work put on `stream` after wait(ticket, stream) runs after the collective; until
- * then nothing may touch the tensor. All ranks call the same collectives in the same order. On the CPU, which
- * has no streams, a collective runs inside wait(): all ranks must also call wait() and the functions of
- * group.h in the same order.
+ * A call returns a ticket at once. The collective runs on a queue of the communicator, behind everything
+ * that was on `stream` at the call. Work put on `stream` after wait(ticket, stream) runs after the
+ * collective; until then nothing may touch the tensor. All ranks call the same collectives in the same
+ * order. On the CPU, which has no streams, a collective runs inside wait(): all ranks must also call
+ * wait() and the functions of group.h in the same order.
  *
  * reduce_scatter and all_gather divide a tensor of n elements among the ranks: rank r's part is
  * comm_part(n, world, r). All parts but the last are multiples of 128 elements; parts may be empty.
  *
- * Sums are reproducible: every rank receives the same bits. The CPU adds in fp32 in the order of ranks, and
- * rounds once for bf16.
+ * Sums are reproducible: every rank receives the same bits. The CPU adds in fp32 in the order of ranks,
+ * and rounds once for bf16.
  *
- * If a rank dies, or does not take part within the timeout, the group's watch ends the process (group.h). */
+ * If a rank dies, or does not take part within the timeout, the group's watch ends the process
+ * (group.h). */
 #ifndef LLMC_COMM_H
 #define LLMC_COMM_H
 
@@ -40,11 +41,12 @@ struct comm {
     void (*close)(struct comm *c);
 };
 
-/* The communicator for this device and world size. The group must outlive it. NULL with the reason: NCCL cannot
- * be loaded, two processes use one GPU, CPU ranks on several machines, ... */
+/* The communicator for this device and world size. The group must outlive it. NULL with the reason: NCCL
+ * cannot be loaded, two processes use one GPU, CPU ranks on several machines, ... */
 struct comm *comm_open(struct group *g, struct device *device, struct error *err);
 struct comm *comm_open_local(struct group *g);
-/* For plan mode: rank 0, which has the largest parts, of a world of this size. Its collectives do nothing. */
+/* For plan mode: rank 0, which has the largest parts, of a world of this size. Its collectives do
+ * nothing. */
 struct comm *comm_open_plan(int64_t world);
 struct comm *comm_open_shm(struct group *g, struct error *err);
 struct comm *comm_open_nccl(struct group *g, struct device *device, struct error *err);

@@ -1,15 +1,17 @@
-/* Collectives between GPUs: struct comm over NCCL. The library is loaded when the first communicator is opened;
- * LLMC_NCCL=PATH names it.
+/* Collectives between GPUs: struct comm over NCCL. The library is loaded when the first communicator is
+ * opened; LLMC_NCCL=PATH names it.
  *
- * Collectives run on a separate high-priority stream. Before each one, that stream waits for an event recorded
- * on the caller's stream. A ticket is an event recorded behind the collective. Nothing waits on the host.
+ * Collectives run on a separate high-priority stream. Before each one, that stream waits for an event
+ * recorded on the caller's stream. A ticket is an event recorded behind the collective. Nothing waits on
+ * the host.
  *
- * If another process dies, NCCL's kernels never finish, and a wait for the device never returns. The watch of
- * the group ends this process then. Once a second it also asks NCCL for an asynchronous error. So the
- * communicator is a blocking one, without timeouts of its own.
+ * If another process dies, NCCL's kernels never finish, and a wait for the device never returns. The
+ * watch of the group ends this process then. Once a second it also asks NCCL for an asynchronous error.
+ * So the communicator is a blocking one, without timeouts of its own.
  *
- * NCCL adds bf16 values in bf16, in an order that depends on topology, world size and tensor size. A run on
- * the same machines repeats its bits, and all ranks get the same; other machines may give different bits. */
+ * NCCL adds bf16 values in bf16, in an order that depends on topology, world size and tensor size. A run
+ * on the same machines repeats its bits, and all ranks get the same; other machines may give different
+ * bits. */
 #include "llmc/ranks/comm.h"
 #include "llmc/ranks/nccl_api.h"
 
@@ -92,8 +94,8 @@ static void nccl_check(struct comm *c, int result, const char *what, const struc
 }
 
 /* On the watch's thread. Reports an error when it is seen for the second time, for the reason given at
- * nccl_check(). Does not abort the communicator, because another thread may be in an NCCL call; the end of the
- * process frees the GPU. */
+ * nccl_check(). Does not abort the communicator, because another thread may be in an NCCL call; the end
+ * of the process frees the GPU. */
 static bool nccl_poll(void *arg, struct error *err) {
     struct comm *c = (struct comm *)arg;
     struct nccl_comm *s = state_of(c);
@@ -153,9 +155,9 @@ static char *part_address(const struct tensor *t, struct comm_part part) {
     return (char *)t->data + (size_t)part.first * dtype_size(t->dtype);
 }
 
-/* NCCL's reduce_scatter and all_gather need parts of equal size. Otherwise each part is a reduce or broadcast
- * of its own, between ncclGroupStart and ncclGroupEnd: the same bytes, but `world` steps. This is rare: the
- * large buckets divide evenly among the usual numbers of GPUs. */
+/* NCCL's reduce_scatter and all_gather need parts of equal size. Otherwise each part is a reduce or
+ * broadcast of its own, between ncclGroupStart and ncclGroupEnd: the same bytes, but `world` steps. This
+ * is rare: the large buckets divide evenly among the usual numbers of GPUs. */
 static int64_t nccl_in_parts(struct comm *c, struct tensor *t, void *stream, bool reduce) {
     struct nccl_comm *s = state_of(c);
     int64_t n = tensor_count(t);

@@ -1,21 +1,23 @@
 /* Collectives among the CPU ranks of one machine, through shared memory.
  *
- * Rank 0 creates the memory as a memfd, and the others open it through /proc. It has no name, so nothing is
- * left behind, not even after kill -9.
+ * Rank 0 creates the memory as a memfd, and the others open it through /proc. It has no name, so nothing
+ * is left behind, not even after kill -9.
  *
- * Every rank owns a window of that memory. A collective is a series of rounds. In a round each rank copies a
- * piece of its tensor into its window, increments its round counter and waits until all counters have reached
- * that value; then it reads the windows of the others. Windows have two halves that alternate: a rank that
- * has counted round k + 1 has finished reading round k, so round k + 2 may overwrite that half.
+ * Every rank owns a window of that memory. A collective is a series of rounds. In a round each rank
+ * copies a piece of its tensor into its window, increments its round counter and waits until all
+ * counters have reached that value; then it reads the windows of the others. Windows have two halves
+ * that alternate: a rank that has counted round k + 1 has finished reading round k, so round k + 2 may
+ * overwrite that half.
  *
  *   reduce_scatter   each rank gives rank r a piece of part r; rank r adds them in the order of ranks
  *   all_gather       each rank gives a piece of its own part to all
  *   all_reduce       both rounds for each piece
  *   broadcast        the root gives a piece of its tensor to all
  *
- * A collective runs inside wait(). A thread that ran it earlier, beside the caller's computation, would gain
- * nothing, because the ranks' own threads use all cores: 2 ranks on 2 cores took 34.5 ms a step without and
- * 33.9 ms with such a thread, and 84.9 and 86.2 ms for a model with large gradients (Xeon, AMX). */
+ * A collective runs inside wait(). A thread that ran it earlier, beside the caller's computation, would
+ * gain nothing, because the ranks' own threads use all cores: 2 ranks on 2 cores took 34.5 ms a step
+ * without and 33.9 ms with such a thread, and 84.9 and 86.2 ms for a model with large gradients (Xeon,
+ * AMX). */
 #include "llmc/ranks/comm.h"
 
 #include <errno.h>
@@ -126,8 +128,8 @@ static void meet(const struct shm *s, const struct header *head) {
 
 /* --- collectives --- */
 
-/* In bytes: the piece of the rank's part that begins `at` bytes into it; for a broadcast, the root's part is
- * the whole tensor. */
+/* In bytes: the piece of the rank's part that begins `at` bytes into it; for a broadcast, the root's
+ * part is the whole tensor. */
 static struct comm_part piece_of(const struct shm *s, const struct job *j, int64_t rank, int64_t at) {
     int64_t size = (int64_t)dtype_size(j->tensor.dtype);
     struct comm_part part = comm_part(j->head.count, s->comm.world, rank);

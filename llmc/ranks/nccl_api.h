@@ -1,7 +1,7 @@
-/* The part of NCCL's C interface that the engine uses. It is declared here, and its functions are looked up when
- * the first communicator is opened, so that building and starting need no NCCL. The interface has been stable
- * since NCCL 2.0. Enumerations are declared as int, handles as void pointers. test/sim/nccl_header.cpp compares
- * these declarations with nccl.h if that is installed. */
+/* The part of NCCL's C interface that the engine uses. It is declared here, and its functions are looked
+ * up when the first communicator is opened, so that building and starting need no NCCL. The interface
+ * has been stable since NCCL 2.0. Enumerations are declared as int, handles as void pointers.
+ * test/sim/nccl_header.cpp compares these declarations with nccl.h if that is installed. */
 #ifndef LLMC_NCCL_API_H
 #define LLMC_NCCL_API_H
 

@@ -1,9 +1,9 @@
-/* ZeRO: what zero.h says, as hooks of the model and steps around it. Every tensor on its way has a ticket by
- * its bucket; whoever touches it next waits for that first. All decisions depend on the sequence of calls
- * alone, so that all ranks start the same collectives in the same order.
+/* ZeRO: what zero.h says, as hooks of the model and steps around it. Every tensor on its way has a
+ * ticket by its bucket; whoever touches it next waits for that first. All decisions depend on the
+ * sequence of calls alone, so that all ranks start the same collectives in the same order.
  *
- * Order: buckets and what of them is where; parameters on their way; gradients on their way; creation; the
- * step; for checkpoints and the start of a run. */
+ * Order: buckets and what of them is where; parameters on their way; gradients on their way; creation;
+ * the step; for checkpoints and the start of a run. */
 #include "llmc/ranks/zero.h"
 
 #include <inttypes.h>
@@ -75,8 +75,9 @@ static void await(struct zero *z, int64_t *ticket) {
 
 /* --- parameters on their way --- */
 
-/* Level 3: begins to fill the block's slot, unless it is there. What came before was waited for and used by
- * what is on the stream, which the collective waits for: a block that is gathered is the next one needed. */
+/* Level 3: begins to fill the block's slot, unless it is there. What came before was waited for and used
+ * by what is on the stream, which the collective waits for: a block that is gathered is the next one
+ * needed. */
 static void gather_block(struct zero *z, int64_t l) {
     struct zero_state *s = z->state;
     if (s->in_param_slot[l % SLOTS] == l) return;
@@ -109,8 +110,8 @@ static void forget_slots(struct zero *z) {
     for (int i = 0; i < SLOTS; i++) z->state->in_param_slot[i] = NONE;
 }
 
-/* After an update. Everything begins with the embeddings and reads vectors everywhere, so there is nothing to
- * do while these come; the blocks come while those before them are computed. */
+/* After an update. Everything begins with the embeddings and reads vectors everywhere, so there is
+ * nothing to do while these come; the blocks come while those before them are computed. */
 static void gather_all(struct zero *z) {
     struct zero_state *s = z->state;
     int64_t last = s->buckets - 1;

@@ -1,20 +1,20 @@
-/* Data-parallel training: what each rank keeps of parameters, gradients and optimizer state, and when parts
- * of them travel (ZeRO: Rajbhandari et al. 2020, arXiv 1910.02054). The model knows none of this: it calls
- * the hooks of gpt.h, which say what is needed next and what is complete.
+/* Data-parallel training: what each rank keeps of parameters, gradients and optimizer state, and when
+ * parts of them travel (ZeRO: Rajbhandari et al. 2020, arXiv 1910.02054). The model knows none of this:
+ * it calls the hooks of gpt.h, which say what is needed next and what is complete.
  *
  *   level 0   every rank keeps everything; gradients are summed with all_reduce
  *   level 1   optimizer state (moments, master weights) is divided; gradients are summed with reduce_scatter,
  *             updated parameters gathered with all_gather
  *   level 2   also gradients: a block's gradients live in one of two slots until they are summed
  *   level 3   also parameters: a block's matrices are gathered into one of two slots, one block ahead of
- * their use, in forward and again in backward. The embeddings and all vectors are used at both ends of a step
- * and stay whole at every level (their optimizer state does not).
+ * their use, in forward and again in backward. The embeddings and all vectors are used at both ends of a
+ * step and stay whole at every level (their optimizer state does not).
  *
- * Buckets. The parameter buffer is exchanged in contiguous ranges: the embeddings, each block's matrices, all
- * vectors. A bucket goes on its way when its gradients are complete, while backward goes on with the next
- * block. comm_part() divides each bucket among the ranks; a rank updates the same parts at every level, and
- * the norm is always the sum of the parts', so that all levels give the same bits (with gradient
- * accumulation, levels 2 and 3 add in another order than 0 and 1: equal to rounding). */
+ * Buckets. The parameter buffer is exchanged in contiguous ranges: the embeddings, each block's
+ * matrices, all vectors. A bucket goes on its way when its gradients are complete, while backward goes
+ * on with the next block. comm_part() divides each bucket among the ranks; a rank updates the same parts
+ * at every level, and the norm is always the sum of the parts', so that all levels give the same bits
+ * (with gradient accumulation, levels 2 and 3 add in another order than 0 and 1: equal to rounding). */
 #ifndef LLMC_ZERO_H
 #define LLMC_ZERO_H
 
@@ -56,15 +56,15 @@ void zero_create(struct zero *z, struct gpt *gpt, struct optimizer *optimizer, s
                  enum zero_level level, bool master_weights);
 void zero_free(struct zero *z);
 
-/* Forward and backward of one micro-batch; sums gradients over the ranks as the level says, `last` of a step
- * or always. Nothing waits for the result. The loss scale is that of all ranks together. */
+/* Forward and backward of one micro-batch; sums gradients over the ranks as the level says, `last` of a
+ * step or always. Nothing waits for the result. The loss scale is that of all ranks together. */
 void zero_micro_step(struct zero *z, bool first, bool last);
 /* Whether the next zero_micro_step starts collectives or waits for some: such a call cannot be recorded. */
 bool zero_communicates(const struct zero *z, bool last);
 
-/* One update from the summed gradients. Leaves the loss of the whole step and the squared norm of the whole
- * gradient in gpt->numbers, the same on all ranks. Updated parameters may still be on their way to the others
- * then; the model's hooks wait for them. */
+/* One update from the summed gradients. Leaves the loss of the whole step and the squared norm of the
+ * whole gradient in gpt->numbers, the same on all ranks. Updated parameters may still be on their way to
+ * the others then; the model's hooks wait for them. */
 void zero_update(struct zero *z, const struct adamw_args *args);
 
 /* What was on its way is there for whatever is put on the stream now. For those who read parameters without
@@ -73,14 +73,14 @@ void zero_settle(struct zero *z);
 
 /* --- for checkpoints and the start of a run --- */
 
-/* All of one bucket of `what`, on every rank (collective: all ranks call it in the same order). A view of the
- * buffer itself where that is whole, else in the context's scratch memory: valid until the next call or
- * operation. */
+/* All of one bucket of `what`, on every rank (collective: all ranks call it in the same order). A view
+ * of the buffer itself where that is whole, else in the context's scratch memory: valid until the next
+ * call or operation. */
 struct tensor zero_whole(struct zero *z, enum zero_what what, int64_t bucket);
 
-/* Where element range [first, first + count) of the whole buffer lies on this rank: the parts of it that are
- * stored here, one per call, `*next` starting at `first`. False when there is no more. Nothing may be on its
- * way (zero_settle); may be called by several threads at once. */
+/* Where element range [first, first + count) of the whole buffer lies on this rank: the parts of it that
+ * are stored here, one per call, `*next` starting at `first`. False when there is no more. Nothing may
+ * be on its way (zero_settle); may be called by several threads at once. */
 struct zero_range {
     int64_t first, count; /* of the whole buffer */
     struct tensor here;   /* (count) */
@@ -89,8 +89,9 @@ bool zero_stored(struct zero *z, enum zero_what what, int64_t first, int64_t cou
                  struct zero_range *range);
 
 /* After parameters were written through zero_stored or by gpt_init_weights (collective): makes what is
- * gathered from them up to date, and the parameters of all ranks equal to those of rank 0 (but for a block's
- * at level 3, which no rank has whole: gpt_init_weights has seen to that, and files say the same to all). */
+ * gathered from them up to date, and the parameters of all ranks equal to those of rank 0 (but for a
+ * block's at level 3, which no rank has whole: gpt_init_weights has seen to that, and files say the same
+ * to all). */
 void zero_parameters_changed(struct zero *z);
 
 #ifdef __cplusplus

@@ -1,6 +1,6 @@
-/* The processes of a run: what launchers set, finding each other, the calls, and every way in which one of
- * them can go wrong. Order: the environment; calls; strangers at the door; ranks that do not come; ranks that
- * end.
+/* The processes of a run: what launchers set, finding each other, the calls, and every way in which one
+ * of them can go wrong. Order: the environment; calls; strangers at the door; ranks that do not come;
+ * ranks that end.
  *
  * Runs with faults take as long as their timeout, so those of a test are all started before the first is
  * looked at. */

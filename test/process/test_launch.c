@@ -1,6 +1,6 @@
-/* Runs of several processes as a user starts them: --ranks, mpirun, torchrun's variables. They compute what
- * one process computes. A process that is killed or stopped at any moment ends them all, with the reason; the
- * next start goes on from the last checkpoint. No process of a launcher outlives it. */
+/* Runs of several processes as a user starts them: --ranks, mpirun, torchrun's variables. They compute
+ * what one process computes. A process that is killed or stopped at any moment ends them all, with the
+ * reason; the next start goes on from the last checkpoint. No process of a launcher outlives it. */
 #include "test/scratch.h"
 
 #include "llmc/base/file.h"
@@ -50,7 +50,8 @@ static struct process start(const char *before, const char *fmt, ...) {
     return p;
 }
 
-/* The processes whose environment has this LLMC_LAUNCHER and RANK (-1: any); their number, and one of them. */
+/* The processes whose environment has this LLMC_LAUNCHER and RANK (-1: any); their number, and one of
+ * them. */
 static int find_ranks(pid_t launcher, int rank, pid_t *found) {
     static char environment[1 << 16];
     char *launched = xasprintf("\nLLMC_LAUNCHER=%d\n", (int)launcher),

@@ -1,5 +1,6 @@
-/* A communicator that punishes whoever does not wait: from the start of a collective until wait() its tensor
- * is NaN, and so are the parts that reduce_scatter leaves undefined. Another communicator does the work. */
+/* A communicator that punishes whoever does not wait: from the start of a collective until wait() its
+ * tensor is NaN, and so are the parts that reduce_scatter leaves undefined. Another communicator does
+ * the work. */
 #ifndef LLMC_TEST_POISON_COMM_H
 #define LLMC_TEST_POISON_COMM_H
 

@@ -1,5 +1,5 @@
-/* The processes of a run, forked by a test: each gets the environment of a launcher and its own file for what
- * it says on stderr. Several runs can be under way at the same time. */
+/* The processes of a run, forked by a test: each gets the environment of a launcher and its own file for
+ * what it says on stderr. Several runs can be under way at the same time. */
 #ifndef LLMC_TEST_RANKS_H
 #define LLMC_TEST_RANKS_H
 

@@ -1,6 +1,6 @@
-/* Collectives between CPU ranks: every kind x dtype x size x world, with integers whose sums are exact; the
- * order of additions; ranks that call different collectives; ranks that end, stop or hang; ranks on different
- * machines. */
+/* Collectives between CPU ranks: every kind x dtype x size x world, with integers whose sums are exact;
+ * the order of additions; ranks that call different collectives; ranks that end, stop or hang; ranks on
+ * different machines. */
 #include "test/test.h"
 
 #include "llmc/ranks/comm.h"

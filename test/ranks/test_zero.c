@@ -1,5 +1,6 @@
-/* ZeRO: every level, number of ranks and accumulation against one process that sees the same tokens, with the
- * communicator of poison_comm.h, which makes a missing wait() visible, and with the CPU's communicator itself.
+/* ZeRO: every level, number of ranks and accumulation against one process that sees the same tokens,
+ * with the communicator of poison_comm.h, which makes a missing wait() visible, and with the CPU's
+ * communicator itself.
  *
  * Everything that computes runs in forked processes, because OpenMP does not survive a fork. */
 #include "test/test.h"
@@ -54,8 +55,8 @@ static void batch(const struct run *r, int64_t step, int64_t index, int32_t *tok
     targets[r->B * r->T - 1] = -1;
 }
 
-/* Stands between the model and its hooks: sees that the next block is on its way before this one is computed,
- * and can spoil one element of a gradient just before the block is reported. */
+/* Stands between the model and its hooks: sees that the next block is on its way before this one is
+ * computed, and can spoil one element of a gradient just before the block is reported. */
 struct observer {
     struct gpt_hooks hooks;
     struct gpt *gpt;
