@@ -1,9 +1,7 @@
-/* ZeRO: what zero.h says, as hooks of the model and steps around it. Every tensor on its way has a
- * ticket by its bucket; whoever touches it next waits for that first. All decisions depend on the
- * sequence of calls alone, so that all ranks start the same collectives in the same order.
- *
- * Order: buckets and what of them is where; parameters on their way; gradients on their way; creation;
- * the step; for checkpoints and the start of a run. */
+/* ZeRO as hooks of the model and steps around it. Each bucket has a ticket for the running collective on
+ * its parameters and one for its gradients; whoever touches the bucket next waits for the ticket first.
+ * Which collectives start depends only on the sequence of calls, so all ranks start the same ones in the
+ * same order. */
 #include "llmc/ranks/zero.h"
 
 #include <inttypes.h>
@@ -15,15 +13,15 @@ enum { SLOTS = 2, NONE = -1 };
 struct zero_state {
     int64_t buckets;
     struct optimizer_piece *parts;           /* (buckets) this rank's part of each; may be empty */
-    int64_t *param_ticket, *grad_ticket;     /* (buckets) what is on its way; NONE: nothing */
+    int64_t *param_ticket, *grad_ticket;     /* (buckets) the running collective, or NONE */
     struct tensor param_shards, grad_shards; /* (L * part of a block) at level 3; from level 2 on */
     struct tensor norms;                     /* (buckets) fp32: squared norm of each part's gradient */
-    int64_t in_param_slot[SLOTS];            /* the block whose parameters it holds, or will */
+    int64_t in_param_slot[SLOTS];            /* the block whose parameters are or will be in it */
     int64_t in_grad_slot[SLOTS];             /* the block whose gradients are summed in it */
     bool first, reduce;                      /* of the micro-step that runs */
 };
 
-/* --- buckets and what of them is where --- */
+/* --- buckets and their tensors --- */
 
 int64_t zero_bucket_count(const struct gpt_config *config) { return config->layers + 2; }
 
@@ -45,7 +43,7 @@ static int64_t bucket_at(const struct gpt *g, int64_t element) {
     return element < p->matrices ? 1 + (element - p->blocks) / p->block : g->config.layers + 1;
 }
 
-/* The whole bucket in the model's buffer: of a block perhaps in a slot. */
+/* The whole bucket in the model's buffer, which may be a slot. */
 static struct tensor params_of(const struct zero *z, int64_t i) {
     struct zero_bucket b = bucket_of(z, i);
     return gpt_param_range(z->gpt, b.first, b.end - b.first);
@@ -73,11 +71,10 @@ static void await(struct zero *z, int64_t *ticket) {
     *ticket = NONE;
 }
 
-/* --- parameters on their way --- */
+/* --- gathering parameters --- */
 
-/* Level 3: begins to fill the block's slot, unless it is there. What came before was waited for and used
- * by what is on the stream, which the collective waits for: a block that is gathered is the next one
- * needed. */
+/* Level 3: starts to gather the block into its slot, unless it is there. The block that was in the slot
+ * is no longer needed: kernels that read it are on the stream, which the collective waits for. */
 static void gather_block(struct zero *z, int64_t l) {
     struct zero_state *s = z->state;
     if (s->in_param_slot[l % SLOTS] == l) return;
@@ -96,7 +93,7 @@ static void layer_needed(void *arg, int64_t layer, int64_t next) {
     await(z, &z->state->param_ticket[layer + 1]);
 }
 
-/* Level 3: the slot has just been filled on all ranks. */
+/* Level 3: every rank has just initialised the block in its slot; rank 0's values count. */
 static void layer_written(void *arg, int64_t layer) {
     struct zero *z = (struct zero *)arg;
     struct tensor slot = params_of(z, layer + 1), part = own(z, &slot);
@@ -110,8 +107,8 @@ static void forget_slots(struct zero *z) {
     for (int i = 0; i < SLOTS; i++) z->state->in_param_slot[i] = NONE;
 }
 
-/* After an update. Everything begins with the embeddings and reads vectors everywhere, so there is
- * nothing to do while these come; the blocks come while those before them are computed. */
+/* After an update. Forward needs the embeddings and vectors at once, so wait for these. The blocks follow in
+ * the order of their use. */
 static void gather_all(struct zero *z) {
     struct zero_state *s = z->state;
     int64_t last = s->buckets - 1;
@@ -129,10 +126,10 @@ static void gather_all(struct zero *z) {
     await(z, &s->param_ticket[last]);
 }
 
-/* --- gradients on their way --- */
+/* --- reducing gradients --- */
 
-/* A reduce_scatter leaves anything in the parts of others, also between the tensors, where nothing is ever
- * written, but everything is summed. */
+/* reduce_scatter leaves garbage in the parts of other ranks, including the alignment gaps between tensors,
+ * which no kernel writes but sumsq reads: clear the gaps. */
 static void clear_gaps(struct zero *z, int64_t i) {
     const struct gpt *g = z->gpt;
     struct zero_bucket b = bucket_of(z, i);
@@ -149,7 +146,7 @@ static void clear_gaps(struct zero *z, int64_t i) {
     }
 }
 
-/* Level 2 and 3: the sum of what is in the slot goes to this rank's shard of that block. */
+/* Levels 2 and 3: copies the sum from the slot to this rank's shard of the block. */
 static void empty_grad_slot(struct zero *z, int64_t slot) {
     struct zero_state *s = z->state;
     int64_t l = s->in_grad_slot[slot];
@@ -167,7 +164,7 @@ static void layer_grads_needed(void *arg, int64_t layer) {
     if (s->first) {
         clear_gaps(z, layer + 1);
     } else if (z->level >= ZERO_GRADIENTS) {
-        /* backward adds to it: what has been summed so far, once over all ranks */
+        /* backward adds to the slot: begin with the sum so far, on the rank that stores it */
         struct tensor slot = grads_of(z, layer + 1), part = own(z, &slot);
         fill(z->gpt->ctx, &slot, 0.0f);
         copy(z, &part, &s->parts[layer + 1].grad);
@@ -212,7 +209,7 @@ static int64_t *no_tickets(int64_t n) {
     return t;
 }
 
-/* (L * part) in the model's dtype; zero, so that what no tensor covers is. */
+/* (L * part) in the model's dtype; zeroed, because no kernel writes the gaps between tensors. */
 static struct tensor new_shards(struct zero *z, enum memory_kind kind, int64_t part, const char *what) {
     struct gpt *g = z->gpt;
     int64_t n = max_i64(1, g->config.layers * part);
@@ -222,7 +219,7 @@ static struct tensor new_shards(struct zero *z, enum memory_kind kind, int64_t p
     return t;
 }
 
-/* This rank's parts, where they are, and room for those that are not in the model's buffers. Returns the
+/* Lays out this rank's parts and allocates those that are not in the model's buffers. Returns the
  * elements of the largest bucket. */
 static int64_t make_parts(struct zero *z) {
     struct zero_state *s = z->state;
@@ -352,7 +349,7 @@ static bool divided(const struct zero *z, enum zero_what what, const struct zero
     return what == ZERO_PARAMS ? z->level >= ZERO_PARAMETERS && b->layer >= 0 : z->level > ZERO_NONE;
 }
 
-/* What is stored of the bucket here. */
+/* This rank's stored range of the bucket. */
 static struct zero_range stored(const struct zero *z, enum zero_what what, int64_t i) {
     struct zero_bucket b = bucket_of(z, i);
     const struct optimizer_piece *part = divided(z, what, &b) ? &z->state->parts[i] : NULL;
