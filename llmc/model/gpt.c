@@ -147,17 +147,30 @@ static void attn_half_backward(struct gpt *g, int64_t l, const struct span *s, b
     norm_back(g, LN1, l, false, &dbranch, &inp);
 }
 
-/* The wide half of the MLP: what backward needs of it. */
+/* The activation function of the MLP, which a gated MLP applies to the gate. */
+static enum activation mlp_function(const struct gpt *g) {
+    static const enum activation functions[] = {
+        [MLP_GELU] = ACT_GELU, [MLP_RELU2] = ACT_RELU2, [MLP_SWIGLU] = ACT_SILU, [MLP_GEGLU] = ACT_GELU};
+    return functions[g->config.mlp];
+}
+
+static void activate(struct gpt *g, struct tensor *act, const struct tensor *fc) {
+    if (gpt_mlp_gated(&g->config))
+        glu_forward(g->ctx, act, fc, mlp_function(g));
+    else
+        act_forward(g->ctx, act, fc, mlp_function(g));
+}
+
+/* The wide half of the MLP: what backward needs of it. The matmul can apply GELU itself. */
 static void mlp_wide_forward(struct gpt *g, int64_t l, const struct span *s) {
     struct tensor ln2 = act_span(g, A_LN2, l, s);                                   /* (B,T,C) */
     struct tensor fc = act_span(g, A_FC, l, s), act = act_span(g, A_MLP_ACT, l, s); /* (B,T,FC), (B,T,F) */
-    linear_forward(g, &act, &fc, &ln2, P_FC_W, P_FC_B, l, ACT_GELU);
-}
-
-/* The activation alone, where backward recomputes it. */
-static void mlp_activation(struct gpt *g, int64_t l) {
-    struct tensor fc = gpt_act(g, A_FC, l), act = gpt_act(g, A_MLP_ACT, l);
-    act_forward(g->ctx, &act, &fc, ACT_GELU);
+    if (g->config.mlp == MLP_GELU) {
+        linear_forward(g, &act, &fc, &ln2, P_FC_W, P_FC_B, l, ACT_GELU);
+    } else {
+        linear_forward(g, &fc, NULL, &ln2, P_FC_W, P_FC_B, l, ACT_NONE);
+        activate(g, &act, &fc);
+    }
 }
 
 /* x + MLP, and the norm that comes next: ln_1 of the following layer, or ln_f. */
@@ -177,7 +190,16 @@ static void mlp_half_backward(struct gpt *g, int64_t l, bool accumulate) {
     struct tensor ln2 = gpt_act(g, A_LN2, l), mid = gpt_act(g, A_RESID_MID, l);         /* (B,T,C) */
     struct tensor fc = gpt_act(g, A_FC, l), dfc = gpt_act(g, A_DFC, 0);                 /* (B,T,FC) */
     struct tensor act = gpt_act(g, A_MLP_ACT, l);                                       /* (B,T,F) */
-    linear_backward(g, &dfc, &dresid, &act, P_FCPROJ_W, P_FCPROJ_B, l, &fc, accumulate);
+    if (g->config.mlp == MLP_GELU) {
+        linear_backward(g, &dfc, &dresid, &act, P_FCPROJ_W, P_FCPROJ_B, l, &fc, accumulate);
+    } else if (gpt_mlp_gated(&g->config)) {
+        struct tensor dact = gpt_act(g, A_DMLP_ACT, 0); /* (B,T,F) */
+        linear_backward(g, &dact, &dresid, &act, P_FCPROJ_W, P_FCPROJ_B, l, NULL, accumulate);
+        glu_backward(g->ctx, &dfc, &dact, &fc, mlp_function(g));
+    } else {
+        linear_backward(g, &dfc, &dresid, &act, P_FCPROJ_W, P_FCPROJ_B, l, NULL, accumulate);
+        act_backward(g->ctx, &dfc, &dfc, &fc, mlp_function(g));
+    }
     linear_backward(g, &dbranch, &dfc, &ln2, P_FC_W, P_FC_B, l, NULL, accumulate);
     norm_back(g, LN2, l, false, &dbranch, &mid);
 }
@@ -289,7 +311,9 @@ static void recompute_layer(struct gpt *g, int64_t l, const struct span *s) {
         return;
     }
     if (level == RECOMPUTE_NORM) norm(g, LN2, l, &mid, NULL, NULL, s);
-    if (level >= RECOMPUTE_ACT) mlp_activation(g, l);
+    if (level < RECOMPUTE_ACT) return;
+    struct tensor fc = gpt_act(g, A_FC, l), act = gpt_act(g, A_MLP_ACT, l);
+    activate(g, &act, &fc);
 }
 
 static void zero_gradient(struct gpt *g, enum param_id id) {

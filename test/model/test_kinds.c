@@ -1,0 +1,233 @@
+/* Every combination of the parts that a network can be made of, small, on the CPU: gradients against difference quotients
+ * of the loss, and the ways to compute the same thing against each other.
+ *
+ * The gradient of a tensor is checked along its own direction: with g the gradient of the loss L(p), the slope of
+ * L(p + e g/|g|) at e = 0 is |g|. Two central differences, at e and e/2, are combined so that the error is of order e^4
+ * (Richardson). fp32 noise in the loss then decides: a few 1e-4 of the slope. */
+#include "test/test.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "llmc/base/rng.h"
+#include "llmc/model/gpt.h"
+#include "llmc/model/sampler.h"
+
+enum { B = 2, T = 7, TOKENS = B * T, V = 40 };
+
+struct model {
+    struct device *device;
+    struct ctx ctx;
+    struct gpt gpt;
+};
+
+static void model_open(struct model *m, const struct gpt_config *config, struct gpt_options options) {
+    m->device = device_open_cpu();
+    ctx_init(&m->ctx, m->device, m->device->ops, false);
+    options.dtype = DTYPE_F32;
+    gpt_create(&m->gpt, &m->ctx, config, &options);
+    gpt_init_weights(&m->gpt, 7);
+}
+static void model_close(struct model *m) {
+    ctx_free(&m->ctx);
+    m->device->close(m->device);
+}
+
+static void random_tokens(int32_t *out, int64_t n, uint64_t seed) {
+    for (int64_t i = 0; i < n; i++) out[i] = (int32_t)(rng_uniform(seed, RNG_TEST, (uint64_t)i) * V);
+}
+
+/* Norms and biases start from ones and zeros, at which mistakes can hide. */
+static void disturb(struct gpt *g) {
+    struct tensor vectors = gpt_param_range(g, g->layout.matrices, g->layout.total - g->layout.matrices);
+    for (int64_t i = 0; i < tensor_count(&vectors); i++)
+        f32(&vectors)[i] += 0.3f * (float)(rng_uniform(9, RNG_TEST, (uint64_t)i) - 0.5);
+}
+
+/* The weights depend on nothing but the configuration: options that change how it is computed change nothing else. */
+static void step(struct model *m, const struct gpt_config *config, struct gpt_options options,
+                 int64_t batches) {
+    int32_t tokens[TOKENS], targets[TOKENS];
+    random_tokens(tokens, TOKENS, 1);
+    random_tokens(targets, TOKENS, 2);
+    options.T = T;
+    options.B = B / batches;
+    options.train = true;
+    options.init_std = 0.2f;
+    model_open(m, config, options);
+    disturb(&m->gpt);
+    gpt_set_loss_scale(&m->gpt, 1.0f / TOKENS);
+    for (int64_t i = 0; i < batches; i++) {
+        gpt_set_batch(&m->gpt, tokens + i * options.B * T, targets + i * options.B * T);
+        gpt_forward_backward(&m->gpt, i == 0);
+    }
+}
+
+/* --- gradients --- */
+
+static double loss_at(struct gpt *g, const struct tensor *p, const float *start, const float *direction,
+                      double e) {
+    for (int64_t i = 0; i < tensor_count(p); i++)
+        f32(p)[i] = (float)((double)start[i] + e * (double)direction[i]);
+    gpt_forward(g, 0, T);
+    gpt_loss(g);
+    struct tensor losses = gpt_act(g, A_LOSSES, 0);
+    double loss = 0.0;
+    for (int i = 0; i < TOKENS; i++) loss += (double)f32(&losses)[i];
+    return loss / TOKENS;
+}
+
+/* How far the gradient of one tensor is from the slope, as a share of it. */
+static double gradient_error(struct gpt *g, const struct tensor *p, const struct tensor *grad) {
+    int64_t n = tensor_count(p);
+    float *start = (float *)xmalloc((size_t)n * sizeof *start),
+          *direction = (float *)xmalloc((size_t)n * sizeof(float));
+    double norm = 0.0, slope[2];
+    for (int64_t i = 0; i < n; i++) norm += (double)f32(grad)[i] * (double)f32(grad)[i];
+    norm = sqrt(norm);
+    memcpy(start, p->data, (size_t)n * sizeof *start);
+    for (int64_t i = 0; i < n; i++) direction[i] = (float)((double)f32(grad)[i] / (norm > 0.0 ? norm : 1.0));
+    for (int k = 0; k < 2; k++) {
+        /* the curvature of a squared ReLU jumps, so that the error is of first order in e */
+        double e = (g->config.mlp == MLP_RELU2 ? 0.01 : 0.04) / (1 << k);
+        slope[k] = (loss_at(g, p, start, direction, e) - loss_at(g, p, start, direction, -e)) / (2.0 * e);
+    }
+    memcpy(p->data, start, (size_t)n * sizeof *start);
+    free(start);
+    free(direction);
+    /* a bias of the keys has no effect, and a gradient that is noise: compared with the slopes of other tensors */
+    return fabs((4.0 * slope[1] - slope[0]) / 3.0 - norm) / fmax(norm, 2e-2);
+}
+
+static void check_gradients(const struct gpt_config *config) {
+    struct model m;
+    step(&m, config, (struct gpt_options){.recompute = RECOMPUTE_NONE}, 1);
+    for (int id = 0; id < PARAM_ROWS; id++)
+        for (int64_t l = 0; l < gpt_param_copies(config, (enum param_id)id); l++) {
+            struct tensor p = gpt_param(&m.gpt, (enum param_id)id, l),
+                          d = gpt_grad(&m.gpt, (enum param_id)id, l);
+            double off = gradient_error(&m.gpt, &p, &d);
+            if (!(off < 0.01))
+                fail_msg("%s: the gradient of %s is off by %.2g of the slope", config->name,
+                         gpt_param_name((enum param_id)id, l), off);
+        }
+    model_close(&m);
+}
+
+/* --- several ways to the same numbers --- */
+
+static void check_recomputation(const struct gpt_config *config) {
+    struct model base, other;
+    step(&base, config, (struct gpt_options){.recompute = RECOMPUTE_NONE}, 1);
+    for (int level = RECOMPUTE_ACT; level <= RECOMPUTE_BLOCK; level++) {
+        step(&other, config, (struct gpt_options){.recompute = (enum recompute)level}, 1);
+        if (memcmp(base.gpt.grads.data, other.gpt.grads.data, (size_t)tensor_bytes(&base.gpt.grads)) != 0)
+            fail_msg("%s: recomputation at level %d changes the gradients", config->name, level);
+        model_close(&other);
+    }
+    model_close(&base);
+}
+
+static void assert_near(const float *a, const float *b, int64_t n, double tolerance, const char *name,
+                        const char *what) {
+    double worst = 0.0, size = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
+        size = fmax(size, fabs((double)b[i]));
+    }
+    if (!(worst <= tolerance * size)) fail_msg("%s: %s is off by %.3g of %.3g", name, what, worst, size);
+}
+
+static void check_accumulation(const struct gpt_config *config) {
+    struct model base, other;
+    step(&base, config, (struct gpt_options){.head_chunks = 1}, 1);
+    step(&other, config, (struct gpt_options){.head_chunks = 3}, B);
+    assert_near(f32(&other.gpt.grads), f32(&base.gpt.grads), base.gpt.layout.total, 2e-5, config->name,
+                "the gradient added up over micro-batches");
+    model_close(&other);
+    model_close(&base);
+}
+
+/* Logits of every position: from one forward pass, and from spans that continue the cache. */
+static void check_cache(const struct gpt_config *config) {
+    static const int64_t spans[] = {1, 3, 1, 2}; /* add up to T */
+    struct model whole, parts;
+    int32_t tokens[T];
+    float expected[T][V], logits[128];
+    random_tokens(tokens, T, 5);
+    struct gpt_options options = {.B = 1, .T = T, .init_std = 0.2f};
+    model_open(&whole, config, options);
+    model_open(&parts, config, options);
+    disturb(&whole.gpt);
+    disturb(&parts.gpt);
+    gpt_set_batch(&whole.gpt, tokens, NULL);
+    gpt_set_batch(&parts.gpt, tokens, NULL);
+    gpt_forward(&whole.gpt, 0, T);
+    for (int64_t t = 0; t < T; t++) {
+        gpt_logits(&whole.gpt, t, logits);
+        memcpy(expected[t], logits, sizeof expected[t]);
+    }
+    int64_t t = 0;
+    for (size_t i = 0; i < ARRAY_LENGTH(spans); t += spans[i++]) {
+        gpt_forward(&parts.gpt, t, spans[i]);
+        for (int64_t k = 0; k < spans[i]; k++) {
+            gpt_logits(&parts.gpt, t + k, logits);
+            assert_near(logits, expected[t + k], V, 1e-5, config->name, "a logit from the cache");
+        }
+    }
+    model_close(&parts);
+    model_close(&whole);
+}
+
+/* --- the product of kinds --- */
+
+static const char *text_of(const struct gpt_config *c, const char *option) {
+    for (int i = 0; i < GPT_FIELD_COUNT; i++)
+        if (strcmp(gpt_fields[i].option.name, option) == 0) return gpt_field_text(c, &gpt_fields[i]);
+    fail_msg("no field --%s", option);
+    return NULL;
+}
+
+static int64_t walk(void (*check_config)(const struct gpt_config *config)) {
+    struct error err;
+    int64_t count = 0;
+    for (int positions = POSITIONS_LEARNED; positions <= POSITIONS_NONE; positions++)
+        for (int norm = NORM_LAYER; norm <= NORM_RMS; norm++)
+            for (int mlp = MLP_GELU; mlp <= MLP_GEGLU; mlp++)
+                for (int k = 0; k < 8; k++) {
+                    struct gpt_config c = {
+                        .context = T, .vocab_size = V, .layers = 2, .heads = 4, .channels = 16};
+                    c.positions = (enum gpt_positions)positions;
+                    c.norm = (enum gpt_norm)norm;
+                    c.mlp = (enum gpt_mlp)mlp;
+                    c.bias = k & 1 ? SWITCH_OFF : SWITCH_ON;
+                    c.tied = k & 2 ? SWITCH_OFF : SWITCH_ON;
+                    c.kv_heads = 4;
+                    c.head_size = 4; /* heads that together are wider than the model */
+                    c.ff = 24;
+                    c.norm_eps = 1e-3;
+                    gpt_config_complete(&c);
+                    snprintf(c.name, sizeof c.name, "%s/%s/%s/bias %s/tied %s/%d kv heads",
+                             text_of(&c, "positions"), text_of(&c, "norm"), text_of(&c, "mlp"),
+                             k & 1 ? "off" : "on", k & 2 ? "off" : "on", (int)c.kv_heads);
+                    if (!gpt_config_check(&c, &err)) continue;
+                    check_config(&c);
+                    count++;
+                }
+    return count;
+}
+
+static void test_gradients(void **state) { assert_int_equal(walk(check_gradients), 192); }
+static void test_recomputation(void **state) { assert_int_equal(walk(check_recomputation), 192); }
+static void test_accumulation(void **state) { assert_int_equal(walk(check_accumulation), 192); }
+static void test_cache(void **state) { assert_int_equal(walk(check_cache), 192); }
+
+int main(void) {
+    omp_set_num_threads(1); /* the models are so small that threads would only wait for each other */
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_recomputation),
+                                       cmocka_unit_test(test_accumulation), cmocka_unit_test(test_cache)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
