@@ -198,15 +198,14 @@ static void take(struct group *g, int64_t from, const struct call *call, void *d
     group_waits_for(g, from);
     if (net_receive(fd, &theirs, sizeof theirs, INFINITY) != NET_OK)
         group_lost(g->state, from, call_names[call->kind]);
-    check(
-        memcmp(&theirs, call, sizeof theirs) == 0,
-        "the ranks make different calls: %s makes call %lld, %s of %lld bytes from rank %lld; rank %lld makes "
-        "call %lld, %s of %lld bytes from rank %lld. A defect of the program, or files that differ between "
-        "the ranks",
-        group_rank_text(g, from), (long long)theirs.number,
-        theirs.kind >= 0 && theirs.kind <= CALL_BARRIER ? call_names[theirs.kind] : "?",
-        (long long)theirs.bytes, (long long)theirs.root, (long long)g->rank, (long long)call->number,
-        call_names[call->kind], (long long)call->bytes, (long long)call->root);
+    check(memcmp(&theirs, call, sizeof theirs) == 0,
+          "the ranks make different calls: %s makes call %lld, %s of %lld bytes from rank %lld; rank %lld "
+          "makes call %lld, %s of %lld bytes from rank %lld. A defect of the program, or files that differ "
+          "between the ranks",
+          group_rank_text(g, from), (long long)theirs.number,
+          theirs.kind >= 0 && theirs.kind <= CALL_BARRIER ? call_names[theirs.kind] : "?",
+          (long long)theirs.bytes, (long long)theirs.root, (long long)g->rank, (long long)call->number,
+          call_names[call->kind], (long long)call->bytes, (long long)call->root);
     if (net_receive(fd, data, bytes, INFINITY) != NET_OK) group_lost(g->state, from, call_names[call->kind]);
     group_beat(g);
 }

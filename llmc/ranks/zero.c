@@ -107,8 +107,8 @@ static void forget_slots(struct zero *z) {
     for (int i = 0; i < SLOTS; i++) z->state->in_param_slot[i] = NONE;
 }
 
-/* After an update. Forward needs the embeddings and vectors at once, so wait for these. The blocks follow in
- * the order of their use. */
+/* After an update. Forward needs the embeddings and vectors at once, so wait for these. The blocks
+ * follow in the order of their use. */
 static void gather_all(struct zero *z) {
     struct zero_state *s = z->state;
     int64_t last = s->buckets - 1;

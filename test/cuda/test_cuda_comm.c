@@ -1,8 +1,7 @@
-/* Collectives between GPUs through NCCL, between forked processes with a GPU each: on the simulated device 1
- * to 4 of them, over the simulated NCCL; on a real machine as many as it has GPUs.
+/* Collectives through NCCL between forked processes with a GPU each: 1 to 4 simulated devices with the
+ * simulated NCCL, or the GPUs of this machine. Also the simulated NCCL itself.
  *
- *     LLMC_TEST_SIZE=small test_cuda_comm     two processes, few sizes: for a race checker
- * Order: running ranks, collectives, order on the device, what goes wrong, the simulated NCCL itself. */
+ *     LLMC_TEST_SIZE=small test_cuda_comm     two processes, few sizes: for a race checker */
 #include "test/test.h"
 
 #include "llmc/ranks/comm.h"
@@ -26,7 +25,7 @@ static bool small(void) {
     return size && strcmp(size, "small") == 0;
 }
 
-/* What there is; found out in a process of its own, since CUDA does not survive a fork. */
+/* What this machine has; a child process finds out, because CUDA does not survive a fork. */
 static struct {
     bool simulated, nccl;
     int devices;
@@ -88,7 +87,7 @@ static void side_close(struct side *s) {
     group_close(s->group);
 }
 
-/* Runs the ranks, which must succeed without a word. */
+/* Runs the ranks, which must succeed and print nothing. */
 static void run(int64_t world, rank_body body, const void *arg) {
     struct ranks r;
     ranks_init(&r, world, 20.0);
@@ -132,7 +131,7 @@ static void put(struct exchange *x) {
     ctx_upload(&x->side.ctx, x->device, from, all * (int64_t)dtype_size(x->dtype));
 }
 
-/* Behind the collective on the stream; what lies around the tensor must be as it was. */
+/* Downloads behind the collective; the guards around the tensor must be unchanged. */
 static void get(struct exchange *x, int64_t ticket, const char *what) {
     int64_t all = x->n + 2 * GUARD;
     x->side.comm->wait(x->side.comm, ticket, x->side.ctx.stream);
@@ -184,7 +183,7 @@ static void exchange(struct exchange *x) {
     }
 }
 
-/* 384 and 1024 divide evenly among 1, 2, 3 and 4 ranks, together. */
+/* 384 divides evenly among 1 and 3 ranks, 1024 among 1, 2 and 4. */
 static const int64_t sizes[] = {0, 1, 127, 129, 384, 1024, 1009, 100003};
 
 static int collectives_body(const struct ranks *r, int64_t rank) {
@@ -227,8 +226,8 @@ static struct tensor vector_of(struct side *s, const char *name) {
     return t;
 }
 
-/* More collectives than there are events for tickets, several on their way, waited for in another order;
- * kernels before each make what it sums, kernels behind wait() read the sum. */
+/* More collectives than there are events for tickets, several running at once, awaited in another order.
+ * Kernels before each write its operand, kernels behind wait() read the result. */
 static int order_body(const struct ranks *r, int64_t rank) {
     struct side s;
     side_open(&s, r);
@@ -265,8 +264,8 @@ static int order_body(const struct ranks *r, int64_t rank) {
 }
 static void test_order(void **state) { run_worlds(order_body, NULL); }
 
-/* With streams that do nothing until they must, a copy that does not wait for the collective sees what was
- * there before. (That is what finds a missing wait() in other tests.) */
+/* With lazy streams (SIM_LAZY=1) a copy that does not wait for the collective reads the old values. Other
+ * tests find a missing wait() by that. */
 static int missing_wait_body(const struct ranks *r, int64_t rank) {
     struct side s;
     side_open(&s, r);
@@ -292,8 +291,8 @@ static void test_missing_wait_is_noticed(void **state) {
     run(2, missing_wait_body, NULL);
 }
 
-/* Rank 0 alone waits for its device, while the others wait for rank 0 on the host: a GPU goes on by
- * itself. */
+/* Rank 0 alone waits for its device, while the other ranks wait for rank 0 on the host: their GPUs must
+ * still finish the collective. */
 static int alone_body(const struct ranks *r, int64_t rank) {
     struct side s;
     side_open(&s, r);
@@ -357,7 +356,7 @@ static void test_refusals(void **state) {
     run_failing(2, refused_body, "cpu", 5, ") uses the device cuda, rank 1 (");
 }
 
-/* Rank 1 is gone, or does not take part; rank 0 waits for its device and is ended by the watch. */
+/* Rank 1 dies or does not take part; rank 0 waits for its device, and the watch ends it. */
 static int lost_body(const struct ranks *r, int64_t rank) {
     const char *fault = (const char *)r->arg;
     struct side s;
@@ -411,7 +410,7 @@ static void test_differing_calls_are_noticed(void **state) {
     ranks_init(&r, 2, 20.0);
     ranks_start(&r, differing_body);
     ranks_finish(&r, 60.0);
-    /* whoever notices it first ends the other */
+    /* the rank that notices it first ends the other */
     bool said = false;
     for (int i = 0; i < 2; i++)
         said |= rank_exit(&r, i) == 99 && strstr(r.p[i].said, "the ranks differ in operation 0") &&
@@ -430,7 +429,7 @@ static void *abort_later(void *arg) {
     s->api.comm_abort(s->comm);
     return NULL;
 }
-/* Rank 0 waits on the device for rank 1, which does not come, until another thread aborts the
+/* Rank 0 waits on the device for rank 1, which never joins, until another thread aborts the
  * communicator. */
 static int abort_body(const struct ranks *r, int64_t rank) {
     struct stuck s = {0};
@@ -469,7 +468,7 @@ static void test_abort_ends_a_wait(void **state) {
     run(2, abort_body, NULL);
 }
 
-/* What only a bug in the engine can do: the process ends with a message. */
+/* Mistakes that only a bug in the engine can make end the process with a message. */
 static int misuse_body(const struct ranks *r, int64_t rank) {
     const char *fault = (const char *)r->arg;
     struct nccl_api api;

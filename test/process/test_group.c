@@ -1,9 +1,7 @@
-/* The processes of a run: what launchers set, finding each other, the calls, and every way in which one
- * of them can go wrong. Order: the environment; calls; strangers at the door; ranks that do not come;
- * ranks that end.
+/* The group: messages, refused connections, and every way in which a rank can fail.
  *
- * Runs with faults take as long as their timeout, so those of a test are all started before the first is
- * looked at. */
+ * A run with a fault takes as long as its timeout, so the runs of a test all start before the first is
+ * examined. */
 #include "test/test.h"
 
 #include "llmc/process/group_impl.h"
@@ -26,7 +24,7 @@
 
 /* --- calls --- */
 
-/* A process without a launcher has a group as well, without sockets. */
+/* Without a launcher the group has one process and no sockets. */
 static void test_alone(void **state) {
     static const char *const names[] = {
         "RANK",     "WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK",
@@ -79,7 +77,7 @@ static int calls(const struct ranks *r, int64_t rank) {
         }
     }
     check(group_agree(g, true, &err), "all agree, but: %s", err.message);
-    for (int64_t bad = 0; bad < g->world; bad++) { /* `bad` and all above fail */
+    for (int64_t bad = 0; bad < g->world; bad++) { /* ranks from `bad` on fail */
         char want[64];
         (fail)(&err, "reason %d", (int)rank);
         check(!group_agree(g, rank < bad, &err), "agreed");
@@ -89,17 +87,17 @@ static int calls(const struct ranks *r, int64_t rank) {
               "the lowest rank's reason is: %s", err.message);
     }
     check(!group_agree(g, rank > 0, NULL), "agreed");
-    /* nobody passes a barrier before all have come */
+    /* no rank leaves a barrier before all have entered it */
     int *shared = (int *)r->arg;
     for (int round = 0; round < 20; round++) {
         if (round % (int)g->world == rank) usleep(2000);
         __atomic_add_fetch(shared, 1, __ATOMIC_SEQ_CST);
         group_barrier(g);
         int came = __atomic_load_n(shared, __ATOMIC_SEQ_CST);
-        check(came >= (round + 1) * g->world, "only %d have come to barrier %d", came, round);
+        check(came >= (round + 1) * g->world, "only %d ranks have entered barrier %d", came, round);
         group_barrier(g);
     }
-    if (rank == 1) usleep(100000); /* the others wait for the last one, and call no rank stuck */
+    if (rank == 1) usleep(100000); /* the others wait for this rank and do not call it stuck */
     group_close(g);
     return 0;
 }
@@ -166,7 +164,7 @@ static void test_first_difference_is_named(void **state) {
     rank_facts_free(&longer);
 }
 
-/* --- strangers at the door --- */
+/* --- strangers that connect --- */
 
 static int open_and_close(const struct ranks *r, int64_t rank) {
     struct group *g = ranks_open(r);
@@ -182,7 +180,7 @@ static int connect_to(int port) {
     return fd;
 }
 
-/* A port scanner, a browser, noise, half a hello, silence: the run comes about all the same. */
+/* A port scanner, a browser, noise, half a hello, silence: the run starts all the same. */
 static void test_strangers(void **state) {
     static const char request[] = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
     struct ranks r;
@@ -210,7 +208,7 @@ static void test_strangers(void **state) {
     ranks_free(&r);
 }
 
-/* The same place as `r`, for processes that do not belong to it. */
+/* The same address as `r`, for processes that do not belong to the run. */
 static struct ranks visitors(const struct ranks *r) {
     struct ranks v = *r;
     memset(v.p, 0, sizeof v.p);
@@ -270,8 +268,8 @@ static void test_other_world_size(void **state) {
     ranks_free(&r);
 }
 
-/* A hello that is right but for the version: caught from a real process by a listener that is not rank 0.
- * That process learns that it has come to the wrong place. */
+/* A correct hello of another build: caught from a real process by a listener that is not rank 0. That
+ * process learns that another program answers. */
 static void test_other_version(void **state) {
     static const char response[] = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
     struct group_hello hello;
@@ -329,19 +327,19 @@ static void test_bad_descriptor(void **state) {
     ranks_free(&r);
 }
 
-/* --- ranks that do not come --- */
+/* --- ranks that do not connect --- */
 
 static void test_missing(void **state) {
     struct ranks r, v, late;
     ranks_init(&r, 7, 1.0);
     for (int64_t rank = 0; rank < 7; rank++)
         if (rank != 2 && rank < 4) ranks_start_one(&r, rank, open_and_close);
-    ranks_init(&v, 3, 1.0); /* nobody listens there */
+    ranks_init(&v, 3, 1.0); /* no process listens there */
     close(v.listener);
     v.listener = -1;
     ranks_start_one(&v, 1, open_and_close);
     ranks_start_one(&v, 2, open_and_close);
-    ranks_init(&late, 2, 20.0); /* rank 0 may come last */
+    ranks_init(&late, 2, 20.0); /* rank 0 may start last */
     close(late.listener);
     late.listener = -1;
     ranks_start_one(&late, 1, open_and_close);
@@ -361,8 +359,8 @@ static void test_missing(void **state) {
     ranks_free(&late);
 }
 
-/* Killed while the others are still coming; rank 0 stopped then. */
-static void test_ended_at_the_door(void **state) {
+/* A rank is killed, or rank 0 is stopped, while others have not connected. */
+static void test_ended_while_connecting(void **state) {
     struct ranks r[3];
     for (int i = 0; i < 3; i++) {
         ranks_init(&r[i], 3, i == 2 ? 1.0 : 20.0);
@@ -432,14 +430,14 @@ static int fault_body(const struct ranks *r, int64_t rank) {
     struct group *g = ranks_open(r);
     group_progress(g, "reading data", 5);
     if (f->victim == rank || f->victim < 0) {
-        usleep(f->how == STOPS ? 600000 : 100000); /* what it is in has been told */
+        usleep(f->how == STOPS ? 600000 : 100000); /* the watch has sent its activity */
         if (f->how == KILLED) raise(SIGKILL);
         if (f->how == EXITS) _exit(0);
         if (f->how == DIES) die("the disk is %s", "full");
         if (f->how == STOPS) raise(SIGSTOP);
         if (f->how == POLL_FAILS) group_set_poll(g, poll_fails, NULL);
         if (f->how == INTERRUPTED) {
-            signal(SIGINT, SIG_DFL); /* shells let what they start in the background ignore it */
+            signal(SIGINT, SIG_DFL); /* ignored in what a shell starts in the background */
             raise(SIGINT);
         }
         for (;;) pause(); /* HANGS */
@@ -465,7 +463,7 @@ static void test_faults(void **state) {
         r[i].arg = f;
         ranks_start(&r[i], fault_body);
         if (f->how != STOPS) continue;
-        stopped[i] = r[i].p[f->victim].pid; /* cannot end: not waited for */
+        stopped[i] = r[i].p[f->victim].pid; /* it cannot end */
         r[i].p[f->victim].pid = 0;
     }
     double deadline = now_seconds() + FAULT_TIMEOUT + 15.0;
@@ -487,7 +485,7 @@ static void test_faults(void **state) {
                          : f->how == INTERRUPTED ? 128 + SIGINT
                                                  : GROUP_EXIT_STATUS;
             if (f->how == STOPS && rank == f->victim) continue;
-            /* On a busy machine the last of them may learn of the first before it gets there itself. */
+            /* On a busy machine the watch may end the last of them before it fails itself. */
             if (f->how == DIES && f->victim < 0 && rank_exit(&r[i], rank) == GROUP_EXIT_STATUS)
                 status = GROUP_EXIT_STATUS;
             if (rank == f->victim && (f->how == KILLED || f->how == EXITS))
@@ -501,8 +499,8 @@ static void test_faults(void **state) {
     }
 }
 
-/* ^C where it is handled: all close, one after the other, and nobody complains; nor about a rank that has
- * more to do at the end than the timeout allows for. */
+/* Ranks that handle SIGINT close in turn and without a message, even if one needs longer than the
+ * timeout to close. */
 static volatile sig_atomic_t interrupted;
 static void on_interrupt(int signal_number) { interrupted = 1; }
 
@@ -526,7 +524,7 @@ static void test_orderly_interrupt(void **state) {
     ranks_free(&r);
 }
 
-/* --- two machines with two ranks each, as network namespaces --- */
+/* --- two machines, as network namespaces, with two ranks each --- */
 
 struct hosts {
     char name[2][32];
@@ -598,7 +596,7 @@ static int on_host(const struct ranks *r, int64_t rank) {
 
 static void start_on_hosts(struct ranks *r, const struct hosts *h, double timeout) {
     ranks_init(r, 4, timeout);
-    close(r->listener); /* it would be in this namespace */
+    close(r->listener); /* it is in this namespace */
     r->listener = -1;
     snprintf(r->address, sizeof r->address, "%s", h->address);
     r->arg = h;
@@ -651,7 +649,7 @@ int main(void) {
         cmocka_unit_test(test_port_in_use),
         cmocka_unit_test(test_bad_descriptor),
         cmocka_unit_test(test_missing),
-        cmocka_unit_test(test_ended_at_the_door),
+        cmocka_unit_test(test_ended_while_connecting),
         cmocka_unit_test(test_faults),
         cmocka_unit_test(test_orderly_interrupt),
         cmocka_unit_test_teardown(test_two_machines, remove_hosts),

@@ -1,4 +1,4 @@
-/* A process's place in a run, from what launchers set: every launcher, contradictions, what is left out. */
+/* The rank of a process from the variables of every launcher, complete, incomplete and contradictory. */
 #include "test/test.h"
 
 #include "llmc/process/group_env.h"
@@ -72,7 +72,7 @@ static const struct env_case env_cases[] = {
     {"PMI_RANK=3 PMI_SIZE=4 MPI_LOCALRANKID=1 MPI_LOCALNRANKS=2 SLURM_STEP_ID=0 SLURM_NTASKS=2 "
      "SLURM_PROCID=1 MASTER_PORT=9 SLURM_JOB_NODELIST=gpu[07-08]",
      "MPICH 3/4 1/2 gpu07:9", NULL},
-    /* a shell of salloc, a batch script, an interactive step: nobody else comes */
+    /* a shell of salloc, a batch script, an interactive step: single processes */
     {"SLURM_JOB_ID=17 SLURM_NTASKS=4 SLURM_PROCID=0", "none 0/1 -1/1 ", NULL},
     {"SLURM_JOB_ID=17 SLURM_STEP_ID=4294967290 SLURM_NTASKS=4 SLURM_PROCID=0", "none 0/1 -1/1 ", NULL},
     {"SLURM_JOB_ID=17 SLURM_STEP_ID=0 SLURM_NTASKS=1 SLURM_PROCID=0", "none 0/1 -1/1 ", NULL},
@@ -149,7 +149,7 @@ static void test_environment(void **state) {
     clear_environment();
 }
 
-/* What the processes of a run agree on without having met: the token, and the port that follows from it. */
+/* The processes of a run compute the same token and the same port before they connect. */
 static void test_identity(void **state) {
     static const char *const jobs[] = {
         "RANK=0 WORLD_SIZE=2 TORCHELASTIC_RUN_ID=a TORCHELASTIC_RESTART_COUNT=0",

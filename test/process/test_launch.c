@@ -347,6 +347,11 @@ static void restarts_are_counted(void **state) {
     wait_for_lines(&p, "counted", 12);
     kill(wait_for_rank(&p, 0), SIGKILL);
     expect_end(p, 128 + SIGKILL, "; restart ", 1);
+    /* an error after start-up: the gradient overflows */
+    p = start("", TWO "--restart 1 --out overflow --data tokens.bin --model d1 --vocab-size 32 --channels 16 "
+                      "--heads 2 --context 24 --batch-size 2 --tokens-per-step 96 --steps 100 --device cpu "
+                      "--learning-rate 100 --warmup 0 --weight-decay 100");
+    expect_end(p, 1, "; restart 1 of 1 from the beginning", 1);
 }
 
 /* --- processes that are started one by one --- */

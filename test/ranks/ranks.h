@@ -1,5 +1,5 @@
-/* The processes of a run, forked by a test: each gets the environment of a launcher and its own file for
- * what it says on stderr. Several runs can be under way at the same time. */
+/* A run of several processes that a test forks. Each gets a launcher's environment, and its stderr goes
+ * to a file. Several runs can be active at once. */
 #ifndef LLMC_TEST_RANKS_H
 #define LLMC_TEST_RANKS_H
 
@@ -13,15 +13,15 @@ struct ranks {
     int64_t world;
     double timeout; /* of the group */
     char address[64];
-    int port; /* of a socket that listens already and is handed to rank 0; or set before ranks_start */
+    int port; /* of `listener`, which rank 0 inherits; or set by the test */
     char token[32];
-    const void *arg; /* for the body */
+    const void *arg; /* passed to the body */
 
     int listener; /* -1: none */
     struct rank_process {
         pid_t pid;  /* 0: not started, or ended */
         int status; /* as from waitpid */
-        bool left;  /* it did not end by itself in time */
+        bool left;  /* it had to be killed */
         int output; /* its stderr */
         char *said;
     } p[RANKS_MAX];
@@ -35,7 +35,7 @@ void ranks_init(struct ranks *r, int64_t world, double timeout);
 void ranks_start_one(struct ranks *r, int64_t rank, rank_body body);
 /* All of them. */
 void ranks_start(struct ranks *r, rank_body body);
-/* Waits for all, at most so many seconds, then kills; reads what they said. */
+/* Waits for all processes, kills those that are left after so many seconds, and reads their stderr. */
 void ranks_finish(struct ranks *r, double seconds);
 void ranks_free(struct ranks *r);
 
@@ -44,7 +44,7 @@ struct group *ranks_open(const struct ranks *r);
 
 /* Exit status; 128 + signal; -1 for one that had to be killed. */
 int rank_exit(const struct ranks *r, int64_t rank);
-/* Fails the test unless the rank ended with this exit status and said `text` (NULL: nothing at all). */
+/* Fails the test unless the rank ended with this status and its stderr contains `text` (NULL: is empty). */
 void rank_expect(const struct ranks *r, int64_t rank, int status, const char *text);
 void ranks_expect_all(const struct ranks *r, int status, const char *text);
 
