@@ -194,15 +194,15 @@ __global__ void __launch_bounds__(ROWS *WARP_SIZE) attn_backward_3_kernel(operan
 /* --- launchers --- */
 
 static int64_t need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
-                    const struct tensor *lse, const struct tensor *qkv, int NH) {
-    bool takes =
-        same_float_dtype(dqkv, dout, out, qkv) && out->dim[2] / NH <= MAX_HS && out->dim[0] * NH < 65536;
+                    const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
+    bool takes = NKV == NH && out->dim[2] / NH <= MAX_HS && out->dim[0] * NH < 65536;
     return takes ? tensor_count(lse) * (int64_t)sizeof(float) : OP_UNSUPPORTED;
 }
 
 template <int STEP>
 static void backward(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
-                     const struct tensor *out, const struct tensor *lse, const struct tensor *qkv, int NH) {
+                     const struct tensor *out, const struct tensor *lse, const struct tensor *qkv, int NH,
+                     int NKV) {
     int64_t length = out->dim[1];
     unsigned heads = (unsigned)(out->dim[0] * NH);
     with_dtype(out->dtype, [&](auto tag) {

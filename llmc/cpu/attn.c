@@ -77,23 +77,25 @@ static void multiply(int64_t m, int64_t n, int64_t k, float *out, int64_t ldo, s
 /* --- a tile of queries --- */
 
 struct head {
-    const float *q, *k, *v; /* (T,HS) each, rows `stride` floats apart: parts of qkv (B,T,3C) */
+    const float *q, *k, *v; /* (T,HS) each, rows `stride` floats apart: parts of qkv */
     int64_t stride, HS;
     float scale;
 };
 
-static struct head head_of(const struct tensor *qkv, int64_t b, int64_t h, int64_t HS) {
-    int64_t T = qkv->dim[1], C = qkv->dim[2] / 3;
-    const float *base = f32(qkv) + b * T * 3 * C + h * HS;
-    return (struct head){base, base + C, base + 2 * C, 3 * C, HS, 1.0f / sqrtf((float)HS)};
+/* Query head h of sequence b, with the keys and values that it shares. */
+static struct head head_of(const struct tensor *qkv, int64_t b, int64_t h, int NH, int NKV) {
+    int64_t T = qkv->dim[1], width = qkv->dim[2], HS = width / (NH + 2 * NKV), shared = h / (NH / NKV);
+    const float *base = f32(qkv) + b * T * width, *keys = base + NH * HS, *values = keys + NKV * HS;
+    return (struct head){base + h * HS,          keys + shared * HS, values + shared * HS, width, HS,
+                         1.0f / sqrtf((float)HS)};
 }
 
 /* Floats that a thread needs for `n` tiles of scores (T,LANES) and of transposed rows (HS,LANES). */
-static int64_t scratch_floats(const struct tensor *qkv, int NH, int n) {
-    return n * LANES * (qkv->dim[1] + qkv->dim[2] / 3 / NH);
+static int64_t scratch_floats(const struct tensor *out, int NH, int n) {
+    return n * LANES * (out->dim[1] + out->dim[2] / NH);
 }
-static int64_t scratch_bytes(const struct tensor *qkv, int NH, int n) {
-    return omp_get_max_threads() * scratch_floats(qkv, NH, n) * (int64_t)sizeof(float);
+static int64_t scratch_bytes(const struct tensor *out, int NH, int n) {
+    return omp_get_max_threads() * scratch_floats(out, NH, n) * (int64_t)sizeof(float);
 }
 
 /* to (HS,LANES) = scale * rows (count,HS) transposed; zeros for what is missing to LANES rows. */
@@ -114,8 +116,8 @@ static void scores(float *S, float *qT, const struct head *h, int64_t first, int
 /* --- forward --- */
 
 static int64_t attn_forward_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
-                                 int t0) {
-    return scratch_bytes(qkv, NH, 1);
+                                 int NKV, int t0) {
+    return scratch_bytes(out, NH, 1);
 }
 
 /* S (keys,LANES) -> e^(S - max); sums of these and max per query. */
@@ -142,12 +144,12 @@ static void forward_tile(const struct head *h, float *S, float *qT, int64_t firs
 }
 
 static void attn_forward_run(const struct op_env *env, struct tensor *out, struct tensor *lse,
-                             const struct tensor *qkv, int NH, int t0) {
+                             const struct tensor *qkv, int NH, int NKV, int t0) {
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], HS = C / NH;
-    int64_t floats = scratch_floats(qkv, NH, 1);
+    int64_t floats = scratch_floats(out, NH, 1);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t bh = 0; bh < B * NH; bh++) {
-        struct head head = head_of(qkv, bh / NH, bh % NH, HS);
+        struct head head = head_of(qkv, bh / NH, bh % NH, NH, NKV);
         float *S = (float *)env->scratch + omp_get_thread_num() * floats, *qT = S + T * LANES;
         float *o = f32(out) + (bh / NH) * T * C + (bh % NH) * HS;
         for (int64_t first = t0; first < T; first += LANES)
@@ -159,15 +161,16 @@ static void attn_forward_run(const struct op_env *env, struct tensor *out, struc
 /* --- backward --- */
 
 static int64_t attn_backward_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
-                                  const struct tensor *lse, const struct tensor *qkv, int NH) {
-    return scratch_bytes(qkv, NH, 2);
+                                  const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
+    return scratch_bytes(out, NH, 2);
 }
 
-/* What one head reads and writes besides qkv: rows C apart, and gradients, rows 3C apart. */
+/* What a query head reads and writes besides qkv. */
 struct gradients {
-    const float *out, *dout, *lse; /* (T,HS), (T,HS), (T) */
+    const float *out, *dout, *lse; /* (T,HS) and (T,HS), rows C = NH*HS floats apart; (T) */
     int64_t C;
-    float *dq, *dk, *dv; /* (T,HS) */
+    float *dq, *dk, *dv; /* (T,HS), rows as far apart as those of qkv */
+    bool add;            /* dk and dv hold what other query heads added to them */
 };
 
 /* S -> P = e^(S - lse), and dP -> dS = P * (dP - D), both (keys,LANES), of the queries from `first` on. */
@@ -189,7 +192,8 @@ static void score_gradients(float *S, float *dP, const struct gradients *g, int6
         }
 }
 
-/* Queries [first, first + rows), rows <= LANES; dk and dv of keys from `first` on are not there yet. */
+/* Queries [first, first + rows), rows <= LANES. Unless g->add, dk and dv of keys from `first` on hold nothing
+ * yet. */
 static void backward_tile(const struct head *h, const struct gradients *g, float *S, float *dP, float *rowsT,
                           int64_t first, int64_t rows) {
     int64_t HS = h->HS, stride = h->stride, keys = first + rows;
@@ -205,28 +209,33 @@ static void backward_tile(const struct head *h, const struct gradients *g, float
     for (int part = 0; part < 2; part++) { /* keys that earlier queries saw, too; the others */
         int64_t from = part ? first : 0, count = part ? rows : first;
         struct matrix P = {S + from * LANES, LANES, 1}, dS = {dP + from * LANES, LANES, 1};
-        multiply(count, HS, rows, g->dv + from * stride, stride, P, d, g->C, part == 0);
-        multiply(count, HS, rows, g->dk + from * stride, stride, dS, h->q + first * stride, stride,
-                 part == 0);
+        bool add = g->add || part == 0;
+        multiply(count, HS, rows, g->dv + from * stride, stride, P, d, g->C, add);
+        multiply(count, HS, rows, g->dk + from * stride, stride, dS, h->q + first * stride, stride, add);
     }
 }
 
+/* A thread takes a head of keys and values, and one after another the query heads that share it. */
 static void attn_backward_run(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
                               const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
-                              int NH) {
-    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], HS = C / NH;
-    int64_t floats = scratch_floats(qkv, NH, 2);
+                              int NH, int NKV) {
+    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], HS = C / NH, group = NH / NKV;
+    int64_t floats = scratch_floats(out, NH, 2);
 #pragma omp parallel for schedule(dynamic)
-    for (int64_t bh = 0; bh < B * NH; bh++) {
-        int64_t at = (bh / NH) * T * C + (bh % NH) * HS;
-        struct head head = head_of(qkv, bh / NH, bh % NH, HS);
+    for (int64_t shared = 0; shared < B * NKV; shared++) {
+        int64_t b = shared / NKV, first_head = shared % NKV * group;
         float *S = (float *)env->scratch + omp_get_thread_num() * floats, *dP = S + T * LANES;
-        float *dq = f32(dqkv) + (bh / NH) * T * head.stride + (bh % NH) * HS;
-        struct gradients g = {f32(out) + at, f32(dout) + at, f32(lse) + bh * T, C, dq, dq + C, dq + 2 * C};
-        for (int64_t first = 0; first < T; first += LANES)
-            backward_tile(&head, &g, S, dP, dP + T * LANES, first, min_i64(LANES, T - first));
-        for (int64_t t = 0; t < T; t++)
-            for (int64_t c = 0; c < HS; c++) g.dk[t * head.stride + c] *= head.scale;
+        for (int64_t h = first_head; h < first_head + group; h++) {
+            struct head head = head_of(qkv, b, h, NH, NKV), d = head_of(dqkv, b, h, NH, NKV);
+            int64_t at = b * T * C + h * HS;
+            struct gradients g = {
+                f32(out) + at, f32(dout) + at, f32(lse) + (b * NH + h) * T, C, (float *)d.q, (float *)d.k,
+                (float *)d.v,  h > first_head};
+            for (int64_t first = 0; first < T; first += LANES)
+                backward_tile(&head, &g, S, dP, dP + T * LANES, first, min_i64(LANES, T - first));
+            for (int64_t t = 0; h == first_head + group - 1 && t < T; t++)
+                for (int64_t c = 0; c < HS; c++) g.dk[t * head.stride + c] *= head.scale;
+        }
     }
 }
 

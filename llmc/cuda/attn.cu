@@ -14,23 +14,27 @@ constexpr int WARPS = 4;             /* rows a block */
 constexpr int CHUNK = 4 * WARP_SIZE; /* columns a warp accumulates: 4 a lane */
 constexpr float NO_SCORE = -INFINITY;
 
-/* Which row, head and columns this warp works on. */
+/* Which row, head and columns this warp works on; of `heads` in a sequence. */
 struct warp_place {
     int64_t row; /* in [0, T) */
     int64_t b, h;
     int column; /* first of the chunk */
     int lane, warp;
 };
-DEVICE_INLINE warp_place place_of_warp(int NH) {
+DEVICE_INLINE warp_place place_of_warp(int heads) {
     warp_place p;
     p.lane = (int)threadIdx.x;
     p.warp = (int)threadIdx.y;
     p.row = (int64_t)blockIdx.x * WARPS + p.warp;
-    p.b = blockIdx.y / NH;
-    p.h = blockIdx.y % NH;
+    p.b = blockIdx.y / heads;
+    p.h = blockIdx.y % heads;
     p.column = (int)blockIdx.z * CHUNK;
     return p;
 }
+
+/* Offsets in a row of qkv: the keys that query head h shares, and how far on their values and the next row are. */
+DEVICE_INLINE int64_t keys_of(int64_t h, int NH, int NKV, int HS) { return (NH + h / (NH / NKV)) * HS; }
+DEVICE_INLINE int64_t width_of(int NH, int NKV, int HS) { return (int64_t)(NH + 2 * NKV) * HS; }
 
 template <class T> DEVICE_INLINE float dot(const T *a, const T *b, int n) {
     float s = 0.0f;
@@ -63,14 +67,15 @@ DEVICE_INLINE void store_chunk(T *row, const float (&sum)[4], float scale, const
 /* --- forward: a warp a query --- */
 
 template <class T>
-__global__ void attn_forward_naive_kernel(T *out, float *lse, const T *qkv, int64_t length, int NH, int HS,
-                                          int64_t t0) {
+__global__ void attn_forward_naive_kernel(T *out, float *lse, const T *qkv, int64_t length, int NH, int NKV,
+                                          int HS, int64_t t0) {
     SHARED(float, probabilities, [WARPS][WARP_SIZE]);
     warp_place p = place_of_warp(NH);
-    int64_t t = t0 + p.row, C = (int64_t)NH * HS, stride = 3 * C;
+    int64_t t = t0 + p.row, C = (int64_t)NH * HS, stride = width_of(NH, NKV, HS);
     if (t >= length) return;
     const T *q = qkv + (p.b * length + t) * stride + p.h * HS;
-    const T *keys = qkv + p.b * length * stride + C + p.h * HS, *values = keys + C; /* (T,HS) each */
+    const T *keys = qkv + p.b * length * stride + keys_of(p.h, NH, NKV, HS); /* (T,HS) */
+    const T *values = keys + (int64_t)NKV * HS;                              /* (T,HS) */
     float scale = 1.0f / sqrtf((float)HS), max = NO_SCORE, total = 0.0f, sum[4] = {};
     float *weight = probabilities[p.warp];
     for (int64_t first = 0; first <= t; first += WARP_SIZE) {
@@ -112,13 +117,14 @@ __global__ void attn_backward_dots_kernel(float *D, const T *dout, const T *out,
 /* dq: a warp a query. */
 template <class T>
 __global__ void attn_backward_query_naive_kernel(T *dqkv, const T *dout, const float *lse, const float *D,
-                                                 const T *qkv, int64_t length, int NH, int HS) {
+                                                 const T *qkv, int64_t length, int NH, int NKV, int HS) {
     SHARED(float, gradients, [WARPS][WARP_SIZE]);
     warp_place p = place_of_warp(NH);
-    int64_t t = p.row, C = (int64_t)NH * HS, stride = 3 * C;
+    int64_t t = p.row, C = (int64_t)NH * HS, stride = width_of(NH, NKV, HS);
     if (t >= length) return;
     const T *q = qkv + (p.b * length + t) * stride + p.h * HS;
-    const T *keys = qkv + p.b * length * stride + C + p.h * HS, *values = keys + C;
+    const T *keys = qkv + p.b * length * stride + keys_of(p.h, NH, NKV, HS);
+    const T *values = keys + (int64_t)NKV * HS;
     const T *d = dout + (p.b * length + t) * C + p.h * HS;
     float scale = 1.0f / sqrtf((float)HS), sum[4] = {};
     int64_t statistic = (p.b * NH + p.h) * length + t;
@@ -139,39 +145,41 @@ __global__ void attn_backward_query_naive_kernel(T *dqkv, const T *dout, const f
     store_chunk(dqkv + (p.b * length + t) * stride + p.h * HS, sum, scale, p, HS);
 }
 
-/* dk and dv: a warp a key. */
+/* dk and dv: a warp a key. It walks the query heads that share the key one after another. */
 template <class T>
 __global__ void attn_backward_key_naive_kernel(T *dqkv, const T *dout, const float *lse, const float *D,
-                                               const T *qkv, int64_t length, int NH, int HS) {
+                                               const T *qkv, int64_t length, int NH, int NKV, int HS) {
     SHARED(float, probabilities, [WARPS][WARP_SIZE]);
     SHARED(float, gradients, [WARPS][WARP_SIZE]);
-    warp_place p = place_of_warp(NH);
-    int64_t s = p.row, C = (int64_t)NH * HS, stride = 3 * C;
+    warp_place p = place_of_warp(NKV);
+    int64_t s = p.row, C = (int64_t)NH * HS, stride = width_of(NH, NKV, HS), group = NH / NKV;
     if (s >= length) return;
-    const T *queries = qkv + p.b * length * stride + p.h * HS;
-    const T *k = queries + s * stride + C, *v = k + C;
-    const T *douts = dout + p.b * length * C + p.h * HS; /* (T,HS), rows C apart */
-    const float *lse_head = lse + (p.b * NH + p.h) * length, *D_head = D + (p.b * NH + p.h) * length;
+    int64_t key_at = (p.b * length + s) * stride + C + p.h * HS, value_at = key_at + (int64_t)NKV * HS;
+    const T *k = qkv + key_at, *v = qkv + value_at;
     float scale = 1.0f / sqrtf((float)HS), dk[4] = {}, dv[4] = {};
     float *probability = probabilities[p.warp], *gradient = gradients[p.warp];
-    for (int64_t first = s; first < length; first += WARP_SIZE) {
-        int64_t t = first + p.lane;
-        float pr = 0.0f, ds = 0.0f;
-        if (t < length) {
-            pr = expf(scale * dot(queries + t * stride, k, HS) - lse_head[t]);
-            ds = pr * (dot(douts + t * C, v, HS) - D_head[t]);
+    for (int64_t h = p.h * group; h < (p.h + 1) * group; h++) {
+        const T *queries = qkv + p.b * length * stride + h * HS; /* (T,HS) */
+        const T *douts = dout + p.b * length * C + h * HS;       /* (T,HS), rows C apart */
+        const float *lse_head = lse + (p.b * NH + h) * length, *D_head = D + (p.b * NH + h) * length;
+        for (int64_t first = s; first < length; first += WARP_SIZE) {
+            int64_t t = first + p.lane;
+            float pr = 0.0f, ds = 0.0f;
+            if (t < length) {
+                pr = expf(scale * dot(queries + t * stride, k, HS) - lse_head[t]);
+                ds = pr * (dot(douts + t * C, v, HS) - D_head[t]);
+            }
+            probability[p.lane] = pr;
+            gradient[p.lane] = ds;
+            __syncwarp();
+            int count = (int)min((int64_t)WARP_SIZE, length - first);
+            add_weighted_rows(dv, probability, douts + first * C, C, count, p.column, p.lane, HS);
+            add_weighted_rows(dk, gradient, queries + first * stride, stride, count, p.column, p.lane, HS);
+            __syncwarp();
         }
-        probability[p.lane] = pr;
-        gradient[p.lane] = ds;
-        __syncwarp();
-        int count = (int)min((int64_t)WARP_SIZE, length - first);
-        add_weighted_rows(dv, probability, douts + first * C, C, count, p.column, p.lane, HS);
-        add_weighted_rows(dk, gradient, queries + first * stride, stride, count, p.column, p.lane, HS);
-        __syncwarp();
     }
-    T *dk_row = dqkv + (p.b * length + s) * stride + C + p.h * HS;
-    store_chunk(dk_row, dk, scale, p, HS);
-    store_chunk(dk_row + C, dv, 1.0f, p, HS);
+    store_chunk(dqkv + key_at, dk, scale, p, HS);
+    store_chunk(dqkv + value_at, dv, 1.0f, p, HS);
 }
 
 /* --- launchers --- */
@@ -179,9 +187,9 @@ __global__ void attn_backward_key_naive_kernel(T *dqkv, const T *dout, const flo
 /* The grid's y holds (batch, head), which must stay below 65536. */
 static bool attn_takes(const struct tensor *out, int NH) { return out->dim[0] * NH < 65536; }
 
-static launch_config attn_grid(const struct op_env *env, int64_t rows, const struct tensor *out, int NH,
+static launch_config attn_grid(const struct op_env *env, int64_t rows, const struct tensor *out, int heads,
                                int chunks, int line = __builtin_LINE()) {
-    return {{grid_size(rows, WARPS), (unsigned)(out->dim[0] * NH), (unsigned)chunks},
+    return {{grid_size(rows, WARPS), (unsigned)(out->dim[0] * heads), (unsigned)chunks},
             {WARP_SIZE, WARPS},
             0,
             env->stream,
@@ -190,18 +198,18 @@ static launch_config attn_grid(const struct op_env *env, int64_t rows, const str
 }
 
 static int64_t attn_forward_naive_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv,
-                                       int NH, int t0) {
+                                       int NH, int NKV, int t0) {
     return attn_takes(out, NH) ? 0 : OP_UNSUPPORTED;
 }
 
 static void attn_forward_naive(const struct op_env *env, struct tensor *out, struct tensor *lse,
-                               const struct tensor *qkv, int NH, int t0) {
+                               const struct tensor *qkv, int NH, int NKV, int t0) {
     int64_t length = out->dim[1];
     int HS = (int)(out->dim[2] / NH), chunks = (int)ceil_div(HS, CHUNK);
     with_dtype(out->dtype, [&](auto tag) {
         using T = decltype(tag);
         launch(attn_grid(env, length - t0, out, NH, chunks), attn_forward_naive_kernel<T>, data_of<T>(out),
-               f32(lse), data_of<T>(qkv), length, NH, HS, (int64_t)t0);
+               f32(lse), data_of<T>(qkv), length, NH, NKV, HS, (int64_t)t0);
     });
 }
 
@@ -216,14 +224,14 @@ static void attn_backward_dots(const struct op_env *env, float *D, const struct 
 
 static int64_t attn_backward_naive_need(struct tensor *dqkv, const struct tensor *dout,
                                         const struct tensor *out, const struct tensor *lse,
-                                        const struct tensor *qkv, int NH) {
+                                        const struct tensor *qkv, int NH, int NKV) {
     if (!attn_takes(out, NH)) return OP_UNSUPPORTED;
     return tensor_count(lse) * (int64_t)sizeof(float);
 }
 
 static void attn_backward_naive(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
                                 const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
-                                int NH) {
+                                int NH, int NKV) {
     int64_t length = out->dim[1];
     int HS = (int)(out->dim[2] / NH), chunks = (int)ceil_div(HS, CHUNK);
     float *D = (float *)env->scratch; /* (B,NH,T) */
@@ -231,9 +239,9 @@ static void attn_backward_naive(const struct op_env *env, struct tensor *dqkv, c
     with_dtype(out->dtype, [&](auto tag) {
         using T = decltype(tag);
         launch(attn_grid(env, length, out, NH, chunks), attn_backward_query_naive_kernel<T>, data_of<T>(dqkv),
-               data_of<T>(dout), f32(lse), D, data_of<T>(qkv), length, NH, HS);
-        launch(attn_grid(env, length, out, NH, chunks), attn_backward_key_naive_kernel<T>, data_of<T>(dqkv),
-               data_of<T>(dout), f32(lse), D, data_of<T>(qkv), length, NH, HS);
+               data_of<T>(dout), f32(lse), D, data_of<T>(qkv), length, NH, NKV, HS);
+        launch(attn_grid(env, length, out, NKV, chunks), attn_backward_key_naive_kernel<T>, data_of<T>(dqkv),
+               data_of<T>(dout), f32(lse), D, data_of<T>(qkv), length, NH, NKV, HS);
     });
 }
 

@@ -40,14 +40,15 @@ DEVICE_INLINE float group_sum(float v, int lanes) {
 template <class T>
 __global__ void __launch_bounds__(THREADS)
     attn_forward_decode_kernel(T *out, float *lse, const T *qkv, float *parts, unsigned *done, int64_t length,
-                               int NH, int HS, int64_t keys) {
+                               int NH, int NKV, int HS, int64_t keys) {
     constexpr int size = vec<T>::size;
     SHARED(float, shared, [THREADS * size]);
     SHARED(float, scratch, [32]);
     int tid = (int)threadIdx.x, lanes = HS / size, groups = THREADS / lanes, pieces = (int)gridDim.x;
-    int64_t b = blockIdx.y / NH, h = blockIdx.y % NH, C = (int64_t)NH * HS, stride = 3 * C;
-    const T *k = qkv + b * length * stride + C + h * HS + tid % lanes * size, *v = k + C;
-    vec<T> q = vec<T>::load(k - C + (length - 1) * stride);
+    int b = (int)blockIdx.y / NH, h = (int)blockIdx.y % NH, C = NH * HS, stride = C + 2 * NKV * HS;
+    const T *sequence = qkv + b * length * stride + tid % lanes * size; /* this lane's columns */
+    const T *k = sequence + C + h / (NH / NKV) * HS, *v = k + NKV * HS;
+    vec<T> q = vec<T>::load(sequence + (length - 1) * stride + h * HS);
     int64_t first = blockIdx.x * keys, end = min(first + keys, length);
     float scale = 1.0f / sqrtf((float)HS);
     softmax_rows<T> r;
@@ -103,7 +104,7 @@ static int64_t keys_of_piece(int64_t length) { return max_i64(PIECE, ceil_div(le
 extern "C" {
 
 int64_t attn_forward_decode_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
-                                 int t0) {
+                                 int NKV, int t0) {
     int64_t heads = out->dim[0] * NH, length = out->dim[1], HS = out->dim[2] / NH;
     int64_t lanes = HS * (int64_t)dtype_size(out->dtype) / 16;
     bool groups = lanes * 16 == HS * (int64_t)dtype_size(out->dtype) && lanes <= WARP_SIZE &&
@@ -116,13 +117,13 @@ int64_t attn_forward_decode_need(struct tensor *out, struct tensor *lse, const s
 }
 
 void attn_forward_decode(const struct op_env *env, struct tensor *out, struct tensor *lse,
-                         const struct tensor *qkv, int NH, int t0) {
+                         const struct tensor *qkv, int NH, int NKV, int t0) {
     int64_t length = out->dim[1], keys = keys_of_piece(length);
     with_dtype(out->dtype, [&](auto tag) {
         using T = decltype(tag);
         launch({{grid_size(length, keys), (unsigned)(out->dim[0] * NH)}, THREADS, 0, env->stream},
                attn_forward_decode_kernel<T>, data_of<T>(out), f32(lse), data_of<T>(qkv),
-               (float *)env->scratch, (unsigned *)env->zeros, length, NH, (int)(out->dim[2] / NH), keys);
+               (float *)env->scratch, (unsigned *)env->zeros, length, NH, NKV, (int)(out->dim[2] / NH), keys);
     });
 }
 }

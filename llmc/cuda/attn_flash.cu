@@ -193,19 +193,23 @@ DEVICE_INLINE void store_rows(bf16 *rows, int64_t stride, int first, int limit, 
     }
 }
 
-/* One head of the operands. */
+/* One query head of the operands, and the head of keys and values that it shares: offsets of the first elements.
+ * dqkv is laid out as qkv. */
 struct head_place {
-    int64_t stride;    /* 3C: between rows of qkv */
-    int64_t C;         /* between rows of out */
-    int64_t qkv, out;  /* offsets of the head's first element in qkv and out */
-    int64_t statistic; /* offset of the head's row of lse and D */
+    int64_t stride;    /* between rows of qkv */
+    int64_t C;         /* between rows of out: NH*HS */
+    int64_t q, k, v;   /* in qkv */
+    int64_t out;       /* in out */
+    int64_t statistic; /* the head's row of lse and D */
 };
-DEVICE_INLINE head_place place_of_head(int bh, int length, int NH, int HS) {
+DEVICE_INLINE head_place place_of_head(int bh, int length, int NH, int NKV, int HS) {
     head_place p;
-    int64_t b = bh / NH, h = bh % NH;
+    int b = bh / NH, h = bh % NH;
     p.C = (int64_t)NH * HS;
-    p.stride = 3 * p.C;
-    p.qkv = b * length * p.stride + h * HS;
+    p.stride = p.C + 2 * (int64_t)NKV * HS;
+    p.q = b * length * p.stride + h * HS;
+    p.k = b * length * p.stride + p.C + h / (NH / NKV) * HS;
+    p.v = p.k + (int64_t)NKV * HS;
     p.out = b * length * p.C + h * HS;
     p.statistic = (int64_t)bh * length;
     return p;
@@ -271,7 +275,7 @@ DEVICE_INLINE void softmax_step(row_softmax<M> &state, accumulator<M, STEP> &s, 
 /* Grid: tiles of queries (the longest first), heads of all batches. */
 template <int HS>
 __global__ void __launch_bounds__(THREADS, 2)
-    attn_forward_flash_kernel(bf16 *out, float *lse, const bf16 *qkv, int length, int NH, int t0,
+    attn_forward_flash_kernel(bf16 *out, float *lse, const bf16 *qkv, int length, int NH, int NKV, int t0,
                               float scale) {
     using tile = forward_tile<HS>;
     constexpr int M = tile::M, STEP = tile::STEP;
@@ -279,8 +283,8 @@ __global__ void __launch_bounds__(THREADS, 2)
     bf16 *queries = shared;                               /* (ROWS,HS) */
     bf16 *keys = queries + tile_elements<HS>(tile::ROWS); /* (2,STEP,HS) */
     bf16 *values = keys + 2 * tile_elements<HS>(STEP);    /* (2,STEP,HS) */
-    head_place head = place_of_head((int)blockIdx.y, length, NH, HS);
-    const bf16 *q = qkv + head.qkv, *k = q + head.C, *v = k + head.C; /* (T,HS) each, rows 3C apart */
+    head_place head = place_of_head((int)blockIdx.y, length, NH, NKV, HS);
+    const bf16 *q = qkv + head.q, *k = qkv + head.k, *v = qkv + head.v; /* (T,HS) each */
     int first_query = t0 + (int)(gridDim.x - 1 - blockIdx.x) * tile::ROWS;
     int warp = (int)threadIdx.x / WARP_SIZE, first_row = first_query + warp * 16 * M; /* of this warp */
     int steps = (min(first_query + tile::ROWS, length) - 1) / STEP + 1;
@@ -365,7 +369,8 @@ DEVICE_INLINE void dot_rows(float (&D)[M][2], const bf16 *dout_tile, const bf16 
 template <int HS>
 __global__ void __launch_bounds__(THREADS, 2)
     attn_backward_dq_flash_kernel(bf16 *dqkv, float *D_out, const bf16 *dout, const bf16 *out,
-                                  const float *lse, const bf16 *qkv, int length, int NH, float scale) {
+                                  const float *lse, const bf16 *qkv, int length, int NH, int NKV,
+                                  float scale) {
     using tile = dq_tile<HS>;
     constexpr int M = tile::M, STEP = tile::STEP;
     DYNAMIC_SHARED(bf16, shared);
@@ -373,8 +378,8 @@ __global__ void __launch_bounds__(THREADS, 2)
     bf16 *douts = queries + tile_elements<HS>(tile::ROWS); /* (ROWS,HS) */
     bf16 *keys = douts + tile_elements<HS>(tile::ROWS);    /* (2,STEP,HS) */
     bf16 *values = keys + 2 * tile_elements<HS>(STEP);     /* (2,STEP,HS) */
-    head_place head = place_of_head((int)blockIdx.y, length, NH, HS);
-    const bf16 *q = qkv + head.qkv, *k = q + head.C, *v = k + head.C; /* (T,HS) each, rows 3C apart */
+    head_place head = place_of_head((int)blockIdx.y, length, NH, NKV, HS);
+    const bf16 *q = qkv + head.q, *k = qkv + head.k, *v = qkv + head.v; /* (T,HS) each */
     int first_query = (int)(gridDim.x - 1 - blockIdx.x) * tile::ROWS;
     int warp = (int)threadIdx.x / WARP_SIZE, first_row = first_query + warp * 16 * M; /* of this warp */
     int steps = (min(first_query + tile::ROWS, length) - 1) / STEP + 1;
@@ -443,7 +448,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
             for (int i = 0; i < 4; i++) dq[m][n][i] *= scale;
     }
-    store_rows<HS, M>(dqkv + head.qkv, head.stride, first_row, length, dq,
+    store_rows<HS, M>(dqkv + head.q, head.stride, first_row, length, dq,
                       queries + tile_elements<HS>(warp * 16 * M));
 }
 
@@ -460,11 +465,12 @@ DEVICE_INLINE query_statistic load_statistic(const float *lse, const float *D, i
     return s;
 }
 
-/* Grid: tiles of keys (the first ones, which most queries see, first), heads of all batches. */
+/* Grid: tiles of keys (the first ones, which most queries see, first), heads of keys of all batches. A block walks
+ * the tiles of queries of one query head, then of the next that shares the keys. */
 template <int HS>
 __global__ void __launch_bounds__(THREADS, 2)
     attn_backward_dkv_flash_kernel(bf16 *dqkv, const bf16 *dout, const float *lse, const float *D,
-                                   const bf16 *qkv, int length, int NH, float scale) {
+                                   const bf16 *qkv, int length, int NH, int NKV, float scale) {
     using tile = dkv_tile<HS>;
     constexpr int M = tile::M, STEP = tile::STEP;
     static_assert(STEP <= THREADS, "a thread fetches the statistic of one query");
@@ -474,45 +480,47 @@ __global__ void __launch_bounds__(THREADS, 2)
     bf16 *values = keys + tile_elements<HS>(tile::ROWS);    /* (ROWS,HS) */
     bf16 *queries = values + tile_elements<HS>(tile::ROWS); /* (2,STEP,HS) */
     bf16 *douts = queries + 2 * tile_elements<HS>(STEP);    /* (2,STEP,HS) */
-    head_place head = place_of_head((int)blockIdx.y, length, NH, HS);
-    const bf16 *q = qkv + head.qkv, *k = q + head.C, *v = k + head.C; /* (T,HS) each, rows 3C apart */
-    const bf16 *d = dout + head.out;                                  /* (T,HS), rows C apart */
+    int group = NH / NKV; /* query heads, of which blockIdx.y * group is the first */
+    head_place head = place_of_head((int)blockIdx.y * group, length, NH, NKV, HS);
+    const bf16 *k = qkv + head.k, *v = qkv + head.v; /* (T,HS) each */
+    /* of the query head that is copied: (T,HS) each, and T statistics */
+    const bf16 *q = qkv + head.q, *d = dout + head.out;
     const float *lse_head = lse + head.statistic, *D_head = D + head.statistic;
     int tid = (int)threadIdx.x, warp = tid / WARP_SIZE;
     int first_key = (int)blockIdx.x * tile::ROWS, first_row = first_key + warp * 16 * M; /* of this warp */
-    int first_step = first_key / STEP, steps = (length - 1) / STEP + 1;
+    int first_step = first_key / STEP, steps = (length - 1) / STEP + 1, turns = group * (steps - first_step);
 
     copy_tile<HS, tile::ROWS>(keys, k, head.stride, first_key, length);
     copy_tile<HS, tile::ROWS>(values, v, head.stride, first_key, length);
-    copy_tile<HS, STEP>(queries + first_step % 2 * tile_elements<HS>(STEP), q, head.stride, first_step * STEP,
-                        length);
-    copy_tile<HS, STEP>(douts + first_step % 2 * tile_elements<HS>(STEP), d, head.C, first_step * STEP,
-                        length);
+    copy_tile<HS, STEP>(queries, q, head.stride, first_step * STEP, length);
+    copy_tile<HS, STEP>(douts, d, head.C, first_step * STEP, length);
     cp_async_commit();
-    if (tid < STEP)
-        statistics[first_step % 2][tid] = load_statistic(lse_head, D_head, first_step * STEP + tid, length);
+    if (tid < STEP) statistics[0][tid] = load_statistic(lse_head, D_head, first_step * STEP + tid, length);
 
     own_rows<HS, M, tile::RESIDENT> own_key(keys, warp * 16 * M), own_value(values, warp * 16 * M);
     accumulator<M, HS> dk, dv;
     clear<M, HS>(dk);
     clear<M, HS>(dv);
 
-    for (int step = first_step; step < steps; step++) {
-        int first_query = step * STEP;
-        const bf16 *query_tile = queries + step % 2 * tile_elements<HS>(STEP);
-        const bf16 *dout_tile = douts + step % 2 * tile_elements<HS>(STEP);
+    for (int turn = 0, first_query = first_step * STEP; turn < turns; turn++) {
+        const bf16 *query_tile = queries + turn % 2 * tile_elements<HS>(STEP);
+        const bf16 *dout_tile = douts + turn % 2 * tile_elements<HS>(STEP);
+        int next_query = first_query + STEP;
+        if (next_query >= length) { /* the next query head */
+            next_query = first_step * STEP;
+            q += HS, d += HS, lse_head += length, D_head += length;
+        }
         query_statistic next_statistic = {};
         cp_async_wait<0>();
         __syncthreads(); /* this step's tiles are there, and nobody reads those of the step before */
-        if (step + 1 < steps) {
-            int next = (step + 1) % 2 * tile_elements<HS>(STEP);
-            copy_tile<HS, STEP>(queries + next, q, head.stride, first_query + STEP, length);
-            copy_tile<HS, STEP>(douts + next, d, head.C, first_query + STEP, length);
+        if (turn + 1 < turns) {
+            int next = (turn + 1) % 2 * tile_elements<HS>(STEP);
+            copy_tile<HS, STEP>(queries + next, q, head.stride, next_query, length);
+            copy_tile<HS, STEP>(douts + next, d, head.C, next_query, length);
             cp_async_commit();
-            if (tid < STEP)
-                next_statistic = load_statistic(lse_head, D_head, first_query + STEP + tid, length);
+            if (tid < STEP) next_statistic = load_statistic(lse_head, D_head, next_query + tid, length);
         }
-        if (step == first_step) {
+        if (turn == 0) {
             own_key.open();
             own_value.open();
         }
@@ -525,7 +533,7 @@ __global__ void __launch_bounds__(THREADS, 2)
             for (int n = 0; n < STEP / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    query_statistic statistic = statistics[step % 2][column_of(n, i)];
+                    query_statistic statistic = statistics[turn % 2][column_of(n, i)];
 #pragma unroll
                     for (int m = 0; m < M; m++)
 #pragma unroll
@@ -540,7 +548,8 @@ __global__ void __launch_bounds__(THREADS, 2)
             multiply_add<HS, M, STEP>(dv, p, dout_tile);
             multiply_add<HS, M, STEP>(dk, ds, query_tile);
         }
-        if (step + 1 < steps && tid < STEP) statistics[(step + 1) % 2][tid] = next_statistic;
+        if (turn + 1 < turns && tid < STEP) statistics[(turn + 1) % 2][tid] = next_statistic;
+        first_query = next_query;
     }
 
 #pragma unroll
@@ -550,9 +559,10 @@ __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
             for (int i = 0; i < 4; i++) dk[m][n][i] *= scale;
     /* the warp is the only reader of its rows of `keys` and `values` */
-    bf16 *dk_rows = dqkv + head.qkv + head.C, *dv_rows = dk_rows + head.C;
-    store_rows<HS, M>(dk_rows, head.stride, first_row, length, dk, keys + tile_elements<HS>(warp * 16 * M));
-    store_rows<HS, M>(dv_rows, head.stride, first_row, length, dv, values + tile_elements<HS>(warp * 16 * M));
+    store_rows<HS, M>(dqkv + head.k, head.stride, first_row, length, dk,
+                      keys + tile_elements<HS>(warp * 16 * M));
+    store_rows<HS, M>(dqkv + head.v, head.stride, first_row, length, dv,
+                      values + tile_elements<HS>(warp * 16 * M));
 }
 
 /* --- launchers --- */
@@ -587,12 +597,12 @@ template <class F> static void with_head_size(int64_t HS, F f) {
 }
 
 int64_t attn_forward_flash_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
-                                int t0) {
+                                int NKV, int t0) {
     return flash_takes(out, qkv, NH) ? 0 : OP_UNSUPPORTED;
 }
 
 void attn_forward_flash(const struct op_env *env, struct tensor *out, struct tensor *lse,
-                        const struct tensor *qkv, int NH, int t0) {
+                        const struct tensor *qkv, int NH, int NKV, int t0) {
     int64_t length = out->dim[1];
     unsigned heads = (unsigned)(out->dim[0] * NH);
     with_head_size(out->dim[2] / NH, [&](auto head_size) {
@@ -601,19 +611,19 @@ void attn_forward_flash(const struct op_env *env, struct tensor *out, struct ten
         size_t smem = sizeof(bf16) * (tile_elements<HS>(tile::ROWS) + 4 * tile_elements<HS>(tile::STEP));
         launch({{grid_size(length - t0, tile::ROWS), heads}, THREADS, smem, env->stream},
                attn_forward_flash_kernel<HS>, data_of<bf16>(out), f32(lse), data_of<bf16>(qkv), (int)length,
-               NH, t0, 1.0f / sqrtf((float)HS));
+               NH, NKV, t0, 1.0f / sqrtf((float)HS));
     });
 }
 
 int64_t attn_backward_flash_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
-                                 const struct tensor *lse, const struct tensor *qkv, int NH) {
+                                 const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
     bool takes = flash_takes(out, qkv, NH) && starts_on_vector(dqkv, dout);
     return takes ? tensor_count(lse) * (int64_t)sizeof(float) : OP_UNSUPPORTED;
 }
 
 void attn_backward_flash(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
-                         const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
-                         int NH) {
+                         const struct tensor *out, const struct tensor *lse, const struct tensor *qkv, int NH,
+                         int NKV) {
     int64_t length = out->dim[1];
     unsigned heads = (unsigned)(out->dim[0] * NH);
     float *D = (float *)env->scratch; /* (B,NH,T) */
@@ -627,9 +637,9 @@ void attn_backward_flash(const struct op_env *env, struct tensor *dqkv, const st
             sizeof(bf16) * (2 * tile_elements<HS>(dkv::ROWS) + 4 * tile_elements<HS>(dkv::STEP));
         launch({{grid_size(length, dq::ROWS), heads}, THREADS, smem_dq, env->stream},
                attn_backward_dq_flash_kernel<HS>, data_of<bf16>(dqkv), D, data_of<bf16>(dout),
-               data_of<bf16>(out), f32(lse), data_of<bf16>(qkv), (int)length, NH, scale);
-        launch({{grid_size(length, dkv::ROWS), heads}, THREADS, smem_dkv, env->stream},
+               data_of<bf16>(out), f32(lse), data_of<bf16>(qkv), (int)length, NH, NKV, scale);
+        launch({{grid_size(length, dkv::ROWS), heads / (unsigned)(NH / NKV)}, THREADS, smem_dkv, env->stream},
                attn_backward_dkv_flash_kernel<HS>, data_of<bf16>(dqkv), data_of<bf16>(dout), f32(lse), D,
-               data_of<bf16>(qkv), (int)length, NH, scale);
+               data_of<bf16>(qkv), (int)length, NH, NKV, scale);
     });
 }

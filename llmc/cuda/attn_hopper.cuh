@@ -91,11 +91,10 @@ static inline unsigned blocks_of(const tile_list &list) {
 }
 
 /* Operands that the kernels take; the number of a tile is an int. */
-static inline bool hopper_takes(const struct tensor *out, const struct tensor *qkv, int NH) {
+static inline bool hopper_takes(const struct tensor *out, const struct tensor *qkv, int NH, int NKV) {
     int64_t HS = out->dim[2] / NH;
-    return out->dtype == DTYPE_BF16 && qkv->dtype == DTYPE_BF16 && (HS == 64 || HS == 128) &&
-           starts_on_vector(out, qkv) && out->dim[1] < (1 << 24) &&
-           ceil_div(out->dim[1], ROWS) * out->dim[0] * NH < (1 << 30);
+    return NKV == NH && out->dtype == DTYPE_BF16 && (HS == 64 || HS == 128) && starts_on_vector(out, qkv) &&
+           out->dim[1] < (1 << 24) && ceil_div(out->dim[1], ROWS) * out->dim[0] * NH < (1 << 30);
 }
 
 /* --- the ring --- */

@@ -352,8 +352,8 @@ __global__ void __launch_bounds__(THREADS, 1)
 static int64_t padded_length(const struct tensor *out) { return round_up(out->dim[1], ROWS); }
 
 int64_t attn_backward_hopper_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
-                                  const struct tensor *lse, const struct tensor *qkv, int NH) {
-    bool takes = hopper_takes(out, qkv, NH) && starts_on_vector(dqkv, dout);
+                                  const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
+    bool takes = hopper_takes(out, qkv, NH, NKV) && starts_on_vector(dqkv, dout);
     return takes ? out->dim[0] * NH * padded_length(out) * (int64_t)sizeof(query_statistic) : OP_UNSUPPORTED;
 }
 
@@ -376,7 +376,7 @@ static void backward(const struct op_env *env, struct tensor *dqkv, const struct
 
 void attn_backward_hopper(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
                           const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
-                          int NH) {
+                          int NH, int NKV) {
     if (out->dim[2] / NH == 64)
         backward<64>(env, dqkv, dout, out, lse, qkv, NH);
     else

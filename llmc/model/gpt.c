@@ -127,7 +127,7 @@ static void attn_half_forward(struct gpt *g, int64_t l, const struct span *s) {
 
     linear_forward(g, &qkv, NULL, &ln1, P_QKV_W, P_QKV_B, l, ACT_NONE);
     rotate(g, &qkv_T, s->t0, false);
-    attn_forward(g->ctx, &attn_T, &lse_T, &qkv_T, (int)g->config.heads, (int)s->t0);
+    attn_forward(g->ctx, &attn_T, &lse_T, &qkv_T, (int)g->config.heads, (int)g->config.kv_heads, (int)s->t0);
     linear_forward(g, &branch, NULL, &attn, P_PROJ_W, P_PROJ_B, l, ACT_NONE);
     norm(g, LN2, l, &inp, &mid, &branch, s);
 }
@@ -141,7 +141,7 @@ static void attn_half_backward(struct gpt *g, int64_t l, const struct span *s, b
     struct tensor inp = residual_in(g, l, s); /* (B,T,C) */
 
     linear_backward(g, &dattn, &dresid, &attn, P_PROJ_W, P_PROJ_B, l, NULL, accumulate);
-    attn_backward(g->ctx, &dqkv, &dattn, &attn, &lse, &qkv, (int)g->config.heads);
+    attn_backward(g->ctx, &dqkv, &dattn, &attn, &lse, &qkv, (int)g->config.heads, (int)g->config.kv_heads);
     rotate(g, &dqkv, 0, true);
     linear_backward(g, &dbranch, &dqkv, &ln1, P_QKV_W, P_QKV_B, l, NULL, accumulate);
     norm_back(g, LN1, l, false, &dbranch, &inp);

@@ -354,13 +354,15 @@ void glu_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dou
 /* --- attn --- */
 
 static void want_attn(const struct ctx *ctx, const char *op, const struct tensor *out,
-                      const struct tensor *lse, const struct tensor *qkv, int NH) {
-    check(out->rank == 3 && qkv->rank == 3, "%s: %s and %s should be (B,T,C) and (B,T,3C)", op,
+                      const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
+    check(out->rank == 3 && qkv->rank == 3, "%s: %s and %s should be (B,T,NH*HS) and (B,T,(NH+2*NKV)*HS)", op,
           tensor_text(out), tensor_text(qkv));
-    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
-    check(NH > 0 && C % NH == 0, "%s: %d heads do not divide %s", op, NH, tensor_text(out));
-    check(qkv->dim[0] == B && qkv->dim[1] == T && qkv->dim[2] == 3 * C, "%s: %s does not belong to %s", op,
-          tensor_text(qkv), tensor_text(out));
+    int64_t B = out->dim[0], T = out->dim[1], width = out->dim[2];
+    check(NH > 0 && width % NH == 0, "%s: %d heads do not divide %s", op, NH, tensor_text(out));
+    check(NKV > 0 && NH % NKV == 0, "%s: %d heads of keys do not divide %d heads of queries", op, NKV, NH);
+    check(qkv->dim[0] == B && qkv->dim[1] == T && qkv->dim[2] == width / NH * (NH + 2 * NKV),
+          "%s: %s does not belong to %s with %d heads, of keys and values %d", op, tensor_text(qkv),
+          tensor_text(out), NH, NKV);
     want_count(op, lse, B * NH * T);
     want_dtype(op, lse, DTYPE_F32);
     WANT_ALIKE(ctx, op, qkv, out);
@@ -371,24 +373,24 @@ static void want_attn(const struct ctx *ctx, const char *op, const struct tensor
 static double causal_pairs(int64_t t0, int64_t T) { return 0.5 * (double)(T - t0) * (double)(T + t0 + 1); }
 
 void attn_forward(struct ctx *ctx, struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
-                  int t0) {
-    want_attn(ctx, "attn_forward", out, lse, qkv, NH);
-    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
+                  int NKV, int t0) {
+    want_attn(ctx, "attn_forward", out, lse, qkv, NH, NKV);
+    int64_t B = out->dim[0], T = out->dim[1], width = out->dim[2];
     check(t0 >= 0 && t0 < T, "attn_forward: first row %d is outside %s", t0, tensor_text(out));
-    DISPATCH(ctx, attn_forward, 4.0 * (double)(B * C) * causal_pairs(t0, T), BYTES(out, qkv, lse), out, lse,
-             qkv, NH, t0);
+    DISPATCH(ctx, attn_forward, 4.0 * (double)(B * width) * causal_pairs(t0, T), BYTES(out, qkv, lse), out,
+             lse, qkv, NH, NKV, t0);
 }
 
 void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
-                   const struct tensor *lse, const struct tensor *qkv, int NH) {
-    want_attn(ctx, "attn_backward", out, lse, qkv, NH);
+                   const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
+    want_attn(ctx, "attn_backward", out, lse, qkv, NH, NKV);
     check(tensor_same_shape(dqkv, qkv), "attn_backward: %s is unlike %s", tensor_text(dqkv),
           tensor_text(qkv));
     want("attn_backward", dout, tensor_rows(out), tensor_cols(out));
     WANT_ALIKE(ctx, "attn_backward", qkv, dout, dqkv);
-    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
-    DISPATCH(ctx, attn_backward, 10.0 * (double)(B * C) * causal_pairs(0, T),
-             BYTES(dqkv, dout, out, lse, qkv), dqkv, dout, out, lse, qkv, NH);
+    int64_t B = out->dim[0], T = out->dim[1], width = out->dim[2];
+    DISPATCH(ctx, attn_backward, 10.0 * (double)(B * width) * causal_pairs(0, T),
+             BYTES(dqkv, dout, out, lse, qkv), dqkv, dout, out, lse, qkv, NH, NKV);
 }
 
 /* --- rope --- */

@@ -169,27 +169,30 @@ LLMC_OP(glu_backward, struct tensor *dinp, /* (N,2F) = */
         const struct tensor *inp,          /* (N,2F) */
         enum activation act);
 
-/* --- attn: causal multi-head attention --- */
+/* --- attn: causal attention with several heads --- */
 
-/* Per (b, head h), with q,k,v the h-th HS columns of the three thirds of qkv and scale = 1/sqrt(HS):
+/* A row of qkv is NH heads of queries, NKV of keys and NKV of values, of HS columns each; out has NH heads. NH/NKV
+ * query heads share a head of keys and values: with NKV < NH this is grouped-query attention (Ainslie et al.
+ * 2023, arXiv 2305.13245). Per (b, query head h), with q = head h, k and v = head h/(NH/NKV), scale = 1/sqrt(HS):
  *   S[t,s] = scale * q[t].k[s] for s <= t;  P = softmax of each row;  out[t] = sum_s P[t,s] v[s]
  *   lse[t] = log sum_s exp(S[t,s])  - all that backward needs of the softmax (Dao 2022, arXiv 2205.14135)
  * Only rows t in [t0, T) are computed; keys and values come from all rows of qkv, which thereby serves as the
  * cache of a generation step. Training has t0 = 0. */
-LLMC_OP(attn_forward, struct tensor *out, /* (B,T,C) =, rows t >= t0 */
+LLMC_OP(attn_forward, struct tensor *out, /* (B,T,NH*HS) =, rows t >= t0 */
         struct tensor *lse,               /* (B,NH,T) fp32 =, rows t >= t0 */
-        const struct tensor *qkv,         /* (B,T,3C) */
-        int NH,                           /* heads; C % NH == 0 */
+        const struct tensor *qkv,         /* (B,T,(NH+2*NKV)*HS) */
+        int NH, int NKV,                  /* NH % NKV == 0 */
         int t0);
 
 /* With D[t] = out[t].dout[t], P = exp(S - lse):
- *   dv[s] = sum_t P[t,s] dout[t];  dS = P * (dout v^T - D);  dq = scale * dS k;  dk = scale * dS^T q */
-LLMC_OP(attn_backward, struct tensor *dqkv, /* (B,T,3C) = */
-        const struct tensor *dout,          /* (B,T,C) */
-        const struct tensor *out,           /* (B,T,C) */
+ *   dv[s] = sum_t P[t,s] dout[t];  dS = P * (dout v^T - D);  dq = scale * dS k;  dk = scale * dS^T q
+ * where dk and dv are also sums over the query heads that share the head. */
+LLMC_OP(attn_backward, struct tensor *dqkv, /* (B,T,(NH+2*NKV)*HS) = */
+        const struct tensor *dout,          /* (B,T,NH*HS) */
+        const struct tensor *out,           /* (B,T,NH*HS) */
         const struct tensor *lse,           /* (B,NH,T) fp32 */
-        const struct tensor *qkv,           /* (B,T,3C) */
-        int NH);
+        const struct tensor *qkv,           /* (B,T,(NH+2*NKV)*HS) */
+        int NH, int NKV);
 
 /* --- rope: rotary position embedding (Su et al. 2021, arXiv 2104.09864) --- */
 

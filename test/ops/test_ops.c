@@ -238,8 +238,8 @@ static void test_golden_attn(void **state) {
         struct tensor *out = golden_result(&g, "out", NAN), *lse = golden_result(&g, "lse", NAN),
                       *dqkv = golden_result(&g, "dqkv", NAN);
         int NH = (int)golden_number(&g, "NH");
-        attn_forward(ctx_of(state), out, lse, qkv, NH, 0);
-        attn_backward(ctx_of(state), dqkv, dout, out, lse, qkv, NH);
+        attn_forward(ctx_of(state), out, lse, qkv, NH, NH, 0);
+        attn_backward(ctx_of(state), dqkv, dout, out, lse, qkv, NH, NH);
         golden_compare(&g, out, 1e-5);
         golden_compare(&g, lse, 1e-5);
         /* one_hot: dk is q = 2000 times dP - D, which should vanish but keeps the rounding of dP, half an ulp
@@ -346,11 +346,11 @@ static void test_attention_spans(void **state) {
         o[k] = tensor_make("out", DTYPE_F32, out[k], 1, T, C, 0);
         l[k] = tensor_make("lse", DTYPE_F32, lse[k], 1, NH, T, 0);
     }
-    attn_forward(ctx_of(state), &o[0], &l[0], &q, NH, 0);
+    attn_forward(ctx_of(state), &o[0], &l[0], &q, NH, NH, 0);
     for (int t0 = 0; t0 < T; t0++) {
         memset(out[1], 0, T * C * sizeof(float));
         memset(lse[1], 0, T * NH * sizeof(float));
-        attn_forward(ctx_of(state), &o[1], &l[1], &q, NH, t0);
+        attn_forward(ctx_of(state), &o[1], &l[1], &q, NH, NH, t0);
         for (int64_t i = 0; i < T * C; i++) {
             double want = i / C < t0 ? 0.0 : (double)out[0][i];
             if (!(fabs((double)out[1][i] - want) <= 1e-6))
@@ -366,6 +366,51 @@ static void test_attention_spans(void **state) {
         free(lse[k]);
     }
     free(qkv);
+}
+
+/* Query heads that share keys and values are heads with copies of these, to the bit; and the gradient of what
+ * they share is the sum of the copies' gradients. */
+static void test_grouped_attention(void **state) {
+    enum { B = 2, T = 21, NH = 6, NKV = 2, HS = 5, WIDTH = (NH + 2 * NKV) * HS, WIDE = 3 * NH * HS };
+    static float qkv[B * T * WIDTH], wide[B * T * WIDE], dqkv[2][B * T * WIDE], out[2][B * T * NH * HS],
+        dout[B * T * NH * HS], lse[2][B * NH * T];
+    for (int i = 0; i < B * T * WIDTH; i++)
+        qkv[i] = (float)(4.0 * rng_uniform(6, RNG_TEST, (uint64_t)i) - 2.0);
+    for (int i = 0; i < B * T * NH * HS; i++)
+        dout[i] = (float)(4.0 * rng_uniform(7, RNG_TEST, (uint64_t)i) - 2.0);
+    for (int row = 0; row < B * T; row++)
+        for (int h = 0; h < 3 * NH; h++) { /* queries, keys, values */
+            int from = h < NH ? h : NH + (h / NH - 1) * NKV + h % NH / (NH / NKV);
+            memcpy(wide + row * WIDE + h * HS, qkv + row * WIDTH + from * HS, HS * sizeof *qkv);
+        }
+    struct tensor d = tensor_make("dout", DTYPE_F32, dout, B, T, NH * HS, 0);
+    for (int k = 0; k < 2; k++) {
+        int heads = k ? NH : NKV, width = k ? WIDE : WIDTH;
+        struct tensor q = tensor_make("qkv", DTYPE_F32, k ? wide : qkv, B, T, width, 0);
+        struct tensor o = tensor_make("out", DTYPE_F32, out[k], B, T, NH * HS, 0);
+        struct tensor l = tensor_make("lse", DTYPE_F32, lse[k], B, NH, T, 0);
+        struct tensor dq = tensor_make("dqkv", DTYPE_F32, dqkv[k], B, T, width, 0);
+        attn_forward(ctx_of(state), &o, &l, &q, NH, heads, 0);
+        attn_backward(ctx_of(state), &dq, &d, &o, &l, &q, NH, heads);
+    }
+    assert_memory_equal(out[0], out[1], sizeof out[0]);
+    assert_memory_equal(lse[0], lse[1], sizeof lse[0]);
+    for (int row = 0; row < B * T; row++) {
+        const float *shared = dqkv[0] + row * WIDTH, *copies = dqkv[1] + row * WIDE;
+        assert_memory_equal(shared, copies, NH * HS * sizeof *shared);
+        for (int h = 0; h < 2 * NKV; h++)
+            for (int c = 0; c < HS; c++) {
+                double sum = 0.0, size = 0.0;
+                for (int i = 0; i < NH / NKV; i++) {
+                    double copy = (double)copies[(NH + h * (NH / NKV) + i) * HS + c];
+                    sum += copy;
+                    size += fabs(copy);
+                }
+                if (!(fabs((double)shared[(NH + h) * HS + c] - sum) <= 1e-5 * (size + 1.0)))
+                    fail_msg("row %d, head %d, column %d: %g, not %g", row, h, c,
+                             (double)shared[(NH + h) * HS + c], sum);
+            }
+    }
 }
 
 static void test_fused_residual_norm_has_the_same_bits(void **state) {
@@ -566,6 +611,7 @@ static void test_numbers_that_do_not_fit(void **state) {
     refuse_forward(ctx_of(state), OP_embed_forward, 5, -1, "positions -1..4 are beyond");
     refuse_forward(ctx_of(state), OP_attn_forward, 2, 4, "4 heads do not divide");
     refuse_forward(ctx_of(state), OP_attn_forward, 2, 0, "0 heads do not divide");
+    refuse_forward(ctx_of(state), OP_attn_forward, 5, 4, "4 heads of keys do not divide 2 heads of queries");
     refuse_forward(ctx_of(state), OP_attn_forward, 4, 5, "first row 5 is outside out (2,5,6)");
     refuse_forward(ctx_of(state), OP_attn_forward, 4, -1, "first row -1 is outside");
     refuse_forward(ctx_of(state), OP_loss_forward, 1, 41, "vocabulary 41 does not fit logits (5,40)");
@@ -586,6 +632,7 @@ int main(void) {
         CPU_TEST(test_golden_embed),
         CPU_TEST(test_additive_outputs),
         CPU_TEST(test_attention_spans),
+        CPU_TEST(test_grouped_attention),
         CPU_TEST(test_fused_residual_norm_has_the_same_bits),
         CPU_TEST(test_threads_change_no_bit),
         CPU_TEST(test_variants_made_for_one_device),

@@ -138,6 +138,8 @@ static const struct shape shapes[] = {
     {OP_glu_backward, "silu, vectors", {ROWS, 256}, NULL},
     {OP_attn_forward, "head 64, two tiles", {1, 256, 2, 64, 0}, NULL},
     {OP_attn_backward, "head 64, two tiles", {1, 256, 2, 64, 0}, NULL},
+    {OP_attn_forward, "grouped, head 64", {1, 256, 4, 64, 0, 2}, NULL},
+    {OP_attn_backward, "grouped, head 64", {1, 256, 4, 64, 0, 2}, NULL},
     {OP_rope, "head 64", {1, 48, 4, 2, 64, 16}, NULL},
     {OP_loss_forward, "odd", {6, 50257, 50304}, NULL},
     {OP_adamw, "master", {40000, 5}, NULL},
@@ -179,6 +181,8 @@ static const struct exception {
     {OP_attn_backward, NULL, "qkv", NULL, 3.5, false,
      "a pass for dk and dv and one for dq, each with the other side by tiles of 64 or 128"},
     {OP_attn_backward, NULL, "dout", NULL, 3.5, false, "as qkv"},
+    {OP_attn_forward, "grouped, head 64", "qkv", NULL, 2, false, "and by each of the two heads that share k and v"},
+    {OP_attn_backward, "grouped, head 64", "qkv", NULL, 4.75, false, "and k and v by each of two heads"},
 };
 
 static const struct exception *exception_for(const struct shape *s, const char *operand,
