@@ -1,0 +1,64 @@
+#include "llmc/cli/prompt.h"
+
+#include "llmc/format/checkpoint.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define C struct sampling_config
+const struct option_row sampling_rows[SAMPLING_ROWS] = {
+    OPT_REAL(C, temperature, "temperature", "0.8", 0, 100, "X",
+             "randomness of the choice; 0: always the most probable token", 0),
+    OPT_SIZE(C, top_k, "top-k", "0", 0, 1e9, "K", "choose among the K most probable tokens only (0: all)", 0),
+    OPT_REAL(C, top_p, "top-p", "1", 0, 1, "P",
+             "choose among the most probable tokens whose probabilities add up to P", OPTION_ABOVE_MIN),
+    OPT_INT(C, seed, "seed", "1", 0, INFINITY, "N", "the same seed gives the same text", 0),
+};
+#undef C
+
+struct sampler_options sampling_options(const struct sampling_config *c, int64_t index) {
+    return (struct sampler_options){c->temperature, c->top_k, c->top_p, (uint64_t)(c->seed + index)};
+}
+
+char *read_prompt(const char *prompt) {
+    if (strcmp(prompt, "-") != 0) return xstrdup(prompt);
+    size_t size = 0, capacity = 4096;
+    char *text = (char *)xmalloc(capacity);
+    for (size_t n; (n = fread(text + size, 1, capacity - size - 1, stdin)) > 0;) {
+        size += n;
+        if (size + 1 == capacity) text = (char *)xrealloc(text, capacity *= 2);
+    }
+    text[size] = '\0';
+    return text;
+}
+
+struct tokenizer *open_prompt_tokenizer(const char *path, const char *directory, const char *prompt,
+                                        int64_t V) {
+    struct error err = {""};
+    struct tokenizer *t = path ? tokenizer_load(path, &err) : checkpoint_load_tokenizer(directory, &err);
+    check(t || !err.message[0], "%s", err.message);
+    if (!t) {
+        check(!prompt[0], "%s has no tokenizer.json: --tokenizer must name one for the --prompt", directory);
+        warn("%s has no tokenizer.json: token ids stand for text (--tokenizer PATH names one)", directory);
+    }
+    check(!t || tokenizer_vocab_size(t) <= V, "the tokenizer has %d tokens, the model only %" PRId64,
+          t ? tokenizer_vocab_size(t) : 0, V);
+    return t;
+}
+
+struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const char *prompt, int64_t vocab_size) {
+    struct token_buffer ids = {0};
+    int64_t end_of_text = tokenizer ? tokenizer_end_of_text(tokenizer) : vocab_size - 1;
+    if (end_of_text >= 0) {
+        token_buffer_reserve(&ids, 1);
+        ids.ids[ids.count++] = (uint32_t)end_of_text;
+    }
+    if (prompt[0])
+        check(tokenizer_encode_special(tokenizer, prompt, (int64_t)strlen(prompt), &ids) >= 0,
+              "cannot encode the prompt");
+    check(ids.count > 0, "the tokenizer has no <|endoftext|> token to start from: give a --prompt");
+    return ids;
+}

@@ -1,0 +1,33 @@
+/* What the commands that begin with a prompt have in common: its tokens, and how the next token is chosen. */
+#ifndef LLMC_PROMPT_H
+#define LLMC_PROMPT_H
+
+#include "llmc/base/options.h"
+#include "llmc/model/sampler.h"
+
+struct sampling_config {
+    double temperature, top_p;
+    int64_t top_k, seed;
+};
+enum { SAMPLING_ROWS = 4 };
+extern const struct option_row sampling_rows[SAMPLING_ROWS];
+/* The options of a struct sampling_config at `offset` in the command's configuration. */
+#define SAMPLING_OPTION_GROUP(offset)                                                                        \
+    { "Choice of the next token", sampling_rows, SAMPLING_ROWS, 0, offset }
+
+/* Those of text `index`, whose seed is that much higher. */
+struct sampler_options sampling_options(const struct sampling_config *c, int64_t index);
+
+/* The text of a --prompt; "-" reads standard input. The caller frees. */
+char *read_prompt(const char *prompt);
+
+/* The tokenizer at `path`, or without one that of the model in `directory`. NULL if there is none, which a
+ * prompt does not allow. Dies if it has more tokens than the model (V). */
+struct tokenizer *open_prompt_tokenizer(const char *path, const char *directory, const char *prompt,
+                                        int64_t V);
+
+/* The tokens that a text continues: <|endoftext|>, which stands before every document in training, and the
+ * prompt. The caller frees. */
+struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const char *prompt, int64_t vocab_size);
+
+#endif
