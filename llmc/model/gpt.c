@@ -298,6 +298,12 @@ void gpt_all_logits(struct gpt *g) {
     logits_of_rows(g, &logits, 0, g->options.B * g->options.T);
 }
 
+void gpt_read_off(struct gpt *g, const struct tensor *resid) {
+    struct span whole = {0, g->options.T, true};
+    norm(g, LNF, 0, resid, NULL, NULL, &whole);
+    gpt_all_logits(g);
+}
+
 /* --- backward --- */
 
 /* Brings back what the forward pass of layer l left in memory that other layers have used since. */

@@ -41,6 +41,10 @@ void gpt_logits(struct gpt *gpt, int64_t position, float *host);
 /* Logits of all positions, (B*T,Vp), left in A_LOGITS; head_chunks must be 1. */
 void gpt_all_logits(struct gpt *gpt);
 
+/* The same for a residual stream (B,T,C) of any layer, as if the model ended there. A_LNF and its statistics become
+ * those of `resid`. */
+void gpt_read_off(struct gpt *gpt, const struct tensor *resid);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,0 +1,341 @@
+/* inspect() against the engine: what it says that a model did is worked out a second time, in double
+ * precision, from the model's parameters and activations, for every kind of model. */
+#include "test/test.h"
+
+#include "llmc/model/inspect.h"
+#include "llmc/model/sampler.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- a model of a kind, with no parameter left at 0 or 1 --- */
+
+enum { T = 11 };
+
+struct opened {
+    struct device *device;
+    struct ctx ctx;
+    struct gpt model, open; /* as `sample` has it; as inspect() has it */
+    struct inspection x;
+    int32_t tokens[T];
+};
+
+static const double temperatures[] = {0.5, 1.0, 2.0};
+
+static void open_model(struct opened *o, const struct gpt_config *config) {
+    o->device = device_open_cpu();
+    ctx_init(&o->ctx, o->device, &cpu_ops, false);
+    generator_create(&o->model, &o->ctx, config, DTYPE_F32, NULL);
+    gpt_init_weights(&o->model, 3);
+    for (int id = 0; id < PARAM_ROWS; id++)
+        for (int64_t l = 0; l < gpt_param_copies(&o->model.config, (enum param_id)id); l++) {
+            struct tensor t = gpt_param(&o->model, (enum param_id)id, l);
+            if (gpt_param_rows[id].rows == DIM_VP) t = tensor_slice_rows(&t, 0, config->vocab_size);
+            randn(&o->ctx, &t, gpt_param_rows[id].init == INIT_ONE ? 1.0f : 0.0f, 0.3f, 5,
+                  (uint64_t)(100 * id + l));
+        }
+    for (int t = 0; t < T; t++) o->tokens[t] = (int32_t)(t * t * 37 % config->vocab_size);
+    inspect_create(&o->open, &o->model, T);
+    inspect(&o->x, &o->open, o->tokens, config->vocab_size - 3, temperatures, ARRAY_LENGTH(temperatures));
+}
+
+static void close_model(struct opened *o) {
+    inspection_free(&o->x);
+    ctx_free(&o->ctx);
+    o->device->close(o->device);
+}
+
+static void assert_near(double got, double want, double tolerance, const char *what) {
+    if (!(fabs(got - want) <= tolerance)) fail_msg("%s: %.9g, not %.9g", what, got, want);
+}
+
+static const float *vector(const struct gpt *g, enum param_id id, int64_t l) {
+    if (!gpt_param_copies(&g->config, id)) return NULL;
+    struct tensor t = gpt_param(g, id, l);
+    return f32(&t);
+}
+
+/* --- the second computation --- */
+
+static float *activation(const struct gpt *g, enum act_id id, int64_t l) {
+    struct tensor t = gpt_act(g, id, l);
+    return f32(&t);
+}
+
+/* What head h of layer l writes for source s at full attention, (C). */
+static void head_write(const struct opened *o, int64_t l, int64_t h, int64_t s, double *out) {
+    const struct gpt_config *c = &o->open.config;
+    int64_t Q = c->heads * c->head_size, KV = c->kv_heads * c->head_size;
+    const float *proj = vector(&o->open, P_PROJ_W, l);
+    const float *v = activation(&o->open, A_QKV, l) + s * (Q + 2 * KV) + Q + KV +
+                     h / (c->heads / c->kv_heads) * c->head_size;
+    for (int64_t i = 0; i < c->channels; i++) {
+        out[i] = 0.0;
+        for (int64_t d = 0; d < c->head_size; d++)
+            out[i] += (double)proj[i * Q + h * c->head_size + d] * (double)v[d];
+    }
+}
+
+/* The direction of the target's logit, by its definition; and b . u. */
+static double direction(const struct opened *o, int64_t t, double *d) {
+    const struct gpt_config *c = &o->open.config;
+    const float *gain = vector(&o->open, P_LNF_W, 0), *bias = vector(&o->open, P_LNF_B, 0);
+    const float *u =
+        vector(&o->open, c->tied == SWITCH_ON ? P_WTE : P_LM_HEAD, 0) + o->x.target[t] * c->channels;
+    double mean = 0.0, constant = 0.0;
+    for (int64_t i = 0; i < c->channels; i++) {
+        d[i] = (double)gain[i] * (double)u[i];
+        mean += d[i] / (double)c->channels;
+        constant += bias ? (double)bias[i] * (double)u[i] : 0.0;
+    }
+    for (int64_t i = 0; i < c->channels && c->norm == NORM_LAYER; i++) d[i] -= mean;
+    return constant;
+}
+
+static void check_attention(const struct opened *o) {
+    const struct inspection *x = &o->x;
+    float P[T * T];
+    for (int64_t l = 0; l < x->L; l++)
+        for (int64_t h = 0; h < x->NH; h++) {
+            inspect_attention(x, l, h, P);
+            for (int64_t t = 0; t < T; t++) {
+                double sum = 0.0;
+                for (int64_t s = 0; s < T; s++) {
+                    assert_true(s <= t ? P[t * T + s] > 0.0f : P[t * T + s] == 0.0f);
+                    sum += (double)P[t * T + s];
+                }
+                assert_near(sum, 1.0, 1e-5, "sum of a row of attention");
+            }
+        }
+}
+
+/* What layer l does to token t, a second time: the branch of the attention, source by source, into
+ * `branch`. */
+static void check_heads(const struct opened *o, int64_t l, int64_t t, const double *d, double *branch) {
+    const struct inspection *x = &o->x;
+    const float *bias = vector(&o->open, P_PROJ_B, l);
+    double *one = (double *)xcalloc((size_t)x->C, sizeof *one), rstd = (double)x->rstd[t];
+    float P[T * T];
+    for (int64_t i = 0; i < x->C; i++) branch[i] = bias ? (double)bias[i] : 0.0;
+    for (int64_t h = 0; h < x->NH; h++) {
+        double of_head = 0.0;
+        inspect_attention(x, l, h, P);
+        for (int64_t s = 0; s <= t; s++) {
+            double norm = 0.0, p = (double)P[t * T + s], of_source = 0.0, claimed = 0.0;
+            head_write(o, l, h, s, one);
+            for (int64_t i = 0; i < x->C; i++) {
+                branch[i] += p * one[i];
+                of_source += rstd * p * one[i] * d[i];
+                norm += one[i] * one[i];
+            }
+            for (int64_t i = 0; i < x->HS; i++)
+                claimed += (double)x->v[((l * T + s) * x->NKV + h * x->NKV / x->NH) * x->HS + i] *
+                           (double)x->write[((l * T + t) * x->NH + h) * x->HS + i];
+            assert_near((double)x->value_norm[(l * x->NH + h) * T + s], sqrt(norm), 1e-4,
+                        "length of a value");
+            assert_near(rstd * p * claimed, of_source, 1e-4, "effect of a source");
+            of_head += of_source;
+        }
+        assert_near((double)x->head_effect[(l * T + t) * x->NH + h], of_head, 2e-4, "effect of a head");
+    }
+    free(one);
+}
+
+/* Adds both branches of layer l to the stream, and compares them with the engine's. */
+static void check_layer(const struct opened *o, int64_t l, int64_t t, const double *d, double *stream) {
+    const struct inspection *x = &o->x;
+    const struct gpt *g = &o->open;
+    int64_t C = x->C, F = g->config.ff;
+    const float *in = l ? activation(g, A_RESID_OUT, l - 1) : activation(g, A_EMBED, 0);
+    const float *mid = activation(g, A_RESID_MID, l), *act = activation(g, A_MLP_ACT, l) + t * F;
+    const float *proj = vector(g, P_FCPROJ_W, l), *bias = vector(g, P_FCPROJ_B, l);
+    double *branch = (double *)xcalloc((size_t)C, sizeof *branch), added = 0.0, mlp_added = 0.0, effect = 0.0;
+    check_heads(o, l, t, d, branch);
+    for (int64_t i = 0; i < C; i++) {
+        assert_near(branch[i], (double)mid[t * C + i] - (double)in[t * C + i], 1e-4, "attention branch");
+        double mlp = bias ? (double)bias[i] : 0.0;
+        for (int64_t k = 0; k < F; k++) mlp += (double)proj[i * F + k] * (double)act[k];
+        added += branch[i] * branch[i];
+        mlp_added += mlp * mlp;
+        effect += (double)x->rstd[t] * d[i] * mlp;
+        stream[i] += branch[i] + mlp;
+    }
+    const float *norms = x->norms + (l * T + t) * INSPECT_NORMS;
+    assert_near((double)norms[1], sqrt(added), 1e-3, "length of attention");
+    assert_near((double)norms[3], sqrt(mlp_added), 1e-3, "length of the MLP");
+    assert_near((double)x->mlp_effect[l * T + t], effect, 2e-4, "effect of the MLP");
+    free(branch);
+}
+
+/* Embedding and branches add up to the stream, and their effects to the logit. */
+static void check_stream(const struct opened *o) {
+    const struct inspection *x = &o->x;
+    const struct gpt *g = &o->open;
+    int64_t C = x->C;
+    double *stream = (double *)xcalloc((size_t)C, sizeof *stream),
+           *d = (double *)xcalloc((size_t)C, sizeof *d);
+    const float *wte = vector(g, P_WTE, 0), *wpe = vector(g, P_WPE, 0);
+    for (int64_t t = 0; t < T; t++) {
+        double constant = direction(o, t, d), token = 0.0, position = 0.0;
+        for (int64_t i = 0; i < C; i++) {
+            double of_token = (double)wte[x->tokens[t] * C + i],
+                   of_position = wpe ? (double)wpe[t * C + i] : 0.0;
+            token += (double)x->rstd[t] * d[i] * of_token;
+            position += (double)x->rstd[t] * d[i] * of_position;
+            stream[i] = of_token + of_position;
+        }
+        assert_near((double)x->constant_effect[t], constant, 1e-4, "effect of the norm's bias");
+        assert_near((double)x->token_effect[t], token, 1e-4, "effect of the token");
+        assert_near((double)x->position_effect[t], position, 1e-4, "effect of the position");
+        double logit = constant + token + position;
+        for (int64_t l = 0; l < x->L; l++) {
+            check_layer(o, l, t, d, stream);
+            logit += (double)x->bias_effect[l * T + t] + (double)x->mlp_effect[l * T + t];
+            for (int64_t h = 0; h < x->NH; h++) logit += (double)x->head_effect[(l * T + t) * x->NH + h];
+        }
+        const float *last = activation(g, A_RESID_OUT, x->L - 1) + t * C;
+        for (int64_t i = 0; i < C; i++) assert_near(stream[i], (double)last[i], 1e-3, "residual stream");
+        assert_near(logit, (double)x->target_logit[t], 1e-3, "sum of all effects");
+    }
+    free(stream);
+    free(d);
+}
+
+/* A read-off in double precision: the logits (V) of position t. */
+static void read_off(const struct opened *o, const float *resid, double *logits) {
+    const struct gpt_config *c = &o->open.config;
+    const float *gain = vector(&o->open, P_LNF_W, 0), *bias = vector(&o->open, P_LNF_B, 0);
+    const float *head = vector(&o->open, c->tied == SWITCH_ON ? P_WTE : P_LM_HEAD, 0);
+    int64_t C = c->channels;
+    double mean = 0.0, square = 0.0;
+    for (int64_t i = 0; i < C && c->norm == NORM_LAYER; i++) mean += (double)resid[i] / (double)C;
+    for (int64_t i = 0; i < C; i++)
+        square += ((double)resid[i] - mean) * ((double)resid[i] - mean) / (double)C;
+    double rstd = 1.0 / sqrt(square + c->norm_eps);
+    for (int64_t v = 0; v < o->x.V; v++) {
+        logits[v] = 0.0;
+        for (int64_t i = 0; i < C; i++)
+            logits[v] +=
+                (((double)resid[i] - mean) * rstd * (double)gain[i] + (bias ? (double)bias[i] : 0.0)) *
+                (double)head[v * C + i];
+    }
+}
+
+static void check_lenses(const struct opened *o) {
+    const struct inspection *x = &o->x;
+    double *logits = (double *)xcalloc((size_t)x->V, sizeof *logits);
+    for (int64_t depth = 0; depth <= x->L; depth++)
+        for (int64_t t = 0; t < T; t++) {
+            int64_t at = depth * T + t, ahead = 0;
+            double sum = 0.0, entropy = 0.0, target;
+            read_off(
+                o,
+                (depth ? activation(&o->open, A_RESID_OUT, depth - 1) : activation(&o->open, A_EMBED, 0)) +
+                    t * x->C,
+                logits);
+            target = logits[x->target[t]];
+            for (int64_t v = 0; v < x->V; v++) sum += exp(logits[v]);
+            for (int64_t v = 0; v < x->V; v++) {
+                double p = exp(logits[v]) / sum;
+                entropy -= p * log(p);
+                ahead += logits[v] > target + 1e-4;
+            }
+            assert_near((double)x->lens_target_p[at], exp(target) / sum, 1e-4, "probability of the target");
+            assert_near((double)x->lens_entropy[at], entropy, 1e-3, "entropy");
+            assert_near((double)x->lens_rank[at], (double)ahead + 1.0, 1.0, "rank of the target");
+            for (int64_t i = 0; i < INSPECT_TOP; i++) {
+                int32_t token = x->lens_token[at * INSPECT_TOP + i];
+                assert_in_range(token, 0, x->V - 1);
+                assert_near((double)x->lens_p[at * INSPECT_TOP + i], exp(logits[token]) / sum, 1e-4, "lens");
+                int64_t above = 0;
+                for (int64_t v = 0; v < x->V; v++) above += logits[v] > logits[token] + 1e-4;
+                assert_true(above <= i);
+                for (int64_t k = 0; k < i; k++)
+                    assert_int_not_equal(x->lens_token[at * INSPECT_TOP + k], token);
+            }
+        }
+    free(logits);
+}
+
+/* The last lens and the list of next tokens are what generation computes, position by position. */
+static void check_next(struct opened *o) {
+    const struct inspection *x = &o->x;
+    int64_t listed = x->next_count;
+    float *logits = (float *)xcalloc((size_t)gpt_padded_vocab(&o->model.config), sizeof *logits);
+    int32_t *all = (int32_t *)xcalloc((size_t)o->model.options.T, sizeof *all);
+    memcpy(all, o->tokens, sizeof o->tokens);
+    gpt_set_batch(&o->model, all, NULL);
+    for (int64_t t = 0; t < T; t++) {
+        gpt_forward(&o->model, t, 1);
+        gpt_logits(&o->model, t, logits);
+        assert_near((double)x->target_logit[t], (double)logits[x->target[t]], 1e-4, "logit of the target");
+        assert_int_equal(x->target[t], t + 1 < T ? x->tokens[t + 1] : x->next_token[t * listed]);
+        assert_int_equal(x->lens_token[(x->L * T + t) * INSPECT_TOP], x->next_token[t * listed]);
+        for (int64_t i = 0; i < listed; i++) {
+            int32_t token = x->next_token[t * listed + i];
+            assert_near((double)x->next_logit[t * listed + i], (double)logits[token], 1e-4, "logit");
+            if (i > 0) assert_true(x->next_logit[t * listed + i] <= x->next_logit[t * listed + i - 1]);
+        }
+        for (int64_t k = 0; k < x->temperature_count; k++) {
+            double sum = (double)x->next_rest[t * x->temperature_count + k], want = 0.0;
+            for (int64_t v = 0; v < x->V; v++)
+                want += exp(((double)logits[v] - (double)x->next_logit[t * listed]) / temperatures[k]);
+            for (int64_t i = 0; i < listed; i++)
+                sum += exp(((double)x->next_logit[t * listed + i] - (double)x->next_logit[t * listed]) /
+                           temperatures[k]);
+            assert_near(sum, want, 1e-3 * want, "all weights");
+        }
+    }
+    free(logits);
+    free(all);
+}
+
+static void check_kind(struct gpt_config config) {
+    struct opened o;
+    struct error err;
+    gpt_config_complete(&config);
+    if (!gpt_config_check(&config, &err)) fail_msg("%s", err.message);
+    open_model(&o, &config);
+    check_attention(&o);
+    check_stream(&o);
+    check_next(&o);
+    check_lenses(&o);
+    close_model(&o);
+}
+
+/* Every combination that the engine computes. */
+static void test_kinds(void **state) {
+    struct error err;
+    int count = 0;
+    for (int i = 0; i < 3 * 2 * 4 * 2 * 2 * 3; i++) {
+        struct gpt_config c = {
+            .name = "small", .context = 16, .vocab_size = 140, .layers = 2, .heads = 4, .channels = 32};
+        c.positions = (enum gpt_positions)(POSITIONS_LEARNED + i % 3);
+        c.norm = (enum gpt_norm)(NORM_LAYER + i / 3 % 2);
+        c.mlp = (enum gpt_mlp)(MLP_GELU + i / 6 % 4);
+        c.bias = i / 24 % 2 ? SWITCH_OFF : SWITCH_ON;
+        c.tied = i / 48 % 2 ? SWITCH_OFF : SWITCH_ON;
+        c.kv_heads = 4 >> i / 96;
+        gpt_config_complete(&c);
+        if (!gpt_config_check(&c, &err)) continue;
+        check_kind(c);
+        count++;
+    }
+    assert_in_range(count, 96, 288);
+}
+
+/* More tokens than are listed; one head; three layers. */
+static void test_wide_vocabulary(void **state) {
+    check_kind((struct gpt_config){.name = "wide",
+                                   .context = 16,
+                                   .vocab_size = INSPECT_NEXT + 500,
+                                   .layers = 3,
+                                   .heads = 1,
+                                   .channels = 24});
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_kinds), cmocka_unit_test(test_wide_vocabulary)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
