@@ -46,7 +46,8 @@ COMPILE  = mkdir -p $(@D); echo "  $@"; $(CC) -x c $(CPPFLAGS) $(CFLAGS) -c $< -
 LINKER   = $(CC)
 LINK     = mkdir -p $(@D); $(LINKER) -o $@ $(LINK_FLAGS) $(filter %.o %.a,$^) $(LDLIBS)
 
-LIB_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(filter-out data/%_main.c,$(wildcard llmc/*/*.c data/*.c)))
+LIB_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(filter-out data/%_main.c,$(wildcard llmc/*/*.c data/*.c))) \
+           $(patsubst %.html,$(BUILD)/%.html.o,$(wildcard llmc/*/*.html))
 DATA_PROGRAMS = $(patsubst data/%_main.c,$(BUILD)/%,$(wildcard data/*_main.c))
 DEV_PROGRAMS  = $(patsubst dev/%.c,$(BUILD)/%,$(wildcard dev/*.c))
 PROGRAMS      = $(BUILD)/train_gpt $(DATA_PROGRAMS) $(DEV_PROGRAMS)
@@ -96,6 +97,16 @@ $(BUILD)/%.o: %.c
 
 # The driver is plain C11; its .cu name says what it drives.
 $(BUILD)/train_gpt.o: train_gpt.cu
+	$(COMPILE)
+
+# A page for browsers becomes bytes in the program: NAME.html defines NAME_html and NAME_html_size.
+$(BUILD)/%.html.c: %.html
+	mkdir -p $(@D)
+	{ echo '#include <stddef.h>'; echo 'extern const unsigned char $(*F)_html[]; extern const size_t $(*F)_html_size;'; \
+	  echo 'const unsigned char $(*F)_html[] = {'; od -An -v -tx1 $< | sed 's/ \(..\)/0x\1,/g'; echo '};'; \
+	  echo 'const size_t $(*F)_html_size = sizeof $(*F)_html;'; } >$@
+
+$(BUILD)/%.html.o: $(BUILD)/%.html.c
 	$(COMPILE)
 
 %.a:

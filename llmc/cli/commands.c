@@ -15,6 +15,7 @@ static const struct {
 } commands[] = {
     {"train", NULL, "trains a model (the name may be left out)"},
     {"sample", cmd_sample, "writes text with a trained model"},
+    {"view", cmd_view, "shows how a model reads a text: attention, residual stream, next token"},
     {"eval", cmd_eval, "measures a model: loss on text, answers to multiple-choice questions"},
     {"export", cmd_export, "writes a model as a GGUF file or a Hugging Face directory"},
     {"plan", cmd_plan, "prints the memory and the FLOPs that a training run would need"},

@@ -6,6 +6,7 @@
 #include "llmc/base/options.h"
 
 int cmd_sample(int argc, char **argv);
+int cmd_view(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_export(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
