@@ -258,9 +258,24 @@ static struct tokenizer *choose_tokenizer(struct prepare *p, bool continued, str
     return NULL;
 }
 
-static bool save_tokenizer(const struct prepare *p, struct error *err) {
+/* A tokenizer.json that no manifest says to be of prepare stays as it is: it must be the same one. */
+static bool check_saved_tokenizer(const struct prepare *p, const char *path, struct error *err) {
+    struct tokenizer *there = tokenizer_load(path, err);
+    bool same = there && tokenizer_hash(there) == tokenizer_hash(p->tokenizer);
+    tokenizer_free(there);
+    return same ||
+           fail(err,
+                "%s: is there, and is not the tokenizer of these shards; no manifest.json says that prepare "
+                "wrote it: give another --out",
+                path);
+}
+
+static bool save_tokenizer(struct prepare *p, bool may_replace, struct error *err) {
     char *path = xasprintf("%s/tokenizer.json", p->o->out);
-    bool ok = tokenizer_save(p->tokenizer, path, err);
+    bool there = path_exists(path);
+    bool ok =
+        there && !may_replace ? check_saved_tokenizer(p, path, err) : tokenizer_save(p->tokenizer, path, err);
+    p->made_tokenizer = ok && !there;
     free(path);
     return ok;
 }
@@ -370,11 +385,10 @@ static bool lock_directory(const char *out, int *fd, struct error *err) {
 
 static bool check_output(const struct prepare_options *o, json_t **manifest, bool *complete,
                          struct error *err) {
-    if (o->overwrite) return manifest_clear(o->out, o->name, true, err);
     *manifest = manifest_read(o->out, complete, err);
     if (!*manifest && err->message[0]) return false;
-    if (!*manifest) return manifest_clear(o->out, o->name, false, err);
-    if (o->resume) return true;
+    if (!*manifest) return manifest_check_names(o->out, o->name, o->overwrite, err);
+    if (o->resume || o->overwrite) return true;
     return fail(err,
                 *complete
                     ? "%s: holds finished shards already: give another --out, or --overwrite to delete them"
@@ -437,17 +451,19 @@ static void clean_up(const struct prepare *p, struct error *err) {
         snprintf(err->message + n, sizeof err->message - n,
                  "\n  finished work is kept: the same command with --resume continues it");
     } else {
-        struct error ignored;
-        manifest_clear(p->o->out, p->o->name, false, &ignored);
+        char *tokenizer = xasprintf("%s/tokenizer.json", p->o->out);
+        if (p->made_tokenizer) unlink(tokenizer);
+        free(tokenizer);
+        manifest_clear(p->o->out, p->o->name, false, NULL);
     }
     free(note);
 }
 
 static bool run_locked(struct prepare *p, const char *const *inputs, int input_count, struct error *err) {
     json_t *manifest = NULL;
-    bool complete = false;
+    bool complete = false, again = p->o->overwrite;
     bool ok = check_output(p->o, &manifest, &complete, err) && find_sources(p, inputs, input_count, err) &&
-              (p->tokenizer = choose_tokenizer(p, manifest != NULL, err)) != NULL;
+              (p->tokenizer = choose_tokenizer(p, manifest && !again, err)) != NULL;
     if (ok && tokenizer_end_of_text(p->tokenizer) < 0)
         ok = fail(err, "--tokenizer %s: has no <|endoftext|> token to separate documents with",
                   p->o->tokenizer);
@@ -459,7 +475,10 @@ static bool run_locked(struct prepare *p, const char *const *inputs, int input_c
                            shard_token_bytes(tokenizer_vocab_size(p->tokenizer)), p->o->shard_tokens);
             free(name);
         }
-        ok = manifest ? manifest_restore(p, manifest, complete, err) : save_tokenizer(p, err);
+        /* input and tokenizer are good: now the old shards can go */
+        ok = manifest && !again ? manifest_restore(p, manifest, complete, err)
+                                : manifest_clear(p->o->out, p->o->name, again, err) &&
+                                      save_tokenizer(p, manifest != NULL, err);
         bool restored = ok;
         ok = ok && encode_all(p, err);
         if (ok && p->side[TRAIN].count == 0)
@@ -473,7 +492,7 @@ static bool run_locked(struct prepare *p, const char *const *inputs, int input_c
     json_decref(manifest);
     if (!ok) return false;
     char *note = xasprintf("%s/manifest.json.partial", p->o->out);
-    ok = remove_tree(note, err);
+    if (unlink(note) != 0 && errno != ENOENT) ok = fail(err, "%s: cannot remove: %s", note, strerror(errno));
     free(note);
     if (ok) say_result(p);
     return ok;
@@ -485,8 +504,10 @@ bool prepare_run(const struct prepare_options *o, const char *const *inputs, int
     int lock;
     if (o->threads > 0) omp_set_num_threads((int)o->threads);
     json_lines_init();
+    size_t existed = path_existing(o->out);
     if (!make_directories(o->out, err) || !lock_directory(o->out, &lock, err)) return false;
     bool ok = run_locked(&p, inputs, input_count, err);
+    if (!ok) remove_empty_directories(o->out, existed);
     for (int side = 0; side < SIDES; side++)
         if (p.side[side].dir) shard_set_free(&p.side[side]);
     tokenizer_free(p.tokenizer);

@@ -41,6 +41,7 @@ struct prepare {
     int64_t documents[SIDES], text_bytes[SIDES];
     struct source_cursor next; /* all before is in the shards */
     bool finished;             /* and there is nothing behind */
+    bool made_tokenizer;       /* OUT/tokenizer.json was not there before */
 };
 
 /* Does all of it. `inputs` are files, directories and "-". */
@@ -57,8 +58,11 @@ struct json_t *manifest_read(const char *out, bool *complete, struct error *err)
 /* Checks that the manifest has the same options, tokenizer and sources, and that the shards match it; then
  * restores counts, shards and position. */
 bool manifest_restore(struct prepare *p, const struct json_t *manifest, bool complete, struct error *err);
-/* Removes unfinished files that have the name of a shard of `name`. `shards_too` also removes finished
- * shards and the manifest; without it a finished shard is an error. */
+/* In a directory without a manifest: whether shards may be called `name` there. One that is there is in the
+ * way; with `overwrite` only what has the name of a shard and is none. */
+bool manifest_check_names(const char *out, const char *name, bool overwrite, struct error *err);
+/* Removes unfinished files that have the name of a shard of `name`; with `shards_too` also the shards and
+ * the manifest. */
 bool manifest_clear(const char *out, const char *name, bool shards_too, struct error *err);
 
 #ifdef __cplusplus

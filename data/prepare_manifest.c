@@ -4,6 +4,7 @@
 
 #include "llmc/base/file.h"
 #include "llmc/base/json_file.h"
+#include "llmc/corpus/shard.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 enum { MANIFEST_VERSION = 1 };
+static const char manifest_format[] = "llmc token shards";
 
 static char *manifest_path(const char *out, bool complete) {
     return xasprintf("%s/manifest.json%s", out, complete ? "" : ".partial");
@@ -83,8 +85,8 @@ bool manifest_write(const struct prepare *p, bool complete, struct error *err) {
     json_t *sources = json_array();
     for (int64_t i = 0; i < p->sources.count; i++)
         json_array_append_new(sources, describe_source(&p->sources.sources[i], &p->counts[i]));
-    json_t *root = json_pack("{s:s, s:i, s:o, s:o, s:i, s:o, s:o, s:o}", "format", "llmc token shards",
-                             "version", MANIFEST_VERSION, "options", describe_options(p->o), "tokenizer",
+    json_t *root = json_pack("{s:s, s:i, s:o, s:o, s:i, s:o, s:o, s:o}", "format", manifest_format, "version",
+                             MANIFEST_VERSION, "options", describe_options(p->o), "tokenizer",
                              describe_tokenizer(p->tokenizer), "bytes_per_token", p->side[TRAIN].token_bytes,
                              "train", describe_side(p, TRAIN, complete), "validation",
                              describe_side(p, VALIDATION, complete), "sources", sources);
@@ -114,6 +116,12 @@ json_t *manifest_read(const char *out, bool *complete, struct error *err) {
         if (there) {
             root = json_file_load(path, err);
             json_int_t version = json_integer_value(json_object_get(root, "version"));
+            const char *format = json_string_value(json_object_get(root, "format"));
+            if (root && (!format || strcmp(format, manifest_format) != 0)) {
+                fail(err, "%s: was not written by prepare: give another --out", path);
+                json_decref(root);
+                root = NULL;
+            }
             if (root && version != MANIFEST_VERSION) {
                 fail(err, "%s: version %lld, expected %d", path, (long long)version, MANIFEST_VERSION);
                 json_decref(root);
@@ -232,23 +240,43 @@ static bool is_shard_name(const char *file, const char *name) {
     return used >= 6 && (strcmp(file + used, ".bin") == 0 || strcmp(file + used, ".bin.partial") == 0);
 }
 
-bool manifest_clear(const char *out, const char *name, bool shards_too, struct error *err) {
-    static const char *const files[] = {"manifest.json", "manifest.json.partial"};
+static bool is_partial(const char *file) {
+    const char *dot = strrchr(file, '.');
+    return dot && strcmp(dot, ".partial") == 0;
+}
+
+bool manifest_check_names(const char *out, const char *name, bool overwrite, struct error *err) {
     DIR *dir = opendir(out);
     if (!dir) return fail(err, "%s: cannot list directory: %s", out, strerror(errno));
     bool ok = true;
     for (struct dirent *e; ok && (e = readdir(dir)) != NULL;) {
-        const char *file = e->d_name, *dot = strrchr(file, '.');
-        bool shard = is_shard_name(file, name), partial = dot && strcmp(dot, ".partial") == 0, known = false;
-        for (size_t i = 0; i < ARRAY_LENGTH(files); i++) known |= strcmp(file, files[i]) == 0;
-        if (!shards_too && shard && !partial)
+        if (!is_shard_name(e->d_name, name) || is_partial(e->d_name)) continue;
+        char *path = xasprintf("%s/%s", out, e->d_name);
+        if (!overwrite)
             ok = fail(
                 err,
-                "%s/%s is there already, and no manifest.json says what it belongs to: give another --out or "
+                "%s is there already, and no manifest.json says what it belongs to: give another --out or "
                 "--name, or --overwrite to delete the shards of this name",
-                out, file);
-        else if (((shard && partial) || (shards_too && (shard || known))) &&
-                 unlinkat(dirfd(dir), file, 0) != 0)
+                path);
+        else if (!shard_is_one(path))
+            ok = fail(err,
+                      "%s is no token shard, so --overwrite does not delete it: give another --out or --name",
+                      path);
+        free(path);
+    }
+    closedir(dir);
+    return ok;
+}
+
+bool manifest_clear(const char *out, const char *name, bool shards_too, struct error *err) {
+    DIR *dir = opendir(out);
+    if (!dir) return fail(err, "%s: cannot list directory: %s", out, strerror(errno));
+    bool ok = true;
+    for (struct dirent *e; ok && (e = readdir(dir)) != NULL;) {
+        const char *file = e->d_name;
+        bool manifest = strcmp(file, "manifest.json") == 0 || strcmp(file, "manifest.json.partial") == 0;
+        bool ours = is_shard_name(file, name) ? shards_too || is_partial(file) : shards_too && manifest;
+        if (ours && unlinkat(dirfd(dir), file, 0) != 0)
             ok = fail(err, "%s/%s: cannot remove: %s", out, file, strerror(errno));
     }
     closedir(dir);

@@ -7,6 +7,7 @@
  * memory of twice the caches' size, so that an operation finds its operands in memory, as it does in a
  * model. Operations as they run inside a training step are timed by `train_gpt profile`. */
 #include "dev/variants/ladder.h"
+#include "llmc/base/file.h"
 #include "llmc/cli/commands.h"
 #include "llmc/model/gpt.h"
 #include "test/ops/op_harness.h"
@@ -28,7 +29,7 @@ struct config {
     int64_t batch_size, seq_len;
     double seconds;
     int dtype;
-    bool compare, ladder, tf32;
+    bool compare, ladder, overwrite, tf32;
 };
 enum { WORD_AUTO, WORD_FP32, WORD_BF16 };
 
@@ -52,6 +53,7 @@ static const struct option_row rows[] = {
     OPT_REAL(struct config, seconds, "seconds", "0.5", 0.001, 3600, "S",
              "time to spend on measuring each variant", 0),
     OPT_TEXT(struct config, json, "json", NULL, "FILE", "write the results to FILE, for --compare", 0),
+    OPT_FLAG(struct config, overwrite, "overwrite", "false", "replace the FILE of --json", OPTION_THIS_RUN),
     OPT_FLAG(struct config, ladder, "ladder", "false",
              "time the teaching ladders (dev/variants/README.md) instead; needs a GPU", 0),
     OPT_FLAG(struct config, compare, "compare", "false",
@@ -344,11 +346,7 @@ static int run(const struct config *config) {
     if (!device) die("%s", err.message);
     check(!config->ladder || (!device->unified && &ladder_ops),
           "--ladder needs a GPU and a build with the CUDA back end (make config)");
-    if (config->json) { /* fails now rather than after the measurements */
-        FILE *f = fopen(config->json, "a");
-        check(f, "--json %s: cannot be written", config->json);
-        fclose(f);
-    }
+    check(!config->json || may_write_file(config->json, config->overwrite, &err), "--json %s", err.message);
     struct bench b = {.config = config, .results = json_array()};
     ctx_init(&b.ctx, device, config->ladder ? &ladder_ops : device->ops, false);
     b.ctx.forced = NULL;

@@ -112,10 +112,10 @@ check() {
 bench() {
     build build/train_gpt build/bench
     run $train profile $step_124m --device cuda --repeats $repeats
-    run $train profile $step_124m --device cuda --repeats $repeats --autotune "$work/tune" --html "${result%.txt}.html"
+    run $train profile $step_124m --device cuda --repeats $repeats --autotune "$work/tune" --overwrite --html "${result%.txt}.html"
     run $train profile $step_1558m --device cuda --repeats $repeats --autotune "$work/tune"
     for shape in $shapes; do
-        run $bench --device cuda --shape "$shape" $bench_args --json "${result%.txt}-$shape.json"
+        run $bench --device cuda --shape "$shape" $bench_args --overwrite --json "${result%.txt}-$shape.json"
     done
     run $bench --device cuda --shape "$ladder" --ladder $bench_args
 }

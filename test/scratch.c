@@ -1,5 +1,7 @@
 #include "test/scratch.h"
 
+#include <errno.h>
+#include <ftw.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,13 +19,20 @@ int make_scratch(void **state) {
     return mkdtemp(directory) ? 0 : -1;
 }
 
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at) {
+    return remove(path);
+}
+
+bool remove_tree(const char *path) {
+    return nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS) == 0 || errno == ENOENT;
+}
+
 int remove_scratch(void **state) {
-    struct error err;
     while (path_count) free(paths[--path_count]);
     free(paths);
     paths = NULL;
-    if (remove_tree(directory, &err)) return 0;
-    print_error("%s\n", err.message);
+    if (remove_tree(directory)) return 0;
+    print_error("%s: cannot be removed: %s\n", directory, strerror(errno));
     return -1;
 }
 

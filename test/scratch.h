@@ -10,6 +10,9 @@ int make_scratch(void **state);
 int remove_scratch(void **state);
 #define SCRATCH_TEST(f) cmocka_unit_test_setup_teardown(f, make_scratch, remove_scratch)
 
+/* A file, or a directory with everything in it. Nothing in the product can do this. */
+bool remove_tree(const char *path);
+
 const char *scratch_directory(void);
 /* The path of a file in it; valid until the directory is removed. */
 const char *in_scratch(const char *fmt, ...) LLMC_PRINTF(1, 2);

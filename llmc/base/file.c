@@ -5,7 +5,6 @@
  * Every error message has the path, the operation and the system's reason. */
 #include "llmc/base/file.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -89,45 +88,62 @@ bool make_directories(const char *path, struct error *err) {
     return ok;
 }
 
-/* --- removal and flushing --- */
+/* Without slashes at the end, which lstat() would take for "follow the link". */
+static size_t path_length(const char *path) {
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/') length--;
+    return length;
+}
 
-static bool remove_entry(int parent, const char *name, const char *path, struct error *err);
+/* Of the first `length` bytes of a path: how many name the directory it lies in; 0 for a plain name. */
+static size_t parent_length(const char *path, size_t length) {
+    while (length > 0 && path[length - 1] != '/') length--;
+    while (length > 1 && path[length - 1] == '/') length--;
+    return length;
+}
 
-/* Takes `fd` over. */
-static bool remove_contents(int fd, const char *path, struct error *err) {
-    DIR *dir = fdopendir(fd);
-    if (!dir) {
-        int reason = errno;
-        close(fd);
-        return fail(err, "%s: cannot list directory: %s", path, strerror(reason));
+char *path_parent(const char *path) {
+    size_t length = parent_length(path, path_length(path));
+    return length ? xasprintf("%.*s", (int)length, path) : xstrdup(".");
+}
+
+size_t path_existing(const char *path) {
+    size_t length = path_length(path);
+    for (bool there = false; length > 0; length = parent_length(path, length)) {
+        char *prefix = xasprintf("%.*s", (int)length, path);
+        there = path_exists(prefix);
+        free(prefix);
+        if (there) break;
     }
-    bool ok = true;
-    struct dirent *e;
-    errno = 0;
-    while (ok && (e = readdir(dir)) != NULL) {
-        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
-        char *child = xasprintf("%s/%s", path, e->d_name);
-        ok = remove_entry(dirfd(dir), e->d_name, child, err);
-        free(child);
-        errno = 0;
+    return length;
+}
+
+void remove_empty_directories(const char *path, size_t keep) {
+    char *prefix = xasprintf("%.*s", (int)path_length(path), path);
+    for (size_t length = strlen(prefix); length > keep && rmdir(prefix) == 0;) {
+        length = parent_length(prefix, length);
+        prefix[length] = 0;
     }
-    if (ok && errno) ok = fail(err, "%s: cannot list directory: %s", path, strerror(errno));
-    closedir(dir);
+    free(prefix);
+}
+
+bool may_write_file(const char *path, bool overwrite, struct error *err) {
+    struct stat st;
+    if (lstat(path, &st) == 0) {
+        if (stat(path, &st) == 0 && S_ISDIR(st.st_mode))
+            return fail(err, "%s: is a directory, expected the name of a file", path);
+        if (!overwrite && !(S_ISCHR(st.st_mode) || S_ISFIFO(st.st_mode)))
+            return fail(err, "%s: exists already: --overwrite replaces it", path);
+        return access(path, W_OK) == 0 || fail(err, "%s: cannot be replaced: %s", path, strerror(errno));
+    }
+    char *parent = path_parent(path);
+    bool ok = path_is_directory(parent) || fail(err, "%s: there is no directory %s", path, parent);
+    if (ok && access(parent, W_OK) != 0) ok = fail(err, "%s: cannot be written: %s", path, strerror(errno));
+    free(parent);
     return ok;
 }
 
-/* Works relative to the open parent and with O_NOFOLLOW: a symbolic link is removed, never its target. */
-static bool remove_entry(int parent, const char *name, const char *path, struct error *err) {
-    if (unlinkat(parent, name, 0) == 0 || errno == ENOENT) return true;
-    int reason = errno;
-    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0) return fail(err, "%s: cannot remove: %s", path, strerror(reason == EISDIR ? errno : reason));
-    if (!remove_contents(fd, path, err)) return false;
-    if (unlinkat(parent, name, AT_REMOVEDIR) == 0 || errno == ENOENT) return true;
-    return fail(err, "%s: cannot remove directory: %s", path, strerror(errno));
-}
-
-bool remove_tree(const char *path, struct error *err) { return remove_entry(AT_FDCWD, path, path, err); }
+/* --- flushing --- */
 
 bool sync_path(const char *path, struct error *err) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -212,10 +228,7 @@ bool writer_close(struct writer *w, struct error *err) {
 
 bool rename_synced(const char *from, const char *to, struct error *err) {
     if (rename(from, to) != 0) return fail(err, "%s: cannot rename to %s: %s", from, to, strerror(errno));
-    const char *slash = strrchr(to, '/');
-    char *parent = !slash        ? xstrdup(".")
-                   : slash == to ? xstrdup("/")
-                                 : xasprintf("%.*s", (int)(slash - to), to);
+    char *parent = path_parent(to);
     bool ok = sync_path(parent, err);
     free(parent);
     return ok;

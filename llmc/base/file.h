@@ -21,8 +21,19 @@ bool path_exists(const char *path);
 bool path_is_directory(const char *path);
 /* mkdir -p */
 bool make_directories(const char *path, struct error *err);
-/* Removes a file, or a directory with everything in it. A path that does not exist is not an error. */
-bool remove_tree(const char *path, struct error *err);
+/* The directory that the path lies in: "." for a plain name. The caller frees. */
+char *path_parent(const char *path);
+
+/* For directories that are to go again if a start fails: path_existing() is the length of the longest
+ * leading part of the path that exists, and remove_empty_directories() removes the path and its parents
+ * down to that length, as far as they are empty. */
+size_t path_existing(const char *path);
+void remove_empty_directories(const char *path, size_t keep);
+
+/* Whether a command may write its result to `path`: the place exists, and a file there is replaced only
+ * with `overwrite`. Devices and pipes hold nothing that could be lost. Changes nothing; asked before the
+ * work begins. */
+bool may_write_file(const char *path, bool overwrite, struct error *err);
 /* Flushes a file's or directory's data to the disk. */
 bool sync_path(const char *path, struct error *err);
 

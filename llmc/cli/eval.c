@@ -16,6 +16,7 @@
 struct eval_config {
     const char *from, *tokenizer, *device, *data, *text, *tasks, *details;
     int64_t batch_size, seq_len, batches, threads;
+    bool overwrite;
 };
 
 #define C struct eval_config
@@ -39,6 +40,7 @@ static const struct option_row what_rows[] = {
         0),
     OPT_TEXT(C, details, "details", NULL, "FILE", "write the scores of every question to FILE, as JSON lines",
              0),
+    OPT_FLAG(C, overwrite, "overwrite", "false", "replace the FILE of --details", OPTION_THIS_RUN),
 };
 static const struct option_row batch_rows[] = {
     OPT_INT(C, batch_size, "batch-size", "0", 0, 1 << 20, "B",
@@ -282,6 +284,8 @@ int cmd_eval(int argc, char **argv) {
         options_free(&options);
         return 2;
     }
+    struct error err;
+    check(!e.c.details || may_write_file(e.c.details, e.c.overwrite, &err), "--details %s", err.message);
     open_evaluation(&e);
     if (e.c.data || e.c.text) evaluate_loss(&e);
     if (e.c.tasks) evaluate_tasks(&e);

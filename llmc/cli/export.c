@@ -1,5 +1,6 @@
 /* `train_gpt export`: writes a checkpoint as a GGUF file, or as a Hugging Face directory without training
  * state. */
+#include "llmc/base/file.h"
 #include "llmc/cli/commands.h"
 #include "llmc/format/checkpoint.h"
 #include "llmc/format/export.h"
@@ -12,6 +13,7 @@
 struct export_config {
     const char *from, *to;
     enum export_type type;
+    bool overwrite;
 };
 
 static const struct option_row rows[] = {
@@ -25,6 +27,9 @@ static const struct option_row rows[] = {
              OPTION_REQUIRED),
     OPT_WORD(struct export_config, type, "type", "f16", EXPORT_TYPE_WORDS, NULL,
              "type of the written weights; q8_0 is for GGUF only", 0),
+    OPT_FLAG(struct export_config, overwrite, "overwrite", "false",
+             "replace a GGUF file, or a directory that holds an exported model and nothing else",
+             OPTION_THIS_RUN),
 };
 static const struct option_group groups[] = {{"Export", rows, ARRAY_LENGTH(rows)}};
 static const struct option_command command = {
@@ -38,23 +43,37 @@ static int64_t size_of(const char *path) {
     return stat(path, &st) == 0 ? (int64_t)st.st_size : 0;
 }
 
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+static bool export_model(const struct export_config *c, const char *from, bool gguf, struct error *err) {
+    static const char *const files[] = {".bin", ".safetensors", ".pt", ".pth", ".ggml", ".onnx"};
+    if (gguf) return may_write_file(c->to, c->overwrite, err) && export_gguf(from, c->to, c->type, err);
+    for (size_t i = 0; i < ARRAY_LENGTH(files); i++)
+        if (ends_with(c->to, files[i]))
+            return fail(err, "--to %s: this would be the name of a directory; a GGUF file ends in .gguf",
+                        c->to);
+    return export_huggingface(from, c->to, c->type, c->overwrite, err);
+}
+
 int cmd_export(int argc, char **argv) {
     struct options options;
     struct export_config c;
     int status = command_options(&options, &command, &c, argc, argv);
     if (status >= 0) return status;
-    size_t n = strlen(c.to);
-    bool gguf = n >= 5 && strcmp(c.to + n - 5, ".gguf") == 0;
+    bool gguf = ends_with(c.to, ".gguf");
     struct error err;
     char *from = checkpoint_find(c.from, &err);
-    bool ok = from != NULL && (gguf ? export_gguf : export_huggingface)(from, c.to, c.type, &err);
+    bool ok = from != NULL && export_model(&c, from, gguf, &err);
     if (ok) {
         char *weights = gguf ? xstrdup(c.to) : xasprintf("%s/model.safetensors", c.to);
         printf("%s -> %s (%s, %s)\n", from, c.to, export_type_name(c.type),
                human_bytes((double)size_of(weights)));
         free(weights);
     } else {
-        fprintf(stderr, "error: %s\n", err.message);
+        report_error("%s", err.message);
     }
     free(from);
     options_free(&options);

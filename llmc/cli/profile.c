@@ -3,6 +3,7 @@
  * its bytes at the copy rate, or for its FLOPs at the matmul rate if that is longer, both measured on this
  * device. The difference is what a better kernel could gain. Prints a table, and with --html writes a page
  * (profile_page.c). */
+#include "llmc/base/file.h"
 #include "llmc/base/rng.h"
 #include "llmc/cli/commands.h"
 #include "llmc/report/profile_page.h"
@@ -22,8 +23,8 @@ struct profile_config {
 
 /* In addition to the options of training, whose rows work on the first member. */
 static const struct option_row rows[] = {
-    OPT_TEXT(struct profile_config, html, "html", NULL, "FILE", "write the results as a page with pictures",
-             0),
+    OPT_TEXT(struct profile_config, html, "html", NULL, "FILE",
+             "write the results as a page with pictures; --overwrite replaces FILE", 0),
     OPT_TEXT(struct profile_config, note, "note", NULL, "TEXT", "a note that the page shows", 0),
     OPT_INT(struct profile_config, repeats, "repeats", "7", 1, 1000, "N",
             "steps to measure; the result is their median", 0),
@@ -195,6 +196,7 @@ int cmd_profile(int argc, char **argv) {
     int status = command_options(&options, &command, &c, argc, argv);
     if (status >= 0) return status;
     struct error err;
+    check(!c.html || may_write_file(c.html, c.run.overwrite, &err), "--html %s", err.message);
     struct gpt_config model;
     char *directory;
     check(run_model_config(&model, &directory, &c.run, c.run.shape.vocab_size, &err), "%s", err.message);

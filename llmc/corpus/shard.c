@@ -58,6 +58,17 @@ static bool check_header(struct shard *s, const int32_t *head, int64_t size, str
     return true;
 }
 
+bool shard_is_one(const char *path) {
+    struct mapped_file f;
+    int32_t magic = 0;
+    if (!file_map(&f, path, NULL)) return false;
+    bool one = f.size == 0;
+    if (f.size >= (int64_t)sizeof magic) memcpy(&magic, f.data, sizeof magic);
+    for (size_t i = 0; i < ARRAY_LENGTH(formats); i++) one |= magic == formats[i].magic;
+    file_unmap(&f);
+    return one;
+}
+
 /* --- reading --- */
 
 /* Fills all of `out` or fails: the file may have changed since its size was taken. */

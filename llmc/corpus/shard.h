@@ -27,6 +27,8 @@ struct shard {
  * Returns the descriptor, or -1; call shard_free(s) in either case. */
 int shard_open(struct shard *s, const char *path, struct error *err);
 void shard_free(struct shard *s);
+/* Whether the file is empty or begins like a shard; it may be truncated. */
+bool shard_is_one(const char *path);
 
 /* Reads tokens [first, first + count), which must lie inside the shard. An id >= vocab_size is an error. */
 bool shard_read(const struct shard *s, int fd, int64_t first, int64_t count, int64_t vocab_size,

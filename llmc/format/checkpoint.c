@@ -1,17 +1,24 @@
-/* The checkpoints of a run: finding the newest that is whole, and deleting old ones. checkpoint_save.c writes a
- * checkpoint, checkpoint_load.c brings it to the device, checkpoint_manifest.c says whether it is whole.
+/* The checkpoints of a run: finding the newest that is whole, and deleting old ones. checkpoint_save.c
+ * writes a checkpoint, checkpoint_load.c brings it to the device, checkpoint_manifest.c says whether it is
+ * whole.
  *
- * A directory named step-NNNNNNNN is complete, since it got its name last; one named step-NNNNNNNN.tmp is not. Whoever
- * looks for a checkpoint takes the highest number whose checksums match, and warns about those that it passes over. */
+ * A directory named step-NNNNNNNN is complete, since it got its name last; one named step-NNNNNNNN.tmp is
+ * not. Whoever looks for a checkpoint takes the highest number whose checksums match, and warns about those
+ * that it passes over.
+ *
+ * A file that somebody has put into a checkpoint stays when the checkpoint goes: checkpoint_owns() knows
+ * the names of its own files, and nothing else is ever deleted. */
 #include "llmc/format/checkpoint.h"
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "llmc/format/checkpoint_manifest.h"
 #include "llmc/format/model_file.h"
@@ -26,8 +33,9 @@ static int newest_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-/* The step of a checkpoint's name as checkpoint_save makes it, or -1. */
-static int64_t step_of_name(const char *name) {
+/* --- names --- */
+
+int64_t checkpoint_step(const char *name) {
     char again[64];
     if (strncmp(name, "step-", 5) != 0 || strspn(name + 5, "0123456789") != strlen(name + 5)) return -1;
     int64_t step = strtoll(name + 5, NULL, 10);
@@ -35,10 +43,44 @@ static int64_t step_of_name(const char *name) {
     return strcmp(again, name) == 0 ? step : -1;
 }
 
-static bool is_unfinished(const char *name) {
-    size_t n = strlen(name);
-    return strncmp(name, "step-", 5) == 0 && n > 9 && strcmp(name + n - 4, ".tmp") == 0;
+/* Drops `end` from the name if it ends so. */
+static bool drop_end(char *name, const char *end) {
+    size_t n = strlen(name), m = strlen(end);
+    if (n <= m || strcmp(name + n - m, end) != 0) return false;
+    name[n - m] = 0;
+    return true;
 }
+
+bool checkpoint_unfinished(const char *name) {
+    char step[64];
+    snprintf(step, sizeof step, "%.63s", name);
+    if (!drop_end(step, ".tmp")) return false;
+    (void)drop_end(step, ".old");
+    return checkpoint_step(step) >= 0;
+}
+
+bool checkpoint_owns(const char *name) {
+    static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.json",
+                                        "tokenizer_config.json", "trainer.json"};
+    static const char *const stems[] = {"model", "optimizer"};
+    char own[64];
+    int end = 0;
+    snprintf(own, sizeof own, "%.63s", name);
+    (void)drop_end(own, ".tmp");
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++)
+        if (strcmp(own, names[i]) == 0) return true;
+    if (!drop_end(own, ".safetensors") && !drop_end(own, ".safetensors.index.json")) return false;
+    for (size_t i = 0; i < ARRAY_LENGTH(stems); i++) {
+        size_t n = strlen(stems[i]);
+        if (strncmp(own, stems[i], n) != 0) continue;
+        if (!own[n]) return true;
+        sscanf(own + n, "-%*5[0-9]-of-%*5[0-9]%n", &end);
+        return end == (int)strlen("-00001-of-00004") && !own[n + (size_t)end];
+    }
+    return false;
+}
+
+/* --- finding --- */
 
 /* The checkpoints of `run` by name, undamaged or not. With `clean`, removes unfinished ones on the way. */
 static bool list_steps(struct step_list *list, const char *run, bool clean, struct error *err) {
@@ -49,10 +91,10 @@ static bool list_steps(struct step_list *list, const char *run, bool clean, stru
     bool ok = true;
     struct dirent *e;
     while (ok && (e = readdir(dir)) != NULL) {
-        int64_t step = step_of_name(e->d_name);
-        if (clean && is_unfinished(e->d_name)) {
+        int64_t step = checkpoint_step(e->d_name);
+        if (clean && checkpoint_unfinished(e->d_name)) {
             char *path = xasprintf("%s/%s", run, e->d_name);
-            ok = remove_tree(path, err);
+            ok = checkpoint_remove(path, err);
             free(path);
         }
         if (step < 0) continue;
@@ -109,11 +151,50 @@ char *checkpoint_find(const char *path, struct error *err) {
     return is_model ? find_itself(path, err) : find_newest(path, err);
 }
 
-/* The name goes first: a directory that is only half deleted must not look like a checkpoint. */
-static bool delete_checkpoint(const char *path, struct error *err) {
-    char *temporary = xasprintf("%s.tmp", path);
-    bool ok =
-        remove_tree(temporary, err) && rename_synced(path, temporary, err) && remove_tree(temporary, err);
+/* --- removing --- */
+
+/* Every entry that a checkpoint owns, or the first one it does not own with `foreign`. The caller frees. */
+static char *next_entry(DIR *dir, bool foreign) {
+    for (struct dirent *e; (e = readdir(dir)) != NULL;) {
+        if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0) continue;
+        if (checkpoint_owns(e->d_name) != foreign) return xstrdup(e->d_name);
+    }
+    return NULL;
+}
+
+static bool only_own_files(const char *dir) {
+    DIR *d = opendir(dir);
+    char *other = d ? next_entry(d, true) : NULL;
+    if (d) closedir(d);
+    free(other);
+    return d && !other;
+}
+
+static bool remove_own_files(const char *dir, struct error *err) {
+    DIR *d = opendir(dir);
+    if (!d) return errno == ENOENT || fail(err, "%s: cannot list directory: %s", dir, strerror(errno));
+    bool ok = true;
+    /* without it, what is left is no checkpoint */
+    if (unlinkat(dirfd(d), "trainer.json", 0) != 0 && errno != ENOENT)
+        ok = fail(err, "%s/trainer.json: cannot remove: %s", dir, strerror(errno));
+    for (char *name; ok && (name = next_entry(d, false)) != NULL; free(name))
+        if (unlinkat(dirfd(d), name, 0) != 0 && errno != ENOENT)
+            ok = fail(err, "%s/%s: cannot remove: %s", dir, name, strerror(errno));
+    closedir(d);
+    if (ok && rmdir(dir) != 0 && errno != ENOENT && errno != ENOTEMPTY && errno != EEXIST)
+        ok = fail(err, "%s: cannot remove directory: %s", dir, strerror(errno));
+    return ok;
+}
+
+/* The name goes first: a directory that is only half deleted must not look like a checkpoint. With
+ * somebody's files in it, the directory keeps its name. */
+bool checkpoint_remove(const char *dir, struct error *err) {
+    const char *slash = strrchr(dir, '/');
+    if (checkpoint_step(slash ? slash + 1 : dir) < 0 || !only_own_files(dir))
+        return remove_own_files(dir, err);
+    char *temporary = xasprintf("%s.tmp", dir);
+    bool ok = remove_own_files(temporary, err) && rename_synced(dir, temporary, err) &&
+              remove_own_files(temporary, err);
     free(temporary);
     return ok;
 }
@@ -124,9 +205,46 @@ bool checkpoint_prune(const char *run, int64_t keep, struct error *err) {
     bool ok = list_steps(&list, run, true, err);
     for (int64_t i = 0; ok && i < list.count; i++) {
         char *path = xasprintf("%s/step-%08" PRId64, run, list.step[i]);
-        if (checkpoint_verify(path, false, NULL) && keep-- <= 0) ok = delete_checkpoint(path, err);
+        if (checkpoint_verify(path, false, NULL) && keep-- <= 0) ok = checkpoint_remove(path, err);
         free(path);
     }
     free(list.step);
+    return ok;
+}
+
+/* --- putting in place --- */
+
+/* Moves what a checkpoint does not own from the old directory to the new one. */
+static bool move_foreign(const char *from, const char *to, struct error *err) {
+    DIR *a = opendir(from), *b = opendir(to);
+    bool ok = (a && b) || fail(err, "%s: cannot list directory: %s", a ? to : from, strerror(errno));
+    for (char *name; ok && (name = next_entry(a, true)) != NULL; free(name))
+        if (renameat(dirfd(a), name, dirfd(b), name) != 0)
+            ok = fail(err, "%s/%s: cannot be moved to %s: %s", from, name, to, strerror(errno));
+    if (a) closedir(a);
+    if (b) closedir(b);
+    return ok;
+}
+
+bool checkpoint_put_in_place(const char *temporary, const char *final, struct error *err) {
+    if (!path_exists(final)) return rename_synced(temporary, final, err);
+    char *parent = path_parent(final), *old = NULL;
+    bool ok;
+    if (renameat2(AT_FDCWD, temporary, AT_FDCWD, final, RENAME_EXCHANGE) == 0) {
+        ok = sync_path(parent, err) && move_foreign(temporary, final, err) &&
+             checkpoint_remove(temporary, err);
+    } else if (errno != EINVAL && errno != ENOSYS) {
+        ok = fail(err, "%s: cannot be replaced by %s: %s", final, temporary, strerror(errno));
+    } else {
+        old = xasprintf("%s.old.tmp", final);
+        ok = checkpoint_remove(old, err) && rename_synced(final, old, err);
+        if (ok && !rename_synced(temporary, final, err)) {
+            ok = false;
+            (void)rename_synced(old, final, NULL);
+        }
+        ok = ok && move_foreign(old, final, err) && checkpoint_remove(old, err);
+    }
+    free(parent);
+    free(old);
     return ok;
 }

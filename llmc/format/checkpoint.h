@@ -56,6 +56,18 @@ bool checkpoint_save(const char *run, struct zero *zero, const struct tokenizer 
  * ones stay and do not count. Only sizes are looked at, not checksums. */
 bool checkpoint_prune(const char *run, int64_t keep, struct error *err);
 
+/* The names that checkpoint_save() gives. The step of a directory "step-00001000", or -1; whether a name is that of an
+ * unfinished one; whether a file of this name in a checkpoint or an exported model is the engine's own. */
+int64_t checkpoint_step(const char *name);
+bool checkpoint_unfinished(const char *name);
+bool checkpoint_owns(const char *name);
+/* Deletes the engine's own files in a directory, trainer.json first, and then the directory if nothing else is in it.
+ * One that does not exist is fine. */
+bool checkpoint_remove(const char *dir, struct error *err);
+/* Gives a finished directory its name. An older one of that name changes places with it in one atomic step where the
+ * file system can do that, and is then removed; what is not its own stays under the name. */
+bool checkpoint_put_in_place(const char *temporary, const char *final, struct error *err);
+
 /* The path to load from: `path` itself if it is a file or holds a model (if it also has a trainer.json, only
  * when its checksums match), else its newest checkpoint that is complete and whose checksums match; damaged
  * ones are named in a warning and passed over. NULL with the reason if there is none; `err` then begins with

@@ -1,13 +1,11 @@
-/* Writing a checkpoint. Every rank writes a share of the tensors; rank 0 then writes the manifest and renames the
- * directory.
+/* Writing a checkpoint. Every rank writes a share of the tensors; rank 0 then writes the manifest and
+ * renames the directory.
  *
- * Buckets of the parameter buffer (zero.h) are dealt out to the ranks in turn. All ranks gather a bucket, and the one that
- * writes it keeps a copy. Once every rank holds a bucket, all write at the same time. One rank alone writes one file of
- * each kind, straight from the device. */
+ * Buckets of the parameter buffer (zero.h) are dealt out to the ranks in turn. All ranks gather a bucket,
+ * and the one that writes it keeps a copy. Once every rank holds a bucket, all write at the same time. One
+ * rank alone writes one file of each kind, straight from the device. */
 #include "llmc/format/checkpoint_manifest.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -208,27 +206,6 @@ static bool write_small_files(const struct share *s, const char *dir, const stru
     return ok;
 }
 
-/* --- putting in place --- */
-
-/* Gives the finished directory its name. An older checkpoint of the same step changes places with it in one
- * atomic step where the file system can do that, and is then removed. */
-static bool put_in_place(const char *temporary, const char *final, const char *run, struct error *err) {
-    if (!path_exists(final)) return rename_synced(temporary, final, err);
-    if (renameat2(AT_FDCWD, temporary, AT_FDCWD, final, RENAME_EXCHANGE) == 0)
-        return sync_path(run, err) && remove_tree(temporary, err);
-    if (errno != EINVAL && errno != ENOSYS)
-        return fail(err, "%s: cannot be replaced by %s: %s", final, temporary, strerror(errno));
-    char *old = xasprintf("%s.old.tmp", final);
-    bool ok = remove_tree(old, err) && rename_synced(final, old, err);
-    if (ok && !rename_synced(temporary, final, err)) {
-        ok = false;
-        (void)rename_synced(old, final, NULL);
-    }
-    if (ok) ok = remove_tree(old, err);
-    free(old);
-    return ok;
-}
-
 /* --- saving --- */
 
 static bool agree(const struct share *s, bool ok, struct error *err) {
@@ -308,11 +285,10 @@ bool checkpoint_save(const char *run, struct zero *z, const struct tokenizer *to
     s.files = min_i64(s.world, s.buckets);
     char *final = xasprintf("%s/step-%08" PRId64, run, state->step);
     char *temporary = xasprintf("%s.tmp", final);
-    bool ok = s.rank != 0 ||
-              (make_directories(run, err) && remove_tree(temporary, err) && make_directories(temporary, err));
+    bool ok = s.rank != 0 || (checkpoint_remove(temporary, err) && make_directories(temporary, err));
     ok = agree(&s, ok, err) && write_contents(&s, temporary, tokenizer, state, err);
-    if (ok) ok = agree(&s, s.rank != 0 || put_in_place(temporary, final, run, err), err);
-    if (!ok && s.rank == 0) (void)remove_tree(temporary, NULL);
+    if (ok) ok = agree(&s, s.rank != 0 || checkpoint_put_in_place(temporary, final, err), err);
+    if (!ok && s.rank == 0) (void)checkpoint_remove(temporary, NULL);
     free(temporary);
     free(final);
     return ok;

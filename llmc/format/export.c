@@ -4,7 +4,7 @@
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include "llmc/format/checkpoint.h"
 #include "llmc/format/model_config.h"
@@ -48,19 +48,52 @@ static bool write_directory(const char *dir, const struct weights *weights, cons
     return ok && sync_path(dir, err);
 }
 
-/* rename() refuses to replace a directory with something in it, but only after everything has been
- * written. */
-static bool check_target(const char *to, struct error *err) {
-    if (!path_exists(to)) return true;
-    DIR *dir = opendir(to);
-    if (!dir) return fail(err, "%s: exists and is not a directory; name a new one", to);
-    int entries = 0;
-    while (readdir(dir)) entries++;
-    closedir(dir);
-    return entries <= 2 || fail(err, "%s: exists and is not empty; name a new directory", to);
+/* Whether a directory is there, and holds an exported model and nothing else. */
+static bool is_export(const char *dir, struct error *err) {
+    DIR *d = opendir(dir);
+    if (!d) return fail(err, "%s: exists and is not a directory; name a new one", dir);
+    bool ok = true;
+    for (struct dirent *e; ok && (e = readdir(d)) != NULL;) {
+        const char *name = e->d_name;
+        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) continue;
+        bool state = strcmp(name, "trainer.json") == 0 || strncmp(name, "optimizer", 9) == 0;
+        if (state || !checkpoint_owns(name))
+            ok = fail(err, "%s: holds %s, which no export has made: name another directory", dir, name);
+    }
+    closedir(d);
+    return ok;
 }
 
-bool export_huggingface(const char *from, const char *to, enum export_type type, struct error *err) {
+static bool is_empty(const char *dir) {
+    DIR *d = opendir(dir);
+    int entries = 0;
+    while (d && readdir(d)) entries++;
+    if (d) closedir(d);
+    return d && entries <= 2;
+}
+
+static bool check_target(const char *from, const char *to, bool overwrite, struct error *err) {
+    struct stat a, b;
+    if (!path_exists(to) || is_empty(to)) return true;
+    if (path_is_directory(to) && !overwrite)
+        return fail(
+            err,
+            "%s: exists and is not empty; name a new directory, or --overwrite to replace the model in it",
+            to);
+    if (stat(from, &a) == 0 && stat(to, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+        return fail(err, "%s: is the model that is to be exported; name another directory", to);
+    return is_export(to, err);
+}
+
+/* What a killed export has left. */
+static bool clear_temporary(const char *temporary, struct error *err) {
+    if (!path_exists(temporary)) return true;
+    if (!is_export(temporary, err) || !checkpoint_remove(temporary, err)) return false;
+    return !path_exists(temporary) || fail(err, "%s: is in the way; move it away", temporary);
+}
+
+bool export_huggingface(const char *from, const char *to, enum export_type type, bool overwrite,
+                        struct error *err) {
     static const enum st_dtype dtypes[] = {
         [EXPORT_F32] = ST_F32, [EXPORT_F16] = ST_F16, [EXPORT_BF16] = ST_BF16};
     struct model_file m;
@@ -70,16 +103,17 @@ bool export_huggingface(const char *from, const char *to, enum export_type type,
     size_t length = strlen(to);
     while (length > 1 && to[length - 1] == '/') length--;
     char *final = xasprintf("%.*s", (int)length, to), *temporary = xasprintf("%s.tmp", final);
-    bool ok = check_target(final, err) && model_file_open(&m, from, err);
+    bool ok = check_target(from, final, overwrite, err) && model_file_open(&m, from, err);
     if (ok) {
         struct error why = {""};
         struct tokenizer *tok = checkpoint_load_tokenizer(from, &why);
         if (!tok && why.message[0]) ok = fail(err, "%s", why.message);
-        ok = ok && remove_tree(temporary, err) && make_directories(temporary, err);
+        ok = ok && clear_temporary(temporary, err) && make_directories(temporary, err);
         if (ok) {
             ok = write_directory(temporary, &m.weights, tok, dtypes[type], err) &&
-                 rename_synced(temporary, final, err);
-            if (!ok) (void)remove_tree(temporary, NULL);
+                 (is_empty(final) ? rename_synced(temporary, final, err)
+                                  : checkpoint_put_in_place(temporary, final, err));
+            if (!ok) (void)checkpoint_remove(temporary, NULL);
         }
         tokenizer_free(tok);
         model_file_close(&m);

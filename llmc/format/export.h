@@ -1,7 +1,7 @@
 /* Exports a model: to GGUF for llama.cpp, or to a Hugging Face directory without the state of the training.
  *
- * `from` is anything that checkpoint_config accepts (a checkpoint, a Hugging Face directory, an llm.c file). The target
- * appears under its name only when it is complete and on the disk. */
+ * `from` is anything that checkpoint_config accepts (a checkpoint, a Hugging Face directory, an llm.c
+ * file). The target appears under its name only when it is complete and on the disk. */
 #ifndef LLMC_EXPORT_H
 #define LLMC_EXPORT_H
 
@@ -21,9 +21,11 @@ const char *export_type_name(enum export_type type);
  * tied head is not stored twice; llama.cpp reads that since the beginning of 2025. Replaces a file. */
 bool export_gguf(const char *from, const char *to, enum export_type type, struct error *err);
 
-/* config.json, generation_config.json, model.safetensors and, if `from` has a tokenizer, tokenizer.json; all
- * tensors in `type`, which q8_0 cannot be. `to` must not exist, or be an empty directory. */
-bool export_huggingface(const char *from, const char *to, enum export_type type, struct error *err);
+/* config.json, generation_config.json, model.safetensors and, if `from` has a tokenizer, tokenizer.json;
+ * all tensors in `type`, which q8_0 cannot be. `to` must not exist, or be an empty directory, or with
+ * `overwrite` an exported model and nothing else, which is then replaced. */
+bool export_huggingface(const char *from, const char *to, enum export_type type, bool overwrite,
+                        struct error *err);
 
 /* 32 values to the 34 bytes of a q8_0 block: fp16 scale d = max|x| / 127, then x/d rounded to the nearest
  * integer, halves away from zero. False if a value is not finite or the scale exceeds fp16. */

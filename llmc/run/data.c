@@ -56,18 +56,6 @@ static bool choose_tokenizer(struct run_data *d, const struct run_config *c, con
 
 /* --- text and stories --- */
 
-/* A failure is only a warning: the run does not need the file. */
-static void write_corpus(const struct corpus *c, const char *path) {
-    struct writer w;
-    struct error err;
-    bool ok = writer_open(&w, path, &err);
-    for (int64_t i = 0; ok && i < c->count; i++) {
-        writer_put(&w, c->docs[i].data, (size_t)c->docs[i].size);
-        writer_printf(&w, "\n<|endoftext|>\n");
-    }
-    if (!ok || !writer_close(&w, &err)) warn("%s", err.message);
-}
-
 /* The entropy of the validation stories in nats per target: minus the log of each story's probability under
  * the grammar, over the tokens that the loss is averaged over. */
 static double stories_floor(const struct corpus *c, int64_t targets) {
@@ -119,7 +107,7 @@ static bool encode(struct run_data *d, const struct run_config *c, const struct 
 /* --- opening --- */
 
 bool run_data_open(struct run_data *d, const struct run_config *c, const char *tokenizer_from,
-                   const char *corpus_path, struct error *err) {
+                   struct error *err) {
     memset(d, 0, sizeof *d);
     d->floor_loss = NAN;
     if (c->text && c->data) return fail(err, "--text and --data exclude each other: give one of them");
@@ -128,7 +116,6 @@ bool run_data_open(struct run_data *d, const struct run_config *c, const char *t
     if (c->data) return choose_tokenizer(d, c, tokenizer_from, NULL, err);
     struct corpus corpus;
     if (!open_corpus(d, c, &corpus, err)) return false;
-    if (d->stories && corpus_path) write_corpus(&corpus, corpus_path);
     bool ok = choose_tokenizer(d, c, tokenizer_from, &corpus, err) && encode(d, c, &corpus, err);
     corpus_free(&corpus);
     return ok;
@@ -145,6 +132,20 @@ bool run_data_open_shards(struct run_data *d, const struct run_config *c, int64_
              dataset_shards(d->train), human_count((double)dataset_tokens(d->train)),
              d->val ? "" : "; no --val: nothing to validate on");
     return true;
+}
+
+void run_data_write_stories(const struct run_config *c, const char *path) {
+    struct corpus corpus;
+    struct writer w;
+    struct error err;
+    corpus_stories(&corpus, STORIES_SEED, c->stories, c->validation_fraction);
+    bool ok = writer_open(&w, path, &err);
+    for (int64_t i = 0; ok && i < corpus.count; i++) {
+        writer_put(&w, corpus.docs[i].data, (size_t)corpus.docs[i].size);
+        writer_printf(&w, "\n<|endoftext|>\n");
+    }
+    if (!ok || !writer_close(&w, &err)) warn("%s", err.message);
+    corpus_free(&corpus);
 }
 
 void run_data_close(struct run_data *d) {

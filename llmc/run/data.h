@@ -19,14 +19,16 @@ struct run_data {
 };
 
 /* Opens the tokenizer, and the datasets of text and stories. The tokenizer is the one of --tokenizer, else
- * that of `tokenizer_from` (a checkpoint directory, or NULL), else it is trained on the text. If
- * `corpus_path` is not NULL, the stories are written there for the user to read. */
+ * that of `tokenizer_from` (a checkpoint directory, or NULL), else it is trained on the text. */
 bool run_data_open(struct run_data *d, const struct run_config *c, const char *tokenizer_from,
-                   const char *corpus_path, struct error *err);
+                   struct error *err);
 /* Opens the token shards of --data and --val; does nothing without --data. Shards come last because their
  * tokens must be below `model_vocab`, which may depend on the tokenizer. */
 bool run_data_open_shards(struct run_data *d, const struct run_config *c, int64_t model_vocab,
                           struct error *err);
+/* Writes the built-in stories for the user to read. A failure is only a warning: the run does not need the
+ * file. */
+void run_data_write_stories(const struct run_config *c, const char *path);
 void run_data_close(struct run_data *d);
 
 /* The token between documents; -1: there is none. */

@@ -70,15 +70,19 @@ void run_open_tasks(struct run *r) {
           "--eval-tasks: with token shards, --tokenizer must say how the questions become tokens");
     check(eval_tasks_open(&r->tasks, r->config.eval_tasks, r->data.tokenizer, r->config.seq_len, &err),
           "--eval-tasks: %s", err.message);
-    if (!is_rank_0(r)) return;
-    if (r->tasks.cut)
+    if (is_rank_0(r) && r->tasks.cut)
         warn("%" PRId64 " of %" PRId64 " questions are longer than %" PRId64
              " tokens: their beginnings are left out",
              r->tasks.cut, r->tasks.questions, r->config.seq_len);
+}
+
+bool run_open_task_log(struct run *r, struct error *err) {
+    if (!r->tasks.count || !is_rank_0(r)) return true;
     char *path = xasprintf("%s/tasks.jsonl", r->out);
     /* a resumed run repeats the tasks of its first step */
-    check(log_file_open(&r->task_log, path, max_i64(0, r->state.step - 1), &err), "%s", err.message);
+    bool ok = log_file_open(&r->task_log, path, max_i64(0, r->state.step - 1), err);
     free(path);
+    return ok;
 }
 
 void run_answer_tasks(struct run *r) {

@@ -7,6 +7,8 @@
 
 /* Reads --eval-tasks, if there are any. */
 void run_open_tasks(struct run *r);
+/* Opens their log in the run directory, on rank 0. */
+bool run_open_task_log(struct run *r, struct error *err);
 
 /* Logs the mean loss over the validation set or its first --val-batches, the same batches every time. */
 void run_validate(struct run *r);

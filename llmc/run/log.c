@@ -12,15 +12,15 @@
 
 /* --- the start --- */
 
-static void write_options(const struct run *r) {
-    struct error err;
+static bool write_options(const struct run *r, struct error *err) {
     json_t *stored = options_export(&r->options);
     char *path = xasprintf("%s/options.json", r->out);
     char *text = json_dumps(json_object_get(stored, "values"), JSON_INDENT(2));
-    check(write_file_atomic(path, text, strlen(text), &err), "%s", err.message);
+    bool ok = write_file_atomic(path, text, strlen(text), err);
     free(text);
     free(path);
     json_decref(stored);
+    return ok;
 }
 
 static void introduce(const struct run *r, double matmul_rate) {
@@ -42,14 +42,13 @@ static void introduce(const struct run *r, double matmul_rate) {
            r->start ? r->start : "");
 }
 
-void run_log_open(struct run *r) {
-    struct error err;
+/* log.jsonl comes first: it marks the directory as that of a run. */
+bool run_log_open(struct run *r, struct error *err) {
     double matmul_rate = 0.0, copy_rate;
     bool writes = is_rank_0(r);
     if (writes) {
-        write_options(r);
+        owner_release_log(&r->owner);
         r->device->measure(r->device, &matmul_rate, &copy_rate);
-        introduce(r, matmul_rate);
     }
     struct log_options options = {.out = writes ? r->out : NULL,
                                   .quiet = !writes,
@@ -59,9 +58,15 @@ void run_log_open(struct run *r) {
                                   .flops_per_token = gpt_flops_per_token(&r->model, r->config.seq_len),
                                   .peak_flops = matmul_rate * (double)r->group->world,
                                   .floor_loss = r->data.floor_loss};
-    r->log = logger_open(&options, &err);
-    check(r->log, "%s", err.message);
-    if (writes && r->device->id[0]) r->nvml = nvml_open(r->device->id);
+    if (!(r->log = logger_open(&options, err))) return false;
+    if (!writes) return true;
+    if (!write_options(r, err)) return false;
+    char *stories = xasprintf("%s/stories.txt", r->out);
+    if (r->data.stories && !r->resumed) run_data_write_stories(&r->config, stories);
+    free(stories);
+    introduce(r, matmul_rate);
+    if (r->device->id[0]) r->nvml = nvml_open(r->device->id);
+    return true;
 }
 
 /* --- steps --- */

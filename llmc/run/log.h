@@ -6,9 +6,9 @@
 
 #include "llmc/run/run.h"
 
-/* Writes options.json, prints the introduction and opens the log. Measures the matmul rate of the device
- * first, which progress is compared with. */
-void run_log_open(struct run *r);
+/* Opens the log, writes options.json and the stories, and prints the introduction. Measures the matmul rate
+ * of the device first, which progress is compared with. */
+bool run_log_open(struct run *r, struct error *err);
 
 /* Ends the run on all ranks when too many gradients in a row were not finite. */
 void run_log_step(struct run *r, const struct log_step *step);

@@ -83,7 +83,10 @@ void run_prefix_messages(struct group *g, int log) {
 }
 
 void check_all_ranks(struct group *g, bool ok, struct error *err) {
-    if (group_agree(g, ok, err)) return;
+    if (!group_agree(g, ok, err)) exit_all_ranks(g, err);
+}
+
+void exit_all_ranks(struct group *g, const struct error *err) {
     bool prints = g->rank == 0;
     group_close(g); /* first, so that the watch does not report this exit as the failure of a rank */
     check(!prints, "%s", err->message);
@@ -98,14 +101,14 @@ void broadcast_text(struct group *g, char **text) {
     group_broadcast(g, *text, (size_t)size, 0);
 }
 
-bool check_shared_directory(struct group *g, const char *directory, struct error *err) {
+bool check_shared_directory(struct group *g, const char *directory, const char *run, struct error *err) {
     enum { TRIES = 40, PAUSE = 250000 };
     if (g->world == 1) return true;
-    char *path = xasprintf("%s/.seen-by-all", directory);
     bool ok = true;
-    /* tells the file from one in another directory of the same name */
+    /* tells the file from one in another directory of the same name, and from that of another run */
     uint64_t mark = (uint64_t)time(NULL) << 32 | (uint64_t)getpid(), found = 0;
     group_broadcast(g, &mark, sizeof mark, 0);
+    char *path = xasprintf("%s/%s-%016" PRIx64, directory, SHARED_MARK, mark);
     if (g->rank == 0) ok = write_file_atomic(path, &mark, sizeof mark, err);
     if (!group_agree(g, ok, err)) {
         free(path);
@@ -124,7 +127,7 @@ bool check_shared_directory(struct group *g, const char *directory, struct error
             err,
             "this rank does not see %s, the run directory of rank 0: --out must be on a file system that all "
             "machines share, and all processes must start in the same directory",
-            directory);
+            run);
     ok = group_agree(g, ok, err);
     if (g->rank == 0) unlink(path);
     free(path);

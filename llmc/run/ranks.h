@@ -21,11 +21,15 @@ void run_prefix_messages(struct group *g, int log);
 /* As check(), for all ranks together: returns if `ok` on every rank. Otherwise rank 0 prints the first
  * error, and all ranks exit. */
 void check_all_ranks(struct group *g, bool ok, struct error *err);
+/* When all ranks know of an error, by group_agree(). */
+LLMC_NORETURN void exit_all_ranks(struct group *g, const struct error *err);
 /* Sends rank 0's text (or NULL) to the others, where *text must be NULL. The caller frees. */
 void broadcast_text(struct group *g, char **text);
-/* Whether all ranks see the directory that rank 0 has made, tested with a file in it. Tries for ten
- * seconds, because network file systems have caches. All ranks call it, and get the same answer. */
-bool check_shared_directory(struct group *g, const char *directory, struct error *err);
+/* Whether all ranks see a directory as rank 0 does, tested with a file in it: the run directory, or the
+ * part of its path that exists already. `run` is for the message. Tries for ten seconds, because network
+ * file systems have caches. All ranks call it, and get the same answer. */
+#define SHARED_MARK ".seen-by-all" /* the name of that file begins so */
+bool check_shared_directory(struct group *g, const char *directory, const char *run, struct error *err);
 
 /* Opens this rank's device. Ranks of one machine get a GPU each, or divide the cores. Dies with the reason
  * if there are too few GPUs. */

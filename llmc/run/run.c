@@ -20,13 +20,17 @@
 
 /* --- starting or resuming --- */
 
-/* Of runs/stories, runs/stories-2, ... the first that does not exist, or the last that does (to resume). */
+/* Of runs/stories, runs/stories-2, ... the first that does not exist, or the last that holds a run (to
+ * resume). */
 static char *default_out(const struct run_config *c, bool existing, struct error *err) {
     const char *name = c->text || c->data ? "train" : "stories";
     char *path = xasprintf("runs/%s", name), *last = NULL;
     for (int i = 2; path_exists(path); i++) {
-        free(last);
-        last = path;
+        if (directory_holds_run(path)) {
+            free(last);
+            last = xstrdup(path);
+        }
+        free(path);
         path = xasprintf("runs/%s-%d", name, i);
     }
     free(existing ? path : last);
@@ -34,50 +38,56 @@ static char *default_out(const struct run_config *c, bool existing, struct error
     return existing ? last : path;
 }
 
-/* On rank 0: the run directory, and the checkpoint to resume from. */
+/* What the run reads must not lie where --overwrite deletes. */
+static bool check_inputs(const struct run *r, struct error *err) {
+    const struct run_config *c = &r->config;
+    const struct {
+        const char *option, *value;
+    } inputs[] = {{"text", c->text},           {"data", c->data},   {"val", c->val},
+                  {"tokenizer", c->tokenizer}, {"model", c->model}, {"eval-tasks", c->eval_tasks}};
+    for (size_t i = 0; i < ARRAY_LENGTH(inputs); i++)
+        if (!owner_check_input(&r->owner, inputs[i].option, inputs[i].value, err)) return false;
+    return true;
+}
+
+/* On rank 0: the run directory, and the checkpoint to resume from. Nothing in the directory changes yet. */
 static bool choose_run(struct run *r, struct error *err) {
     const struct run_config *c = &r->config;
+    enum owner_purpose purpose = c->resume ? OWNER_RESUME : c->overwrite ? OWNER_OVERWRITE : OWNER_NEW;
+    if (c->resume && c->overwrite)
+        return fail(err, "--resume and --overwrite exclude each other: give one of them");
     r->out = c->out ? xstrdup(c->out) : default_out(c, c->resume, err);
-    if (!r->out) return false;
-    if (c->resume) return (r->start = checkpoint_find(r->out, err)) != NULL;
-    char *log = xasprintf("%s/log.jsonl", r->out);
-    bool taken = path_exists(log) && !c->overwrite;
-    free(log);
-    if (taken)
-        return fail(
-            err,
-            "%s already holds a run: --resume continues it, --overwrite deletes it first, --out DIR names "
-            "another directory",
-            r->out);
-    return (!c->overwrite || remove_tree(r->out, err)) && make_directories(r->out, err);
+    if (!r->out || !owner_open(&r->owner, r->out, purpose, err) || !check_inputs(r, err)) return false;
+    return !c->resume || (r->start = checkpoint_find(r->out, err)) != NULL;
 }
 
 /* --resume takes over the options of the newest checkpoint. */
-static void open_run(struct run *r) {
+static void choose(struct run *r) {
     struct error err;
     struct rank_busy *busy = rank_busy_begin(r->group, "choosing the run", -1);
     bool ok = r->group->rank != 0 || choose_run(r, &err);
     rank_busy_end(busy);
     check_all_ranks(r->group, ok, &err);
+    char *existing = ok && is_rank_0(r) ? owner_existing(&r->owner) : NULL;
     broadcast_text(r->group, &r->out);
     broadcast_text(r->group, &r->start);
+    broadcast_text(r->group, &existing);
     launch_tell_run(r->out);
-    ok = check_shared_directory(r->group, r->out, &err);
-    if (ok && r->config.rank_logs) ok = (r->rank_log = rank_log_open(r->out, r->group, &err)) > 0;
+    if (!check_shared_directory(r->group, existing, r->out, &err)) exit_all_ranks(r->group, &err);
+    free(existing);
     r->resumed = r->config.resume;
-    if (ok && r->resumed)
-        ok = checkpoint_load_state(&r->state, r->start, &err) &&
-             options_import(&r->options, r->state.options, r->start, &err);
+    if (!r->resumed) return;
+    ok = checkpoint_load_state(&r->state, r->start, &err) &&
+         options_import(&r->options, r->state.options, r->start, &err);
     check_all_ranks(r->group, ok, &err);
 }
 
 static bool open_data_and_model(struct run *r, struct error *err) {
     struct run_config *c = &r->config;
-    char *directory = NULL, *corpus = xasprintf("%s/stories.txt", r->out);
+    char *directory = NULL;
     bool fine_tunes = !r->start && path_exists(c->model);
     if (fine_tunes && !(r->start = checkpoint_find(c->model, err))) return false;
-    if (!run_data_open(&r->data, c, r->start, r->resumed || r->group->rank != 0 ? NULL : corpus, err))
-        return false;
+    if (!run_data_open(&r->data, c, r->start, err)) return false;
     int64_t vocab = r->data.vocab_size ? r->data.vocab_size : c->shape.vocab_size;
     bool known = r->resumed ? checkpoint_config(&r->model, r->start, err)
                             : run_model_config(&r->model, &directory, c, vocab, err);
@@ -104,7 +114,6 @@ static bool open_data_and_model(struct run *r, struct error *err) {
                                      .world = r->group->world};
     r->train = dataloader_open(r->data.train, &loading, err);
     free(directory);
-    free(corpus);
     return r->train != NULL;
 }
 
@@ -148,15 +157,6 @@ static void compare_state(struct run *r) {
     bool same = rank_facts_equal_rank_0(&facts, r->group, &err);
     rank_facts_free(&facts);
     check_all_ranks(r->group, same, &err);
-}
-
-/* Up to here all ranks have the same errors, and rank 0 reports them. From here on each reports its own. */
-static void report_for_this_rank(const struct run *r) {
-    run_prefix_messages(r->group, r->rank_log);
-    rank_log_put(r->rank_log,
-                 "rank %" PRId64 " of %" PRId64 ", %s, process %d, %s (%s), %s after step %" PRId64,
-                 r->group->rank, r->group->world, r->group->host, (int)getpid(), r->device->name,
-                 r->device->short_name, r->comm->kind, r->state.step);
 }
 
 /* The communicator, wrapped so that each rank's waiting is timed. */
@@ -206,22 +206,43 @@ static void create_model(struct run *r) {
 
 /* --- opening, saving, closing --- */
 
+/* All that a start needs is there: now the directory is made, or the old run deleted. After a failure it is
+ * as before, if it was new. */
+static void take_directory(struct run *r) {
+    struct error err;
+    bool ok = group_agree(r->group, !is_rank_0(r) || owner_take(&r->owner, &err), &err);
+    if (ok && r->config.rank_logs)
+        ok = group_agree(r->group, (r->rank_log = rank_log_open(r->out, r->group, &err)) > 0, &err);
+    if (ok) ok = group_agree(r->group, run_log_open(r, &err) && run_open_task_log(r, &err), &err);
+    if (!ok) {
+        if (is_rank_0(r)) owner_give_up(&r->owner);
+        exit_all_ranks(r->group, &err);
+    }
+    run_prefix_messages(r->group, r->rank_log);
+    rank_log_put(r->rank_log,
+                 "rank %" PRId64 " of %" PRId64 ", %s, process %d, %s (%s), %s after step %" PRId64,
+                 r->group->rank, r->group->world, r->group->host, (int)getpid(), r->device->name,
+                 r->device->short_name, r->comm->kind, r->state.step);
+}
+
 void run_open(struct run *r) {
     r->group = run_open_group(&r->config);
     r->saved = true; /* nothing is lost yet */
     r->config.world = r->group->world;
     compare_options(r);
-    open_run(r);
+    choose(r);
     r->device = run_open_rank_device(&r->config, r->group);
     open_comm(r);
     open_data(r);
     compare_state(r);
-    report_for_this_rank(r);
+    /* up to here all ranks have the same errors, and rank 0 reports them; from here on each reports its own
+     */
+    run_prefix_messages(r->group, 0);
     struct rank_busy *busy = rank_busy_begin(r->group, "creating the model", -1);
     create_model(r);
-    rank_busy_end(busy);
-    run_log_open(r);
     run_open_tasks(r);
+    rank_busy_end(busy);
+    take_directory(r);
 }
 
 void run_save(struct run *r) {
@@ -258,6 +279,7 @@ void run_close(struct run *r) {
     if (r->rank_log) close(r->rank_log);
     train_state_free(&r->state);
     options_free(&r->options);
+    if (is_rank_0(r)) owner_close(&r->owner);
     free(r->out);
     free(r->start);
 }

@@ -10,14 +10,16 @@
 #include "llmc/report/logger.h"
 #include "llmc/report/nvml.h"
 #include "llmc/run/data.h"
+#include "llmc/run/owner.h"
 #include "llmc/run/ranks.h"
 
 struct run {
     /* what the user asked for, and where the run stands */
     struct options options; /* the options as given, with the source of each value */
     struct run_config config;
-    char *out;   /* run directory */
-    char *start; /* the checkpoint that the weights come from; NULL: they are initialised */
+    struct owner owner; /* of the run directory; on rank 0 */
+    char *out;          /* its path */
+    char *start;        /* the checkpoint that the weights come from; NULL: they are initialised */
     bool resumed;
     struct train_state state; /* step, data position and what else a checkpoint stores */
 

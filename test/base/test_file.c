@@ -69,7 +69,7 @@ static void map_has_64_bit_size(void **state) {
     file_unmap(&f);
 }
 
-static void directories_are_made_and_removed(void **state) {
+static void directories_are_made(void **state) {
     struct error err = {""};
     assert_true(make_directories(in_scratch("a//b/c/"), &err));
     assert_true(path_is_directory(in_scratch("a/b/c")));
@@ -80,22 +80,65 @@ static void directories_are_made_and_removed(void **state) {
     assert_mentions(err.message, "a/b/c/file");
     assert_false(make_directories("", &err));
 
-    /* A link inside the tree is removed, its target stays. */
-    assert_int_equal(mkdir(in_scratch("kept"), 0700), 0);
-    put_text("kept/file", "y");
-    assert_int_equal(symlink(in_scratch("kept"), in_scratch("a/link")), 0);
     assert_int_equal(symlink("nowhere", in_scratch("a/dangling")), 0);
     assert_true(path_exists(in_scratch("a/dangling")));
     assert_false(path_is_directory(in_scratch("a/dangling")));
+}
 
-    assert_true(remove_tree(in_scratch("a"), &err));
-    assert_false(path_exists(in_scratch("a")));
-    assert_content(in_scratch("kept/file"), "y");
-    assert_true(remove_tree(in_scratch("kept/file"), &err));
-    assert_false(path_exists(in_scratch("kept/file")));
-    assert_true(remove_tree(in_scratch("kept/file"), &err)); /* not there: not an error */
-    assert_false(remove_tree("/proc/self/status", &err));
-    assert_mentions(err.message, "/proc/self/status");
+static void what_a_failed_start_made_is_removed(void **state) {
+    struct error err = {""};
+    const char *kept = in_scratch("kept"), *deep = in_scratch("kept/a/b/c/");
+    assert_true(make_directories(kept, &err));
+    size_t existing = path_existing(deep);
+    assert_int_equal(existing, strlen(kept));
+    assert_true(make_directories(deep, &err));
+    remove_empty_directories(deep, existing);
+    assert_true(path_is_directory(kept) && !path_exists(in_scratch("kept/a")));
+    /* What is not empty stays, and so does what was there before. */
+    assert_true(make_directories(deep, &err));
+    put_text("kept/a/note", "x");
+    remove_empty_directories(deep, existing);
+    assert_false(path_exists(in_scratch("kept/a/b")));
+    assert_content(in_scratch("kept/a/note"), "x");
+    existing = path_existing(in_scratch("kept/a"));
+    remove_empty_directories(in_scratch("kept/a"), existing);
+    assert_true(path_is_directory(in_scratch("kept/a")));
+    assert_int_equal(path_existing("no/such/path"), 0);
+    assert_int_equal(path_existing("/no/such/path"), 1);
+}
+
+static void assert_parent(const char *path, const char *parent) {
+    char *found = path_parent(path);
+    assert_string_equal(found, parent);
+    free(found);
+}
+
+static void parents_of_paths(void **state) {
+    assert_parent("a", ".");
+    assert_parent("a/b", "a");
+    assert_parent("a//b/", "a");
+    assert_parent("/a", "/");
+    assert_parent("/", "/");
+}
+
+static void files_are_replaced_only_when_asked(void **state) {
+    struct error err = {""};
+    const char *file = in_scratch("file"), *link = in_scratch("link"), *nowhere = in_scratch("none/file");
+    put_text("file", "precious");
+    assert_int_equal(symlink(file, link), 0);
+    assert_true(may_write_file(in_scratch("new"), false, &err));
+    for (int i = 0; i < 2; i++) {
+        assert_false(may_write_file(i ? link : file, false, &err));
+        assert_mentions(err.message, "--overwrite");
+        assert_true(may_write_file(i ? link : file, true, &err));
+        assert_false(may_write_file(nowhere, i, &err));
+        assert_mentions(err.message, "there is no directory");
+        assert_false(may_write_file(scratch_directory(), i, &err));
+        assert_mentions(err.message, "is a directory");
+    }
+    assert_true(may_write_file("/dev/null", false, &err));
+    assert_false(path_exists(in_scratch("new")));
+    assert_content(file, "precious");
 }
 
 static void sync_reports_a_missing_path(void **state) {
@@ -231,7 +274,10 @@ int main(void) {
         SCRATCH_TEST(map_reads_what_was_written),
         SCRATCH_TEST(map_refuses_what_is_not_a_file),
         SCRATCH_TEST(map_has_64_bit_size),
-        SCRATCH_TEST(directories_are_made_and_removed),
+        SCRATCH_TEST(directories_are_made),
+        SCRATCH_TEST(what_a_failed_start_made_is_removed),
+        SCRATCH_TEST(parents_of_paths),
+        SCRATCH_TEST(files_are_replaced_only_when_asked),
         SCRATCH_TEST(sync_reports_a_missing_path),
         SCRATCH_TEST(writer_counts_and_formats),
         SCRATCH_TEST(writer_cannot_open),

@@ -440,12 +440,12 @@ static void what_cannot_be_exported(void **state) {
     }
     f32(&w)[40] = 70000.0f;
     save(s, s->tokenizer, 2);
-    assert_false(export_huggingface(s->checkpoint, in_scratch("hf"), EXPORT_F16, &err));
+    assert_false(export_huggingface(s->checkpoint, in_scratch("hf"), EXPORT_F16, false, &err));
     assert_mentions(err.message, "65504");
     assert_false(path_exists(in_scratch("hf")));
     assert_false(path_exists(in_scratch("hf.tmp")));
     f32(&w)[40] = kept;
-    assert_false(export_huggingface(s->checkpoint, in_scratch("hf"), EXPORT_Q8_0, &err));
+    assert_false(export_huggingface(s->checkpoint, in_scratch("hf"), EXPORT_Q8_0, false, &err));
     assert_mentions(err.message, "q8_0 is a type of GGUF files");
 
     /* Tokenizers. */
@@ -513,7 +513,7 @@ static void a_full_disk_leaves_nothing(void **state) {
         struct error err = {""};
         setrlimit(RLIMIT_FSIZE, &small);
         bool a = export_gguf(s->checkpoint, gguf, EXPORT_F32, &err);
-        bool b = export_huggingface(s->checkpoint, hf, EXPORT_F32, &err);
+        bool b = export_huggingface(s->checkpoint, hf, EXPORT_F32, false, &err);
         setrlimit(RLIMIT_FSIZE, &unlimited);
         assert_false(a && limit < 100000);
         assert_true(path_exists(gguf) == a && path_exists(hf) == b);
@@ -522,7 +522,7 @@ static void a_full_disk_leaves_nothing(void **state) {
         if (!b) assert_mentions(err.message, "File too large");
         failures += !a + !b;
         unlink(gguf);
-        remove_tree(hf, NULL);
+        remove_tree(hf);
     }
     signal(SIGXFSZ, handler);
     assert_true(failures > 60);
@@ -537,7 +537,7 @@ static void directories_load_again(void **state) {
         struct error err;
         struct gpt_config c;
         const char *dir = in_scratch("%s", to[type]);
-        if (!export_huggingface(s->checkpoint, dir, (enum export_type)type, &err))
+        if (!export_huggingface(s->checkpoint, dir, (enum export_type)type, false, &err))
             fail_msg("%s", err.message);
         assert_false(path_exists(in_scratch("bf16.tmp")));
         if (!checkpoint_config(&c, dir, &err)) fail_msg("%s", err.message);
@@ -559,16 +559,19 @@ static void directories_load_again(void **state) {
         assert_non_null(t);
         assert_true(tokenizer_hash(t) == tokenizer_hash(s->tokenizer));
         tokenizer_free(t);
-        assert_false(export_huggingface(s->checkpoint, dir, EXPORT_F32, &err)); /* not over something */
+        assert_false(
+            export_huggingface(s->checkpoint, dir, EXPORT_F32, false, &err)); /* not over something */
         assert_mentions(err.message, "not empty; name a new directory");
+        if (!export_huggingface(s->checkpoint, dir, (enum export_type)type, true, &err))
+            fail_msg("%s", err.message);
         /* A model that came from elsewhere is exported in the same way. */
         if (!export_gguf(dir, in_scratch("again.gguf"), EXPORT_F32, &err)) fail_msg("%s", err.message);
     }
     struct error err;
     assert_true(make_directories(in_scratch("empty"), &err));
-    if (!export_huggingface(s->checkpoint, in_scratch("empty"), EXPORT_BF16, &err))
+    if (!export_huggingface(s->checkpoint, in_scratch("empty"), EXPORT_BF16, false, &err))
         fail_msg("%s", err.message);
-    assert_false(export_huggingface(s->checkpoint, in_scratch("f32/config.json"), EXPORT_BF16, &err));
+    assert_false(export_huggingface(s->checkpoint, in_scratch("f32/config.json"), EXPORT_BF16, false, &err));
     assert_mentions(err.message, "not a directory");
 }
 

@@ -4,6 +4,7 @@
 #include "llmc/base/file.h"
 
 #include <fcntl.h>
+#include <ftw.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +15,10 @@
 
 static char directory[PATH_MAX / 2];
 
-static void remove_directory(void) { remove_tree(directory, NULL); }
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at) {
+    return remove(path);
+}
+static void remove_directory(void) { nftw(directory, remove_one, 16, FTW_DEPTH | FTW_PHYS); }
 
 const char *fuzz_path(const char *name) {
     static char paths[8][PATH_MAX];
