@@ -170,7 +170,18 @@ static bool only_own_files(const char *dir) {
     return d && !other;
 }
 
+/* A symbolic link to a directory is none: it is somebody's, and so is what it points to. */
+static bool is_directory(const char *path) {
+    struct stat st;
+    return lstat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static bool in_the_way(const char *path, struct error *err) {
+    return fail(err, "%s: is in the way, and no directory; move it away", path);
+}
+
 static bool remove_own_files(const char *dir, struct error *err) {
+    if (!is_directory(dir)) return true;
     DIR *d = opendir(dir);
     if (!d) return errno == ENOENT || fail(err, "%s: cannot list directory: %s", dir, strerror(errno));
     bool ok = true;
@@ -190,6 +201,7 @@ static bool remove_own_files(const char *dir, struct error *err) {
  * somebody's files in it, the directory keeps its name. */
 bool checkpoint_remove(const char *dir, struct error *err) {
     const char *slash = strrchr(dir, '/');
+    if (!is_directory(dir)) return true;
     if (checkpoint_step(slash ? slash + 1 : dir) < 0 || !only_own_files(dir))
         return remove_own_files(dir, err);
     char *temporary = xasprintf("%s.tmp", dir);
@@ -214,6 +226,12 @@ bool checkpoint_prune(const char *run, int64_t keep, struct error *err) {
 
 /* --- putting in place --- */
 
+bool checkpoint_begin(const char *temporary, struct error *err) {
+    if (!checkpoint_remove(temporary, err)) return false;
+    if (path_exists(temporary)) return is_directory(temporary) || in_the_way(temporary, err);
+    return make_directories(temporary, err);
+}
+
 /* Moves what a checkpoint does not own from the old directory to the new one. */
 static bool move_foreign(const char *from, const char *to, struct error *err) {
     DIR *a = opendir(from), *b = opendir(to);
@@ -228,6 +246,7 @@ static bool move_foreign(const char *from, const char *to, struct error *err) {
 
 bool checkpoint_put_in_place(const char *temporary, const char *final, struct error *err) {
     if (!path_exists(final)) return rename_synced(temporary, final, err);
+    if (!is_directory(final)) return in_the_way(final, err);
     char *parent = path_parent(final), *old = NULL;
     bool ok;
     if (renameat2(AT_FDCWD, temporary, AT_FDCWD, final, RENAME_EXCHANGE) == 0) {

@@ -62,8 +62,10 @@ int64_t checkpoint_step(const char *name);
 bool checkpoint_unfinished(const char *name);
 bool checkpoint_owns(const char *name);
 /* Deletes the engine's own files in a directory, trainer.json first, and then the directory if nothing else is in it.
- * One that does not exist is fine. */
+ * One that does not exist is fine, and a symbolic link stays. */
 bool checkpoint_remove(const char *dir, struct error *err);
+/* An empty directory for what is to be put in place, but for files of somebody's that are in it. */
+bool checkpoint_begin(const char *temporary, struct error *err);
 /* Gives a finished directory its name. An older one of that name changes places with it in one atomic step where the
  * file system can do that, and is then removed; what is not its own stays under the name. */
 bool checkpoint_put_in_place(const char *temporary, const char *final, struct error *err);

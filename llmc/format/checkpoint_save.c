@@ -285,7 +285,7 @@ bool checkpoint_save(const char *run, struct zero *z, const struct tokenizer *to
     s.files = min_i64(s.world, s.buckets);
     char *final = xasprintf("%s/step-%08" PRId64, run, state->step);
     char *temporary = xasprintf("%s.tmp", final);
-    bool ok = s.rank != 0 || (checkpoint_remove(temporary, err) && make_directories(temporary, err));
+    bool ok = s.rank != 0 || checkpoint_begin(temporary, err);
     ok = agree(&s, ok, err) && write_contents(&s, temporary, tokenizer, state, err);
     if (ok) ok = agree(&s, s.rank != 0 || checkpoint_put_in_place(temporary, final, err), err);
     if (!ok && s.rank == 0) (void)checkpoint_remove(temporary, NULL);

@@ -144,7 +144,8 @@ static void the_same_step_is_replaced(void **state) {
     paint_model(painted, 50);
     save(scratch_directory(), painted, 7);
     assert_int_equal(count_entries(scratch_directory()), 1);
-    assert_int_equal(count_entries(in_scratch("step-00000007")), 5);
+    assert_int_equal(count_entries(in_scratch("step-00000007")), 6); /* somebody's file stays */
+    free(get_text("step-00000007/left over"));
     assert_finds(scratch_directory(), 7);
     assert_loads_as(in_scratch("step-00000007"), painted);
 }
@@ -255,9 +256,25 @@ static void a_directory_that_cannot_be_written(void **state) {
     assert_mentions(err.message, "/proc/run");
     /* A file has the checkpoint's name. */
     put_text(in_scratch("step-00000001"), "x");
-    bool ok = checkpoint_save(scratch_directory(), &painted->zero, NULL, &st, &err);
-    if (!ok) assert_false(path_exists(in_scratch("step-00000001.tmp")));
+    assert_false(checkpoint_save(scratch_directory(), &painted->zero, NULL, &st, &err));
+    assert_mentions(err.message, "is in the way");
+    assert_false(path_exists(in_scratch("step-00000001.tmp")));
+    free(get_text("step-00000001"));
     train_state_free(&st);
+}
+
+/* A link among the checkpoints: neither it nor what it points to is the run's. */
+static void links_are_left_alone(void **state) {
+    struct model *painted = *state;
+    struct error err;
+    for (int step = 2; step < 5; step++) save(in_scratch("run"), painted, step);
+    save(in_scratch("elsewhere"), painted, 1);
+    assert_int_equal(symlink("../elsewhere/step-00000001", in_scratch("run/step-00000001")), 0);
+    assert_int_equal(symlink("../elsewhere/step-00000001", in_scratch("run/step-00000009.tmp")), 0);
+    ASSERT_OK(checkpoint_prune(in_scratch("run"), 1, &err), err);
+    assert_int_equal(count_entries(in_scratch("run")), 3);
+    assert_true(path_exists(in_scratch("run/step-00000001")));
+    assert_loads_as(in_scratch("elsewhere/step-00000001"), painted);
 }
 
 /* --- killed processes --- */
@@ -333,6 +350,7 @@ int main(int argc, char **argv) {
         FIXTURE_TEST(a_file_that_cannot_grow),
         FIXTURE_TEST(a_full_disk),
         FIXTURE_TEST(a_directory_that_cannot_be_written),
+        FIXTURE_TEST(links_are_left_alone),
         FIXTURE_TEST(killed_while_saving),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
