@@ -267,11 +267,6 @@ bool gpt_config_check(const struct gpt_config *c, struct error *err) {
     if (c->positions != POSITIONS_ROPE && c->rope_theta != 0.0)
         return fail(err, "model %s: --rope-theta is for rotary positions, and this model has %s ones",
                     c->name, c->positions == POSITIONS_NONE ? "no" : "learned");
-    struct gpt_config gpt2 = {
-        .layers = c->layers, .heads = c->heads, .channels = c->channels, .ff = c->ff, .tied = c->tied};
-    gpt_config_complete(&gpt2);
-    if (c->kv_heads != gpt2.kv_heads || c->head_size != gpt2.head_size)
-        return fail(err, "model %s: only the parts of GPT-2 are implemented", c->name);
     double C = (double)c->channels, qkvo = 2.0 * (double)(c->heads + c->kv_heads) * (double)c->head_size;
     double mlp = (gpt_mlp_gated(c) ? 3.0 : 2.0) * (double)c->ff;
     double total = C * ((double)c->layers * (qkvo + mlp) + (double)c->vocab_size);

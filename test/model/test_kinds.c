@@ -92,7 +92,7 @@ static double gradient_error(struct gpt *g, const struct tensor *p, const struct
     for (int64_t i = 0; i < n; i++) direction[i] = (float)((double)f32(grad)[i] / (norm > 0.0 ? norm : 1.0));
     for (int k = 0; k < 2; k++) {
         /* the curvature of a squared ReLU jumps, so that the error is of first order in e */
-        double e = (g->config.mlp == MLP_RELU2 ? 0.01 : 0.04) / (1 << k);
+        double e = (g->config.mlp == MLP_RELU2 ? 0.01 : 0.02) / (1 << k);
         slope[k] = (loss_at(g, p, start, direction, e) - loss_at(g, p, start, direction, -e)) / (2.0 * e);
     }
     memcpy(p->data, start, (size_t)n * sizeof *start);
@@ -205,15 +205,15 @@ static int64_t walk(void (*check_config)(const struct gpt_config *config)) {
                     c.mlp = (enum gpt_mlp)mlp;
                     c.bias = k & 1 ? SWITCH_OFF : SWITCH_ON;
                     c.tied = k & 2 ? SWITCH_OFF : SWITCH_ON;
-                    c.kv_heads = 4;
-                    c.head_size = 4; /* heads that together are wider than the model */
+                    c.kv_heads = k & 4 ? 2 : 4;
+                    c.head_size = k & 4 ? 6 : 4; /* heads that together are wider than the model */
                     c.ff = 24;
                     c.norm_eps = 1e-3;
                     gpt_config_complete(&c);
                     snprintf(c.name, sizeof c.name, "%s/%s/%s/bias %s/tied %s/%d kv heads",
                              text_of(&c, "positions"), text_of(&c, "norm"), text_of(&c, "mlp"),
                              k & 1 ? "off" : "on", k & 2 ? "off" : "on", (int)c.kv_heads);
-                    if (!gpt_config_check(&c, &err)) continue;
+                    if (!gpt_config_check(&c, &err)) fail_msg("%s: %s", c.name, err.message);
                     check_config(&c);
                     count++;
                 }
