@@ -1,8 +1,8 @@
 /* Causal multi-head attention: forward, backward. Contracts in ops.h.
  *
- * A thread takes one (batch, head) and walks the queries in tiles of LANES. The scores of a tile are kept
- * with the queries side by side, (keys, LANES), so that maxima, sums and exponentials of all its queries are
- * taken at once; only keys up to the diagonal are looked at, and scratch is T*LANES floats a thread, not T*T.
+ * A thread takes one (batch, head) and walks the queries in tiles of TILE. The scores of a tile are kept
+ * with the queries side by side, (keys, TILE), so that maxima, sums and exponentials of all its queries are
+ * taken at once; only keys up to the diagonal are looked at, and scratch is T*TILE floats a thread, not T*T.
  * All products go through one small function that keeps a piece of the result in registers; BLAS would
  * compute the half above the diagonal, too. Sums run in a fixed order: the number of threads changes no bit.
  *
@@ -12,11 +12,23 @@
 #include <math.h>
 #include <omp.h>
 
-enum { LANES = 16, ROWS = 8 };
+enum { TILE = 16 }; /* queries */
+
+/* A piece of a product, ROWS by COLS vectors of LANES floats, has to fit the processor's registers: a vector type that is
+ * wider than they are is taken apart through memory, and accumulators beyond them are spilled (on AVX2 the pieces for
+ * AVX-512 made backward 14 times slower). Eight accumulators cover the latency of a multiply-add. */
+#if defined(__AVX512F__)
+enum { LANES = 16, ROWS = 8, COLS = 2 };
+#elif defined(__AVX__)
+enum { LANES = 8, ROWS = 4, COLS = 2 };
+#elif defined(__aarch64__)
+enum { LANES = 4, ROWS = 4, COLS = 4 };
+#else
+enum { LANES = 4, ROWS = 4, COLS = 2 };
+#endif
 
 /* --- the product --- */
 
-/* 16 floats, however many the processor computes at a time. */
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 
 /* A matrix whose element (i,j) is at i*row + j*col. */
@@ -25,11 +37,11 @@ struct matrix {
     int64_t row, col;
 };
 
-/* out (m, 16*cols) = or += a (m,k) @ b (k,n), whose rows are contiguous. m and cols are constants where this
+/* out (m, LANES*cols) = or += a (m,k) @ b (k,n), whose rows are contiguous. m and cols are constants where this
  * is inlined, so that the compiler keeps `sum` in registers. */
 static inline void multiply_tile(int m, int cols, float *out, int64_t ldo, struct matrix a, const float *b,
                                  int64_t ldb, int64_t k, bool add) {
-    lanes sum[ROWS][2];
+    lanes sum[ROWS][COLS];
     for (int i = 0; i < m; i++)
         for (int j = 0; j < cols; j++) sum[i][j] = (lanes){0};
     for (int64_t l = 0; l < k; l++)
@@ -63,9 +75,9 @@ static void multiply(int64_t m, int64_t n, int64_t k, float *out, int64_t ldo, s
     int64_t whole = n - n % LANES;
     for (; m >= ROWS; m -= ROWS, out += ROWS * ldo, a.at += ROWS * a.row) {
         int64_t j = 0;
-        for (; j + 2 * LANES <= n; j += 2 * LANES)
-            multiply_tile(ROWS, 2, out + j, ldo, a, b + j, ldb, k, add);
-        if (j < whole) multiply_tile(ROWS, 1, out + j, ldo, a, b + j, ldb, k, add);
+        for (; j + COLS * LANES <= n; j += COLS * LANES)
+            multiply_tile(ROWS, COLS, out + j, ldo, a, b + j, ldb, k, add);
+        for (; j < whole; j += LANES) multiply_tile(ROWS, 1, out + j, ldo, a, b + j, ldb, k, add);
         multiply_rest(ROWS, n - whole, k, out + whole, ldo, a, b + whole, ldb, add);
     }
     for (; m > 0; m--, out += ldo, a.at += a.row) {
@@ -90,27 +102,26 @@ static struct head head_of(const struct tensor *qkv, int64_t b, int64_t h, int N
                          1.0f / sqrtf((float)HS)};
 }
 
-/* Floats that a thread needs for `n` tiles of scores (T,LANES) and of transposed rows (HS,LANES). */
+/* Floats that a thread needs for `n` tiles of scores (T,TILE) and of transposed rows (HS,TILE). */
 static int64_t scratch_floats(const struct tensor *out, int NH, int n) {
-    return n * LANES * (out->dim[1] + out->dim[2] / NH);
+    return n * TILE * (out->dim[1] + out->dim[2] / NH);
 }
 static int64_t scratch_bytes(const struct tensor *out, int NH, int n) {
     return omp_get_max_threads() * scratch_floats(out, NH, n) * (int64_t)sizeof(float);
 }
 
-/* to (HS,LANES) = scale * rows (count,HS) transposed; zeros for what is missing to LANES rows. */
+/* to (HS,TILE) = scale * rows (count,HS) transposed; zeros for what is missing to TILE rows. */
 static void transpose(float *to, const float *rows, int64_t stride, int64_t count, int64_t HS, float scale) {
     for (int64_t c = 0; c < HS; c++)
-        for (int64_t i = 0; i < LANES; i++)
-            to[c * LANES + i] = i < count ? scale * rows[i * stride + c] : 0.0f;
+        for (int64_t i = 0; i < TILE; i++) to[c * TILE + i] = i < count ? scale * rows[i * stride + c] : 0.0f;
 }
 
-/* S (keys,LANES) = scores of the queries [first, first + rows), -infinity where a query would look ahead. */
+/* S (keys,TILE) = scores of the queries [first, first + rows), -infinity where a query would look ahead. */
 static void scores(float *S, float *qT, const struct head *h, int64_t first, int64_t rows) {
     transpose(qT, h->q + first * h->stride, h->stride, rows, h->HS, h->scale);
-    multiply(first + rows, LANES, h->HS, S, LANES, (struct matrix){h->k, h->stride, 1}, qT, LANES, false);
+    multiply(first + rows, TILE, h->HS, S, TILE, (struct matrix){h->k, h->stride, 1}, qT, TILE, false);
     for (int64_t j = 1; j < rows; j++)
-        for (int64_t i = 0; i < j; i++) S[(first + j) * LANES + i] = -INFINITY;
+        for (int64_t i = 0; i < j; i++) S[(first + j) * TILE + i] = -INFINITY;
 }
 
 /* --- forward --- */
@@ -120,22 +131,22 @@ static int64_t attn_forward_need(struct tensor *out, struct tensor *lse, const s
     return scratch_bytes(out, NH, 1);
 }
 
-/* S (keys,LANES) -> e^(S - max); sums of these and max per query. */
+/* S (keys,TILE) -> e^(S - max); sums of these and max per query. */
 static void exponentials(float *S, int64_t keys, float *sum, float *max) {
-    for (int i = 0; i < LANES; i++) max[i] = -INFINITY, sum[i] = 0.0f;
+    for (int i = 0; i < TILE; i++) max[i] = -INFINITY, sum[i] = 0.0f;
     for (int64_t j = 0; j < keys; j++)
-        for (int i = 0; i < LANES; i++) max[i] = S[j * LANES + i] > max[i] ? S[j * LANES + i] : max[i];
+        for (int i = 0; i < TILE; i++) max[i] = S[j * TILE + i] > max[i] ? S[j * TILE + i] : max[i];
     for (int64_t j = 0; j < keys; j++)
-        for (int i = 0; i < LANES; i++) sum[i] += S[j * LANES + i] = cpu_expf(S[j * LANES + i] - max[i]);
+        for (int i = 0; i < TILE; i++) sum[i] += S[j * TILE + i] = cpu_expf(S[j * TILE + i] - max[i]);
 }
 
-/* Queries [first, first + rows), rows <= LANES. */
+/* Queries [first, first + rows), rows <= TILE. */
 static void forward_tile(const struct head *h, float *S, float *qT, int64_t first, int64_t rows, float *out,
                          int64_t C, float *lse) {
-    float sum[LANES], max[LANES];
+    float sum[TILE], max[TILE];
     scores(S, qT, h, first, rows);
     exponentials(S, first + rows, sum, max);
-    multiply(rows, h->HS, first + rows, out, C, (struct matrix){S, 1, LANES}, h->v, h->stride, false);
+    multiply(rows, h->HS, first + rows, out, C, (struct matrix){S, 1, TILE}, h->v, h->stride, false);
     for (int64_t i = 0; i < rows; i++) {
         float inverse = 1.0f / sum[i];
         for (int64_t c = 0; c < h->HS; c++) out[i * C + c] *= inverse;
@@ -150,10 +161,10 @@ static void attn_forward_run(const struct op_env *env, struct tensor *out, struc
 #pragma omp parallel for schedule(dynamic)
     for (int64_t bh = 0; bh < B * NH; bh++) {
         struct head head = head_of(qkv, bh / NH, bh % NH, NH, NKV);
-        float *S = (float *)env->scratch + omp_get_thread_num() * floats, *qT = S + T * LANES;
+        float *S = (float *)env->scratch + omp_get_thread_num() * floats, *qT = S + T * TILE;
         float *o = f32(out) + (bh / NH) * T * C + (bh % NH) * HS;
-        for (int64_t first = t0; first < T; first += LANES)
-            forward_tile(&head, S, qT, first, min_i64(LANES, T - first), o + first * C, C,
+        for (int64_t first = t0; first < T; first += TILE)
+            forward_tile(&head, S, qT, first, min_i64(TILE, T - first), o + first * C, C,
                          f32(lse) + bh * T + first);
     }
 }
@@ -173,11 +184,11 @@ struct gradients {
     bool add;            /* dk and dv hold what other query heads added to them */
 };
 
-/* S -> P = e^(S - lse), and dP -> dS = P * (dP - D), both (keys,LANES), of the queries from `first` on. */
+/* S -> P = e^(S - lse), and dP -> dS = P * (dP - D), both (keys,TILE), of the queries from `first` on. */
 static void score_gradients(float *S, float *dP, const struct gradients *g, int64_t first, int64_t rows,
                             int64_t HS) {
-    float lse[LANES], D[LANES];
-    for (int64_t i = 0; i < LANES; i++) {
+    float lse[TILE], D[TILE];
+    for (int64_t i = 0; i < TILE; i++) {
         const float *o = g->out + (first + i) * g->C, *d = g->dout + (first + i) * g->C;
         float s = 0.0f;
 #pragma omp simd reduction(+ : s)
@@ -186,13 +197,13 @@ static void score_gradients(float *S, float *dP, const struct gradients *g, int6
         lse[i] = i < rows ? g->lse[first + i] : INFINITY; /* a missing query has P = 0 */
     }
     for (int64_t j = 0; j < first + rows; j++)
-        for (int i = 0; i < LANES; i++) {
-            float p = S[j * LANES + i] = cpu_expf(S[j * LANES + i] - lse[i]);
-            dP[j * LANES + i] = p * (dP[j * LANES + i] - D[i]);
+        for (int i = 0; i < TILE; i++) {
+            float p = S[j * TILE + i] = cpu_expf(S[j * TILE + i] - lse[i]);
+            dP[j * TILE + i] = p * (dP[j * TILE + i] - D[i]);
         }
 }
 
-/* Queries [first, first + rows), rows <= LANES. Unless g->add, dk and dv of keys from `first` on hold nothing
+/* Queries [first, first + rows), rows <= TILE. Unless g->add, dk and dv of keys from `first` on hold nothing
  * yet. */
 static void backward_tile(const struct head *h, const struct gradients *g, float *S, float *dP, float *rowsT,
                           int64_t first, int64_t rows) {
@@ -200,15 +211,15 @@ static void backward_tile(const struct head *h, const struct gradients *g, float
     const float *d = g->dout + first * g->C;
     scores(S, rowsT, h, first, rows);
     transpose(rowsT, d, g->C, rows, HS, 1.0f);
-    multiply(keys, LANES, HS, dP, LANES, (struct matrix){h->v, stride, 1}, rowsT, LANES, false);
+    multiply(keys, TILE, HS, dP, TILE, (struct matrix){h->v, stride, 1}, rowsT, TILE, false);
     score_gradients(S, dP, g, first, rows, HS);
     float *dq = g->dq + first * stride;
-    multiply(rows, HS, keys, dq, stride, (struct matrix){dP, 1, LANES}, h->k, stride, false);
+    multiply(rows, HS, keys, dq, stride, (struct matrix){dP, 1, TILE}, h->k, stride, false);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t c = 0; c < HS; c++) dq[i * stride + c] *= h->scale;
     for (int part = 0; part < 2; part++) { /* keys that earlier queries saw, too; the others */
         int64_t from = part ? first : 0, count = part ? rows : first;
-        struct matrix P = {S + from * LANES, LANES, 1}, dS = {dP + from * LANES, LANES, 1};
+        struct matrix P = {S + from * TILE, TILE, 1}, dS = {dP + from * TILE, TILE, 1};
         bool add = g->add || part == 0;
         multiply(count, HS, rows, g->dv + from * stride, stride, P, d, g->C, add);
         multiply(count, HS, rows, g->dk + from * stride, stride, dS, h->q + first * stride, stride, add);
@@ -224,15 +235,15 @@ static void attn_backward_run(const struct op_env *env, struct tensor *dqkv, con
 #pragma omp parallel for schedule(dynamic)
     for (int64_t shared = 0; shared < B * NKV; shared++) {
         int64_t b = shared / NKV, first_head = shared % NKV * group;
-        float *S = (float *)env->scratch + omp_get_thread_num() * floats, *dP = S + T * LANES;
+        float *S = (float *)env->scratch + omp_get_thread_num() * floats, *dP = S + T * TILE;
         for (int64_t h = first_head; h < first_head + group; h++) {
             struct head head = head_of(qkv, b, h, NH, NKV), d = head_of(dqkv, b, h, NH, NKV);
             int64_t at = b * T * C + h * HS;
             struct gradients g = {
                 f32(out) + at, f32(dout) + at, f32(lse) + (b * NH + h) * T, C, (float *)d.q, (float *)d.k,
                 (float *)d.v,  h > first_head};
-            for (int64_t first = 0; first < T; first += LANES)
-                backward_tile(&head, &g, S, dP, dP + T * LANES, first, min_i64(LANES, T - first));
+            for (int64_t first = 0; first < T; first += TILE)
+                backward_tile(&head, &g, S, dP, dP + T * TILE, first, min_i64(TILE, T - first));
             for (int64_t t = 0; h == first_head + group - 1 && t < T; t++)
                 for (int64_t c = 0; c < HS; c++) g.dk[t * head.stride + c] *= head.scale;
         }
