@@ -71,9 +71,9 @@ static void test_json_file(void **state) {
     assert_non_null(strstr(err.message, "/dev/full"));
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_temp_printf),
                                        cmocka_unit_test(test_thread_takes_no_signals),
                                        cmocka_unit_test(test_json_file)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

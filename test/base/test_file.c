@@ -269,7 +269,7 @@ static void atomic_write_in_the_current_directory(void **state) {
     assert_content(in_scratch("plain"), "x");
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(map_reads_what_was_written),
         SCRATCH_TEST(map_refuses_what_is_not_a_file),
@@ -287,5 +287,5 @@ int main(void) {
         SCRATCH_TEST(atomic_write_keeps_the_old_file),
         SCRATCH_TEST(atomic_write_in_the_current_directory),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -505,7 +505,7 @@ static void test_words(void **state) {
     assert_int_equal(nearest_word("quantize", words, 5), -1);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults),   cmocka_unit_test(test_values),
         cmocka_unit_test(test_positional), cmocka_unit_test(test_unknown),
@@ -515,5 +515,5 @@ int main(void) {
         cmocka_unit_test(test_stored),     cmocka_unit_test(test_help),
         cmocka_unit_test(test_text),       cmocka_unit_test(test_words),
     };
-    return cmocka_run_group_tests_name("options", tests, make_scratch, remove_scratch);
+    return test_main(argc, argv, tests, make_scratch, remove_scratch);
 }

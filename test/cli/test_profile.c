@@ -259,5 +259,5 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_page_of_little),
         cmocka_unit_test(test_command),
     };
-    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+    return test_main(argc, argv, tests, make_scratch, remove_scratch);
 }

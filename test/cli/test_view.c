@@ -280,7 +280,7 @@ static void test_refusals(void **state) {
     }
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_same_text_as_sample),
@@ -289,5 +289,5 @@ int main(void) {
         cmocka_unit_test(test_page_has_the_numbers),
         cmocka_unit_test(test_refusals),
     };
-    return cmocka_run_group_tests(tests, make_model, remove_scratch);
+    return test_main(argc, argv, tests, make_model, remove_scratch);
 }

@@ -472,7 +472,7 @@ static void stories_are_a_corpus(void **state) {
     }
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(directories_are_read_in_order),
         SCRATCH_TEST(explicit_binary_is_used),
@@ -490,5 +490,5 @@ int main(void) {
         SCRATCH_TEST(sides_are_encoded_apart),
         cmocka_unit_test(stories_are_a_corpus),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -818,7 +818,7 @@ static void loaders_close_at_any_moment(void **state) {
     dataset_free(d);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(format_is_that_of_llm_c),
         SCRATCH_TEST(writing_refuses_what_the_format_cannot_say),
@@ -849,5 +849,5 @@ int main(void) {
         SCRATCH_TEST(documents_with_bad_tokens_are_refused),
         cmocka_unit_test(loaders_close_at_any_moment),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

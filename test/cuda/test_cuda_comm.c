@@ -502,7 +502,7 @@ static void test_misuse_is_noticed(void **state) {
     run_failing(1, misuse_body, "aborted", 99, "the communicator was aborted or destroyed");
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_collectives),
         cmocka_unit_test(test_order),
@@ -516,5 +516,5 @@ int main(void) {
     };
     setenv("SIM_GPUS", "4", 1);
     setenv("SIM_WORKERS", "1", 1); /* several processes share the cores as it is */
-    return cmocka_run_group_tests(tests, find_machine, NULL);
+    return test_main(argc, argv, tests, find_machine, NULL);
 }

@@ -309,7 +309,7 @@ static void test_identity(void **state) {
     assert_non_null(strstr(err.message, "finds no GPU"));
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     setenv("SIM_GPUS", "2", 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_memory_and_copies),
@@ -322,5 +322,5 @@ int main(void) {
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_identity),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -10,7 +10,6 @@
 
 #include <cublasLt.h>
 #include <cstdlib>
-#include <string>
 
 /* --- conversions --- */
 
@@ -422,7 +421,5 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_what_the_library_takes),
         cmocka_unit_test(test_training),
     };
-    std::string filter = argc > 1 ? std::string("test_") + argv[1] : "*"; /* as test_cuda_ops takes it */
-    cmocka_set_test_filter(filter.c_str());
-    return cmocka_run_group_tests(tests, nullptr, nullptr);
+    return test_main(argc, argv, tests, nullptr, nullptr);
 }

@@ -317,10 +317,10 @@ static void test_walk(void **) { /* on any GPU */
     assert_true(check_walk(16, 192, 32, 132) < 0.02);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     require_device();
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_k_major), cmocka_unit_test(test_mn_major),
                                        cmocka_unit_test(test_shapes), cmocka_unit_test(test_turns),
                                        cmocka_unit_test(test_walk)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

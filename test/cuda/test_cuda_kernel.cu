@@ -259,7 +259,7 @@ static void test_launch(void **) {
     for (int i = 0; i < 30 * 24; i++) assert_int_equal(out.host[i], i / 24 * 100 + i % 24);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     require_device();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reductions),     cmocka_unit_test(test_warp_operations),
@@ -267,5 +267,5 @@ int main(void) {
         cmocka_unit_test(test_random_numbers), cmocka_unit_test(test_mathematics),
         cmocka_unit_test(test_tile),           cmocka_unit_test(test_launch),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

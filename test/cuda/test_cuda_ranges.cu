@@ -135,7 +135,7 @@ static void test_ranges_of_a_step(void **state) {
     device->close(device);
 }
 
-int main() {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_ranges_of_a_step)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

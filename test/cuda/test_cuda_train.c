@@ -217,7 +217,7 @@ static void test_checkpoints_change_devices(void **state) {
     resume_on(false, true, DTYPE_BF16, 2e-3);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fp32_equals_the_cpu),
         cmocka_unit_test(test_bf16_follows_the_cpu),
@@ -227,5 +227,5 @@ int main(void) {
     };
     const char *size = getenv("LLMC_TEST_SIZE");
     if (size && strcmp(size, "small") == 0) cmocka_set_test_filter("test_*_the_cpu");
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -191,10 +191,10 @@ static void test_bf16(void **state) {
     check_levels(DTYPE_BF16, 3e-4, 1.0 / 128.0);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fp32),
         cmocka_unit_test(test_bf16),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

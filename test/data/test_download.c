@@ -489,7 +489,7 @@ static void the_command_line_is_checked(void **state) {
     assert_absent(TRAIN);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
 #define SCRATCH(f) cmocka_unit_test_setup_teardown(f, set_up, remove_scratch)
     const struct CMUnitTest tests[] = {
         SCRATCH(good_servers_give_verified_files),    SCRATCH(small_files_of_the_hub_are_verified_too),
@@ -500,5 +500,5 @@ int main(void) {
         SCRATCH(pinned_hashes_are_compared),          SCRATCH(shards_by_number),
         SCRATCH(the_command_line_is_checked),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

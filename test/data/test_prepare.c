@@ -1020,7 +1020,7 @@ static void terminals_get_a_bar(void **state) {
     assert_mentions(output, "\033[K");
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     /* In memory: most of the time would go into flushing hundreds of small shards to a disk. */
     if (access("/dev/shm", W_OK) == 0) setenv("TMPDIR", "/dev/shm", 0);
     const struct CMUnitTest tests[] = {
@@ -1046,5 +1046,5 @@ int main(void) {
         SCRATCH_TEST(output_is_not_input),
         SCRATCH_TEST(terminals_get_a_bar),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

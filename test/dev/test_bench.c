@@ -64,10 +64,10 @@ static void test_refuses(void **state) {
     expect("--shpae gpt2", 2, "--shape");
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_measures_and_compares),
         cmocka_unit_test(test_refuses),
     };
-    return cmocka_run_group_tests(tests, make_scratch, remove_scratch);
+    return test_main(argc, argv, tests, make_scratch, remove_scratch);
 }

@@ -353,5 +353,5 @@ int main(int argc, char **argv) {
         FIXTURE_TEST(links_are_left_alone),
         FIXTURE_TEST(killed_while_saving),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -95,7 +95,7 @@ static void write_one(const char *path, const struct foreign *f, const struct gp
 static void write_foreign(const char *name, const struct foreign *f, const struct gpt *g) {
     struct error err;
     ASSERT_OK(make_directories(in_scratch("%s", name), &err), err);
-    ASSERT_OK(model_config_write(in_scratch("%s", name), &g->config, f->dtype, NULL, &err), err);
+    ASSERT_OK(model_config_write(in_scratch("%s", name), &g->config, f->dtype, -1, &err), err);
     if (!f->sharded) {
         write_one(in_scratch("%s/model.safetensors", name), f, g, 0, 1);
         return;
@@ -461,12 +461,12 @@ static void states_are_checked(void **state) {
     assert_mentions(err.message, "truncated");
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(published_directories_load),     cmocka_unit_test(fp16_rounds_to_nearest_even),
         FIXTURE_TEST(weights_that_are_not_finite),    FIXTURE_TEST(faulty_tensors_are_named),
         FIXTURE_TEST(configurations_are_checked),     FIXTURE_TEST(other_containers_are_refused),
         FIXTURE_TEST(a_checkpoint_for_another_model), FIXTURE_TEST(states_are_checked),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

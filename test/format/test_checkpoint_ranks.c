@@ -152,8 +152,8 @@ static void one_rank_cannot_write(void **state) {
 }
 
 /* Without the fixture's model: OpenMP's threads, once started, do not survive a fork. */
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {SCRATCH_TEST(any_number_reads_what_any_number_wrote),
                                        SCRATCH_TEST(one_rank_cannot_write)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -184,12 +184,12 @@ static void llama_configurations(void **state) {
     }
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(directories_come_back),
         SCRATCH_TEST(pieces_are_rows),
         cmocka_unit_test(what_a_format_cannot_say_is_refused),
         SCRATCH_TEST(llama_configurations),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -192,11 +192,11 @@ static void header_fields_are_checked(void **state) {
 
 #define FIXTURE_TEST(f) cmocka_unit_test_setup_teardown(f, make_fixture, remove_fixture)
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(both_versions_load),
         FIXTURE_TEST(sizes_are_exact),
         FIXTURE_TEST(header_fields_are_checked),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

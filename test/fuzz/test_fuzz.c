@@ -271,5 +271,5 @@ int main(int argc, char **argv) {
     if (argc == 4 && strcmp(argv[1], "--show") == 0) return show(argv[2], atoll(argv[3]));
 #define UNIT(name) cmocka_unit_test(parser_##name),
     const struct CMUnitTest tests[] = {FUZZ_TARGETS(UNIT)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -588,5 +588,5 @@ int main(int argc, char **argv) {
         cmocka_unit_test(losses_equal_the_plain_computation),
         SCRATCH_TEST(the_command),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -457,7 +457,7 @@ static void test_schedules(void **state) {
                 schedule_lr(&s, 95) < 1.0);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_goldens),
         cmocka_unit_test(test_ten_adamw_steps),
@@ -471,5 +471,5 @@ int main(void) {
         cmocka_unit_test(test_presets),
         cmocka_unit_test(test_schedules),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

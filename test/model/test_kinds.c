@@ -225,9 +225,9 @@ static void test_recomputation(void **state) { assert_int_equal(walk(check_recom
 static void test_accumulation(void **state) { assert_int_equal(walk(check_accumulation), 192); }
 static void test_cache(void **state) { assert_int_equal(walk(check_cache), 192); }
 
-int main(void) {
+int main(int argc, char **argv) {
     omp_set_num_threads(1); /* the models are so small that threads would only wait for each other */
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_recomputation),
                                        cmocka_unit_test(test_accumulation), cmocka_unit_test(test_cache)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -178,11 +178,11 @@ static void test_text(void **state) {
     device->close(device);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_distribution),   cmocka_unit_test(test_greedy_and_seeds),
         cmocka_unit_test(test_extreme_logits), cmocka_unit_test(test_generation_equals_recomputation),
         cmocka_unit_test(test_text),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -236,12 +236,12 @@ static void test_recompute(void **state) {
     assert_true(more[OP_matmul_forward].flops == none[OP_matmul_forward].flops + again);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_step_costs_what_its_contracts_say),
         cmocka_unit_test(test_micro_steps),
         cmocka_unit_test(test_small_batch),
         cmocka_unit_test(test_recompute),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

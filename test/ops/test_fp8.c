@@ -200,10 +200,10 @@ static void test_who_may_ask(void **state) {
     }
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_specification),
                                        cmocka_unit_test(test_rounding), cmocka_unit_test(test_scale),
                                        cmocka_unit_test_setup_teardown(test_products, open_cpu, close_cpu),
                                        cmocka_unit_test(test_who_may_ask)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

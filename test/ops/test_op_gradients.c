@@ -298,11 +298,11 @@ static void test_gradient_rope(void **state) {
     free(p);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
 #define CPU_TEST(f) cmocka_unit_test_setup_teardown(f, open_cpu, close_cpu)
     const struct CMUnitTest tests[] = {
         CPU_TEST(test_every_pair),    CPU_TEST(test_gradient_matmul), CPU_TEST(test_gradient_matmul_gelu),
         CPU_TEST(test_gradient_loss), CPU_TEST(test_gradient_rope),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

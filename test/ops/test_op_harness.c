@@ -211,10 +211,10 @@ static void test_a_second_run_that_differs_is_noticed(void **state) {
     expect_failure(state, &ops, OP_act_forward, "two runs on the same inputs gave different bits");
 }
 
-int main(void) {
+int main(int argc, char **argv) {
 #define CPU_TEST(f) cmocka_unit_test_setup_teardown(f, open_cpu, close_cpu)
     const struct CMUnitTest tests[] = {CPU_TEST(test_spoiled_results_are_noticed),
                                        CPU_TEST(test_misuse_of_scratch_is_noticed),
                                        CPU_TEST(test_a_second_run_that_differs_is_noticed)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

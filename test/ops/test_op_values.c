@@ -106,9 +106,9 @@ static void test_normal_numbers(void **state) {
     free(t.data);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
 #define CPU_TEST(f) cmocka_unit_test_setup_teardown(f, open_cpu, close_cpu)
     const struct CMUnitTest tests[] = {CPU_TEST(test_matmul_of_few_and_many_rows), CPU_TEST(test_long_sums),
                                        CPU_TEST(test_cast), CPU_TEST(test_normal_numbers)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

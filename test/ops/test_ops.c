@@ -619,7 +619,7 @@ static void test_numbers_that_do_not_fit(void **state) {
     refuse_forward(ctx_of(state), OP_adamw, 1, 0, "step 0 should be 1 for the first update");
 }
 
-int main(void) {
+int main(int argc, char **argv) {
 #define CPU_TEST(f) cmocka_unit_test_setup_teardown(f, open_cpu, close_cpu)
     const struct CMUnitTest tests[] = {
         CPU_TEST(test_every_case),
@@ -639,5 +639,5 @@ int main(void) {
         CPU_TEST(test_operands_that_do_not_fit),
         CPU_TEST(test_numbers_that_do_not_fit),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

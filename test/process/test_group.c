@@ -635,7 +635,7 @@ static void test_two_machines(void **state) {
     ranks_free(&r);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_alone),
         cmocka_unit_test(test_calls),
@@ -654,5 +654,5 @@ int main(void) {
         cmocka_unit_test(test_orderly_interrupt),
         cmocka_unit_test_teardown(test_two_machines, remove_hosts),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

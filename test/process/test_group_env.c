@@ -202,11 +202,11 @@ static void test_slurm_lists(void **state) {
     assert_false(group_slurm_first_host(out, sizeof out, "a-name-that-is-too-long-for-the-buffer"));
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_environment),
         cmocka_unit_test(test_identity),
         cmocka_unit_test(test_slurm_lists),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

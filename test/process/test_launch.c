@@ -449,7 +449,7 @@ static int set_up(void **state) {
     return 0;
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(cores_are_divided),
         cmocka_unit_test(ranks_equal_one_process),
@@ -467,5 +467,5 @@ int main(void) {
         cmocka_unit_test(run_directory_must_be_seen),
         cmocka_unit_test(refusals),
     };
-    return cmocka_run_group_tests(tests, set_up, remove_scratch);
+    return test_main(argc, argv, tests, set_up, remove_scratch);
 }

@@ -408,7 +408,7 @@ static void test_slow_ranks_are_found(void **state) {
     assert_false(s.slow);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_every_collective),
         cmocka_unit_test(test_order_of_sums),
@@ -418,5 +418,5 @@ int main(void) {
         cmocka_unit_test(test_one_machine_only),
         cmocka_unit_test(test_slow_ranks_are_found),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -528,12 +528,12 @@ static void goes_on_elsewhere(void **state) {
         }
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(levels_odd),        cmocka_unit_test(levels_least),
         cmocka_unit_test(levels_even),       cmocka_unit_test(without_poison),
         cmocka_unit_test(recomputed),        cmocka_unit_test(nan_on_one_rank),
         cmocka_unit_test(goes_on_elsewhere),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

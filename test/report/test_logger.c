@@ -636,7 +636,7 @@ static void a_logger_draws_the_whole_run_after_a_resume(void **state) {
     assert_false(path_exists(in_scratch("my run/loss.svg.tmp")));
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_read_back_exactly),
         cmocka_unit_test(the_form_of_rows),
@@ -658,5 +658,5 @@ int main(void) {
         cmocka_unit_test(the_median_rate),
         SCRATCH_TEST(a_logger_draws_the_whole_run_after_a_resume),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

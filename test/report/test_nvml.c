@@ -154,12 +154,12 @@ static void test_no_library(void **state) {
     nvml_close(NULL);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_everything_is_read),
         cmocka_unit_test(test_slowdown),
         cmocka_unit_test(test_missing_and_failing_functions),
         cmocka_unit_test(test_no_library),
     };
-    return cmocka_run_group_tests(tests, set_up, remove_scratch);
+    return test_main(argc, argv, tests, set_up, remove_scratch);
 }

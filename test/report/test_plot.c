@@ -162,12 +162,12 @@ static void no_spike_gets_lost_in_a_long_run(void **state) {
     free(text);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(every_curve_gives_a_sound_picture),
         SCRATCH_TEST(the_picture_says_what_is_in_the_log),
         SCRATCH_TEST(labels_do_not_collide),
         SCRATCH_TEST(no_spike_gets_lost_in_a_long_run),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -319,7 +319,7 @@ static void files_in_an_old_checkpoint_stay(void **state) {
     assert_true(remove_tree(in_scratch("kept")));
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(other_files_stay),
         cmocka_unit_test(overwrite_needs_a_run),
@@ -331,5 +331,5 @@ int main(void) {
         cmocka_unit_test(checkpoints_are_a_run),
         cmocka_unit_test(files_in_an_old_checkpoint_stay),
     };
-    return cmocka_run_group_tests(tests, set_up, remove_scratch);
+    return test_main(argc, argv, tests, set_up, remove_scratch);
 }

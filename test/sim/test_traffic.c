@@ -308,5 +308,5 @@ int main(int argc, char **argv) {
     setenv("SIM_WORKERS", "1", 1); /* counting is not threaded */
     print = argc > 1 && strcmp(argv[1], "--print") == 0;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_traffic)};
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(print ? 1 : argc, argv, tests, NULL, NULL);
 }

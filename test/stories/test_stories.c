@@ -553,7 +553,7 @@ static void test_garbage(void **state) {
     free(text);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_small_grammar),      cmocka_unit_test(test_small_grammar_refuses),
         cmocka_unit_test(test_pure_function),      cmocka_unit_test(test_probability_and_entropy),
@@ -562,5 +562,5 @@ int main(void) {
         cmocka_unit_test(test_unknown_word),       cmocka_unit_test(test_cut_and_repeated),
         cmocka_unit_test(test_grade_of_sentences), cmocka_unit_test(test_garbage),
     };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    return test_main(argc, argv, tests, NULL, NULL);
 }
