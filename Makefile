@@ -124,4 +124,4 @@ $(DEV_PROGRAMS): $(BUILD)/%: $(BUILD)/dev/%.o $(CUDA_LIB) $(BUILD)/test/libtest.
 $(DATA_PROGRAMS): $(BUILD)/%: $(BUILD)/data/%_main.o $(BUILD)/libllmc.a
 	$(LINK)
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -path $(BUILD)/debian -prune -o -name '*.d' -print 2>/dev/null)

@@ -21,7 +21,7 @@ mutants: export LINK_host = $(CC)
 mutants: export LIBS_host = $(BUILD)/test/libtest.a $(BUILD)/libllmc.a $(LDLIBS) -lcmocka
 MUTANT_SIM = $(filter plain tsan,$(SIM_BUILDS))
 define MUTANT_RULES
-mutants: export COMPILE_$(1) = $(filter-out -MMD -MP,$(call SIM_KERNEL,$(1))) -w -O1
+mutants: export COMPILE_$(1) = $(filter-out -MMD -MP,$(call SIM_KERNEL,$(1))) -w
 mutants: export LINK_$(1) = $(CXX) $(CUDA_LINK)
 mutants: export LIBS_$(1) = $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a $(LDLIBS) $(SIM_SAN_$(1)) -lcmocka
 endef

@@ -3,7 +3,6 @@
 #define LLMC_PROMPT_H
 
 #include "llmc/base/options.h"
-#include "llmc/model/config.h"
 #include "llmc/model/sampler.h"
 
 struct sampling_config {
@@ -27,9 +26,8 @@ char *read_prompt(const char *prompt);
 struct tokenizer *open_prompt_tokenizer(const char *path, const char *directory, const char *prompt,
                                         int64_t V);
 
-/* The tokens that a text continues: the one that begins texts (model_begin_of_text()), and the prompt. The caller
- * frees. */
-struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const struct gpt_config *model,
-                                  const char *prompt);
+/* The tokens that a text continues: <|endoftext|>, which stands before every document in training, and the
+ * prompt. The caller frees. */
+struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const char *prompt, int64_t vocab_size);
 
 #endif

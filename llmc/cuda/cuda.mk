@@ -11,6 +11,7 @@ NVCC      = $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvc
 CUDA_ARCH = $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .),90)
 # 90 is compiled as 90a: only that has wgmma and TMA, which rows made for 90 use.
 CUDA_CODE = $(CUDA_ARCH:90=90a)
+CUDA_GENCODE = arch=compute_$(CUDA_CODE),code=sm_$(CUDA_CODE)
 CUDA_OPT  = -O3
 NVCCFLAGS = -std=c++17 $(CUDA_OPT) -g -lineinfo -D_GNU_SOURCE -I. $(if $(WERROR),-Werror all-warnings) \
             -Xcompiler -Wall,-Wextra,-Wshadow,-Wno-unused-parameter,-Wno-missing-field-initializers
@@ -49,7 +50,7 @@ cuda-all:  ## compile the CUDA sources for every architecture that nvcc knows, t
 
 $(BUILD)/cuda/%.o: %.cu
 	mkdir -p $(@D); echo "  $@"
-	$(NVCC) $(NVCCFLAGS) -gencode arch=compute_$(CUDA_CODE),code=sm_$(CUDA_CODE) -MMD -MP -c $< -o $@
+	$(NVCC) $(NVCCFLAGS) -gencode $(CUDA_GENCODE) -MMD -MP -c $< -o $@
 
 $(BUILD)/cuda/libcuda.a: $(CUDA_SRC:%.cu=$(BUILD)/cuda/%.o)
 

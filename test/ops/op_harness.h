@@ -199,6 +199,7 @@ bool op_instance_compare(struct op_instance *x, double *worst, struct error *err
 struct op_target {
     struct ctx *ctx;
     const char *variant; /* to force, or NULL for the one that production takes */
+    bool once;           /* run a single time: do not compare the bits of two runs */
 };
 enum op_verdict { OP_PASSED, OP_FAILED, OP_SKIPPED /* the variant does not take these operands */ };
 enum op_verdict op_check(const struct op_test *op, const struct op_case *c, enum dtype dtype,

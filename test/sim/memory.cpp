@@ -164,6 +164,13 @@ static void on_fault(int, siginfo_t *info, void *) {
     _exit(98);
 }
 
+/* The plain build traps instead of calling a sanitizer's library. */
+static void on_trap(int) {
+    say("SIM ERROR: an index outside of its array, or an integer overflow: gdb stops at the line\n");
+    say_where();
+    _exit(98);
+}
+
 static void on_timeout(int) {
     say("SIM ERROR: still running after SIM_TIMEOUT seconds%s\n",
         current_launch() ? "" : ", outside of kernels");
@@ -189,6 +196,8 @@ void initialize() {
         action.sa_flags = SA_SIGINFO | SA_ONSTACK;
         sigaction(SIGSEGV, &action, nullptr);
         sigaction(SIGBUS, &action, nullptr);
+        signal(SIGILL, on_trap);
+        signal(SIGTRAP, on_trap);
     });
 }
 
