@@ -19,7 +19,7 @@ struct export_config {
 static const struct option_row rows[] = {
     OPT_TEXT(
         struct export_config, from, "from", NULL, "PATH",
-        "run directory (its newest intact checkpoint), checkpoint, Hugging Face GPT-2 directory, or llm.c "
+        "run directory (its newest intact checkpoint), checkpoint, Hugging Face directory, or llm.c "
         "model file",
         OPTION_REQUIRED),
     OPT_TEXT(struct export_config, to, "to", NULL, "PATH",

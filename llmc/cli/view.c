@@ -25,7 +25,7 @@ struct view_config {
 
 #define C struct view_config
 static const struct option_row model_rows[] = {
-    OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint or a Hugging Face GPT-2 directory",
+    OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint or a Hugging Face directory",
              OPTION_REQUIRED),
     OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH",
              "tokenizer.json or a directory with one (default: the tokenizer in DIR)", 0),

@@ -18,7 +18,7 @@
 static const struct option_row model_rows[] = {
     OPT_TEXT(C, model, "model", "tiny", "NAME|DIR",
              "tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m ... gpt3-1.3b, dN for N layers, or a "
-             "directory with weights to start from (a checkpoint or a Hugging Face GPT-2)",
+             "directory with weights to start from (a checkpoint, or a Hugging Face GPT-2 or Llama)",
              0),
     OPT_REAL(C, init_std, "init-std", "0", 0, 10, "X",
              "standard deviation of new weights (0: 0.1 for the stories, else 0.02, more below 768 channels)",
