@@ -242,9 +242,9 @@ static void look(const struct view_config *c, struct gpt *g, const struct tokeni
     struct token_buffer ids = encode_prompt(tokenizer, prompt, g->config.vocab_size);
     int64_t prompt_count = ids.count;
     check(ids.count + c->tokens <= g->config.context,
-          "the prompt has %" PRId64 " tokens and --tokens is %" PRId64
-          ", but the model's context only %" PRId64 ": shorten the text",
-          ids.count, c->tokens, g->config.context);
+          "the prompt has %" PRId64 " tokens%s, but the model's context only %" PRId64 ": shorten the text",
+          ids.count, c->tokens ? temp_printf(", and --tokens adds %" PRId64, c->tokens) : "",
+          g->config.context);
     continue_text(c, g, tokenizer, V, &ids);
 
     double temperature[64];
