@@ -4,7 +4,7 @@
  *
  *     LLMC_TEST_SIZE=small test_cuda_train     one step against the CPU only: for a race checker
  * Order: running steps, against the CPU, against itself, checkpoints. */
-#include "test/test.h"
+#include "test/scratch.h"
 
 #include "llmc/format/checkpoint.h"
 #include "llmc/base/file.h"
