@@ -60,6 +60,8 @@ static void step(struct model *m, const struct gpt_config *config, struct gpt_op
     model_open(m, config, options);
     disturb(&m->gpt);
     gpt_set_loss_scale(&m->gpt, 1.0f / TOKENS);
+    gpt_set_batch(&m->gpt, targets, tokens); /* what a step leaves must not reach the next */
+    gpt_forward_backward(&m->gpt, true);
     for (int64_t i = 0; i < batches; i++) {
         gpt_set_batch(&m->gpt, tokens + i * options.B * T, targets + i * options.B * T);
         gpt_forward_backward(&m->gpt, i == 0);
