@@ -111,7 +111,10 @@ static void check_gradients(const struct gpt_config *config) {
         for (int64_t l = 0; l < gpt_param_copies(config, (enum param_id)id); l++) {
             struct tensor p = gpt_param(&m.gpt, (enum param_id)id, l),
                           d = gpt_grad(&m.gpt, (enum param_id)id, l);
-            double off = gradient_error(&m.gpt, &p, &d);
+            double off = gradient_error(&m.gpt, &p, &d), size = 0.0;
+            for (int64_t i = 0; i < tensor_count(&d); i++) size = fmax(size, fabs((double)f32(&d)[i]));
+            if (size == 0.0)
+                fail_msg("%s: %s has no gradient", config->name, gpt_param_name((enum param_id)id, l));
             if (!(off < 0.01))
                 fail_msg("%s: the gradient of %s is off by %.2g of the slope", config->name,
                          gpt_param_name((enum param_id)id, l), off);
