@@ -2,9 +2,10 @@
  *
  * A thread takes one (batch, head) and walks the queries in tiles of TILE. The scores of a tile are kept
  * with the queries side by side, (keys, TILE), so that maxima, sums and exponentials of all its queries are
- * taken at once; only keys up to the diagonal are looked at, and scratch is T*TILE floats a thread, not T*T.
- * All products go through one small function that keeps a piece of the result in registers; BLAS would
- * compute the half above the diagonal, too. Sums run in a fixed order: the number of threads changes no bit.
+ * taken at once; only keys up to the diagonal are looked at, and scratch is T*TILE floats a thread, not
+ * T*T. All products go through one small function that keeps a piece of the result in registers; BLAS would
+ * compute the half above the diagonal, too. Sums run in a fixed order: the number of threads changes no
+ * bit.
  *
  * Order: the product, a tile of queries, forward, backward. */
 #include "llmc/cpu/cpu.h"
@@ -14,9 +15,10 @@
 
 enum { TILE = 16 }; /* queries */
 
-/* A piece of a product, ROWS by COLS vectors of LANES floats, has to fit the processor's registers: a vector type that is
- * wider than they are is taken apart through memory, and accumulators beyond them are spilled (on AVX2 the pieces for
- * AVX-512 made backward 14 times slower). Eight accumulators cover the latency of a multiply-add. */
+/* A piece of a product, ROWS by COLS vectors of LANES floats, has to fit the processor's registers: a
+ * vector type that is wider than they are is taken apart through memory, and accumulators beyond them are
+ * spilled (on AVX2 the pieces for AVX-512 made backward 14 times slower). Eight accumulators cover the
+ * latency of a multiply-add. */
 #if defined(__AVX512F__)
 enum { LANES = 16, ROWS = 8, COLS = 2 };
 #elif defined(__AVX__)
@@ -37,8 +39,8 @@ struct matrix {
     int64_t row, col;
 };
 
-/* out (m, LANES*cols) = or += a (m,k) @ b (k,n), whose rows are contiguous. m and cols are constants where this
- * is inlined, so that the compiler keeps `sum` in registers. */
+/* out (m, LANES*cols) = or += a (m,k) @ b (k,n), whose rows are contiguous. m and cols are constants where
+ * this is inlined, so that the compiler keeps `sum` in registers. */
 static inline void multiply_tile(int m, int cols, float *out, int64_t ldo, struct matrix a, const float *b,
                                  int64_t ldb, int64_t k, bool add) {
     lanes sum[ROWS][COLS];
@@ -203,8 +205,8 @@ static void score_gradients(float *S, float *dP, const struct gradients *g, int6
         }
 }
 
-/* Queries [first, first + rows), rows <= TILE. Unless g->add, dk and dv of keys from `first` on hold nothing
- * yet. */
+/* Queries [first, first + rows), rows <= TILE. Unless g->add, dk and dv of keys from `first` on hold
+ * nothing yet. */
 static void backward_tile(const struct head *h, const struct gradients *g, float *S, float *dP, float *rowsT,
                           int64_t first, int64_t rows) {
     int64_t HS = h->HS, stride = h->stride, keys = first + rows;

@@ -109,7 +109,8 @@ static bool list_steps(struct step_list *list, const char *run, bool clean, stru
     return ok;
 }
 
-/* `path` holds a model itself. Without trainer.json it is somebody else's and there is nothing to verify. */
+/* `path` holds a model itself. Without trainer.json it is somebody else's and there is nothing to
+ * verify. */
 static char *find_itself(const char *path, struct error *err) {
     char *trainer = xasprintf("%s/trainer.json", path);
     bool good = !path_exists(trainer) || checkpoint_verify(path, true, err);

@@ -13,8 +13,8 @@
  * ranks reads them.
  *
  * model.safetensors holds the weights that training goes on from: the fp32 master weights if there are any
- * (low-precision parameters are those rounded to nearest, so nothing is stored twice), else the parameters in
- * their own type. A checkpoint therefore moves freely between devices, precisions and paddings.
+ * (low-precision parameters are those rounded to nearest, so nothing is stored twice), else the parameters
+ * in their own type. A checkpoint therefore moves freely between devices, precisions and paddings.
  *
  * A directory is written under the name step-....tmp, every file and the directory flushed, trainer.json
  * last, then renamed: a name without ".tmp" is complete. trainer.json ends with a checksum of itself. Old
@@ -43,45 +43,45 @@ struct train_state {
 };
 void train_state_free(struct train_state *s);
 
-/* Writes RUN/step-NNNNNNNN, replacing an older one of that step. All ranks call it (RUN lies on a file system
- * that all of them see); all succeed, or all fail
- * with the same reason. `tokenizer` may be NULL. On failure nothing of it remains (nor is anything else
- * touched); only if the last flush of RUN itself fails, the new, complete checkpoint stays in place. Takes
- * host memory for two copies of the model's largest matrix; with several ranks also for the fp32 values and
- * moments of one bucket. */
+/* Writes RUN/step-NNNNNNNN, replacing an older one of that step. All ranks call it (RUN lies on a file
+ * system that all of them see); all succeed, or all fail with the same reason. `tokenizer` may be NULL. On
+ * failure nothing of it remains (nor is anything else touched); only if the last flush of RUN itself fails,
+ * the new, complete checkpoint stays in place. Takes host memory for two copies of the model's largest
+ * matrix; with several ranks also for the fp32 values and moments of one bucket. */
 bool checkpoint_save(const char *run, struct zero *zero, const struct tokenizer *tokenizer,
                      const struct train_state *state, struct error *err);
 
-/* Deletes all but the newest `keep` (at least 1) complete checkpoints of a run, and unfinished ones. Damaged
- * ones stay and do not count. Only sizes are looked at, not checksums. */
+/* Deletes all but the newest `keep` (at least 1) complete checkpoints of a run, and unfinished ones.
+ * Damaged ones stay and do not count. Only sizes are looked at, not checksums. */
 bool checkpoint_prune(const char *run, int64_t keep, struct error *err);
 
-/* The names that checkpoint_save() gives. The step of a directory "step-00001000", or -1; whether a name is that of an
- * unfinished one; whether a file of this name in a checkpoint or an exported model is the engine's own. */
+/* The names that checkpoint_save() gives. The step of a directory "step-00001000", or -1; whether a name is
+ * that of an unfinished one; whether a file of this name in a checkpoint or an exported model is the
+ * engine's own. */
 int64_t checkpoint_step(const char *name);
 bool checkpoint_unfinished(const char *name);
 bool checkpoint_owns(const char *name);
-/* Deletes the engine's own files in a directory, trainer.json first, and then the directory if nothing else is in it.
- * One that does not exist is fine, and a symbolic link stays. */
+/* Deletes the engine's own files in a directory, trainer.json first, and then the directory if nothing else
+ * is in it. One that does not exist is fine, and a symbolic link stays. */
 bool checkpoint_remove(const char *dir, struct error *err);
 /* An empty directory for what is to be put in place, but for files of somebody's that are in it. */
 bool checkpoint_begin(const char *temporary, struct error *err);
-/* Gives a finished directory its name. An older one of that name changes places with it in one atomic step where the
- * file system can do that, and is then removed; what is not its own stays under the name. */
+/* Gives a finished directory its name. An older one of that name changes places with it in one atomic step
+ * where the file system can do that, and is then removed; what is not its own stays under the name. */
 bool checkpoint_put_in_place(const char *temporary, const char *final, struct error *err);
 
-/* The path to load from: `path` itself if it is a file or holds a model (if it also has a trainer.json, only
- * when its checksums match), else its newest checkpoint that is complete and whose checksums match; damaged
- * ones are named in a warning and passed over. NULL with the reason if there is none; `err` then begins with
- * "PATH: has no checkpoint" if there is not even a damaged one. The caller frees. */
+/* The path to load from: `path` itself if it is a file or holds a model (if it also has a trainer.json,
+ * only when its checksums match), else its newest checkpoint that is complete and whose checksums match;
+ * damaged ones are named in a warning and passed over. NULL with the reason if there is none; `err` then
+ * begins with "PATH: has no checkpoint" if there is not even a damaged one. The caller frees. */
 char *checkpoint_find(const char *path, struct error *err);
 
 /* The parts of a checkpoint directory. Configuration and weights may also be those of a published Hugging
  * Face GPT-2 (fp32, fp16, bf16; one file or sharded; names with or without "transformer."; causal masks are
  * ignored, an lm_head.weight must equal wte), or an llm.c model file (gpt2_124M.bin) in place of the
- * directory. Everything is checked against config.json and the model's rows, before anything of that size is
- * allocated: checkpoint_config fails if the tensors do not fit. Weights that are not finite are loaded, with
- * a warning. */
+ * directory. Everything is checked against config.json and the model's rows, before anything of that size
+ * is allocated: checkpoint_config fails if the tensors do not fit. Weights that are not finite are loaded,
+ * with a warning. */
 bool checkpoint_config(struct gpt_config *config, const char *dir, struct error *err);
 /* Writes every parameter, and zeros in padding and gaps: gpt_init_weights is not needed before. */
 bool checkpoint_load_weights(struct gpt *gpt, const char *dir, struct error *err);
@@ -91,8 +91,8 @@ bool checkpoint_load_parameters(struct zero *zero, const char *dir, struct error
 /* What this rank keeps of the moments. */
 bool checkpoint_load_moments(struct zero *zero, const char *dir, struct error *err);
 bool checkpoint_load_state(struct train_state *state, const char *dir, struct error *err);
-/* The tokenizer in the directory, or NULL with err->message "" if it has none, or NULL with the reason (also
- * if it has more tokens than the model). */
+/* The tokenizer in the directory, or NULL with err->message "" if it has none, or NULL with the reason
+ * (also if it has more tokens than the model). */
 struct tokenizer *checkpoint_load_tokenizer(const char *dir, struct error *err);
 
 #ifdef __cplusplus

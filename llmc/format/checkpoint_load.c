@@ -1,8 +1,8 @@
 /* Loading a model or a checkpoint into the buffers of a device: parameters, moments, master weights.
  *
- * A buffer is filled range by range: some rows of one tensor are read, converted to fp32 and stored. On the CPU the ranges
- * go straight to their places, on all threads. With ZeRO, a rank reads only the ranges that it keeps. Padding and gaps
- * are zeroed, so that nothing has to initialise the buffer before. */
+ * A buffer is filled range by range: some rows of one tensor are read, converted to fp32 and stored. On the
+ * CPU the ranges go straight to their places, on all threads. With ZeRO, a rank reads only the ranges that
+ * it keeps. Padding and gaps are zeroed, so that nothing has to initialise the buffer before. */
 #include "llmc/format/checkpoint.h"
 
 #include <inttypes.h>
@@ -117,8 +117,9 @@ static struct row_range *list_ranges(int64_t *count, const struct gpt_config *c)
     return list;
 }
 
-/* Threads write pieces straight into memory that the host can touch. For other memory one piece after the other
- * goes through a host buffer, and the threads share the work inside a piece. `what` is for the warning. */
+/* Threads write pieces straight into memory that the host can touch. For other memory one piece after the
+ * other goes through a host buffer, and the threads share the work inside a piece. `what` is for the
+ * warning. */
 static bool load_buffer(struct loader l, const struct weights *w, const char *what, struct error *err) {
     struct gpt *g = l.gpt;
     l.direct = g->ctx->device->unified && l.buffer->dtype == DTYPE_F32;

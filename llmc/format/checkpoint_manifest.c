@@ -1,5 +1,5 @@
-/* trainer.json. The file lists size and XXH3 checksum of every other file of the checkpoint, and ends with a checksum of
- * itself, so that damage anywhere in the directory is found before anything is loaded. */
+/* trainer.json. The file lists size and XXH3 checksum of every other file of the checkpoint, and ends with
+ * a checksum of itself, so that damage anywhere in the directory is found before anything is loaded. */
 #include "llmc/format/checkpoint_manifest.h"
 
 #include <inttypes.h>
@@ -24,8 +24,8 @@ void train_state_free(struct train_state *s) {
 
 /* --- trainer.json --- */
 
-/* In pieces whose pages are given back, so that a checkpoint does not count as memory of the run for as long
- * as it is checked. */
+/* In pieces whose pages are given back, so that a checkpoint does not count as memory of the run for as
+ * long as it is checked. */
 static uint64_t hash_mapped(const struct mapped_file *f) {
     enum { PIECE = 16 << 20 }; /* a multiple of the page size */
     XXH3_state_t *state = XXH3_createState();

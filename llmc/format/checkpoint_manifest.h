@@ -1,4 +1,5 @@
-/* trainer.json, the manifest of a checkpoint: the state of the training, and size and checksum of every other file. */
+/* trainer.json, the manifest of a checkpoint: the state of the training, and size and checksum of every
+ * other file. */
 #ifndef LLMC_FORMAT_CHECKPOINT_MANIFEST_H
 #define LLMC_FORMAT_CHECKPOINT_MANIFEST_H
 
@@ -18,8 +19,8 @@ bool checkpoint_digest(struct checkpoint_file *file, const char *dir, bool with_
 bool checkpoint_write_manifest(const char *dir, const struct train_state *state,
                                const struct checkpoint_file *files, int64_t count, struct error *err);
 
-/* Whether the files are those that DIR/trainer.json lists: their sizes, and with `checksums` their contents (large files on
- * a thread each). */
+/* Whether the files are those that DIR/trainer.json lists: their sizes, and with `checksums` their contents
+ * (large files on a thread each). */
 bool checkpoint_verify(const char *dir, bool checksums, struct error *err);
 
 #endif

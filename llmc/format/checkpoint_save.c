@@ -214,7 +214,8 @@ static bool agree(const struct share *s, bool ok, struct error *err) {
 
 enum { SHARE_FILES = 2, MOST_FILES = 8 };
 
-/* Checksums of the files that this rank has written. `file` has names; with enough data each has a thread. */
+/* Checksums of the files that this rank has written. `file` has names; with enough data each has a
+ * thread. */
 static bool digest_all(struct checkpoint_file *file, int64_t count, const char *dir, bool large,
                        struct error *err) {
     int64_t bad = -1;

@@ -15,10 +15,11 @@ enum export_type { EXPORT_F32, EXPORT_F16, EXPORT_BF16, EXPORT_Q8_0 };
 #define EXPORT_TYPE_WORDS "f32|f16|bf16|q8_0"
 const char *export_type_name(enum export_type type);
 
-/* GGUF version 3, architecture "gpt2", tokenizer included (which is why `from` must have one, of a kind that
- * llama.cpp knows). Matrices are stored in `type`; vectors and position embeddings in f32, as llama.cpp's own
- * converter has it. q8_0: blocks of 32 values share one fp16 scale, so n_embd must be a multiple of 32. The
- * tied head is not stored twice; llama.cpp reads that since the beginning of 2025. Replaces a file. */
+/* GGUF version 3, architecture "gpt2" or "llama", tokenizer included (which is why `from` must have one, of
+ * a kind that llama.cpp knows). Matrices are stored in `type`; vectors and position embeddings in f32, as
+ * llama.cpp's own converter has it. q8_0: blocks of 32 values share one fp16 scale, so n_embd must be a
+ * multiple of 32. The tied head is not stored twice; llama.cpp reads that since the beginning of 2025.
+ * Replaces a file. */
 bool export_gguf(const char *from, const char *to, enum export_type type, struct error *err);
 
 /* config.json, generation_config.json, model.safetensors and, if `from` has a tokenizer, tokenizer.json;

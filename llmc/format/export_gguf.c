@@ -1,11 +1,12 @@
 /* GGUF, the file format of ggml and llama.cpp: version 3, architectures "gpt2" and "llama".
  *
  * The format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), everything little-endian: "GGUF",
- * u32 version, u64 tensors, u64 keys; the keys {string name, u32 type, value}; per tensor {string name,
- * u32 rank, u64 dimensions with the contiguous one first, u32 type, u64 offset}; zeros up to a multiple of
- * 32; the data, each tensor at a multiple of 32. A string is a u64 length and that many bytes.
+ * u32 version, u64 tensors, u64 keys; the keys {string name, u32 type, value}; per tensor {string name, u32
+ * rank, u64 dimensions with the contiguous one first, u32 type, u64 offset}; zeros up to a multiple of 32;
+ * the data, each tensor at a multiple of 32. A string is a u64 length and that many bytes.
  *
- * The number of keys stands before the keys, so they are written twice: first into the void, to count them. */
+ * The number of keys stands before the keys, so they are written twice: first into the void, to count
+ * them. */
 #include "llmc/format/export.h"
 
 #include <inttypes.h>
@@ -161,8 +162,8 @@ static void put_tokenizer_keys(struct gguf *g, const struct tokenizer *t, int64_
         key_u32(g, "tokenizer.ggml.bos_token_id", end_of_text);
         key_u32(g, "tokenizer.ggml.eos_token_id", end_of_text);
     }
-    /* Training texts follow <|endoftext|>, and `sample` puts it before a prompt: the same prompt has to give
-     * the same tokens. */
+    /* Training texts follow <|endoftext|>, and `sample` puts it before a prompt: the same prompt has to
+     * give the same tokens. */
     key_bool(g, "tokenizer.ggml.add_bos_token", end_of_text >= 0);
     key_bool(g, "tokenizer.ggml.add_eos_token", false);
 }
@@ -288,8 +289,8 @@ static bool put_data(struct gguf *g, const struct weights *w, enum gpt_format fo
 
 /* --- the file --- */
 
-/* The number of keys stands before the keys: they are written once to count them, into the void. A file that
- * is not complete may stay behind. */
+/* The number of keys stands before the keys: they are written once to count them, into the void. A file
+ * that is not complete may stay behind. */
 static bool write_file(const char *path, const struct weights *w, const struct tokenizer *t,
                        enum gpt_format format, enum export_type type, struct error *err) {
     struct gguf g = {.keys = 0};

@@ -1,8 +1,8 @@
 /* config.json, read and written by the table of configuration fields.
  *
- * A field that has a key is one entry. Beside these stand constants: values that transformers wants to see, or that
- * change what the network computes in a way that this engine does not implement. A constant with a meaning is checked
- * when it is read. */
+ * A field that has a key is one entry. Beside these stand constants: values that transformers wants to see,
+ * or that change what the network computes in a way that this engine does not implement. A constant with a
+ * meaning is checked when it is read. */
 #include "llmc/format/model_config.h"
 
 #include <inttypes.h>

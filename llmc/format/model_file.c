@@ -1,6 +1,6 @@
-/* Tensors of a model on disk. A table says where each piece of each parameter lies in the mapped files; it is filled, and
- * every shape checked, when the model is opened, so that reading needs no checks. Conversion, transposition and writing
- * go through buffers of bounded size. */
+/* Tensors of a model on disk. A table says where each piece of each parameter lies in the mapped files; it
+ * is filled, and every shape checked, when the model is opened, so that reading needs no checks.
+ * Conversion, transposition and writing go through buffers of bounded size. */
 #include "llmc/format/model_file.h"
 
 #include <inttypes.h>
@@ -95,8 +95,8 @@ void weights_free(struct weights *w) {
 
 /* --- opening --- */
 
-/* Constants that old files carry beside the parameters: "h.0.attn.bias" (the causal mask), "h.0.attn.masked_bias", and
- * "model.layers.0.self_attn.rotary_emb.inv_freq". */
+/* Constants that old files carry beside the parameters: "h.0.attn.bias" (the causal mask),
+ * "h.0.attn.masked_bias", and "model.layers.0.self_attn.rotary_emb.inv_freq". */
 static bool is_constant(const char *name) {
     size_t n = strlen(name);
     const char *const ends[] = {".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq"};
@@ -201,8 +201,8 @@ void model_file_close(struct model_file *m) {
 
 /* --- reading --- */
 
-/* Columns [first, first+count) of the stored (C,OC) matrix become rows (count,C). Tiles of 32 stored rows are
- * converted to fp32, then written as whole cache lines. */
+/* Columns [first, first+count) of the stored (C,OC) matrix become rows (count,C). Tiles of 32 stored rows
+ * are converted to fp32, then written as whole cache lines. */
 static bool read_transposed(float *out, const struct st_view *v, int64_t first, int64_t count,
                             struct error *err) {
     int64_t C = v->dim[0], OC = v->dim[1];

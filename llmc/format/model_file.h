@@ -1,6 +1,7 @@
-/* A model on disk: a Hugging Face directory or one of llm.c's model files, opened, compared with its configuration down to
- * the last tensor, and read row by row as if all of them were stored the way the engine stores them. And the other
- * direction: the tensors of a Hugging Face directory. checkpoint.c and export.c build on this. */
+/* A model on disk: a Hugging Face directory or one of llm.c's model files, opened, compared with its
+ * configuration down to the last tensor, and read row by row as if all of them were stored the way the
+ * engine stores them. And the other direction: the tensors of a Hugging Face directory. checkpoint.c and
+ * export.c build on this. */
 #ifndef LLMC_FORMAT_MODEL_FILE_H
 #define LLMC_FORMAT_MODEL_FILE_H
 
@@ -13,16 +14,16 @@ extern "C" {
 
 /* --- tables of stored tensors --- */
 
-/* Where each piece of each parameter lies, all of them found and of the right shape. Token embeddings are stored without
- * the padding of the vocabulary: (V,C). */
+/* Where each piece of each parameter lies, all of them found and of the right shape. Token embeddings are
+ * stored without the padding of the vocabulary: (V,C). */
 struct weights {
     struct gpt_config config;
     enum gpt_format format;      /* whose names and layout these are; FORMAT_OWN for an llm.c file */
     const struct st_view **view; /* (PARAM_ROWS, MOST_PIECES, L); NULL where there is none */
 };
 const struct st_view **weights_view(const struct weights *w, enum param_id id, int piece, int64_t layer);
-/* Fills the table with the tensors PREFIX + piece_name() of `st`. `skip` is a beginning of the names that `st` leaves out,
- * as the published GPT-2 leaves out "transformer."; or "". */
+/* Fills the table with the tensors PREFIX + piece_name() of `st`. `skip` is a beginning of the names that
+ * `st` leaves out, as the published GPT-2 leaves out "transformer."; or "". */
 bool weights_find(struct weights *w, const struct gpt_config *config, enum gpt_format format,
                   const struct safetensors *st, const char *prefix, const char *skip, struct error *err);
 void weights_free(struct weights *w);
@@ -54,10 +55,11 @@ void model_file_close(struct model_file *m); /* harmless after a failed open */
 typedef bool weights_source(float *out, const void *source, enum param_id id, int64_t layer, int64_t first,
                             int64_t count, struct error *err);
 
-/* Declares, respectively puts, under PREFIX + piece_name() of the family of directories that the configuration belongs to,
- * the parameters that begin at elements [first, end) of the parameter buffer (WEIGHTS_ALL: all of them). `dtype` is
- * ST_F32, ST_F16 or ST_BF16. Takes host memory for the largest transposed matrix of one layer, twice. A failure (of the
- * source, or a value that fp16 cannot hold) appears when the writer is closed. */
+/* Declares, respectively puts, under PREFIX + piece_name() of the family of directories that the
+ * configuration belongs to, the parameters that begin at elements [first, end) of the parameter buffer
+ * (WEIGHTS_ALL: all of them). `dtype` is ST_F32, ST_F16 or ST_BF16. Takes host memory for the largest
+ * transposed matrix of one layer, twice. A failure (of the source, or a value that fp16 cannot hold)
+ * appears when the writer is closed. */
 #define WEIGHTS_ALL 0, INT64_MAX
 void weights_declare(struct safetensors_writer *w, const struct gpt_config *config, const char *prefix,
                      enum st_dtype dtype, int64_t first, int64_t end);

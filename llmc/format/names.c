@@ -1,5 +1,5 @@
-/* What each format calls a parameter: one table per format, one line per parameter. A format without a table uses the engine's own names, which are those of Hugging Face's GPT-2
- * below "transformer.". */
+/* What each format calls a parameter: one table per format, one line per parameter. A format without a
+ * table uses the engine's own names, which are those of Hugging Face's GPT-2 below "transformer.". */
 #include "llmc/format/names.h"
 
 #include <string.h>

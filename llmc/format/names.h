@@ -1,8 +1,8 @@
 /* What the formats call the parameters, and how they store them.
  *
- * A format may store one parameter of the engine as several tensors: Llama has queries, keys and values apart, which are
- * rows of one matrix here. Such a tensor is a piece. Reading, writing and checking a file are loops over the pieces of
- * the parameters that the model has. */
+ * A format may store one parameter of the engine as several tensors: Llama has queries, keys and values
+ * apart, which are rows of one matrix here. Such a tensor is a piece. Reading, writing and checking a file
+ * are loops over the pieces of the parameters that the model has. */
 #ifndef LLMC_FORMAT_NAMES_H
 #define LLMC_FORMAT_NAMES_H
 
@@ -24,7 +24,8 @@ struct piece {
         interleaved; /* rows i and i + HS/2 of a head, which rotate together, are stored next to each other */
 };
 
-/* The pieces of a parameter, in the order of their rows; returns how many: 0 if the model has no such parameter. */
+/* The pieces of a parameter, in the order of their rows; returns how many: 0 if the model has no such
+ * parameter. */
 int format_pieces(struct piece piece[MOST_PIECES], enum gpt_format format, const struct gpt_config *config,
                   enum param_id id);
 /* All tensors of the model. */

@@ -1,7 +1,8 @@
 /* safetensors, read and written; the header file describes the format.
  *
- * A file is untrusted: every value of its header is compared with the size of the file before it is used. Files are
- * mapped, so that opening a model reads only headers, and a tensor is read when its rows are converted. */
+ * A file is untrusted: every value of its header is compared with the size of the file before it is used.
+ * Files are mapped, so that opening a model reads only headers, and a tensor is read when its rows are
+ * converted. */
 #include "llmc/format/safetensors.h"
 
 #include <inttypes.h>
@@ -275,7 +276,8 @@ static bool load_shards(struct safetensors *st, json_t *map, const char *index, 
     return ok;
 }
 
-/* Drops tensors that the map does not list, or lists in another file; every listed one must then be there. */
+/* Drops tensors that the map does not list, or lists in another file; every listed one must then be
+ * there. */
 static bool apply_weight_map(struct safetensors *st, json_t *map, const char *index, struct error *err) {
     int64_t kept = 0;
     for (int64_t i = 0; i < st->count; i++) {

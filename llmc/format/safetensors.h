@@ -38,8 +38,8 @@ int64_t st_dtype_size(enum st_dtype dtype);     /* bytes per element */
 #define ST_MAX_RANK         8
 #define ST_MAX_HEADER_BYTES 100000000 /* the limit of the reference implementation */
 
-/* One tensor in a mapped file. Everything is owned by the struct safetensors it came from. `data` need not be
- * aligned to the element: read it through safetensors_to_f32 or memcpy. */
+/* One tensor in a mapped file. Everything is owned by the struct safetensors it came from. `data` need not
+ * be aligned to the element: read it through safetensors_to_f32 or memcpy. */
 struct st_view {
     const char *name;
     const char *path; /* the file that holds it, for messages */
@@ -60,11 +60,11 @@ struct safetensors {
     int file_count;
 };
 
-/* Maps the file and validates the whole header before anything is used: length, UTF-8, JSON, duplicate names,
- * dtypes, shapes (overflow), offsets (range, size, overlap, holes, data that belongs to no tensor). Fields of
- * a tensor that the format does not define are ignored. On failure `st` is empty and err names file, tensor,
- * field, and what was expected and found. The file must not shrink while it is open: reading beyond its new
- * end would raise SIGBUS, which is not handled. */
+/* Maps the file and validates the whole header before anything is used: length, UTF-8, JSON, duplicate
+ * names, dtypes, shapes (overflow), offsets (range, size, overlap, holes, data that belongs to no tensor).
+ * Fields of a tensor that the format does not define are ignored. On failure `st` is empty and err names
+ * file, tensor, field, and what was expected and found. The file must not shrink while it is open: reading
+ * beyond its new end would raise SIGBUS, which is not handled. */
 bool safetensors_open(struct safetensors *st, const char *path, struct error *err);
 
 /* DIRECTORY/STEM.safetensors ("model" in a Hugging Face directory), or else the files that
@@ -81,8 +81,9 @@ const char *safetensors_metadata(const struct safetensors *st, const char *key);
 /* "wte.weight BF16 (50257,768)" by temp_printf. */
 const char *st_view_text(const struct st_view *v);
 
-/* Elements [first, first+count) of `v` as fp32, on all cores: F32, BF16, F16 and F64 (rounded to nearest; too
- * large becomes infinity). Other dtypes are an error; a range outside the tensor is a programming error. */
+/* Elements [first, first+count) of `v` as fp32, on all cores: F32, BF16, F16 and F64 (rounded to nearest;
+ * too large becomes infinity). Other dtypes are an error; a range outside the tensor is a programming
+ * error. */
 bool safetensors_to_f32(float *out, const struct st_view *v, int64_t first, int64_t count, struct error *err);
 
 /* Writing: declare everything, open, put the data of all tensors in the declared order, close. Equal input

@@ -1,8 +1,9 @@
 /* The table of configuration fields, the loops over it, and the presets.
  *
- * Two rules keep the table small. A field that is not said follows from the others (gpt_config_complete() has every such
- * rule). A format that has no key for a field means one value by it, its `otherwise`; a model with another value cannot be said
- * in that format, which gpt_format_can_say() finds out for all fields alike. */
+ * Two rules keep the table small. A field that is not said follows from the others (gpt_config_complete()
+ * has every such rule). A format that has no key for a field means one value by it, its `otherwise`; a
+ * model with another value cannot be said in that format, which gpt_format_can_say() finds out for all
+ * fields alike. */
 #include "llmc/model/config.h"
 
 #include <inttypes.h>
@@ -277,8 +278,8 @@ bool gpt_config_check(const struct gpt_config *c, struct error *err) {
 
 /* --- presets --- */
 
-/* Radford et al. 2019 (gpt2*), Brown et al. 2020 table 2.1 (gpt3*; 1.3B with heads of 128, since its 24 heads do not
- * divide 2048), and the default of `make train`. */
+/* Radford et al. 2019 (gpt2*), Brown et al. 2020 table 2.1 (gpt3*; 1.3B with heads of 128, since its 24
+ * heads do not divide 2048), and the default of `make train`. */
 #define PRESET(label, maxT, V, L, NH, width)                                                                 \
     { .name = label, .context = maxT, .vocab_size = V, .layers = L, .heads = NH, .channels = width }
 static const struct gpt_config presets[] = {
@@ -297,8 +298,8 @@ const char *gpt_preset_names(void) {
     return "tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m, gpt3-350m, gpt3-760m, gpt3-1.3b, dN (N layers)";
 }
 
-/* Width of a model of N layers: through the published (depth, width) pairs, linear between them, in steps of 64 with
- * heads of 64. d12 is gpt2, d24 gpt2-medium, d36 gpt2-large, d48 gpt2-xl. */
+/* Width of a model of N layers: through the published (depth, width) pairs, linear between them, in steps
+ * of 64 with heads of 64. d12 is gpt2, d24 gpt2-medium, d36 gpt2-large, d48 gpt2-xl. */
 static int64_t channels_of_depth(int64_t depth) {
     static const int64_t known[][2] = {{0, 0}, {12, 768}, {24, 1024}, {36, 1280}, {48, 1600}, {96, 3200}};
     size_t i = 1;

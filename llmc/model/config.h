@@ -1,9 +1,9 @@
 /* What a network is: its shape, and which kind of each part it has.
  *
- * Everything that is known about a field of the configuration stands in one row of gpt_fields: where it lies, its
- * limits, its words, its option on the command line, and its key in each file format. Options, help, checks,
- * config.json, GGUF keys and comparisons are loops over these rows, so a new field is one row here and its effect in
- * gpt.c.
+ * Everything that is known about a field of the configuration stands in one row of gpt_fields: where it
+ * lies, its limits, its words, its option on the command line, and its key in each file format. Options,
+ * help, checks, config.json, GGUF keys and comparisons are loops over these rows, so a new field is one row
+ * here and its effect in gpt.c.
  *
  * 0 in a field means "not said": gpt_config_complete() puts in what follows from the other fields. */
 #ifndef LLMC_MODEL_CONFIG_H
@@ -43,10 +43,9 @@ struct gpt_config {
     int64_t layers;     /* L */
     int64_t heads;      /* NH: of the queries */
     int64_t channels;   /* C: width of the residual stream */
-    int64_t
-        kv_heads; /* NKV: of keys and values; each serves NH/NKV heads (Ainslie et al. 2023, arXiv 2305.13245) */
-    int64_t head_size; /* HS */
-    int64_t ff;        /* F: width between the two halves of the MLP; a gated MLP computes 2F values first */
+    int64_t kv_heads;   /* NKV: of keys and values; each serves NH/NKV heads (arXiv 2305.13245) */
+    int64_t head_size;  /* HS */
+    int64_t ff;         /* F: width between the two halves of the MLP; a gated MLP computes 2F values first */
     enum gpt_positions positions;
     enum gpt_norm norm;
     enum gpt_mlp mlp;
@@ -63,8 +62,8 @@ struct gpt_config {
             POSITIONS_LEARNED, NORM_LAYER, MLP_GELU, SWITCH_ON, SWITCH_ON, 1e-5, 0.0                         \
     }
 
-/* Formats that name fields. A family of Hugging Face models and an architecture of GGUF each have keys of their own,
- * and mean something by the keys that they do not have. */
+/* Formats that name fields. A family of Hugging Face models and an architecture of GGUF each have keys of
+ * their own, and mean something by the keys that they do not have. */
 enum gpt_format {
     FORMAT_HF_GPT2,
     FORMAT_HF_LLAMA,
@@ -74,15 +73,15 @@ enum gpt_format {
     GPT_FORMATS
 };
 
+/* What one format says of a field. */
 struct gpt_format_key {
-    const char *
-        key; /* NULL: the format has none, and always means `otherwise`; "": which tensors there are says it */
-    double otherwise; /* the value where the key is missing or null; 0: what follows from other fields */
-    bool required;
+    const char *key;    /* NULL: none, the format always means `otherwise`; "": it shows in the tensors */
+    double otherwise;   /* the value where the key is missing or null; 0: what follows from other fields */
+    bool required;      /* a file without the key is refused */
     bool null_if_usual; /* written as null where the value is what follows from other fields */
-    const char *
-        words; /* in the order of the option's words, the format's own: "a|b,c" is written as b, and c is read as
-                           well; an empty one cannot be said. NULL: those of the option */
+    /* The format's words, in the order of the option's; NULL: the same. "a|b,c|": the second is written as b and
+     * read as b or c; the third cannot be said. */
+    const char *words;
 };
 
 struct gpt_field {
@@ -102,8 +101,8 @@ void gpt_field_set(struct gpt_config *config, const struct gpt_field *field, dou
 /* As a person writes it: "12", "rope". By temp_printf. */
 const char *gpt_field_text(const struct gpt_config *config, const struct gpt_field *field);
 
-/* A preset ("tiny", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "gpt3-125m" ... "gpt3-1.3b", or "dN" for N layers)
- * with the fields that `changes` (or NULL) says put over it, complete and checked. */
+/* A preset ("tiny", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "gpt3-125m" ... "gpt3-1.3b", or "dN"
+ * for N layers) with the fields that `changes` (or NULL) says put over it, complete and checked. */
 bool gpt_config_from_name(struct gpt_config *config, const char *name, const struct gpt_config *changes,
                           struct error *err);
 const char *gpt_preset_names(void); /* for help texts */
@@ -117,11 +116,12 @@ bool gpt_config_check(const struct gpt_config *config, struct error *err);
 /* The first field in which two complete configurations differ, or NULL. */
 const struct gpt_field *gpt_config_difference(const struct gpt_config *a, const struct gpt_config *b);
 
-/* Whether the format can say what this model is. The message names the field, and what the format means instead. */
+/* Whether the format can say what this model is. The message names the field, and what the format means
+ * instead. */
 bool gpt_format_can_say(enum gpt_format format, const struct gpt_config *config, struct error *err);
 const char *gpt_format_name(enum gpt_format format); /* "a Hugging Face GPT-2" */
-/* The words of a field in a format: the one that is written (length 0: it cannot be said), and whether `word` means
- * `value`. */
+/* The words of a field in a format: the one that is written (length 0: it cannot be said), and whether
+ * `word` means `value`. */
 const char *gpt_format_word(const struct gpt_field *field, enum gpt_format format, int value, int *length);
 bool gpt_format_reads_word(const struct gpt_field *field, enum gpt_format format, const char *word,
                            int *value);

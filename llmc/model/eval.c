@@ -1,8 +1,8 @@
 /* Evaluation: the loss on a dataset, and multiple-choice questions.
  *
- * A question is answered by the choice that the model finds most probable after the context: as a whole, per token, and per
- * character, which gives three accuracies. So every choice becomes one row of a batch, with targets only in its own tokens, and rows of many questions
- * share forward passes. */
+ * A question is answered by the choice that the model finds most probable after the context: as a whole,
+ * per token, and per character, which gives three accuracies. So every choice becomes one row of a batch,
+ * with targets only in its own tokens, and rows of many questions share forward passes. */
 #include "llmc/model/eval.h"
 
 #include "llmc/corpus/task_file.h"
@@ -60,7 +60,8 @@ struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t b
 
 /* --- questions as tokens --- */
 
-/* One choice after its context: tokens[first, first + count), of which the last `scored` are the choice's. */
+/* One choice after its context: tokens[first, first + count), of which the last `scored` are the
+ * choice's. */
 struct task_row {
     int64_t first;
     int32_t count, scored, characters;

@@ -1,5 +1,5 @@
-/* Evaluation of a model: its loss on tokens, and its answers to multiple-choice questions. `train_gpt eval` and training
- * use it.
+/* Evaluation of a model: its loss on tokens, and its answers to multiple-choice questions. `train_gpt eval`
+ * and training use it.
  *
  * Both run forward passes of a struct gpt that the caller made, with its B and T, and overwrite its batch,
  * activations and STEP_LOSS; parameters and gradients stay as they are. */
@@ -36,9 +36,10 @@ struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t b
 
 /* --- multiple choice --- */
 
-/* The questions of one file, as tokens. Context and choice are encoded separately and the probability of the
- * choice's tokens after the context is what counts; nothing is put before the context, but if it is empty,
- * <|endoftext|> stands in its place. Contexts that do not fit into T tokens are cut from the left. */
+/* The questions of one file, as tokens. Context and choice are encoded separately and the probability of
+ * the choice's tokens after the context is what counts; nothing is put before the context, but if it is
+ * empty, <|endoftext|> stands in its place. Contexts that do not fit into T tokens are cut from the
+ * left. */
 struct eval_task;
 struct eval_task *eval_task_open(const char *path, const struct tokenizer *t, int64_t T, struct error *err);
 void eval_task_free(struct eval_task *task);

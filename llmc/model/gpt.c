@@ -1,17 +1,18 @@
-/* The network as a list of operations. Forward walks the layers up, backward walks them down; each half of a layer,
- * attention and MLP, is one function per direction. The two directions of a part stand below each other, so that one can
- * be checked against the other. ops.h has the mathematics of every operation.
+/* The network as a list of operations. Forward walks the layers up, backward walks them down; each half of
+ * a layer, attention and MLP, is one function per direction. The two directions of a part stand below each
+ * other, so that one can be checked against the other. ops.h has the mathematics of every operation.
  *
- * x is the residual stream. A half-layer ends by adding its branch to x and normalising the sum for what comes next, in
- * one operation: so the norm of the first layer is computed on its own, and the last layer ends with ln_f. */
+ * x is the residual stream. A half-layer ends by adding its branch to x and normalising the sum for what
+ * comes next, in one operation: so the norm of the first layer is computed on its own, and the last layer
+ * ends with ln_f. */
 #include "llmc/model/gpt.h"
 
 #include <inttypes.h>
 
 /* --- views --- */
 
-/* The positions that a forward pass computes: all of every sequence, or, with one sequence, a span that continues what
- * has been computed before (generation). */
+/* The positions that a forward pass computes: all of every sequence, or, with one sequence, a span that
+ * continues what has been computed before (generation). */
 struct span {
     int64_t t0, count;
     bool whole;
@@ -249,8 +250,8 @@ static void logits_of_rows(struct gpt *g, struct tensor *logits, int64_t first, 
     matmul_forward(g->ctx, logits, NULL, &lnf, &weight, NULL, ACT_NONE);
 }
 
-/* Logits, losses and, in training, the gradients of ln_f's output and of the head's weight, a chunk of rows at a time, so
- * that the logits of a chunk are all that is ever held. */
+/* Logits, losses and, in training, the gradients of ln_f's output and of the head's weight, a chunk of rows
+ * at a time, so that the logits of a chunk are all that is ever held. */
 static void head(struct gpt *g, bool accumulate, bool train) {
     struct tensor room = gpt_act(g, A_LOGITS, 0), weight = gpt_param(g, head_weight(g), 0), dweight = {0};
     struct tensor lnf_all = gpt_act(g, A_LNF, 0), dlnf_all = {0};
@@ -327,8 +328,8 @@ static void zero_gradient(struct gpt *g, enum param_id id) {
     if (grad_or_null(g, id, 0, &grad)) fill(g->ctx, &grad, 0.0f);
 }
 
-/* Gradients that no matmul overwrites start from zero: all vectors, the positions, and the token embedding unless the
- * head, which comes first, has written it. */
+/* Gradients that no matmul overwrites start from zero: all vectors, the positions, and the token embedding
+ * unless the head, which comes first, has written it. */
 static void zero_small_gradients(struct gpt *g) {
     struct tensor vectors = gpt_grad_range(g, g->layout.matrices, g->layout.total - g->layout.matrices);
     fill(g->ctx, &vectors, 0.0f);

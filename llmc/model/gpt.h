@@ -1,12 +1,14 @@
 /* The network, forward and backward: the only definition of it.
  *
- * A pre-norm decoder. As GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"):
+ * A pre-norm decoder. As GPT-2 (Radford et al. 2019, "Language Models are Unsupervised Multitask
+ * Learners"):
  *
  *   x = wte[tokens] + wpe
  *   per layer:  x += proj(attention(qkv(ln_1(x))));   x += fcproj(gelu(fc(ln_2(x))))
  *   logits = ln_f(x) @ wte^T
  *
- * config.h has the kinds that may stand in the place of each part. What a model consists of is in memory.h. */
+ * config.h has the kinds that may stand in the place of each part. What a model consists of is in
+ * memory.h. */
 #ifndef LLMC_MODEL_GPT_H
 #define LLMC_MODEL_GPT_H
 
@@ -41,8 +43,8 @@ void gpt_logits(struct gpt *gpt, int64_t position, float *host);
 /* Logits of all positions, (B*T,Vp), left in A_LOGITS; head_chunks must be 1. */
 void gpt_all_logits(struct gpt *gpt);
 
-/* The same for a residual stream (B,T,C) of any layer, as if the model ended there. A_LNF and its statistics become
- * those of `resid`. */
+/* The same for a residual stream (B,T,C) of any layer, as if the model ended there. A_LNF and its
+ * statistics become those of `resid`. */
 void gpt_read_off(struct gpt *gpt, const struct tensor *resid);
 
 #ifdef __cplusplus

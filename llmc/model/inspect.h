@@ -67,7 +67,8 @@ struct inspection {
     float *next_rest;    /* (T,temperature_count) */
 };
 
-/* A model that inspect() can look into: one sequence of T tokens, in fp32, with the parameters of `from`. */
+/* A model that inspect() can look into: one sequence of T tokens, in fp32, with the parameters of
+ * `from`. */
 void inspect_create(struct gpt *gpt, const struct gpt *from, int64_t T);
 
 /* Runs the model on gpt->options.T tokens and fills *x. Tokens at or above `V` are not predicted

@@ -1,5 +1,6 @@
-/* Buffers and views of a model. Parameters of all layers lie in one buffer. Activations come in one allocation, so that
- * what does not fit fails before anything has run; which of them layers share follows from the level of recomputation. */
+/* Buffers and views of a model. Parameters of all layers lie in one buffer. Activations come in one
+ * allocation, so that what does not fit fails before anything has run; which of them layers share follows
+ * from the level of recomputation. */
 #include "llmc/model/memory.h"
 #include "llmc/base/rng.h"
 

@@ -1,5 +1,5 @@
-/* A model in memory: parameters and gradients in one buffer each (params.h), activations as rows of a table. Nothing here
- * computes; gpt.h does. */
+/* A model in memory: parameters and gradients in one buffer each (params.h), activations as rows of a
+ * table. Nothing here computes; gpt.h does. */
 #ifndef LLMC_MODEL_MEMORY_H
 #define LLMC_MODEL_MEMORY_H
 
@@ -57,8 +57,8 @@ struct gpt_options {
     int64_t param_slots, grad_slots; /* of the two buffers, see gpt_stored_total; they need hooks */
 };
 
-/* Told by forward and backward what is needed next and what is complete, for those who move it about (zero.h). Each may
- * be NULL. */
+/* Told by forward and backward what is needed next and what is complete, for those who move it about
+ * (zero.h). Each may be NULL. */
 struct gpt_hooks {
     void *arg;
     /* Block `layer` is about to read its matrices, and block `next` will be the one after it; -1: none. */
@@ -70,8 +70,8 @@ struct gpt_hooks {
     void (*layer_written)(void *arg, int64_t layer);
 };
 
-/* Numbers of a step on the device: two that it leaves for the host to read (with several ranks, of all of them), and what
- * its losses are scaled by. */
+/* Numbers of a step on the device: two that it leaves for the host to read (with several ranks, of all of
+ * them), and what its losses are scaled by. */
 enum { STEP_LOSS, STEP_SUMSQ, STEP_SCALE, STEP_NUMBERS };
 
 struct gpt {
@@ -87,21 +87,23 @@ struct gpt {
     int64_t act_stride[ACT_ROWS]; /* bytes from one layer to the next; 0 where layers share */
 };
 
-/* Allocates parameters and activations in ctx (which owns them). Dies if options do not fit the configuration. */
+/* Allocates parameters and activations in ctx (which owns them). Dies if options do not fit the
+ * configuration. */
 void gpt_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config *config,
                 const struct gpt_options *options);
 
-/* N(0,std) for matrices, residual projections scaled by 1/sqrt(2L), N(0,std/2) for positions, ones and zeros. */
+/* N(0,std) for matrices, residual projections scaled by 1/sqrt(2L), N(0,std/2) for positions, ones and
+ * zeros. */
 void gpt_init_weights(struct gpt *gpt, uint64_t seed);
 
-/* Views. Layer is ignored for rows that are not per layer. Asking for one that the model does not have ends the
- * process. */
+/* Views. Layer is ignored for rows that are not per layer. Asking for one that the model does not have ends
+ * the process. */
 struct tensor gpt_param(const struct gpt *gpt, enum param_id id, int64_t layer);
 struct tensor gpt_grad(const struct gpt *gpt, enum param_id id, int64_t layer);
 struct tensor gpt_act(const struct gpt *gpt, enum act_id id, int64_t layer);
 bool gpt_has_act(const struct gpt *gpt, enum act_id id);
-/* Elements [first, first + count) of the layout, as a vector: within the embeddings, one block's matrices, or the
- * vectors. */
+/* Elements [first, first + count) of the layout, as a vector: within the embeddings, one block's matrices,
+ * or the vectors. */
 struct tensor gpt_param_range(const struct gpt *gpt, int64_t first, int64_t count);
 struct tensor gpt_grad_range(const struct gpt *gpt, int64_t first, int64_t count);
 const char *gpt_act_name(enum act_id id);

@@ -1,5 +1,5 @@
-/* AdamW over pieces of the parameter buffer. Weight decay applies to matrices alone, which come first in the buffer, so an
- * update is two calls of the operation for each piece at most. */
+/* AdamW over pieces of the parameter buffer. Weight decay applies to matrices alone, which come first in
+ * the buffer, so an update is two calls of the operation for each piece at most. */
 #include "llmc/model/optimizer.h"
 
 #include <math.h>

@@ -28,7 +28,8 @@ struct optimizer {
 
 /* Allocates and zeroes the state for all parameters in gpt's context. */
 void optimizer_create(struct optimizer *opt, struct gpt *gpt, bool master_weights);
-/* The same for some of them. `at` must continue from piece to piece; the list must outlive the optimizer. */
+/* The same for some of them. `at` must continue from piece to piece; the list must outlive the
+ * optimizer. */
 void optimizer_create_pieces(struct optimizer *opt, struct gpt *gpt, const struct optimizer_piece *pieces,
                              int64_t count, bool master_weights);
 static inline const struct optimizer_piece *optimizer_pieces(const struct optimizer *opt) {
@@ -56,8 +57,8 @@ struct schedule {
     double decay_fraction; /* WSD: share of the steps that the final decay takes */
 };
 /* Learning rate of step `step` in [0, steps): linear warmup peak*(step+1)/warmup, then by kind: cosine
- * (Loshchilov & Hutter 2016), straight line, constant, or constant with a final 1-sqrt decay (Haegele et al.
- * 2024). */
+ * (Loshchilov & Hutter 2016), straight line, constant, or constant with a final 1-sqrt decay (Haegele et
+ * al. 2024). */
 double schedule_lr(const struct schedule *s, int64_t step);
 
 #ifdef __cplusplus

@@ -1,5 +1,5 @@
-/* The table of parameters, and their layout in one buffer: groups of tensors that are updated alike lie together, and
- * what a loop over rows does not find in the model's configuration takes no place. */
+/* The table of parameters, and their layout in one buffer: groups of tensors that are updated alike lie
+ * together, and what a loop over rows does not find in the model's configuration takes no place. */
 #include "llmc/model/params.h"
 
 #include <inttypes.h>

@@ -1,8 +1,8 @@
 /* The parameters of a model: one row of a table for each tensor, and where the tensors lie in one buffer.
  *
- * Count, offsets, initialisation, weight decay, names in files and memory reports are loops over the rows. A row belongs
- * to the models that its `present` accepts; a loop `for (l = 0; l < gpt_param_copies(config, id); l++)` visits the
- * tensors that a model has and passes over the others. */
+ * Count, offsets, initialisation, weight decay, names in files and memory reports are loops over the rows.
+ * A row belongs to the models that its `present` accepts; a loop `for (l = 0; l < gpt_param_copies(config,
+ * id); l++)` visits the tensors that a model has and passes over the others. */
 #ifndef LLMC_MODEL_PARAMS_H
 #define LLMC_MODEL_PARAMS_H
 
@@ -64,9 +64,9 @@ const char *gpt_param_name(enum param_id id, int64_t layer);
 /* The pattern with the layer in place of "%d", by temp_printf. */
 const char *gpt_layer_name(const char *pattern, int64_t layer);
 
-/* Matrices (weight-decayed) come first in the buffer, then vectors, so that the optimizer needs two calls and a gradient
- * reduction gets each layer's matrices in one piece. Tensors start at multiples of 128 elements; the gaps are zero and
- * stay zero. */
+/* Matrices (weight-decayed) come first in the buffer, then vectors, so that the optimizer needs two calls
+ * and a gradient reduction gets each layer's matrices in one piece. Tensors start at multiples of 128
+ * elements; the gaps are zero and stay zero. */
 struct gpt_params {
     int64_t offset[PARAM_ROWS]; /* of layer 0, in elements; -1: the model has no such tensor */
     int64_t stride[PARAM_ROWS]; /* from one layer to the next */
@@ -77,14 +77,14 @@ struct gpt_params {
 };
 void gpt_params_layout(struct gpt_params *p, const struct gpt_config *config);
 
-/* A buffer with slots stores the matrices of that many blocks only, block l in slot l % slots; embeddings and vectors are
- * always whole. 0: every block has its own place. Elements such a buffer has, and where in it element `at` of the layout
- * lies. */
+/* A buffer with slots stores the matrices of that many blocks only, block l in slot l % slots; embeddings
+ * and vectors are always whole. 0: every block has its own place. Elements such a buffer has, and where in
+ * it element `at` of the layout lies. */
 int64_t gpt_stored_total(const struct gpt_params *p, int64_t slots);
 int64_t gpt_stored_at(const struct gpt_params *p, int64_t slots, int64_t at);
 
-/* FLOPs of training on one token, by the convention of the literature: 6N + 6 L NH HS T (Kaplan et al. 2020, attention
- * causal), N without position embedding's and norms' negligible share left in. */
+/* FLOPs of training on one token, by the convention of the literature: 6N + 6 L NH HS T (Kaplan et al.
+ * 2020, attention causal), N without position embedding's and norms' negligible share left in. */
 double gpt_flops_per_token(const struct gpt_config *config, int64_t T);
 
 #ifdef __cplusplus

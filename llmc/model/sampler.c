@@ -1,6 +1,7 @@
-/* Text generation. The model computes one position at a time, and keeps keys and values of all before it in its
- * activations. Candidates are narrowed by top-k, then top-p, and drawn with a random number that depends on nothing but
- * seed and position: so the same seed gives the same text on any number of threads. */
+/* Text generation. The model computes one position at a time, and keeps keys and values of all before it in
+ * its activations. Candidates are narrowed by top-k, then top-p, and drawn with a random number that
+ * depends on nothing but seed and position: so the same seed gives the same text on any number of
+ * threads. */
 #include "llmc/model/sampler.h"
 
 #include "llmc/base/rng.h"

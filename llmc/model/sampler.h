@@ -24,20 +24,21 @@ int64_t sampler_pick(struct sampler *s, const float *logits, uint64_t index);
 void sampler_free(struct sampler *s);
 
 /* A model for generation: one sequence of the model's whole context, forward only. With `trained` it reads
- * the parameters of a model in training (same context, same device, its hooks); otherwise it has its own. */
+ * the parameters of a model in training (same context, same device, its hooks); otherwise it has its
+ * own. */
 void generator_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config *config, enum dtype dtype,
                       const struct gpt *trained);
 
 /* Called for every new token; returning false ends the generation. */
 typedef bool generate_fn(void *user, int64_t token);
 
-/* Continues `prompt` (count >= 1 tokens) by up to `tokens`. When the context is full, the later half of it is
- * kept and read again. Returns how many tokens were made. */
+/* Continues `prompt` (count >= 1 tokens) by up to `tokens`. When the context is full, the later half of it
+ * is kept and read again. Returns how many tokens were made. */
 int64_t generate(struct gpt *gpt, struct sampler *s, const uint32_t *prompt, int64_t count, int64_t tokens,
                  generate_fn *each, void *user);
 
-/* One text: <|endoftext|>, the prompt, then up to `tokens` tokens or until <|endoftext|>. NUL-terminated, the
- * prompt not included; the caller frees. */
+/* One text: <|endoftext|>, the prompt, then up to `tokens` tokens or until <|endoftext|>. NUL-terminated,
+ * the prompt not included; the caller frees. */
 char *generate_text(struct gpt *gpt, const struct tokenizer *t, const struct sampler_options *options,
                     const char *prompt, int64_t tokens);
 

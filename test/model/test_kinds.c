@@ -1,9 +1,9 @@
-/* Every combination of the parts that a network can be made of, small, on the CPU: gradients against difference quotients
- * of the loss, and the ways to compute the same thing against each other.
+/* Every combination of the parts that a network can be made of, small, on the CPU: gradients against
+ * difference quotients of the loss, and the ways to compute the same thing against each other.
  *
- * The gradient of a tensor is checked along its own direction: with g the gradient of the loss L(p), the slope of
- * L(p + e g/|g|) at e = 0 is |g|. Two central differences, at e and e/2, are combined so that the error is of order e^4
- * (Richardson). fp32 noise in the loss then decides: a few 1e-4 of the slope. */
+ * The gradient of a tensor is checked along its own direction: with g the gradient of the loss L(p), the
+ * slope of L(p + e g/|g|) at e = 0 is |g|. Two central differences, at e and e/2, are combined so that the
+ * error is of order e^4 (Richardson). fp32 noise in the loss then decides: a few 1e-4 of the slope. */
 #include "test/test.h"
 
 #include <math.h>
@@ -47,7 +47,8 @@ static void disturb(struct gpt *g) {
         f32(&vectors)[i] += 0.3f * (float)(rng_uniform(9, RNG_TEST, (uint64_t)i) - 0.5);
 }
 
-/* The weights depend on nothing but the configuration: options that change how it is computed change nothing else. */
+/* The weights depend on nothing but the configuration: options that change how it is computed change
+ * nothing else. */
 static void step(struct model *m, const struct gpt_config *config, struct gpt_options options,
                  int64_t batches) {
     int32_t tokens[TOKENS], targets[TOKENS];
@@ -100,7 +101,8 @@ static double gradient_error(struct gpt *g, const struct tensor *p, const struct
     memcpy(p->data, start, (size_t)n * sizeof *start);
     free(start);
     free(direction);
-    /* a bias of the keys has no effect, and a gradient that is noise: compared with the slopes of other tensors */
+    /* a bias of the keys has no effect, and a gradient that is noise: compared with the slopes of other
+     * tensors */
     return fabs((4.0 * slope[1] - slope[0]) / 3.0 - norm) / fmax(norm, 2e-2);
 }
 
