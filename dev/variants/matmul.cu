@@ -158,7 +158,7 @@ __global__ static void __launch_bounds__(128)
 template <int STEP>
 static int64_t need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                     const struct tensor *weight, const struct tensor *bias, enum activation act) {
-    bool takes = same_float_dtype(out, pre, inp, weight, bias) && tensor_cols(out) < 65535 * TILE &&
+    bool takes = tensor_cols(out) < 65535 * TILE &&
                  !matmul_in_fp8(inp, weight);
     if (STEP == 4) takes = takes && out->dtype == DTYPE_BF16 && rows_of_vectors(inp, weight);
     return takes ? 0 : OP_UNSUPPORTED;

@@ -121,7 +121,7 @@ static int64_t need(struct tensor *dinp, struct tensor *dweight, struct tensor *
                     const struct tensor *pre, bool accumulate) {
     int64_t bytes = 0;
     if (!products(dinp, dweight, dout, inp, weight, pre, accumulate, &bytes)->name) return OP_UNSUPPORTED;
-    if ((STEP == 0) != !dbias || !same_float_dtype(dout, dbias)) return OP_UNSUPPORTED;
+    if ((STEP == 0) != !dbias) return OP_UNSUPPORTED;
     if (STEP == 4 && !rows_of_vectors(dout)) return OP_UNSUPPORTED;
     return max_i64(bytes, STEP >= 3 ? CHUNKS * tensor_cols(dout) * (int64_t)sizeof(float) : 0);
 }

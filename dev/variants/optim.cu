@@ -122,7 +122,7 @@ __global__ void adamw_3_kernel(T *param, float *master, float *m, float *v, cons
 template <int STEP>
 static int64_t need(struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
                     const struct tensor *grad, const struct tensor *sumsq, const struct adamw_args *args) {
-    if (!same_float_dtype(param, grad) || args->stochastic) return OP_UNSUPPORTED;
+    if (args->stochastic) return OP_UNSUPPORTED;
     if (STEP == 3 && (!starts_on_vector(master, m, v) || tensor_count(param) % 4)) return OP_UNSUPPORTED;
     return 0;
 }

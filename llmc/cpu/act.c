@@ -1,12 +1,12 @@
 /* Activations and gated linear units: forward, backward. Contracts in ops.h, the functions in cpu.h.
  *
- * A thread takes BLOCK elements at a time. The loop over them is inlined with the activation as a constant, so
- * that the compiler vectorises it. */
+ * A thread takes BLOCK elements at a time. The loop over them is inlined with the activation as a constant,
+ * so that the compiler vectorises it. */
 #include "llmc/cpu/cpu.h"
 
 enum { BLOCK = 1024 };
 
-/* f(act, ...), where `act` is a constant in each of the calls. */
+/* f(act, ...), with a constant `act` in each call. */
 #define WITH_ACTIVATION(act, f, ...)                                                                         \
     ((act) == ACT_GELU   ? f(ACT_GELU, __VA_ARGS__)                                                          \
      : (act) == ACT_SILU ? f(ACT_SILU, __VA_ARGS__)                                                          \

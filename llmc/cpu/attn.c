@@ -1,13 +1,11 @@
-/* Causal multi-head attention: forward, backward. Contracts in ops.h.
+/* Causal attention: forward, backward. Contracts in ops.h.
  *
- * A thread takes one (batch, head) and walks the queries in tiles of TILE. The scores of a tile are kept
- * with the queries side by side, (keys, TILE), so that maxima, sums and exponentials of all its queries are
- * taken at once; only keys up to the diagonal are looked at, and scratch is T*TILE floats a thread, not
- * T*T. All products go through one small function that keeps a piece of the result in registers; BLAS would
- * compute the half above the diagonal, too. Sums run in a fixed order: the number of threads changes no
- * bit.
- *
- * Order: the product, a tile of queries, forward, backward. */
+ * A thread takes one head of one sequence and walks its queries in tiles of TILE. The scores of a tile are
+ * stored as (keys, TILE), queries side by side, so that maxima, sums and exponentials of all its queries
+ * are vector operations. Only keys up to the diagonal are computed, and a thread needs T*TILE floats of
+ * scratch instead of T*T. All products go through one function that keeps a piece of the result in
+ * registers; BLAS would also compute the half above the diagonal. Sums have a fixed order, so the number of
+ * threads changes no bit. */
 #include "llmc/cpu/cpu.h"
 
 #include <math.h>
@@ -39,8 +37,8 @@ struct matrix {
     int64_t row, col;
 };
 
-/* out (m, LANES*cols) = or += a (m,k) @ b (k,n), whose rows are contiguous. m and cols are constants where
- * this is inlined, so that the compiler keeps `sum` in registers. */
+/* out (m, LANES*cols) = or += a (m,k) @ b (k,n); the rows of b are contiguous. Inlined with constant m and
+ * cols, so that the compiler keeps `sum` in registers. */
 static inline void multiply_tile(int m, int cols, float *out, int64_t ldo, struct matrix a, const float *b,
                                  int64_t ldb, int64_t k, bool add) {
     lanes sum[ROWS][COLS];
@@ -60,7 +58,7 @@ static inline void multiply_tile(int m, int cols, float *out, int64_t ldo, struc
         }
 }
 
-/* Columns that do not fill a vector: heads of odd size. */
+/* Columns that do not fill a vector, where LANES does not divide the head size. */
 static void multiply_rest(int64_t m, int64_t n, int64_t k, float *out, int64_t ldo, struct matrix a,
                           const float *b, int64_t ldb, bool add) {
     for (int64_t i = 0; i < m; i++)
@@ -96,7 +94,7 @@ struct head {
     float scale;
 };
 
-/* Query head h of sequence b, with the keys and values that it shares. */
+/* Query head h of sequence b, with its keys and values, which other query heads may share. */
 static struct head head_of(const struct tensor *qkv, int64_t b, int64_t h, int NH, int NKV) {
     int64_t T = qkv->dim[1], width = qkv->dim[2], HS = width / (NH + 2 * NKV), shared = h / (NH / NKV);
     const float *base = f32(qkv) + b * T * width, *keys = base + NH * HS, *values = keys + NKV * HS;
@@ -104,7 +102,7 @@ static struct head head_of(const struct tensor *qkv, int64_t b, int64_t h, int N
                          1.0f / sqrtf((float)HS)};
 }
 
-/* Floats that a thread needs for `n` tiles of scores (T,TILE) and of transposed rows (HS,TILE). */
+/* Floats of scratch per thread for `n` tiles of scores (T,TILE) and as many of transposed rows (HS,TILE). */
 static int64_t scratch_floats(const struct tensor *out, int NH, int n) {
     return n * TILE * (out->dim[1] + out->dim[2] / NH);
 }
@@ -112,13 +110,13 @@ static int64_t scratch_bytes(const struct tensor *out, int NH, int n) {
     return omp_get_max_threads() * scratch_floats(out, NH, n) * (int64_t)sizeof(float);
 }
 
-/* to (HS,TILE) = scale * rows (count,HS) transposed; zeros for what is missing to TILE rows. */
+/* to (HS,TILE) = scale * rows (count,HS) transposed; missing rows, up to TILE, are zeros. */
 static void transpose(float *to, const float *rows, int64_t stride, int64_t count, int64_t HS, float scale) {
     for (int64_t c = 0; c < HS; c++)
         for (int64_t i = 0; i < TILE; i++) to[c * TILE + i] = i < count ? scale * rows[i * stride + c] : 0.0f;
 }
 
-/* S (keys,TILE) = scores of the queries [first, first + rows), -infinity where a query would look ahead. */
+/* S (keys,TILE) = scores of the queries [first, first + rows); -infinity for keys after the query. */
 static void scores(float *S, float *qT, const struct head *h, int64_t first, int64_t rows) {
     transpose(qT, h->q + first * h->stride, h->stride, rows, h->HS, h->scale);
     multiply(first + rows, TILE, h->HS, S, TILE, (struct matrix){h->k, h->stride, 1}, qT, TILE, false);
@@ -133,7 +131,7 @@ static int64_t attn_forward_need(struct tensor *out, struct tensor *lse, const s
     return scratch_bytes(out, NH, 1);
 }
 
-/* S (keys,TILE) -> e^(S - max); sums of these and max per query. */
+/* S (keys,TILE) = e^(S - max), with the maximum and the sum of each query. */
 static void exponentials(float *S, int64_t keys, float *sum, float *max) {
     for (int i = 0; i < TILE; i++) max[i] = -INFINITY, sum[i] = 0.0f;
     for (int64_t j = 0; j < keys; j++)
@@ -186,7 +184,7 @@ struct gradients {
     bool add;            /* dk and dv hold what other query heads added to them */
 };
 
-/* S -> P = e^(S - lse), and dP -> dS = P * (dP - D), both (keys,TILE), of the queries from `first` on. */
+/* S = P = e^(S - lse) and dP = dS = P * (dP - D), both (keys,TILE), for the queries from `first` on. */
 static void score_gradients(float *S, float *dP, const struct gradients *g, int64_t first, int64_t rows,
                             int64_t HS) {
     float lse[TILE], D[TILE];
@@ -196,7 +194,7 @@ static void score_gradients(float *S, float *dP, const struct gradients *g, int6
 #pragma omp simd reduction(+ : s)
         for (int64_t c = 0; c < (i < rows ? HS : 0); c++) s += o[c] * d[c];
         D[i] = s;
-        lse[i] = i < rows ? g->lse[first + i] : INFINITY; /* a missing query has P = 0 */
+        lse[i] = i < rows ? g->lse[first + i] : INFINITY; /* P = 0 for a missing query */
     }
     for (int64_t j = 0; j < first + rows; j++)
         for (int i = 0; i < TILE; i++) {
@@ -205,8 +203,8 @@ static void score_gradients(float *S, float *dP, const struct gradients *g, int6
         }
 }
 
-/* Queries [first, first + rows), rows <= TILE. Unless g->add, dk and dv of keys from `first` on hold
- * nothing yet. */
+/* Queries [first, first + rows), rows <= TILE. Earlier tiles have written dk and dv of the keys before
+ * `first`; the rest is undefined unless g->add. */
 static void backward_tile(const struct head *h, const struct gradients *g, float *S, float *dP, float *rowsT,
                           int64_t first, int64_t rows) {
     int64_t HS = h->HS, stride = h->stride, keys = first + rows;
@@ -219,7 +217,7 @@ static void backward_tile(const struct head *h, const struct gradients *g, float
     multiply(rows, HS, keys, dq, stride, (struct matrix){dP, 1, TILE}, h->k, stride, false);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t c = 0; c < HS; c++) dq[i * stride + c] *= h->scale;
-    for (int part = 0; part < 2; part++) { /* keys that earlier queries saw, too; the others */
+    for (int part = 0; part < 2; part++) { /* 0: keys that earlier tiles saw; 1: the others */
         int64_t from = part ? first : 0, count = part ? rows : first;
         struct matrix P = {S + from * TILE, TILE, 1}, dS = {dP + from * TILE, TILE, 1};
         bool add = g->add || part == 0;
@@ -228,7 +226,7 @@ static void backward_tile(const struct head *h, const struct gradients *g, float
     }
 }
 
-/* A thread takes a head of keys and values, and one after another the query heads that share it. */
+/* A thread takes a head of keys and values, and the query heads that share it one after another. */
 static void attn_backward_run(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
                               const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
                               int NH, int NKV) {

@@ -1,7 +1,7 @@
-/* What the CPU operations share. They are the reference: each file reads as the definition of its ops, in
- * fp32, and every other back end is checked against it. They are also meant to be used, so the loops are
- * threaded with OpenMP over independent rows or columns and written so that the compiler vectorises them. No
- * result depends on the number of threads, except through BLAS. */
+/* Helpers of the CPU operations. These are the reference, in fp32, that every other back end is tested
+ * against, so each file reads as the definition of its ops. They also train models, so loops are threaded
+ * with OpenMP over independent rows or columns and written so that the compiler vectorises them. Only BLAS
+ * may make a result depend on the number of threads. */
 #ifndef LLMC_CPU_H
 #define LLMC_CPU_H
 
@@ -9,9 +9,9 @@
 
 #include <math.h>
 
-/* e^x to 2 ulp for -87.33 < x < 88.72, inlined and branch-free so that loops over it vectorise (libm's expf
- * does not without -ffast-math). x = n*ln2 + r with |r| <= ln2/2; e^r by its Taylor series to degree 7
- * (remainder 5e-9); times 2^n by adding n to the exponent field. NaN stays NaN. */
+/* e^x to 2 ulp for -87.33 < x < 88.72. It is inlined and has no branch, so that loops over it vectorise;
+ * libm's expf does not without -ffast-math. x = n*ln2 + r with |r| <= ln2/2; e^r is its Taylor series to
+ * degree 7 (remainder 5e-9), and adding n to the exponent field multiplies by 2^n. NaN stays NaN. */
 static inline float cpu_expf_bounded(float x) {
     const float log2e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
     const float shift = 12582912.0f;
@@ -19,7 +19,7 @@ static inline float cpu_expf_bounded(float x) {
         float f;
         uint32_t u;
     } k, y;
-    k.f = x * log2e + shift; /* adding 1.5*2^23 rounds to an integer, which is then in the low bits */
+    k.f = x * log2e + shift; /* adding 1.5*2^23 rounds to an integer and puts it into the low bits */
     float n = k.f - shift, r = x - n * ln2_high - n * ln2_low;
     float p = 1.0f / 5040.0f;
     p = p * r + 1.0f / 720.0f;
@@ -33,32 +33,31 @@ static inline float cpu_expf_bounded(float x) {
     return y.f;
 }
 
-/* For x < 88.72, as in a softmax: 0 where the result would not be a normal number. */
+/* For x < 88.72, as in a softmax. Results below the normal numbers are 0. */
 static inline float cpu_expf(float x) {
     const float low = -87.33654f;
-    float y = cpu_expf_bounded(x < low ? low : x); /* false for NaN: it passes through */
+    float y = cpu_expf_bounded(x < low ? low : x); /* false for NaN, which passes through */
     return x < low ? 0.0f : y;
 }
 
-/* GELU, tanh form, and its derivative. With z = sqrt(2/pi) (x + 0.044715 x^3) and s = 1/(1 + e^-2z), the
- * logistic function, 1 + tanh z = 2 s: gelu = x s, without the cancellation of 1 + tanh in the negative tail.
- * Its slope is s + x s (1-s) 2z', and 1-s = e^-2z s. */
+/* GELU, tanh form, and its derivative. With z = sqrt(2/pi) (x + 0.044715 x^3) and the logistic function s =
+ * 1/(1 + e^-2z), 1 + tanh z = 2 s. So gelu = x s, which does not cancel in the negative tail as 1 + tanh
+ * does. The derivative is s + x s (1-s) 2z', with 1-s = e^-2z s. */
 #define GELU_SCALE 0.7978845608028654f /* sqrt(2/pi) */
 static inline float cpu_gelu(float x) {
     float low = x < -10.0f ? -10.0f : x,
           c = low > 10.0f ? 10.0f : low; /* beyond, s is 0 or 1 to the last bit */
     return low / (1.0f + cpu_expf_bounded(-2.0f * GELU_SCALE * (c + 0.044715f * c * c * c)));
 }
-/* Beyond |x| = 10 the slope is 0 or 1 to the last bit; clamping keeps x^3 and e^-2z, at most e^87.31,
- * finite. */
+/* Beyond |x| = 10 it is 0 or 1 to the last bit; the clamp keeps x^3 and e^-2z, at most e^87.31, finite. */
 static inline float cpu_gelu_derivative(float x) {
     x = x < -10.0f ? -10.0f : x > 10.0f ? 10.0f : x;
     float e = cpu_expf_bounded(-2.0f * GELU_SCALE * (x + 0.044715f * x * x * x)), s = 1.0f / (1.0f + e);
     return s + x * s * (e * s) * (2.0f * GELU_SCALE) * (1.0f + 3.0f * 0.044715f * x * x);
 }
 
-/* SiLU, x s with s = 1/(1 + e^-x), and its derivative s + x s (1-s), with 1-s = e^-x s. Below -87, e^-x could
- * overflow, and both are less than 128 FLT_MIN from 0. */
+/* SiLU is x s with s = 1/(1 + e^-x); its derivative is s + x s (1-s), with 1-s = e^-x s. Below -87, where
+ * e^-x could overflow, both are within 128 FLT_MIN of 0. */
 static inline float cpu_silu(float x) {
     float c = x < -87.0f ? -87.0f : x > 87.0f ? 87.0f : x, y = x / (1.0f + cpu_expf_bounded(-c));
     return x < -87.0f ? 0.0f : y;
@@ -80,11 +79,11 @@ static inline float cpu_act_derivative(enum activation act, float x) {
                              : 0.0f;
 }
 
-/* sum over rows of x (N,C), added to or stored in `out` (C): a thread owns a block of columns and walks all
- * rows, so the order of summation is fixed. */
+/* out (C) = or += the sum over the rows of x (N,C). A thread owns columns and walks all rows, so the order
+ * of summation is fixed. */
 void cpu_column_sum(float *out, const float *x, int64_t N, int64_t C, bool accumulate);
 
-/* The only variant of an op: op##_run, which wants the scratch that need_function says (NULL: none). */
+/* Defines the array of an op with one variant: op##_run, with op##_need or NULL as its need(). */
 #define CPU_VARIANT(op, need_function)                                                                       \
     const struct op##_variant cpu_##op##_variants[] = {                                                      \
         {.name = "cpu", .run = op##_run, .need = need_function}, {0}}

@@ -1,4 +1,7 @@
-/* Embedding: forward, backward. Contracts in ops.h. */
+/* Embedding: forward, backward. Contracts in ops.h.
+ *
+ * In backward several tokens may add to one row of dwte. Threads therefore divide the columns, not the
+ * tokens, and each adds the rows in the order of the tokens. */
 #include "llmc/cpu/cpu.h"
 
 #include <string.h>
@@ -17,7 +20,6 @@ static void embed_forward_run(const struct op_env *env, struct tensor *out, cons
     }
 }
 
-/* Two tokens may share a row of dwte, so threads split the columns, not the tokens. */
 static void embed_backward_run(const struct op_env *env, struct tensor *dwte, struct tensor *dwpe,
                                const struct tensor *dout, const struct tensor *tokens) {
     enum { BLOCK = 64 };

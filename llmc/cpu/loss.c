@@ -1,16 +1,17 @@
-/* Softmax cross-entropy with its gradient in place. Contract in ops.h. */
+/* Softmax cross-entropy with its gradient in place. Contract in ops.h.
+ *
+ * A row's maximum and sum are taken over blocks of columns, LANES at a time. One fp32 sum of 50,257
+ * exponentials drops terms below half a unit in the last place of the running total: on random logits the
+ * loss was off by up to 6e-5, and by how much depended on the width of the processor's vectors. The sum of
+ * one block loses little, and the blocks are added in double. */
 #include "llmc/cpu/cpu.h"
 
 #include <math.h>
 #include <string.h>
 
-/* Sums and maxima are taken over blocks of columns, LANES at a time. In one fp32 sum of 50,257 exponentials those
- * below half a unit in the last place of the running total vanish: on random logits the loss was off by up to
- * 6e-5, by how much depended on the width of the processor's vectors. A block's sum loses nothing of note, and the
- * blocks are added in double. */
 enum { LANES = 16, BLOCK = 1024 };
 
-/* Lane by lane, which compilers vectorise without assuming that there are no NaNs. */
+/* One maximum per lane: compilers vectorise this without assuming that there are no NaNs. */
 static float row_max(const float *x, int64_t n) {
     float lane[LANES], max = -INFINITY;
     for (int i = 0; i < LANES; i++) lane[i] = -INFINITY;
@@ -22,7 +23,7 @@ static float row_max(const float *x, int64_t n) {
     return max;
 }
 
-/* sum of e^(x - max); with `keep`, x becomes its exponentials. */
+/* The sum of e^(x - max). With `keep`, the exponentials replace x. */
 static double row_exp_sum(float *x, int64_t n, float max, bool keep) {
     double total = 0.0;
     for (int64_t first = 0; first < n; first += BLOCK) {

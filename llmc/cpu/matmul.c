@@ -1,6 +1,8 @@
-/* Linear layers on BLAS: forward, backward, both in fp8. Contracts in ops.h.
- * Bias and activation are one more pass over the output, which is still in cache for the shapes of a training
- * step. */
+/* Linear layers on BLAS: forward, backward, and both in fp8. Contracts in ops.h.
+ *
+ * Bias and activation are another pass over the output, which is still in cache for the shapes of a
+ * training step. fp8 rounds copies of the operands and multiplies these in fp32: it defines the result, and
+ * shows without a GPU what fp8 does to a model. */
 #include "llmc/ops/fp8.h"
 #include "llmc/cpu/cpu.h"
 
@@ -20,9 +22,8 @@ void cpu_column_sum(float *out, const float *x, int64_t N, int64_t C, bool accum
     }
 }
 
-/* A few rows (text generation): the weights are read once and the time is that of reading them, so plain dot
- * products reach the memory's bandwidth where a blocked GEMM would first copy the weights into its own
- * layout. */
+/* With few rows, as in text generation, reading the weights takes all the time. Dot products read them
+ * once; a blocked GEMM would first copy them into its own layout. */
 enum { FEW_ROWS = 4 };
 
 static void matmul_few_rows(float *out, const float *inp, const float *weight, int64_t N, int64_t C,
@@ -79,7 +80,6 @@ static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, s
                                 struct tensor *dbias, const struct tensor *dout, const struct tensor *inp,
                                 const struct tensor *weight, const struct tensor *pre, bool accumulate) {
     int64_t N = tensor_rows(dout), C = tensor_cols(inp), OC = tensor_cols(dout);
-    /* parameter gradients first: dinp may share memory with inp */
     cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)OC, (int)C, (int)N, 1.0f, f32(dout), (int)OC,
                 f32(inp), (int)C, accumulate ? 1.0f : 0.0f, f32(dweight), (int)C);
     if (dbias) cpu_column_sum(f32(dbias), f32(dout), N, OC, accumulate);
@@ -93,10 +93,10 @@ static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, s
     for (int64_t i = 0; i < N * C; i++) dx[i] *= cpu_gelu_derivative(x[i]);
 }
 
-/* --- in fp8: the definition, and a way to see without a GPU what fp8 does to a model --- */
+/* --- fp8 --- */
 
-/* The largest magnitude; NaN if there is one: as bits, numbers without a sign are in order and NaN is
- * last. */
+/* The largest magnitude, or NaN if there is one. Compared as bits, numbers without a sign are in order, and
+ * NaN is the largest. */
 static float largest_magnitude(const float *x, int64_t n) {
     uint32_t most = 0;
 #pragma omp parallel for simd schedule(static) reduction(max : most)

@@ -1,10 +1,10 @@
 /* LayerNorm and RMSNorm: forward, forward of a sum, backward. Contracts in ops.h.
  *
- * RMSNorm is LayerNorm with a mean of 0 that is not measured. LayerNorm takes the mean first, then the squared
- * deviations from it: the one-pass form E[x^2] - E[x]^2 cancels when |mean| is far above the deviation. */
+ * RMSNorm is computed as LayerNorm with the mean 0. LayerNorm computes the mean first and then the squared
+ * deviations from it; the one-pass form E[x^2] - E[x]^2 cancels when |mean| is far above the deviation. */
 #include "llmc/cpu/cpu.h"
 
-/* Number n of an operand's numbers, or 0 where there is no operand: the mean of RMSNorm. */
+/* Element n, or 0 if there is no operand: the mean of RMSNorm. */
 static float number_of(const struct tensor *t, int64_t n) { return t ? f32(t)[n] : 0.0f; }
 
 static float mean_of(const float *x, int64_t C) {
@@ -14,7 +14,6 @@ static float mean_of(const float *x, int64_t C) {
     return s / (float)C;
 }
 
-/* Row n. */
 static void norm_row(struct tensor *out, struct tensor *mean, struct tensor *rstd, const float *x,
                      const struct tensor *weight, const struct tensor *bias, float eps, int64_t n) {
     int64_t C = tensor_cols(out);
@@ -55,8 +54,8 @@ static void residual_norm_forward_run(const struct op_env *env, struct tensor *r
     }
 }
 
-/* Rows that one partial sum of the parameter gradients covers: depends on N alone, so that no result depends
- * on the number of threads, and leaves work for many of them. */
+/* Rows per partial sum of the parameter gradients. It depends on N alone, so that the number of threads
+ * changes no bit, and leaves up to 64 parts for threads. */
 static int64_t rows_of_part(int64_t N) { return max_i64(16, ceil_div(N, 64)); }
 
 static int64_t norm_backward_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
@@ -67,8 +66,8 @@ static int64_t norm_backward_need(struct tensor *dinp, struct tensor *dweight, s
     return parts * 2 * tensor_cols(inp) * (int64_t)sizeof(float);
 }
 
-/* One row: dinp, and its share of dweight and dbias, in one pass over memory; dinp may be dout or dresidual.
- * `centred`: x was centred by its mean m. */
+/* One row: dinp, and its contribution to dweight and dbias, in one pass over memory. dinp may be dout or
+ * dresidual. `centred`: LayerNorm, which subtracted the mean m. */
 static void norm_backward_row(float *dinp, float *dw, float *db, const float *past, const float *d,
                               const float *x, bool centred, float m, float r, const float *w, int64_t C) {
     float sum_g = 0.0f, sum_gx = 0.0f;
@@ -94,7 +93,7 @@ static void norm_backward_run(const struct op_env *env, struct tensor *dinp, str
                               const struct tensor *weight) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp), part_rows = rows_of_part(N),
             parts = ceil_div(N, part_rows);
-    float *partial = (float *)env->scratch; /* (parts, 2, C): dweight's and dbias's share of each part */
+    float *partial = (float *)env->scratch; /* (parts, 2, C): what each part adds to dweight and dbias */
 #pragma omp parallel for schedule(static)
     for (int64_t part = 0; part < parts; part++) {
         float *dw = partial + part * 2 * C, *db = dw + C;

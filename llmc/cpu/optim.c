@@ -1,4 +1,7 @@
-/* Optimizer and whole-buffer operations: adamw, sumsq, sum, cast, fill, randn. Contracts in ops.h. */
+/* Optimizer and whole-buffer operations: adamw, sumsq, sum, cast, fill, randn. Contracts in ops.h.
+ *
+ * Sums are taken in fp64, sumsq over chunks of fixed size that are added in order, so that the number of
+ * threads changes no bit. randn computes four numbers from each Philox block by their index alone. */
 #include "llmc/cpu/cpu.h"
 #include "llmc/base/rng.h"
 
@@ -12,7 +15,7 @@ static void adamw_run(const struct op_env *env, struct tensor *param, struct ten
     if (!isfinite(norm)) return;
     float clip = args->max_norm > 0.0f && norm > args->max_norm ? args->max_norm / norm : 1.0f;
     float beta1 = args->beta1, beta2 = args->beta2, eps = args->eps;
-    /* in double: 1 - beta^1 loses half its digits in fp32 */
+    /* in double, because 1 - beta^step loses digits in fp32 */
     float step_size = (float)((double)args->lr / (1.0 - pow((double)beta1, (double)args->step)));
     float v_scale = (float)(1.0 / (1.0 - pow((double)beta2, (double)args->step)));
     float keep = 1.0f - args->lr * args->weight_decay;
@@ -28,7 +31,6 @@ static void adamw_run(const struct op_env *env, struct tensor *param, struct ten
     }
 }
 
-/* Sums of fixed-size chunks in fp64, added in order: any number of threads gives the same bits. */
 enum { CHUNK = 1 << 16 };
 
 static int64_t chunk_scratch(const struct tensor *inp) {
@@ -80,7 +82,7 @@ static void fill_run(const struct op_env *env, struct tensor *out, float value) 
     for (int64_t i = 0; i < n; i++) o[i] = value;
 }
 
-/* Four numbers from one Philox block: two Box-Muller pairs. 1-u keeps the logarithm away from 0. */
+/* A Philox block gives two Box-Muller pairs. 1-u keeps the argument of the logarithm above 0. */
 static void randn_run(const struct op_env *env, struct tensor *out, float mean, float std, uint64_t seed,
                       uint64_t purpose) {
     int64_t n = tensor_count(out);

@@ -1,15 +1,14 @@
 /* Rotary position embedding. Contract in ops.h.
  *
- * An angle reaches 131071 radians, where fp32 numbers are 1/128 apart, so cosines and sines are made in
- * double. Calling libm for each would take longer than all the rotations. A thread therefore calls it for
- * the first of CHUNK positions and gets the others by the addition theorems, which lose 2^-53 a step. The
- * cosines and sines of a position serve all heads of all sequences. */
+ * An angle can reach 131071 radians, where fp32 numbers are 1/128 apart, so cosines and sines are computed
+ * in double. Calling libm for each would take longer than all the rotations. A thread therefore calls it
+ * for the first of CHUNK positions and steps to the others by the addition theorems, which lose 2^-53 per
+ * step. The cosines and sines of a position serve all heads of all sequences. */
 #include "llmc/cpu/cpu.h"
 
 enum { CHUNK = 16, PAIRS = 64 };
 
-/* Of up to PAIRS pairs: cosine and sine of the angle at a position, and of the angle between two
- * positions. */
+/* For up to PAIRS pairs: cosine and sine of the angle at a position, and of the step to the next position. */
 struct turn {
     double cos[PAIRS], sin[PAIRS], step_cos[PAIRS], step_sin[PAIRS];
 };

@@ -1,4 +1,4 @@
-/* The CPU's op table, made from the list: an op without variants does not link. */
+/* The CPU's op table, made from LLMC_OPS: an op without variants does not link. */
 #include "llmc/cpu/cpu.h"
 
 const struct ops cpu_ops = {"cpu", false,

@@ -1,10 +1,10 @@
 /* Activations and gated linear units: forward, backward. Contracts in ops.h.
  *
- * All of them only move bytes: act 4 per bf16 element forward and 6 backward, glu 6 and 10 per element of its
- * output. An H200 SM gets about 19 bytes a clock from memory, so an element may cost at most 27 (act forward)
- * to 67 (glu backward) of the SM's 128 instructions a clock before arithmetic shows. Predicted:
- * activation.cuh takes about 12 for GELU and 20 for its derivative, less for the others, and all kernels run at
- * the rate of a copy. */
+ * All of them only move bytes: act 4 per bf16 element forward and 6 backward, glu 6 and 10 per element of
+ * its output. An H200 SM gets about 19 bytes a clock from memory, so an element may cost at most 27 (act
+ * forward) to 67 (glu backward) of the SM's 128 instructions a clock before arithmetic shows. Predicted:
+ * activation.cuh takes about 12 for GELU and 20 for its derivative, less for the others, and all kernels
+ * run at the rate of a copy. */
 #include "llmc/cuda/activation.cuh"
 #include "llmc/cuda/operands.cuh"
 
@@ -68,8 +68,8 @@ __global__ void glu_backward_naive_kernel(T *dinp, const T *dout, const T *inp, 
     dinp[at + F] = from_float<T>(d * activation_of<ACT>(gate));
 }
 
-/* Grid: vectors of out, of which a row has `vectors_a_row`; 32-bit, since a 64-bit division would take half of
- * the instructions. */
+/* Grid: vectors of out, of which a row has `vectors_a_row`; 32-bit, since a 64-bit division would take half
+ * of the instructions. */
 template <class T, enum activation ACT>
 __global__ void glu_forward_vec_kernel(T *out, const T *inp, unsigned vectors, unsigned vectors_a_row) {
     constexpr int size = vec<T>::size;

@@ -1,7 +1,7 @@
 /* The activations and their derivatives (ops.h, act), for every kernel that applies one.
  *
- * GELU and SiLU are x*s with a logistic function s = 1/(1 + e^-z): z = x in SiLU, and in GELU, with
- * u = sqrt(2/pi)*(x + 0.044715x^3), z = 2u, because 0.5*(1 + tanh u) = 1/(1 + e^-2u). That takes one hardware
+ * GELU and SiLU are x*s with a logistic function s = 1/(1 + e^-z): z = x in SiLU, and in GELU, with u =
+ * sqrt(2/pi)*(x + 0.044715x^3), z = 2u, because 0.5*(1 + tanh u) = 1/(1 + e^-2u). That takes one hardware
  * exponential and one fast division in place of tanhf(), and does not cancel at negative x. e^-z = infinity
  * gives s = 0. */
 #ifndef LLMC_CUDA_ACTIVATION_CUH

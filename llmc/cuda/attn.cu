@@ -1,20 +1,19 @@
-/* Causal attention for any head size and dtype, and the op's rows. Contracts in ops.h; the tensor-core
- * kernels are in attn_flash.cu, the one for a single query in attn_decode.cu.
+/* Causal attention for any head size and dtype, and the variants of the op. Contracts in ops.h. Tensor-core
+ * kernels are in attn_flash.cu and attn_hopper.cu, the kernel for a single query in attn_decode.cu.
  *
- * A warp takes one query row (or, for dk and dv, one key row) and walks the other side in tiles of 32, one
- * score a lane, with an online softmax: no score is ever stored outside the warp. The columns of its output
- * are taken CHUNK at a time, the scores computed anew for each chunk; heads of up to CHUNK columns have one.
- * Sections: pieces, forward, backward, launchers, rows. */
+ * A warp takes one query (or, for dk and dv, one key) and walks the other side in tiles of 32, one score
+ * per lane, with an online softmax, so that scores stay in the warp. It accumulates CHUNK columns of the
+ * output. Wider heads take one warp per chunk, each of which computes the scores again. */
 #include "llmc/cuda/attn.cuh"
 #include "llmc/cuda/operands.cuh"
 
 /* --- pieces --- */
 
-constexpr int WARPS = 4;             /* rows a block */
-constexpr int CHUNK = 4 * WARP_SIZE; /* columns a warp accumulates: 4 a lane */
+constexpr int WARPS = 4;             /* rows per block */
+constexpr int CHUNK = 4 * WARP_SIZE; /* columns of a warp: 4 per lane */
 constexpr float NO_SCORE = -INFINITY;
 
-/* Which row, head and columns this warp works on; of `heads` in a sequence. */
+/* The row, head and columns of this warp, in sequences of `heads` heads. */
 struct warp_place {
     int64_t row; /* in [0, T) */
     int64_t b, h;
@@ -32,7 +31,7 @@ DEVICE_INLINE warp_place place_of_warp(int heads) {
     return p;
 }
 
-/* Offsets in a row of qkv: the keys that query head h shares, and how far on their values and the next row are. */
+/* In a row of qkv: the first column of the keys of query head h; the width of the row. */
 DEVICE_INLINE int64_t keys_of(int64_t h, int NH, int NKV, int HS) { return (NH + h / (NH / NKV)) * HS; }
 DEVICE_INLINE int64_t width_of(int NH, int NKV, int HS) { return (int64_t)(NH + 2 * NKV) * HS; }
 
@@ -42,8 +41,8 @@ template <class T> DEVICE_INLINE float dot(const T *a, const T *b, int n) {
     return s;
 }
 
-/* sum[k] += sum over j < count of weight[j] * rows[j][column + lane + 32k]. Rows are `stride` apart; `weight`
- * is in shared memory, written by the lanes of this warp. */
+/* sum[k] += sum over j < count of weight[j] * rows[j][column + lane + 32k]. Rows are `stride` apart;
+ * `weight` is shared memory that the lanes of this warp wrote. */
 template <class T>
 DEVICE_INLINE void add_weighted_rows(float (&sum)[4], const float *weight, const T *rows, int64_t stride,
                                      int count, int column, int lane, int HS) {
@@ -64,7 +63,7 @@ DEVICE_INLINE void store_chunk(T *row, const float (&sum)[4], float scale, const
     }
 }
 
-/* --- forward: a warp a query --- */
+/* --- forward: a warp per query --- */
 
 template <class T>
 __global__ void attn_forward_naive_kernel(T *out, float *lse, const T *qkv, int64_t length, int NH, int NKV,
@@ -100,7 +99,7 @@ __global__ void attn_forward_naive_kernel(T *out, float *lse, const T *qkv, int6
 
 /* --- backward --- */
 
-/* D[b,h,t] = out[b,t] . dout[b,t] over the columns of head h; a warp a row. */
+/* D[b,h,t] = out[b,t] . dout[b,t] over the columns of head h; a warp per row. */
 template <class T>
 __global__ void attn_backward_dots_kernel(float *D, const T *dout, const T *out, int64_t length, int NH,
                                           int HS) {
@@ -114,7 +113,7 @@ __global__ void attn_backward_dots_kernel(float *D, const T *dout, const T *out,
     if (p.lane == 0) D[(p.b * NH + p.h) * length + p.row] = sum;
 }
 
-/* dq: a warp a query. */
+/* dq: a warp per query. */
 template <class T>
 __global__ void attn_backward_query_naive_kernel(T *dqkv, const T *dout, const float *lse, const float *D,
                                                  const T *qkv, int64_t length, int NH, int NKV, int HS) {
@@ -145,7 +144,7 @@ __global__ void attn_backward_query_naive_kernel(T *dqkv, const T *dout, const f
     store_chunk(dqkv + (p.b * length + t) * stride + p.h * HS, sum, scale, p, HS);
 }
 
-/* dk and dv: a warp a key. It walks the query heads that share the key one after another. */
+/* dk and dv: a warp per key walks the query heads that share it, one after another. */
 template <class T>
 __global__ void attn_backward_key_naive_kernel(T *dqkv, const T *dout, const float *lse, const float *D,
                                                const T *qkv, int64_t length, int NH, int NKV, int HS) {
@@ -184,7 +183,7 @@ __global__ void attn_backward_key_naive_kernel(T *dqkv, const T *dout, const flo
 
 /* --- launchers --- */
 
-/* The grid's y holds (batch, head), which must stay below 65536. */
+/* The grid's y is (sequence, head), and its limit 65535. */
 static bool attn_takes(const struct tensor *out, int NH) { return out->dim[0] * NH < 65536; }
 
 static launch_config attn_grid(const struct op_env *env, int64_t rows, const struct tensor *out, int heads,

@@ -1,10 +1,10 @@
-/* What the files of attention share: attn.cu owns the op's rows. */
+/* Variants of attention that attn.cu lists and other files define. */
 #ifndef LLMC_CUDA_ATTN_CUH
 #define LLMC_CUDA_ATTN_CUH
 
 #include "llmc/cuda/kernel.cuh"
 
-/* Rows of attn_flash.cu (tensor cores), attn_decode.cu (one query) and attn_hopper*.cu. */
+/* attn_decode.cu (one query), attn_flash*.cu (tensor cores) and attn_hopper*.cu. */
 extern "C" {
 attn_forward_fn attn_forward_decode;
 attn_forward_need_fn attn_forward_decode_need;

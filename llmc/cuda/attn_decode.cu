@@ -1,23 +1,23 @@
-/* Attention of one query row over a cache of keys and values: a step of generation. Contract in ops.h.
+/* Attention of one query over a cache of keys and values: a step of generation. Contract in ops.h.
  *
- * One row has too little work for a block a head: 12 heads leave most of a GPU idle, and the one block reads
- * the whole cache of its head. So the keys are cut into pieces, a block each, whose sums the last block to
- * finish joins in the order of the pieces (Dao, Haziza, Massa, Sizov 2023, "Flash-Decoding for long-context
- * inference"). Where the cuts are depends on the length alone, so the same call gives the same bits. In a
- * block, the lanes that together hold a head's columns, 16 bytes each, are a group; the groups take the keys
- * of the piece in turn, each with its own online softmax. Nothing but the cache is read from memory, once.
- * Sections: the kernel, launcher. */
+ * With a block per head, 12 heads leave most of a GPU idle while each block reads the whole cache of its
+ * head. So the keys are cut into pieces, a block takes each, and the last block to finish joins the pieces
+ * in their order (Dao, Haziza, Massa, Sizov 2023, "Flash-Decoding for long-context inference"). The cuts
+ * depend on the length alone, so the same call gives the same bits. In a block, the lanes that together
+ * hold the columns of a head, 16 bytes each, form a group. The groups take the keys of the piece in turn,
+ * each with its own online softmax. A block reads its part of the cache once; query heads that share keys
+ * read them from L2. */
 #include "llmc/cuda/attn.cuh"
 #include "llmc/cuda/operands.cuh"
 
 #include <cfloat>
 
 constexpr int THREADS = 128;
-constexpr int64_t PIECE = 64; /* keys, at least: 4 for each group of a head of 64 in bf16 */
+constexpr int64_t PIECE = 64; /* keys, at least: 4 per group at a head size of 64 in bf16 */
 
 /* --- the kernel --- */
 
-/* A row's part of softmax(scores) @ values, as it would be with the largest score of that part. */
+/* softmax(scores) @ values over some of the keys: the largest score, and both sums relative to it. */
 template <class T> struct softmax_rows {
     float max = -FLT_MAX, total = 0.0f, sum[vec<T>::size] = {};
 };
@@ -30,13 +30,14 @@ template <class T> DEVICE_INLINE void add_row(softmax_rows<T> &r, float score, c
     for (int k = 0; k < vec<T>::size; k++) r.sum[k] = r.sum[k] * shrink + p * to_float(value[k]);
 }
 
-/* Adds up over `lanes` neighbours, a power of two. */
+/* The sum over `lanes` neighbouring lanes, a power of two. */
 DEVICE_INLINE float group_sum(float v, int lanes) {
     for (int offset = lanes / 2; offset > 0; offset /= 2) v += __shfl_xor_sync(ALL_LANES, v, offset);
     return v;
 }
 
-/* Grid: pieces of `keys` keys, (batch, head). parts: (B*NH, pieces, HS+2): sum, maximum, total of a piece. */
+/* Grid: pieces of `keys` keys; (sequence, head). parts: (B*NH, pieces, HS+2), of each piece the weighted
+ * values, the maximum, the total. */
 template <class T>
 __global__ void __launch_bounds__(THREADS)
     attn_forward_decode_kernel(T *out, float *lse, const T *qkv, float *parts, unsigned *done, int64_t length,
@@ -64,8 +65,8 @@ __global__ void __launch_bounds__(THREADS)
         if (s < end) add_row(r, score, vec<T>::load(v + s * stride));
     }
 
-    /* the groups, in their order */
-    float max = block_max(r.max, scratch), weight = expf(r.max - max); /* 0 for a group without a key */
+    /* join the groups, in their order */
+    float max = block_max(r.max, scratch), weight = expf(r.max - max); /* 0 for a group without keys */
     float total = block_sum(tid % lanes == 0 ? weight * r.total : 0.0f, scratch);
 #pragma unroll
     for (int i = 0; i < size; i++) shared[tid * size + i] = weight * r.sum[i]; /* (groups, HS) */
@@ -79,7 +80,7 @@ __global__ void __launch_bounds__(THREADS)
     if (tid == 0) mine[HS] = max, mine[HS + 1] = total;
     if (!last_to_arrive(done + blockIdx.y, gridDim.x)) return;
 
-    /* the pieces, in theirs: a thread each for the weights */
+    /* join the pieces, in their order; a thread computes the weight of one */
     const float *piece = head + tid * (HS + 2);
     float piece_max = tid < pieces ? piece[HS] : -FLT_MAX;
     max = block_max(piece_max, scratch);
@@ -98,7 +99,7 @@ __global__ void __launch_bounds__(THREADS)
 
 /* --- launcher --- */
 
-/* As many keys that there is a thread for every piece. */
+/* At most THREADS pieces, so that there is a thread for each. */
 static int64_t keys_of_piece(int64_t length) { return max_i64(PIECE, ceil_div(length, THREADS)); }
 
 extern "C" {
@@ -109,7 +110,7 @@ int64_t attn_forward_decode_need(struct tensor *out, struct tensor *lse, const s
     int64_t lanes = HS * (int64_t)dtype_size(out->dtype) / 16;
     bool groups = lanes * 16 == HS * (int64_t)dtype_size(out->dtype) && lanes <= WARP_SIZE &&
                   (lanes & (lanes - 1)) == 0;
-    /* with more heads than there are counters there are blocks enough without this */
+    /* more heads than counters are blocks enough without pieces */
     bool can =
         length - t0 == 1 && heads <= OP_ZEROS / (int64_t)sizeof(unsigned) && groups && rows_of_vectors(qkv);
     return can ? heads * ceil_div(length, keys_of_piece(length)) * (HS + 2) * (int64_t)sizeof(float)

@@ -1,25 +1,23 @@
-/* Causal attention forward on Hopper (sm_90a): bf16, heads of 64 or 128 columns, in the manner of
- * FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608): TMA loads by a producer, wgmma by two consuming
- * warpgroups whose softmax runs beside products.
+/* Causal attention forward on Hopper (sm_90a) for bf16 and heads of 64 or 128 columns, as in
+ * FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608): a producer loads tiles by TMA, and two consuming
+ * warpgroups overlap softmax with wgmma products. Backward is in attn_hopper_backward.cu.
  *
- * A block takes tiles of 128 queries. For each the keys come 128 at a time, beginning at the diagonal, so
- * that only the first step has a mask and later ones none; keys behind it are never loaded. A 128-row tile
- * does 0.89 of its work below the diagonal at T = 1024, one of 192 rows 0.67.
+ * A block takes tiles of 128 queries. Their keys come 128 at a time, beginning at the diagonal, so that
+ * only the first step has a mask; keys after the queries are never loaded. At T = 1024 a tile of 128 rows
+ * has 0.89 of its work below the diagonal, one of 192 rows would have 0.67.
  *
- * Where the time goes, per step and warpgroup of 64 queries, head 64: products 2 * 64*128*64 multiply-adds,
- * 512 clocks of a multiprocessor's tensor cores; 64*128 exponentials, 512 clocks of its 16 a clock. Neither
- * may wait for the other:
- *   - within a warpgroup the scores of a step are computed by wgmma while the step before meets the values,
- *     and softmax runs while those are still under way;
- *   - the two warpgroups take turns (named barriers) at starting products, so that one does softmax while the
- *     other's are in the tensor cores.
- * Probabilities stay in registers: rounded, the accumulators of one product are the operand of the next.
+ * A step of a warpgroup of 64 queries takes, at head size 64, 2 * 64*128*64 multiply-adds, 512 clocks of a
+ * multiprocessor's tensor cores, and 64*128 exponentials, 512 clocks at 16 per clock. Neither may wait for
+ * the other:
+ *   - Within a warpgroup, wgmma computes the scores of a step while the probabilities of the step before meet
+ *     the values, and softmax runs during these products.
+ *   - The two warpgroups take turns at starting products (named barriers), so that one computes its softmax
+ *     while the tensor cores work for the other.
+ * Probabilities stay in registers: the accumulators of one product, rounded, are the operand of the next.
  *
- * Registers a thread of a consumer: HS/2 sums, 64 scores, 32 probabilities (rounded), of 240. Shared memory:
- * the queries, a ring of key and value tiles (head 64: 6 of 16 KiB, head 128: 4 of 32 KiB), staging of the
- * result. One block a multiprocessor. Not measured yet.
- *
- * Sections: shape, softmax, producer, consumer, kernel, launcher. Backward is in attn_hopper_backward.cu. */
+ * A consumer's thread holds HS/2 sums, 64 scores and 32 registers of rounded probabilities, of 240. Shared
+ * memory holds the queries, a ring of key and value tiles (head 64: 6 of 16 KiB, head 128: 4 of 32 KiB) and
+ * staging of the result. There is one block per multiprocessor. Not measured yet. */
 #include "llmc/cuda/attn_hopper.cuh"
 
 /* --- shape --- */
@@ -27,7 +25,7 @@
 constexpr int STEP = 128; /* keys */
 
 template <int HS> struct forward_shape {
-    static constexpr int TILE = ROWS * HS; /* elements; those of queries, keys and values are alike */
+    static constexpr int TILE = ROWS * HS; /* elements, of queries, keys or values */
     static_assert(ROWS == STEP, "one tensor map has the boxes of all");
     static constexpr int SLOTS = HS == 64 ? 6 : 4;
     static constexpr size_t SHARED_BYTES = sizeof(bf16) * ((1 + SLOTS) * TILE + ROWS * STAGING_PITCH<HS>);
@@ -35,7 +33,7 @@ template <int HS> struct forward_shape {
 
 /* What the tiles of one launch have in common. */
 struct forward_task {
-    bf16 *out;  /* (B,T,C) */
+    bf16 *out;  /* (B,T,NH*HS) */
     float *lse; /* (B,NH,T) */
     int length, NH;
     float scale;
@@ -49,13 +47,14 @@ template <int HS> struct forward_shared {
 
 /* --- softmax: online, base 2 --- */
 
-/* A thread's two rows: the maximum is that of the whole row, the sum only of the thread's columns. */
+/* A thread's two rows. The maximum is that of the whole row, the sum that of the thread's own columns. */
 struct row_softmax {
     float max[2] = {-INFINITY, -INFINITY}, sum[2] = {0.0f, 0.0f};
 };
 
-/* Turns scores into probabilities relative to the new maximum, and tells what earlier ones shrink by. `scale`
- * carries log2(e). A query sees its own key, in the first step, so that no maximum is -infinity after it. */
+/* Turns scores into probabilities relative to the new maximum. `shrink` becomes the factor for earlier
+ * ones. `scale` includes log2(e). A query sees its own key in the first step, so no maximum is -infinity
+ * afterwards. */
 DEVICE_INLINE void softmax_step(row_softmax &state, float (&s)[STEP / 2], float (&shrink)[2], float scale) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
@@ -76,7 +75,7 @@ DEVICE_INLINE void softmax_step(row_softmax &state, float (&s)[STEP / 2], float 
     }
 }
 
-/* Of the tile on the diagonal; the warpgroup's rows begin at `first_row` of it. */
+/* Masks the tile on the diagonal; the warpgroup's rows begin at its row `first_row`. */
 DEVICE_INLINE void mask_keys(float (&s)[STEP / 2], int first_row) {
 #pragma unroll
     for (int j = 0; j < STEP / 8; j++)
@@ -98,7 +97,7 @@ DEVICE_INLINE void produce(const forward_shared<HS> &shared, const CUtensorMap *
     tile_walk walk(task.list);
     for (tile_place place; walk.next(place); query_parity ^= 1) {
         int b = place.head / task.NH, col = place.head % task.NH * HS;
-        int last = task.list.tiles - 1 - place.tile; /* the diagonal's step is the tile's own number */
+        int last = task.list.tiles - 1 - place.tile; /* the step on the diagonal has the number of the tile */
         auto load = [&](int part, int step) {
             mbarrier_wait(&shared.empty[at.slot], at.parity ^ 1);
             mbarrier_expect(&shared.full[at.slot], bytes);
@@ -120,7 +119,7 @@ DEVICE_INLINE void produce(const forward_shared<HS> &shared, const CUtensorMap *
 
 /* --- consumer: a warpgroup --- */
 
-/* The turn to start products: barrier 1 + group is where the group waits for the other one. */
+/* Waits for this group's turn to start products; barrier 1 + group is passed by the other group. */
 DEVICE_INLINE void take_turn(int group) { named_barrier_wait(1 + group, CONSUMERS * GROUP); }
 DEVICE_INLINE void pass_turn(int group) { named_barrier_arrive(1 + (group ^ 1), CONSUMERS * GROUP); }
 
@@ -173,7 +172,7 @@ DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task 
         softmax_step(state, s, shrink, scale);
         pack<STEP>(p, s);
 
-        for (int step = last - 1; step >= 0; step--) { /* scores of this step, values of the one before */
+        for (int step = last - 1; step >= 0; step--) { /* scores of this step, values of the step before */
             keys = wait_for_tile();
             mbarrier *keys_empty = &shared.empty[at.slot];
             at.next();
@@ -190,7 +189,7 @@ DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task 
             pin_registers(s);
             release(keys_empty);
             softmax_step(state, s, shrink, scale);
-            settle(state.sum[0] + state.sum[1]); /* of all exponentials: they run beside the products */
+            settle(state.sum[0] + state.sum[1]); /* all exponentials, which run beside the products */
             wgmma_wait<0>();
             pin_registers(acc);
             release(&shared.empty[at.slot]);

@@ -1,8 +1,8 @@
-/* What both directions of attention on Hopper share: which tile a block works on next, the ring through which
- * tiles come, products of tiles, how a warp's rows leave.
+/* What both directions of attention on Hopper share: the order of a block's tiles, the ring of tiles in
+ * shared memory, products of tiles, and the way of results to memory.
  *
- * Tiles in shared memory are stacks of 64-column slabs, [HS/64][rows][64], each as TMA writes it with
- * SWIZZLE_128: a slab's row is 128 bytes, which is as far as that swizzle reaches. */
+ * A tile in shared memory is a stack of slabs of 64 columns, [HS/64][rows][64], as TMA writes it with
+ * SWIZZLE_128: a row of a slab is 128 bytes, the largest that this swizzle takes. */
 #ifndef LLMC_CUDA_ATTN_HOPPER_CUH
 #define LLMC_CUDA_ATTN_HOPPER_CUH
 
@@ -12,8 +12,9 @@
 
 /* --- blocks --- */
 
-/* Warpgroup 0 produces: one of its threads starts the loads. The others consume, 64 rows of the block's tile
- * each, with nearly all registers: 24 + 2*240 of the 504 that 65536 make for three warpgroups. */
+/* Warpgroup 0 is the producer: one of its threads starts the loads. The two others are consumers, each with
+ * 64 rows of the block's tile. 65536 registers are 504 for each triple of threads of the three warpgroups;
+ * they are divided as 24 + 2*240. */
 constexpr int GROUP = 128, CONSUMERS = 2, THREADS = GROUP * (1 + CONSUMERS);
 constexpr int ROWS = 64 * CONSUMERS;
 constexpr int PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
@@ -23,11 +24,11 @@ constexpr float LOG2_E = 1.4426950408889634f;
 
 /* --- which tile next --- */
 
-/* The tiles of all heads, ordered so that they can be dealt out: the longest first, but only within a party
- * of heads whose operands fit the L2 cache together, since each key is read by every tile behind it. */
+/* The tiles of all heads in the order in which blocks take them: the longest first, within a party of heads
+ * whose operands fit the L2 cache together, because every later tile of a head reads its keys. */
 struct tile_list {
-    int tiles, heads;   /* of a head; of all batches */
-    int party, parties; /* heads in each but the last, which has the rest; how many */
+    int tiles, heads;   /* tiles of a head; heads of all sequences */
+    int party, parties; /* heads of a party, of which the last has the rest; number of parties */
 };
 struct tile_place {
     int tile; /* 0 is the longest */
@@ -40,13 +41,13 @@ DEVICE_INLINE tile_place place_of_tile(const tile_list &list, int number) {
     return {rest / heads, first + rest % heads};
 }
 
-/* As many blocks as there are multiprocessors live through the whole launch, so that the loads of a tile run
- * during the end of the one before. Round by round they take the next tiles of the list, in turn from the
- * left and from the right: a block that got longer ones in one round gets shorter ones in the next. Which
- * block computes a tile changes no bit of it. */
+/* There is one block per multiprocessor for the whole launch, so that the loads of a tile overlap with the
+ * end of the one before. In each round the blocks take the next tiles of the list, alternately in ascending
+ * and descending order of blocks: a block with a longer tile in one round gets a shorter one in the next.
+ * Which block computes a tile changes no bit of it. */
 struct tile_walk {
     tile_list list;
-    int first = 0; /* of this round */
+    int first = 0; /* tile of this round */
     bool backwards = false;
     __device__ __forceinline__ explicit tile_walk(const tile_list &list_) : list(list_) {}
     __device__ __forceinline__ bool next(tile_place &place) {
@@ -63,11 +64,11 @@ struct tile_walk {
     }
 };
 
-/* Host side: the list for so many blocks; parties of up to `fitting` heads. A party's tiles are an even
- * number of rounds, left and right, since it is within a party that long rounds and short ones make up for
- * each other: work then differs between 132 blocks by 1 %, otherwise by 10 % (T = 1024, 768 heads). */
+/* Host side: the list for so many blocks, in parties of up to `fitting` heads. A party fills an even number
+ * of rounds, because long and short tiles balance within a party: then the work of 132 blocks differs by 1
+ * %, otherwise by 10 % (T = 1024, 768 heads). */
 static inline tile_list list_of_tiles(int64_t tiles, int64_t heads, int64_t fitting, int64_t blocks) {
-    int64_t unit = 1; /* heads of an even number of rounds */
+    int64_t unit = 1; /* heads that fill an even number of rounds */
     while (unit * tiles % (2 * blocks) != 0) unit++;
     int64_t party = max_i64(unit, fitting / unit * unit);
     if (party > heads) party = heads;
@@ -79,8 +80,7 @@ static inline int multiprocessors() {
     cuda_check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
     return count;
 }
-/* A launch's list, with an operand of T rows of a head in 2*HS columns that tiles read in common; and its
- * grid. */
+/* The list of a launch, whose tiles share T rows of 2*HS columns of a head; and its grid. */
 static inline tile_list list_of_tiles(const struct tensor *out, int NH) {
     constexpr int64_t L2_SHARE = 16 << 20; /* of the 50 MiB of an H100 or H200 */
     int64_t B = out->dim[0], T = out->dim[1], bytes = 2 * T * out->dim[2] / NH * (int64_t)sizeof(bf16);
@@ -90,7 +90,7 @@ static inline unsigned blocks_of(const tile_list &list) {
     return (unsigned)min((int64_t)list.tiles * list.heads, (int64_t)multiprocessors());
 }
 
-/* Operands that the kernels take; the number of a tile is an int. */
+/* Do the kernels take these operands? The number of a tile is an int. */
 static inline bool hopper_takes(const struct tensor *out, const struct tensor *qkv, int NH, int NKV) {
     int64_t HS = out->dim[2] / NH;
     return NKV == NH && out->dtype == DTYPE_BF16 && (HS == 64 || HS == 128) && starts_on_vector(out, qkv) &&
@@ -99,8 +99,8 @@ static inline bool hopper_takes(const struct tensor *out, const struct tensor *q
 
 /* --- the ring --- */
 
-/* Where a producer or a consumer is in a ring of slots that each have a `full` barrier, with the bytes of the
- * slot, and an `empty` one, at which every consuming warp arrives. */
+/* The place of a producer or consumer in a ring of slots. Each slot has a barrier `full`, which counts the
+ * bytes of the slot, and a barrier `empty`, at which every consuming warp arrives. */
 template <int SLOTS> struct ring {
     int slot = 0, parity = 0;
     __device__ __forceinline__ void next() {
@@ -109,8 +109,8 @@ template <int SLOTS> struct ring {
 };
 constexpr int CONSUMING_WARPS = CONSUMERS * GROUP / WARP_SIZE;
 
-/* All barriers of a kernel: of its own tile {full, empty}, and of the ring. Every thread of the block
- * calls. */
+/* Initialises all barriers of a kernel: {full, empty} of its own tile, and those of the ring. Every thread
+ * of the block must call. */
 template <int SLOTS>
 DEVICE_INLINE void open_barriers(mbarrier (&own)[2], mbarrier (&full)[SLOTS], mbarrier (&empty)[SLOTS]) {
     if (threadIdx.x == 0) {
@@ -124,18 +124,19 @@ DEVICE_INLINE void open_barriers(mbarrier (&own)[2], mbarrier (&full)[SLOTS], mb
     }
     __syncthreads();
 }
-/* The warp has read what it wanted: after a wgmma_wait, which its lanes pass together. */
+/* This warp has read the slot. Only after a wgmma_wait, which its lanes pass together. */
 DEVICE_INLINE void release(mbarrier *empty) {
     if (threadIdx.x % WARP_SIZE == 0) mbarrier_arrive(empty);
 }
-/* The same where no wgmma has brought the lanes together: one that still waited for the slot when the next
- * phase began would miss it. */
+/* The same where no wgmma has converged the lanes: a lane that still waited for the slot when the next
+ * phase began would miss its phase. */
 DEVICE_INLINE void release_converged(mbarrier *empty) {
     __syncwarp();
     release(empty);
 }
 
-/* Starts loading rows `row`.. of columns col..col+HS-1 of matrix b; rows beyond its end become zeros. */
+/* Starts loading rows from `row` on of columns col..col+HS-1 of matrix b; rows beyond its end become
+ * zeros. */
 template <int HS, int TILE_ROWS>
 DEVICE_INLINE void load_tile(bf16 *tile, const CUtensorMap *map, int b, int row, int col, mbarrier *full) {
 #pragma unroll
@@ -143,7 +144,7 @@ DEVICE_INLINE void load_tile(bf16 *tile, const CUtensorMap *map, int b, int row,
         tma_load_3d(tile + slab * TILE_ROWS * SLAB, map, b, row, col + slab * SLAB, full);
 }
 
-/* --- products, each 64 rows by one warpgroup; started, not waited for --- */
+/* --- products of a warpgroup's 64 rows; started, not waited for --- */
 
 /* s (64,N) = a (64,HS) @ b (N,HS)^T. `a` is part of a tile of A_ROWS rows, b of one of B_ROWS. */
 template <int HS, int A_ROWS, int B_ROWS, int N2>
@@ -166,7 +167,7 @@ DEVICE_INLINE void multiply_add(float (&acc)[N2], const uint32_t (&p)[STEP / 16]
                     wgmma_descriptor(tile + k * 16 * SLAB, STEP * SLAB * sizeof(bf16), 1024, SWIZZLE_128),
                     accumulate || k > 0);
 }
-/* p = s, rounded, as operand of the above */
+/* p = s, rounded to bf16, in the layout of multiply_add's operand */
 template <int STEP> DEVICE_INLINE void pack(uint32_t (&p)[STEP / 16][4], const float (&s)[STEP / 2]) {
 #pragma unroll
     for (int k = 0; k < STEP / 16; k++)
@@ -177,14 +178,14 @@ template <int STEP> DEVICE_INLINE void pack(uint32_t (&p)[STEP / 16][4], const f
         }
 }
 
-/* Accumulator d[4j + i] of a thread is at row row_of(i / 2) of its warpgroup's 64, column_of(j, i). */
+/* Accumulator d[4j + i] of a thread is row row_of(i / 2) of the warpgroup's 64, column column_of(j, i). */
 DEVICE_INLINE int row_of(int h) {
     int thread = (int)threadIdx.x % GROUP;
     return thread / WARP_SIZE * 16 + h * 8 + thread % WARP_SIZE / 4;
 }
 DEVICE_INLINE int column_of(int j, int i) { return j * 8 + (int)threadIdx.x % 4 * 2 + i % 2; }
 
-/* Sum over the four lanes that share a row. */
+/* The sum over the four lanes that share a row. */
 DEVICE_INLINE float quad_sum(float v) {
     v += __shfl_xor_sync(ALL_LANES, v, 1);
     return v + __shfl_xor_sync(ALL_LANES, v, 2);
@@ -194,13 +195,13 @@ DEVICE_INLINE float quad_sum(float v) {
 
 template <int HS> constexpr int STAGING_PITCH = HS + 8; /* rows in different banks, 16-byte aligned */
 
-/* Writes the warpgroup's accumulated rows, times scale[half], to rows `first`.. < limit of global memory,
- * `stride` apart; `staging` (64 rows of STAGING_PITCH) is its own. A warp handles 16 rows alone. */
+/* Writes the warpgroup's accumulated rows, times scale[half], to rows first.. < limit of global memory,
+ * `stride` apart, by way of its `staging` (64 rows of STAGING_PITCH). A warp handles its 16 rows alone. */
 template <int HS>
 DEVICE_INLINE void store_rows(bf16 *rows, int64_t stride, int first, int limit, const float (&acc)[HS / 2],
                               const float (&scale)[2], bf16 *staging) {
     int warp = (int)threadIdx.x % GROUP / WARP_SIZE, lane = (int)threadIdx.x % WARP_SIZE;
-    __syncwarp(); /* the rows of the tile before are out */
+    __syncwarp(); /* the rows of the previous tile have left */
 #pragma unroll
     for (int j = 0; j < HS / 8; j++)
 #pragma unroll

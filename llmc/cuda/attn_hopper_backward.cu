@@ -1,50 +1,48 @@
-/* Causal attention backward on Hopper (sm_90a): bf16, heads of 64 or 128 columns. attn_hopper.cu explains the
- * forward pass, attn_hopper.cuh what is common.
+/* Causal attention backward on Hopper (sm_90a) for bf16 and heads of 64 or 128 columns. attn_hopper.cu
+ * explains the forward pass.
  *
- * Two kernels alike in shape. In the one a block owns 128 keys and walks the queries behind them, for dk and
- * dv; in the other it owns 128 queries and walks the keys before them, for dq. Each of its two warpgroups
- * owns 64 rows and takes the others 64 at a time, so that along the diagonal as little as possible is
- * computed in vain (0.94 of the products count at T = 1024). A first, small kernel makes D and the logarithms
- * to base 2.
+ * There are two kernels of the same shape. In one a block owns 128 keys and walks the queries that see
+ * them, for dk and dv; in the other it owns 128 queries and walks the keys that they see, for dq. Each of
+ * the two consuming warpgroups owns 64 rows and takes the other side 64 at a time, so that little is
+ * computed in vain along the diagonal (0.94 of the products count at T = 1024). A small kernel before them
+ * computes D and the logarithms to base 2.
  *
- * Seven products of 64x64xHS a pair of tiles where five would do: S and dP are computed in both. The
- * five-product way adds to dq from every block of keys. In an order of its own choosing that is not
- * deterministic; in a fixed one it is a chain of blocks that wait for each other, and either way each pair of
- * tiles moves 64*HS sums of fp32 to L2 and back (32 KiB for head 64: 8 times the tiles themselves), and dS
- * has to go through shared memory to be transposed. Here every sum stays in the registers of one warp from
- * the first term to the last, in a fixed order: no atomics, no fp32 buffer, the same bits in every run; and P
- * and dS pass from the accumulators of one product into the operand of the next: the kernel of the keys
- * computes them transposed. Shared memory is only read.
+ * This takes seven products of 64x64xHS per pair of tiles, where five would do, because both kernels
+ * compute S and dP. With five products every block of keys adds to dq. Without a fixed order of the
+ * additions the result is not deterministic; with one, blocks wait for each other in a chain. Either way
+ * each pair of tiles moves 64*HS sums in fp32 to L2 and back (32 KiB for head 64, 8 times the tiles), and
+ * dS must pass through shared memory to be transposed. Here every sum stays in the registers of one warp,
+ * in a fixed order, without atomics or an fp32 buffer. P and dS pass from the accumulators of one product
+ * into the operand of the next, because the kernel of the keys computes them transposed. Shared memory is
+ * only read.
  *
- * Work of a pair, head 64, in clocks of a multiprocessor: tensor cores 512 + 384 (a product takes 128),
- * exponentials 2 * 256, which run beside the products of the other warpgroup, and beside one's own: dP while
- * P is computed, the last products of a step while the scores of the next begin. At 1024 positions that is
- * 0.4 ms for 64 sequences of 12 heads if the tensor cores never wait, which counted as five products is 640
- * TFLOP/s; the goal of 300 leaves them idle half of the time. Traffic: each side is read once for every 128
- * rows of the other, from L2. Not measured yet.
+ * A pair of tiles takes, at head size 64, 512 + 384 clocks of a multiprocessor's tensor cores (128 per
+ * product) and 2 * 256 clocks of exponentials. These overlap with the products of the other warpgroup and
+ * of their own: dP runs while P is computed, and the last products of a step while the scores of the next
+ * begin. For 64 sequences of 12 heads and 1024 positions that makes 0.4 ms if the tensor cores never wait,
+ * or 640 TFLOP/s counted as five products; at the goal of 300 they are idle half of the time. Each side is
+ * read from L2 once for every 128 rows of the other. Not measured yet.
  *
- * Registers a thread of a consumer: sums HS (dk, dv) or HS/2 (dq), 64 for S and dP, 32 for the two as
- * operands, of 240. Shared memory: 2 tiles of 128 rows, 4 (head 128: 3) pairs of tiles of 64, staging. One
- * block a multiprocessor.
- *
- * Sections: shape, statistics, producer, consumers, kernel, launcher. */
+ * A consumer's thread holds HS (dk, dv) or HS/2 (dq) sums, 64 registers of S and dP and 32 of these as
+ * operands, of 240. Shared memory holds 2 tiles of 128 rows, 4 (head 128: 3) pairs of tiles of 64, and
+ * staging. There is one block per multiprocessor. */
 #include "llmc/cuda/attn_hopper.cuh"
 
 /* --- shape --- */
 
 constexpr int STEP = 64; /* rows of the other side */
 
-/* Which side a block owns; the other one walks past. */
+/* The side that a block owns; it walks the other. */
 enum side { QUERIES, KEYS };
 
 template <int HS> struct backward_shape {
     static constexpr int OWN = ROWS * HS, OTHER = STEP * HS; /* elements of a tile */
-    static constexpr int SLOTS = HS == 64 ? 4 : 3;           /* of two tiles each */
+    static constexpr int SLOTS = HS == 64 ? 4 : 3;           /* of the ring, two tiles each */
     static constexpr size_t SHARED_BYTES =
         sizeof(bf16) * (2 * OWN + 2 * SLOTS * OTHER + ROWS * STAGING_PITCH<HS>);
 };
 
-/* Of one query: lse in units of log2, and D = out . dout. */
+/* Of a query: lse in units of log2, and D = out . dout. */
 struct alignas(8) query_statistic {
     float base, D;
 };
@@ -59,28 +57,28 @@ struct backward_task {
 };
 
 template <int HS> struct backward_shared {
-    bf16 *own, *ring_tiles, *staging;    /* own: two tiles; ring_tiles: two for each slot */
+    bf16 *own, *ring_tiles, *staging;    /* own: two tiles; ring_tiles: two per slot */
     query_statistic (*statistics)[STEP]; /* of the queries in each slot */
     mbarrier *own_full, *own_empty, *full, *empty;
 };
 
-/* A block's tile, and the tiles of STEP rows that it has to do with: first..end-1. Warpgroup g owns rows
- * 64*(2*tile + g).., so the diagonal crosses its 64 rows at step 2*tile + g; of the two groups one has a step
- * less. */
+/* A block's tile, and the range first..end-1 of the other side's tiles of STEP rows. Warpgroup g owns the
+ * 64 rows from 64*(2*tile + g) on, so the diagonal crosses them at step 2*tile + g; one of the groups has a
+ * step less. */
 struct tile_steps {
     int tile, first, end;
 };
 template <side own> DEVICE_INLINE tile_steps steps_of(const tile_place &place, const backward_task &task) {
     int all = (task.length + STEP - 1) / STEP;
     if (own == KEYS) return {place.tile, 2 * place.tile, all};
-    int tile = task.list.tiles - 1 - place.tile; /* the last has the most keys */
+    int tile = task.list.tiles - 1 - place.tile; /* tile 0 of the list has the most keys */
     return {tile, 0, min(2 * tile + 2, all)};
 }
 
 /* --- statistics --- */
 
-/* HS/8 neighbouring threads a query and head. Rows from `length` to `padded` get zeros: with q and dout zero,
- * too, they add nothing to anything. */
+/* HS/8 neighbouring threads per query and head. Rows from `length` to `padded` get zeros; since q and dout
+ * are zero there, they add nothing to any sum. */
 template <int HS>
 __global__ void __launch_bounds__(256)
     attn_backward_statistics_kernel(query_statistic *statistics, const bf16 *dout, const bf16 *out,
@@ -105,7 +103,8 @@ __global__ void __launch_bounds__(256)
 
 /* --- producer: one thread --- */
 
-/* Own tiles: q and dout, or k and v; the others in each slot: k and v, or q, dout and their statistics. */
+/* Own tiles are q and dout, or k and v. A slot holds the other side: k and v, or q, dout and their
+ * statistics. */
 template <int HS, side own>
 DEVICE_INLINE void produce(const backward_shared<HS> &shared, const CUtensorMap *qkv, const CUtensorMap *dout,
                            const backward_task &task) {
@@ -153,7 +152,7 @@ template <int N2> DEVICE_INLINE void clear(float (&acc)[N2]) {
     for (int i = 0; i < N2; i++) acc[i] = 0.0f;
 }
 
-/* The head's gradient of part 0 (q), 1 (k) or 2 (v), times scale. */
+/* Stores the gradient of part 0 (q), 1 (k) or 2 (v), times scale. */
 template <int HS>
 DEVICE_INLINE void store_gradient(const backward_task &task, const tile_place &place, int part, int first,
                                   const float (&acc)[HS / 2], float scale, bf16 *staging) {
@@ -190,7 +189,7 @@ DEVICE_INLINE void consume_keys(const backward_shared<HS> &shared, const backwar
             const bf16 *key = shared.ring_tiles + at.slot * 2 * shape::OTHER, *value = key + shape::OTHER;
             mbarrier_wait(&shared.full[at.slot], at.parity);
             at.next();
-            if (step > diagonal) { /* all of it lies behind all of these queries */
+            if (step > diagonal) { /* all of its keys come after all of these queries */
                 release_converged(&shared.empty[slot]);
                 continue;
             }
@@ -199,7 +198,7 @@ DEVICE_INLINE void consume_keys(const backward_shared<HS> &shared, const backwar
             wgmma_commit();
             multiply_transposed<HS, ROWS, STEP>(dp, dout, value);
             wgmma_commit();
-            wgmma_wait<1>(); /* the scores, and the product of the step before */
+            wgmma_wait<1>(); /* for the scores and the product of the step before */
             pin_registers(s);
             if (before >= 0) release(&shared.empty[before]);
             before = slot;
@@ -244,7 +243,7 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
         tile_steps steps = steps_of<KEYS>(place, task);
         int first = steps.tile * ROWS + group * 64, diagonal = 2 * steps.tile + group;
         float dk[HS / 2], dv[HS / 2], s[STEP / 2], dp[STEP / 2];
-        /* heads of 128 columns leave no registers for both operands: dS waits until dv has used P */
+        /* with heads of 128 columns there are no registers for both operands: dS waits until dv has used P */
         constexpr int OPERANDS = HS <= 64 ? 2 : 1;
         uint32_t operand[OPERANDS][STEP / 16][4], (&p)[STEP / 16][4] = operand[0];
         uint32_t(&ds)[STEP / 16][4] = operand[OPERANDS - 1];
@@ -258,7 +257,7 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
             const query_statistic *statistics = shared.statistics[at.slot];
             mbarrier_wait(&shared.full[at.slot], at.parity);
             at.next();
-            if (step < diagonal) { /* all of these queries lie before all of its keys */
+            if (step < diagonal) { /* all of these queries come before all of its keys */
                 release_converged(&shared.empty[slot]);
                 continue;
             }
@@ -267,9 +266,9 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
             wgmma_commit();
             multiply_transposed<HS, ROWS, STEP>(dp, value, dout);
             wgmma_commit();
-            wgmma_wait<1>(); /* the scores, and the products of the step before */
+            wgmma_wait<1>(); /* for the scores and the products of the step before */
             pin_registers(s);
-            if (before >= 0) release_converged(&shared.empty[before]); /* lanes have read statistics there */
+            if (before >= 0) release_converged(&shared.empty[before]); /* its statistics are read */
             before = slot;
 #pragma unroll
             for (int j = 0; j < STEP / 8; j++)
@@ -307,7 +306,7 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
         pin_registers(dk);
         pin_registers(dv);
         if (before >= 0)
-            release_converged(&shared.empty[before]); /* keys beyond the end may have met nothing */
+            release_converged(&shared.empty[before]); /* keys beyond the end may have had no step */
         store_gradient<HS>(task, place, 1, first, dk, task.scale, staging);
         store_gradient<HS>(task, place, 2, first, dv, 1.0f, staging);
     }

@@ -1,10 +1,9 @@
-/* Plans of cuBLASLt products: descriptors, layouts and algorithm for each kind that was met.
+/* Plans of cuBLASLt products: descriptors, layouts and the algorithm of each kind of product.
  *
- * A plan is made at the first call, on the host alone, so that neither a run nor a captured graph pays for it
- * again. With a tune file, algorithms that the library's heuristic proposes are timed instead of trusted;
- * that one call allocates and waits (never during a capture). The file is text, one line a choice:
- *     <device>|<library version>|<product> <algorithm in hex> <microseconds>
- * Sections: types, plans, the tune file, tuning, running. */
+ * A plan is made at the first call of its kind, by the host alone, and kept. With a tune file, the first
+ * call times the algorithms that the library's heuristic proposes, instead of taking the first; this call
+ * allocates and waits, and never happens during a capture. The file is text, one line per choice:
+ *     <device>|<library version>|<product> <algorithm in hex> <microseconds> */
 #include "llmc/cuda/cublaslt.cuh"
 
 #include <string>
@@ -118,7 +117,7 @@ static std::string key_of(const cublaslt *lt, const lt_product &p) {
     return lt->machine + text;
 }
 
-/* A line that cannot be read is passed over: the choice is made anew. */
+/* Ignores lines that it cannot read; their choices are made anew. */
 static void read_choices(cublaslt *lt) {
     FILE *f = fopen(lt->tune_file.c_str(), "r");
     if (!f) return;
@@ -161,7 +160,7 @@ static const choice *find_choice(const cublaslt *lt, const std::string &key) {
 
 /* --- tuning --- */
 
-/* Seconds of the best of a few runs; infinity if the algorithm does not run. */
+/* Seconds of the fastest of a few runs; infinity if the algorithm fails. */
 static double time_algorithm(const cublaslt *lt, const plan &p, const cublasLtMatmulAlgo_t &algorithm,
                              const lt_operands &o, void *workspace, cudaStream_t stream) {
     cudaEvent_t start, end;
@@ -183,8 +182,8 @@ static double time_algorithm(const cublaslt *lt, const plan &p, const cublasLtMa
     return best;
 }
 
-/* Times the candidates on the real inputs, with outputs that are thrown away. Without memory for those the
- * heuristic's first proposal stands. */
+/* Times the candidates on the real inputs, with outputs in temporary memory. If there is none, the
+ * heuristic's first proposal stays. */
 static void tune(cublaslt *lt, plan *p, const std::string &key, const lt_operands &operands, void *workspace,
                  cudaStream_t stream) {
     enum { CANDIDATES = 8 };
@@ -221,7 +220,7 @@ static bool is_capturing(cudaStream_t stream) {
 static void choose_algorithm(cublaslt *lt, plan *p, const lt_operands &o, void *workspace,
                              cudaStream_t stream) {
     cublasLtMatmulHeuristicResult_t result;
-    set_pointers(*p, o); /* the library looks at them, too */
+    set_pointers(*p, o); /* the library takes pointers from the descriptor, too */
     p->possible = candidates(lt, *p, &result, 1) == 1;
     if (!p->possible) return;
     p->algorithm = result.algo;
@@ -257,8 +256,9 @@ static plan make_plan(const cublaslt *lt, const lt_product &product) {
     set(p.desc, CUBLASLT_MATMUL_DESC_TRANSB, product.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(p.desc, CUBLASLT_MATMUL_DESC_EPILOGUE, product.epilogue);
     if (uses_aux(product.epilogue)) set(p.desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, product.m);
-    /* fp8 tensor cores add with about 14 bits. Fast accumulation keeps to that over the whole sum, which the
-     * forward pass bears; for gradients partial sums go to fp32 registers, which costs some of the rate. */
+    /* fp8 tensor cores add with about 14 bits. Fast accumulation does so over the whole sum, which is
+     * accurate enough for the forward pass. For gradients, partial sums go to fp32 registers at some cost
+     * in speed. */
     if (product.a == FP8_E4M3 && product.b == FP8_E4M3)
         set(p.desc, CUBLASLT_MATMUL_DESC_FAST_ACCUM, (int8_t)1);
     p.a = product.transpose_a ? layout(type_a, product.k, product.m) : layout(type_a, product.m, product.k);

@@ -1,5 +1,5 @@
-/* cuBLASLt behind one call: descriptors and algorithms are made once per kind of product and kept.
- * device.cu opens it; every op's env->state is one. */
+/* cuBLASLt behind one call, with descriptors and algorithms kept for each kind of product. device.cu opens
+ * it, and every op gets it as env->state. */
 #ifndef LLMC_CUDA_CUBLASLT_CUH
 #define LLMC_CUDA_CUBLASLT_CUH
 
@@ -10,43 +10,44 @@
 
 struct cublaslt;
 
-/* A kind of product. In row-major terms, which every operand of the engine has:
+/* A kind of product. In row-major terms:
  *     d (n,m) = or += b @ a
- * where a is (k,m), or (m,k) to be transposed, and b is (n,k), or (k,n) to be transposed. cuBLASLt is
- * column-major and sees d^T = a^T @ b^T without moving anything. All operands have the same dtype, but for a
- * and b in fp8: then transpose_a && !transpose_b, the only form that tensor cores have before Blackwell. */
+ * where a is (k,m), or (m,k) and transposed, and b is (n,k), or (k,n) and transposed. cuBLASLt is
+ * column-major and reads the same memory as d^T = a^T @ b^T. All operands have the same dtype, except that
+ * a and b may be fp8: then transpose_a && !transpose_b, the only form that tensor cores have before
+ * Blackwell. */
 struct lt_product {
     enum dtype dtype;
     bool transpose_a, transpose_b;
     int64_t m, n, k;
     cublasLtEpilogue_t epilogue;
     bool accumulate;
-    fp8_format a = FP8_NONE, b = FP8_NONE; /* or neither; not both e5m2 */
+    fp8_format a = FP8_NONE, b = FP8_NONE; /* both or neither, and not both e5m2 */
 };
 
-/* What the epilogues read and write besides d. */
+/* The matrices, and what epilogues read and write. */
 struct lt_operands {
     void *d;
     const void *a, *b;
     void *bias; /* BIAS: (m), read;  BGRADB: (n), = sum of b over k */
     void *aux;  /* GELU_AUX: (n,m), = pre-activation;  DGELU: (n,m), read */
-    const float *scale_a = nullptr, *scale_b = nullptr; /* fp8: on the device, factors of a and b */
+    const float *scale_a = nullptr, *scale_b = nullptr; /* fp8: factors of a and b, on the device */
 };
 
-/* Bytes of workspace for a product with an output of m x n elements: enough for eight partial sums of each,
- * but no more than the 32 MiB that NVIDIA recommends for Hopper. */
+/* Bytes of workspace for a product with m x n outputs: eight partial sums of each, but at most the 32 MiB
+ * that NVIDIA recommends for Hopper. */
 static inline int64_t lt_workspace(int64_t m, int64_t n) {
     return min_i64((int64_t)32 << 20, max_i64((int64_t)64 << 10, round_up(m * n * 32, 256)));
 }
 
-/* `tf32`: fp32 products on tensor cores with 10-bit mantissas. `tune_file` (or NULL): measure the candidates
- * of each product when it is first met and remember the best in this file. */
+/* `tf32`: fp32 products on tensor cores with 10-bit mantissas. `tune_file` (or NULL): times the candidates
+ * for each product at its first call and keeps the fastest in this file. */
 struct cublaslt *lt_open(const char *device_name, bool tf32, const char *tune_file);
 void lt_close(struct cublaslt *lt);
 
-/* Operands must start on 16 bytes and have rows of whole 16-byte vectors (m, n and k in fp8 are multiples of
- * 16); `workspace` has lt_workspace(m, n)
- * bytes. False, with nothing done, if the library has no algorithm for this product with this epilogue. */
+/* Operands must start on 16 bytes and have rows of whole 16-byte vectors; in fp8, m, n and k are multiples
+ * of 16. `workspace` has lt_workspace(m, n) bytes. Returns false, having done nothing, if the library has
+ * no algorithm for this product with this epilogue. */
 bool lt_run(struct cublaslt *lt, const lt_product &product, const lt_operands &operands, void *workspace,
             cudaStream_t stream);
 

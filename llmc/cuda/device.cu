@@ -1,5 +1,5 @@
-/* An NVIDIA GPU as a device: each function of struct device is a few calls of the CUDA runtime. A call that
- * fails ends the process, except where the caller can do something about it: no memory, no usable GPU. */
+/* An NVIDIA GPU as a struct device. Each function is a few calls of the CUDA runtime. A failed call ends
+ * the program, except where the caller can react: no memory, no usable GPU. */
 #include "llmc/cuda/cublaslt.cuh"
 
 #include "llmc/ops/device.h"
@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <nvtx3/nvToolsExt.h>
 
-/* The current device is a property of the host thread, and any thread may call. */
+/* The current device belongs to the host thread, and any thread may call. */
 static void use(const struct device *d) { cuda_check(cudaSetDevice(d->index)); }
 
 /* --- memory --- */
@@ -17,7 +17,7 @@ static void *gpu_alloc(struct device *d, size_t bytes) {
     void *p = nullptr;
     cudaError_t e = cudaMalloc(&p, bytes);
     if (e == cudaErrorMemoryAllocation) {
-        cudaGetLastError(); /* the error is handled: do not let a later launch report it */
+        cudaGetLastError(); /* clears the error, which a later launch would report */
         return nullptr;
     }
     cuda_check(e);
@@ -97,7 +97,7 @@ static void gpu_event_free(struct device *d, void *event) {
 
 static void *gpu_stream_new(struct device *d) {
     use(d);
-    int least, greatest; /* the greatest priority is the smallest number */
+    int least, greatest; /* the highest priority is the smallest number */
     cudaStream_t stream;
     cuda_check(cudaDeviceGetStreamPriorityRange(&least, &greatest));
     cuda_check(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, greatest));
@@ -114,7 +114,7 @@ static void gpu_stream_wait_event(struct device *d, void *stream, void *event) {
 
 /* --- graphs --- */
 
-/* Only this thread's calls are watched: another one may prefetch data meanwhile. */
+/* The capture restricts this thread's calls alone, since another thread may prefetch data meanwhile. */
 static void gpu_capture_begin(struct device *d, void *stream) {
     use(d);
     cuda_check(cudaStreamBeginCapture((cudaStream_t)stream, cudaStreamCaptureModeThreadLocal));
@@ -139,8 +139,8 @@ static void gpu_graph_free(struct device *d, void *graph) {
 
 /* --- ranges --- */
 
-/* NVTX is a header. It loads the profiler's library when the process was started by one, and otherwise each
- * call is the test of a pointer. */
+/* NVTX is a header that loads the profiler's library if a profiler started the process. Otherwise a call
+ * tests a pointer. */
 static void gpu_range_push(struct device *, const char *name) { nvtxRangePushA(name); }
 static void gpu_range_pop(struct device *) { nvtxRangePop(); }
 
@@ -164,15 +164,15 @@ template <class F> static double fastest(struct device *d, F work) {
     return best;
 }
 
-/* `n` buffers of `bytes`, as one; half as large, and so on, if that is not there. */
+/* One allocation for `n` buffers of `bytes`; if memory is short, halves `bytes` until it fits. */
 static char *alloc_at_most(struct device *d, int n, size_t *bytes) {
     for (; *bytes >= 4096; *bytes /= 2)
         if (void *p = gpu_alloc(d, (size_t)n * *bytes)) return (char *)p;
     return nullptr;
 }
 
-/* The product is 8192^3 (1.4 ms on an H100), less on small GPUs; the copy is of 512 MiB, much more than any
- * cache. Without memory for that a rate is 0. */
+/* Measures a product of 8192^3 (1.4 ms on an H100), less on small GPUs, and a copy of 512 MiB, much more
+ * than any cache. A rate for which there is no memory is 0. */
 static void gpu_measure(struct device *d, double *matmul_flops, double *copy_bytes) {
     use(d);
     int multiprocessors;
@@ -212,7 +212,7 @@ static struct device *refuse(struct error *err, int index, const char *reason) {
     return nullptr;
 }
 
-/* Is there a GPU that this program can use? Each way in which there is none has its sentence. */
+/* Is there a GPU that this program can use? If not, `reason` says why. */
 static bool usable(int index, cudaDeviceProp *properties, char *reason, size_t size) {
     int count = 0, driver = 0, runtime = 0;
     cudaError_t e = cudaGetDeviceCount(&count);
@@ -275,7 +275,7 @@ extern "C" int device_count_cuda(struct error *err) {
     int count = 0;
     if (cudaGetDeviceCount(&count) == cudaSuccess && count > 0) return count;
     cudaGetLastError();
-    /* says why there is none */
+    /* for the reason */
     if (!usable(0, &properties, reason, sizeof reason)) fail(err, "%s", reason);
     return 0;
 }

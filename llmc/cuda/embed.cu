@@ -1,11 +1,10 @@
 /* Token and position embedding: forward, backward. Contracts in ops.h.
  *
  * Backward must add all rows of dout that share a token to one row of dwte, in a fixed order and without
- * atomics. It sorts the positions by token (a stable radix sort of 8 bits a pass, integer arithmetic only)
- * and then sums runs of equal tokens: a block takes RUN sorted positions; runs that lie inside are added to
- * dwte at once, the pieces of runs that cross block borders go to scratch and are joined, in order, by the
- * block in which the run starts. So a token that makes up a third of the batch costs no more than any other.
- * Sections: forward, backward naive, sort, backward, launchers, rows. */
+ * atomics. It sorts the positions by token, with a stable radix sort of 8 bits per pass, and then sums runs
+ * of equal tokens. A block takes RUN sorted positions and adds the runs that lie inside to dwte at once. A
+ * run that crosses blocks leaves pieces in scratch, which the block where it starts adds up in order. So a
+ * token that makes up a third of the batch costs no more than any other. */
 #include "llmc/cuda/operands.cuh"
 
 /* --- forward --- */
@@ -20,7 +19,7 @@ __global__ void embed_forward_naive_kernel(T *out, const int *tokens, const T *w
     out[i] = from_float<T>(wpe ? token + to_float(wpe[(t0 + row % length) * C + c]) : token);
 }
 
-/* One warp a row. Without POSITIONS, rows are copied. */
+/* One warp per row. Without POSITIONS, rows are copied. */
 template <class T, bool POSITIONS>
 __global__ void embed_forward_vec_kernel(T *out, const int *tokens, const T *wte, const T *wpe, int64_t rows,
                                          int length, int64_t C, int t0) {
@@ -42,7 +41,7 @@ __global__ void embed_forward_vec_kernel(T *out, const int *tokens, const T *wte
 
 /* --- backward, naive --- */
 
-/* A block a row of dout: the one at which its token occurs first gathers all rows of that token. */
+/* A block per row of dout. The block of a token's first occurrence sums all rows of that token. */
 template <class T>
 __global__ void embed_backward_naive_kernel(T *dwte, const T *dout, const int *tokens, int64_t rows,
                                             int64_t C) {
@@ -59,7 +58,7 @@ __global__ void embed_backward_naive_kernel(T *dwte, const T *dout, const int *t
     }
 }
 
-/* dwpe: a block a position, over the batch. */
+/* dwpe: a block per position sums over the batch. */
 template <class T>
 __global__ void embed_backward_position_naive_kernel(T *dwpe, const T *dout, int batch, int length,
                                                      int64_t C) {
@@ -72,9 +71,9 @@ __global__ void embed_backward_position_naive_kernel(T *dwpe, const T *dout, int
     }
 }
 
-/* --- sort: stable, 8 bits a pass, one block a tile of SORT_TILE positions --- */
+/* --- sort: stable, 8 bits per pass, one block per tile of SORT_TILE positions --- */
 
-constexpr int SORT_WARPS = 8, SORT_BLOCK = SORT_WARPS * WARP_SIZE; /* a thread for each of 256 digits */
+constexpr int SORT_WARPS = 8, SORT_BLOCK = SORT_WARPS * WARP_SIZE; /* a thread per digit */
 constexpr int SORT_ROUNDS = 4, SORT_TILE = SORT_BLOCK * SORT_ROUNDS;
 constexpr int DIGITS = 256;
 static_assert(SORT_BLOCK == DIGITS, "thread d owns digit d");
@@ -91,7 +90,7 @@ __global__ void embed_sort_count_kernel(int *counts, const int *keys, int n, int
     counts[(int64_t)blockIdx.x * DIGITS + tid] = count[tid];
 }
 
-/* Sum over the block's DIGITS threads of what the threads before this one hold. */
+/* The sum of `value` over the threads before this one, in a block of DIGITS threads. */
 DEVICE_INLINE int exclusive_scan(int value, int *sums) {
     int tid = (int)threadIdx.x, total = value;
     sums[tid] = value;
@@ -105,7 +104,7 @@ DEVICE_INLINE int exclusive_scan(int value, int *sums) {
     return total - value;
 }
 
-/* The lanes of the warp that hold the same digit (and are active). */
+/* The active lanes of the warp that hold the same digit. */
 DEVICE_INLINE unsigned same_digit(int digit, bool active) {
     unsigned lanes = __ballot_sync(ALL_LANES, active);
     for (int bit = 0; bit < 8; bit++) {
@@ -115,9 +114,9 @@ DEVICE_INLINE unsigned same_digit(int digit, bool active) {
     return lanes;
 }
 
-/* Moves (key, position) pairs to their place. With positions_in = nullptr the positions are 0, 1, 2, ...
- * Warp w of a tile owns its w-th run of consecutive elements, so that order within a digit is kept:
- * first[w][d] is where the warp's next element of digit d goes. */
+/* Moves (key, position) pairs to their sorted places. With positions_in = nullptr the positions are 0, 1,
+ * 2, ... first[w][d] is the place of the next element of digit d in warp w. Each warp of a tile owns
+ * consecutive elements, which keeps the order within a digit. */
 __global__ void embed_sort_scatter_kernel(int *keys_out, int *positions_out, const int *keys_in,
                                           const int *positions_in, const int *counts, int n, int shift) {
     SHARED(int, first, [SORT_WARPS][DIGITS]);
@@ -125,7 +124,7 @@ __global__ void embed_sort_scatter_kernel(int *keys_out, int *positions_out, con
     int tid = (int)threadIdx.x, lane = tid % WARP_SIZE, warp = tid / WARP_SIZE, tile = (int)blockIdx.x;
     int warp_start = tile * SORT_TILE + warp * SORT_ROUNDS * WARP_SIZE;
 
-    /* what all tiles hold of digit `tid`, and the tiles before this one */
+    /* how often digit `tid` occurs in all tiles, and in those before this one */
     int total = 0, earlier = 0;
 #pragma unroll 8
     for (int t = 0; t < (int)gridDim.x; t++) {
@@ -168,8 +167,8 @@ __global__ void embed_sort_scatter_kernel(int *keys_out, int *positions_out, con
 
 /* --- backward --- */
 
-constexpr int RUN = 32;  /* sorted positions a block */
-constexpr int AHEAD = 8; /* rows of dout a thread loads before it needs them */
+constexpr int RUN = 32;  /* sorted positions per block */
+constexpr int AHEAD = 8; /* rows of dout that a thread loads ahead */
 
 template <class T> DEVICE_INLINE void add_to(T *d, const float *sum) {
     vec<T> old = vec<T>::load(d);
@@ -178,9 +177,9 @@ template <class T> DEVICE_INLINE void add_to(T *d, const float *sum) {
     old.store(d);
 }
 
-/* Where a run crosses the border between two blocks, both hold a piece of it. piece[b][0] is the sum of the
- * rows of block b that belong to a run from before, piece[b][1] of those whose run starts here and goes
- * on. */
+/* Sums the runs of a block's positions. A run that crosses blocks leaves pieces: pieces[b][0] is the sum of
+ * the rows of block b whose run began in an earlier block, pieces[b][1] of those whose run begins here and
+ * continues. */
 template <class T>
 __global__ void embed_backward_run_kernel(T *dwte, float *pieces, const T *dout, const int *keys,
                                           const int *positions, int n, int64_t C) {
@@ -216,7 +215,8 @@ __global__ void embed_backward_run_kernel(T *dwte, float *pieces, const T *dout,
     }
 }
 
-/* A block for each border: if a run starts in block b and crosses its end, adds up the run's pieces. */
+/* A block per border between blocks of RUN: adds up the pieces of a run that begins in block b and crosses
+ * its end. */
 template <class T>
 __global__ void embed_backward_join_kernel(T *dwte, const float *pieces, const int *keys, int n, int64_t C) {
     int64_t c = ((int64_t)blockIdx.y * blockDim.x + threadIdx.x) * vec<T>::size;
@@ -237,7 +237,7 @@ __global__ void embed_backward_join_kernel(T *dwte, const float *pieces, const i
     add_to(dwte + key * C + c, sum);
 }
 
-/* dwpe: blockIdx.x is the position. */
+/* dwpe, by vectors; blockIdx.x is the position. */
 template <class T>
 __global__ void embed_backward_position_kernel(T *dwpe, const T *dout, int batch, int length, int64_t C) {
     int64_t c = ((int64_t)blockIdx.y * blockDim.x + threadIdx.x) * vec<T>::size;
@@ -297,10 +297,10 @@ static void embed_backward_naive(const struct op_env *env, struct tensor *dwte, 
     });
 }
 
-/* How scratch is cut: two sets of (key, position) arrays, digit counts, pieces of runs. */
+/* The parts of the scratch. */
 struct embed_scratch {
     int64_t n, tiles, borders;
-    int *keys[2], *positions[2]; /* (n) each */
+    int *keys[2], *positions[2]; /* (n) each; the sort alternates between the two sets */
     int *counts;                 /* (tiles, DIGITS) */
     float *pieces;               /* (blocks of RUN, 2, C) */
     int64_t bytes;
@@ -331,8 +331,7 @@ static int64_t embed_backward_sort_need(struct tensor *dwte, struct tensor *dwpe
     return embed_scratch_cut(nullptr, n, tensor_cols(dwte)).bytes;
 }
 
-/* Sorts by as many bits as token numbers below `vocab` have; returns which of the two sets holds the
- * result. */
+/* Sorts by the bits that tokens below `vocab` have. Returns which of the two sets holds the result. */
 static int sort_by_token(const struct op_env *env, const struct embed_scratch *s, const int *tokens,
                          int64_t vocab) {
     int n = (int)s->n, to = 0, shift = 0;
@@ -360,7 +359,7 @@ static void embed_backward_sort(const struct op_env *env, struct tensor *dwte, s
         using T = decltype(tag);
         int64_t vectors = C / vec<T>::size;
         unsigned block = (unsigned)min_i64(round_up(vectors, WARP_SIZE), 128);
-        unsigned columns = grid_size(vectors, block); /* blocks beside each other to cover C */
+        unsigned columns = grid_size(vectors, block); /* blocks per row, to cover C */
         launch({{grid_size(s.borders + 1, 1), columns}, block, 0, env->stream}, embed_backward_run_kernel<T>,
                data_of<T>(dwte), s.pieces, data_of<T>(dout), s.keys[sorted], s.positions[sorted], (int)s.n,
                C);

@@ -1,16 +1,18 @@
-/* fp8 on the device: conversion, the largest magnitude of a tensor, copies of it in fp8 as it is and
- * transposed. llmc/ops/fp8.h has the definitions. Sections: conversion, largest magnitude, copies.
+/* fp8 on the device: conversion, the largest magnitude of a tensor, and fp8 copies of it, as it is and
+ * transposed. llmc/ops/fp8.h has the definitions.
  *
- * The scale of a tensor is its own ("current"), found by a pass over it. One from the maxima of earlier steps
- * ("delayed") saves that pass, but it is state: to be saved in checkpoints, agreed on between processes, and
- * the same when a layer is computed again; and what grows faster than it does saturates. Bytes a token and
- * layer, of 7C inputs (needed in both directions) and 9C gradients (both copies made in one pass):
- *   current   inputs 2 (2 + 2 + 1), gradients 2 + 2 + 2: 124 C, of which 18 C take the sums for biases along
+ * A tensor's scale comes from its own largest magnitude ("current" scaling), which takes a pass over it. A
+ * scale from earlier steps ("delayed" scaling) would save that pass, but it is state: checkpoints must save
+ * it, processes must agree on it, a recomputed layer must use the same one, and values that grow faster
+ * saturate. Bytes per token and layer, of 7C inputs (needed in both directions) and 9C gradients (both
+ * copies made in one pass):
+ *   current   inputs 2 (2 + 2 + 1), gradients 2 + 2 + 2: 124 C, of which 18 C also yield the bias gradients
  *   delayed   inputs 2 (2 + 1), gradients 2 + 2: 78 C
  * For 1558M and 65,536 tokens that is 145 and 91 ms at 4.3 TB/s, beside a step of 631 ms with the blocks'
- * products at 1450 TFLOP/s, and of 965 ms in bf16: 1.24 and 1.34 times as fast (predicted; not yet measured),
- * before what the L2 cache saves of the second pass. What closes the gap without state is a maximum left by
- * the kernel that writes a tensor: `struct amax` below is all that it would have to hand over. */
+ * products at 1450 TFLOP/s, and of 965 ms in bf16: 1.24 and 1.34 times as fast (predicted, not yet
+ * measured), before what the L2 cache saves of the second pass. A kernel that writes a tensor could leave
+ * its largest magnitude and so save the pass without state: `struct amax` is all that it would have to hand
+ * over. */
 #ifndef LLMC_CUDA_FP8_CUH
 #define LLMC_CUDA_FP8_CUH
 
@@ -23,7 +25,7 @@
 
 template <fp8_format F> constexpr __nv_fp8_interpretation_t fp8_code = F == FP8_E4M3 ? __NV_E4M3 : __NV_E5M2;
 
-/* fp8_round() of two numbers, `lo` in the lower byte: one instruction from sm_89 on, else NVIDIA's
+/* fp8_round() of two numbers, `lo` in the lower byte. One instruction from sm_89 on, else NVIDIA's
  * emulation. */
 template <fp8_format F> DEVICE_INLINE uint32_t fp8_pair(float lo, float hi) {
     return __nv_cvt_float2_to_fp8x2(make_float2(lo, hi), __NV_SATFINITE, fp8_code<F>);
@@ -37,8 +39,8 @@ template <fp8_format F> DEVICE_INLINE float fp8_through_device(float x, float sc
 
 /* --- largest magnitude --- */
 
-/* Magnitudes are compared as bits: in this order a NaN is the largest, and the maximum does not depend on the
- * order in which it is taken. */
+/* Magnitudes are compared as bits: then NaN is the largest, and the maximum does not depend on the order in
+ * which it is taken. */
 DEVICE_INLINE uint32_t magnitude_bits(float v) {
     uint32_t bits;
     memcpy(&bits, &v, sizeof bits);
@@ -56,8 +58,8 @@ template <fp8_format F> DEVICE_INLINE float fp8_scale_of(uint32_t amax) {
     return scale;
 }
 
-/* Maximum over a block of whole warps, in every thread. `warp` is this thread's warp in the block; `scratch`
- * holds one word a warp and is not free for reuse on return. */
+/* The maximum over a block of whole warps, in every thread. `warp` is this thread's warp; `scratch` holds
+ * one word per warp and is not free for reuse on return. */
 DEVICE_INLINE uint32_t block_max_bits(uint32_t v, int warp, int lane, int warps, uint32_t *scratch) {
     v = __reduce_max_sync(ALL_LANES, v);
     if (lane == 0) scratch[warp] = v;
@@ -65,15 +67,15 @@ DEVICE_INLINE uint32_t block_max_bits(uint32_t v, int warp, int lane, int warps,
     return __reduce_max_sync(ALL_LANES, lane < warps ? scratch[lane] : 0u);
 }
 
-constexpr int AMAX_THREADS = 256, AMAX_MOST = 256; /* parts; a thread of the kernels below reads one */
+constexpr int AMAX_THREADS = 256, AMAX_MOST = 256; /* parts; a thread below reads one */
 
-/* Blocks that share the work: one for 32 KiB of bf16, enough to fill any GPU. */
+/* Blocks that share the work: one per 32 KiB of bf16, up to enough for any GPU. */
 static int64_t amax_parts(int64_t count) {
     return min_i64(ceil_div(count, (int64_t)AMAX_THREADS * 64), AMAX_MOST);
 }
 
-/* parts (gridDim.x): the largest magnitude that each block sees, as bits. A thread reads W elements at a
- * time; W divides count. */
+/* parts (gridDim.x): the largest magnitude in each block, as bits. A thread reads W elements at a time; W
+ * divides count. */
 template <class T, int W>
 static __global__ void __launch_bounds__(AMAX_THREADS)
     amax_kernel(uint32_t *parts, const T *x, int64_t count) {
@@ -96,7 +98,7 @@ static __global__ void __launch_bounds__(AMAX_THREADS)
     if (threadIdx.x == 0) parts[blockIdx.x] = largest;
 }
 
-/* What is known of a tensor's largest magnitude: it is that of `count` <= AMAX_MOST words. */
+/* A tensor's largest magnitude is the largest of `count` <= AMAX_MOST words. */
 struct amax {
     uint32_t *parts;
     int64_t count;
@@ -117,17 +119,17 @@ template <class T> static void find_amax(cudaStream_t stream, amax *a, const T *
 struct fp8_copies {
     uint8_t *as_is;      /* (N,C) (or NULL: not needed) */
     uint8_t *transposed; /* (C,N) (or NULL) */
-    float *descale;      /* what cuBLASLt multiplies by: 1 / scale */
+    float *descale;      /* 1 / scale, by which cuBLASLt multiplies */
 };
 
 constexpr int COPY_TILE = 128,
-              COPY_THREADS = 256; /* 128 rows of 128 columns: 256 bytes read, 128 written a row */
+              COPY_THREADS = 256; /* 128 rows of 128 columns: a row is 256 bytes read, 128 written */
 
-/* Reads x (N,C) once and writes both copies. N and C are multiples of 16, x is aligned to 16 bytes. A thread
- * takes 8 columns of four rows, twice; the four bytes of a column are a word of the transposed tile. Four
- * lanes share a row and eight lanes a vector of columns, so that the words of a warp lie in 32 banks: word
- * `group` of column 8v + i is in bank 8v + i + group (mod 32), with v = 0..3 and eight groups in a row. The
- * tiles run from the last row to the first: what the pass that found the maximum read last is still in L2. */
+/* Reads x (N,C) once and writes both copies. N and C are multiples of 16, and x is aligned to 16 bytes. A
+ * thread takes 8 columns of four rows, twice; the four bytes of a column are a word of the transposed tile.
+ * Four lanes share a row and eight lanes a vector of columns, so that the words of a warp lie in 32 banks:
+ * word `group` of column 8v + i is in bank 8v + i + group (mod 32), with v = 0..3 and eight groups in a
+ * row. Blocks take the last tile first, because the pass for the maximum left the end of the tensor in L2. */
 template <fp8_format F>
 static __global__ void __launch_bounds__(COPY_THREADS)
     fp8_copy_kernel(fp8_copies out, const bf16 *x, amax largest, int64_t N, int64_t C) {
@@ -171,7 +173,7 @@ static __global__ void __launch_bounds__(COPY_THREADS)
     }
 }
 
-/* x (N,C) bf16, with its largest magnitude in `largest`, to fp8. */
+/* Makes the copies of x (N,C) in bf16, whose largest magnitude is `largest`. */
 static inline void fp8_copy(cudaStream_t stream, fp8_format format, const fp8_copies &out, const bf16 *x,
                             const amax &largest, int64_t N, int64_t C) {
     launch_config config = {dim3(grid_size(N, COPY_TILE), grid_size(C, COPY_TILE)), COPY_THREADS, 0, stream};

@@ -1,9 +1,9 @@
-/* What only Hopper has: mbarriers with transaction counts, TMA loads, wgmma, registers moved between
- * warpgroups. For kernels of sm_90a, whose rows say so (arch = 90); in builds for other architectures they
- * compile, and trap when called.
+/* What only Hopper has: mbarriers with transaction counts, TMA loads, wgmma, registers that move between
+ * warpgroups. For kernels of sm_90a, whose variants say so (arch = 90). In builds for other architectures
+ * these functions compile, and trap when called.
  *
  * Names and layouts follow the PTX ISA ("mbarrier", "cp.async.bulk.tensor", "Asynchronous warpgroup level
- * matrix instructions"). Sections: descriptions of memory (host and device), then instructions. */
+ * matrix instructions"). */
 #ifndef LLMC_CUDA_HOPPER_CUH
 #define LLMC_CUDA_HOPPER_CUH
 
@@ -11,18 +11,19 @@
 
 #include <cuda.h>
 
-/* How 16-byte chunks of a tile's rows are permuted in shared memory, so that columns can be read without bank
- * conflicts; the value is that of wgmma's descriptors. SWIZZLE_128 wants tiles aligned to 1024 bytes. */
+/* How the 16-byte chunks of a tile's rows are permuted in shared memory, so that reading a column has no
+ * bank conflicts. The values are those of wgmma's descriptors. SWIZZLE_128 needs tiles aligned to 1024
+ * bytes. */
 enum swizzle { SWIZZLE_NONE = 0, SWIZZLE_128 = 1, SWIZZLE_64 = 2, SWIZZLE_32 = 3 };
 
-/* `depth` bf16 matrices (rows, cols), one after another in global memory, loaded in boxes of (box_rows,
- * box_cols) of one of them; parts of a box that lie outside its matrix read as zero. Host side; passed to
- * kernels as `const __grid_constant__ CUtensorMap`. Rows start on multiples of 16 bytes; a box row fits its
- * swizzle. */
+/* Describes `depth` bf16 matrices (rows, cols), one after another in global memory, loaded in boxes of
+ * (box_rows, box_cols) of one of them; parts of a box outside its matrix read as zero. Host side; kernels
+ * take it as `const __grid_constant__ CUtensorMap`. Rows start on multiples of 16 bytes, and a row of a box
+ * fits its swizzle. */
 static inline CUtensorMap tensor_map(int rank, const void *data, int64_t depth, int64_t rows, int64_t cols,
                                      int box_rows, int box_cols, enum swizzle mode) {
     using encode_fn = decltype(&cuTensorMapEncodeTiled);
-    void *entry = nullptr; /* the driver's library is not linked */
+    void *entry = nullptr; /* looked up, because the driver's library is not linked */
     cudaDriverEntryPointQueryResult found;
 #if CUDART_VERSION >= 12050
     cuda_check(
@@ -54,17 +55,17 @@ static inline CUtensorMap tensor_map_3d(const void *data, int64_t depth, int64_t
 }
 
 /* Describes an operand tile in shared memory to wgmma. For bf16 tiles of 64 columns with SWIZZLE_128:
- *   K-major (rows of K):   leading ignored, stride = 1024 (8 rows of 128 bytes); the next 16 of K: 32 bytes
- * on MN-major (rows of MN): leading = bytes to the next 64 of MN, stride = 1024; the next 16 of K: 2048 bytes
- * on */
+ *   K-major (rows along K)     leading is ignored, stride = 1024 (8 rows of 128 bytes); the next 16 of K are
+ *                              32 bytes on
+ *   MN-major (rows along MN)   leading = bytes to the next 64 of MN, stride = 1024; the next 16 of K are 2048
+ *                              bytes on */
 DEVICE_INLINE uint64_t wgmma_descriptor(const void *tile, uint32_t leading_bytes, uint32_t stride_bytes,
                                         enum swizzle mode) {
     return (uint64_t)(shared_address(tile) >> 4 & 0x3fff) | (uint64_t)(leading_bytes >> 4) << 16 |
            (uint64_t)(stride_bytes >> 4) << 32 | (uint64_t)mode << 62;
 }
 
-/* A barrier in shared memory. A phase ends when `count` threads have arrived and all expected bytes are
- * there. */
+/* A barrier in shared memory. A phase ends when `count` threads and all expected bytes have arrived. */
 struct alignas(8) mbarrier {
     uint64_t state;
 };

@@ -1,5 +1,5 @@
-/* Hopper's barriers, bulk copies and warpgroup products in PTX (PTX ISA 8.0). hopper.cuh includes this file;
- * nothing else does. */
+/* Hopper's barriers, bulk copies and warpgroup products in PTX (PTX ISA 8.0). Only hopper.cuh includes this
+ * file. */
 #ifndef LLMC_CUDA_HOPPER_PTX_CUH
 #define LLMC_CUDA_HOPPER_PTX_CUH
 
@@ -9,7 +9,7 @@
 #define HOPPER_PTX(...) __trap()
 #endif
 
-/* --- mbarrier: by one thread; others may use it after mbarrier_fence_init() and a block barrier --- */
+/* --- mbarrier: one thread initialises; others use it after mbarrier_fence_init() and a block barrier --- */
 
 DEVICE_INLINE void mbarrier_init(mbarrier *b, int count) {
     HOPPER_PTX("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(b)), "r"(count) : "memory");
@@ -23,8 +23,8 @@ DEVICE_INLINE void mbarrier_expect(mbarrier *b, int bytes) {
     HOPPER_PTX("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes)
                : "memory");
 }
-/* Waits for the end of the phase with this parity: 0 for the first, then 1, 0, ... A new barrier counts as
- * being past a phase of parity 1. */
+/* Waits for the end of the phase with this parity: 0 for the first, then 1, 0, ... On a new barrier a wait
+ * for parity 1 returns at once. */
 DEVICE_INLINE void mbarrier_wait(mbarrier *b, int parity) {
     HOPPER_PTX("{\n.reg .pred done;\nretry:\n"
                "mbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n"
@@ -35,7 +35,7 @@ DEVICE_INLINE void mbarrier_wait(mbarrier *b, int parity) {
 
 /* --- TMA --- */
 
-/* Starts loading the box whose first element is (row, col); mbarrier b gets its bytes. By one thread. */
+/* One thread starts loading the box whose first element is (row, col); mbarrier b counts its bytes. */
 DEVICE_INLINE void tma_load_2d(void *shared, const CUtensorMap *map, int row, int col, mbarrier *b) {
     HOPPER_PTX("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, "
                "{%2, %3}], [%4];" ::"r"(shared_address(shared)),
@@ -49,7 +49,7 @@ DEVICE_INLINE void tma_load_3d(void *shared, const CUtensorMap *map, int depth, 
                "l"(map), "r"(col), "r"(row), "r"(depth), "r"(shared_address(b))
                : "memory");
 }
-/* The same for `bytes` in a row, a multiple of 16, both ends 16-byte aligned. */
+/* The same for contiguous `bytes`, a multiple of 16; both addresses are 16-byte aligned. */
 DEVICE_INLINE void bulk_load(void *shared, const void *global, int bytes, mbarrier *b) {
     HOPPER_PTX(
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
@@ -57,38 +57,38 @@ DEVICE_INLINE void bulk_load(void *shared, const void *global, int bytes, mbarri
         "l"(global), "r"(bytes), "r"(shared_address(b))
         : "memory");
 }
-/* Between a thread's own writes to shared memory and wgmma or TMA that read them. */
+/* Orders a thread's writes to shared memory before wgmma or TMA that read them. */
 DEVICE_INLINE void fence_async_proxy() { HOPPER_PTX("fence.proxy.async;" ::: "memory"); }
 
 /* --- wgmma: by the 128 threads of a warpgroup together --- */
 
 DEVICE_INLINE void wgmma_fence() { HOPPER_PTX("wgmma.fence.sync.aligned;" ::: "memory"); }
 DEVICE_INLINE void wgmma_commit() { HOPPER_PTX("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-/* Until at most `pending` groups are under way; before that neither registers nor tiles may be touched. */
+/* Waits for all groups but the newest `pending`; their registers and tiles must not be touched before. */
 template <int pending> DEVICE_INLINE void wgmma_wait() {
     HOPPER_PTX("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
 }
 
-/* Products under way change their accumulators behind the compiler's back: after the wait, a line that it
- * moves no use of d across. */
+/* Running products change their accumulators without the compiler's knowledge. It moves no use of d across
+ * this line, which therefore follows the wait. */
 template <int N> DEVICE_INLINE void pin_registers(float (&d)[N]) {
 #pragma unroll
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-/* Before a wait: what x is computed from is computed now, while products are under way. Without this the
- * assembler moves the wait up over arithmetic that does not need it. A sleep that practically never happens
- * does it: it may not be moved, and its condition needs x. */
+/* Makes x and what it is computed from be computed here, before a wait, while products run. Otherwise the
+ * assembler moves the wait up across arithmetic that does not depend on it. A sleep that practically never
+ * happens serves: it may not be moved, and its condition needs x. */
 DEVICE_INLINE void settle(float x) {
     asm volatile("{\n.reg .pred p;\nsetp.gt.f32 p, %0, 0f7f000000;\n@p nanosleep.u32 1;\n}" ::"f"(x)
                  : "memory");
 }
 
-/* d (64xN fp32) = or += a (64x16) @ b (16xN), bf16; N is twice the number of accumulators, 64 or 128. b is a
- * tile in shared memory, a one too or in registers; the flags say which tile is MN-major.
- * Thread t of the warpgroup, lane l of warp w, holds d[4j+h] = row 16w + l/4 + 8(h/2), column 8j + 2(l%4) +
- * h%2, and of a what mma_m16n8k16 has: a[i] = row 16w + l/4 + 8(i%2), columns 2(l%4) + 8(i/2) and the next.
- * So the accumulators of two blocks of 8 columns, rounded, are an a of 16. */
+/* d (64xN fp32) = or += a (64x16) @ b (16xN), bf16; N is twice the number of accumulators, 64 or 128. b is
+ * a tile in shared memory, a one too or in registers; the flags say which tile is MN-major. Thread t of the
+ * warpgroup, lane l of warp w, holds d[4j+h] = row 16w + l/4 + 8(h/2), column 8j + 2(l%4) + h%2, and of a
+ * what mma_m16n8k16 has: a[i] = row 16w + l/4 + 8(i%2), columns 2(l%4) + 8(i/2) and the next. So the
+ * accumulators of two blocks of 8 columns, rounded, are an a of 16. */
 #define WGMMA_TEXT(N, D, A, B, P, TRANSPOSED)                                                                \
     "{\n.reg .pred p;\nsetp.ne.b32 p, " P ", 0;\n"                                                           \
     "wgmma.mma_async.sync.aligned.m64n" N "k16.f32.bf16.bf16 " D ", " A ", " B ", p, 1, 1, " TRANSPOSED      \
@@ -145,8 +145,8 @@ DEVICE_INLINE void wgmma(float (&d)[64], const uint32_t (&a)[4], uint64_t b, boo
 
 /* --- warpgroups --- */
 
-/* Gives registers back, or takes them, so that each thread of the warpgroup has `count` (a multiple of 8 in
- * 24..256); taking waits until there are enough. Every warp of the group must call. */
+/* Releases or takes registers until each thread of the warpgroup has `count`, a multiple of 8 in 24..256.
+ * Taking waits until there are enough. Every warp of the group must call. */
 template <int count> DEVICE_INLINE void registers_shrink() {
     HOPPER_PTX("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
 }
@@ -154,8 +154,8 @@ template <int count> DEVICE_INLINE void registers_grow() {
     HOPPER_PTX("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
 }
 
-/* Barrier 1..15 of a block, for `threads` of its threads (whole warps): the last of them, whether it waits or
- * only arrives, lets those that wait go on. */
+/* Barrier 1..15 of a block for `threads` of its threads, in whole warps. The last to wait or arrive
+ * releases those that wait. */
 DEVICE_INLINE void named_barrier_wait(int id, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }

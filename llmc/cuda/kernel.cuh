@@ -1,17 +1,15 @@
-/* The one header that kernels include. It is written for two devices:
- *   nvcc                real CUDA, with PTX inside small wrapper functions (kernel_ptx.cuh)
- *   g++                 a device simulated in host code, whose build names its own wrappers in their place
- * and offers on both: launch(), shared memory, 16-byte vectors, conversions, reductions, tensor cores,
- * asynchronous copies. Everything an sm_80 has may be used; what needs Hopper is in hopper.cuh.
+/* The header that every kernel includes. It serves two devices:
+ *   nvcc   a GPU, with PTX inside small wrapper functions (kernel_ptx.cuh)
+ *   g++    a device simulated in host code (test/sim), whose build names its own wrappers instead
+ * On both it offers launch(), shared memory, 16-byte vectors, conversions, reductions, tensor cores and
+ * asynchronous copies. Kernels may use everything that sm_80 has; hopper.cuh adds what only Hopper has.
  *
  * Rules that keep the sources portable between the two:
- *   - launch kernels with launch(), never <<<>>>; name the instance: launch({grid, block}, kernel<T>, ...)
- *   - declare shared memory with SHARED, SHARED_ALIGNED and DYNAMIC_SHARED, so that it is poisoned and
- * watched
- *   - PTX only in wrappers like the ones below; no `#if __CUDA_ARCH__` around logic
- *   - nullptr, not NULL, as a kernel's argument
- *
- * Sections: host side, the device's instructions, dtypes, vectors, block reductions, the last block. */
+ *   - Launch kernels with launch(), never <<<>>>. Name the instance: launch({grid, block}, kernel<T>, ...).
+ *   - Declare shared memory with SHARED, SHARED_ALIGNED and DYNAMIC_SHARED: the simulation poisons it and
+ *     watches accesses to it.
+ *   - Write PTX only in wrappers, and no `#if __CUDA_ARCH__` around logic.
+ *   - Pass nullptr, not NULL, to a kernel. */
 #ifndef LLMC_CUDA_KERNEL_CUH
 #define LLMC_CUDA_KERNEL_CUH
 
@@ -34,7 +32,7 @@ constexpr unsigned ALL_LANES = 0xffffffffu;
 
 /* --- host side --- */
 
-/* For calls that only fail when something is badly wrong: cuda_check(cudaEventRecord(e, s)). */
+/* Ends the program if a call of the runtime fails: cuda_check(cudaEventRecord(e, s)). */
 #define cuda_check(call) cuda_check_at(call, #call, __FILE__, __LINE__)
 static inline void cuda_check_at(cudaError_t e, const char *call, const char *file, int line) {
     if (e == cudaSuccess) return;
@@ -42,7 +40,7 @@ static inline void cuda_check_at(cudaError_t e, const char *call, const char *fi
            cudaGetErrorString(e));
 }
 
-/* Grid, block, dynamic shared memory and stream of a launch, and the source line it stands on. */
+/* Grid, block, dynamic shared memory and stream of a launch, and the source line of the call. */
 struct launch_config {
     dim3 grid, block;
     size_t smem;
@@ -54,7 +52,7 @@ struct launch_config {
         : grid(grid_), block(block_), smem(smem_), stream((cudaStream_t)stream_), file(file_), line(line_) {}
 };
 
-/* A grid dimension: ceil(n / per_block), checked against the 2^31-1 that a grid's x can hold. */
+/* A grid's x: ceil(n / per_block), checked against its limit of 2^31-1. */
 static inline unsigned grid_size(int64_t n, int64_t per_block) {
     int64_t blocks = ceil_div(n, per_block);
     check(blocks > 0 && blocks < (1ll << 31), "a grid of %lld blocks cannot be launched", (long long)blocks);
@@ -79,7 +77,7 @@ template <class T> DEVICE_INLINE T from_float(float v);
 template <> __device__ __forceinline__ float from_float<float>(float v) { return v; }
 template <> __device__ __forceinline__ bf16 from_float<bf16>(float v) { return __float2bfloat16(v); }
 
-/* Two bf16 in the 32-bit register form of mma and ldmatrix: `lo` in the lower half. */
+/* Two bf16 in a 32-bit register, as mma and ldmatrix take them: `lo` in the lower half. */
 DEVICE_INLINE uint32_t pack_bf16(float lo, float hi) {
     __nv_bfloat162 pair = __floats2bfloat162_rn(lo, hi);
     uint32_t bits;
@@ -87,7 +85,7 @@ DEVICE_INLINE uint32_t pack_bf16(float lo, float hi) {
     return bits;
 }
 
-/* Host side: calls f with a value of the C++ type that belongs to a dtype tag, so that a launcher reads
+/* Host side: calls f with a value of the C++ type of a dtype. A launcher reads
  *     with_dtype(out->dtype, [&](auto tag) { using T = decltype(tag); launch({...}, kernel<T>, ...); }); */
 template <class F> void with_dtype(enum dtype dtype, F f) {
     check(dtype == DTYPE_F32 || dtype == DTYPE_BF16, "no kernel takes %s", dtype_name(dtype));
@@ -107,7 +105,7 @@ template <class T> struct alignas(16) vec {
     __device__ __forceinline__ T &operator[](int i) { return v[i]; }
     __device__ __forceinline__ const T &operator[](int i) const { return v[i]; }
 
-    /* p must be 16-byte aligned. "streaming": the line is not needed again soon, evict it first. */
+    /* p must be 16-byte aligned. "streaming": the line is not reused soon, so it is evicted first. */
     static __device__ __forceinline__ vec load(const T *p) {
         return from_bits(*reinterpret_cast<const int4 *>(p));
     }
@@ -139,8 +137,8 @@ template <class T> bool vec_aligned(const T *p, int64_t cols) {
 
 /* --- block reductions --- */
 
-/* Over all threads of a one-dimensional block of whole warps; every thread gets the result, the order is
- * fixed. `scratch` is 32 floats of shared memory, free for reuse on return. Every thread must call. */
+/* Sum and maximum over a one-dimensional block of whole warps, in a fixed order. Every thread must call,
+ * and gets the result. `scratch` is 32 floats of shared memory, free for reuse on return. */
 DEVICE_INLINE float block_sum(float v, float *scratch) {
     int lane = (int)threadIdx.x % WARP_SIZE, warp = (int)threadIdx.x / WARP_SIZE,
         warps = (int)blockDim.x / WARP_SIZE;
@@ -164,16 +162,16 @@ DEVICE_INLINE float block_max(float v, float *scratch) {
 
 /* --- the last block --- */
 
-/* Is this block the last of `count` to get here? If so it sees what the others wrote before. They are counted
- * in `done`, one of the numbers of op_env.zeros, which is 0 again when the last one has come: for the next
- * launch, or the next run of a recorded one. Every thread of a one-dimensional block must call. */
+/* Is this block the last of `count` to arrive? If so, it sees what the others wrote before they arrived.
+ * `done`, a number of op_env.zeros, counts arrivals; the last one resets it to 0 for the next launch. Every
+ * thread of a one-dimensional block must call. */
 DEVICE_INLINE bool last_to_arrive(unsigned *done, unsigned count) {
     SHARED(unsigned, before, [1]);
-    __syncthreads(); /* what this block's threads wrote */
+    __syncthreads(); /* all writes of this block ... */
     if (threadIdx.x == 0) {
-        __threadfence(); /* ... comes before its arrival */
+        __threadfence(); /* ... come before its arrival */
         before[0] = atomicInc(done, count - 1);
-        __threadfence(); /* and the others' arrivals before what they wrote is read */
+        __threadfence(); /* and arrivals come before reads of what the others wrote */
     }
     __syncthreads();
     return before[0] == count - 1;

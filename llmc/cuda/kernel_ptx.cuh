@@ -1,12 +1,10 @@
-/* Launches, shared memory and the instructions that CUDA C++ has no functions for, as small wrappers around PTX.
- * kernel.cuh includes this file; nothing else does.
- *
- * Sections: launch, shared memory, warp operations, tensor cores, asynchronous copies, fast mathematics. */
+/* Launches, shared memory, and small wrappers around PTX for the instructions that CUDA C++ has no
+ * functions for. Only kernel.cuh includes this file. */
 #ifndef LLMC_CUDA_KERNEL_PTX_CUH
 #define LLMC_CUDA_KERNEL_PTX_CUH
 
-/* Launches kernel(args...) and dies with the caller's file and line if that fails. Arguments are converted to
- * the kernel's parameter types. Dynamic shared memory beyond 48 KiB is requested here. */
+/* Launches kernel(args...). If that fails, the program ends with the caller's file and line. Arguments are
+ * converted to the kernel's parameter types. Requests dynamic shared memory beyond 48 KiB for the kernel. */
 template <class... Params, class... Args>
 void launch(const launch_config &config, void (*kernel)(Params...), Args &&...args) {
     static_assert(sizeof...(Params) == sizeof...(Args), "launch: wrong number of kernel arguments");
@@ -39,13 +37,12 @@ void launch(const launch_config &config, void (*kernel)(Params...), Args &&...ar
     extern __shared__ __align__(1024) unsigned char dynamic_shared_memory_[];                                \
     type *name = reinterpret_cast<type *>(dynamic_shared_memory_)
 
-/* The address that PTX instructions on shared memory take. */
+/* A shared-memory address as PTX instructions take it. */
 DEVICE_INLINE uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
 /* --- warp operations --- */
 
-/* Sum and maximum over the 32 lanes, in all lanes; every lane must call. The order is a butterfly, the same
- * in every run. */
+/* Sum and maximum over the 32 lanes, in butterfly order. Every lane must call, and gets the result. */
 DEVICE_INLINE float warp_sum(float v) {
     for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(ALL_LANES, v, offset);
     return v;
@@ -70,8 +67,8 @@ DEVICE_INLINE void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], uint32_t 
 }
 
 /* Loads four 8x8 matrices of 16-bit elements from shared memory. Lanes 8m..8m+7 pass the addresses of the 8
- * rows (16 bytes each, 16-byte aligned) of matrix m; r[m] holds, in lane 4g+t, elements 2t,2t+1 of its row g;
- * with _trans elements g of its rows 2t,2t+1. */
+ * rows (16 bytes each, 16-byte aligned) of matrix m; r[m] holds, in lane 4g+t, elements 2t,2t+1 of its row
+ * g; with _trans elements g of its rows 2t,2t+1. */
 DEVICE_INLINE void ldmatrix_x4(uint32_t (&r)[4], const void *row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -87,16 +84,16 @@ DEVICE_INLINE void ldmatrix_x4_trans(uint32_t (&r)[4], const void *row) {
 
 /* --- asynchronous copies --- */
 
-/* Starts copying 16 bytes from global to shared memory, both 16-byte aligned; with !valid it writes zeros and
- * reads nothing. The bytes are there for this thread after cp_async_wait, for the block after a barrier
- * too. */
+/* Starts copying 16 bytes from global to shared memory, both 16-byte aligned; with !valid it writes zeros
+ * and reads nothing. This thread sees the bytes after cp_async_wait, the block after a barrier behind
+ * that. */
 DEVICE_INLINE void cp_async16(void *shared, const void *global, bool valid = true) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                  "r"(valid ? 16 : 0)
                  : "memory");
 }
 DEVICE_INLINE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/* Waits until at most `pending` of this thread's newest committed groups are still under way. */
+/* Waits for all of this thread's committed groups but the newest `pending`. */
 template <int pending> DEVICE_INLINE void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }

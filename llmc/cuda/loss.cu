@@ -1,12 +1,10 @@
 /* Softmax cross-entropy with its gradient in place. Contract in ops.h.
  *
- * A block a row. The production row copies the logits to shared memory once (50304 bf16 take 98.25 KiB, so
- * two blocks share an SM of an H100 or H200 and one loads while the other computes), finds maximum and sum in
- * one online pass over it, and writes the gradients from there: each logit is read and written once. Longer
- * rows
- * ("online") are read twice, the second time from L2.
- * Rows are taken last to first: the end of the logits is what the matmul before left in L2.
- * Sections: pieces, kernels, launchers, rows. */
+ * A block takes a row. Variant "shared" copies the logits to shared memory, finds maximum and sum in one
+ * online pass over them there, and writes the gradients from there, so that memory is read and written
+ * once. 50304 bf16 take 98.25 KiB, so that two blocks share an SM of an H100 or H200 and one loads while
+ * the other computes. Rows that do not fit are read twice (variant "online"), the second time from L2.
+ * Blocks take the last row first, because the matmul before left the end of the logits in L2. */
 #include "llmc/cuda/operands.cuh"
 
 #include <cfloat>
@@ -15,13 +13,13 @@
 
 constexpr float LOG2_E = 1.4426950408889634f;
 
-/* Running maximum and sum of e^(x - max). The maximum starts at -FLT_MAX, not at -infinity, so that it can be
- * subtracted from a logit of -infinity. */
+/* Running maximum and sum of e^(x - max). The maximum starts at -FLT_MAX: -infinity could not be subtracted
+ * from a logit of -infinity. */
 struct softmax_sum {
     float max = -FLT_MAX, sum = 0.0f;
 };
 
-/* Takes in the vector whose first element is column v; columns from V on are padding. */
+/* Adds the vector that begins at column v; columns from V on are padding. */
 template <class T> DEVICE_INLINE void softmax_add(softmax_sum &s, const vec<T> &x, int v, int V) {
     float max = s.max;
 #pragma unroll
@@ -42,7 +40,7 @@ DEVICE_INLINE softmax_sum softmax_join(softmax_sum s, float *scratch) {
     return all;
 }
 
-/* The gradient of one vector of logits. */
+/* The gradient of the vector that begins at column v. */
 template <class T>
 DEVICE_INLINE vec<T> softmax_gradient(vec<T> x, const softmax_sum &s, int v, int V, int target, float dloss) {
     float scale = dloss / s.sum;
@@ -55,7 +53,7 @@ DEVICE_INLINE vec<T> softmax_gradient(vec<T> x, const softmax_sum &s, int v, int
     return x;
 }
 
-/* A row whose target is ignored. */
+/* The gradient of a row whose target is ignored. */
 template <class T> DEVICE_INLINE void zero_row(T *row, int64_t Vp) {
     for (int64_t v = threadIdx.x; v < Vp; v += blockDim.x) row[v] = from_float<T>(0.0f);
 }
@@ -83,15 +81,15 @@ __global__ void loss_forward_naive_kernel(float *losses, T *logits, const int *t
     sum = block_sum(sum, scratch);
     if (threadIdx.x == 0) losses[row] = logf(sum) + max - to_float(x[target]);
     if (!dloss) return;
-    __syncthreads(); /* thread 0 has read x[target], which its owner now overwrites */
+    __syncthreads(); /* thread 0 has read x[target]; now its owner may overwrite it */
     for (int64_t v = threadIdx.x; v < Vp; v += blockDim.x) {
         float d = v < V ? expf(to_float(x[v]) - max) * (d_of_loss / sum) : 0.0f;
         x[v] = from_float<T>(v == target ? d - d_of_loss : d);
     }
 }
 
-/* A thread copies, reads and writes its own vectors only; one barrier (in softmax_join) lies between the
- * copies and thread 0's look at x[target]. */
+/* A thread copies, reads and writes only its own vectors; the barrier in softmax_join orders the copies
+ * before thread 0's read of x[target]. */
 template <class T>
 __global__ void __launch_bounds__(512, 2)
     loss_forward_shared_kernel(float *losses, T *logits, const int *targets, int V, int Vp,
@@ -139,7 +137,7 @@ __global__ void __launch_bounds__(512, 2)
     softmax_sum s;
 #pragma unroll 4
     for (int v = first; v < V; v += step) softmax_add(s, vec<T>::load(x + v), v, V);
-    float at_target = threadIdx.x == 0 ? to_float(x[target]) : 0.0f; /* before the barriers of the join */
+    float at_target = threadIdx.x == 0 ? to_float(x[target]) : 0.0f; /* before softmax_join's barriers */
     s = softmax_join(s, scratch);
     if (threadIdx.x == 0) losses[row] = logf(s.sum) + s.max - at_target;
     if (!dloss) return;
@@ -165,7 +163,7 @@ static int64_t loss_forward_online_need(struct tensor *losses, struct tensor *lo
     return fits && rows_of_vectors(logits) ? 0 : OP_UNSUPPORTED;
 }
 
-/* 99 KiB is what a block may have on every device since sm_80. */
+/* A block may have 99 KiB on every device since sm_80. */
 constexpr int64_t SHARED_LIMIT = 99 * 1024, SCRATCH_BYTES = 32 * sizeof(float);
 static int64_t loss_forward_shared_need(struct tensor *losses, struct tensor *logits,
                                         const struct tensor *targets, const struct tensor *dloss, int V) {
@@ -174,7 +172,7 @@ static int64_t loss_forward_shared_need(struct tensor *losses, struct tensor *lo
     return loss_forward_online_need(losses, logits, targets, dloss, V);
 }
 
-/* Eight vectors a thread, at most 512 threads. */
+/* Eight vectors per thread, at most 512 threads. */
 static unsigned loss_block(const struct tensor *logits) {
     int64_t vectors = tensor_cols(logits) * (int64_t)dtype_size(logits->dtype) / 16;
     return (unsigned)min_i64(512, round_up(ceil_div(vectors, 8), WARP_SIZE));

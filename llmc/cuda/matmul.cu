@@ -1,14 +1,14 @@
-/* Linear layers: forward, backward. Contracts in ops.h.
+/* Linear layers: forward, backward. Contracts in ops.h. The variants:
  *
- * Rows:
- *   cublaslt        NVIDIA's library with bias, GELU's derivative and the bias gradient in epilogues. GELU
- * itself is a pass of its own: the library's epilogue applies it to the fp32 accumulator, but what backward
- * recomputes starts from the stored pre-activation, and both must give the same bits. cublaslt_gelu   forward
- * with GELU in the epilogue, too: one pass over (N,OC) less, not the same bits as a recomputed activation in
- * bf16. fp8             the library's products of e4m3 and e5m2 copies of the operands, which one kernel
- * makes (fp8.cuh); for layers whose weight is marked, which only this row and the naive one take. naive a
- * tiled kernel that takes any shape and alignment; the yardstick for the others.
- * Sections: the naive product, bias gradient, what both share, forward, backward, fp8, the rows. */
+ *   cublaslt        NVIDIA's library, with bias, GELU's derivative and the bias gradient in epilogues. GELU
+ *                   itself is a separate pass: the library's epilogue applies it to the fp32 accumulator, but
+ *                   a recomputed activation starts from the stored pre-activation, and both must have the
+ *                   same bits.
+ *   cublaslt_gelu   forward with GELU in the epilogue, too. It saves a pass over (N,OC), but in bf16 a
+ *                   recomputed activation has other bits.
+ *   fp8             the library's products of e4m3 and e5m2 copies of the operands (fp8.cuh). It takes layers
+ *                   whose weight is marked; beside it only "naive" does.
+ *   naive           a tiled kernel for any shape and alignment; the yardstick for the others. */
 #include "llmc/cuda/cublaslt.cuh"
 #include "llmc/cuda/fp8.cuh"
 #include "llmc/cuda/activation.cuh"
@@ -16,12 +16,13 @@
 
 /* --- the naive product --- */
 
-/* A matrix element (row, col) at data[row*row_stride + col*col_stride]: a transposed view costs nothing. */
+/* A matrix whose element (row, col) is data[row*row_stride + col*col_stride], so that a view can be
+ * transposed. */
 template <class T> struct strided {
     const T *data;
     int64_t row_stride, col_stride;
-    fp8_format format = FP8_NONE; /* each element is rounded to fp8 as it is read */
-    amax largest = {};            /* of the tensor, where it is */
+    fp8_format format = FP8_NONE; /* rounds each element as it is read */
+    amax largest = {};            /* of the tensor, in fp8 */
 
     __device__ float scale() const {
         uint32_t most = 0;
@@ -40,11 +41,11 @@ template <class T> struct naive_epilogue {
     T *pre;            /* = product + bias (or NULL) */
     const T *bias;     /* (cols) (or NULL) */
     const T *gelu_pre; /* multiply by gelu'(this) (or NULL) */
-    bool gelu_out;     /* out = gelu of the rounded pre-activation, which act_forward would also start from */
+    bool gelu_out;     /* out = gelu of the rounded pre-activation, as act_forward computes it */
     bool accumulate;   /* out += */
 };
 
-constexpr int TILE = 32, TILE_ROWS = 8; /* a block of 32 x 8 threads makes 32 x 32 elements */
+constexpr int TILE = 32, TILE_ROWS = 8; /* a block of 32 x 8 threads computes 32 x 32 elements */
 
 /* out (M,N) = a (M,K) @ b (K,N), row-major out, fp32 accumulation in the order of k. */
 template <class T>
@@ -58,7 +59,7 @@ static __global__ void __launch_bounds__(TILE *TILE_ROWS)
     float sum[TILE / TILE_ROWS] = {}, scale_a = a.scale(), scale_b = b.scale();
     for (int64_t k0 = 0; k0 < K; k0 += TILE) {
         for (int i = y; i < TILE; i += TILE_ROWS) {
-            /* x runs along the contiguous dimension of either operand */
+            /* x runs along the contiguous dimension of each operand */
             int ra = a.col_stride == 1 ? i : x, ka = a.col_stride == 1 ? x : i;
             int kb = b.col_stride == 1 ? i : x, cb = b.col_stride == 1 ? x : i;
             tile_a[ra][ka] = row0 + ra < M && k0 + ka < K ? a.at(row0 + ra, k0 + ka, scale_a) : 0.0f;
@@ -90,10 +91,10 @@ static void naive_product(cudaStream_t stream, T *out, strided<T> a, strided<T> 
            matmul_naive_kernel<T>, out, a, b, M, N, K, e);
 }
 
-/* Room for the largest magnitudes of three operands, in fp8. */
+/* Scratch for the largest magnitudes of three operands, in fp8. */
 constexpr int64_t NAIVE_AMAX_BYTES = 3 * AMAX_MOST * (int64_t)sizeof(uint32_t);
 
-/* An operand that is read in fp8, or as it is; place `slot` in the scratch is for its largest magnitude. */
+/* An operand, read in fp8 or as it is. `slot` is the place of its largest magnitude in the scratch. */
 template <class T>
 static strided<T> naive_operand(const struct op_env *env, const struct tensor *t, int64_t row_stride,
                                 int64_t col_stride, fp8_format format, int slot) {
@@ -108,11 +109,11 @@ static strided<T> naive_operand(const struct op_env *env, const struct tensor *t
 
 constexpr int SUM_COLS = 32, SUM_ROWS = 8; /* threads of a block along columns and rows */
 
-/* Blocks along the rows: enough to fill a GPU, the same number on every GPU. */
+/* Blocks along the rows: enough to fill a GPU, and the same number on every GPU. */
 static int64_t column_sum_chunks(int64_t N) { return min_i64(max_i64(N / 64, 1), 128); }
 
-/* partial (chunks,C): sums over the rows of a chunk. A thread owns W columns. maxima (chunks,gridDim.x) (or
- * NULL): the largest magnitude that each block sees, as bits. */
+/* partial (chunks,C): sums over the rows of a chunk; a thread owns W columns. maxima (chunks,gridDim.x) (or
+ * NULL): the largest magnitude in each block, as bits. */
 template <class T, int W>
 static __global__ void __launch_bounds__(SUM_COLS *SUM_ROWS)
     column_sum_kernel(float *partial, uint32_t *maxima, const T *x, int64_t N, int64_t C) {
@@ -148,8 +149,8 @@ static __global__ void __launch_bounds__(SUM_COLS *SUM_ROWS)
 
 constexpr int FINISH_THREADS = 256; /* at least as many as there are chunks */
 
-/* parts (gridDim.x) (or NULL): the largest magnitude of a block's columns, which are those of one block along
- * x of the kernel before. */
+/* Adds the chunks. parts (gridDim.x) (or NULL): the largest magnitude of a block's columns, which are those
+ * of one block along x of the kernel before. */
 template <class T>
 static __global__ void column_sum_finish_kernel(T *out, uint32_t *parts, const float *partial,
                                                 const uint32_t *maxima, int64_t chunks, int64_t C,
@@ -191,10 +192,10 @@ static void column_sum(cudaStream_t stream, T *out, const T *x, int64_t N, int64
 
 /* --- what both directions share --- */
 
-/* The activation of act.cu, in the fastest variant that takes these operands. */
+/* GELU by the fastest variant of act.cu that takes these operands. */
 static void gelu_pass(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
     const struct act_forward_variant *variant = cuda_act_forward_variants;
-    while (OP_NEED(variant, out, inp, ACT_GELU) != 0) variant++; /* the last one takes anything without scratch */
+    while (OP_NEED(variant, out, inp, ACT_GELU) != 0) variant++; /* the last takes anything */
     variant->run(env, out, inp, ACT_GELU);
 }
 static void gelu_backward_pass(const struct op_env *env, struct tensor *dinp, const struct tensor *dout,
@@ -285,7 +286,6 @@ static int64_t backward_naive_need(struct tensor *dinp, struct tensor *dweight, 
     return (matmul_in_fp8(inp, weight) ? NAIVE_AMAX_BYTES : 0) + (dbias ? column_sum_bytes(dout) : 0);
 }
 
-/* Parameter gradients come first: dinp may share memory with inp. */
 static void backward_naive(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
                            struct tensor *dbias, const struct tensor *dout, const struct tensor *inp,
                            const struct tensor *weight, const struct tensor *pre, bool accumulate) {
@@ -325,8 +325,8 @@ static int64_t backward_lt_need(struct tensor *dinp, struct tensor *dweight, str
     return backward_lt_workspace(dout, inp) + (dbias ? column_sum_bytes(dout) : 0);
 }
 
-/* dweight^T (C,OC) = or += inp^T (C,N) @ dout (N,OC);  dbias (OC) = or += column sums of dout. The epilogue
- * can only overwrite dbias, so accumulation takes the sum in a pass of its own. */
+/* dweight^T (C,OC) = or += inp^T (C,N) @ dout (N,OC);  dbias (OC) = or += column sums of dout
+ * The epilogue can only overwrite dbias, so accumulation needs a separate pass for the sum. */
 static void backward_lt_parameters(const struct op_env *env, struct tensor *dweight, struct tensor *dbias,
                                    const struct tensor *dout, const struct tensor *inp, bool accumulate) {
     lt_product product = {dout->dtype,
@@ -355,7 +355,7 @@ static void backward_lt_parameters(const struct op_env *env, struct tensor *dwei
     });
 }
 
-/* A product that makes dinp, times gelu'(pre): in the epilogue where the library has one, else in a pass. */
+/* dinp = a product, times gelu'(pre): in the epilogue if the library has one, else in a pass. */
 static void input_gradient(const struct op_env *env, struct tensor *dinp, lt_product product,
                            lt_operands operands, const struct tensor *pre) {
     if (pre) {
@@ -392,7 +392,7 @@ static void backward_lt(const struct op_env *env, struct tensor *dinp, struct te
 
 /* --- fp8 --- */
 
-/* Pieces of scratch, one after another. Without memory it counts what they take. */
+/* Divides scratch into pieces, one after another. Without memory it only counts their bytes. */
 struct pieces {
     void *memory;
     int64_t bytes;
@@ -425,7 +425,7 @@ static void copy_operand(cudaStream_t stream, fp8_operand *o) {
              tensor_cols(o->source));
 }
 
-/* In both directions cuBLASLt's workspace comes first. */
+/* In both directions cuBLASLt's workspace is the first piece. */
 struct forward_fp8_scratch {
     fp8_operand inp, weight;
     int64_t bytes;
@@ -467,8 +467,8 @@ static void forward_fp8(const struct op_env *env, struct tensor *out, struct ten
 
 struct backward_fp8_scratch {
     fp8_operand dout, inp, weight;
-    float *sums;      /* for dbias */
-    uint32_t *maxima; /* and on the way, for dout */
+    float *sums;      /* partial sums for dbias */
+    uint32_t *maxima; /* of dout, found on the way */
     int64_t bytes;
 };
 static backward_fp8_scratch take_backward(void *memory, const struct tensor *dinp, const struct tensor *dbias,
@@ -495,7 +495,7 @@ static int64_t backward_fp8_need(struct tensor *dinp, struct tensor *dweight, st
     return fits ? take_backward(nullptr, dinp, dbias, dout, inp, weight).bytes : OP_UNSUPPORTED;
 }
 
-/* dbias, and the largest magnitude of dout with it. */
+/* dbias, and in the same pass the largest magnitude of dout. */
 static void sum_and_amax(cudaStream_t stream, struct tensor *dbias, backward_fp8_scratch *s,
                          bool accumulate) {
     constexpr int W = vec<bf16>::size;
@@ -510,7 +510,7 @@ static void sum_and_amax(cudaStream_t stream, struct tensor *dbias, backward_fp8
     s->dout.largest.count = blocks;
 }
 
-/* dweight^T (C,OC) = or += inp^T (C,N) @ dout (N,OC), both with the sum's index contiguous. */
+/* dweight^T (C,OC) = or += inp^T (C,N) @ dout (N,OC), of transposed copies: fp8 products sum along rows. */
 static bool backward_fp8_weight(const struct op_env *env, struct tensor *dweight,
                                 const backward_fp8_scratch *s, bool accumulate) {
     lt_product product = {DTYPE_BF16,

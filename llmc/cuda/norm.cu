@@ -1,20 +1,22 @@
-/* LayerNorm and RMSNorm: forward, residual + forward, backward. Contracts in ops.h. RMSNorm (no operand `mean`)
- * is LayerNorm with a mean of 0; all threads take the same side of the branches on that.
+/* LayerNorm and RMSNorm: forward, forward of a sum, backward. Contracts in ops.h.
  *
- * Forward reads a row once into registers and walks it there three times: mean, squared deviations from the
- * mean (the one-pass E[x^2] - mean^2 cancels when |mean| >> deviation), output. The residual form is the same
- * kernel behind an addition, rounded to the storage type before it is normalised, so that both ways give the
- * same bits.
+ * RMSNorm (no operand `mean`) is computed as LayerNorm with the mean 0; all threads take the same side of
+ * the branches on that.
  *
- * Backward gives each thread one vector of columns for all rows of its block, so the sums over rows that make
- * dweight and dbias stay in its registers; the two sums over a row's columns go through shared memory, for
- * several rows at a time. Blocks leave their sums in scratch, and a second kernel adds them in order.
- * Predicted for C = 768 in bf16 on an H200: forward moves 4 (residual form 8) bytes an element, backward 8
- * and another 1 % for the blocks' sums, both at the rate of a copy. Sections: forward naive, forward,
- * backward naive, backward, launchers, rows. */
+ * Forward reads a row into registers and passes over it three times there: mean, squared deviations from
+ * the mean (the one-pass E[x^2] - mean^2 cancels when |mean| is far above the deviation), output.
+ * residual_norm_forward is the same kernel with an addition in front, rounded to the storage type before it
+ * is normalised, so that it gives the bits of the two separate ops.
+ *
+ * In backward a thread owns one vector of columns for all rows of its block, so that the sums over rows for
+ * dweight and dbias stay in its registers. The two sums over the columns of a row go through shared memory,
+ * for several rows at a time. Blocks leave their sums in scratch, and a second kernel adds them in order.
+ *
+ * Predicted for C = 768 in bf16 on an H200: forward moves 4 bytes per element (of a sum 8), backward 8 and
+ * another 1 % for the blocks' sums, both at the rate of a copy. */
 #include "llmc/cuda/operands.cuh"
 
-/* --- forward, naive: a block a row, three passes over memory --- */
+/* --- forward, naive: a block per row, three passes over memory --- */
 
 template <class T>
 DEVICE_INLINE void norm_row_naive(T *out, float *mean, float *rstd, const T *x, const T *weight,
@@ -37,7 +39,7 @@ DEVICE_INLINE void norm_row_naive(T *out, float *mean, float *rstd, const T *x, 
     *rstd = r;
 }
 
-/* With `delta`, x is inp + delta and kept in `residual`, which may be inp. */
+/* With `delta`, x is inp + delta and stored in `residual`, which may be inp. */
 template <class T>
 __global__ void norm_forward_naive_kernel(T *residual, T *out, float *mean, float *rstd, const T *inp,
                                           const T *delta, const T *weight, const T *bias, float eps,
@@ -48,14 +50,14 @@ __global__ void norm_forward_naive_kernel(T *residual, T *out, float *mean, floa
     if (delta) {
         for (int64_t c = threadIdx.x; c < C; c += blockDim.x)
             residual[row * C + c] = from_float<T>(to_float(x[c]) + to_float(delta[row * C + c]));
-        x = residual + row * C; /* a thread reads back what it wrote itself */
+        x = residual + row * C; /* a thread reads back its own writes */
     }
     norm_row_naive(out + row * C, mean ? mean + row : nullptr, rstd + row, x, weight, bias, eps, C, scratch);
 }
 
-/* --- forward: a row of VECS vectors a thread, over WARPS warps --- */
+/* --- forward: WARPS warps take a row, VECS vectors per thread --- */
 
-constexpr int ROWS_A_BLOCK = 4; /* of one-warp rows */
+constexpr int ROWS_A_BLOCK = 4; /* where a warp takes a row */
 
 template <int WARPS> DEVICE_INLINE float row_sum(float v, float *scratch) {
     if constexpr (WARPS == 1)
@@ -99,7 +101,7 @@ __global__ void __launch_bounds__(WARPS == 1 ? ROWS_A_BLOCK * WARP_SIZE : WARPS 
 #pragma unroll
             for (int k = 0; k < size; k++) sum += to_float(x[i][k]);
     float m = row_sum<WARPS>(sum, scratch) / (float)C;
-    /* RMSNorm's bytes take longer than the sum that it does not need; a branch around that costs registers */
+    /* RMSNorm does not need the sum, but memory takes longer, and a branch around the sum costs registers */
     m = mean ? m : 0.0f;
 #pragma unroll
     for (int i = 0; i < VECS; i++)
@@ -127,7 +129,7 @@ __global__ void __launch_bounds__(WARPS == 1 ? ROWS_A_BLOCK * WARP_SIZE : WARPS 
 
 /* --- backward, naive --- */
 
-/* A thread a column, over all rows. */
+/* A thread per column, over all rows. */
 template <class T>
 __global__ void norm_backward_columns_naive_kernel(T *dweight, T *dbias, const T *dout, const T *inp,
                                                    const float *mean, const float *rstd, int64_t rows,
@@ -144,7 +146,7 @@ __global__ void norm_backward_columns_naive_kernel(T *dweight, T *dbias, const T
     if (dbias) dbias[c] = from_float<T>(to_float(dbias[c]) + db);
 }
 
-/* A block a row. dinp may be dout or dresidual: a thread touches no element but its own. */
+/* A block per row. dinp may be dout or dresidual, since a thread touches only its own elements. */
 template <class T>
 __global__ void norm_backward_rows_naive_kernel(T *dinp, const T *dresidual, const T *dout, const T *inp,
                                                 const float *mean, const float *rstd, const T *weight,
@@ -168,10 +170,10 @@ __global__ void norm_backward_rows_naive_kernel(T *dinp, const T *dresidual, con
 
 /* --- backward: one pass over the rows --- */
 
-/* partials: (blocks, 2, C), dweight's and dbias's share of each block. A block takes ROWS rows at a time:
- * 3*ROWS independent 16-byte loads a thread are in flight, and one barrier serves 2*ROWS sums. Sums alternate
- * between two buffers, so that nobody overwrites what a slower warp still reads.
- * dinp may be dout or dresidual: a thread touches no element but its own, and reads it first. */
+/* partials: (blocks, 2, C), what each block adds to dweight and dbias. A block takes ROWS rows at a time,
+ * so that a thread has 3*ROWS independent 16-byte loads in flight and one barrier serves 2*ROWS sums. Sums
+ * alternate between two buffers, so that no warp overwrites what a slower one still reads. dinp may be dout
+ * or dresidual, since a thread touches only its own elements and reads them first. */
 template <class T, int ROWS, int THREADS>
 __global__ void __launch_bounds__(THREADS, 512 / THREADS)
     norm_backward_kernel(T *dinp, float *partials, const T *dresidual, const T *dout, const T *inp,
@@ -241,8 +243,8 @@ __global__ void __launch_bounds__(THREADS, 512 / THREADS)
     for (int e = 0; e < size; e++) mine[e] = dw[e], mine[C + e] = db[e];
 }
 
-/* Adds the blocks' sums: a column of partials for threadIdx.x, a share of the blocks for threadIdx.y. There are
- * `columns` to add up: C of dweight, and as many of dbias if it is wanted. */
+/* Adds the blocks' sums: threadIdx.x is a column of partials, threadIdx.y a slice of the blocks. Of the
+ * columns, C belong to dweight, and another C to dbias if it is wanted. */
 constexpr int FINISH_SLICES = 8;
 template <class T>
 __global__ void norm_backward_finish_kernel(T *dweight, T *dbias, const float *partials, int blocks,
@@ -265,8 +267,8 @@ __global__ void norm_backward_finish_kernel(T *dweight, T *dbias, const float *p
 /* --- launchers --- */
 
 constexpr int NAIVE_BLOCK = 128;
-constexpr int WIDE_WARPS = 8; /* warps of a row that is too long for one */
-constexpr int MAX_VECS = 8;   /* vectors of a row that a thread keeps */
+constexpr int WIDE_WARPS = 8; /* for a row that is too long for one warp */
+constexpr int MAX_VECS = 8;   /* of a row, in a thread's registers */
 
 static void residual_norm_forward_naive(const struct op_env *env, struct tensor *residual, struct tensor *out,
                                         struct tensor *mean, struct tensor *rstd, const struct tensor *inp,
@@ -292,7 +294,7 @@ static int64_t residual_norm_forward_vec_need(struct tensor *residual, struct te
                : OP_UNSUPPORTED;
 }
 
-/* Calls f with the compile-time number nearest above `vecs` for which there is an instance. */
+/* Calls f with `vecs` as a compile-time number. */
 template <class F> static void with_vecs(int64_t vecs, F f) {
     if (vecs <= 1) return f(std::integral_constant<int, 1>());
     if (vecs <= 2) return f(std::integral_constant<int, 2>());
@@ -329,7 +331,7 @@ static void residual_norm_forward_vec(const struct op_env *env, struct tensor *r
     });
 }
 
-/* norm_forward is the residual form without the addition. */
+/* norm_forward is residual_norm_forward without the addition. */
 static void norm_forward_naive(const struct op_env *env, struct tensor *out, struct tensor *mean,
                                struct tensor *rstd, const struct tensor *inp, const struct tensor *weight,
                                const struct tensor *bias, float eps) {
@@ -356,7 +358,7 @@ static void norm_backward_naive(const struct op_env *env, struct tensor *dinp, s
     int64_t rows = tensor_rows(inp), C = tensor_cols(inp);
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);
-        /* columns first: dinp may overwrite dout */
+        /* columns first, because dinp may overwrite dout */
         launch({grid_size(C, NAIVE_BLOCK), NAIVE_BLOCK, 0, env->stream},
                norm_backward_columns_naive_kernel<T>, data_of<T>(dweight), data_of<T>(dbias),
                data_of<T>(dout), data_of<T>(inp), data_of<float>(mean), f32(rstd), rows, C);
@@ -366,8 +368,9 @@ static void norm_backward_naive(const struct op_env *env, struct tensor *dinp, s
     });
 }
 
-/* Two shapes of block: up to 256 threads with 3 rows in flight, up to 1024 (64 registers a thread) with one.
- * Three blocks for each SM of an H200; the number does not depend on the device, so neither do the bits. */
+/* Two shapes of block: up to 256 threads with 3 rows in flight, or up to 1024 threads (64 registers each)
+ * with one. There are three blocks for each SM of an H200; on every device, so that the bits do not depend
+ * on it. */
 constexpr int NARROW_THREADS = 256, NARROW_ROWS = 3, WIDE_THREADS = 1024, WIDE_ROWS = 1;
 static int64_t norm_backward_blocks(int64_t rows, int64_t vectors) {
     return min_i64(3 * 132, ceil_div(rows, vectors <= NARROW_THREADS ? NARROW_ROWS : WIDE_ROWS));

@@ -1,11 +1,11 @@
 /* Optimizer and whole-buffer operations: adamw, sumsq, sum, cast, fill, randn. Contracts in ops.h.
  *
- * All but the reductions are one thread for four elements (16 bytes of fp32, 8 of bf16), so that a warp's
- * access to every operand is contiguous whatever its dtype, and one Philox block gives the thread its random
- * numbers. The last thread takes the n % 4 elements that are left. The naive rows are one thread an element.
- * Sums are made in fp64 in two steps of fixed shape, so the order depends on n alone; the block that is last
- * to end the first step does the second. Sections: fours, adamw, sums, cast, fill and randn, launchers,
- * rows. */
+ * In elementwise ops a thread takes four elements, 16 bytes of fp32 or 8 of bf16, so that a warp's accesses
+ * are contiguous in every dtype and one Philox block gives a thread its random numbers. The last thread
+ * takes the n % 4 remaining elements. Naive variants take one element per thread.
+ *
+ * sumsq sums in fp64 in two steps of fixed shape, so that the order depends on n alone. The block that is
+ * last to finish the first step does the second. */
 #include "llmc/cuda/operands.cuh"
 
 #include <cfloat>
@@ -13,7 +13,7 @@
 
 constexpr int BLOCK = 256;
 
-/* --- fours: elements i..i+3, or as many of them as there are below n --- */
+/* --- fours: elements i..i+3, as far as they are below n --- */
 
 constexpr int FOUR = 4;
 
@@ -65,7 +65,7 @@ DEVICE_INLINE int64_t first_of_four() { return ((int64_t)blockIdx.x * blockDim.x
 
 /* --- adamw --- */
 
-/* The host's part of the arithmetic: what does not depend on the element. */
+/* What does not depend on the element; the host computes it. */
 struct adamw_scalars {
     float beta1, beta2, eps, max_norm;
     float step_size; /* lr / (1 - beta1^step) */
@@ -76,7 +76,7 @@ struct adamw_scalars {
     bool stochastic;
 };
 
-/* min(1, max_norm/norm), or -1 for a gradient that must not be used. */
+/* min(1, max_norm/norm), or -1 if the gradient is not finite. */
 DEVICE_INLINE float clip_scale(const adamw_scalars &s, float sumsq) {
     float norm = sqrtf(sumsq);
     if (!(norm <= FLT_MAX)) return -1.0f; /* infinity, NaN */
@@ -89,9 +89,8 @@ DEVICE_INLINE float adamw_update(const adamw_scalars &s, float w, float &m, floa
     return w * s.keep - s.step_size * m / (sqrtf(v * s.v_scale) + s.eps);
 }
 
-/* Rounds up or down with the probability that makes the mean right: 16 random bits are added below the cut.
- * Element i of the whole buffer uses word i%4 of Philox block i/4, whatever the split over threads or
- * ranks. */
+/* Stochastic rounding, right in the mean: adds 16 random bits to those that are cut off. Element i of the
+ * whole buffer uses word i%4 of Philox block i/4, however threads or ranks divide the buffer. */
 template <class T> DEVICE_INLINE T round_stochastic(float x, uint32_t random);
 template <> __device__ __forceinline__ float round_stochastic<float>(float x, uint32_t random) { return x; }
 template <> __device__ __forceinline__ bf16 round_stochastic<bf16>(float x, uint32_t random) {
@@ -116,8 +115,8 @@ __global__ void adamw_naive_kernel(T *param, float *master, float *m, float *v, 
     }
 }
 
-/* 28 bytes an element with bf16 storage and master weights, 22 without. Stochastic
- * rounding needs offset % 4 == 0. */
+/* Moves 28 bytes per element with bf16 storage and master weights, 22 without. Stochastic rounding needs
+ * offset % 4 == 0. */
 template <class T>
 __global__ void __launch_bounds__(BLOCK)
     adamw_vec_kernel(T *param, float *master, float *m, float *v, const T *grad, const float *sumsq,
@@ -154,10 +153,10 @@ __global__ void __launch_bounds__(BLOCK)
 /* --- sums --- */
 
 constexpr int SUM_BLOCK = 256;
-constexpr int64_t SUM_ELEMENTS = 4096;  /* of a block, at least */
-constexpr int64_t SUM_BLOCKS = 8 * 132; /* at most: as many as an H200 holds at a time; the same elsewhere */
+constexpr int64_t SUM_ELEMENTS = 4096;  /* per block, at least */
+constexpr int64_t SUM_BLOCKS = 8 * 132; /* at most: what an H200 runs at a time; the same on every device */
 
-/* Total over the block, in thread 0. */
+/* The sum over the block, in thread 0. */
 DEVICE_INLINE double block_sum_double(double v, double *scratch) {
     int tid = (int)threadIdx.x;
     scratch[tid] = v;
@@ -180,8 +179,8 @@ template <class T> __global__ void sumsq_naive_kernel(float *out, const T *inp, 
     if (threadIdx.x == 0) out[0] = (float)sum;
 }
 
-/* One conversion to fp64 and one multiply-add an element. Predicted: an H200's SM reads 9.5 bf16 a clock and
- * converts up to 16, so reading stays the limit. */
+/* An element takes a conversion to fp64 and a multiply-add. Predicted: an SM of an H200 reads 9.5 bf16 per
+ * clock and converts up to 16, so reading is the limit. */
 template <class T>
 __global__ void __launch_bounds__(SUM_BLOCK)
     sumsq_vec_kernel(float *out, double *partials, unsigned *done, const T *inp, int64_t n) {
@@ -208,7 +207,7 @@ __global__ void __launch_bounds__(SUM_BLOCK)
     if (threadIdx.x == 0) out[0] = (float)sum;
 }
 
-/* One block: it is used on the losses of a batch, a few hundred KiB. */
+/* One block suffices for the losses of a batch, a few hundred KiB. */
 __global__ void sum_kernel(float *out, const float *inp, int64_t n, const float *scale, bool accumulate) {
     SHARED(double, scratch, [SUM_BLOCK]);
     double sum = 0.0;
@@ -252,7 +251,7 @@ template <class T> __global__ void fill_vec_kernel(T *out, float value, int64_t 
     x.store_streaming(out + i * vec<T>::size);
 }
 
-/* A thread a Philox block, which is four numbers: two Box-Muller pairs. The same formulas as the CPU's. */
+/* A thread takes a Philox block, which gives two Box-Muller pairs, by the same formulas as on the CPU. */
 template <class T>
 __global__ void randn_kernel(T *out, float mean, float std, uint64_t seed, uint64_t purpose, int64_t n) {
     int64_t i = first_of_four();
@@ -281,8 +280,8 @@ static int64_t adamw_vec_need(struct tensor *param, struct tensor *master, struc
                : OP_UNSUPPORTED;
 }
 
-/* Stochastic rounding replaces master weights; with them, the parameters are rounded to nearest. The random
- * numbers change with the step: the same ones every time would push a weight the same way every time. */
+/* Stochastic rounding is for parameters without master weights; with these they are rounded to nearest. The
+ * random numbers change with the step; equal ones would push a weight the same way at every step. */
 static struct adamw_scalars adamw_scalars_of(const struct adamw_args *a, bool master) {
     struct adamw_scalars s = {};
     s.beta1 = a->beta1;

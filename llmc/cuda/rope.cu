@@ -1,12 +1,12 @@
 /* Rotary position embedding. Contract in ops.h.
  *
  * The op moves 4 bytes per bf16 element of queries and keys, so it should run at the rate of a copy. What
- * could cost more is the angle: 131071 radians in fp32 would be off by 1/256. Angles are therefore counted in
- * turns, as 64-bit fractions: one turn is 2^64, so that the product of position and frequency drops whole turns
- * by itself and exactly. The host computes the frequencies in double.
+ * could cost more is the angle: 131071 radians in fp32 would be off by 1/256. Angles are therefore counted
+ * in turns, as 64-bit fractions: one turn is 2^64, so that the product of position and frequency drops
+ * whole turns by itself and exactly. The host computes the frequencies in double.
  *
- * In the production variant a thread takes 16 bytes of one half of a head and the 16 bytes that they are paired
- * with, in HEADS heads of a row, which have the same angles: 4 sincospif serve 32 elements. */
+ * In the production variant a thread takes 16 bytes of one half of a head and the 16 bytes that they are
+ * paired with, in HEADS heads of a row, which have the same angles: 4 sincospif serve 32 elements. */
 #include "llmc/cuda/operands.cuh"
 
 /* --- naive: a thread a pair, angles in double --- */

@@ -1,4 +1,4 @@
-/* The CUDA back end's op table, made from the list: an op without variants does not link. */
+/* The CUDA back end's op table, made from LLMC_OPS: an op without variants does not link. */
 #include "llmc/cuda/kernel.cuh"
 
 extern "C" const struct ops cuda_ops = {"cuda", true,

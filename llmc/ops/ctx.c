@@ -10,7 +10,7 @@ const char *memory_kind_name(enum memory_kind kind) {
     return names[kind];
 }
 
-/* LLMC_VARIANT, every part of which must name an operation: a misspelt one would go unnoticed. */
+/* LLMC_VARIANT. Every part must name an operation; a misspelt name would otherwise have no effect. */
 static const char *forced_variants(void) {
     const char *forced = getenv("LLMC_VARIANT");
     for (const char *p = forced; p && *p;) {
@@ -59,7 +59,7 @@ const char *ctx_memory_advice(const struct ctx *ctx, int64_t available) {
            "--head-chunks 4 or, on several GPUs, a higher --zero level need less";
 }
 
-/* The accounts of the context contain the bytes that are asked for. */
+/* The caller has already added `bytes` to the context's accounts. */
 static void *alloc_or_explain(struct ctx *ctx, int64_t bytes, const char *what) {
     void *p = ctx->device->alloc(ctx->device, (size_t)bytes);
     if (p) return p;
@@ -87,7 +87,7 @@ void ctx_reserve_scratch(struct ctx *ctx, int64_t bytes) {
     if (bytes > ctx->memory[MEM_SCRATCH]) ctx->memory[MEM_SCRATCH] = bytes;
     if (ctx->plan || bytes <= ctx->scratch_capacity) return;
     if (ctx->scratch) {
-        ctx->device->synchronize(ctx->device, ctx->stream); /* an op in flight may still use it */
+        ctx->device->synchronize(ctx->device, ctx->stream); /* a queued op may still use it */
         ctx->device->free(ctx->device, ctx->scratch);
     }
     static const char zeros[OP_ZEROS] = {0};
@@ -128,7 +128,7 @@ void ctx_download(struct ctx *ctx, void *dst, const void *src, int64_t bytes) {
     ctx->device->synchronize(ctx->device, ctx->stream);
 }
 
-/* Elements converted at a time: bounds the host memory, and stays in cache. */
+/* Elements converted at a time: few enough to stay in cache. */
 enum { CONVERT = 1 << 16 };
 
 void ctx_upload_f32(struct ctx *ctx, struct tensor *t, const float *src) {

@@ -36,8 +36,8 @@ struct device {
     void *(*alloc_host)(struct device *d, size_t bytes);
     void (*free_host)(struct device *d, void *p);
 
-    /* Copies in stream order. The host must not touch its buffer before synchronize(); but upload() has read
-     * memory that is not from alloc_host() when it returns. */
+    /* Copies in stream order. The host must not touch its buffer before synchronize(); but upload() has
+     * read memory that is not from alloc_host() when it returns. */
     void (*upload)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);
     void (*download)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);
     void (*copy)(struct device *d, void *dst, const void *src, size_t bytes, void *stream);

@@ -1,12 +1,13 @@
-/* 8-bit floating point as the OCP defines it ("OCP 8-bit Floating Point Specification (OFP8)", revision 1.0,
- * 2023), and what the engine's fp8 products make of a tensor:
+/* 8-bit floating point as the OCP defines it ("OCP 8-bit Floating Point Specification (OFP8)", revision
+ * 1.0, 2023), and how the engine's fp8 products round a tensor:
  *
  *   e4m3   4 bits of exponent (bias 7), 3 of mantissa; no infinity; largest 448, smallest normal 2^-6
  *   e5m2   5 bits of exponent (bias 15), 2 of mantissa; largest 57344, smallest normal 2^-14
  *
- * A tensor has one scale, the largest power of two that keeps its largest magnitude within the format: a
- * multiplication by it is exact, so that the only error is the rounding, and small integers have none. It
- * costs at most one of the 17 (e4m3) or 31 (e5m2) binades of range, and no precision. */
+ * A tensor has one scale: the largest power of two that keeps its largest magnitude within the format.
+ * Multiplying by a power of two is exact, so rounding is the only error, and small integers have none.
+ * Compared with the largest possible scale this costs at most one of the 17 (e4m3) or 31 (e5m2) binades,
+ * and no precision. */
 #ifndef LLMC_FP8_H
 #define LLMC_FP8_H
 
@@ -21,9 +22,9 @@ enum fp8_format { FP8_NONE, FP8_E4M3, FP8_E5M2 };
 
 static inline float fp8_largest(enum fp8_format f) { return f == FP8_E4M3 ? 448.0f : 57344.0f; }
 
-/* The scale of a tensor with this largest magnitude: values times it are rounded to fp8. Within 2^-126 ..
- * 2^126, so that it and its inverse are normal numbers; 1 for a tensor of zeros. A tensor that is not finite
- * has the scale NaN: everything computed from it is NaN, as it would be without fp8 in its rows. */
+/* The scale for a tensor with this largest magnitude. It lies within 2^-126 .. 2^126, so that it and its
+ * inverse are normal numbers; a tensor of zeros has 1. A tensor that is not finite has NaN, which makes
+ * every product NaN. */
 static inline float fp8_scale(enum fp8_format f, float amax) {
     if (!isfinite(amax)) return NAN;
     if (amax == 0.0f) return 1.0f;
@@ -33,27 +34,28 @@ static inline float fp8_scale(enum fp8_format f, float amax) {
     return ldexpf(1.0f, shift < -126 ? -126 : shift > 126 ? 126 : shift);
 }
 
-/* Rounds to the nearest number of the format, ties to even; beyond the largest to the largest; NaN stays.
- * Adding 1.5 * 2^23 spacings leaves no room for fractions of one; vectorises, unlike frexp. */
+/* Rounds to the nearest number of the format, ties to even, and what is beyond the largest to the largest;
+ * NaN stays NaN. Adding 1.5 * 2^23 times the spacing rounds to a multiple of it; unlike frexp, this
+ * vectorises. */
 static inline float fp8_round(enum fp8_format f, float x) {
     float largest = fp8_largest(f), normal = f == FP8_E4M3 ? 0x1p-6f : 0x1p-14f, magnitude = fabsf(x);
     magnitude = magnitude > largest ? largest : magnitude;
     union {
         float f;
         uint32_t u;
-    } power; /* of two, at most the magnitude; below the smallest normal the spacing stays */
+    } power; /* the largest power of two up to the magnitude; subnormal numbers share a spacing */
     power.f = magnitude < normal ? normal : magnitude;
     power.u &= 0x7f800000u;
     float shift = power.f * (f == FP8_E4M3 ? 0x1.8p20f : 0x1.8p21f);
     return copysignf((magnitude + shift) - shift, x);
 }
 
-/* What an element becomes in a tensor with this scale, and back again. */
+/* An element of a tensor with this scale, rounded to fp8 and scaled back. */
 static inline float fp8_through(enum fp8_format f, float x, float scale) {
     return fp8_round(f, x * scale) / scale;
 }
 
-/* The number that a byte stands for. */
+/* Decodes a byte. */
 static inline float fp8_value(enum fp8_format f, uint8_t code) {
     int mantissa = f == FP8_E4M3 ? 3 : 2, bias = f == FP8_E4M3 ? 7 : 15, exponent = (code & 0x7f) >> mantissa;
     int fraction = code & ((1 << mantissa) - 1);

@@ -46,8 +46,8 @@ double op_matmul_rate(const struct ctx *ctx, const char *variant, double plain_r
     return !ctx->device->unified && strcmp(variant, "fp8") == 0 ? 2.0 * plain_rate : plain_rate;
 }
 
-/* Before an op: reserves scratch, counts, opens a range for profilers and, with ctx->profile, records the first
- * of the op's two events. */
+/* Before an op: reserves scratch, counts, opens a range for profilers and, with ctx->profile, records the
+ * first of the op's two events. */
 static void op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_t need, double flops,
                      double bytes, struct op_env *env) {
     ctx_reserve_scratch(ctx, need);
@@ -97,8 +97,9 @@ static _Noreturn void no_variant(const struct ctx *ctx, const char *op, const ch
         tensor_text(first), names);
 }
 
-/* Runs the first variant that LLMC_VARIANT allows, that is made for this device and that takes the operands.
- * The macro's own names end in an underscore: the arguments are expressions in the caller's names. */
+/* Runs the first variant that LLMC_VARIANT allows, that is made for this device and that takes the
+ * operands. The macro's own names end in an underscore: the arguments are expressions in the caller's
+ * names. */
 #define DISPATCH(ctx, op, flops, bytes, ...)                                                                 \
     do {                                                                                                     \
         const struct op##_variant *variant_ = (ctx)->ops->op;                                                \
@@ -151,8 +152,8 @@ static void want_alike(const struct ctx *ctx, const char *op, const struct tenso
         check(!t[i] || t[i]->dtype == t[0]->dtype, "%s: %s should be %s, as is %s", op, tensor_text(t[i]),
               dtype_name(t[0]->dtype), tensor_text(t[0]));
 }
-/* Bytes of operands, each once: those that are only read or only written, and, `twice`, those that are both.
- * NULL ones are absent. */
+/* Bytes of operands, each counted once; an operand that is read and written is counted twice by its caller.
+ * NULL is skipped. */
 static double bytes_of(const struct tensor *t) { return t ? (double)tensor_bytes(t) : 0.0; }
 #define BYTES(...)                                                                                           \
     bytes_of_all((const struct tensor *const[]){__VA_ARGS__},                                                \
@@ -162,7 +163,7 @@ static double bytes_of_all(const struct tensor *const *t, size_t count) {
     for (size_t i = 0; i < count; i++) total += bytes_of(t[i]);
     return total;
 }
-/* The part of a table that N indices can touch: no row of it needs to move twice. NULL is absent. */
+/* Bytes of the rows that N indices into a table touch at most; a row need not move twice. NULL has none. */
 static double bytes_of_rows(const struct tensor *table, int64_t N) {
     if (!table) return 0.0;
     return (double)(min_i64(N, tensor_rows(table)) * tensor_cols(table)) * (double)dtype_size(table->dtype);
@@ -296,7 +297,7 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
     if (pre) want("matmul_backward", pre, N, C);
     WANT_ALIKE(ctx, "matmul_backward", dout, inp, weight, dweight, dinp, dbias, pre);
     check(!pre || dinp, "matmul_backward: pre-activation given, but no input gradient to apply it to");
-    /* two products, and both read dout */
+    /* each of the two products reads dout */
     double bytes = BYTES(dout, inp) + (accumulate ? 2 : 1) * BYTES(dweight, dbias);
     if (dinp) bytes += BYTES(dout, weight, dinp, pre);
     note_shape(ctx, N, C, OC);
@@ -306,7 +307,8 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
 
 /* --- act --- */
 
-/* FLOPs of an activation and of its derivative, an element. An exponential or a hyperbolic tangent is one. */
+/* FLOPs per element of an activation and of its derivative. An exponential or hyperbolic tangent counts as
+ * one. */
 static const struct {
     int forward, backward;
 } act_flops[] = {[ACT_NONE] = {0, 0}, [ACT_GELU] = {10, 20}, [ACT_SILU] = {4, 8}, [ACT_RELU2] = {2, 2}};
@@ -368,8 +370,8 @@ static void want_attn(const struct ctx *ctx, const char *op, const struct tensor
     WANT_ALIKE(ctx, op, qkv, out);
 }
 
-/* Query-key pairs below the diagonal, for one head. Counted exactly; the literature's T^2/2 leaves the
- * diagonal out. */
+/* Pairs of a query and a key that it sees, for one head. Exact; the T^2/2 of the literature omits the
+ * diagonal. */
 static double causal_pairs(int64_t t0, int64_t T) { return 0.5 * (double)(T - t0) * (double)(T + t0 + 1); }
 
 void attn_forward(struct ctx *ctx, struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
@@ -440,7 +442,7 @@ void adamw(struct ctx *ctx, struct tensor *param, struct tensor *master, struct 
     want_dtype("adamw", v, DTYPE_F32);
     WANT_ALIKE(ctx, "adamw", param, grad);
     check(args->step >= 1, "adamw: step %" PRId64 " should be 1 for the first update", args->step);
-    /* where there is a master copy, the parameter is only written */
+    /* with a master copy the parameter is only written */
     double bytes =
         BYTES(param, grad, sumsq_of_grad) + 2 * BYTES(master, m, v) + (master ? 0 : bytes_of(param));
     DISPATCH(ctx, adamw, 16 * n, bytes, param, master, m, v, grad, sumsq_of_grad, args);

@@ -7,16 +7,16 @@
  *                  OP_UNSUPPORTED if it cannot take these operands
  *   <op>_variant   one implementation: {name, run, need, arch}
  * A back end has an array of variants for each operation, the preferred one first, ended by {0}. The list
- * LLMC_OPS makes the table `struct ops` of these arrays and the numbers `enum op_id`. A wrong signature does
- * not compile, a missing operation does not link.
+ * LLMC_OPS makes the table `struct ops` of these arrays and the numbers `enum op_id`. A wrong signature
+ * does not compile, a missing operation does not link.
  *
- * A front door checks the operands, counts FLOPs and bytes, chooses the first variant that takes the operands,
- * provides its scratch and, except in plan mode, runs it.
+ * A front door checks the operands, counts FLOPs and bytes, chooses the first variant that takes the
+ * operands, provides its scratch and, except in plan mode, runs it.
  *
- * Contracts. Shapes stand in trailing comments; N is the number of rows (B*T), every tensor is row-major. `=`
- * overwrites the output, whatever it held; `+=` adds to it. Every reduction has a fixed order: the same call
- * on the same device gives the same bits. An operand marked "(or NULL)" may be absent. An output shares memory
- * with an input only where its comment says "may be". */
+ * Contracts. Shapes stand in trailing comments; N is the number of rows (B*T), every tensor is row-major.
+ * `=` overwrites the output, whatever it held; `+=` adds to it. Every reduction has a fixed order: the same
+ * call on the same device gives the same bits. An operand marked "(or NULL)" may be absent. An output
+ * shares memory with an input only where its comment says "may be". */
 #ifndef LLMC_OPS_H
 #define LLMC_OPS_H
 
@@ -56,8 +56,8 @@ struct op_env {
 
 enum activation {
     ACT_NONE,
-    ACT_GELU, /* tanh form: 0.5*x*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x^3))) (Hendrycks, Gimpel 2016, 1606.08415) */
-    ACT_SILU, /* x/(1 + e^-x) (the same paper) */
+    ACT_GELU, /* tanh form: 0.5*x*(1 + tanh(sqrt(2/pi)*(x + 0.044715*x^3))) (Hendrycks, Gimpel 2016) */
+    ACT_SILU, /* x/(1 + e^-x) (the same, arXiv 1606.08415) */
     ACT_RELU2 /* max(x,0)^2 (So et al. 2021, arXiv 2109.08668) */
 };
 
@@ -77,9 +77,10 @@ LLMC_OP(embed_backward, struct tensor *dwte, /* (Vp,C) += */
         const struct tensor *dout,           /* (B,T,C) */
         const struct tensor *tokens);        /* (B,T) int32 */
 
-/* --- norm: LayerNorm (Ba, Kiros, Hinton 2016, arXiv 1607.06450), RMSNorm (Zhang, Sennrich 2019, 1910.07467) --- */
+/* --- norm: LayerNorm and RMSNorm --- */
 
-/* Per row x: mean = sum(x)/C, rstd = 1/sqrt(sum((x-mean)^2)/C + eps), out = (x-mean)*rstd*weight + bias.
+/* LayerNorm (Ba, Kiros, Hinton 2016, arXiv 1607.06450) and RMSNorm (Zhang, Sennrich 2019, arXiv 1910.07467).
+ * Per row x: mean = sum(x)/C, rstd = 1/sqrt(sum((x-mean)^2)/C + eps), out = (x-mean)*rstd*weight + bias.
  * Without `mean` it is RMSNorm: no mean is subtracted, so that 1/rstd is the root mean square. */
 LLMC_OP(norm_forward, struct tensor *out, /* (N,C) = */
         struct tensor *mean,              /* (N) fp32 = (or NULL) */
@@ -89,7 +90,8 @@ LLMC_OP(norm_forward, struct tensor *out, /* (N,C) = */
         const struct tensor *bias,        /* (C) (or NULL) */
         float eps);                       /* > 0 */
 
-/* residual = inp + delta;  (out, mean, rstd) = norm_forward(residual). The bits are those of the two steps. */
+/* residual = inp + delta;  (out, mean, rstd) = norm_forward(residual). The bits are those of the two
+ * steps. */
 LLMC_OP(residual_norm_forward, struct tensor *residual, /* (N,C) = ; may be inp */
         struct tensor *out,                             /* (N,C) = */
         struct tensor *mean,                            /* (N) fp32 = (or NULL) */
@@ -115,10 +117,10 @@ LLMC_OP(norm_backward, struct tensor *dinp, /* (N,C) = ; may be dresidual or dou
 
 /* --- matmul: linear layers --- */
 
-/* A weight marked fp8 makes its layer multiply rounded operands: x becomes round(x*s)/s, with round() to e4m3
- * for inp and weight and to e5m2 for dout, and s a power of two for the whole tensor (fp8.h). Sums, bias,
- * activation, dbias and stored values do not change. The mark has no effect unless N, C and OC are multiples
- * of 16, which tensor cores need. */
+/* A weight marked fp8 makes its layer multiply rounded operands: x becomes round(x*s)/s, with round() to
+ * e4m3 for inp and weight and to e5m2 for dout, and s a power of two for the whole tensor (fp8.h). Sums,
+ * bias, activation, dbias and stored values do not change. The mark has no effect unless N, C and OC are
+ * multiples of 16, which tensor cores need. */
 static inline bool matmul_in_fp8(const struct tensor *inp, const struct tensor *weight) {
     return weight->fp8 && tensor_rows(inp) % 16 == 0 && tensor_cols(inp) % 16 == 0 &&
            tensor_rows(weight) % 16 == 0;
@@ -133,8 +135,8 @@ LLMC_OP(matmul_forward, struct tensor *out, /* (N,OC) = */
         const struct tensor *bias,          /* (OC) (or NULL) */
         enum activation act);               /* ACT_NONE or ACT_GELU */
 
-/* dinp = dout @ weight, times gelu'(pre) if `pre` is given: the backward pass of the activation that made inp
- * from pre. dweight (+)= dout^T @ inp;  dbias (+)= sum over rows of dout; added with `accumulate`. */
+/* dinp = dout @ weight, times gelu'(pre) if `pre` is given: backward through the activation that made inp.
+ * dweight (+)= dout^T @ inp;  dbias (+)= sum over rows of dout; added with `accumulate`. */
 LLMC_OP(matmul_backward, struct tensor *dinp, /* (N,C) = (or NULL) */
         struct tensor *dweight,               /* (OC,C) = or += */
         struct tensor *dbias,                 /* (OC) = or += (or NULL) */
@@ -171,13 +173,13 @@ LLMC_OP(glu_backward, struct tensor *dinp, /* (N,2F) = */
 
 /* --- attn: causal attention with several heads --- */
 
-/* A row of qkv is NH heads of queries, NKV of keys and NKV of values, of HS columns each; out has NH heads. NH/NKV
- * query heads share a head of keys and values: with NKV < NH this is grouped-query attention (Ainslie et al.
- * 2023, arXiv 2305.13245). Per (b, query head h), with q = head h, k and v = head h/(NH/NKV), scale = 1/sqrt(HS):
+/* A row of qkv is NH heads of queries, NKV of keys and NKV of values, of HS columns each; out has NH heads.
+ * Query head h reads the keys and values of head h/(NH/NKV): with NKV < NH this is grouped-query attention
+ * (Ainslie et al. 2023, arXiv 2305.13245). Per sequence and query head, with scale = 1/sqrt(HS):
  *   S[t,s] = scale * q[t].k[s] for s <= t;  P = softmax of each row;  out[t] = sum_s P[t,s] v[s]
- *   lse[t] = log sum_s exp(S[t,s])  - all that backward needs of the softmax (Dao 2022, arXiv 2205.14135)
- * Only rows t in [t0, T) are computed; keys and values come from all rows of qkv, which thereby serves as the
- * cache of a generation step. Training has t0 = 0. */
+ *   lse[t] = log sum_s exp(S[t,s]), all that backward needs of the softmax (Dao 2022, arXiv 2205.14135)
+ * Only rows t in [t0, T) are computed. Keys and values come from all rows, so that qkv serves as the cache of
+ * a generation step; training has t0 = 0. */
 LLMC_OP(attn_forward, struct tensor *out, /* (B,T,NH*HS) =, rows t >= t0 */
         struct tensor *lse,               /* (B,NH,T) fp32 =, rows t >= t0 */
         const struct tensor *qkv,         /* (B,T,(NH+2*NKV)*HS) */
@@ -196,8 +198,8 @@ LLMC_OP(attn_backward, struct tensor *dqkv, /* (B,T,(NH+2*NKV)*HS) = */
 
 /* --- rope: rotary position embedding (Su et al. 2021, arXiv 2104.09864) --- */
 
-/* Rotates queries and keys, in place, by angles that grow with the position. In each of the first NH+NKV heads
- * of row t, columns i and i+HS/2 are a pair, for i < HS/2 (as in Llama), and with a = t * theta^(-2i/HS):
+/* Rotates queries and keys, in place, by angles that grow with the position. In each of the first NH+NKV
+ * heads of row t, columns i and i+HS/2 are a pair, for i < HS/2 (as in Llama). With a = t * theta^(-2i/HS):
  *   x[i] = x[i]*cos(a) - x[i+HS/2]*sin(a);  x[i+HS/2] = x[i+HS/2]*cos(a) + x[i]*sin(a)
  * `backward` rotates by -a: gradients of the rotated values become gradients of the values. Only rows t in
  * [t0, T) change. For t < 2^17, cos(a) and sin(a) are off by at most 3 * 2^-24. */
@@ -210,9 +212,9 @@ LLMC_OP(rope, struct tensor *qkv, /* (B,T,(NH+2*NKV)*HS), HS even: read, and = i
 /* --- loss: softmax cross-entropy --- */
 
 /* losses[n] = log sum_{v<V} exp(logits[n,v]) - logits[n,target]; 0 where the target is -1 (ignored).
- * With dloss, logits become their own gradients: (softmax - onehot(target)) * dloss; 0 in rows that are
- * ignored and in the padding columns v >= V. Without it, logits are left alone. dloss lies on the device, so
- * that a recorded step can run with another one. */
+ * With dloss, logits become their own gradients: (softmax - onehot(target)) * dloss, and 0 in ignored rows
+ * and in the padding columns v >= V. Without dloss, logits do not change. dloss lies on the device, so that
+ * a recorded step can run with another value. */
 LLMC_OP(loss_forward, struct tensor *losses, /* (N) fp32 = */
         struct tensor *logits,               /* (N,Vp): read, and = with dloss */
         const struct tensor *targets,        /* (N) int32, each -1 or in [0,V) */
@@ -233,12 +235,12 @@ struct adamw_args {
 };
 /* g = grad*clip;  m = beta1*m + (1-beta1)*g;  v = beta2*v + (1-beta2)*g^2;
  * w -= lr * (m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + eps) + weight_decay*w)
- * where w is `master` if given, and param = w rounded. If sumsq is not finite nothing is changed: a step with
- * a NaN or Inf gradient is skipped on the device, and the host learns of it when it reads the norm. */
-LLMC_OP(adamw, struct tensor *param, /* (n) */
-        struct tensor *master,       /* (n) fp32 (or NULL) */
-        struct tensor *m,            /* (n) fp32 */
-        struct tensor *v,            /* (n) fp32 */
+ * where w is `master` if given, and param = w rounded. If sumsq is not finite, nothing changes: the device
+ * skips a step with a NaN or infinite gradient, and the host learns of it when it reads the norm. */
+LLMC_OP(adamw, struct tensor *param, /* (n): read unless there is master, and = */
+        struct tensor *master,       /* (n) fp32: read, and = (or NULL) */
+        struct tensor *m,            /* (n) fp32: read, and = */
+        struct tensor *v,            /* (n) fp32: read, and = */
         const struct tensor *grad,   /* (n) */
         const struct tensor *sumsq,  /* (1) fp32: sum of squares of the whole gradient */
         const struct adamw_args *args);
@@ -296,8 +298,8 @@ const char *op_name(enum op_id id);
 /* Can a variant made for `arch` run on the context's device? */
 bool op_runs_on(const struct ctx *ctx, int arch);
 
-/* The rate, in FLOP/s, by which a variant's is judged: the device's rate for plain matmuls, or twice that for
- * fp8 on a GPU, whose tensor cores multiply fp8 twice as fast as bf16 (NVIDIA's data sheets, Ada to Hopper). */
+/* The FLOP/s that a variant could reach: the device's rate for plain matmuls, or twice that for fp8 on a GPU,
+ * whose tensor cores multiply fp8 twice as fast as bf16 (NVIDIA's data sheets, Ada to Hopper). */
 double op_matmul_rate(const struct ctx *ctx, const char *variant, double plain_rate);
 
 /* One back end: its variants of each op, the preferred one first. */

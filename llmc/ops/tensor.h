@@ -1,6 +1,5 @@
-/* A tensor is a typed view of memory on one device: pointer, dtype, up to four dimensions, row-major, no
- * strides. It owns nothing. Everything an op needs to check its operands is in here, including the name for
- * the message. */
+/* A tensor is a typed view of memory on one device: pointer, dtype and up to four dimensions, row-major
+ * without strides. It owns nothing. It carries what an op needs to check it, and its name for the message. */
 #ifndef LLMC_TENSOR_H
 #define LLMC_TENSOR_H
 
@@ -69,8 +68,8 @@ struct tensor tensor_make(const char *name, enum dtype dtype, void *data, int64_
 /* Rows [first, first+count) of the folded (rows, cols) form, as a rank-2 view. */
 struct tensor tensor_slice_rows(const struct tensor *t, int64_t first, int64_t count);
 
-/* Elements [first, first+count) in row-major order, as a rank-1 view; of none, too: what a rank may have of a
- * small buffer. A range of an absent tensor (rank 0) has no data, either. */
+/* Elements [first, first+count) in row-major order, as a rank-1 view. `count` may be 0, since a rank may
+ * own no element of a small buffer. A range of an absent tensor (rank 0) is absent, too. */
 struct tensor tensor_range(const struct tensor *t, int64_t first, int64_t count);
 
 /* "name (4,64,768) fp32" by temp_printf. */

@@ -1,4 +1,4 @@
-/* What tests of device code share: a buffer with a host and a device side. */
+/* Helpers for tests of device code: a buffer with a host and a device side. */
 #ifndef LLMC_TEST_CUDA_H
 #define LLMC_TEST_CUDA_H
 
@@ -11,7 +11,7 @@ extern "C" { /* cmocka.h does not say so itself */
 #include <cmath>
 #include <vector>
 
-/* n elements on either side; the device's are NaN (all bits set) until written. */
+/* n elements on each side; those of the device are NaN (all bits set) until written. */
 template <class T> struct buffer {
     std::vector<T> host;
     T *device = nullptr;

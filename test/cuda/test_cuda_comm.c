@@ -25,7 +25,7 @@ static bool small(void) {
     return size && strcmp(size, "small") == 0;
 }
 
-/* What this machine has; a child process finds out, because CUDA does not survive a fork. */
+/* The GPUs of this machine. A child process finds out, because CUDA does not survive a fork. */
 static struct {
     bool simulated, nccl;
     int devices;
@@ -106,7 +106,7 @@ static void run_worlds(rank_body body, const void *arg) {
 
 /* --- collectives --- */
 
-/* Small integers: every sum is exact, in bf16 too. */
+/* Small integers, so that every sum is exact, in bf16, too. */
 static float value_of(int64_t rank, int64_t i) { return (float)((i * 7 + rank * 13 + i / 128) % 17 - 8); }
 
 enum { GUARD = 64 }; /* elements before and behind the tensor */
@@ -429,8 +429,7 @@ static void *abort_later(void *arg) {
     s->api.comm_abort(s->comm);
     return NULL;
 }
-/* Rank 0 waits on the device for rank 1, which never joins, until another thread aborts the
- * communicator. */
+/* Rank 0 waits on the device for rank 1, which never joins, until another thread aborts the communicator. */
 static int abort_body(const struct ranks *r, int64_t rank) {
     struct stuck s = {0};
     struct error err = {""};

@@ -1,5 +1,5 @@
-/* A GPU, or the simulated one, as a device: memory, copies, streams, graphs, rates; that matmuls are tuned
- * once; and, where it is the simulated one, each sentence that says why no GPU can be used. */
+/* A GPU, or the simulated one, as a device: memory, copies, streams, graphs, rates, and tuning of matmuls.
+ * On the simulated one also every message that says why no GPU can be used. */
 #include "test/test.h"
 
 #include "llmc/ops/ctx.h"
@@ -36,7 +36,7 @@ static void test_memory_and_copies(void **state) {
     char *host = (char *)d->alloc_host(d, N), pageable[N];
     for (int i = 0; i < N; i++) pageable[i] = (char)i;
     d->upload(d, a, pageable, N, d->stream);
-    memset(pageable, 0, N); /* allowed at once: it is not from alloc_host() */
+    memset(pageable, 0, N); /* allowed at once, because it is not from alloc_host() */
     d->copy(d, b + 5, a, N, d->stream);
     d->download(d, host, b + 5, N, d->stream);
     d->synchronize(d, d->stream);
@@ -44,7 +44,7 @@ static void test_memory_and_copies(void **state) {
     d->free_host(d, host);
     d->free(d, a);
     d->free(d, b);
-    /* more than there is: NULL, and the device works on */
+    /* more than there is gives NULL and does not disturb the device */
     assert_null(d->alloc(d, (size_t)1 << 50));
     a = (char *)d->alloc(d, 1);
     assert_non_null(a);
@@ -95,7 +95,7 @@ static void test_rates(void **state) {
     d->close(d);
 }
 
-/* Copies on two streams, in the order that events give them; SIM_LAZY=1 notices a wait that does nothing. */
+/* Copies on two streams, ordered by events. SIM_LAZY=1 notices a wait that does nothing. */
 static void test_streams(void **state) {
     enum { ROUNDS = 20 };
     struct device *d = open_device();
@@ -188,9 +188,9 @@ static void test_tf32(void **state) {
     assert_true(product(&tf32, 32, 16, w) == 32.0f);
 }
 
-/* --- rows made for one architecture --- */
+/* --- variants made for one architecture --- */
 
-/* A device says what it is, and the front doors offer it only what is made for it. */
+/* Front doors choose only variants that are made for the device's architecture. */
 static void check_architecture(int arch) {
     char *text = xasprintf("%d", arch);
     setenv("SIM_ARCH", text, 1);

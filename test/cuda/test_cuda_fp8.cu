@@ -1,8 +1,7 @@
-/* fp8 on the device beyond what the op tests see: conversions of every number, scales, copies against plain
- * loops, what is not finite, the rules of cuBLASLt; and training in fp8, ten steps.
+/* fp8 on the device, beyond what the op tests check: conversions of every number, scales, copies against
+ * plain loops, operands that are not finite, the rules of cuBLASLt, and ten steps of training.
  *     test_cuda_fp8 [NAME]                    only the tests whose name matches ("training")
- *     LLMC_TEST_SIZE=small test_cuda_fp8      one step: for a race checker
- * Order: conversions, copies, not finite, cuBLASLt, training. */
+ *     LLMC_TEST_SIZE=small test_cuda_fp8      one step, for a race checker */
 #include "test/cuda/test_cuda.h"
 
 #include "llmc/cuda/fp8.cuh"
@@ -13,7 +12,7 @@
 
 /* --- conversions --- */
 
-/* codes (n/2): pairs of x; back (n): x through fp8 with this scale. */
+/* codes (n/2): pairs of x in fp8; back (n): x rounded to fp8 with this scale. */
 template <fp8_format F>
 static __global__ void convert_kernel(uint16_t *codes, float *back, const float *x, int n, float scale) {
     int i = 2 * (int)(blockIdx.x * blockDim.x + threadIdx.x);
@@ -47,7 +46,7 @@ template <fp8_format F> static void check_conversions() {
     }
 }
 
-/* Every bf16 number there is, beyond the range and NaN too, in both formats. */
+/* Every bf16 number, including those beyond the range and NaN, in both formats. */
 static void test_conversions(void **) {
     check_conversions<FP8_E4M3>();
     check_conversions<FP8_E5M2>();
@@ -78,7 +77,7 @@ static void test_scales(void **) {
 
 /* --- copies --- */
 
-/* Bit for bit: each element in its place in both copies, and nothing beside them. */
+/* Each element is in its place in both copies, to the bit, and nothing is written beside them. */
 static void check_copies(fp8_format format, int64_t N, int64_t C, bool as_is, bool transposed) {
     enum { GUARD = 64 };
     int64_t n = N * C;
@@ -142,8 +141,8 @@ static void gpu_close(gpu *g) {
     g->device->close(g->device);
 }
 
-/* One NaN or infinity anywhere in an operand, and everything that is computed from it is NaN: the step is
- * skipped, as it would be without fp8. */
+/* With one NaN or infinity anywhere in an operand, everything computed from it is NaN, so that the step is
+ * skipped, as without fp8. */
 static void test_not_finite(void **) {
     const int N = 32, C = 48, OC = 16;
     gpu g;
@@ -179,8 +178,8 @@ static void test_not_finite(void **) {
     gpu_close(&g);
 }
 
-/* A GPU without fp8 tensor cores, played by the simulated one: the row notices that the library has no
- * algorithm, and the naive kernel computes the same, bias gradients added once. */
+/* On a GPU without fp8 tensor cores, which the simulated one imitates, the library has no algorithm. The
+ * naive kernel then computes the same, and bias gradients are added once. */
 static void test_without_tensor_cores(void **) {
     const int N = 32, C = 48, OC = 16;
     cudaDeviceProp p;
@@ -202,7 +201,7 @@ static void test_without_tensor_cores(void **) {
     struct tensor dw = tensor_make("dweight", DTYPE_BF16, dweight.device, OC, C, 0, 0);
     struct tensor db = tensor_make("dbias", DTYPE_BF16, dbias.device, OC, 0, 0, 0);
     w.fp8 = true;
-    for (auto *b : {&inp, &weight, &dout, &dweight, &dbias}) { /* integers: exact */
+    for (auto *b : {&inp, &weight, &dout, &dweight, &dbias}) { /* integers, so that sums are exact */
         for (size_t i = 0; i < b->host.size(); i++)
             b->host[i] = from_float_host<bf16>((float)(i * 5 % 7) - 3.0f);
         b->upload();
@@ -269,7 +268,8 @@ static bool possible(cudaDataType_t type_a, cudaDataType_t type_b, bool transpos
     return status == CUBLAS_STATUS_SUCCESS && found == 1;
 }
 
-/* What fp8_copy() makes transposed copies for, and what need() keeps away: so it is before Blackwell. */
+/* Before Blackwell the library takes only the forms for which fp8_copy() makes transposed copies and that
+ * need() lets through. */
 static void test_what_the_library_takes(void **) {
     cudaDeviceProp p;
     cuda_check(cudaGetDeviceProperties(&p, 0));
@@ -322,7 +322,7 @@ static void micro_step(struct gpt *model, struct device *d, void **graph, bool r
         gpt_forward_backward(model, first);
 }
 
-/* `record`: micro-steps after the first step are recorded once and then run from the record. */
+/* `record`: micro-steps after the first step are recorded once and then replayed. */
 static outcome train(bool cuda, bool fp8, enum recompute recompute, bool record, int steps) {
     gpu g;
     struct gpt model;
@@ -376,19 +376,19 @@ static outcome train(bool cuda, bool fp8, enum recompute recompute, bool record,
     return o;
 }
 
-/* Bit for bit, as far as the shorter one went. */
+/* The same bits, as far as the shorter run went. */
 static void assert_identical(const outcome &a, const outcome &b, const char *what) {
     int steps = a.steps < b.steps ? a.steps : b.steps;
     if (memcmp(a.loss, b.loss, (size_t)steps * sizeof *a.loss) != 0) fail_msg("%s: losses differ", what);
     if (a.steps == b.steps && a.params != b.params) fail_msg("%s: parameters differ", what);
 }
 
-/* Against the CPU, which rounds the same operands: what differs are roundings to bf16, and elements that they
- * push over a boundary between fp8 numbers. Each matmul adds an error of 2^-6 (cmd_compare.c), eight are on
- * the way to the logits, which are below 1 here: 2^-6 sqrt(8) of a logit; a loss is the mean of 64. At the
- * start that is 5.5e-3 of a nat, 1.3e-3 of the loss; the weights' differences double it by the end. Against
- * bf16: fp8 rounds with an error of 2^-4 at most, 2^-4/sqrt(3) in the mean square, in each of two operands:
- * by the same count 3.3 times as much. */
+/* Against the CPU, which rounds the same operands to fp8: what differs is rounding to bf16, and elements
+ * that it moves across a boundary between fp8 numbers. Each matmul adds an error of 2^-6
+ * (llmc/cli/compare.c). Eight matmuls lead to the logits, which are below 1 here, so a logit is off by 2^-6
+ * sqrt(8), and a loss is the mean of 64. At the start that is 5.5e-3 of a nat, 1.3e-3 of the loss;
+ * differences of weights double it by the end. Against bf16: fp8 rounds each of two operands with an error
+ * of 2^-4 at most, 2^-4/sqrt(3) in the mean square, which is 3.3 times as much by the same count. */
 static void test_training(void **) {
     const char *size = getenv("LLMC_TEST_SIZE");
     bool small_test = size && strcmp(size, "small") == 0;
@@ -407,7 +407,7 @@ static void test_training(void **) {
             fail_msg("step %d: loss %.9g, in bf16 %.9g", i + 1, fp8.loss[i], bf16_too.loss[i]);
     }
     assert_true(memcmp(fp8.loss, bf16_too.loss, sizeof fp8.loss) != 0);
-    assert_true(fp8.steps < STEPS || fp8.loss[STEPS - 1] < fp8.loss[0] - 0.1); /* it does train */
+    assert_true(fp8.steps < STEPS || fp8.loss[STEPS - 1] < fp8.loss[0] - 0.1); /* it learns */
 }
 
 int main(int argc, char **argv) {

@@ -1,14 +1,14 @@
 /* llmc/cuda/hopper.cuh on an sm_90 GPU or the simulated one: a matrix product in which one warpgroup loads
- * tiles by TMA and another multiplies them by wgmma, through a ring of stages; both operand layouts, and odd
- * sizes. Then every instance of wgmma by itself, stacks of matrices, warpgroups that take turns, and
- * the order in which attention's tiles are dealt out. */
+ * tiles by TMA and another multiplies them by wgmma, through a ring of stages, in both operand layouts and
+ * odd sizes. Then every instance of wgmma alone, stacks of matrices, warpgroups that take turns, and the
+ * order of attention's tiles. */
 #include "test/cuda/test_cuda.h"
 
 #include "llmc/cuda/attn_hopper.cuh"
 
 enum { TILE = 64, STAGES = 3, TILE_BYTES = TILE * TILE * 2 };
 
-/* d (M,N) fp32 = a (M,K) @ b, b being (N,K) for K-major, (K,N) for MN-major. 256 threads a 64x64 tile. */
+/* d (M,N) fp32 = a (M,K) @ b; b is (N,K) if K-major, (K,N) if MN-major. 256 threads per 64x64 tile. */
 template <bool b_mn_major>
 static __global__ void __launch_bounds__(256)
     product_kernel(float *d, const __grid_constant__ CUtensorMap map_a,
@@ -26,7 +26,7 @@ static __global__ void __launch_bounds__(256)
         mbarrier_fence_init();
     }
     __syncthreads();
-    if (thread < 128) { /* the loading warpgroup; one thread does it */
+    if (thread < 128) { /* the loading warpgroup, of which one thread works */
         for (int i = 0; i < steps && thread == 0; i++) {
             int s = i % STAGES;
             bf16 *a = tiles + s * 2 * TILE * TILE, *b = a + TILE * TILE;
@@ -95,8 +95,8 @@ template <bool b_mn_major> static void check_product(int M, int N, int K) {
 
 enum kind { SHARED_K_MAJOR, SHARED_MN_MAJOR, REGISTERS };
 
-/* d (64,N) = a (64,64) @ b (64,N), a and b being matrix 1 of three; `before` is another product, whose group
- * is still under way when that of d is waited for. Tiles come by TMA, in slabs of 64 columns. */
+/* d (64,N) = a (64,64) @ b (64,N), where a and b are matrix 1 of three. `before` is another product, whose
+ * group still runs when the kernel waits for that of d. Tiles come by TMA, in slabs of 64 columns. */
 template <kind a_kind, bool b_mn_major, int N>
 static __global__ void __launch_bounds__(128)
     shapes_kernel(float *d, float *late, const bf16 *a, const __grid_constant__ CUtensorMap map_a,
@@ -149,7 +149,7 @@ static __global__ void __launch_bounds__(128)
         late[(row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + lane % 4 * 2 + i % 2] = other[i];
 }
 
-/* Matrices have fewer rows than a box: the rest must read as zeros, not as the next matrix. */
+/* Matrices have fewer rows than a box; the rest must read as zeros, not as the next matrix. */
 template <kind a_kind, bool b_mn_major, int N> static void check_shape() {
     constexpr int K = 64, rows_b = b_mn_major ? K - 3 : N - 3, cols_b = b_mn_major ? N : K;
     buffer<bf16> a(3 * 64 * K), b(3 * rows_b * cols_b);
@@ -195,7 +195,7 @@ template <kind a_kind, bool b_mn_major, int N> static void check_shape() {
 
 /* --- registers, named barriers, bulk copies --- */
 
-/* Two warpgroups take turns to add to a sum, the third brings what they add: value = 2*value + number. */
+/* Two warpgroups take turns to compute value = 2*value + number; the third loads the numbers. */
 static __global__ void __launch_bounds__(384, 1) turns_kernel(int *out, const int *numbers, int rounds) {
     SHARED_ALIGNED(int, number, [64], 16);
     SHARED(int, value, [1]);
@@ -229,8 +229,8 @@ static __global__ void __launch_bounds__(384, 1) turns_kernel(int *out, const in
 
 /* --- the order of attention's tiles --- */
 
-/* visits (tiles,heads): the round in which a tile was taken, from 1, added up over visits. Work of a block:
- * the steps of its tiles, number 0 being `tiles` long. */
+/* visits (tiles,heads): the round, from 1, in which a tile was taken, summed over visits. Work of a block:
+ * the steps of its tiles, of which number 0 has `tiles`. */
 static __global__ void walk_kernel(int *visits, int *work, tile_list list) {
     tile_walk walk(list);
     for (tile_place place; walk.next(place);) {
@@ -239,8 +239,8 @@ static __global__ void walk_kernel(int *visits, int *work, tile_list list) {
     }
 }
 
-/* Every tile once, in the round of its number; the list's order: parties, then length. Returns by what share
- * of the mean the most loaded block exceeds it. */
+/* Every tile is taken once, in the round of its number; the list is ordered by party, then by length.
+ * Returns by what share of the mean the busiest block exceeds it. */
 static double check_walk(int tiles, int heads, int fitting, int blocks) {
     tile_list list = list_of_tiles(tiles, heads, fitting, blocks);
     buffer<int> visits(tiles * heads), work(blocks);
@@ -311,7 +311,7 @@ static void test_walk(void **) { /* on any GPU */
     check_walk(5, 7, 3, 4);
     check_walk(3, 2, 1, 6);
     assert_true(check_walk(8, 24, 24, 12) == 0.0);
-    /* the ends, where not every block has a tile left, are the only loss */
+    /* only the ends, where not every block has a tile left, lose */
     assert_true(check_walk(8, 770, 64, 132) < 0.02);
     assert_true(check_walk(9, 300, 8, 13) < 0.02);
     assert_true(check_walk(16, 192, 32, 132) < 0.02);

@@ -1,6 +1,6 @@
-/* The primitives of llmc/cuda/kernel.cuh, on a GPU or on the simulated one: each against a plain loop on the
- * host. A wrong register layout would be wrong in kernels and simulator alike; on a GPU this test shows
- * it. */
+/* The primitives of llmc/cuda/kernel.cuh, on a GPU or on the simulated one, each against a plain loop on
+ * the host. A misread register layout would be wrong in kernels and simulation alike; on a GPU this test
+ * shows it. */
 #include "test/cuda/test_cuda.h"
 
 /* --- warps and blocks --- */
@@ -40,7 +40,7 @@ static void test_reductions(void **) {
     }
 }
 
-/* Shuffles with widths, partial masks, votes: 13 results a lane. */
+/* Shuffles with widths, partial masks, votes: 13 results per lane. */
 enum { WARP_RESULTS = 13 };
 static __global__ void warp_kernel(int *out) {
     int lane = (int)threadIdx.x, *o = out + lane * WARP_RESULTS;
@@ -84,7 +84,7 @@ static void test_warp_operations(void **) {
     }
 }
 
-/* The last block to finish adds up what all blocks wrote. */
+/* The last block to finish adds what all blocks wrote. */
 static __global__ void last_block_kernel(float *total, float *partial, unsigned *finished) {
     SHARED(bool, last, [1]);
     if (threadIdx.x == 0) {
@@ -104,7 +104,7 @@ static void test_last_block(void **) {
     buffer<unsigned> finished(1);
     finished.host[0] = 0;
     finished.upload();
-    for (int repeat = 0; repeat < 2; repeat++) { /* the counter starts again by itself */
+    for (int repeat = 0; repeat < 2; repeat++) { /* the counter resets itself */
         launch({17, 64}, last_block_kernel, total.device, partial.device, finished.device);
         total.download();
         assert_true(total.host[0] == 17 * 18 / 2);
@@ -188,9 +188,9 @@ static void test_mathematics(void **) {
 
 /* --- tensor cores and asynchronous copies --- */
 
-/* out (16,8) = a (16,16) @ b, operands through cp.async and ldmatrix. b is (16,8) row-major, whose columns
- * the instruction wants: ldmatrix_x4_trans; or (8,16), its transpose: ldmatrix_x4. Only rows < valid of a are
- * copied, the rest must be zero. */
+/* out (16,8) = a (16,16) @ b, with operands through cp.async and ldmatrix. The instruction takes columns of
+ * b: by ldmatrix_x4_trans if b is (16,8) row-major, by ldmatrix_x4 if it is the transpose, (8,16). Only
+ * rows < valid of a are copied; the rest must be zero. */
 template <bool b_transposed>
 static __global__ void tile_kernel(float *out, const bf16 *a, const bf16 *b, int valid) {
     SHARED_ALIGNED(bf16, tile_a, [16][16], 16);

@@ -89,7 +89,7 @@ static void test_op(void **state, enum op_id id) {
     gpu->ctx.ops = &ladder_ops;
     for (count = 0;
          gpu->ladders && (name = op->variant(&ladder_ops, count)) && isdigit((unsigned char)name[0]); count++)
-        failed += check_variant(gpu, op, name, false); /* a step may refuse what it is not about */
+        failed += check_variant(gpu, op, name, false); /* a step may refuse cases */
     gpu->ctx.ops = production;
     if (failed) fail_msg("%d failures", failed);
 }
@@ -102,7 +102,7 @@ LLMC_OPS(X)
 /* --- stochastic rounding --- */
 
 /* One update of N parameters from 1 towards 1 + 1/4 of the spacing above, in `pieces` calls. The first
- * element is number `offset` of the whole buffer. */
+ * element has the number `offset` in the whole buffer. */
 enum { N = 16384 };
 static void round_stochastically(struct gpu *gpu, uint16_t *out, int pieces, int64_t offset, int step) {
     struct device *d = gpu->device;
@@ -118,8 +118,8 @@ static void round_stochastically(struct gpu *gpu, uint16_t *out, int pieces, int
     ctx_upload(&gpu->ctx, memory[2], zero, N * 4);
     ctx_upload(&gpu->ctx, memory[3], half, N * 2);
     ctx_upload(&gpu->ctx, memory[4], &one, 4);
-    /* with moments that forget at once m / (sqrt(v) + eps) is -1 in every step, so that w grows by lr; the
-     * spacing above 1 is 2^-7 */
+    /* with beta1 = beta2 = 0, m / (sqrt(v) + eps) is -1 in every step, so that w grows by lr; the spacing
+     * above 1 is 2^-7 */
     struct adamw_args args = {.lr = 1.0f / 512.0f,
                               .beta1 = 0.0f,
                               .beta2 = 0.0f,
@@ -143,8 +143,8 @@ static void round_stochastically(struct gpu *gpu, uint16_t *out, int pieces, int
     free(zero);
 }
 
-/* A quarter of the parameters goes up, the others stay. What an element does depends on its place in the
- * whole buffer and on the step alone, not on how calls or variants divide it. */
+/* A quarter of the parameters is rounded up. Which ones depends on their place in the whole buffer and on
+ * the step, not on how calls or variants divide the buffer. */
 static void test_stochastic_rounding(void **state) {
     struct gpu *gpu = (struct gpu *)*state;
     uint16_t *whole = (uint16_t *)xmalloc(N * sizeof *whole), *other = (uint16_t *)xmalloc(N * sizeof *other);
@@ -159,9 +159,9 @@ static void test_stochastic_rounding(void **state) {
         fail_msg("%d of %d went up, not a quarter", up, N);
     round_stochastically(gpu, other, 2, 8, 1);
     assert_memory_equal(whole, other, N * sizeof *whole);
-    round_stochastically(gpu, other, 1, 5, 1); /* a variant for four at a time cannot start here */
+    round_stochastically(gpu, other, 1, 5, 1); /* where "vec", which takes four at a time, cannot start */
     assert_memory_equal(whole, other + 3, (N - 3) * sizeof *whole);
-    round_stochastically(gpu, other, 1, 8, 2); /* the next step draws anew: a sixteenth goes up in both */
+    round_stochastically(gpu, other, 1, 8, 2); /* independent in the next step: a sixteenth goes up in both */
     for (int i = 0; i < N; i++) both += whole[i] != bf16_from_f32(1.0f) && other[i] != bf16_from_f32(1.0f);
     if (!(fabs(both - N / 16.0) <= 4.0 * sqrt(N * 15.0 / 256.0)))
         fail_msg("%d of %d went up in both steps, not a sixteenth", both, N);
@@ -171,8 +171,8 @@ static void test_stochastic_rounding(void **state) {
 
 /* --- recorded operations --- */
 
-/* A sum that blocks make together must start anew in every run of a record, and so must one on another stream
- * in between. Integers, whose sums are exact. */
+/* A sum over several blocks must start from 0 in every run of a graph, also if another context runs one in
+ * between. The values are integers, so that the sums are exact. */
 static void test_sumsq_recorded(void **state) {
     enum { RUNS = 3 };
     struct gpu *gpu = (struct gpu *)*state;
@@ -187,7 +187,7 @@ static void test_sumsq_recorded(void **state) {
                             tensor_make("out", DTYPE_F32, (char *)result + sizeof *got, 1, 0, 0, 0)};
     for (int i = 0; i < count; i++) host[i] = 1.0f;
     ctx_upload_f32(&gpu->ctx, &inp, host);
-    sumsq(&gpu->ctx, &out[0], &inp); /* takes the scratch, which a record must not */
+    sumsq(&gpu->ctx, &out[0], &inp); /* allocates the scratch, which a capture must not */
     sumsq(&other, &out[1], &inp);
     d->capture_begin(d, gpu->ctx.stream);
     sumsq(&gpu->ctx, &out[0], &inp);

@@ -1,6 +1,6 @@
-/* What a profiler sees of a training step: the ranges that NVTX reports. A tiny injection library, linked in,
- * takes the place of Nsight: NVTX hands it its table of callbacks, and what is pushed and popped is written
- * down. */
+/* The ranges of a training step that NVTX reports to a profiler. A small injection library, linked into
+ * this program, takes the place of Nsight: NVTX gives it a table of callbacks, and it records what is
+ * pushed and popped. */
 #include "test/cuda/test_cuda.h"
 
 #include "llmc/model/gpt.h"
@@ -49,7 +49,7 @@ NvtxInitializeInjectionNvtxFunc_t InitializeInjectionNvtx2_fnptr = injected;
 
 /* --- the step --- */
 
-/* The first range of this name, from its name on; `matmul_backward{` is not a range `backward{`. */
+/* The text from the first range of this name on; `matmul_backward{` is not a range `backward{`. */
 static const char *find_range(const char *where, const char *name) {
     size_t n = strlen(name);
     for (const char *p = where; (p = strstr(p, name)) != NULL; p++)
@@ -63,7 +63,7 @@ static int count_of(const char *where, const char *name) {
     return count;
 }
 
-/* What is in the first range of this name; the caller frees. */
+/* The contents of the first range of this name; the caller frees them. */
 static char *range_of(const char *name) {
     const char *start = find_range(seen, name), *end;
     if (!start) fail_msg("no range %s in %s", name, seen);

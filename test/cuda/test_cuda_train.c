@@ -1,9 +1,8 @@
 /* Training on the CUDA back end, on a GPU or on the simulated one: ten steps against the CPU reference, the
- * same bits twice and at every recomputation level, a recorded graph against plain calls, checkpoints between
- * devices.
+ * same bits twice and at every recomputation level, a recorded graph against plain calls, checkpoints
+ * between devices.
  *
- *     LLMC_TEST_SIZE=small test_cuda_train     one step against the CPU only: for a race checker
- * Order: running steps, against the CPU, against itself, checkpoints. */
+ *     LLMC_TEST_SIZE=small test_cuda_train     only one step against the CPU, for a race checker */
 #include "test/scratch.h"
 
 #include "llmc/format/checkpoint.h"
@@ -19,7 +18,7 @@
 
 /* --- running steps --- */
 
-/* Heads of 16: the tensor-core rows of attention take them in bf16. Odd everywhere else. */
+/* Heads of 16 columns, which attention's tensor-core variants take in bf16; odd sizes otherwise. */
 static const struct gpt_config small = GPT2_CONFIG("small", 20, 70, 2, 2, 32);
 enum { B = 3, T = 19, STEPS = 10, MICRO = 2 };
 
@@ -47,8 +46,8 @@ static void trainer_close(struct trainer *t) {
     t->device->close(t->device);
 }
 
-/* Something to learn: 3x+1 modulo the vocabulary, from random starts. Some targets are left out, in every
- * batch another number of them; returns how many there are. */
+/* A batch of the sequence 3x+1 modulo the vocabulary, from random starts. Some targets are ignored, a
+ * different number in each batch. Returns the number of targets. */
 static int batch_of(int32_t *tokens, int32_t *targets, int64_t number) {
     int valid = 0;
     for (int b = 0; b < B; b++) {
@@ -64,8 +63,8 @@ static int batch_of(int32_t *tokens, int32_t *targets, int64_t number) {
     return valid;
 }
 
-/* One step of MICRO micro-batches; returns its loss. With `graphs`, micro-steps are recorded and run from the
- * record, although the scale of the losses differs from step to step. */
+/* One step of MICRO micro-batches. Returns its loss. With `graphs`, micro-steps are recorded once and
+ * replayed, although the scale of the losses differs between steps. */
 static double step(struct trainer *t, int64_t number, void **graphs) {
     int32_t tokens[MICRO][B * T], targets[MICRO][B * T];
     int valid = 0;
@@ -137,15 +136,15 @@ static void test_fp32_equals_the_cpu(void **state) {
     for (int i = 0; i < gpu.steps; i++)
         if (!(fabs(gpu.loss[i] - cpu.loss[i]) <= 1e-5 * cpu.loss[i]))
             fail_msg("step %d: loss %.9g, on the CPU %.9g", i + 1, gpu.loss[i], cpu.loss[i]);
-    assert_true(cpu.steps == 1 || cpu.loss[STEPS - 1] < cpu.loss[0] - 0.1); /* it does train */
+    assert_true(cpu.steps == 1 || cpu.loss[STEPS - 1] < cpu.loss[0] - 0.1); /* it learns */
     free(cpu.params);
     free(gpu.params);
 }
 
-/* A loss is the mean of B*T*MICRO = 114 values, each off by the error of its logits: of the order of 2^-9 of
- * a logit times the square root of the roundings on its way (about 25), so 2^-9 * 5 / sqrt(114) of a typical
- * logit (below 1 here), 1e-3 of the loss. Differences of weights add to that over the steps: twice that at
- * the end. */
+/* A loss is the mean of B*T*MICRO = 114 values, each with the error of its logits: about 2^-9 of a logit
+ * times the square root of the roundings on its way (about 25). That is 2^-9 * 5 / sqrt(114) of a typical
+ * logit, which is below 1 here, or 1e-3 of the loss. Differences of weights add to that over the steps, so
+ * twice that is allowed at the end. */
 static void test_bf16_follows_the_cpu(void **state) {
     struct outcome cpu = train(false, DTYPE_F32, RECOMPUTE_NONE, false),
                    gpu = train(true, DTYPE_BF16, RECOMPUTE_NONE, false);
@@ -175,8 +174,8 @@ static void test_same_bits(void **state) {
 
 /* --- checkpoints --- */
 
-/* Saved after five steps on one device, loaded into a fresh model on another: the rest equals the
- * uninterrupted run, bit for bit on the same kind of device, and to rounding across devices. */
+/* A checkpoint after five steps on one device continues on another. The remaining steps equal the
+ * uninterrupted run, to the bit on the same kind of device, and to rounding across devices. */
 static void resume_on(bool from_cuda, bool to_cuda, enum dtype dtype, double tolerance) {
     char directory[] = "/tmp/llmc-cuda-XXXXXX";
     struct error err;

@@ -1,8 +1,6 @@
-/* Training on several GPUs, or on the simulated ones: every level of ZeRO over NCCL, in fp32 and bf16,
- * against one GPU that sees the same tokens. (test_zero.c has the many cases, on the CPU; here the point is
- * streams: run with SIM_LAZY=1 this notices a collective that nobody waits for.)
- *
- * Order: one rank of a run; runs; comparisons. */
+/* Training on several GPUs, or on simulated ones: every level of ZeRO over NCCL, in fp32 and bf16, against
+ * one GPU with the same tokens. test_zero.c has many more cases, on the CPU; this test is about streams,
+ * and with SIM_LAZY=1 notices a collective for which no operation waits. */
 #include "test/test.h"
 
 #include "llmc/base/rng.h"
@@ -18,7 +16,7 @@
 
 /* --- one rank of a run --- */
 
-/* Heads of 16: the tensor-core rows of attention take them in bf16. Odd everywhere else. */
+/* Heads of 16 columns, which attention's tensor-core variants take in bf16; odd sizes otherwise. */
 static const struct gpt_config model = GPT2_CONFIG("small", 12, 70, 3, 2, 32);
 enum { B = 2, T = 9, STEPS = 3, MICRO = 2 /* micro-batches of a step, over all ranks */ };
 
@@ -58,7 +56,7 @@ static void train(struct zero *z, struct result *out) {
         struct adamw_args args = {.lr = 3e-3f,
                                   .beta1 = 0.9f,
                                   .beta2 = 0.95f,
-                                  .eps = 3e-2f, /* rounding stays rounding: no division by tiny roots */
+                                  .eps = 3e-2f, /* divisions by tiny roots would magnify rounding */
                                   .weight_decay = 0.1f,
                                   .max_norm = 0.5f,
                                   .step = step + 1,
@@ -95,7 +93,7 @@ static int body(const struct ranks *ranks, int64_t rank) {
     zero_gpt_options(&options, r->level, r->world);
     gpt_create(&gpt, &ctx, &model, &options);
     zero_create(&z, &gpt, &optimizer, comm, r->level, r->dtype != DTYPE_F32);
-    gpt_init_weights(&gpt, rank == 0 ? 1 : 2); /* all must come to have those of rank 0 */
+    gpt_init_weights(&gpt, rank == 0 ? 1 : 2); /* all ranks must get those of rank 0 */
     zero_parameters_changed(&z);
     optimizer_copy_master(&optimizer, &gpt);
     size_t bytes = sizeof(struct result) + (size_t)gpt.layout.total * sizeof(float);
@@ -145,7 +143,7 @@ static void near(int level, const char *what, int64_t i, double got, double want
         fail_msg("level %d: %s %d is %.9g, on one GPU %.9g", level, what, (int)i, got, want);
 }
 
-/* `loss`, `params`: relative differences that are allowed. */
+/* `loss`, `params`: the allowed relative differences. */
 static void check_levels(enum dtype dtype, double loss, double params) {
     struct result *one = run(1, ZERO_NONE, dtype), *first = NULL;
     assert_true(one->loss[STEPS - 1] < one->loss[0]);
@@ -160,7 +158,7 @@ static void check_levels(enum dtype dtype, double loss, double params) {
         for (int64_t i = 0; i < total(); i++)
             near(level, "parameter", i, (double)two->params[i], (double)one->params[i],
                  params * fabs((double)one->params[i]) + 1e-2 * params);
-        /* two values have one sum, in whatever order: all levels give the same bits */
+        /* the sum of two values does not depend on their order: all levels give the same bits */
         if (first && memcmp(first, two, result_bytes()) != 0)
             fail_msg("level %d differs from level 0", level);
         if (first)
@@ -174,9 +172,9 @@ static void check_levels(enum dtype dtype, double loss, double params) {
 
 static bool can_run(void) {
     const char *size = getenv("LLMC_TEST_SIZE");
-    if (size && strcmp(size, "small") == 0) return false; /* a race checker has seen all these kernels */
+    if (size && strcmp(size, "small") == 0) return false; /* other tests check these kernels for races */
     setenv("SIM_GPUS", "2", 1);
-    setenv("SIM_WORKERS", "1", 1); /* two processes share the cores as it is */
+    setenv("SIM_WORKERS", "1", 1); /* two processes already share the cores */
     return true;
 }
 
@@ -184,8 +182,8 @@ static void test_fp32(void **state) {
     if (!can_run()) skip();
     check_levels(DTYPE_F32, 1e-6, 1e-6);
 }
-/* Two ranks round their gradients to bf16 one by one, one rank rounds the sum; a parameter may come to lie
- * one bf16 number beside, which is 2^-7 of it at most. */
+/* Two ranks round their gradients to bf16 separately, one rank rounds the sum. A parameter may end one bf16
+ * number off, which is at most 2^-7 of it. */
 static void test_bf16(void **state) {
     if (!can_run()) skip();
     check_levels(DTYPE_BF16, 3e-4, 1.0 / 128.0);

@@ -1,4 +1,5 @@
-/* act_forward, act_backward, glu_forward, glu_backward. Shapes: {N, C}, of glu {N, F}. GELU, or by flag. */
+/* act_forward, act_backward, glu_forward, glu_backward. Shapes: {N, C}, for glu {N, F}. GELU without a
+ * flag. */
 #include "test/ops/op_harness.h"
 
 #include <float.h>
@@ -9,9 +10,10 @@ static enum activation activation_of(const struct op_case *c) {
     return c->flags & SILU ? ACT_SILU : c->flags & RELU2 ? ACT_RELU2 : ACT_GELU;
 }
 
-/* Columns [0, cols) of rows of `width` columns: INPUT_EQUAL from the tails, where 1+tanh cancels, x^3 overflows
- * and e^x is no normal number, through the bend around 0. Squares stay finite, and random numbers keep away from
- * the kink in the slope of max(x,0)^2, at which finite differences are wrong. */
+/* Fills columns [0, cols) of rows of `width` columns. INPUT_EQUAL runs from the tails, where 1+tanh
+ * cancels, x^3 overflows and e^x is no normal number, through the bend around 0. For max(x,0)^2, squares
+ * stay finite, and random numbers stay away from the kink in its slope, across which finite differences are
+ * wrong. */
 static void fill_curve(struct op_instance *x, struct operand *o, int64_t cols, int64_t width) {
     static const float far[] = {0.0f,  -0.0f,  1e-30f, -1e-30f, 20.0f, -20.0f, 86.9f, -86.9f,
                                 87.4f, -87.4f, 89.0f,  -89.0f,  1e4f,  -1e4f,  1e13f, -1e13f,
@@ -28,8 +30,8 @@ static void fill_curve(struct op_instance *x, struct operand *o, int64_t cols, i
     op_round(o, o->initial);
 }
 
-/* Twice the fp32 errors of an activation and its derivative at x. In SiLU the exponent's rounding moves e^-x
- * by |x| u of itself, and an exponential that is no normal number may be flushed. */
+/* Twice the fp32 errors of an activation and of its derivative at x. In SiLU, rounding the exponent changes
+ * e^-x by |x| u of itself, and an exponential below the normal numbers may be flushed. */
 static double act_error(const struct op_case *c, double x) {
     double silu = fabs(x) / (1.0 + exp(-x));
     switch (activation_of(c)) {

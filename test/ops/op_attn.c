@@ -8,9 +8,9 @@ enum { RISING = OP_FLAG(0), LOW = OP_FLAG(1), FALLING = OP_FLAG(2) };
 static int64_t kv_heads(const struct op_case *c) { return c->d[5] ? c->d[5] : c->d[2]; }
 static int64_t width_of(const struct op_case *c) { return (c->d[2] + 2 * kv_heads(c)) * c->d[3]; }
 
-/* Scores reach about 200 with large inputs, where exp without the maximum overflows. LOW: they are all near
- * -150, where a maximum that starts at 0 makes every exp 0. RISING: keys grow along the sequence, so that a
- * running maximum changes with every tile; FALLING: for kernels that walk it from its end. */
+/* With INPUT_LARGE, scores reach about 200, where exp without the maximum overflows. LOW: all scores are
+ * near -150, where a maximum that starts at 0 makes every exp 0. RISING: keys grow along the sequence, so
+ * that a running maximum changes with every tile; FALLING is the same for kernels that start at its end. */
 static void fill_qkv(struct op_instance *x, struct operand *o) {
     int64_t T = x->c->d[1], HS = x->c->d[3], C = x->c->d[2] * HS, width = width_of(x->c);
     float low = sqrtf(150.0f / sqrtf((float)HS));
@@ -57,7 +57,7 @@ static double dot(const float *a, const float *b, int64_t n, double *magnitude) 
     return sum;
 }
 
-/* P[t,0..t], and the largest error of a score in row t, in fp32: the sum's, and a rounding of the result. */
+/* Computes P[t,0..t]; returns the largest fp32 error of a score in row t, that of the sum and a rounding. */
 static double probabilities(const struct rows *r, int64_t t, double *P, double *lse) {
     double max = -INFINITY, total = 0.0, error = 0.0, m;
     for (int64_t s = 0; s <= t; s++) {
@@ -81,8 +81,8 @@ static void attn_forward_make(struct op_instance *x) {
     op_add(x, role, DTYPE_F32, "lse", B, NH, T);
 }
 
-/* A probability is off by the errors of its score and of the normaliser, and is stored in the dtype before it
- * meets v, so out is off by that share of P|v|. */
+/* A probability has the errors of its score and of the normaliser, and is rounded to the dtype before it
+ * meets v. out is off by that share of P|v|. */
 static void attn_forward_bound(struct op_instance *x) {
     int64_t B = x->c->d[0], T = x->c->d[1], NH = x->c->d[2], HS = x->c->d[3], C = NH * HS, t0 = x->c->d[4];
     double *out = op_allowed(x, "out"), *lse_allowed = op_allowed(x, "lse");
@@ -92,7 +92,7 @@ static void attn_forward_bound(struct op_instance *x) {
         double *P = (double *)xmalloc((size_t)T * sizeof *P), lse;
         for (int64_t t = 0; t < T; t++) {
             double *o = out + (bh / NH * T + t) * C + bh % NH * HS;
-            if (t < t0) { /* untouched, to the bit */
+            if (t < t0) { /* unchanged, to the bit */
                 for (int64_t c = 0; c < HS; c++) o[c] = 0.0;
                 lse_allowed[bh * T + t] = 0.0;
                 continue;
@@ -114,7 +114,8 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
     return 1;
 }
 
-/* Around the 64 rows of a warpgroup and the 128 of a tile; several tiles a block; rings that go round. */
+/* Lengths around the 64 rows of a warpgroup and the 128 of a tile, several tiles per block, rings that wrap
+ * around. */
 #define HOPPER_CASE(name, flags, ...)                                                                        \
     { name, INPUT_RANDOM, {__VA_ARGS__}, flags, SIZE_SMALL, "hopper" }
 #define HOPPER_CASES                                                                                         \
@@ -202,9 +203,9 @@ static void attn_backward_make(struct op_instance *x) {
     op_add(x, ROLE_OUT, x->dtype, "dqkv", B, T, width_of(x->c));
 }
 
-/* P = exp(S - lse) is off by the error of S and a rounding of S and lse; dP - D by those of two dot products;
- * P and dS are stored in the dtype before the last products, which are sums over up to T terms, times the query
- * heads that share a head of keys. */
+/* P = exp(S - lse) has the error of S and the roundings of S and lse; dP - D those of two dot products. P
+ * and dS are rounded to the dtype before the last products, which are sums of up to T terms for each query
+ * head that shares the head of keys. */
 static void attn_backward_bound(struct op_instance *x) {
     int64_t B = x->c->d[0], T = x->c->d[1], NH = x->c->d[2], HS = x->c->d[3], C = NH * HS,
             NKV = kv_heads(x->c);

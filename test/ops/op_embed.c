@@ -5,7 +5,7 @@ enum { NO_POSITIONS = OP_FLAG(0) };
 
 static void add_tokens(struct op_instance *x) {
     struct operand *o = op_add(x, ROLE_IN, DTYPE_I32, "tokens", x->c->d[0], x->c->d[1], 0);
-    if (x->c->input == INPUT_EQUAL) /* every token the same row: the last */
+    if (x->c->input == INPUT_EQUAL) /* every token is the last row */
         op_fill_index(x, o, x->c->d[3] - 1, x->c->d[3]);
     else
         op_fill_index(x, o, 0, x->c->d[3]);
@@ -50,7 +50,7 @@ static void embed_backward_make(struct op_instance *x) {
     if (!(x->c->flags & NO_POSITIONS)) op_add(x, ROLE_ADD, x->dtype, "dwpe", d[4], d[2], 0)->exact = exact;
 }
 
-/* The magnitude of each sum is the op itself on absolute values; no row has more than B*T terms. */
+/* The op on absolute values gives the magnitude of each sum, which has at most B*T terms. */
 static void embed_backward_bound(struct op_instance *x) {
     const int64_t *d = x->c->d;
     bool positions = !(x->c->flags & NO_POSITIONS);

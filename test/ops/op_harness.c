@@ -1,5 +1,5 @@
-/* The harness of op_harness.h. Order: the list of ops, operands and their values, temporaries for bounds,
- * instances (creation, guarded upload, call, comparison), one checked case. */
+/* Implements op_harness.h: makes operands and reference results, uploads them between guard bands, calls
+ * the op and compares. */
 #include "test/ops/op_harness.h"
 
 #include "llmc/base/rng.h"
@@ -65,7 +65,7 @@ const float *op_expected(struct op_instance *x, const char *name) {
 }
 double *op_allowed(struct op_instance *x, const char *name) { return op_need_operand(x, name)->allowed; }
 
-/* Number i of an operand's own stream: operands and indices never share a counter. */
+/* Number i of the operand's own random stream; no two operands share numbers. */
 static double uniform_at(const struct op_instance *x, const struct operand *o, int64_t i) {
     return rng_uniform(1 + (uint64_t)(o - x->operand), RNG_TEST, (uint64_t)i);
 }
@@ -163,7 +163,7 @@ static void free_temporaries(struct op_instance *x) {
 
 /* --- instances --- */
 
-/* Guards are NaN in fp32 and bf16 and far out of range as an index, so that reading them shows as well. */
+/* Guards are NaN in fp32 and bf16 and far out of range as an index, so that reading them shows, too. */
 enum { GUARD_BYTES = 4096 };
 static void fill_guard(unsigned char *p, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i++) p[i] = i % 2 ? 0xff : 0xa5;
@@ -176,7 +176,7 @@ static int64_t memory_bytes(const struct op_instance *x, const struct operand *o
     return data_offset(x, o) + tensor_bytes(&o->target) + GUARD_BYTES;
 }
 
-/* The whole allocation as it should be: guards around the values in the operand's dtype. */
+/* The expected contents of the whole allocation: guards around the values in the operand's dtype. */
 static unsigned char *image_of(const struct op_instance *x, const struct operand *o, const float *values) {
     unsigned char *image = (unsigned char *)xmalloc((size_t)memory_bytes(x, o));
     int64_t offset = data_offset(x, o), end = offset + tensor_bytes(&o->target);
@@ -357,7 +357,7 @@ bool op_instance_compare(struct op_instance *x, double *worst, struct error *err
     bool good = true;
     for (int k = 0; good && k < x->count; k++) {
         struct operand *o = &x->operand[k], *owner = o->alias >= 0 ? &x->operand[o->alias] : o;
-        bool lent = false; /* is this input's memory also that of an output? */
+        bool lent = false; /* an output shares this input's memory */
         for (int j = 0; j < x->count; j++) lent = lent || x->operand[j].alias == k;
         unsigned char *image = read_back(x, owner), *wanted = image_of(x, o, o->initial);
         good = compare_guards(x, o, image, wanted, err);
@@ -372,7 +372,7 @@ bool op_instance_compare(struct op_instance *x, double *worst, struct error *err
 
 /* --- one checked case --- */
 
-/* A hash of all outputs (FNV-1a), to compare runs bit by bit. */
+/* An FNV-1a hash of all outputs, to compare the bits of two runs. */
 static uint64_t output_hash(struct op_instance *x) {
     uint64_t hash = 14695981039346656037u;
     for (int k = 0; k < x->count; k++) {
@@ -385,7 +385,7 @@ static uint64_t output_hash(struct op_instance *x) {
     return hash;
 }
 
-/* Makes room for guards after the scratch that the op will ask for, and poisons all of it. */
+/* Reserves the scratch that the op will ask for and guards behind it, and poisons all of it. */
 static void prepare_scratch(struct ctx *ctx, int64_t need) {
     ctx->memory[MEM_SCRATCH] = 0;
     ctx_reserve_scratch(ctx, round_up(need, 256) + GUARD_BYTES);

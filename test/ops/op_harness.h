@@ -1,21 +1,20 @@
-/* One description per operation that serves as its test and as its benchmark, on every back end.
+/* Each operation has one description, which serves as its test and as its benchmark on every back end.
  *
- * test/op_<stem>.c describes the ops of a stem: named cases (a shape and a kind of input), the operands, the
- * call, and the error that each output may have. The harness runs a case on a target context (any device, any
- * op table, any variant) and compares every output with the CPU op in fp32 on the same inputs, which are
- * rounded to the storage dtype first. Every buffer lies between guard bands, `=` outputs and scratch are
- * poisoned with NaN, inputs must come back unchanged, and a second run must give the same bits.
+ * test/ops/op_<stem>.c describes the ops of a stem: named cases (a shape and a kind of input), the
+ * operands, the call, and the error that each output may have. The harness runs a case on a target context
+ * (any device, op table and variant) and compares every output with the CPU op in fp32 on the same inputs,
+ * rounded to the storage dtype. Every buffer lies between guard bands, `=` outputs and scratch are poisoned
+ * with NaN, inputs must not change, and a second run must give the same bits.
  *
- * Tolerance. With u(t) the unit roundoff of a dtype (2^-24 fp32, 2^-8 bf16), an element may be off by
- *   2 u(output) |reference|        twice what storing a result costs any implementation in this dtype
- * + what the op's bound() adds     twice the rounding errors that the naive loop makes in fp32, and twice the
- *                                  effect of the intermediates that a naive same-dtype version stores
- * + FLT_MIN                        denormals may be flushed.
- * A loop that adds n terms makes an error of sqrt(n) u(fp32) times the sum of their absolute values (Higham &
+ * Tolerance. With u(t) the unit roundoff of a dtype (2^-24 fp32, 2^-8 bf16), an element may be off by the
+ * sum of
+ *   2 u(output) |reference|      twice the error of storing a result in this dtype
+ *   what the op's bound() adds   twice the rounding errors of a naive loop in fp32, and twice the effect of
+ *                                the intermediates that a naive version in this dtype stores
+ *   FLT_MIN                      because denormals may be flushed
+ * A loop that adds n terms has an error of sqrt(n) u(fp32) times the sum of their absolute values (Higham,
  * Mary 2019, "A new approach to probabilistic rounding error analysis"); op_sum_error(n) is twice that.
- * Operands marked exact (integer inputs, single roundings) must equal the rounded reference.
- *
- * Order: cases, operands, descriptions, what a description uses, running. */
+ * Operands marked exact (integer inputs, single roundings) must equal the rounded reference. */
 #ifndef LLMC_TEST_OP_HARNESS_H
 #define LLMC_TEST_OP_HARNESS_H
 
@@ -35,25 +34,24 @@ enum op_input {
     INPUT_INTEGER  /* -3 .. 3: sums and products are exact, so linear ops must be, too */
 };
 
-/* For real devices only: too much work for a simulated one (LLMC_TEST_SIZE=large). */
+/* Large cases are too much work for a simulated device; LLMC_TEST_SIZE=large runs them. */
 enum op_size { SIZE_SMALL, SIZE_LARGE };
 
 /* Flags common to all ops; op-specific ones start at OP_FLAG(0). */
 enum {
     UNALIGNED = 1, /* every buffer starts one element after an aligned address */
     OP_FP8 = 2,    /* matmul: the weight is marked as the model marks it */
-    EVERYWHERE = 4 /* a case for one variant that is run under ThreadSanitizer, too (LLMC_TEST_SIZE=small) */
+    EVERYWHERE = 4 /* of the cases for one variant: run under ThreadSanitizer, too (LLMC_TEST_SIZE=small) */
 };
 #define OP_FLAG(n) (8u << (n))
 
 struct op_case {
     const char *name;
     enum op_input input;
-    int64_t d[6]; /* the shape; what each means stands in the op's file */
+    int64_t d[6]; /* the shape; the op's file says what each number is */
     unsigned flags;
     enum op_size size;
-    const char *only; /* the CUDA variant, in bf16, whose tiles the shape is about; others leave it out. NULL:
-                         every variant */
+    const char *only; /* the CUDA variant, in bf16, whose tiles the shape is about; NULL: all variants */
 };
 
 /* A model whose ops are to be benchmarked. */
@@ -94,7 +92,7 @@ struct op_instance {
     struct ctx *ctx; /* target */
     struct device *cpu;
     struct ctx reference;
-    bool on_target; /* which side op_arg() hands out */
+    bool on_target; /* the side whose tensors op_arg() returns */
     void *temporary[16];
     int temporary_count;
 };
@@ -109,17 +107,18 @@ struct op_test {
     void (*bound)(struct op_instance *x); /* adds to operand.allowed; NULL: single roundings only */
     /* The cases that one training step of `model` runs; returns how many of at most 12. NULL: none. */
     int (*model_cases)(const struct op_model *model, struct op_case *out);
-    /* Computes the reference where that is more than the CPU op in fp32; NULL: the CPU op. */
+    /* Computes the reference, if it is not the CPU op in fp32 (NULL). */
     void (*reference)(struct ctx *cpu, struct op_instance *x);
     void (*call)(struct ctx *ctx, struct op_instance *x);
-    bool converts; /* takes operands of different dtypes, also in a back end that computes in fp32 alone */
-    int64_t (*need)(const struct ops *ops, int variant, struct op_instance *x); /* ask op_instance_need() */
-    const char *(*variant)(const struct ops *ops, int variant);                 /* NULL after the last */
+    bool converts; /* takes any dtypes, even in a back end that computes only in fp32 */
+    int64_t (*need)(const struct ops *ops, int variant,
+                    struct op_instance *x);                     /* through op_instance_need() */
+    const char *(*variant)(const struct ops *ops, int variant); /* NULL after the last */
     int (*arch)(const struct ops *ops, int variant);
 };
 
-/* Defines op_test_<op> from op##_cases, op##_make and the arguments, written as for the front door. The other
- * members follow as designated initialisers in parentheses. */
+/* Defines op_test_<op> from op##_cases, op##_make and the arguments, written as for the front door. The
+ * other members follow as designated initialisers in parentheses. */
 #define OP_TEST(op, members, ...)                                                                            \
     static void op##_call(struct ctx *ctx, struct op_instance *x) { op(ctx, __VA_ARGS__); }                  \
     static int64_t op##_need(const struct ops *ops, int variant, struct op_instance *x) {                    \
@@ -144,7 +143,7 @@ extern const struct op_test *const op_tests[OP_COUNT];
 
 /* --- what a description uses --- */
 
-/* Adds an operand: ROLE_IN and ROLE_UPDATE filled by the case's kind of input, ROLE_OUT with NaN. */
+/* Adds an operand, filled by the case's kind of input, or with NaN for ROLE_OUT. */
 struct operand *op_add(struct op_instance *x, enum operand_role role, enum dtype dtype, const char *name,
                        int64_t d0, int64_t d1, int64_t d2);
 /* Fills with the case's kind of input, times scale, and rounds to the dtype. */
@@ -158,22 +157,21 @@ void op_round(struct operand *o, float *values); /* to the operand's dtype */
 void op_alias(struct op_instance *x, const char *out, const char *in);
 
 struct operand *op_find(struct op_instance *x, const char *name); /* NULL if the case does not have it */
-struct tensor *op_arg(struct op_instance *x,
-                      const char *name); /* the tensor of the side that runs, or NULL */
+struct tensor *op_arg(struct op_instance *x, const char *name); /* the tensor of the running side, or NULL */
 const float *op_initial(struct op_instance *x, const char *name);
 const float *op_expected(struct op_instance *x, const char *name);
 double *op_allowed(struct op_instance *x, const char *name);
 
-/* fp32 CPU tensors for bounds that are computed by ops; freed with the instance. */
+/* fp32 CPU tensors for bounds that ops compute. */
 struct tensor op_temporary(struct op_instance *x, int64_t d0, int64_t d1, int64_t d2);
 struct tensor op_absolute(struct op_instance *x, const char *name); /* |initial| */
 
 #define UNIT_F32 (1.0 / 16777216.0)
 static inline double op_sum_error(double n) { return 2.0 * (sqrt(n) + 4.0) * UNIT_F32; }
 
-/* Twice the fp32 error of GELU and of its derivative at x. 1+tanh cancels in the negative tail: the error is
- * absolute, that of tanh (2 u, and 2 u more from the rounding of its argument) times x/2. In the derivative
- * 1-tanh^2 cancels as well; beyond |x| = 6 it is exactly 0. */
+/* Twice the fp32 error of GELU and of its derivative at x. 1+tanh cancels in the negative tail, so the
+ * error is absolute: that of tanh (2 u, and 2 u from rounding its argument) times x/2. In the derivative
+ * 1-tanh^2 cancels, too; beyond |x| = 6 it is exactly 0. */
 static inline double op_gelu_error(double x) { return 6.0 * UNIT_F32 * fabs(x); }
 static inline double op_gelu_derivative_error(double x) {
     double a = fabs(x);
@@ -192,13 +190,13 @@ void op_instance_upload(struct op_instance *x);
 void op_instance_call(struct op_instance *x);
 /* Scratch that a variant of `ops` wants for the target's operands; OP_UNSUPPORTED if it cannot take them. */
 int64_t op_instance_need(struct op_instance *x, const struct ops *ops, int variant);
-/* Compares everything with the reference; false with a message that names the first error. `worst` becomes
- * the largest error as a share of what is allowed. */
+/* Compares everything with the reference. Returns false with a message that names the first error. `worst`
+ * becomes the largest error as a share of what is allowed. */
 bool op_instance_compare(struct op_instance *x, double *worst, struct error *err);
 
 struct op_target {
     struct ctx *ctx;
-    const char *variant; /* to force, or NULL for the one that production takes */
+    const char *variant; /* the forced one; NULL: production's choice */
     bool once;           /* run a single time: do not compare the bits of two runs */
 };
 enum op_verdict { OP_PASSED, OP_FAILED, OP_SKIPPED /* the variant does not take these operands */ };

@@ -17,19 +17,19 @@ static void loss_forward_make(struct op_instance *x) {
         op_add(x, x->c->flags & KEEP_LOGITS ? ROLE_IN : ROLE_UPDATE, x->dtype, "logits", N, Vp, 0);
     op_fill(x, logits, x->c->input == INPUT_LARGE ? 1000.0 : 3.0);
     for (int64_t n = 0; n < N; n++) {
-        /* one logit that leaves the others at e^-200 of it; in some rows it is the target's */
+        /* one logit dwarfs the others, up to e^200; in some rows it is the target's */
         if (x->c->flags & SPIKE) {
             int64_t at = n % 2 && targets->initial[n] >= 0.0f ? (int64_t)targets->initial[n] : (7 * n) % V;
             logits->initial[n * Vp + at] = n % 4 < 2 ? 200.0f : 30.0f;
         }
-        for (int64_t v = V; v < Vp; v++) logits->initial[n * Vp + v] = 30000.0f; /* must not count */
+        for (int64_t v = V; v < Vp; v++) logits->initial[n * Vp + v] = 30000.0f; /* padding must not count */
     }
     op_round(logits, logits->initial);
     op_add(x, ROLE_OUT, DTYPE_F32, "losses", N, 0, 0);
 }
 
-/* loss = max + log sum exp(x - max) - x[target]: each part is rounded to fp32. A probability is off by the
- * error of the sum, and by that of its exponent: 2 u |x - max|. */
+/* Each part of max + log sum exp(x - max) - x[target] is rounded to fp32. A probability has the error of
+ * the sum and that of its exponent, 2 u |x - max|. */
 static void loss_forward_bound(struct op_instance *x) {
     int64_t N = x->c->d[0], V = x->c->d[1], Vp = x->c->d[2];
     const float *logits = op_initial(x, "logits"), *targets = op_initial(x, "targets");
@@ -38,7 +38,7 @@ static void loss_forward_bound(struct op_instance *x) {
     double dloss = dlogits ? (double)op_initial(x, "dloss")[0] : 0.0;
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
-        if (targets[n] < 0.0f) continue; /* 0, exactly */
+        if (targets[n] < 0.0f) continue; /* exactly 0 */
         const float *row = logits + n * Vp;
         double max = -INFINITY, total = 0.0, spread = 0.0;
         for (int64_t v = 0; v < V; v++) max = fmax(max, (double)row[v]);

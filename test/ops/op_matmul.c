@@ -28,8 +28,8 @@ static int model_shapes(const struct op_model *m, struct op_case *out) {
     return (int)ARRAY_LENGTH(shapes);
 }
 
-/* An operand of a product. In fp8 each has a size of its own, as in a model, and its last element stands out:
- * a scale that is taken of another tensor, or of a part, is far off. Integers stay exact. */
+/* An operand of a product. In fp8 each has its own magnitude, as in a model, and its last element is the
+ * largest, so that the scale of another tensor or of a part is far off. Integers stay exact. */
 static struct operand *add_factor(struct op_instance *x, const char *name, int64_t rows, int64_t cols,
                                   double scale, double fp8_scale) {
     struct operand *o = op_add(x, ROLE_IN, x->dtype, name, rows, cols, 0);
@@ -45,9 +45,9 @@ static void add_weight(struct op_instance *x, double scale) {
     weight->target.fp8 = weight->reference.fp8 = (x->c->flags & FP8) != 0;
 }
 
-/* What an element of a product of n terms may be off by, as a share of the sum of their magnitudes. In fp8
- * the reference multiplies the same rounded operands, so that no more is allowed for them; tensor cores add
- * fp8 products with 14 bits or more (DeepSeek-AI 2024, arXiv 2412.19437, section 3.3.2). */
+/* The allowed error of a sum of n products, as a share of the sum of their magnitudes. In fp8 the reference
+ * multiplies the same rounded operands, so rounding them is no error; but tensor cores add fp8 products
+ * with only 14 bits or more (DeepSeek-AI 2024, arXiv 2412.19437, section 3.3.2). */
 static double product_error(const struct op_instance *x, double n) {
     return op_sum_error(n) + (x->c->flags & FP8 ? 0x1p-13 : 0.0);
 }
@@ -66,7 +66,7 @@ static void matmul_forward_make(struct op_instance *x) {
 }
 
 /* The product's error is relative to |inp| @ |weight|^T + |bias|. GELU multiplies it by its slope, at most
- * 1.13, and may be taken of the pre-activation as it is stored. */
+ * 1.13, and may start from the stored, rounded pre-activation. */
 static void matmul_forward_bound(struct op_instance *x) {
     int64_t N = x->c->d[0], C = x->c->d[1], OC = x->c->d[2];
     struct operand *out = op_find(x, "out"), *kept = op_find(x, "pre");
@@ -159,8 +159,8 @@ static void allow_sum(struct op_instance *x, const char *name, const struct tens
             ((double)f32(magnitude)[i] + (o->role == ROLE_ADD ? fabs((double)o->initial[i]) : 0.0));
 }
 
-/* The op on absolute values gives every magnitude. With GELU the product may be stored before it meets the
- * slope: one more rounding of the result. */
+/* The op on absolute values gives every magnitude. With GELU the product may be stored before it is
+ * multiplied by the slope, which rounds once more. */
 static void matmul_backward_bound(struct op_instance *x) {
     int64_t N = x->c->d[0], C = x->c->d[1], OC = x->c->d[2];
     struct operand *dinp = op_find(x, "dinp");

@@ -7,13 +7,13 @@ enum {
     NO_RESIDUAL = OP_FLAG(2),
     OVER_DOUT = OP_FLAG(3),
     RMS = OP_FLAG(4),     /* RMSNorm: no mean */
-    NO_BIAS = OP_FLAG(5), /* nor dbias */
+    NO_BIAS = OP_FLAG(5), /* and no dbias */
     LARGE_EPS = OP_FLAG(6)
 };
 
 static float eps_of(const struct op_case *c) { return c->flags & LARGE_EPS ? 0.5f : 1e-5f; }
 
-/* Rows with a mean far above their deviation, where a one-pass variance has no digit left; or by kind. */
+/* OFFSET: rows with a mean far above their deviation, where a one-pass variance has no correct digit. */
 static void fill_rows(struct op_instance *x, struct operand *o) {
     if (x->c->flags & OFFSET)
         op_fill_normal(x, o, 1000.0, 1.0);
@@ -33,9 +33,9 @@ static void add_results(struct op_instance *x) {
     op_add(x, ROLE_OUT, DTYPE_F32, "rstd", x->c->d[0], 0, 0);
 }
 
-/* With e the error of a sum of C terms and A = mean |x|: the mean is off by e A, a deviation by as much, the
- * variance by e of itself and by (e A)^2, because the first-order effect of a shifted mean cancels. In RMSNorm
- * the mean is 0, exactly. */
+/* With e the error of a sum of C terms and A = mean |x|: the mean and a deviation are off by e A, the
+ * variance by e of itself and by (e A)^2, because the first-order effect of a shifted mean cancels. In
+ * RMSNorm the mean is exactly 0. */
 static void rows_bound(struct op_instance *x, const float *rows) {
     int64_t N = x->c->d[0], C = x->c->d[1];
     bool centred = op_find(x, "mean"), biased = op_find(x, "bias");
@@ -112,7 +112,7 @@ static void residual_norm_forward_make(struct op_instance *x) {
     add_results(x);
 }
 
-/* The norm is that of the residual as it is stored. */
+/* The norm is that of the stored, rounded residual. */
 static void residual_norm_forward_reference(struct ctx *cpu, struct op_instance *x) {
     residual_norm_forward(cpu, A("residual"), A("out"), A("mean"), A("rstd"), A("inp"), A("delta"),
                           A("weight"), A("bias"), eps_of(x->c));

@@ -11,8 +11,8 @@ enum {
     ACCUMULATE = OP_FLAG(6),
     TENTHS = OP_FLAG(9), /* sums: every element is 0.1, whose sum in fp32 drifts */
     DUST = OP_FLAG(10),  /* sums: 256 ones, then terms of half an ulp of 1, which vanish one by one in fp32 */
-    NO_SCALE = OP_FLAG(11), /* sum: as it is */
-    FAST = OP_FLAG(12),     /* adamw: a step moves every parameter by more than bf16 rounds */
+    NO_SCALE = OP_FLAG(11), /* sum: without a scale */
+    FAST = OP_FLAG(12),     /* adamw: a step moves every parameter by more than bf16's rounding */
     FROM_F32 = OP_FLAG(7),  /* cast: fp32 -> dtype; otherwise dtype -> fp32 */
     SPECIAL = OP_FLAG(8)    /* cast: NaN, infinities, ties, overflow */
 };
@@ -61,8 +61,8 @@ static void adamw_make(struct op_instance *x) {
     param->exact = m->exact = v->exact = frozen;
 }
 
-/* In double, from the initial values: every product and sum of the formula is rounded a few times. Stochastic
- * rounding may take either neighbour, 2 u away. */
+/* Magnitudes in double, from the initial values; every product and sum of the formula is rounded a few
+ * times. Stochastic rounding may take either neighbour, 2 u away. */
 static void adamw_bound(struct op_instance *x) {
     struct adamw_args a = adamw_args_of(x->c);
     if (x->c->flags & (NOT_FINITE | INFINITE)) return;
@@ -120,7 +120,7 @@ static int whole_buffer_cases(const struct op_model *m, struct op_case *out) {
     return 1;
 }
 
-/* fp64 or pairwise: the error grows like log2(n) at most. */
+/* Of sums in fp64 or pairwise: the error grows at most like log2(n). */
 static double pairwise_error(int64_t n) { return 2.0 * (log2((double)n) + 2.0) * UNIT_F32; }
 
 static void add_terms(struct op_instance *x, enum dtype dtype, float dust) {
@@ -229,8 +229,8 @@ OP_TEST(fill, (.model_cases = whole_buffer_cases), A("out"), x->c->input == INPU
 
 static void randn_make(struct op_instance *x) { op_add(x, ROLE_OUT, x->dtype, "out", x->c->d[0], 0, 0); }
 
-/* radius * cos(angle): the radius is at most sqrt(48 ln 2) = 5.8; the angle, up to 2 pi, is rounded to fp32
- * once, the same on both sides; the functions are good to a few units. */
+/* Of radius * cos(angle): the radius is at most sqrt(48 ln 2) = 5.8; the angle, up to 2 pi, is rounded to
+ * fp32 in the same way on both sides; the functions are correct to a few units. */
 static void randn_bound(struct op_instance *x) {
     for (int64_t i = 0; i < x->c->d[0]; i++) op_allowed(x, "out")[i] += 8.0 * UNIT_F32 * (0.5 + 5.8 * 0.02);
 }

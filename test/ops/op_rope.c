@@ -10,7 +10,7 @@ static void rope_make(struct op_instance *x) {
     op_add(x, ROLE_UPDATE, x->dtype, "qkv", d[0], d[1], (d[2] + 2 * d[3]) * d[4]);
 }
 
-/* Calls f for every pair that is rotated, with the index of its first column and its angle in double. */
+/* Calls f for every rotated pair, with the index of its first element and its angle in double. */
 static void each_pair(struct op_instance *x, void (*f)(struct op_instance *, int64_t, int64_t, double)) {
     const int64_t *d = x->c->d, T = d[1], heads = d[2] + d[3], HS = d[4], width = (heads + d[3]) * HS;
 #pragma omp parallel for collapse(2) schedule(static)
@@ -30,8 +30,8 @@ static void rotate(struct op_instance *x, int64_t at, int64_t half, double angle
 }
 static void rope_reference(struct ctx *cpu, struct op_instance *x) { each_pair(x, rotate); }
 
-/* In fp32 each of the two products is off by the rounding of its factor, cosine or sine, by half as much again
- * for an angle kept to 2^-26 of a turn (3 u at most in all), and by its own rounding; twice that is allowed. */
+/* In fp32 cosine and sine are off by 3 u at most: by their rounding, and by that of an angle kept to 2^-26
+ * of a turn. Each product is rounded once more. Twice these 4 u are allowed. */
 static void allow(struct op_instance *x, int64_t at, int64_t half, double angle) {
     const float *q = op_initial(x, "qkv");
     double more = 8.0 * UNIT_F32 * (fabs((double)q[at]) + fabs((double)q[at + half]));
@@ -40,7 +40,7 @@ static void allow(struct op_instance *x, int64_t at, int64_t half, double angle)
     allowed[at + half] += 2.0 * x->unit * fabs((double)op_expected(x, "qkv")[at + half]) + more;
 }
 
-/* What is not rotated, values and rows before t0, stays as it is, to the bit. */
+/* Values, and rows before t0, must not change a bit. */
 static void rope_bound(struct op_instance *x) {
     for (int64_t i = 0; i < op_find(x, "qkv")->count; i++) op_allowed(x, "qkv")[i] = 0.0;
     each_pair(x, allow);

@@ -13,8 +13,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Table 1 and 2 of the specification: infinity, NaN, largest, smallest normal, largest and smallest
- * subnormal. */
+/* Tables 1 and 2 of the specification: infinity, NaN, the largest and the smallest normal number, the
+ * largest and the smallest subnormal. */
 static void test_the_specification(void **state) {
     assert_true(fp8_value(FP8_E4M3, 0x7e) == 448.0f && fp8_value(FP8_E4M3, 0x08) == 0x1p-6f);
     assert_true(fp8_value(FP8_E4M3, 0x07) == 0.875f * 0x1p-6f && fp8_value(FP8_E4M3, 0x01) == 0x1p-9f);
@@ -26,8 +26,8 @@ static void test_the_specification(void **state) {
     assert_true(fp8_value(FP8_E4M3, 0x38) == 1.0f && fp8_value(FP8_E5M2, 0xbc) == -1.0f);
 }
 
-/* Every finite number stays; between two neighbours the nearer one wins, and the one with an even code in the
- * middle. */
+/* Every finite number rounds to itself. A number between two neighbours rounds to the nearer one, and
+ * halfway to the one with the even code. */
 static void test_rounding(void **state) {
     for (int f = FP8_E4M3; f <= FP8_E5M2; f++) {
         enum fp8_format format = (enum fp8_format)f;
@@ -51,7 +51,7 @@ static void test_rounding(void **state) {
     }
 }
 
-/* The largest power of two that fits, for magnitudes of every size. */
+/* The scale is the largest power of two that fits, for magnitudes of every size. */
 static void test_scale(void **state) {
     for (int f = FP8_E4M3; f <= FP8_E5M2; f++) {
         enum fp8_format format = (enum fp8_format)f;
@@ -71,7 +71,7 @@ static void test_scale(void **state) {
         assert_true(fp8_scale(format, 0.0f) == 1.0f);
         assert_true(fp8_scale(format, 0x1p-149f) == 0x1p126f && isfinite(fp8_scale(format, 3e38f)));
         assert_true(isnan(fp8_scale(format, INFINITY)) && isnan(fp8_scale(format, NAN)));
-        /* small integers are exact whatever the scale */
+        /* small integers are exact with every scale */
         for (int amax = 1; amax <= (format == FP8_E4M3 ? 16 : 8); amax++)
             for (int i = -amax; i <= amax; i++)
                 assert_true(fp8_through(format, (float)i, fp8_scale(format, (float)amax)) == (float)i);
@@ -82,7 +82,7 @@ static void test_scale(void **state) {
 
 enum { N = 16, C = 32, OC = 48 };
 
-/* The largest element is the last: without it the scale would be another. */
+/* The largest element is the last; a scale that misses it differs. */
 static struct tensor random_matrix(uint64_t stream, int64_t rows, int64_t cols) {
     struct tensor t = tensor_make("matrix", DTYPE_F32, xmalloc((size_t)(rows * cols) * 4), rows, cols, 0, 0);
     for (int64_t i = 0; i < rows * cols; i++)
@@ -103,8 +103,8 @@ static void assert_equal(const struct tensor *a, const struct tensor *b) {
     assert_memory_equal(a->data, b->data, (size_t)tensor_bytes(a));
 }
 
-/* A product in fp8 is the product of operands that were rounded: activations and weights to e4m3, gradients
- * to e5m2; bias gradients are sums of what was not rounded. */
+/* A product in fp8 is the product of rounded operands: activations and weights in e4m3, gradients in e5m2.
+ * Bias gradients are sums of unrounded gradients. */
 static void test_products(void **state) {
     struct ctx *ctx = ctx_of(state);
     struct tensor inp = random_matrix(1, N, C), weight = random_matrix(2, OC, C),
@@ -158,10 +158,10 @@ static const char *answer(const struct request *r, char *text, size_t size) {
         struct ctx ctx;
         struct gpt gpt;
         struct gpt_options options = run_gpt_options(&config, &device);
-        options.dtype = DTYPE_F32; /* the CPU's rows stand in for the GPU's */
+        options.dtype = DTYPE_F32; /* the CPU's variants stand in for the GPU's */
         ctx_init(&ctx, &device, &cpu_ops, true);
         gpt_create(&gpt, &ctx, &model, &options);
-        /* the blocks' matrices, not what the head multiplies, nor vectors, nor gradients */
+        /* marked: the blocks' matrices; not the weight of the lm_head, vectors or gradients */
         bool marked = options.fp8 && gpt_param(&gpt, P_QKV_W, 0).fp8 && gpt_param(&gpt, P_PROJ_W, 0).fp8 &&
                       gpt_param(&gpt, P_FC_W, 0).fp8 && gpt_param(&gpt, P_FCPROJ_W, 0).fp8;
         bool others = gpt_param(&gpt, P_WTE, 0).fp8 || gpt_param(&gpt, P_WPE, 0).fp8 ||

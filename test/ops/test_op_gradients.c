@@ -1,6 +1,6 @@
-/* The gradients of the CPU operations against finite differences. Every pair <stem>_forward, <stem>_backward is
- * found by its names and tested on the small cases of its description; fused activations and ops that make
- * their gradients in place have tests of their own. */
+/* The gradients of the CPU operations against finite differences. The test finds every pair <stem>_forward,
+ * <stem>_backward by its names and checks it on the small cases of its description. Fused activations, and
+ * ops that compute their gradients in place, have separate tests. */
 #include "test/test.h"
 
 #include "llmc/base/rng.h"
@@ -39,10 +39,11 @@ static double field_dot(const struct field *a, const struct field *b) {
     return sum;
 }
 
-/* Every element of `gradient` against the five-point difference of `value`, a scalar function of x.
- * h = 2^-5: the truncation error is h^4/30 = 3e-8 times the fifth derivative (some tens here, at most), the
- * rounding error 1.5/h = 48 times that of `value`, whose terms (up to a few hundred of size 1, each rounded
- * to 2^-24 of itself, and independent) make 1e-6 at most: 1e-4 of the larger of 1 and the largest element. */
+/* Compares every element of `gradient` with the five-point difference of `value`, a scalar function of x.
+ * For h = 2^-5, the truncation error is h^4/30 = 3e-8 times the fifth derivative (here some tens at most),
+ * and the rounding error is 1.5/h = 48 times that of `value`. Its terms, up to a few hundred of size 1 that
+ * are each rounded to 2^-24, make 1e-6 at most. So 1e-4 of the larger of 1 and the largest element is
+ * allowed. */
 static void check_elements(const char *what, float *x, const float *gradient, int64_t count,
                            double (*value)(void *), void *user) {
     const float h = 1.0f / 32.0f;
@@ -81,15 +82,15 @@ static double dot(const struct operand *a, const struct operand *b) {
     return sum;
 }
 
-/* The backward op's name for the gradient of a forward op's operand: "d" before it. */
+/* The backward op's operand that is the gradient of `o`: its name has a "d" in front. */
 static struct operand *gradient_of(struct gradient_case *g, const struct operand *o) {
     char name[64];
     snprintf(name, sizeof name, "d%s", o->name);
     return op_find(&g->backward, name);
 }
 
-/* The function whose gradient the backward op computes: the sum of out * dout over all outputs. In the norm's,
- * dresidual is the gradient that reaches the input past the op. */
+/* The function whose gradient the backward op computes: the sum of out * dout over all outputs.
+ * norm_backward adds dresidual, the gradient that reaches the input past the norm. */
 static double forward_value(void *user) {
     struct gradient_case *g = (struct gradient_case *)user;
     double sum = 0.0;
@@ -114,8 +115,8 @@ static void share_inputs(struct gradient_case *g) {
     }
 }
 
-/* Small enough for a call per element, numbers for which a step of 2^-5 is small and exact to 2^-20, and
- * nothing that is rounded or fused. */
+/* Cases that are small enough for a few calls per element, whose inputs a step of 2^-5 changes little and
+ * with an error below 2^-20, and that neither round nor fuse. */
 static bool fits_differences(struct op_instance *x) {
     if (x->c->flags & OP_FP8 || op_find(x, "pre")) return false;
     for (int k = 0; k < x->count; k++) {
@@ -191,7 +192,7 @@ struct pair {
     int32_t token[16];
 };
 
-/* gelu, then a linear layer: the order in which the model fuses the derivative into matmul_backward. */
+/* GELU, then a linear layer, whose backward pass includes GELU's derivative. */
 static double matmul_value(void *user) {
     struct pair *p = (struct pair *)user;
     act_forward(p->ctx, &p->inp.t, &p->pre.t, ACT_GELU);
@@ -220,7 +221,7 @@ static void test_gradient_matmul(void **state) {
     free(p);
 }
 
-/* A linear layer, then the fused gelu, whose derivative is act_backward. */
+/* A linear layer with fused GELU, whose derivative is act_backward. */
 static double matmul_gelu_value(void *user) {
     struct pair *p = (struct pair *)user;
     matmul_forward(p->ctx, &p->out.t, &p->pre.t, &p->inp.t, &p->weight.t, &p->bias.t, ACT_GELU);

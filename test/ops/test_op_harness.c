@@ -1,6 +1,6 @@
-/* Tests of the op tests: a result that is wrong must be reported. Every output of every op is set to the
- * reference, rounded to its dtype, and then spoiled in one way; a case of that op must fail. So the tests
- * below also show that the cases and their tolerances leave no room for such an error. */
+/* Tests of the op tests: a wrong result must be reported. Every output of every op is set to the reference,
+ * rounded to its dtype, and then spoiled in one way; a case of that op must fail. So these tests also show
+ * that cases and tolerances leave no room for such an error. */
 #include "test/test.h"
 
 #include "test/ops/cpu_ctx.h"

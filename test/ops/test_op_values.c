@@ -1,12 +1,14 @@
-/* CPU operations that have no float64 golden, against values computed here in double: both paths of a matrix
- * product, long sums, conversions, random numbers. */
+/* CPU operations that have no float64 golden, against values computed here in double: norms, activations,
+ * both paths of a matrix product, grouped-query attention, long sums, conversions, random numbers. */
 #include "test/test.h"
 
 #include "llmc/base/rng.h"
 #include "test/ops/cpu_ctx.h"
+#include "test/ops/op_harness.h"
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* matmul_forward has one path for a few rows and one for many: both against sums in double. */
 static void test_matmul_of_few_and_many_rows(void **state) {
@@ -24,6 +26,113 @@ static void test_matmul_of_few_and_many_rows(void **state) {
             for (int c = 0; c < C; c++) sum += (double)inp[i / OC * C + c] * (double)weight[i % OC * C + c];
             if (!(fabs((double)out[i] - sum) <= 1e-5)) fail_msg("%d rows: out[%d]", rows, i);
         }
+    }
+}
+
+/* LayerNorm and RMSNorm on every case of norm_forward, by their formulas. */
+static void test_norm_by_definition(void **state) {
+    const struct op_test *op = op_tests[OP_norm_forward];
+    for (size_t i = 0; i < op->case_count; i++) {
+        struct op_instance x;
+        if (op->cases[i].size == SIZE_LARGE) continue;
+        op_instance_create(&x, op, &op->cases[i], DTYPE_F32, ctx_of(state));
+        struct operand *out = op_find(&x, "out"), *mean = op_find(&x, "mean"), *bias = op_find(&x, "bias");
+        int64_t C = tensor_cols(&out->reference);
+        double eps = strstr(x.c->name, "eps") || strcmp(x.c->name, "rms, bias") == 0 ? 0.5 : 1e-5;
+        for (int64_t n = 0; n < tensor_rows(&out->reference); n++) {
+            const float *row = op_initial(&x, "inp") + n * C;
+            double m = 0.0, v = 0.0;
+            for (int64_t c = 0; mean && c < C; c++) m += (double)row[c] / (double)C;
+            for (int64_t c = 0; c < C; c++) v += ((double)row[c] - m) * ((double)row[c] - m) / (double)C;
+            for (int64_t c = 0; c < C; c++) {
+                double want = ((double)row[c] - m) / sqrt(v + eps) * (double)op_initial(&x, "weight")[c] +
+                              (bias ? (double)bias->initial[c] : 0.0);
+                if (!(fabs((double)out->expected[n * C + c] - want) <= out->allowed[n * C + c]))
+                    fail_msg("%s: out[%d,%d] is %.9g, not %.9g", op_case_text(op, x.c, DTYPE_F32, NULL),
+                             (int)n, (int)c, (double)out->expected[n * C + c], want);
+            }
+        }
+        op_instance_free(&x);
+    }
+}
+
+/* Each activation, alone and in a gated unit, by its formula. */
+static double activation_by_formula(enum activation act, double x) {
+    double cubic = sqrt(2.0 / 3.14159265358979323846) * (x + 0.044715 * x * x * x);
+    return act == ACT_SILU    ? x / (1.0 + exp(-x))
+           : act == ACT_RELU2 ? fmax(x, 0.0) * fmax(x, 0.0)
+                              : 0.5 * x * (1.0 + tanh(cubic));
+}
+
+static void test_activations_by_definition(void **state) {
+    static const enum activation acts[] = {ACT_GELU, ACT_SILU, ACT_RELU2};
+    enum { F = 4001 };
+    float *data = (float *)xmalloc(5 * F * sizeof *data);
+    struct tensor inp = tensor_make("inp", DTYPE_F32, data, 1, 2 * F, 0, 0),
+                  gate = tensor_make("gate", DTYPE_F32, data, 1, F, 0, 0),
+                  act = tensor_make("act", DTYPE_F32, data + 3 * F, 1, F, 0, 0),
+                  glu = tensor_make("glu", DTYPE_F32, data + 4 * F, 1, F, 0, 0);
+    for (int i = 0; i < F; i++) {
+        data[i] = (float)(i - F / 2) / 64.0f; /* -31.25 .. 31.25 */
+        data[F + i] = (float)(i % 7) - 3.0f;
+    }
+    for (size_t k = 0; k < ARRAY_LENGTH(acts); k++) {
+        act_forward(ctx_of(state), &act, &gate, acts[k]);
+        glu_forward(ctx_of(state), &glu, &inp, acts[k]);
+        for (int i = 0; i < F; i++) {
+            double want = activation_by_formula(acts[k], (double)data[i]), up = (double)data[F + i];
+            double allow = 4.0 * UNIT_F32 * (fabs(want) + fabs((double)data[i]) * (acts[k] == ACT_GELU));
+            if (!(fabs((double)f32(&act)[i] - want) <= allow) ||
+                !(fabs((double)f32(&glu)[i] - want * up) <= (allow + UNIT_F32 * fabs(want)) * fabs(up)))
+                fail_msg("activation %d of %g is %.9g, times %g %.9g, and should be %.9g", (int)acts[k],
+                         (double)data[i], (double)f32(&act)[i], up, (double)f32(&glu)[i], want);
+        }
+    }
+    free(data);
+}
+
+/* Query heads that share keys and values compute the bits of heads with copies of these. The gradient of
+ * what they share is the sum of the gradients of the copies. */
+static void test_grouped_attention(void **state) {
+    enum { B = 2, T = 21, NH = 6, NKV = 2, HS = 5, WIDTH = (NH + 2 * NKV) * HS, WIDE = 3 * NH * HS };
+    static float qkv[B * T * WIDTH], wide[B * T * WIDE], dqkv[2][B * T * WIDE], out[2][B * T * NH * HS],
+        dout[B * T * NH * HS], lse[2][B * NH * T];
+    for (int i = 0; i < B * T * WIDTH; i++)
+        qkv[i] = (float)(4.0 * rng_uniform(6, RNG_TEST, (uint64_t)i) - 2.0);
+    for (int i = 0; i < B * T * NH * HS; i++)
+        dout[i] = (float)(4.0 * rng_uniform(7, RNG_TEST, (uint64_t)i) - 2.0);
+    for (int row = 0; row < B * T; row++)
+        for (int h = 0; h < 3 * NH; h++) { /* queries, keys, values */
+            int from = h < NH ? h : NH + (h / NH - 1) * NKV + h % NH / (NH / NKV);
+            memcpy(wide + row * WIDE + h * HS, qkv + row * WIDTH + from * HS, HS * sizeof *qkv);
+        }
+    struct tensor d = tensor_make("dout", DTYPE_F32, dout, B, T, NH * HS, 0);
+    for (int k = 0; k < 2; k++) {
+        int heads = k ? NH : NKV, width = k ? WIDE : WIDTH;
+        struct tensor q = tensor_make("qkv", DTYPE_F32, k ? wide : qkv, B, T, width, 0);
+        struct tensor o = tensor_make("out", DTYPE_F32, out[k], B, T, NH * HS, 0);
+        struct tensor l = tensor_make("lse", DTYPE_F32, lse[k], B, NH, T, 0);
+        struct tensor dq = tensor_make("dqkv", DTYPE_F32, dqkv[k], B, T, width, 0);
+        attn_forward(ctx_of(state), &o, &l, &q, NH, heads, 0);
+        attn_backward(ctx_of(state), &dq, &d, &o, &l, &q, NH, heads);
+    }
+    assert_memory_equal(out[0], out[1], sizeof out[0]);
+    assert_memory_equal(lse[0], lse[1], sizeof lse[0]);
+    for (int row = 0; row < B * T; row++) {
+        const float *shared = dqkv[0] + row * WIDTH, *copies = dqkv[1] + row * WIDE;
+        assert_memory_equal(shared, copies, NH * HS * sizeof *shared);
+        for (int h = 0; h < 2 * NKV; h++)
+            for (int c = 0; c < HS; c++) {
+                double sum = 0.0, size = 0.0;
+                for (int i = 0; i < NH / NKV; i++) {
+                    double copy = (double)copies[(NH + h * (NH / NKV) + i) * HS + c];
+                    sum += copy;
+                    size += fabs(copy);
+                }
+                if (!(fabs((double)shared[(NH + h) * HS + c] - sum) <= 1e-5 * (size + 1.0)))
+                    fail_msg("row %d, head %d, column %d: %g, not %g", row, h, c,
+                             (double)shared[(NH + h) * HS + c], sum);
+            }
     }
 }
 
@@ -108,7 +217,10 @@ static void test_normal_numbers(void **state) {
 
 int main(int argc, char **argv) {
 #define CPU_TEST(f) cmocka_unit_test_setup_teardown(f, open_cpu, close_cpu)
-    const struct CMUnitTest tests[] = {CPU_TEST(test_matmul_of_few_and_many_rows), CPU_TEST(test_long_sums),
-                                       CPU_TEST(test_cast), CPU_TEST(test_normal_numbers)};
+    const struct CMUnitTest tests[] = {
+        CPU_TEST(test_norm_by_definition), CPU_TEST(test_activations_by_definition),
+        CPU_TEST(test_grouped_attention),  CPU_TEST(test_matmul_of_few_and_many_rows),
+        CPU_TEST(test_long_sums),          CPU_TEST(test_cast),
+        CPU_TEST(test_normal_numbers)};
     return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -1,0 +1,244 @@
+/* What both directions of attention on tensor cores share: tiles of bf16 rows in shared memory, and
+ * products of them by mma.sync m16n8k16 (sm_80 and later), in the manner of FlashAttention-2 (Dao 2023,
+ * arXiv 2307.08691).
+ *
+ * A block owns a tile of rows of one side and walks the tiles of STEP rows of the other. A warp owns 16*M
+ * rows of its block's tile from start to end, so warps meet at one barrier per step: behind it the step's
+ * tile has arrived, and the tile of the step before may be overwritten. The next tile is copied (cp.async)
+ * during the step.
+ *
+ * Rows of a tile in shared memory are HS+8 elements apart. HS/8 + 1 is odd for every multiple of 16, so the
+ * eight rows of an ldmatrix lie in different banks without a swizzle. */
+#ifndef LLMC_CUDA_ATTN_FLASH_CUH
+#define LLMC_CUDA_ATTN_FLASH_CUH
+
+#include "llmc/cuda/attn.cuh"
+#include "llmc/cuda/operands.cuh"
+
+constexpr int WARPS = 4, THREADS = WARPS * WARP_SIZE;
+
+template <int HS> constexpr int PITCH = HS + 8; /* elements between rows of a tile in shared memory */
+template <int HS> __host__ __device__ constexpr int tile_elements(int rows) { return rows * PITCH<HS>; }
+
+constexpr float LOG2_E = 1.4426950408889634f;
+
+/* --- fragments: 16x16 blocks of a tile in the registers of mma (kernel_ptx.cuh) --- */
+
+/* a: rows r..r+15, columns k..k+15. */
+template <int HS> DEVICE_INLINE void load_a(uint32_t (&a)[4], const bf16 *tile, int r, int k) {
+    int lane = (int)threadIdx.x % WARP_SIZE;
+    ldmatrix_x4(a, tile + (r + lane % 16) * PITCH<HS> + k + lane / 16 * 8);
+}
+/* b for a @ tile^T: rows r..r+15 of the tile become columns, its columns k..k+15 are the inner dimension.
+ * b[0], b[1] belong to the first eight rows, b[2], b[3] to the others. */
+template <int HS> DEVICE_INLINE void load_b_transposed(uint32_t (&b)[4], const bf16 *tile, int r, int k) {
+    int lane = (int)threadIdx.x % WARP_SIZE;
+    ldmatrix_x4(b, tile + (r + lane % 8 + lane / 16 * 8) * PITCH<HS> + k + lane / 8 % 2 * 8);
+}
+/* b for a @ tile: rows k..k+15 are the inner dimension, with columns c..c+15. b[0], b[1] belong to the
+ * first eight columns. */
+template <int HS> DEVICE_INLINE void load_b(uint32_t (&b)[4], const bf16 *tile, int k, int c) {
+    int lane = (int)threadIdx.x % WARP_SIZE;
+    ldmatrix_x4_trans(b, tile + (k + lane % 16) * PITCH<HS> + c + lane / 16 * 8);
+}
+
+/* The warp's own 16*M rows of a tile as a-fragments. RESIDENT ones stay in registers from open() on, which
+ * comes after the tile's arrival; others are loaded at each use. */
+template <int HS, int M, bool RESIDENT> struct own_rows {
+    const bf16 *tile;
+    int row;
+    uint32_t kept[RESIDENT ? M : 1][RESIDENT ? HS / 16 : 1][4];
+
+    __device__ __forceinline__ own_rows(const bf16 *tile_, int row_) : tile(tile_), row(row_) {}
+    __device__ __forceinline__ void open() {
+        if constexpr (RESIDENT)
+#pragma unroll
+            for (int m = 0; m < M; m++)
+#pragma unroll
+                for (int k = 0; k < HS / 16; k++) load_a<HS>(kept[m][k], tile, row + m * 16, k * 16);
+    }
+    __device__ __forceinline__ void get(uint32_t (&a)[4], int m, int k) const {
+        if constexpr (RESIDENT)
+#pragma unroll
+            for (int i = 0; i < 4; i++) a[i] = kept[m][k][i];
+        else
+            load_a<HS>(a, tile, row + m * 16, k * 16);
+    }
+};
+
+template <int M, int N> using accumulator = float[M][N / 8][4]; /* 16*M rows, N columns of one warp */
+
+template <int M, int N> DEVICE_INLINE void clear(accumulator<M, N> &acc) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < N / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) acc[m][n][i] = 0.0f;
+}
+
+/* s (16*M, STEP) = own (16*M, HS) @ tile (STEP, HS)^T */
+template <int HS, int M, int STEP, bool RESIDENT>
+DEVICE_INLINE void multiply_transposed(accumulator<M, STEP> &s, const own_rows<HS, M, RESIDENT> &own,
+                                       const bf16 *tile) {
+    clear<M, STEP>(s);
+#pragma unroll
+    for (int k = 0; k < HS / 16; k++) {
+        uint32_t a[M][4], b[4];
+#pragma unroll
+        for (int m = 0; m < M; m++) own.get(a[m], m, k);
+#pragma unroll
+        for (int n = 0; n < STEP / 16; n++) {
+            load_b_transposed<HS>(b, tile, n * 16, k * 16);
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                mma_m16n8k16(s[m][2 * n], a[m], b[0], b[1]);
+                mma_m16n8k16(s[m][2 * n + 1], a[m], b[2], b[3]);
+            }
+        }
+    }
+}
+
+/* acc (16*M, HS) += p (16*M, STEP), rounded to bf16, @ tile (STEP, HS). Two 8-column blocks of accumulators
+ * have the layout of one 16-column a-fragment, so p stays in its registers. */
+template <int HS, int M, int STEP>
+DEVICE_INLINE void multiply_add(accumulator<M, HS> &acc, const accumulator<M, STEP> &p, const bf16 *tile) {
+#pragma unroll
+    for (int k = 0; k < STEP / 16; k++) {
+        uint32_t a[M][4], b[4];
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                a[m][i] = pack_bf16(p[m][2 * k + i / 2][i % 2 * 2], p[m][2 * k + i / 2][i % 2 * 2 + 1]);
+#pragma unroll
+        for (int n = 0; n < HS / 16; n++) {
+            load_b<HS>(b, tile, k * 16, n * 16);
+#pragma unroll
+            for (int m = 0; m < M; m++) {
+                mma_m16n8k16(acc[m][2 * n], a[m], b[0], b[1]);
+                mma_m16n8k16(acc[m][2 * n + 1], a[m], b[2], b[3]);
+            }
+        }
+    }
+}
+
+/* Of an accumulator block: the row, among the warp's 16*M, of elements 2h and 2h+1; the column of element
+ * i. */
+DEVICE_INLINE int row_of(int m, int h) { return m * 16 + h * 8 + (int)threadIdx.x % WARP_SIZE / 4; }
+DEVICE_INLINE int column_of(int n, int i) { return n * 8 + (int)threadIdx.x % 4 * 2 + i % 2; }
+
+/* --- tile copies --- */
+
+/* Starts copying rows first .. first+ROWS-1 of HS elements, `stride` apart; rows from `limit` on become
+ * zeros. */
+template <int HS, int ROWS>
+DEVICE_INLINE void copy_tile(bf16 *tile, const bf16 *rows, int64_t stride, int first, int limit) {
+    constexpr int chunks = HS / 8; /* of 16 bytes, in a row */
+#pragma unroll 2                   /* unrolled fully, the addresses would need the accumulators' registers */
+    for (int i = (int)threadIdx.x; i < ROWS * chunks; i += THREADS) {
+        int r = i / chunks, c = i % chunks * 8;
+        bool valid = first + r < limit;
+        cp_async16(tile + r * PITCH<HS> + c, rows + (valid ? first + r : 0) * stride + c, valid);
+    }
+}
+
+/* Writes the warp's accumulated rows to rows first.. < limit of global memory. They pass through the warp's
+ * own part of a tile, so that a row leaves in 16-byte pieces. */
+template <int HS, int M>
+DEVICE_INLINE void store_rows(bf16 *rows, int64_t stride, int first, int limit, const accumulator<M, HS> &acc,
+                              bf16 *own_part) {
+    int lane = (int)threadIdx.x % WARP_SIZE;
+    __syncwarp();
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < HS / 8; n++)
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                uint32_t pair = pack_bf16(acc[m][n][2 * h], acc[m][n][2 * h + 1]);
+                *reinterpret_cast<uint32_t *>(own_part + row_of(m, h) * PITCH<HS> + column_of(n, 0)) = pair;
+            }
+    __syncwarp();
+    constexpr int chunks = HS / 8;
+#pragma unroll
+    for (int i = lane; i < 16 * M * chunks; i += WARP_SIZE) {
+        int r = i / chunks, c = i % chunks * 8;
+        if (first + r < limit)
+            vec<bf16>::load(own_part + r * PITCH<HS> + c).store(rows + (first + r) * stride + c);
+    }
+}
+
+/* Offsets of the first elements of a query head, and of the keys and values that it reads. */
+struct head_place {
+    int64_t stride;    /* between rows of qkv */
+    int64_t C;         /* between rows of out: NH*HS */
+    int64_t q, k, v;   /* in qkv and dqkv */
+    int64_t out;       /* in out and dout */
+    int64_t statistic; /* in lse and D */
+};
+DEVICE_INLINE head_place place_of_head(int bh, int length, int NH, int NKV, int HS) {
+    head_place p;
+    int b = bh / NH, h = bh % NH;
+    p.C = (int64_t)NH * HS;
+    p.stride = p.C + 2 * (int64_t)NKV * HS;
+    p.q = b * length * p.stride + h * HS;
+    p.k = b * length * p.stride + p.C + h / (NH / NKV) * HS;
+    p.v = p.k + (int64_t)NKV * HS;
+    p.out = b * length * p.C + h * HS;
+    p.statistic = (int64_t)bh * length;
+    return p;
+}
+
+/* --- mask --- */
+
+/* s[query row][key column] of keys after the query becomes -infinity. */
+template <int M, int STEP>
+DEVICE_INLINE void mask_keys(accumulator<M, STEP> &s, int first_query, int first_key) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < STEP / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (first_key + column_of(n, i) > first_query + row_of(m, i / 2)) s[m][n][i] = -INFINITY;
+}
+
+/* The sum over the four lanes that share a row. */
+DEVICE_INLINE float quad_sum(float v) {
+    v += __shfl_xor_sync(ALL_LANES, v, 1);
+    return v + __shfl_xor_sync(ALL_LANES, v, 2);
+}
+
+/* --- host side --- */
+
+static inline bool flash_takes(const struct tensor *out, const struct tensor *qkv, int NH) {
+    int64_t HS = out->dim[2] / NH;
+    return out->dtype == DTYPE_BF16 && HS % 16 == 0 && HS <= 128 && starts_on_vector(out, qkv) &&
+           out->dim[0] * NH < 65536 && out->dim[1] < (1 << 30);
+}
+
+/* Calls f with the head size as a compile-time number. */
+template <class F> static void with_head_size(int64_t HS, F f) {
+    switch (HS) {
+    case 16:
+        return f(std::integral_constant<int, 16>());
+    case 32:
+        return f(std::integral_constant<int, 32>());
+    case 48:
+        return f(std::integral_constant<int, 48>());
+    case 64:
+        return f(std::integral_constant<int, 64>());
+    case 80:
+        return f(std::integral_constant<int, 80>());
+    case 96:
+        return f(std::integral_constant<int, 96>());
+    case 112:
+        return f(std::integral_constant<int, 112>());
+    case 128:
+        return f(std::integral_constant<int, 128>());
+    }
+    die("attention: no kernel for head size %lld", (long long)HS);
+}
+
+#endif

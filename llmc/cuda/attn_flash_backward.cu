@@ -1,0 +1,280 @@
+/* Causal attention backward on tensor cores, for bf16 and head sizes that are a multiple of 16, up to 128.
+ * Contract in ops.h; attn_flash.cuh explains the tiles.
+ *
+ * There are two kernels. For dq a block takes a tile of queries and walks the tiles of keys up to the
+ * diagonal. For dk and dv it takes a tile of keys and walks the tiles of queries from the diagonal on, with
+ * the scores transposed (keys are rows), so that P^T and dS^T leave one mma in the registers where the next
+ * one takes them. P = exp(S - lse) is computed twice, so a pair of tiles takes 7 products where 5 would do.
+ * In return every sum stays in the registers of one warp, in a fixed order: there are no atomics, and every
+ * run gives the same bits. */
+#include "llmc/cuda/attn_flash.cuh"
+
+/* --- tiles --- */
+
+/* Rows of a block are WARPS warps of M tiles of 16 rows; STEP is how many rows of the other side a step
+ * takes. Registers, 255 per thread, limit both: M*HS/2 for each accumulator, M*STEP/2 for each score.
+ * RESIDENT keeps the fragments of the block's own rows in registers. */
+template <int HS> struct dq_tile {
+    static constexpr int M = 1, ROWS = WARPS * 16 * M, STEP = HS <= 64 ? 64 : 32;
+    static constexpr bool RESIDENT = false;
+};
+template <int HS> struct dkv_tile {
+    static constexpr int M = 1, ROWS = WARPS * 16 * M, STEP = HS <= 64 ? 64 : 32;
+    static constexpr bool RESIDENT = HS <= 64;
+};
+
+/* --- dq, and D for the kernel after it --- */
+
+/* D = sum over the columns of out*dout, for the thread's rows. dout comes from its tile in shared memory,
+ * out from global memory. */
+template <int HS, int M>
+DEVICE_INLINE void dot_rows(float (&D)[M][2], const bf16 *dout_tile, const bf16 *out, int64_t stride,
+                            int first, int limit, int warp_row) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int r = row_of(m, h);
+            float sum = 0.0f;
+            if (first + r < limit)
+#pragma unroll
+                for (int n = 0; n < HS / 8; n++) {
+                    const bf16 *out_row = out + (first + r) * stride;
+                    const bf16 *dout_row = dout_tile + (warp_row + r) * PITCH<HS>;
+                    __nv_bfloat162 o = *reinterpret_cast<const __nv_bfloat162 *>(out_row + column_of(n, 0));
+                    __nv_bfloat162 d = *reinterpret_cast<const __nv_bfloat162 *>(dout_row + column_of(n, 0));
+                    sum = fmaf(to_float(o.x), to_float(d.x), fmaf(to_float(o.y), to_float(d.y), sum));
+                }
+            D[m][h] = quad_sum(sum);
+        }
+}
+
+template <int HS>
+__global__ void __launch_bounds__(THREADS, 2)
+    attn_backward_dq_flash_kernel(bf16 *dqkv, float *D_out, const bf16 *dout, const bf16 *out,
+                                  const float *lse, const bf16 *qkv, int length, int NH, int NKV,
+                                  float scale) {
+    using tile = dq_tile<HS>;
+    constexpr int M = tile::M, STEP = tile::STEP;
+    DYNAMIC_SHARED(bf16, shared);
+    bf16 *queries = shared;                                /* (ROWS,HS) */
+    bf16 *douts = queries + tile_elements<HS>(tile::ROWS); /* (ROWS,HS) */
+    bf16 *keys = douts + tile_elements<HS>(tile::ROWS);    /* (2,STEP,HS) */
+    bf16 *values = keys + 2 * tile_elements<HS>(STEP);     /* (2,STEP,HS) */
+    head_place head = place_of_head((int)blockIdx.y, length, NH, NKV, HS);
+    const bf16 *q = qkv + head.q, *k = qkv + head.k, *v = qkv + head.v; /* (T,HS) each */
+    int first_query = (int)(gridDim.x - 1 - blockIdx.x) * tile::ROWS;
+    int warp = (int)threadIdx.x / WARP_SIZE, first_row = first_query + warp * 16 * M; /* of this warp */
+    int steps = (min(first_query + tile::ROWS, length) - 1) / STEP + 1;
+
+    copy_tile<HS, tile::ROWS>(queries, q, head.stride, first_query, length);
+    copy_tile<HS, tile::ROWS>(douts, dout + head.out, head.C, first_query, length);
+    copy_tile<HS, STEP>(keys, k, head.stride, 0, length);
+    copy_tile<HS, STEP>(values, v, head.stride, 0, length);
+    cp_async_commit();
+
+    own_rows<HS, M, tile::RESIDENT> own_query(queries, warp * 16 * M), own_dout(douts, warp * 16 * M);
+    accumulator<M, HS> dq;
+    clear<M, HS>(dq);
+    float base[M][2], D[M][2]; /* base: lse in units of log2 */
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int t = first_row + row_of(m, h);
+            base[m][h] = t < length ? lse[head.statistic + t] * LOG2_E : 0.0f;
+        }
+
+    for (int step = 0; step < steps; step++) {
+        int first_key = step * STEP;
+        const bf16 *key_tile = keys + step % 2 * tile_elements<HS>(STEP);
+        const bf16 *value_tile = values + step % 2 * tile_elements<HS>(STEP);
+        cp_async_wait<0>();
+        __syncthreads(); /* this step's tiles have arrived, and no warp reads the previous ones */
+        if (step + 1 < steps) {
+            int next = (step + 1) % 2 * tile_elements<HS>(STEP);
+            copy_tile<HS, STEP>(keys + next, k, head.stride, first_key + STEP, length);
+            copy_tile<HS, STEP>(values + next, v, head.stride, first_key + STEP, length);
+            cp_async_commit();
+        }
+        if (step == 0) {
+            own_query.open();
+            own_dout.open();
+            dot_rows<HS, M>(D, douts, out + head.out, head.C, first_row, length, warp * 16 * M);
+        }
+        if (first_key > first_row + 16 * M - 1) continue; /* all of its keys come after the warp's queries */
+        accumulator<M, STEP> s, dp;
+        multiply_transposed<HS, M, STEP>(s, own_query, key_tile);
+        if (first_key + STEP - 1 > first_row) mask_keys<M, STEP>(s, first_row, first_key);
+        multiply_transposed<HS, M, STEP>(dp, own_dout, value_tile);
+#pragma unroll
+        for (int m = 0; m < M; m++)
+#pragma unroll
+            for (int n = 0; n < STEP / 8; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    float p = fast_exp2(fmaf(s[m][n][i], scale * LOG2_E, -base[m][i / 2]));
+                    s[m][n][i] = p * (dp[m][n][i] - D[m][i / 2]);
+                }
+        multiply_add<HS, M, STEP>(dq, s, key_tile);
+    }
+
+#pragma unroll
+    for (int m = 0; m < M; m++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int t = first_row + row_of(m, h);
+            if (threadIdx.x % 4 == 0 && t < length) D_out[head.statistic + t] = D[m][h];
+        }
+#pragma unroll
+        for (int n = 0; n < HS / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) dq[m][n][i] *= scale;
+    }
+    store_rows<HS, M>(dqkv + head.q, head.stride, first_row, length, dq,
+                      queries + tile_elements<HS>(warp * 16 * M));
+}
+
+/* --- dk and dv --- */
+
+/* Of a query: lse in units of log2, and D. Queries beyond the end have zeros for q and dout, which add
+ * nothing whatever P is. */
+struct query_statistic {
+    float base, D;
+};
+DEVICE_INLINE query_statistic load_statistic(const float *lse, const float *D, int t, int length) {
+    query_statistic s = {0.0f, 0.0f};
+    if (t < length) s.base = lse[t] * LOG2_E, s.D = D[t];
+    return s;
+}
+
+/* Grid: tiles of keys, those with the most queries first; heads of keys of all sequences. A block walks the
+ * tiles of queries of one query head after another, in one sequence of turns. */
+template <int HS>
+__global__ void __launch_bounds__(THREADS, 2)
+    attn_backward_dkv_flash_kernel(bf16 *dqkv, const bf16 *dout, const float *lse, const float *D,
+                                   const bf16 *qkv, int length, int NH, int NKV, float scale) {
+    using tile = dkv_tile<HS>;
+    constexpr int M = tile::M, STEP = tile::STEP;
+    static_assert(STEP <= THREADS, "a thread fetches the statistic of one query");
+    SHARED_ALIGNED(query_statistic, statistics, [2][STEP], 16);
+    DYNAMIC_SHARED(bf16, shared);
+    bf16 *keys = shared;                                    /* (ROWS,HS) */
+    bf16 *values = keys + tile_elements<HS>(tile::ROWS);    /* (ROWS,HS) */
+    bf16 *queries = values + tile_elements<HS>(tile::ROWS); /* (2,STEP,HS) */
+    bf16 *douts = queries + 2 * tile_elements<HS>(STEP);    /* (2,STEP,HS) */
+    int group = NH / NKV; /* query heads, of which blockIdx.y * group is the first */
+    head_place head = place_of_head((int)blockIdx.y * group, length, NH, NKV, HS);
+    const bf16 *k = qkv + head.k, *v = qkv + head.v; /* (T,HS) each */
+    /* of the query head whose tiles are copied: (T,HS) each, and T statistics */
+    const bf16 *q = qkv + head.q, *d = dout + head.out;
+    const float *lse_head = lse + head.statistic, *D_head = D + head.statistic;
+    int tid = (int)threadIdx.x, warp = tid / WARP_SIZE;
+    int first_key = (int)blockIdx.x * tile::ROWS, first_row = first_key + warp * 16 * M; /* of this warp */
+    int first_step = first_key / STEP, steps = (length - 1) / STEP + 1, turns = group * (steps - first_step);
+
+    copy_tile<HS, tile::ROWS>(keys, k, head.stride, first_key, length);
+    copy_tile<HS, tile::ROWS>(values, v, head.stride, first_key, length);
+    copy_tile<HS, STEP>(queries, q, head.stride, first_step * STEP, length);
+    copy_tile<HS, STEP>(douts, d, head.C, first_step * STEP, length);
+    cp_async_commit();
+    if (tid < STEP) statistics[0][tid] = load_statistic(lse_head, D_head, first_step * STEP + tid, length);
+
+    own_rows<HS, M, tile::RESIDENT> own_key(keys, warp * 16 * M), own_value(values, warp * 16 * M);
+    accumulator<M, HS> dk, dv;
+    clear<M, HS>(dk);
+    clear<M, HS>(dv);
+
+    for (int turn = 0, first_query = first_step * STEP; turn < turns; turn++) {
+        const bf16 *query_tile = queries + turn % 2 * tile_elements<HS>(STEP);
+        const bf16 *dout_tile = douts + turn % 2 * tile_elements<HS>(STEP);
+        int next_query = first_query + STEP;
+        if (next_query >= length) { /* the next query head */
+            next_query = first_step * STEP;
+            q += HS, d += HS, lse_head += length, D_head += length;
+        }
+        query_statistic next_statistic = {};
+        cp_async_wait<0>();
+        __syncthreads(); /* this step's tiles have arrived, and no warp reads the previous ones */
+        if (turn + 1 < turns) {
+            int next = (turn + 1) % 2 * tile_elements<HS>(STEP);
+            copy_tile<HS, STEP>(queries + next, q, head.stride, next_query, length);
+            copy_tile<HS, STEP>(douts + next, d, head.C, next_query, length);
+            cp_async_commit();
+            if (tid < STEP) next_statistic = load_statistic(lse_head, D_head, next_query + tid, length);
+        }
+        if (turn == 0) {
+            own_key.open();
+            own_value.open();
+        }
+        if (first_query + STEP > first_row) { /* some query sees some key of this warp */
+            accumulator<M, STEP> p, ds;       /* transposed: rows are keys, columns are queries */
+            multiply_transposed<HS, M, STEP>(p, own_key, query_tile);
+            multiply_transposed<HS, M, STEP>(ds, own_value, dout_tile);
+            bool on_diagonal = first_query < first_row + 16 * M - 1;
+#pragma unroll
+            for (int n = 0; n < STEP / 8; n++)
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    query_statistic statistic = statistics[turn % 2][column_of(n, i)];
+#pragma unroll
+                    for (int m = 0; m < M; m++)
+#pragma unroll
+                        for (int h = 0; h < 2; h++) {
+                            float &pe = p[m][n][2 * h + i], &de = ds[m][n][2 * h + i];
+                            pe = fast_exp2(fmaf(pe, scale * LOG2_E, -statistic.base));
+                            if (on_diagonal && first_query + column_of(n, i) < first_row + row_of(m, h))
+                                pe = 0.0f;
+                            de = pe * (de - statistic.D);
+                        }
+                }
+            multiply_add<HS, M, STEP>(dv, p, dout_tile);
+            multiply_add<HS, M, STEP>(dk, ds, query_tile);
+        }
+        if (turn + 1 < turns && tid < STEP) statistics[(turn + 1) % 2][tid] = next_statistic;
+        first_query = next_query;
+    }
+
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < HS / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) dk[m][n][i] *= scale;
+    /* only this warp reads its rows of `keys` and `values` */
+    store_rows<HS, M>(dqkv + head.k, head.stride, first_row, length, dk,
+                      keys + tile_elements<HS>(warp * 16 * M));
+    store_rows<HS, M>(dqkv + head.v, head.stride, first_row, length, dv,
+                      values + tile_elements<HS>(warp * 16 * M));
+}
+
+/* --- launcher --- */
+
+int64_t attn_backward_flash_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
+                                 const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
+    bool takes = flash_takes(out, qkv, NH) && starts_on_vector(dqkv, dout);
+    return takes ? tensor_count(lse) * (int64_t)sizeof(float) : OP_UNSUPPORTED;
+}
+
+void attn_backward_flash(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
+                         const struct tensor *out, const struct tensor *lse, const struct tensor *qkv, int NH,
+                         int NKV) {
+    int64_t length = out->dim[1];
+    unsigned heads = (unsigned)(out->dim[0] * NH);
+    float *D = (float *)env->scratch; /* (B,NH,T) */
+    with_head_size(out->dim[2] / NH, [&](auto head_size) {
+        constexpr int HS = decltype(head_size)::value;
+        using dq = dq_tile<HS>;
+        using dkv = dkv_tile<HS>;
+        float scale = 1.0f / sqrtf((float)HS);
+        size_t smem_dq = sizeof(bf16) * (2 * tile_elements<HS>(dq::ROWS) + 4 * tile_elements<HS>(dq::STEP));
+        size_t smem_dkv =
+            sizeof(bf16) * (2 * tile_elements<HS>(dkv::ROWS) + 4 * tile_elements<HS>(dkv::STEP));
+        launch({{grid_size(length, dq::ROWS), heads}, THREADS, smem_dq, env->stream},
+               attn_backward_dq_flash_kernel<HS>, data_of<bf16>(dqkv), D, data_of<bf16>(dout),
+               data_of<bf16>(out), f32(lse), data_of<bf16>(qkv), (int)length, NH, NKV, scale);
+        launch({{grid_size(length, dkv::ROWS), heads / (unsigned)(NH / NKV)}, THREADS, smem_dkv, env->stream},
+               attn_backward_dkv_flash_kernel<HS>, data_of<bf16>(dqkv), data_of<bf16>(dout), f32(lse), D,
+               data_of<bf16>(qkv), (int)length, NH, NKV, scale);
+    });
+}
