@@ -15,6 +15,7 @@
 set -u
 : "${JOBS:=$(nproc)}" # which obeys OMP_NUM_THREADS
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive CMOCKA_MESSAGE_OUTPUT=STDOUT LLMC_TEST_LADDERS=0
+export TSAN_OPTIONS=halt_on_error=1 # the first race is enough
 
 # edit SOURCE <EDITS: prints the changed source; a text that is not found goes to stderr
 edit() {
@@ -52,13 +53,16 @@ build() {
         $link -o "$tree/test_$1" "$tree/mutant.o" $main $libs; } >"$tree/log" 2>&1
 }
 
-# fails KIND PATTERN NAME=VALUE...: the simulated device ends a kernel that hangs; to be slow is not to fail
+# fails KIND PATTERN NAME=VALUE...: the simulated device ends a kernel that hangs. A run that is cut off has not failed.
 fails() {
     kind=$1 pattern=$2
     shift 2
     noticed_by="$kind${*:+ $*}"
     env SIM_TIMEOUT=60 "$@" timeout 300 "$tree/test_$kind" ${pattern:+"$pattern"} >"$tree/log" 2>&1
-    case $? in 0 | 124) return 1 ;; esac
+    case $? in
+    0) return 1 ;;
+    124) result="ALIVE; cut off after 300 s: $noticed_by" && return 1 ;;
+    esac
 }
 
 # Tries one program: 0 if it notices the mutant, 1 if not, 2 if there is nothing to run.

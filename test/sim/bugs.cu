@@ -162,26 +162,31 @@ static void no_syncwarp() {
 
 /* --- between blocks --- */
 
-template <bool fence> static __global__ void last_block_kernel(float *total, float *partial, unsigned *done) {
+/* Every block writes 32 numbers; the last one to arrive adds all of them. */
+enum last_bug { LAST_RIGHT, LAST_WITHOUT_FENCE, LAST_WITHOUT_BARRIER };
+template <last_bug bug>
+static __global__ void last_block_kernel(float *total, float *partial, unsigned *done) {
     SHARED(bool, last, [1]);
+    __syncthreads(); /* needless: two barriers per block must not order one block before the next */
+    partial[blockIdx.x * blockDim.x + threadIdx.x] = 1;
+    if (bug != LAST_WITHOUT_BARRIER) __syncthreads();
     if (threadIdx.x == 0) {
-        partial[blockIdx.x] = 1;
-        if (fence) __threadfence();
+        if (bug != LAST_WITHOUT_FENCE) __threadfence();
         last[0] = atomicInc(done, gridDim.x - 1) == gridDim.x - 1;
     }
     __syncthreads();
     if (!last[0] || threadIdx.x != 0) return;
     float sum = 0;
-    for (unsigned i = 0; i < gridDim.x; i++) sum += partial[i];
+    for (unsigned i = 0; i < gridDim.x * blockDim.x; i++) sum += partial[i];
     *total = sum;
 }
-template <bool fence> static void last_block() {
-    buffer<float> total(1), partial(16);
+template <last_bug bug> static void last_block() {
+    buffer<float> total(1), partial(16 * 32);
     buffer<unsigned> done(1);
     done.host[0] = 0;
     done.upload();
-    launch({16, 32}, last_block_kernel<fence>, total.device, partial.device, done.device);
-    expect(first(total), 16);
+    launch({16, 32}, last_block_kernel<bug>, total.device, partial.device, done.device);
+    expect(first(total), 16 * 32);
 }
 
 template <bool atomic> static __global__ void count_kernel(float *out) {
@@ -534,8 +539,9 @@ static const struct {
     {"divergent_shuffle", divergent_shuffle, "forward reverse random"},
     {"lane_outside_its_mask", foreign_mask, "forward reverse random"},
     {"syncwarp_missing", no_syncwarp, "tsan"},
-    {"last_block", last_block<true>, ""},
-    {"last_block_without_fence", last_block<false>, "tsan"},
+    {"last_block", last_block<LAST_RIGHT>, ""},
+    {"last_block_without_fence", last_block<LAST_WITHOUT_FENCE>, "tsan"},
+    {"last_block_without_barrier", last_block<LAST_WITHOUT_BARRIER>, "tsan"},
     {"atomic_add", count<true>, ""},
     {"plain_add_across_blocks", count<false>, "tsan"},
     {"write_past_end", write_past_end, "forward reverse random asan"},

@@ -201,7 +201,7 @@ void block_barrier(int id, int threads, const char *file, int line) {
     barrier &b = w->barrier[id];
     thread *me = w->current;
     int turn = b.turn;
-    tsan_release(&b.sync[turn]);
+    tsan_release(&b.sync[w->tsan_set][turn]);
     if (b.arrived == 0) {
         b.file = file;
         b.line = line;
@@ -225,13 +225,13 @@ void block_barrier(int id, int threads, const char *file, int line) {
         me->state = state::at_barrier;
         suspend(w);
     }
-    tsan_acquire(&b.sync[turn]);
+    tsan_acquire(&b.sync[w->tsan_set][turn]);
 }
 
 void barrier_arrive(int id, int threads, const char *file, int line) {
     worker *w = this_worker;
     barrier &b = w->barrier[id];
-    tsan_release(&b.sync[b.turn]);
+    tsan_release(&b.sync[w->tsan_set][b.turn]);
     if (b.arrived == 0) b.expected = threads;
     check_named_barrier(id, threads, b, file, line);
     if (++b.arrived >= threads) release_barrier(w, id, nullptr);
@@ -308,7 +308,7 @@ void warp_collective(unsigned mask, const char *operation, void *data, warp_func
     int number = find_warp_op(wp, mask, operation, fn, file, line);
     warp_op &op = wp.op[number];
     int turn = wp.turn;
-    if (orders_memory) tsan_release(&wp.sync[turn]);
+    if (orders_memory) tsan_release(&wp.sync[w->tsan_set][turn]);
     op.arrived |= 1u << me->lane;
     op.data[me->lane] = data;
     if (op.arrived == (mask & wp.alive)) {
@@ -321,7 +321,7 @@ void warp_collective(unsigned mask, const char *operation, void *data, warp_func
         me->mask = mask;
         suspend(w);
     }
-    if (orders_memory) tsan_acquire(&wp.sync[turn]);
+    if (orders_memory) tsan_acquire(&wp.sync[w->tsan_set][turn]);
 }
 
 void group_collective(int warps, const char *operation, void *data, group_function fn, const char *file,
@@ -473,7 +473,7 @@ static void run_block(worker *w, uint64_t number) {
     w->count = 0;
     w->idle_spins = 0;
     w->block_count++;
-    w->tsan_set ^= 1; /* otherwise the order of blocks would hide races between them */
+    w->tsan_set ^= 1; /* consecutive blocks share no context and no sync address */
     shared_begin_block(w);
     for (auto &b : w->barrier) b.arrived = 0;
     for (auto &g : w->group) g.arrived = 0;

@@ -86,7 +86,7 @@ struct barrier {
     int tally, result;
     const char *file;
     int line;
-    char sync[2]; /* addresses for TSan's release and acquire, used in turn */
+    char sync[2][2]; /* addresses for TSan's release and acquire, by tsan_set, used in turn */
     int turn;
 };
 
@@ -101,7 +101,7 @@ struct warp {
     warp_op op[MAX_WARP_OPS];
     int ops;
     unsigned alive;
-    char sync[2];
+    char sync[2][2];
     int turn;
 };
 struct group_op {
