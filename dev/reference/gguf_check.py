@@ -63,7 +63,10 @@ def check_tensors(reader, originals):
         match = re.fullmatch(r"blk\.(\d+)\.(.*)", tensor.name)
         short, turned = NAMES.get(match[2] if match else tensor.name, (None, False))
         name = f"h.{match[1]}.{short}" if match else short
-        original = left.pop(name, None)
+        if tensor.name == "output.weight":  # the tied head, stored for older readers
+            name, short = "wte.weight", "wte.weight"
+        original = originals.get(name)
+        left.pop(name, None)
         if original is None:
             print(f"  {tensor.name}: no such tensor in the directory: FAIL")
             good = False
@@ -99,7 +102,7 @@ def check_keys(reader, directory):
     with open(os.path.join(directory, "config.json"), encoding="utf-8") as file:
         config = json.load(file)
     expected = {
-        "general.architecture": "gpt2", "gpt2.context_length": config["n_positions"], "gpt2.block_count": config["n_layer"],
+        "general.architecture": "gpt2", "general.type": "model", "gpt2.context_length": config["n_positions"], "gpt2.block_count": config["n_layer"],
         "gpt2.embedding_length": config["n_embd"], "gpt2.feed_forward_length": 4 * config["n_embd"],
         "gpt2.attention.head_count": config["n_head"], "gpt2.vocab_size": config["vocab_size"],
         "gpt2.attention.layer_norm_epsilon": float(np.float32(config.get("layer_norm_epsilon", 1e-5))),

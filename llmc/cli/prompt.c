@@ -1,6 +1,7 @@
 #include "llmc/cli/prompt.h"
 
 #include "llmc/format/checkpoint.h"
+#include "llmc/format/model_config.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -49,12 +50,19 @@ struct tokenizer *open_prompt_tokenizer(const char *path, const char *directory,
     return t;
 }
 
-struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const char *prompt, int64_t vocab_size) {
+struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const struct gpt_config *model,
+                                  const char *prompt) {
     struct token_buffer ids = {0};
-    int64_t end_of_text = tokenizer ? tokenizer_end_of_text(tokenizer) : vocab_size - 1;
-    if (end_of_text >= 0) {
+    int64_t begin = model_begin_of_text(model, tokenizer);
+    if (begin < 0 && !tokenizer) {
+        begin = model->vocab_size - 1;
+        warn("no bos_token_id in config.json: the text begins after token %" PRId64
+             ", the last of the vocabulary",
+             begin);
+    }
+    if (begin >= 0) {
         token_buffer_reserve(&ids, 1);
-        ids.ids[ids.count++] = (uint32_t)end_of_text;
+        ids.ids[ids.count++] = (uint32_t)begin;
     }
     if (prompt[0])
         check(tokenizer_encode_special(tokenizer, prompt, (int64_t)strlen(prompt), &ids) >= 0,

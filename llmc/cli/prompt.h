@@ -1,8 +1,10 @@
-/* What the commands that begin with a prompt have in common: its tokens, and how the next token is chosen. */
+/* What the commands that begin with a prompt have in common: its tokens, and how the next token is
+ * chosen. */
 #ifndef LLMC_PROMPT_H
 #define LLMC_PROMPT_H
 
 #include "llmc/base/options.h"
+#include "llmc/model/config.h"
 #include "llmc/model/sampler.h"
 
 struct sampling_config {
@@ -26,8 +28,9 @@ char *read_prompt(const char *prompt);
 struct tokenizer *open_prompt_tokenizer(const char *path, const char *directory, const char *prompt,
                                         int64_t V);
 
-/* The tokens that a text continues: <|endoftext|>, which stands before every document in training, and the
- * prompt. The caller frees. */
-struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const char *prompt, int64_t vocab_size);
+/* The tokens that a text continues: the one that begins texts (model_begin_of_text()), and the prompt.
+ * The caller frees. */
+struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const struct gpt_config *model,
+                                  const char *prompt);
 
 #endif

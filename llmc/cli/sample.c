@@ -2,6 +2,7 @@
 #include "llmc/cli/commands.h"
 #include "llmc/cli/prompt.h"
 #include "llmc/format/checkpoint.h"
+#include "llmc/format/model_config.h"
 #include "llmc/model/sampler.h"
 
 #include <inttypes.h>
@@ -43,6 +44,7 @@ static const struct option_command command = {"train_gpt sample --from DIR [opti
 
 struct stream {
     const struct tokenizer *tokenizer;
+    const struct gpt_config *model;
     bool past_end;
 };
 
@@ -51,7 +53,7 @@ static bool print_token(void *user, int64_t token) {
     if (!s->tokenizer) {
         printf("%" PRId64 " ", token);
     } else {
-        if (token == tokenizer_end_of_text(s->tokenizer) && !s->past_end) return false;
+        if (!s->past_end && model_ends_text(s->model, s->tokenizer, token)) return false;
         int size;
         const char *bytes = tokenizer_token_bytes(s->tokenizer, token, &size);
         fwrite(bytes, 1, (size_t)size, stdout);
@@ -92,9 +94,9 @@ int cmd_sample(int argc, char **argv) {
     check(checkpoint_load_weights(&gpt, directory, &err), "%s", err.message);
 
     char *prompt = read_prompt(c.prompt);
-    struct token_buffer ids = encode_prompt(tokenizer, prompt, model.vocab_size);
+    struct token_buffer ids = encode_prompt(tokenizer, &model, prompt);
     int64_t made = 0;
-    struct stream stream = {tokenizer, c.past_end};
+    struct stream stream = {tokenizer, &model, c.past_end};
     double started = now_seconds();
     for (int64_t i = 0; i < c.count; i++) {
         struct sampler_options sampling = sampling_options(&c.sampling, i);

@@ -6,6 +6,7 @@
 #include "llmc/base/file.h"
 #include "llmc/base/utf8.h"
 #include "llmc/format/checkpoint.h"
+#include "llmc/format/model_config.h"
 #include "llmc/model/inspect.h"
 #include "llmc/report/view_page.h"
 
@@ -202,10 +203,9 @@ static void continue_text(const struct view_config *c, struct gpt *g, const stru
     struct sampler_options sampling = sampling_options(&c->sampling, 0);
     struct sampler *s = sampler_new(&sampling, V);
     struct token_buffer made = {0};
-    int64_t end = t ? tokenizer_end_of_text(t) : -1;
     generate(g, s, ids->ids, ids->count, c->tokens, append_token, &made);
     token_buffer_reserve(ids, made.count);
-    for (int64_t i = 0; i < made.count && (int64_t)made.ids[i] != end; i++)
+    for (int64_t i = 0; i < made.count && !(t && model_ends_text(&g->config, t, made.ids[i])); i++)
         ids->ids[ids->count++] = made.ids[i];
     sampler_free(s);
     token_buffer_free(&made);
@@ -239,7 +239,7 @@ static const char *wrong_options(const struct view_config *c) {
 static void look(const struct view_config *c, struct gpt *g, const struct tokenizer *tokenizer) {
     int64_t V = tokenizer ? tokenizer_vocab_size(tokenizer) : g->config.vocab_size;
     char *prompt = read_prompt(c->prompt);
-    struct token_buffer ids = encode_prompt(tokenizer, prompt, g->config.vocab_size);
+    struct token_buffer ids = encode_prompt(tokenizer, &g->config, prompt);
     int64_t prompt_count = ids.count;
     check(ids.count + c->tokens <= g->config.context,
           "the prompt has %" PRId64 " tokens%s, but the model's context only %" PRId64 ": shorten the text",

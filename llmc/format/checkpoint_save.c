@@ -191,19 +191,10 @@ static int64_t stored_bytes(const struct share *s, int kind) {
 
 static bool write_small_files(const struct share *s, const char *dir, const struct tokenizer *tok,
                               struct error *err) {
-    const struct gpt_config *c = &s->zero->gpt->config;
-    int64_t end_of_text = tok                      ? tokenizer_end_of_text(tok)
-                          : c->vocab_size == 50257 ? 50256 /* GPT-2's, trained from token shards */
-                                                   : -1;
-    if (!model_config_write(dir, c, stored_dtype(s, VALUE), end_of_text, err)) return false;
-    if (s->files > 1 &&
-        (!write_index(s, dir, "model", VALUE, MOMENT_1, stored_bytes(s, VALUE), err) ||
-         !write_index(s, dir, "optimizer", MOMENT_1, KINDS, 2 * stored_bytes(s, MOMENT_1), err)))
-        return false;
-    char *path = xasprintf("%s/tokenizer.json", dir);
-    bool ok = !tok || tokenizer_save(tok, path, err);
-    free(path);
-    return ok;
+    if (!model_config_write(dir, &s->zero->gpt->config, stored_dtype(s, VALUE), tok, err)) return false;
+    return s->files == 1 ||
+           (write_index(s, dir, "model", VALUE, MOMENT_1, stored_bytes(s, VALUE), err) &&
+            write_index(s, dir, "optimizer", MOMENT_1, KINDS, 2 * stored_bytes(s, MOMENT_1), err));
 }
 
 /* --- saving --- */
@@ -231,9 +222,12 @@ static bool digest_all(struct checkpoint_file *file, int64_t count, const char *
 
 /* Names of rank 0's small files that are there. */
 static int64_t small_files(struct checkpoint_file *file, const char *dir) {
-    static const char *const names[] = {"config.json", "generation_config.json",
-                                        "model.safetensors.index.json", "optimizer.safetensors.index.json",
-                                        "tokenizer.json"};
+    static const char *const names[] = {"config.json",
+                                        "generation_config.json",
+                                        "model.safetensors.index.json",
+                                        "optimizer.safetensors.index.json",
+                                        "tokenizer.json",
+                                        "tokenizer_config.json"};
     int64_t count = 0;
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++) {
         char *path = xasprintf("%s/%s", dir, names[i]);

@@ -38,14 +38,8 @@ static bool write_weights(const char *dir, const struct weights *weights, enum s
 
 static bool write_directory(const char *dir, const struct weights *weights, const struct tokenizer *tok,
                             enum st_dtype dtype, struct error *err) {
-    int64_t end_of_text = tok ? tokenizer_end_of_text(tok) : weights->config.vocab_size == 50257 ? 50256 : -1;
-    if (!model_config_write(dir, &weights->config, dtype, end_of_text, err) ||
-        !write_weights(dir, weights, dtype, err))
-        return false;
-    char *path = xasprintf("%s/tokenizer.json", dir);
-    bool ok = !tok || tokenizer_save(tok, path, err);
-    free(path);
-    return ok && sync_path(dir, err);
+    return model_config_write(dir, &weights->config, dtype, tok, err) &&
+           write_weights(dir, weights, dtype, err) && sync_path(dir, err);
 }
 
 /* Whether a directory is there, and holds an exported model and nothing else. */

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "llmc/format/checkpoint.h"
+#include "llmc/format/model_config.h"
 #include "llmc/format/model_file.h"
 #include "llmc/text/tokenizer.h"
 
@@ -95,6 +96,7 @@ static void put_model_keys(struct gguf *g, const struct gpt_config *c, enum gpt_
         [EXPORT_F32] = 0, [EXPORT_F16] = 1, [EXPORT_Q8_0] = 7, [EXPORT_BF16] = 32};
     const char *arch = format == FORMAT_GGUF_GPT2 ? "gpt2" : "llama";
     key_string(g, "general.architecture", arch);
+    key_string(g, "general.type", "model");
     key_string(g, "general.name", c->name);
     key_u32(g, "general.file_type", file_types[type]);
     key_u32(g, "general.quantization_version", 2);
@@ -151,20 +153,17 @@ static void put_tokens(struct gguf *g, const struct tokenizer *t, int64_t vocab_
     for (int64_t i = 0; i < vocab_size; i++) put_u32(g, types[tokenizer_token_kind(t, i)]);
 }
 
-static void put_tokenizer_keys(struct gguf *g, const struct tokenizer *t, int64_t vocab_size) {
-    int end_of_text = tokenizer_end_of_text(t);
+static void put_tokenizer_keys(struct gguf *g, const struct tokenizer *t, const struct gpt_config *c) {
+    int64_t begin = model_begin_of_text(c, t), end = c->eos.count ? c->eos.id[0] : tokenizer_end_of_text(t);
     key_string(g, "tokenizer.ggml.model", "gpt2");
     key_string(g, "tokenizer.ggml.pre", pre_tokenizer_name(t));
-    put_tokens(g, t, vocab_size);
+    put_tokens(g, t, c->vocab_size);
     key_array(g, "tokenizer.ggml.merges", VALUE_STRING, tokenizer_merge_count(t));
     for (int i = 0; i < tokenizer_merge_count(t); i++) put_owned(g, tokenizer_merge_name(t, i));
-    if (end_of_text >= 0) {
-        key_u32(g, "tokenizer.ggml.bos_token_id", end_of_text);
-        key_u32(g, "tokenizer.ggml.eos_token_id", end_of_text);
-    }
-    /* Training texts follow <|endoftext|>, and `sample` puts it before a prompt: the same prompt has to
-     * give the same tokens. */
-    key_bool(g, "tokenizer.ggml.add_bos_token", end_of_text >= 0);
+    if (begin >= 0) key_u32(g, "tokenizer.ggml.bos_token_id", begin);
+    if (end >= 0) key_u32(g, "tokenizer.ggml.eos_token_id", end);
+    /* `sample` puts it before a prompt, too: the same prompt has to give the same tokens. */
+    key_bool(g, "tokenizer.ggml.add_bos_token", begin >= 0);
     key_bool(g, "tokenizer.ggml.add_eos_token", false);
 }
 
@@ -177,6 +176,12 @@ static enum export_type tensor_type(enum param_id id, enum export_type type) {
 static int64_t tensor_bytes_as(enum export_type type, int64_t elements) {
     if (type == EXPORT_Q8_0) return elements / Q8_0_VALUES * Q8_0_BYTES;
     return elements * (type == EXPORT_F32 ? 4 : 2);
+}
+
+/* Readers before 2025 know no tied head in the architecture "gpt2": the token embedding is stored a
+ * second time. */
+static bool doubles_head(enum gpt_format format, const struct gpt_config *c) {
+    return format == FORMAT_GGUF_GPT2 && c->tied == SWITCH_ON;
 }
 
 /* Calls visit() for every tensor, in the order of the file. */
@@ -199,7 +204,11 @@ static bool each_tensor(struct tensor_visit *v, enum gpt_format format,
             for (int i = 0; i < pieces; i++)
                 if (!visit(v, (enum param_id)k, &piece[i], l)) return false;
     }
-    return true;
+    if (!doubles_head(format, &v->w->config)) return true;
+    struct piece head[MOST_PIECES];
+    format_pieces(head, format, &v->w->config, P_WTE);
+    head[0].pattern = "output.weight";
+    return visit(v, P_WTE, &head[0], 0);
 }
 
 static bool put_info(struct tensor_visit *v, enum param_id id, const struct piece *p, int64_t layer) {
@@ -294,7 +303,7 @@ static bool put_data(struct gguf *g, const struct weights *w, enum gpt_format fo
 static bool write_file(const char *path, const struct weights *w, const struct tokenizer *t,
                        enum gpt_format format, enum export_type type, struct error *err) {
     struct gguf g = {.keys = 0};
-    int64_t keys = 0, tensors = format_tensor_count(format, &w->config);
+    int64_t keys = 0, tensors = format_tensor_count(format, &w->config) + doubles_head(format, &w->config);
     for (int pass = 0; pass < 2; pass++) {
         if (!writer_open(&g.w, pass ? path : "/dev/null", err)) return false;
         g.keys = 0;
@@ -303,7 +312,7 @@ static bool write_file(const char *path, const struct weights *w, const struct t
         put_u64(&g, (uint64_t)tensors);
         put_u64(&g, (uint64_t)keys);
         put_model_keys(&g, &w->config, format, type);
-        put_tokenizer_keys(&g, t, w->config.vocab_size);
+        put_tokenizer_keys(&g, t, &w->config);
         keys = g.keys;
         if (!pass && !writer_close(&g.w, err)) return false;
     }
@@ -332,6 +341,20 @@ static bool check_tokenizer(const struct tokenizer *t, const char *from, const c
                 from);
 }
 
+/* What a text becomes there that it is not here. */
+static void warn_of_tokens(const struct tokenizer *t, const char *to) {
+    if (tokenizer_uses_nfc(t))
+        warn(
+            "%s: llama.cpp does not normalize text (NFC) as this tokenizer does: decomposed characters, such as e "
+            "with a combining accent, become other tokens there",
+            to);
+    if (tokenizer_strips_spaces(t))
+        warn(
+            "%s: llama.cpp keeps the spaces around added tokens, which this tokenizer removes (lstrip, rstrip): "
+            "texts with these tokens become other tokens there",
+            to);
+}
+
 static bool check_q8_0(const struct gpt_config *c, const char *from, struct error *err) {
     for (int k = 0; k < PARAM_ROWS; k++) {
         int64_t cols = weights_cols(c, (enum param_id)k);
@@ -357,7 +380,10 @@ bool export_gguf(const char *from, const char *to, enum export_type type, struct
     if (ok) {
         char *temporary = xasprintf("%s.tmp", to);
         ok = write_file(temporary, &m.weights, t, format, type, err) && rename_synced(temporary, to, err);
-        if (!ok) unlink(temporary);
+        if (ok)
+            warn_of_tokens(t, to);
+        else
+            unlink(temporary);
         free(temporary);
     }
     tokenizer_free(t);

@@ -101,8 +101,8 @@ static void place_views(struct model_file *m, const struct gpt_config *c, enum s
 
 bool llmc_bin_open(struct model_file *m, const char *path, struct error *err) {
     struct gpt_config config;
-    enum st_dtype dtype;
-    int64_t padded;
+    enum st_dtype dtype = ST_F32;
+    int64_t padded = 0;
     memset(m, 0, sizeof *m);
     if (!file_map(&m->bin, path, err) || !parse_header(&config, &dtype, &padded, &m->bin, err) ||
         !check_size(&config, dtype, padded, &m->bin, err)) {

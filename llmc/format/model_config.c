@@ -176,6 +176,18 @@ static bool read_field(struct gpt_config *c, const struct gpt_field *f, const js
     return true;
 }
 
+/* An id or a list of ids. Those that are no tokens of the model say nothing: GPT2Config writes 50256 for
+ * any vocabulary. */
+static void read_ids(struct gpt_token_ids *ids, const json_t *found, int64_t vocab_size) {
+    size_t n = json_is_array(found) ? json_array_size(found) : 1;
+    *ids = (struct gpt_token_ids){0};
+    for (size_t i = 0; i < n && i < GPT_MOST_IDS; i++) {
+        const json_t *id = json_is_array(found) ? json_array_get(found, i) : found;
+        json_int_t value = json_integer_value(id);
+        if (json_is_integer(id) && value >= 0 && value < vocab_size) ids->id[ids->count++] = (int32_t)value;
+    }
+}
+
 static bool parse_config(struct gpt_config *c, enum gpt_format *format, const json_t *root, const char *path,
                          const char *dir, struct error *err) {
     if (!json_is_object(root)) return fail(err, "%s: is not a JSON object", path);
@@ -188,6 +200,8 @@ static bool parse_config(struct gpt_config *c, enum gpt_format *format, const js
     gpt_config_complete(c);
     struct error why;
     if (!gpt_config_check(c, &why)) return fail(err, "%s: %s", path, why.message);
+    read_ids(&c->bos, json_object_get(root, "bos_token_id"), c->vocab_size);
+    read_ids(&c->eos, json_object_get(root, "eos_token_id"), c->vocab_size);
     return check_constants(root, *format, path, err) && check_rope(root, path, err);
 }
 
@@ -233,15 +247,52 @@ static json_t *sorted(json_t *object) {
     return out;
 }
 
-bool model_config_write(const char *dir, const struct gpt_config *c, enum st_dtype dtype, int64_t end_of_text,
-                        struct error *err) {
+/* --- tokens that begin and end a text --- */
+
+/* The tokenizer's end of text stands before and after every document in training. Shards have no
+ * tokenizer, but those of GPT-2 are known by the size of the vocabulary, which some pad to a multiple of
+ * 128. */
+static int64_t end_of_text(const struct gpt_config *c, const struct tokenizer *t) {
+    if (t) return tokenizer_end_of_text(t);
+    return c->vocab_size == 50257 || c->vocab_size == 50304 ? 50256 : -1;
+}
+
+int64_t model_begin_of_text(const struct gpt_config *c, const struct tokenizer *t) {
+    return c->bos.count ? c->bos.id[0] : c->eos.count ? c->eos.id[0] : end_of_text(c, t);
+}
+
+bool model_ends_text(const struct gpt_config *c, const struct tokenizer *t, int64_t token) {
+    for (int i = 0; i < c->eos.count; i++)
+        if (c->eos.id[i] == token) return true;
+    return token == end_of_text(c, t);
+}
+
+static json_t *ids_json(const struct gpt_token_ids *ids, int64_t otherwise) {
+    if (!ids->count) return otherwise < 0 ? json_null() : json_integer(otherwise);
+    if (ids->count == 1) return json_integer(ids->id[0]);
+    json_t *list = json_array();
+    for (int i = 0; i < ids->count; i++) json_array_append_new(list, json_integer(ids->id[i]));
+    return list;
+}
+
+/* --- the files --- */
+
+/* Takes over `root`. */
+static bool write_json(const char *dir, const char *name, json_t *root, struct error *err) {
+    char *path = xasprintf("%s/%s", dir, name);
+    check(root, "%s: cannot be written as JSON", path);
+    bool ok = json_file_write(path, root, err);
+    free(path);
+    return ok;
+}
+
+static json_t *config_json(const struct gpt_config *c, enum st_dtype dtype, json_t *bos, json_t *eos) {
     enum gpt_format format = format_for_directory(c);
     size_t family = 0;
     while (families[family].format != format) family++;
-    json_t *end = end_of_text < 0 ? json_null() : json_integer(end_of_text);
     json_t *root =
         json_pack("{s:s, s:s, s:O, s:O, s:s}", "_name_or_path", c->name, "model_type",
-                  families[family].model_type, "bos_token_id", end, "eos_token_id", end, "torch_dtype",
+                  families[family].model_type, "bos_token_id", bos, "eos_token_id", eos, "torch_dtype",
                   dtype == ST_BF16  ? "bfloat16"
                   : dtype == ST_F16 ? "float16"
                                     : "float32");
@@ -254,19 +305,49 @@ bool model_config_write(const char *dir, const struct gpt_config *c, enum st_dty
         if (constants[i].format == format && constants[i].written)
             json_object_set_new(root, constants[i].key,
                                 json_loads(constants[i].value, JSON_DECODE_ANY, NULL));
+    /* llama.cpp's converter reads the context's old name */
+    if (format == FORMAT_HF_GPT2) json_object_set_new(root, "n_ctx", json_integer(c->context));
+    return sorted(root);
+}
+
+/* A token that tokenizer.json does not mark as special must not be named: transformers would make it
+ * special, and the tokens of a text with its letters would be others. */
+static void name_token(json_t *root, const char *key, const struct tokenizer *t, const json_t *id) {
+    int64_t token = json_is_array(id) ? json_integer_value(json_array_get(id, 0)) : json_integer_value(id);
+    if (json_is_null(id) || tokenizer_token_kind(t, token) != TOKEN_KIND_SPECIAL) return;
+    int size;
+    const char *text = tokenizer_token_bytes(t, token, &size);
+    json_object_set_new(root, key, json_stringn(text, (size_t)size));
+}
+
+static json_t *tokenizer_json(const struct gpt_config *c, const struct tokenizer *t, const json_t *bos,
+                              const json_t *eos) {
+    json_t *root = json_pack("{s:s, s:I, s:b, s:b}", "tokenizer_class", "PreTrainedTokenizerFast",
+                             "model_max_length", (json_int_t)c->context, "add_prefix_space",
+                             tokenizer_prefixes_space(t), "clean_up_tokenization_spaces", 0);
+    name_token(root, "bos_token", t, bos);
+    name_token(root, "eos_token", t, eos);
+    return root;
+}
+
+bool model_config_write(const char *dir, const struct gpt_config *c, enum st_dtype dtype,
+                        const struct tokenizer *t, struct error *err) {
+    int64_t end = end_of_text(c, t);
+    json_t *bos = ids_json(&c->bos, end), *eos = ids_json(&c->eos, end);
     json_t *generation =
-        json_pack("{s:b, s:O, s:O}", "_from_model_config", 1, "bos_token_id", end, "eos_token_id", end);
-    json_decref(end);
-    root = sorted(root);
-    check(root && generation, "model %s: its configuration cannot be written as JSON", c->name);
-    char *path = xasprintf("%s/config.json", dir),
-         *generation_path = xasprintf("%s/generation_config.json", dir);
-    bool ok = json_file_write(path, root, err);
+        json_pack("{s:b, s:O, s:O}", "_from_model_config", 1, "bos_token_id", bos, "eos_token_id", eos);
+    bool ok = write_json(dir, "config.json", config_json(c, dtype, bos, eos), err);
     if (ok)
-        ok = json_file_write(generation_path, generation, err);
+        ok = write_json(dir, "generation_config.json", generation, err);
     else
         json_decref(generation);
-    free(generation_path);
-    free(path);
+    if (ok && t) {
+        char *path = xasprintf("%s/tokenizer.json", dir);
+        ok = tokenizer_save(t, path, err) &&
+             write_json(dir, "tokenizer_config.json", tokenizer_json(c, t, bos, eos), err);
+        free(path);
+    }
+    json_decref(bos);
+    json_decref(eos);
     return ok;
 }

@@ -1,10 +1,11 @@
-/* config.json and generation_config.json of a model directory. Which keys there are, and what they mean, is
- * in the table of gpt_fields (model/config.h). */
+/* The JSON files of a model directory: config.json, generation_config.json, and those of its tokenizer.
+ * Which keys config.json has, and what they mean, is in the table of gpt_fields (model/config.h). */
 #ifndef LLMC_FORMAT_MODEL_CONFIG_H
 #define LLMC_FORMAT_MODEL_CONFIG_H
 
 #include "llmc/format/safetensors.h"
 #include "llmc/model/config.h"
+#include "llmc/text/tokenizer.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -15,10 +16,17 @@ extern "C" {
 bool model_config_read(struct gpt_config *config, enum gpt_format *format, const char *dir,
                        struct error *err);
 
-/* Writes DIR/config.json and DIR/generation_config.json, for transformers where a family can say what the
- * model is. `end_of_text` is the token that begins and ends a text, -1 if there is none. */
+/* Writes DIR/config.json and DIR/generation_config.json, for transformers where a family can say what
+ * the model is; with a tokenizer (or NULL) also DIR/tokenizer.json, and DIR/tokenizer_config.json,
+ * without which AutoTokenizer may take another pre-tokenizer than that of tokenizer.json. */
 bool model_config_write(const char *dir, const struct gpt_config *config, enum st_dtype dtype,
-                        int64_t end_of_text, struct error *err);
+                        const struct tokenizer *tokenizer, struct error *err);
+
+/* The token that begins a text: config.json's bos_token_id, else its eos_token_id, else the tokenizer's
+ * end of text (NULL: none), else GPT-2's if the vocabulary has the size of GPT-2's. -1: unknown. */
+int64_t model_begin_of_text(const struct gpt_config *config, const struct tokenizer *tokenizer);
+/* Whether the token ends a text, by config.json or by the tokenizer (or NULL). */
+bool model_ends_text(const struct gpt_config *config, const struct tokenizer *tokenizer, int64_t token);
 
 #ifdef __cplusplus
 }

@@ -36,6 +36,13 @@ enum gpt_mlp {
 };
 enum gpt_switch { SWITCH_AUTO, SWITCH_ON, SWITCH_OFF };
 
+/* Tokens to which a model directory gives a meaning; count 0: not said. */
+enum { GPT_MOST_IDS = 8 };
+struct gpt_token_ids {
+    int count;
+    int32_t id[GPT_MOST_IDS];
+};
+
 struct gpt_config {
     char name[64];
     int64_t context;    /* maxT: the longest sequence */
@@ -53,6 +60,9 @@ struct gpt_config {
     enum gpt_switch tied; /* the output head is the token embedding */
     double norm_eps;      /* added to the variance in every norm */
     double rope_theta;    /* base of the wavelengths of rotary positions; 0 without them */
+    /* Tokens that begin, and that end, a text, as config.json says. They are kept, but change nothing
+     * that is computed, so they are no rows of the table. */
+    struct gpt_token_ids bos, eos;
 };
 
 /* A complete GPT-2, for constants. */
@@ -79,8 +89,8 @@ struct gpt_format_key {
     double otherwise;   /* the value where the key is missing or null; 0: what follows from other fields */
     bool required;      /* a file without the key is refused */
     bool null_if_usual; /* written as null where the value is what follows from other fields */
-    /* The format's words, in the order of the option's; NULL: the same. "a|b,c|": the second is written as b and
-     * read as b or c; the third cannot be said. */
+    /* The format's words, in the order of the option's; NULL: the same. "a|b,c|": the second is written
+     * as b and read as b or c; the third cannot be said. */
     const char *words;
 };
 

@@ -181,7 +181,11 @@ bool run_model_config(struct gpt_config *model, char **directory, const struct r
             c->model, said->option.name);
     *directory = checkpoint_find(c->model, err);
     if (!*directory || !checkpoint_config(model, *directory, err)) return false;
-    if (vocab_size > 0 && vocab_size != model->vocab_size)
+    if (c->shape.vocab_size && c->shape.vocab_size != model->vocab_size)
+        return fail(err, "--vocab-size %" PRId64 ": --model %s has a vocabulary of %" PRId64 " tokens",
+                    c->shape.vocab_size, c->model, model->vocab_size);
+    /* A model may have more rows than its tokenizer has tokens. */
+    if (vocab_size > model->vocab_size)
         return fail(err, "--model %s has a vocabulary of %" PRId64 " tokens, the data one of %" PRId64,
                     c->model, model->vocab_size, vocab_size);
     return true;

@@ -372,6 +372,15 @@ char *tokenizer_merge_name(const struct tokenizer *t, int rank) {
     return name;
 }
 
+bool tokenizer_uses_nfc(const struct tokenizer *t) { return t->nfc; }
+bool tokenizer_prefixes_space(const struct tokenizer *t) { return t->prefix_space; }
+
+bool tokenizer_strips_spaces(const struct tokenizer *t) {
+    for (int i = 0; i < t->added_count; i++)
+        if (t->added[i].lstrip || t->added[i].rstrip) return true;
+    return false;
+}
+
 bool tokenizer_ignores_merges(const struct tokenizer *t) { return t->ignore_merges; }
 
 enum word_pattern tokenizer_word_pattern(const struct tokenizer *t) {

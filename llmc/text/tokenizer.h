@@ -24,7 +24,8 @@ struct text_span {
 struct tokenizer *tokenizer_bytes(void);
 
 /* Loads a Hugging Face tokenizer.json, or a directory that holds tokenizer.json, vocab.bpe + encoder.json
- * (GPT-2's published names) or merges.txt + vocab.json. Accepts byte-level BPE with the pre-tokenizer of
+ * (GPT-2's published names) or merges.txt + vocab.json, each with the added tokens of added_tokens.json and
+ * tokenizer_config.json. Accepts byte-level BPE with the pre-tokenizer of
  * GPT-2, Llama-3 or Qwen2, Digits, or any Split pattern that PCRE2 understands; NULL with the reason in err
  * otherwise. The post-processor (which adds <bos> and the like) is kept for saving, but not applied. */
 struct tokenizer *tokenizer_load(const char *path, struct error *err);
@@ -87,6 +88,9 @@ char *tokenizer_token_name(const struct tokenizer *t, int64_t id);
 /* Merges in the order of their ranks; a name is a line of merges.txt, "LEFT RIGHT". The caller frees. */
 int tokenizer_merge_count(const struct tokenizer *t);
 char *tokenizer_merge_name(const struct tokenizer *t, int rank);
+bool tokenizer_uses_nfc(const struct tokenizer *t);       /* text is normalized first */
+bool tokenizer_prefixes_space(const struct tokenizer *t); /* a text begins with a space */
+bool tokenizer_strips_spaces(const struct tokenizer *t);  /* an added token takes spaces around it along */
 /* Whether a word that is itself a token becomes that token even if merging would not reach it. */
 bool tokenizer_ignores_merges(const struct tokenizer *t);
 

@@ -469,15 +469,11 @@ static json_t *parse_json(const char *path, struct error *err) {
     return NULL;
 }
 
-static struct tokenizer *from_root(const json_t *root, struct error *err) {
-    const json_t *model = json_object_get(root, "model"), *added = json_object_get(root, "added_tokens");
+static struct tokenizer *from_root(const json_t *root, const json_t *added, struct error *err) {
+    const json_t *model = json_object_get(root, "model");
     if (!check_model(model, err)) return NULL;
-    if (!is_null(added) && !json_is_array(added)) {
-        fail(err, "added_tokens is no array");
-        return NULL;
-    }
     struct source src = {.vocab = json_object_get(model, "vocab"),
-                         .added = is_null(added) ? NULL : added,
+                         .added = added,
                          .merges = json_object_get(model, "merges"),
                          .merges_key = "model.merges"};
     struct tokenizer *t = from_source(&src, err);
@@ -499,13 +495,20 @@ static struct tokenizer *from_root(const json_t *root, struct error *err) {
     return NULL;
 }
 
-static struct tokenizer *load_json(const char *path, struct error *err) {
-    json_t *root = parse_json(path, err);
+/* `dir`: where further added tokens are named, or NULL. */
+static struct tokenizer *load_json(const char *path, const char *dir, struct error *err) {
+    json_t *root = parse_json(path, err), *added = json_object_get(root, "added_tokens"), *all = NULL;
     if (!root) return NULL;
-    struct error reason;
-    struct tokenizer *t = from_root(root, &reason);
+    struct tokenizer *t = NULL;
+    if (!is_null(added) && !json_is_array(added)) {
+        fail(err, "%s: added_tokens is no array", path);
+    } else if (!dir || (all = tokenizer_added_beside(dir, is_null(added) ? NULL : added, err))) {
+        struct error reason;
+        t = from_root(root, dir ? all : is_null(added) ? NULL : added, &reason);
+        if (!t) fail(err, "%s: %.900s", path, reason.message);
+    }
+    json_decref(all);
     json_decref(root);
-    if (!t) fail(err, "%s: %.900s", path, reason.message);
     return t;
 }
 
@@ -527,40 +530,49 @@ static bool read_lines(struct source *src, const char *path, struct error *err) 
 }
 
 /* GPT-2's form. Its vocabulary lists <|endoftext|> without marking it as special. */
-static struct tokenizer *load_pair(const char *vocab_path, const char *merges_path, struct error *err) {
+static struct tokenizer *from_pair(const struct source *src, struct error *err) {
     static const char end[] = "<|endoftext|>";
-    struct source src = {.merges_key = "merges"};
-    src.vocab = parse_json(vocab_path, err);
+    struct tokenizer *t = from_source(src, err);
+    if (!t) return NULL;
+    uint32_t id = model_token(t, src, end);
+    bool listed = false;
+    for (int i = 0; i < t->added_count; i++) listed |= !strcmp(t->added[i].content, end);
+    if (id != NO_TOKEN && !listed) tokenizer_add_special(t, end, id);
+    if (pretokenizer_add(&t->pre, PRETOK_GPT2, err) && tokenizer_finish(t, err)) return t;
+    tokenizer_free(t);
+    return NULL;
+}
+
+static struct tokenizer *load_pair(const char *vocab_path, const char *merges_path, const char *dir,
+                                   struct error *err) {
+    struct source src = {.vocab = parse_json(vocab_path, err), .merges_key = "merges"};
     if (!src.vocab) return NULL;
     struct tokenizer *t = NULL;
-    if (read_lines(&src, merges_path, err)) {
+    json_t *added = tokenizer_added_beside(dir, NULL, err);
+    src.added = added;
+    if (added && read_lines(&src, merges_path, err)) {
         struct error reason;
-        t = from_source(&src, &reason);
-        uint32_t id = t ? model_token(t, &src, end) : NO_TOKEN;
-        if (id != NO_TOKEN) tokenizer_add_special(t, end, id);
-        if (t && !(pretokenizer_add(&t->pre, PRETOK_GPT2, &reason) && tokenizer_finish(t, &reason))) {
-            tokenizer_free(t);
-            t = NULL;
-        }
+        t = from_pair(&src, &reason);
         if (!t) fail(err, "%s and %s: %.700s", vocab_path, merges_path, reason.message);
     }
     free(src.lines);
+    json_decref(added);
     json_decref(src.vocab);
     return t;
 }
 
 struct tokenizer *tokenizer_load(const char *path, struct error *err) {
-    if (!path_is_directory(path)) return load_json(path, err);
+    if (!path_is_directory(path)) return load_json(path, NULL, err);
     static const char *const pairs[][2] = {{"encoder.json", "vocab.bpe"}, {"vocab.json", "merges.txt"}};
     struct tokenizer *t = NULL;
     char *json = xasprintf("%s/tokenizer.json", path);
     bool found = path_exists(json);
-    if (found) t = load_json(json, err);
+    if (found) t = load_json(json, path, err);
     free(json);
     for (size_t i = 0; i < ARRAY_LENGTH(pairs) && !found; i++) {
         char *vocab = xasprintf("%s/%s", path, pairs[i][0]), *merges = xasprintf("%s/%s", path, pairs[i][1]);
         found = path_exists(vocab) && path_exists(merges);
-        if (found) t = load_pair(vocab, merges, err);
+        if (found) t = load_pair(vocab, merges, path, err);
         free(vocab);
         free(merges);
     }

@@ -124,7 +124,8 @@ static void find_whole_tokens(struct tokenizer *t) {
 }
 
 static int find_end_of_text(const struct tokenizer *t) {
-    static const char *const names[] = {"<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>"};
+    static const char *const names[] = {"<|endoftext|>", "<|end_of_text|>", "</s>",   "<eos>",
+                                        "<|eos|>",       "[EOS]",           "<|bos|>"};
     for (size_t k = 0; k < ARRAY_LENGTH(names); k++)
         for (int i = 0; i < t->added_count; i++)
             if (!strcmp(t->added[i].content, names[k])) return (int)t->added[i].id;

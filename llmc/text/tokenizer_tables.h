@@ -63,6 +63,12 @@ struct tokenizer *tokenizer_alloc(int vocab_size, int64_t token_bytes, int merge
 bool tokenizer_finish(struct tokenizer *t, struct error *err);
 void tokenizer_add_special(struct tokenizer *t, const char *content, uint32_t id);
 
+/* The added tokens of a directory: those that tokenizer.json lists (or NULL) and those that are named
+ * beside it, as an array like "added_tokens" there. A new reference; NULL with the reason, which names
+ * the file. */
+struct json_t;
+struct json_t *tokenizer_added_beside(const char *dir, const struct json_t *listed, struct error *err);
+
 /* GPT-2's bijection between bytes and printable characters. */
 uint32_t byte_to_code_point(uint8_t byte);
 int code_point_to_byte(uint32_t code); /* -1 if it stands for no byte */

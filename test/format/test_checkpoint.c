@@ -134,6 +134,16 @@ static void tokenizer_travels_along(void **state) {
     assert_int_equal(json_integer_value(json_object_get(config, "eos_token_id")), 256);
     assert_int_equal(json_integer_value(json_object_get(config, "bos_token_id")), 256);
     json_decref(config);
+    char *text = get_text(in_scratch("step-00000008/tokenizer_config.json"));
+    assert_string_equal(text, "{\n"
+                              "  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n"
+                              "  \"model_max_length\": 4,\n"
+                              "  \"add_prefix_space\": false,\n"
+                              "  \"clean_up_tokenization_spaces\": false,\n"
+                              "  \"bos_token\": \"<|endoftext|>\",\n"
+                              "  \"eos_token\": \"<|endoftext|>\"\n"
+                              "}\n");
+    free(text);
 
     /* A tokenizer with more tokens than the model. */
     at.step = 9;

@@ -162,8 +162,8 @@ static void assert_untouched(const char *run, const struct model *m, const struc
     free(dir);
 }
 
-/* A limit on the size of files makes the first write beyond it fail, in each of the files in turn. The state
- * is large enough to make trainer.json, the last file, the largest. */
+/* A limit on the size of files makes the first write beyond it fail, in each of the files in turn. The
+ * state is large enough to make trainer.json, the last file, the largest. */
 static void a_file_that_cannot_grow(void **state) {
     const char *run = in_scratch("run");
     struct model m;

@@ -95,7 +95,7 @@ static void write_one(const char *path, const struct foreign *f, const struct gp
 static void write_foreign(const char *name, const struct foreign *f, const struct gpt *g) {
     struct error err;
     ASSERT_OK(make_directories(in_scratch("%s", name), &err), err);
-    ASSERT_OK(model_config_write(in_scratch("%s", name), &g->config, f->dtype, -1, &err), err);
+    ASSERT_OK(model_config_write(in_scratch("%s", name), &g->config, f->dtype, NULL, &err), err);
     if (!f->sharded) {
         write_one(in_scratch("%s/model.safetensors", name), f, g, 0, 1);
         return;

@@ -1,5 +1,5 @@
-/* Checkpoints of several ranks: what some write, any others read, element by element; and a rank that cannot
- * write. */
+/* Checkpoints of several ranks: what some write, any others read, element by element; and a rank that
+ * cannot write. */
 #include "test/format/checkpoint.h"
 #include "test/ranks/ranks.h"
 

@@ -6,6 +6,7 @@
 #include "llmc/format/checkpoint.h"
 #include "llmc/cli/commands.h"
 #include "llmc/format/export.h"
+#include "llmc/format/model_config.h"
 #include "llmc/format/model_file.h"
 #include "llmc/text/bpe_train.h"
 
@@ -249,14 +250,15 @@ static float element(const struct gguf *g, int t, int64_t i, float *error) {
 static const struct {
     enum param_id id;
     const char *name; /* of layer 1 where there are layers */
-} names[] = {{P_WTE, "token_embd.weight"},           {P_WPE, "position_embd.weight"},
-             {P_LNF_W, "output_norm.weight"},        {P_LNF_B, "output_norm.bias"},
-             {P_LN1_W, "blk.1.attn_norm.weight"},    {P_LN1_B, "blk.1.attn_norm.bias"},
-             {P_QKV_W, "blk.1.attn_qkv.weight"},     {P_QKV_B, "blk.1.attn_qkv.bias"},
-             {P_PROJ_W, "blk.1.attn_output.weight"}, {P_PROJ_B, "blk.1.attn_output.bias"},
-             {P_LN2_W, "blk.1.ffn_norm.weight"},     {P_LN2_B, "blk.1.ffn_norm.bias"},
-             {P_FC_W, "blk.1.ffn_up.weight"},        {P_FC_B, "blk.1.ffn_up.bias"},
-             {P_FCPROJ_W, "blk.1.ffn_down.weight"},  {P_FCPROJ_B, "blk.1.ffn_down.bias"}};
+} names[] = {{P_WTE, "token_embd.weight"},         {P_WTE, "output.weight"},
+             {P_WPE, "position_embd.weight"},      {P_LNF_W, "output_norm.weight"},
+             {P_LNF_B, "output_norm.bias"},        {P_LN1_W, "blk.1.attn_norm.weight"},
+             {P_LN1_B, "blk.1.attn_norm.bias"},    {P_QKV_W, "blk.1.attn_qkv.weight"},
+             {P_QKV_B, "blk.1.attn_qkv.bias"},     {P_PROJ_W, "blk.1.attn_output.weight"},
+             {P_PROJ_B, "blk.1.attn_output.bias"}, {P_LN2_W, "blk.1.ffn_norm.weight"},
+             {P_LN2_B, "blk.1.ffn_norm.bias"},     {P_FC_W, "blk.1.ffn_up.weight"},
+             {P_FC_B, "blk.1.ffn_up.bias"},        {P_FCPROJ_W, "blk.1.ffn_down.weight"},
+             {P_FCPROJ_B, "blk.1.ffn_down.bias"}};
 
 /* --- GGUF --- */
 
@@ -272,7 +274,7 @@ static void tensors_in_every_type(void **state) {
         const char *path = in_scratch("model.gguf"); /* replaced each time */
         if (!export_gguf(s->checkpoint, path, (enum export_type)type, &err)) fail_msg("%s", err.message);
         gguf_read(&g, path);
-        assert_int_equal(g.tensors, 4 + 12 * config.layers);
+        assert_int_equal(g.tensors, 5 + 12 * config.layers);
         assert_u32(&g, "general.file_type", file_types[type]);
         for (size_t k = 0; k < ARRAY_LENGTH(names); k++) {
             int t = find_tensor(&g, names[k].name);
@@ -307,6 +309,7 @@ static void keys_describe_the_model(void **state) {
     if (!export_gguf(s->checkpoint, path, EXPORT_F32, &err)) fail_msg("%s", err.message);
     gguf_read(&g, path);
     assert_text(&g, "general.architecture", "gpt2");
+    assert_text(&g, "general.type", "model");
     assert_text(&g, "general.name", "exported");
     assert_u32(&g, "gpt2.context_length", 7);
     assert_u32(&g, "gpt2.embedding_length", 32);
@@ -327,8 +330,8 @@ static void keys_describe_the_model(void **state) {
     file_unmap(&g.file);
 }
 
-/* The printable character of GPT-2 for a byte, by its definition: the printable Latin-1 characters stand for
- * themselves, the other bytes for U+0100, U+0101, ... in order. */
+/* The printable character of GPT-2 for a byte, by its definition: the printable Latin-1 characters stand
+ * for themselves, the other bytes for U+0100, U+0101, ... in order. */
 static void printable(char *out, const char *bytes, int size) {
     for (int i = 0; i < size; i++) {
         int b = (uint8_t)bytes[i], code = 256;
@@ -541,7 +544,8 @@ static void directories_load_again(void **state) {
             fail_msg("%s", err.message);
         assert_false(path_exists(in_scratch("bf16.tmp")));
         if (!checkpoint_config(&c, dir, &err)) fail_msg("%s", err.message);
-        assert_memory_equal(&c, &config, sizeof c);
+        assert_null(gpt_config_difference(&c, &config));
+        assert_string_equal(c.name, config.name);
         struct ctx ctx;
         struct gpt g;
         ctx_init(&ctx, s->device, &cpu_ops, false);
@@ -611,15 +615,92 @@ static void the_command_chooses_by_name(void **state) {
     assert_false(path_exists(in_scratch("b")));
 }
 
+/* --- tokens that begin and end a text --- */
+
+static void ids_survive(void **state) {
+    struct fixture *s = *state;
+    struct error err;
+    struct gguf g;
+    /* With a tokenizer, with tokens of config.json that are not its end of text, and without a
+     * tokenizer. */
+    s->gpt.config.bos = (struct gpt_token_ids){1, {257}};
+    s->gpt.config.eos = (struct gpt_token_ids){2, {258, 299}};
+    for (int with = 1; with >= 0; with--) {
+        save(s, with ? s->tokenizer : NULL, 4 + with);
+        const char *name = with ? "with" : "without", *to = in_scratch("%s", name);
+        if (!export_huggingface(s->checkpoint, to, EXPORT_F32, false, &err)) fail_msg("%s", err.message);
+        char *text = get_text(in_scratch("%s/config.json", name));
+        assert_mentions(text, "\"bos_token_id\": 257");
+        assert_mentions(text, "\"n_ctx\": 7");
+        free(text);
+        text = get_text(in_scratch("%s/generation_config.json", name));
+        assert_mentions(text, "\"eos_token_id\": [\n    258,\n    299\n  ]");
+        free(text);
+        assert_int_equal(path_exists(in_scratch("%s/tokenizer_config.json", name)), with);
+    }
+    if (!export_gguf(in_scratch("with"), in_scratch("model.gguf"), EXPORT_F32, &err))
+        fail_msg("%s", err.message);
+    gguf_read(&g, in_scratch("model.gguf"));
+    assert_u32(&g, "tokenizer.ggml.bos_token_id", 257);
+    assert_u32(&g, "tokenizer.ggml.eos_token_id", 258);
+    file_unmap(&g.file);
+    char *text = get_text(in_scratch("with/tokenizer_config.json"));
+    assert_mentions(text, "\"tokenizer_class\": \"PreTrainedTokenizerFast\"");
+    assert_mentions(text, "\"model_max_length\": 7");
+    assert_mentions(text, "\"add_prefix_space\": false");
+    assert_null(strstr(text, "bos_token")); /* 257 and 258 are no special tokens of this tokenizer */
+    free(text);
+
+    struct gpt_config c;
+    if (!checkpoint_config(&c, in_scratch("without"), &err)) fail_msg("%s", err.message);
+    assert_int_equal(model_begin_of_text(&c, NULL), 257);
+    assert_true(model_ends_text(&c, NULL, 299) && !model_ends_text(&c, NULL, 257));
+    c.bos.count = 0;
+    assert_int_equal(model_begin_of_text(&c, s->tokenizer), 258);
+    c.eos.count = 0;
+    assert_int_equal(model_begin_of_text(&c, s->tokenizer), tokenizer_end_of_text(s->tokenizer));
+    assert_int_equal(model_begin_of_text(&c, NULL), -1);
+    c.vocab_size = 50304;
+    assert_int_equal(model_begin_of_text(&c, NULL), 50256);
+}
+
+static void what_llama_cpp_cannot_do_is_said(void **state) {
+    struct fixture *s = *state;
+    static const struct {
+        const char *from, *to, *said;
+    } edits[] = {{"\"normalizer\": null", "\"normalizer\": {\"type\": \"NFC\"}", "NFC"},
+                 {"\"lstrip\": false", "\"lstrip\": true", "lstrip"}};
+    for (size_t i = 0; i < ARRAY_LENGTH(edits); i++) {
+        save(s, s->tokenizer, 6);
+        for (int edited = 0; edited < 2; edited++) {
+            if (edited) {
+                edit_tokenizer(s, edits[i].from, edits[i].to);
+                unlink(in_scratch("step-00000006/trainer.json")); /* its checksums */
+            }
+            unlink(in_scratch("model.gguf"));
+            assert_int_equal(run_command(s, s->checkpoint, in_scratch("model.gguf"), "f32"), 0);
+            char *output = get_text(in_scratch(".output"));
+            assert_int_equal(strstr(output, "warning") && strstr(output, edits[i].said), edited);
+            free(output);
+        }
+    }
+}
+
 #define FIXTURE_TEST(f) cmocka_unit_test_setup_teardown(f, make_fixture, remove_fixture)
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        FIXTURE_TEST(tensors_in_every_type),          FIXTURE_TEST(keys_describe_the_model),
-        FIXTURE_TEST(tokenizer_goes_along),           FIXTURE_TEST(what_cannot_be_exported),
-        FIXTURE_TEST(rows_that_blocks_do_not_divide), cmocka_unit_test(q8_0_blocks),
-        FIXTURE_TEST(a_full_disk_leaves_nothing),     FIXTURE_TEST(directories_load_again),
+        FIXTURE_TEST(tensors_in_every_type),
+        FIXTURE_TEST(keys_describe_the_model),
+        FIXTURE_TEST(tokenizer_goes_along),
+        FIXTURE_TEST(what_cannot_be_exported),
+        FIXTURE_TEST(rows_that_blocks_do_not_divide),
+        cmocka_unit_test(q8_0_blocks),
+        FIXTURE_TEST(a_full_disk_leaves_nothing),
+        FIXTURE_TEST(directories_load_again),
         FIXTURE_TEST(the_command_chooses_by_name),
+        FIXTURE_TEST(ids_survive),
+        FIXTURE_TEST(what_llama_cpp_cannot_do_is_said),
     };
     return test_main(argc, argv, tests, NULL, NULL);
 }

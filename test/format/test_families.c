@@ -1,5 +1,5 @@
-/* Models that are not GPT-2: which family of Hugging Face directories each is written as, that it comes back exactly, and
- * that no format takes a model that it cannot say. */
+/* Models that are not GPT-2: which family of Hugging Face directories each is written as, that it comes
+ * back exactly, and that no format takes a model that it cannot say. */
 #include "test/format/checkpoint.h"
 
 #include "llmc/format/names.h"

@@ -1,4 +1,5 @@
-/* llm.c's model files: loading both versions, and every header field and size that is not as it should be. */
+/* llm.c's model files: loading both versions, and every header field and size that is not as it should
+ * be. */
 #include "test/scratch.h"
 
 #include "llmc/format/checkpoint.h"

@@ -20,16 +20,18 @@ FUZZ_SEEDS(model_config) {
     struct error err;
     struct gpt_config config = GPT2_CONFIG("x", 16, 300, 2, 4, 32);
     gpt_config_complete(&config);
-    check(model_config_write(fuzz_path(""), &config, ST_BF16, 256, &err), "%s", err.message);
+    config.bos = (struct gpt_token_ids){1, {299}};
+    config.eos = (struct gpt_token_ids){2, {7, 8}};
+    check(model_config_write(fuzz_path(""), &config, ST_BF16, NULL, &err), "%s", err.message);
     fuzz_seed_file(add, user, "config.json");
     config.positions = POSITIONS_ROPE; /* Llama's kinds, then some that no family has */
     config.norm = NORM_RMS;
     config.mlp = MLP_SWIGLU;
     config.bias = SWITCH_OFF;
     config.rope_theta = 10000.0;
-    check(model_config_write(fuzz_path(""), &config, ST_F32, -1, &err), "%s", err.message);
+    check(model_config_write(fuzz_path(""), &config, ST_F32, NULL, &err), "%s", err.message);
     fuzz_seed_file(add, user, "config.json");
     config.norm = NORM_LAYER;
-    check(model_config_write(fuzz_path(""), &config, ST_F32, -1, &err), "%s", err.message);
+    check(model_config_write(fuzz_path(""), &config, ST_F32, NULL, &err), "%s", err.message);
     fuzz_seed_file(add, user, "config.json");
 }

@@ -25,7 +25,7 @@ FUZZ_TARGET(safetensors) {
     struct safetensors st;
     struct model_file m;
     struct gpt_config config = TINY_CONFIG;
-    if (!configured) check(model_config_write(fuzz_path(""), &config, ST_F32, -1, &err), "%s", err.message);
+    if (!configured) check(model_config_write(fuzz_path(""), &config, ST_F32, NULL, &err), "%s", err.message);
     configured = true;
     if (safetensors_open(&st, fuzz_file("model.safetensors", data, size), &err)) {
         convert_all(&st);

@@ -13,7 +13,7 @@ FUZZ_TARGET(safetensors_index) {
     struct model_file m;
     struct gpt_config config = TINY_CONFIG;
     if (!prepared) {
-        check(model_config_write(fuzz_path(""), &config, ST_F32, -1, &err), "%s", err.message);
+        check(model_config_write(fuzz_path(""), &config, ST_F32, NULL, &err), "%s", err.message);
         write_tiny_weights(fuzz_path("a.safetensors"), ST_F32);
     }
     prepared = true;

@@ -1,4 +1,5 @@
-/* GPT-2's published pair of files: encoder.json up to the first NUL byte, vocab.bpe after it. */
+/* GPT-2's published pair of files, and the added tokens of Hugging Face beside them: each file up to the
+ * next NUL byte. A file that the input has no part for does not exist. */
 #include "test/fuzz/fuzz.h"
 
 #include <stdio.h>
@@ -9,11 +10,18 @@
 
 FUZZ_TARGET(tokenizer_gpt2) {
     struct error err;
-    const uint8_t *nul = size ? memchr(data, 0, size) : NULL;
-    size_t first = nul ? (size_t)(nul - data) : size;
+    static const char *const names[] = {"encoder.json", "vocab.bpe", "tokenizer_config.json",
+                                        "added_tokens.json"};
+    const uint8_t *end = data + size;
     remove(fuzz_path("tokenizer.json"));
-    fuzz_file("encoder.json", data, first);
-    fuzz_file("vocab.bpe", nul ? nul + 1 : data, nul ? size - first - 1 : 0);
+    for (size_t i = 0; i < ARRAY_LENGTH(names); i++) {
+        remove(fuzz_path(names[i]));
+        if (data > end) continue;
+        const uint8_t *nul = data < end ? memchr(data, 0, (size_t)(end - data)) : NULL;
+        if (!nul) nul = end;
+        fuzz_file(names[i], data, (size_t)(nul - data));
+        data = nul + 1;
+    }
     struct tokenizer *t = tokenizer_load(fuzz_path(""), &err);
     if (!t) return 0;
     try_tokenizer(t);
@@ -37,6 +45,12 @@ FUZZ_SEEDS(tokenizer_gpt2) {
                   "\"ab\": 256, \"\\u0120ab\": 257, \"<|endoftext|>\": 258}");
     text[n++] = '\0';
     n += snprintf(text + n, sizeof text - (size_t)n, "#version: 0.2\na b\n\xC4\xA0 ab\n");
+    add(user, text, (size_t)n);
+    text[n++] = '\0';
+    n += snprintf(text + n, sizeof text - (size_t)n,
+                  "{\"added_tokens_decoder\": {\"259\": {\"content\": \"<u>\", \"rstrip\": true}}}");
+    text[n++] = '\0';
+    n += snprintf(text + n, sizeof text - (size_t)n, "{\"zz\": 260}");
     add(user, text, (size_t)n);
     static const char small[] = "{\"a\":0,\"b\":1,\"ab\":2}\0a b\n";
     add(user, small, sizeof small - 1);

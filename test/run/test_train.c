@@ -348,6 +348,32 @@ static void test_wrong_files(void **state) {
     expect("--out $D/y6 --text $D/garbage.bin --tokenizer $D/garbage.bin", 1, "garbage.bin");
 }
 
+/* A vocabulary may be padded: the model keeps its rows, the tokenizer its tokens. */
+static void test_more_rows_than_tokens(void **state) {
+    uint32_t tokens[4000];
+    for (int i = 0; i < 4000; i++) tokens[i] = (uint32_t)(i * 7 % 257);
+    struct error err;
+    assert_true(shard_write(in_scratch("bytes.bin"), tokens, 4000, 257, &err));
+    char *text = (char *)xcalloc(1, 3001);
+    for (int i = 0; i < 3000; i++) text[i] = "ten green bottles hanging on the wall\n"[i % 38];
+    put_text("bottles.txt", text);
+    free(text);
+    expect(
+        "--out $D/rows --data $D/bytes.bin --model d1 --vocab-size 300 --channels 32 --heads 1 --context 16 "
+        "--steps 2 --device cpu",
+        0, "weights");
+    expect("--out $D/padded --model $D/rows --text $D/bottles.txt --tokenizer bytes --steps 2 --device cpu", 0,
+           "weights");
+    char *config = get_text("padded/step-00000002/config.json");
+    assert_mentions(config, "\"vocab_size\": 300");
+    assert_mentions(config, "\"bos_token_id\": 256");
+    free(config);
+    expect("--out $D/padded2 --model $D/padded --text $D/bottles.txt --steps 2 --device cpu", 0, "weights");
+    expect("sample --from $D/padded2 --tokens 3 --no-stats", 0, "");
+    expect("--out $D/cut --model $D/rows --data $D/bytes.bin --vocab-size 257 --steps 2", 1,
+           "has a vocabulary of 300 tokens");
+}
+
 static void test_a_run_is_not_overwritten(void **state) {
     expect("--out $D/mine " SMALL, 0, "weights");
     expect("--out $D/mine " SMALL, 1, "already holds a run");
@@ -375,6 +401,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_plan_and_sample),
         cmocka_unit_test(test_fine_tuning),
         cmocka_unit_test(test_wrong_options),
+        cmocka_unit_test(test_more_rows_than_tokens),
         cmocka_unit_test(test_wrong_files),
         cmocka_unit_test(test_a_run_is_not_overwritten),
     };

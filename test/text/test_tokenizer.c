@@ -477,6 +477,74 @@ static void test_published_files(void **state) {
     json_decref(base);
 }
 
+/* --- added tokens beside the tokenizer --- */
+
+/* How many tokens `text` has, and how many of them are `id`. */
+static int64_t count_id(const struct tokenizer *t, const char *text, uint32_t id, bool special) {
+    struct token_buffer b = {0};
+    int64_t found = 0;
+    (special ? tokenizer_encode_special : tokenizer_encode)(t, text, (int64_t)strlen(text), &b);
+    for (int64_t i = 0; i < b.count; i++) found += b.ids[i] == id;
+    token_buffer_free(&b);
+    return found;
+}
+
+/* transformers gives the same ids for these directories: each with a tokenizer of n tokens, the last
+ * <|endoftext|>. */
+static void test_added_tokens_beside(void **state) {
+    static const char pairs[] = "{\"<u>\": %d, \"<sp>\": %d, \"New York\": %d}";
+    static const char decoder[] =
+        "{\"eos_token\": \"<|endoftext|>\", \"added_tokens_decoder\": {"
+        "\"%d\": {\"content\": \"<u>\", \"special\": false, \"normalized\": false, \"rstrip\": true},"
+        "\"%d\": {\"content\": \"<sp>\", \"special\": true, \"normalized\": false, \"lstrip\": true},"
+        "\"%d\": {\"content\": \"New York\", \"special\": false, \"normalized\": true}}}";
+    static const char roles[] = "{\"additional_special_tokens\": [{\"content\": \"<sp>\"}]}";
+    json_t *root = read_json("test/golden/tokenizer.json"), *model = json_object_get(root, "model");
+    json_t *vocab = json_object_get(model, "vocab");
+    int n = (int)json_object_size(vocab) + 1;
+    json_object_set_new(vocab, "<|endoftext|>", json_integer(n - 1));
+    json_object_set_new(
+        root, "added_tokens",
+        json_pack("[{s:i, s:s, s:b}]", "id", n - 1, "content", "<|endoftext|>", "special", 1));
+    for (int form = 0; form < 4; form++) {
+        bool pair = form & 1, old = form & 2;
+        char *name = xasprintf("beside%d", form), *dir = xstrdup(in_scratch("%s", name)),
+             *added = xasprintf(old ? pairs : decoder, n, n + 1, n + 2);
+        struct error err = {""};
+        assert_true(make_directories(dir, &err));
+        write_json(in_scratch("%s/%s", name, pair ? "vocab.json" : "tokenizer.json"), pair ? vocab : root);
+        if (pair) put_text(in_scratch("%s/merges.txt", name), "#version: 0.2\n");
+        put_text(in_scratch("%s/%s", name, old ? "added_tokens.json" : "tokenizer_config.json"), added);
+        if (old) put_text(in_scratch("%s/special_tokens_map.json", name), roles);
+        struct tokenizer *t = tokenizer_load(dir, &err);
+        if (!t) fail_msg("%s", err.message);
+        assert_int_equal(tokenizer_vocab_size(t), n + 3);
+        assert_int_equal(tokenizer_end_of_text(t), n - 1);
+        assert_int_equal(tokenizer_token_kind(t, n), TOKEN_KIND_ADDED);
+        assert_int_equal(tokenizer_token_kind(t, n + 1), TOKEN_KIND_SPECIAL);
+        assert_int_equal(count_id(t, "in New York <u>", (uint32_t)n, false), 1);
+        assert_int_equal(count_id(t, "in New York <u>", (uint32_t)n + 2, false), 1);
+        assert_int_equal(count_id(t, "a <sp>", (uint32_t)n + 1, false), 0);
+        assert_int_equal(count_id(t, "a <sp>", (uint32_t)n + 1, true), 1);
+        uint32_t space = 220; /* taken along by a token that strips */
+        assert_int_equal(count_id(t, "<sp> <u> <sp>", space, true), old ? 2 : 1);
+        tokenizer_free(t);
+        const char *broken[] = {"{\"<u>\": \"one\"}", "[]", "{"};
+        for (size_t i = 0; i < ARRAY_LENGTH(broken); i++) {
+            put_text(in_scratch("%s/added_tokens.json", name), broken[i]);
+            assert_null(tokenizer_load(dir, &err));
+            assert_mentions(err.message, "added_tokens.json");
+        }
+        put_text(in_scratch("%s/added_tokens.json", name), "{\"<hole>\": 4000}");
+        assert_null(tokenizer_load(dir, &err));
+        assert_mentions(err.message, "\"<hole>\" has the id 4000");
+        free(added);
+        free(dir);
+        free(name);
+    }
+    json_decref(root);
+}
+
 /* --- malformed files --- */
 
 static void refuse(const char *name, const char *reason) {
@@ -590,6 +658,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_ids_outside_the_vocabulary),
         cmocka_unit_test(test_saved_and_loaded_is_the_same),
         cmocka_unit_test(test_published_files),
+        cmocka_unit_test(test_added_tokens_beside),
         cmocka_unit_test(test_malformed_files),
     };
     return test_main(argc, argv, tests, make_scratch, remove_scratch);
