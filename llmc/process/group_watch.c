@@ -325,13 +325,7 @@ void group_watch_start(struct group_state *s) {
     w->polled = (struct pollfd *)xcalloc((size_t)s->group->world + 1, sizeof *w->polled);
     double now = now_seconds();
     for (int64_t r = 0; r < s->group->world; r++) s->peers[r].heard = s->peers[r].progressed = now;
-    /* signals are the business of the main thread */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int status = pthread_create(&w->thread, NULL, watch_main, s);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    check(status == 0, "cannot start the thread of the watch: %s", strerror(status));
+    thread_start(&w->thread, watch_main, s, "watches the other ranks");
 }
 
 /* --- closing, last words, lost connections --- */
