@@ -109,6 +109,7 @@ static int finish(struct run *r) {
 static int cmd_train(int argc, char **argv) {
     struct run r = {0};
     char *usage = train_usage();
+    run_ignore_signals();
     const struct option_command command = {
         .usage = usage,
         .intro = "Trains a GPT-2 model on the built-in stories, on --text, or on the token shards of --data.",

@@ -3,6 +3,7 @@
  * options: batches, shards and the split follow from the text, and results are joined in its order. */
 #include "data/prepare.h"
 
+#include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/corpus/encode.h"
 #include "llmc/corpus/shard.h"
@@ -406,6 +407,24 @@ static bool find_sources(struct prepare *p, const char *const *inputs, int count
     return true;
 }
 
+/* A command that can be pasted. */
+static void say_training(const struct prepare *p) {
+    static const char *const options[] = {" --data ", " --val ", " --tokenizer "};
+    char *program = program_name("train_gpt");
+    char *paths[] = {xasprintf("%s/%s_train_*.bin", p->o->out, p->o->name),
+                     xasprintf("%s/%s_val_*.bin", p->o->out, p->o->name),
+                     xasprintf("%s/tokenizer.json", p->o->out)};
+    say("train on them with\n  %s", program);
+    for (size_t i = 0; i < ARRAY_LENGTH(paths); i++) {
+        char *quoted = shell_quote(paths[i]);
+        if (i != 1 || p->side[VALIDATION].count) say("%s%s", options[i], quoted);
+        free(quoted);
+        free(paths[i]);
+    }
+    say("\n");
+    free(program);
+}
+
 static void say_result(const struct prepare *p) {
     struct source_counts sum = {0};
     int64_t binary = 0;
@@ -436,10 +455,7 @@ static void say_result(const struct prepare *p) {
     if (p->side[VALIDATION].count == 0 && p->o->validation_fraction > 0)
         warn("no document was chosen for validation: there are too few for --validation-fraction %g",
              p->o->validation_fraction);
-    const char *out = p->o->out, *name = p->o->name;
-    printf("train on them with\n  build/train_gpt --data '%s/%s_train_*.bin'", out, name);
-    if (p->side[VALIDATION].count) printf(" --val '%s/%s_val_*.bin'", out, name);
-    printf(" --tokenizer %s/tokenizer.json\n", out);
+    say_training(p);
 }
 
 /* A run without progress leaves nothing; one with progress can be resumed. */

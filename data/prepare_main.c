@@ -2,6 +2,7 @@
  *
  *     build/prepare --tokenizer train:32768 --out shards books/ wiki.jsonl.zst
  *     build/train_gpt --data 'shards/data_train_*.bin' --val 'shards/data_val_*.bin' ... */
+#include "llmc/base/console.h"
 #include "llmc/base/options.h"
 #include "data/prepare.h"
 
@@ -73,16 +74,17 @@ int main(int argc, char **argv) {
     struct options o;
     struct error err;
     int status = 0;
+    open_standard_files();
     options_init(&o, &command, &c);
     if (!options_parse(&o, argc - 1, argv + 1, &err) || (!o.help && !sound(&c, &err))) {
-        fprintf(stderr, "error: %s\n", err.message);
+        report_error("%s", err.message);
         status = 2;
     } else if (o.help) {
         char *help = options_help(&o);
         fputs(help, stdout);
         free(help);
     } else if (!prepare_run(&c, o.positional, o.positional_count, &err)) {
-        fprintf(stderr, "error: %s\n", err.message);
+        report_error("%s", err.message);
         status = 1;
     }
     options_free(&o);

@@ -6,6 +6,7 @@
 #include "llmc/stories/stories.h"
 
 #include "llmc/base/file.h"
+#include "llmc/base/console.h"
 #include "llmc/base/options.h"
 
 #include <errno.h>
@@ -85,9 +86,10 @@ int main(int argc, char **argv) {
     struct config c;
     struct options o;
     struct error err;
+    open_standard_files();
     options_init(&o, &command, &c);
     if (!options_parse(&o, argc - 1, argv + 1, &err)) {
-        fprintf(stderr, "error: %s\n", err.message);
+        report_error("%s", err.message);
         return 2;
     }
     if (o.help) {

@@ -7,6 +7,7 @@
  * memory of twice the caches' size, so that an operation finds its operands in memory, as it does in a
  * model. Operations as they run inside a training step are timed by `train_gpt profile`. */
 #include "dev/variants/ladder.h"
+#include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/cli/commands.h"
 #include "llmc/model/gpt.h"
@@ -376,6 +377,7 @@ static int run(const struct config *config) {
 int main(int argc, char **argv) {
     struct options o;
     struct config config;
+    open_standard_files();
     int status = command_options(&o, &command, &config, argc - 1, argv + 1);
     if (status >= 0) return status;
     if (config.compare) {

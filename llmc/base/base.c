@@ -1,5 +1,7 @@
 #include "llmc/base/base.h"
 
+#include "llmc/base/console.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -22,6 +24,7 @@ static void message(const char *kind, const char *fmt, va_list ap) {
     char text[8192];
     int used = snprintf(text, sizeof text, "%s%s: ", message_options.prefix, kind);
     int n = vsnprintf(text + used, sizeof text - (size_t)used - 1, fmt, ap);
+    make_printable(text);
     size_t size = strlen(text);
     text[size++] = '\n';
     fflush(stdout);
@@ -72,6 +75,7 @@ bool fail(struct error *err, const char *fmt, ...) {
         va_start(ap, fmt);
         vsnprintf(err->message, sizeof err->message, fmt, ap);
         va_end(ap);
+        make_printable(err->message);
     }
     return false;
 }

@@ -1,8 +1,10 @@
 /* The list of the commands, and what all of them begin with. */
 #include "llmc/cli/commands.h"
 
+#include "llmc/base/console.h"
 #include "llmc/ops/device.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +62,7 @@ static void restart_with_short_spin(char **argv) {
 }
 
 int dispatch_command(int argc, char **argv, int (*train)(int argc, char **argv)) {
+    open_standard_files();
     restart_with_short_spin(argv);
     if (argc < 2 || argv[1][0] == '-') return train(argc - 1, argv + 1);
     for (size_t i = 0; i < ARRAY_LENGTH(commands); i++)
@@ -73,13 +76,15 @@ int command_options(struct options *o, const struct option_command *command, voi
     struct error err;
     options_init(o, command, config);
     if (!options_parse(o, argc, argv, &err)) {
-        fprintf(stderr, "error: %s\n", err.message);
+        report_error("%s", err.message);
         options_free(o);
         return 2;
     }
     if (!o->help) return -1;
     char *text = options_help(o);
     printf("%s\nDevices of this build: %s\n", text, device_backends());
+    check(fflush(stdout) == 0 && !ferror(stdout), "the help cannot be written to standard output: %s",
+          strerror(errno));
     free(text);
     options_free(o);
     return 0;

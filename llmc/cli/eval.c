@@ -1,5 +1,7 @@
 /* `train_gpt eval`: the loss of a checkpoint on tokens or text, and its answers to multiple-choice
  * questions. Loss and tasks need different sequence lengths, so each creates the model anew. */
+#include "llmc/base/console.h"
+#include "llmc/base/file.h"
 #include "llmc/cli/commands.h"
 #include "llmc/corpus/documents.h"
 #include "llmc/corpus/encode.h"
@@ -153,11 +155,10 @@ static struct dataset *open_text(const struct evaluation *e, struct error *err) 
 }
 
 static void print_loss(const struct eval_loss *r, const char *name) {
-    printf("%s: loss %.4f nats per token over %" PRId64 " tokens, perplexity %.2f", name, r->loss, r->targets,
-           r->perplexity);
-    if (r->bytes) printf(", %.4f bits per byte", r->bits_per_byte);
-    printf("\n");
-    fflush(stdout);
+    say("%s: loss %.4f nats per token over %" PRId64 " tokens, perplexity %.2f", name, r->loss, r->targets,
+        r->perplexity);
+    if (r->bytes) say(", %.4f bits per byte", r->bits_per_byte);
+    say("\n");
 }
 
 static void evaluate_loss(const struct evaluation *e) {
@@ -213,9 +214,8 @@ static void write_answer(void *user, int64_t question, int count, int answer, co
 static void print_result(const char *name, int width, const struct eval_result *r) {
     /* the standard error of a proportion */
     double error = sqrt(r->accuracy * (1 - r->accuracy) / (double)r->questions);
-    printf("%-*s %9" PRId64 "  %6.2f %% +- %4.2f  %6.2f %%  %10.2f %%  %6.2f %%\n", width, name, r->questions,
-           100 * r->accuracy, 100 * error, 100 * r->per_token, 100 * r->per_character, 100 * r->chance);
-    fflush(stdout);
+    say("%-*s %9" PRId64 "  %6.2f %% +- %4.2f  %6.2f %%  %10.2f %%  %6.2f %%\n", width, name, r->questions,
+        100 * r->accuracy, 100 * error, 100 * r->per_token, 100 * r->per_character, 100 * r->chance);
 }
 
 static void add_result(struct eval_result *sum, const struct eval_result *r) {
@@ -280,7 +280,7 @@ int cmd_eval(int argc, char **argv) {
                         : e.c.details && !e.c.tasks ? "--details goes with --tasks"
                                                     : NULL;
     if (wrong) {
-        fprintf(stderr, "error: %s\n", wrong);
+        report_error("%s", wrong);
         options_free(&options);
         return 2;
     }

@@ -1,5 +1,6 @@
 /* `train_gpt export`: writes a checkpoint as a GGUF file, or as a Hugging Face directory without training
  * state. */
+#include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/cli/commands.h"
 #include "llmc/format/checkpoint.h"
@@ -69,8 +70,8 @@ int cmd_export(int argc, char **argv) {
     bool ok = from != NULL && export_model(&c, from, gguf, &err);
     if (ok) {
         char *weights = gguf ? xstrdup(c.to) : xasprintf("%s/model.safetensors", c.to);
-        printf("%s -> %s (%s, %s)\n", from, c.to, export_type_name(c.type),
-               human_bytes((double)size_of(weights)));
+        say("%s -> %s (%s, %s)\n", from, c.to, export_type_name(c.type),
+            human_bytes((double)size_of(weights)));
         free(weights);
     } else {
         report_error("%s", err.message);

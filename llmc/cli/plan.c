@@ -1,5 +1,6 @@
 /* `train_gpt plan`: the memory and the work of a training step, computed without allocating anything (see
  * plan mode in ctx.h). */
+#include "llmc/base/console.h"
 #include "llmc/cli/commands.h"
 #include "llmc/run/config.h"
 
@@ -102,10 +103,10 @@ int cmd_plan(int argc, char **argv) {
 
     struct gpt_params layout;
     gpt_params_layout(&layout, &model);
-    printf("model %s: %sparameters (%" PRId64 " layers, %" PRId64 " heads, %" PRId64
-           " channels, vocabulary %" PRId64 ", context %" PRId64 ")\n",
-           model.name, human_count((double)layout.count), model.layers, model.heads, model.channels,
-           model.vocab_size, model.context);
+    say("model %s: %sparameters (%" PRId64 " layers, %" PRId64 " heads, %" PRId64
+        " channels, vocabulary %" PRId64 ", context %" PRId64 ")\n",
+        model.name, human_count((double)layout.count), model.layers, model.heads, model.channels,
+        model.vocab_size, model.context);
     int64_t free_bytes, total_bytes;
     device->memory_info(device, &free_bytes, &total_bytes);
     printf("memory%s on %s (%s of %s free%s), %s\n", plans.count > 1 ? " of each process" : "", device->name,

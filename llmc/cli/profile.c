@@ -3,6 +3,7 @@
  * its bytes at the copy rate, or for its FLOPs at the matmul rate if that is longer, both measured on this
  * device. The difference is what a better kernel could gain. Prints a table, and with --html writes a page
  * (profile_page.c). */
+#include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/base/rng.h"
 #include "llmc/cli/commands.h"
@@ -226,7 +227,7 @@ int cmd_profile(int argc, char **argv) {
     p->note = c.note;
     say_where(p, device);
     measure(p, &gpt, &optimizer, &c.run);
-    printf("%s\n%s\n", p->where, p->title);
+    say("%s\n%s\n", p->where, p->title);
     print_table(p);
     if (c.html) {
         check(profile_write_page(p, c.html, &err), "%s", err.message);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct sample_config {
     const char *from, *prompt, *tokenizer, *device;
@@ -46,7 +47,16 @@ struct stream {
     const struct tokenizer *tokenizer;
     const struct gpt_config *model;
     bool past_end;
+    bool terminal; /* on which control characters must not act; elsewhere the bytes are what is wanted */
 };
+
+static void put_text(const struct stream *s, const char *bytes, int64_t size) {
+    for (int64_t i = 0; i < size; i++) {
+        unsigned char c = (unsigned char)bytes[i];
+        bool control = (c < 0x20 && c != '\n' && c != '\t') || c == 0x7f;
+        putchar(s->terminal && control ? '?' : c);
+    }
+}
 
 static bool print_token(void *user, int64_t token) {
     struct stream *s = (struct stream *)user;
@@ -56,7 +66,7 @@ static bool print_token(void *user, int64_t token) {
         if (!s->past_end && model_ends_text(s->model, s->tokenizer, token)) return false;
         int size;
         const char *bytes = tokenizer_token_bytes(s->tokenizer, token, &size);
-        fwrite(bytes, 1, (size_t)size, stdout);
+        put_text(s, bytes, size);
     }
     fflush(stdout);
     return !ferror(stdout);
@@ -96,14 +106,14 @@ int cmd_sample(int argc, char **argv) {
     char *prompt = read_prompt(c.prompt);
     struct token_buffer ids = encode_prompt(tokenizer, &model, prompt);
     int64_t made = 0;
-    struct stream stream = {tokenizer, &model, c.past_end};
+    struct stream stream = {tokenizer, &model, c.past_end, isatty(STDOUT_FILENO)};
     double started = now_seconds();
     for (int64_t i = 0; i < c.count; i++) {
         struct sampler_options sampling = sampling_options(&c.sampling, i);
         struct sampler *s =
             sampler_new(&sampling, tokenizer ? tokenizer_vocab_size(tokenizer) : model.vocab_size);
         if (c.count > 1) printf("--- seed %" PRIu64 "\n", sampling.seed);
-        fputs(prompt, stdout);
+        put_text(&stream, prompt, (int64_t)strlen(prompt));
         made += generate(&gpt, s, ids.ids, ids.count, c.tokens, print_token, &stream);
         putchar('\n');
         sampler_free(s);

@@ -226,13 +226,13 @@ static int64_t make_temperatures(double *list, double wanted) {
 
 /* --- the command --- */
 
-static const char *wrong_options(const struct view_config *c) {
+static const char *wrong_options(const struct view_config *c, struct error *err) {
     if (!c->html && !c->json) return "nothing to write: give --html FILE or --json FILE";
     if (c->html && c->json && strcmp(c->html, c->json) == 0) return "--html and --json name the same file";
     const char *file[] = {c->html, c->json};
     for (int i = 0; i < 2; i++)
-        if (file[i] && !c->overwrite && strcmp(file[i], "-") != 0 && path_exists(file[i]))
-            return temp_printf("%s exists: --overwrite replaces it", file[i]);
+        if (file[i] && strcmp(file[i], "-") != 0 && !may_write_file(file[i], c->overwrite, err))
+            return err->message;
     return NULL;
 }
 
@@ -268,13 +268,13 @@ int cmd_view(int argc, char **argv) {
     struct view_config c;
     int status = command_options(&options, &command, &c, argc, argv);
     if (status >= 0) return status;
-    const char *wrong = wrong_options(&c);
+    struct error err;
+    const char *wrong = wrong_options(&c, &err);
     if (wrong) {
-        fprintf(stderr, "error: %s\n", wrong);
+        report_error("%s", wrong);
         options_free(&options);
         return 2;
     }
-    struct error err;
     char *directory = checkpoint_find(c.from, &err);
     check(directory, "%s", err.message);
     struct gpt_config model;

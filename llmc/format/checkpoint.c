@@ -230,7 +230,8 @@ bool checkpoint_prune(const char *run, int64_t keep, struct error *err) {
 bool checkpoint_begin(const char *temporary, struct error *err) {
     if (!checkpoint_remove(temporary, err)) return false;
     if (path_exists(temporary)) return is_directory(temporary) || in_the_way(temporary, err);
-    return make_directories(temporary, err);
+    return mkdir(temporary, 0777) == 0 ||
+           fail(err, "%s: cannot create directory: %s", temporary, strerror(errno));
 }
 
 /* Moves what a checkpoint does not own from the old directory to the new one. */

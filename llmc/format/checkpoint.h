@@ -44,7 +44,7 @@ struct train_state {
 };
 void train_state_free(struct train_state *s);
 
-/* Writes RUN/step-NNNNNNNN, replacing an older one of that step. All ranks call it (RUN lies on a file
+/* Writes RUN/step-NNNNNNNN, replacing an older one of that step. All ranks call it (RUN exists, on a file
  * system that all of them see); all succeed, or all fail with the same reason. `tokenizer` may be NULL. On
  * failure nothing of it remains (nor is anything else touched); only if the last flush of RUN itself fails,
  * the new, complete checkpoint stays in place. Takes host memory for two copies of the model's largest

@@ -2,6 +2,8 @@
  * last. --restart repeats that. */
 #include "llmc/process/launch.h"
 
+#include "llmc/base/console.h"
+
 #include "llmc/process/group.h"
 #include "llmc/process/net.h"
 
@@ -41,7 +43,7 @@ struct launch {
     struct child *child; /* (ranks) */
     pid_t process_group; /* of the children */
     int64_t alive;
-    int signals;     /* signalfd: SIGCHLD, SIGINT, SIGTERM */
+    int signals;     /* signalfd: SIGCHLD, and what stops a run */
     int report;      /* memfd that rank 0 writes to */
     char *directory; /* of the run; NULL: not known */
     bool training;   /* start-up has succeeded */
@@ -209,10 +211,17 @@ static void read_output(struct launch *l, int64_t rank) {
 static void read_signals(struct launch *l) {
     struct signalfd_siginfo s;
     while (read(l->signals, &s, sizeof s) == (ssize_t)sizeof s) {
-        if (s.ssi_signo == SIGCHLD) continue;
-        if (l->stop) l->kill_at = now_seconds();
-        if (!l->stop && l->alive) kill(-l->process_group, (int)s.ssi_signo);
-        l->stop = (int)s.ssi_signo;
+        int number = (int)s.ssi_signo;
+        if (number == SIGCHLD) continue;
+        if (number == SIGQUIT) {
+            l->kill_at = now_seconds();
+        } else if (l->stop) {
+            if (number == SIGINT) warn("saving, then leaving; Ctrl-\\ (SIGQUIT) ends at once without saving");
+            continue;
+        } else if (l->alive) {
+            kill(-l->process_group, number);
+        }
+        l->stop = number;
     }
 }
 
@@ -347,11 +356,13 @@ static void conclude(const struct launch *l, const char *program) {
     const struct child *c = &l->child[l->failed];
     int64_t step = last_checkpoint(l->directory);
     const char *next = "nothing was saved yet, so start it again (--save-every says how often it saves)";
-    if (!may_heal(l))
-        next = "training had not begun";
-    else if (step >= 0)
-        next = temp_printf("go on from step %" PRId64 " with: %s %s--resume --out %s", step, program,
-                           l->options->option, l->directory);
+    if (!may_heal(l)) next = "training had not begun";
+    char *name = shell_quote(program), *out = l->directory ? shell_quote(l->directory) : NULL;
+    if (may_heal(l) && step >= 0)
+        next = temp_printf("go on from step %" PRId64 " with: %s %s--resume --out %s", step, name,
+                           l->options->option, out);
+    free(name);
+    free(out);
     fprintf(stderr, "error: rank %" PRId64 " %s%s; %s\n", l->failed, end_text(c->status),
             c->error[0] ? temp_printf(" (%s)", c->error) : "", next);
 }
@@ -375,8 +386,11 @@ int launch_run(const struct launch_options *o, int argc, char **argv) {
     sigset_t watched;
     sigemptyset(&watched);
     sigaddset(&watched, SIGCHLD);
-    sigaddset(&watched, SIGINT);
-    sigaddset(&watched, SIGTERM);
+    static const int stopping[] = {SIGINT, SIGTERM, SIGUSR1, SIGQUIT, SIGHUP};
+    struct sigaction action;
+    for (size_t i = 0; i < ARRAY_LENGTH(stopping); i++) /* a signalfd also gets what nohup ignores */
+        if (stopping[i] != SIGHUP || (sigaction(SIGHUP, NULL, &action) == 0 && action.sa_handler != SIG_IGN))
+            sigaddset(&watched, stopping[i]);
     sigprocmask(SIG_BLOCK, &watched, NULL);
     l.signals = signalfd(-1, &watched, SFD_CLOEXEC | SFD_NONBLOCK);
     check(l.report >= 0 && l.signals >= 0, "memfd_create or signalfd: %s", strerror(errno));
@@ -393,7 +407,7 @@ int launch_run(const struct launch_options *o, int argc, char **argv) {
     }
     if (l.failed >= 0) conclude(&l, argv[0]);
     int status = exit_status(l.child[max_i64(0, l.failed)].status);
-    if (l.stop && status == 128 + SIGKILL) status = 128 + l.stop; /* killed after the second signal */
+    if (l.stop && status == 128 + SIGKILL) status = 128 + l.stop; /* killed after SIGQUIT */
     close(l.report);
     close(l.signals);
     free(l.directory);

@@ -9,10 +9,10 @@
  * front of each line. After the first line "error: ..." it drops those of other ranks, which follow from
  * the first.
  *
- * SIGINT and SIGTERM are forwarded: the processes save after the current step and exit; a second signal
- * kills them. When a process fails, the others get three seconds to exit; then they are killed. The last
- * line says which rank failed first, why, and how to go on. The launcher exits with the status of that
- * rank. */
+ * The first SIGINT, SIGTERM, SIGHUP or SIGUSR1 is forwarded: the processes save after the current step and
+ * exit. Further ones change nothing; SIGQUIT kills them. When a process fails, the others get three seconds
+ * to exit; then they are killed. The last line says which rank failed first, why, and how to go on. The
+ * launcher exits with the status of that rank. */
 #ifndef LLMC_LAUNCH_H
 #define LLMC_LAUNCH_H
 

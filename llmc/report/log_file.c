@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* While the disk is full, rows wait in memory up to this many bytes: about half a million steps. */
@@ -138,6 +139,35 @@ bool log_file_open(struct log_file *f, const char *path, int64_t resumed_step, s
     free(f->path);
     *f = (struct log_file){.fd = -1};
     return false;
+}
+
+static bool copy_rows(int to, int from, int64_t size) {
+    char bytes[1 << 16];
+    for (int64_t at = 0; at < size;) {
+        ssize_t n = pread(from, bytes, (size_t)min_i64((int64_t)sizeof bytes, size - at), at);
+        if (n <= 0 || pwrite(to, bytes, (size_t)n, at) != n) return false;
+        at += n;
+    }
+    return true;
+}
+
+bool log_file_restore(struct log_file *f, struct error *err) {
+    struct stat before, now;
+    if (f->fd < 0) return true;
+    if (fstat(f->fd, &before) == 0 && stat(f->path, &now) == 0 && before.st_dev == now.st_dev &&
+        before.st_ino == now.st_ino)
+        return true;
+    int fd = open(f->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd < 0) return fail(err, "%s: cannot be made anew: %s", f->path, strerror(errno));
+    if ((flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) || !copy_rows(fd, f->fd, f->size)) {
+        fail(err, "%s: the rows so far cannot be written again: %s", f->path, strerror(errno));
+        unlink(f->path);
+        close(fd);
+        return false;
+    }
+    close(f->fd);
+    f->fd = fd;
+    return true;
 }
 
 static void report_once(struct log_file *f, const char *what, int reason) {

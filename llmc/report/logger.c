@@ -5,6 +5,7 @@
  * first. */
 #include "llmc/report/logger.h"
 
+#include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/report/log_file.h"
 #include "llmc/report/plot.h"
@@ -46,7 +47,7 @@ static int terminal_columns(void) {
 static void draw(struct logger *l) {
     progress_line(l->line, &l->shown, terminal_columns());
     printf("\r%s\033[K", l->line);
-    fflush(stdout);
+    flush_stdout();
     l->line_standing = true;
 }
 
@@ -60,7 +61,7 @@ static void say_text(struct logger *l, const char *text) {
     bool redraw = l->line_standing;
     clear(l);
     printf("%s\n", text);
-    fflush(stdout);
+    flush_stdout();
     if (redraw) draw(l);
 }
 
@@ -69,6 +70,7 @@ void logger_say(struct logger *l, const char *fmt, ...) {
     va_start(ap, fmt);
     char *text = xvasprintf(fmt, ap);
     va_end(ap);
+    make_printable(text);
     say_text(l, text);
     free(text);
 }
@@ -90,7 +92,7 @@ static void show(struct logger *l) {
     } else {
         progress_line(l->line, &l->shown, 0);
         printf("%s\n", l->line);
-        fflush(stdout);
+        flush_stdout();
     }
 }
 
@@ -170,9 +172,13 @@ void logger_close(struct logger *l) {
     if (l->line_standing) {
         draw(l); /* the last step may not have been due */
         fputc('\n', stdout);
-        fflush(stdout);
+        flush_stdout();
     }
     logger_free(l);
+}
+
+bool logger_restore(struct logger *l, struct error *err) {
+    return log_file_restore(&l->log, err) && log_file_restore(&l->timing, err);
 }
 
 void logger_sync(struct logger *l) {

@@ -1,6 +1,7 @@
 /* Validation, tasks and samples during a run: see eval.h. */
 #include "llmc/run/eval.h"
 
+#include "llmc/base/console.h"
 #include "llmc/stories/stories.h"
 
 #include <inttypes.h>
@@ -132,8 +133,7 @@ void run_print_grade(struct run *r) {
         free(text);
     }
     if (!is_rank_0(r)) return;
-    printf(
-        "grade     in %d such stories %.1f %% of %d sentences are grammatical, and %.1f %% of %d references "
+    say("grade     in %d such stories %.1f %% of %d sentences are grammatical, and %.1f %% of %d references "
         "to what was said before are right\n",
         GRADED, 100.0 * total.grammatical / fmax(1, total.sentences), total.sentences,
         100.0 * total.references_ok / fmax(1, total.references), total.references);

@@ -1,6 +1,7 @@
 /* What a run tells the user: see log.h. */
 #include "llmc/run/log.h"
 
+#include "llmc/base/console.h"
 #include "llmc/base/file.h"
 
 #include <inttypes.h>
@@ -12,7 +13,7 @@
 
 /* --- the start --- */
 
-static bool write_options(const struct run *r, struct error *err) {
+bool run_write_options(const struct run *r, struct error *err) {
     json_t *stored = options_export(&r->options);
     char *path = xasprintf("%s/options.json", r->out);
     char *text = json_dumps(json_object_get(stored, "values"), JSON_INDENT(2));
@@ -25,21 +26,21 @@ static bool write_options(const struct run *r, struct error *err) {
 
 static void introduce(const struct run *r, double matmul_rate) {
     char *options = options_text(&r->options);
-    printf("%s\n", options);
+    say("%s\n", options);
     free(options);
-    printf("device    %s, %sFLOP/s in matmul\n", r->device->name, human_count(matmul_rate));
+    say("device    %s, %sFLOP/s in matmul\n", r->device->name, human_count(matmul_rate));
     if (r->group->world > 1)
-        printf("ranks     %" PRId64 " processes, %" PRId64 " of them on this machine; %s\n", r->group->world,
-               r->group->local_world, r->comm->kind);
-    printf("data      %s\n", r->data.summary);
-    printf("model     %s: %sparameters, %s of memory\n", r->model.name,
-           human_count((double)r->gpt.layout.count), human_bytes((double)ctx_memory_total(&r->ctx)));
-    printf("run       %s, %" PRId64 " steps of %" PRId64 " tokens%s%s\n\n", r->out, r->config.steps,
-           r->config.tokens_per_step,
-           r->resumed ? ", resumed from "
-           : r->start ? ", starting from "
-                      : "",
-           r->start ? r->start : "");
+        say("ranks     %" PRId64 " processes, %" PRId64 " of them on this machine; %s\n", r->group->world,
+            r->group->local_world, r->comm->kind);
+    say("data      %s\n", r->data.summary);
+    say("model     %s: %sparameters, %s of memory\n", r->model.name, human_count((double)r->gpt.layout.count),
+        human_bytes((double)ctx_memory_total(&r->ctx)));
+    say("run       %s, %" PRId64 " step%s of %" PRId64 " tokens%s%s\n\n", r->out, r->config.steps,
+        r->config.steps == 1 ? "" : "s", r->config.tokens_per_step,
+        r->resumed ? ", resumed from "
+        : r->start ? ", starting from "
+                   : "",
+        r->start ? r->start : "");
 }
 
 /* log.jsonl comes first: it marks the directory as that of a run. */
@@ -60,7 +61,7 @@ bool run_log_open(struct run *r, struct error *err) {
                                   .floor_loss = r->data.floor_loss};
     if (!(r->log = logger_open(&options, err))) return false;
     if (!writes) return true;
-    if (!write_options(r, err)) return false;
+    if (!run_write_options(r, err)) return false;
     char *stories = xasprintf("%s/stories.txt", r->out);
     if (r->data.stories && !r->resumed) run_data_write_stories(&r->config, stories);
     free(stories);
@@ -93,10 +94,15 @@ static void check_skipped(struct run *r, const struct log_step *step) {
                    step->step, step->loss);
     if (r->skipped < PATIENCE) return;
     struct error err;
-    fail(&err,
-         "%d updates in a row had a gradient that is not finite; the last checkpoint is in %s. A lower "
-         "--learning-rate, a longer --warmup or a smaller --grad-clip may help",
-         PATIENCE, r->out);
+    char *kept = r->kept_step < 0
+                     ? xstrdup("no checkpoint was saved")
+                     : xasprintf("the last checkpoint is %s/step-%08" PRId64, r->out, r->kept_step);
+    fail(
+        &err,
+        "%d updates in a row had a gradient that is not finite; %s. A lower --learning-rate, a longer --warmup or a "
+        "smaller --grad-clip may help",
+        PATIENCE, kept);
+    free(kept);
     check_all_ranks(r->group, false, &err);
 }
 
@@ -131,23 +137,34 @@ void run_log_close(struct run *r) {
 
 static void print_stopped(const struct run *r) {
     const struct run_config *c = &r->config;
-    printf("stopped at step %" PRId64 " of %" PRId64 "; %s\n", r->state.step, c->steps,
-           r->saved ? "the state is saved" : "THE LAST STATE COULD NOT BE SAVED");
-    printf("continue  build/train_gpt ");
-    if (c->gpus || c->ranks) printf("--%s %" PRId64 " ", c->gpus ? "gpus" : "ranks", r->group->world);
-    printf("--resume --out %s\n", r->out);
+    char *program = program_name(NULL), *out = shell_quote(r->out), ranks[64] = "";
+    if (c->gpus || c->ranks)
+        snprintf(ranks, sizeof ranks, "--%s %" PRId64 " ", c->gpus ? "gpus" : "ranks", r->group->world);
+    say("stopped at step %" PRId64 " of %" PRId64 "; %s\n", r->state.step, c->steps,
+        r->saved ? "the state is saved" : "THE LAST STATE COULD NOT BE SAVED");
+    say("continue  %s %s--resume --out %s\n", program, ranks, out);
+    free(program);
+    free(out);
 }
 
 static void print_loss(const struct run *r) {
-    printf("loss      %.4f nats per token on the validation set", r->val_loss);
+    say("loss      %.4f nats per token on the validation set", r->val_loss);
     if (r->data.val_bytes) {
         double tokens = (double)(dataset_tokens(r->data.val) - 1);
-        printf(", %.3f bits per byte", r->val_loss / log(2.0) * tokens / (double)r->data.val_bytes);
+        say(", %.3f bits per byte", r->val_loss / log(2.0) * tokens / (double)r->data.val_bytes);
     }
     if (isfinite(r->data.floor_loss))
-        printf("; %.1f %% above the lower bound %.4f, the entropy of the data",
-               100.0 * (r->val_loss / r->data.floor_loss - 1.0), r->data.floor_loss);
-    printf("\n");
+        say("; %.1f %% above the lower bound %.4f, the entropy of the data",
+            100.0 * (r->val_loss / r->data.floor_loss - 1.0), r->data.floor_loss);
+    say("\n");
+}
+
+/* Commands that work as they stand: without a tokenizer `sample` takes no prompt, and prints numbers. */
+static void print_sample_command(const struct run *r) {
+    char *program = program_name(NULL), *out = shell_quote(r->out);
+    say("sample    %s sample --from %s%s\n", program, out, r->data.stories ? " --prompt Once" : "");
+    free(program);
+    free(out);
 }
 
 void run_print_result(const struct run *r) {
@@ -158,11 +175,9 @@ void run_print_result(const struct run *r) {
     }
     if (r->data.val) print_loss(r);
     char *timing = rank_timing_summary(&r->timing);
-    if (timing) printf("timing    %s\n", timing);
+    if (timing) say("timing    %s\n", timing);
     free(timing);
-    printf("weights   %s/step-%08" PRId64 "%s\n", r->out, r->state.step,
-           r->saved ? "" : " COULD NOT BE SAVED");
-    printf("log       %s/log.jsonl\nplot      %s/loss.svg\n", r->out, r->out);
-    printf("sample    build/train_gpt sample --from %s --prompt \"%s\"\n", r->out,
-           r->data.stories ? "Once" : "The");
+    say("weights   %s/step-%08" PRId64 "%s\n", r->out, r->state.step, r->saved ? "" : " COULD NOT BE SAVED");
+    say("log       %s/log.jsonl\nplot      %s/loss.svg\n", r->out, r->out);
+    if (r->saved) print_sample_command(r);
 }

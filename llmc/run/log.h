@@ -10,6 +10,8 @@
  * of the device first, which progress is compared with. */
 bool run_log_open(struct run *r, struct error *err);
 
+bool run_write_options(const struct run *r, struct error *err);
+
 /* Ends the run on all ranks when too many gradients in a row were not finite. */
 void run_log_step(struct run *r, const struct log_step *step);
 /* The compute time of each rank since the last call, if there is enough of it or this is the `last` call;

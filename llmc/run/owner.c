@@ -244,6 +244,7 @@ bool owner_open(struct owner *o, const char *path, enum owner_purpose purpose, s
     struct contents c;
     if (!lock_directory(o, err) || !look(&c, path, err)) return false;
     o->holds_run = holds_run(&c);
+    o->checkpoints = c.checkpoints;
     bool ok = purpose == OWNER_NEW      ? check_new(o, err)
               : purpose == OWNER_RESUME ? check_resume(o, err)
                                         : check_overwrite(o, &c, err);
@@ -324,7 +325,14 @@ bool owner_is_there(const struct owner *o) {
 }
 
 bool owner_take_again(struct owner *o, struct error *err) {
-    owner_release_log(o);
-    close(o->lock);
-    return make_directories(o->path, err) && lock_directory(o, err);
+    struct owner again;
+    bool ok = owner_open(&again, o->path, OWNER_NEW, err) && owner_take(&again, err);
+    if (!ok) {
+        owner_close(&again);
+        return false;
+    }
+    owner_release_log(&again);
+    owner_close(o);
+    *o = again;
+    return true;
 }

@@ -21,7 +21,8 @@ enum owner_purpose { OWNER_NEW, OWNER_RESUME, OWNER_OVERWRITE };
 struct owner {
     char *path;
     enum owner_purpose purpose;
-    bool holds_run; /* there was one when it was opened */
+    bool holds_run;      /* there was one when it was opened, ... */
+    int64_t checkpoints; /* ... with so many checkpoints by name, whole or damaged */
     bool taken;
     int lock;       /* descriptor of the directory; -1: it does not exist */
     int log_lock;   /* of its log.jsonl, for file systems that lock only files; -1: not held */
@@ -52,7 +53,7 @@ void owner_release_log(struct owner *o);
 void owner_give_up(struct owner *o);
 /* Whether the path still names the directory that was taken. */
 bool owner_is_there(const struct owner *o);
-/* After the directory was deleted or moved away: makes it anew, and locks it. */
+/* After the directory was deleted or moved away: makes it anew, if nothing else is in its place now. */
 bool owner_take_again(struct owner *o, struct error *err);
 void owner_close(struct owner *o);
 

@@ -5,6 +5,7 @@
 #include "llmc/run/run.h"
 
 #include "llmc/base/file.h"
+#include "llmc/base/json_file.h"
 #include "llmc/process/launch.h"
 #include "llmc/process/rank_facts.h"
 #include "llmc/ranks/comm.h"
@@ -58,7 +59,22 @@ static bool choose_run(struct run *r, struct error *err) {
         return fail(err, "--resume and --overwrite exclude each other: give one of them");
     r->out = c->out ? xstrdup(c->out) : default_out(c, c->resume, err);
     if (!r->out || !owner_open(&r->owner, r->out, purpose, err) || !check_inputs(r, err)) return false;
-    return !c->resume || (r->start = checkpoint_find(r->out, err)) != NULL;
+    if (!c->resume || r->owner.checkpoints == 0) return true; /* it has only begun: it begins again */
+    return (r->start = checkpoint_find(r->out, err)) != NULL;
+}
+
+/* The options of a run that was killed before its first checkpoint. */
+static bool import_first_options(struct run *r, struct error *err) {
+    char *path = xasprintf("%s/options.json", r->out);
+    json_t *values = path_exists(path) ? json_file_load(path, err) : NULL;
+    bool ok = values ||
+              fail(err, "%s: has neither a checkpoint nor %s: begin again with --overwrite", r->out, path);
+    json_t *stored = ok ? json_pack("{s:o, s:[]}", "values", values, "explicit") : NULL;
+    ok = ok && options_import(&r->options, stored, path, err);
+    json_decref(stored);
+    free(path);
+    if (ok) warn("%s has no checkpoint yet: the run begins again", r->out);
+    return ok;
 }
 
 /* --resume takes over the options of the newest checkpoint. */
@@ -75,10 +91,11 @@ static void choose(struct run *r) {
     launch_tell_run(r->out);
     if (!check_shared_directory(r->group, existing, r->out, &err)) exit_all_ranks(r->group, &err);
     free(existing);
-    r->resumed = r->config.resume;
-    if (!r->resumed) return;
-    ok = checkpoint_load_state(&r->state, r->start, &err) &&
-         options_import(&r->options, r->state.options, r->start, &err);
+    r->resumed = r->config.resume && r->start;
+    if (!r->config.resume) return;
+    ok = r->resumed ? checkpoint_load_state(&r->state, r->start, &err) &&
+                          options_import(&r->options, r->state.options, r->start, &err)
+                    : import_first_options(r, &err);
     check_all_ranks(r->group, ok, &err);
 }
 
@@ -228,9 +245,11 @@ static void take_directory(struct run *r) {
 void run_open(struct run *r) {
     r->group = run_open_group(&r->config);
     r->saved = true; /* nothing is lost yet */
+    r->task_log.fd = -1;
     r->config.world = r->group->world;
     compare_options(r);
     choose(r);
+    r->kept_step = r->resumed ? r->state.step : -1;
     r->device = run_open_rank_device(&r->config, r->group);
     open_comm(r);
     open_data(r);
@@ -245,9 +264,19 @@ void run_open(struct run *r) {
     take_directory(r);
 }
 
+/* Somebody has deleted or moved the directory: it is made anew, with the rows that the log has had so far. */
+static bool find_directory(struct run *r, struct error *err) {
+    if (owner_is_there(&r->owner)) return true;
+    bool ok = owner_take_again(&r->owner, err) && logger_restore(r->log, err) &&
+              log_file_restore(&r->task_log, err) && run_write_options(r, err);
+    if (ok) warn("%s was deleted or moved away during the run: it is made anew, with the log so far", r->out);
+    return ok;
+}
+
 void run_save(struct run *r) {
     struct error err;
     struct rank_busy *busy = rank_busy_begin(r->group, "saving", r->state.step);
+    bool ok = !is_rank_0(r) || find_directory(r, &err);
     r->saved_step = r->state.step;
     if (is_rank_0(r)) {
         logger_sync(r->log);
@@ -255,14 +284,14 @@ void run_save(struct run *r) {
         r->state.options = options_export(&r->options);
     }
     r->state.sample = dataloader_position(r->train);
-    bool ok = checkpoint_save(r->out, &r->zero, r->data.tokenizer, &r->state, &err);
+    ok = group_agree(r->group, ok, &err) &&
+         checkpoint_save(r->out, &r->zero, r->data.tokenizer, &r->state, &err);
     if (ok && is_rank_0(r)) ok = checkpoint_prune(r->out, r->config.keep, &err);
     rank_busy_end(busy);
-    if (!ok && is_rank_0(r))
-        logger_say(r->log, "warning: checkpoint of step %" PRId64 " not saved: %s", r->state.step,
-                   err.message);
+    if (!ok && is_rank_0(r)) warn("checkpoint of step %" PRId64 " not saved: %s", r->state.step, err.message);
     group_broadcast(r->group, &ok, sizeof ok, 0);
     r->saved = ok;
+    if (ok) r->kept_step = r->state.step;
 }
 
 void run_close(struct run *r) {

@@ -49,6 +49,7 @@ struct run {
     struct log_file task_log;
     bool saved;         /* the last checkpoint that was due is on disk */
     int64_t saved_step; /* its step, also if it failed */
+    int64_t kept_step;  /* of the last one that did not fail; -1: none */
 };
 
 /* Rank 0 prints and writes for all. */

@@ -183,6 +183,7 @@ UNUSED static struct train_state state_at(int64_t step) {
 UNUSED static void save(const char *run, struct model *m, int64_t step) {
     struct train_state state = state_at(step);
     struct error err;
+    ASSERT_OK(make_directories(run, &err), err);
     ASSERT_OK(checkpoint_save(run, &m->zero, NULL, &state, &err), err);
     train_state_free(&state);
 }
