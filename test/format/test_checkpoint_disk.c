@@ -72,7 +72,8 @@ static void every_damage_is_noticed(void **state) {
     tokenizer_free(t);
     static const char *const files[] = {"config.json",       "generation_config.json",
                                         "model.safetensors", "optimizer.safetensors",
-                                        "tokenizer.json",    "trainer.json"};
+                                        "tokenizer.json",    "tokenizer_config.json",
+                                        "trainer.json"};
     assert_int_equal(count_entries(in_scratch("step-00000002")), ARRAY_LENGTH(files));
     assert_finds(scratch_directory(), 2);
     for (size_t f = 0; f < ARRAY_LENGTH(files); f++) {
@@ -219,6 +220,7 @@ static void a_full_disk(void **state) {
         snprintf(size, sizeof size, "size=%dk", pages * 4);
         umount(disk);
         if (mount("tmpfs", disk, "tmpfs", 0, size) != 0) fail_msg("cannot mount %s", size);
+        assert_int_equal(mkdir(run, 0777), 0);
         struct error err = {""};
         if (!checkpoint_save(run, &m.zero, t, &one, &err)) {
             assert_mentions(err.message, "No space left on device");
@@ -285,6 +287,7 @@ static const struct gpt_config killed_config = GPT2_CONFIG("killed", 16, 257, 2,
 static int save_forever(const char *run) {
     struct model m;
     struct error err;
+    check(make_directories(run, &err), "%s", err.message);
     model_make(&m, &killed_config, DTYPE_F32, false);
     for (int64_t step = 1;; step++) {
         paint_model(&m, (uint64_t)step);

@@ -59,6 +59,7 @@ static int body(const struct ranks *ranks, int64_t rank) {
         signal(SIGXFSZ, SIG_IGN);
         if (rank == p->limited) setrlimit(RLIMIT_FSIZE, &small_files);
         struct train_state state = state_at(p->step);
+        check(make_directories(p->run, &err), "%s", err.message);
         if (!checkpoint_save(p->run, &z, NULL, &state, &err)) {
             fprintf(stderr, "%s\n", err.message);
             status = 5;

@@ -236,7 +236,7 @@ static void printed_commands_work(void **state) {
                    "sh command && rm -r 'my shards' \"it's here\" runs");
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_signal_saves),
         cmocka_unit_test(nohup_is_respected),
@@ -249,5 +249,5 @@ int main(void) {
         cmocka_unit_test(control_characters_are_not_printed),
         cmocka_unit_test(printed_commands_work),
     };
-    return cmocka_run_group_tests(tests, set_up, remove_scratch);
+    return test_main(argc, argv, tests, set_up, remove_scratch);
 }
