@@ -1,16 +1,16 @@
 #!/bin/sh
-# Runs test programs (cmocka, or anything that prints TAP), two at a time, shows what failed, and ends with
-# "N passed, N failed". A program that dies counts its unreported tests, at least one, as failed.
-#     test/run.sh [NAME=VALUE | PROGRAM]...     V=1: show everything that the programs print; JOBS=1: one at a time
-# An assignment holds for the programs that stand after it, up to the next assignment to that name.
-: "${BUILD:=build}" "${JOBS:=2}"
+# Runs test programs, cmocka's or others that print TAP, and shows what failed. Ends with "N passed, N failed". The tests
+# that a program has planned but not reported, because it died, count as failed.
+#     test/run.sh [NAME=VALUE | PROGRAM]...
+# An assignment holds for the programs after it, until the next assignment to the same name; NAME= removes it. JOBS: how many
+# programs run at a time. PREFIX: a command that starts each program. V=1: show all output.
+cores=$(nproc 2>/dev/null || echo 2) # this obeys OMP_NUM_THREADS
+: "${BUILD:=build}" "${JOBS:=$((cores + 1))}" # some programs only wait for processes, sockets and time-outs
 export BUILD V PREFIX CMOCKA_MESSAGE_OUTPUT=TAP
-# Threads beyond the cores make OpenMP's barriers a thousand times slower.
-: "${OMP_NUM_THREADS:=$(nproc 2>/dev/null || echo 2)}"
-export OMP_NUM_THREADS
-# Threads that spin at a barrier take the core from the thread they wait for when anything else runs.
-: "${OMP_WAIT_POLICY:=passive}"
-export OMP_WAIT_POLICY
+# Two threads show what threads can show. More than there are cores make OpenMP's barriers a thousand times slower, and
+# threads that spin at a barrier take the core from those that they wait for.
+: "${OMP_NUM_THREADS:=$((cores < 2 ? cores : 2))}" "${OMP_WAIT_POLICY:=passive}"
+export OMP_NUM_THREADS OMP_WAIT_POLICY
 
 # One program, its settings in front: its block of the report, and a line "passed failed" for the sum.
 run_one() {

@@ -84,12 +84,12 @@ static void test_events_and_graphs(void **state) {
 
 static void test_rates(void **state) {
     struct device *d = open_device();
-    double flops, bytes;
+    double flops, bytes, least = simulated(d) ? 1e4 : 1e8; /* however busy the machine is */
     int64_t before, after, total;
     d->memory_info(d, &before, &total);
     d->measure(d, &flops, &bytes);
-    assert_true(flops > 1e8 && flops < 1e17);
-    assert_true(bytes > 1e8 && bytes < 1e15);
+    assert_true(flops > least && flops < 1e17);
+    assert_true(bytes > least && bytes < 1e15);
     d->memory_info(d, &after, &total);
     if (simulated(d)) assert_true(after == before); /* a GPU may keep pages for itself */
     d->close(d);
