@@ -272,7 +272,7 @@ static void test_refusals(void **state) {
     } wrong[] = {{2, "--prompt x", "--html FILE or --json FILE"},
                  {2, "--prompt x --html same --json same", "same file"},
                  {1, "--prompt x --tokens 300 --json -", "context"},
-                 {1, "--prompt x --html /no/such/directory/page.html", "/no/such/directory/page.html"}};
+                 {2, "--prompt x --html /no/such/directory/page.html", "/no/such/directory/page.html"}};
     for (size_t i = 0; i < ARRAY_LENGTH(wrong); i++) {
         text = run(wrong[i].status, "view --from %s %s 2>&1", from, wrong[i].arguments);
         assert_mentions(text, wrong[i].part);
