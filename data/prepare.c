@@ -7,6 +7,7 @@
 #include "llmc/base/file.h"
 #include "llmc/corpus/encode.h"
 #include "llmc/corpus/shard.h"
+#include "llmc/run/owner.h"
 #include "llmc/text/bpe_train.h"
 #include "data/prepare_progress.h"
 
@@ -28,49 +29,23 @@ struct work {
     int64_t complaints; /* lines that were reported */
     bool first;         /* no batch has been seen */
     /* of the batch at hand */
-    struct json_line *lines; /* one per record; a text record is LINE_OK without an owner */
-    bool *invalid_utf8;
-    int64_t line_count;
+    struct text_documents documents;
     struct document_split split;
 };
 
 static void clear_documents(struct work *w) {
-    for (int64_t i = 0; i < w->line_count; i++) json_line_free(&w->lines[i]);
-    free(w->lines);
-    free(w->invalid_utf8);
-    w->lines = NULL;
-    w->invalid_utf8 = NULL;
-    w->line_count = 0;
+    text_documents_close(&w->documents);
     document_split_free(&w->split);
 }
 
-static void parse_records(struct work *w, const struct text_batch *b) {
-    w->line_count = b->count;
-    w->lines = (struct json_line *)xcalloc((size_t)b->count + 1, sizeof *w->lines);
-    w->invalid_utf8 = (bool *)xcalloc((size_t)b->count + 1, sizeof *w->invalid_utf8);
-#pragma omp parallel for schedule(dynamic, 16)
-    for (int64_t i = 0; i < b->count; i++) {
-        const struct text_record *r = &b->records[i];
-        const char *text = b->text + r->at;
-        if (w->p->sources.sources[r->source].format == FORMAT_JSON_LINES) {
-            json_line_parse(&w->lines[i], text, r->size, w->p->o->field);
-        } else {
-            w->lines[i] = (struct json_line){.status = LINE_OK, .text = {text, r->size}};
-            w->invalid_utf8[i] = utf8_invalid_at(text, r->size) >= 0;
-        }
-    }
-}
-
-/* Counts and reports a line that gives no document. */
-static bool complain(struct work *w, const struct text_record *r, const struct json_line *line, bool report,
-                     struct error *err) {
+/* Reports a line that gives no document. */
+static bool complain(struct work *w, const struct text_record *r, const struct text_document *line,
+                     bool report, struct error *err) {
     enum { SHOWN = 10 };
-    struct source_counts *c = &w->p->counts[r->source];
     const char *path = w->p->sources.sources[r->source].path;
     if (w->p->o->strict)
         return fail(err, "%s:%lld: %s; without --strict such lines are skipped", path, (long long)r->line,
                     line->reason);
-    *(line->status == LINE_MALFORMED ? &c->malformed : &c->no_field) += 1;
     if (!report || ++w->complaints > SHOWN) return true;
     prepare_progress_end(&w->progress);
     warn("%s:%lld: skipped: %s%s", path, (long long)r->line, line->reason,
@@ -80,19 +55,22 @@ static bool complain(struct work *w, const struct text_record *r, const struct j
 
 /* Divides a batch into w->split. The counts are those of the last pass over the text. */
 static bool make_documents(struct work *w, const struct text_batch *b, bool report, struct error *err) {
-    parse_records(w, b);
+    text_documents_open(&w->documents, &w->p->sources, b);
     struct text_span *docs = (struct text_span *)xmalloc((size_t)(b->count + 1) * sizeof *docs);
     int64_t count = 0;
     bool ok = true;
     for (int64_t i = 0; ok && i < b->count; i++) {
         struct source_counts *c = &w->p->counts[b->records[i].source];
-        if (w->lines[i].status != LINE_OK) {
-            ok = complain(w, &b->records[i], &w->lines[i], report, err);
-        } else if (w->lines[i].text.size > 0) {
-            docs[count++] = w->lines[i].text;
+        const struct text_document *doc = &w->documents.docs[i];
+        int64_t remarks[TEXT_REMARKS];
+        text_document_counts(doc, remarks);
+        for (int k = 0; k < TEXT_REMARKS; k++) c->remarks[k] += remarks[k];
+        if (doc->status != LINE_OK) {
+            ok = complain(w, &b->records[i], doc, report, err);
+        } else if (doc->text.size > 0) {
+            docs[count++] = doc->text;
             c->documents++;
-            c->text_bytes += w->lines[i].text.size;
-            c->invalid_utf8 += w->invalid_utf8[i];
+            c->text_bytes += doc->text.size;
         }
     }
     bool complete = w->first && b->last;
@@ -112,7 +90,8 @@ static void end_sources(struct prepare *p, const struct text_batch *b) {
         c->done = true;
         c->raw_bytes = b->ends[i].raw_bytes;
         c->hash = b->ends[i].hash;
-        c->binary = b->ends[i].binary;
+        c->json = b->ends[i].json;
+        if (b->ends[i].left_out) c->left_out = xstrdup(b->ends[i].left_out);
     }
 }
 
@@ -140,7 +119,8 @@ static void start_reading(struct ahead *a) {
 }
 
 static void ahead_begin(struct ahead *a, const struct prepare *p, const struct source_cursor *from) {
-    *a = (struct ahead){.reader = text_reader_new(&p->sources, from), .batch_bytes = p->o->batch_bytes};
+    *a = (struct ahead){.reader = text_reader_new(&p->sources, from, MOST_DOCUMENT),
+                        .batch_bytes = p->o->batch_bytes};
     start_reading(a);
 }
 
@@ -218,6 +198,7 @@ static struct tokenizer *train_tokenizer(struct prepare *p, int vocab_size, stru
     prepare_progress_end(&w.progress);
     struct tokenizer *t = ok ? bpe_trainer_finish(trainer, vocab_size, err) : NULL;
     bpe_trainer_free(trainer);
+    for (int64_t i = 0; i < p->sources.count; i++) free(p->counts[i].left_out);
     memset(p->counts, 0, (size_t)p->sources.count * sizeof *p->counts); /* the next pass counts again */
     return t;
 }
@@ -398,13 +379,28 @@ static bool check_output(const struct prepare_options *o, json_t **manifest, boo
                 o->out);
 }
 
+/* What this program and runs have written is no input. */
+static bool is_output(void *user, const char *path) {
+    const char *out = (const char *)user;
+    char *real = path_is_directory(path) ? realpath(path, NULL) : NULL;
+    bool ours = real && strcmp(real, out) == 0;
+    free(real);
+    return ours || run_wrote(NULL, path);
+}
+
 static bool find_sources(struct prepare *p, const char *const *inputs, int count, struct error *err) {
-    for (int i = 0; i < count; i++)
-        if (!source_list_add(&p->sources, inputs[i], (enum text_format)p->o->format, p->o->out, err))
-            return false;
-    if (p->sources.count == 0) return fail(err, "%s: no file in this directory", inputs[0]);
-    p->counts = (struct source_counts *)xcalloc((size_t)p->sources.count, sizeof *p->counts);
-    return true;
+    char *out = realpath(p->o->out, NULL);
+    p->sources.options = (struct text_options){.format = (enum text_format)p->o->format,
+                                               .field = p->o->field,
+                                               .leave_out = is_output,
+                                               .leave_out_user = out};
+    bool ok = true;
+    for (int i = 0; ok && i < count; i++)
+        ok = is_output(out, inputs[i]) || source_list_add(&p->sources, inputs[i], err);
+    free(out);
+    if (ok && p->sources.count == 0) ok = fail(err, "%s: no file in this directory", inputs[0]);
+    p->counts = (struct source_counts *)xcalloc((size_t)p->sources.count + 1, sizeof *p->counts);
+    return ok;
 }
 
 /* A command that can be pasted. */
@@ -426,14 +422,10 @@ static void say_training(const struct prepare *p) {
 }
 
 static void say_result(const struct prepare *p) {
-    struct source_counts sum = {0};
-    int64_t binary = 0;
+    struct text_remarks remarks = {0};
     for (int64_t i = 0; i < p->sources.count; i++) {
-        const struct source_counts *c = &p->counts[i];
-        sum.malformed += c->malformed;
-        sum.no_field += c->no_field;
-        sum.invalid_utf8 += c->invalid_utf8;
-        binary += c->binary;
+        for (int k = 0; k < TEXT_REMARKS; k++) remarks.count[k] += p->counts[i].remarks[k];
+        text_remarks_add_file(&remarks, p->counts[i].left_out);
     }
     static const char *const names[SIDES] = {"training:  ", "validation:"};
     for (int side = 0; side < SIDES; side++)
@@ -443,15 +435,8 @@ static void say_result(const struct prepare *p) {
                p->side[side].total_tokens ? (double)p->text_bytes[side] / (double)p->side[side].total_tokens
                                           : 0.0,
                (long long)p->side[side].count, p->side[side].count == 1 ? "" : "s");
-    const struct {
-        int64_t count;
-        const char *what;
-    } remarks[] = {{sum.malformed, "lines were skipped because they are not JSON objects"},
-                   {sum.no_field, "lines were skipped because they have no text in the field"},
-                   {sum.invalid_utf8, "documents are not UTF-8; bytes are fine, they are used as they are"},
-                   {binary, "files were skipped because they are binary (contain NUL bytes)"}};
-    for (size_t i = 0; i < ARRAY_LENGTH(remarks); i++)
-        if (remarks[i].count) printf("%lld %s\n", (long long)remarks[i].count, remarks[i].what);
+    char *remark;
+    for (int i = 0; (remark = text_remark(&remarks, i)) != NULL; free(remark), i++) printf("%s\n", remark);
     if (p->side[VALIDATION].count == 0 && p->o->validation_fraction > 0)
         warn("no document was chosen for validation: there are too few for --validation-fraction %g",
              p->o->validation_fraction);
@@ -519,7 +504,6 @@ bool prepare_run(const struct prepare_options *o, const char *const *inputs, int
     struct prepare p = {.o = o};
     int lock;
     if (o->threads > 0) omp_set_num_threads((int)o->threads);
-    json_lines_init();
     size_t existed = path_existing(o->out);
     if (!make_directories(o->out, err) || !lock_directory(o->out, &lock, err)) return false;
     bool ok = run_locked(&p, inputs, input_count, err);
@@ -527,6 +511,7 @@ bool prepare_run(const struct prepare_options *o, const char *const *inputs, int
     for (int side = 0; side < SIDES; side++)
         if (p.side[side].dir) shard_set_free(&p.side[side]);
     tokenizer_free(p.tokenizer);
+    for (int64_t i = 0; i < p.sources.count; i++) free(p.counts[i].left_out);
     source_list_free(&p.sources);
     free(p.counts);
     close(lock);

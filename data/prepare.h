@@ -5,7 +5,7 @@
 
 #include "llmc/text/tokenizer.h"
 #include "data/shard_set.h"
-#include "data/text_source.h"
+#include "llmc/corpus/text_source.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -25,11 +25,11 @@ struct prepare_options {
 /* What came of one source. */
 struct source_counts {
     int64_t documents, text_bytes;
-    int64_t malformed, no_field; /* lines skipped */
-    int64_t invalid_utf8;        /* documents that are not UTF-8, used as bytes */
+    int64_t remarks[TEXT_REMARKS];
     int64_t raw_bytes;
     uint64_t hash;
-    bool done, binary;
+    char *left_out; /* what it holds instead of text; NULL: it was read */
+    bool done, json;
 };
 enum { TRAIN, VALIDATION, SIDES };
 struct prepare {

@@ -42,7 +42,7 @@ static json_t *text_of(const char *path) {
 static json_t *describe_options(const struct prepare_options *o) {
     static const char *const formats[] = {"auto", "text", "jsonl"};
     return json_pack("{s:s, s:s, s:s, s:s, s:I, s:f, s:I, s:I}", "tokenizer", o->tokenizer, "name", o->name,
-                     "format", formats[o->format], "field", o->field, "shard-tokens",
+                     "format", formats[o->format], "field", o->field ? o->field : "text", "shard-tokens",
                      (json_int_t)o->shard_tokens, "validation-fraction", o->validation_fraction, "batch-size",
                      (json_int_t)o->batch_bytes, "tokenizer-text", (json_int_t)o->tokenizer_text);
 }
@@ -52,23 +52,23 @@ static json_t *describe_tokenizer(const struct tokenizer *t) {
                      "vocab_size", tokenizer_vocab_size(t), "end_of_text", tokenizer_end_of_text(t));
 }
 
+static const char *const remark_keys[TEXT_REMARKS] = {[REMARK_MALFORMED] = "malformed_lines",
+                                                      [REMARK_NO_FIELD] = "lines_without_field",
+                                                      [REMARK_INVALID_UTF8] = "documents_not_utf8",
+                                                      [REMARK_NUL] = "documents_with_nul",
+                                                      [REMARK_SEPARATORS] = "separators_in_lines"};
+
 static json_t *describe_source(const struct text_source *s, const struct source_counts *c) {
-    json_t *out = json_pack("{s:o, s:s, s:I}", "path", text_of(s->path), "format",
-                            s->format == FORMAT_JSON_LINES ? "jsonl" : "text", "bytes",
-                            (json_int_t)(s->size >= 0 || !c->done ? s->size : c->raw_bytes));
-    if (c->done && !c->binary) json_object_set_new(out, "xxh3", hex(c->hash));
-    if (c->binary) json_object_set_new(out, "skipped", json_string("binary"));
-    const struct {
-        const char *name;
-        int64_t value;
-    } counts[] = {{"documents", c->documents},
-                  {"text_bytes", c->text_bytes},
-                  {"malformed_lines", c->malformed},
-                  {"lines_without_field", c->no_field},
-                  {"documents_not_utf8", c->invalid_utf8}};
-    for (size_t i = 0; i < ARRAY_LENGTH(counts); i++)
-        if (i < 2 || counts[i].value)
-            json_object_set_new(out, counts[i].name, json_integer((json_int_t)counts[i].value));
+    json_t *out = json_pack("{s:o, s:I, s:I, s:I}", "path", text_of(s->path), "bytes",
+                            (json_int_t)(s->size >= 0 || !c->done ? s->size : c->raw_bytes), "documents",
+                            (json_int_t)c->documents, "text_bytes", (json_int_t)c->text_bytes);
+    if (c->left_out) json_object_set_new(out, "left_out", json_string(c->left_out));
+    if (c->done && !c->left_out) {
+        json_object_set_new(out, "format", json_string(c->json ? "jsonl" : "text"));
+        json_object_set_new(out, "xxh3", hex(c->hash));
+    }
+    for (int k = 0; k < TEXT_REMARKS; k++)
+        if (c->remarks[k]) json_object_set_new(out, remark_keys[k], json_integer((json_int_t)c->remarks[k]));
     return out;
 }
 
@@ -185,15 +185,16 @@ static int64_t integer(const json_t *object, const char *key) {
 }
 
 static void restore_source(struct source_counts *c, const json_t *entry) {
-    const char *hash = json_string_value(json_object_get(entry, "xxh3"));
+    const char *hash = json_string_value(json_object_get(entry, "xxh3")),
+               *left_out = json_string_value(json_object_get(entry, "left_out")),
+               *format = json_string_value(json_object_get(entry, "format"));
     c->documents = integer(entry, "documents");
     c->text_bytes = integer(entry, "text_bytes");
-    c->malformed = integer(entry, "malformed_lines");
-    c->no_field = integer(entry, "lines_without_field");
-    c->invalid_utf8 = integer(entry, "documents_not_utf8");
+    for (int k = 0; k < TEXT_REMARKS; k++) c->remarks[k] = integer(entry, remark_keys[k]);
     c->raw_bytes = integer(entry, "bytes");
-    c->binary = json_object_get(entry, "skipped") != NULL;
-    c->done = c->binary || (hash && sscanf(hash, "%16" SCNx64, &c->hash) == 1);
+    c->left_out = left_out ? xstrdup(left_out) : NULL;
+    c->json = format && strcmp(format, "jsonl") == 0;
+    c->done = left_out || (hash && sscanf(hash, "%16" SCNx64, &c->hash) == 1);
 }
 
 bool manifest_restore(struct prepare *p, const json_t *m, bool complete, struct error *err) {

@@ -3,10 +3,10 @@
 #include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/cli/commands.h"
-#include "llmc/corpus/documents.h"
-#include "llmc/corpus/encode.h"
+#include "llmc/corpus/corpus.h"
 #include "llmc/format/checkpoint.h"
 #include "llmc/model/eval.h"
+#include "llmc/run/owner.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -16,7 +16,8 @@
 #include <unistd.h>
 
 struct eval_config {
-    const char *from, *tokenizer, *device, *data, *text, *tasks, *details;
+    const char *from, *tokenizer, *device, *data, *text, *field, *tasks, *details;
+    enum text_format format;
     int64_t batch_size, seq_len, batches, threads;
     bool overwrite;
 };
@@ -33,8 +34,13 @@ static const struct option_row model_rows[] = {
 static const struct option_row what_rows[] = {
     OPT_TEXT(C, data, "data", NULL, "GLOB", "measure the loss on these token shards, in windows of T tokens",
              0),
-    OPT_TEXT(C, text, "text", NULL, "PATH",
-             "measure the loss on this text file or directory, each document from its start", 0),
+    OPT_TEXT(
+        C, text, "text", NULL, "PATH",
+        "measure the loss on this text, each document from its start: a file, also compressed (.gz, .zst), JSON "
+        "lines, a directory of such files, or - for the standard input",
+        0),
+    OPT_WORD(C, format, "format", "auto", TEXT_FORMAT_WORDS, NULL, "of --text; " TEXT_FORMAT_HELP, 0),
+    OPT_TEXT(C, field, "field", NULL, "NAME", TEXT_FIELD_HELP, 0),
     OPT_TEXT(
         C, tasks, "tasks", NULL, "LIST",
         "answer multiple-choice questions: files or patterns, separated by commas, of HellaSwag (.jsonl), "
@@ -127,31 +133,15 @@ static void progress_done(const struct eval_progress *p) {
 /* --- loss --- */
 
 static struct dataset *open_text(const struct evaluation *e, struct error *err) {
-    struct file_list files = {0};
-    struct token_buffer tokens = {0};
-    bool ok = file_list_add(&files, e->c.text, err);
-    for (int64_t i = 0; ok && i < files.count; i++) {
-        struct mapped_file m;
-        struct text_span doc;
-        if (!(ok = file_map(&m, files.paths[i], err))) break;
-        for (int64_t at = 0; ok && document_next(&doc, m.data ? (const char *)m.data : "", m.size, &at);)
-            ok = encode_documents(&tokens, e->tokenizer, &doc, 1, err);
-        file_unmap(&m);
-    }
-    file_list_free(&files);
-    if (ok && tokens.count == 0) ok = fail(err, "%s: holds no text", e->c.text);
-    int end = tokenizer_end_of_text(e->tokenizer);
-    if (ok && end < 0) ok = fail(err, "the tokenizer has no <|endoftext|> token to separate documents with");
-    uint32_t *ids = NULL;
-    if (ok) { /* the model must also predict the end of the last document */
-        ids = (uint32_t *)xmalloc((size_t)(tokens.count + 1) * sizeof *ids);
-        memcpy(ids, tokens.ids, (size_t)tokens.count * sizeof *ids);
-        ids[tokens.count] = (uint32_t)end;
-    }
-    struct dataset *d =
-        ok ? dataset_from_tokens(e->c.text, ids, tokens.count + 1, e->model.vocab_size) : NULL;
-    token_buffer_free(&tokens);
-    return d;
+    struct text_options options = {.format = e->c.format, .field = e->c.field, .leave_out = run_wrote};
+    struct corpus corpus;
+    uint32_t *ids;
+    int64_t count;
+    if (!corpus_open(&corpus, e->c.text, &options, 0.0, err)) return NULL;
+    corpus_warn(&corpus, e->c.text);
+    bool ok = corpus_encode(&corpus, false, e->tokenizer, &ids, &count, err);
+    corpus_free(&corpus);
+    return ok ? dataset_from_tokens(e->c.text, ids, count, e->model.vocab_size) : NULL;
 }
 
 static void print_loss(const struct eval_loss *r, const char *name) {

@@ -1,6 +1,5 @@
-/* Reads the text that a run trains on: the files of a path, or the built-in stories. Small files are copied
- * and large ones mapped, because the system limits the number of mappings; documents are then spans of that
- * memory. */
+/* The text that a run trains on, or is evaluated on: the documents of a path, or the built-in stories,
+ * copied one behind the other into one block of memory. */
 #include "llmc/corpus/corpus.h"
 
 #include <math.h>
@@ -10,103 +9,120 @@
 #include "llmc/corpus/encode.h"
 #include "llmc/stories/stories.h"
 
-/* --- reading the files --- */
+/* --- collecting --- */
 
-enum { COPY_BELOW = 1 << 16 };
-
-/* Maps the file and sets *text to its content. A file to be skipped gives an empty text. */
-static bool open_text(struct corpus *c, const char *path, bool in_directory, struct text_span *text,
-                      struct error *err) {
-    struct corpus_file *f = &c->files[c->file_count];
-    *f = (struct corpus_file){.copy = NULL};
-    if (!file_map(&f->map, path, err)) return false;
-    *text = (struct text_span){(const char *)f->map.data, f->map.size};
-    if (in_directory && text->size > 0 && memchr(text->data, 0, (size_t)text->size)) {
-        c->skipped_binary++;
-        text->size = 0;
-    }
-    if (text->size == 0) {
-        file_unmap(&f->map);
-        return true;
-    }
-    c->file_count++;
-    if (utf8_invalid_at(text->data, text->size) >= 0 && c->invalid_utf8_files++ == 0)
-        c->first_invalid = xstrdup(path);
-    if (text->size < COPY_BELOW) {
-        f->copy = (char *)xmalloc((size_t)text->size);
-        memcpy(f->copy, text->data, (size_t)text->size);
-        file_unmap(&f->map);
-        text->data = f->copy;
-    }
-    return true;
-}
-
-struct span_list {
-    struct text_span *docs;
-    int64_t count, capacity;
+/* Where each document begins, since the text moves when it grows. */
+struct collection {
+    char *text;
+    int64_t size, capacity;
+    int64_t *begin; /* (count) */
+    int64_t count, begin_capacity;
 };
 
-static void add_documents(struct span_list *l, const struct text_span *text) {
-    struct text_span doc;
-    for (int64_t at = 0; document_next(&doc, text->data, text->size, &at);) {
-        if (l->count == l->capacity) {
-            l->capacity = 2 * l->capacity + 64;
-            l->docs = (struct text_span *)xrealloc(l->docs, (size_t)l->capacity * sizeof *l->docs);
-        }
-        l->docs[l->count++] = doc;
+static void collect(struct collection *l, const char *text, int64_t size) {
+    if (size == 0) return;
+    if (l->count == l->begin_capacity) {
+        l->begin_capacity = 2 * l->begin_capacity + 64;
+        l->begin = (int64_t *)xrealloc(l->begin, (size_t)l->begin_capacity * sizeof *l->begin);
+    }
+    if (l->size + size > l->capacity) {
+        l->capacity = max_i64(l->size + size, l->capacity + l->capacity / 2);
+        l->text = (char *)xrealloc(l->text, (size_t)l->capacity);
+    }
+    memcpy(l->text + l->size, text, (size_t)size);
+    l->begin[l->count++] = l->size;
+    l->size += size;
+}
+
+/* The caller frees. */
+static struct text_span *spans_of(const struct collection *l) {
+    struct text_span *docs = (struct text_span *)xmalloc((size_t)(l->count + 1) * sizeof *docs);
+    for (int64_t i = 0; i < l->count; i++)
+        docs[i] = (struct text_span){l->text + l->begin[i],
+                                     (i + 1 < l->count ? l->begin[i + 1] : l->size) - l->begin[i]};
+    return docs;
+}
+
+static void count_bytes(struct corpus *c) {
+    for (int64_t i = 0; i < c->count; i++) {
+        c->bytes += c->docs[i].size;
+        if (c->validation[i]) c->validation_bytes += c->docs[i].size;
     }
 }
 
-static bool read_files(struct corpus *c, struct span_list *docs, const char *path, struct error *err) {
-    struct file_list list = {0};
-    bool directory = path_is_directory(path), ok = file_list_add(&list, path, err);
-    if (ok && list.count == 0)
-        ok = fail(err, "%s: no file in this directory (hidden ones do not count)", path);
-    c->files = (struct corpus_file *)xcalloc((size_t)list.count + 1, sizeof *c->files);
-    for (int64_t i = 0; ok && i < list.count; i++) {
-        struct text_span text;
-        ok = open_text(c, list.paths[i], directory, &text, err);
-        if (ok && text.size > 0) add_documents(docs, &text);
-    }
-    if (ok && docs->count == 0) {
-        if (!directory)
-            ok = fail(err, "%s: is empty, expected text", path);
-        else
-            ok = fail(
-                err,
-                "%s: no text in this directory: of %lld files %lld are binary (contain NUL bytes) and the "
-                "others are empty",
-                path, (long long)list.count, (long long)c->skipped_binary);
-    }
-    file_list_free(&list);
+/* --- reading --- */
+
+static bool read_sources(struct collection *l, struct text_remarks *remarks,
+                         const struct source_list *sources, struct error *err) {
+    struct text_reader *r = text_reader_new(sources, NULL, INT64_MAX);
+    struct text_batch b = {0};
+    bool ok = true;
+    do {
+        struct text_documents d;
+        ok = text_reader_next(r, &b, BATCH_BYTES, err);
+        if (!ok) break;
+        text_documents_open(&d, sources, &b);
+        for (int64_t i = 0; i < d.count; i++)
+            if (d.docs[i].status == LINE_OK) collect(l, d.docs[i].text.data, d.docs[i].text.size);
+        text_remarks_add(remarks, sources, &b, &d);
+        text_documents_close(&d);
+    } while (!b.last);
+    text_batch_free(&b);
+    text_reader_free(r);
     return ok;
 }
 
-/* --- splitting --- */
+static bool no_text(const char *path, const struct text_remarks *remarks, struct error *err) {
+    char *why = text_remark(remarks, 0);
+    bool directory = path_is_directory(path);
+    fail(err, "%s: %s%s%s", path, directory ? "no text in this directory" : "is empty, expected text",
+         why ? ": " : "", why ? why : "");
+    free(why);
+    return false;
+}
 
-bool corpus_open(struct corpus *c, const char *path, double validation_fraction, struct error *err) {
-    memset(c, 0, sizeof *c);
-    struct span_list docs = {0};
+static bool read_text(struct collection *l, struct text_remarks *remarks, const char *path,
+                      const struct text_options *options, struct error *err) {
+    struct source_list sources = {.count = 0};
+    if (options) sources.options = *options;
+    bool ok = source_list_add(&sources, path, err);
+    if (ok && sources.count == 0)
+        ok = fail(err, "%s: no file in this directory (hidden ones do not count)", path);
+    ok = ok && read_sources(l, remarks, &sources, err) && (l->count > 0 || no_text(path, remarks, err));
+    source_list_free(&sources);
+    return ok;
+}
+
+bool corpus_open(struct corpus *c, const char *path, const struct text_options *options,
+                 double validation_fraction, struct error *err) {
+    struct collection l = {0};
     struct document_split split = {0};
-    bool ok = read_files(c, &docs, path, err);
+    memset(c, 0, sizeof *c);
+    bool ok = read_text(&l, &c->remarks, path, options, err);
+    c->text = l.text;
     if (ok) {
-        ok = split_documents(&split, docs.docs, docs.count, validation_fraction, true);
+        struct text_span *docs = spans_of(&l);
+        ok = split_documents(&split, docs, l.count, validation_fraction, true);
+        free(docs);
         c->docs = split.docs;
         c->validation = split.validation;
         c->count = split.count;
-        for (int64_t i = 0; i < c->count; i++) {
-            c->bytes += c->docs[i].size;
-            if (c->validation[i]) c->validation_bytes += c->docs[i].size;
-        }
+        count_bytes(c);
         if (!ok)
             fail(err,
                  "%s: %lld bytes of text are too small to keep a part for validation: expected at least 512 "
                  "bytes, or two documents",
                  path, (long long)c->bytes);
     }
-    free(docs.docs);
+    free(l.begin);
     if (!ok) corpus_free(c);
     return ok;
+}
+
+void corpus_warn(const struct corpus *c, const char *path) {
+    char *remark;
+    for (int i = 0; (remark = text_remark(&c->remarks, i)) != NULL; free(remark), i++)
+        warn("%s: %s", path, remark);
 }
 
 /* --- the built-in stories --- */
@@ -115,33 +131,31 @@ void corpus_stories(struct corpus *c, uint64_t seed, int64_t count, double valid
     check(count >= 2, "%lld stories, expected at least 2: one for training and one for validation",
           (long long)count);
     memset(c, 0, sizeof *c);
-    c->docs = (struct text_span *)xcalloc((size_t)count, sizeof *c->docs);
-    c->validation = (bool *)xcalloc((size_t)count, sizeof *c->validation);
-    c->files = (struct corpus_file *)xcalloc((size_t)count, sizeof *c->files);
-    c->count = c->file_count = count;
+    char **story = (char **)xcalloc((size_t)count, sizeof *story);
 #pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < count; i++) story[i] = story_make(seed, (uint64_t)i);
+    struct collection l = {0};
     for (int64_t i = 0; i < count; i++) {
-        c->files[i].copy = story_make(seed, (uint64_t)i);
-        c->docs[i] = (struct text_span){c->files[i].copy, (int64_t)strlen(c->files[i].copy)};
+        collect(&l, story[i], (int64_t)strlen(story[i]));
+        free(story[i]);
     }
+    free(story);
+    c->text = l.text;
+    c->docs = spans_of(&l);
+    c->count = l.count;
+    c->validation = (bool *)xcalloc((size_t)count, sizeof *c->validation);
+    free(l.begin);
     /* Evenly spread. Their number is the rounded share, but at least one on each side. */
     int64_t kept = max_i64(1, min_i64(count - 1, llround((double)count * validation_fraction)));
     for (int64_t k = 0; k < kept; k++) c->validation[(2 * k + 1) * count / (2 * kept)] = true;
-    for (int64_t i = 0; i < count; i++) {
-        c->bytes += c->docs[i].size;
-        if (c->validation[i]) c->validation_bytes += c->docs[i].size;
-    }
+    count_bytes(c);
 }
 
 void corpus_free(struct corpus *c) {
-    for (int64_t i = 0; i < c->file_count; i++) {
-        file_unmap(&c->files[i].map);
-        free(c->files[i].copy);
-    }
-    free(c->files);
+    text_remarks_free(&c->remarks);
+    free(c->text);
     free(c->docs);
     free(c->validation);
-    free(c->first_invalid);
     memset(c, 0, sizeof *c);
 }
 

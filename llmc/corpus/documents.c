@@ -22,26 +22,34 @@ static void add_path(struct file_list *l, char *path) {
     l->paths[l->count++] = path;
 }
 
-static bool add_directory(struct file_list *l, const char *path, struct error *err);
+struct search {
+    struct file_list *list;
+    leave_out_fn *leave_out;
+    void *user;
+};
+static bool add_directory(const struct search *s, const char *path, struct error *err);
 
 /* Takes `path` over. */
-static bool add_entry(struct file_list *l, char *path, struct error *err) {
+static bool add_entry(const struct search *s, char *path, struct error *err) {
     struct stat st, link;
     bool ok = true;
     if (lstat(path, &link) != 0 || stat(path, &st) != 0) {
         /* Dangling symlinks are ignored; every other stat error is reported. */
         if (errno != ENOENT) ok = fail(err, "%s: cannot read: %s", path, strerror(errno));
+    } else if ((S_ISREG(st.st_mode) || S_ISDIR(link.st_mode)) && s->leave_out &&
+               s->leave_out(s->user, path)) {
+        ok = true;
     } else if (S_ISREG(st.st_mode)) {
-        add_path(l, path);
+        add_path(s->list, path);
         return true;
     } else if (S_ISDIR(link.st_mode)) {
-        ok = add_directory(l, path, err);
+        ok = add_directory(s, path, err);
     }
     free(path);
     return ok;
 }
 
-static bool add_directory(struct file_list *l, const char *path, struct error *err) {
+static bool add_directory(const struct search *s, const char *path, struct error *err) {
     DIR *dir = opendir(path);
     if (!dir) return fail(err, "%s: cannot list directory: %s", path, strerror(errno));
     bool ok = true;
@@ -54,7 +62,7 @@ static bool add_directory(struct file_list *l, const char *path, struct error *e
             if (errno) ok = fail(err, "%s: cannot list directory: %s", path, strerror(errno));
             break;
         }
-        if (e->d_name[0] != '.') ok = add_entry(l, xasprintf("%s%s%s", path, slash, e->d_name), err);
+        if (e->d_name[0] != '.') ok = add_entry(s, xasprintf("%s%s%s", path, slash, e->d_name), err);
     }
     closedir(dir);
     return ok;
@@ -62,7 +70,9 @@ static bool add_directory(struct file_list *l, const char *path, struct error *e
 
 static int by_path(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
-bool file_list_add(struct file_list *l, const char *path, struct error *err) {
+bool file_list_add(struct file_list *l, const char *path, leave_out_fn *leave_out, void *user,
+                   struct error *err) {
+    struct search s = {l, leave_out, user};
     struct stat st;
     if (stat(path, &st) != 0) return fail(err, "%s: cannot read: %s", path, strerror(errno));
     if (!S_ISDIR(st.st_mode)) {
@@ -70,7 +80,7 @@ bool file_list_add(struct file_list *l, const char *path, struct error *err) {
         return true;
     }
     int64_t before = l->count;
-    if (!add_directory(l, path, err)) return false;
+    if (!add_directory(&s, path, err)) return false;
     if (l->count > before) qsort(l->paths + before, (size_t)(l->count - before), sizeof *l->paths, by_path);
     return true;
 }

@@ -18,8 +18,11 @@ struct file_list {
     int64_t count, capacity;
 };
 /* Adds the file, or every regular file below the directory, sorted by strcmp. Hidden entries (a leading
- * '.') are skipped; symbolic links to files are followed, to directories not. Start from {0}. */
-bool file_list_add(struct file_list *l, const char *path, struct error *err);
+ * '.') are skipped; symbolic links to files are followed, to directories not. Files and directories below
+ * `path` for which leave_out(user, entry) is true are left out (NULL: none is). Start from {0}. */
+typedef bool leave_out_fn(void *user, const char *path);
+bool file_list_add(struct file_list *l, const char *path, leave_out_fn *leave_out, void *user,
+                   struct error *err);
 void file_list_free(struct file_list *l);
 
 /* --- documents --- */

@@ -25,8 +25,13 @@ static const struct option_row model_rows[] = {
              0),
 };
 static const struct option_row data_rows[] = {
-    OPT_TEXT(C, text, "text", NULL, "PATH",
-             "train on this text file or directory (default: the built-in stories)", 0),
+    OPT_TEXT(
+        C, text, "text", NULL, "PATH",
+        "train on this text: a file, also compressed (.gz, .zst), JSON lines, a directory of such files, or - "
+        "for the standard input (default: the built-in stories)",
+        0),
+    OPT_WORD(C, format, "format", "auto", TEXT_FORMAT_WORDS, NULL, "of --text; " TEXT_FORMAT_HELP, 0),
+    OPT_TEXT(C, field, "field", NULL, "NAME", TEXT_FIELD_HELP, 0),
     OPT_TEXT(C, data, "data", NULL, "GLOB", "train on these token shards (.bin, as llm.c writes them)", 0),
     OPT_TEXT(C, val, "val", NULL, "GLOB",
              "token shards to validate on; needed with --data to validate at all", 0),

@@ -9,8 +9,9 @@
 #ifndef LLMC_RUN_CONFIG_H
 #define LLMC_RUN_CONFIG_H
 
-#include "llmc/model/gpt.h"
 #include "llmc/base/options.h"
+#include "llmc/corpus/text_source.h"
+#include "llmc/model/gpt.h"
 #include "llmc/ranks/zero.h"
 
 enum samples_choice { SAMPLES_CHOICE_AUTO, SAMPLES_CHOICE_WINDOWS, SAMPLES_CHOICE_DOCUMENTS };
@@ -22,7 +23,8 @@ struct run_config {
     const char *model;       /* preset, or a directory with weights */
     struct gpt_config shape; /* what is said of it; the vocabulary also goes to a tokenizer that is trained */
     /* data */
-    const char *text, *data, *val, *tokenizer;
+    const char *text, *field, *data, *val, *tokenizer;
+    enum text_format format;
     int64_t stories;
     double validation_fraction;
     bool shuffle;

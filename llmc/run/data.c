@@ -3,6 +3,7 @@
 
 #include "llmc/corpus/corpus.h"
 #include "llmc/format/checkpoint.h"
+#include "llmc/run/owner.h"
 #include "llmc/stories/stories.h"
 #include "llmc/text/bpe_train.h"
 
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { STORIES_SEED = 1, STORIES_VOCAB = 1024, TEXT_VOCAB = 4096 };
 
@@ -66,6 +68,11 @@ static double stories_floor(const struct corpus *c, int64_t targets) {
     return total / (double)targets;
 }
 
+static bool reads_once(const char *path) {
+    struct stat st;
+    return strcmp(path, "-") == 0 || (stat(path, &st) == 0 && S_ISFIFO(st.st_mode));
+}
+
 static bool open_corpus(struct run_data *d, const struct run_config *c, struct corpus *corpus,
                         struct error *err) {
     if (!c->text) {
@@ -73,11 +80,12 @@ static bool open_corpus(struct run_data *d, const struct run_config *c, struct c
         corpus_stories(corpus, STORIES_SEED, c->stories, c->validation_fraction);
         return true;
     }
-    if (!corpus_open(corpus, c->text, c->validation_fraction, err)) return false;
-    if (corpus->invalid_utf8_files)
-        warn("%" PRId64 " file%s not valid UTF-8 (%s); the bytes are used as they are",
-             corpus->invalid_utf8_files, corpus->invalid_utf8_files == 1 ? " is" : "s are",
-             corpus->first_invalid);
+    struct text_options options = {.format = c->format, .field = c->field, .leave_out = run_wrote};
+    if (reads_once(c->text) && c->world > 1)
+        return fail(err, "--text %s: each of the %" PRId64 " processes reads the text: put it into a file",
+                    c->text, c->world);
+    if (!corpus_open(corpus, c->text, &options, c->validation_fraction, err)) return false;
+    corpus_warn(corpus, c->text);
     return true;
 }
 

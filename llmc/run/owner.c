@@ -119,6 +119,15 @@ bool directory_holds_run(const char *path) {
     return holds_run(&c);
 }
 
+bool run_wrote(void *unused, const char *path) {
+    const char *slash = strrchr(path, '/');
+    if (!run_owns(slash ? slash + 1 : path)) return false;
+    char *around = path_parent(path);
+    bool wrote = directory_holds_run(around);
+    free(around);
+    return wrote;
+}
+
 /* A file that has one of the names a new run will use. The caller frees. */
 static char *name_in_use(const char *path) {
     DIR *dir = opendir(path);
@@ -183,7 +192,8 @@ static bool check_resume(const struct owner *o, struct error *err) {
 
 /* --- the lock --- */
 
-/* False only if another process holds it: some file systems have no locks, and that is no reason to stop. */
+/* False only if another process holds it: some file systems have no locks, and that is no reason to
+ * stop. */
 static bool lock(int fd) { return flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK; }
 
 static bool lock_directory(struct owner *o, struct error *err) {

@@ -7,8 +7,9 @@
  * A directory holds a run if it has a checkpoint by name, or a log.jsonl with the rows of a run. One
  * process at a time may write into it: the directory is locked as long as the run lasts.
  *
- * owner_open() looks and locks, and changes nothing. owner_take() makes the directory, or deletes the run
- * that is to be overwritten; it is called when everything else that a start needs has been found good. */
+ * owner_open() looks and locks, and changes nothing. owner_take() makes the directory, or deletes the
+ * run that is to be overwritten; it is called when everything else that a start needs has been found
+ * good. */
 #ifndef LLMC_RUN_OWNER_H
 #define LLMC_RUN_OWNER_H
 
@@ -34,6 +35,9 @@ struct owner {
 /* Whether the file or directory of this name in a run's directory is the run's. */
 bool run_owns(const char *name);
 bool directory_holds_run(const char *path);
+/* Whether a run has written this file or directory: it has a name of the run's, and the directory around it
+ * holds a run. A leave_out_fn of corpus/documents.h, which needs no user. */
+bool run_wrote(void *unused, const char *path);
 
 /* Fails if the purpose does not fit what is there: a new run where there is one or where a file has one of
  * its names; a run to resume where there is none; a run to overwrite where there is none but something

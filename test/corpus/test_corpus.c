@@ -39,7 +39,7 @@ static char *prose(uint64_t seed, int64_t size, const char *paragraph) {
 static struct corpus open_corpus(const char *path, double fraction) {
     struct corpus c;
     struct error err = {""};
-    if (!corpus_open(&c, path, fraction, &err)) fail_msg("%s", err.message);
+    if (!corpus_open(&c, path, NULL, fraction, &err)) fail_msg("%s", err.message);
     int64_t bytes = 0, kept = 0;
     for (int64_t i = 0; i < c.count; i++) {
         bytes += c.docs[i].size;
@@ -50,6 +50,14 @@ static struct corpus open_corpus(const char *path, double fraction) {
     assert_int_equal(kept, c.validation_bytes);
     assert_true(kept > 0 && kept < bytes);
     return c;
+}
+
+/* The i-th remark begins so; NULL: there is none. */
+static void assert_remark(const struct corpus *c, int i, const char *begin) {
+    char *remark = text_remark(&c->remarks, i);
+    if (!remark != !begin || (begin && strncmp(remark, begin, strlen(begin)) != 0))
+        fail_msg("remark %d is \"%s\" instead of \"%s\"", i, remark ? remark : "", begin ? begin : "");
+    free(remark);
 }
 
 static bool is_doc(const struct corpus *c, int64_t i, const char *text) {
@@ -81,62 +89,68 @@ static void directories_are_read_in_order(void **state) {
         assert_int_equal(c.count, 6);
         for (int i = 0; i < 6; i++)
             if (!is_doc(&c, i, expected[i])) fail_msg("document %d is not \"%s\"", i, expected[i]);
-        assert_int_equal(c.skipped_binary, 1);
-        assert_int_equal(c.invalid_utf8_files, 0);
-        assert_null(c.first_invalid);
+        assert_remark(&c, 0, "1 of 8 files is no text and is left out: PNG picture (1)");
+        assert_remark(&c, 1, NULL);
         corpus_free(&c);
     }
 }
 
-static void explicit_binary_is_used(void **state) {
+static void explicit_binary_is_used_if_asked_for(void **state) {
     char bytes[2000];
+    struct corpus c;
+    struct error err = {""};
     for (int i = 0; i < 2000; i++) bytes[i] = (char)(i * 7);
     put_file("x.dat", bytes, sizeof bytes);
-    struct corpus c = open_corpus(in_scratch("x.dat"), 0.1);
+    assert_false(corpus_open(&c, in_scratch("x.dat"), NULL, 0.1, &err));
+    assert_mentions(err.message, "x.dat: is not text (binary data); --format text takes it as it is");
+    struct text_options as_text = {.format = FORMAT_TEXT};
+    if (!corpus_open(&c, in_scratch("x.dat"), &as_text, 0.1, &err)) fail_msg("%s", err.message);
     assert_int_equal(c.bytes, 2000);
-    assert_int_equal(c.skipped_binary, 0);
-    assert_int_equal(c.invalid_utf8_files, 1);
-    assert_string_equal(c.first_invalid, in_scratch("x.dat"));
+    char *first =
+        xasprintf("1 document is not UTF-8; its bytes are used as they are (%s:1)", in_scratch("x.dat"));
+    assert_remark(&c, 0, first);
+    assert_remark(&c, 1, "1 document holds NUL bytes");
+    free(first);
     corpus_free(&c);
 }
 
 static void errors_name_the_path(void **state) {
     struct corpus c;
     struct error err = {""};
-    assert_false(corpus_open(&c, in_scratch("missing"), 0.1, &err));
+    assert_false(corpus_open(&c, in_scratch("missing"), NULL, 0.1, &err));
     assert_mentions(err.message, in_scratch("missing"));
     assert_mentions(err.message, "No such file");
     put_text("empty", "");
-    assert_false(corpus_open(&c, in_scratch("empty"), 0.1, &err));
+    assert_false(corpus_open(&c, in_scratch("empty"), NULL, 0.1, &err));
     assert_mentions(err.message, "is empty");
     put_text("separators", "<|endoftext|>\n<|endoftext|>");
-    assert_false(corpus_open(&c, in_scratch("separators"), 0.1, &err));
+    assert_false(corpus_open(&c, in_scratch("separators"), NULL, 0.1, &err));
     assert_mentions(err.message, "is empty");
     assert_int_equal(mkdir(in_scratch("dir"), 0700), 0);
-    assert_false(corpus_open(&c, in_scratch("dir"), 0.1, &err));
+    assert_false(corpus_open(&c, in_scratch("dir"), NULL, 0.1, &err));
     assert_mentions(err.message, "no file in this directory");
     put_file("dir/binary", "\0", 1);
     put_file("dir/other", "\0a", 2);
     put_file("dir/zero", "", 0);
-    assert_false(corpus_open(&c, in_scratch("dir"), 0.1, &err));
-    assert_mentions(err.message, "of 3 files 2 are binary");
+    assert_false(corpus_open(&c, in_scratch("dir"), NULL, 0.1, &err));
+    assert_mentions(err.message, "no text in this directory: 2 of 3 files are no text and are left out: "
+                                 "binary data (2)");
     put_text("small", "Too small to divide.");
-    assert_false(corpus_open(&c, in_scratch("small"), 0.1, &err));
+    assert_false(corpus_open(&c, in_scratch("small"), NULL, 0.1, &err));
     assert_mentions(err.message, "20 bytes");
     assert_mentions(err.message, "512");
     assert_int_equal(mkfifo(in_scratch("fifo"), 0600), 0);
-    assert_false(corpus_open(&c, in_scratch("fifo"), 0.1, &err));
+    assert_false(corpus_open(&c, in_scratch("fifo"), NULL, 0.1, &err));
     if (geteuid() == 0) return; /* root reads everything */
     put_text("d/ok", "text");
     put_text("d/secret", "text");
     assert_int_equal(chmod(in_scratch("d/secret"), 0), 0);
-    assert_false(corpus_open(&c, in_scratch("d"), 0.1, &err));
+    assert_false(corpus_open(&c, in_scratch("d"), NULL, 0.1, &err));
     assert_mentions(err.message, "d/secret");
     assert_mentions(err.message, "Permission denied");
 }
 
 static void many_files_are_fine(void **state) {
-    /* too few to exceed the limit on mappings, which would take long, but enough to count them */
     for (int i = 0; i < 1500; i++) {
         char name[32], text[32];
         snprintf(name, sizeof name, "m/%02d/%04d", i % 37, i);
@@ -145,7 +159,7 @@ static void many_files_are_fine(void **state) {
     }
     struct corpus c = open_corpus(in_scratch("m"), 0.1);
     assert_int_equal(c.count, 1500);
-    for (int64_t i = 0; i < c.file_count; i++) assert_null(c.files[i].map.data);
+    assert_int_equal(c.remarks.files, 1500);
     corpus_free(&c);
 }
 
@@ -219,11 +233,13 @@ static void utf8_follows_the_standard(void **state) {
 static void files_that_are_not_utf8_are_counted(void **state) {
     put_text("d/a", "fine \xc3\xa9");
     put_text("d/b", "Latin-1 \xe9t\xe9");
-    put_text("d/c", "\xff\xfe");
+    put_text("d/c", "\xff\xfd");
     struct corpus c = open_corpus(in_scratch("d"), 0.3);
     assert_int_equal(c.count, 3);
-    assert_int_equal(c.invalid_utf8_files, 2);
-    assert_string_equal(c.first_invalid, in_scratch("d/b"));
+    char *first = xasprintf("2 documents are not UTF-8; their bytes are used as they are (the first: %s:1)",
+                            in_scratch("d/b"));
+    assert_remark(&c, 0, first);
+    free(first);
     corpus_free(&c);
 }
 
@@ -475,7 +491,7 @@ static void stories_are_a_corpus(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(directories_are_read_in_order),
-        SCRATCH_TEST(explicit_binary_is_used),
+        SCRATCH_TEST(explicit_binary_is_used_if_asked_for),
         SCRATCH_TEST(errors_name_the_path),
         SCRATCH_TEST(many_files_are_fine),
         cmocka_unit_test(separators_divide_files),

@@ -1,8 +1,8 @@
-/* The input of `prepare`: text and JSON lines, plain, gzip or Zstandard (told by the first bytes). The last
- * byte selects the format. */
+/* Everything that is handed over as text: text and JSON lines, plain, gzip or Zstandard, and what is
+ * neither. The last byte selects format, field, and whether the file was named. */
 #include "test/fuzz/fuzz.h"
 
-#include "data/text_source.h"
+#include "llmc/corpus/text_source.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,28 +12,32 @@
 
 FUZZ_TARGET(text_source) {
     struct error err;
-    struct source_list list = {0};
+    uint8_t how = size ? data[size - 1] : 0;
+    struct source_list list = {
+        .options = {.format = (enum text_format)(how % 3), .field = how & 64 ? "text" : NULL}};
     struct text_batch b = {0};
-    json_lines_init();
-    bool json = size && data[size - 1] % 2;
     const char *path = fuzz_file("text", data, size);
-    check(source_list_add(&list, path, json ? FORMAT_JSON_LINES : FORMAT_TEXT, NULL, &err), "%s",
-          err.message);
-    struct text_reader *r = text_reader_new(&list, NULL);
+    check(source_list_add(&list, path, &err), "%s", err.message);
+    list.sources[0].in_directory = how & 32;
+    struct text_reader *r = text_reader_new(&list, NULL, MOST_DOCUMENT);
+    struct text_remarks remarks = {0};
     bool ok;
     int batches = 0;
     while ((ok = text_reader_next(r, &b, 64, &err)) && batches++ < 1000) {
+        struct text_documents d;
         for (int64_t i = 0; i < b.count; i++) {
             const struct text_record *t = &b.records[i];
             check(t->at >= 0 && t->size >= 0 && t->at + t->size <= b.size, "a record outside of its batch");
-            struct json_line line;
-            if (!json) continue;
-            json_line_parse(&line, b.text + t->at, t->size, "text");
-            json_line_free(&line);
         }
+        text_documents_open(&d, &list, &b);
+        text_remarks_add(&remarks, &list, &b, &d);
+        text_documents_close(&d);
         if (b.last) break;
     }
+    char *remark;
+    for (int i = 0; (remark = text_remark(&remarks, i)) != NULL; i++) free(remark);
     if (ok) fuzz_accept();
+    text_remarks_free(&remarks);
     text_batch_free(&b);
     text_reader_free(r);
     source_list_free(&list);

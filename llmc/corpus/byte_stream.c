@@ -1,7 +1,7 @@
 /* Reads files that may be compressed with gzip or Zstandard, told by their first bytes. A file may hold
  * several compressed members; one that ends inside a member is an error, since a silently shortened text
  * would be trained on. */
-#include "data/byte_stream.h"
+#include "llmc/corpus/byte_stream.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -171,9 +171,11 @@ static bool detect_kind(struct byte_stream *s, struct error *err) {
 
 struct byte_stream *byte_stream_open(const char *path, struct error *err) {
     bool standard_input = strcmp(path, "-") == 0;
-    int fd = standard_input ? dup(0) : open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
+    /* a pipe that nobody writes to is empty, and nothing to wait for */
+    int fd = standard_input ? dup(0) : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 || (!standard_input && fcntl(fd, F_SETFL, 0) != 0)) {
         fail(err, "%s: cannot open: %s", path, strerror(errno));
+        if (fd >= 0) close(fd);
         return NULL;
     }
     struct byte_stream *s = (struct byte_stream *)xcalloc(1, sizeof *s);
