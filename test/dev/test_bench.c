@@ -59,7 +59,7 @@ static void test_refuses(void **state) {
     expect("--device cpu --op act --seq-len 2000", 1, "--seq-len 2000 is beyond the context of gpt2");
     expect(SMALL "--op act --json @/no/such/directory.json", 1, "there is no directory");
     expect("--compare @/old.json", 1, "give the two files");
-    expect("--compare @/old.json @/missing.json", 1, "missing.json");
+    expect("--compare @/missing.json @/missing.json", 1, "missing.json");
     expect("some.json", 1, "only --compare takes files");
     expect("--shpae gpt2", 2, "--shape");
 }

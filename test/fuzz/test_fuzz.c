@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 enum { MUTATIONS = 4000, MOST_BYTES = 1 << 16, MOST_SEEDS = 8 };
@@ -186,13 +187,19 @@ static void on_crash(int number) {
 extern void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak));
 
 static void watch(void) {
-    static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL, SIGALRM};
+    static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGABRT, SIGILL, SIGPROF};
     static bool once;
     if (!once) atexit(name_running);
     once = true;
     if (__sanitizer_set_death_callback) __sanitizer_set_death_callback(name_running);
     for (size_t i = 0; i < ARRAY_LENGTH(signals); i++)
-        if (!__sanitizer_set_death_callback || signals[i] == SIGALRM) signal(signals[i], on_crash);
+        if (!__sanitizer_set_death_callback || signals[i] == SIGPROF) signal(signals[i], on_crash);
+}
+
+/* Of CPU time: a busy machine is no fault of the parser. */
+static void limit_seconds(int seconds) {
+    struct itimerval limit = {.it_value.tv_sec = seconds};
+    setitimer(ITIMER_PROF, &limit, NULL);
 }
 
 static void run_target(const struct target *t) {
@@ -211,9 +218,9 @@ static void run_target(const struct target *t) {
         uint8_t *exact = xmalloc(in.size ? in.size : 1); /* so that a sanitizer sees its end */
         memcpy(exact, in.data, in.size);
         running_index = i;
-        alarm(20); /* a parser that runs forever ends the test */
+        limit_seconds(20); /* a parser that runs forever ends the test */
         t->run(exact, in.size);
-        alarm(0);
+        limit_seconds(0);
         free(exact);
     }
     running = NULL;
