@@ -2,7 +2,7 @@
  *
  *   RUN/step-00001000/ config.json, generation_config.json, model.safetensors, tokenizer.json,
  *                      tokenizer_config.json
- *                          what transformers reads; without padded vocabulary, without lm_head (it is tied)
+ *                          what transformers reads; without padded vocabulary, without lm_head where it is tied
  *                      optimizer.safetensors
  *                          exp_avg.NAME and exp_avg_sq.NAME, fp32, with the shape and layout (Conv1D
  *                          matrices transposed) of tensor NAME in model.safetensors
