@@ -1,3 +1,7 @@
+/* The context of operations. Contracts in ctx.h.
+ *
+ * Operations run one after another on one stream, so all of them share one block of scratch, which grows to
+ * the largest request. bf16 tensors are converted on the host, a piece at a time. */
 #include "llmc/ops/ctx.h"
 
 #include <stdio.h>

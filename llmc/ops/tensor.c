@@ -1,3 +1,4 @@
+/* Views of tensors, and their text in messages. Contracts in tensor.h. */
 #include "llmc/ops/tensor.h"
 
 #include <inttypes.h>

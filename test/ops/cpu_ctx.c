@@ -1,3 +1,4 @@
+/* Opens a context of the CPU device for a test, and closes it. */
 #include "test/ops/cpu_ctx.h"
 
 #include <stdlib.h>

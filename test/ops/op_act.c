@@ -1,5 +1,5 @@
-/* act_forward, act_backward, glu_forward, glu_backward. Shapes: {N, C}, for glu {N, F}. GELU without a
- * flag. */
+/* act_forward, act_backward, glu_forward, glu_backward. Shapes: {N, C}, for glu {N, F}. A case without a
+ * flag has GELU. */
 #include "test/ops/op_harness.h"
 
 #include <float.h>
