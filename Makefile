@@ -1,5 +1,6 @@
 # `make train` and `make test` do everything; `make help` lists the other targets, `make config` shows the settings.
 # A new source file needs no line here. Every variable can be set on the command line: make OPT=-O1 SANITIZE=1
+VERSION  = 1.0
 CC       = gcc
 CXX      = $(patsubst cc,c++,$(subst gcc,g++,$(subst clang,clang++,$(CC))))
 BUILD    = build
@@ -54,9 +55,9 @@ PROGRAMS      = $(BUILD)/train_gpt $(DATA_PROGRAMS) $(DEV_PROGRAMS)
 
 all: $(PROGRAMS)
 
-include llmc/cuda/cuda.mk test/sim/sim.mk test/fuzz/fuzz.mk test/test.mk dev/dev.mk
+include llmc/cuda/cuda.mk test/sim/sim.mk test/fuzz/fuzz.mk test/test.mk dev/dev.mk dev/install.mk
 
-.PHONY: all train test build-tests deps clean help config
+.PHONY: all train test build-tests deps clean help config FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -109,19 +110,30 @@ $(BUILD)/%.html.c: %.html
 $(BUILD)/%.html.o: $(BUILD)/%.html.c
 	$(COMPILE)
 
+# What --version prints (llmc/base/build.h); replaced only when it changes.
+COMMIT := $(or $(shell git describe --always --dirty --exclude='*' 2>/dev/null),unknown)
+$(BUILD)/build.c: FORCE
+	mkdir -p $(@D)
+	{ echo '#include "llmc/base/build.h"'; echo 'const char build_version[] = "$(VERSION)";'; \
+	  echo 'const char build_commit[] = "$(COMMIT)";'; echo 'const char build_flags[] = "$(subst ",\",$(strip $(OPT)))";'; } >$@.new
+	if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(BUILD)/build.o: $(BUILD)/build.c
+	$(COMPILE)
+
 %.a:
 	rm -f $@ && ar rcs $@ $^
 
 $(BUILD)/libllmc.a: $(LIB_OBJ)
 
 # Programs that open a device contain the CUDA back end, if there is one (llmc/cuda/cuda.mk).
-$(BUILD)/train_gpt: $(BUILD)/train_gpt.o $(CUDA_LIB) $(BUILD)/libllmc.a $(CUDA_STAMP)
+$(BUILD)/train_gpt: $(BUILD)/train_gpt.o $(BUILD)/build.o $(CUDA_LIB) $(BUILD)/libllmc.a $(CUDA_STAMP)
 	$(LINK)
 
 $(DEV_PROGRAMS): $(BUILD)/%: $(BUILD)/dev/%.o $(CUDA_LIB) $(BUILD)/test/libtest.a $(BUILD)/libllmc.a $(CUDA_STAMP)
 	$(LINK)
 
-$(DATA_PROGRAMS): $(BUILD)/%: $(BUILD)/data/%_main.o $(BUILD)/libllmc.a
+$(DATA_PROGRAMS): $(BUILD)/%: $(BUILD)/data/%_main.o $(BUILD)/build.o $(BUILD)/libllmc.a
 	$(LINK)
 
 -include $(shell find $(BUILD) -path $(BUILD)/debian -prune -o -name '*.d' -print 2>/dev/null)

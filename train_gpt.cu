@@ -106,16 +106,16 @@ static int finish(struct run *r) {
     return !r->saved ? 1 : complete ? 0 : 128 + run_stop_signal(r);
 }
 
+static const struct option_command train_command = {
+    .usage = "train_gpt [train] [options]",
+    .intro = "Trains a GPT-2 model on the built-in stories, on --text, or on the token shards of --data.",
+    .groups = run_option_groups,
+    .group_count = RUN_OPTION_GROUPS};
+
 static int cmd_train(int argc, char **argv) {
     struct run r = {0};
-    char *usage = train_usage();
     run_ignore_signals();
-    const struct option_command command = {
-        .usage = usage,
-        .intro = "Trains a GPT-2 model on the built-in stories, on --text, or on the token shards of --data.",
-        .groups = run_option_groups,
-        .group_count = RUN_OPTION_GROUPS};
-    int status = command_options(&r.options, &command, &r.config, argc, argv);
+    int status = command_options(&r.options, &train_command, &r.config, argc, argv);
     if (status < 0) {
         status =
             run_launch(&r.config, argc, argv); /* --gpus N: this process only starts and watches N others */
@@ -129,8 +129,7 @@ static int cmd_train(int argc, char **argv) {
         status = finish(&r);
         run_close(&r);
     }
-    free(usage);
     return status;
 }
 
-int main(int argc, char **argv) { return dispatch_command(argc, argv, cmd_train); }
+int main(int argc, char **argv) { return dispatch_command(argc, argv, &train_command, cmd_train); }

@@ -4,6 +4,8 @@
  *     build/train_gpt --data 'shards/data_train_*.bin' --val 'shards/data_val_*.bin' ... */
 #include "llmc/base/console.h"
 #include "llmc/base/options.h"
+#include "llmc/cli/about.h"
+#include "llmc/cli/commands.h"
 #include "data/prepare.h"
 
 #include <math.h>
@@ -69,23 +71,17 @@ static bool sound(const struct prepare_options *o, struct error *err) {
 }
 
 int main(int argc, char **argv) {
+    static const struct about_command only = {NULL, &command, NULL};
+    static const struct about about = {"turns text into token shards for train_gpt", &only, 1};
     struct prepare_options c;
     struct options o;
     struct error err;
-    int status = 0;
     open_standard_files();
-    options_init(&o, &command, &c);
-    if (!options_parse(&o, argc - 1, argv + 1, &err) || (!o.help && !sound(&c, &err))) {
-        report_error("%s", err.message);
-        status = 2;
-    } else if (o.help) {
-        char *help = options_help(&o);
-        fputs(help, stdout);
-        free(help);
-    } else if (!prepare_run(&c, o.positional, o.positional_count, &err)) {
-        report_error("%s", err.message);
-        status = 1;
-    }
+    int status = about_program(&about, argc, argv);
+    if (status < 0) status = command_options(&o, &command, &c, argc - 1, argv + 1);
+    if (status >= 0) return status;
+    status = !sound(&c, &err) ? 2 : !prepare_run(&c, o.positional, o.positional_count, &err);
+    if (status) report_error("%s", err.message);
     options_free(&o);
     return status;
 }

@@ -8,6 +8,8 @@
 #include "llmc/base/file.h"
 #include "llmc/base/console.h"
 #include "llmc/base/options.h"
+#include "llmc/cli/about.h"
+#include "llmc/cli/commands.h"
 
 #include <errno.h>
 #include <math.h>
@@ -83,20 +85,15 @@ static void print_grade(const char *path) {
 }
 
 int main(int argc, char **argv) {
+    static const struct about_command only = {NULL, &command, NULL};
+    static const struct about about = {"writes and grades stories of the built-in corpus", &only, 1};
     struct config c;
     struct options o;
-    struct error err;
     open_standard_files();
-    options_init(&o, &command, &c);
-    if (!options_parse(&o, argc - 1, argv + 1, &err)) {
-        report_error("%s", err.message);
-        return 2;
-    }
-    if (o.help) {
-        char *help = options_help(&o);
-        fputs(help, stdout);
-        free(help);
-    } else if (c.grade) {
+    int status = about_program(&about, argc, argv);
+    if (status < 0) status = command_options(&o, &command, &c, argc - 1, argv + 1);
+    if (status >= 0) return status;
+    if (c.grade) {
         print_grade(c.grade);
     } else if (c.entropy) {
         print_entropy(&c);

@@ -23,7 +23,7 @@ tests: $(PROGRAMS) $(TESTS) $(SIM_TESTS)
 LONGEST = $(filter %/test_launch %/test_train,$(TESTS))
 run-tests: tests
 	$(if $(SIM_MISSING),echo "simulated GPU $(SIM_MISSING)",:)
-	BUILD=$(BUILD) sh test/run.sh test/test_layout.sh test/test_mutants.sh $(LONGEST) $(foreach b,$(filter tsan,$(SIM_BUILDS)),$(RUN_$(b))) \
+	BUILD=$(BUILD) sh test/run.sh test/test_layout.sh test/test_mutants.sh test/test_install.sh $(LONGEST) $(foreach b,$(filter tsan,$(SIM_BUILDS)),$(RUN_$(b))) \
 	    $(filter-out $(LONGEST),$(TESTS)) $(foreach b,$(filter-out tsan,$(SIM_BUILDS)),$(RUN_$(b)))
 
 run-long: tests $(if $(NVCC),$(BUILD)/backends/nvcc/train_gpt)

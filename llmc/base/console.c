@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 void open_standard_files(void) {
@@ -52,6 +53,38 @@ void flush_stdout(void) {
     }
     warn("standard output cannot be written: %s; nothing more is printed there",
          strerror(reason ? reason : EIO));
+}
+
+int terminal_width(void) {
+    enum { LEAST = 40, USUAL = 80, MOST = 100 }; /* longer lines are hard to read */
+    const char *columns = getenv("COLUMNS");
+    long width = columns ? strtol(columns, NULL, 10) : 0;
+    struct winsize window;
+    if (width <= 0 && ioctl(STDOUT_FILENO, TIOCGWINSZ, &window) == 0) width = window.ws_col;
+    if (width <= 0) width = USUAL;
+    return width < LEAST ? LEAST : width > MOST ? MOST : (int)width;
+}
+
+int take_words(const char **text, int width) {
+    const char *s = *text;
+    int length = (int)strlen(s), taken = length;
+    if (length > width) {
+        taken = width;
+        while (taken > 0 && s[taken] != ' ') taken--;
+        if (taken == 0) taken = width;
+    }
+    const char *rest = s + taken;
+    while (*rest == ' ') rest++;
+    *text = rest;
+    return taken;
+}
+
+void print_wrapped(FILE *out, int width, int indent, const char *text) {
+    for (int column = 0; *text; column = indent) {
+        const char *line = text;
+        int n = take_words(&text, width - column);
+        fprintf(out, "%*s%.*s\n", column, "", n, line);
+    }
 }
 
 char *program_name(const char *other) {

@@ -5,6 +5,8 @@
 
 #include "llmc/base/base.h"
 
+#include <stdio.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -22,6 +24,16 @@ void say(const char *fmt, ...) LLMC_PRINTF(1, 2);
 /* If standard output cannot be written any more (its reader is gone, the disk is full), warns once, and
  * what is printed from then on goes nowhere. */
 void flush_stdout(void);
+
+/* The columns that texts for the terminal may have: those of $COLUMNS, or of the terminal that standard
+ * output is, else 80; between 40 and 100. */
+int terminal_width(void);
+
+/* Takes as many words from *text as fit into `width` columns, and breaks a single longer word. Returns
+ * their length. */
+int take_words(const char **text, int width);
+/* Prints `text` in lines of at most `width` columns; those after the first are indented. */
+void print_wrapped(FILE *out, int width, int indent, const char *text);
 
 /* The name by which the user called this program, or, with `other`, a program in the same directory. Quoted
  * for a shell; the caller frees. */

@@ -100,7 +100,8 @@ bool options_check(const struct option_command *command, struct error *err) {
     for (int i = 0; i < n; i++) {
         const struct option_row *row = row_at(command, i, &base);
         if (!check_row(row, err)) return false;
-        if (strcmp(row->name, "help") == 0 || strcmp(row->name, "config") == 0)
+        if (strcmp(row->name, "help") == 0 || strcmp(row->name, "config") == 0 ||
+            strcmp(row->name, "version") == 0)
             return fail(err, "option table: --%s is built in", row->name);
         for (int j = 0; j < i; j++) {
             const struct option_row *other = row_at(command, j, &base);
@@ -140,6 +141,95 @@ void options_free(struct options *o) {
 
 /* --- the command line --- */
 
+/* What nanoGPT, llm.c, Hugging Face and others call an option of ours. */
+static const struct {
+    const char *theirs, *ours;
+} synonyms[] = {
+    {"adam-beta1", "beta1"},
+    {"adam-beta2", "beta2"},
+    {"adam-epsilon", "eps"},
+    {"block-size", "seq-len"},
+    {"ckpt", "from"},
+    {"clip-grad", "grad-clip"},
+    {"d-model", "channels"},
+    {"dataset", "data"},
+    {"depth", "layers"},
+    {"embed-dim", "channels"},
+    {"eval-interval", "val-every"},
+    {"eval-iters", "val-batches"},
+    {"eval-steps", "val-every"},
+    {"grad-accum-steps", "tokens-per-step"},
+    {"gradient-accumulation-steps", "tokens-per-step"},
+    {"gradient-checkpointing", "recompute"},
+    {"hidden-size", "channels"},
+    {"init-from", "model"},
+    {"input-bin", "data"},
+    {"input-val-bin", "val"},
+    {"learning-rate-decay-frac", "final-lr-fraction"},
+    {"lr", "learning-rate"},
+    {"lr-scheduler", "schedule"},
+    {"lr-scheduler-type", "schedule"},
+    {"max-grad-norm", "grad-clip"},
+    {"max-iters", "steps"},
+    {"max-length", "seq-len"},
+    {"max-new-tokens", "tokens"},
+    {"max-position-embeddings", "context"},
+    {"max-seq-len", "seq-len"},
+    {"max-seq-length", "seq-len"},
+    {"max-steps", "steps"},
+    {"micro-batch-size", "batch-size"},
+    {"min-lr", "final-lr-fraction"},
+    {"model-name-or-path", "model"},
+    {"n-embd", "channels"},
+    {"n-embed", "channels"},
+    {"n-head", "heads"},
+    {"n-heads", "heads"},
+    {"n-kv-heads", "kv-heads"},
+    {"n-layer", "layers"},
+    {"n-layers", "layers"},
+    {"nproc-per-node", "gpus"},
+    {"num-attention-heads", "heads"},
+    {"num-epochs", "epochs"},
+    {"num-heads", "heads"},
+    {"num-hidden-layers", "layers"},
+    {"num-iterations", "steps"},
+    {"num-key-value-heads", "kv-heads"},
+    {"num-layers", "layers"},
+    {"num-train-epochs", "epochs"},
+    {"out-dir", "out"},
+    {"output-dir", "out"},
+    {"per-device-train-batch-size", "batch-size"},
+    {"resume-from-checkpoint", "resume"},
+    {"save-interval", "save-every"},
+    {"save-steps", "save-every"},
+    {"save-total-limit", "keep"},
+    {"seq-length", "seq-len"},
+    {"sequence-length", "seq-len"},
+    {"start", "prompt"},
+    {"total-batch-size", "tokens-per-step"},
+    {"train-files", "data"},
+    {"val-loss-every", "val-every"},
+    {"warmup-iters", "warmup"},
+    {"warmup-steps", "warmup"},
+    {"wd", "weight-decay"},
+    {"zero-stage", "zero"},
+};
+
+/* The option that another program calls `name`, if this command has it; else NULL. Their words are joined
+ * by '_' or '-', ours by '-'. */
+static const char *known_elsewhere(const struct options *o, const char *name) {
+    char ours[WORD_MAX + 1];
+    snprintf(ours, sizeof ours, "%s", name);
+    for (char *c = ours; *c; c++)
+        if (*c == '_') *c = '-';
+    if (find_state(o, ours, strlen(ours))) return find_state(o, ours, strlen(ours))->row->name;
+    for (size_t i = 0; i < ARRAY_LENGTH(synonyms); i++)
+        if (strcmp(ours, synonyms[i].theirs) == 0 &&
+            find_state(o, synonyms[i].ours, strlen(synonyms[i].ours)))
+            return synonyms[i].ours;
+    return NULL;
+}
+
 /* "<where><name>: unknown option; did you mean <dashes><nearest>?" */
 static bool fail_unknown(const struct options *o, const char *where, const char *name, const char *dashes,
                          struct error *err) {
@@ -157,10 +247,11 @@ static bool fail_unknown(const struct options *o, const char *where, const char 
         names[n++] = "help";
         names[n++] = "config";
     }
-    int near = nearest_word(name, names, n);
-    if (near >= 0)
-        fail(err, "%s%s: unknown option; did you mean %s%s?", where, option_show(name).text, dashes,
-             names[near]);
+    const char *meant = known_elsewhere(o, name);
+    int near = meant ? -1 : nearest_word(name, names, n);
+    if (near >= 0) meant = names[near];
+    if (meant)
+        fail(err, "%s%s: unknown option; did you mean %s%s?", where, option_show(name).text, dashes, meant);
     else
         fail(err, "%s%s: unknown option; --help lists all", where, option_show(name).text);
     for (int i = 0; i < o->count; i++) free(negated[i]);

@@ -14,7 +14,7 @@
  *
  *     options_init(&o, &train, &config);
  *     if (!options_parse(&o, argc - 1, argv + 1, &err)) ... print err.message, exit with 2
- *     if (o.help) ... print options_help(&o), exit with 0
+ *     if (o.help) ... print options_help(&o, terminal_width()), exit with 0
  *
  * A row names its field by offset, not by address, so that tables are constants at file scope and several
  * commands can share groups. The OPT_ macros refuse a field of the wrong type at compile time. */
@@ -141,11 +141,11 @@ enum option_source options_source(const struct options *o, const char *name);
 /* Whether a user chose the value, in this run or in the run it continues (see options_import). */
 bool options_given(const struct options *o, const char *name);
 
-/* The text of --help, at most 100 columns. The caller frees. */
-char *options_help(const struct options *o);
-/* The values in effect now (also those changed in *config since parsing); lines that differ from the
- * default begin with '*' and name it. The caller frees. */
-char *options_text(const struct options *o);
+/* The text of --help, in lines of at most `width` characters, which is at least 40. The caller frees. */
+char *options_help(const struct options *o, int width);
+/* The values in effect now (also those changed in *config since parsing). Lines that differ from the
+ * default begin with '*' and name it; the others are left out unless `all`. The caller frees. */
+char *options_text(const struct options *o, bool all);
 
 /* {"values": {name: value, ...}, "explicit": [name, ...]} of all rows except OPTION_THIS_RUN. A new
  * reference. */

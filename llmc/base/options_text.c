@@ -1,12 +1,14 @@
 /* Prints the option table: as --help, and as the list of values in effect. Both are columns whose widths
- * follow from the longest entries, within a page of 100 columns; help texts wrap inside theirs. */
+ * follow from the longest entries; help texts wrap inside theirs. A narrow page has no room for columns:
+ * there a help text stands below its option. */
+#include "llmc/base/console.h"
 #include "llmc/base/options_value.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define PAGE_WIDTH        100
+#define NARROW            72 /* columns below which help texts stand below their options */
 #define NAME_WIDTH_MAX    28 /* longer names put their help on the next line */
 #define INITIAL_WIDTH_MAX 16 /* longer defaults follow the help text */
 
@@ -29,38 +31,27 @@ static char *initial_text(const struct option_row *row) {
 
 /* --- help --- */
 
-/* Takes as many words from *text as fit into `width` columns, and breaks a single longer word. Returns
- * their length. */
-static int take_words(const char **text, int width) {
-    const char *s = *text;
-    int length = (int)strlen(s), taken = length;
-    if (length > width) {
-        taken = width;
-        while (taken > 0 && s[taken] != ' ') taken--;
-        if (taken == 0) taken = width;
-    }
-    const char *rest = s + taken;
-    while (*rest == ' ') rest++;
-    *text = rest;
-    return taken;
-}
+struct page {
+    FILE *out;
+    int width, name_width, initial_width; /* of the page, and of its columns */
+};
 
 /* One entry: name | help, wrapped | default at the right edge of the page. */
-static void print_entry(FILE *out, int name_width, int initial_width, const char *name, const char *help,
-                        const char *initial) {
-    int help_column = 2 + name_width + 2, help_width = PAGE_WIDTH - help_column - 2 - initial_width;
-    int column = fprintf(out, "  %s", name);
+static void print_entry(const struct page *page, const char *name, const char *help, const char *initial) {
+    int help_column = 2 + page->name_width + 2;
+    int help_width = page->width - help_column - (page->initial_width ? 2 + page->initial_width : 0);
+    int column = fprintf(page->out, "  %s", name);
     bool first = true;
     if (column + 2 > help_column) {
-        fputc('\n', out);
+        fputc('\n', page->out);
         column = 0;
     }
     while (*help || first) {
         const char *line = help;
         int n = take_words(&help, help_width);
-        fprintf(out, "%*s%.*s", help_column - column, "", n, line);
-        if (first && *initial) fprintf(out, "%*s", PAGE_WIDTH - help_column - n, initial);
-        fputc('\n', out);
+        fprintf(page->out, "%*s%.*s", help_column - column, "", n, line);
+        if (first && *initial) fprintf(page->out, "%*s", page->width - help_column - n, initial);
+        fputc('\n', page->out);
         column = 0;
         first = false;
     }
@@ -76,61 +67,61 @@ static int bounded_length(const char *s, int limit, int least) {
     return n <= limit && n > least ? n : least;
 }
 
-static void print_wrapped(FILE *out, const char *text) {
-    while (*text) {
-        const char *line = text;
-        int n = take_words(&text, PAGE_WIDTH);
-        fprintf(out, "%.*s\n", n, line);
-    }
-}
-
-char *options_help(const struct options *o) {
-    char *text = NULL;
-    size_t size = 0;
-    FILE *out = open_memstream(&text, &size);
-    check(out, "out of host memory while formatting the help");
-    int name_width = (int)strlen("--config FILE"), initial_width = 0;
-    for (int i = 0; i < o->count; i++) {
+static void choose_widths(struct page *page, const struct options *o) {
+    bool narrow = page->width < NARROW;
+    page->name_width = narrow ? 2 : (int)strlen("--config FILE");
+    page->initial_width = 0;
+    for (int i = 0; i < o->count && !narrow; i++) {
         const struct option_row *row = o->state[i].row;
         char *name = entry_name(row);
-        name_width = bounded_length(name, NAME_WIDTH_MAX, name_width);
-        if (row->initial) initial_width = bounded_length(row->initial, INITIAL_WIDTH_MAX - 2, initial_width);
+        page->name_width = bounded_length(name, NAME_WIDTH_MAX, page->name_width);
+        if (row->initial)
+            page->initial_width = bounded_length(row->initial, INITIAL_WIDTH_MAX - 2, page->initial_width);
         free(name);
     }
-    initial_width += 2; /* brackets */
-    fprintf(out, "usage: %s\n", o->command->usage);
-    if (o->command->intro) print_wrapped(out, o->command->intro);
+    if (!narrow) page->initial_width += 2; /* brackets */
+}
+
+static void print_option(const struct page *page, const struct option_row *row) {
+    bool shown = row->initial && row->initial[0],
+         fits = shown && (int)strlen(row->initial) + 2 <= page->initial_width;
+    char *initial = fits ? xasprintf("[%s]", row->initial) : xstrdup(""), *name = entry_name(row), *help;
+    if (shown && !fits)
+        help = xasprintf("%s [%s]", row->help, row->initial);
+    else
+        help = xasprintf("%s%s", row->help, row->flags & OPTION_REQUIRED ? " (required)" : "");
+    print_entry(page, name, help, initial);
+    free(initial);
+    free(help);
+    free(name);
+}
+
+char *options_help(const struct options *o, int width) {
+    char *text = NULL;
+    size_t size = 0;
+    struct page page = {.out = open_memstream(&text, &size), .width = width};
+    check(page.out, "out of host memory while formatting the help");
+    choose_widths(&page, o);
+    char *usage = xasprintf("usage: %s", o->command->usage);
+    print_wrapped(page.out, width, 7, usage);
+    free(usage);
+    if (o->command->intro) print_wrapped(page.out, width, 0, o->command->intro);
     int i = 0;
     for (size_t g = 0; g < o->command->group_count; g++) {
-        const struct option_group *group = &o->command->groups[g];
-        fprintf(out, "\n%s\n", group->heading);
-        for (size_t r = 0; r < group->count; r++, i++) {
-            const struct option_row *row = o->state[i].row;
-            char *initial = NULL, *name = entry_name(row), *help;
-            bool shown = row->initial && row->initial[0],
-                 fits = shown && (int)strlen(row->initial) + 2 <= initial_width;
-            if (fits) initial = xasprintf("[%s]", row->initial);
-            if (shown && !fits)
-                help = xasprintf("%s [%s]", row->help, row->initial);
-            else
-                help = xasprintf("%s%s", row->help, row->flags & OPTION_REQUIRED ? " (required)" : "");
-            print_entry(out, name_width, initial_width, name, help, initial ? initial : "");
-            free(initial);
-            free(help);
-            free(name);
-        }
+        fprintf(page.out, "\n%s\n", o->command->groups[g].heading);
+        for (size_t r = 0; r < o->command->groups[g].count; r++) print_option(&page, o->state[i++].row);
     }
-    fprintf(out, "\nGeneral\n");
-    print_entry(out, name_width, initial_width, "--config FILE",
+    fprintf(page.out, "\nGeneral\n");
+    print_entry(&page, "--config FILE",
                 "JSON object with these names, e.g. {\"some-option\": 8}; the command line wins", "");
-    print_entry(out, name_width, initial_width, "--help, -h", "this text", "");
-    check(fclose(out) == 0, "out of host memory while formatting the help");
+    print_entry(&page, "--help, -h", "this text", "");
+    check(fclose(page.out) == 0, "out of host memory while formatting the help");
     return text;
 }
 
 /* --- effective configuration --- */
 
-char *options_text(const struct options *o) {
+char *options_text(const struct options *o, bool all) {
     char *text = NULL;
     size_t size = 0;
     FILE *out = open_memstream(&text, &size);
@@ -139,18 +130,20 @@ char *options_text(const struct options *o) {
     for (int i = 0; i < o->count; i++) name_width = bounded_length(o->state[i].row->name, 99, name_width);
     int i = 0;
     for (size_t g = 0; g < o->command->group_count; g++) {
-        fprintf(out, "%s\n", o->command->groups[g].heading);
+        bool headed = false;
         for (size_t r = 0; r < o->command->groups[g].count; r++, i++) {
-            static const char *const origin[] = {"", ", from the stored run", ", from the configuration file",
-                                                 ""};
+            static const char *const origin[] = {", chosen by the program", ", from the stored run",
+                                                 ", from the configuration file", ""};
             const struct option_state *state = &o->state[i];
             char *value = current_text(o, state), *initial = initial_text(state->row);
             bool differs = strcmp(value, initial) != 0;
-            fprintf(out, "%c %-*s  ", differs ? '*' : ' ', name_width, state->row->name);
+            if ((all || differs) && !headed) fprintf(out, "%s\n", o->command->groups[g].heading);
+            headed = headed || all || differs;
             if (differs)
-                fprintf(out, "%-20s  (default %s%s)\n", value, initial, origin[state->source]);
-            else
-                fprintf(out, "%s\n", value);
+                fprintf(out, "* %-*s  %-20s  (default %s%s)\n", name_width, state->row->name, value, initial,
+                        origin[state->source]);
+            else if (all)
+                fprintf(out, "  %-*s  %s\n", name_width, state->row->name, value);
             free(value);
             free(initial);
         }

@@ -2,6 +2,7 @@
 #include "llmc/cli/commands.h"
 
 #include "llmc/base/console.h"
+#include "llmc/cli/about.h"
 #include "llmc/ops/device.h"
 
 #include <errno.h>
@@ -13,42 +14,76 @@
 static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
+    const struct option_command *options;
     const char *help;
 } commands[] = {
-    {"train", NULL, "trains a model (the name may be left out)"},
-    {"sample", cmd_sample, "writes text with a trained model"},
-    {"view", cmd_view, "shows how a model reads a text: attention, residual stream, next token"},
-    {"eval", cmd_eval, "measures a model: loss on text, answers to multiple-choice questions"},
-    {"export", cmd_export, "writes a model as a GGUF file or a Hugging Face directory"},
-    {"plan", cmd_plan, "prints the memory and the FLOPs that a training run would need"},
-    {"profile", cmd_profile, "times a training step, operation by operation"},
-    {"compare", cmd_compare, "compares a device with the CPU reference, tensor by tensor"},
+    {"train", NULL, NULL, "trains a model (the name may be left out)"},
+    {"sample", cmd_sample, &sample_command, "writes text with a trained model"},
+    {"view", cmd_view, &view_command,
+     "shows how a model reads a text: attention, residual stream, next token"},
+    {"eval", cmd_eval, &eval_command, "measures a model: loss on text, answers to multiple-choice questions"},
+    {"export", cmd_export, &export_command, "writes a model as a GGUF file or a Hugging Face directory"},
+    {"plan", cmd_plan, &plan_command, "prints the memory and the FLOPs that a training run would need"},
+    {"profile", cmd_profile, NULL, "times a training step, operation by operation"},
+    {"compare", cmd_compare, &compare_command, "compares a device with the CPU reference, tensor by tensor"},
 };
+enum { COMMANDS = ARRAY_LENGTH(commands) };
 
-char *train_usage(void) {
-    char *text = xstrdup("train_gpt COMMAND [options]\n");
-    for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) {
-        char *longer = xasprintf("%s  %-8s  %s\n", text, commands[i].name, commands[i].help);
-        free(text);
-        text = longer;
-    }
-    char *usage =
-        xasprintf("%strain_gpt COMMAND --help lists the options of a command. Those of train:\n", text);
-    free(text);
-    return usage;
+static int find_command(const char *name) {
+    for (int i = 0; i < COMMANDS; i++)
+        if (strcmp(name, commands[i].name) == 0) return i;
+    return -1;
 }
 
 static int unknown_command(const char *name) {
-    const char *names[ARRAY_LENGTH(commands)];
+    const char *names[COMMANDS + 1];
     fprintf(stderr, "error: %s: no such command; there are", name);
-    for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) {
+    for (int i = 0; i < COMMANDS; i++) {
         names[i] = commands[i].name;
         fprintf(stderr, "%s %s", i ? "," : "", names[i]);
     }
-    int near = nearest_word(name, names, ARRAY_LENGTH(commands));
+    names[COMMANDS] = "help";
+    int near = nearest_word(name, names, COMMANDS + 1);
     if (near >= 0) fprintf(stderr, "; did you mean %s?", names[near]);
     fputc('\n', stderr);
     return 2;
+}
+
+/* What commands there are. */
+static void print_overview(void) {
+    char *name = program_name(NULL);
+    int width = terminal_width();
+    printf("usage: %s COMMAND [options]\n", name);
+    for (int i = 0; i < COMMANDS; i++)
+        print_wrapped(stdout, width, 12, temp_printf("  %-8s  %s", commands[i].name, commands[i].help));
+    print_wrapped(stdout, width, 0,
+                  temp_printf("%s help COMMAND lists the options of a command; %s --version says what this "
+                              "program was built from.",
+                              name, name));
+    putchar('\n');
+    free(name);
+}
+
+/* `help`, `help COMMAND` and --help without a command: that is of training, with the overview before it. */
+static int help(const char *name, int (*train)(int argc, char **argv)) {
+    char option[] = "--help", *arguments[] = {option, NULL};
+    int i = name ? find_command(name) : 0;
+    if (i < 0) return unknown_command(name);
+    if (!name) print_overview();
+    return (commands[i].run ? commands[i].run : train)(1, arguments);
+}
+
+static int about_commands(int argc, char **argv, const struct option_command *train_command) {
+    struct option_group groups[RUN_OPTION_GROUPS + 1];
+    struct option_command profile = profile_command(groups);
+    struct about_command list[COMMANDS];
+    for (int i = 0; i < COMMANDS; i++) {
+        const struct option_command *options = commands[i].options;
+        if (!options) options = commands[i].run ? &profile : train_command;
+        list[i] = (struct about_command){commands[i].name, options, commands[i].help};
+    }
+    struct about about = {"trains language models of GPT-2's kind, on CPUs and NVIDIA GPUs", list, COMMANDS};
+    return about_program(&about, argc, argv);
 }
 
 /* OpenMP's threads wait for each other by spinning, by default so long that on a machine with other load a
@@ -61,14 +96,33 @@ static void restart_with_short_spin(char **argv) {
     execv("/proc/self/exe", argv);
 }
 
-int dispatch_command(int argc, char **argv, int (*train)(int argc, char **argv)) {
+int dispatch_command(int argc, char **argv, const struct option_command *train_command,
+                     int (*train)(int argc, char **argv)) {
     open_standard_files();
+    int status = about_commands(argc, argv, train_command);
+    if (status >= 0) return status;
     restart_with_short_spin(argv);
+    bool asks = argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0);
+    if (asks || (argc <= 3 && argc >= 2 && strcmp(argv[1], "help") == 0))
+        return help(argc == 3 ? argv[2] : NULL, train);
     if (argc < 2 || argv[1][0] == '-') return train(argc - 1, argv + 1);
-    for (size_t i = 0; i < ARRAY_LENGTH(commands); i++)
-        if (strcmp(argv[1], commands[i].name) == 0)
-            return (commands[i].run ? commands[i].run : train)(argc - 2, argv + 2);
-    return unknown_command(argv[1]);
+    int i = find_command(argv[1]);
+    if (i < 0) return unknown_command(argv[1]);
+    return (commands[i].run ? commands[i].run : train)(argc - 2, argv + 2);
+}
+
+/* The usage begins with the name by which the program was called. */
+static void print_help(struct options *o) {
+    struct option_command command = *o->command;
+    char *name = program_name(NULL);
+    char *usage = xasprintf("%s%s", name, command.usage + strcspn(command.usage, " "));
+    command.usage = usage;
+    o->command = &command;
+    char *text = options_help(o, terminal_width());
+    printf("%s", text);
+    free(text);
+    free(usage);
+    free(name);
 }
 
 int command_options(struct options *o, const struct option_command *command, void *config, int argc,
@@ -81,11 +135,12 @@ int command_options(struct options *o, const struct option_command *command, voi
         return 2;
     }
     if (!o->help) return -1;
-    char *text = options_help(o);
-    printf("%s\nDevices of this build: %s\n", text, device_backends());
+    print_help(o);
+    bool chooses_device = false;
+    for (int i = 0; i < o->count; i++) chooses_device |= strcmp(o->state[i].row->name, "device") == 0;
+    if (chooses_device) printf("\nDevices of this build: %s\n", device_backends());
     check(fflush(stdout) == 0 && !ferror(stdout), "the help cannot be written to standard output: %s",
           strerror(errno));
-    free(text);
     options_free(o);
     return 0;
 }

@@ -4,6 +4,7 @@
 #define LLMC_COMMANDS_H
 
 #include "llmc/base/options.h"
+#include "llmc/run/config.h"
 
 int cmd_sample(int argc, char **argv);
 int cmd_view(int argc, char **argv);
@@ -13,15 +14,20 @@ int cmd_plan(int argc, char **argv);
 int cmd_profile(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
 
+/* The options of each. */
+extern const struct option_command sample_command, view_command, eval_command, export_command, plan_command,
+    compare_command;
+/* Those of profile: the groups of training and one more, which it writes to `groups`. */
+struct option_command profile_command(struct option_group groups[RUN_OPTION_GROUPS + 1]);
+
 /* What main() does: runs the command that argv[1] names, or `train` if that is an option, "train" or
  * missing. */
-int dispatch_command(int argc, char **argv, int (*train)(int argc, char **argv));
+int dispatch_command(int argc, char **argv, const struct option_command *train_command,
+                     int (*train)(int argc, char **argv));
 
 /* How a command begins: parses the arguments, and prints the help or the error. Returns the exit status
  * then, or -1 if the command is to run. */
 int command_options(struct options *o, const struct option_command *command, void *config, int argc,
                     char **argv);
-/* The usage of training, which lists all commands. The caller frees. */
-char *train_usage(void);
 
 #endif

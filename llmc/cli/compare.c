@@ -50,7 +50,7 @@ static const struct option_group groups[] = {
     {"Comparison", rows, ARRAY_LENGTH(rows)},
     GPT_OPTION_GROUP("Shape of the model", offsetof(struct compare_config, run.shape)),
 };
-static const struct option_command command = {
+const struct option_command compare_command = {
     "train_gpt compare [options]",
     "Runs training steps on the CPU reference and on another device, and compares every tensor.", groups,
     ARRAY_LENGTH(groups)};
@@ -276,7 +276,7 @@ int cmd_compare(int argc, char **argv) {
     struct options options;
     struct compare_config config = {0};
     memset(&config, 0, sizeof config);
-    int status = command_options(&options, &command, &config, argc, argv);
+    int status = command_options(&options, &compare_command, &config, argc, argv);
     if (status >= 0) return status;
     struct error err;
     struct gpt_config model;

@@ -61,7 +61,7 @@ static const struct option_row batch_rows[] = {
 static const struct option_group groups[] = {{"Model", model_rows, ARRAY_LENGTH(model_rows)},
                                              {"What", what_rows, ARRAY_LENGTH(what_rows)},
                                              {"Batch", batch_rows, ARRAY_LENGTH(batch_rows)}};
-static const struct option_command command = {
+const struct option_command eval_command = {
     "train_gpt eval --from DIR [--data GLOB | --text PATH] [--tasks LIST] [options]",
     "Measures a checkpoint: loss, perplexity and bits per byte on tokens or text, and the share of "
     "multiple-choice questions that it answers correctly.",
@@ -262,7 +262,7 @@ static void evaluate_tasks(const struct evaluation *e) {
 int cmd_eval(int argc, char **argv) {
     struct options options;
     struct evaluation e = {0};
-    int status = command_options(&options, &command, &e.c, argc, argv);
+    int status = command_options(&options, &eval_command, &e.c, argc, argv);
     if (status >= 0) return status;
     const char *wrong = !e.c.data && !e.c.text && !e.c.tasks
                             ? "nothing to evaluate on: give --data, --text or --tasks"

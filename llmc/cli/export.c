@@ -18,11 +18,10 @@ struct export_config {
 };
 
 static const struct option_row rows[] = {
-    OPT_TEXT(
-        struct export_config, from, "from", NULL, "PATH",
-        "run directory (its newest intact checkpoint), checkpoint, Hugging Face directory, or llm.c "
-        "model file",
-        OPTION_REQUIRED),
+    OPT_TEXT(struct export_config, from, "from", NULL, "PATH",
+             "run directory (its newest intact checkpoint), checkpoint, Hugging Face directory, or llm.c "
+             "model file",
+             OPTION_REQUIRED),
     OPT_TEXT(struct export_config, to, "to", NULL, "PATH",
              "a GGUF file for llama.cpp if the name ends in .gguf, else a new Hugging Face directory",
              OPTION_REQUIRED),
@@ -33,7 +32,7 @@ static const struct option_row rows[] = {
              OPTION_THIS_RUN),
 };
 static const struct option_group groups[] = {{"Export", rows, ARRAY_LENGTH(rows)}};
-static const struct option_command command = {
+const struct option_command export_command = {
     "train_gpt export --from PATH --to PATH [options]",
     "Writes a model without the optimizer state. The target appears only when it is complete. A GGUF file "
     "includes the tokenizer.",
@@ -62,7 +61,7 @@ static bool export_model(const struct export_config *c, const char *from, bool g
 int cmd_export(int argc, char **argv) {
     struct options options;
     struct export_config c;
-    int status = command_options(&options, &command, &c, argc, argv);
+    int status = command_options(&options, &export_command, &c, argc, argv);
     if (status >= 0) return status;
     bool gguf = ends_with(c.to, ".gguf");
     struct error err;

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct option_command command = {
+const struct option_command plan_command = {
     "train_gpt plan [options of training]",
     "Prints the memory that a training run with these options needs, by category, and the FLOPs of a step. "
     "With --gpus N or --ranks N it prints the memory of each process, for every level of --zero. It runs the "
@@ -88,7 +88,7 @@ static void print_work(const struct ctx *ctx, const struct run_config *c, const 
 int cmd_plan(int argc, char **argv) {
     struct options options;
     struct run_config c = {0};
-    int status = command_options(&options, &command, &c, argc, argv);
+    int status = command_options(&options, &plan_command, &c, argc, argv);
     if (status >= 0) return status;
     struct error err;
     struct gpt_config model;

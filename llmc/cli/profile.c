@@ -185,13 +185,17 @@ static void say_where(struct profile *p, const struct device *d) {
 
 /* --- the command --- */
 
-int cmd_profile(int argc, char **argv) {
-    struct option_group groups[RUN_OPTION_GROUPS + 1];
+struct option_command profile_command(struct option_group groups[RUN_OPTION_GROUPS + 1]) {
     memcpy(groups, run_option_groups, RUN_OPTION_GROUPS * sizeof *groups);
     groups[RUN_OPTION_GROUPS] = (struct option_group){"Profile", rows, ARRAY_LENGTH(rows)};
-    struct option_command command = {"train_gpt profile [options of training] [--html FILE]",
-                                     "Times one training step, operation by operation, on random tokens.",
-                                     groups, RUN_OPTION_GROUPS + 1};
+    return (struct option_command){"train_gpt profile [options of training] [--html FILE]",
+                                   "Times one training step, operation by operation, on random tokens.",
+                                   groups, RUN_OPTION_GROUPS + 1};
+}
+
+int cmd_profile(int argc, char **argv) {
+    struct option_group groups[RUN_OPTION_GROUPS + 1];
+    struct option_command command = profile_command(groups);
     struct options options;
     struct profile_config c = {0};
     int status = command_options(&options, &command, &c, argc, argv);

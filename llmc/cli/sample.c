@@ -39,7 +39,7 @@ static const struct option_row text_rows[] = {
 static const struct option_group groups[] = {{"Model", model_rows, ARRAY_LENGTH(model_rows)},
                                              {"Text", text_rows, ARRAY_LENGTH(text_rows)},
                                              SAMPLING_OPTION_GROUP(offsetof(struct sample_config, sampling))};
-static const struct option_command command = {"train_gpt sample --from DIR [options]",
+const struct option_command sample_command = {"train_gpt sample --from DIR [options]",
                                               "Continues a prompt with a trained model.", groups,
                                               ARRAY_LENGTH(groups)};
 
@@ -86,7 +86,7 @@ static void print_stats(const struct gpt *gpt, struct device *device, int64_t ma
 int cmd_sample(int argc, char **argv) {
     struct options options;
     struct sample_config c;
-    int status = command_options(&options, &command, &c, argc, argv);
+    int status = command_options(&options, &sample_command, &c, argc, argv);
     if (status >= 0) return status;
     struct error err;
     char *directory = checkpoint_find(c.from, &err);

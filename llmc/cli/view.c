@@ -51,7 +51,7 @@ static const struct option_group groups[] = {
     SAMPLING_OPTION_GROUP(offsetof(struct view_config, sampling)),
     {"Output", output_rows, ARRAY_LENGTH(output_rows)},
 };
-static const struct option_command command = {
+const struct option_command view_command = {
     "train_gpt view --from DIR --prompt TEXT --html FILE [options]",
     "Shows how a model reads a text: which token attends to which, what queries, keys and values do, and what "
     "every part adds to the prediction of the next token. The page's sliders start from the sampling options.",
@@ -266,7 +266,7 @@ static void look(const struct view_config *c, struct gpt *g, const struct tokeni
 int cmd_view(int argc, char **argv) {
     struct options options;
     struct view_config c;
-    int status = command_options(&options, &command, &c, argc, argv);
+    int status = command_options(&options, &view_command, &c, argc, argv);
     if (status >= 0) return status;
     struct error err;
     const char *wrong = wrong_options(&c, &err);

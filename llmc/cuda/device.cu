@@ -261,6 +261,26 @@ static bool usable(int index, cudaDeviceProp *properties, char *reason, size_t s
 
 extern "C" const char *device_backends(void) { return "cpu, cuda"; }
 
+#define QUOTE(x)  #x
+#define STRING(x) QUOTE(x)
+/* nvcc's list of the architectures that it compiles for: 900 for sm_90. */
+#ifdef __CUDA_ARCH_LIST__
+#define ARCHITECTURES STRING((__CUDA_ARCH_LIST__))
+#else
+#define ARCHITECTURES "(simulated)"
+#endif
+
+extern "C" const char *device_backend_versions(void) {
+    int driver = 0, runtime = 0;
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    size_t library = cublasLtGetVersion();
+    return temp_printf(
+        " (CUDA %d.%d for architectures %s, cuBLASLt %zu.%zu.%zu, driver %s)", runtime / 1000,
+        runtime % 1000 / 10, ARCHITECTURES, library / 10000, library / 100 % 100, library % 100,
+        driver ? temp_printf("for CUDA up to %d.%d", driver / 1000, driver % 1000 / 10) : "not loaded");
+}
+
 extern "C" bool device_present_cuda(void) {
     int count = 0, driver = 0;
     cudaError_t e = cudaGetDeviceCount(&count);

@@ -92,6 +92,9 @@ struct device *device_open(const char *name, const struct device_options *option
 
 /* The back ends that this program was linked with: "cpu" or "cpu, cuda". */
 const char *device_backends(void);
+/* What the CUDA back end was built with and finds, by temp_printf: " (CUDA 13.0 for sm_90, cuBLASLt 13.0.0,
+ * driver for CUDA 13.0)"; "" without it. */
+const char *device_backend_versions(void);
 
 struct device *device_open_cpu(void);
 /* Returns NULL with the reason: no driver, no GPU, none with this index, one too old for this build, or a

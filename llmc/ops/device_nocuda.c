@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 const char *device_backends(void) { return "cpu"; }
+const char *device_backend_versions(void) { return ""; }
 
 struct device *device_open_cuda(int index, const struct device_options *options, struct error *err) {
     fail(err,

@@ -106,6 +106,8 @@ static const struct option_row run_rows[] = {
             "steps between checkpoints (0: a tenth of the run, at least 50)", 0),
     OPT_INT(C, keep, "keep", "2", 1, 1e6, "N", "checkpoints to keep; older ones are deleted", 0),
     OPT_INT(C, seed, "seed", "1", 0, INFINITY, "N", "seed of the initial weights and of shuffling", 0),
+    OPT_FLAG(C, verbose, "verbose", "false",
+             "print every option at the start, not only those that differ from the default", OPTION_THIS_RUN),
 };
 static const struct option_row process_rows[] = {
     OPT_INT(C, gpus, "gpus", "0", 0, 1024, "N",

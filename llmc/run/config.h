@@ -42,7 +42,7 @@ struct run_config {
     const char *eval_tasks;
     /* run */
     const char *out;
-    bool resume, overwrite;
+    bool resume, overwrite, verbose;
     int64_t save_every, keep, seed;
     /* several processes */
     int64_t gpus, ranks, restart;

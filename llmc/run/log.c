@@ -25,7 +25,7 @@ bool run_write_options(const struct run *r, struct error *err) {
 }
 
 static void introduce(const struct run *r, double matmul_rate) {
-    char *options = options_text(&r->options);
+    char *options = options_text(&r->options, r->config.verbose);
     say("%s\n", options);
     free(options);
     say("device    %s, %sFLOP/s in matmul\n", r->device->name, human_count(matmul_rate));

@@ -277,7 +277,7 @@ static void test_required(void **state) {
     (void)state;
     assert_false(parse(&o, &c, &err, &cmd, (const char *const[]){NULL}));
     assert_string_equal(err.message, "--out: required, but not given");
-    char *help = options_help(&o);
+    char *help = options_help(&o, 100);
     assert_non_null(strstr(help, "where the run is stored (required)"));
     free(help);
     options_free(&o);
@@ -408,7 +408,7 @@ static void test_help(void **state) {
     struct config c;
     (void)state;
     expect_ok(&o, &c, ARGS("--batch-size", "8"));
-    char *help = options_help(&o);
+    char *help = options_help(&o, 100);
     static const char expected[] =
         "usage: tool [options]\n"
         "Trains a model.\n"
@@ -454,6 +454,49 @@ static void test_help(void **state) {
     options_free(&o);
 }
 
+static int longest_line(const char *text) {
+    int longest = 0;
+    for (; *text; text += strcspn(text, "\n") + 1) {
+        int n = (int)strcspn(text, "\n");
+        if (n > longest) longest = n;
+    }
+    return longest;
+}
+
+/* Every width holds, and no word is lost: the help without its spaces is the same but for the brackets. */
+static void test_help_width(void **state) {
+    struct options o;
+    struct config c;
+    (void)state;
+    expect_ok(&o, &c, (const char *const[]){NULL});
+    for (int width = 40; width <= 100; width++) {
+        char *help = options_help(&o, width);
+        if (longest_line(help) > width) fail_msg("width %d: a line of %d", width, longest_line(help));
+        assert_non_null(strstr(help, "--tokens-per-step N"));
+        assert_non_null(strstr(help, "layernorm"));
+        assert_non_null(strstr(help, "[3e-4]"));
+        free(help);
+    }
+    char *narrow = options_help(&o, 48);
+    assert_non_null(strstr(narrow, "\n  --batch-size B\n      sequences in one micro-batch [4]\n"));
+    free(narrow);
+    options_free(&o);
+}
+
+/* What other trainers call an option, with '_' or '-', is answered with our name, if there is one. */
+static void test_synonyms(void **state) {
+    (void)state;
+    expect_error("--lr: unknown option; did you mean --learning-rate?", ARGS("--lr", "1"));
+    expect_error("--learning_rate: unknown option; did you mean --learning-rate?", ARGS("--learning_rate=1"));
+    expect_error("--out_dir: unknown option; did you mean --out?", ARGS("--out_dir", "x"));
+    expect_error("--per_device_train_batch_size: unknown option; did you mean --batch-size?",
+                 ARGS("--per_device_train_batch_size", "8"));
+    expect_error("--gradient-accumulation-steps: unknown option; did you mean --tokens-per-step?",
+                 ARGS("--gradient-accumulation-steps=8"));
+    /* This table has no --layers to suggest. */
+    expect_error("--n_layer: unknown option; --help lists all", ARGS("--n_layer", "2"));
+}
+
 static void test_text(void **state) {
     struct options o;
     struct config c;
@@ -463,12 +506,12 @@ static void test_text(void **state) {
               ARGS("--batch-size", "8", "--learning-rate", "0.0003", "--schedule", "linear", "--config",
                    write_config("{\"beta2\": 0.99}")));
     c.tokens = 3 << 20;
-    char *text = options_text(&o);
+    char *text = options_text(&o, true);
     assert_string_equal(
         text, "Training\n"
               "* batch-size       8                     (default 4)\n"
               "  seed             1\n"
-              "* tokens-per-step  3M                    (default 64k)\n"
+              "* tokens-per-step  3M                    (default 64k, chosen by the program)\n"
               "  learning-rate    0.0003\n"
               "* beta2            0.99                  (default 0.95, from the configuration file)\n"
               "  weight-decay     0.1\n"
@@ -478,6 +521,14 @@ static void test_text(void **state) {
               "  resume           false\n"
               "  out              runs/with/a/rather/long/default\n"
               "  prompt           (none)\n");
+    free(text);
+    text = options_text(&o, false); /* no heading of a group without a line */
+    assert_string_equal(
+        text, "Training\n"
+              "* batch-size       8                     (default 4)\n"
+              "* tokens-per-step  3M                    (default 64k, chosen by the program)\n"
+              "* beta2            0.99                  (default 0.95, from the configuration file)\n"
+              "* schedule         linear                (default cosine)\n");
     free(text);
     options_free(&o);
 }
@@ -513,6 +564,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_table),      cmocka_unit_test(test_required),
         cmocka_unit_test(test_config),     cmocka_unit_test(test_config_errors),
         cmocka_unit_test(test_stored),     cmocka_unit_test(test_help),
+        cmocka_unit_test(test_help_width), cmocka_unit_test(test_synonyms),
         cmocka_unit_test(test_text),       cmocka_unit_test(test_words),
     };
     return test_main(argc, argv, tests, make_scratch, remove_scratch);

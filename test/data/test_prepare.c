@@ -957,7 +957,7 @@ static void options_are_checked(void **state) {
                  {"--tokenizer bytes --treads 2 @/t", "--threads"}};
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         expect((struct how){0}, 2, cases[i].arguments, cases[i].mentions);
-    expect((struct how){0}, 0, "--help", "usage: prepare");
+    expect((struct how){0}, 0, "--help", "prepare --tokenizer WHICH");
 }
 
 /* The output directory is below the input directory: its files are no input. */

@@ -16,7 +16,7 @@ FUZZ_TARGET(options) {
     struct options o;
     options_init(&o, &command, &config);
     if (options_load(&o, fuzz_file("options.json", data, size), &err)) {
-        free(options_text(&o));
+        free(options_text(&o, true));
         json_decref(options_export(&o));
         fuzz_accept();
     }
@@ -24,7 +24,7 @@ FUZZ_TARGET(options) {
 
     json_t *stored = json_loadb((const char *)data, size, 0, NULL);
     options_init(&o, &command, &config);
-    if (options_import(&o, stored, "fuzz", &err)) free(options_text(&o));
+    if (options_import(&o, stored, "fuzz", &err)) free(options_text(&o, true));
     options_free(&o);
     json_decref(stored);
     return 0;

@@ -47,7 +47,7 @@ $(BUILD)/sim/$(1)/test/%: $(BUILD)/sim/$(1)/test/%.o $(BUILD)/sim/$(1)/libcuda.a
 $(BUILD)/sim/$(1)/test/%: $(BUILD)/test/%.o $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
 	$$(LINK)
 
-$(BUILD)/sim/$(1)/train_gpt: $(BUILD)/train_gpt.o $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/libllmc.a
+$(BUILD)/sim/$(1)/train_gpt: $(BUILD)/train_gpt.o $(BUILD)/build.o $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/libllmc.a
 	$$(LINK)
 
 $(BUILD)/sim/$(1)/%: LINKER = $(CXX)
