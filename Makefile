@@ -43,9 +43,11 @@ CFLAGS   = -std=c11 -g $(OPT) -fno-math-errno -ffp-contract=fast -fopenmp $(WARN
            -Wmissing-prototypes $(SANFLAGS)
 LDLIBS   = $(PKG_LIBS) -lm -lpthread -ldl -fopenmp $(SANFLAGS)
 COMPILE  = mkdir -p $(@D); echo "  $@"; $(CC) -x c $(CPPFLAGS) $(CFLAGS) -c $< -o $@
+# BUNDLE=1: programs that find their libraries, and these each other's, in ../lib and nowhere else before (dev/install.mk).
+BUNDLE_RPATH = -Wl,--disable-new-dtags '-Wl,-rpath,$$ORIGIN/../lib'
 # The same line links every program; a target may have a LINKER, LINK_FLAGS and LDLIBS of its own.
 LINKER   = $(CC)
-LINK     = mkdir -p $(@D); $(LINKER) -o $@ $(LINK_FLAGS) $(filter %.o %.a,$^) $(LDLIBS)
+LINK     = mkdir -p $(@D); $(LINKER) -o $@ $(LINK_FLAGS) $(if $(BUNDLE),$(BUNDLE_RPATH)) $(filter %.o %.a,$^) $(LDLIBS)
 
 LIB_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(filter-out data/%_main.c,$(wildcard llmc/*/*.c data/*.c))) \
            $(patsubst %.html,$(BUILD)/%.html.o,$(wildcard llmc/*/*.html))

@@ -5,6 +5,8 @@
 #     dev/debian.sh [all] [cuda] [SYSTEM]...
 # The systems are 12-gcc, 12-clang, 13-gcc and 13-clang. 13-gcc runs the tests; the others only build them, unless `all`
 # is given. With `cuda` they see this machine's CUDA headers, and so build and test the simulated GPU, too.
+# 12-bundle and 13-bundle, which are run only if they are named, have no compiler and no further package: there the
+# programs of `make bundle` prepare a text, train and sample.
 #
 # The script has mounts and processes of its own, which end with it, however it ends. build/debian keeps the systems as
 # they were before `make` and the packages that were downloaded, so that the next run is short.
@@ -23,7 +25,7 @@ for word in "$@"; do
     case $word in
     all) full="12-gcc 12-clang 13-gcc 13-clang" ;;
     cuda) cuda=1 ;;
-    12-gcc | 12-clang | 13-gcc | 13-clang) systems="$systems $word" ;;
+    12-gcc | 12-clang | 13-gcc | 13-clang | 12-bundle | 13-bundle) systems="$systems $word" ;;
     *) echo "$0: $word is neither all, cuda nor a system"; exit 1 ;;
     esac
 done
@@ -44,8 +46,22 @@ base() {
     [ -d "$cache/$1-$2" ] && return
     part=$cache/$1-$2.part
     case $1 in 12) name=bookworm ;; 13) name=trixie ;; esac
-    debootstrap --variant=minbase --cache-dir="$(realpath "$cache/packages")" "$name" "$part" $mirror &&
-        enter "$part" apt-get install -y --no-install-recommends git make "$2" && mv "$part" "$cache/$1-$2"
+    debootstrap --variant=minbase --cache-dir="$(realpath "$cache/packages")" "$name" "$part" $mirror || return
+    if [ "$2" != bundle ]; then enter "$part" apt-get install -y --no-install-recommends git make "$2" || return; fi
+    mv "$part" "$cache/$1-$2"
+}
+
+# bundle ROOT: unpacks the newest bundle there and uses it
+bundle() {
+    archive=$(ls -t "${BUILD:-build}"/train_gpt-*.tar.gz | head -n 1)
+    mkdir "$1/root/bundle" && tar -xzf "$archive" -C "$1/root/bundle" --strip-components=1 || return
+    enter "$1" sh -ec 'cd /root; b=bundle/bin
+        (cd bundle && sha256sum --quiet -c SHA256SUMS)
+        $b/llmc-stories --count 300 >text
+        $b/llmc-prepare --tokenizer train:400 --out shards text
+        $b/train_gpt --data "shards/*_train_*.bin" --val "shards/*_val_*.bin" --tokenizer shards/tokenizer.json \
+            --steps 5 --out run
+        $b/train_gpt sample --from run --prompt Once --tokens 20'
 }
 
 number=0 failed=0
@@ -56,7 +72,7 @@ for system in $systems; do
     log=$cache/$system.log result=
     root=$cache/run
     if ! base "$release" "$cc" >"$log" 2>&1; then
-        result="cannot be installed"
+        bad=1 result="cannot be installed: $log"
     else
         cp -a --reflink=auto "$cache/$system" "$root"
         mkdir -p "$root/root/gpt" "$root$cuda_home/include"
@@ -66,22 +82,28 @@ for system in $systems; do
         [ -z "$cuda" ] || mount --rbind -o ro "$(realpath "$cuda_home/include")" "$root$cuda_home/include"
         [ "$cc" = gcc ] || with=" CC=$cc"
         case " $full " in *" $system "*) test=test ;; *) test=build-tests ;; esac
-        for target in "train ARGS='--steps 20'" $test; do
-            echo "\$ make $target${with:-}" >>"$log"
-            enter "$root" sh -c "cd /root/gpt && make $target${with:-}" >>"$log" 2>&1 && continue
-            result="make ${target%% *}${with:-} FAILED: $log"
+        targets="train $test"
+        if [ "$cc" = bundle ]; then
+            targets='' result="the bundle prepares, trains and samples"
+            bundle "$root" >>"$log" 2>&1 || { bad=1 result="the bundle FAILED: $log"; }
+        fi
+        for target in $targets; do
+            arguments="$target${with:-}$([ "$target" = train ] && echo " ARGS='--steps 20'")"
+            echo "\$ make $arguments" >>"$log"
+            enter "$root" sh -c "cd /root/gpt && make $arguments" >>"$log" 2>&1 && continue
+            bad=1 result="make $target${with:-} FAILED: $log"
             break
         done
         [ $test = test ] && summary=$(grep '[0-9]* passed, [0-9]* failed$' "$log" | tail -n 1)
     fi
-    [ -z "$result" ] || failed=$((failed + 1))
-    version=$(enter "$root" "$cc" --version 2>/dev/null | sed -n '1s/.* \([0-9]*\.[0-9.]*\).*/\1/p')
-    printf 'Debian %s, %s %s: %s  %ds\n' "$release" "$cc" "$version" \
+    failed=$((failed + ${bad:-0}))
+    version=$(enter "$root" "$cc" --version 2>/dev/null | sed -n '1s/.* \([0-9]*\.[0-9.]*\).*/ \1/p')
+    printf 'Debian %s, %s%s: %s  %ds\n' "$release" "$cc" "$version" \
         "${result:-make train, make $test${summary:+: $summary}}" $(($(date +%s) - start))
     umount -R "$root/proc" "$root/dev/pts" "$root/var/cache/apt/archives" 2>/dev/null
     [ -z "$cuda" ] || umount -R "$root$cuda_home/include"
     rm -rf --one-file-system "$root"
-    unset with summary
+    unset with summary bad
 done
 echo "$((number - failed)) passed, $failed failed"
 [ $failed -eq 0 ]

@@ -19,7 +19,8 @@ CUDA_SRC  = $(wildcard llmc/cuda/*.cu dev/variants/*.cu)
 CUDA_TEST = $(basename $(patsubst test/%,%,$(wildcard test/cuda/test_*.c test/cuda/test_*.cu)))
 CUDA_LINK = -Wl,-u,device_open_cuda
 LADDER_LINK = $(CUDA_LINK),-u,ladder_ops
-CUDA_LIBS = -L$(CUDA_HOME)/lib64 -lcublasLt -lcudart -Wl,-rpath,$(CUDA_HOME)/lib64
+CUDA_LIBS = -L$(CUDA_HOME)/lib64 -lcublasLt -lcudart $(if $(BUNDLE),,$(CUDA_RPATH))
+CUDA_RPATH = -Wl,-rpath,$(CUDA_HOME)/lib64
 CUDA_ALL  = $(filter 90a $(patsubst compute_%,%,$(shell $(NVCC) --list-gpu-arch)),80 86 89 90a 100 120)
 GPU_TESTS = $(addprefix $(BUILD)/cuda/test/,$(CUDA_TEST))
 
