@@ -24,8 +24,8 @@ ifeq ($(V),)
 endif
 
 DEBIAN_PACKAGES = gcc g++ make pkg-config libopenblas-openmp-dev libpcre2-dev libjansson-dev libutf8proc-dev \
-                  libxxhash-dev zlib1g-dev libzstd-dev libcmocka-dev curl $(if $(findstring clang,$(CC)),libomp-dev)
-PKGS       = openblas jansson libpcre2-8 libutf8proc libxxhash zlib libzstd
+                  libxxhash-dev zlib1g-dev libzstd-dev libmicrohttpd-dev libcmocka-dev curl $(if $(findstring clang,$(CC)),libomp-dev)
+PKGS       = openblas jansson libpcre2-8 libutf8proc libxxhash zlib libzstd libmicrohttpd
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 
@@ -49,8 +49,9 @@ BUNDLE_RPATH = -Wl,--disable-new-dtags '-Wl,-rpath,$$ORIGIN/../lib'
 LINKER   = $(CC)
 LINK     = mkdir -p $(@D); $(LINKER) -o $@ $(LINK_FLAGS) $(if $(BUNDLE),$(BUNDLE_RPATH)) $(filter %.o %.a,$^) $(LDLIBS)
 
+PAGE_KINDS = html css js
 LIB_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(filter-out data/%_main.c,$(wildcard llmc/*/*.c data/*.c))) \
-           $(patsubst %.html,$(BUILD)/%.html.o,$(wildcard llmc/*/*.html))
+           $(patsubst %,$(BUILD)/%.o,$(foreach k,$(PAGE_KINDS),$(wildcard llmc/*/*.$(k))))
 DATA_PROGRAMS = $(patsubst data/%_main.c,$(BUILD)/%,$(wildcard data/*_main.c))
 DEV_PROGRAMS  = $(patsubst dev/%.c,$(BUILD)/%,$(wildcard dev/*.c))
 PROGRAMS      = $(BUILD)/train_gpt $(DATA_PROGRAMS) $(DEV_PROGRAMS)
@@ -102,15 +103,19 @@ $(BUILD)/%.o: %.c
 $(BUILD)/train_gpt.o: train_gpt.cu
 	$(COMPILE)
 
-# A page for browsers becomes bytes in the program: NAME.html defines NAME_html and NAME_html_size.
-$(BUILD)/%.html.c: %.html
-	mkdir -p $(@D)
-	{ echo '#include <stddef.h>'; echo 'extern const unsigned char $(*F)_html[]; extern const size_t $(*F)_html_size;'; \
-	  echo 'const unsigned char $(*F)_html[] = {'; od -An -v -tx1 $< | sed 's/ \(..\)/0x\1,/g'; echo '};'; \
-	  echo 'const size_t $(*F)_html_size = sizeof $(*F)_html;'; } >$@
+# What pages consist of becomes bytes in the program: NAME.html defines NAME_html and NAME_html_size.
+define PAGE_RULES
+$(BUILD)/%.$(1).c: %.$(1)
+	mkdir -p $$(@D)
+	{ echo '#include <stddef.h>'; echo 'extern const unsigned char $$(*F)_$(1)[]; extern const size_t $$(*F)_$(1)_size;'; \
+	  echo 'const unsigned char $$(*F)_$(1)[] = {'; od -An -v -tx1 $$< | sed 's/ \(..\)/0x\1,/g'; echo '};'; \
+	  echo 'const size_t $$(*F)_$(1)_size = sizeof $$(*F)_$(1);'; } >$$@
 
-$(BUILD)/%.html.o: $(BUILD)/%.html.c
-	$(COMPILE)
+$(BUILD)/%.$(1).o: $(BUILD)/%.$(1).c
+	$$(COMPILE)
+
+endef
+$(foreach k,$(PAGE_KINDS),$(eval $(call PAGE_RULES,$(k))))
 
 # What --version prints (llmc/base/build.h); replaced only when it changes.
 COMMIT := $(or $(shell git describe --always --dirty --exclude='*' 2>/dev/null),unknown)

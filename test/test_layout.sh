@@ -16,8 +16,9 @@ process  base
 ranks    model process
 format   ranks
 report   ops
+serve    format report
 run      format report
-cli      run'
+cli      run serve'
 cd "${1:-$(dirname "$0")/..}" || exit 1
 echo 1..1
 grep -rHo '^ *#include "[^"]*"' llmc | sed 's/: *#include "/ /; s/"$//' | awk -v floors="$floors" '

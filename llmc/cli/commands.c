@@ -19,6 +19,8 @@ static const struct {
 } commands[] = {
     {"train", NULL, NULL, "trains a model (the name may be left out)"},
     {"sample", cmd_sample, &sample_command, "writes text with a trained model"},
+    {"watch", cmd_watch, &watch_command,
+     "shows runs in a browser while they train: curves, samples, options, checkpoints"},
     {"view", cmd_view, &view_command,
      "shows how a model reads a text: attention, residual stream, next token"},
     {"eval", cmd_eval, &eval_command, "measures a model: loss on text, answers to multiple-choice questions"},

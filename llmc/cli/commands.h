@@ -8,6 +8,7 @@
 
 int cmd_sample(int argc, char **argv);
 int cmd_view(int argc, char **argv);
+int cmd_watch(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
 int cmd_export(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
@@ -15,8 +16,8 @@ int cmd_profile(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
 
 /* The options of each. */
-extern const struct option_command sample_command, view_command, eval_command, export_command, plan_command,
-    compare_command;
+extern const struct option_command sample_command, view_command, watch_command, eval_command, export_command,
+    plan_command, compare_command;
 /* Those of profile: the groups of training and one more, which it writes to `groups`. */
 struct option_command profile_command(struct option_group groups[RUN_OPTION_GROUPS + 1]);
 

@@ -4,10 +4,10 @@
 #include "llmc/cli/prompt.h"
 
 #include "llmc/base/file.h"
-#include "llmc/base/utf8.h"
 #include "llmc/format/checkpoint.h"
 #include "llmc/format/model_config.h"
 #include "llmc/model/inspect.h"
+#include "llmc/report/json_text.h"
 #include "llmc/report/view_page.h"
 
 #include <inttypes.h>
@@ -59,34 +59,11 @@ const struct option_command view_command = {
 
 /* --- tokens as text --- */
 
-/* The bytes as valid UTF-8: what is not part of a character becomes [e2], and 0, which many readers of JSON
- * refuse, [00]. The caller frees. */
-static char *readable(const char *bytes, int size, size_t *length) {
-    const uint8_t *p = (const uint8_t *)bytes, *end = p + size;
-    char *text = (char *)xmalloc(4 * (size_t)size + 1);
-    *length = 0;
-    while (p < end) {
-        uint32_t code;
-        int n = *p ? utf8_decode(p, end, &code) : 0;
-        if (n)
-            memcpy(text + *length, p, (size_t)n);
-        else
-            snprintf(text + *length, 5, "[%02x]", *p);
-        *length += n ? (size_t)n : 4;
-        p += n ? n : 1;
-    }
-    return text;
-}
-
 static json_t *token_text(const struct tokenizer *t, int64_t id) {
     int size = 0;
     const char *bytes = t ? tokenizer_token_bytes(t, id, &size) : NULL;
     if (!bytes) return json_string(temp_printf("#%" PRId64, id));
-    size_t length;
-    char *text = readable(bytes, size, &length);
-    json_t *string = json_stringn(text, length);
-    free(text);
-    return string;
+    return json_text(bytes, size);
 }
 
 /* --- facts --- */

@@ -105,7 +105,7 @@ static int64_t bytes_to_keep(const struct mapped_file *m, int64_t last_step) {
         char text[LOG_LINE_MAX];
         const char *p = text;
         int64_t step;
-        if (!newline || !line_copy(text, line, newline - line)) break;
+        if (!newline || !line_copy(text, line, min_i64(newline - line, LOG_LINE_MAX - 1))) break;
         if (newline == line || newline[-1] != '}' || !take_step(&p, &step) || step > last_step) break;
         keep += newline - line + 1;
     }

@@ -1,9 +1,8 @@
-/* The page is view.html, which the build turns into bytes, with the data in the place of a mark. Facts are
- * JSON in a script element that no browser runs; "<" is escaped in it, so that no text can end the element.
- * Arrays are base64, a third of the size of decimal numbers. */
+/* The page is view.html with the data in the place of a mark: facts as JSON, arrays as base64, a third of the
+ * size of decimal numbers. */
 #include "llmc/report/view_page.h"
 
-#include "llmc/base/file.h"
+#include "llmc/report/page.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -11,11 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-
-/* The build makes these of view.html. */
-extern const unsigned char view_html[];
-extern const size_t view_html_size;
 
 static int64_t element_count(const struct view_array *a) {
     int64_t n = 1;
@@ -30,29 +24,6 @@ static bool check_finite(const struct view_array *array, int count, struct error
                 return fail(err, "the model's numbers are not finite (%s): its weights are damaged",
                             array[k].name);
     return true;
-}
-
-/* Opens path.tmp; of a pipe or device, itself. */
-static bool open_output(struct writer *w, const char *path, struct error *err) {
-    struct stat st;
-    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) return writer_open(w, path, err);
-    char *temporary = xasprintf("%s.tmp", path);
-    bool ok = writer_open(w, temporary, err);
-    free(temporary);
-    return ok;
-}
-
-static bool close_output(struct writer *w, const char *path, struct error *err) {
-    char *written = xstrdup(w->path);
-    bool ok = writer_close(w, err) && (strcmp(written, path) == 0 || rename_synced(written, path, err));
-    free(written);
-    return ok;
-}
-
-static char *facts_text(struct json_t *facts, size_t flags) {
-    char *text = json_dumps(facts, flags | JSON_REAL_PRECISION(9));
-    check(text != NULL, "the facts of a page cannot be written as JSON");
-    return text;
 }
 
 /* --- JSON --- */
@@ -70,8 +41,9 @@ static void put_numbers(struct writer *w, const struct view_array *a) {
 bool view_write_json(const char *path, json_t *facts, const struct view_array *array, int count,
                      struct error *err) {
     struct writer w;
-    if (!check_finite(array, count, err) || !open_output(&w, path, err)) return false;
-    char *text = facts_text(facts, JSON_INDENT(1));
+    if (!check_finite(array, count, err) || !page_open_output(&w, path, err)) return false;
+    char *text = json_dumps(facts, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
+    check(text != NULL, "the facts cannot be written as JSON");
     writer_put(&w, text, strlen(text) - 1); /* without the last brace */
     free(text);
     writer_printf(&w, ",\n\"arrays\": {");
@@ -84,7 +56,7 @@ bool view_write_json(const char *path, json_t *facts, const struct view_array *a
         writer_printf(&w, "]}");
     }
     writer_printf(&w, "\n}}\n");
-    return close_output(&w, path, err);
+    return page_close_output(&w, path, err);
 }
 
 /* --- the page --- */
@@ -103,19 +75,6 @@ static void put_base64(struct writer *w, const void *data, int64_t bytes) {
     }
 }
 
-static void put_facts(struct writer *w, json_t *facts) {
-    char *text = facts_text(facts, JSON_COMPACT);
-    writer_printf(w, "<script type=\"application/json\" id=\"facts\">");
-    for (const char *p = text; *p;) {
-        size_t plain = strcspn(p, "<");
-        writer_put(w, p, plain);
-        p += plain;
-        if (*p == '<') writer_printf(w, "\\u003c"), p++;
-    }
-    writer_printf(w, "</script>\n");
-    free(text);
-}
-
 static void put_array(struct writer *w, const struct view_array *a) {
     int64_t parts = a->by_layer ? a->dim[0] : 1, bytes = element_count(a) / parts * 4;
     const char *data = a->floats ? (const char *)a->floats : (const char *)a->integers;
@@ -128,19 +87,21 @@ static void put_array(struct writer *w, const struct view_array *a) {
     }
 }
 
+struct view_data {
+    json_t *facts;
+    const struct view_array *array;
+    int count;
+};
+
+static void put_data(struct writer *w, void *user) {
+    const struct view_data *d = (const struct view_data *)user;
+    page_put_json(w, "facts", d->facts);
+    for (int k = 0; k < d->count; k++)
+        if (!d->array[k].only_for_json) put_array(w, &d->array[k]);
+}
+
 bool view_write_page(const char *path, json_t *facts, const struct view_array *array, int count,
                      struct error *err) {
-    static const char mark[] = "<!-- DATA -->";
-    const char *page = (const char *)view_html;
-    const char *at = (const char *)memmem(page, view_html_size, mark, sizeof mark - 1);
-    check(at != NULL, "view.html has no %s", mark);
-    struct writer w;
-    if (!check_finite(array, count, err) || !open_output(&w, path, err)) return false;
-    writer_put(&w, page, (size_t)(at - page));
-    put_facts(&w, facts);
-    for (int k = 0; k < count; k++)
-        if (!array[k].only_for_json) put_array(&w, &array[k]);
-    at += sizeof mark - 1;
-    writer_put(&w, at, view_html_size - (size_t)(at - page));
-    return close_output(&w, path, err);
+    struct view_data data = {facts, array, count};
+    return check_finite(array, count, err) && page_write(path, "view.html", put_data, &data, err);
 }

@@ -2,6 +2,7 @@
 #include "llmc/run/eval.h"
 
 #include "llmc/base/console.h"
+#include "llmc/report/json_text.h"
 #include "llmc/stories/stories.h"
 
 #include <inttypes.h>
@@ -77,13 +78,29 @@ void run_open_tasks(struct run *r) {
              r->tasks.cut, r->tasks.questions, r->config.seq_len);
 }
 
-bool run_open_task_log(struct run *r, struct error *err) {
-    if (!r->tasks.count || !is_rank_0(r)) return true;
-    char *path = xasprintf("%s/tasks.jsonl", r->out);
-    /* a resumed run repeats the tasks of its first step */
-    bool ok = log_file_open(&r->task_log, path, max_i64(0, r->state.step - 1), err);
+/* A resumed run repeats what was due at its first step. */
+static bool open_result_log(const struct run *r, struct log_file *f, const char *name, struct error *err) {
+    char *path = xasprintf("%s/%s", r->out, name);
+    bool ok = log_file_open(f, path, max_i64(0, r->state.step - 1), err);
     free(path);
     return ok;
+}
+
+bool run_open_result_logs(struct run *r, struct error *err) {
+    return !is_rank_0(r) ||
+           ((!r->tasks.count || open_result_log(r, &r->task_log, "tasks.jsonl", err)) &&
+            (!r->data.tokenizer || open_result_log(r, &r->sample_log, "samples.jsonl", err)));
+}
+
+/* Takes over the reference to `row`. */
+static void put_result(struct log_file *f, json_t *row) {
+    char *text = row ? json_dumps(row, JSON_COMPACT) : NULL;
+    check(text != NULL, "%s: a row cannot be written as JSON", f->path);
+    char *line = xasprintf("%s\n", text);
+    log_file_put(f, line, (int64_t)strlen(line));
+    free(line);
+    free(text);
+    json_decref(row);
 }
 
 void run_answer_tasks(struct run *r) {
@@ -97,14 +114,9 @@ void run_answer_tasks(struct run *r) {
                    " correct (by mean per token %.2f %%, by guessing %.2f %%)",
                    r->state.step, name, 100.0 * a.accuracy, a.questions, 100.0 * a.per_token,
                    100.0 * a.chance);
-        json_t *row =
-            json_pack("{s:I, s:s, s:f, s:f, s:f}", "step", (json_int_t)r->state.step, "task", name,
-                      "accuracy", a.accuracy, "per_token", a.per_token, "per_character", a.per_character);
-        char *text = json_dumps(row, JSON_COMPACT), *line = xasprintf("%s\n", text);
-        log_file_put(&r->task_log, line, (int64_t)strlen(line));
-        free(line);
-        free(text);
-        json_decref(row);
+        put_result(&r->task_log, json_pack("{s:I, s:s, s:f, s:f, s:f}", "step", (json_int_t)r->state.step,
+                                           "task", name, "accuracy", a.accuracy, "per_token", a.per_token,
+                                           "per_character", a.per_character));
     }
 }
 
@@ -143,5 +155,8 @@ void run_print_sample(struct run *r) {
     if (!r->data.tokenizer) return;
     char *text = sample_text(r, (uint64_t)r->state.step);
     logger_say(r->log, "\nsample at step %" PRId64 ":\n%s\n", r->state.step, text);
+    if (is_rank_0(r))
+        put_result(&r->sample_log, json_pack("{s:I, s:o}", "step", (json_int_t)r->state.step, "text",
+                                             json_text(text, (int64_t)strlen(text))));
     free(text);
 }

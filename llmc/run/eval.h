@@ -7,14 +7,14 @@
 
 /* Reads --eval-tasks, if there are any. */
 void run_open_tasks(struct run *r);
-/* Opens their log in the run directory, on rank 0. */
-bool run_open_task_log(struct run *r, struct error *err);
+/* Opens tasks.jsonl and samples.jsonl in the run directory, on rank 0, as far as there will be rows. */
+bool run_open_result_logs(struct run *r, struct error *err);
 
 /* Logs the mean loss over the validation set or its first --val-batches, the same batches every time. */
 void run_validate(struct run *r);
 /* Answers the tasks; the results go to the terminal and to RUN/tasks.jsonl. */
 void run_answer_tasks(struct run *r);
-/* Prints a text that the model writes. Does nothing without a tokenizer. */
+/* Prints a text that the model writes, and adds it to RUN/samples.jsonl. Does nothing without a tokenizer. */
 void run_print_sample(struct run *r);
 /* Prints how many sentences of 40 sampled stories follow the grammar of the built-in stories. */
 void run_print_grade(struct run *r);

@@ -3,6 +3,7 @@
 
 #include "llmc/base/console.h"
 #include "llmc/base/file.h"
+#include "llmc/report/json_text.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -21,6 +22,26 @@ bool run_write_options(const struct run *r, struct error *err) {
     free(text);
     free(path);
     json_decref(stored);
+    return ok;
+}
+
+/* What a reader of the log cannot find in the options: run.json. */
+static bool write_facts(const struct run *r, const struct log_options *o, struct error *err) {
+    const char *device = r->device->name;
+    json_t *facts =
+        json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:o, s:o, s:o}", "format", "llmc run 1", "steps",
+                  (json_int_t)o->steps, "tokens_per_step", (json_int_t)o->tokens_per_step, "parameters",
+                  (json_int_t)r->gpt.layout.count, "processes", (json_int_t)r->group->world,
+                  "flops_per_token", o->flops_per_token, "peak_flops", o->peak_flops, "floor_loss",
+                  isfinite(o->floor_loss) ? json_real(o->floor_loss) : json_null(), "device",
+                  json_text(device, (int64_t)strlen(device)), "data",
+                  json_text(r->data.summary, (int64_t)strlen(r->data.summary)));
+    check(facts != NULL, "out of memory for run.json");
+    char *path = xasprintf("%s/run.json", r->out), *text = json_dumps(facts, JSON_INDENT(2));
+    bool ok = write_file_atomic(path, text, strlen(text), err);
+    free(text);
+    free(path);
+    json_decref(facts);
     return ok;
 }
 
@@ -61,7 +82,7 @@ bool run_log_open(struct run *r, struct error *err) {
                                   .floor_loss = r->data.floor_loss};
     if (!(r->log = logger_open(&options, err))) return false;
     if (!writes) return true;
-    if (!run_write_options(r, err)) return false;
+    if (!run_write_options(r, err) || !write_facts(r, &options, err)) return false;
     char *stories = xasprintf("%s/stories.txt", r->out);
     if (r->data.stories && !r->resumed) run_data_write_stories(&r->config, stories);
     free(stories);

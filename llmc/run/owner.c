@@ -20,8 +20,8 @@
 
 /* The last one goes last: a directory that is only half cleared still holds a run, and can be cleared
  * again. */
-static const char *const own_files[] = {"timing.jsonl", "tasks.jsonl", "options.json",
-                                        "loss.svg",     "stories.txt", "log.jsonl"};
+static const char *const own_files[] = {"timing.jsonl", "tasks.jsonl", "samples.jsonl", "options.json",
+                                        "run.json",     "loss.svg",    "stories.txt",   "log.jsonl"};
 
 static bool is_rank_log(const char *name) {
     size_t digits = strncmp(name, "rank-", 5) == 0 ? strspn(name + 5, "0123456789") : 0;

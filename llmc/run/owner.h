@@ -2,7 +2,8 @@
  *
  *   step-00001000/             checkpoints: of their files those that checkpoint_owns() names
  *   step-00001000.tmp/         unfinished ones
- *   log.jsonl timing.jsonl tasks.jsonl options.json loss.svg stories.txt rank-N.log     also with .tmp behind
+ *   log.jsonl timing.jsonl tasks.jsonl samples.jsonl options.json run.json loss.svg stories.txt rank-N.log
+ *                              also with .tmp behind
  *
  * A directory holds a run if it has a checkpoint by name, or a log.jsonl with the rows of a run. One
  * process at a time may write into it: the directory is locked as long as the run lasts.

@@ -230,7 +230,7 @@ static void take_directory(struct run *r) {
     bool ok = group_agree(r->group, !is_rank_0(r) || owner_take(&r->owner, &err), &err);
     if (ok && r->config.rank_logs)
         ok = group_agree(r->group, (r->rank_log = rank_log_open(r->out, r->group, &err)) > 0, &err);
-    if (ok) ok = group_agree(r->group, run_log_open(r, &err) && run_open_task_log(r, &err), &err);
+    if (ok) ok = group_agree(r->group, run_log_open(r, &err) && run_open_result_logs(r, &err), &err);
     if (!ok) {
         if (is_rank_0(r)) owner_give_up(&r->owner);
         exit_all_ranks(r->group, &err);
@@ -245,7 +245,7 @@ static void take_directory(struct run *r) {
 void run_open(struct run *r) {
     r->group = run_open_group(&r->config);
     r->saved = true; /* nothing is lost yet */
-    r->task_log.fd = -1;
+    r->task_log.fd = r->sample_log.fd = -1;
     r->config.world = r->group->world;
     compare_options(r);
     choose(r);
@@ -268,7 +268,8 @@ void run_open(struct run *r) {
 static bool find_directory(struct run *r, struct error *err) {
     if (owner_is_there(&r->owner)) return true;
     bool ok = owner_take_again(&r->owner, err) && logger_restore(r->log, err) &&
-              log_file_restore(&r->task_log, err) && run_write_options(r, err);
+              log_file_restore(&r->task_log, err) && log_file_restore(&r->sample_log, err) &&
+              run_write_options(r, err);
     if (ok) warn("%s was deleted or moved away during the run: it is made anew, with the log so far", r->out);
     return ok;
 }
@@ -295,7 +296,8 @@ void run_save(struct run *r) {
 }
 
 void run_close(struct run *r) {
-    if (r->tasks.count && is_rank_0(r)) log_file_close(&r->task_log);
+    log_file_close(&r->task_log);
+    log_file_close(&r->sample_log);
     eval_tasks_free(&r->tasks);
     dataloader_close(r->train);
     run_data_close(&r->data);

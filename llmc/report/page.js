@@ -1,0 +1,75 @@
+'use strict';
+/* What all pages have in common: elements, numbers as text, the data in the page or on the server. */
+const $ = id => document.getElementById(id);
+const SVG = 'http' + '://www.w3.org/2000/svg';
+function element(tag, attributes, ...children) {
+  const e = document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes || {})) {
+    if (key === 'style') e.style.cssText = value;
+    else if (key.startsWith('on')) e[key] = value;
+    else if (value !== null && value !== undefined && value !== false) e.setAttribute(key, value === true ? '' : value);
+  }
+  e.append(...children);
+  return e;
+}
+function svg(tag, attributes, ...children) {
+  const e = document.createElementNS(SVG, tag);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key === 'style') e.style.cssText = value; /* as an attribute, the server's policy forbids it */
+    else e.setAttribute(key, value);
+  }
+  e.append(...children.filter(child => child !== undefined));
+  return e;
+}
+/* Control characters become their pictures. */
+const visible = text => text.replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029]/g, c => c === '\n' ? '\u23ce' : c === '\t' ? '\u21e5'
+  : c.charCodeAt(0) < 32 ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : '\ufffd');
+
+/* --- numbers --- */
+const known = x => x !== null && x !== undefined && Number.isFinite(x);
+const fixed = (x, digits) => (Number(x.toFixed(digits)) < 0 ? '\u2212' : '') + Math.abs(x).toFixed(digits);
+/* 4 significant digits, with a prefix of 1000s: 12.3k, 7.52M. */
+function count(x) {
+  if (!known(x)) return '\u2013';
+  const steps = [[1e15, 'P'], [1e12, 'T'], [1e9, 'G'], [1e6, 'M'], [1e4, 'k', 1e3]];
+  for (const [from, name, by] of steps) if (Math.abs(x) >= from) return String(Number((x / (by || from)).toPrecision(4))) + name;
+  return String(Number(x.toPrecision(4)));
+}
+/* Any number in few characters. */
+function short(x) {
+  if (!known(x)) return '\u2013';
+  const a = Math.abs(x);
+  if (a !== 0 && (a < 1e-3 || a >= 1e7)) return x.toExponential(2).replace('e+', 'e').replace('-', '\u2212').replace('e-', 'e\u2212');
+  return (x < 0 ? '\u2212' : '') + (a >= 1000 ? String(Math.round(a * 10) / 10) : String(Number(a.toPrecision(5))));
+}
+function duration(s) {
+  if (!known(s)) return '\u2013';
+  const n = Math.round(s), two = x => String(x).padStart(2, '0');
+  if (s < 10) return `${Number(s.toPrecision(2))} s`;
+  if (n < 60) return `${n} s`;
+  if (n < 3600) return `${Math.floor(n / 60)} min ${two(n % 60)} s`;
+  if (n < 86400) return `${Math.floor(n / 3600)} h ${two(Math.floor(n / 60) % 60)} min`;
+  return `${Math.floor(n / 86400)} d ${two(Math.floor(n / 3600) % 24)} h`;
+}
+
+/* --- data --- */
+/* What a page in a file has in it; null on a server. */
+function embedded(id) {
+  const e = $(id);
+  return e ? JSON.parse(e.textContent) : null;
+}
+/* The part of the address behind #; a server's token stays in it. */
+const address = new URLSearchParams(location.hash.slice(1));
+function setAddress(values) {
+  for (const [key, value] of Object.entries(values)) {
+    if (value === null || value === undefined || value === '') address.delete(key);
+    else address.set(key, value);
+  }
+  try { history.replaceState(null, '', '#' + address); } catch (e) { /* a page without address */ }
+}
+async function ask(path, body) {
+  const headers = address.has('token') ? {Authorization: 'Bearer ' + address.get('token')} : {};
+  const answer = await fetch(path, body === undefined ? {headers} : {headers, method: 'POST', body: JSON.stringify(body)});
+  if (!answer.ok) throw new Error(await answer.text());
+  return answer.json();
+}
