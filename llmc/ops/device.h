@@ -72,8 +72,8 @@ struct device {
     void (*range_pop)(struct device *d);
 
     void (*memory_info)(struct device *d, int64_t *free_bytes, int64_t *total_bytes);
-    /* Measures in about 0.1 s: the matmul rate in FLOP/s (fp32 on the CPU, bf16 on a GPU), and the copy
-     * rate in bytes/s, read plus written. */
+    /* Measures, on random numbers and in less than a second: the matmul rate in FLOP/s (fp32 on the CPU,
+     * bf16 on a GPU), and the copy rate in bytes/s, read plus written. */
     void (*measure)(struct device *d, double *matmul_flops, double *copy_bytes);
     void (*close)(struct device *d);
 };

@@ -23,7 +23,8 @@ const char *op_name(enum op_id id) {
     return names[id];
 }
 
-/* Does LLMC_VARIANT allow this variant? It allows every variant of an op that it does not mention. */
+/* Does LLMC_VARIANT allow this variant? OP:NAME allows only this variant of the op, OP:-NAME all others; an
+ * op that is not mentioned has all of them. */
 static bool variant_allowed(const struct ctx *ctx, enum op_id id, const char *name) {
     const char *op = op_name(id);
     size_t op_length = strlen(op), name_length = strlen(name);
@@ -31,7 +32,11 @@ static bool variant_allowed(const struct ctx *ctx, enum op_id id, const char *na
         const char *end = p + strcspn(p, ",");
         if (strncmp(p, op, op_length) == 0 && p[op_length] == ':') {
             const char *want = p + op_length + 1;
-            return (size_t)(end - want) == name_length && strncmp(want, name, name_length) == 0;
+            bool excludes = *want == '-';
+            want += excludes;
+            bool same = (size_t)(end - want) == name_length && strncmp(want, name, name_length) == 0;
+            if (!excludes) return same;
+            if (same) return false;
         }
         p = *end ? end + 1 : end;
     }

@@ -2,6 +2,10 @@
  *     test_cuda_ops [OP]                  only the ops whose name matches ("norm*")
  *     LLMC_TEST_SIZE=large test_cuda_ops  also the shapes of GPT-2: for a real GPU
  *     LLMC_TEST_LADDERS=0 test_cuda_ops   without the teaching ladders of dev/variants
+ *     test_cuda_ops --rows                lists "OP:VARIANT:DTYPE ARCH", ARCH being 0 or the only one it is for
+ *     LLMC_TEST_ROW=OP:VARIANT:DTYPE test_cuda_ops OP    only this row; prints each case before it runs
+ * profiling/measure_gpu.sh gives each row a process, so that one which dies or hangs costs no other. To test
+ * that, LLMC_TEST_FAULT=OP:VARIANT:DTYPE=wrong|illegal|hang,... plants faults in rows.
  * Besides the results this checks that an op's last variant takes every case and that every variant takes
  * some. */
 #include "test/test.h"
@@ -13,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 struct gpu {
     struct device *device;
@@ -44,18 +49,46 @@ static int close_gpu(void **state) {
 
 /* --- every variant --- */
 
+/* LLMC_TEST_ROW: does it leave this row out? */
+static bool left_out(const char *row) {
+    const char *only = getenv("LLMC_TEST_ROW");
+    return only && *only && strcmp(only, row) != 0;
+}
+
+/* Commits the fault that LLMC_TEST_FAULT plants in this row, if it is not "wrong". Returns whether it is. */
+static bool plant_fault(struct gpu *gpu, const char *row) {
+    const char *faults = getenv("LLMC_TEST_FAULT"), *at = faults ? strstr(faults, row) : NULL;
+    if (!at || at[strlen(row)] != '=') return false;
+    const char *kind = at + strlen(row) + 1;
+    if (strncmp(kind, "hang", 4) == 0)
+        for (;;) pause();
+    if (strncmp(kind, "illegal", 7) == 0) {
+        struct tensor nowhere = tensor_make("out", DTYPE_F32, (void *)4096, 1024, 0, 0, 0);
+        fill(&gpu->ctx, &nowhere, 1.0f);
+        gpu->device->synchronize(gpu->device, gpu->ctx.stream);
+    }
+    return strncmp(kind, "wrong", 5) == 0;
+}
+
 /* Runs all cases of one variant and counts failures; the last variant has no other to fall back on. */
 static int check_variant(struct gpu *gpu, const struct op_test *op, const char *variant, bool last) {
     int passed = 0, failed = 0, skipped = 0;
     double worst[DTYPE_COUNT] = {0};
-    for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++)
+    const char *only_row = getenv("LLMC_TEST_ROW");
+    for (int dtype = DTYPE_F32; dtype <= DTYPE_BF16; dtype++) {
+        char row[96];
+        snprintf(row, sizeof row, "%s:%s:%s", op_name(op->id), variant, dtype_name((enum dtype)dtype));
+        if (left_out(row)) continue;
+        bool wrong = plant_fault(gpu, row);
         for (size_t i = 0; i < op->case_count; i++) {
             const struct op_case *c = &op->cases[i];
             if ((c->size == SIZE_LARGE && !gpu->large) || (c->only && strcmp(c->only, variant) != 0))
                 continue;
             if (c->only && (dtype != DTYPE_BF16 || (gpu->small && !(c->flags & EVERYWHERE)))) continue;
             struct error err;
-            struct op_target target = {.ctx = &gpu->ctx, .variant = variant, .once = gpu->small};
+            struct op_target target = {
+                .ctx = &gpu->ctx, .variant = variant, .once = gpu->small, .wrong = wrong};
+            if (only_row) print_message("# case %s\n", op_case_text(op, c, (enum dtype)dtype, variant));
             enum op_verdict verdict = op_check(op, c, (enum dtype)dtype, &target, &worst[dtype], &err);
             if (verdict == OP_FAILED) print_error("%s\n", err.message);
             if (verdict == OP_SKIPPED && last)
@@ -65,12 +98,23 @@ static int check_variant(struct gpu *gpu, const struct op_test *op, const char *
             skipped += verdict == OP_SKIPPED;
             failed += verdict == OP_FAILED || (verdict == OP_SKIPPED && last);
         }
-    if (passed + failed == 0)
-        print_error("%s:%s takes no case: nothing tests it\n", op_name(op->id), variant);
+    }
+    bool untested =
+        passed + failed == 0 && !only_row; /* a row has one type, which the variant may not take */
+    if (untested) print_error("%s:%s takes no case: nothing tests it\n", op_name(op->id), variant);
     print_message("# %s:%s %d passed, %d failed, %d not taken; largest error, as a share of what is allowed: "
                   "fp32 %.2f, bf16 %.2f\n",
                   op_name(op->id), variant, passed, failed, skipped, worst[DTYPE_F32], worst[DTYPE_BF16]);
-    return failed + (passed + failed == 0);
+    return failed + untested;
+}
+
+static int print_rows(void) {
+    for (int id = 0; id < OP_COUNT; id++)
+        for (int i = 0; op_tests[id]->variant(&cuda_ops, i); i++)
+            for (int dtype = DTYPE_BF16; dtype >= DTYPE_F32; dtype--)
+                printf("%s:%s:%s %d\n", op_name((enum op_id)id), op_tests[id]->variant(&cuda_ops, i),
+                       dtype_name((enum dtype)dtype), op_tests[id]->arch(&cuda_ops, i));
+    return 0;
 }
 
 static void test_op(void **state, enum op_id id) {
@@ -211,6 +255,7 @@ static void test_sumsq_recorded(void **state) {
 }
 
 int main(int argc, char **argv) {
+    if (argc == 2 && strcmp(argv[1], "--rows") == 0) return print_rows();
 #define X(op) cmocka_unit_test_setup_teardown(test_##op, open_gpu, close_gpu),
     const struct CMUnitTest tests[] = {
         LLMC_OPS(X) cmocka_unit_test_setup_teardown(test_stochastic_rounding, open_gpu, close_gpu),

@@ -198,6 +198,7 @@ struct op_target {
     struct ctx *ctx;
     const char *variant; /* the forced one; NULL: production's choice */
     bool once;           /* run a single time: do not compare the bits of two runs */
+    bool wrong;          /* spoil the result: a test of what reports failures */
 };
 enum op_verdict { OP_PASSED, OP_FAILED, OP_SKIPPED /* the variant does not take these operands */ };
 enum op_verdict op_check(const struct op_test *op, const struct op_case *c, enum dtype dtype,

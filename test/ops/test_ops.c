@@ -390,6 +390,31 @@ static void test_variants_made_for_one_device(void **state) {
     ctx_free(&run);
 }
 
+/* LLMC_VARIANT: OP:NAME allows one variant, OP:-NAME the others; of other ops it says nothing. */
+static void test_chosen_variants(void **state) {
+    struct ctx plan;
+    struct device device = *ctx_of(state)->device;
+    const struct fill_variant variants[] = {{"a", cpu_ops.fill[0].run, cpu_ops.fill[0].need},
+                                            {"b", cpu_ops.fill[0].run, cpu_ops.fill[0].need},
+                                            {"c", cpu_ops.fill[0].run, cpu_ops.fill[0].need},
+                                            {0}};
+    static const struct {
+        const char *choice, *runs;
+    } cases[] = {{NULL, "a"},     {"fill:b", "b"},          {"fill:-a", "b"},      {"fill:-b", "a"},
+                 {"sum:-a", "a"}, {"fill:-a,fill:-b", "c"}, {"sum:x,fill:-a", "b"}};
+    struct ops ops = cpu_ops;
+    float value = 0.0f;
+    struct tensor out = tensor_make("out", DTYPE_F32, &value, 1, 0, 0, 0);
+    ops.fill = variants;
+    ctx_init(&plan, &device, &ops, true);
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        plan.forced = cases[i].choice;
+        fill(&plan, &out, 1.0f);
+        assert_string_equal(plan.variant_in_use[OP_fill], cases[i].runs);
+    }
+    ctx_free(&plan);
+}
+
 /* --- operands that do not fit --- */
 
 /* Calls the op in a child process. Returns whether it failed, and what it wrote to stderr. */
@@ -527,6 +552,7 @@ int main(int argc, char **argv) {
         CPU_TEST(test_fused_residual_norm_has_the_same_bits),
         CPU_TEST(test_threads_change_no_bit),
         CPU_TEST(test_variants_made_for_one_device),
+        CPU_TEST(test_chosen_variants),
         CPU_TEST(test_operands_that_do_not_fit),
         CPU_TEST(test_numbers_that_do_not_fit),
     };
