@@ -75,7 +75,7 @@ static void train(struct run *r) {
 
         /* update */
         double lr = run_learning_rate(c, r->state.step);
-        struct adamw_args args = run_adamw_args(c, lr, r->state.step);
+        struct update_args args = run_update_args(c, lr, r->state.step);
         zero_update(&r->zero, &args);
         pipeline_end_step(&p, lr);
         r->state.step++;

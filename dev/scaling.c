@@ -231,7 +231,7 @@ static void print_row(const struct config *c, struct device *device, const struc
                                   .dtype = device->dtype};
     zero_gpt_options(&options, (enum zero_level)level, world);
     gpt_create(&gpt, &ctx, model, &options);
-    zero_create(&zero, &gpt, &optimizer, &r.comm, (enum zero_level)level, device->dtype == DTYPE_BF16);
+    zero_create(&zero, &gpt, &optimizer, &r.comm, (enum zero_level)level, (struct optimizer_options){.master_weights = device->dtype == DTYPE_BF16});
     ctx_reset_stats(&ctx);
     r.count = 0;
     double micro = 0;
@@ -239,7 +239,7 @@ static void print_row(const struct config *c, struct device *device, const struc
         zero_micro_step(&zero, i == 0, i + 1 == micro_steps);
         if (i == 0) micro = computed(&r);
     }
-    struct adamw_args args = {.lr = 1e-3f, .step = 1};
+    struct update_args args = {.lr = 1e-3f, .step = 1};
     zero_update(&zero, &args);
     double scale = c->micro_step_ms > 0 ? 1e-3 * c->micro_step_ms / micro : 1.0;
     struct outcome o = play(&r, scale, computed(&r));

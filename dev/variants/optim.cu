@@ -121,7 +121,7 @@ __global__ void adamw_3_kernel(T *param, float *master, float *m, float *v, cons
 /* No step rounds stochastically. */
 template <int STEP>
 static int64_t need(struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
-                    const struct tensor *grad, const struct tensor *sumsq, const struct adamw_args *args) {
+                    const struct tensor *grad, const struct tensor *sumsq, const struct update_args *args) {
     if (args->stochastic) return OP_UNSUPPORTED;
     if (STEP == 3 && (!starts_on_vector(master, m, v) || tensor_count(param) % 4)) return OP_UNSUPPORTED;
     return 0;
@@ -130,7 +130,7 @@ static int64_t need(struct tensor *param, struct tensor *master, struct tensor *
 template <int STEP>
 static void run(const struct op_env *env, struct tensor *param, struct tensor *master, struct tensor *m,
                 struct tensor *v, const struct tensor *grad, const struct tensor *sumsq,
-                const struct adamw_args *args) {
+                const struct update_args *args) {
     int64_t n = tensor_count(param);
     adamw_state s = {args->lr,
                      args->beta1,

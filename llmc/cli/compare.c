@@ -224,13 +224,13 @@ static void train_one(struct side *s, const struct run_config *run, const struct
 }
 
 static void update(struct side *s, const struct run_config *run, int64_t step) {
-    struct adamw_args args = {.lr = (float)run->learning_rate,
-                              .beta1 = 0.9f,
-                              .beta2 = 0.95f,
-                              .eps = 1e-8f,
-                              .weight_decay = 0.1f,
-                              .max_norm = 1.0f,
-                              .step = step};
+    struct update_args args = {.lr = (float)run->learning_rate,
+                               .beta1 = 0.9f,
+                               .beta2 = 0.95f,
+                               .eps = 1e-8f,
+                               .weight_decay = 0.1f,
+                               .max_norm = 1.0f,
+                               .step = step};
     optimizer_step(&s->optimizer, &s->gpt, &args);
 }
 
@@ -260,11 +260,11 @@ static bool compare_step(struct comparison *c, const struct run_config *run, con
 /* --- the command --- */
 
 static void open_side(struct side *s, struct device *device, const struct gpt_config *model,
-                      const struct gpt_options *options, bool master_weights) {
+                      const struct gpt_options *options, struct optimizer_options kept) {
     s->device = device;
     ctx_init(&s->ctx, device, device->ops, false);
     gpt_create(&s->gpt, &s->ctx, model, options);
-    optimizer_create(&s->optimizer, &s->gpt, master_weights);
+    optimizer_create(&s->optimizer, &s->gpt, kept);
 }
 
 static void close_side(struct side *s) {
@@ -294,8 +294,9 @@ int cmd_compare(int argc, char **argv) {
     reference.head_chunks = 1;
     c.stored = other.dtype == DTYPE_BF16 ? 0x1p-9 : config.run.tf32 ? 0x1p-12 : 0x1p-21;
     c.rounding = other.fp8 && other.dtype == DTYPE_BF16 ? 0x1p-6 : c.stored;
-    open_side(&c.cpu, device_open_cpu(), &model, &reference, false);
-    open_side(&c.other, device, &model, &other, run_master_weights(&config.run, &other));
+    struct optimizer_options kept = run_optimizer_options(&config.run, &other);
+    open_side(&c.cpu, device_open_cpu(), &model, &reference, (struct optimizer_options){.kind = kept.kind});
+    open_side(&c.other, device, &model, &other, kept);
     if (directory)
         check(checkpoint_load_weights(&c.cpu.gpt, directory, &err), "%s", err.message);
     else

@@ -24,6 +24,7 @@ struct plans {
     int64_t sharing; /* processes that share one memory; each GPU has its own */
     int count;
     struct ctx ctx[LEVELS];
+    double update[LEVELS]; /* FLOPs of the optimizer */
 };
 
 static void make_plans(struct plans *p, const struct run_config *c, const struct gpt_config *model,
@@ -36,8 +37,8 @@ static void make_plans(struct plans *p, const struct run_config *c, const struct
         at_level.zero = (enum zero_level)level;
         struct gpt_options options = run_gpt_options(&at_level, device);
         ctx_init(&p->ctx[level], device, device->ops, true);
-        run_plan_step(&p->ctx[level], model, &options, run_master_weights(c, &options), at_level.zero,
-                      p->world);
+        p->update[level] = run_plan_step(&p->ctx[level], model, &options, run_optimizer_options(c, &options),
+                                         at_level.zero, p->world);
     }
 }
 
@@ -69,17 +70,18 @@ static void print_memory(const struct plans *p, int64_t free_bytes) {
     printf("\n");
 }
 
-static void print_work(const struct ctx *ctx, const struct run_config *c, const struct gpt_config *model) {
+static void print_work(const struct ctx *ctx, double update, const struct run_config *c,
+                       const struct gpt_config *model) {
     double micro_steps = (double)(c->tokens_per_step / (c->batch_size * c->seq_len));
     double matmul = ctx->stats[OP_matmul_forward].flops + ctx->stats[OP_matmul_backward].flops;
     double attention = ctx->stats[OP_attn_forward].flops + ctx->stats[OP_attn_backward].flops;
-    double update = ctx->stats[OP_adamw].flops + ctx->stats[OP_sumsq].flops;
-    double step = (ctx_flops(ctx) - update) * micro_steps + update;
+    double step = ctx_flops(ctx) * micro_steps + update;
     printf("work of a step (%" PRId64 " tokens in %.0f micro-batch%s of %" PRId64 " x %" PRId64 ")\n",
            c->tokens_per_step, micro_steps, micro_steps > 1 ? "es" : "", c->batch_size, c->seq_len);
     printf("  %-12s %12sFLOP\n", "matmul", human_count(matmul * micro_steps));
     printf("  %-12s %12sFLOP\n", "attention", human_count(attention * micro_steps));
-    printf("  %-12s %12sFLOP\n", "other", human_count(step - (matmul + attention) * micro_steps));
+    printf("  %-12s %12sFLOP\n", "other", human_count(step - (matmul + attention) * micro_steps - update));
+    printf("  %-12s %12sFLOP\n", "optimizer", human_count(update));
     printf("  %-12s %12sFLOP; by the formula of the literature, 6N + 6LCT per token: %sFLOP\n", "total",
            human_count(step),
            human_count(gpt_flops_per_token(model, c->seq_len) * (double)c->tokens_per_step));
@@ -124,7 +126,7 @@ int cmd_plan(int argc, char **argv) {
     else
         printf("This does NOT fit%s. %s.\n", where, ctx_memory_advice(&plans.ctx[chosen], free_bytes));
     free(where);
-    print_work(&plans.ctx[chosen], &c, &model);
+    print_work(&plans.ctx[chosen], plans.update[chosen], &c, &model);
     for (int level = 0; level < plans.count; level++) ctx_free(&plans.ctx[level]);
     device->close(device);
     free(directory);

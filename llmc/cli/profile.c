@@ -76,7 +76,7 @@ static void run_step(struct gpt *g, struct optimizer *opt, const struct run_conf
         gpt_forward_backward(g, i == 0);
         ctx_range_pop(g->ctx);
     }
-    struct adamw_args args = run_adamw_args(c, 0.0, 0);
+    struct update_args args = run_update_args(c, 0.0, 0);
     optimizer_step(opt, g, &args);
     ctx_range_pop(g->ctx);
 }
@@ -213,7 +213,7 @@ int cmd_profile(int argc, char **argv) {
     struct gpt_options gpt_options = run_gpt_options(&c.run, device);
     ctx_init(&ctx, device, device->ops, false);
     gpt_create(&gpt, &ctx, &model, &gpt_options);
-    optimizer_create(&optimizer, &gpt, run_master_weights(&c.run, &gpt_options));
+    optimizer_create(&optimizer, &gpt, run_optimizer_options(&c.run, &gpt_options));
     gpt_init_weights(&gpt, 1);
     int64_t n = c.run.batch_size * c.run.seq_len;
     int32_t *tokens = (int32_t *)xmalloc((size_t)(n + 1) * sizeof *tokens);

@@ -1,4 +1,5 @@
-/* Optimizer and whole-buffer operations: adamw, sumsq, sum, cast, fill, randn. Contracts in ops.h.
+/* Optimizers and whole-buffer operations: adamw, lion, Muon's, sumsq, sum, cast, fill, randn. Contracts in
+ * ops.h.
  *
  * Sums are taken in fp64, sumsq over chunks of fixed size that are added in order, so that the number of
  * threads changes no bit. randn computes four numbers from each Philox block by their index alone. */
@@ -8,12 +9,18 @@
 #include <math.h>
 #include <string.h>
 
+/* What scales the gradient, min(1, max_norm/norm); -1 if the norm is not finite. */
+static float clip_scale(const struct tensor *sumsq_of_grad, const struct update_args *args) {
+    float norm = sqrtf(f32(sumsq_of_grad)[0]);
+    if (!isfinite(norm)) return -1.0f;
+    return args->max_norm > 0.0f && norm > args->max_norm ? args->max_norm / norm : 1.0f;
+}
+
 static void adamw_run(const struct op_env *env, struct tensor *param, struct tensor *master, struct tensor *m,
                       struct tensor *v, const struct tensor *grad, const struct tensor *sumsq_of_grad,
-                      const struct adamw_args *args) {
-    float norm = sqrtf(f32(sumsq_of_grad)[0]);
-    if (!isfinite(norm)) return;
-    float clip = args->max_norm > 0.0f && norm > args->max_norm ? args->max_norm / norm : 1.0f;
+                      const struct update_args *args) {
+    float clip = clip_scale(sumsq_of_grad, args);
+    if (clip < 0.0f) return;
     float beta1 = args->beta1, beta2 = args->beta2, eps = args->eps;
     /* in double, because 1 - beta^step loses digits in fp32 */
     float step_size = (float)((double)args->lr / (1.0 - pow((double)beta1, (double)args->step)));
@@ -30,6 +37,78 @@ static void adamw_run(const struct op_env *env, struct tensor *param, struct ten
         p[i] = w[i] = w[i] * keep - step_size * mi / (sqrtf(vi * v_scale) + eps);
     }
 }
+
+static void lion_run(const struct op_env *env, struct tensor *param, struct tensor *master, struct tensor *m,
+                     const struct tensor *grad, const struct tensor *sumsq_of_grad,
+                     const struct update_args *args) {
+    float clip = clip_scale(sumsq_of_grad, args);
+    if (clip < 0.0f) return;
+    float beta1 = args->beta1, beta2 = args->beta2, lr = args->lr, keep = 1.0f - lr * args->weight_decay;
+    int64_t n = tensor_count(param);
+    float *p = f32(param), *w = master ? f32(master) : p, *mm = f32(m);
+    const float *g = f32(grad);
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        float gi = g[i] * clip, direction = beta1 * mm[i] + (1.0f - beta1) * gi;
+        mm[i] = beta2 * mm[i] + (1.0f - beta2) * gi;
+        p[i] = w[i] = w[i] * keep - (direction > 0.0f ? lr : direction < 0.0f ? -lr : 0.0f);
+    }
+}
+
+/* --- Muon --- */
+
+static void muon_momentum_run(const struct op_env *env, struct tensor *out, struct tensor *m,
+                              const struct tensor *grad, const struct tensor *sumsq_of_grad,
+                              const struct update_args *args) {
+    float clip = clip_scale(sumsq_of_grad, args), mu = args->momentum;
+    int64_t n = tensor_count(out);
+    float *o = f32(out), *mm = f32(m);
+    const float *g = f32(grad);
+    if (clip < 0.0f) {
+        memset(o, 0, (size_t)n * sizeof *o);
+        return;
+    }
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        float gi = (1.0f - mu) * (g[i] * clip), mi = mm[i] = mu * mm[i] + gi;
+        o[i] = mu * mi + gi;
+    }
+}
+
+static void normalize_run(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                          const struct tensor *sumsq_of_inp, float eps) {
+    float scale = 1.0f / (sqrtf(f32(sumsq_of_inp)[0]) + eps), *o = f32(out);
+    int64_t n = tensor_count(out);
+    const float *x = f32(inp);
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) o[i] = x[i] * scale;
+}
+
+static void ns_factor_run(const struct op_env *env, struct tensor *out, const struct tensor *gram,
+                          const struct tensor *gram2, float a, float b, float c) {
+    int64_t n = tensor_cols(out);
+    float *o = f32(out);
+    const float *g = f32(gram), *g2 = f32(gram2);
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < n; row++) {
+        for (int64_t i = row * n; i < (row + 1) * n; i++) o[i] = b * g[i] + c * g2[i];
+        o[row * n + row] += a;
+    }
+}
+
+static void muon_update_run(const struct op_env *env, struct tensor *param, struct tensor *master,
+                            const struct tensor *update, const struct tensor *sumsq_of_grad,
+                            const struct update_args *args) {
+    if (clip_scale(sumsq_of_grad, args) < 0.0f) return;
+    float lr = args->muon_lr, keep = 1.0f - lr * args->weight_decay;
+    int64_t n = tensor_count(param);
+    float *p = f32(param), *w = master ? f32(master) : p;
+    const float *u = f32(update);
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) p[i] = w[i] = w[i] * keep - lr * u[i];
+}
+
+/* --- sums --- */
 
 enum { CHUNK = 1 << 16 };
 
@@ -102,6 +181,11 @@ static void randn_run(const struct op_env *env, struct tensor *out, float mean, 
 }
 
 CPU_VARIANT(adamw, NULL);
+CPU_VARIANT(lion, NULL);
+CPU_VARIANT(muon_momentum, NULL);
+CPU_VARIANT(normalize, NULL);
+CPU_VARIANT(ns_factor, NULL);
+CPU_VARIANT(muon_update, NULL);
 CPU_VARIANT(sumsq, sumsq_need);
 CPU_VARIANT(sum, NULL);
 CPU_VARIANT(cast, NULL);

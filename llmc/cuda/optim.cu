@@ -1,4 +1,5 @@
-/* Optimizer and whole-buffer operations: adamw, sumsq, sum, cast, fill, randn. Contracts in ops.h.
+/* Optimizers and whole-buffer operations: adamw, lion, Muon's, sumsq, sum, cast, fill, randn. Contracts in
+ * ops.h.
  *
  * In elementwise ops a thread takes four elements, 16 bytes of fp32 or 8 of bf16, so that a warp's accesses
  * are contiguous in every dtype and one Philox block gives a thread its random numbers. The last thread
@@ -66,8 +67,8 @@ DEVICE_INLINE int64_t first_of_four() { return ((int64_t)blockIdx.x * blockDim.x
 /* --- adamw --- */
 
 /* What does not depend on the element; the host computes it. */
-struct adamw_scalars {
-    float beta1, beta2, eps, max_norm;
+struct update_scalars {
+    float lr, beta1, beta2, eps, momentum, max_norm;
     float step_size; /* lr / (1 - beta1^step) */
     float v_scale;   /* 1 / (1 - beta2^step) */
     float keep;      /* 1 - lr*weight_decay */
@@ -77,13 +78,13 @@ struct adamw_scalars {
 };
 
 /* min(1, max_norm/norm), or -1 if the gradient is not finite. */
-DEVICE_INLINE float clip_scale(const adamw_scalars &s, float sumsq) {
+DEVICE_INLINE float clip_scale(const update_scalars &s, float sumsq) {
     float norm = sqrtf(sumsq);
     if (!(norm <= FLT_MAX)) return -1.0f; /* infinity, NaN */
     return s.max_norm > 0.0f && norm > s.max_norm ? s.max_norm / norm : 1.0f;
 }
 
-DEVICE_INLINE float adamw_update(const adamw_scalars &s, float w, float &m, float &v, float g) {
+DEVICE_INLINE float adamw_update(const update_scalars &s, float w, float &m, float &v, float g) {
     m = s.beta1 * m + (1.0f - s.beta1) * g;
     v = s.beta2 * v + (1.0f - s.beta2) * g * g;
     return w * s.keep - s.step_size * m / (sqrtf(v * s.v_scale) + s.eps);
@@ -99,28 +100,50 @@ template <> __device__ __forceinline__ bf16 round_stochastic<bf16>(float x, uint
     return from_float<bf16>(__uint_as_float((bits + (random & 0xffffu)) & 0xffff0000u));
 }
 
+/* Stores updated parameters: one, or the four from i on. */
+template <class T>
+DEVICE_INLINE void store_params(T *param, const float (&w)[1], int64_t i, int64_t n,
+                                const update_scalars &s) {
+    if (s.stochastic) {
+        uint64_t index = (uint64_t)(s.offset + i);
+        param[i] = round_stochastic<T>(w[0], rng_philox(s.seed, s.purpose, index / 4).v[index % 4]);
+    } else {
+        param[i] = from_float<T>(w[0]);
+    }
+}
+/* Stochastic rounding needs offset % 4 == 0. */
+template <class T>
+DEVICE_INLINE void store_params(T *param, const float (&w)[FOUR], int64_t i, int64_t n,
+                                const update_scalars &s) {
+    T p[FOUR];
+    if (s.stochastic) {
+        struct rng4 random = rng_philox(s.seed, s.purpose, (uint64_t)(s.offset + i) / 4);
+#pragma unroll
+        for (int k = 0; k < FOUR; k++) p[k] = round_stochastic<T>(w[k], random.v[k]);
+    } else {
+#pragma unroll
+        for (int k = 0; k < FOUR; k++) p[k] = from_float<T>(w[k]);
+    }
+    store_four(param, p, i, n);
+}
+
 template <class T>
 __global__ void adamw_naive_kernel(T *param, float *master, float *m, float *v, const T *grad,
-                                   const float *sumsq, int64_t n, adamw_scalars s) {
+                                   const float *sumsq, int64_t n, update_scalars s) {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
     float clip = clip_scale(s, sumsq[0]);
     if (i >= n || clip < 0.0f) return;
-    float w = adamw_update(s, master ? master[i] : to_float(param[i]), m[i], v[i], to_float(grad[i]) * clip);
-    if (master) master[i] = w;
-    if (s.stochastic) {
-        uint64_t index = (uint64_t)(s.offset + i);
-        param[i] = round_stochastic<T>(w, rng_philox(s.seed, s.purpose, index / 4).v[index % 4]);
-    } else {
-        param[i] = from_float<T>(w);
-    }
+    float w[1] = {
+        adamw_update(s, master ? master[i] : to_float(param[i]), m[i], v[i], to_float(grad[i]) * clip)};
+    if (master) master[i] = w[0];
+    store_params(param, w, i, n, s);
 }
 
-/* Moves 28 bytes per element with bf16 storage and master weights, 22 without. Stochastic rounding needs
- * offset % 4 == 0. */
+/* Moves 28 bytes per element with bf16 storage and master weights, 22 without. */
 template <class T>
 __global__ void __launch_bounds__(BLOCK)
     adamw_vec_kernel(T *param, float *master, float *m, float *v, const T *grad, const float *sumsq,
-                     int64_t n, adamw_scalars s) {
+                     int64_t n, update_scalars s) {
     int64_t i = first_of_four();
     if (i >= n) return;
     float w[FOUR], g[FOUR], mm[FOUR], vv[FOUR];
@@ -138,16 +161,116 @@ __global__ void __launch_bounds__(BLOCK)
     store_four(m, mm, i, n);
     store_four(v, vv, i, n);
     if (master) store_four(master, w, i, n);
-    T p[FOUR];
-    if (s.stochastic) {
-        struct rng4 random = rng_philox(s.seed, s.purpose, (uint64_t)(s.offset + i) / 4);
+    store_params(param, w, i, n, s);
+}
+
+/* --- lion and Muon: kernels for one element or four of a thread --- */
+
+template <int N> DEVICE_INLINE int64_t first_of() {
+    return ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * N;
+}
+template <class T> DEVICE_INLINE void load(float (&x)[1], const T *p, int64_t i, int64_t n) {
+    x[0] = to_float(p[i]);
+}
+template <class T> DEVICE_INLINE void load(float (&x)[FOUR], const T *p, int64_t i, int64_t n) {
+    load_four(x, p, i, n);
+}
+template <class T> DEVICE_INLINE void store(T *p, const float (&x)[1], int64_t i, int64_t n) {
+    p[i] = from_float<T>(x[0]);
+}
+template <class T> DEVICE_INLINE void store(T *p, const float (&x)[FOUR], int64_t i, int64_t n) {
+    T y[FOUR];
 #pragma unroll
-        for (int k = 0; k < FOUR; k++) p[k] = round_stochastic<T>(w[k], random.v[k]);
-    } else {
+    for (int k = 0; k < FOUR; k++) y[k] = from_float<T>(x[k]);
+    store_four(p, y, i, n);
+}
+
+template <int N, class T>
+__global__ void __launch_bounds__(BLOCK) lion_kernel(T *param, float *master, float *m, const T *grad,
+                                                     const float *sumsq, int64_t n, update_scalars s) {
+    int64_t i = first_of<N>();
+    float clip = clip_scale(s, sumsq[0]);
+    if (i >= n || clip < 0.0f) return;
+    float w[N], g[N], mm[N];
+    load(g, grad, i, n);
+    load(mm, m, i, n);
+    if (master)
+        load(w, master, i, n);
+    else
+        load(w, param, i, n);
 #pragma unroll
-        for (int k = 0; k < FOUR; k++) p[k] = from_float<T>(w[k]);
+    for (int k = 0; k < N; k++) {
+        float gk = g[k] * clip, direction = s.beta1 * mm[k] + (1.0f - s.beta1) * gk;
+        mm[k] = s.beta2 * mm[k] + (1.0f - s.beta2) * gk;
+        w[k] = w[k] * s.keep - (direction > 0.0f ? s.lr : direction < 0.0f ? -s.lr : 0.0f);
     }
-    store_four(param, p, i, n);
+    store(m, mm, i, n);
+    if (master) store(master, w, i, n);
+    store_params(param, w, i, n, s);
+}
+
+template <int N, class T>
+__global__ void __launch_bounds__(BLOCK)
+    muon_momentum_kernel(T *out, float *m, const T *grad, const float *sumsq, int64_t n, update_scalars s) {
+    int64_t i = first_of<N>();
+    float clip = clip_scale(s, sumsq[0]), o[N] = {};
+    if (i >= n) return;
+    if (clip >= 0.0f) {
+        float g[N], mm[N];
+        load(g, grad, i, n);
+        load(mm, m, i, n);
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            float gk = (1.0f - s.momentum) * (g[k] * clip);
+            mm[k] = s.momentum * mm[k] + gk;
+            o[k] = s.momentum * mm[k] + gk;
+        }
+        store(m, mm, i, n);
+    }
+    store(out, o, i, n);
+}
+
+template <int N, class T>
+__global__ void __launch_bounds__(BLOCK)
+    normalize_kernel(T *out, const T *inp, const float *sumsq, int64_t n, float eps) {
+    int64_t i = first_of<N>();
+    if (i >= n) return;
+    float x[N], scale = 1.0f / (sqrtf(sumsq[0]) + eps);
+    load(x, inp, i, n);
+#pragma unroll
+    for (int k = 0; k < N; k++) x[k] *= scale;
+    store(out, x, i, n);
+}
+
+/* In a matrix of `side` columns the elements of the diagonal are the multiples of side + 1. */
+template <int N, class T>
+__global__ void __launch_bounds__(BLOCK)
+    ns_factor_kernel(T *out, const T *gram, const T *gram2, int64_t side, float a, float b, float c) {
+    int64_t i = first_of<N>(), n = side * side;
+    if (i >= n) return;
+    float g[N], g2[N];
+    load(g, gram, i, n);
+    load(g2, gram2, i, n);
+#pragma unroll
+    for (int k = 0; k < N; k++) g[k] = b * g[k] + c * g2[k] + ((i + k) % (side + 1) == 0 ? a : 0.0f);
+    store(out, g, i, n);
+}
+
+template <int N, class T>
+__global__ void __launch_bounds__(BLOCK) muon_update_kernel(T *param, float *master, const T *update,
+                                                            const float *sumsq, int64_t n, update_scalars s) {
+    int64_t i = first_of<N>();
+    if (i >= n || clip_scale(s, sumsq[0]) < 0.0f) return;
+    float w[N], u[N];
+    load(u, update, i, n);
+    if (master)
+        load(w, master, i, n);
+    else
+        load(w, param, i, n);
+#pragma unroll
+    for (int k = 0; k < N; k++) w[k] = w[k] * s.keep - s.lr * u[k];
+    if (master) store(master, w, i, n);
+    store_params(param, w, i, n, s);
 }
 
 /* --- sums --- */
@@ -272,18 +395,23 @@ __global__ void randn_kernel(T *out, float mean, float std, uint64_t seed, uint6
 
 /* --- launchers --- */
 
+/* Whether four elements a thread may take their stochastic rounding from one Philox block. */
+static bool rounds_by_fours(const struct update_args *args) {
+    return !args->stochastic || args->offset % FOUR == 0;
+}
+
 static int64_t adamw_vec_need(struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
                               const struct tensor *grad, const struct tensor *sumsq_of_grad,
-                              const struct adamw_args *args) {
-    return starts_on_vector(param, master, m, v, grad) && (!args->stochastic || args->offset % FOUR == 0)
-               ? 0
-               : OP_UNSUPPORTED;
+                              const struct update_args *args) {
+    return starts_on_vector(param, master, m, v, grad) && rounds_by_fours(args) ? 0 : OP_UNSUPPORTED;
 }
 
 /* Stochastic rounding is for parameters without master weights; with these they are rounded to nearest. The
  * random numbers change with the step; equal ones would push a weight the same way at every step. */
-static struct adamw_scalars adamw_scalars_of(const struct adamw_args *a, bool master) {
-    struct adamw_scalars s = {};
+static struct update_scalars update_scalars_of(const struct update_args *a, bool master) {
+    struct update_scalars s = {};
+    s.lr = a->lr;
+    s.momentum = a->momentum;
     s.beta1 = a->beta1;
     s.beta2 = a->beta2;
     s.eps = a->eps;
@@ -300,26 +428,108 @@ static struct adamw_scalars adamw_scalars_of(const struct adamw_args *a, bool ma
 
 static void adamw_naive(const struct op_env *env, struct tensor *param, struct tensor *master,
                         struct tensor *m, struct tensor *v, const struct tensor *grad,
-                        const struct tensor *sumsq_of_grad, const struct adamw_args *args) {
+                        const struct tensor *sumsq_of_grad, const struct update_args *args) {
     int64_t n = tensor_count(param);
     with_dtype(param->dtype, [&](auto tag) {
         using T = decltype(tag);
         launch({grid_size(n, BLOCK), BLOCK, 0, env->stream}, adamw_naive_kernel<T>, data_of<T>(param),
                data_of<float>(master), f32(m), f32(v), data_of<T>(grad), f32(sumsq_of_grad), n,
-               adamw_scalars_of(args, master));
+               update_scalars_of(args, master));
     });
 }
 
 static void adamw_vec(const struct op_env *env, struct tensor *param, struct tensor *master, struct tensor *m,
                       struct tensor *v, const struct tensor *grad, const struct tensor *sumsq_of_grad,
-                      const struct adamw_args *args) {
+                      const struct update_args *args) {
     int64_t n = tensor_count(param);
     with_dtype(param->dtype, [&](auto tag) {
         using T = decltype(tag);
         launch({grid_size(n, BLOCK * FOUR), BLOCK, 0, env->stream}, adamw_vec_kernel<T>, data_of<T>(param),
                data_of<float>(master), f32(m), f32(v), data_of<T>(grad), f32(sumsq_of_grad), n,
-               adamw_scalars_of(args, master));
+               update_scalars_of(args, master));
     });
+}
+
+template <int N>
+static void lion_run(const struct op_env *env, struct tensor *param, struct tensor *master, struct tensor *m,
+                     const struct tensor *grad, const struct tensor *sumsq_of_grad,
+                     const struct update_args *args) {
+    int64_t n = tensor_count(param);
+    with_dtype(param->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(n, BLOCK * N), BLOCK, 0, env->stream}, lion_kernel<N, T>, data_of<T>(param),
+               data_of<float>(master), f32(m), data_of<T>(grad), f32(sumsq_of_grad), n,
+               update_scalars_of(args, master));
+    });
+}
+static int64_t lion_vec_need(struct tensor *param, struct tensor *master, struct tensor *m,
+                             const struct tensor *grad, const struct tensor *sumsq_of_grad,
+                             const struct update_args *args) {
+    return starts_on_vector(param, master, m, grad) && rounds_by_fours(args) ? 0 : OP_UNSUPPORTED;
+}
+
+template <int N>
+static void muon_momentum_run(const struct op_env *env, struct tensor *out, struct tensor *m,
+                              const struct tensor *grad, const struct tensor *sumsq_of_grad,
+                              const struct update_args *args) {
+    int64_t n = tensor_count(out);
+    with_dtype(out->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(n, BLOCK * N), BLOCK, 0, env->stream}, muon_momentum_kernel<N, T>, data_of<T>(out),
+               f32(m), data_of<T>(grad), f32(sumsq_of_grad), n, update_scalars_of(args, false));
+    });
+}
+static int64_t muon_momentum_vec_need(struct tensor *out, struct tensor *m, const struct tensor *grad,
+                                      const struct tensor *sumsq_of_grad, const struct update_args *args) {
+    return starts_on_vector(out, m, grad) ? 0 : OP_UNSUPPORTED;
+}
+
+template <int N>
+static void normalize_run(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                          const struct tensor *sumsq_of_inp, float eps) {
+    int64_t n = tensor_count(out);
+    with_dtype(out->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(n, BLOCK * N), BLOCK, 0, env->stream}, normalize_kernel<N, T>, data_of<T>(out),
+               data_of<T>(inp), f32(sumsq_of_inp), n, eps);
+    });
+}
+static int64_t normalize_vec_need(struct tensor *out, const struct tensor *inp,
+                                  const struct tensor *sumsq_of_inp, float eps) {
+    return starts_on_vector(out, inp) ? 0 : OP_UNSUPPORTED;
+}
+
+template <int N>
+static void ns_factor_run(const struct op_env *env, struct tensor *out, const struct tensor *gram,
+                          const struct tensor *gram2, float a, float b, float c) {
+    with_dtype(out->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(tensor_count(out), BLOCK * N), BLOCK, 0, env->stream}, ns_factor_kernel<N, T>,
+               data_of<T>(out), data_of<T>(gram), data_of<T>(gram2), tensor_cols(out), a, b, c);
+    });
+}
+static int64_t ns_factor_vec_need(struct tensor *out, const struct tensor *gram, const struct tensor *gram2,
+                                  float a, float b, float c) {
+    return starts_on_vector(out, gram, gram2) ? 0 : OP_UNSUPPORTED;
+}
+
+template <int N>
+static void muon_update_run(const struct op_env *env, struct tensor *param, struct tensor *master,
+                            const struct tensor *update, const struct tensor *sumsq_of_grad,
+                            const struct update_args *args) {
+    int64_t n = tensor_count(param);
+    struct update_args own = *args;
+    own.lr = args->muon_lr;
+    struct update_scalars s = update_scalars_of(&own, master);
+    with_dtype(param->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(n, BLOCK * N), BLOCK, 0, env->stream}, muon_update_kernel<N, T>, data_of<T>(param),
+               data_of<float>(master), data_of<T>(update), f32(sumsq_of_grad), n, s);
+    });
+}
+static int64_t muon_update_vec_need(struct tensor *param, struct tensor *master, const struct tensor *update,
+                                    const struct tensor *sumsq_of_grad, const struct update_args *args) {
+    return starts_on_vector(param, master, update) && rounds_by_fours(args) ? 0 : OP_UNSUPPORTED;
 }
 
 static void sumsq_naive(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
@@ -415,6 +625,16 @@ static void randn_run(const struct op_env *env, struct tensor *out, float mean, 
 extern "C" {
 const struct adamw_variant cuda_adamw_variants[] = {
     {"vec", adamw_vec, adamw_vec_need}, {"naive", adamw_naive}, {}};
+const struct lion_variant cuda_lion_variants[] = {
+    {"vec", lion_run<FOUR>, lion_vec_need}, {"naive", lion_run<1>}, {}};
+const struct muon_momentum_variant cuda_muon_momentum_variants[] = {
+    {"vec", muon_momentum_run<FOUR>, muon_momentum_vec_need}, {"naive", muon_momentum_run<1>}, {}};
+const struct normalize_variant cuda_normalize_variants[] = {
+    {"vec", normalize_run<FOUR>, normalize_vec_need}, {"naive", normalize_run<1>}, {}};
+const struct ns_factor_variant cuda_ns_factor_variants[] = {
+    {"vec", ns_factor_run<FOUR>, ns_factor_vec_need}, {"naive", ns_factor_run<1>}, {}};
+const struct muon_update_variant cuda_muon_update_variants[] = {
+    {"vec", muon_update_run<FOUR>, muon_update_vec_need}, {"naive", muon_update_run<1>}, {}};
 const struct sumsq_variant cuda_sumsq_variants[] = {
     {"vec", sumsq_vec, sumsq_vec_need}, {"naive", sumsq_naive}, {}};
 const struct sum_variant cuda_sum_variants[] = {{"naive", sum_run}, {}};

@@ -201,6 +201,39 @@ bool checkpoint_load_parameters(struct zero *z, const char *dir, struct error *e
 
 /* --- optimizer --- */
 
+/* Which optimizer's state it is shows in the second moments: AdamW keeps one of every parameter, Muon none of
+ * the blocks' matrices, Lion none at all. */
+static bool same_optimizer(const struct zero *z, const struct safetensors *st, enum gpt_format format,
+                           const char *dir, struct error *err) {
+    static const enum param_id probes[] = {P_WTE, P_PROJ_W};
+    bool there[ARRAY_LENGTH(probes)];
+    for (size_t i = 0; i < ARRAY_LENGTH(probes); i++) {
+        struct piece piece[MOST_PIECES];
+        format_pieces(piece, format, &z->gpt->config, probes[i]);
+        there[i] = safetensors_find(st, temp_printf("exp_avg_sq.%s", piece_name(&piece[0], 0)));
+    }
+    enum optimizer_kind found = there[1] ? OPTIMIZER_ADAMW : there[0] ? OPTIMIZER_MUON : OPTIMIZER_LION;
+    const char *own = optimizer_name(z->optimizer->kind);
+    return found == z->optimizer->kind ||
+           fail(
+               err,
+               "%s: was trained with --optimizer %s, and its state is no state of %s: resume with --optimizer "
+               "%s, or start a new run from these weights with --model %s --optimizer %s",
+               dir, optimizer_name(found), own, optimizer_name(found), dir, own);
+}
+
+static int64_t kept_tensors(const struct zero *z, enum gpt_format format) {
+    const struct gpt_config *c = &z->gpt->config;
+    struct piece piece[MOST_PIECES];
+    int64_t count = 0;
+    for (int id = 0; id < PARAM_ROWS; id++) {
+        int moments = optimizer_has_v(z->optimizer, gpt_param_in_blocks((enum param_id)id)) ? 2 : 1;
+        count += moments * gpt_param_copies(c, (enum param_id)id) *
+                 format_pieces(piece, format, c, (enum param_id)id);
+    }
+    return count;
+}
+
 bool checkpoint_load_moments(struct zero *z, const char *dir, struct error *err) {
     const struct gpt_config *c = &z->gpt->config;
     struct safetensors st;
@@ -212,14 +245,17 @@ bool checkpoint_load_moments(struct zero *z, const char *dir, struct error *err)
             "training can be resumed from",
             dir);
     enum gpt_format format = format_for_directory(c);
-    bool ok = weights_find(&m, c, format, &st, "exp_avg.", "", err) &&
-              weights_find(&v, c, format, &st, "exp_avg_sq.", "", err);
-    int64_t expected = 2 * format_tensor_count(format, c);
+    bool has_v = optimizer_has_v(z->optimizer, false);
+    bool ok = weights_find(&m, c, format, &st, "exp_avg.", "", true, err) &&
+              same_optimizer(z, &st, format, dir, err) &&
+              (!has_v ||
+               weights_find(&v, c, format, &st, "exp_avg_sq.", "", optimizer_has_v(z->optimizer, true), err));
+    int64_t expected = kept_tensors(z, format);
     if (ok && st.count != expected)
         ok = fail(err, "%s: its optimizer's state holds %" PRId64 " tensors, expected %" PRId64, dir,
                   st.count, expected);
     ok = ok && load_buffer(loader_of(z, ZERO_M), &m, "first moments", err) &&
-         load_buffer(loader_of(z, ZERO_V), &v, "second moments", err);
+         (!has_v || load_buffer(loader_of(z, ZERO_V), &v, "second moments", err));
     weights_free(&m);
     weights_free(&v);
     safetensors_close(&st);

@@ -62,6 +62,10 @@ static enum zero_what what(const struct share *s, int kind) {
                                             : ZERO_PARAMS;
 }
 
+static bool keeps(const struct share *s, int kind, int64_t i) {
+    return zero_keeps(s->zero, what(s, kind), i);
+}
+
 static enum st_dtype stored_dtype(const struct share *s, int kind) {
     bool narrow = kind == VALUE && what(s, kind) == ZERO_PARAMS && s->zero->gpt->params.dtype == DTYPE_BF16;
     return narrow ? ST_BF16 : ST_F32;
@@ -88,8 +92,9 @@ static bool open_file(struct safetensors_writer *w, const struct share *s, const
     safetensors_writer_metadata(w, "format", "pt"); /* transformers insists */
     for (int64_t i = s->rank; i < s->buckets; i += s->files)
         for (int kind = first_kind; kind < end_kind; kind++)
-            weights_declare(w, &s->zero->gpt->config, prefixes[kind], stored_dtype(s, kind),
-                            bucket(s, i).first, bucket(s, i).end);
+            if (keeps(s, kind, i))
+                weights_declare(w, &s->zero->gpt->config, prefixes[kind], stored_dtype(s, kind),
+                                bucket(s, i).first, bucket(s, i).end);
     char *path = xasprintf("%s/%s", dir, name);
     bool ok = safetensors_writer_open(w, path, err);
     free(path);
@@ -111,8 +116,9 @@ static void put_held(struct share *s, int64_t i) {
     const struct gpt_config *c = &s->zero->gpt->config;
     struct zero_bucket b = bucket(s, i);
     for (int kind = 0; kind < KINDS; kind++)
-        weights_put(kind == VALUE ? &s->model : &s->moments, c, prefixes[kind], stored_dtype(s, kind),
-                    b.first, b.end, read_values, &s->held[kind]);
+        if (keeps(s, kind, i))
+            weights_put(kind == VALUE ? &s->model : &s->moments, c, prefixes[kind], stored_dtype(s, kind),
+                        b.first, b.end, read_values, &s->held[kind]);
 }
 
 /* Every rank goes through all collectives, also one that cannot write. */
@@ -130,6 +136,7 @@ static bool write_share(struct share *s, const char *dir, struct error *err) {
         if (s->zero->comm && s->zero->comm->group)
             group_progress(s->zero->comm->group, "writing a checkpoint", i);
         for (int kind = 0; kind < KINDS; kind++) {
+            if (!keeps(s, kind, i)) continue;
             struct tensor t = zero_whole(s->zero, what(s, kind), i);
             if (i % s->files == s->rank && s->open) hold(s, kind, &b, &t);
         }
@@ -173,6 +180,7 @@ static bool write_index(const struct share *s, const char *dir, const char *stem
         file_name(file, sizeof file, s, stem, i % s->files);
         for (int kind = first_kind; kind < end_kind; kind++) {
             const struct gpt_config *c = &s->zero->gpt->config;
+            if (!keeps(s, kind, i)) continue;
             struct index_entry e = {map, c, prefixes[kind], file};
             weights_each(c, bucket(s, i).first, bucket(s, i).end, add_to_index, &e);
         }
@@ -183,18 +191,30 @@ static bool write_index(const struct share *s, const char *dir, const char *stem
     return ok;
 }
 
+struct elements {
+    const struct gpt_config *config;
+    int64_t count;
+};
+
+static void add_elements(void *arg, enum param_id id, int64_t layer) {
+    struct elements *e = (struct elements *)arg;
+    e->count += weights_rows(e->config, id) * weights_cols(e->config, id);
+}
+
 /* Of all tensors: what the index of a sharded model states. */
 static int64_t stored_bytes(const struct share *s, int kind) {
-    int64_t size = stored_dtype(s, kind) == ST_BF16 ? 2 : 4;
-    return s->zero->gpt->layout.count * size;
+    struct elements e = {.config = &s->zero->gpt->config};
+    for (int64_t i = 0; i < s->buckets; i++)
+        if (keeps(s, kind, i)) weights_each(e.config, bucket(s, i).first, bucket(s, i).end, add_elements, &e);
+    return e.count * (stored_dtype(s, kind) == ST_BF16 ? 2 : 4);
 }
 
 static bool write_small_files(const struct share *s, const char *dir, const struct tokenizer *tok,
                               struct error *err) {
     if (!model_config_write(dir, &s->zero->gpt->config, stored_dtype(s, VALUE), tok, err)) return false;
-    return s->files == 1 ||
-           (write_index(s, dir, "model", VALUE, MOMENT_1, stored_bytes(s, VALUE), err) &&
-            write_index(s, dir, "optimizer", MOMENT_1, KINDS, 2 * stored_bytes(s, MOMENT_1), err));
+    return s->files == 1 || (write_index(s, dir, "model", VALUE, MOMENT_1, stored_bytes(s, VALUE), err) &&
+                             write_index(s, dir, "optimizer", MOMENT_1, KINDS,
+                                         stored_bytes(s, MOMENT_1) + stored_bytes(s, MOMENT_2), err));
 }
 
 /* --- saving --- */

@@ -58,7 +58,8 @@ static bool check_view(const struct st_view *v, const struct gpt_config *c, cons
 }
 
 bool weights_find(struct weights *w, const struct gpt_config *config, enum gpt_format format,
-                  const struct safetensors *st, const char *prefix, const char *skip, struct error *err) {
+                  const struct safetensors *st, const char *prefix, const char *skip, bool blocks,
+                  struct error *err) {
     *w = (struct weights){.config = *config, .format = format};
     const char *path = st->count ? st->tensors[0].path : "empty safetensors file";
     /* A configuration may claim thousands of layers that the file does not have. */
@@ -71,6 +72,7 @@ bool weights_find(struct weights *w, const struct gpt_config *config, enum gpt_f
         enum param_id id = (enum param_id)i;
         struct piece piece[MOST_PIECES];
         int pieces = format_pieces(piece, format, config, id);
+        if (!blocks && gpt_param_in_blocks(id)) continue;
         for (int64_t l = 0; l < gpt_param_copies(config, id); l++)
             for (int k = 0; k < pieces; k++) {
                 const char *name = piece_name(&piece[k], l);
@@ -177,7 +179,8 @@ static bool open_directory(struct model_file *m, const char *dir, struct error *
     /* A GPT2LMHeadModel as transformers writes it has the prefix, the published GPT-2 weights do not. */
     bool bare = format == FORMAT_HF_GPT2 && !safetensors_find(&m->st, "transformer.wte.weight");
     const char *skip = bare ? "transformer." : "";
-    return weights_find(&m->weights, &config, format, &m->st, "", skip, err) && check_others(m, skip, err);
+    return weights_find(&m->weights, &config, format, &m->st, "", skip, true, err) &&
+           check_others(m, skip, err);
 }
 
 bool model_file_open(struct model_file *m, const char *path, struct error *err) {

@@ -23,9 +23,11 @@ struct weights {
 };
 const struct st_view **weights_view(const struct weights *w, enum param_id id, int piece, int64_t layer);
 /* Fills the table with the tensors PREFIX + piece_name() of `st`. `skip` is a beginning of the names that
- * `st` leaves out, as the published GPT-2 leaves out "transformer."; or "". */
+ * `st` leaves out, as the published GPT-2 leaves out "transformer."; or "". Without `blocks`, `st` has none of
+ * the blocks' matrices. */
 bool weights_find(struct weights *w, const struct gpt_config *config, enum gpt_format format,
-                  const struct safetensors *st, const char *prefix, const char *skip, struct error *err);
+                  const struct safetensors *st, const char *prefix, const char *skip, bool blocks,
+                  struct error *err);
 void weights_free(struct weights *w);
 
 /* Stored rows and columns of a parameter in the engine's orientation: (V,C) for wte, (n,1) for vectors. */

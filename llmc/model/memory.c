@@ -37,7 +37,7 @@ static struct tensor param_view(const struct gpt *g, const struct tensor *buffer
 /* fp8 is for the blocks' matrices; the output head stays out of it. */
 struct tensor gpt_param(const struct gpt *g, enum param_id id, int64_t layer) {
     struct tensor t = param_view(g, &g->params, g->options.param_slots, id, layer);
-    t.fp8 = g->options.fp8 && gpt_param_rows[id].per_layer && gpt_param_rows[id].cols != DIM_NONE;
+    t.fp8 = g->options.fp8 && gpt_param_in_blocks(id);
     return t;
 }
 struct tensor gpt_grad(const struct gpt *g, enum param_id id, int64_t layer) {

@@ -1,49 +1,100 @@
-/* AdamW over pieces of the parameter buffer. Weight decay applies to matrices alone, which come first in
- * the buffer, so an update is two calls of the operation for each piece at most. */
+/* The optimizers over pieces of the parameter buffer. Weight decay applies to matrices alone, which come
+ * first in the buffer, so an update by AdamW or Lion is two calls of the operation for each piece at most.
+ * Muon goes from block to block: momentum of the block, each of its matrices made orthogonal, update. */
 #include "llmc/model/optimizer.h"
 
 #include <math.h>
 
-struct tensor optimizer_state(const struct tensor *state, const struct optimizer_piece *piece) {
-    return tensor_range(state, piece->at, piece->count);
+const char *optimizer_name(enum optimizer_kind kind) {
+    static const char *const names[] = {"adamw", "muon", "lion"};
+    return names[kind];
+}
+
+static bool by_muon(const struct optimizer *opt, bool block) { return opt->kind == OPTIMIZER_MUON && block; }
+
+bool optimizer_has_v(const struct optimizer *opt, bool block) {
+    return opt->kind != OPTIMIZER_LION && !by_muon(opt, block);
+}
+
+struct tensor optimizer_state(const struct optimizer *opt, const struct tensor *state, int64_t first,
+                              int64_t count) {
+    const struct optimizer_piece *piece = optimizer_pieces(opt);
+    if (count == 0) return tensor_range(state, 0, 0);
+    while (first < piece->first || first >= piece->first + piece->count) piece++;
+    return tensor_range(state, first - piece->first + (state == &opt->v ? piece->at_v : piece->at), count);
 }
 
 /* --- creation --- */
 
-static struct tensor new_state(struct gpt *g, const char *name, int64_t n, const char *what) {
-    void *p = ctx_alloc(g->ctx, MEM_OPTIMIZER, n * (int64_t)sizeof(float), what);
-    return tensor_make(name, DTYPE_F32, p, n, 0, 0, 0);
+static struct tensor new_state(struct gpt *g, const char *name, enum dtype dtype, int64_t n,
+                               const char *what) {
+    void *p = ctx_alloc(g->ctx, MEM_OPTIMIZER, n * (int64_t)dtype_size(dtype), what);
+    return tensor_make(name, dtype, p, n, 0, 0, 0);
+}
+
+/* For the largest matrix of a block, and squares of its short side. */
+static void create_muon(struct optimizer *opt, struct gpt *g) {
+    int64_t largest = 0, side = 0;
+    for (int id = 0; id < PARAM_ROWS; id++) {
+        const struct param_row *row = &gpt_param_rows[id];
+        int64_t rows[GPT_MOST_STACKED], cols = gpt_dim_size(&g->config, row->cols);
+        if (!gpt_param_in_blocks((enum param_id)id)) continue;
+        for (int i = gpt_param_stacked(&g->config, (enum param_id)id, rows) - 1; i >= 0; i--) {
+            largest = max_i64(largest, rows[i] * cols);
+            side = max_i64(side, min_i64(rows[i], cols));
+        }
+    }
+    enum dtype dtype = g->options.dtype;
+    opt->block = new_state(g, "update", dtype, g->layout.block, "Muon's updates");
+    opt->other = new_state(g, "iterate", dtype, largest, "Muon's iterates");
+    opt->gram = new_state(g, "gram", dtype, side * side, "Muon's products");
+    opt->factor = new_state(g, "factor", dtype, side * side, "Muon's factors");
+    opt->norm = new_state(g, "norm", DTYPE_F32, 1, "a norm");
 }
 
 static void create_state(struct optimizer *opt, struct gpt *g, int64_t n, bool master_weights) {
+    int64_t second = 0;
+    struct optimizer_piece *pieces = opt->pieces ? opt->pieces : opt->whole;
+    for (int64_t i = 0; i < opt->count; i++) {
+        pieces[i].at_v = second;
+        if (optimizer_has_v(opt, pieces[i].block)) second += pieces[i].count;
+    }
     opt->has_master = master_weights;
-    opt->m = new_state(g, "exp_avg", n, "AdamW's first moment");
-    opt->v = new_state(g, "exp_avg_sq", n, "AdamW's second moment");
+    opt->m = new_state(g, "exp_avg", DTYPE_F32, n, "the optimizer's first moment");
     fill(g->ctx, &opt->m, 0.0f);
-    fill(g->ctx, &opt->v, 0.0f);
-    if (master_weights) opt->master = new_state(g, "master", n, "master weights");
+    if (opt->kind != OPTIMIZER_LION) {
+        opt->v = new_state(g, "exp_avg_sq", DTYPE_F32, max_i64(1, second), "the optimizer's second moment");
+        fill(g->ctx, &opt->v, 0.0f);
+    }
+    if (master_weights) opt->master = new_state(g, "master", DTYPE_F32, n, "master weights");
+    if (opt->kind == OPTIMIZER_MUON) create_muon(opt, g);
     optimizer_copy_master(opt, g);
 }
 
-void optimizer_create(struct optimizer *opt, struct gpt *g, bool master_weights) {
-    const int64_t bounds[] = {0, g->layout.matrices, g->layout.total};
-    *opt = (struct optimizer){.count = 2};
-    for (int i = 0; i < 2; i++) {
-        int64_t first = bounds[i], count = bounds[i + 1] - first;
-        opt->whole[i] =
-            (struct optimizer_piece){.first = first, .count = count, .at = first, .decay = i == 0};
-        opt->whole[i].param = gpt_param_range(g, first, count);
-        opt->whole[i].grad = gpt_grad_range(g, first, count);
+void optimizer_create(struct optimizer *opt, struct gpt *g, struct optimizer_options options) {
+    const struct gpt_params *p = &g->layout;
+    const int64_t bounds[] = {0, p->blocks, p->matrices, p->total};
+    bool apart = options.kind == OPTIMIZER_MUON; /* the blocks from the other matrices */
+    *opt = (struct optimizer){.kind = options.kind};
+    for (int i = 0; i < 3; i++) {
+        int64_t first = i == 1 && !apart ? 0 : bounds[i], count = bounds[i + 1] - first;
+        if (i == 0 && !apart) continue;
+        struct optimizer_piece *piece = &opt->whole[opt->count++];
+        *piece = (struct optimizer_piece){
+            .first = first, .count = count, .at = first, .decay = i < 2, .block = i == 1};
+        piece->param = gpt_param_range(g, first, count);
+        piece->grad = gpt_grad_range(g, first, count);
     }
-    create_state(opt, g, g->layout.total, master_weights);
+    create_state(opt, g, p->total, options.master_weights);
 }
 
-void optimizer_create_pieces(struct optimizer *opt, struct gpt *g, const struct optimizer_piece *pieces,
-                             int64_t count, bool master_weights) {
+void optimizer_create_pieces(struct optimizer *opt, struct gpt *g, struct optimizer_piece *pieces,
+                             int64_t count, struct optimizer_options options) {
     int64_t n = 0;
     for (int64_t i = 0; i < count; i++) n += pieces[i].count;
-    *opt = (struct optimizer){.pieces = pieces, .count = count};
-    create_state(opt, g, max_i64(1, n), master_weights); /* of a small model a rank may have nothing */
+    *opt = (struct optimizer){.kind = options.kind, .pieces = pieces, .count = count};
+    /* of a small model a rank may have nothing */
+    create_state(opt, g, max_i64(1, n), options.master_weights);
 }
 
 void optimizer_copy_master(struct optimizer *opt, struct gpt *g) {
@@ -51,30 +102,123 @@ void optimizer_copy_master(struct optimizer *opt, struct gpt *g) {
     for (int64_t i = 0; i < opt->count; i++) {
         const struct optimizer_piece *piece = &optimizer_pieces(opt)[i];
         if (!piece->count) continue;
-        struct tensor master = optimizer_state(&opt->master, piece);
+        struct tensor master = optimizer_state(opt, &opt->master, piece->first, piece->count);
         cast(g->ctx, &master, &piece->param);
+    }
+}
+
+/* --- Muon --- */
+
+static struct tensor step_sumsq(const struct gpt *g) { return tensor_range(&g->numbers, STEP_SUMSQ, 1); }
+
+/* Of the whole buffer: the same random numbers however it is divided. */
+static struct update_args args_at(const struct update_args *args, const struct optimizer_piece *piece,
+                                  int64_t at) {
+    struct update_args a = *args;
+    a.offset = piece->first + at;
+    if (!piece->decay) a.weight_decay = 0.0f;
+    return a;
+}
+
+void optimizer_momentum(struct optimizer *opt, struct gpt *g, const struct optimizer_piece *piece, int64_t at,
+                        struct tensor *out, const struct update_args *args) {
+    struct tensor norm = step_sumsq(g), grad = tensor_range(&piece->grad, at, tensor_count(out));
+    struct tensor m = optimizer_state(opt, &opt->m, piece->first + at, tensor_count(out));
+    muon_momentum(g->ctx, out, &m, &grad, &norm, args);
+}
+
+void optimizer_apply(struct optimizer *opt, struct gpt *g, const struct optimizer_piece *piece, int64_t at,
+                     const struct tensor *update, const struct update_args *args) {
+    struct tensor norm = step_sumsq(g), w = tensor_range(&piece->param, at, tensor_count(update)), master;
+    struct update_args a = args_at(args, piece, at);
+    if (opt->has_master) master = optimizer_state(opt, &opt->master, piece->first + at, tensor_count(update));
+    muon_update(g->ctx, &w, opt->has_master ? &master : NULL, update, &norm, &a);
+}
+
+static struct tensor matrix_in(const struct tensor *memory, int64_t rows, int64_t cols) {
+    return tensor_make(memory->name, memory->dtype, memory->data, rows, cols, 0, 0);
+}
+
+/* Both products that a step needs are matmuls of the layers' kinds: the gradient of a weight is x^T y. */
+static void newton_schulz(struct optimizer *opt, struct gpt *g, struct tensor *x, int64_t rows,
+                          int64_t cols) {
+    static const float a = 3.4445f, b = -4.7750f, c = 2.0315f;
+    enum { STEPS = 5 }; /* odd: ends in *x */
+    struct ctx *ctx = g->ctx;
+    int64_t side = min_i64(rows, cols);
+    struct tensor gram = matrix_in(&opt->gram, side, side), factor = matrix_in(&opt->factor, side, side);
+    struct tensor from = matrix_in(&opt->other, rows, cols), to = matrix_in(x, rows, cols);
+    sumsq(ctx, &opt->norm, x);
+    normalize(ctx, &from, x, &opt->norm, 1e-7f);
+    for (int i = 0; i < STEPS; i++) {
+        /* the last factor carries the scale of the update */
+        float s = i < STEPS - 1 ? 1.0f : 0.2f * sqrtf((float)max_i64(rows, cols));
+        if (rows <= cols)
+            matmul_forward(ctx, &gram, NULL, &from, &from, NULL, ACT_NONE);
+        else
+            matmul_backward(ctx, NULL, &gram, NULL, &from, &from, &gram, NULL, false);
+        matmul_forward(ctx, &factor, NULL, &gram, &gram, NULL, ACT_NONE);
+        ns_factor(ctx, &factor, &gram, &factor, s * a, s * b, s * c);
+        if (rows <= cols)
+            matmul_backward(ctx, NULL, &to, NULL, &factor, &from, &to, NULL, false);
+        else
+            matmul_forward(ctx, &to, NULL, &from, &factor, NULL, ACT_NONE);
+        struct tensor swap = from;
+        from = to;
+        to = swap;
+    }
+}
+
+void optimizer_orthogonalize(struct optimizer *opt, struct gpt *g, struct tensor *block) {
+    for (int id = 0; id < PARAM_ROWS; id++) {
+        const struct param_row *row = &gpt_param_rows[id];
+        if (!gpt_param_in_blocks((enum param_id)id)) continue;
+        int64_t rows[GPT_MOST_STACKED], cols = gpt_dim_size(&g->config, row->cols);
+        int stacked = gpt_param_stacked(&g->config, (enum param_id)id, rows);
+        int64_t at = g->layout.offset[id] - g->layout.blocks;
+        for (int i = 0; i < stacked; at += rows[i++] * cols) {
+            struct tensor x = tensor_range(block, at, rows[i] * cols);
+            newton_schulz(opt, g, &x, rows[i], cols);
+        }
+    }
+}
+
+static void update_blocks(struct optimizer *opt, struct gpt *g, const struct optimizer_piece *piece,
+                          const struct update_args *args) {
+    for (int64_t at = 0; at < piece->count; at += g->layout.block) {
+        optimizer_momentum(opt, g, piece, at, &opt->block, args);
+        optimizer_orthogonalize(opt, g, &opt->block);
+        optimizer_apply(opt, g, piece, at, &opt->block, args);
     }
 }
 
 /* --- one step --- */
 
-void optimizer_update(struct optimizer *opt, struct gpt *g, const struct adamw_args *args) {
-    struct tensor norm = tensor_range(&g->numbers, STEP_SUMSQ, 1);
+void optimizer_update(struct optimizer *opt, struct gpt *g, const struct update_args *args) {
+    struct tensor norm = step_sumsq(g);
     for (int64_t i = 0; i < opt->count; i++) {
         const struct optimizer_piece *piece = &optimizer_pieces(opt)[i];
         if (!piece->count) continue;
-        struct tensor w = piece->param, m = optimizer_state(&opt->m, piece);
-        struct tensor v = optimizer_state(&opt->v, piece), master = {0};
-        if (opt->has_master) master = optimizer_state(&opt->master, piece);
-        struct adamw_args a = *args;
-        a.offset = piece->first; /* of the whole buffer: the same random numbers however it is divided */
-        if (!piece->decay) a.weight_decay = 0.0f;
-        adamw(g->ctx, &w, opt->has_master ? &master : NULL, &m, &v, &piece->grad, &norm, &a);
+        if (by_muon(opt, piece->block)) {
+            if (!opt->pieces) update_blocks(opt, g, piece, args);
+            continue;
+        }
+        struct tensor w = piece->param, v, master;
+        struct tensor m = optimizer_state(opt, &opt->m, piece->first, piece->count);
+        struct tensor *copy = opt->has_master ? &master : NULL;
+        struct update_args a = args_at(args, piece, 0);
+        if (copy) master = optimizer_state(opt, &opt->master, piece->first, piece->count);
+        if (opt->kind == OPTIMIZER_LION) {
+            lion(g->ctx, &w, copy, &m, &piece->grad, &norm, &a);
+            continue;
+        }
+        v = optimizer_state(opt, &opt->v, piece->first, piece->count);
+        adamw(g->ctx, &w, copy, &m, &v, &piece->grad, &norm, &a);
     }
 }
 
-void optimizer_step(struct optimizer *opt, struct gpt *g, const struct adamw_args *args) {
-    struct tensor norm = tensor_range(&g->numbers, STEP_SUMSQ, 1);
+void optimizer_step(struct optimizer *opt, struct gpt *g, const struct update_args *args) {
+    struct tensor norm = step_sumsq(g);
     ctx_range_push(g->ctx, "update");
     sumsq(g->ctx, &norm, &g->grads);
     optimizer_update(opt, g, args);

@@ -1,5 +1,10 @@
-/* The optimizer: AdamW over the parameter buffer or this process's parts of it, and the learning-rate
- * schedule. */
+/* The optimizers: AdamW, Lion and Muon over the parameter buffer or this process's parts of it, and the
+ * learning-rate schedule.
+ *
+ * Muon is for the matrices of the blocks; embeddings, head, norms and biases are updated by AdamW with the
+ * same learning rate. A matrix's momentum becomes (nearly) orthogonal: its singular values become (nearly) 1,
+ * so that directions that rarely show in the gradients move as far as the others. The iteration of Newton
+ * and Schulz does this with products alone; see optimizer_orthogonalize(). */
 #ifndef LLMC_OPTIMIZER_H
 #define LLMC_OPTIMIZER_H
 
@@ -9,43 +14,93 @@
 extern "C" {
 #endif
 
+enum optimizer_kind { OPTIMIZER_ADAMW, OPTIMIZER_MUON, OPTIMIZER_LION };
+#define OPTIMIZER_WORDS "adamw|muon|lion"
+const char *optimizer_name(enum optimizer_kind kind);
+
+struct optimizer_options {
+    enum optimizer_kind kind;
+    bool master_weights; /* keep fp32 copies of low-precision parameters */
+};
+
 /* A range of the parameters that this process updates, and where its values are. */
 struct optimizer_piece {
     int64_t first, count;      /* elements of the whole parameter buffer; may be none */
-    int64_t at;                /* its first element in m, v and master */
+    int64_t at;                /* its first element in m and master */
+    int64_t at_v;              /* in v; set by optimizer_create_pieces() */
     bool decay;                /* weight decay applies */
+    bool block;                /* it is a part of one block's matrices, or all of all blocks */
     struct tensor param, grad; /* (count) */
 };
 
 struct optimizer {
-    const struct optimizer_piece *pieces; /* not owned; NULL: `whole` */
+    enum optimizer_kind kind;
+    struct optimizer_piece *pieces; /* not owned; NULL: `whole` */
     int64_t count;
-    struct optimizer_piece whole[2]; /* of a process that updates everything: matrices, vectors */
-    struct tensor m, v;              /* (elements of all pieces) fp32 each; `whole`: laid out as parameters */
-    struct tensor master; /* (as those) fp32 copy of low-precision parameters; data NULL if there is none */
+    struct optimizer_piece whole[3]; /* of a process that updates everything */
+    struct tensor m;                 /* (elements of all pieces) fp32; `whole`: laid out as parameters */
+    struct tensor v;      /* (elements of the pieces that AdamW updates) fp32; data NULL if there are none */
+    struct tensor master; /* (as m) fp32 copy of low-precision parameters; data NULL if there is none */
     bool has_master;
+    /* Muon, in the parameters' type: a block's momentum on its way to the update, and what the iteration
+     * works in. */
+    struct tensor block, other, gram, factor, norm;
 };
 
 /* Allocates and zeroes the state for all parameters in gpt's context. */
-void optimizer_create(struct optimizer *opt, struct gpt *gpt, bool master_weights);
+void optimizer_create(struct optimizer *opt, struct gpt *gpt, struct optimizer_options options);
 /* The same for some of them. `at` must continue from piece to piece; the list must outlive the
  * optimizer. */
-void optimizer_create_pieces(struct optimizer *opt, struct gpt *gpt, const struct optimizer_piece *pieces,
-                             int64_t count, bool master_weights);
+void optimizer_create_pieces(struct optimizer *opt, struct gpt *gpt, struct optimizer_piece *pieces,
+                             int64_t count, struct optimizer_options options);
 static inline const struct optimizer_piece *optimizer_pieces(const struct optimizer *opt) {
     return opt->pieces ? opt->pieces : opt->whole;
 }
 
-/* Element range of a piece in m, v or master. */
-struct tensor optimizer_state(const struct tensor *state, const struct optimizer_piece *piece);
+/* Whether the optimizer keeps a second moment of the piece. */
+bool optimizer_has_v(const struct optimizer *opt, bool block);
+/* m, v or master of elements of the whole parameter buffer that lie in one piece. */
+struct tensor optimizer_state(const struct optimizer *opt, const struct tensor *state, int64_t first,
+                              int64_t count);
 /* master = param, after parameters were written; nothing without master weights. */
 void optimizer_copy_master(struct optimizer *opt, struct gpt *gpt);
 
 /* One update from gpt->grads; leaves the squared gradient norm in gpt->numbers[STEP_SUMSQ].
  * args->weight_decay goes to matrices only. A gradient with a NaN or Inf changes nothing. */
-void optimizer_step(struct optimizer *opt, struct gpt *gpt, const struct adamw_args *args);
-/* Its second half: from the pieces' gradients, given the squared norm of the whole one. */
-void optimizer_update(struct optimizer *opt, struct gpt *gpt, const struct adamw_args *args);
+void optimizer_step(struct optimizer *opt, struct gpt *gpt, const struct update_args *args);
+/* Its second half: from the pieces' gradients, given the squared norm of the whole one. Leaves out the
+ * pieces of blocks that Muon updates, if those are parts. */
+void optimizer_update(struct optimizer *opt, struct gpt *gpt, const struct update_args *args);
+
+/* --- Muon, in steps, for those who divide blocks among ranks --- */
+
+/* out = the momentum of a range of a piece, `at` elements from its start. */
+void optimizer_momentum(struct optimizer *opt, struct gpt *gpt, const struct optimizer_piece *piece,
+                        int64_t at, struct tensor *out, const struct update_args *args);
+/* Makes each matrix of a block, which is laid out as in the parameter buffer, orthogonal in place, times
+ * 0.2 sqrt(max(rows, columns)).
+ *
+ * From X = M/|M| (Frobenius), five times X = (a I + b G + c G^2) X, where G = X X^T or, for more rows than
+ * columns, X = X (a I + b G + c G^2), where G = X^T X: always on the short side. The coefficients
+ * 3.4445, -4.7750, 2.0315 are those of Jordan et al. (2024, kellerjordan.github.io/posts/muon): they grow small
+ * singular values fastest and leave all of them between 0.7 and 1.2, which serves as well as 1. The factor
+ * gives an update the root mean square 0.2, which AdamW's have, so that one learning rate and one weight
+ * decay serve for both (Liu et al. 2025, arXiv 2502.16982).
+ *
+ * Queries, keys and values are made orthogonal apart, and so are the halves of a gated MLP: they are
+ * different maps that are stored below each other. In one matrix the one with the largest gradient would
+ * take the room of the others.
+ *
+ * FLOPs: an m x n matrix with m <= n takes 5 (4 m^2 n + 2 m^3). For a block of GPT-2, four matrices of
+ * C x C and two of C x 4C, that is 5 (4*6 + 2*18) C^3 = 300 C^3, that is 25 C for each of the 12 C^2
+ * parameters of the block. A step computes about 6 FLOPs for each parameter and token: at C = 768 and
+ * 0.5M tokens Muon adds 25 C / (6 * 524,288) = 0.6 %. */
+void optimizer_orthogonalize(struct optimizer *opt, struct gpt *gpt, struct tensor *block);
+/* Applies a range of the result. */
+void optimizer_apply(struct optimizer *opt, struct gpt *gpt, const struct optimizer_piece *piece, int64_t at,
+                     const struct tensor *update, const struct update_args *args);
+
+/* --- schedule --- */
 
 enum schedule_kind { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT, SCHEDULE_WSD };
 

@@ -62,6 +62,18 @@ int64_t gpt_dim_size(const struct gpt_config *c, enum gpt_dim dim) {
     die("gpt_dim_size: no dimension %d", (int)dim);
 }
 
+int gpt_param_stacked(const struct gpt_config *c, enum param_id id, int64_t rows[GPT_MOST_STACKED]) {
+    rows[0] = gpt_dim_size(c, gpt_param_rows[id].rows);
+    if (id == P_QKV_W) {
+        rows[0] = gpt_dim_size(c, DIM_Q);
+        rows[1] = rows[2] = gpt_dim_size(c, DIM_KV);
+        return 3;
+    }
+    if (id != P_FC_W || !gpt_mlp_gated(c)) return 1;
+    rows[0] = rows[1] = c->ff;
+    return 2;
+}
+
 const char *gpt_layer_name(const char *pattern, int64_t layer) {
     const char *mark = strstr(pattern, "%d");
     return mark ? temp_printf("%.*s%" PRId64 "%s", (int)(mark - pattern), pattern, layer, mark + 2) : pattern;

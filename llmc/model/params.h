@@ -59,6 +59,14 @@ extern const struct param_row gpt_param_rows[PARAM_ROWS];
 /* How many of these tensors the model has: one a layer, one, or none. */
 int64_t gpt_param_copies(const struct gpt_config *config, enum param_id id);
 int64_t gpt_dim_size(const struct gpt_config *config, enum gpt_dim dim);
+/* Whether these are matrices of the blocks. */
+static inline bool gpt_param_in_blocks(enum param_id id) {
+    return gpt_param_rows[id].per_layer && gpt_param_rows[id].cols != DIM_NONE;
+}
+/* A tensor may hold several matrices below each other, each with a meaning of its own: queries, keys and
+ * values, or a gate and what it gates. Their rows; returns how many there are. */
+enum { GPT_MOST_STACKED = 3 };
+int gpt_param_stacked(const struct gpt_config *config, enum param_id id, int64_t rows[GPT_MOST_STACKED]);
 /* "h.3.attn.c_attn.weight", by temp_printf. */
 const char *gpt_param_name(enum param_id id, int64_t layer);
 /* The pattern with the layer in place of "%d", by temp_printf. */

@@ -434,23 +434,77 @@ void loss_forward(struct ctx *ctx, struct tensor *losses, struct tensor *logits,
 
 /* --- optim --- */
 
-void adamw(struct ctx *ctx, struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
-           const struct tensor *grad, const struct tensor *sumsq_of_grad, const struct adamw_args *args) {
+/* Operands of an update; param is only written where there is a master copy. Returns the bytes of param,
+ * master and grad that move. */
+static double want_update(const struct ctx *ctx, const char *op, const struct tensor *param,
+                          const struct tensor *master, const struct tensor *grad,
+                          const struct tensor *sumsq_of_grad) {
     int64_t n = tensor_count(param);
-    want_count("adamw", m, n);
-    want_count("adamw", v, n);
-    want_count("adamw", grad, n);
-    want_number("adamw", sumsq_of_grad);
-    if (master) want_count("adamw", master, n);
-    if (master) want_dtype("adamw", master, DTYPE_F32);
-    want_dtype("adamw", m, DTYPE_F32);
-    want_dtype("adamw", v, DTYPE_F32);
-    WANT_ALIKE(ctx, "adamw", param, grad);
+    want_count(op, grad, n);
+    want_number(op, sumsq_of_grad);
+    if (master) want_count(op, master, n);
+    if (master) want_dtype(op, master, DTYPE_F32);
+    WANT_ALIKE(ctx, op, param, grad);
+    return BYTES(param, grad, sumsq_of_grad) + 2 * BYTES(master) + (master ? 0 : bytes_of(param));
+}
+
+static void want_moment(const char *op, const struct tensor *m, int64_t n) {
+    want_count(op, m, n);
+    want_dtype(op, m, DTYPE_F32);
+}
+
+void adamw(struct ctx *ctx, struct tensor *param, struct tensor *master, struct tensor *m, struct tensor *v,
+           const struct tensor *grad, const struct tensor *sumsq_of_grad, const struct update_args *args) {
+    int64_t n = tensor_count(param);
+    double bytes = want_update(ctx, "adamw", param, master, grad, sumsq_of_grad);
+    want_moment("adamw", m, n);
+    want_moment("adamw", v, n);
     check(args->step >= 1, "adamw: step %" PRId64 " should be 1 for the first update", args->step);
-    /* with a master copy the parameter is only written */
-    double bytes =
-        BYTES(param, grad, sumsq_of_grad) + 2 * BYTES(master, m, v) + (master ? 0 : bytes_of(param));
-    DISPATCH(ctx, adamw, 16 * n, bytes, param, master, m, v, grad, sumsq_of_grad, args);
+    DISPATCH(ctx, adamw, 16 * n, bytes + 2 * BYTES(m, v), param, master, m, v, grad, sumsq_of_grad, args);
+}
+
+void lion(struct ctx *ctx, struct tensor *param, struct tensor *master, struct tensor *m,
+          const struct tensor *grad, const struct tensor *sumsq_of_grad, const struct update_args *args) {
+    int64_t n = tensor_count(param);
+    double bytes = want_update(ctx, "lion", param, master, grad, sumsq_of_grad);
+    want_moment("lion", m, n);
+    DISPATCH(ctx, lion, 10 * n, bytes + 2 * BYTES(m), param, master, m, grad, sumsq_of_grad, args);
+}
+
+void muon_momentum(struct ctx *ctx, struct tensor *out, struct tensor *m, const struct tensor *grad,
+                   const struct tensor *sumsq_of_grad, const struct update_args *args) {
+    int64_t n = tensor_count(out);
+    want_count("muon_momentum", grad, n);
+    want_moment("muon_momentum", m, n);
+    want_number("muon_momentum", sumsq_of_grad);
+    WANT_ALIKE(ctx, "muon_momentum", out, grad);
+    DISPATCH(ctx, muon_momentum, 6 * n, BYTES(out, grad, sumsq_of_grad) + 2 * BYTES(m), out, m, grad,
+             sumsq_of_grad, args);
+}
+
+void normalize(struct ctx *ctx, struct tensor *out, const struct tensor *inp,
+               const struct tensor *sumsq_of_inp, float eps) {
+    want_count("normalize", inp, tensor_count(out));
+    want_number("normalize", sumsq_of_inp);
+    WANT_ALIKE(ctx, "normalize", out, inp);
+    check(eps > 0.0f, "normalize: eps is %g, should be positive", (double)eps);
+    DISPATCH(ctx, normalize, tensor_count(out), BYTES(out, inp, sumsq_of_inp), out, inp, sumsq_of_inp, eps);
+}
+
+void ns_factor(struct ctx *ctx, struct tensor *out, const struct tensor *gram, const struct tensor *gram2,
+               float a, float b, float c) {
+    int64_t n = tensor_cols(out);
+    want("ns_factor", out, n, n);
+    want("ns_factor", gram, n, n);
+    want("ns_factor", gram2, n, n);
+    WANT_ALIKE(ctx, "ns_factor", out, gram, gram2);
+    DISPATCH(ctx, ns_factor, 4 * n * n, BYTES(out, gram, gram2), out, gram, gram2, a, b, c);
+}
+
+void muon_update(struct ctx *ctx, struct tensor *param, struct tensor *master, const struct tensor *update,
+                 const struct tensor *sumsq_of_grad, const struct update_args *args) {
+    double bytes = want_update(ctx, "muon_update", param, master, update, sumsq_of_grad);
+    DISPATCH(ctx, muon_update, 3 * tensor_count(param), bytes, param, master, update, sumsq_of_grad, args);
 }
 
 void sumsq(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {

@@ -223,27 +223,70 @@ LLMC_OP(loss_forward, struct tensor *losses, /* (N) fp32 = */
 
 /* --- optim --- */
 
-/* AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), with gradients scaled to a global norm of at most
- * max_norm. */
-struct adamw_args {
+/* What an update needs besides its tensors. Each optimizer takes its own of these. */
+struct update_args {
     float lr, beta1, beta2, eps, weight_decay;
     float max_norm;  /* clip: gradients times min(1, max_norm/sqrt(sumsq)); <= 0: no clipping */
     int64_t step;    /* 1 for the first update: bias correction 1-beta^step */
     uint64_t seed;   /* stochastic rounding of low-precision parameters without master weights */
     int64_t offset;  /* index of element 0 in the whole parameter buffer (counter of the random numbers) */
     bool stochastic; /* round stochastically */
+    float momentum;  /* Muon's, and its learning rate */
+    float muon_lr;
 };
-/* g = grad*clip;  m = beta1*m + (1-beta1)*g;  v = beta2*v + (1-beta2)*g^2;
- * w -= lr * (m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + eps) + weight_decay*w)
- * where w is `master` if given, and param = w rounded. If sumsq is not finite, nothing changes: the device
- * skips a step with a NaN or infinite gradient, and the host learns of it when it reads the norm. */
+/* In every update, g = grad*clip; w is `master` if given, and param = w rounded. If sumsq, the sum of
+ * squares of the whole gradient, is not finite, nothing changes: the device skips a step with a NaN or
+ * infinite gradient, and the host learns of it when it reads the norm. */
+
+/* AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101):
+ * m = beta1*m + (1-beta1)*g;  v = beta2*v + (1-beta2)*g^2;
+ * w -= lr * (m/(1-beta1^step) / (sqrt(v/(1-beta2^step)) + eps) + weight_decay*w) */
 LLMC_OP(adamw, struct tensor *param, /* (n): read unless there is master, and = */
         struct tensor *master,       /* (n) fp32: read, and = (or NULL) */
         struct tensor *m,            /* (n) fp32: read, and = */
         struct tensor *v,            /* (n) fp32: read, and = */
         const struct tensor *grad,   /* (n) */
-        const struct tensor *sumsq,  /* (1) fp32: sum of squares of the whole gradient */
-        const struct adamw_args *args);
+        const struct tensor *sumsq,  /* (1) fp32 */
+        const struct update_args *args);
+
+/* Lion (Chen et al. 2023, arXiv 2302.06675):
+ * w -= lr * (sign(beta1*m + (1-beta1)*g) + weight_decay*w), with sign(0) = 0;  m = beta2*m + (1-beta2)*g */
+LLMC_OP(lion, struct tensor *param, /* (n): read unless there is master, and = */
+        struct tensor *master,      /* (n) fp32: read, and = (or NULL) */
+        struct tensor *m,           /* (n) fp32: read, and = */
+        const struct tensor *grad,  /* (n) */
+        const struct tensor *sumsq, /* (1) fp32 */
+        const struct update_args *args);
+
+/* Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) updates a matrix by its momentum made
+ * orthogonal. Its first operation is Nesterov's momentum:
+ *   m = momentum*m + (1-momentum)*g;  out = momentum*m + (1-momentum)*g
+ * If sumsq is not finite, m stays and out = 0. Then the optimizer makes each matrix of `out` orthogonal by
+ * the iteration of Newton and Schulz (optimizer.h), of products and the two operations below. */
+LLMC_OP(muon_momentum, struct tensor *out, /* (n) = */
+        struct tensor *m,                  /* (n) fp32: read, and = */
+        const struct tensor *grad,         /* (n) */
+        const struct tensor *sumsq,        /* (1) fp32 */
+        const struct update_args *args);
+
+/* out = inp / (sqrt(sumsq) + eps) */
+LLMC_OP(normalize, struct tensor *out, /* (n) = */
+        const struct tensor *inp,      /* (n) */
+        const struct tensor *sumsq,    /* (1) fp32: of inp */
+        float eps);                    /* > 0 */
+
+/* out = a*I + b*gram + c*gram2: the factor of a step of Newton and Schulz */
+LLMC_OP(ns_factor, struct tensor *out, /* (n,n) = ; may be gram2 */
+        const struct tensor *gram,     /* (n,n) */
+        const struct tensor *gram2,    /* (n,n) */
+        float a, float b, float c);
+
+/* w -= muon_lr * (update + weight_decay*w) */
+LLMC_OP(muon_update, struct tensor *param, /* (n): read unless there is master, and = */
+        struct tensor *master,             /* (n) fp32: read, and = (or NULL) */
+        const struct tensor *update,       /* (n) */
+        const struct tensor *sumsq,        /* (1) fp32 */
+        const struct update_args *args);
 
 /* out = sum of inp^2, accumulated in a fixed order with an error independent of n (fp64 or pairwise). */
 LLMC_OP(sumsq, struct tensor *out, /* (1) fp32 = */
@@ -284,6 +327,11 @@ LLMC_OP(randn, struct tensor *out, /* (n) = */
     X(rope)                                                                                                  \
     X(loss_forward)                                                                                          \
     X(adamw)                                                                                                 \
+    X(lion)                                                                                                  \
+    X(muon_momentum)                                                                                         \
+    X(normalize)                                                                                             \
+    X(ns_factor)                                                                                             \
+    X(muon_update)                                                                                           \
     X(sumsq)                                                                                                 \
     X(sum)                                                                                                   \
     X(cast)                                                                                                  \

@@ -7,7 +7,7 @@
 #include <string.h>
 
 static int64_t idle_collective(struct comm *c, struct tensor *t, void *stream) { return 0; }
-static int64_t idle_broadcast(struct comm *c, struct tensor *t, int64_t root, void *stream) { return 0; }
+static int64_t idle_from_root(struct comm *c, struct tensor *t, int64_t root, void *stream) { return 0; }
 static void idle_wait(struct comm *c, int64_t ticket, void *stream) {}
 static void idle_close(struct comm *c) { free(c); }
 
@@ -19,7 +19,9 @@ static struct comm *comm_open_idle(struct group *g, int64_t world, const char *k
                        .all_reduce = idle_collective,
                        .reduce_scatter = idle_collective,
                        .all_gather = idle_collective,
-                       .broadcast = idle_broadcast,
+                       .broadcast = idle_from_root,
+                       .gather = idle_from_root,
+                       .scatter = idle_from_root,
                        .wait = idle_wait,
                        .close = idle_close};
     return c;

@@ -7,7 +7,7 @@
  * order. On the CPU, which has no streams, a collective runs inside wait(): all ranks must also call
  * wait() and the functions of group.h in the same order.
  *
- * reduce_scatter and all_gather divide a tensor of n elements among the ranks: rank r's part is
+ * reduce_scatter, all_gather, gather and scatter divide a tensor of n elements among the ranks: rank r's part is
  * comm_part(n, world, r). All parts but the last are multiples of 128 elements; parts may be empty.
  *
  * Sums are reproducible: every rank receives the same bits. The CPU adds in fp32 in the order of ranks,
@@ -37,6 +37,10 @@ struct comm {
     /* Every rank's own part is copied to all ranks. */
     int64_t (*all_gather)(struct comm *c, struct tensor *t, void *stream);
     int64_t (*broadcast)(struct comm *c, struct tensor *t, int64_t root, void *stream);
+    /* Every rank's own part is copied to the root; elsewhere nothing changes. */
+    int64_t (*gather)(struct comm *c, struct tensor *t, int64_t root, void *stream);
+    /* The reverse: every rank's own part becomes that of the root; its other parts stay. */
+    int64_t (*scatter)(struct comm *c, struct tensor *t, int64_t root, void *stream);
     void (*wait)(struct comm *c, int64_t ticket, void *stream);
     void (*close)(struct comm *c);
 };

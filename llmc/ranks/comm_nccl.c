@@ -193,6 +193,36 @@ static int64_t nccl_all_gather(struct comm *c, struct tensor *t, void *stream) {
     return nccl_in_parts(c, t, stream, false);
 }
 
+/* Each part travels between its rank and the root, all of them between ncclGroupStart and ncclGroupEnd.
+ * Parts without elements take part, so that every rank calls NCCL equally often. */
+static int64_t nccl_with_root(struct comm *c, struct tensor *t, int64_t root, void *stream, bool gather) {
+    struct nccl_comm *s = state_of(c);
+    int64_t n = tensor_count(t);
+    int type = nccl_type_of(t), result = NCCL_SUCCESS;
+    const char *what = gather ? "gather" : "scatter";
+    begin(s, stream);
+    nccl_check(c, s->api.group_start(), what, t);
+    for (int r = 0; r < c->world && result == NCCL_SUCCESS; r++) {
+        struct comm_part part = comm_part(n, c->world, r);
+        bool mine = r == c->rank, to_root = c->rank == root;
+        if (r == root || !(mine || to_root)) continue;
+        char *p = part_address(t, part);
+        size_t count = (size_t)part.count;
+        int peer = to_root ? r : (int)root;
+        result = gather == to_root ? s->api.receive(p, count, type, peer, s->comm, s->stream)
+                                   : s->api.send(p, count, type, peer, s->comm, s->stream);
+    }
+    nccl_check(c, result, what, t);
+    nccl_check(c, s->api.group_end(), what, t);
+    return end(c);
+}
+static int64_t nccl_gather(struct comm *c, struct tensor *t, int64_t root, void *stream) {
+    return nccl_with_root(c, t, root, stream, true);
+}
+static int64_t nccl_scatter(struct comm *c, struct tensor *t, int64_t root, void *stream) {
+    return nccl_with_root(c, t, root, stream, false);
+}
+
 /* The event of an old ticket may have been recorded again behind a later collective; then this waits longer
  * than necessary. */
 static void nccl_wait(struct comm *c, int64_t ticket, void *stream) {
@@ -303,6 +333,8 @@ struct comm *comm_open_nccl(struct group *g, struct device *device, struct error
                        .reduce_scatter = nccl_reduce_scatter,
                        .all_gather = nccl_all_gather,
                        .broadcast = nccl_broadcast,
+                       .gather = nccl_gather,
+                       .scatter = nccl_scatter,
                        .wait = nccl_wait,
                        .close = nccl_close};
     s->device = device;

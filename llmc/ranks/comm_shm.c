@@ -13,6 +13,8 @@
  *   all_gather       each rank gives a piece of its own part to all
  *   all_reduce       both rounds for each piece
  *   broadcast        the root gives a piece of its tensor to all
+ *   gather           each rank gives a piece of its own part to the root
+ *   scatter          the root gives rank r a piece of part r
  *
  * A collective runs inside wait(). A thread that ran it earlier, beside the caller's computation, would
  * gain nothing, because the ranks' own threads use all cores: 2 ranks on 2 cores took 34.5 ms a step
@@ -34,8 +36,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum kind { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST };
-static const char *const kind_names[] = {"all_reduce", "reduce_scatter", "all_gather", "broadcast"};
+enum kind { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST, GATHER, SCATTER };
+static const char *const kind_names[] = {"all_reduce", "reduce_scatter", "all_gather",
+                                         "broadcast",  "gather",         "scatter"};
 
 enum {
     PIECE = 256 << 10,      /* bytes: the windows of a few ranks stay in cache */
@@ -84,9 +87,10 @@ static uint8_t *slot_of(const struct shm *s, int64_t rank, int64_t slot) {
 /* --- rounds --- */
 
 static const char *header_text(const struct header *h) {
-    return temp_printf("%s%s of %.39s, %" PRId64 " elements of %s, number %" PRId64, kind_names[h->kind],
-                       h->kind == BROADCAST ? temp_printf(" from rank %d", h->root) : "", h->name, h->count,
-                       dtype_name((enum dtype)h->dtype), h->number);
+    return temp_printf(
+        "%s%s of %.39s, %" PRId64 " elements of %s, number %" PRId64, kind_names[h->kind],
+        h->kind >= BROADCAST ? temp_printf(" %s rank %d", h->kind == GATHER ? "to" : "from", h->root) : "",
+        h->name, h->count, dtype_name((enum dtype)h->dtype), h->number);
 }
 
 static void compare_header(const struct shm *s, int64_t rank, const struct header *ours) {
@@ -183,10 +187,24 @@ static void gather_round(struct shm *s, const struct job *j, int64_t at) {
     s->round++;
     memcpy(slot_of(s, s->comm.rank, 0), data + own.first, (size_t)own.count);
     meet(s, &j->head);
+    if (j->head.kind == GATHER && s->comm.rank != j->head.root) return;
     for (int64_t r = 0; r < s->comm.world; r++) {
         struct comm_part theirs = piece_of(s, j, r, at);
         if (r != s->comm.rank) memcpy(data + theirs.first, slot_of(s, r, 0), (size_t)theirs.count);
     }
+}
+
+static void scatter_round(struct shm *s, const struct job *j, int64_t at) {
+    uint8_t *data = (uint8_t *)j->tensor.data;
+    bool root = s->comm.rank == j->head.root;
+    struct comm_part own = piece_of(s, j, s->comm.rank, at);
+    s->round++;
+    for (int64_t r = 0; root && r < s->comm.world; r++) {
+        struct comm_part theirs = piece_of(s, j, r, at);
+        if (r != s->comm.rank) memcpy(slot_of(s, s->comm.rank, r), data + theirs.first, (size_t)theirs.count);
+    }
+    meet(s, &j->head);
+    if (!root) memcpy(data + own.first, slot_of(s, j->head.root, s->comm.rank), (size_t)own.count);
 }
 
 static void run_job(struct shm *s, const struct job *j) {
@@ -195,7 +213,10 @@ static void run_job(struct shm *s, const struct job *j) {
     int64_t bytes = largest * (int64_t)dtype_size(j->tensor.dtype);
     for (int64_t at = 0; at < bytes; at += s->piece) {
         if (j->head.kind == ALL_REDUCE || j->head.kind == REDUCE_SCATTER) reduce_round(s, j, at);
-        if (j->head.kind != REDUCE_SCATTER) gather_round(s, j, at);
+        if (j->head.kind == SCATTER)
+            scatter_round(s, j, at);
+        else if (j->head.kind != REDUCE_SCATTER)
+            gather_round(s, j, at);
     }
 }
 
@@ -205,9 +226,9 @@ static struct shm *shm_of(struct comm *c) { return (struct shm *)c->state; }
 
 static int64_t issue(struct comm *c, enum kind kind, const struct tensor *t, int64_t root) {
     struct shm *s = shm_of(c);
-    check(t->dtype == DTYPE_F32 || t->dtype == DTYPE_BF16 || kind == ALL_GATHER || kind == BROADCAST,
+    check(t->dtype == DTYPE_F32 || t->dtype == DTYPE_BF16 || kind >= ALL_GATHER,
           "%s: %s is for fp32 and bf16", tensor_text(t), kind_names[kind]);
-    check(root >= 0 && root < c->world, "%s: %s from rank %" PRId64 " of %" PRId64, tensor_text(t),
+    check(root >= 0 && root < c->world, "%s: %s with root %" PRId64 " of %" PRId64, tensor_text(t),
           kind_names[kind], root, c->world);
     if (s->issued - s->first == s->capacity) {
         s->capacity = max_i64(64, 2 * s->capacity);
@@ -230,6 +251,13 @@ static int64_t shm_all_gather(struct comm *c, struct tensor *t, void *stream) {
 }
 static int64_t shm_broadcast(struct comm *c, struct tensor *t, int64_t root, void *stream) {
     return issue(c, BROADCAST, t, root);
+}
+
+static int64_t shm_gather(struct comm *c, struct tensor *t, int64_t root, void *stream) {
+    return issue(c, GATHER, t, root);
+}
+static int64_t shm_scatter(struct comm *c, struct tensor *t, int64_t root, void *stream) {
+    return issue(c, SCATTER, t, root);
 }
 
 static void shm_wait(struct comm *c, int64_t ticket, void *stream) {
@@ -331,6 +359,8 @@ struct comm *comm_open_shm(struct group *g, struct error *err) {
                             .reduce_scatter = shm_reduce_scatter,
                             .all_gather = shm_all_gather,
                             .broadcast = shm_broadcast,
+                            .gather = shm_gather,
+                            .scatter = shm_scatter,
                             .wait = shm_wait,
                             .close = shm_close};
     return &s->comm;

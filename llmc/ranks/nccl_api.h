@@ -48,6 +48,10 @@ enum { NCCL_OLDEST = 21000 };
       (const void *send, void *receive, size_t receive_count, int type, int op, void *comm, void *stream))   \
     X(all_gather, ncclAllGather, true, int,                                                                  \
       (const void *send, void *receive, size_t send_count, int type, void *comm, void *stream))              \
+    X(send, ncclSend, true, int,                                                                             \
+      (const void *data, size_t count, int type, int peer, void *comm, void *stream))                        \
+    X(receive, ncclRecv, true, int,                                                                          \
+      (void *data, size_t count, int type, int peer, void *comm, void *stream))                              \
     X(broadcast, ncclBroadcast, true, int,                                                                   \
       (const void *send, void *receive, size_t count, int type, int root, void *comm, void *stream))
 

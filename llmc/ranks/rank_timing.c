@@ -24,6 +24,12 @@ static int64_t pass_all_gather(struct comm *c, struct tensor *t, void *stream) {
 static int64_t pass_broadcast(struct comm *c, struct tensor *t, int64_t root, void *stream) {
     return of(c)->inner->broadcast(of(c)->inner, t, root, stream);
 }
+static int64_t pass_gather(struct comm *c, struct tensor *t, int64_t root, void *stream) {
+    return of(c)->inner->gather(of(c)->inner, t, root, stream);
+}
+static int64_t pass_scatter(struct comm *c, struct tensor *t, int64_t root, void *stream) {
+    return of(c)->inner->scatter(of(c)->inner, t, root, stream);
+}
 static void pass_close(struct comm *c) { of(c)->inner->close(of(c)->inner); }
 
 static void *mark(struct rank_timing *p, void *stream) {
@@ -55,6 +61,8 @@ void rank_timing_open(struct rank_timing *p, struct group *g, struct comm *inner
                             .reduce_scatter = pass_reduce_scatter,
                             .all_gather = pass_all_gather,
                             .broadcast = pass_broadcast,
+                            .gather = pass_gather,
+                            .scatter = pass_scatter,
                             .wait = timed_wait,
                             .close = pass_close};
     char own[RANK_TIMING_NAME];

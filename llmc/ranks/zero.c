@@ -16,6 +16,7 @@ struct zero_state {
     int64_t *param_ticket, *grad_ticket;     /* (buckets) the running collective, or NONE */
     struct tensor param_shards, grad_shards; /* (L * part of a block) at level 3; from level 2 on */
     struct tensor norms;                     /* (buckets) fp32: squared norm of each part's gradient */
+    struct tensor transit;                   /* (a block) Muon: another rank's block on its way */
     int64_t in_param_slot[SLOTS];            /* the block whose parameters are or will be in it */
     int64_t in_grad_slot[SLOTS];             /* the block whose gradients are summed in it */
     bool first, reduce;                      /* of the micro-step that runs */
@@ -233,8 +234,11 @@ static int64_t make_parts(struct zero *z) {
         struct zero_bucket b = bucket_of(z, i);
         struct comm_part part = comm_part(b.end - b.first, z->comm->world, z->comm->rank);
         struct optimizer_piece *p = &s->parts[i];
-        *p = (struct optimizer_piece){
-            .first = b.first + part.first, .count = part.count, .at = at, .decay = b.decay};
+        *p = (struct optimizer_piece){.first = b.first + part.first,
+                                      .count = part.count,
+                                      .at = at,
+                                      .decay = b.decay,
+                                      .block = b.layer >= 0};
         struct tensor params = params_of(z, i), grads = grads_of(z, i);
         p->param = b.layer >= 0 && z->level >= ZERO_PARAMETERS
                        ? tensor_range(&s->param_shards, b.layer * in_block, in_block)
@@ -249,10 +253,10 @@ static int64_t make_parts(struct zero *z) {
 }
 
 void zero_create(struct zero *z, struct gpt *g, struct optimizer *opt, struct comm *comm,
-                 enum zero_level level, bool master_weights) {
+                 enum zero_level level, struct optimizer_options options) {
     *z = (struct zero){.comm = comm, .gpt = g, .optimizer = opt};
     if (comm->world == 1) {
-        optimizer_create(opt, g, master_weights);
+        optimizer_create(opt, g, options);
         return;
     }
     z->level = level;
@@ -266,10 +270,15 @@ void zero_create(struct zero *z, struct gpt *g, struct optimizer *opt, struct co
     s->norms = tensor_make("norms", DTYPE_F32, p, s->buckets, 0, 0, 0);
     fill(g->ctx, &s->norms, 0.0f); /* empty parts stay zero */
     int64_t largest = make_parts(z);
+    if (level > ZERO_NONE && options.kind == OPTIMIZER_MUON) {
+        p = ctx_alloc(g->ctx, MEM_OPTIMIZER, g->layout.block * (int64_t)dtype_size(g->options.dtype),
+                      "Muon's updates on their way");
+        s->transit = tensor_make("transit", g->options.dtype, p, g->layout.block, 0, 0, 0);
+    }
     if (level == ZERO_NONE) {
-        optimizer_create(opt, g, master_weights);
+        optimizer_create(opt, g, options);
     } else {
-        optimizer_create_pieces(opt, g, s->parts, s->buckets, master_weights);
+        optimizer_create_pieces(opt, g, s->parts, s->buckets, options);
         ctx_reserve_scratch(g->ctx, largest * (int64_t)sizeof(float)); /* zero_whole's */
     }
     g->hooks = (struct gpt_hooks){.arg = z, .layer_ready = layer_ready};
@@ -315,7 +324,34 @@ void zero_micro_step(struct zero *z, bool first, bool last) {
     reduce(z, s->buckets - 1);
 }
 
-void zero_update(struct zero *z, const struct adamw_args *args) {
+/* Muon on divided blocks, in rounds of a block for each rank. Every rank computes the momentum of its parts;
+ * a block's owner gathers them, makes the matrices orthogonal and gives the parts back. */
+static void update_by_muon(struct zero *z, const struct update_args *args) {
+    struct zero_state *s = z->state;
+    struct gpt *g = z->gpt;
+    struct comm *c = z->comm;
+    int64_t L = g->config.layers;
+    for (int64_t first = 0; first < L; first += c->world) {
+        int64_t count = min_i64(c->world, L - first);
+        for (int64_t k = 0; k < count; k++) {
+            struct tensor *block = k == c->rank ? &z->optimizer->block : &s->transit, part = own(z, block);
+            const struct optimizer_piece *piece = &s->parts[1 + first + k];
+            if (piece->count) optimizer_momentum(z->optimizer, g, piece, 0, &part, args);
+            int64_t ticket = c->gather(c, block, k, g->ctx->stream);
+            await(z, &ticket);
+        }
+        if (c->rank < count) optimizer_orthogonalize(z->optimizer, g, &z->optimizer->block);
+        for (int64_t k = 0; k < count; k++) {
+            struct tensor *block = k == c->rank ? &z->optimizer->block : &s->transit, part = own(z, block);
+            const struct optimizer_piece *piece = &s->parts[1 + first + k];
+            int64_t ticket = c->scatter(c, block, k, g->ctx->stream);
+            await(z, &ticket);
+            if (piece->count) optimizer_apply(z->optimizer, g, piece, 0, &part, args);
+        }
+    }
+}
+
+void zero_update(struct zero *z, const struct update_args *args) {
     struct zero_state *s = z->state;
     struct gpt *g = z->gpt;
     if (!s) {
@@ -334,6 +370,7 @@ void zero_update(struct zero *z, const struct adamw_args *args) {
     int64_t ticket = z->comm->all_reduce(z->comm, &both, g->ctx->stream);
     await(z, &ticket);
     optimizer_update(z->optimizer, g, args);
+    if (z->level >= ZERO_OPTIMIZER && z->optimizer->kind == OPTIMIZER_MUON) update_by_muon(z, args);
     if (z->level >= ZERO_OPTIMIZER) gather_all(z);
     ctx_range_pop(g->ctx);
 }
@@ -342,6 +379,11 @@ void zero_update(struct zero *z, const struct adamw_args *args) {
 
 static const struct tensor *state_of(const struct optimizer *opt, enum zero_what what) {
     return what == ZERO_M ? &opt->m : what == ZERO_V ? &opt->v : &opt->master;
+}
+
+bool zero_keeps(const struct zero *z, enum zero_what what, int64_t i) {
+    if (what == ZERO_MASTER) return z->optimizer->has_master;
+    return what != ZERO_V || optimizer_has_v(z->optimizer, bucket_of(z, i).layer >= 0);
 }
 
 /* Whether a rank stores only its part of the bucket. */
@@ -360,7 +402,7 @@ static struct zero_range stored(const struct zero *z, enum zero_what what, int64
     else if (what == ZERO_GRADS)
         r.here = part ? part->grad : grads_of(z, i);
     else
-        r.here = tensor_range(state_of(z->optimizer, what), part ? part->at : b.first, r.count);
+        r.here = optimizer_state(z->optimizer, state_of(z->optimizer, what), r.first, r.count);
     return r;
 }
 
@@ -384,6 +426,10 @@ bool zero_stored(struct zero *z, enum zero_what what, int64_t first, int64_t cou
                  struct zero_range *range) {
     while (*next < first + count) {
         int64_t i = bucket_at(z->gpt, *next);
+        if (!zero_keeps(z, what, i)) {
+            *next = min_i64(first + count, bucket_of(z, i).end);
+            continue;
+        }
         struct zero_range all = stored(z, what, i);
         int64_t from = max_i64(*next, all.first), to = min_i64(first + count, all.first + all.count);
         *next = min_i64(first + count, bucket_of(z, i).end);

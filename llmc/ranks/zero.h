@@ -12,6 +12,10 @@
  * The embeddings and all vectors are used at both ends of a step, so every rank stores them whole at every
  * level; their optimizer state is divided.
  *
+ * Muon needs whole matrices. From level 1 on each block has an owner, rank l % world for block l: it gathers
+ * the momentum of its block, makes the matrices orthogonal, and gives every rank its part of the update. At
+ * level 0 every rank does this for all blocks.
+ *
  * The parameter buffer is divided into buckets, contiguous ranges: the embeddings, each block's matrices,
  * all vectors. The reduction of a bucket starts when its gradients are complete, while backward computes
  * the next block. comm_part() divides each bucket among the ranks. At every level a rank updates the same
@@ -55,7 +59,7 @@ struct zero {
 /* Allocates the optimizer and what the level needs besides the model, in the model's context, also in plan
  * mode, and installs the model's hooks. */
 void zero_create(struct zero *z, struct gpt *gpt, struct optimizer *optimizer, struct comm *comm,
-                 enum zero_level level, bool master_weights);
+                 enum zero_level level, struct optimizer_options options);
 void zero_free(struct zero *z);
 
 /* Forward and backward of one micro-batch. Starts to sum the gradients over the ranks: in the last
@@ -67,7 +71,7 @@ bool zero_communicates(const struct zero *z, bool last);
 /* Updates the parameters from the summed gradients. gpt->numbers then holds the loss of the step and the
  * squared norm of the whole gradient, the same on all ranks. Gathers of updated parameters may still be
  * running; the model's hooks wait for them. */
-void zero_update(struct zero *z, const struct adamw_args *args);
+void zero_update(struct zero *z, const struct update_args *args);
 
 /* Waits, on the stream, for all running collectives. Needed before parameters are read without the model's
  * hooks. */
@@ -75,6 +79,8 @@ void zero_settle(struct zero *z);
 
 /* --- for checkpoints and the start of a run --- */
 
+/* Whether there is such a thing for the bucket: some optimizers keep no second moment. */
+bool zero_keeps(const struct zero *z, enum zero_what what, int64_t bucket);
 /* The whole bucket of `what`, on every rank. All ranks call it in the same order. The result is a view of
  * the buffer if every rank stores it whole; else it is in the context's scratch memory and valid until the
  * next call or operation. */

@@ -63,6 +63,8 @@ static const struct option_row batch_rows[] = {
     OPT_REAL(C, epochs, "epochs", "0", 0, 1e9, "X", "passes over the training data; used if --steps is 0", 0),
 };
 static const struct option_row optimizer_rows[] = {
+    OPT_WORD(C, optimizer, "optimizer", "adamw", OPTIMIZER_WORDS, NULL,
+             "muon is for the matrices of the blocks and updates all others by adamw", 0),
     OPT_REAL(
         C, learning_rate, "learning-rate", "0", 0, 100, "X",
         "peak learning rate (0: 2.5e-3 for the stories, else by the model's width, 6e-4 at 768 channels)", 0),
@@ -76,6 +78,11 @@ static const struct option_row optimizer_rows[] = {
              "fraction of the steps in which wsd decays", 0),
     OPT_REAL(C, weight_decay, "weight-decay", "0.1", 0, 100, "X", "decoupled weight decay, of matrices only",
              0),
+    OPT_REAL(C, momentum, "momentum", "0.95", 0, 1, "X", "Muon's decay rate of the momentum",
+             OPTION_BELOW_MAX),
+    OPT_REAL(C, muon_lr_factor, "muon-lr-factor", "1", 0, 1000, "X",
+             "Muon's learning rate for the blocks' matrices, as a multiple of --learning-rate",
+             OPTION_ABOVE_MIN),
     OPT_REAL(C, beta1, "beta1", "0.9", 0, 1, "X", "AdamW's decay rate of the first moment", OPTION_BELOW_MAX),
     OPT_REAL(C, beta2, "beta2", "0.95", 0, 1, "X", "AdamW's decay rate of the second moment",
              OPTION_BELOW_MAX),
@@ -275,8 +282,10 @@ struct device *run_open_device(const struct run_config *c) {
     return device;
 }
 
-bool run_master_weights(const struct run_config *c, const struct gpt_options *options) {
-    return options->dtype == DTYPE_BF16 && c->master_weights;
+struct optimizer_options run_optimizer_options(const struct run_config *c,
+                                               const struct gpt_options *options) {
+    return (struct optimizer_options){.kind = c->optimizer,
+                                      .master_weights = options->dtype == DTYPE_BF16 && c->master_weights};
 }
 
 struct gpt_options run_gpt_options(const struct run_config *c, const struct device *device) {
@@ -310,35 +319,40 @@ double run_learning_rate(const struct run_config *c, int64_t step) {
     return schedule_lr(&schedule, step);
 }
 
-struct adamw_args run_adamw_args(const struct run_config *c, double learning_rate, int64_t step) {
-    return (struct adamw_args){.lr = (float)learning_rate,
-                               .step = step + 1, /* AdamW counts from 1 */
-                               .beta1 = (float)c->beta1,
-                               .beta2 = (float)c->beta2,
-                               .eps = (float)c->eps,
-                               .weight_decay = (float)c->weight_decay,
-                               .max_norm = (float)c->grad_clip,
-                               .stochastic = c->stochastic_rounding && !c->master_weights,
-                               .seed = (uint64_t)c->seed};
+struct update_args run_update_args(const struct run_config *c, double learning_rate, int64_t step) {
+    return (struct update_args){.lr = (float)learning_rate,
+                                .step = step + 1, /* AdamW counts from 1 */
+                                .beta1 = (float)c->beta1,
+                                .beta2 = (float)c->beta2,
+                                .eps = (float)c->eps,
+                                .momentum = (float)c->momentum,
+                                .muon_lr = (float)(learning_rate * c->muon_lr_factor),
+                                .weight_decay = (float)c->weight_decay,
+                                .max_norm = (float)c->grad_clip,
+                                .stochastic = c->stochastic_rounding && !c->master_weights,
+                                .seed = (uint64_t)c->seed};
 }
 
-void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
-                   bool master_weights, enum zero_level level, int64_t world) {
+double run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
+                     struct optimizer_options kept, enum zero_level level, int64_t world) {
     check(ctx->plan, "run_plan_step: the context would run the step");
     struct gpt gpt, generator;
     struct optimizer optimizer;
     struct zero zero;
     struct comm *comm = comm_open_plan(world);
     gpt_create(&gpt, ctx, model, options);
-    zero_create(&zero, &gpt, &optimizer, comm, level, master_weights);
+    zero_create(&zero, &gpt, &optimizer, comm, level, kept);
     generator_create(&generator, ctx, model, options->dtype, &gpt);
     gpt_init_weights(&gpt, 1);
+    ctx_reset_stats(ctx);
+    struct update_args args = {.lr = 1e-3f, .step = 1};
+    zero_update(&zero, &args);
+    double update = ctx_flops(ctx);
     ctx_reset_stats(ctx);
     gpt_set_batch(&gpt, NULL, NULL);
     gpt_set_loss_scale(&gpt, 1.0f);
     zero_micro_step(&zero, true, true);
-    struct adamw_args args = {.lr = 1e-3f, .step = 1};
-    zero_update(&zero, &args);
     zero_free(&zero);
     comm->close(comm);
+    return update;
 }

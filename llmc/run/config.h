@@ -34,6 +34,8 @@ struct run_config {
     double epochs;
     /* optimizer */
     double learning_rate, final_lr_fraction, decay_fraction, weight_decay, beta1, beta2, eps, grad_clip;
+    double momentum, muon_lr_factor;
+    enum optimizer_kind optimizer;
     enum schedule_kind schedule;
     int64_t warmup;
     double init_std;
@@ -77,17 +79,16 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
 
 /* Opens --device with --threads, --tf32 and --autotune. Dies with the reason if it cannot. */
 struct device *run_open_device(const struct run_config *c);
-/* Whether the optimizer keeps fp32 copies of the parameters. */
-bool run_master_weights(const struct run_config *c, const struct gpt_options *options);
+struct optimizer_options run_optimizer_options(const struct run_config *c, const struct gpt_options *options);
 struct gpt_options run_gpt_options(const struct run_config *c, const struct device *device);
 /* For optimizer step `step`; 0 is the first. */
 double run_learning_rate(const struct run_config *c, int64_t step);
-struct adamw_args run_adamw_args(const struct run_config *c, double learning_rate, int64_t step);
+struct update_args run_update_args(const struct run_config *c, double learning_rate, int64_t step);
 
-/* One micro-step and one update in plan mode: leaves the memory and the work of a process, one of `world`,
- * in the context's accounts. The memory includes the generator of samples. ctx must be in plan mode, and
+/* One update and one micro-step in plan mode: leaves the memory of a process, one of `world`, and the work of
+ * the micro-step in the context's accounts, and returns the FLOPs of the update. The memory includes the generator of samples. ctx must be in plan mode, and
  * `options` come from run_gpt_options() for this level and world. */
-void run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
-                   bool master_weights, enum zero_level level, int64_t world);
+double run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
+                     struct optimizer_options optimizer, enum zero_level level, int64_t world);
 
 #endif

@@ -193,8 +193,8 @@ static void create_model(struct run *r) {
     struct gpt_options options = run_gpt_options(&r->config, r->device);
     struct ctx plan;
     ctx_init(&plan, r->device, r->device->ops, true);
-    bool master = run_master_weights(&r->config, &options);
-    run_plan_step(&plan, &r->model, &options, master, r->config.zero, r->comm->world);
+    struct optimizer_options kept = run_optimizer_options(&r->config, &options);
+    run_plan_step(&plan, &r->model, &options, kept, r->config.zero, r->comm->world);
     int64_t sharing = r->device->unified ? r->group->local_world : 1;
     int64_t free_bytes, total_bytes, needed = sharing * ctx_memory_total(&plan);
     r->device->memory_info(r->device, &free_bytes, &total_bytes);
@@ -204,7 +204,7 @@ static void create_model(struct run *r) {
           r->device->name, ctx_memory_advice(&plan, free_bytes / sharing));
     ctx_init(&r->ctx, r->device, r->device->ops, false);
     gpt_create(&r->gpt, &r->ctx, &r->model, &options);
-    zero_create(&r->zero, &r->gpt, &r->optimizer, r->comm, r->config.zero, master);
+    zero_create(&r->zero, &r->gpt, &r->optimizer, r->comm, r->config.zero, kept);
     ctx_reserve_scratch(&r->ctx, plan.memory[MEM_SCRATCH]);
     generator_create(&r->generator, &r->ctx, &r->model, options.dtype, &r->gpt);
     check(ctx_memory_total(&r->ctx) <= ctx_memory_total(&plan),

@@ -181,6 +181,18 @@ static void exchange(struct exchange *x) {
         get(x, c->broadcast(c, &x->tensor, root, stream), "broadcast");
         for (int64_t i = 0; i < x->n; i++) expect(x, i, value_of(root, i), "broadcast");
     }
+    for (int64_t root = 0; root < c->world; root++)
+        for (int64_t r = 0; r < c->world; r++) {
+            struct comm_part part = comm_part(x->n, c->world, r);
+            put(x);
+            get(x, c->gather(c, &x->tensor, root, stream), "gather");
+            for (int64_t i = part.first; i < part.first + part.count; i++)
+                expect(x, i, value_of(c->rank == root ? r : c->rank, i), "gather");
+            put(x);
+            get(x, c->scatter(c, &x->tensor, root, stream), "scatter");
+            for (int64_t i = part.first; i < part.first + part.count; i++)
+                expect(x, i, value_of(r == c->rank ? root : c->rank, i), "scatter");
+        }
 }
 
 /* 384 divides evenly among 1 and 3 ranks, 1024 among 1, 2 and 4. */

@@ -344,7 +344,7 @@ static outcome train(bool cuda, bool fp8, enum recompute recompute, bool record,
     options.dtype = cuda ? DTYPE_BF16 : DTYPE_F32;
     options.fp8 = fp8;
     gpt_create(&model, &g.ctx, &small, &options);
-    optimizer_create(&optimizer, &model, cuda);
+    optimizer_create(&optimizer, &model, {OPTIMIZER_ADAMW, cuda});
     gpt_init_weights(&model, 7);
     gpt_set_loss_scale(&model, 1.0f / (float)(MICRO * B * T));
     if (optimizer.has_master) cast(&g.ctx, &optimizer.master, &model.params);
@@ -356,7 +356,7 @@ static outcome train(bool cuda, bool fp8, enum recompute recompute, bool record,
             g.device->synchronize(g.device, g.ctx.stream);
             micro_step(&model, g.device, &graphs[k], record && i > 0, k == 0);
         }
-        struct adamw_args args = {3e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f, i + 1, 5, 0, false};
+        struct update_args args = {3e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f, i + 1, 5, 0, false, 0.0f};
         optimizer_step(&optimizer, &model, &args);
         float loss;
         ctx_download(&g.ctx, &loss, f32(&model.numbers) + STEP_LOSS, sizeof loss);

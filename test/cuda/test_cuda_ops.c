@@ -164,7 +164,7 @@ static void round_stochastically(struct gpu *gpu, uint16_t *out, int pieces, int
     ctx_upload(&gpu->ctx, memory[4], &one, 4);
     /* with beta1 = beta2 = 0, m / (sqrt(v) + eps) is -1 in every step, so that w grows by lr; the spacing
      * above 1 is 2^-7 */
-    struct adamw_args args = {.lr = 1.0f / 512.0f,
+    struct update_args args = {.lr = 1.0f / 512.0f,
                               .beta1 = 0.0f,
                               .beta2 = 0.0f,
                               .eps = 1e-8f,

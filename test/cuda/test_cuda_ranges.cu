@@ -89,7 +89,7 @@ static void test_ranges_of_a_step(void **state) {
     struct gpt_config config = GPT2_CONFIG("test", 8, 20, 2, 2, 16);
     struct gpt_options options = {};
     options.B = 1, options.T = 8, options.train = true, options.dtype = DTYPE_BF16;
-    struct adamw_args args = {};
+    struct update_args args = {};
     args.lr = 1e-3f, args.eps = 1e-8f, args.step = 1;
     int32_t tokens[9] = {1, 2, 3, 4, 5, 6, 7, 8, 9};
     struct ctx ctx;
@@ -97,12 +97,12 @@ static void test_ranges_of_a_step(void **state) {
     struct optimizer optimizer;
     ctx_init(&ctx, device, device->ops, false);
     gpt_create(&gpt, &ctx, &config, &options);
-    optimizer_create(&optimizer, &gpt, true);
+    optimizer_create(&optimizer, &gpt, {OPTIMIZER_ADAMW, true});
     gpt_init_weights(&gpt, 1);
     gpt_set_batch(&gpt, tokens, tokens + 1);
     used = 0;
     gpt_set_loss_scale(&gpt, 1.0f);
-    gpt_forward_backward(&gpt, true);
+    gpt_forward_backward(&gpt, {OPTIMIZER_ADAMW, true});
     optimizer_step(&optimizer, &gpt, &args);
     device->synchronize(device, device->stream);
     assert_int_equal(depth, 0);
@@ -128,7 +128,7 @@ static void test_ranges_of_a_step(void **state) {
     ctx_init(&plan, device, device->ops, true); /* nothing runs, so there is nothing to see */
     gpt_create(&gpt, &plan, &config, &options);
     gpt_set_loss_scale(&gpt, 1.0f);
-    gpt_forward_backward(&gpt, true);
+    gpt_forward_backward(&gpt, {OPTIMIZER_ADAMW, true});
     assert_int_equal(used, 0);
     ctx_free(&plan);
     ctx_free(&ctx);

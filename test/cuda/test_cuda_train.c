@@ -36,7 +36,7 @@ static void trainer_open(struct trainer *t, bool cuda, enum dtype dtype, enum re
     ctx_init(&t->ctx, t->device, t->device->ops, false);
     struct gpt_options options = {.B = B, .T = T, .train = true, .recompute = recompute, .dtype = dtype};
     gpt_create(&t->gpt, &t->ctx, &small, &options);
-    optimizer_create(&t->optimizer, &t->gpt, dtype != DTYPE_F32);
+    optimizer_create(&t->optimizer, &t->gpt, (struct optimizer_options){.master_weights = dtype != DTYPE_F32});
     gpt_init_weights(&t->gpt, 7);
     if (t->optimizer.has_master) cast(&t->ctx, &t->optimizer.master, &t->gpt.params);
 }
@@ -84,7 +84,7 @@ static double step(struct trainer *t, int64_t number, void **graphs) {
         }
         t->device->graph_launch(t->device, graphs[i], t->ctx.stream);
     }
-    struct adamw_args args = {.lr = 3e-3f,
+    struct update_args args = {.lr = 3e-3f,
                               .beta1 = 0.9f,
                               .beta2 = 0.95f,
                               .eps = 1e-8f,

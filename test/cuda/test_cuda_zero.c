@@ -53,7 +53,7 @@ static void train(struct zero *z, struct result *out) {
             g->ctx->device->synchronize(g->ctx->device, g->ctx->stream); /* the batch is on the stack */
             zero_micro_step(z, i == 0, i == micro - 1);
         }
-        struct adamw_args args = {.lr = 3e-3f,
+        struct update_args args = {.lr = 3e-3f,
                                   .beta1 = 0.9f,
                                   .beta2 = 0.95f,
                                   .eps = 3e-2f, /* divisions by tiny roots would magnify rounding */
@@ -92,7 +92,7 @@ static int body(const struct ranks *ranks, int64_t rank) {
     ctx_init(&ctx, device, device->ops, false);
     zero_gpt_options(&options, r->level, r->world);
     gpt_create(&gpt, &ctx, &model, &options);
-    zero_create(&z, &gpt, &optimizer, comm, r->level, r->dtype != DTYPE_F32);
+    zero_create(&z, &gpt, &optimizer, comm, r->level, (struct optimizer_options){.master_weights = r->dtype != DTYPE_F32});
     gpt_init_weights(&gpt, rank == 0 ? 1 : 2); /* all ranks must get those of rank 0 */
     zero_parameters_changed(&z);
     optimizer_copy_master(&optimizer, &gpt);

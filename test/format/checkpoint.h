@@ -45,7 +45,7 @@ UNUSED static void model_make(struct model *m, const struct gpt_config *config, 
     struct gpt_options options = {.B = 1, .T = config->context, .train = dtype == DTYPE_F32, .dtype = dtype};
     gpt_create(&m->gpt, &m->ctx, config, &options);
     memset(m->gpt.params.data, 0x7f, (size_t)tensor_bytes(&m->gpt.params)); /* a huge value, never zero */
-    optimizer_create(&m->opt, &m->gpt, master);
+    optimizer_create(&m->opt, &m->gpt, (struct optimizer_options){.master_weights = master});
     m->zero = (struct zero){.gpt = &m->gpt, .optimizer = &m->opt};
 }
 

@@ -281,7 +281,7 @@ static void train(struct model *m, int64_t first, int64_t count) {
         gpt_set_batch(&m->gpt, tokens, tokens + 1);
         gpt_set_loss_scale(&m->gpt, 1.0f / 9.0f);
         gpt_forward_backward(&m->gpt, true);
-        struct adamw_args args = {.lr = 0.01f,
+        struct update_args args = {.lr = 0.01f,
                                   .beta1 = 0.9f,
                                   .beta2 = 0.95f,
                                   .eps = 1e-8f,

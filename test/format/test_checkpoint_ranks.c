@@ -48,7 +48,7 @@ static int body(const struct ranks *ranks, int64_t rank) {
     ctx_init(&ctx, device, &cpu_ops, false);
     gpt_create(&gpt, &ctx, p->config, &options);
     memset(gpt.params.data, 0x7f, (size_t)tensor_bytes(&gpt.params));
-    zero_create(&z, &gpt, &opt, comm, p->level, false);
+    zero_create(&z, &gpt, &opt, comm, p->level, (struct optimizer_options){0});
     int status = 0;
     if (p->save) {
         each_stored(&z, ZERO_PARAMS, PARAMS_SALT, true);

@@ -47,7 +47,7 @@ static void make_model(struct fixture *s, const struct gpt_config *c) {
     ctx_init(&s->ctx, s->device, &cpu_ops, false);
     struct gpt_options options = {.B = 1, .T = 2};
     gpt_create(&s->gpt, &s->ctx, c, &options);
-    optimizer_create(&s->opt, &s->gpt, false);
+    optimizer_create(&s->opt, &s->gpt, (struct optimizer_options){0});
     gpt_init_weights(&s->gpt, 3);
     for (int id = P_LN1_W; id < PARAM_ROWS; id++) /* biases too, and nothing symmetric */
         for (int64_t l = 0; l < gpt_param_copies(c, (enum param_id)id); l++) {

@@ -532,7 +532,7 @@ static void the_command(void **state) {
     const char *run = in_scratch("run"), *path = in_scratch("some.txt");
     assert_true(make_directories(run, &err));
     model_open(&m, 1, T_MAX);
-    optimizer_create(&opt, &m.gpt, false);
+    optimizer_create(&opt, &m.gpt, (struct optimizer_options){0});
     struct zero zero = {.gpt = &m.gpt, .optimizer = &opt};
     if (!checkpoint_save(run, &zero, t, &train, &err)) fail_msg("%s", err.message);
     model_close(&m);

@@ -27,7 +27,7 @@ static void model_open(struct model *m, const struct gpt_config *config, struct 
     m->device = device_open_cpu();
     ctx_init(&m->ctx, m->device, &cpu_ops, false);
     gpt_create(&m->gpt, &m->ctx, config, &options);
-    if (options.train) optimizer_create(&m->opt, &m->gpt, false);
+    if (options.train) optimizer_create(&m->opt, &m->gpt, (struct optimizer_options){0});
 }
 
 static void model_close(struct model *m) {
@@ -180,7 +180,7 @@ static void test_ten_adamw_steps(void **state) {
     /* the golden's cosine would end one step later: at step 10 of 0..9 */
     struct schedule schedule = {SCHEDULE_COSINE, lr_max,          meta_int(&st, "warmup"),
                                 steps + 1,       lr_min / lr_max, 0};
-    struct adamw_args args = {
+    struct update_args args = {
         .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .max_norm = 1.0f};
     const struct st_view *tokens = golden(&st, "", "tokens"), *targets = golden(&st, "", "targets");
     for (int64_t step = 0; step < steps; step++) {
@@ -349,7 +349,7 @@ static void test_overfits_one_batch(void **state) {
     model_open(&m, &small, (struct gpt_options){.B = B, .T = T, .train = true});
     gpt_init_weights(&m.gpt, 3);
     gpt_set_batch(&m.gpt, tokens, targets);
-    struct adamw_args args = {.lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .max_norm = 1.0f};
+    struct update_args args = {.lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .max_norm = 1.0f};
     float first = 0;
     for (args.step = 1; args.step <= STEPS; args.step++) {
         gpt_set_loss_scale(&m.gpt, 1.0f / (B * T));
@@ -372,7 +372,7 @@ static void test_nan_gradient_changes_nothing(void **state) {
     memcpy(before, m.gpt.params.data, bytes);
     struct tensor grad = gpt_grad(&m.gpt, P_FC_W, 1);
     f32(&grad)[5] = NAN;
-    struct adamw_args args = {
+    struct update_args args = {
         .lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .max_norm = 1.0f, .step = 1};
     optimizer_step(&m.opt, &m.gpt, &args);
     assert_true(isnan(f32(&m.gpt.numbers)[STEP_SUMSQ]));
@@ -399,8 +399,8 @@ static void test_plan_equals_run(void **state) {
             gpt_init_weights(&g, 1);
             gpt_set_batch(&g, tokens, tokens);
             if (variants[i].train) {
-                struct adamw_args args = {.lr = 1e-3f, .step = 1};
-                optimizer_create(&opt, &g, false);
+                struct update_args args = {.lr = 1e-3f, .step = 1};
+                optimizer_create(&opt, &g, (struct optimizer_options){0});
                 gpt_set_loss_scale(&g, 1.0f);
                 gpt_forward_backward(&g, true);
                 optimizer_step(&opt, &g, &args);

@@ -31,11 +31,11 @@ static void plan_step(struct count *counts, const struct gpt_config *config, int
     struct gpt gpt;
     struct optimizer optimizer;
     struct gpt_options options = {.B = B, .T = T, .train = true, .dtype = DTYPE_BF16, .recompute = recompute};
-    struct adamw_args args = {.lr = 1e-3f, .step = 1};
+    struct update_args args = {.lr = 1e-3f, .step = 1};
     ctx_init(&ctx, NULL, &plan_ops, true);
     ctx.forced = NULL;
     gpt_create(&gpt, &ctx, config, &options);
-    optimizer_create(&optimizer, &gpt, true);
+    optimizer_create(&optimizer, &gpt, (struct optimizer_options){.master_weights = true});
     ctx_reset_stats(&ctx);
     gpt_set_loss_scale(&gpt, 1.0f);
     for (int i = 0; i < micro_steps; i++) gpt_forward_backward(&gpt, i == 0);

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum kind { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST };
+enum kind { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST, GATHER, SCATTER };
 
 struct started {
     enum kind kind;
@@ -45,11 +45,19 @@ static int64_t poison_all_gather(struct comm *c, struct tensor *t, void *stream)
 static int64_t poison_broadcast(struct comm *c, struct tensor *t, int64_t root, void *stream) {
     return start(c, BROADCAST, t, root);
 }
+static int64_t poison_gather(struct comm *c, struct tensor *t, int64_t root, void *stream) {
+    return start(c, GATHER, t, root);
+}
+static int64_t poison_scatter(struct comm *c, struct tensor *t, int64_t root, void *stream) {
+    return start(c, SCATTER, t, root);
+}
 
 static int64_t run_inner(struct comm *inner, struct started *s, void *stream) {
     if (s->kind == ALL_REDUCE) return inner->all_reduce(inner, &s->tensor, stream);
     if (s->kind == REDUCE_SCATTER) return inner->reduce_scatter(inner, &s->tensor, stream);
     if (s->kind == ALL_GATHER) return inner->all_gather(inner, &s->tensor, stream);
+    if (s->kind == GATHER) return inner->gather(inner, &s->tensor, s->root, stream);
+    if (s->kind == SCATTER) return inner->scatter(inner, &s->tensor, s->root, stream);
     return inner->broadcast(inner, &s->tensor, s->root, stream);
 }
 
@@ -89,6 +97,8 @@ struct comm *poison_comm_open(struct comm *inner) {
                             .reduce_scatter = poison_reduce_scatter,
                             .all_gather = poison_all_gather,
                             .broadcast = poison_broadcast,
+                            .gather = poison_gather,
+                            .scatter = poison_scatter,
                             .wait = poison_wait,
                             .close = poison_close};
     return &p->comm;

@@ -18,7 +18,7 @@
 
 #define FINISH 30.0 /* seconds: only a defect takes that long */
 
-enum kind { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST, KINDS };
+enum kind { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST, GATHER, SCATTER, KINDS };
 
 static struct comm *open_comm(struct group *g) {
     struct error err;
@@ -71,14 +71,18 @@ static void prepare(struct comm *c, struct tensor *t, enum kind kind, int64_t ro
     int64_t n = tensor_count(t);
     memset((char *)t->data + tensor_bytes(t), 0x5a, 16);
     for (int64_t i = 0; i < n; i++) {
-        bool mine = kind != ALL_GATHER || owner(n, c->world, i) == c->rank;
-        put(t, i, mine && (kind != BROADCAST || c->rank == root) ? (float)value(i, c->rank, kind) : 99.0f);
+        bool mine = (kind != ALL_GATHER && kind != GATHER) || owner(n, c->world, i) == c->rank;
+        bool from_root = kind == BROADCAST || kind == SCATTER;
+        put(t, i, mine && (!from_root || c->rank == root) ? (float)value(i, c->rank, kind) : 99.0f);
     }
 }
 
 static float expected(struct comm *c, int64_t n, int64_t i, enum kind kind, int64_t root) {
     if (kind == BROADCAST) return (float)value(i, root, kind);
-    if (kind == ALL_GATHER) return (float)value(i, owner(n, c->world, i), kind);
+    bool own = owner(n, c->world, i) == c->rank, at_root = c->rank == root;
+    if (kind == GATHER && !own && !at_root) return 99.0f; /* nothing changes */
+    if (kind == SCATTER) return own || at_root ? (float)value(i, root, kind) : 99.0f;
+    if (kind == ALL_GATHER || kind == GATHER) return (float)value(i, owner(n, c->world, i), kind);
     float sum = 0;
     for (int64_t r = 0; r < c->world; r++) sum += (float)value(i, r, kind);
     return sum;
@@ -101,6 +105,8 @@ static void compare(struct comm *c, const struct tensor *t, enum kind kind, int6
 static int64_t issue(struct comm *c, struct tensor *t, enum kind kind, int64_t root) {
     if (kind == ALL_REDUCE) return c->all_reduce(c, t, NULL);
     if (kind == REDUCE_SCATTER) return c->reduce_scatter(c, t, NULL);
+    if (kind == GATHER) return c->gather(c, t, root, NULL);
+    if (kind == SCATTER) return c->scatter(c, t, root, NULL);
     return kind == ALL_GATHER ? c->all_gather(c, t, NULL) : c->broadcast(c, t, root, NULL);
 }
 

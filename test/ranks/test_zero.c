@@ -36,6 +36,7 @@ struct run {
     int64_t B, T, world, accumulation;
     enum zero_level level;
     enum recompute recompute;
+    enum optimizer_kind optimizer;
     int64_t first_step, steps;  /* of STEPS */
     int64_t nan_step, nan_rank; /* a gradient of this rank is NaN in this step; 0: never */
     bool look;                  /* validate and generate in the middle */
@@ -92,15 +93,16 @@ static void observe_ready(void *arg, int64_t layer) {
  * where gradients are whole. After it, at level 3, block 0 is on its way. */
 static int64_t collectives_of_step(const struct run *r) {
     int64_t L = r->config->layers, A = r->accumulation;
+    int64_t M = r->optimizer == OPTIMIZER_MUON ? 2 * L : 0; /* to each block's owner and back */
     switch (r->level) {
     case ZERO_NONE:
         return L + 2 + 1;
     case ZERO_OPTIMIZER:
-        return L + 2 + 1 + L + 2;
+        return L + 2 + 1 + M + L + 2;
     case ZERO_GRADIENTS:
-        return A * L + 2 + 1 + L + 2;
+        return A * L + 2 + 1 + M + L + 2;
     default:
-        return A * L + 2 + 1 + 2 + L + max_i64(0, L - 2) * (2 * A - 1);
+        return A * L + 2 + 1 + M + 2 + L + max_i64(0, L - 2) * (2 * A - 1);
     }
 }
 
@@ -140,6 +142,10 @@ static void copy_stored(struct zero *z, enum zero_what what, float *values, bool
 static void copy_whole(struct zero *z, enum zero_what what, float *out) {
     for (int64_t i = 0; i < zero_bucket_count(&z->gpt->config); i++) {
         struct zero_bucket b = zero_bucket(&z->gpt->layout, &z->gpt->config, i);
+        if (!zero_keeps(z, what, i)) {
+            memset(out + b.first, 0, (size_t)(b.end - b.first) * sizeof *out);
+            continue;
+        }
         struct tensor t = zero_whole(z, what, i);
         check(tensor_count(&t) == b.end - b.first, "zero_whole: not the whole bucket");
         memcpy(out + b.first, t.data, (size_t)tensor_bytes(&t));
@@ -182,13 +188,15 @@ static void train(struct zero *z, struct observer *o, const struct run *r, struc
             gpt_set_batch(z->gpt, tokens, targets);
             zero_micro_step(z, i == 0, i == r->accumulation - 1);
         }
-        struct adamw_args args = {.lr = 3e-3f,
-                                  .beta1 = 0.9f,
-                                  .beta2 = 0.95f,
-                                  .eps = 3e-2f, /* rounding stays rounding: no division by tiny roots */
-                                  .weight_decay = 0.1f,
-                                  .max_norm = step % 2 ? 0.1f : 1e9f,
-                                  .step = step + 1};
+        struct update_args args = {.lr = 3e-3f,
+                                   .beta1 = 0.9f,
+                                   .beta2 = 0.95f,
+                                   .eps = 3e-2f, /* rounding stays rounding: no division by tiny roots */
+                                   .weight_decay = 0.1f,
+                                   .max_norm = step % 2 ? 0.1f : 1e9f,
+                                   .step = step + 1,
+                                   .momentum = 0.9f,
+                                   .muon_lr = 3e-3f};
         zero_update(z, &args);
         o->held[0] = 0;
         o->held[1] = -1;
@@ -215,10 +223,10 @@ static struct ctx plan_of(const struct run *r, struct device *device, const stru
     struct comm *idle = comm_open_plan(r->world);
     ctx_init(&plan, device, &cpu_ops, true);
     gpt_create(&gpt, &plan, r->config, options);
-    zero_create(&z, &gpt, &opt, idle, r->level, false);
+    zero_create(&z, &gpt, &opt, idle, r->level, (struct optimizer_options){.kind = r->optimizer});
     gpt_init_weights(&gpt, 1);
     zero_micro_step(&z, true, true);
-    struct adamw_args args = {.step = 1};
+    struct update_args args = {.step = 1};
     zero_update(&z, &args);
     zero_free(&z);
     idle->close(idle);
@@ -276,7 +284,7 @@ static void run_rank(const struct run *r, struct comm *comm, struct device *devi
     ctx_init(&ctx, device, &cpu_ops, false);
     gpt_create(&gpt, &ctx, r->config, &options);
     poison(&gpt.params);
-    zero_create(&z, &gpt, &opt, comm, r->level, false);
+    zero_create(&z, &gpt, &opt, comm, r->level, (struct optimizer_options){.kind = r->optimizer});
     int64_t kinds[] = {MEM_PARAMETERS, MEM_GRADIENTS, MEM_OPTIMIZER, MEM_ACTIVATIONS};
     for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++)
         /* rank 0 is planned, the others may have smaller parts */
@@ -405,8 +413,9 @@ static const struct gpt_config odd = GPT2_CONFIG("odd", 13, 131, 3, 2, 10);
 static const struct gpt_config least = GPT2_CONFIG("least", 4, 37, 1, 1, 4);
 static const struct gpt_config even = GPT2_CONFIG("even", 8, 128, 4, 2, 16);
 
-static void check_levels(const struct gpt_config *config, int64_t T) {
-    struct run one = {.config = config, .B = 2, .T = T, .world = 1, .steps = STEPS, .look = true};
+static void check_levels(const struct gpt_config *config, int64_t T, enum optimizer_kind optimizer) {
+    struct run one = {
+        .config = config, .optimizer = optimizer, .B = 2, .T = T, .world = 1, .steps = STEPS, .look = true};
     for (int64_t world = 1; world <= MOST_RANKS; world++)
         for (int64_t accumulation = 1; accumulation <= 3; accumulation += 2) {
             one.accumulation = world * accumulation;
@@ -429,9 +438,14 @@ static void check_levels(const struct gpt_config *config, int64_t T) {
         }
 }
 
-static void levels_odd(void **state) { check_levels(&odd, 7); }
-static void levels_least(void **state) { check_levels(&least, 4); }
-static void levels_even(void **state) { check_levels(&even, 8); }
+static void levels_odd(void **state) { check_levels(&odd, 7, OPTIMIZER_ADAMW); }
+static void levels_least(void **state) { check_levels(&least, 4, OPTIMIZER_ADAMW); }
+static void levels_even(void **state) { check_levels(&even, 8, OPTIMIZER_ADAMW); }
+static void levels_of_muon(void **state) {
+    check_levels(&odd, 7, OPTIMIZER_MUON); /* 3 blocks for up to 4 ranks */
+    check_levels(&least, 4, OPTIMIZER_MUON);
+}
+static void levels_of_lion(void **state) { check_levels(&even, 8, OPTIMIZER_LION); }
 
 /* The communicator without poison, with many collectives started at a time. */
 static void without_poison(void **state) {
@@ -468,14 +482,15 @@ static void recomputed(void **state) {
 
 /* One NaN in the gradient of one rank: no rank applies that update, and the run goes on. */
 static void nan_on_one_rank(void **state) {
-    for (int level = 0; level < 4; level++) {
+    for (int i = 0; i < 4 * 3; i++) {
         struct run r = {.config = &odd,
                         .B = 1,
                         .T = 7,
                         .world = 3,
                         .accumulation = 2,
                         .steps = 3,
-                        .level = (enum zero_level)level};
+                        .level = (enum zero_level)(i % 4),
+                        .optimizer = (enum optimizer_kind)(i / 4)};
         struct result *before = run(&r);
         r.steps = 4;
         r.nan_step = 3;
@@ -492,7 +507,7 @@ static void nan_on_one_rank(void **state) {
         struct result *after = run(&r);
         assert_true(isfinite(after->norm[4]) && isfinite(after->loss[4]));
         assert_true(memcmp(after->params, before->params, bytes) != 0);
-        for (int64_t i = 0; i < layout.total; i++) assert_true(isfinite(after->params[i]));
+        for (int64_t k = 0; k < layout.total; k++) assert_true(isfinite(after->params[k]));
         run_free(before, &odd);
         run_free(skipped, &odd);
         run_free(after, &odd);
@@ -508,6 +523,7 @@ static void goes_on_elsewhere(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++)
         for (size_t k = 0; k < ARRAY_LENGTH(kinds); k++) {
             struct run r = {.config = &odd, .B = 1, .T = 7, .steps = STEPS};
+            r.optimizer = (i + k) % 2 ? OPTIMIZER_MUON : OPTIMIZER_ADAMW;
             r.world = kinds[i].world;
             r.level = kinds[i].level;
             r.accumulation = 4 / r.world;
@@ -533,7 +549,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(levels_odd),        cmocka_unit_test(levels_least),
         cmocka_unit_test(levels_even),       cmocka_unit_test(without_poison),
         cmocka_unit_test(recomputed),        cmocka_unit_test(nan_on_one_rank),
-        cmocka_unit_test(goes_on_elsewhere),
+        cmocka_unit_test(goes_on_elsewhere), cmocka_unit_test(levels_of_muon),
+        cmocka_unit_test(levels_of_lion),
     };
     return test_main(argc, argv, tests, NULL, NULL);
 }

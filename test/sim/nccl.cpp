@@ -44,7 +44,7 @@ namespace sim {
 
 /* --- communicators --- */
 
-enum class kind : uint32_t { all_reduce, reduce, reduce_scatter, all_gather, broadcast, goodbye };
+enum class kind : uint32_t { all_reduce, reduce, reduce_scatter, all_gather, broadcast, exchange, goodbye };
 
 struct nccl_header { /* of a message: the operation, and how many bytes follow */
     sim::kind kind;
@@ -180,18 +180,26 @@ static void end_threads(nccl_communicator *c) {
 
 /* --- operations --- */
 
+struct nccl_leg { /* one ncclSend or ncclRecv */
+    int peer;
+    char *data;
+    size_t bytes;
+};
+/* An exchange is a group of ncclSend and ncclRecv; all ranks must call one. */
 struct nccl_operation_call {
     const char *name;
     nccl_communicator *comm;
     nccl_header header;
     const char *send;
     char *receive;
+    std::vector<nccl_leg> sends, receives;
 };
 
 static size_t type_size(int type) { return type == NCCL_FLOAT32 ? 4 : 2; }
 
 static std::string text_of(const nccl_header &h) {
-    static const char *const names[] = {"AllReduce", "Reduce", "ReduceScatter", "AllGather", "Broadcast"};
+    static const char *const names[] = {"AllReduce", "Reduce",    "ReduceScatter",
+                                        "AllGather", "Broadcast", "Send or Recv"};
     std::string text = std::string(names[(int)h.kind]) + " of " + std::to_string(h.count) +
                        (h.type == NCCL_FLOAT32 ? " float32" : " bfloat16");
     if (h.kind == kind::reduce || h.kind == kind::broadcast) text += " with root " + std::to_string(h.root);
@@ -208,6 +216,10 @@ static std::pair<const char *, size_t> outgoing(const nccl_operation_call &o, in
         return {o.send, o.comm->rank == o.header.root ? bytes : 0};
     case kind::reduce_scatter:
         return {o.send + (size_t)to * bytes, bytes};
+    case kind::exchange:
+        for (const nccl_leg &leg : o.sends)
+            if (leg.peer == to) return {leg.data, leg.bytes};
+        return {nullptr, 0};
     default:
         return {o.send, bytes};
     }
@@ -286,6 +298,19 @@ static void combine(const nccl_operation_call &o, const std::vector<nccl_message
     case kind::all_reduce:
     case kind::reduce_scatter:
         add_up(o.receive, from, h.count, h.type);
+        return;
+    case kind::exchange:
+        for (size_t r = 0; r < from.size(); r++) {
+            const nccl_leg *leg = nullptr;
+            for (const nccl_leg &l : o.receives)
+                if (l.peer == (int)r) leg = &l;
+            size_t expected = leg ? leg->bytes : 0,
+                   sent = (int)r == o.comm->rank ? 0 : from[r].payload.size();
+            if (sent != expected)
+                bug("NCCL: rank %d sends %zu bytes to rank %d, which receives %zu", (int)r, sent,
+                    o.comm->rank, expected);
+            if (expected) memcpy(leg->data, from[r].payload.data(), expected);
+        }
         return;
     case kind::all_gather:
         for (size_t r = 0; r < from.size(); r++)
@@ -379,8 +404,33 @@ static int call(const char *name, sim::kind k, const void *send, void *receive, 
                       : k == kind::all_gather   ? r
                                                 : s);
     group.stream = (cudaStream_t)stream;
-    group.calls.push_back({name, c, {k, type, root, 0, count, 0}, s, (char *)receive});
+    group.calls.push_back({name, c, {k, type, root, 0, count, 0}, s, (char *)receive, {}, {}});
     return group.depth > 0 ? NCCL_SUCCESS : end_group();
+}
+
+/* Sends and receives of a group become one operation. */
+static int leg(const char *name, bool sends, void *data, size_t count, int type, int peer, void *comm,
+               void *stream) {
+    SIM_API_LOCK;
+    nccl_communicator *c = communicator_of(comm, name);
+    forbid_in_capture(name);
+    if (group.depth == 0) bug("%s: only in groups is it simulated", name);
+    if (peer < 0 || peer >= c->world || peer == c->rank) bug("%s: rank %d with rank %d", name, c->rank, peer);
+    if (group.calls.empty())
+        group.calls.push_back(
+            {name, c, {kind::exchange, NCCL_FLOAT32, 0, 0, 0, 0}, nullptr, nullptr, {}, {}});
+    nccl_operation_call &o = group.calls[0];
+    if (o.header.kind != kind::exchange ||
+        (!(o.sends.empty() && o.receives.empty()) && group.stream != stream))
+        bug("%s: groups with other operations or of several streams are not simulated", name);
+    size_t bytes = count * type_size(type);
+    if (bytes) check_device_range((const char *)data, bytes, name);
+    std::vector<nccl_leg> &legs = sends ? o.sends : o.receives;
+    for (const nccl_leg &l : legs)
+        if (l.peer == peer) bug("%s: two for rank %d in a group are not simulated", name, peer);
+    group.stream = (cudaStream_t)stream;
+    legs.push_back({peer, (char *)data, bytes});
+    return NCCL_SUCCESS;
 }
 
 /* --- opening --- */
@@ -552,6 +602,12 @@ int ncclReduceScatter(const void *send, void *receive, size_t count, int type, i
 }
 int ncclAllGather(const void *send, void *receive, size_t count, int type, void *comm, void *stream) {
     return call("ncclAllGather", kind::all_gather, send, receive, count, type, NCCL_SUM, 0, comm, stream);
+}
+int ncclSend(const void *data, size_t count, int type, int peer, void *comm, void *stream) {
+    return leg("ncclSend", true, const_cast<void *>(data), count, type, peer, comm, stream);
+}
+int ncclRecv(void *data, size_t count, int type, int peer, void *comm, void *stream) {
+    return leg("ncclRecv", false, data, count, type, peer, comm, stream);
 }
 int ncclBroadcast(const void *send, void *receive, size_t count, int type, int root, void *comm,
                   void *stream) {
