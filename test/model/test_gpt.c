@@ -1,5 +1,5 @@
 /* The whole network: against float64 automatic differentiation (goldens written by
- * dev/reference/gpt2_float64.py and adamw_float64.py), and against itself: recomputation, head chunks,
+ * dev/reference/gpt2_float64.py, adamw_float64.py and muon_float64.py), and against itself: recomputation, head chunks,
  * gradient accumulation, the generation cache, overfitting one batch, and the plan. */
 
 #include "test/test.h"
@@ -23,11 +23,16 @@ struct model {
     struct optimizer opt;
 };
 
-static void model_open(struct model *m, const struct gpt_config *config, struct gpt_options options) {
+static void model_open_for(struct model *m, const struct gpt_config *config, struct gpt_options options,
+                           enum optimizer_kind kind) {
     m->device = device_open_cpu();
     ctx_init(&m->ctx, m->device, &cpu_ops, false);
     gpt_create(&m->gpt, &m->ctx, config, &options);
-    if (options.train) optimizer_create(&m->opt, &m->gpt, (struct optimizer_options){0});
+    if (options.train) optimizer_create(&m->opt, &m->gpt, (struct optimizer_options){.kind = kind});
+}
+
+static void model_open(struct model *m, const struct gpt_config *config, struct gpt_options options) {
+    model_open_for(m, config, options, OPTIMIZER_ADAMW);
 }
 
 static void model_close(struct model *m) {
@@ -212,6 +217,77 @@ static void test_ten_adamw_steps(void **state) {
     model_close(&m);
 }
 
+/* --- Muon and Lion against float64 --- */
+
+static void golden_values(struct gpt *g, const struct safetensors *st, const char *prefix, bool grads) {
+    for (int id = 0; id < PARAM_ROWS; id++)
+        for (int64_t l = 0; l < gpt_param_copies(&g->config, (enum param_id)id); l++) {
+            struct tensor t = grads ? gpt_grad(g, (enum param_id)id, l) : gpt_param(g, (enum param_id)id, l);
+            const struct st_view *v = golden(st, prefix, gpt_param_name((enum param_id)id, l));
+            for (int64_t i = 0; i < v->count; i++) f32(&t)[i] = (float)view_at(v, i);
+        }
+}
+
+static void compare_values(const struct model *m, const struct safetensors *st, const char *prefix,
+                           const struct tensor *buffer, bool blocks_only) {
+    const struct gpt *g = &m->gpt;
+    for (int id = 0; id < PARAM_ROWS; id++)
+        for (int64_t l = 0; l < gpt_param_copies(&g->config, (enum param_id)id); l++) {
+            if (blocks_only && !gpt_param_in_blocks((enum param_id)id)) continue;
+            const char *name = gpt_param_name((enum param_id)id, l);
+            const struct st_view *v = golden(st, prefix, name);
+            const float *x = f32(buffer) + g->layout.offset[id] + l * g->layout.stride[id];
+            struct deviation d = {0, 0};
+            for (int64_t i = 0; i < v->count; i++) deviation_add(&d, (double)x[i], view_at(v, i));
+            if (!(d.worst <= 2e-5 * d.scale))
+                fail_msg("%s%s: error %.3g of a largest element %.3g", prefix, name, d.worst, d.scale);
+        }
+}
+
+static double meta_real(const struct safetensors *st, const char *key) {
+    const char *value = safetensors_metadata(st, key);
+    assert_non_null(value);
+    return atof(value);
+}
+
+/* Grouped heads and a gated MLP: matrices that are stored below each other are made orthogonal apart. */
+static void steps_of(enum optimizer_kind kind) {
+    struct safetensors st;
+    golden_open(&st, "muon_steps");
+    struct gpt_config config =
+        GPT2_CONFIG("golden", meta_int(&st, "context"), meta_int(&st, "vocab_size"), meta_int(&st, "layers"),
+                    meta_int(&st, "heads"), meta_int(&st, "channels"));
+    config.kv_heads = meta_int(&st, "kv_heads");
+    config.ff = meta_int(&st, "ff");
+    config.mlp = MLP_SWIGLU;
+    config.norm = NORM_RMS;
+    config.bias = SWITCH_OFF;
+    struct model m;
+    model_open_for(&m, &config, (struct gpt_options){.B = 1, .T = 4, .train = true}, kind);
+    fill(&m.ctx, &m.gpt.params, 0.0f);
+    golden_values(&m.gpt, &st, "param.", false);
+    struct update_args args = {.lr = (float)meta_real(&st, "lr"),
+                               .beta1 = (float)meta_real(&st, "beta1"),
+                               .beta2 = (float)meta_real(&st, "beta2"),
+                               .eps = (float)meta_real(&st, "eps"),
+                               .weight_decay = (float)meta_real(&st, "weight_decay"),
+                               .max_norm = (float)meta_real(&st, "clip"),
+                               .momentum = (float)meta_real(&st, "momentum")};
+    args.muon_lr = args.lr * (float)meta_real(&st, "muon_lr_factor");
+    for (args.step = 1; args.step <= meta_int(&st, "steps"); args.step++) {
+        golden_values(&m.gpt, &st, temp_printf("grad.%" PRId64 ".", args.step), true);
+        optimizer_step(&m.opt, &m.gpt, &args);
+        assert_true(f32(&m.gpt.numbers)[STEP_SUMSQ] > args.max_norm * args.max_norm); /* it is clipped */
+    }
+    compare_values(&m, &st, kind == OPTIMIZER_MUON ? "muon." : "lion.", &m.gpt.params, false);
+    if (kind == OPTIMIZER_MUON) compare_values(&m, &st, "muon.m.", &m.opt.m, true);
+    safetensors_close(&st);
+    model_close(&m);
+}
+
+static void test_three_muon_steps(void **state) { steps_of(OPTIMIZER_MUON); }
+static void test_three_lion_steps(void **state) { steps_of(OPTIMIZER_LION); }
+
 /* --- against itself --- */
 
 static const struct gpt_config small = GPT2_CONFIG("small", 24, 50, 3, 2, 16);
@@ -363,22 +439,35 @@ static void test_overfits_one_batch(void **state) {
     model_close(&m);
 }
 
-static void test_nan_gradient_changes_nothing(void **state) {
+static void nan_gradient_changes_nothing(enum optimizer_kind kind) {
     struct model m;
-    model_open(&m, &small, (struct gpt_options){.B = 1, .T = 4, .train = true});
+    model_open_for(&m, &small, (struct gpt_options){.B = 1, .T = 4, .train = true}, kind);
     gpt_init_weights(&m.gpt, 3);
     size_t bytes = (size_t)tensor_bytes(&m.gpt.params);
     void *before = xmalloc(bytes);
     memcpy(before, m.gpt.params.data, bytes);
     struct tensor grad = gpt_grad(&m.gpt, P_FC_W, 1);
     f32(&grad)[5] = NAN;
-    struct update_args args = {
-        .lr = 1e-2f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .max_norm = 1.0f, .step = 1};
+    struct update_args args = {.lr = 1e-2f,
+                               .beta1 = 0.9f,
+                               .beta2 = 0.95f,
+                               .eps = 1e-8f,
+                               .max_norm = 1.0f,
+                               .step = 1,
+                               .momentum = 0.9f,
+                               .muon_lr = 1e-2f};
     optimizer_step(&m.opt, &m.gpt, &args);
     assert_true(isnan(f32(&m.gpt.numbers)[STEP_SUMSQ]));
     assert_memory_equal(before, m.gpt.params.data, bytes);
+    for (int64_t i = 0; i < tensor_count(&m.opt.m); i++) assert_true(f32(&m.opt.m)[i] == 0.0f);
     free(before);
     model_close(&m);
+}
+
+static void test_nan_gradient_changes_nothing(void **state) {
+    nan_gradient_changes_nothing(OPTIMIZER_ADAMW);
+    nan_gradient_changes_nothing(OPTIMIZER_MUON);
+    nan_gradient_changes_nothing(OPTIMIZER_LION);
 }
 
 /* The same calls with a planning context: the same FLOPs, and the memory that a run really takes. */
@@ -461,6 +550,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_goldens),
         cmocka_unit_test(test_ten_adamw_steps),
+        cmocka_unit_test(test_three_muon_steps),
+        cmocka_unit_test(test_three_lion_steps),
         cmocka_unit_test(test_recompute_levels_are_bit_identical),
         cmocka_unit_test(test_head_chunks),
         cmocka_unit_test(test_accumulation_equals_one_batch),
