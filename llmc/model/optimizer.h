@@ -15,7 +15,6 @@ extern "C" {
 #endif
 
 enum optimizer_kind { OPTIMIZER_ADAMW, OPTIMIZER_MUON, OPTIMIZER_LION };
-#define OPTIMIZER_WORDS "adamw|muon|lion"
 const char *optimizer_name(enum optimizer_kind kind);
 
 struct optimizer_options {

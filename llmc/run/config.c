@@ -63,8 +63,8 @@ static const struct option_row batch_rows[] = {
     OPT_REAL(C, epochs, "epochs", "0", 0, 1e9, "X", "passes over the training data; used if --steps is 0", 0),
 };
 static const struct option_row optimizer_rows[] = {
-    OPT_WORD(C, optimizer, "optimizer", "adamw", OPTIMIZER_WORDS, NULL,
-             "muon is for the matrices of the blocks and updates all others by adamw", 0),
+    OPT_WORD(C, optimizer, "optimizer", "auto", "auto|adamw|muon|lion", NULL,
+             "muon updates the matrices of the blocks, and adamw the rest (auto: adamw)", 0),
     OPT_REAL(
         C, learning_rate, "learning-rate", "0", 0, 100, "X",
         "peak learning rate (0: 2.5e-3 for the stories, else by the model's width, 6e-4 at 768 channels)", 0),
@@ -78,15 +78,16 @@ static const struct option_row optimizer_rows[] = {
              "fraction of the steps in which wsd decays", 0),
     OPT_REAL(C, weight_decay, "weight-decay", "0.1", 0, 100, "X", "decoupled weight decay, of matrices only",
              0),
-    OPT_REAL(C, momentum, "momentum", "0.95", 0, 1, "X", "Muon's decay rate of the momentum",
+    OPT_REAL(C, momentum, "momentum", "-1", -1, 1, "X", "Muon's decay rate of the momentum (-1: 0.95)",
              OPTION_BELOW_MAX),
-    OPT_REAL(C, muon_lr_factor, "muon-lr-factor", "1", 0, 1000, "X",
-             "Muon's learning rate for the blocks' matrices, as a multiple of --learning-rate",
-             OPTION_ABOVE_MIN),
-    OPT_REAL(C, beta1, "beta1", "0.9", 0, 1, "X", "AdamW's decay rate of the first moment", OPTION_BELOW_MAX),
-    OPT_REAL(C, beta2, "beta2", "0.95", 0, 1, "X", "AdamW's decay rate of the second moment",
+    OPT_REAL(C, muon_lr_factor, "muon-lr-factor", "0", 0, 1000, "X",
+             "Muon's learning rate of the matrices, as a multiple of --learning-rate (0: 1)", 0),
+    OPT_REAL(C, beta1, "beta1", "0.9", 0, 1, "X", "AdamW's and Lion's decay rate of the first moment",
              OPTION_BELOW_MAX),
-    OPT_REAL(C, eps, "eps", "1e-8", 0, 1, "X", "AdamW's epsilon", OPTION_ABOVE_MIN),
+    OPT_REAL(C, beta2, "beta2", "-1", -1, 1, "X",
+             "AdamW's decay rate of the second moment, Lion's second one of the first (-1: 0.95, Lion 0.99)",
+             OPTION_BELOW_MAX),
+    OPT_REAL(C, eps, "eps", "0", 0, 1, "X", "AdamW's epsilon (0: 1e-8)", 0),
     OPT_REAL(C, grad_clip, "grad-clip", "1", 0, INFINITY, "X",
              "a gradient with a larger norm is scaled down to this norm (0: never)", 0),
 };
@@ -231,6 +232,29 @@ static bool choose_tokens_per_step(struct run_config *c, struct error *err) {
                 c->tokens_per_step, c->batch_size, c->seq_len, processes, micro, nearest);
 }
 
+/* Options of one optimizer are refused with another. */
+static bool complete_optimizer(struct run_config *c, struct error *err) {
+    if (c->optimizer == OPTIMIZER_CHOICE_AUTO) c->optimizer = OPTIMIZER_CHOICE_ADAMW;
+    bool muon = c->optimizer == OPTIMIZER_CHOICE_MUON, lion = c->optimizer == OPTIMIZER_CHOICE_LION;
+    const char *name = run_optimizer_name(c);
+    if (c->momentum < 0.0 && c->momentum != -1.0)
+        return fail(err, "--momentum %g: must be 0 or more, and below 1", c->momentum);
+    if (c->beta2 < 0.0 && c->beta2 != -1.0)
+        return fail(err, "--beta2 %g: must be 0 or more, and below 1", c->beta2);
+    if (!muon && c->momentum >= 0.0)
+        return fail(err, "--momentum is Muon's, and --optimizer is %s, which has --beta1 and --beta2", name);
+    if (!muon && c->muon_lr_factor > 0.0)
+        return fail(err, "--muon-lr-factor is Muon's, and --optimizer is %s, which has --learning-rate",
+                    name);
+    if (lion && c->eps > 0.0)
+        return fail(err, "--eps is AdamW's, and --optimizer is lion, which divides by nothing");
+    if (muon && c->momentum < 0.0) c->momentum = 0.95;
+    if (muon && c->muon_lr_factor <= 0.0) c->muon_lr_factor = 1.0;
+    if (c->beta2 < 0.0) c->beta2 = lion ? 0.99 : 0.95;
+    if (!lion && c->eps <= 0.0) c->eps = 1e-8;
+    return true;
+}
+
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, int64_t epoch_tokens,
                          struct error *err) {
     enum { STORIES_STEPS = 3000, FEWEST_STEPS = 500 };
@@ -255,16 +279,19 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
     if (c->samples == SAMPLES_CHOICE_AUTO)
         c->samples = c->text || c->data ? SAMPLES_CHOICE_WINDOWS : SAMPLES_CHOICE_DOCUMENTS;
     bool stories = !c->text && !c->data;
+    if (!complete_optimizer(c, err)) return false;
     /* Tuned for the stories: 7.7 % above their entropy after 3,000 steps of 8 x 128 tokens; the general
      * rules below reach 21.7 % after 2,400. Larger embeddings keep the words of a class apart, and a model
      * must tell them apart to repeat the right one. */
     if (c->init_std <= 0 && stories) c->init_std = 0.1;
-    if (c->learning_rate <= 0 && stories) c->learning_rate = 2.5e-3;
+    bool lion =
+        c->optimizer == OPTIMIZER_CHOICE_LION; /* its updates are larger: Chen et al. take 0.1 to 0.3 */
+    if (c->learning_rate <= 0 && stories && !lion) c->learning_rate = 2.5e-3;
     if (c->final_lr_fraction < 0) c->final_lr_fraction = stories ? 0.0 : 0.1;
     /* 0.02 is GPT-2's, for 768 channels and more; with fewer inputs to a sum, larger weights keep its
      * variance */
     if (c->init_std <= 0) c->init_std = 0.02 * sqrt(fmax(1.0, 768.0 / (double)model->channels));
-    if (c->learning_rate <= 0) c->learning_rate = learning_rate_for(model->channels);
+    if (c->learning_rate <= 0) c->learning_rate = learning_rate_for(model->channels) * (lion ? 0.3 : 1.0);
     if (c->warmup < 0) c->warmup = min_i64(700, c->steps / 20);
     if (!c->val_every) c->val_every = max_i64(1, c->steps / 10);
     if (!c->eval_every) c->eval_every = c->val_every;
@@ -282,9 +309,20 @@ struct device *run_open_device(const struct run_config *c) {
     return device;
 }
 
+/* Before the choice is made: AdamW. */
+static enum optimizer_kind chosen_optimizer(const struct run_config *c) {
+    static const enum optimizer_kind kinds[] = {[OPTIMIZER_CHOICE_AUTO] = OPTIMIZER_ADAMW,
+                                                [OPTIMIZER_CHOICE_ADAMW] = OPTIMIZER_ADAMW,
+                                                [OPTIMIZER_CHOICE_MUON] = OPTIMIZER_MUON,
+                                                [OPTIMIZER_CHOICE_LION] = OPTIMIZER_LION};
+    return kinds[c->optimizer];
+}
+
+const char *run_optimizer_name(const struct run_config *c) { return optimizer_name(chosen_optimizer(c)); }
+
 struct optimizer_options run_optimizer_options(const struct run_config *c,
                                                const struct gpt_options *options) {
-    return (struct optimizer_options){.kind = c->optimizer,
+    return (struct optimizer_options){.kind = chosen_optimizer(c),
                                       .master_weights = options->dtype == DTYPE_BF16 && c->master_weights};
 }
 

@@ -15,6 +15,12 @@
 #include "llmc/ranks/zero.h"
 
 enum samples_choice { SAMPLES_CHOICE_AUTO, SAMPLES_CHOICE_WINDOWS, SAMPLES_CHOICE_DOCUMENTS };
+enum optimizer_choice {
+    OPTIMIZER_CHOICE_AUTO,
+    OPTIMIZER_CHOICE_ADAMW,
+    OPTIMIZER_CHOICE_MUON,
+    OPTIMIZER_CHOICE_LION
+};
 enum dtype_choice { DTYPE_CHOICE_AUTO, DTYPE_CHOICE_FP32, DTYPE_CHOICE_BF16 };
 enum matmul_choice { MATMUL_CHOICE_BF16, MATMUL_CHOICE_FP8 };
 
@@ -35,7 +41,7 @@ struct run_config {
     /* optimizer */
     double learning_rate, final_lr_fraction, decay_fraction, weight_decay, beta1, beta2, eps, grad_clip;
     double momentum, muon_lr_factor;
-    enum optimizer_kind optimizer;
+    enum optimizer_choice optimizer;
     enum schedule_kind schedule;
     int64_t warmup;
     double init_std;
@@ -79,6 +85,8 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
 
 /* Opens --device with --threads, --tf32 and --autotune. Dies with the reason if it cannot. */
 struct device *run_open_device(const struct run_config *c);
+/* Of a run whose choice is made. */
+const char *run_optimizer_name(const struct run_config *c);
 struct optimizer_options run_optimizer_options(const struct run_config *c, const struct gpt_options *options);
 struct gpt_options run_gpt_options(const struct run_config *c, const struct device *device);
 /* For optimizer step `step`; 0 is the first. */

@@ -77,6 +77,22 @@ static bool import_first_options(struct run *r, struct error *err) {
     return ok;
 }
 
+/* Whether a resumed run keeps its optimizer, whose state the checkpoint holds. Checkpoints that do not name
+ * one are AdamW's. */
+static bool keep_optimizer(struct run *r, struct error *err) {
+    const json_t *values = json_object_get(r->state.options, "values");
+    const char *stored = json_string_value(json_object_get(values, "optimizer"));
+    enum optimizer_choice *now = &r->config.optimizer;
+    if (!stored && *now == OPTIMIZER_CHOICE_AUTO) *now = OPTIMIZER_CHOICE_ADAMW;
+    const char *name = run_optimizer_name(&r->config);
+    if (!stored) stored = "adamw";
+    return strcmp(stored, name) == 0 ||
+           fail(err,
+                "--resume: %s was trained with --optimizer %s, whose state is no state of %s; resume with "
+                "--optimizer %s, or start a new run from its weights with --model %s --optimizer %s",
+                r->start, stored, name, stored, r->start, name);
+}
+
 /* --resume takes over the options of the newest checkpoint. */
 static void choose(struct run *r) {
     struct error err;
@@ -93,9 +109,10 @@ static void choose(struct run *r) {
     free(existing);
     r->resumed = r->config.resume && r->start;
     if (!r->config.resume) return;
-    ok = r->resumed ? checkpoint_load_state(&r->state, r->start, &err) &&
-                          options_import(&r->options, r->state.options, r->start, &err)
-                    : import_first_options(r, &err);
+    ok = r->resumed
+             ? checkpoint_load_state(&r->state, r->start, &err) &&
+                   options_import(&r->options, r->state.options, r->start, &err) && keep_optimizer(r, &err)
+             : import_first_options(r, &err);
     check_all_ranks(r->group, ok, &err);
 }
 

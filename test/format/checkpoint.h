@@ -38,15 +38,20 @@ struct model {
 };
 
 /* Room for training needs the gradients' fill, which the CPU has for fp32 only. */
-UNUSED static void model_make(struct model *m, const struct gpt_config *config, enum dtype dtype,
-                              bool master) {
+UNUSED static void model_make_for(struct model *m, const struct gpt_config *config, enum dtype dtype,
+                                  struct optimizer_options optimizer) {
     m->device = device_open_cpu();
     ctx_init(&m->ctx, m->device, &cpu_ops, false);
     struct gpt_options options = {.B = 1, .T = config->context, .train = dtype == DTYPE_F32, .dtype = dtype};
     gpt_create(&m->gpt, &m->ctx, config, &options);
     memset(m->gpt.params.data, 0x7f, (size_t)tensor_bytes(&m->gpt.params)); /* a huge value, never zero */
-    optimizer_create(&m->opt, &m->gpt, (struct optimizer_options){.master_weights = master});
+    optimizer_create(&m->opt, &m->gpt, optimizer);
     m->zero = (struct zero){.gpt = &m->gpt, .optimizer = &m->opt};
+}
+
+UNUSED static void model_make(struct model *m, const struct gpt_config *config, enum dtype dtype,
+                              bool master) {
+    model_make_for(m, config, dtype, (struct optimizer_options){.master_weights = master});
 }
 
 UNUSED static void model_free(struct model *m) {
