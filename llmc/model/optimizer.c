@@ -234,6 +234,8 @@ double schedule_lr(const struct schedule *s, int64_t step) {
     double span = (double)max_i64(1, s->steps - 1 - s->warmup);
     double t = fmin(1.0, (double)(step - s->warmup) / span);
     switch (s->kind) {
+    case SCHEDULE_NOAM:
+        return s->peak * sqrt((double)max_i64(1, s->warmup) / (double)(step + 1));
     case SCHEDULE_CONSTANT:
         return s->peak;
     case SCHEDULE_LINEAR:

@@ -101,18 +101,18 @@ void optimizer_apply(struct optimizer *opt, struct gpt *gpt, const struct optimi
 
 /* --- schedule --- */
 
-enum schedule_kind { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT, SCHEDULE_WSD };
+enum schedule_kind { SCHEDULE_COSINE, SCHEDULE_LINEAR, SCHEDULE_CONSTANT, SCHEDULE_WSD, SCHEDULE_NOAM };
 
 struct schedule {
     enum schedule_kind kind;
     double peak;           /* learning rate after warmup */
     int64_t warmup, steps; /* in optimizer steps */
-    double final_fraction; /* of peak, reached at the last step */
+    double final_fraction; /* of peak, reached at the last step; not by the constant one and Noam's */
     double decay_fraction; /* WSD: share of the steps that the final decay takes */
 };
 /* Learning rate of step `step` in [0, steps): linear warmup peak*(step+1)/warmup, then by kind: cosine
  * (Loshchilov & Hutter 2016), straight line, constant, or constant with a final 1-sqrt decay (Haegele et
- * al. 2024). */
+ * al. 2024), or peak*sqrt(warmup/(step+1)) ("Noam", Vaswani et al. 2017, arXiv 1706.03762). */
 double schedule_lr(const struct schedule *s, int64_t step);
 
 #ifdef __cplusplus

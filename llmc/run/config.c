@@ -68,8 +68,10 @@ static const struct option_row optimizer_rows[] = {
     OPT_REAL(
         C, learning_rate, "learning-rate", "0", 0, 100, "X",
         "peak learning rate (0: 2.5e-3 for the stories, else by the model's width, 6e-4 at 768 channels)", 0),
-    OPT_WORD(C, schedule, "schedule", "cosine", "cosine|linear|constant|wsd", NULL,
-             "shape of the learning rate after the warmup; wsd is constant and decays at the end", 0),
+    OPT_WORD(C, schedule, "schedule", "cosine", "cosine|linear|constant|wsd|noam", NULL,
+             "shape of the learning rate after the warmup; wsd is constant and decays at the "
+             "end, noam falls with the square root of the steps",
+             0),
     OPT_INT(C, warmup, "warmup", "-1", -1, INFINITY, "N",
             "steps in which the learning rate rises to its peak (-1: 5 % of all, at most 700)", 0),
     OPT_REAL(C, final_lr_fraction, "final-lr-fraction", "-1", -1, 1, "X",

@@ -165,12 +165,12 @@ static void round_stochastically(struct gpu *gpu, uint16_t *out, int pieces, int
     /* with beta1 = beta2 = 0, m / (sqrt(v) + eps) is -1 in every step, so that w grows by lr; the spacing
      * above 1 is 2^-7 */
     struct update_args args = {.lr = 1.0f / 512.0f,
-                              .beta1 = 0.0f,
-                              .beta2 = 0.0f,
-                              .eps = 1e-8f,
-                              .step = step,
-                              .seed = 3,
-                              .stochastic = true};
+                               .beta1 = 0.0f,
+                               .beta2 = 0.0f,
+                               .eps = 1e-8f,
+                               .step = step,
+                               .seed = 3,
+                               .stochastic = true};
     for (int piece = 0; piece < pieces; piece++) {
         int64_t n = N / pieces, first = piece * n;
         struct tensor w = tensor_make("param", DTYPE_BF16, (char *)memory[0] + 2 * first, n, 0, 0, 0);

@@ -102,7 +102,7 @@ static void test_ranges_of_a_step(void **state) {
     gpt_set_batch(&gpt, tokens, tokens + 1);
     used = 0;
     gpt_set_loss_scale(&gpt, 1.0f);
-    gpt_forward_backward(&gpt, {OPTIMIZER_ADAMW, true});
+    gpt_forward_backward(&gpt, true);
     optimizer_step(&optimizer, &gpt, &args);
     device->synchronize(device, device->stream);
     assert_int_equal(depth, 0);
@@ -128,7 +128,7 @@ static void test_ranges_of_a_step(void **state) {
     ctx_init(&plan, device, device->ops, true); /* nothing runs, so there is nothing to see */
     gpt_create(&gpt, &plan, &config, &options);
     gpt_set_loss_scale(&gpt, 1.0f);
-    gpt_forward_backward(&gpt, {OPTIMIZER_ADAMW, true});
+    gpt_forward_backward(&gpt, true);
     assert_int_equal(used, 0);
     ctx_free(&plan);
     ctx_free(&ctx);

@@ -29,6 +29,7 @@ struct run {
     int64_t world;
     enum zero_level level;
     enum dtype dtype;
+    enum optimizer_kind optimizer;
     struct result *result;
 };
 
@@ -54,13 +55,15 @@ static void train(struct zero *z, struct result *out) {
             zero_micro_step(z, i == 0, i == micro - 1);
         }
         struct update_args args = {.lr = 3e-3f,
-                                  .beta1 = 0.9f,
-                                  .beta2 = 0.95f,
-                                  .eps = 3e-2f, /* divisions by tiny roots would magnify rounding */
-                                  .weight_decay = 0.1f,
-                                  .max_norm = 0.5f,
-                                  .step = step + 1,
-                                  .seed = 5};
+                                   .beta1 = 0.9f,
+                                   .beta2 = 0.95f,
+                                   .eps = 3e-2f, /* divisions by tiny roots would magnify rounding */
+                                   .weight_decay = 0.1f,
+                                   .max_norm = 0.5f,
+                                   .step = step + 1,
+                                   .seed = 5,
+                                   .momentum = 0.9f,
+                                   .muon_lr = 3e-3f};
         zero_update(z, &args);
         float numbers[STEP_NUMBERS];
         ctx_download(g->ctx, numbers, g->numbers.data, sizeof numbers);
@@ -92,7 +95,8 @@ static int body(const struct ranks *ranks, int64_t rank) {
     ctx_init(&ctx, device, device->ops, false);
     zero_gpt_options(&options, r->level, r->world);
     gpt_create(&gpt, &ctx, &model, &options);
-    zero_create(&z, &gpt, &optimizer, comm, r->level, (struct optimizer_options){.master_weights = r->dtype != DTYPE_F32});
+    zero_create(&z, &gpt, &optimizer, comm, r->level,
+                (struct optimizer_options){.kind = r->optimizer, .master_weights = r->dtype != DTYPE_F32});
     gpt_init_weights(&gpt, rank == 0 ? 1 : 2); /* all ranks must get those of rank 0 */
     zero_parameters_changed(&z);
     optimizer_copy_master(&optimizer, &gpt);
@@ -120,11 +124,12 @@ static int64_t total(void) {
 }
 static size_t result_bytes(void) { return sizeof(struct result) + (size_t)total() * sizeof(float); }
 
-static struct result *run(int64_t world, enum zero_level level, enum dtype dtype) {
+static struct result *run(int64_t world, enum zero_level level, enum dtype dtype,
+                          enum optimizer_kind optimizer) {
     struct result *out = (struct result *)mmap(NULL, result_bytes(), PROT_READ | PROT_WRITE,
                                                MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     check(out != MAP_FAILED, "no shared memory");
-    struct run r = {world, level, dtype, out};
+    struct run r = {world, level, dtype, optimizer, out};
     struct ranks ranks;
     ranks_init(&ranks, world, 60.0);
     ranks.arg = &r;
@@ -144,11 +149,11 @@ static void near(int level, const char *what, int64_t i, double got, double want
 }
 
 /* `loss`, `params`: the allowed relative differences. */
-static void check_levels(enum dtype dtype, double loss, double params) {
-    struct result *one = run(1, ZERO_NONE, dtype), *first = NULL;
+static void check_levels(enum dtype dtype, enum optimizer_kind optimizer, double loss, double params) {
+    struct result *one = run(1, ZERO_NONE, dtype, optimizer), *first = NULL;
     assert_true(one->loss[STEPS - 1] < one->loss[0]);
     for (int level = ZERO_NONE; level <= ZERO_PARAMETERS; level++) {
-        struct result *two = run(2, (enum zero_level)level, dtype);
+        struct result *two = run(2, (enum zero_level)level, dtype, optimizer);
         for (int i = 0; i < STEPS; i++) {
             near(level, "the loss of step", i, (double)two->loss[i], (double)one->loss[i],
                  loss * (double)one->loss[i]);
@@ -180,19 +185,26 @@ static bool can_run(void) {
 
 static void test_fp32(void **state) {
     if (!can_run()) skip();
-    check_levels(DTYPE_F32, 1e-6, 1e-6);
+    check_levels(DTYPE_F32, OPTIMIZER_ADAMW, 1e-6, 1e-6);
 }
 /* Two ranks round their gradients to bf16 separately, one rank rounds the sum. A parameter may end one bf16
  * number off, which is at most 2^-7 of it. */
 static void test_bf16(void **state) {
     if (!can_run()) skip();
-    check_levels(DTYPE_BF16, 3e-4, 1.0 / 128.0);
+    check_levels(DTYPE_BF16, OPTIMIZER_ADAMW, 3e-4, 1.0 / 128.0);
+}
+
+/* Small singular values grow, and with them rounding. */
+static void test_muon(void **state) {
+    if (!can_run()) skip();
+    check_levels(DTYPE_F32, OPTIMIZER_MUON, 1e-5, 1e-5);
 }
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fp32),
         cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_muon),
     };
     return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -282,14 +282,14 @@ static void train(struct model *m, int64_t first, int64_t count) {
         gpt_set_loss_scale(&m->gpt, 1.0f / 9.0f);
         gpt_forward_backward(&m->gpt, true);
         struct update_args args = {.lr = 0.01f,
-                                  .beta1 = 0.9f,
-                                  .beta2 = 0.95f,
-                                  .eps = 1e-8f,
-                                  .weight_decay = 0.1f,
-                                  .max_norm = 1.0f,
-                                  .step = step + 1,
-                                  .momentum = 0.9f,
-                                  .muon_lr = 0.02f};
+                                   .beta1 = 0.9f,
+                                   .beta2 = 0.95f,
+                                   .eps = 1e-8f,
+                                   .weight_decay = 0.1f,
+                                   .max_norm = 1.0f,
+                                   .step = step + 1,
+                                   .momentum = 0.9f,
+                                   .muon_lr = 0.02f};
         optimizer_step(&m->opt, &m->gpt, &args);
     }
 }
@@ -334,10 +334,11 @@ static void another_optimizers_state_is_refused(void **state) {
                            (struct optimizer_options){.kind = (enum optimizer_kind)to});
             assert_int_equal(checkpoint_load_moments(&other.zero, dir, &err), from == to);
             if (from != to) {
-                assert_mentions(err.message,
-                                temp_printf("was trained with --optimizer %s, and its state is no state of %s",
-                                            optimizer_name((enum optimizer_kind)from),
-                                            optimizer_name((enum optimizer_kind)to)));
+                assert_mentions(
+                    err.message,
+                    temp_printf("was trained with --optimizer %s, and its state is no state of %s",
+                                optimizer_name((enum optimizer_kind)from),
+                                optimizer_name((enum optimizer_kind)to)));
             }
             model_free(&other);
         }

@@ -70,10 +70,9 @@ static void every_damage_is_noticed(void **state) {
     ASSERT_OK(checkpoint_save(scratch_directory(), &painted->zero, t, &at, &err), err);
     train_state_free(&at);
     tokenizer_free(t);
-    static const char *const files[] = {"config.json",       "generation_config.json",
-                                        "model.safetensors", "optimizer.safetensors",
-                                        "tokenizer.json",    "tokenizer_config.json",
-                                        "trainer.json"};
+    static const char *const files[] = {
+        "config.json",    "generation_config.json", "model.safetensors", "optimizer.safetensors",
+        "tokenizer.json", "tokenizer_config.json",  "trainer.json"};
     assert_int_equal(count_entries(in_scratch("step-00000002")), ARRAY_LENGTH(files));
     assert_finds(scratch_directory(), 2);
     for (size_t f = 0; f < ARRAY_LENGTH(files); f++) {

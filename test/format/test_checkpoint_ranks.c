@@ -106,7 +106,7 @@ static void any_number_reads_what_any_number_wrote(void **state) {
         const struct gpt_config *config;
         int64_t world, files;
         enum zero_level level;
-    enum optimizer_kind optimizer;
+        enum optimizer_kind optimizer;
     } runs[] = {{&small, 1, 1, ZERO_NONE},       {&small, 2, 2, ZERO_OPTIMIZER},
                 {&small, 3, 3, ZERO_PARAMETERS}, {&small, 4, 4, ZERO_GRADIENTS},
                 {&least, 4, 3, ZERO_PARAMETERS}, {&least, 2, 2, ZERO_NONE}};

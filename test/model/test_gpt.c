@@ -544,6 +544,12 @@ static void test_schedules(void **state) {
     s.kind = SCHEDULE_WSD;
     assert_true(schedule_lr(&s, 80) == 1.0 && fabs(schedule_lr(&s, 109) - 0.1) < 1e-9 &&
                 schedule_lr(&s, 95) < 1.0);
+    s.kind = SCHEDULE_NOAM;
+    assert_true(fabs(schedule_lr(&s, 4) - 0.5) < 1e-12 && fabs(schedule_lr(&s, 9) - 1.0) < 1e-12 &&
+                fabs(schedule_lr(&s, 10) - sqrt(10.0 / 11.0)) < 1e-12 &&
+                fabs(schedule_lr(&s, 89) - 1.0 / 3.0) < 1e-12);
+    s.warmup = 0;
+    assert_true(schedule_lr(&s, 0) == 1.0 && fabs(schedule_lr(&s, 99) - 0.1) < 1e-12);
 }
 
 int main(int argc, char **argv) {
