@@ -13,6 +13,7 @@
 #include "llmc/run/eval.h"
 #include "llmc/run/log.h"
 #include "llmc/run/pipeline.h"
+#include "llmc/run/resume.h"
 #include "llmc/run/run.h"
 #include "llmc/run/signals.h"
 
@@ -110,7 +111,8 @@ static const struct option_command train_command = {
     .usage = "train_gpt [train] [options]",
     .intro = "Trains a GPT-2 model on the built-in stories, on --text, or on the token shards of --data.",
     .groups = run_option_groups,
-    .group_count = RUN_OPTION_GROUPS};
+    .group_count = RUN_OPTION_GROUPS,
+    .notes = resume_notes};
 
 static int cmd_train(int argc, char **argv) {
     struct run r = {0};

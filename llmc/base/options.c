@@ -48,6 +48,20 @@ enum option_source options_source(const struct options *o, const char *name) {
 }
 bool options_given(const struct options *o, const char *name) { return must_find(o, name)->given; }
 
+char *options_value(const struct options *o, const char *name) {
+    const struct option_state *state = must_find(o, name);
+    union option_value v;
+    option_value_load(state->row, field_of(o, state), &v);
+    return option_value_to_text(state->row, &v);
+}
+
+void options_copy(struct options *to, const struct options *from, const char *name) {
+    const struct option_state *source = must_find(from, name);
+    union option_value v;
+    option_value_load(source->row, field_of(from, source), &v);
+    set_value(to, must_find(to, name), v, source->source);
+}
+
 /* --- the table --- */
 
 static bool check_row(const struct option_row *row, struct error *err) {

@@ -94,6 +94,7 @@ struct option_command {
     size_t group_count;
     const char *positional; /* what other arguments are ("INPUT"), or NULL when they are refused */
     int positional_min, positional_max;
+    char *(*notes)(void); /* paragraphs for --help behind the options, each ended by a line feed, or NULL */
 };
 
 /* Where a value came from; a later one wins over an earlier one. */
@@ -140,6 +141,12 @@ bool options_load(struct options *o, const char *path, struct error *err);
 enum option_source options_source(const struct options *o, const char *name);
 /* Whether a user chose the value, in this run or in the run it continues (see options_import). */
 bool options_given(const struct options *o, const char *name);
+
+/* The value in effect now, as a user would type it. An unknown name is a programming error. The caller
+ * frees. */
+char *options_value(const struct options *o, const char *name);
+/* Gives an option the value and the source that it has in `from`, of the same command. */
+void options_copy(struct options *to, const struct options *from, const char *name);
 
 /* The text of --help, in lines of at most `width` characters, which is at least 40. The caller frees. */
 char *options_help(const struct options *o, int width);

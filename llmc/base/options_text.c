@@ -67,6 +67,14 @@ static int bounded_length(const char *s, int limit, int least) {
     return n <= limit && n > least ? n : least;
 }
 
+static void print_paragraphs(const struct page *page, const char *text) {
+    for (const char *end; (end = strchr(text, '\n')) != NULL; text = end + 1) {
+        char *paragraph = xasprintf("%.*s", (int)(end - text), text);
+        print_wrapped(page->out, page->width, 4, paragraph);
+        free(paragraph);
+    }
+}
+
 static void choose_widths(struct page *page, const struct options *o) {
     bool narrow = page->width < NARROW;
     page->name_width = narrow ? 2 : (int)strlen("--config FILE");
@@ -115,6 +123,12 @@ char *options_help(const struct options *o, int width) {
     print_entry(&page, "--config FILE",
                 "JSON object with these names, e.g. {\"some-option\": 8}; the command line wins", "");
     print_entry(&page, "--help, -h", "this text", "");
+    if (o->command->notes) {
+        char *notes = o->command->notes();
+        fputc('\n', page.out);
+        print_paragraphs(&page, notes);
+        free(notes);
+    }
     check(fclose(page.out) == 0, "out of host memory while formatting the help");
     return text;
 }

@@ -97,7 +97,7 @@ int cmd_plan(int argc, char **argv) {
     char *directory;
     check(run_model_config(&model, &directory, &c, c.shape.vocab_size, &err), "%s", err.message);
     c.world = max_i64(c.gpus, c.ranks);
-    check(run_config_complete(&c, &model, 0, &err), "%s", err.message);
+    check(run_config_complete(&c, &model, &err), "%s", err.message);
     struct device *device = run_open_device(&c);
     struct plans plans;
     make_plans(&plans, &c, &model, device);

@@ -205,7 +205,7 @@ int cmd_profile(int argc, char **argv) {
     struct gpt_config model;
     char *directory;
     check(run_model_config(&model, &directory, &c.run, c.run.shape.vocab_size, &err), "%s", err.message);
-    check(run_config_complete(&c.run, &model, 0, &err), "%s", err.message);
+    check(run_config_complete(&c.run, &model, &err), "%s", err.message);
     struct device *device = run_open_device(&c.run);
     struct ctx ctx;
     struct gpt gpt;

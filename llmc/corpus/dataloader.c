@@ -19,6 +19,7 @@
 struct dataset {
     char *name; /* as the user gave it */
     struct shard *shards;
+    uint64_t *hashes; /* (shards) shard_hash() */
     int64_t count;
     uint32_t *memory; /* the tokens of the only shard, or NULL: they are in files */
     int64_t vocab_size, tokens;
@@ -43,10 +44,13 @@ static bool find_shards(const char *pattern, glob_t *found, struct error *err) {
 
 static bool open_shards(struct dataset *d, char *const *paths, size_t count, struct error *err) {
     d->shards = (struct shard *)xcalloc(count, sizeof *d->shards);
+    d->hashes = (uint64_t *)xcalloc(count, sizeof *d->hashes);
     for (size_t i = 0; i < count; i++) {
         int fd = shard_open(&d->shards[d->count++], paths[i], err);
         if (fd < 0) return false;
+        bool ok = shard_hash(&d->hashes[i], &d->shards[i], fd, err);
         close(fd);
+        if (!ok) return false;
         d->tokens += d->shards[i].tokens;
     }
     return true;
@@ -76,6 +80,8 @@ struct dataset *dataset_from_tokens(const char *name, uint32_t *tokens, int64_t 
     d->shards = (struct shard *)xcalloc(1, sizeof *d->shards);
     d->shards[0] = (struct shard){.path = xstrdup(name), .tokens = count, .token_bytes = 4};
     d->count = 1;
+    d->hashes = (uint64_t *)xmalloc(sizeof *d->hashes);
+    d->hashes[0] = XXH3_64bits(tokens, (size_t)count * sizeof *tokens);
     d->memory = tokens;
     d->vocab_size = vocab_size;
     d->tokens = count;
@@ -86,6 +92,7 @@ void dataset_free(struct dataset *d) {
     if (!d) return;
     for (int64_t i = 0; i < d->count; i++) shard_free(&d->shards[i]);
     free(d->shards);
+    free(d->hashes);
     free(d->memory);
     free(d->name);
     free(d);
@@ -109,6 +116,21 @@ uint64_t dataset_fingerprint(const struct dataset *d) {
     uint64_t hash = XXH3_64bits_digest(h);
     XXH3_freeState(h);
     return hash;
+}
+
+uint64_t dataset_contents(const struct dataset *d) {
+    return XXH3_64bits(d->hashes, (size_t)d->count * sizeof *d->hashes);
+}
+
+bool dataset_overlap(const struct dataset *a, const struct dataset *b, const char **in_a, const char **in_b) {
+    for (int64_t i = 0; i < a->count; i++)
+        for (int64_t k = 0; k < b->count; k++)
+            if (a->hashes[i] == b->hashes[k]) {
+                *in_a = a->shards[i].path;
+                *in_b = b->shards[k].path;
+                return true;
+            }
+    return false;
 }
 
 /* --- reading ranges of it --- */

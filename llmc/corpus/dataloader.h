@@ -25,6 +25,10 @@ int64_t dataset_shards(const struct dataset *d);
 /* Depends on names (without directories), sizes and headers of the shards, or on the tokens in memory. A
  * resumed run compares it to see whether the data is the same. */
 uint64_t dataset_fingerprint(const struct dataset *d);
+/* A hash of the tokens: of all in memory, of each shard as shard_hash() says. */
+uint64_t dataset_contents(const struct dataset *d);
+/* Two shards with the same hash, one of each data set: their paths. False if there are none. */
+bool dataset_overlap(const struct dataset *a, const struct dataset *b, const char **in_a, const char **in_b);
 
 /* --- batches --- */
 

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "shards are read and written as little-endian");
 
@@ -151,6 +152,27 @@ bool shard_read(const struct shard *s, int fd, int64_t first, int64_t count, int
             return token_id_fail(s->path, first + i, offset + i * s->token_bytes, out[i], vocab_size, err);
     }
     return true;
+}
+
+bool shard_hash(uint64_t *hash, const struct shard *s, int fd, struct error *err) {
+    enum { BLOCK = 1 << 14, BLOCKS = 16, WHOLE = 1 << 20 };
+    const int64_t numbers[] = {s->tokens, s->token_bytes};
+    int64_t bytes = s->tokens * s->token_bytes;
+    bool all = bytes <= WHOLE, ok = true;
+    int64_t count = all ? ceil_div(bytes, BLOCK) : BLOCKS;
+    uint8_t *block = (uint8_t *)xmalloc(BLOCK);
+    XXH3_state_t *h = XXH3_createState();
+    check(h && XXH3_64bits_reset(h) == XXH_OK, "out of host memory");
+    XXH3_64bits_update(h, numbers, sizeof numbers);
+    for (int64_t i = 0; ok && i < count; i++) {
+        int64_t at = all ? i * BLOCK : (bytes - BLOCK) * i / (BLOCKS - 1), n = min_i64(BLOCK, bytes - at);
+        ok = read_exactly(s->path, fd, SHARD_HEADER_BYTES + at, n, block, err);
+        if (ok) XXH3_64bits_update(h, block, (size_t)n);
+    }
+    *hash = XXH3_64bits_digest(h);
+    XXH3_freeState(h);
+    free(block);
+    return ok;
 }
 
 /* --- writing --- */

@@ -33,6 +33,9 @@ bool shard_is_one(const char *path);
 /* Reads tokens [first, first + count), which must lie inside the shard. An id >= vocab_size is an error. */
 bool shard_read(const struct shard *s, int fd, int64_t first, int64_t count, int64_t vocab_size,
                 uint32_t *out, struct error *err);
+/* A hash of the tokens as they are stored: of all of them up to 1 MiB, of a larger shard of 16 blocks of 16
+ * KiB, from the first to the last, at equal distances. */
+bool shard_hash(uint64_t *hash, const struct shard *s, int fd, struct error *err);
 /* Fails with the message for such an id, for tokens from elsewhere. */
 bool token_id_fail(const char *where, int64_t index, int64_t byte, uint32_t id, int64_t vocab_size,
                    struct error *err);

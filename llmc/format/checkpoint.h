@@ -34,10 +34,14 @@ struct json_t;
 
 /* What a run needs to go on exactly where it was. */
 struct train_state {
-    int64_t step;           /* optimizer steps done */
-    int64_t sample;         /* dataloader position */
-    int64_t tokens;         /* trained on so far */
-    uint64_t data;          /* dataset_fingerprint of the training data */
+    int64_t step;   /* optimizer steps done */
+    int64_t sample; /* dataloader position */
+    int64_t tokens; /* trained on so far */
+    uint64_t data;  /* dataset_fingerprint of the training data */
+    /* Since a later version; 0 in older checkpoints: */
+    uint64_t contents;      /* dataset_contents of the training data, ... */
+    uint64_t validation;    /* ... and of the validation data; 0: there is none */
+    int64_t epoch_samples;  /* samples in an epoch, which `sample` counts */
     double best_val_loss;   /* NAN if none yet */
     struct json_t *options; /* options_export(), or NULL; owned */
     struct json_t *extra;   /* further state by name (outlier windows, ...), or NULL; owned */

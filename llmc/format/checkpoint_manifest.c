@@ -60,13 +60,16 @@ bool checkpoint_digest(struct checkpoint_file *file, const char *dir, bool with_
 enum { TAIL_BYTES = 33 };
 
 static json_t *state_to_json(const struct train_state *s) {
-    char data[32];
+    char data[32], contents[32], validation[32];
     snprintf(data, sizeof data, "%016" PRIx64, s->data);
+    snprintf(contents, sizeof contents, "%016" PRIx64, s->contents);
+    snprintf(validation, sizeof validation, "%016" PRIx64, s->validation);
     json_t *best = isfinite(s->best_val_loss) ? json_real(s->best_val_loss) : json_null();
     json_t *none = json_null();
-    json_t *root = json_pack("{s:i, s:I, s:I, s:I, s:s, s:o, s:O, s:O}", "format", FORMAT, "step",
-                             (json_int_t)s->step, "sample", (json_int_t)s->sample, "tokens",
-                             (json_int_t)s->tokens, "data", data, "best_val_loss", best, "options",
+    json_t *root = json_pack("{s:i, s:I, s:I, s:I, s:I, s:s, s:s, s:s, s:o, s:O, s:O}", "format", FORMAT,
+                             "step", (json_int_t)s->step, "sample", (json_int_t)s->sample, "epoch_samples",
+                             (json_int_t)s->epoch_samples, "tokens", (json_int_t)s->tokens, "data", data,
+                             "contents", contents, "validation", validation, "best_val_loss", best, "options",
                              s->options ? s->options : none, "extra", s->extra ? s->extra : none);
     check(root != NULL, "the state of the training cannot be written as JSON");
     json_decref(none);
@@ -149,6 +152,17 @@ static bool get_hex(uint64_t *out, const json_t *root, const char *key, const ch
     return true;
 }
 
+/* Of a key that older checkpoints do not have: then 0. */
+static bool get_later_count(int64_t *out, const json_t *root, const char *key, const char *dir,
+                            struct error *err) {
+    return !json_object_get(root, key) || get_count(out, root, key, dir, err);
+}
+
+static bool get_later_hex(uint64_t *out, const json_t *root, const char *key, const char *dir,
+                          struct error *err) {
+    return !json_object_get(root, key) || get_hex(out, root, key, dir, err);
+}
+
 static json_t *object_or_null(const json_t *root, const char *key) {
     json_t *field = json_object_get(root, key);
     return json_is_object(field) ? json_incref(field) : NULL;
@@ -159,7 +173,10 @@ bool checkpoint_load_state(struct train_state *s, const char *dir, struct error 
     json_t *root = load_trainer(dir, err);
     bool ok = root && get_count(&s->step, root, "step", dir, err) &&
               get_count(&s->sample, root, "sample", dir, err) &&
-              get_count(&s->tokens, root, "tokens", dir, err) && get_hex(&s->data, root, "data", dir, err);
+              get_count(&s->tokens, root, "tokens", dir, err) && get_hex(&s->data, root, "data", dir, err) &&
+              get_later_hex(&s->contents, root, "contents", dir, err) &&
+              get_later_hex(&s->validation, root, "validation", dir, err) &&
+              get_later_count(&s->epoch_samples, root, "epoch_samples", dir, err);
     if (ok) {
         const json_t *best = json_object_get(root, "best_val_loss");
         s->best_val_loss = json_is_number(best) ? json_number_value(best) : (double)NAN;

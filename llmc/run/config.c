@@ -257,9 +257,7 @@ static bool complete_optimizer(struct run_config *c, struct error *err) {
     return true;
 }
 
-bool run_config_complete(struct run_config *c, const struct gpt_config *model, int64_t epoch_tokens,
-                         struct error *err) {
-    enum { STORIES_STEPS = 3000, FEWEST_STEPS = 500 };
+bool run_config_complete(struct run_config *c, const struct gpt_config *model, struct error *err) {
     bool small = model->channels < 512;
     if (!c->batch_size) c->batch_size = small ? 8 : 4;
     if (!c->seq_len) c->seq_len = min_i64(model->context, 1024);
@@ -269,15 +267,6 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
                     c->seq_len, model->name, model->context,
                     path_exists(c->model) ? "" : "; --context gives a new model a longer one");
     if (!choose_tokens_per_step(c, err)) return false;
-    if (!c->steps) {
-        double epoch = (double)epoch_tokens / (double)c->tokens_per_step;
-        if (c->epochs > 0)
-            c->steps = max_i64(1, (int64_t)llround(c->epochs * epoch));
-        else if (!c->text && !c->data)
-            c->steps = STORIES_STEPS;
-        else
-            c->steps = max_i64(FEWEST_STEPS, (int64_t)epoch);
-    }
     if (c->samples == SAMPLES_CHOICE_AUTO)
         c->samples = c->text || c->data ? SAMPLES_CHOICE_WINDOWS : SAMPLES_CHOICE_DOCUMENTS;
     bool stories = !c->text && !c->data;
@@ -294,6 +283,43 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, i
      * variance */
     if (c->init_std <= 0) c->init_std = 0.02 * sqrt(fmax(1.0, 768.0 / (double)model->channels));
     if (c->learning_rate <= 0) c->learning_rate = learning_rate_for(model->channels) * (lion ? 0.3 : 1.0);
+    return true;
+}
+
+/* The step at which --epochs are over. */
+static int64_t steps_of_epochs(const struct run_config *c, int64_t epoch_samples, int64_t step,
+                               int64_t sample) {
+    double left = c->epochs * (double)epoch_samples - (double)sample;
+    return step + llround(left * (double)c->seq_len / (double)c->tokens_per_step);
+}
+
+static bool choose_steps(struct run_config *c, const struct options *o, int64_t epoch_samples, int64_t step,
+                         int64_t sample, struct error *err) {
+    enum { STORIES_STEPS = 3000, FEWEST_STEPS = 500 };
+    enum option_source steps = options_source(o, "steps"), epochs = options_source(o, "epochs");
+    int64_t epoch_steps = epoch_samples * c->seq_len / c->tokens_per_step;
+    if (c->epochs > 0 && (!c->steps || epochs > steps)) {
+        c->steps = max_i64(1, steps_of_epochs(c, epoch_samples, step, sample));
+        return c->steps >= step ||
+               fail(err, "--epochs %g: the run has made %.3g epochs in its %" PRId64 " steps; give more",
+                    c->epochs, (double)sample / (double)epoch_samples, step);
+    }
+    if (c->epochs > 0 && epochs == steps && epochs >= OPTION_FROM_FILE &&
+        steps_of_epochs(c, epoch_samples, step, sample) != c->steps) {
+        warn("--epochs %g has no effect, because --steps %" PRId64 " is given, too", c->epochs, c->steps);
+        c->epochs = 0;
+    }
+    if (steps > epochs) c->epochs = 0; /* that was another plan */
+    if (!c->steps) c->steps = !c->text && !c->data ? STORIES_STEPS : max_i64(FEWEST_STEPS, epoch_steps);
+    return c->steps >= step || fail(err,
+                                    "--steps %" PRId64 ": the run has already made %" PRId64
+                                    " steps; give more, or leave the option out",
+                                    c->steps, step);
+}
+
+bool run_config_plan(struct run_config *c, const struct options *o, int64_t epoch_samples, int64_t step,
+                     int64_t sample, struct error *err) {
+    if (!choose_steps(c, o, epoch_samples, step, sample, err)) return false;
     if (c->warmup < 0) c->warmup = min_i64(700, c->steps / 20);
     if (!c->val_every) c->val_every = max_i64(1, c->steps / 10);
     if (!c->eval_every) c->eval_every = c->val_every;

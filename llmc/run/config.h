@@ -77,11 +77,15 @@ enum { RUN_OPTION_GROUPS = 9 };
 bool run_model_config(struct gpt_config *model, char **directory, const struct run_config *c,
                       int64_t vocab_size, struct error *err);
 
-/* Chooses the values that were left open (0, -1, auto), and checks those that depend on each other:
- * sequence and context, batch and tokens per step. `epoch_tokens`: training tokens in an epoch; 0: unknown,
- * as in `plan`. */
-bool run_config_complete(struct run_config *c, const struct gpt_config *model, int64_t epoch_tokens,
-                         struct error *err);
+/* Chooses the values that were left open (0, -1, auto), but for those that count steps, and checks those
+ * that depend on each other: sequence and context, batch and tokens per step. */
+bool run_config_complete(struct run_config *c, const struct gpt_config *model, struct error *err);
+/* Chooses the number of steps and what follows from it, when the samples in an epoch are known. A resumed
+ * run has done `step` steps and `sample` samples: --epochs counts these, too. Of --steps and --epochs, the
+ * one whose source is the later one decides, --steps if they are equal. Fails if the run is further than
+ * that. */
+bool run_config_plan(struct run_config *c, const struct options *o, int64_t epoch_samples, int64_t step,
+                     int64_t sample, struct error *err);
 
 /* Opens --device with --threads, --tf32 and --autotune. Dies with the reason if it cannot. */
 struct device *run_open_device(const struct run_config *c);

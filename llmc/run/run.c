@@ -11,6 +11,7 @@
 #include "llmc/ranks/comm.h"
 #include "llmc/run/eval.h"
 #include "llmc/run/log.h"
+#include "llmc/run/resume.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -70,27 +71,11 @@ static bool import_first_options(struct run *r, struct error *err) {
     bool ok = values ||
               fail(err, "%s: has neither a checkpoint nor %s: begin again with --overwrite", r->out, path);
     json_t *stored = ok ? json_pack("{s:o, s:[]}", "values", values, "explicit") : NULL;
-    ok = ok && options_import(&r->options, stored, path, err);
+    ok = ok && resume_import(&r->options, stored, path, err);
     json_decref(stored);
     free(path);
     if (ok) warn("%s has no checkpoint yet: the run begins again", r->out);
     return ok;
-}
-
-/* Whether a resumed run keeps its optimizer, whose state the checkpoint holds. Checkpoints that do not name
- * one are AdamW's. */
-static bool keep_optimizer(struct run *r, struct error *err) {
-    const json_t *values = json_object_get(r->state.options, "values");
-    const char *stored = json_string_value(json_object_get(values, "optimizer"));
-    enum optimizer_choice *now = &r->config.optimizer;
-    if (!stored && *now == OPTIMIZER_CHOICE_AUTO) *now = OPTIMIZER_CHOICE_ADAMW;
-    const char *name = run_optimizer_name(&r->config);
-    if (!stored) stored = "adamw";
-    return strcmp(stored, name) == 0 ||
-           fail(err,
-                "--resume: %s was trained with --optimizer %s, whose state is no state of %s; resume with "
-                "--optimizer %s, or start a new run from its weights with --model %s --optimizer %s",
-                r->start, stored, name, stored, r->start, name);
 }
 
 /* --resume takes over the options of the newest checkpoint. */
@@ -109,32 +94,14 @@ static void choose(struct run *r) {
     free(existing);
     r->resumed = r->config.resume && r->start;
     if (!r->config.resume) return;
-    ok = r->resumed
-             ? checkpoint_load_state(&r->state, r->start, &err) &&
-                   options_import(&r->options, r->state.options, r->start, &err) && keep_optimizer(r, &err)
-             : import_first_options(r, &err);
+    ok = r->resumed ? checkpoint_load_state(&r->state, r->start, &err) &&
+                          resume_import(&r->options, r->state.options, r->start, &err)
+                    : import_first_options(r, &err);
     check_all_ranks(r->group, ok, &err);
 }
 
-static bool open_data_and_model(struct run *r, struct error *err) {
-    struct run_config *c = &r->config;
-    char *directory = NULL;
-    bool fine_tunes = !r->start && path_exists(c->model);
-    if (fine_tunes && !(r->start = checkpoint_find(c->model, err))) return false;
-    if (!run_data_open(&r->data, c, r->start, err)) return false;
-    int64_t vocab = r->data.vocab_size ? r->data.vocab_size : c->shape.vocab_size;
-    bool known = r->resumed ? checkpoint_config(&r->model, r->start, err)
-                            : run_model_config(&r->model, &directory, c, vocab, err);
-    if (!known || !run_data_open_shards(&r->data, c, r->model.vocab_size, err) ||
-        !run_config_complete(c, &r->model, dataset_tokens(r->data.train), err))
-        return false;
-    if (r->resumed && r->state.data != dataset_fingerprint(r->data.train))
-        return fail(
-            err,
-            "%s: the training data is not what the run was started on; --resume needs the same --text, "
-            "--data or --stories (to train on other data, start a new run with --model %s)",
-            r->start, r->start);
-    r->state.data = dataset_fingerprint(r->data.train);
+static struct dataloader *open_loader(const struct run *r, struct error *err) {
+    const struct run_config *c = &r->config;
     struct loader_options loading = {.B = c->batch_size,
                                      .T = c->seq_len,
                                      .order = c->samples == SAMPLES_CHOICE_DOCUMENTS ? SAMPLES_DOCUMENTS
@@ -142,23 +109,68 @@ static bool open_data_and_model(struct run *r, struct error *err) {
                                                                                      : SAMPLES_IN_ORDER,
                                      .end_of_text = run_end_of_text(&r->data),
                                      .seed = (uint64_t)c->seed,
-                                     .first_sample = r->state.sample,
                                      .step_samples = c->tokens_per_step / c->seq_len,
                                      .rank = r->group->rank,
                                      .world = r->group->world};
-    r->train = dataloader_open(r->data.train, &loading, err);
+    return dataloader_open(r->data.train, &loading, err);
+}
+
+/* Goes on where the checkpoint was, if the data is the same; else from the first sample. Then the number of
+ * steps is known. */
+static bool find_position(struct run *r, const struct resume *was, struct error *err) {
+    struct run_config *c = &r->config;
+    struct train_state found = {.data = dataset_fingerprint(r->data.train),
+                                .contents = dataset_contents(r->data.train),
+                                .validation = r->data.val ? dataset_contents(r->data.val) : 0,
+                                .epoch_samples = dataloader_samples(r->train)};
+    if (r->resumed) {
+        if (!resume_check_data(was, &r->options, &r->state, &found, err)) return false;
+        r->state.sample = resume_sample(&r->state, found.epoch_samples);
+        dataloader_seek(r->train, r->state.sample);
+    }
+    r->state.data = found.data;
+    r->state.contents = found.contents;
+    r->state.validation = found.validation;
+    r->state.epoch_samples = found.epoch_samples;
+    if (!run_config_plan(c, &r->options, found.epoch_samples, r->state.step, r->state.sample, err))
+        return false;
+    if (r->resumed) resume_warn(was, &r->options, c, r->state.step);
+    return true;
+}
+
+static bool open_model_config(struct run *r, struct error *err) {
+    struct run_config *c = &r->config;
+    char *directory = NULL;
+    int64_t vocab = r->data.vocab_size ? r->data.vocab_size : c->shape.vocab_size;
+    bool ok = r->resumed || run_model_config(&r->model, &directory, c, vocab, err);
     free(directory);
-    return r->train != NULL;
+    return ok;
+}
+
+static bool open_data_and_model(struct run *r, const struct resume *was, struct error *err) {
+    struct run_config *c = &r->config;
+    bool fine_tunes = !r->start && path_exists(c->model);
+    if (fine_tunes && !(r->start = checkpoint_find(c->model, err))) return false;
+    if (r->resumed && !(checkpoint_config(&r->model, r->start, err) &&
+                        resume_check_fixed(was, &r->options, &r->model, err)))
+        return false;
+    return run_data_open(&r->data, c, r->start, err) && open_model_config(r, err) &&
+           run_data_open_shards(&r->data, c, r->model.vocab_size, err) &&
+           run_config_complete(c, &r->model, err) && (r->train = open_loader(r, err)) &&
+           find_position(r, was, err);
 }
 
 /* --- several processes --- */
 
 static void open_data(struct run *r) {
     struct error err;
+    struct resume was = {.checkpoint = NULL};
     struct rank_busy *busy = rank_busy_begin(r->group, "reading the data", -1);
-    bool ok = open_data_and_model(r, &err);
+    bool ok = (!r->resumed || resume_open(&was, &r->options, r->state.options, r->start, &err)) &&
+              open_data_and_model(r, &was, &err);
     rank_busy_end(busy);
     check_all_ranks(r->group, ok, &err);
+    if (r->resumed) resume_close(&was);
 }
 
 /* All ranks must have the same options, and must have derived the same data, model and position from them. */
@@ -177,8 +189,8 @@ static void compare_state(struct run *r) {
     struct gpt_options options = run_gpt_options(&r->config, r->device);
     rank_facts_add_options(&facts, &r->options, "threads");
     rank_facts_add(&facts, "the fingerprint of the training data", "%016" PRIx64, r->state.data);
-    rank_facts_add(&facts, "the fingerprint of the validation data", "%016" PRIx64,
-                   r->data.val ? dataset_fingerprint(r->data.val) : 0);
+    rank_facts_add(&facts, "the contents of the training data", "%016" PRIx64, r->state.contents);
+    rank_facts_add(&facts, "the contents of the validation data", "%016" PRIx64, r->state.validation);
     rank_facts_add(&facts, "the fingerprint of the tokenizer", "%016" PRIx64,
                    r->data.tokenizer ? tokenizer_hash(r->data.tokenizer) : 0);
     for (int i = 0; i < GPT_FIELD_COUNT; i++)

@@ -401,7 +401,34 @@ static void test_stored(void **state) {
     options_free(&o);
 }
 
+static void test_values_of_another_run(void **state) {
+    struct options o, from;
+    struct config c, other;
+    (void)state;
+    expect_ok(&o, &c, ARGS("--batch-size", "8", "--out", "here"));
+    expect_ok(&from, &other, ARGS("--tokens-per-step", "2048", "--out", "there", "--schedule", "linear"));
+    static const char *const rows[][2] = {{"batch-size", "4"},    {"tokens-per-step", "2k"},
+                                          {"schedule", "linear"}, {"out", "there"},
+                                          {"graph", "true"},      {"prompt", "(none)"}};
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
+        options_copy(&o, &from, rows[i][0]);
+        char *value = options_value(&o, rows[i][0]);
+        assert_string_equal(value, rows[i][1]);
+        free(value);
+    }
+    options_free(&from);
+    assert_string_equal(c.out, "there");
+    assert_int_equal(options_source(&o, "batch-size"), OPTION_FROM_DEFAULT);
+    assert_int_equal(options_source(&o, "out"), OPTION_FROM_COMMAND);
+    options_free(&o);
+}
+
 /* --- printing --- */
+
+static char *two_paragraphs(void) {
+    return xstrdup("One paragraph.\nAnother, which is long enough to be wrapped, because a page has a width "
+                   "of no more than 100 columns here.\n");
+}
 
 static void test_help(void **state) {
     struct options o;
@@ -450,6 +477,13 @@ static void test_help(void **state) {
         if (n && line[n - 1] == ']' && line[2] == '-' && !memmem(line, n, "long", 4))
             assert_int_equal(n, 100);
     }
+    free(help);
+    struct option_command with_notes = *o.command;
+    with_notes.notes = two_paragraphs;
+    o.command = &with_notes;
+    help = options_help(&o, 100);
+    assert_non_null(strstr(help, "this text\n\nOne paragraph.\nAnother, which is long"));
+    assert_non_null(strstr(help, "no more than 100 columns\n    here.\n"));
     free(help);
     options_free(&o);
 }
@@ -563,9 +597,10 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_malformed),  cmocka_unit_test(test_range),
         cmocka_unit_test(test_table),      cmocka_unit_test(test_required),
         cmocka_unit_test(test_config),     cmocka_unit_test(test_config_errors),
-        cmocka_unit_test(test_stored),     cmocka_unit_test(test_help),
-        cmocka_unit_test(test_help_width), cmocka_unit_test(test_synonyms),
-        cmocka_unit_test(test_text),       cmocka_unit_test(test_words),
+        cmocka_unit_test(test_stored),     cmocka_unit_test(test_values_of_another_run),
+        cmocka_unit_test(test_help),       cmocka_unit_test(test_help_width),
+        cmocka_unit_test(test_synonyms),   cmocka_unit_test(test_text),
+        cmocka_unit_test(test_words),
     };
     return test_main(argc, argv, tests, make_scratch, remove_scratch);
 }

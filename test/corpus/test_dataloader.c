@@ -275,6 +275,49 @@ static void fingerprint_tells_data_apart(void **state) {
     dataset_free(z);
 }
 
+/* Contents are told apart wherever they differ: in a shard of up to 1 MiB every token is seen, in a larger
+ * one some from its first to its last. */
+static void contents_tell_data_apart(void **state) {
+    static const int64_t places[] = {0, 1, 255, 399998, 399999};
+    uint64_t prints[6];
+    put_shard(in_scratch("s0.bin"), 0, 10, VOCAB);
+    for (size_t i = 0; i < ARRAY_LENGTH(prints); i++) {
+        const uint16_t other = 50000;
+        put_shard(in_scratch("s1.bin"), 0, 400000, 400000);
+        put_shard(in_scratch("s2.bin"), 0, 60000, 60000); /* 200,000 bytes: hashed as a whole */
+        if (i < 5) patch(in_scratch("s1.bin"), 1024 + 4 * places[i], &other, 2);
+        struct dataset *d = open_data(in_scratch("s?.bin"), 400000);
+        prints[i] = dataset_contents(d);
+        dataset_free(d);
+        for (size_t k = 0; k < i; k++) assert_true(prints[i] != prints[k]);
+    }
+    for (int64_t at = 0; at < 60000; at += 7001) {
+        const uint16_t other = (uint16_t)(at + 1);
+        put_shard(in_scratch("s2.bin"), 0, 60000, 60000);
+        patch(in_scratch("s2.bin"), 1024 + 2 * at, &other, 2);
+        struct dataset *d = open_data(in_scratch("s?.bin"), 400000);
+        assert_true(dataset_contents(d) != prints[5]);
+        dataset_free(d);
+    }
+    struct dataset *x = numbered(100), *y = numbered(100), *z = numbered(101);
+    assert_true(dataset_contents(x) == dataset_contents(y) && dataset_contents(x) != dataset_contents(z));
+    const char *a = NULL, *b = NULL;
+    assert_false(dataset_overlap(x, z, &a, &b));
+    assert_true(dataset_overlap(x, y, &a, &b));
+    assert_string_equal(a, "numbers");
+    put_shard(in_scratch("v.bin"), 0, 10, VOCAB);
+    struct dataset *train = open_data(in_scratch("s?.bin"), 400000),
+                   *val = open_data(in_scratch("v.bin"), VOCAB);
+    assert_true(dataset_overlap(train, val, &a, &b));
+    assert_string_equal(a, in_scratch("s0.bin"));
+    assert_string_equal(b, in_scratch("v.bin"));
+    dataset_free(train);
+    dataset_free(val);
+    dataset_free(x);
+    dataset_free(y);
+    dataset_free(z);
+}
+
 static void offsets_have_64_bits(void **state) {
     const int64_t count = 1200000007; /* 4.8 GB, sparse */
     uint8_t header[SHARD_HEADER_BYTES];
@@ -827,6 +870,7 @@ int main(int argc, char **argv) {
         SCRATCH_TEST(missing_empty_and_short_files),
         SCRATCH_TEST(patterns_find_shards_in_order),
         SCRATCH_TEST(fingerprint_tells_data_apart),
+        SCRATCH_TEST(contents_tell_data_apart),
         SCRATCH_TEST(offsets_have_64_bits),
         SCRATCH_TEST(samples_cover_shards_of_different_lengths),
         cmocka_unit_test(batches_cross_epochs),

@@ -2,6 +2,9 @@
  * checkpoint. Order as in main(). */
 #include "test/format/checkpoint.h"
 
+#include <inttypes.h>
+#include <xxhash.h>
+
 /* --- round trips --- */
 
 static void round_trip_is_exact(void **state) {
@@ -26,6 +29,9 @@ static void state_round_trip(void **state) {
         struct train_state in = state_at(100 + (int64_t)i), out;
         in.best_val_loss = bests[i];
         in.data = i == 0 ? UINT64_MAX : i;
+        in.contents = in.data + 1;
+        in.validation = in.data + 2;
+        in.epoch_samples = (int64_t)i << 40;
         if (i == 1) in.extra = json_pack("{s:[f, f]}", "window", 0.1, 1e-20);
         if (i == 2) {
             json_decref(in.options);
@@ -36,7 +42,8 @@ static void state_round_trip(void **state) {
         assert_int_equal(out.step, in.step);
         assert_int_equal(out.sample, in.sample);
         assert_int_equal(out.tokens, in.tokens);
-        assert_true(out.data == in.data);
+        assert_true(out.data == in.data && out.contents == in.contents && out.validation == in.validation);
+        assert_int_equal(out.epoch_samples, in.epoch_samples);
         if (isfinite(bests[i]))
             assert_memory_equal(&out.best_val_loss, &bests[i], sizeof bests[i]);
         else
@@ -49,6 +56,38 @@ static void state_round_trip(void **state) {
 }
 
 /* Sizes around the piece of a million elements that loading works in, and a wide model. */
+/* A checkpoint from before a key existed can be resumed, but the key must be right if it is there. */
+static void state_of_an_older_version(void **state) {
+    static const struct {
+        const char *keys;
+        bool good;
+    } cases[] = {{"", true},
+                 {", \"contents\": \"00000000000000ff\", \"epoch_samples\": 3", true},
+                 {", \"contents\": 255", false},
+                 {", \"validation\": \"ff\"", false},
+                 {", \"epoch_samples\": -1", false}};
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        char *body = xasprintf("{\"format\": 1, \"step\": 3, \"sample\": 24, \"tokens\": 96, \"data\": "
+                               "\"00000000000000aa\"%s",
+                               cases[i].keys);
+        char *text = xasprintf("%s,\n  \"xxh3\": \"%016" PRIx64 "\"\n}\n", body,
+                               (uint64_t)XXH3_64bits(body, strlen(body)));
+        struct train_state st;
+        struct error err = {""};
+        put_text("trainer.json", text);
+        bool ok = checkpoint_load_state(&st, scratch_directory(), &err);
+        if (ok != cases[i].good) fail_msg("%s: %s", text, err.message);
+        if (ok) {
+            assert_int_equal(st.sample, 24);
+            assert_true(st.contents == (i ? 255 : 0) && st.validation == 0);
+            assert_int_equal(st.epoch_samples, i ? 3 : 0);
+        }
+        train_state_free(&st);
+        free(text);
+        free(body);
+    }
+}
+
 static void large_tensors(void **state) {
     static const struct gpt_config configs[] = {
         GPT2_CONFIG("many tokens", 3, 70001, 1, 1, 33),
@@ -350,6 +389,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         FIXTURE_TEST(round_trip_is_exact),
         FIXTURE_TEST(state_round_trip),
+        SCRATCH_TEST(state_of_an_older_version),
         FIXTURE_TEST(large_tensors),
         FIXTURE_TEST(master_weights_are_the_model_file),
         FIXTURE_TEST(bf16_without_masters),
