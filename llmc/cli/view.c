@@ -228,8 +228,8 @@ static void look(const struct view_config *c, struct gpt *g, const struct tokeni
     int64_t count = make_temperatures(temperature, c->sampling.temperature);
     struct gpt open;
     struct inspection x;
-    inspect_create(&open, g, ids.count);
-    inspect(&x, &open, (const int32_t *)ids.ids, V, temperature, count);
+    inspect_create(&open, g->ctx, g, ids.count);
+    inspect(&x, &open, (const int32_t *)ids.ids, V, temperature, count, NULL);
     json_t *facts = make_facts(c, &open, &x, tokenizer, prompt_count);
     struct error err;
     check(write_files(c, &x, facts, &err), "%s", err.message);

@@ -129,6 +129,7 @@ static void attn_half_forward(struct gpt *g, int64_t l, const struct span *s) {
     linear_forward(g, &qkv, NULL, &ln1, P_QKV_W, P_QKV_B, l, ACT_NONE);
     rotate(g, &qkv_T, s->t0, false);
     attn_forward(g->ctx, &attn_T, &lse_T, &qkv_T, (int)g->config.heads, (int)g->config.kv_heads, (int)s->t0);
+    if (g->hooks.attention_done) g->hooks.attention_done(g->hooks.attention_arg, g, l);
     linear_forward(g, &branch, NULL, &attn, P_PROJ_W, P_PROJ_B, l, ACT_NONE);
     norm(g, LN2, l, &inp, &mid, &branch, s);
 }

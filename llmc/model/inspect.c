@@ -276,6 +276,16 @@ static void head_outputs(struct inspection *x, int64_t l, const float *proj, con
     }
 }
 
+/* Heads that are off hand nothing over. */
+static void forget_heads_off(struct inspection *x, const struct gpt *g, int64_t l) {
+    for (int64_t h = 0; h < x->NH; h++) {
+        if (!ablation_off(x->ablation, &g->config, l, h)) continue;
+        memset(x->value_norm + (l * x->NH + h) * x->T, 0, (size_t)x->T * sizeof *x->value_norm);
+        for (int64_t t = 0; t < x->T; t++)
+            memset(x->write + ((l * x->T + t) * x->NH + h) * x->HS, 0, (size_t)x->HS * sizeof *x->write);
+    }
+}
+
 static void layer_effects(struct inspection *x, struct gpt *g, int64_t l, const float *proj_bias,
                           const float *direction) {
     int64_t C = x->C, HS = x->HS;
@@ -307,6 +317,7 @@ static void read_layer(struct inspection *x, struct gpt *g, int64_t l, const flo
     float *proj = param_copy(g, P_PROJ_W, l), *bias = param_copy(g, P_PROJ_B, l);
     split_heads(x, g, l);
     head_outputs(x, l, proj, direction);
+    forget_heads_off(x, g, l);
     layer_effects(x, g, l, bias, direction);
     free(proj);
     free(bias);
@@ -314,14 +325,14 @@ static void read_layer(struct inspection *x, struct gpt *g, int64_t l, const flo
 
 /* --- the whole --- */
 
-void inspect_create(struct gpt *gpt, const struct gpt *from, int64_t T) {
+void inspect_create(struct gpt *gpt, struct ctx *ctx, const struct gpt *from, int64_t T) {
     /* Only training keeps the activations of every layer. */
     struct gpt_options options = {.B = 1, .T = T, .train = true, .dtype = DTYPE_F32, .params = &from->params};
-    gpt_create(gpt, from->ctx, &from->config, &options);
+    gpt_create(gpt, ctx, &from->config, &options);
 }
 
 void inspect(struct inspection *x, struct gpt *g, const int32_t *tokens, int64_t V, const double *temperature,
-             int64_t count) {
+             int64_t count, const struct ablation *ablation) {
     const struct gpt_config *c = &g->config;
     *x = (struct inspection){.T = g->options.T,
                              .L = c->layers,
@@ -331,7 +342,8 @@ void inspect(struct inspection *x, struct gpt *g, const int32_t *tokens, int64_t
                              .C = c->channels,
                              .V = V,
                              .next_count = min_i64(INSPECT_NEXT, V),
-                             .temperature_count = count};
+                             .temperature_count = count,
+                             .ablation = ablation};
     check(V >= 1 && V <= c->vocab_size, "inspect: %lld tokens of %lld", (long long)V,
           (long long)c->vocab_size);
     allocate(x);
@@ -340,6 +352,7 @@ void inspect(struct inspection *x, struct gpt *g, const int32_t *tokens, int64_t
     memcpy(x->temperature, temperature, (size_t)count * sizeof *temperature);
 
     gpt_set_batch(g, tokens, NULL);
+    ablate(g, ablation);
     gpt_forward(g, 0, x->T);
     x->rstd = host_copy(g, gpt_act(g, A_LNF_RSTD, 0));
     read_lenses(x, g);
@@ -357,6 +370,7 @@ void inspect_attention(const struct inspection *x, int64_t l, int64_t h, float *
         for (int64_t s = 0; s <= t; s++) {
             float score =
                 dot(x->q + ((l * T + t) * x->NH + h) * HS, x->k + ((l * T + s) * x->NKV + kv) * HS, HS);
+            if (ablation_cuts(x->ablation, l, h, t, s)) continue;
             P[t * T + s] = (float)exp(scale * (double)score - (double)x->lse[(l * x->NH + h) * T + t]);
         }
 }

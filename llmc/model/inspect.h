@@ -16,7 +16,7 @@
 #ifndef LLMC_INSPECT_H
 #define LLMC_INSPECT_H
 
-#include "llmc/model/gpt.h"
+#include "llmc/model/ablate.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -32,9 +32,11 @@ enum {
  * the text; after the last one, the most probable token. */
 struct inspection {
     int64_t T, L, NH, NKV, HS, C, V, next_count, temperature_count;
-    int32_t *tokens, *target; /* (T) */
+    int32_t *tokens, *target;        /* (T) */
+    const struct ablation *ablation; /* what the model was without; NULL: nothing */
     /* Attention, per layer. Query head h reads key and value head h*NKV/NH. With rotary positions q and k
-     * are the rotated ones. P[t,s] = exp(q[t].k[s]/sqrt(HS) - lse[t]). */
+     * are the rotated ones. P[t,s] = exp(q[t].k[s]/sqrt(HS) - lse[t]), and 0
+     * where an edge is cut; of a head that is off, `value_norm` and `write` are 0. */
     float *q;          /* (L,T,NH,HS) */
     float *k, *v;      /* (L,T,NKV,HS) */
     float *lse;        /* (L,NH,T) */
@@ -67,14 +69,15 @@ struct inspection {
     float *next_rest;    /* (T,temperature_count) */
 };
 
-/* A model that inspect() can look into: one sequence of T tokens, in fp32, with the parameters of
- * `from`. */
-void inspect_create(struct gpt *gpt, const struct gpt *from, int64_t T);
+/* A model that inspect() can look into: one sequence of T tokens, in fp32, with the parameters of `from`.
+ * `ctx` owns its activations. */
+void inspect_create(struct gpt *gpt, struct ctx *ctx, const struct gpt *from, int64_t T);
 
-/* Runs the model on gpt->options.T tokens and fills *x. Tokens at or above `V` are not predicted
+/* Runs the model on gpt->options.T tokens, without what `ablation` takes away (NULL: nothing; it must outlive
+ * *x), and fills *x. Tokens at or above `V` are not predicted
  * (sampler.h). `temperature` (count), in increasing order, is copied. The caller frees. */
 void inspect(struct inspection *x, struct gpt *gpt, const int32_t *tokens, int64_t V,
-             const double *temperature, int64_t count);
+             const double *temperature, int64_t count, const struct ablation *ablation);
 void inspection_free(struct inspection *x);
 
 /* P (T,T) of one head: row t is what token t attends to; 0 above the diagonal. */

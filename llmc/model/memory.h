@@ -59,6 +59,7 @@ struct gpt_options {
 
 /* Told by forward and backward what is needed next and what is complete, for those who move it about
  * (zero.h). Each may be NULL. */
+struct gpt;
 struct gpt_hooks {
     void *arg;
     /* Block `layer` is about to read its matrices, and block `next` will be the one after it; -1: none. */
@@ -68,6 +69,9 @@ struct gpt_hooks {
     void (*layer_ready)(void *arg, int64_t layer);
     /* gpt_init_weights has written the block's matrices. */
     void (*layer_written)(void *arg, int64_t layer);
+    /* Forward has computed the layer's A_ATTN and A_LSE, and projects A_ATTN next: see ablate.h. */
+    void *attention_arg;
+    void (*attention_done)(void *attention_arg, struct gpt *gpt, int64_t layer);
 };
 
 /* Numbers of a step on the device: two that it leaves for the host to read (with several ranks, of all of

@@ -36,8 +36,9 @@ static void open_model(struct opened *o, const struct gpt_config *config) {
                   (uint64_t)(100 * id + l));
         }
     for (int t = 0; t < T; t++) o->tokens[t] = (int32_t)(t * t * 37 % config->vocab_size);
-    inspect_create(&o->open, &o->model, T);
-    inspect(&o->x, &o->open, o->tokens, config->vocab_size - 3, temperatures, ARRAY_LENGTH(temperatures));
+    inspect_create(&o->open, &o->ctx, &o->model, T);
+    inspect(&o->x, &o->open, o->tokens, config->vocab_size - 3, temperatures, ARRAY_LENGTH(temperatures),
+            NULL);
 }
 
 static void close_model(struct opened *o) {
@@ -93,6 +94,7 @@ static double direction(const struct opened *o, int64_t t, double *d) {
     return constant;
 }
 
+/* A token that may see nothing has no attention; the sum of what is left is 1. */
 static void check_attention(const struct opened *o) {
     const struct inspection *x = &o->x;
     float P[T * T];
@@ -101,11 +103,14 @@ static void check_attention(const struct opened *o) {
             inspect_attention(x, l, h, P);
             for (int64_t t = 0; t < T; t++) {
                 double sum = 0.0;
+                int64_t seen = 0;
                 for (int64_t s = 0; s < T; s++) {
-                    assert_true(s <= t ? P[t * T + s] > 0.0f : P[t * T + s] == 0.0f);
+                    bool sees = s <= t && !ablation_cuts(x->ablation, l, h, t, s);
+                    assert_true(sees ? P[t * T + s] > 0.0f : P[t * T + s] == 0.0f);
                     sum += (double)P[t * T + s];
+                    seen += sees;
                 }
-                assert_near(sum, 1.0, 1e-5, "sum of a row of attention");
+                assert_near(sum, seen ? 1.0 : 0.0, 1e-5, "sum of a row of attention");
             }
         }
 }
@@ -120,10 +125,12 @@ static void check_heads(const struct opened *o, int64_t l, int64_t t, const doub
     for (int64_t i = 0; i < x->C; i++) branch[i] = bias ? (double)bias[i] : 0.0;
     for (int64_t h = 0; h < x->NH; h++) {
         double of_head = 0.0;
+        bool off = ablation_off(x->ablation, &o->open.config, l, h);
         inspect_attention(x, l, h, P);
         for (int64_t s = 0; s <= t; s++) {
             double norm = 0.0, p = (double)P[t * T + s], of_source = 0.0, claimed = 0.0;
             head_write(o, l, h, s, one);
+            for (int64_t i = 0; i < x->C && off; i++) one[i] = 0.0;
             for (int64_t i = 0; i < x->C; i++) {
                 branch[i] += p * one[i];
                 of_source += rstd * p * one[i] * d[i];
@@ -197,15 +204,18 @@ static void check_stream(const struct opened *o) {
         assert_near((double)x->constant_effect[t], constant, 1e-4, "effect of the norm's bias");
         assert_near((double)x->token_effect[t], token, 1e-4, "effect of the token");
         assert_near((double)x->position_effect[t], position, 1e-4, "effect of the position");
-        double logit = constant + token + position;
+        double logit = constant + token + position, largest = fmax(1.0, fabs(logit));
         for (int64_t l = 0; l < x->L; l++) {
             check_layer(o, l, t, d, stream);
             logit += (double)x->bias_effect[l * T + t] + (double)x->mlp_effect[l * T + t];
             for (int64_t h = 0; h < x->NH; h++) logit += (double)x->head_effect[(l * T + t) * x->NH + h];
+            largest = fmax(largest, fabs(logit));
         }
         const float *last = activation(g, A_RESID_OUT, x->L - 1) + t * C;
-        for (int64_t i = 0; i < C; i++) assert_near(stream[i], (double)last[i], 1e-3, "residual stream");
-        assert_near(logit, (double)x->target_logit[t], 1e-3, "sum of all effects");
+        double size = length(last, C);
+        for (int64_t i = 0; i < C; i++)
+            assert_near(stream[i], (double)last[i], 1e-5 * size, "residual stream");
+        assert_near(logit, (double)x->target_logit[t], 1e-5 * largest, "sum of all effects");
     }
     free(stream);
     free(d);
@@ -344,7 +354,89 @@ static void test_wide_vocabulary(void **state) {
                                    .channels = 24});
 }
 
+/* --- what if --- */
+
+static void assert_same_numbers(const float *a, const float *b, int64_t n, const char *what) {
+    for (int64_t i = 0; i < n; i++) assert_near((double)a[i], (double)b[i], 1e-6, what);
+}
+
+/* The model of the next two tests. */
+static void open_grouped(struct opened *o) {
+    struct error err;
+    struct gpt_config config = {.name = "small",
+                                .context = 16,
+                                .vocab_size = 140,
+                                .layers = 2,
+                                .heads = 4,
+                                .kv_heads = 2,
+                                .channels = 32,
+                                .positions = POSITIONS_ROPE};
+    gpt_config_complete(&config);
+    if (!gpt_config_check(&config, &err)) fail_msg("%s", err.message);
+    open_model(o, &config);
+}
+
+static void look_again(struct opened *o, const struct ablation *a) {
+    inspection_free(&o->x);
+    inspect(&o->x, &o->open, o->tokens, o->model.config.vocab_size - 3, temperatures,
+            ARRAY_LENGTH(temperatures), a);
+}
+
+/* A head that is off is one whose columns of the output projection are 0. */
+static void test_head_off(void **state) {
+    struct opened o;
+    open_grouped(&o);
+    float before = o.x.target_logit[T - 2];
+    bool off[8] = {[5] = true}; /* layer 1, head 1 */
+    struct ablation a = {.off = off};
+    look_again(&o, &a);
+    check_attention(&o);
+    check_stream(&o);
+    struct inspection without = o.x;
+    o.x = (struct inspection){0};
+    struct tensor proj = gpt_param(&o.model, P_PROJ_W, 1);
+    for (int64_t i = 0; i < 32; i++) memset(f32(&proj) + i * 32 + 8, 0, 8 * sizeof(float));
+    look_again(&o, NULL);
+    const struct inspection *x = &o.x;
+    assert_same_numbers(without.next_logit, x->next_logit, T * x->next_count, "logit");
+    assert_same_numbers(without.lens_target_p, x->lens_target_p, (x->L + 1) * T, "probability");
+    assert_same_numbers(without.norms, x->norms, x->L * T * INSPECT_NORMS, "length");
+    assert_same_numbers(without.head_effect, x->head_effect, x->L * T * x->NH, "effect");
+    assert_same_numbers(without.write, x->write, x->L * T * x->NH * x->HS, "direction");
+    assert_same_numbers(without.value_norm, x->value_norm, x->L * T * x->NH, "length of a value");
+    assert_true(fabsf(without.target_logit[T - 2] - before) > 0.01f);
+    inspection_free(&without);
+    close_model(&o);
+}
+
+/* Where an edge is cut, the others share what it had; what comes of it adds up as ever. */
+static void test_edges_cut(void **state) {
+    struct opened o;
+    float before[T * T], after[T * T];
+    open_grouped(&o);
+    inspect_attention(&o.x, 0, 1, before);
+    const struct ablation_cut cut[] = {{0, 1, 5, 2},   {0, 1, 5, 3},   {-1, 2, 7, 7}, {1, -1, 3, 0},
+                                       {-1, -1, 2, 0}, {-1, -1, 2, 1}, {-1, -1, 2, 2}};
+    struct ablation a = {.cut = cut, .cuts = ARRAY_LENGTH(cut)};
+    look_again(&o, &a);
+    check_attention(&o);
+    check_stream(&o);
+    inspect_attention(&o.x, 0, 1, after);
+    float left = 1.0f - before[5 * T + 2] - before[5 * T + 3];
+    for (int s = 0; s < T; s++) {
+        float want = s == 2 || s == 3 ? 0.0f : before[5 * T + s] / left;
+        assert_near((double)after[5 * T + s], (double)want, 1e-5, "share");
+        assert_near((double)after[6 * T + s], (double)before[6 * T + s], 1e-6, "share of another token");
+        assert_true(after[2 * T + s] == 0.0f);
+    }
+    look_again(&o, NULL); /* nothing stays cut */
+    inspect_attention(&o.x, 0, 1, after);
+    assert_same_numbers(after, before, T * T, "share");
+    close_model(&o);
+}
+
 int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_kinds), cmocka_unit_test(test_wide_vocabulary)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_kinds), cmocka_unit_test(test_wide_vocabulary),
+                                       cmocka_unit_test(test_head_off), cmocka_unit_test(test_edges_cut)};
     return test_main(argc, argv, tests, NULL, NULL);
 }
