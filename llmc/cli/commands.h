@@ -21,6 +21,15 @@ extern const struct option_command sample_command, view_command, watch_command, 
 /* Those of profile: the groups of training and one more, which it writes to `groups`. */
 struct option_command profile_command(struct option_group groups[RUN_OPTION_GROUPS + 1]);
 
+/* Of the commands that serve a page, with fields `address`, `port` and `token`. */
+#define SERVER_OPTIONS(S)                                                                                    \
+    OPT_TEXT(S, address, "bind", "127.0.0.1", "ADDRESS",                                                     \
+             "the numeric address to serve on; with another than loopback, the page asks for a token that "  \
+             "is part of the printed address",                                                               \
+             0),                                                                                             \
+        OPT_INT(S, port, "port", "8100", 0, 65535, "N", "the first port to try (0: any)", 0),                \
+        OPT_FLAG(S, token, "token", "false", "ask for a token on loopback, too: others use this machine", 0)
+
 /* What main() does: runs the command that argv[1] names, or `train` if that is an option, "train" or
  * missing. */
 int dispatch_command(int argc, char **argv, const struct option_command *train_command,

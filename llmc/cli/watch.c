@@ -16,13 +16,7 @@ struct watch_config {
 
 #define C struct watch_config
 static const struct option_row rows[] = {
-    OPT_TEXT(
-        C, address, "bind", "127.0.0.1", "ADDRESS",
-        "the numeric address to listen on; with another than loopback, the page asks for a token that is "
-        "part of the printed address",
-        0),
-    OPT_INT(C, port, "port", "8100", 0, 65535, "N", "the first port to try (0: any)", 0),
-    OPT_FLAG(C, token, "token", "false", "ask for a token on loopback, too, for machines that others use", 0),
+    SERVER_OPTIONS(C),
     OPT_TEXT(C, html, "html", NULL, "FILE",
              "serve nothing, and write the page as it is now, complete in one file", 0),
     OPT_FLAG(C, overwrite, "overwrite", "false", "replace FILE if it exists", 0),

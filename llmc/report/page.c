@@ -24,6 +24,7 @@
     PART(page, js, "text/javascript")                                                                        \
     PART(chart, js, "text/javascript")                                                                       \
     PART(view, js, "text/javascript")                                                                        \
+    PART(what_if, js, "text/javascript")                                                                     \
     PART(watch, js, "text/javascript")
 PARTS
 #undef PART

@@ -1,23 +1,54 @@
 'use strict';
 /* --- data --- */
-const facts = JSON.parse($('facts').textContent), model = facts.model;
-const unpacked = new Map();
-/* An array, or one layer of it; unpacked when it is first wanted. */
-function array(name, layer) {
-  const id = layer === undefined ? name : name + '.' + layer;
-  if (!unpacked.has(id)) {
-    const e = $(id), text = atob(e.textContent), bytes = new Uint8Array(text.length);
-    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-    unpacked.set(id, e.dataset.kind === 'int32' ? new Int32Array(bytes.buffer) : new Float32Array(bytes.buffer));
-    e.remove();
-  }
-  return unpacked.get(id);
+/* What one pass of the model has left: facts, and arrays of numbers, or one layer of one, unpacked when they are
+ * first wanted. */
+function unpack(kind, text) {
+  const chars = atob(text), bytes = new Uint8Array(chars.length);
+  for (let i = 0; i < chars.length; i++) bytes[i] = chars.charCodeAt(i);
+  return kind === 'int32' ? new Int32Array(bytes.buffer) : new Float32Array(bytes.buffer);
 }
-const T = facts.tokens.length, L = model.layers, NH = model.heads, NKV = model['kv-heads'], HS = model['head-dim'];
-const target = array('target');
+function makePass(facts, read) {
+  const unpacked = new Map();
+  return {facts, attentions: new Map(), array(name, layer) {
+    const id = layer === undefined ? name : name + '.' + layer;
+    if (!unpacked.has(id)) unpacked.set(id, read(name, layer, id));
+    return unpacked.get(id);
+  }};
+}
+const passOfPage = facts => makePass(facts, (name, layer, id) => {
+  const e = $(id), numbers = unpack(e.dataset.kind, e.textContent);
+  e.remove();
+  return numbers;
+});
+const passOfAnswer = answer => makePass(answer.facts, (name, layer) => {
+  const a = answer.arrays[name], numbers = unpack(a.kind, a.parts[layer || 0]);
+  a.parts[layer || 0] = null;
+  return numbers;
+});
+let pass = null, vocabulary = [];
+let facts, model, T, L, NH, NKV, HS, K, target, attentions, sampling; /* of the pass that is shown */
+const array = (name, layer) => pass.array(name, layer);
+/* Makes a pass the one that everything below shows. */
+function take(p) {
+  pass = p;
+  ({facts, attentions} = p);
+  ({model, sampling} = facts);
+  T = facts.tokens.length;
+  [L, NH, NKV, HS] = [model.layers, model.heads, model['kv-heads'], model['head-dim']];
+  K = array('next_token').length / T;
+  target = array('target');
+}
+/* What another pass says, without showing it. */
+function inPass(p, f) {
+  const shown = pass;
+  take(p);
+  try { return f(); } finally { take(shown); }
+}
 
-const attentions = new Map();
 const keyHead = h => Math.floor(h * NKV / NH);
+const isCut = (l, h, t, s) => facts.without.cut.some(([to, from, layer, head]) => to === t && from === s &&
+  (layer < 0 || layer === l) && (head < 0 || head === h));
+const isOff = (l, h) => facts.without.off.some(([layer, head]) => layer === l && head === h);
 function queryKey(l, h, t, s, each) {
   const q = array('q', l), k = array('k', l), qi = (t * NH + h) * HS, ki = (s * NKV + keyHead(h)) * HS;
   let sum = 0;
@@ -29,7 +60,7 @@ function queryKey(l, h, t, s, each) {
   return sum;
 }
 const lse = (l, h, t) => array('lse', l)[h * T + t];
-const share = (l, h, t, s) => s > t ? 0 : Math.exp(queryKey(l, h, t, s) / Math.sqrt(HS) - lse(l, h, t));
+const share = (l, h, t, s) => s > t || isCut(l, h, t, s) ? 0 : Math.exp(queryKey(l, h, t, s) / Math.sqrt(HS) - lse(l, h, t));
 /* Row t of a head's attention, into out[at], out[at + 1] ... */
 function fillRow(out, at, l, h, t) {
   const q = array('q', l), k = array('k', l), qi = (t * NH + h) * HS, scale = 1 / Math.sqrt(HS), z = lse(l, h, t);
@@ -38,6 +69,7 @@ function fillRow(out, at, l, h, t) {
     for (let i = 0; i < HS; i++) sum += q[qi + i] * k[ki + i];
     out[at + s] = Math.exp(sum * scale - z);
   }
+  for (const [to, from] of facts.without.cut) if (to === t && isCut(l, h, t, from)) out[at + from] = 0;
 }
 function attention(l, h) {
   const id = l * NH + h;
@@ -67,7 +99,7 @@ const sourceEffect = (l, h, t, s) => array('rstd')[t] * share(l, h, t, s) * valu
 const headEffect = (l, h, t) => array('head_effect')[(l * T + t) * NH + h];
 
 /* --- state; the part of the address behind # --- */
-const state = {t: T - 1, l: 0, h: 0, s: 0, all: false, sort: 'attention'};
+const state = {t: 0, l: 0, h: 0, s: 0, all: false, sort: 'attention'};
 function chooseHead(t) {
   let best = -1;
   for (let l = 0; l < L; l++) for (let h = 0; h < NH; h++) {
@@ -82,8 +114,8 @@ function strongest() {
   return best;
 }
 function readAddress() {
-  const wanted = new URLSearchParams(location.hash.slice(1)), number = (key, end, otherwise) => {
-    const n = wanted.has(key) ? Number(wanted.get(key)) : NaN;
+  const number = (key, end, otherwise) => {
+    const n = address.has(key) ? Number(address.get(key)) : NaN;
     return Number.isInteger(n) && n >= 0 && n < end ? n : otherwise;
   };
   state.t = number('t', T, state.t);
@@ -91,9 +123,7 @@ function readAddress() {
   state.h = number('h', NH, state.h);
   state.s = number('s', state.t + 1, strongest());
 }
-function writeAddress() {
-  try { history.replaceState(null, '', `#t=${state.t}&l=${state.l}&h=${state.h}&s=${state.s}`); } catch (e) { /* a page without address */ }
-}
+const writeAddress = () => setAddress({t: state.t, l: state.l, h: state.h, s: state.s});
 function choose(changes) {
   const before = {...state};
   Object.assign(state, changes);
@@ -103,7 +133,7 @@ function choose(changes) {
 }
 
 /* --- text and colours --- */
-const word = id => facts.vocabulary[id] ?? '#' + id;
+const word = id => vocabulary[id] ?? '#' + id;
 /* Alone, a token shows its spaces. */
 const named = id => visible(word(id)).replace(/ /g, '\u2423') || '(empty)';
 const quoted = id => `\u201c${named(id)}\u201d`;
@@ -137,9 +167,12 @@ function fillImage(canvas, width, height, values) {
 }
 
 /* --- the text --- */
-const chips = [];
+let chips = [];
 let shown = -1; /* the token whose attention the text shows */
 function buildTokens() {
+  chips = [];
+  $('tokens').replaceChildren($('lines'));
+  $('lines').replaceChildren();
   facts.tokens.forEach((id, t) => {
     const text = word(id);
     const e = element('button', {class: 'token' + (t >= facts.prompt_tokens ? ' made' : ''), tabindex: -1},
@@ -159,7 +192,7 @@ function buildTokens() {
     $('tokens').append(e);
     if (text.includes('\n')) $('tokens').append(element('br'));
   });
-  if (facts.prompt_tokens < T) $('made').textContent = ' What the model wrote itself is in italics.';
+  $('made').textContent = facts.prompt_tokens < T ? ' What the model wrote itself is in italics.' : '';
 }
 function drawLines(t, p) {
   const lines = $('lines'), frame = $('tokens').getBoundingClientRect();
@@ -189,9 +222,7 @@ function showAttention(t) {
 }
 
 /* --- heads --- */
-const squares = [];
-const waiting = [];
-let working = false;
+let squares = [], waiting = [], working = false, seen = null;
 function work() {
   const until = performance.now() + 12;
   while (waiting.length && performance.now() < until) {
@@ -203,11 +234,15 @@ function work() {
 }
 function buildHeads() {
   const grid = $('heads');
+  if (seen) seen.disconnect();
+  squares = [];
+  waiting = [];
+  grid.replaceChildren();
   grid.classList.toggle('fine', T > 60);
   grid.style.gridTemplateColumns = `1.7rem repeat(${NH}, minmax(17px, 76px))`;
   grid.append(element('span', {class: 'label'}));
   for (let h = 0; h < NH; h++) grid.append(element('span', {class: 'label top'}, String(h)));
-  const seen = new IntersectionObserver(entries => {
+  seen = new IntersectionObserver(entries => {
     for (const e of entries) if (e.isIntersecting) {
       seen.unobserve(e.target);
       waiting.push(squares[e.target.dataset.index]);
@@ -251,6 +286,7 @@ function drawHeads() {
   for (const {l, h, button} of squares) {
     const is = l === state.l && h === state.h;
     button.classList.toggle('chosen', is);
+    button.classList.toggle('off', isOff(l, h));
     button.setAttribute('aria-pressed', is);
     button.tabIndex = is ? 0 : -1;
     button.title = `layer ${l}, head ${h}: ${signed(headEffect(l, h, state.t))} to the logit of ${quoted(target[state.t])}`;
@@ -452,10 +488,11 @@ function drawParts() {
 }
 
 /* --- the next token --- */
-const sampling = facts.sampling, K = array('next_token').length / T, V = facts.vocabulary.length;
-const topKs = [0, ...new Set([1, 2, 3, 5, 10, 20, 40, 50, 100, 200, 500, 1000, sampling.top_k])].filter((k, i) => i === 0 || k > 0 && k <= K)
+let topKs = [];
+const listTopKs = () => [0, ...new Set([1, 2, 3, 5, 10, 20, 40, 50, 100, 200, 500, 1000, sampling.top_k])].filter((k, i) => i === 0 || k > 0 && k <= K)
   .sort((a, b) => a - b);
 function buildSliders() {
+  topKs = listTopKs();
   const nearest = (list, x) => list.reduce((best, y, i) => Math.abs(y - x) < Math.abs(list[best] - x) ? i : best, 0);
   $('temperature').max = facts.temperatures.length;
   $('temperature').value = sampling.temperature === 0 ? 0 : 1 + nearest(facts.temperatures, sampling.temperature);
@@ -466,6 +503,7 @@ function buildSliders() {
 }
 /* As llmc/model/sampler.c narrows the choice. `weights` are of the listed tokens, `rest` of all others together. */
 function narrow(weights, rest, k, p) {
+  const V = vocabulary.length;
   const n = k > 0 ? Math.min(k, K) : K, listed = weights.slice(0, n).reduce((a, b) => a + b, 0);
   const total = k > 0 ? listed : listed + rest;
   if (p >= 1) return {kept: n, sum: total, exact: true, others: k === 0 && K < V};
@@ -474,6 +512,7 @@ function narrow(weights, rest, k, p) {
   return sum >= p * total || k > 0 ? {kept, sum, exact: true} : {kept, sum: p * total, exact: false, others: true};
 }
 function drawNext() {
+  const V = vocabulary.length;
   const t = state.t, step = Number($('temperature').value), k = topKs[Number($('top-k').value)], p = Number($('top-p').value) / 100;
   const tau = step === 0 ? 0 : facts.temperatures[step - 1], ids = array('next_token').subarray(t * K, t * K + K);
   const logits = array('next_logit').subarray(t * K, t * K + K);
@@ -519,6 +558,7 @@ function draw() {
   drawStream();
   drawParts();
   drawNext();
+  if (whatIf) drawWhatIf();
 }
 function redraw() {
   makeShades();
@@ -529,26 +569,51 @@ function redraw() {
   draw();
 }
 const options = n => Array.from({length: n}, (_, i) => element('option', {value: i}, String(i)));
-$('name').textContent = model.name || 'a model';
-$('shape').textContent = `${model.parameters.toLocaleString('en')} parameters: ${L} layers of ${NH} heads` +
-  (NKV < NH ? ` (${NKV} of keys and values)` : '') + ` with ${HS} dimensions each, a residual stream of ${model.channels}, ` +
-  `${V.toLocaleString('en')} tokens. Positions: ${model.positions}; norm: ${model.norm}; MLP: ${model.mlp} of ${model.ff}.`;
-document.title = `How ${model.name || 'a model'} reads a text`;
-$('layer').append(...options(L));
-$('head').append(...options(NH));
-$('layer').onchange = () => choose({l: Number($('layer').value)});
-$('head').onchange = () => choose({h: Number($('head').value)});
-$('before').onclick = () => choose({t: Math.max(0, state.t - 1)});
-$('after').onclick = () => choose({t: Math.min(T - 1, state.t + 1)});
-$('sort').onchange = () => choose({sort: $('sort').value});
-$('more').onclick = () => choose({all: !state.all});
-buildTokens();
-buildHeads();
-buildSliders();
-chooseHead(state.t);
-readAddress();
-redraw();
-let resized = 0;
-window.onresize = () => { cancelAnimationFrame(resized); resized = requestAnimationFrame(draw); };
-window.onhashchange = () => { readAddress(); draw(); };
-matchMedia('(prefers-color-scheme: dark)').onchange = redraw;
+/* Shows another pass; the place that is looked at stays where there is one. */
+function show(p) {
+  const before = pass, sameText = before && before.facts.tokens.length === p.facts.tokens.length &&
+    before.facts.tokens.every((id, t) => id === p.facts.tokens[t]);
+  const fromEnd = before ? T - 1 - state.t : 0;
+  take(p);
+  if (!sameText) {
+    state.t = Math.max(0, T - 1 - fromEnd);
+    buildTokens();
+  }
+  if (before) state.s = Math.min(state.s, state.t);
+  buildHeads();
+  redraw();
+}
+/* Once: what stays the same for all passes. */
+function start(p) {
+  take(p);
+  state.t = T - 1;
+  $('name').textContent = model.name || 'a model';
+  $('shape').textContent = `${model.parameters.toLocaleString('en')} parameters: ${L} layers of ${NH} heads` +
+    (NKV < NH ? ` (${NKV} of keys and values)` : '') + ` with ${HS} dimensions each, a residual stream of ${model.channels}, ` +
+    `${vocabulary.length.toLocaleString('en')} tokens. Positions: ${model.positions}; norm: ${model.norm}; MLP: ${model.mlp} of ${model.ff}.` +
+    (facts.step >= 0 ? ` As it was after step ${facts.step}.` : '');
+  document.title = `How ${model.name || 'a model'} reads a text`;
+  $('layer').append(...options(L));
+  $('head').append(...options(NH));
+  $('layer').onchange = () => choose({l: Number($('layer').value)});
+  $('head').onchange = () => choose({h: Number($('head').value)});
+  $('before').onclick = () => choose({t: Math.max(0, state.t - 1)});
+  $('after').onclick = () => choose({t: Math.min(T - 1, state.t + 1)});
+  $('sort').onchange = () => choose({sort: $('sort').value});
+  $('more').onclick = () => choose({all: !state.all});
+  buildTokens();
+  buildHeads();
+  buildSliders();
+  chooseHead(state.t);
+  readAddress();
+  redraw();
+  let resized = 0;
+  window.onresize = () => { cancelAnimationFrame(resized); resized = requestAnimationFrame(draw); };
+  window.onhashchange = () => {
+    const now = new URLSearchParams(location.hash.slice(1));
+    for (const key of ['t', 'l', 'h', 's']) if (now.has(key)) address.set(key, now.get(key));
+    readAddress();
+    draw();
+  };
+  matchMedia('(prefers-color-scheme: dark)').onchange = redraw;
+}

@@ -27,6 +27,10 @@ bool view_write_json(const char *path, struct json_t *facts, const struct view_a
                      struct error *err);
 bool view_write_page(const char *path, struct json_t *facts, const struct view_array *array, int count,
                      struct error *err);
+/* The same for a page that is served: {"facts", "arrays": {name: {"kind", "parts": [base64, ...]}},
+ * "milliseconds"}. The caller frees. */
+char *view_answer(struct json_t *facts, const struct view_array *array, int count, double milliseconds,
+                  struct error *err);
 
 #ifdef __cplusplus
 }

@@ -176,6 +176,12 @@ static void take_body(struct arriving *a, const char *data, size_t size) {
     a->body[a->size] = 0;
 }
 
+static enum MHD_Result refuse(const struct arriving *a, struct MHD_Connection *c) {
+    struct http_answer answer = {
+        .status = a->refused, .type = "text/plain", .constant = a->reason, .size = strlen(a->reason)};
+    return send_answer(c, &answer);
+}
+
 static enum MHD_Result on_request(void *user, struct MHD_Connection *c, const char *path, const char *method,
                                   const char *version, const char *data, size_t *size, void **state) {
     struct http *h = (struct http *)user;
@@ -183,23 +189,18 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *c, const ch
     if (!a) {
         *state = a = (struct arriving *)xcalloc(1, sizeof *a);
         judge(a, h, c, method, path);
-        return MHD_YES;
+        return a->refused ? refuse(a, c) : MHD_YES; /* without waiting for a body */
     }
     if (*size > 0) {
         take_body(a, data, *size);
         *size = 0;
         return MHD_YES;
     }
+    if (a->refused) return refuse(a, c);
     struct http_answer answer = {
         .status = MHD_HTTP_NOT_FOUND, .type = "text/plain", .constant = "Not found.\n", .size = 11};
-    if (a->refused) {
-        answer.status = a->refused;
-        answer.constant = a->reason;
-        answer.size = strlen(a->reason);
-    } else {
-        struct http_request q = {path, strcmp(method, "POST") == 0, a->body ? a->body : "", a->size, c};
-        h->o.handle(h->o.user, &q, &answer);
-    }
+    struct http_request q = {path, strcmp(method, "POST") == 0, a->body ? a->body : "", a->size, c};
+    h->o.handle(h->o.user, &q, &answer);
     return send_answer(c, &answer);
 }
 

@@ -1,20 +1,16 @@
 /* `train_gpt watch` as a user runs it: what the server refuses, what it says of runs that grow, end, are
  * damaged or deleted, and what a real browser shows of it. */
 #include "test/browser.h"
+#include "test/server.h"
 
 #include "llmc/report/history.h"
 #include "llmc/serve/http.h"
 
-#include <arpa/inet.h>
-#include <fcntl.h>
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 /* --- runs --- */
@@ -72,119 +68,17 @@ static void make_run(const char *name, int64_t steps, const char *learning_rate)
     write_rows(name, 0, steps);
 }
 
-/* --- the server --- */
-
-static struct {
-    pid_t process;
-    int out;
-    char url[256]; /* "http://127.0.0.1:PORT/..." */
-    int port;
-} server;
-
-static void start_server(const char *arguments) {
-    const char *build = getenv("BUILD");
-    char *command = xasprintf("exec '%s/train_gpt' watch %s", build && *build ? build : "build", arguments);
-    int out[2];
-    assert_int_equal(pipe(out), 0);
-    fflush(NULL);
-    server.process = fork();
-    assert_true(server.process >= 0);
-    if (server.process == 0) {
-        dup2(out[1], 1);
-        close(out[0]);
-        close(out[1]);
-        execl("/bin/sh", "sh", "-c", command, (char *)NULL);
-        _exit(127);
-    }
-    close(out[1]);
-    server.out = out[0];
-    free(command);
-    char text[1024] = "";
-    size_t size = 0;
-    const char *end = NULL, *at = NULL;
-    while (!end) {
-        ssize_t n = read(server.out, text + size, sizeof text - 1 - size);
-        if (n <= 0) fail_msg("the server ends: %s", text);
-        text[size += (size_t)n] = 0;
-        if ((at = strstr(text, "http://")) != NULL) end = strchr(at, '\n');
-    }
-    snprintf(server.url, sizeof server.url, "%.*s", (int)(end - at), at);
-    server.port = atoi(strrchr(server.url, ':') + 1);
-    assert_true(server.port > 0);
-}
-
-/* It ends by itself, and well. */
-static void stop_server(void) {
-    int status;
-    if (server.process <= 0) return;
-    kill(server.process, SIGTERM);
-    assert_int_equal(waitpid(server.process, &status, 0), server.process);
-    server.process = 0;
-    close(server.out);
-    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-}
-
-static int connect_server(void) {
-    struct sockaddr_in to = {.sin_family = AF_INET,
-                             .sin_port = htons((uint16_t)server.port),
-                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(connect(fd, (struct sockaddr *)&to, sizeof to), 0);
-    return fd;
-}
-
-/* The answer to these bytes, up to the end of the connection; the caller frees. */
-static char *send_text(const char *text) {
-    int fd = connect_server();
-    size_t size = 0, capacity = 1 << 22;
-    char *answer = (char *)xcalloc(1, capacity);
-    assert_int_equal(send(fd, text, strlen(text), MSG_NOSIGNAL), strlen(text));
-    for (ssize_t n; (n = recv(fd, answer + size, capacity - 1 - size, 0)) > 0;) size += (size_t)n;
-    close(fd);
-    return answer;
-}
-
-static int status_of(const char *request, const char *host, const char *more) {
-    char *text = xasprintf("%s HTTP/1.1\r\n%s%s%s%sConnection: close\r\n\r\n", request, host ? "Host: " : "",
-                           host ? host : "", host ? "\r\n" : "", more);
-    char *answer = send_text(text);
-    int status = 0;
-    sscanf(answer, "HTTP/1.1 %d", &status);
-    free(answer);
-    free(text);
-    return status;
-}
-
-/* The JSON behind a path. */
-static json_t *get(const char *path) {
-    char *text =
-        xasprintf("GET %s HTTP/1.1\r\nHost: localhost:%d\r\nConnection: close\r\n\r\n", path, server.port);
-    char *answer = send_text(text), *body = strstr(answer, "\r\n\r\n");
-    json_error_t why;
-    assert_non_null(body);
-    json_t *root = json_loads(body + 4, JSON_REJECT_DUPLICATES, &why);
-    if (!root) fail_msg("%s: %s\n%s", path, why.text, answer);
-    free(answer);
-    free(text);
-    return root;
-}
-
 static json_t *run_of(json_t *state, size_t i) { return json_array_get(json_object_get(state, "runs"), i); }
 
-static int begin(void **state) { return make_scratch(state); }
 static int end(void **state) {
-    if (server.process > 0) { /* a test has failed */
-        kill(server.process, SIGKILL);
-        waitpid(server.process, NULL, 0);
-        server.process = 0;
-    }
+    kill_server();
     browser_close();
     return remove_scratch(state);
 }
-#define WATCH_TEST(f) cmocka_unit_test_setup_teardown(f, begin, end)
+#define WATCH_TEST(f) cmocka_unit_test_setup_teardown(f, make_scratch, end)
 
 static void serve(const char *const *runs) {
-    char *arguments = xstrdup("--port 0");
+    char *arguments = xstrdup("watch --port 0");
     for (; *runs; runs++) {
         char *longer = xasprintf("%s '%s'", arguments, in_scratch("%s", *runs));
         free(arguments);
@@ -271,7 +165,7 @@ static void clients_cannot_fill_it(void **state) {
 
 static void a_token_is_asked_for(void **state) {
     make_run("a", 20, "1e-3");
-    start_server(temp_printf("--port 0 --token '%s'", in_scratch("a")));
+    start_server(temp_printf("watch --port 0 --token '%s'", in_scratch("a")));
     const char *token = strstr(server.url, "#token=");
     assert_non_null(token);
     assert_int_equal(strlen(token += 7), 32);
@@ -323,17 +217,15 @@ static void a_port_that_is_in_use(void **state) {
     make_run("a", 20, "1e-3");
     serve((const char *const[]){"a", NULL});
     int first = server.port;
-    pid_t other = server.process;
-    int out = server.out;
-    start_server(temp_printf("--port %d '%s' 2>'%s'", first, in_scratch("a"), in_scratch("said")));
+    struct server other = server;
+    start_server(temp_printf("watch --port %d '%s' 2>'%s'", first, in_scratch("a"), in_scratch("said")));
     assert_true(server.port > first);
     char *said = get_text(in_scratch("said"));
     assert_mentions(said, temp_printf("port %d is in use; this is port %d", first, server.port));
     free(said);
     assert_int_equal(status_of("GET /state", "localhost", ""), 200);
     stop_server();
-    server.process = other;
-    server.out = out;
+    server = other;
     stop_server();
 }
 

@@ -1,0 +1,62 @@
+/* What `view` shows, before it becomes a page, JSON or an answer of the server: a model with its checkpoints,
+ * and one pass of it over a text, as facts and arrays. */
+#ifndef LLMC_LOOK_H
+#define LLMC_LOOK_H
+
+#include "llmc/cli/prompt.h"
+#include "llmc/model/inspect.h"
+#include "llmc/report/view_page.h"
+
+struct json_t;
+
+enum { LOOK_TEMPERATURES = 64, LOOK_ARRAYS = 32, LOOK_CHECKPOINTS = 1000 };
+
+struct look_options {
+    const char *from, *tokenizer, *device, *prompt;
+    int64_t threads;
+    struct sampling_config sampling;
+};
+
+struct look_model {
+    struct look_options o;
+    struct device *device;
+    struct ctx ctx;
+    struct gpt gpt;              /* the parameters of checkpoint `loaded` */
+    struct tokenizer *tokenizer; /* NULL: token ids stand for text */
+    int64_t V;                   /* tokens that can be predicted */
+    char **checkpoint;           /* directories by increasing step; one if `from` is no run */
+    int64_t *step;               /* of each; -1: unknown */
+    int64_t count, loaded;
+    double temperature[LOOK_TEMPERATURES]; /* of the page's slider */
+    int64_t temperatures;
+};
+/* Ends the process if the model cannot be opened, as all commands do. */
+void look_open(struct look_model *m, const struct look_options *options);
+void look_close(struct look_model *m);
+/* Loads the weights of a checkpoint, which must have the shape of the model. */
+bool look_load(struct look_model *m, int64_t checkpoint, struct error *err);
+
+/* One pass. The arrays point into it. */
+struct look {
+    struct ctx ctx;
+    struct gpt gpt;
+    struct inspection x;
+    struct json_t *facts;
+    float *attention; /* (L,NH,T,T); NULL unless wanted */
+    struct view_array array[LOOK_ARRAYS];
+    int count;
+};
+/* Over these tokens, the first `prompt_count` of which are the user's, without what `ablation` takes away
+ * (NULL: nothing; it must outlive the look). `vocabulary`: the facts hold the text of all tokens. */
+void look(struct look *l, struct look_model *m, const struct token_buffer *ids, int64_t prompt_count,
+          const struct ablation *ablation, bool vocabulary, bool attention);
+void look_free(struct look *l);
+
+/* The text of all tokens, a list. */
+struct json_t *look_vocabulary(const struct look_model *m);
+
+/* Serves the page of this text until a signal; see look_server.c. */
+bool look_serve(struct look_model *m, const struct token_buffer *ids, int64_t prompt_count,
+                const char *address, int64_t port, bool token, struct error *err);
+
+#endif

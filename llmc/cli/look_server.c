@@ -1,0 +1,145 @@
+/* The page of `view --serve`: it asks "what if" and gets the same numbers of another pass.
+ *
+ *   GET /model    what there is: {"checkpoints": [steps], "loaded": index, "vocabulary": [texts]}
+ *   POST /look    one pass; all keys may be missing
+ *     {"text": "...", "checkpoint": index, "off": [[layer, head]], "cut": [[to, from, layer, head]]}
+ *     -> {"facts": {...}, "arrays": {name: {"kind", "parts": [base64]}}, "milliseconds"}
+ *
+ * Without "text" it is the text that the command was given, token for token. */
+#include "llmc/cli/look.h"
+
+#include "llmc/base/console.h"
+#include "llmc/serve/http.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { CUTS_MAX = 256 };
+
+struct look_server {
+    struct look_model *m;
+    const struct token_buffer *ids;
+    int64_t prompt_count;
+};
+
+/* --- a question --- */
+
+/* What a request asks for, checked. */
+struct question {
+    struct token_buffer ids; /* of its text; count 0: the command's */
+    int64_t checkpoint;
+    struct ablation ablation;
+    bool *off;
+    struct ablation_cut cut[CUTS_MAX];
+};
+
+/* The numbers of a list like [1, 2], each from `low` to below `high`. */
+static bool take_numbers(const json_t *list, size_t count, int64_t *out, const int64_t *low,
+                         const int64_t *high) {
+    if (json_array_size(list) != count) return false;
+    for (size_t i = 0; i < count; i++) {
+        const json_t *v = json_array_get(list, i);
+        out[i] = json_integer_value(v);
+        if (!json_is_integer(v) || out[i] < low[i] || out[i] >= high[i]) return false;
+    }
+    return true;
+}
+
+static bool take_ablation(struct question *q, const json_t *root, const struct gpt_config *c, int64_t T,
+                          struct error *err) {
+    const json_t *off = json_object_get(root, "off"), *cut = json_object_get(root, "cut"), *item;
+    size_t i;
+    int64_t n[4];
+    q->off = (bool *)xcalloc((size_t)(c->layers * c->heads), sizeof *q->off);
+    json_array_foreach(off, i, item) {
+        if (!take_numbers(item, 2, n, (const int64_t[]){0, 0}, (const int64_t[]){c->layers, c->heads}))
+            return fail(err, "\"off\" must be pairs of a layer and a head");
+        q->off[n[0] * c->heads + n[1]] = true;
+    }
+    if (json_array_size(cut) > CUTS_MAX) return fail(err, "at most %d edges can be cut", CUTS_MAX);
+    json_array_foreach(cut, i, item) {
+        if (!take_numbers(item, 4, n, (const int64_t[]){0, 0, -1, -1},
+                          (const int64_t[]){T, T, c->layers, c->heads}))
+            return fail(err, "\"cut\" must be lists of two tokens, a layer and a head");
+        q->cut[i] = (struct ablation_cut){n[2], n[3], n[0], n[1]};
+    }
+    q->ablation = (struct ablation){q->off, q->cut, (int64_t)json_array_size(cut)};
+    return true;
+}
+
+static bool take_question(struct question *q, const struct look_server *s, const json_t *root,
+                          struct error *err) {
+    const struct look_model *m = s->m;
+    const json_t *text = json_object_get(root, "text"), *checkpoint = json_object_get(root, "checkpoint");
+    if (!json_is_object(root)) return fail(err, "the question is no JSON object");
+    q->checkpoint = json_is_integer(checkpoint) ? json_integer_value(checkpoint)
+                    : checkpoint                ? -1
+                                                : m->loaded;
+    if (json_is_string(text)) {
+        if (!m->tokenizer) return fail(err, "the model has no tokenizer: its text cannot be changed");
+        q->ids = encode_prompt(m->tokenizer, &m->gpt.config, json_string_value(text));
+        if (q->ids.count > m->gpt.config.context)
+            return fail(err, "the text has %" PRId64 " tokens, the model's context only %" PRId64,
+                        q->ids.count, m->gpt.config.context);
+    }
+    return take_ablation(q, root, &m->gpt.config, q->ids.count ? q->ids.count : s->ids->count, err);
+}
+
+static char *answer_question(struct look_server *s, const json_t *root, struct error *err) {
+    struct question q = {0};
+    char *answer = NULL;
+    double start = now_seconds();
+    if (take_question(&q, s, root, err) && look_load(s->m, q.checkpoint, err)) {
+        struct look l;
+        bool own = q.ids.count > 0;
+        look(&l, s->m, own ? &q.ids : s->ids, own ? q.ids.count : s->prompt_count, &q.ablation, false, false);
+        answer = view_answer(l.facts, l.array, l.count, 1e3 * (now_seconds() - start), err);
+        look_free(&l);
+    }
+    token_buffer_free(&q.ids);
+    free(q.off);
+    return answer;
+}
+
+/* --- requests --- */
+
+static char *model_text(const struct look_model *m) {
+    json_t *steps = json_array();
+    for (int64_t i = 0; i < m->count; i++) json_array_append_new(steps, json_integer(m->step[i]));
+    json_t *root = json_pack("{s:o, s:I, s:o}", "checkpoints", steps, "loaded", (json_int_t)m->loaded,
+                             "vocabulary", look_vocabulary(m));
+    char *text = json_dumps(root, JSON_COMPACT);
+    check(text != NULL, "out of memory for the vocabulary");
+    json_decref(root);
+    return text;
+}
+
+static void handle(void *user, const struct http_request *q, struct http_answer *a) {
+    struct look_server *s = (struct look_server *)user;
+    struct error err;
+    if (http_answer_page(a, q, "view.html")) return;
+    if (!q->post && strcmp(q->path, "/model") == 0) http_answer_json(a, model_text(s->m));
+    if (!q->post || strcmp(q->path, "/look") != 0) return;
+    json_t *root = json_loadb(q->body, q->body_size, JSON_REJECT_DUPLICATES, NULL);
+    char *answer = answer_question(s, root, &err);
+    json_decref(root);
+    if (answer)
+        http_answer_json(a, answer);
+    else
+        http_answer_wrong(a, 400, "%s\n", err.message);
+}
+
+bool look_serve(struct look_model *m, const struct token_buffer *ids, int64_t prompt_count,
+                const char *address, int64_t port, bool token, struct error *err) {
+    static const char *const open[] = {"/",        "/page.css",   "/view.css", "/page.js",
+                                       "/view.js", "/what_if.js", NULL};
+    struct look_server s = {m, ids, prompt_count};
+    struct http *http = http_open(&(struct http_options){address, port, token, open, handle, &s}, err);
+    if (!http) return false;
+    say("open      %s\nCtrl-C ends it\n", http_url(http));
+    http_serve(http);
+    http_close(http);
+    return true;
+}
