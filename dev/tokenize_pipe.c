@@ -1,16 +1,24 @@
 /* Serves the tokenizer to other programs through pipes. Reads texts from standard input, each as a 32-bit
  * size and its bytes, and answers each with a 32-bit count and the 32-bit ids, all little-endian.
- * dev/reference/tokenizer_oracle.py compares it with Hugging Face.
- *     build/tokenize_pipe TOKENIZER [special]      special: special tokens in a text become their ids */
-#include "llmc/text/tokenizer.h"
+ * dev/reference/tokenizer_oracle.py and split_patterns.py compare it with Hugging Face.
+ *     build/tokenize_pipe TOKENIZER [special]      special: special tokens in a text become their ids
+ *     build/tokenize_pipe TOKENIZER words          words: the sizes of the words that the text is cut into */
+#include "llmc/text/tokenizer_tables.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+static void add_size(void *arg, const uint8_t *word, int64_t size) {
+    struct token_buffer *b = (struct token_buffer *)arg;
+    token_buffer_reserve(b, 1);
+    b->ids[b->count++] = (uint32_t)size;
+}
+
 int main(int argc, char **argv) {
     struct error err;
-    check(argc == 2 || (argc == 3 && !strcmp(argv[2], "special")), "usage: %s TOKENIZER [special]", argv[0]);
+    bool special = argc == 3 && !strcmp(argv[2], "special"), words = argc == 3 && !strcmp(argv[2], "words");
+    check(argc == 2 || special || words, "usage: %s TOKENIZER [special | words]", argv[0]);
     struct tokenizer *t = tokenizer_load(argv[1], &err);
     check(t, "%s", err.message);
     struct token_buffer b = {0};
@@ -20,8 +28,11 @@ int main(int argc, char **argv) {
         text = (char *)xrealloc(text, (size_t)size + 1);
         check(fread(text, 1, size, stdin) == size, "standard input ends inside a text of %u bytes", size);
         b.count = 0;
-        int64_t n =
-            argc == 3 ? tokenizer_encode_special(t, text, size, &b) : tokenizer_encode(t, text, size, &b);
+        int64_t n = -1;
+        if (!words)
+            n = special ? tokenizer_encode_special(t, text, size, &b) : tokenizer_encode(t, text, size, &b);
+        else if (pretokenize(&t->pre, (const uint8_t *)text, size, add_size, &b))
+            n = b.count;
         check(n >= 0 && n == b.count, "a text of %u bytes could not be encoded", size);
         uint32_t count = (uint32_t)n;
         fwrite(&count, sizeof count, 1, stdout);

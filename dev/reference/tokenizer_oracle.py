@@ -82,7 +82,6 @@ def configurations(vocab_size):
 
 MAIN = ("gpt2", "llama3", "qwen2", "qwen2_nfc")  # for the goldens that are large
 LOSSY = ("vowels",)  # drops text
-FOREIGN = ("o200k", "literal", "vowels")  # run in PCRE2: characters newer than its version of Unicode are unassigned
 
 
 def configured(base, parts):
@@ -336,7 +335,7 @@ def compare(a):
         sets = [("files", list(read_pieces(a.files)))]
         for start in range(0, a.random, 100000):
             sets.append(("random strings", [random_string(r) for _ in range(min(100000, a.random - start))]))
-        if not (root["added_tokens"] or root["normalizer"] or name in FOREIGN):
+        if not (root["added_tokens"] or root["normalizer"]):
             sets.append(("invalid UTF-8", [random_bytes(r) for _ in range(a.random // 50)]))
         totals = {}
         for kind, texts in sets:

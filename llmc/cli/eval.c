@@ -44,7 +44,7 @@ static const struct option_row what_rows[] = {
     OPT_TEXT(
         C, tasks, "tasks", NULL, "LIST",
         "answer multiple-choice questions: files or patterns, separated by commas, of HellaSwag (.jsonl), "
-        "MMLU (.csv), or lines {\"context\": ..., \"choices\": [...], \"answer\": 0}",
+        "MMLU (.csv or .jsonl), or lines {\"context\": ..., \"choices\": [...], \"answer\": 0}",
         0),
     OPT_TEXT(C, details, "details", NULL, "FILE", "write the scores of every question to FILE, as JSON lines",
              0),

@@ -36,15 +36,8 @@ static bool at_line_end(const struct csv_reader *r) {
            (r->data[r->at] == '\r' && r->at + 1 < r->size && r->data[r->at + 1] == '\n');
 }
 
-static bool unquoted(struct csv_reader *r, int64_t *used, struct error *err) {
-    for (; r->at < r->size && r->data[r->at] != ',' && !at_line_end(r); r->at++) {
-        if (r->data[r->at] == '"')
-            return fail(err,
-                        "%s:%" PRId64 ": a quote inside an unquoted field; a field with quotes is quoted "
-                        "itself, and its own quotes are doubled",
-                        r->path, r->line);
-        put(r, used, r->data[r->at]);
-    }
+static bool unquoted(struct csv_reader *r, int64_t *used) {
+    for (; r->at < r->size && r->data[r->at] != ',' && !at_line_end(r); r->at++) put(r, used, r->data[r->at]);
     return true;
 }
 
@@ -55,11 +48,7 @@ static bool quoted(struct csv_reader *r, int64_t *used, struct error *err) {
         if (c == '"') {
             r->at++;
             if (r->at == r->size || r->data[r->at] == ',' || at_line_end(r)) return true;
-            if (r->data[r->at] != '"')
-                return fail(err,
-                            "%s:%" PRId64
-                            ": text after a closing quote, expected a comma or the end of the line",
-                            r->path, r->line);
+            if (r->data[r->at] != '"') return unquoted(r, used);
         }
         r->line += c == '\n';
         put(r, used, c);
@@ -96,7 +85,7 @@ int csv_next(struct csv_reader *r, struct error *err) {
         }
         begin_field(r, used);
         bool in_quotes = r->at < r->size && r->data[r->at] == '"';
-        if (!(in_quotes ? quoted(r, &used, err) : unquoted(r, &used, err))) return -1;
+        if (!(in_quotes ? quoted(r, &used, err) : unquoted(r, &used))) return -1;
         r->length[r->count - 1] = used - r->begin[r->count - 1];
         put(r, &used, '\0');
         if (r->at >= r->size) return 1;

@@ -1,5 +1,6 @@
 /* Reads CSV (RFC 4180): records of fields; a field with commas, quotes (written twice) or line breaks
- * stands in quotes. */
+ * stands in quotes. Published files have stray quotes: a quote inside a field that does not begin with one is
+ * a character like others, and so is what follows the quote that closes a field, as for Python's csv. */
 #ifndef LLMC_CSV_H
 #define LLMC_CSV_H
 
@@ -26,8 +27,8 @@ struct csv_reader {
 void csv_open(struct csv_reader *r, const char *data, int64_t size, const char *path);
 void csv_close(struct csv_reader *r);
 
-/* Reads the next record: 1; 0 at the end; -1 with file, line and reason if a quote is not closed, text
- * follows a closing quote, a quote stands inside an unquoted field, or there are more than CSV_MAX_FIELDS.
+/* Reads the next record: 1; 0 at the end; -1 with file, line and reason if a quote is not closed, which
+ * would swallow the rest of the file, or there are more than CSV_MAX_FIELDS.
  * Lines end with LF or CRLF; empty ones are skipped. */
 int csv_next(struct csv_reader *r, struct error *err);
 /* Field `i` of the record, NUL-terminated; it may hold NULs itself. Valid until the next call. */

@@ -41,6 +41,59 @@ void task_file_free(struct task_file *f) {
     memset(f, 0, sizeof *f);
 }
 
+/* --- MMLU --- */
+
+enum { MMLU_CHOICES = 26 }; /* they have letters */
+
+/* "data/test/world_religions_test.csv" -> "world religions". The caller frees. */
+static char *subject_of(const char *path) {
+    const char *slash = strrchr(path, '/');
+    char *name = xstrdup(slash ? slash + 1 : path);
+    char *dot = strrchr(name, '.');
+    if (dot) *dot = '\0';
+    static const char *const parts[] = {"_test", "_dev", "_val"};
+    for (size_t i = 0; i < ARRAY_LENGTH(parts); i++) {
+        size_t n = strlen(name), m = strlen(parts[i]);
+        if (n > m && strcmp(name + n - m, parts[i]) == 0) {
+            name[n - m] = '\0';
+            break;
+        }
+    }
+    return name;
+}
+
+/* "2", or if it may be a letter "C", of n choices as an index; -1 if it is neither. */
+static int index_of(const char *answer, int n, bool letter) {
+    int index = -1;
+    if (letter && isalpha((unsigned char)*answer) && !answer[1])
+        index = toupper((unsigned char)*answer) - 'A';
+    if (isdigit((unsigned char)*answer) && strlen(answer) < 4 &&
+        strspn(answer, "0123456789") == strlen(answer))
+        index = atoi(answer);
+    return index < n ? index : -1;
+}
+
+/* The question as Hendrycks et al. put it to a model. Replaces what is in `q`. */
+static void set_mmlu_question(struct question *q, const char *subject, const char *question,
+                              const char *const *choice, int n, int answer) {
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    check(out, "out of host memory");
+    fputs("The following are multiple choice questions (with answers) about ", out);
+    for (const char *p = subject; *p; p++) fputc(*p == '_' ? ' ' : *p, out);
+    fprintf(out, ".\n\n%s\n", question);
+    for (int i = 0; i < n; i++) fprintf(out, "%c. %s\n", 'A' + i, choice[i]);
+    fputs("Answer:", out);
+    fclose(out);
+    free(q->context);
+    q->context = text;
+    for (int i = 0; i < q->count; i++) free(q->choices[i]);
+    q->count = 0;
+    for (int i = 0; i < n; i++) add_choice(q, xasprintf(" %c", 'A' + i));
+    q->answer = answer;
+}
+
 /* --- JSON lines --- */
 
 /* Where a message points: "tasks.jsonl:12". */
@@ -52,7 +105,7 @@ struct place {
 struct members {
     const char *context, *choices, *answer;
 };
-static const struct members hellaswag = {"ctx", "endings", "label"},
+static const struct members hellaswag = {"ctx", "endings", "label"}, mmlu = {"question", "choices", "answer"},
                             generic = {"context", "choices", "answer"};
 
 static const char *json_kind(const json_t *v) {
@@ -90,9 +143,7 @@ static bool find_answer(struct question *q, const json_t *answer, const json_t *
     json_int_t index = json_is_integer(answer) ? json_integer_value(answer) : -1;
     for (int i = 0; text && m == &generic && i < q->count; i++)
         if (strcmp(text, json_string_value(json_array_get(list, (size_t)i))) == 0) index = i;
-    if (text && index < 0 && isdigit((unsigned char)*text) && strspn(text, "0123456789") == strlen(text) &&
-        strlen(text) < 4)
-        index = atoi(text);
+    if (text && index < 0) index = index_of(text, q->count, m == &mmlu);
     if (index >= 0 && index < q->count) {
         q->answer = (int)index;
         return true;
@@ -104,27 +155,47 @@ static bool find_answer(struct question *q, const json_t *answer, const json_t *
         snprintf(found, sizeof found, text ? "\"%.40s\"" : "%s",
                  text ? option_show(text).text : json_kind(answer));
     return fail(err, "%s:%" PRId64 ": \"%s\" is %s, expected 0 to %d%s", at->path, at->line, m->answer, found,
-                q->count - 1, m == &generic ? " or the text of a choice" : "");
+                q->count - 1,
+                m == &generic ? " or the text of a choice"
+                : m == &mmlu  ? " or a letter"
+                              : "");
 }
 
 static bool add_json_question(struct task_file *f, const json_t *object, const struct place *at,
                               struct error *err) {
-    const struct members *m = json_object_get(object, hellaswag.context) ? &hellaswag : &generic;
+    const struct members *m = json_object_get(object, hellaswag.context) ? &hellaswag
+                              : json_object_get(object, "context") || !json_object_get(object, "question")
+                                  ? &generic
+                                  : &mmlu;
     const json_t *context = json_object_get(object, m->context);
     if (!json_is_object(object) || !context)
-        return fail(err,
-                    "%s:%" PRId64
-                    ": expected an object with \"ctx\", \"endings\", \"label\" (HellaSwag) or with "
-                    "\"context\", \"choices\", \"answer\"; found %s without \"ctx\" and \"context\"",
-                    at->path, at->line, json_kind(object));
+        return fail(
+            err,
+            "%s:%" PRId64
+            ": expected an object with \"ctx\", \"endings\", \"label\" (HellaSwag), with \"question\", "
+            "\"choices\", \"answer\" (MMLU) or with \"context\", \"choices\", \"answer\"; found %s "
+            "without \"ctx\", \"question\" and \"context\"",
+            at->path, at->line, json_kind(object));
     if (!json_is_string(context))
         return fail(err, "%s:%" PRId64 ": \"%s\" is %s, expected a string", at->path, at->line, m->context,
                     json_kind(context));
     struct question *q = add_question(f, at->line);
     q->context = xstrdup(json_string_value(context));
     const json_t *list = json_object_get(object, m->choices);
-    return add_json_choices(q, list, m, at, err) &&
-           find_answer(q, json_object_get(object, m->answer), list, m, at, err);
+    if (!add_json_choices(q, list, m, at, err) ||
+        !find_answer(q, json_object_get(object, m->answer), list, m, at, err))
+        return false;
+    if (m != &mmlu) return true;
+    if (q->count > MMLU_CHOICES)
+        return fail(err, "%s:%" PRId64 ": \"choices\" has more than %d elements, one a letter", at->path,
+                    at->line, MMLU_CHOICES);
+    const char *choice[MMLU_CHOICES], *subject = json_string_value(json_object_get(object, "subject"));
+    for (int i = 0; i < q->count; i++) choice[i] = json_string_value(json_array_get(list, (size_t)i));
+    char *from_name = subject_of(at->path);
+    set_mmlu_question(q, subject ? subject : from_name, json_string_value(context), choice, q->count,
+                      q->answer);
+    free(from_name);
+    return true;
 }
 
 static bool is_blank(const char *s, int64_t size) {
@@ -154,64 +225,102 @@ static bool read_json_lines(struct task_file *f, const char *text, int64_t size,
     return true;
 }
 
-/* --- CSV --- */
+/* --- MMLU's CSV --- */
 
-enum { MMLU_COLUMNS = 6, MMLU_CHOICES = 4 };
+/* Where a record has what. */
+struct columns {
+    int count, question, answer, subject, list; /* -1: in no column */
+    int choices, choice[MMLU_CHOICES];
+};
 
-/* "data/test/world_religions_test.csv" -> "world religions". The caller frees. */
-static char *subject_of(const char *path) {
-    const char *slash = strrchr(path, '/');
-    char *name = xstrdup(slash ? slash + 1 : path);
-    name[strlen(name) - strlen(".csv")] = '\0';
-    static const char *const parts[] = {"_test", "_dev", "_val"};
-    for (size_t i = 0; i < ARRAY_LENGTH(parts); i++) {
-        size_t n = strlen(name), m = strlen(parts[i]);
-        if (n > m && strcmp(name + n - m, parts[i]) == 0) {
-            name[n - m] = '\0';
-            break;
-        }
+/* Of a header: "choice0", "choice_1", "option_a", "A". */
+static bool names_choice(const char *name) {
+    if (!strncasecmp(name, "choice", 6) || !strncasecmp(name, "option", 6)) name += 6;
+    if (*name == '_') name++;
+    return isalnum((unsigned char)*name) && !name[1];
+}
+
+/* False if the record is no header: then the columns are those of a file without one. */
+static bool read_header(const struct csv_reader *r, struct columns *c) {
+    *c = (struct columns){r->count, -1, -1, -1, -1};
+    for (int i = 0; i < r->count; i++) {
+        const char *name = csv_field(r, i);
+        if (!strcasecmp(name, "question")) c->question = i;
+        if (!strcasecmp(name, "answer")) c->answer = i;
+        if (!strcasecmp(name, "subject")) c->subject = i;
+        if (!strcasecmp(name, "choices"))
+            c->list = i;
+        else if (names_choice(name) && c->choices < MMLU_CHOICES)
+            c->choice[c->choices++] = i;
     }
-    for (char *p = name; *p; p++)
-        if (*p == '_') *p = ' ';
-    return name;
+    if (c->question >= 0 && c->answer >= 0 && (c->list >= 0 || c->choices > 1)) return true;
+    *c = (struct columns){6, 0, 5, -1, -1, 4, {1, 2, 3, 4}};
+    return false;
 }
 
-static bool is_header(const struct csv_reader *r) {
-    return r->count == MMLU_COLUMNS && strcasecmp(csv_field(r, 0), "question") == 0 &&
-           strcasecmp(csv_field(r, MMLU_COLUMNS - 1), "answer") == 0;
+/* Reads a list of strings as Python, NumPy or JSON write it, ['a' "b's", 'c'], and returns their number; -1 if
+ * it is none. Cuts them out of `text` itself. */
+static int cut_list(char *text, char **item) {
+    char *p = text + strspn(text, " \n"), *out = text;
+    int n = 0;
+    if (*p++ != '[') return -1;
+    for (;;) {
+        p += strspn(p, " ,\r\n\t");
+        if (*p == ']') return p[1 + strspn(p + 1, " \n")] ? -1 : n;
+        char quote = *p++;
+        if ((quote != '\'' && quote != '"') || n == MMLU_CHOICES) return -1;
+        for (item[n++] = out; *p != quote; p++) {
+            if (!*p || (*p == '\\' && !p[1])) return -1;
+            if (*p == '\\') p++;
+            *out++ = p[-1] != '\\' || (*p != 'n' && *p != 't') ? *p : *p == 'n' ? '\n' : '\t';
+        }
+        p++;
+        *out++ = 0;
+    }
 }
 
-static bool add_mmlu_question(struct task_file *f, const struct csv_reader *r, const char *subject,
-                              struct error *err) {
-    if (r->count != MMLU_COLUMNS)
-        return fail(err, "%s:%" PRId64 ": %d columns, expected 6: question, A, B, C, D, answer", r->path,
-                    r->record_line, r->count);
+static bool add_csv_question(struct task_file *f, const struct csv_reader *r, const struct columns *c,
+                             const char *subject, struct error *err) {
+    struct place at = {r->path, r->record_line};
+    if (r->count != c->count)
+        return fail(err, "%s:%" PRId64 ": %d columns, expected %d%s", at.path, at.line, r->count, c->count,
+                    c->subject < 0 && c->choices == 4 ? ": question, A, B, C, D, answer"
+                                                      : " as in the header");
     for (int i = 0; i < r->count; i++)
         if (r->length[i] != (int64_t)strlen(csv_field(r, i)))
-            return fail(err, "%s:%" PRId64 ": column %d holds a NUL byte", r->path, r->record_line, i + 1);
-    const char *answer = csv_field(r, MMLU_COLUMNS - 1);
-    if (r->length[MMLU_COLUMNS - 1] != 1 || *answer < 'A' || *answer > 'D')
-        return fail(err, "%s:%" PRId64 ": the answer in column 6 is \"%.40s\", expected A, B, C or D",
-                    r->path, r->record_line, option_show(answer).text);
-    struct question *q = add_question(f, r->record_line);
-    q->context = xasprintf(
-        "The following are multiple choice questions (with answers) about %s.\n\n%s\nA. %s\nB. %s\nC. %s\nD. "
-        "%s\nAnswer:",
-        subject, csv_field(r, 0), csv_field(r, 1), csv_field(r, 2), csv_field(r, 3), csv_field(r, 4));
-    for (int i = 0; i < MMLU_CHOICES; i++) add_choice(q, xasprintf(" %c", 'A' + i));
-    q->answer = *answer - 'A';
-    return true;
+            return fail(err, "%s:%" PRId64 ": column %d holds a NUL byte", at.path, at.line, i + 1);
+    const char *choice[MMLU_CHOICES];
+    char *list = c->list < 0 ? NULL : xstrdup(csv_field(r, c->list));
+    int n = list ? cut_list(list, (char **)choice) : c->choices;
+    for (int i = 0; !list && i < n; i++) choice[i] = csv_field(r, c->choice[i]);
+    bool ok = n >= 2 || fail(err, "%s:%" PRId64 ": \"choices\" is \"%.60s\", expected a list like ['a', 'b']",
+                             at.path, at.line, option_show(csv_field(r, c->list)).text);
+    if (ok) {
+        const char *answer = csv_field(r, c->answer);
+        int index = index_of(answer, n, true);
+        if (index < 0)
+            ok = fail(err,
+                      "%s:%" PRId64 ": the answer in column %d is \"%.40s\", expected A to %c, or 0 to %d",
+                      at.path, at.line, c->answer + 1, option_show(answer).text, 'A' + n - 1, n - 1);
+        else
+            set_mmlu_question(add_question(f, at.line), c->subject < 0 ? subject : csv_field(r, c->subject),
+                              csv_field(r, c->question), choice, n, index);
+    }
+    free(list);
+    return ok;
 }
 
 static bool read_csv(struct task_file *f, const char *text, int64_t size, const char *path,
                      struct error *err) {
     struct csv_reader r;
+    struct columns columns = {0};
     char *subject = subject_of(path);
     csv_open(&r, text, size, path);
     int got;
     bool first = true, ok = true;
     while (ok && (got = csv_next(&r, err)) != 0) {
-        ok = got > 0 && ((first && is_header(&r)) || add_mmlu_question(f, &r, subject, err));
+        bool header = got > 0 && first && read_header(&r, &columns);
+        ok = got > 0 && (header || add_csv_question(f, &r, &columns, subject, err));
         first = false;
     }
     csv_close(&r);

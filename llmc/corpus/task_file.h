@@ -23,20 +23,23 @@ struct task_file {
     int64_t count, capacity;
 };
 
-/* A file whose name ends in .csv has MMLU's columns: question, A, B, C, D, answer (a letter), with or
- * without a header line. The context is what Hendrycks et al. 2021 give to a model without examples,
+/* A file whose name ends in .csv has MMLU's columns: question, A, B, C, D, answer. With a header line they can
+ * be in any order and number: question, answer, subject, and choice0, choice1, ... or one column of all
+ * choices as Python writes a list. The answer is a letter, or a number from 0. The context is what Hendrycks
+ * et al. 2021 give to a model without examples,
  *
  *     The following are multiple choice questions (with answers) about SUBJECT.\n\n
  *     QUESTION\nA. ...\nB. ...\nC. ...\nD. ...\nAnswer:
  *
- * with SUBJECT from a name like world_religions_test.csv, and the choices are " A" to " D".
+ * with SUBJECT from a name like world_religions_test.csv if no column has it, and the choices are " A" to " D".
  *
- * Any other file has one JSON object per line, in one of two forms:
+ * Any other file has one JSON object per line, in one of three forms:
  *
  *     {"ctx": "...", "endings": ["...", ...], "label": 3}        HellaSwag (Zellers et al. 2019); also "3"
+ *     {"question": "...", "choices": ["...", ...], "answer": 3}  MMLU, as above; also with "subject"
  *     {"context": "...", "choices": ["...", ...], "answer": 3}   answer: an index from 0, or a choice's text
  *
- * A space is put between context and choice; in the second form only if neither has white space there
+ * A space is put between context and choice; in the last form only if neither has white space there
  * already and the context is not empty.
  *
  * A file without questions, or with a line of another form, is an error that names file, line, what was

@@ -10,8 +10,9 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-#include "llmc/text/unicode_classes.h"
 #include "llmc/base/utf8.h"
+#include "llmc/text/split_pattern.h"
+#include "llmc/text/unicode_classes.h"
 
 /* --- character classes --- */
 
@@ -188,24 +189,26 @@ static bool run_regex(const struct run *r, int stage, const uint8_t *p, const ui
     pcre2_match_data *match = pcre2_match_data_create(1, NULL);
     check(match, "out of host memory");
     const PCRE2_SIZE size = (PCRE2_SIZE)(end - p), *at = pcre2_get_ovector_pointer(match);
-    PCRE2_SIZE done = 0;
-    uint32_t options = PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY;
-    bool ok = true;
+    PCRE2_SIZE done = 0, from = 0; /* the end of the last match, and where the next search begins */
+    uint32_t options = PCRE2_NO_UTF_CHECK;
+    bool ok = true, found = false;
     while (ok && done < size) {
-        int rc = pcre2_match((const pcre2_code *)s->regex, p, size, done, options, match, NULL);
+        int rc = pcre2_match((const pcre2_code *)s->regex, p, size, from, options, match, NULL);
         if (rc == PCRE2_ERROR_JIT_STACKLIMIT && !(options & PCRE2_NO_JIT)) {
             options |= PCRE2_NO_JIT;
             continue;
         }
         ok = rc >= 0 || rc == PCRE2_ERROR_NOMATCH;
         PCRE2_SIZE first = rc >= 0 ? at[0] : size, last = rc >= 0 ? at[1] : size;
-        /* \K and look-behind can report a match that starts before `done`; text must not be used twice. */
-        if (first < done) first = done;
-        if (last < first) last = first;
+        if (rc >= 0 && first == last && found && last == done) {
+            /* An empty match at the end of the last one does not count. Elsewhere it cuts the text. */
+            for (from++; from < size && utf8_is_continuation(p[from]);) from++;
+            continue;
+        }
         if (ok && first > done && !s->drop_gaps) ok = run_stage(r, stage + 1, p + done, p + first);
         if (ok && last > first) ok = run_stage(r, stage + 1, p + first, p + last);
-        ok = ok && (last > done || rc < 0);
-        done = last;
+        found = true;
+        done = from = last;
     }
     pcre2_match_data_free(match);
     return ok;
@@ -304,13 +307,16 @@ bool pretokenizer_add_pattern(struct pretokenizer *pre, const char *pattern, boo
 
     int code;
     PCRE2_SIZE offset;
-    pcre2_code *regex = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP,
+    char *translated = split_pattern_for_pcre2(pattern, err);
+    if (!translated) return false;
+    pcre2_code *regex = pcre2_compile((PCRE2_SPTR)translated, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP,
                                       &code, &offset, NULL);
+    free(translated);
     if (!regex) {
         PCRE2_UCHAR reason[256];
         pcre2_get_error_message(code, reason, sizeof reason);
-        return fail(err, "pre_tokenizer: Split pattern not understood at character %zu: %s: %.200s",
-                    (size_t)offset, (const char *)reason, pattern);
+        return fail(err, "pre_tokenizer: Split pattern not understood: %s: %.200s", (const char *)reason,
+                    pattern);
     }
     pcre2_jit_compile(regex, PCRE2_JIT_COMPLETE);
     if (!pretokenizer_add(pre, PRETOK_REGEX, err)) {

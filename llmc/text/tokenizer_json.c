@@ -330,6 +330,7 @@ static bool add_split(struct tokenizer *t, const json_t *part, struct error *err
             "Removed with invert)",
             behavior ? behavior : "", invert ? " and invert" : "");
     if (regex) return pretokenizer_add_pattern(&t->pre, regex, drop_gaps, err);
+    if (!*literal) return fail(err, "pre_tokenizer: Split with an empty String");
     char *quoted = quote_pattern(literal);
     bool ok = pretokenizer_add_pattern(&t->pre, quoted, drop_gaps, err);
     free(quoted);

@@ -19,6 +19,7 @@ typedef void fuzz_seed_fn(void *user, const void *data, size_t size);
     X(llmc_bin)                                                                                              \
     X(model_config)                                                                                          \
     X(trainer)                                                                                               \
+    X(split_pattern)                                                                                         \
     X(tokenizer_json)                                                                                        \
     X(tokenizer_gpt2)                                                                                        \
     X(task_json)                                                                                             \

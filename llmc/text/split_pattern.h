@@ -1,0 +1,19 @@
+/* The regular expressions of a tokenizer.json, which are written for Oniguruma, as patterns for PCRE2. */
+#ifndef LLMC_SPLIT_PATTERN_H
+#define LLMC_SPLIT_PATTERN_H
+
+#include "llmc/base/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The pattern for PCRE2 (with PCRE2_UTF and PCRE2_UCP) that matches what `pattern` matches in Oniguruma, as
+ * Hugging Face's tokenizers use it. The caller frees. NULL with the reason if it has something that cannot be
+ * said in PCRE2, or that is not known to mean the same there. */
+char *split_pattern_for_pcre2(const char *pattern, struct error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
