@@ -9,7 +9,7 @@ Batches are random tokens, or consecutive windows of a token shard (.bin), which
     python3 dev/reference/train_torch.py --weights RUN/step-00000001 --data SHARD --expect OTHER/log.jsonl ...
 
 --expect compares the losses with those of a run of train_gpt that started from the same weights; the exit status is 1
-if one differs by more than --tolerance. profiling/run_h200.sh runs both.
+if one differs by more than --tolerance. profiling/measure_gpu.sh runs both.
 """
 import argparse
 import contextlib

@@ -40,7 +40,9 @@ CUDA_STAMP = $(BUILD)/with-cuda.$(or $(WITH_CUDA),0)
 $(CUDA_STAMP):
 	mkdir -p $(@D) && rm -f $(BUILD)/with-cuda.* && touch $@
 
-.PHONY: test-gpu cuda-all
+.PHONY: test-gpu gpu-programs cuda-all
+gpu-programs: $(BUILD)/train_gpt $(BUILD)/bench $(GPU_TESTS)  ## what profiling/measure_gpu.sh runs (CUDA=1)
+
 test-gpu: $(GPU_TESTS)  ## the CUDA tests on this machine's GPU (SANITIZE=1 TOOL=memcheck|racecheck|initcheck|synccheck: under compute-sanitizer)
 	PREFIX="$(if $(SANITIZE),compute-sanitizer --tool $(or $(TOOL),memcheck) --error-exitcode 9)" JOBS=1 sh test/run.sh $(GPU_TESTS)
 
