@@ -62,7 +62,7 @@ only='1 2 3 4 5 6 7'
 case ${1:-} in
 --only) only=$(echo "${2:-}" | tr ',' ' ') ;;
 '') ;;
-*) sed -n '2,29p' "$0"; exit 2 ;;
+*) sed -n '/^#!/d; /^# shellcheck/d; /^#/!q; p' "$0"; exit 2 ;;
 esac
 case $only in '' | *[!1-7\ ]*) echo "$0: --only takes stages from 1 to 7, such as 2,4"; exit 2 ;; esac
 
@@ -83,7 +83,7 @@ bundle=
 if [ -n "${SIM:-}" ]; then
     cd "$here/.." || exit 1
     TRAIN=${TRAIN:-$build/sim/plain/train_gpt} TESTS=$build/sim/plain/test/cuda ROW_LIMIT=3
-    S2=20 S3=20 S4=20 S5=10 S6=20
+    S2=20 S3=20 S4=20 S5=10 S6=90
     small='--layers 1 --heads 2 --channels 32 --context 32 --vocab-size 300'
     tiny=$small
     compare='--layers 1 --heads 2 --channels 32 --context 16 --vocab-size 300 --batch-size 2 --seq-len 8'
@@ -159,7 +159,18 @@ reason() {
        echo "status $status: ${line:-$(tail -n 1 "$output")}" ;;
     esac
 }
-number() { awk -v x="$1" 'BEGIN { printf "%.0f", x }'; }
+# watch_gpu FIELDS FILE ... watch_end: what nvidia-smi says of the GPU meanwhile, a line several times a second
+watch_gpu() {
+    [ -n "$full_clock" ] || return
+    # nvidia-smi's own loop might keep its lines in a buffer until it is killed
+    timeout 90 sh -c 'while nvidia-smi --query-gpu="$0" --format=csv,noheader,nounits; do sleep 0.05; done' "$1" >"$2" 2>/dev/null &
+    watcher=$!
+}
+watch_end() {
+    [ -n "$full_clock" ] || return
+    kill $watcher 2>/dev/null
+    wait $watcher 2>/dev/null
+}
 
 # shard FILE: random tokens below $vocabulary, as llm.c stores them
 shard() {
@@ -177,6 +188,8 @@ made_for_one() { awk '$2 > 0 { split($1, a, ":"); print a[1] ":-" a[2] }' "$WORK
 
 # --- the stages ---
 
+# MHz, or nothing where there is no nvidia-smi
+full_clock=$(timeout 5 nvidia-smi --query-gpu=clocks.max.sm --format=csv,noheader,nounits 2>/dev/null | sed -n '1s/^\([0-9]*\)$/\1/p')
 no_room= # why nothing can be trained
 room=$(df -Pk "$WORK" | awk 'NR == 2 { print int($4 / 1024) }')
 [ "$room" -ge "${ROOM:-4000}" ] || no_room="$WORK has room for $room MB, and trained models need ${ROOM:-4000}: set TMPDIR to another directory"
@@ -191,15 +204,11 @@ stage1() {
     stage_begin 1 device 20
     run smi 5 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit,temperature.gpu --format=csv,noheader
     if [ $status -eq 0 ]; then say "$(head -n 1 "$output")"; else say "nvidia-smi says nothing: $(reason)"; fi
-    full_clock=$(sed -n '1s/.*, \([0-9]*\) MHz.*/\1/p' "$output")
     [ -z "$unusable" ] || bad "$unusable"
     run version 5 $TRAIN --version && sed 's/^/   /' "$output" | head -n 4 >>"$WORK/lines"
     run processor 2 sh -c "grep -m 1 'model name' /proc/cpuinfo; nproc; free -g"
     say "host: $(sed -n '1s/.*: //p' "$output"), $cores cores"
-    if [ -n "$full_clock" ]; then
-        timeout 15 nvidia-smi --query-gpu=clocks.sm,power.draw,temperature.gpu --format=csv,noheader,nounits -lms 50 >"$WORK/clocks" 2>/dev/null &
-        clocks=$!
-    fi
+    watch_gpu clocks.sm,power.draw,temperature.gpu "$WORK/clocks"
     # profile measures both rates, each for 0.2 s on random numbers
     if [ -z "$unusable" ] && ! run rates 15 $TRAIN profile $tiny --device cuda --repeats 1; then
         unusable=$(reason)
@@ -208,9 +217,8 @@ stage1() {
     if [ -z "$unusable" ]; then
         say "$(sed -n 's/.* of the \(.*FLOP.s\) of matmul measured here; \(.*\)/matmul \1, \2, on random numbers/p' "$output")"
     fi
+    watch_end
     if [ -n "$full_clock" ]; then
-        kill $clocks 2>/dev/null
-        wait $clocks 2>/dev/null
         awk -F ', *' -v full=$full_clock '$1 > top { top = $1 } $2 > power { power = $2 } $3 > hot { hot = $3 }
             END { if (!NR) exit
                   printf "   at work: %d of %d MHz at most, %.0f W, %d degrees C\n", top, full, power, hot
@@ -248,8 +256,8 @@ stage2() {
     say "$(awk '{ n[$1]++ } END { printf "%d rows: %d pass, %d not taken, %d FAIL, %d DEAD, %d HANG, %d left out", NR,
         n["pass"], n["not-taken"], n["FAIL"], n["DEAD"], n["HANG"], n["left-out"] }' "$WORK/results")"
     say "slowest: $(sort -t '|' -k 2,2nr "$WORK/results" | head -n 3 | awk -F '[ |]+' '{ printf "%s %s s  ", $2, $3 }')"
-    grep -E '^(FAIL|DEAD|HANG) ' "$WORK/results" | while IFS='|' read -r what time why; do
-        bad "$(printf '%-5s %-34s %s' "${what%% *}" "${what#* }" "$(echo $why)")"
+    grep -E '^(FAIL|DEAD|HANG) ' "$WORK/results" | while IFS='|' read -r what _ why; do
+        bad "$(printf '%-5s %-34s %s' "${what%% *}" "${what#* }" "${why# }")"
     done
     sed 's/^/   /' "$WORK/results" >>"$stage"
     stage_end 30
@@ -281,8 +289,9 @@ stage3() {
     if [ -n "$no_room" ]; then
         say "ten steps: left out: $no_room"
     elif train first 15 $twice --steps 10; then
-        train second 15 $twice --steps 10 && same "ten steps twice" first second || [ $status -eq 0 ] || bad "ten steps again: $(reason)"
-        train eager 15 $twice --steps 10 --no-graph && same "with and without a graph" first eager || [ $status -eq 0 ] || bad "ten steps without a graph: $(reason)"
+        if train second 15 $twice --steps 10; then same "ten steps twice" first second; else bad "ten steps again: $(reason)"; fi
+        if train eager 15 $twice --steps 10 --no-graph; then same "with and without a graph" first eager; else
+            bad "ten steps without a graph: $(reason)"; fi
     else
         bad "ten steps: $(reason)"
     fi
@@ -307,18 +316,15 @@ stage4() {
         stage_end 12
         return
     fi
-    [ -z "${full_clock:-}" ] || { timeout $S4 nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits -lms 200 >"$WORK/used" 2>/dev/null & used=$!; }
+    watch_gpu memory.used "$WORK/used"
     if train 124M 40 $model_124m --steps $steps; then
         say "124M: $(speed 124M || echo 'no timing.jsonl'), $(tail -n 1 "$WORK/124M/log.jsonl" | sed 's/.*"loss":\([0-9.]*\).*/last loss \1/')"
     else
         bad "124M: $(reason)"
         blame
     fi
-    if [ -n "${full_clock:-}" ]; then
-        kill $used 2>/dev/null
-        wait $used 2>/dev/null
-        say "memory in use at most, with CUDA's own: $(sort -n "$WORK/used" | tail -n 1) MiB"
-    fi
+    watch_end
+    [ -z "$full_clock" ] || say "memory in use at most, with CUDA's own: $(sort -n "$WORK/used" | tail -n 1) MiB"
     rm -rf "$WORK/124M"
     train eager 20 $model_124m --steps $((steps / 2)) --no-graph && say "without a graph: $(speed eager)"
     rm -rf "$WORK/eager"
@@ -445,7 +451,7 @@ stage7() {
 }
 
 find_libraries
-late= skipped=
+late="" skipped=""
 for number in $only; do
     if [ $(($(date +%s) - began)) -ge "$LIMIT" ]; then
         late="$late $number"

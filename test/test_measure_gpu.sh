@@ -51,8 +51,10 @@ END
 cat >"$work/bin/nvidia-smi" <<'END'
 #!/bin/sh
 case "$*" in
-*clocks.max.sm*) echo "NVIDIA Test, 580.1, 143771 MiB, 1980 MHz, 700.00 W, 40" ;;
-*-lms*) while echo "345, 210.0, 45"; do sleep 0.1; done ;;
+*name*) echo "NVIDIA Test, 580.1, 143771 MiB, 1980 MHz, 700.00 W, 40" ;;
+*clocks.max.sm*) echo 1980 ;;
+*clocks.sm*) echo "345, 210.0, 45" ;;
+*memory.used*) echo 30123 ;;
 esac
 END
 chmod +x "$work"/bin/*
@@ -65,7 +67,7 @@ ok $? "with faults it ends in time, and with status 1" "$work/bad.txt"
 expect "$work/bad.txt" 'at work: 345 of 1980 MHz' 'the clock is held down' '1 FAIL, 1 DEAD, 1 HANG, 0 left out' \
     'FAIL  fill:vec:bf16 .*should be exactly' 'DEAD  cast:vec:fp32 .*0x1000, is not device memory' \
     'HANG  sumsq:vec:bf16 .*no end after 3 s' 'compare bf16: .* 0 differ' 'ten steps: status 1: error: attn_backward: an illegal' \
-    '124M: status 1: error: attn_backward: an illegal' 'to blame is attn_backward:hopper: it runs with' \
+    '124M: status 1: error: attn_backward: an illegal' 'memory in use at most, .*: 30123 MiB' 'to blame is attn_backward:hopper: it runs with' \
     'attn_forward *4.30 *[0-9.]* ' '7 things are WRONG'
 refuse "$work/bad.txt" 'to blame is.*attn_forward'
 [ "$(sed -n '/^== 1-/,$p' "$work/bad.txt" | wc -l)" -le 100 ]

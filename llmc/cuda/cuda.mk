@@ -5,10 +5,12 @@
 
 # CUDA=1: with the back end for GPUs; 0: without; auto: with, if there are nvcc and a GPU.
 CUDA      = auto
-CUDA_HOME = /usr/local/cuda
-NVCC      = $(firstword $(wildcard $(CUDA_HOME)/bin/nvcc) $(shell command -v nvcc))
-# What the GPU says that it is, or an H100.
-CUDA_ARCH = $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1 | tr -d .),90)
+# The toolkit in its usual place, or that of the nvcc in PATH: compiler, headers and libraries belong together.
+CUDA_HOME := $(or $(patsubst %/bin/nvcc,%,$(wildcard /usr/local/cuda/bin/nvcc)),$(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc))),/usr/local/cuda)
+NVCC      = $(wildcard $(CUDA_HOME)/bin/nvcc)
+# What the GPU says that it is, or an H100. Where nvidia-smi prints something else than 9.0, an error for example, it says
+# nothing.
+CUDA_ARCH = $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sed -n '1s/^\([0-9]*\)\.\([0-9]\)$$/\1\2/p'),90)
 # 90 is compiled as 90a: only that has wgmma and TMA, which rows made for 90 use.
 CUDA_CODE = $(CUDA_ARCH:90=90a)
 CUDA_GENCODE = arch=compute_$(CUDA_CODE),code=sm_$(CUDA_CODE)
@@ -27,7 +29,7 @@ GPU_TESTS = $(addprefix $(BUILD)/cuda/test/,$(CUDA_TEST))
 WITH_CUDA := $(filter 1,$(CUDA:auto=$(if $(NVCC),$(if $(wildcard /dev/nvidiactl),1))))
 ifneq ($(WITH_CUDA),)
 ifeq ($(NVCC),)
-$(error CUDA=1, but there is no nvcc in $(CUDA_HOME)/bin or in PATH: install the CUDA toolkit or set CUDA_HOME)
+$(error CUDA=1, but there is no nvcc in $(CUDA_HOME)/bin: install the CUDA toolkit or set CUDA_HOME)
 endif
 CUDA_LIB = $(BUILD)/cuda/libcuda.a
 $(BUILD)/train_gpt $(DEV_PROGRAMS): LINKER = $(CXX)
@@ -46,10 +48,8 @@ gpu-programs: $(BUILD)/train_gpt $(BUILD)/bench $(GPU_TESTS)  ## what profiling/
 test-gpu: $(GPU_TESTS)  ## the CUDA tests on this machine's GPU (SANITIZE=1 TOOL=memcheck|racecheck|initcheck|synccheck: under compute-sanitizer)
 	PREFIX="$(if $(SANITIZE),compute-sanitizer --tool $(or $(TOOL),memcheck) --error-exitcode 9)" JOBS=1 sh test/run.sh $(GPU_TESTS)
 
-cuda-all:  ## compile the CUDA sources for every architecture that nvcc knows, to see that they do
-	mkdir -p $(BUILD); for arch in $(CUDA_ALL); do for file in $(CUDA_SRC) $(wildcard test/cuda/*.cu); do \
-	    $(NVCC) $(NVCCFLAGS) -gencode arch=compute_$$arch,code=sm_$$arch -c $$file -o $(BUILD)/cuda-all.o || exit 1; \
-	done; echo "sm_$$arch: $(words $(CUDA_SRC) $(wildcard test/cuda/*.cu)) files"; done; rm -f $(BUILD)/cuda-all.o
+cuda-all:  ## compile the CUDA sources for every architecture that nvcc knows; fails on spilled registers and serialised wgmma
+	NVCC="$(NVCC) $(NVCCFLAGS)" BUILD=$(BUILD) sh dev/cuda_all.sh "$(CUDA_ALL)" $(CUDA_SRC) $(wildcard test/cuda/*.cu)
 
 $(BUILD)/cuda/%.o: %.cu
 	mkdir -p $(@D); echo "  $@"
