@@ -121,16 +121,18 @@ __global__ void loss_34_kernel(float *losses, T *logits, const int *targets, int
 
 /* --- launchers --- */
 
+/* No step takes what may be added to the cross-entropy. */
 template <int STEP>
 static int64_t need(struct tensor *losses, struct tensor *logits, const struct tensor *targets,
-                    const struct tensor *dloss, int V) {
-    bool takes = STEP < 4 || rows_of_vectors(logits);
+                    const struct tensor *dloss, int V, const struct loss_terms *terms) {
+    bool takes = !terms && (STEP < 4 || rows_of_vectors(logits));
     return takes ? 0 : OP_UNSUPPORTED;
 }
 
 template <int STEP>
 static void run(const struct op_env *env, struct tensor *losses, struct tensor *logits,
-                const struct tensor *targets, const struct tensor *dloss, int V) {
+                const struct tensor *targets, const struct tensor *dloss, int V,
+                const struct loss_terms *terms) {
     int64_t N = tensor_rows(logits);
     with_dtype(logits->dtype, [&](auto tag) {
         using T = decltype(tag);

@@ -40,8 +40,16 @@ static double row_exp_sum(float *x, int64_t n, float max, bool keep) {
     return total;
 }
 
+static double row_sum(const float *x, int64_t n) {
+    double total = 0.0;
+    for (int64_t v = 0; v < n; v++) total += (double)x[v];
+    return total;
+}
+
 static void loss_forward_run(const struct op_env *env, struct tensor *losses, struct tensor *logits,
-                             const struct tensor *targets, const struct tensor *dloss, int V) {
+                             const struct tensor *targets, const struct tensor *dloss, int V,
+                             const struct loss_terms *terms) {
+    double smoothing = terms ? (double)terms->smoothing : 0.0, z = terms ? (double)terms->z : 0.0;
     int64_t N = tensor_rows(logits), Vp = tensor_cols(logits);
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
@@ -53,12 +61,15 @@ static void loss_forward_run(const struct op_env *env, struct tensor *losses, st
             continue;
         }
         float max = row_max(x, V), target_logit = x[target];
-        double total = row_exp_sum(x, V, max, dloss != NULL);
-        f32(losses)[n] = (float)(log(total) + (double)max - (double)target_logit);
+        double mean = smoothing > 0.0 ? row_sum(x, V) / (double)V : 0.0;
+        double total = row_exp_sum(x, V, max, dloss != NULL), lse = log(total) + (double)max;
+        f32(losses)[n] =
+            (float)(lse - (1.0 - smoothing) * (double)target_logit - smoothing * mean + z * lse * lse);
         if (!dloss) continue;
-        float scale = (float)((double)f32(dloss)[0] / total);
-        for (int64_t v = 0; v < V; v++) x[v] *= scale;
-        x[target] -= f32(dloss)[0];
+        double d = (double)f32(dloss)[0];
+        float scale = (float)(d / total * (1.0 + 2.0 * z * lse)), each = (float)(d * smoothing / (double)V);
+        for (int64_t v = 0; v < V; v++) x[v] = x[v] * scale - each;
+        x[target] -= (float)(d * (1.0 - smoothing));
         for (int64_t v = V; v < Vp; v++) x[v] = 0.0f;
     }
 }

@@ -262,6 +262,7 @@ static void head(struct gpt *g, bool accumulate, bool train) {
         dweight = gpt_grad(g, head_weight(g), 0);
     }
     struct tensor scale = tensor_range(&g->numbers, STEP_SCALE, 1);
+    bool added = g->options.loss.smoothing > 0.0f || g->options.loss.z > 0.0f;
     int64_t N = g->options.B * g->options.T, chunk = room.dim[0];
     ctx_range_push(g->ctx, "head");
     for (int64_t first = 0; first < N; first += chunk) {
@@ -269,7 +270,8 @@ static void head(struct gpt *g, bool accumulate, bool train) {
         struct tensor logits, losses = tensor_range(&losses_all, first, rows);
         struct tensor targets = tensor_range(&targets_all, first, rows);
         logits_of_rows(g, &logits, first, rows);
-        loss_forward(g->ctx, &losses, &logits, &targets, train ? &scale : NULL, (int)g->config.vocab_size);
+        loss_forward(g->ctx, &losses, &logits, &targets, train ? &scale : NULL, (int)g->config.vocab_size,
+                     train && added ? &g->options.loss : NULL);
         if (!train) continue;
         struct tensor lnf = tensor_slice_rows(&lnf_all, first, rows),
                       dlnf = tensor_slice_rows(&dlnf_all, first, rows);

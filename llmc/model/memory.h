@@ -49,10 +49,12 @@ struct gpt_options {
     int64_t B, T; /* micro-batch: sequences, tokens in each */
     bool train;   /* false: forward only; only A_QKV is kept per layer (the generation cache) */
     enum recompute recompute;
-    int64_t head_chunks; /* logits are made for B*T/head_chunks rows at a time; 0 means 1 */
-    enum dtype dtype;    /* of parameters, gradients and activations */
-    bool fp8;            /* multiply the blocks' matrices in fp8; their widths and B*T multiples of 16 */
-    float init_std;      /* of gpt_init_weights; 0 means GPT-2's 0.02 */
+    int64_t head_chunks;    /* logits are made for B*T/head_chunks rows at a time; 0 means 1 */
+    enum dtype dtype;       /* of parameters, gradients and activations */
+    bool fp8;               /* multiply the blocks' matrices in fp8; their widths and B*T multiples of 16 */
+    float init_std;         /* of gpt_init_weights; 0 means GPT-2's 0.02 */
+    float block_init_std;   /* of the blocks' matrices; 0: the same */
+    struct loss_terms loss; /* of training; gpt_loss() is plain cross-entropy */
     const struct tensor *params; /* use this buffer (another model's) instead of allocating one; or NULL */
     int64_t param_slots, grad_slots; /* of the two buffers, see gpt_stored_total; they need hooks */
 };

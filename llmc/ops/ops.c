@@ -419,7 +419,7 @@ void rope(struct ctx *ctx, struct tensor *qkv, int NH, int NKV, int t0, float th
 /* --- loss --- */
 
 void loss_forward(struct ctx *ctx, struct tensor *losses, struct tensor *logits, const struct tensor *targets,
-                  const struct tensor *dloss, int V) {
+                  const struct tensor *dloss, int V, const struct loss_terms *terms) {
     int64_t N = tensor_rows(logits), Vp = tensor_cols(logits);
     want_count("loss_forward", losses, N);
     want_count("loss_forward", targets, N);
@@ -428,8 +428,11 @@ void loss_forward(struct ctx *ctx, struct tensor *losses, struct tensor *logits,
     if (dloss) want_number("loss_forward", dloss);
     WANT_ALIKE(ctx, "loss_forward", logits);
     check(V > 0 && V <= Vp, "loss_forward: vocabulary %d does not fit %s", V, tensor_text(logits));
+    check(!terms || (terms->smoothing >= 0.0f && terms->smoothing < 1.0f && terms->z >= 0.0f),
+          "loss_forward: label smoothing %g should be in [0,1), the z-loss %g not negative",
+          (double)terms->smoothing, (double)terms->z);
     DISPATCH(ctx, loss_forward, 5 * N * V, (dloss ? 2 : 1) * bytes_of(logits) + BYTES(losses, targets, dloss),
-             losses, logits, targets, dloss, V);
+             losses, logits, targets, dloss, V, terms);
 }
 
 /* --- optim --- */

@@ -211,15 +211,23 @@ LLMC_OP(rope, struct tensor *qkv, /* (B,T,(NH+2*NKV)*HS), HS even: read, and = i
 
 /* --- loss: softmax cross-entropy --- */
 
-/* losses[n] = log sum_{v<V} exp(logits[n,v]) - logits[n,target]; 0 where the target is -1 (ignored).
- * With dloss, logits become their own gradients: (softmax - onehot(target)) * dloss, and 0 in ignored rows
- * and in the padding columns v >= V. Without dloss, logits do not change. dloss lies on the device, so that
- * a recorded step can run with another value. */
+/* What is added to the cross-entropy; all zero: nothing.
+ *   smoothing   a share of the target's probability goes to all V tokens alike: label smoothing (Szegedy et al.
+ *               2015, arXiv 1512.00567)
+ *   z           times lse^2: keeps the logits from drifting away (Chowdhery et al. 2022, arXiv 2204.02311) */
+struct loss_terms {
+    float smoothing, z; /* [0,1), >= 0 */
+};
+/* losses[n] = lse - (1-smoothing)*logits[n,target] - smoothing/V * sum_{v<V} logits[n,v] + z*lse^2, where
+ * lse = log sum_{v<V} exp(logits[n,v]); 0 where the target is -1 (ignored).
+ * With dloss, logits become their own gradients: (softmax*(1 + 2*z*lse) - (1-smoothing)*onehot(target) -
+ * smoothing/V) * dloss, and 0 in ignored rows and in the padding columns v >= V. Without dloss, logits do not
+ * change. dloss lies on the device, so that a recorded step can run with another value. */
 LLMC_OP(loss_forward, struct tensor *losses, /* (N) fp32 = */
         struct tensor *logits,               /* (N,Vp): read, and = with dloss */
         const struct tensor *targets,        /* (N) int32, each -1 or in [0,V) */
         const struct tensor *dloss,          /* (1) fp32 (or NULL): gradient of each loss */
-        int V);
+        int V, const struct loss_terms *terms /* (or NULL: plain cross-entropy) */);
 
 /* --- optim --- */
 

@@ -23,6 +23,8 @@ static const struct option_row model_rows[] = {
     OPT_REAL(C, init_std, "init-std", "0", 0, 10, "X",
              "standard deviation of new weights (0: 0.1 for the stories, else 0.02, more below 768 channels)",
              0),
+    OPT_REAL(C, block_init_std, "block-init-std", "0", 0, 10, "X",
+             "standard deviation of new matrices in the blocks (0: as --init-std)", 0),
 };
 static const struct option_row data_rows[] = {
     OPT_TEXT(
@@ -90,6 +92,15 @@ static const struct option_row optimizer_rows[] = {
              "AdamW's decay rate of the second moment, Lion's second one of the first (-1: 0.95, Lion 0.99)",
              OPTION_BELOW_MAX),
     OPT_REAL(C, eps, "eps", "0", 0, 1, "X", "AdamW's epsilon (0: 1e-8)", 0),
+    OPT_REAL(
+        C, label_smoothing, "label-smoothing", "0", 0, 1, "X",
+        "share of each target's probability that goes to all tokens alike; part of the training loss, but "
+        "not of the validation loss",
+        OPTION_BELOW_MAX),
+    OPT_REAL(C, z_loss, "z-loss", "0", 0, 1000, "X",
+             "adds X times the square of the logarithm of the softmax's sum to the training loss, but not to "
+             "the validation loss",
+             0),
     OPT_REAL(C, grad_clip, "grad-clip", "1", 0, INFINITY, "X",
              "a gradient with a larger norm is scaled down to this norm (0: never)", 0),
 };
@@ -373,7 +384,9 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
                                   .recompute = c->recompute,
                                   .head_chunks = c->head_chunks,
                                   .init_std = (float)c->init_std,
+                                  .block_init_std = (float)c->block_init_std,
                                   .fp8 = fp8,
+                                  .loss = {(float)c->label_smoothing, (float)c->z_loss},
                                   .dtype = dtype};
     zero_gpt_options(&options, c->zero, c->world);
     return options;

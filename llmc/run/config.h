@@ -40,11 +40,11 @@ struct run_config {
     double epochs;
     /* optimizer */
     double learning_rate, final_lr_fraction, decay_fraction, weight_decay, beta1, beta2, eps, grad_clip;
-    double momentum, muon_lr_factor;
+    double momentum, muon_lr_factor, label_smoothing, z_loss;
     enum optimizer_choice optimizer;
     enum schedule_kind schedule;
     int64_t warmup;
-    double init_std;
+    double init_std, block_init_std;
     /* evaluation */
     int64_t val_every, val_batches, sample_every, eval_every;
     const char *eval_tasks;

@@ -439,6 +439,41 @@ static void test_overfits_one_batch(void **state) {
     model_close(&m);
 }
 
+/* Label smoothing and z-loss belong to training: they change its loss and its gradients, and leave the
+ * validation loss as it is. */
+static void test_terms_of_the_loss(void **state) {
+    enum { B = 2, T = 9 };
+    int32_t tokens[B * T], targets[B * T];
+    random_tokens(tokens, B * T, small.vocab_size, 11);
+    random_tokens(targets, B * T, small.vocab_size, 12);
+    float trained[3], validated[3], gradient[3];
+    for (int i = 0; i < 3; i++) {
+        struct gpt_options options = {.B = B, .T = T, .train = true, .head_chunks = 1 + i};
+        options.loss = (struct loss_terms){i == 1 ? 0.1f : 0.0f, i == 2 ? 0.5f : 0.0f};
+        struct model m;
+        model_open(&m, &small, options);
+        gpt_init_weights(&m.gpt, 3);
+        gpt_set_batch(&m.gpt, tokens, targets);
+        gpt_set_loss_scale(&m.gpt, 1.0f / (B * T));
+        gpt_forward_backward(&m.gpt, true);
+        struct tensor d = gpt_grad(&m.gpt, P_WTE, 0);
+        trained[i] = f32(&m.gpt.numbers)[STEP_LOSS];
+        gradient[i] = f32(&d)[tokens[0] * small.channels];
+        gpt_forward(&m.gpt, 0, T);
+        gpt_loss(&m.gpt);
+        validated[i] = f32(&m.gpt.numbers)[STEP_LOSS] / (B * T);
+        model_close(&m);
+    }
+    for (int i = 1; i < 3; i++) {
+        assert_true(trained[i] > trained[0] || (i == 1 && trained[1] != trained[0]));
+        assert_true(gradient[i] != gradient[0]);
+        assert_true(fabsf(validated[i] - validated[0]) < 1e-6f * validated[0]);
+    }
+    assert_true(fabsf(validated[0] - trained[0]) < 1e-6f * trained[0]);
+    /* z lse^2, of logits near 0: lse is near ln 50 */
+    assert_true(fabsf(trained[2] - trained[0] - 0.5f * logf(50.0f) * logf(50.0f)) < 0.3f);
+}
+
 static void nan_gradient_changes_nothing(enum optimizer_kind kind) {
     struct model m;
     model_open_for(&m, &small, (struct gpt_options){.B = 1, .T = 4, .train = true}, kind);
@@ -563,6 +598,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_accumulation_equals_one_batch),
         cmocka_unit_test(test_generation_cache),
         cmocka_unit_test(test_overfits_one_batch),
+        cmocka_unit_test(test_terms_of_the_loss),
         cmocka_unit_test(test_nan_gradient_changes_nothing),
         cmocka_unit_test(test_plan_equals_run),
         cmocka_unit_test(test_presets),

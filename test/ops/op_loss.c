@@ -1,7 +1,18 @@
 /* loss_forward: softmax cross-entropy and its gradient. Shapes: {N, V, Vp}. */
 #include "test/ops/op_harness.h"
 
-enum { KEEP_LOGITS = OP_FLAG(0), IGNORED = OP_FLAG(1), ALL_IGNORED = OP_FLAG(2), SPIKE = OP_FLAG(3) };
+enum {
+    KEEP_LOGITS = OP_FLAG(0),
+    IGNORED = OP_FLAG(1),
+    ALL_IGNORED = OP_FLAG(2),
+    SPIKE = OP_FLAG(3),
+    SMOOTH = OP_FLAG(4),
+    Z_LOSS = OP_FLAG(5)
+};
+
+static struct loss_terms terms_of(const struct op_case *c) {
+    return (struct loss_terms){c->flags & SMOOTH ? 0.1f : 0.0f, c->flags & Z_LOSS ? 1e-2f : 0.0f};
+}
 
 static void loss_forward_make(struct op_instance *x) {
     int64_t N = x->c->d[0], V = x->c->d[1], Vp = x->c->d[2];
@@ -29,30 +40,40 @@ static void loss_forward_make(struct op_instance *x) {
 }
 
 /* Each part of max + log sum exp(x - max) - x[target] is rounded to fp32. A probability has the error of
- * the sum and that of its exponent, 2 u |x - max|. */
+ * the sum and that of its exponent, 2 u |x - max|. The sum of the logits has that of a loop; the z-loss and
+ * its gradient multiply the error of lse by 2 z lse and by 2 z. */
 static void loss_forward_bound(struct op_instance *x) {
     int64_t N = x->c->d[0], V = x->c->d[1], Vp = x->c->d[2];
     const float *logits = op_initial(x, "logits"), *targets = op_initial(x, "targets");
     double *losses = op_allowed(x, "losses"), e = op_sum_error((double)V);
     double *dlogits = x->c->flags & KEEP_LOGITS ? NULL : op_allowed(x, "logits");
     double dloss = dlogits ? (double)op_initial(x, "dloss")[0] : 0.0;
+    double smoothing = (double)terms_of(x->c).smoothing, z = (double)terms_of(x->c).z;
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
         if (targets[n] < 0.0f) continue; /* exactly 0 */
         const float *row = logits + n * Vp;
-        double max = -INFINITY, total = 0.0, spread = 0.0;
+        double max = -INFINITY, total = 0.0, spread = 0.0, sizes = 0.0;
         for (int64_t v = 0; v < V; v++) max = fmax(max, (double)row[v]);
         for (int64_t v = 0; v < V; v++) {
             double p = exp((double)row[v] - max);
             total += p;
             spread += p * (max - (double)row[v]);
+            sizes += fabs((double)row[v]) / (double)V;
         }
-        double target = (double)row[(int64_t)targets[n]];
-        losses[n] += e + 4.0 * UNIT_F32 * (spread / total + fabs(max) + fabs(target) + log(total));
+        double target = (double)row[(int64_t)targets[n]], lse = max + log(total);
+        double lse_error = e + 4.0 * UNIT_F32 * (spread / total + fabs(max) + log(total));
+        losses[n] += lse_error * (1.0 + 2.0 * z * fabs(lse)) +
+                     4.0 * UNIT_F32 * (fabs(target) + z * lse * lse) +
+                     smoothing * sizes * (e + 4.0 * UNIT_F32);
         for (int64_t v = 0; dlogits && v < V; v++) {
             double p = exp((double)row[v] - max) / total;
             double relative = e + 4.0 * UNIT_F32 * (max - (double)row[v] + spread / total);
-            dlogits[n * Vp + v] += dloss * (p * relative + ((int64_t)targets[n] == v ? 4.0 * UNIT_F32 : 0.0));
+            double factor = 1.0 + 2.0 * z * fabs(lse);
+            dlogits[n * Vp + v] +=
+                dloss *
+                (p * (relative * factor + 2.0 * z * lse_error + (z > 0.0 ? 4.0 * UNIT_F32 * factor : 0.0)) +
+                 ((int64_t)targets[n] == v ? 4.0 * UNIT_F32 : 0.0) + 4.0 * UNIT_F32 * smoothing / (double)V);
         }
     }
 }
@@ -78,7 +99,14 @@ static const struct op_case loss_forward_cases[] = {
     {"equal rows", INPUT_EQUAL, {5, 70, 72}, 0, SIZE_SMALL},
     {"odd columns", INPUT_RANDOM, {5, 30, 31}, IGNORED, SIZE_SMALL},
     {"unaligned", INPUT_RANDOM, {5, 60, 64}, UNALIGNED, SIZE_SMALL},
+    {"smoothing", INPUT_RANDOM, {5, 37, 40}, SMOOTH | IGNORED, SIZE_SMALL},
+    {"smoothing, long rows", INPUT_RANDOM, {3, 2057, 2176}, SMOOTH, SIZE_SMALL},
+    {"z-loss", INPUT_RANDOM, {5, 37, 40}, Z_LOSS | IGNORED, SIZE_SMALL},
+    {"both", INPUT_RANDOM, {5, 70, 72}, SMOOTH | Z_LOSS, SIZE_SMALL},
+    {"both, odd columns", INPUT_RANDOM, {5, 30, 31}, SMOOTH | Z_LOSS | IGNORED, SIZE_SMALL},
+    {"both, logits kept", INPUT_RANDOM, {5, 37, 40}, SMOOTH | Z_LOSS | KEEP_LOGITS, SIZE_SMALL},
     {"gpt2", INPUT_RANDOM, {256, 50257, 50304}, IGNORED, SIZE_LARGE},
 };
 OP_TEST(loss_forward, (.bound = loss_forward_bound, .model_cases = loss_forward_model_cases), A("losses"),
-        A("logits"), A("targets"), A("dloss"), (int)x->c->d[1]);
+        A("logits"), A("targets"), A("dloss"), (int)x->c->d[1],
+        x->c->flags &(SMOOTH | Z_LOSS) ? (struct loss_terms[1]){terms_of(x->c)} : NULL);

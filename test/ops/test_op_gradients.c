@@ -186,6 +186,7 @@ static void test_every_pair(void **state) {
 
 /* Everything that a test needs; `value` is the sum of out * dout. */
 struct pair {
+    const struct loss_terms *terms;
     struct ctx *ctx;
     struct field inp, weight, bias, out, dout, dpre, mean, dinp, dweight, dbias, pre;
     struct tensor tokens;
@@ -255,7 +256,7 @@ enum { LOSS_V = 6 };
 static const float loss_scale = 0.25f;
 static double loss_value(void *user) {
     struct pair *p = (struct pair *)user;
-    loss_forward(p->ctx, &p->mean.t, &p->inp.t, &p->tokens, NULL, LOSS_V);
+    loss_forward(p->ctx, &p->mean.t, &p->inp.t, &p->tokens, NULL, LOSS_V, p->terms);
     double sum = 0.0;
     for (int64_t i = 0; i < tensor_count(&p->mean.t); i++) sum += (double)p->mean.data[i];
     return sum * (double)loss_scale;
@@ -269,12 +270,16 @@ static void test_gradient_loss(void **state) {
     field_make(&p->mean, 2, 5, 0, 0);
     memcpy(p->token, targets, sizeof targets);
     p->tokens = tensor_make("targets", DTYPE_I32, p->token, 5, 0, 0, 0);
-    p->dinp = p->inp;
-    p->dinp.t.data = p->dinp.data;
     float value = loss_scale;
     struct tensor dloss = tensor_make("dloss", DTYPE_F32, &value, 1, 0, 0, 0);
-    loss_forward(p->ctx, &p->mean.t, &p->dinp.t, &p->tokens, &dloss, LOSS_V);
-    check_gradient("loss logits", &p->inp, &p->dinp, loss_value, p);
+    static const struct loss_terms terms[] = {{0}, {.smoothing = 0.2f}, {.z = 0.3f}, {0.1f, 0.2f}};
+    for (size_t i = 0; i < ARRAY_LENGTH(terms); i++) {
+        p->terms = i ? &terms[i] : NULL;
+        p->dinp = p->inp;
+        p->dinp.t.data = p->dinp.data;
+        loss_forward(p->ctx, &p->mean.t, &p->dinp.t, &p->tokens, &dloss, LOSS_V, p->terms);
+        check_gradient("loss logits", &p->inp, &p->dinp, loss_value, p);
+    }
     free(p);
 }
 
