@@ -39,6 +39,18 @@ void say(const char *fmt, ...) {
     free(text);
 }
 
+void say_progress(const char *fmt, ...) {
+    if (!isatty(STDOUT_FILENO)) return;
+    va_list ap;
+    va_start(ap, fmt);
+    char *text = xvasprintf(fmt, ap);
+    va_end(ap);
+    make_printable(text);
+    printf("\r\033[K%s\r", text);
+    flush_stdout();
+    free(text);
+}
+
 void flush_stdout(void) {
     errno = 0;
     bool ok = fflush(stdout) == 0 && !ferror(stdout);

@@ -21,6 +21,9 @@ void make_printable(char *text);
 
 /* Prints to standard output, with control characters replaced, and flushes. */
 void say(const char *fmt, ...) LLMC_PRINTF(1, 2);
+/* Shows a line that the next one replaces, if standard output is a terminal. The text is shorter than a
+ * line; "" takes it away. */
+void say_progress(const char *fmt, ...) LLMC_PRINTF(1, 2);
 /* If standard output cannot be written any more (its reader is gone, the disk is full), warns once, and
  * what is printed from then on goes nowhere. */
 void flush_stdout(void);

@@ -1,6 +1,6 @@
 /* `train_gpt profile`: where the time of a training step goes. For each operation, and each shape of a
  * matmul, it measures the time with device events and compares it with the roofline: the time for moving
- * its bytes at the copy rate, or for its FLOPs at the matmul rate if that is longer, both measured on this
+ * its bytes at the rate of memory, or for its FLOPs at the matmul rate if that is longer, both measured on this
  * device. The difference is what a better kernel could gain. Prints a table, and with --html writes a page
  * (profile_page.c). */
 #include "llmc/base/console.h"
@@ -146,6 +146,8 @@ static void measure(struct profile *p, struct gpt *g, struct optimizer *opt, con
         struct profile_row *r = &p->row[i];
         r->ideal =
             fmax(r->bytes / p->copy_rate, r->flops / op_matmul_rate(g->ctx, r->variant, p->matmul_rate));
+        /* Faster than memory: its data lay in a cache. There is nothing to gain then. */
+        r->ideal = fmin(r->ideal, r->seconds);
         p->in_ops += r->seconds;
         p->ideal += r->ideal;
     }

@@ -26,8 +26,9 @@ struct device {
     int arch;         /* compute capability of the GPU, 90 for 9.0; 0: not an NVIDIA GPU */
     enum dtype dtype; /* the default for weights and activations; its ops take this type and fp32 */
     bool unified; /* its memory is the host's: the host may touch tensors, all processes share what is free */
-    void *state;  /* back-end private; op_env.state for every op */
-    void *stream; /* the stream that a context uses by default; NULL on the CPU */
+    bool synchronous; /* its work is done when a call returns */
+    void *state;      /* back-end private; op_env.state for every op */
+    void *stream;     /* the stream that a context uses by default; NULL on the CPU */
 
     /* Device memory, aligned to 256 bytes and uninitialised; NULL if there is not enough. */
     void *(*alloc)(struct device *d, size_t bytes);

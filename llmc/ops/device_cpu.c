@@ -74,10 +74,12 @@ static void cpu_measure(struct device *d, double *matmul_flops, double *copy_byt
         if (rate > *matmul_flops) *matmul_flops = rate;
     }
     for (int r = 0; r < REPEATS; r++) {
+        /* in place, as the optimizer works: a line that is only written is first read all the same, so that
+         * a plain copy would take a third of its time for bytes that nobody counts */
         double t0 = now_seconds();
 #pragma omp parallel for simd schedule(static)
-        for (size_t i = 0; i < words; i++) b[i] = a[i];
-        double rate = 2.0 * (double)(words * sizeof *a) / (now_seconds() - t0);
+        for (size_t i = 0; i < words; i++) b[i] += a[i];
+        double rate = 3.0 * (double)(words * sizeof *a) / (now_seconds() - t0);
         if (rate > *copy_bytes) *copy_bytes = rate;
     }
     free(a);
@@ -93,6 +95,7 @@ struct device *device_open_cpu(void) {
                          .ops = &cpu_ops,
                          .dtype = DTYPE_F32,
                          .unified = true,
+                         .synchronous = true,
                          .alloc = cpu_alloc,
                          .free = cpu_free,
                          .alloc_host = cpu_alloc_host,

@@ -193,14 +193,19 @@ static void put_row(struct logger *l, const struct log_row *row) {
     log_file_put(&l->log, line, log_row_print(line, row));
 }
 
+/* With the digits that a measurement has; null if it is not finite. */
+static const char *measured(double v) { return isfinite(v) ? temp_printf("%.6g", v) : "null"; }
+
 static void put_timing(struct logger *l, const struct log_step *row) {
     double rate = (double)l->o.tokens_per_step / row->seconds, flops = rate * l->o.flops_per_token;
+    /* what was reached shows that other load had slowed the measurement down */
+    if (l->o.peak_flops > 0) l->o.peak_flops = l->shown.peak_flops = fmax(l->o.peak_flops, flops);
     char line[LOG_LINE_MAX];
     int n = snprintf(line, sizeof line,
                      "{\"step\":%" PRId64
                      ",\"seconds\":%s,\"tokens_per_second\":%s,\"flops_per_second\":%s,\"flops_share\":%s}\n",
-                     row->step, log_double(row->seconds), log_double(rate), log_double(flops),
-                     log_double(l->o.peak_flops > 0 ? flops / l->o.peak_flops : NAN));
+                     row->step, measured(row->seconds), measured(rate), measured(flops),
+                     measured(l->o.peak_flops > 0 ? flops / l->o.peak_flops : NAN));
     log_file_put(&l->timing, line, n);
 }
 

@@ -16,7 +16,7 @@ struct profile_row {
     const char *variant;
     double calls, flops, bytes;
     double seconds;
-    double ideal; /* the larger of bytes / copy rate and FLOPs / matmul rate */
+    double ideal; /* the larger of bytes / copy rate and FLOPs / matmul rate, at most `seconds` */
 };
 
 enum { PROFILE_ROWS = 64 };

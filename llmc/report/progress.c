@@ -67,7 +67,8 @@ static void fill_columns(char text[COLUMNS][80], const struct progress *p) {
     bool prefixed = isalpha((unsigned char)flops[4]); /* "15.4G" is read better as "15.4 GFLOP/s" */
     int n = snprintf(text[FLOPS], 80, "%.*s %sFLOP/s", prefixed ? 4 : 5, flops, prefixed ? flops + 4 : "");
     if (p->peak_flops > 0)
-        snprintf(text[FLOPS] + n, 80 - (size_t)n, " %3.0f%%", 100 * p->flops_per_second / p->peak_flops);
+        snprintf(text[FLOPS] + n, 80 - (size_t)n, " %3.0f%% of peak",
+                 100 * p->flops_per_second / p->peak_flops);
     if (!isnan(p->eta)) snprintf(text[ETA], 80, "eta %6s", progress_duration(p->eta));
 }
 

@@ -106,7 +106,7 @@ static const struct option_row optimizer_rows[] = {
 };
 static const struct option_row evaluation_rows[] = {
     OPT_INT(C, val_every, "val-every", "0", 0, INFINITY, "N",
-            "steps between validations (0: a tenth of the run)", 0),
+            "steps between validations (0: a tenth of the run, at least 20)", 0),
     OPT_INT(C, val_batches, "val-batches", "0", 0, INFINITY, "N",
             "batches in a validation (0: the whole held-out text, or 20 batches of shards)", 0),
     OPT_TEXT(C, eval_tasks, "eval-tasks", NULL, "LIST",
@@ -332,7 +332,7 @@ bool run_config_plan(struct run_config *c, const struct options *o, int64_t epoc
                      int64_t sample, struct error *err) {
     if (!choose_steps(c, o, epoch_samples, step, sample, err)) return false;
     if (c->warmup < 0) c->warmup = min_i64(700, c->steps / 20);
-    if (!c->val_every) c->val_every = max_i64(1, c->steps / 10);
+    if (!c->val_every) c->val_every = max_i64(20, c->steps / 10);
     if (!c->eval_every) c->eval_every = c->val_every;
     if (!c->save_every) c->save_every = max_i64(50, c->steps / 10);
     return true;

@@ -122,21 +122,38 @@ void run_answer_tasks(struct run *r) {
 
 /* --- samples --- */
 
+/* A model that does not end its text goes on until here. The stories have at most half as many tokens. */
+enum { STORY_TOKENS = 512 };
+
 static char *sample_text(struct run *r, uint64_t seed) {
     struct sampler_options sampling = {
         .temperature = r->data.stories ? 1.0 : 0.8, .top_p = 1.0, .seed = seed};
     struct rank_busy *busy = rank_busy_begin(r->group, "writing a sample", r->state.step);
     char *text = generate_text(&r->generator, r->data.tokenizer, &sampling, "",
-                               r->data.stories ? r->model.context - 1 : 200);
+                               r->data.stories ? min_i64(r->model.context - 1, STORY_TOKENS) : 200);
     rank_busy_end(busy);
     return text;
 }
 
+/* Whether all ranks go on, as rank 0 decides. */
+static bool in_time(const struct run *r, double started, double limit) {
+    int64_t world = r->group->world, go_on = now_seconds() - started < limit, first;
+    int64_t *all = (int64_t *)xmalloc((size_t)world * sizeof *all);
+    group_exchange(r->group, all, &go_on, sizeof go_on);
+    first = all[0];
+    free(all);
+    return first;
+}
+
 void run_print_grade(struct run *r) {
     enum { GRADED = 40 };
+    const double limit = 20.0; /* seconds, for a large model on a slow device */
     struct story_grade total = {0};
-    for (int i = 0; i < GRADED; i++) {
-        char *text = sample_text(r, (uint64_t)(1000 + i));
+    double started = now_seconds();
+    int n = 0;
+    for (; n < GRADED && (n == 0 || in_time(r, started, limit)); n++) {
+        if (is_rank_0(r)) say_progress("grade     writing story %d of %d", n + 1, GRADED);
+        char *text = sample_text(r, (uint64_t)(1000 + n));
         struct story_grade g = story_grade(text, (int64_t)strlen(text));
         total.sentences += g.sentences;
         total.grammatical += g.grammatical;
@@ -145,9 +162,10 @@ void run_print_grade(struct run *r) {
         free(text);
     }
     if (!is_rank_0(r)) return;
-    say("grade     in %d such stories %.1f %% of %d sentences are grammatical, and %.1f %% of %d references "
+    say_progress("%s", "");
+    say("grade     in %d such stor%s %.1f %% of %d sentences are grammatical, and %.1f %% of %d references "
         "to what was said before are right\n",
-        GRADED, 100.0 * total.grammatical / fmax(1, total.sentences), total.sentences,
+        n, n == 1 ? "y" : "ies", 100.0 * total.grammatical / fmax(1, total.sentences), total.sentences,
         100.0 * total.references_ok / fmax(1, total.references), total.references);
 }
 

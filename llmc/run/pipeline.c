@@ -11,21 +11,24 @@ static struct step_in_flight *step_at(struct pipeline *p, int64_t step) {
     return &p->step[step % STEPS_IN_FLIGHT];
 }
 
+/* The event before step n is also the one behind step n - 1. */
+static void *mark_before(struct pipeline *p, int64_t step) { return p->mark[step % (STEPS_IN_FLIGHT + 1)]; }
+
 static int64_t micro_batch_size(const struct pipeline *p) {
     return p->run->config.batch_size * p->run->config.seq_len;
 }
 
 void pipeline_open(struct pipeline *p, struct run *run) {
     struct device *d = run->device;
-    *p = (struct pipeline){
-        .run = run, .first = run->state.step, .read = run->state.step, .clock = now_seconds()};
+    *p = (struct pipeline){.run = run, .first = run->state.step, .read = run->state.step};
     p->micro_steps = run->config.tokens_per_step / (micro_batch_size(p) * run->comm->world);
     for (int i = 0; i < STEPS_IN_FLIGHT; i++) {
         size_t values = (size_t)(p->micro_steps * 2 * micro_batch_size(p));
         p->step[i].batch = (int32_t *)d->alloc_host(d, values * sizeof(int32_t));
         p->step[i].numbers = (float *)d->alloc_host(d, STEP_NUMBERS * sizeof(float));
-        p->step[i].done = d->event_new(d);
     }
+    for (size_t i = 0; i < ARRAY_LENGTH(p->mark); i++) p->mark[i] = d->event_new(d);
+    pipeline_restart_clock(p);
 }
 
 void pipeline_close(struct pipeline *p) {
@@ -33,8 +36,8 @@ void pipeline_close(struct pipeline *p) {
     for (int i = 0; i < STEPS_IN_FLIGHT; i++) {
         d->free_host(d, p->step[i].batch);
         d->free_host(d, p->step[i].numbers);
-        d->event_free(d, p->step[i].done);
     }
+    for (size_t i = 0; i < ARRAY_LENGTH(p->mark); i++) d->event_free(d, p->mark[i]);
     for (int first = 0; first < 2; first++)
         if (p->micro_step[first].graph) d->graph_free(d, p->micro_step[first].graph);
 }
@@ -104,7 +107,7 @@ void pipeline_end_step(struct pipeline *p, double lr) {
     struct device *d = r->device;
     struct step_in_flight *s = step_at(p, r->state.step);
     d->download(d, s->numbers, r->gpt.numbers.data, STEP_NUMBERS * sizeof(float), r->ctx.stream);
-    d->event_record(d, s->done, r->ctx.stream);
+    d->event_record(d, mark_before(p, r->state.step + 1), r->ctx.stream);
     s->lr = lr;
     s->epoch = (double)dataloader_position(r->train) / (double)dataloader_samples(r->train);
     ctx_range_pop(&r->ctx);
@@ -114,23 +117,29 @@ void pipeline_end_step(struct pipeline *p, double lr) {
 
 bool pipeline_read(struct pipeline *p, int64_t in_flight, struct log_step *step) {
     struct run *r = p->run;
+    struct device *d = r->device;
+    if (d->synchronous) in_flight = 0;
     if (r->state.step - p->read <= in_flight) return false;
     struct step_in_flight *s = step_at(p, p->read);
+    void *before = mark_before(p, p->read), *behind = mark_before(p, p->read + 1);
     group_waiting(r->group, "step", p->read + 1);
-    r->device->event_wait(r->device, s->done);
+    d->event_wait(d, behind);
     group_progress(r->group, "step", p->read + 1);
-    double now = now_seconds(), sumsq = (double)s->numbers[STEP_SUMSQ];
+    double sumsq = (double)s->numbers[STEP_SUMSQ];
     *step = (struct log_step){.step = p->read + 1,
                               .epoch = s->epoch,
                               .loss = (double)s->numbers[STEP_LOSS],
                               .lr = s->lr,
                               .grad_norm = sqrt(sumsq),
                               .skipped = !isfinite(sumsq),
-                              .seconds = now - p->clock};
+                              .seconds = d->event_seconds(d, before, behind)};
     rank_timing_step_done(&r->timing, (int)(p->read % STEPS_IN_FLIGHT), step->seconds);
-    p->clock = now;
     p->read++;
     return true;
 }
 
-void pipeline_restart_clock(struct pipeline *p) { p->clock = now_seconds(); }
+void pipeline_restart_clock(struct pipeline *p) {
+    struct device *d = p->run->device;
+    d->event_record(d, mark_before(p, p->run->state.step), p->run->ctx.stream);
+    d->event_wait(d, mark_before(p, p->run->state.step));
+}

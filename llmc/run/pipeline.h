@@ -8,7 +8,8 @@
  *     while (pipeline_read(p, STEPS_IN_FLIGHT - 1, &step)) ...           the numbers of the previous step
  *
  * None of these but pipeline_read() waits for the device. Each step in flight therefore has buffers of its
- * own for the batch that is copied to the device and for the numbers that come back.
+ * own for the batch that is copied to the device and for the numbers that come back. A step's duration is
+ * the time between two events on the device, because the host reads its numbers later.
  *
  * Every micro-step puts the same few hundred operations on the stream. On a device with graphs they are
  * recorded once, and from then on a single call launches them all. */
@@ -26,11 +27,10 @@ struct pipeline {
     int64_t micro_steps; /* of this process in a step */
     int64_t first;       /* the step that this process begins with */
     int64_t read;        /* steps whose numbers pipeline_read() has returned, and those before `first` */
-    double clock;        /* now_seconds() when it returned the last one */
+    void *mark[STEPS_IN_FLIGHT + 1]; /* events: [n % ...] is between step n - 1 and step n */
     struct step_in_flight {
         int32_t *batch; /* page-locked, (micro_steps, 2, B, T): tokens and targets */
-        float *numbers; /* page-locked, (STEP_NUMBERS): valid after `done` */
-        void *done;     /* the event behind the last operation of the step */
+        float *numbers; /* page-locked, (STEP_NUMBERS): valid behind the step's mark */
         double lr, epoch;
     } step[STEPS_IN_FLIGHT]; /* step n is in n % STEPS_IN_FLIGHT, counted from 0 */
     struct recorded {
@@ -52,9 +52,11 @@ void pipeline_micro_step(struct pipeline *p, int64_t i);
 /* After the update: asks the device for the numbers of the step. */
 void pipeline_end_step(struct pipeline *p, double lr);
 
-/* Waits for the oldest step that has not been read if more than `in_flight` are, and returns its numbers. */
+/* Waits for the oldest step that has not been read if more than `in_flight` are, and returns its numbers. On
+ * a device whose work is done when the call returns, nothing stays in flight. */
 bool pipeline_read(struct pipeline *p, int64_t in_flight, struct log_step *step);
-/* The duration of the next step counts from now: a checkpoint or a validation is no part of it. */
+/* The duration of the next step counts from now: a checkpoint or a validation is no part of it. Nothing may be
+ * in flight. */
 void pipeline_restart_clock(struct pipeline *p);
 
 #endif
