@@ -11,6 +11,7 @@
 #include "llmc/cli/commands.h"
 #include "llmc/process/launch.h"
 #include "llmc/run/eval.h"
+#include "llmc/run/heads.h"
 #include "llmc/run/log.h"
 #include "llmc/run/pipeline.h"
 #include "llmc/run/resume.h"
@@ -104,6 +105,7 @@ static int finish(struct run *r) {
     run_log_close(r);
     if (complete && r->data.stories) run_print_grade(r);
     run_print_result(r);
+    if (complete && r->data.stories) run_print_heads(r);
     return !r->saved ? 1 : complete ? 0 : 128 + run_stop_signal(r);
 }
 

@@ -55,6 +55,13 @@ void look_free(struct look *l);
 /* The text of all tokens, a list. */
 struct json_t *look_vocabulary(const struct look_model *m);
 
+/* Whether the model was trained on the built-in stories. */
+bool look_knows_stories(const struct look_model *m);
+/* {"step", "things" and "persons": {"links", "hits"}, "loss": {"whole", "without"}}: over stories, for each
+ * head (L,NH), how many pronouns its strongest link leads from to the right noun (model/heads.h), and the loss
+ * without it. NULL if the checkpoint cannot be loaded. */
+struct json_t *look_heads(struct look_model *m, int64_t checkpoint, struct error *err);
+
 /* Serves the page of this text until a signal; see look_server.c. */
 bool look_serve(struct look_model *m, const struct token_buffer *ids, int64_t prompt_count,
                 const char *address, int64_t port, bool token, struct error *err);

@@ -1,9 +1,11 @@
 /* The page of `view --serve`: it asks "what if" and gets the same numbers of another pass.
  *
- *   GET /model    what there is: {"checkpoints": [steps], "loaded": index, "vocabulary": [texts]}
+ *   GET /model    what there is: {"checkpoints": [steps], "loaded": index, "stories", "vocabulary": [texts]}
  *   POST /look    one pass; all keys may be missing
  *     {"text": "...", "checkpoint": index, "off": [[layer, head]], "cut": [[to, from, layer, head]]}
  *     -> {"facts": {...}, "arrays": {name: {"kind", "parts": [base64]}}, "milliseconds"}
+ *
+ *   GET /heads?checkpoint=index    what each head does with pronouns: see look_heads()
  *
  * Without "text" it is the text that the command was given, token for token. */
 #include "llmc/cli/look.h"
@@ -79,7 +81,8 @@ static bool take_question(struct question *q, const struct look_server *s, const
                                                 : m->loaded;
     if (json_is_string(text)) {
         if (!m->tokenizer) return fail(err, "the model has no tokenizer: its text cannot be changed");
-        q->ids = encode_prompt(m->tokenizer, &m->gpt.config, json_string_value(text));
+        if (!try_encode_prompt(&q->ids, m->tokenizer, &m->gpt.config, json_string_value(text), err))
+            return false;
         if (q->ids.count > m->gpt.config.context)
             return fail(err, "the text has %" PRId64 " tokens, the model's context only %" PRId64,
                         q->ids.count, m->gpt.config.context);
@@ -105,11 +108,27 @@ static char *answer_question(struct look_server *s, const json_t *root, struct e
 
 /* --- requests --- */
 
+static char *heads_text(struct look_model *m, double checkpoint, struct error *err) {
+    if (!(checkpoint >= 0 && checkpoint < (double)m->count))
+        return fail(err, "there is no such checkpoint"), NULL;
+    json_t *heads = look_heads(m, (int64_t)checkpoint, err);
+    char *text = heads ? json_dumps(heads, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    json_decref(heads);
+    return text;
+}
+
+static void answer_or_say(struct http_answer *a, char *text, const struct error *err) {
+    if (text)
+        http_answer_json(a, text);
+    else
+        http_answer_wrong(a, 400, "%s\n", err->message);
+}
+
 static char *model_text(const struct look_model *m) {
     json_t *steps = json_array();
     for (int64_t i = 0; i < m->count; i++) json_array_append_new(steps, json_integer(m->step[i]));
-    json_t *root = json_pack("{s:o, s:I, s:o}", "checkpoints", steps, "loaded", (json_int_t)m->loaded,
-                             "vocabulary", look_vocabulary(m));
+    json_t *root = json_pack("{s:o, s:I, s:b, s:o}", "checkpoints", steps, "loaded", (json_int_t)m->loaded,
+                             "stories", look_knows_stories(m), "vocabulary", look_vocabulary(m));
     char *text = json_dumps(root, JSON_COMPACT);
     check(text != NULL, "out of memory for the vocabulary");
     json_decref(root);
@@ -121,20 +140,18 @@ static void handle(void *user, const struct http_request *q, struct http_answer 
     struct error err;
     if (http_answer_page(a, q, "view.html")) return;
     if (!q->post && strcmp(q->path, "/model") == 0) http_answer_json(a, model_text(s->m));
+    if (!q->post && strcmp(q->path, "/heads") == 0)
+        answer_or_say(a, heads_text(s->m, http_number(q, "checkpoint", -1), &err), &err);
     if (!q->post || strcmp(q->path, "/look") != 0) return;
     json_t *root = json_loadb(q->body, q->body_size, JSON_REJECT_DUPLICATES, NULL);
-    char *answer = answer_question(s, root, &err);
+    answer_or_say(a, answer_question(s, root, &err), &err);
     json_decref(root);
-    if (answer)
-        http_answer_json(a, answer);
-    else
-        http_answer_wrong(a, 400, "%s\n", err.message);
 }
 
 bool look_serve(struct look_model *m, const struct token_buffer *ids, int64_t prompt_count,
                 const char *address, int64_t port, bool token, struct error *err) {
     static const char *const open[] = {"/",        "/page.css",   "/view.css", "/page.js",
-                                       "/view.js", "/what_if.js", NULL};
+                                       "/view.js", "/what_if.js", "/heads.js", NULL};
     struct look_server s = {m, ids, prompt_count};
     struct http *http = http_open(&(struct http_options){address, port, token, open, handle, &s}, err);
     if (!http) return false;

@@ -50,10 +50,10 @@ struct tokenizer *open_prompt_tokenizer(const char *path, const char *directory,
     return t;
 }
 
-struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const struct gpt_config *model,
-                                  const char *prompt) {
-    struct token_buffer ids = {0};
+bool try_encode_prompt(struct token_buffer *ids, const struct tokenizer *tokenizer,
+                       const struct gpt_config *model, const char *prompt, struct error *err) {
     int64_t begin = model_begin_of_text(model, tokenizer);
+    *ids = (struct token_buffer){0};
     if (begin < 0 && !tokenizer) {
         begin = model->vocab_size - 1;
         warn("no bos_token_id in config.json: the text begins after token %" PRId64
@@ -61,12 +61,20 @@ struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const struc
              begin);
     }
     if (begin >= 0) {
-        token_buffer_reserve(&ids, 1);
-        ids.ids[ids.count++] = (uint32_t)begin;
+        token_buffer_reserve(ids, 1);
+        ids->ids[ids->count++] = (uint32_t)begin;
     }
-    if (prompt[0])
-        check(tokenizer_encode_special(tokenizer, prompt, (int64_t)strlen(prompt), &ids) >= 0,
-              "cannot encode the prompt");
-    check(ids.count > 0, "the tokenizer has no <|endoftext|> token to start from: give a --prompt");
+    if (prompt[0] && tokenizer_encode_special(tokenizer, prompt, (int64_t)strlen(prompt), ids) < 0)
+        return fail(err, "cannot encode the prompt");
+    if (ids->count == 0)
+        return fail(err, "the tokenizer has no <|endoftext|> token to start from: give a --prompt");
+    return true;
+}
+
+struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const struct gpt_config *model,
+                                  const char *prompt) {
+    struct token_buffer ids;
+    struct error err;
+    check(try_encode_prompt(&ids, tokenizer, model, prompt, &err), "%s", err.message);
     return ids;
 }

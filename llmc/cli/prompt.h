@@ -28,8 +28,11 @@ char *read_prompt(const char *prompt);
 struct tokenizer *open_prompt_tokenizer(const char *path, const char *directory, const char *prompt,
                                         int64_t V);
 
-/* The tokens that a text continues: the one that begins texts (model_begin_of_text()), and the prompt.
- * The caller frees. */
+/* The tokens that a text continues: the one that begins texts (model_begin_of_text()), and the prompt. The
+ * caller frees, also after a failure. */
+bool try_encode_prompt(struct token_buffer *ids, const struct tokenizer *tokenizer,
+                       const struct gpt_config *model, const char *prompt, struct error *err);
+/* The same; a failure ends the process. */
 struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const struct gpt_config *model,
                                   const char *prompt);
 

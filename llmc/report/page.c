@@ -25,6 +25,7 @@
     PART(chart, js, "text/javascript")                                                                       \
     PART(view, js, "text/javascript")                                                                        \
     PART(what_if, js, "text/javascript")                                                                     \
+    PART(heads, js, "text/javascript")                                                                       \
     PART(watch, js, "text/javascript")
 PARTS
 #undef PART

@@ -562,6 +562,7 @@ function draw() {
 }
 function redraw() {
   makeShades();
+  if (study.steps.length) drawStudy();
   fillImage($('legend'), 120, 1, Float32Array.from({length: 120}, (_, i) => i / 119));
   stripsOf = -1;
   for (const square of squares) if (square.canvas.width > 1) waiting.push(square);

@@ -168,6 +168,7 @@ async function startServed() {
     show(whatIf.after && radio.value === 'after' ? whatIf.after : whatIf.before);
   };
   start(whatIf.before);
+  if (model.stories) startStudy(model.checkpoints);
   $('waiting').textContent = `The model ran in ${whatIf.milliseconds.toFixed(0)} ms.`;
 }
 const inPage = embedded('facts');

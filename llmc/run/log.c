@@ -56,12 +56,16 @@ static void introduce(const struct run *r, double matmul_rate) {
     say("data      %s\n", r->data.summary);
     say("model     %s: %sparameters, %s of memory\n", r->model.name, human_count((double)r->gpt.layout.count),
         human_bytes((double)ctx_memory_total(&r->ctx)));
-    say("run       %s, %" PRId64 " step%s of %" PRId64 " tokens%s%s\n\n", r->out, r->config.steps,
+    say("run       %s, %" PRId64 " step%s of %" PRId64 " tokens%s%s\n", r->out, r->config.steps,
         r->config.steps == 1 ? "" : "s", r->config.tokens_per_step,
         r->resumed ? ", resumed from "
         : r->start ? ", starting from "
                    : "",
         r->start ? r->start : "");
+    char *program = program_name(NULL), *out = shell_quote(r->out);
+    say("watch     %s watch %s\n\n", program, out);
+    free(program);
+    free(out);
 }
 
 /* log.jsonl comes first: it marks the directory as that of a run. */

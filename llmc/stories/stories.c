@@ -235,6 +235,7 @@ static void put_choice(struct story_writer *w, const struct story_item *item) {
     int count = choice_count(item, &w->state), nth = draw(w, count), row = item->first;
     while (excluded(item, &w->state, row) || nth-- > 0) row++;
     if (w->trace) w->trace->log_probability -= log(count);
+    if (w->trace && w->trace->choice) w->trace->choice(w->trace->context, (int64_t)w->size, item, row);
     put_cell(w, item, row);
     if (item->reg >= 0) w->state.reg[item->reg] = (int8_t)row;
 }

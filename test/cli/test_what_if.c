@@ -233,6 +233,38 @@ static void test_page_over_time(void **state) {
     stop_server();
 }
 
+/* Every head, every checkpoint: what the server says is what the table shows. */
+static void test_page_studies_heads(void **state) {
+    NEED_BROWSER();
+    open_page();
+    json_t *heads = get("/heads?checkpoint=2"), *things = json_object_get(heads, "things"),
+           *loss = json_object_get(heads, "loss");
+    double links = json_number_value(json_object_get(things, "links"));
+    assert_int_equal(json_integer_value(json_object_get(heads, "step")), 6);
+    assert_true(links > 5);
+    assert_int_equal(json_array_size(json_object_get(things, "hits")), 8);
+    assert_int_equal(json_array_size(json_object_get(loss, "without")), 8);
+    browser_click("'#study'");
+    browser_wait(60, "study.results.every(r => r) && $('study').textContent === 'measured'");
+    double shown = browser_number(
+        "Number(document.querySelector('[data-head=\"5\"][data-checkpoint=\"2\"]').textContent)");
+    double wanted = 100.0 * json_number_value(json_array_get(json_object_get(things, "hits"), 5)) / links;
+    assert_true(fabs(shown - wanted) <= 0.5001);
+    json_decref(browser_value("$('study-of').value = 'loss', $('study-of').onchange()"));
+    shown = browser_number(
+        "Number(document.querySelector('[data-head=\"3\"][data-checkpoint=\"2\"]').textContent.replace('\u2212', '-'))");
+    wanted = json_number_value(json_array_get(json_object_get(loss, "without"), 3)) -
+             json_number_value(json_object_get(loss, "whole"));
+    assert_true(fabs(shown - wanted) <= 0.5001e-3);
+    browser_click("'[data-head=\"6\"][data-checkpoint=\"1\"] button'");
+    browser_wait(10, "facts.step === 4 && state.l === 1 && state.h === 2");
+    json_decref(heads);
+    assert_int_equal(status_of("GET /heads?checkpoint=4", "localhost", ""), 400);
+    assert_int_equal(status_of("GET /heads", "localhost", ""), 400);
+    browser_expect_no_errors(server.url);
+    stop_server();
+}
+
 /* Nothing is cut off on a narrow screen. With LLMC_SCREENSHOTS=DIR, pictures of the page. */
 static void test_page_on_screens(void **state) {
     static const int widths[] = {360, 800, 1400};
@@ -243,6 +275,7 @@ static void test_page_on_screens(void **state) {
             browser_view(widths[i], 900, dark);
             browser_go(server.url);
             browser_wait(20, "whatIf && whatIf.before && chips.length > 5");
+            json_decref(browser_value("measureHeads()"));
             json_decref(browser_value("askAgain({off: [[1, 2]], cut: [[8, 3, -1, -1]]})"));
             browser_wait(10, "whatIf.after && !working");
             browser_picture("view");
@@ -255,9 +288,13 @@ static void test_page_on_screens(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        SERVED_TEST(test_answers),           SERVED_TEST(test_page_equals_json),
-        SERVED_TEST(test_page_asks_what_if), SERVED_TEST(test_page_over_time),
-        SERVED_TEST(test_page_on_screens),   SERVED_TEST(test_wrong_questions),
+        SERVED_TEST(test_answers),
+        SERVED_TEST(test_page_equals_json),
+        SERVED_TEST(test_page_asks_what_if),
+        SERVED_TEST(test_page_over_time),
+        SERVED_TEST(test_page_studies_heads),
+        SERVED_TEST(test_page_on_screens),
+        SERVED_TEST(test_wrong_questions),
     };
     return test_main(argc, argv, tests, make_model, remove_scratch);
 }
