@@ -4,9 +4,14 @@ VERSION  = 1.0
 CC       = gcc
 CXX      = $(patsubst cc,c++,$(subst gcc,g++,$(subst clang,clang++,$(CC))))
 BUILD    = build
-MARCH    = native
+OPT      = -O3
+# llmc/cpu is compiled once for each instruction set, and the program chooses among them at run time (llmc/ops/cpu_ops.c).
 # Compilers avoid 512-bit vectors for the sake of older processors; the loops over exp are a third faster with them.
-OPT      = -O3 -march=$(MARCH) $(if $(filter x86_64,$(shell uname -m)),-mprefer-vector-width=512)
+CPU_ISA_x86_64   = avx512 avx2 plain
+CPU_ISA_aarch64  = neon
+CPU_FLAGS_avx512 = -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512
+CPU_FLAGS_avx2   = -mavx2 -mfma
+CPU_ISA         := $(or $(CPU_ISA_$(firstword $(subst -, ,$(shell $(CC) -dumpmachine)))),plain)
 # SANITIZE=1: with AddressSanitizer and UBSan. WERROR=1, for continuous integration: warnings are errors; by default
 # the new warnings of a new compiler stop nobody. ARGS: for the program that is run. V=1: show every command.
 SANITIZE =
@@ -32,14 +37,15 @@ PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 # For test-gpu, SANITIZE means compute-sanitizer instead.
 ifneq ($(and $(SANITIZE),$(if $(filter test-gpu,$(MAKECMDGOALS)),,1)),)
 BUILD   := $(BUILD)/sanitize
-OPT      = -O1 -march=$(MARCH)
+OPT      = -O1
 SANFLAGS = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
 WARN     = -Wall -Wextra $(if $(WERROR),-Werror) -Wshadow -Wpointer-arith -Wno-unused-parameter \
            -Wno-missing-field-initializers
-# -fno-math-errno and contraction change no comparison and no NaN; -ffast-math would, and is never used.
+# These change no comparison and no NaN; -ffast-math would, and is never used. With traps, gcc vectorises no conditional
+# expression without AVX-512's masks.
 CPPFLAGS = -D_GNU_SOURCE -I. $(PKG_CFLAGS) -MMD -MP
-CFLAGS   = -std=c11 -g $(OPT) -fno-math-errno -ffp-contract=fast -fopenmp $(WARN) -Wstrict-prototypes \
+CFLAGS   = -std=c11 -g $(OPT) -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp $(WARN) -Wstrict-prototypes \
            -Wmissing-prototypes $(SANFLAGS)
 LDLIBS   = $(PKG_LIBS) -lm -lpthread -ldl -fopenmp $(SANFLAGS)
 COMPILE  = mkdir -p $(@D); echo "  $@"; $(CC) -x c $(CPPFLAGS) $(CFLAGS) -c $< -o $@
@@ -50,7 +56,8 @@ LINKER   = $(CC)
 LINK     = mkdir -p $(@D); $(LINKER) -o $@ $(LINK_FLAGS) $(if $(BUNDLE),$(BUNDLE_RPATH)) $(filter %.o %.a,$^) $(LDLIBS)
 
 PAGE_KINDS = html css js
-LIB_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(filter-out data/%_main.c,$(wildcard llmc/*/*.c data/*.c))) \
+LIB_OBJ  = $(patsubst %.c,$(BUILD)/%.o,$(filter-out llmc/cpu/% data/%_main.c,$(wildcard llmc/*/*.c data/*.c))) \
+           $(foreach isa,$(CPU_ISA),$(patsubst %.c,$(BUILD)/%.$(isa).o,$(wildcard llmc/cpu/*.c))) \
            $(patsubst %,$(BUILD)/%.o,$(foreach k,$(PAGE_KINDS),$(wildcard llmc/*/*.$(k))))
 DATA_PROGRAMS = $(patsubst data/%_main.c,$(BUILD)/%,$(wildcard data/*_main.c))
 DEV_PROGRAMS  = $(patsubst dev/%.c,$(BUILD)/%,$(wildcard dev/*.c))
@@ -98,6 +105,13 @@ config:  ## the settings in effect
 
 $(BUILD)/%.o: %.c
 	$(COMPILE)
+
+define CPU_RULE
+$(BUILD)/llmc/cpu/%.$(1).o: CFLAGS += -DCPU_ISA=$(1) $(CPU_FLAGS_$(1))
+$(BUILD)/llmc/cpu/%.$(1).o: llmc/cpu/%.c
+	$$(COMPILE)
+endef
+$(foreach isa,$(CPU_ISA),$(eval $(call CPU_RULE,$(isa))))
 
 # The driver is plain C11; its .cu name says what it drives.
 $(BUILD)/train_gpt.o: train_gpt.cu

@@ -16,7 +16,8 @@ bench-data: $(BUILD)/bench_tokenizer $(BUILD)/stories  ## speed of tokenizer tra
 
 # Everything that dev/mutants.sh needs to compile a source and to link the tests with it.
 mutants: export BUILD := $(BUILD)
-mutants: export COMPILE_host = $(CC) $(filter-out -MMD -MP,$(CPPFLAGS) $(CFLAGS)) -w
+mutants: export COMPILE_host = $(CC) $(filter-out -MMD -MP,$(CPPFLAGS) $(CFLAGS)) -DCPU_ISA=$(lastword $(CPU_ISA)) -w
+mutants: export LLMC_VARIANT = cpu:$(lastword $(CPU_ISA))
 mutants: export LINK_host = $(CC)
 mutants: export LIBS_host = $(BUILD)/test/libtest.a $(BUILD)/libllmc.a $(LDLIBS) -lcmocka
 MUTANT_SIM = $(filter plain tsan,$(SIM_BUILDS))

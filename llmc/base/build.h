@@ -5,6 +5,6 @@
 
 extern const char build_version[]; /* "1.0" */
 extern const char build_commit[];  /* "32fc345", "32fc345-dirty" with changes, "unknown" outside git */
-extern const char build_flags[];   /* of the compiler: "-O3 -march=native" */
+extern const char build_flags[];   /* of the compiler: "-O3" */
 
 #endif

@@ -3,6 +3,7 @@
 
 #include "llmc/base/build.h"
 #include "llmc/ops/device.h"
+#include "llmc/ops/ops.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <cblas.h>
@@ -24,18 +25,9 @@
 #define COMPILER "gcc " __VERSION__
 #endif
 
-/* The widest vectors that the compiler may use everywhere: what the processor must have at least. */
-#if defined(__AVX512F__)
-#define INSTRUCTIONS "x86-64 with AVX-512"
-#elif defined(__AVX2__)
-#define INSTRUCTIONS "x86-64 with AVX2"
-#elif defined(__x86_64__)
-#define INSTRUCTIONS "x86-64"
-#elif defined(__aarch64__)
-#define INSTRUCTIONS "AArch64"
-#else
-#define INSTRUCTIONS "this machine's"
-#endif
+/* The names of the instruction sets for which there are CPU operations. */
+#define X(isa)           " " #isa
+#define INSTRUCTION_SETS LLMC_CPU_ISAS(X)
 
 static void print_version(void) {
     char pcre2[64] = "";
@@ -43,7 +35,8 @@ static void print_version(void) {
     unsigned xxh = XXH_versionNumber();
     printf("%s %s, commit %s\n", program_invocation_short_name, build_version, build_commit);
     printf("compiler    " COMPILER ", %s\n", build_flags);
-    printf("processor   " INSTRUCTIONS "; OpenBLAS chose %s\n", openblas_get_corename());
+    printf("processor   operations for" INSTRUCTION_SETS ", in use: %s; OpenBLAS in use: %s\n",
+           cpu_ops()->adamw[0].name, openblas_get_corename());
     printf("back ends   %s%s\n", device_backends(), device_backend_versions());
     printf(
         "libraries   %s, jansson %s, PCRE2 %.*s, utf8proc %s, xxHash %u.%u.%u, zlib %s, zstd %s, glibc %s\n",

@@ -1,13 +1,26 @@
 /* Helpers of the CPU operations. These are the reference, in fp32, that every other back end is tested
  * against, so each file reads as the definition of its ops. They also train models, so loops are threaded
  * with OpenMP over independent rows or columns and written so that the compiler vectorises them. Only BLAS
- * may make a result depend on the number of threads. */
+ * may make a result depend on the number of threads.
+ *
+ * Each file is compiled once per instruction set (LLMC_CPU_ISAS in ops.h). CPU_ISA is the one of this
+ * compilation, and CPU_NAME() makes the names of what other files see. */
 #ifndef LLMC_CPU_H
 #define LLMC_CPU_H
 
 #include "llmc/ops/ops.h"
 
 #include <math.h>
+
+#ifndef CPU_ISA /* in an editor */
+#define CPU_ISA plain
+#endif
+#define CPU_JOIN_(a, b)  a##_##b
+#define CPU_JOIN(a, b)   CPU_JOIN_(a, b)
+#define CPU_STRING_(a)   #a
+#define CPU_STRING(a)    CPU_STRING_(a)
+#define CPU_NAME(name)   CPU_JOIN(name, CPU_ISA)
+#define CPU_VARIANT_NAME CPU_STRING(CPU_ISA)
 
 /* e^x to 2 ulp for -87.33 < x < 88.72. It is inlined and has no branch, so that loops over it vectorise;
  * libm's expf does not without -ffast-math. x = n*ln2 + r with |r| <= ln2/2; e^r is its Taylor series to
@@ -79,13 +92,14 @@ static inline float cpu_act_derivative(enum activation act, float x) {
                              : 0.0f;
 }
 
-/* out (C) = or += the sum over the rows of x (N,C). A thread owns columns and walks all rows, so the order
- * of summation is fixed. */
-void cpu_column_sum(float *out, const float *x, int64_t N, int64_t C, bool accumulate);
+/* The variants of each op, defined in the file of the op. */
+#define X(op) extern const struct op##_variant CPU_NAME(cpu_##op##_variants)[];
+LLMC_OPS(X)
+#undef X
 
 /* Defines the array of an op with one variant: op##_run, with op##_need or NULL as its need(). */
 #define CPU_VARIANT(op, need_function)                                                                       \
-    const struct op##_variant cpu_##op##_variants[] = {                                                      \
-        {.name = "cpu", .run = op##_run, .need = need_function}, {0}}
+    const struct op##_variant CPU_NAME(cpu_##op##_variants)[] = {                                            \
+        {.name = CPU_VARIANT_NAME, .run = op##_run, .need = need_function}, {0}}
 
 #endif

@@ -1,45 +1,99 @@
 /* Linear layers on BLAS: forward, backward, and both in fp8. Contracts in ops.h.
  *
- * Bias and activation are another pass over the output, which is still in cache for the shapes of a
- * training step. fp8 rounds copies of the operands and multiplies these in fp32: it defines the result, and
- * shows without a GPU what fp8 does to a model. */
+ * A product is cut into blocks. A thread takes one block at a time: it calls BLAS, which runs on that thread
+ * alone, and then adds the bias and applies the activation while the block is in its cache. The cut depends
+ * on the shape alone, so the number of threads changes no bit, and any build of OpenBLAS will do.
+ *
+ * fp8 rounds copies of the operands and multiplies these in fp32: it defines the result, and shows without a
+ * GPU what fp8 does to a model. */
 #include "llmc/ops/fp8.h"
 #include "llmc/cpu/cpu.h"
 
 #include <cblas.h>
 #include <string.h>
 
-void cpu_column_sum(float *out, const float *x, int64_t N, int64_t C, bool accumulate) {
-    enum { BLOCK = 64 };
-#pragma omp parallel for schedule(static)
-    for (int64_t first = 0; first < C; first += BLOCK) {
-        int64_t count = min_i64(BLOCK, C - first);
-        float total[BLOCK] = {0};
+/* --- a product in blocks --- */
+
+/* c (M,N) = a (M,K) @ b (K,N), plus c with `add`. A transposed operand is stored as (K,M) or (N,K). */
+struct product {
+    int64_t M, N, K;
+    const float *a, *b;
+    bool a_transposed, b_transposed;
+    float *c;
+    bool add;
+    int64_t rows, cols; /* of a block; those at the edges are smaller */
+};
+
+struct block {
+    int64_t row, col, rows, cols;
+};
+
+/* Halves the longer side of the blocks until there are enough for the threads of a desktop, and until one
+ * fits a core's cache. Blocks below 64 rows or columns would make BLAS slow. */
+static struct product cut(struct product p) {
+    enum { FEWEST = 4, MOST_ELEMENTS = 1 << 17, SHORTEST = 64 };
+    p.rows = p.M, p.cols = p.N;
+    while (ceil_div(p.M, p.rows) * ceil_div(p.N, p.cols) < FEWEST || p.rows * p.cols > MOST_ELEMENTS) {
+        int64_t *longer = p.rows > p.cols ? &p.rows : &p.cols;
+        if (*longer <= SHORTEST) break;
+        *longer = max_i64(SHORTEST, round_up(ceil_div(*longer, 2), 16));
+    }
+    return p;
+}
+
+static int64_t block_count(const struct product *p) {
+    return ceil_div(p->M, p->rows) * ceil_div(p->N, p->cols);
+}
+
+/* Neighbours in this order share columns of b. */
+static struct block block_at(const struct product *p, int64_t index) {
+    int64_t down = ceil_div(p->M, p->rows), row = index % down * p->rows, col = index / down * p->cols;
+    return (struct block){row, col, min_i64(p->rows, p->M - row), min_i64(p->cols, p->N - col)};
+}
+
+static void multiply_block(const struct product *p, struct block k) {
+    int64_t lda = p->a_transposed ? p->M : p->K, ldb = p->b_transposed ? p->K : p->N;
+    cblas_sgemm(CblasRowMajor, p->a_transposed ? CblasTrans : CblasNoTrans,
+                p->b_transposed ? CblasTrans : CblasNoTrans, (int)k.rows, (int)k.cols, (int)p->K, 1.0f,
+                p->a + k.row * (p->a_transposed ? 1 : lda), (int)lda,
+                p->b + k.col * (p->b_transposed ? ldb : 1), (int)ldb, p->add ? 1.0f : 0.0f,
+                p->c + k.row * p->N + k.col, (int)p->N);
+}
+
+/* out = or += the sums of `count` columns of x (N,C). Rows are added in order. */
+static void column_sum(float *out, const float *x, int64_t N, int64_t C, int64_t count, bool accumulate) {
+    enum { WIDTH = 64 };
+    for (int64_t first = 0; first < count; first += WIDTH) {
+        int64_t width = min_i64(WIDTH, count - first);
+        float total[WIDTH] = {0};
         for (int64_t n = 0; n < N; n++)
-            for (int64_t c = 0; c < count; c++) total[c] += x[n * C + first + c];
-        for (int64_t c = 0; c < count; c++)
+            for (int64_t c = 0; c < width; c++) total[c] += x[n * C + first + c];
+        for (int64_t c = 0; c < width; c++)
             out[first + c] = accumulate ? out[first + c] + total[c] : total[c];
     }
 }
+
+/* --- forward and backward --- */
 
 /* With few rows, as in text generation, reading the weights takes all the time. Dot products read them
  * once; a blocked GEMM would first copy them into its own layout. */
 enum { FEW_ROWS = 4 };
 
-static void matmul_few_rows(float *out, const float *inp, const float *weight, int64_t N, int64_t C,
-                            int64_t OC) {
-#pragma omp parallel for schedule(static)
-    for (int64_t o = 0; o < OC; o++) {
-        const float *w = weight + o * C;
-        for (int64_t n = 0; n < N; n++) {
-            const float *x = inp + n * C;
+static void multiply_few_rows(const struct product *p, struct block k) {
+    for (int64_t j = k.col; j < k.col + k.cols; j++) {
+        const float *w = p->b + j * p->K;
+        for (int64_t n = 0; n < p->M; n++) {
+            const float *x = p->a + n * p->K;
             float s = 0.0f;
 #pragma omp simd reduction(+ : s)
-            for (int64_t c = 0; c < C; c++) s += x[c] * w[c];
-            out[n * OC + o] = s;
+            for (int64_t c = 0; c < p->K; c++) s += x[c] * w[c];
+            p->c[n * p->N + j] = s;
         }
     }
 }
+
+/* Below this many multiply-adds, waking another thread takes longer than it saves. */
+static bool worth_threads(const struct product *p) { return p->M * p->N * p->K > 1 << 18; }
 
 static int64_t matmul_forward_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                    const struct tensor *weight, const struct tensor *bias,
@@ -47,26 +101,37 @@ static int64_t matmul_forward_need(struct tensor *out, struct tensor *pre, const
     return matmul_in_fp8(inp, weight) ? OP_UNSUPPORTED : 0;
 }
 
+/* out = act(product + bias) in a block, where the product is in `p->c`. */
+static void finish_block(const struct product *p, struct block k, float *out, const float *bias,
+                         enum activation act) {
+    for (int64_t n = k.row; n < k.row + k.rows; n++) {
+        float *x = p->c + n * p->N + k.col, *o = out + n * p->N + k.col;
+        if (bias)
+            for (int64_t c = 0; c < k.cols; c++) x[c] += bias[k.col + c];
+        if (act == ACT_GELU)
+            for (int64_t c = 0; c < k.cols; c++) o[c] = cpu_gelu(x[c]);
+    }
+}
+
 static void matmul_forward_run(const struct op_env *env, struct tensor *out, struct tensor *pre,
                                const struct tensor *inp, const struct tensor *weight,
                                const struct tensor *bias, enum activation act) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp), OC = tensor_rows(weight);
-    float *product = pre ? f32(pre) : f32(out);
-    if (N <= FEW_ROWS)
-        matmul_few_rows(product, f32(inp), f32(weight), N, C, OC);
-    else
-        cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)N, (int)OC, (int)C, 1.0f, f32(inp), (int)C,
-                    f32(weight), (int)C, 0.0f, product, (int)OC);
-    if (!bias && act == ACT_NONE) return;
-#pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < N; n++) {
-        float *p = product + n * OC, *o = f32(out) + n * OC;
-        if (bias) {
-            const float *b = f32(bias);
-            for (int64_t c = 0; c < OC; c++) p[c] += b[c];
-        }
-        if (act == ACT_GELU)
-            for (int64_t c = 0; c < OC; c++) o[c] = cpu_gelu(p[c]);
+    struct product p = cut((struct product){.M = N,
+                                            .N = OC,
+                                            .K = C,
+                                            .a = f32(inp),
+                                            .b = f32(weight),
+                                            .b_transposed = true,
+                                            .c = f32(pre ? pre : out)});
+#pragma omp parallel for schedule(dynamic) if (worth_threads(&p))
+    for (int64_t i = 0; i < block_count(&p); i++) {
+        struct block k = block_at(&p, i);
+        if (N <= FEW_ROWS)
+            multiply_few_rows(&p, k);
+        else
+            multiply_block(&p, k);
+        finish_block(&p, k, f32(out), bias ? f32(bias) : NULL, act);
     }
 }
 
@@ -76,21 +141,46 @@ static int64_t matmul_backward_need(struct tensor *dinp, struct tensor *dweight,
     return matmul_in_fp8(inp, weight) ? OP_UNSUPPORTED : 0;
 }
 
+/* The gradient in a block, times the derivative of the activation at x. */
+static void multiply_by_derivative(const struct product *p, struct block k, const float *x) {
+    for (int64_t n = k.row; n < k.row + k.rows; n++) {
+        float *d = p->c + n * p->N + k.col;
+        const float *at = x + n * p->N + k.col;
+#pragma omp simd
+        for (int64_t c = 0; c < k.cols; c++) d[c] *= cpu_gelu_derivative(at[c]);
+    }
+}
+
 static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
                                 struct tensor *dbias, const struct tensor *dout, const struct tensor *inp,
                                 const struct tensor *weight, const struct tensor *pre, bool accumulate) {
     int64_t N = tensor_rows(dout), C = tensor_cols(inp), OC = tensor_cols(dout);
-    cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)OC, (int)C, (int)N, 1.0f, f32(dout), (int)OC,
-                f32(inp), (int)C, accumulate ? 1.0f : 0.0f, f32(dweight), (int)C);
-    if (dbias) cpu_column_sum(f32(dbias), f32(dout), N, OC, accumulate);
-    if (!dinp) return;
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)N, (int)C, (int)OC, 1.0f, f32(dout), (int)OC,
-                f32(weight), (int)C, 0.0f, f32(dinp), (int)C);
-    if (!pre) return;
-    float *dx = f32(dinp);
-    const float *x = f32(pre);
-#pragma omp parallel for simd schedule(static)
-    for (int64_t i = 0; i < N * C; i++) dx[i] *= cpu_gelu_derivative(x[i]);
+    struct product dw = cut((struct product){.M = OC,
+                                             .N = C,
+                                             .K = N,
+                                             .a = f32(dout),
+                                             .a_transposed = true,
+                                             .b = f32(inp),
+                                             .c = f32(dweight),
+                                             .add = accumulate});
+    struct product dx = {0};
+    if (dinp)
+        dx = cut((struct product){.M = N, .N = C, .K = OC, .a = f32(dout), .b = f32(weight), .c = f32(dinp)});
+#pragma omp parallel if (worth_threads(&dw))
+    {
+#pragma omp for schedule(dynamic) nowait
+        for (int64_t i = 0; i < block_count(&dw); i++) {
+            struct block k = block_at(&dw, i);
+            multiply_block(&dw, k);
+            if (dbias && k.col == 0) column_sum(f32(dbias) + k.row, dw.a + k.row, N, OC, k.rows, accumulate);
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < (dinp ? block_count(&dx) : 0); i++) {
+            struct block k = block_at(&dx, i);
+            multiply_block(&dx, k);
+            if (pre) multiply_by_derivative(&dx, k, f32(pre));
+        }
+    }
 }
 
 /* --- fp8 --- */
@@ -157,14 +247,15 @@ static void matmul_backward_fp8(const struct op_env *env, struct tensor *dinp, s
     struct tensor inp8 = through_fp8(inp, FP8_E4M3, memory += tensor_count(dout));
     struct tensor weight8 = through_fp8(weight, FP8_E4M3, memory + tensor_count(inp));
     matmul_backward_run(env, dinp, dweight, NULL, &dout8, &inp8, &weight8, pre, accumulate);
-    if (dbias) cpu_column_sum(f32(dbias), f32(dout), tensor_rows(dout), tensor_cols(dout), accumulate);
+    int64_t N = tensor_rows(dout), OC = tensor_cols(dout);
+    if (dbias) column_sum(f32(dbias), f32(dout), N, OC, OC, accumulate);
 }
 
-const struct matmul_forward_variant cpu_matmul_forward_variants[] = {
-    {"fp8", matmul_forward_fp8, matmul_forward_fp8_need},
-    {"cpu", matmul_forward_run, matmul_forward_need},
+const struct matmul_forward_variant CPU_NAME(cpu_matmul_forward_variants)[] = {
+    {CPU_VARIANT_NAME "-fp8", matmul_forward_fp8, matmul_forward_fp8_need},
+    {CPU_VARIANT_NAME, matmul_forward_run, matmul_forward_need},
     {0}};
-const struct matmul_backward_variant cpu_matmul_backward_variants[] = {
-    {"fp8", matmul_backward_fp8, matmul_backward_fp8_need},
-    {"cpu", matmul_backward_run, matmul_backward_need},
+const struct matmul_backward_variant CPU_NAME(cpu_matmul_backward_variants)[] = {
+    {CPU_VARIANT_NAME "-fp8", matmul_backward_fp8, matmul_backward_fp8_need},
+    {CPU_VARIANT_NAME, matmul_backward_run, matmul_backward_need},
     {0}};

@@ -1,8 +1,9 @@
-/* The CPU's op table, made from LLMC_OPS: an op without variants does not link. */
+/* The op table of one instruction set, made from LLMC_OPS: an op without variants does not link. */
 #include "llmc/cpu/cpu.h"
 
-const struct ops cpu_ops = {"cpu", false,
-#define X(op) cpu_##op##_variants,
-                            LLMC_OPS(X)
+extern const struct ops CPU_NAME(cpu_ops);
+const struct ops CPU_NAME(cpu_ops) = {"cpu", false,
+#define X(op) CPU_NAME(cpu_##op##_variants),
+                                      LLMC_OPS(X)
 #undef X
 };

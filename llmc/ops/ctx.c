@@ -14,7 +14,8 @@ const char *memory_kind_name(enum memory_kind kind) {
     return names[kind];
 }
 
-/* LLMC_VARIANT. Every part must name an operation; a misspelt name would otherwise have no effect. */
+/* LLMC_VARIANT. Every part must name an operation, or "cpu" with an instruction set (cpu_ops() obeys that);
+ * a misspelt name would otherwise have no effect. */
 static const char *forced_variants(void) {
     const char *forced = getenv("LLMC_VARIANT");
     for (const char *p = forced; p && *p;) {
@@ -22,9 +23,11 @@ static const char *forced_variants(void) {
         while (id < OP_COUNT && !(strlen(op_name((enum op_id)id)) == (size_t)length &&
                                   strncmp(op_name((enum op_id)id), p, (size_t)length) == 0))
             id++;
-        check(id < OP_COUNT && p[length] == ':',
-              "LLMC_VARIANT=%s: \"%.*s\" should be OPERATION:VARIANT, for example attn_forward:naive", forced,
-              (int)strcspn(p, ","), p);
+        bool cpu = length == 3 && strncmp(p, "cpu", 3) == 0;
+        check((id < OP_COUNT || cpu) && p[length] == ':',
+              "LLMC_VARIANT=%s: \"%.*s\" should be OPERATION:VARIANT, for example attn_forward:naive, or "
+              "cpu:INSTRUCTION_SET",
+              forced, (int)strcspn(p, ","), p);
         p += strcspn(p, ",");
         p += *p == ',';
     }

@@ -92,7 +92,7 @@ struct device *device_open_cpu(void) {
     struct device *d = (struct device *)xcalloc(1, sizeof *d);
     *d = (struct device){.backend = "cpu",
                          .short_name = "cpu",
-                         .ops = &cpu_ops,
+                         .ops = cpu_ops(),
                          .dtype = DTYPE_F32,
                          .unified = true,
                          .synchronous = true,
@@ -120,6 +120,10 @@ struct device *device_open_cpu(void) {
     while (f && fgets(line, sizeof line, f))
         if (sscanf(line, "model name : %95[^\n]", model) == 1) break;
     if (f) fclose(f);
-    snprintf(d->name, sizeof d->name, "%s, %d threads", model, omp_get_max_threads());
+    /* Operations call BLAS from their own threads, each for itself. OpenBLAS notices this if it uses OpenMP;
+     * other builds would start threads within threads. */
+    if (openblas_get_parallel() != OPENBLAS_OPENMP) openblas_set_num_threads(1);
+    snprintf(d->name, sizeof d->name, "%s, %d thread%s, %s", model, omp_get_max_threads(),
+             omp_get_max_threads() == 1 ? "" : "s", d->ops->adamw[0].name);
     return d;
 }

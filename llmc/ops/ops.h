@@ -366,15 +366,24 @@ struct ops {
     LLMC_OPS(X)
 #undef X
 };
-extern const struct ops cpu_ops;  /* llmc/cpu: the reference; fp32 */
-extern const struct ops cuda_ops; /* llmc/cuda */
-
-/* The variants, defined in llmc/cpu/<stem>.c and llmc/cuda/<stem>.cu. */
-#define X(op)                                                                                                \
-    extern const struct op##_variant cpu_##op##_variants[];                                                  \
-    extern const struct op##_variant cuda_##op##_variants[];
+extern const struct ops cuda_ops; /* llmc/cuda: a table for GPUs, whose variants are in llmc/cuda/<stem>.cu */
+#define X(op) extern const struct op##_variant cuda_##op##_variants[];
 LLMC_OPS(X)
 #undef X
+
+/* llmc/cpu, the reference in fp32, is compiled once for each of these instruction sets, the fastest first.
+ * A variant is called by its instruction set. */
+#if defined(__x86_64__)
+#define LLMC_CPU_ISAS(X) X(avx512) X(avx2) X(plain)
+#elif defined(__aarch64__)
+#define LLMC_CPU_ISAS(X) X(neon)
+#else
+#define LLMC_CPU_ISAS(X) X(plain)
+#endif
+
+/* The CPU's table: the variants for the instruction sets that this processor has. LLMC_VARIANT=cpu:avx2
+ * leaves those for one; a name that the processor does not have ends the program. */
+const struct ops *cpu_ops(void);
 
 #ifdef __cplusplus
 }

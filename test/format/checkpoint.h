@@ -41,7 +41,7 @@ struct model {
 UNUSED static void model_make_for(struct model *m, const struct gpt_config *config, enum dtype dtype,
                                   struct optimizer_options optimizer) {
     m->device = device_open_cpu();
-    ctx_init(&m->ctx, m->device, &cpu_ops, false);
+    ctx_init(&m->ctx, m->device, cpu_ops(), false);
     struct gpt_options options = {.B = 1, .T = config->context, .train = dtype == DTYPE_F32, .dtype = dtype};
     gpt_create(&m->gpt, &m->ctx, config, &options);
     memset(m->gpt.params.data, 0x7f, (size_t)tensor_bytes(&m->gpt.params)); /* a huge value, never zero */

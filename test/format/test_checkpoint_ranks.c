@@ -46,7 +46,7 @@ static int body(const struct ranks *ranks, int64_t rank) {
     struct zero z;
     struct gpt_options options = {.B = 1, .T = p->config->context, .train = true};
     zero_gpt_options(&options, p->level, ranks->world);
-    ctx_init(&ctx, device, &cpu_ops, false);
+    ctx_init(&ctx, device, cpu_ops(), false);
     gpt_create(&gpt, &ctx, p->config, &options);
     memset(gpt.params.data, 0x7f, (size_t)tensor_bytes(&gpt.params));
     zero_create(&z, &gpt, &opt, comm, p->level, (struct optimizer_options){.kind = p->optimizer});

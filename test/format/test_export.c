@@ -44,7 +44,7 @@ static void save(struct fixture *s, const struct tokenizer *t, int64_t step) {
 }
 
 static void make_model(struct fixture *s, const struct gpt_config *c) {
-    ctx_init(&s->ctx, s->device, &cpu_ops, false);
+    ctx_init(&s->ctx, s->device, cpu_ops(), false);
     struct gpt_options options = {.B = 1, .T = 2};
     gpt_create(&s->gpt, &s->ctx, c, &options);
     optimizer_create(&s->opt, &s->gpt, (struct optimizer_options){0});
@@ -548,7 +548,7 @@ static void directories_load_again(void **state) {
         assert_string_equal(c.name, config.name);
         struct ctx ctx;
         struct gpt g;
-        ctx_init(&ctx, s->device, &cpu_ops, false);
+        ctx_init(&ctx, s->device, cpu_ops(), false);
         struct gpt_options options = {.B = 1, .T = 2};
         gpt_create(&g, &ctx, &c, &options);
         if (!checkpoint_load_weights(&g, dir, &err)) fail_msg("%s", err.message);

@@ -100,7 +100,7 @@ static void both_versions_load(void **state) {
         struct device *device = device_open_cpu();
         struct ctx ctx;
         struct gpt g;
-        ctx_init(&ctx, device, &cpu_ops, false);
+        ctx_init(&ctx, device, cpu_ops(), false);
         struct gpt_options options = {.B = 1, .T = 2};
         gpt_create(&g, &ctx, &c, &options);
         memset(g.params.data, 0x7f, (size_t)tensor_bytes(&g.params));

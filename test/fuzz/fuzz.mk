@@ -8,7 +8,7 @@ FUZZ_SECONDS = 600
 fuzz:  ## fuzz the parsers of untrusted input with libFuzzer, one after another (FUZZ="shard options" FUZZ_SECONDS=600)
 	$(MAKE) --no-print-directory deps DEBIAN_PACKAGES="$(DEBIAN_PACKAGES) clang libomp-dev"
 	$(MAKE) --no-print-directory $(BUILD)/test/fuzz/test_fuzz
-	$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang OPT="-O1 $(filter -m%,$(OPT)) -Wno-pass-failed" \
+	$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang OPT="-O1 -Wno-pass-failed" \
 	    SANFLAGS="-DLIBFUZZER -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer" \
 	    $(FUZZ:%=$(BUILD)/fuzz/test/fuzz/%)
 	$(BUILD)/test/fuzz/test_fuzz --seeds $(BUILD)/fuzz/seeds

@@ -26,7 +26,7 @@ struct model {
 static void model_open_for(struct model *m, const struct gpt_config *config, struct gpt_options options,
                            enum optimizer_kind kind) {
     m->device = device_open_cpu();
-    ctx_init(&m->ctx, m->device, &cpu_ops, false);
+    ctx_init(&m->ctx, m->device, cpu_ops(), false);
     gpt_create(&m->gpt, &m->ctx, config, &options);
     if (options.train) optimizer_create(&m->opt, &m->gpt, (struct optimizer_options){.kind = kind});
 }
@@ -518,7 +518,7 @@ static void test_plan_equals_run(void **state) {
         for (int plan = 0; plan < 2; plan++) {
             struct gpt g;
             struct optimizer opt;
-            ctx_init(&ctx[plan], device, &cpu_ops, plan);
+            ctx_init(&ctx[plan], device, cpu_ops(), plan);
             gpt_create(&g, &ctx[plan], &small, &variants[i]);
             gpt_init_weights(&g, 1);
             gpt_set_batch(&g, tokens, tokens);

@@ -25,7 +25,7 @@ static const double temperatures[] = {0.5, 1.0, 100.0};
 
 static void open_model(struct opened *o, const struct gpt_config *config) {
     o->device = device_open_cpu();
-    ctx_init(&o->ctx, o->device, &cpu_ops, false);
+    ctx_init(&o->ctx, o->device, cpu_ops(), false);
     generator_create(&o->model, &o->ctx, config, DTYPE_F32, NULL);
     gpt_init_weights(&o->model, 3);
     for (int id = 0; id < PARAM_ROWS; id++)

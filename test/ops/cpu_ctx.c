@@ -5,7 +5,7 @@
 
 int open_cpu(void **state) {
     struct ctx *ctx = (struct ctx *)xcalloc(1, sizeof *ctx);
-    ctx_init(ctx, device_open_cpu(), &cpu_ops, false);
+    ctx_init(ctx, device_open_cpu(), cpu_ops(), false);
     *state = ctx;
     return 0;
 }

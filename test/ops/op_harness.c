@@ -255,7 +255,7 @@ void op_instance_create(struct op_instance *x, const struct op_test *op, const s
     x->unit = unit_of(dtype);
     x->ctx = target;
     x->cpu = device_open_cpu();
-    ctx_init(&x->reference, x->cpu, &cpu_ops, false);
+    ctx_init(&x->reference, x->cpu, cpu_ops(), false);
     x->reference.forced = NULL;
     op->make(x);
     compute_reference(x);

@@ -159,7 +159,7 @@ static const char *answer(const struct request *r, char *text, size_t size) {
         struct gpt gpt;
         struct gpt_options options = run_gpt_options(&config, &device);
         options.dtype = DTYPE_F32; /* the CPU's variants stand in for the GPU's */
-        ctx_init(&ctx, &device, &cpu_ops, true);
+        ctx_init(&ctx, &device, cpu_ops(), true);
         gpt_create(&gpt, &ctx, &model, &options);
         /* marked: the blocks' matrices; not the weight of the lm_head, vectors or gradients */
         bool marked = options.fp8 && gpt_param(&gpt, P_QKV_W, 0).fp8 && gpt_param(&gpt, P_PROJ_W, 0).fp8 &&

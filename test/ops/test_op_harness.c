@@ -175,7 +175,7 @@ static void reads_scratch(const struct op_env *env, struct tensor *out, float va
 static void differs(const struct op_env *env, struct tensor *out, const struct tensor *inp,
                     enum activation act) {
     static bool second;
-    cpu_ops.act_forward[0].run(env, out, inp, act);
+    cpu_ops()->act_forward[0].run(env, out, inp, act);
     if (second) f32(out)[0] = nextafterf(f32(out)[0], 0.0f);
     second = !second;
 }
@@ -197,7 +197,7 @@ static void expect_failure(void **state, const struct ops *ops, enum op_id id, c
 static void test_misuse_of_scratch_is_noticed(void **state) {
     const struct fill_variant overruns[] = {{"overruns", overruns_scratch, small_need}, {0}};
     const struct fill_variant reads[] = {{"reads", reads_scratch, small_need}, {0}};
-    struct ops ops = cpu_ops;
+    struct ops ops = *cpu_ops();
     ops.fill = overruns;
     expect_failure(state, &ops, OP_fill, "byte 0 after the end of its scratch");
     ops.fill = reads;
@@ -205,8 +205,8 @@ static void test_misuse_of_scratch_is_noticed(void **state) {
 }
 
 static void test_a_second_run_that_differs_is_noticed(void **state) {
-    const struct act_forward_variant variants[] = {{"differs", differs, cpu_ops.act_forward[0].need}, {0}};
-    struct ops ops = cpu_ops;
+    const struct act_forward_variant variants[] = {{"differs", differs, cpu_ops()->act_forward[0].need}, {0}};
+    struct ops ops = *cpu_ops();
     ops.act_forward = variants;
     expect_failure(state, &ops, OP_act_forward, "two runs on the same inputs gave different bits");
 }

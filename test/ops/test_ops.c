@@ -368,10 +368,10 @@ static void fill_elsewhere(const struct op_env *env, struct tensor *out, float v
 static void test_variants_made_for_one_device(void **state) {
     struct ctx plan;
     struct device device = *ctx_of(state)->device;
-    const struct fill_variant variants[] = {{"elsewhere", fill_elsewhere, cpu_ops.fill[0].need, 90},
-                                            {"anywhere", cpu_ops.fill[0].run, cpu_ops.fill[0].need},
+    const struct fill_variant variants[] = {{"elsewhere", fill_elsewhere, cpu_ops()->fill[0].need, 90},
+                                            {"anywhere", cpu_ops()->fill[0].run, cpu_ops()->fill[0].need},
                                             {0}};
-    struct ops ops = cpu_ops;
+    struct ops ops = *cpu_ops();
     float value = 0.0f;
     struct tensor out = tensor_make("out", DTYPE_F32, &value, 1, 0, 0, 0);
     ops.fill = variants;
@@ -394,15 +394,15 @@ static void test_variants_made_for_one_device(void **state) {
 static void test_chosen_variants(void **state) {
     struct ctx plan;
     struct device device = *ctx_of(state)->device;
-    const struct fill_variant variants[] = {{"a", cpu_ops.fill[0].run, cpu_ops.fill[0].need},
-                                            {"b", cpu_ops.fill[0].run, cpu_ops.fill[0].need},
-                                            {"c", cpu_ops.fill[0].run, cpu_ops.fill[0].need},
+    const struct fill_variant variants[] = {{"a", cpu_ops()->fill[0].run, cpu_ops()->fill[0].need},
+                                            {"b", cpu_ops()->fill[0].run, cpu_ops()->fill[0].need},
+                                            {"c", cpu_ops()->fill[0].run, cpu_ops()->fill[0].need},
                                             {0}};
     static const struct {
         const char *choice, *runs;
     } cases[] = {{NULL, "a"},     {"fill:b", "b"},          {"fill:-a", "b"},      {"fill:-b", "a"},
                  {"sum:-a", "a"}, {"fill:-a,fill:-b", "c"}, {"sum:x,fill:-a", "b"}};
-    struct ops ops = cpu_ops;
+    struct ops ops = *cpu_ops();
     float value = 0.0f;
     struct tensor out = tensor_make("out", DTYPE_F32, &value, 1, 0, 0, 0);
     ops.fill = variants;
@@ -469,7 +469,7 @@ static bool size_is_free(int id, const char *name) {
 static void test_operands_that_do_not_fit(void **state) {
     struct device *device = device_open_cpu();
     struct ctx plan;
-    ctx_init(&plan, device, &cpu_ops, true);
+    ctx_init(&plan, device, cpu_ops(), true);
     for (int id = 0; id < OP_COUNT; id++) {
         /* the case with the most operands, which includes optional ones */
         struct op_instance x;

@@ -221,7 +221,7 @@ static struct ctx plan_of(const struct run *r, struct device *device, const stru
     struct optimizer opt;
     struct zero z;
     struct comm *idle = comm_open_plan(r->world);
-    ctx_init(&plan, device, &cpu_ops, true);
+    ctx_init(&plan, device, cpu_ops(), true);
     gpt_create(&gpt, &plan, r->config, options);
     zero_create(&z, &gpt, &opt, idle, r->level, (struct optimizer_options){.kind = r->optimizer});
     gpt_init_weights(&gpt, 1);
@@ -281,7 +281,7 @@ static void run_rank(const struct run *r, struct comm *comm, struct device *devi
         .B = r->B, .T = r->T, .train = true, .recompute = r->recompute, .init_std = 0.1f};
     zero_gpt_options(&options, r->level, r->world);
     plan = plan_of(r, device, &options);
-    ctx_init(&ctx, device, &cpu_ops, false);
+    ctx_init(&ctx, device, cpu_ops(), false);
     gpt_create(&gpt, &ctx, r->config, &options);
     poison(&gpt.params);
     zero_create(&z, &gpt, &opt, comm, r->level, (struct optimizer_options){.kind = r->optimizer});

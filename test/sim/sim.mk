@@ -7,7 +7,9 @@ SIM_BUILDS  := $(if $(SIM_MISSING),,$(if $(SANITIZE),asan,plain tsan))
 SIM_SRC      = $(CUDA_SRC) $(wildcard test/sim/*.cpp)
 SIM_FLAGS    = -std=c++17 -D_GNU_SOURCE -I. -isystem $(CUDA_HOME)/include -include test/sim/sim.h \
                -DKERNEL_WRAPPERS='"test/sim/wrappers.h"' -DHOPPER_WRAPPERS='"test/sim/hopper.h"' -MMD -MP $(WARN) \
-               -Wno-unknown-pragmas -Wno-psabi $(filter -m%,$(OPT))
+               -Wno-unknown-pragmas -Wno-psabi $(SIM_NATIVE)
+# The simulated device never leaves this machine.
+SIM_NATIVE  := $(shell $(CXX) -march=native -fsyntax-only -x c++ /dev/null 2>/dev/null && echo -march=native)
 # Variables without an initial value hold nonsense, not the zeros that a fresh stack happens to have.
 SIM_FILL    := $(shell $(CXX) -ftrivial-auto-var-init=pattern -fsyntax-only -x c++ /dev/null 2>/dev/null \
                  && echo -ftrivial-auto-var-init=pattern)
