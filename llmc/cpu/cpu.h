@@ -1,7 +1,7 @@
 /* Helpers of the CPU operations. These are the reference, in fp32, that every other back end is tested
  * against, so each file reads as the definition of its ops. They also train models, so loops are threaded
- * with OpenMP over independent rows or columns and written so that the compiler vectorises them. Only BLAS
- * may make a result depend on the number of threads.
+ * with OpenMP over independent rows or columns and written so that the compiler vectorises them. The number
+ * of threads changes no bit of a result.
  *
  * Each file is compiled once per instruction set (LLMC_CPU_ISAS in ops.h). CPU_ISA is the one of this
  * compilation, and CPU_NAME() makes the names of what other files see. */
