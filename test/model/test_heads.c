@@ -122,7 +122,7 @@ static int open_planted(void **state) {
     config.vocab_size = tokenizer_vocab_size(p->tokenizer);
     gpt_config_complete(&config);
     p->device = device_open_cpu();
-    ctx_init(&p->ctx, p->device, &cpu_ops, false);
+    ctx_init(&p->ctx, p->device, cpu_ops(), false);
     struct gpt_options options = {.B = 7, .T = T, .dtype = DTYPE_F32};
     gpt_create(&p->gpt, &p->ctx, &config, &options);
     plant(p);
