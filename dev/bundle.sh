@@ -1,12 +1,14 @@
 #!/bin/sh
 # Completes the folder that `make bundle` has installed the programs in: adds the shared libraries that they need, except
 # glibc's and CUDA's, their licences, checksums and, with CUDA, what measures a GPU; proves that the programs run in a
-# root directory that holds nothing else than the folder and glibc; packs it.
-#     dev/bundle.sh FOLDER [BUILD]      BUILD: where the benchmark and the CUDA tests are, with the CUDA back end
+# root directory that holds nothing else than the folder and glibc (and the CUDA libraries); packs it.
+#     dev/bundle.sh FOLDER [BUILD CUDA]     with the CUDA back end: BUILD has the benchmark and the CUDA tests, CUDA the
+#                                           toolkit's libraries
 # Fails if a program needs a newer glibc than Debian 12's, or if OpenBLAS is one for this processor only.
 set -eu
 newest_glibc=2.36
-folder=$1 build=${2:-}
+folder=$1 build=${2:-} cuda=${3:-}
+[ -z "$cuda" ] || export LD_LIBRARY_PATH="$cuda"
 
 if [ -n "$build" ]; then
     mkdir -p "$folder/test"
@@ -61,18 +63,20 @@ grep -q 'OpenBLAS.*DYNAMIC_ARCH' "$folder/VERSION" || {
 # The proof.
 bare=$(mktemp -d)
 trap 'rm -rf "$bare"' EXIT
-if [ -n "$build" ]; then
-    echo "  not tried in a bare root: it has no CUDA libraries"
-elif ! unshare -Urm true 2>/dev/null; then
+if ! unshare -Urm true 2>/dev/null; then
     echo "  not tried in a bare root: this system allows no user namespaces"
 else
-    mkdir -p "$bare/tmp" "$bare/proc"
+    mkdir -p "$bare/tmp" "$bare/proc" "$bare/cuda"
     cp -a "$folder" "$bare/bundle"
     # shellcheck disable=SC2086
     ldd $programs | awk '/(ld-linux|libc|libm|libdl|libpthread|librt|libmvec)[-.a-z0-9_]*so/ { print ($2 == "=>" ? $3 : $1) }' | sort -u |
         while read -r path; do mkdir -p "$bare${path%/*}" && cp -L "$path" "$bare$path"; done
     # The dynamic linker reads in /proc where a program lies.
-    bare() { unshare -Urm sh -c 'mount --rbind /proc "$1/proc" && shift && exec env -i "$0" "$@"' "$(command -v chroot)" "$bare" "$bare" "$@"; }
+    bare() {
+        unshare -Urm sh -c 'root=$0 chroot=$1 cuda=$2 && shift 2 && mount --rbind /proc "$root/proc" || exit
+            [ -z "$cuda" ] || mount --rbind "$cuda" "$root/cuda" || exit
+            exec env -i ${cuda:+LD_LIBRARY_PATH=/cuda} "$chroot" "$root" "$@"' "$bare" "$(command -v chroot)" "$cuda" "$@"
+    }
     bare /bundle/bin/llmc-stories --count 200 >"$bare/tmp/text"
     bare /bundle/bin/llmc-prepare --tokenizer train:400 --out /tmp/shards /tmp/text >"$bare/tmp/log" 2>&1 &&
         bare /bundle/bin/train_gpt --stories 100 --steps 2 --layers 1 --out /tmp/run >"$bare/tmp/log" 2>&1 &&
@@ -81,7 +85,7 @@ else
         echo "the bundle does not run in a bare root"
         exit 1
     }
-    echo "  prepares, trains and samples in a root with nothing but it and glibc"
+    echo "  prepares, trains and samples in a root with nothing but it${cuda:+, the CUDA libraries} and glibc"
 fi
 
 (cd "$folder" && find . -type f ! -name SHA256SUMS | LC_ALL=C sort | xargs sha256sum) >"$folder/SHA256SUMS"

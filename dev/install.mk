@@ -33,4 +33,4 @@ bundle: deps  ## a folder and an archive that run on other machines (CUDA=1 CUDA
 	rm -rf $(BUNDLE_DIR)
 	LD_LIBRARY_PATH=$(CUDA_HOME)/lib64 $(MAKE) --no-print-directory BUILD=$(BUNDLE_BUILD) BUNDLE=1 \
 	    CUDA=$(or $(WITH_CUDA),0) PREFIX= DESTDIR=$(BUNDLE_DIR) install $(if $(WITH_CUDA),gpu-programs)
-	LD_LIBRARY_PATH=$(CUDA_HOME)/lib64 sh dev/bundle.sh $(BUNDLE_DIR) $(if $(WITH_CUDA),$(BUNDLE_BUILD))
+	sh dev/bundle.sh $(BUNDLE_DIR) $(if $(WITH_CUDA),$(BUNDLE_BUILD) $(CUDA_HOME)/lib64)

@@ -104,7 +104,7 @@ else
     S2=120 S3=60 S4=60 S5=60 S6=90
     tiny='--layers 1'
     compare='--model gpt2 --layers 2 --batch-size 2 --seq-len 256'
-    twice='--model gpt2 --layers 4 --batch-size 8' model_124m='--model gpt2 --batch-size 64' model_1558m='--model gpt2-xl --batch-size 16'
+    twice='--model gpt2 --layers 2 --batch-size 8' model_124m='--model gpt2 --batch-size 64' model_1558m='--model gpt2-xl --batch-size 16'
     steps=40 shard_tokens=2800000 vocabulary=50257 repeats=10 shapes=gpt2 bench='--seconds 0.05'
     ROWS=${ROWS:-.} PROGRAMS='test_cuda_hopper test_cuda_fp8 test_cuda_ranges test_cuda_kernel test_cuda_device'
     torch='--model gpt2 --batch-size 64 --seq-len 1024 --vocab-size 50304 --steps 30'
@@ -188,11 +188,13 @@ made_for_one() { awk '$2 > 0 { split($1, a, ":"); print a[1] ":-" a[2] }' "$WORK
 
 # --- the stages ---
 
+variant= # what train() passes on as LLMC_VARIANT
 # MHz, or nothing where there is no nvidia-smi
 full_clock=$(timeout 5 nvidia-smi --query-gpu=clocks.max.sm --format=csv,noheader,nounits 2>/dev/null | sed -n '1s/^\([0-9]*\)$/\1/p')
 no_room= # why nothing can be trained
 room=$(df -Pk "$WORK" | awk 'NR == 2 { print int($4 / 1024) }')
 [ "$room" -ge "${ROOM:-4000}" ] || no_room="$WORK has room for $room MB, and trained models need ${ROOM:-4000}: set TMPDIR to another directory"
+users_path=${LD_LIBRARY_PATH:-}
 unusable= # why no program can use the GPU
 find_libraries() {
     [ -n "$bundle" ] || return
@@ -268,7 +270,7 @@ train() {
     name=$1 limit=$2
     shift 2
     rm -rf "${WORK:?}/$name"
-    run "$name.log" "$limit" $TRAIN "$@" $(data) --val-every 1000000 --device cuda --out "$WORK/$name"
+    run "$name.log" "$limit" env ${variant:+"LLMC_VARIANT=$variant"} $TRAIN "$@" $(data) --val-every 1000000 --device cuda --out "$WORK/$name"
 }
 same() { # WHAT A B: the logs of two runs and their weights
     if cmp -s "$WORK/$2/log.jsonl" "$WORK/$3/log.jsonl" &&
@@ -335,15 +337,17 @@ blame() {
     [ -s "$WORK/rows.all" ] || list_rows || return
     special=$(made_for_one | tr '\n' ',')
     [ -n "$special" ] || return
-    if ! LLMC_VARIANT=${special%,} train without 15 $model_124m --steps 5; then
-        say "without ${special%,} it fails, too: $(reason)"
+    variant=${special%,}
+    if ! train without 15 $model_124m --steps 5; then
+        say "with LLMC_VARIANT=$variant it fails, too: $(reason)"
+        variant=
         return
     fi
     guilty=
-    for one in $(echo "$special" | tr ',' ' '); do
-        ! LLMC_VARIANT=$one train without 15 $model_124m --steps 5 || guilty="$guilty $one"
+    for variant in $(echo "$special" | tr ',' ' '); do
+        ! train without 15 $model_124m --steps 5 || guilty="$guilty $variant"
     done
-    LLMC_VARIANT=$(echo "${guilty:-$special}" | sed 's/^[ ,]*//; s/[ ,]*$//; s/ /,/g')
+    LLMC_VARIANT=$(echo "${guilty:-$special}" | sed 's/^[ ,]*//; s/[ ,]*$//; s/ /,/g') variant=
     bad "$([ -n "$guilty" ] && echo "to blame is$guilty" | sed 's/:-/:/g' || echo 'no single variant is to blame'): it runs with LLMC_VARIANT=$LLMC_VARIANT, and so does what follows"
     export LLMC_VARIANT
     rm -rf "$WORK/without"
@@ -403,8 +407,9 @@ stage6() {
     stage_begin 6 peers $S6
     trainer=$here/train_torch.py
     [ -e "$trainer" ] || trainer=dev/reference/train_torch.py
-    if run torch-version 15 $python -c 'import torch, numpy; print(torch.__version__, torch.cuda.is_available())'; then
-        run torch 70 $python "$trainer" $torch
+    if run torch-version 15 env LD_LIBRARY_PATH="$users_path" $python -c 'import torch, numpy; print(torch.__version__, torch.cuda.is_available())'; then
+        # with the libraries that it was made for, not the toolkit's
+        run torch 70 env LD_LIBRARY_PATH="$users_path" $python "$trainer" $torch
         if [ $status -eq 0 ]; then tail -n 2 "$output" | sed 's/^/   /' >>"$WORK/lines"; else say "PyTorch: $(reason)"; fi
     else
         say "PyTorch: left out, $python has no torch and numpy (PYTHON=...)"
@@ -425,7 +430,7 @@ stage7() {
     stage_begin 7 further "$LIMIT"
     grep -E '^(FAIL|DEAD) .*:' "$WORK/results" 2>/dev/null | head -n 3 | while read -r _ row _; do
         command -v compute-sanitizer >/dev/null || { say "no compute-sanitizer here"; break; }
-        LLMC_TEST_ROW=$row run sanitizer 40 compute-sanitizer --tool memcheck --print-limit 3 $TESTS/test_cuda_ops "${row%%:*}"
+        run sanitizer 40 env LLMC_TEST_ROW=$row compute-sanitizer --tool memcheck --print-limit 3 $TESTS/test_cuda_ops "${row%%:*}"
         say "memcheck $row: $(grep -m 1 -E '=========     (Invalid|at|Access)|ERROR SUMMARY' "$output")"
     done
     run autotune 60 $TRAIN profile $model_124m --device cuda --repeats $repeats --autotune "$WORK/tune"
