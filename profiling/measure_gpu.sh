@@ -110,7 +110,7 @@ else
     torch='--model gpt2 --batch-size 64 --seq-len 1024 --vocab-size 50304 --steps 30'
     export LLMC_TEST_SIZE=large
 fi
-export WORK TESTS ROW_LIMIT GOMP_SPINCOUNT=1000
+export WORK TESTS ROW_LIMIT GOMP_SPINCOUNT=1000 CMOCKA_MESSAGE_OUTPUT=STDOUT
 
 # --- how a command runs ---
 
