@@ -82,8 +82,8 @@ build=${BUILD:-build}
 bundle=
 if [ -n "${SIM:-}" ]; then
     cd "$here/.." || exit 1
-    TRAIN=${TRAIN:-$build/sim/plain/train_gpt} TESTS=$build/sim/plain/test/cuda ROW_LIMIT=3
-    S2=20 S3=20 S4=20 S5=10 S6=90
+    TRAIN=${TRAIN:-$build/sim/plain/train_gpt} TESTS=$build/sim/plain/test/cuda ROW_LIMIT=8
+    S2=60 S3=60 S4=60 S5=30 S6=90
     small='--layers 1 --heads 2 --channels 32 --context 32 --vocab-size 300'
     tiny=$small
     compare='--layers 1 --heads 2 --channels 32 --context 16 --vocab-size 300 --batch-size 2 --seq-len 8'

@@ -62,11 +62,11 @@ start=$(date +%s)
 PATH=$work/bin:$PATH SIM=1 OUT=$work/bad TRAIN=$work/bin/trainer ROWS='^(fill|cast|sumsq):' PROGRAMS='' \
     LLMC_TEST_FAULT=fill:vec:bf16=wrong,cast:vec:fp32=illegal,sumsq:vec:bf16=hang \
     sh profiling/measure_gpu.sh --only 1,2,3,4,5 >"$work/bad.txt" 2>&1
-[ $? -eq 1 ] && [ $(($(date +%s) - start)) -lt 60 ]
+[ $? -eq 1 ] && [ $(($(date +%s) - start)) -lt 120 ]
 ok $? "with faults it ends in time, and with status 1" "$work/bad.txt"
 expect "$work/bad.txt" 'at work: 345 of 1980 MHz' 'the clock is held down' '1 FAIL, 1 DEAD, 1 HANG, 0 left out' \
     'FAIL  fill:vec:bf16 .*should be exactly' 'DEAD  cast:vec:fp32 .*0x1000, is not device memory' \
-    'HANG  sumsq:vec:bf16 .*no end after 3 s' 'compare bf16: .* 0 differ' 'ten steps: status 1: error: attn_backward: an illegal' \
+    'HANG  sumsq:vec:bf16 .*no end after 8 s' 'compare bf16: .* 0 differ' 'ten steps: status 1: error: attn_backward: an illegal' \
     '124M: status 1: error: attn_backward: an illegal' 'memory in use at most, .*: 30123 MiB' 'to blame is attn_backward:hopper: it runs with' \
     'attn_forward *4.30 *[0-9.]* ' '7 things are WRONG'
 refuse "$work/bad.txt" 'to blame is.*attn_forward'
