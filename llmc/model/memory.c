@@ -50,7 +50,6 @@ static void init_param(struct gpt *g, enum param_id id, int64_t l, uint64_t seed
     if (row->rows == DIM_VP) t = tensor_slice_rows(&t, 0, g->config.vocab_size); /* the padding stays zero */
     uint64_t purpose = RNG_INIT | (uint64_t)id << 8 | (uint64_t)l << 16;
     float std = g->options.init_std > 0.0f ? g->options.init_std : 0.02f;
-    if (g->options.block_init_std > 0.0f && gpt_param_in_blocks(id)) std = g->options.block_init_std;
     if (row->init == INIT_NORMAL_RESIDUAL) std /= sqrtf(2.0f * (float)g->config.layers);
     if (row->init == INIT_NORMAL_POSITION) std *= 0.5f;
     if (row->init == INIT_ONE)

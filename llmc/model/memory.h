@@ -53,7 +53,6 @@ struct gpt_options {
     enum dtype dtype;       /* of parameters, gradients and activations */
     bool fp8;               /* multiply the blocks' matrices in fp8; their widths and B*T multiples of 16 */
     float init_std;         /* of gpt_init_weights; 0 means GPT-2's 0.02 */
-    float block_init_std;   /* of the blocks' matrices; 0: the same */
     struct loss_terms loss; /* of training; gpt_loss() is plain cross-entropy */
     const struct tensor *params; /* use this buffer (another model's) instead of allocating one; or NULL */
     int64_t param_slots, grad_slots; /* of the two buffers, see gpt_stored_total; they need hooks */

@@ -43,6 +43,11 @@ static const char *colour_of(const struct profile_row *r) {
     case OP_loss_forward:
         return "#d18a00";
     case OP_adamw:
+    case OP_lion:
+    case OP_muon_momentum:
+    case OP_normalize:
+    case OP_ns_factor:
+    case OP_muon_update:
         return "#a04bb0";
     case OP_sumsq:
         return "#cf8fd8";

@@ -23,8 +23,6 @@ static const struct option_row model_rows[] = {
     OPT_REAL(C, init_std, "init-std", "0", 0, 10, "X",
              "standard deviation of new weights (0: 0.1 for the stories, else 0.02, more below 768 channels)",
              0),
-    OPT_REAL(C, block_init_std, "block-init-std", "0", 0, 10, "X",
-             "standard deviation of new matrices in the blocks (0: as --init-std)", 0),
 };
 static const struct option_row data_rows[] = {
     OPT_TEXT(
@@ -384,7 +382,6 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
                                   .recompute = c->recompute,
                                   .head_chunks = c->head_chunks,
                                   .init_std = (float)c->init_std,
-                                  .block_init_std = (float)c->block_init_std,
                                   .fp8 = fp8,
                                   .loss = {(float)c->label_smoothing, (float)c->z_loss},
                                   .dtype = dtype};

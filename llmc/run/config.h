@@ -44,7 +44,7 @@ struct run_config {
     enum optimizer_choice optimizer;
     enum schedule_kind schedule;
     int64_t warmup;
-    double init_std, block_init_std;
+    double init_std;
     /* evaluation */
     int64_t val_every, val_batches, sample_every, eval_every;
     const char *eval_tasks;
