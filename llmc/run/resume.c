@@ -46,6 +46,8 @@ static const struct resume_row {
     {"beta1", RESUME_FREE},
     {"beta2", RESUME_FREE},
     {"eps", RESUME_FREE},
+    {"label-smoothing", RESUME_FREE},
+    {"z-loss", RESUME_FREE},
     {"grad-clip", RESUME_FREE},
     /* evaluation */
     {"val-every", RESUME_FREE},
