@@ -98,6 +98,13 @@ void dataset_free(struct dataset *d) {
     free(d);
 }
 
+void dataset_set_vocabulary(struct dataset *d, int64_t vocab_size) { d->vocab_size = vocab_size; }
+
+const char *dataset_shard(const struct dataset *d, int64_t shard, int64_t *tokens) {
+    *tokens = d->shards[shard].tokens;
+    return d->shards[shard].path;
+}
+
 int64_t dataset_tokens(const struct dataset *d) { return d->tokens; }
 int64_t dataset_shards(const struct dataset *d) { return d->count; }
 
@@ -203,6 +210,18 @@ static bool reader_read(struct reader *r, int64_t shard, int64_t first, int64_t 
     return true;
 }
 
+/* The same for a range that may go on in the shards behind. */
+static bool reader_read_on(struct reader *r, int64_t shard, int64_t first, int64_t count, uint32_t *out,
+                           struct error *err) {
+    for (; count > 0; shard++, first = 0) {
+        int64_t n = min_i64(count, r->d->shards[shard].tokens - first);
+        if (!reader_read(r, shard, first, n, out, err)) return false;
+        out += n;
+        count -= n;
+    }
+    return true;
+}
+
 /* --- the permutation --- */
 
 /* A Feistel network on the smallest power of two >= count, with Philox as its round function. An index that
@@ -233,6 +252,11 @@ struct row {
     int64_t shard, first, length; /* inputs [first, first + length), targets one further */
 };
 
+/* Shards that are cut into samples as one: the first, and those behind it that are too short for a sample. */
+struct stretch {
+    int64_t first_sample, first_token; /* counted from the beginning of the data */
+};
+
 struct slot {
     int32_t *tokens, *targets; /* (B,T) */
     int64_t valid_targets;
@@ -241,10 +265,11 @@ struct slot {
 struct dataloader {
     const struct dataset *d;
     struct loader_options o;
-    int64_t samples;
-    int64_t
-        *first_sample; /* (shards + 1) number of the first sample of each shard; not for SAMPLES_DOCUMENTS */
-    struct row *rows;  /* (row_count) for SAMPLES_DOCUMENTS; samples after them are ignored rows */
+    int64_t samples, unused;   /* in an epoch; tokens in no sample */
+    int64_t *first_token;      /* (shards) tokens in the shards before; not for SAMPLES_DOCUMENTS, ... */
+    struct stretch *stretches; /* (stretch_count) ... neither are these */
+    int64_t stretch_count;
+    struct row *rows; /* (row_count) for SAMPLES_DOCUMENTS; samples after them are ignored rows */
     int64_t row_count;
 
     /* The reading thread's own. */
@@ -266,17 +291,34 @@ struct dataloader {
     int64_t start, taken; /* sample of batch 0; batches handed out */
 };
 
+/* The last stretch that begins at or before the sample, and the last shard that begins at or before the
+ * token. */
+static const struct stretch *stretch_of(const struct dataloader *l, int64_t sample) {
+    int64_t low = 0, high = l->stretch_count;
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        *(l->stretches[middle].first_sample <= sample ? &low : &high) = middle;
+    }
+    return &l->stretches[low];
+}
+
+static int64_t shard_of(const struct dataloader *l, int64_t token) {
+    int64_t low = 0, high = l->d->count;
+    while (high - low > 1) {
+        int64_t middle = low + (high - low) / 2;
+        *(l->first_token[middle] <= token ? &low : &high) = middle;
+    }
+    return low;
+}
+
 static struct row locate(const struct dataloader *l, int64_t sample) {
     int64_t index = sample % l->samples;
     if (l->o.order == SAMPLES_DOCUMENTS) return index < l->row_count ? l->rows[index] : (struct row){0, 0, 0};
     if (l->o.order == SAMPLES_SHUFFLED)
         index = shuffle_index(l->o.seed, sample / l->samples, index, l->samples);
-    int64_t low = 0, high = l->d->count; /* first_sample[low] <= index < first_sample[high] */
-    while (high - low > 1) {
-        int64_t middle = low + (high - low) / 2;
-        *(l->first_sample[middle] <= index ? &low : &high) = middle;
-    }
-    return (struct row){low, (index - l->first_sample[low]) * l->o.T, l->o.T};
+    const struct stretch *s = stretch_of(l, index);
+    int64_t token = s->first_token + (index - s->first_sample) * l->o.T, shard = shard_of(l, token);
+    return (struct row){shard, token - l->first_token[shard], l->o.T};
 }
 
 static bool fill_slot(struct dataloader *l, struct slot *out, int64_t sample, struct error *err) {
@@ -284,14 +326,14 @@ static bool fill_slot(struct dataloader *l, struct slot *out, int64_t sample, st
     for (int64_t b = 0; b < l->o.B; b++) {
         struct row *r = &l->batch_rows[b];
         *r = locate(l, sample + b);
-        if (r->length > 0 && !reader_prepare(&l->reader, r->shard, r->first, r->length + 1, err))
-            return false;
+        int64_t here = min_i64(r->length + 1, l->d->shards[r->shard].tokens - r->first);
+        if (r->length > 0 && !reader_prepare(&l->reader, r->shard, r->first, here, err)) return false;
     }
     out->valid_targets = 0;
     for (int64_t b = 0; b < l->o.B; b++) {
         const struct row *r = &l->batch_rows[b];
         int32_t *tokens = out->tokens + b * T, *targets = out->targets + b * T; /* (T) */
-        if (r->length > 0 && !reader_read(&l->reader, r->shard, r->first, r->length + 1, l->scratch, err))
+        if (r->length > 0 && !reader_read_on(&l->reader, r->shard, r->first, r->length + 1, l->scratch, err))
             return false;
         for (int64_t t = 0; t < r->length; t++) {
             tokens[t] = (int32_t)l->scratch[t];
@@ -340,6 +382,30 @@ static bool add_document_rows(struct dataloader *l, int64_t shard, int64_t *capa
     return ok;
 }
 
+/* Ends the stretch that begins at `first_token` before token `end`. */
+static void count_stretch(struct dataloader *l, int64_t end) {
+    int64_t tokens = end - l->stretches[l->stretch_count - 1].first_token;
+    int64_t samples = max_i64(tokens - 1, 0) / l->o.T;
+    l->samples += samples;
+    l->unused += tokens - (samples ? samples * l->o.T + 1 : 0);
+}
+
+static void find_stretches(struct dataloader *l) {
+    const struct dataset *d = l->d;
+    int64_t token = 0;
+    l->first_token = (int64_t *)xmalloc((size_t)d->count * sizeof *l->first_token);
+    l->stretches = (struct stretch *)xmalloc((size_t)d->count * sizeof *l->stretches);
+    for (int64_t i = 0; i < d->count; i++) {
+        l->first_token[i] = token;
+        if (i == 0 || d->shards[i].tokens > l->o.T) {
+            if (i > 0) count_stretch(l, token);
+            l->stretches[l->stretch_count++] = (struct stretch){l->samples, token};
+        }
+        token += d->shards[i].tokens;
+    }
+    count_stretch(l, token);
+}
+
 static bool find_samples(struct dataloader *l, struct error *err) {
     const struct dataset *d = l->d;
     int64_t longest = 0, capacity = 0, group = l->o.B * l->o.world;
@@ -353,19 +419,20 @@ static bool find_samples(struct dataloader *l, struct error *err) {
             err, "%s: %lld tokens in %lld shards, the longest of %lld: too few to predict one from another",
             d->name, (long long)d->tokens, (long long)d->count, (long long)longest);
     }
-    l->first_sample = (int64_t *)xmalloc((size_t)(d->count + 1) * sizeof *l->first_sample);
-    for (int64_t i = 0; i <= d->count; i++) {
-        l->first_sample[i] = l->samples;
-        if (i < d->count) l->samples += max_i64(d->shards[i].tokens - 1, 0) / l->o.T;
-    }
-    if (l->samples >= (l->o.order == SAMPLES_SHUFFLED ? group : 1)) return true;
+    find_stretches(l);
+    if (l->o.order != SAMPLES_SHUFFLED) group = 1;
+    if (l->samples >= group) return true;
+    const char *needed =
+        group == 1 ? "; one is needed: use more text or shorter sequences"
+                   : temp_printf(", fewer than the %lld of one batch (batch size %lld, %lld processes): use "
+                                 "more text, a smaller batch or shorter sequences",
+                                 (long long)group, (long long)l->o.B, (long long)l->o.world);
     return fail(
         err,
-        "%s: %lld tokens in %lld shards, the longest of %lld, hold %lld samples of %lld tokens (sequence "
-        "length %lld and one more), fewer than the %lld of one batch (batch size %lld, %lld processes): use "
-        "more text, a smaller batch or shorter sequences",
-        d->name, (long long)d->tokens, (long long)d->count, (long long)longest, (long long)l->samples,
-        (long long)l->o.T + 1, (long long)l->o.T, (long long)group, (long long)l->o.B, (long long)l->o.world);
+        "%s: %lld tokens in %lld shards hold %lld samples of %lld tokens (sequence length %lld and one "
+        "more)%s",
+        d->name, (long long)d->tokens, (long long)d->count, (long long)l->samples, (long long)l->o.T + 1,
+        (long long)l->o.T, needed);
 }
 
 /* --- the reading thread --- */
@@ -420,7 +487,8 @@ static void loader_free(struct dataloader *l) {
     free(l->batch_rows);
     free(l->scratch);
     free(l->rows);
-    free(l->first_sample);
+    free(l->first_token);
+    free(l->stretches);
     free(l);
 }
 
@@ -459,6 +527,7 @@ void dataloader_close(struct dataloader *l) {
 }
 
 int64_t dataloader_samples(const struct dataloader *l) { return l->samples; }
+int64_t dataloader_unused(const struct dataloader *l) { return l->unused; }
 
 void dataloader_next(struct dataloader *l, const int32_t **tokens, const int32_t **targets,
                      int64_t *valid_targets) {

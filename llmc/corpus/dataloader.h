@@ -20,6 +20,10 @@ struct dataset *dataset_open(const char *pattern, int64_t vocab_size, struct err
 /* Takes over `tokens` (malloc). `name` is for messages. */
 struct dataset *dataset_from_tokens(const char *name, uint32_t *tokens, int64_t count, int64_t vocab_size);
 void dataset_free(struct dataset *d);
+/* Before the first loader: another limit of the token ids. */
+void dataset_set_vocabulary(struct dataset *d, int64_t vocab_size);
+/* The path of a shard, and its tokens. */
+const char *dataset_shard(const struct dataset *d, int64_t shard, int64_t *tokens);
 int64_t dataset_tokens(const struct dataset *d);
 int64_t dataset_shards(const struct dataset *d);
 /* Depends on names (without directories), sizes and headers of the shards, or on the tokens in memory. A
@@ -55,16 +59,19 @@ struct loader_options {
 };
 
 /* Starts the reading thread. Fails, with all sizes in the message, if the data does not hold one sample (T
- * + 1 tokens of one shard), or with SAMPLES_SHUFFLED not the B * world samples of one batch.
- * SAMPLES_DOCUMENTS needs only two tokens. */
+ * + 1 tokens), or with SAMPLES_SHUFFLED not the B * world samples of one batch. SAMPLES_DOCUMENTS needs
+ * only two tokens. */
 struct dataloader;
 struct dataloader *dataloader_open(const struct dataset *d, const struct loader_options *options,
                                    struct error *err);
 void dataloader_close(struct dataloader *l); /* NULL is fine */
 
-/* Samples in one epoch. Sample i of a shard is tokens [iT, iT+T]; the last is only a target. Tokens after
- * the last whole sample of a shard are not used. */
+/* Samples in one epoch. Sample i of a shard is tokens [iT, iT+T]; the last is only a target. Shards that are
+ * too short for a sample are joined to the shard before them, as if they were its end. Tokens after the last
+ * whole sample of such a stretch are not used. */
 int64_t dataloader_samples(const struct dataloader *l);
+/* Tokens that are in no sample. */
+int64_t dataloader_unused(const struct dataloader *l);
 
 /* The next batch: (B,T) each, valid until the next call. Targets are the following tokens, or -1 where
  * ignored. `valid_targets` (or NULL) receives the number of targets that are not ignored. Ends the process

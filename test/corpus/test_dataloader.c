@@ -357,40 +357,90 @@ static void offsets_have_64_bits(void **state) {
 /* --- samples --- */
 
 static void samples_cover_shards_of_different_lengths(void **state) {
-    /* With T = 4: 2 samples, none, exactly 1, 3 samples. The numbers of the 3 shards do not overlap. */
+    /* With T = 4: b is too short for a sample and joined to a, where one goes on into it; c holds exactly
+     * one, d three and 3 tokens that are in none. */
     put_shard(in_scratch("a.bin"), 1000, 9, VOCAB);
     put_shard(in_scratch("b.bin"), 2000, 4, VOCAB);
     put_shard(in_scratch("c.bin"), 3000, 5, VOCAB);
     put_shard(in_scratch("d.bin"), 4000, 16, VOCAB);
-    static const int32_t starts[] = {1000, 1004, 3000, 4000, 4004, 4008};
+    static const int32_t samples[][5] = {{1000, 1001, 1002, 1003, 1004}, {1004, 1005, 1006, 1007, 1008},
+                                         {1008, 2000, 2001, 2002, 2003}, {3000, 3001, 3002, 3003, 3004},
+                                         {4000, 4001, 4002, 4003, 4004}, {4004, 4005, 4006, 4007, 4008},
+                                         {4008, 4009, 4010, 4011, 4012}};
+    enum { SAMPLES = ARRAY_LENGTH(samples) };
     struct dataset *d = open_data(in_scratch("?.bin"), VOCAB);
     for (int shuffled = 0; shuffled < 2; shuffled++) {
         struct dataloader *l = open_loader(
             d, (struct loader_options){
-                   .B = 2, .T = 4, .order = shuffled ? SAMPLES_SHUFFLED : SAMPLES_IN_ORDER, .seed = 3});
-        assert_int_equal(dataloader_samples(l), 6);
+                   .B = 1, .T = 4, .order = shuffled ? SAMPLES_SHUFFLED : SAMPLES_IN_ORDER, .seed = 3});
+        assert_int_equal(dataloader_samples(l), SAMPLES);
+        assert_int_equal(dataloader_unused(l), 3);
         for (int epoch = 0; epoch < 3; epoch++) {
-            int seen[6] = {0};
-            int32_t *got = take(l, 3, 2, 4);
-            for (int r = 0; r < 6; r++) {
-                const int32_t *inp = got + r / 2 * 16 + r % 2 * 4, *target = inp + 8;
+            int seen[SAMPLES] = {0};
+            int32_t *got = take(l, SAMPLES, 1, 4);
+            for (int r = 0; r < SAMPLES; r++) {
+                const int32_t *inp = got + r * 8, *target = inp + 4;
                 int which = -1;
-                for (int k = 0; k < 6; k++)
-                    if (starts[k] == inp[0]) which = k;
+                for (int k = 0; k < SAMPLES; k++)
+                    if (samples[k][0] == inp[0]) which = k;
                 if (which < 0) fail_msg("a row starts with %d", inp[0]);
                 if (!shuffled) assert_int_equal(which, r);
                 seen[which]++;
-                for (int t = 0; t < 4; t++) {
-                    assert_int_equal(inp[t], inp[0] + t);
-                    assert_int_equal(target[t], inp[0] + t + 1);
-                }
+                assert_memory_equal(inp, samples[which], 16);
+                assert_memory_equal(target, samples[which] + 1, 16);
             }
-            for (int k = 0; k < 6; k++) assert_int_equal(seen[k], 1);
+            for (int k = 0; k < SAMPLES; k++) assert_int_equal(seen[k], 1);
             free(got);
         }
         dataloader_close(l);
     }
     dataset_free(d);
+}
+
+/* Random shards against the rule, told anew: cut into stretches, and every stretch into samples. Where no
+ * shard is short, the samples of each shard are by themselves. */
+static void short_shards_are_joined(void **state) {
+    enum { MOST_SHARDS = 9, MOST = 40 };
+    for (uint64_t trial = 0; trial < 80; trial++) {
+        struct rng4 r = rng_philox(trial, RNG_TEST, 0);
+        int shards = 1 + (int)(r.v[0] % MOST_SHARDS);
+        int64_t T = 1 + r.v[1] % 12, used = 0, total = 0;
+        uint32_t stretch[MOST_SHARDS * MOST], n = 0;
+        int32_t expected[MOST_SHARDS * MOST];
+        int64_t samples = 0, in_stretch = 0;
+        for (int k = 0; k <= shards; k++) {
+            uint32_t count = k < shards ? 1 + rng_philox(trial, RNG_TEST, (uint64_t)k + 1).v[0] % MOST : 0;
+            if (k == shards || count > T) { /* the next stretch begins */
+                for (int64_t at = 0; at + T < in_stretch; at += T) expected[samples++] = (int32_t)stretch[at];
+                used += in_stretch > T ? (in_stretch - 1) / T * T + 1 : 0;
+                in_stretch = 0;
+            }
+            if (k == shards) break;
+            put_shard(in_scratch("j%d.bin", k), n, count, VOCAB);
+            for (uint32_t i = 0; i < count; i++) stretch[in_stretch++] = n++;
+            total += count;
+        }
+        struct dataset *d = open_data(in_scratch("j*.bin"), VOCAB);
+        struct loader_options o = {.B = 1, .T = T, .order = SAMPLES_IN_ORDER, .world = 1};
+        struct error err = {""};
+        struct dataloader *l = dataloader_open(d, &o, &err);
+        if (samples == 0) assert_mentions(err.message, "one is needed");
+        assert_true((l != NULL) == (samples > 0));
+        if (l) {
+            assert_int_equal(dataloader_samples(l), samples);
+            assert_int_equal(dataloader_unused(l), total - used);
+            int32_t *got = take(l, samples, 1, T);
+            for (int64_t s = 0; s < samples; s++)
+                for (int64_t t = 0; t < T; t++) {
+                    assert_int_equal(got[2 * s * T + t], expected[s] + t);
+                    assert_int_equal(got[(2 * s + 1) * T + t], expected[s] + t + 1);
+                }
+            free(got);
+        }
+        dataloader_close(l);
+        dataset_free(d);
+        for (int k = 0; k < shards; k++) unlink(in_scratch("j%d.bin", k));
+    }
 }
 
 static void batches_cross_epochs(void **state) {
@@ -747,7 +797,7 @@ static void too_little_data_names_all_sizes(void **state) {
     struct dataset *d = numbered(64);
     struct loader_options o = {.B = 1, .T = 64, .world = 1};
     assert_null(dataloader_open(d, &o, &err));
-    static const char *const sizes[] = {"numbers", "64 tokens", "0 samples", "65 tokens", "batch size 1"};
+    static const char *const sizes[] = {"numbers", "64 tokens", "0 samples", "65 tokens", "one is needed"};
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++) assert_mentions(err.message, sizes[i]);
     o = (struct loader_options){.B = 4, .T = 9, .world = 2}; /* exactly 7 samples of the 8 */
     assert_null(dataloader_open(d, &o, &err));
@@ -873,6 +923,7 @@ int main(int argc, char **argv) {
         SCRATCH_TEST(contents_tell_data_apart),
         SCRATCH_TEST(offsets_have_64_bits),
         SCRATCH_TEST(samples_cover_shards_of_different_lengths),
+        SCRATCH_TEST(short_shards_are_joined),
         cmocka_unit_test(batches_cross_epochs),
         SCRATCH_TEST(uint32_and_uint16_shards_mix),
         SCRATCH_TEST(many_shards),
