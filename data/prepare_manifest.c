@@ -5,6 +5,7 @@
 #include "llmc/base/file.h"
 #include "llmc/base/json_file.h"
 #include "llmc/corpus/shard.h"
+#include "llmc/corpus/shard_manifest.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -16,7 +17,7 @@
 #include <unistd.h>
 
 enum { MANIFEST_VERSION = 1 };
-static const char manifest_format[] = "llmc token shards";
+static const char manifest_format[] = SHARD_MANIFEST_FORMAT;
 
 static char *manifest_path(const char *out, bool complete) {
     return xasprintf("%s/manifest.json%s", out, complete ? "" : ".partial");

@@ -26,7 +26,8 @@ struct compare_config {
 
 #define C struct compare_config
 static const struct option_row rows[] = {
-    OPT_TEXT(C, run.model, "model", "tiny", "NAME|DIR", "preset or directory with weights", 0),
+    OPT_TEXT(C, run.model, "model", NULL, "NAME|DIR",
+             "preset or directory with weights (default: " RUN_DEFAULT_MODEL ")", 0),
     OPT_INT(C, run.batch_size, "batch-size", "2", 1, 1 << 20, "B", "sequences", 0),
     OPT_INT(C, run.seq_len, "seq-len", "64", 1, 1 << 24, "T", "tokens in a sequence", 0),
     OPT_SIZE(C, run.steps, "steps", "1", 1, 1e6, "N", "training steps", 0),

@@ -4,6 +4,7 @@
 #include "llmc/base/file.h"
 #include "llmc/cli/commands.h"
 #include "llmc/corpus/corpus.h"
+#include "llmc/corpus/shard_manifest.h"
 #include "llmc/format/checkpoint.h"
 #include "llmc/model/eval.h"
 #include "llmc/run/owner.h"
@@ -144,6 +145,21 @@ static struct dataset *open_text(const struct evaluation *e, struct error *err) 
     return ok ? dataset_from_tokens(e->c.text, ids, count, e->model.vocab_size) : NULL;
 }
 
+static struct dataset *open_shards(const struct evaluation *e, struct error *err) {
+    struct dataset *d = dataset_open(e->c.data, e->model.vocab_size, err);
+    struct shard_tokenizer made_with;
+    if (!d) return NULL;
+    bool ok = shard_tokenizer_find(&made_with, d, err) &&
+              shard_tokenizer_is(&made_with, e->tokenizer, temp_printf("--data %s", e->c.data),
+                                 e->c.tokenizer ? temp_printf("--tokenizer %s", e->c.tokenizer)
+                                                : temp_printf("that of %s", e->directory),
+                                 err);
+    shard_tokenizer_free(&made_with);
+    if (ok) return d;
+    dataset_free(d);
+    return NULL;
+}
+
 static void print_loss(const struct eval_loss *r, const char *name) {
     say("%s: loss %.4f nats per token over %" PRId64 " tokens, perplexity %.2f", name, r->loss, r->targets,
         r->perplexity);
@@ -156,7 +172,7 @@ static void evaluate_loss(const struct evaluation *e) {
     struct gpt gpt;
     struct ctx ctx;
     const char *name = e->c.data ? e->c.data : e->c.text;
-    struct dataset *d = e->c.data ? dataset_open(name, e->model.vocab_size, &err) : open_text(e, &err);
+    struct dataset *d = e->c.data ? open_shards(e, &err) : open_text(e, &err);
     check(d, "%s", err.message);
     /* SAMPLES_DOCUMENTS takes every token once and pads the last batch. Shards are cut into windows
      * regardless of documents (no token ends one), as published losses are measured. */

@@ -139,17 +139,30 @@ static char *find_newest(const char *run, struct error *err) {
     return found;
 }
 
+static bool is_model_directory(const char *path) {
+    char *config = xasprintf("%s/config.json", path), *trainer = xasprintf("%s/trainer.json", path);
+    bool is = path_exists(config) || path_exists(trainer);
+    free(config);
+    free(trainer);
+    return is;
+}
+
 char *checkpoint_find(const char *path, struct error *err) {
     if (!path_exists(path)) {
         fail(err, "%s: has no checkpoint: no such file or directory", path);
         return NULL;
     }
     if (!path_is_directory(path)) return xstrdup(path);
-    char *config = xasprintf("%s/config.json", path), *trainer = xasprintf("%s/trainer.json", path);
-    bool is_model = path_exists(config) || path_exists(trainer);
-    free(config);
-    free(trainer);
-    return is_model ? find_itself(path, err) : find_newest(path, err);
+    return is_model_directory(path) ? find_itself(path, err) : find_newest(path, err);
+}
+
+bool checkpoint_may_hold_model(const char *path) {
+    struct step_list list;
+    if (!path_is_directory(path)) return path_exists(path);
+    if (is_model_directory(path)) return true;
+    bool has = list_steps(&list, path, false, NULL) && list.count > 0;
+    free(list.step);
+    return has;
 }
 
 /* --- removing --- */

@@ -326,6 +326,11 @@ static bool find_preset(struct gpt_config *config, const char *name, struct erro
     return true;
 }
 
+bool gpt_preset_exists(const char *name) {
+    struct gpt_config config;
+    return find_preset(&config, name, NULL);
+}
+
 bool gpt_config_from_name(struct gpt_config *config, const char *name, const struct gpt_config *changes,
                           struct error *err) {
     if (!find_preset(config, name, err)) return false;

@@ -116,6 +116,7 @@ const char *gpt_field_text(const struct gpt_config *config, const struct gpt_fie
 bool gpt_config_from_name(struct gpt_config *config, const char *name, const struct gpt_config *changes,
                           struct error *err);
 const char *gpt_preset_names(void); /* for help texts */
+bool gpt_preset_exists(const char *name);
 
 /* The first field that is said, or NULL. */
 const struct gpt_field *gpt_config_said(const struct gpt_config *config);

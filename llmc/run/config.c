@@ -16,9 +16,10 @@
 
 #define C struct run_config
 static const struct option_row model_rows[] = {
-    OPT_TEXT(C, model, "model", "tiny", "NAME|DIR",
+    OPT_TEXT(C, model, "model", NULL, "NAME|DIR",
              "tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m ... gpt3-1.3b, dN for N layers, or a "
-             "directory with weights to start from (a checkpoint, or a Hugging Face GPT-2 or Llama)",
+             "directory with weights to start from: a checkpoint, or a Hugging Face GPT-2 or Llama "
+             "(default: " RUN_DEFAULT_MODEL ")",
              0),
     OPT_REAL(C, init_std, "init-std", "0", 0, 10, "X",
              "standard deviation of new weights (0: 0.1 for the stories, else 0.02, more below 768 channels)",
@@ -67,7 +68,9 @@ static const struct option_row optimizer_rows[] = {
              "muon updates the matrices of the blocks, and adamw the rest (auto: adamw)", 0),
     OPT_REAL(
         C, learning_rate, "learning-rate", "0", 0, 100, "X",
-        "peak learning rate (0: 2.5e-3 for the stories, else by the model's width, 6e-4 at 768 channels)", 0),
+        "peak learning rate (0: 2.5e-3 for the stories, else by the model's width, 6e-4 at 768 channels; a "
+        "tenth of that for weights from --model DIR)",
+        0),
     OPT_WORD(C, schedule, "schedule", "cosine", "cosine|linear|constant|wsd|noam", NULL,
              "shape of the learning rate after the warmup; wsd is constant and decays at the "
              "end, noam falls with the square root of the steps",
@@ -189,14 +192,20 @@ const struct option_group run_option_groups[] = {
 
 /* --- the model --- */
 
+bool run_starts_from_weights(const struct run_config *c) {
+    return c->model &&
+           (gpt_preset_exists(c->model) ? checkpoint_may_hold_model(c->model) : path_exists(c->model));
+}
+
 bool run_model_config(struct gpt_config *model, char **directory, const struct run_config *c,
                       int64_t vocab_size, struct error *err) {
     *directory = NULL;
     struct gpt_config changes = c->shape;
     changes.vocab_size = vocab_size;
-    if (!path_exists(c->model)) {
-        if (strchr(c->model, '/')) return fail(err, "--model %s: no such directory", c->model);
-        return gpt_config_from_name(model, c->model, &changes, err);
+    if (!run_starts_from_weights(c)) {
+        const char *name = c->model ? c->model : RUN_DEFAULT_MODEL;
+        if (strchr(name, '/')) return fail(err, "--model %s: no such directory", name);
+        return gpt_config_from_name(model, name, &changes, err);
     }
     changes.vocab_size = 0;
     const struct gpt_field *said = gpt_config_said(&changes);
@@ -220,9 +229,19 @@ bool run_model_config(struct gpt_config *model, char **directory, const struct r
 /* --- values that were left open --- */
 
 /* Brown et al. 2020, table 2.1. Narrower models take larger rates, in inverse proportion to the width. */
-static double learning_rate_for(int64_t channels) {
+static double rate_for_width(int64_t channels) {
     if (channels < 768) return fmin(4e-3, 6e-4 * 768.0 / (double)channels);
     return channels < 1024 ? 6e-4 : channels < 1536 ? 3e-4 : channels < 2048 ? 2.5e-4 : 2e-4;
+}
+
+/* Weights that are trained already get a tenth: there their own training has ended (--final-lr-fraction), and
+ * the full rate would undo what the last part of it has learned. GPT was fine-tuned with 6.25e-5 after 2.5e-4
+ * (Radford et al. 2018), BERT with 2e-5 to 5e-5 after 1e-4. Lion's updates are larger: Chen et al. 2023 take
+ * 0.1 to 0.3 of AdamW's rate. */
+static double choose_learning_rate(const struct run_config *c, int64_t channels, bool from_weights) {
+    bool stories = !c->text && !c->data, lion = c->optimizer == OPTIMIZER_CHOICE_LION;
+    double rate = lion ? 0.3 * rate_for_width(channels) : stories ? 2.5e-3 : rate_for_width(channels);
+    return from_weights ? 0.1 * rate : rate;
 }
 
 static bool choose_tokens_per_step(struct run_config *c, struct error *err) {
@@ -267,14 +286,15 @@ static bool complete_optimizer(struct run_config *c, struct error *err) {
 }
 
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, struct error *err) {
-    bool small = model->channels < 512;
+    bool small = model->channels < 512, from_weights = run_starts_from_weights(c);
     if (!c->batch_size) c->batch_size = small ? 8 : 4;
     if (!c->seq_len) c->seq_len = min_i64(model->context, 1024);
     if (c->seq_len > model->context)
         return fail(err,
                     "--seq-len %" PRId64 " is longer than the context of model %s (%" PRId64 " positions)%s",
                     c->seq_len, model->name, model->context,
-                    path_exists(c->model) ? "" : "; --context gives a new model a longer one");
+                    from_weights ? "" : "; --context gives a new model a longer one");
+    if (!c->model) c->model = RUN_DEFAULT_MODEL;
     if (!choose_tokens_per_step(c, err)) return false;
     if (c->samples == SAMPLES_CHOICE_AUTO)
         c->samples = c->text || c->data ? SAMPLES_CHOICE_WINDOWS : SAMPLES_CHOICE_DOCUMENTS;
@@ -284,14 +304,11 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, s
      * rules below reach 21.7 % after 2,400. Larger embeddings keep the words of a class apart, and a model
      * must tell them apart to repeat the right one. */
     if (c->init_std <= 0 && stories) c->init_std = 0.1;
-    bool lion =
-        c->optimizer == OPTIMIZER_CHOICE_LION; /* its updates are larger: Chen et al. take 0.1 to 0.3 */
-    if (c->learning_rate <= 0 && stories && !lion) c->learning_rate = 2.5e-3;
+    if (c->learning_rate <= 0) c->learning_rate = choose_learning_rate(c, model->channels, from_weights);
     if (c->final_lr_fraction < 0) c->final_lr_fraction = stories ? 0.0 : 0.1;
     /* 0.02 is GPT-2's, for 768 channels and more; with fewer inputs to a sum, larger weights keep its
      * variance */
     if (c->init_std <= 0) c->init_std = 0.02 * sqrt(fmax(1.0, 768.0 / (double)model->channels));
-    if (c->learning_rate <= 0) c->learning_rate = learning_rate_for(model->channels) * (lion ? 0.3 : 1.0);
     return true;
 }
 
@@ -330,6 +347,10 @@ bool run_config_plan(struct run_config *c, const struct options *o, int64_t epoc
                      int64_t sample, struct error *err) {
     if (!choose_steps(c, o, epoch_samples, step, sample, err)) return false;
     if (c->warmup < 0) c->warmup = min_i64(700, c->steps / 20);
+    if (c->warmup > c->steps)
+        warn("--warmup %" PRId64 " lasts longer than the run of %" PRId64
+             " steps: the learning rate reaches %.3g at the end, not its peak of %.3g",
+             c->warmup, c->steps, run_learning_rate(c, c->steps - 1), c->learning_rate);
     if (!c->val_every) c->val_every = max_i64(20, c->steps / 10);
     if (!c->eval_every) c->eval_every = c->val_every;
     if (!c->save_every) c->save_every = max_i64(50, c->steps / 10);

@@ -26,7 +26,7 @@ enum matmul_choice { MATMUL_CHOICE_BF16, MATMUL_CHOICE_FP8 };
 
 struct run_config {
     /* model */
-    const char *model;       /* preset, or a directory with weights */
+    const char *model;       /* preset, or a directory with weights; NULL: RUN_DEFAULT_MODEL */
     struct gpt_config shape; /* what is said of it; the vocabulary also goes to a tokenizer that is trained */
     /* data */
     const char *text, *field, *data, *val, *tokenizer;
@@ -70,6 +70,12 @@ struct run_config {
 
 extern const struct option_group run_option_groups[];
 enum { RUN_OPTION_GROUPS = 9 };
+
+/* What a run without --model trains. */
+#define RUN_DEFAULT_MODEL "tiny"
+/* Whether --model names a directory (or file) with weights. The name of a preset means the preset, unless
+ * something of that name holds a model. */
+bool run_starts_from_weights(const struct run_config *c);
 
 /* The model that the options name: a preset with overrides, or the one in a checkpoint directory, whose
  * path *directory then receives (owned by the caller; NULL for a preset). `vocab_size` overrides a preset's

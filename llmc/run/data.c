@@ -30,30 +30,75 @@ static struct tokenizer *train_tokenizer(const struct corpus *c, int64_t vocab_s
     return t;
 }
 
-static bool choose_tokenizer(struct run_data *d, const struct run_config *c, const char *from,
-                             const struct corpus *corpus, struct error *err) {
-    if (c->tokenizer) {
-        d->tokenizer =
-            strcmp(c->tokenizer, "bytes") == 0 ? tokenizer_bytes() : tokenizer_load(c->tokenizer, err);
-    } else if (from) {
-        d->tokenizer = checkpoint_load_tokenizer(from, err);
-        if (!d->tokenizer && err->message[0]) return false;
-        if (!d->tokenizer && corpus)
-            return fail(err,
-                        "%s has no tokenizer.json; --tokenizer must name the tokenizer it was trained with",
-                        from);
-    } else if (corpus) {
-        int64_t vocab = c->shape.vocab_size ? c->shape.vocab_size : d->stories ? STORIES_VOCAB : TEXT_VOCAB;
-        if (vocab < 257)
-            return fail(err, "--vocab-size %" PRId64 ": a byte-level tokenizer has at least 257 tokens",
-                        vocab);
-        d->tokenizer = train_tokenizer(corpus, vocab, err);
-    }
-    if (!d->tokenizer) return !corpus && !c->tokenizer;
-    d->vocab_size = tokenizer_vocab_size(d->tokenizer);
-    if (corpus && tokenizer_end_of_text(d->tokenizer) < 0)
-        return fail(err, "the tokenizer has no <|endoftext|> token to separate documents with");
+static struct tokenizer *named_tokenizer(const char *name, struct error *err) {
+    return strcmp(name, "bytes") == 0 ? tokenizer_bytes() : tokenizer_load(name, err);
+}
+
+/* --tokenizer against the one that the weights were trained with. A resumed run cannot change it; a new run
+ * may, and learns its embeddings anew. */
+static bool check_given_tokenizer(const struct run_data *d, const struct run_config *c,
+                                  const char *checkpoint, struct error *err) {
+    struct tokenizer *own = checkpoint ? checkpoint_load_tokenizer(checkpoint, err) : NULL;
+    bool same = !own || tokenizer_hash(own) == tokenizer_hash(d->tokenizer);
+    if (own) tokenizer_free(own);
+    if (same) return true;
+    if (c->resume)
+        return fail(
+            err,
+            "--tokenizer %s: is not the tokenizer of %s; leave the option out at --resume, or start a "
+            "new run from these weights: --model %s",
+            c->tokenizer, checkpoint, checkpoint);
+    warn("--tokenizer %s is not the tokenizer of %s: the same numbers are other tokens, and the model has to "
+         "learn them anew",
+         c->tokenizer, checkpoint);
     return true;
+}
+
+static struct tokenizer *new_tokenizer(const struct run_data *d, const struct run_config *c,
+                                       const struct corpus *corpus, struct error *err) {
+    int64_t asked = c->shape.vocab_size, vocab = asked ? asked : d->stories ? STORIES_VOCAB : TEXT_VOCAB;
+    if (vocab < 257) {
+        fail(err, "--vocab-size %" PRId64 ": a byte-level tokenizer has at least 257 tokens", vocab);
+        return NULL;
+    }
+    struct tokenizer *t = train_tokenizer(corpus, vocab, err);
+    if (t && tokenizer_vocab_size(t) < asked)
+        warn("--vocab-size %" PRId64 ": the text is too small for more than %d different tokens", asked,
+             tokenizer_vocab_size(t));
+    return t;
+}
+
+/* A tokenizer that was there before decides how many tokens there are; --vocab-size can only add rows to the
+ * model. */
+static bool choose_vocabulary(struct run_data *d, const struct run_config *c, struct error *err) {
+    int64_t tokens = d->tokenizer ? tokenizer_vocab_size(d->tokenizer) : 0, asked = c->shape.vocab_size;
+    d->vocab_size = max_i64(tokens, asked);
+    return !asked || asked >= tokens ||
+           fail(err,
+                "--vocab-size %" PRId64 ": the tokenizer has %" PRId64
+                " tokens, and each needs a row of the model; leave the option out, or give at least as many",
+                asked, tokens);
+}
+
+/* Of token shards it may stay unknown. */
+static bool choose_tokenizer(struct run_data *d, const struct run_config *c, const char *checkpoint,
+                             const struct corpus *corpus, struct error *err) {
+    err->message[0] = '\0';
+    if (c->tokenizer) {
+        d->tokenizer = named_tokenizer(c->tokenizer, err);
+        if (!d->tokenizer || !check_given_tokenizer(d, c, checkpoint, err)) return false;
+    } else if (checkpoint) {
+        d->tokenizer = checkpoint_load_tokenizer(checkpoint, err);
+    }
+    if (!d->tokenizer && !err->message[0] && !corpus) d->tokenizer = shard_tokenizer_load(&d->shards, err);
+    if (!d->tokenizer && err->message[0]) return false;
+    if (!d->tokenizer && corpus && checkpoint)
+        return fail(err, "%s has no tokenizer.json; --tokenizer must name the tokenizer it was trained with",
+                    checkpoint);
+    if (d->tokenizer || !corpus) return (c->resume && checkpoint) || choose_vocabulary(d, c, err);
+    d->tokenizer = new_tokenizer(d, c, corpus, err);
+    if (d->tokenizer) d->vocab_size = tokenizer_vocab_size(d->tokenizer);
+    return d->tokenizer != NULL;
 }
 
 /* --- text and stories --- */
@@ -99,8 +144,9 @@ static bool encode(struct run_data *d, const struct run_config *c, const struct 
         return false;
     }
     const char *name = c->text ? c->text : "the built-in stories";
-    d->train = dataset_from_tokens(name, train, train_count, d->vocab_size);
-    d->val = dataset_from_tokens(name, val, val_count, d->vocab_size);
+    int64_t vocab = tokenizer_vocab_size(d->tokenizer);
+    d->train = dataset_from_tokens(name, train, train_count, vocab);
+    d->val = dataset_from_tokens(name, val, val_count, vocab);
     d->val_order = SAMPLES_DOCUMENTS;
     d->val_bytes = corpus->validation_bytes;
     if (d->stories) d->floor_loss = stories_floor(corpus, val_count - 1);
@@ -114,32 +160,79 @@ static bool encode(struct run_data *d, const struct run_config *c, const struct 
 
 /* --- opening --- */
 
-bool run_data_open(struct run_data *d, const struct run_config *c, const char *tokenizer_from,
+/* Ids are limited later, by run_data_set_vocabulary(). */
+static bool open_shards(struct run_data *d, const struct run_config *c, struct error *err) {
+    if (!(d->train = dataset_open(c->data, INT64_MAX, err)) ||
+        !shard_tokenizer_find(&d->shards, d->train, err))
+        return false;
+    return !c->val || ((d->val = dataset_open(c->val, INT64_MAX, err)) &&
+                       shard_tokenizer_find(&d->val_shards, d->val, err));
+}
+
+/* What is known of the tokenizers of --data, --val and the model must agree. */
+static bool check_tokenizers(const struct run_data *d, const struct run_config *c, const char *checkpoint,
+                             struct error *err) {
+    const struct shard_tokenizer *data = &d->shards, *val = &d->val_shards;
+    const char *whose = c->tokenizer ? temp_printf("--tokenizer %s", c->tokenizer)
+                                     : temp_printf("that of %s", checkpoint ? checkpoint : c->data);
+    if (!shard_tokenizer_is(data, d->tokenizer, temp_printf("--data %s", c->data), whose, err)) return false;
+    if (data->known && val->known && data->hash != val->hash)
+        return fail(
+            err,
+            "--val %s and --data %s were made with different tokenizers, as the manifest.json in %s and "
+            "in %s says",
+            c->val, c->data, val->directory, data->directory);
+    return shard_tokenizer_is(val, d->tokenizer, temp_printf("--val %s", c->val ? c->val : ""), whose, err);
+}
+
+static bool open_data(struct run_data *d, const struct run_config *c, const char *checkpoint,
+                      struct error *err) {
+    const char *twice, *same;
+    if (!open_shards(d, c, err) || !choose_tokenizer(d, c, checkpoint, NULL, err) ||
+        !check_tokenizers(d, c, checkpoint, err))
+        return false;
+    if (d->val && dataset_overlap(d->train, d->val, &twice, &same))
+        warn("%s of --val has the tokens of %s, which is trained on: its loss says nothing about text that "
+             "the model has not seen",
+             same, twice);
+    d->val_order = SAMPLES_IN_ORDER;
+    snprintf(d->summary, sizeof d->summary, "%.160s: %" PRId64 " shards, %stokens%s", c->data,
+             dataset_shards(d->train), human_count((double)dataset_tokens(d->train)),
+             d->val ? "" : "; no --val: nothing to validate on");
+    return true;
+}
+
+static bool open_text(struct run_data *d, const struct run_config *c, const char *checkpoint,
+                      struct error *err) {
+    struct corpus corpus;
+    if (!open_corpus(d, c, &corpus, err)) return false;
+    bool ok = choose_tokenizer(d, c, checkpoint, &corpus, err) && encode(d, c, &corpus, err);
+    corpus_free(&corpus);
+    return ok;
+}
+
+bool run_data_open(struct run_data *d, const struct run_config *c, const char *checkpoint,
                    struct error *err) {
     memset(d, 0, sizeof *d);
     d->floor_loss = NAN;
     if (c->text && c->data) return fail(err, "--text and --data exclude each other: give one of them");
     if (c->val && !c->data)
         return fail(err, "--val is for --data; of a text, --validation-fraction is held out");
-    if (c->data) return choose_tokenizer(d, c, tokenizer_from, NULL, err);
-    struct corpus corpus;
-    if (!open_corpus(d, c, &corpus, err)) return false;
-    bool ok = choose_tokenizer(d, c, tokenizer_from, &corpus, err) && encode(d, c, &corpus, err);
-    corpus_free(&corpus);
-    return ok;
+    return c->data ? open_data(d, c, checkpoint, err) : open_text(d, c, checkpoint, err);
 }
 
-bool run_data_open_shards(struct run_data *d, const struct run_config *c, int64_t model_vocab,
-                          struct error *err) {
-    if (!c->data) return true;
-    d->train = dataset_open(c->data, model_vocab, err);
-    if (!d->train) return false;
-    if (c->val && !(d->val = dataset_open(c->val, model_vocab, err))) return false;
-    d->val_order = SAMPLES_IN_ORDER;
-    snprintf(d->summary, sizeof d->summary, "%.160s: %" PRId64 " shards, %stokens%s", c->data,
-             dataset_shards(d->train), human_count((double)dataset_tokens(d->train)),
-             d->val ? "" : "; no --val: nothing to validate on");
-    return true;
+void run_data_set_vocabulary(struct run_data *d, int64_t model_vocab) {
+    int64_t vocab = d->tokenizer ? tokenizer_vocab_size(d->tokenizer) : model_vocab;
+    dataset_set_vocabulary(d->train, vocab);
+    if (d->val) dataset_set_vocabulary(d->val, vocab);
+}
+
+bool run_data_check_samples(const struct run_data *d, const struct run_config *c, struct error *err) {
+    return c->samples != SAMPLES_CHOICE_DOCUMENTS || run_end_of_text(d) >= 0 ||
+           fail(err, "--samples documents: %s; --samples windows needs no documents",
+                d->tokenizer ? "the tokenizer has no <|endoftext|> token that begins one"
+                             : "where a document of --data begins is not known: --tokenizer must name the "
+                               "tokenizer that the shards were made with");
 }
 
 void run_data_write_stories(const struct run_config *c, const char *path) {
@@ -160,5 +253,7 @@ void run_data_close(struct run_data *d) {
     if (d->train) dataset_free(d->train);
     if (d->val) dataset_free(d->val);
     if (d->tokenizer) tokenizer_free(d->tokenizer);
+    shard_tokenizer_free(&d->shards);
+    shard_tokenizer_free(&d->val_shards);
     memset(d, 0, sizeof *d);
 }

@@ -3,14 +3,16 @@
 #ifndef LLMC_RUN_DATA_H
 #define LLMC_RUN_DATA_H
 
-#include "llmc/corpus/dataloader.h"
+#include "llmc/corpus/shard_manifest.h"
 #include "llmc/run/config.h"
 #include "llmc/text/tokenizer.h"
 
 struct run_data {
     struct tokenizer *tokenizer; /* NULL: token shards, and no --tokenizer */
-    int64_t vocab_size;          /* 0: the model's own (token shards) */
-    struct dataset *train, *val; /* val may be NULL: no validation */
+    int64_t vocab_size;          /* of a new model: the tokenizer's tokens, or more if --vocab-size says so;
+                                    without a tokenizer that of --vocab-size; 0: the preset's */
+    struct shard_tokenizer shards, val_shards; /* what the manifests beside --data and --val say */
+    struct dataset *train, *val;               /* val may be NULL: no validation */
     enum sample_order val_order;
     int64_t val_bytes; /* of the validation text; 0: unknown */
     double floor_loss; /* exact entropy of the validation set, nats per target; NAN: unknown */
@@ -18,14 +20,15 @@ struct run_data {
     char summary[256]; /* one line for the user */
 };
 
-/* Opens the tokenizer, and the datasets of text and stories. The tokenizer is the one of --tokenizer, else
- * that of `tokenizer_from` (a checkpoint directory, or NULL), else it is trained on the text. */
-bool run_data_open(struct run_data *d, const struct run_config *c, const char *tokenizer_from,
-                   struct error *err);
-/* Opens the token shards of --data and --val; does nothing without --data. Shards come last because their
- * tokens must be below `model_vocab`, which may depend on the tokenizer. */
-bool run_data_open_shards(struct run_data *d, const struct run_config *c, int64_t model_vocab,
-                          struct error *err);
+/* Opens the datasets and the tokenizer: the one of --tokenizer, else that of `checkpoint` (a directory, or
+ * NULL), else the one beside the shards (shard_manifest.h), else it is trained on the text. Refuses shards
+ * that were made with another one, as far as their manifests say. With --resume, `checkpoint` is the one
+ * that the run goes on from, and its tokenizer is the only one that fits. */
+bool run_data_open(struct run_data *d, const struct run_config *c, const char *checkpoint, struct error *err);
+/* Token ids are checked against the tokenizer, without one against the model, which is known last. */
+void run_data_set_vocabulary(struct run_data *d, int64_t model_vocab);
+/* Whether --samples can be had: documents need a token that ends them. After run_config_complete(). */
+bool run_data_check_samples(const struct run_data *d, const struct run_config *c, struct error *err);
 /* Writes the built-in stories for the user to read. A failure is only a warning: the run does not need the
  * file. */
 void run_data_write_stories(const struct run_config *c, const char *path);

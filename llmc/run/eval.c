@@ -38,16 +38,20 @@ static double mean_over_ranks(const struct run *r, const struct eval_loss *loss)
     return all.targets ? all.sum / (double)all.targets : (double)NAN;
 }
 
-void run_validate(struct run *r) {
-    int64_t rank = r->group->rank, world = r->group->world;
-    struct error err;
+struct dataloader *run_open_validation(const struct run *r, struct error *err) {
     struct loader_options loading = {.B = r->config.batch_size,
                                      .T = r->config.seq_len,
                                      .order = r->data.val_order,
-                                     .rank = rank,
-                                     .world = world,
+                                     .rank = r->group->rank,
+                                     .world = r->group->world,
                                      .end_of_text = run_end_of_text(&r->data)};
-    struct dataloader *loader = dataloader_open(r->data.val, &loading, &err);
+    return dataloader_open(r->data.val, &loading, err);
+}
+
+void run_validate(struct run *r) {
+    int64_t rank = r->group->rank, world = r->group->world;
+    struct error err;
+    struct dataloader *loader = run_open_validation(r, &err);
     check(loader, "%s", err.message);
     int64_t all = ceil_div(dataloader_samples(loader), r->config.batch_size);
     int64_t batches = r->config.val_batches ? r->config.val_batches : r->data.val_bytes ? all : 20;

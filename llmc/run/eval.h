@@ -10,6 +10,8 @@ void run_open_tasks(struct run *r);
 /* Opens tasks.jsonl and samples.jsonl in the run directory, on rank 0, as far as there will be rows. */
 bool run_open_result_logs(struct run *r, struct error *err);
 
+/* The batches of a validation, those of this rank. */
+struct dataloader *run_open_validation(const struct run *r, struct error *err);
 /* Logs the mean loss over the validation set or its first --val-batches, the same batches every time. */
 void run_validate(struct run *r);
 /* Answers the tasks; the results go to the terminal and to RUN/tasks.jsonl. */

@@ -54,6 +54,10 @@ static void introduce(const struct run *r, double matmul_rate) {
         say("ranks     %" PRId64 " processes, %" PRId64 " of them on this machine; %s\n", r->group->world,
             r->group->local_world, r->comm->kind);
     say("data      %s\n", r->data.summary);
+    say("epoch     %" PRId64 " samples of %" PRId64 " tokens", r->state.epoch_samples, r->config.seq_len);
+    if (dataloader_unused(r->train))
+        say("; %" PRId64 " tokens that fill no sample are not used", dataloader_unused(r->train));
+    say("\n");
     say("model     %s: %sparameters, %s of memory\n", r->model.name, human_count((double)r->gpt.layout.count),
         human_bytes((double)ctx_memory_total(&r->ctx)));
     say("run       %s, %" PRId64 " step%s of %" PRId64 " tokens%s%s\n", r->out, r->config.steps,

@@ -279,6 +279,15 @@ bool resume_check_data(const struct resume *r, const struct options *now, const 
         free(options);
         return false;
     }
+    /* only whole documents fill up an epoch to a number of steps */
+    if (then->epoch_samples && then->epoch_samples != found->epoch_samples &&
+        r->config.samples != SAMPLES_CHOICE_DOCUMENTS)
+        return fail(err,
+                    "%s: was saved by a version that divides this data into %" PRId64
+                    " samples; here it is %" PRId64
+                    ", and the place in the data is lost: start a new run from "
+                    "these weights with --model %s",
+                    r->checkpoint, then->epoch_samples, found->epoch_samples, r->checkpoint);
     if (then->validation && found->validation != then->validation)
         warn("the validation data is not what the run has had so far: its validation losses before and after "
              "step %" PRId64 " cannot be compared",

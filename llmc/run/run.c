@@ -10,6 +10,7 @@
 #include "llmc/process/rank_facts.h"
 #include "llmc/ranks/comm.h"
 #include "llmc/run/eval.h"
+#include "llmc/run/idle.h"
 #include "llmc/run/log.h"
 #include "llmc/run/resume.h"
 
@@ -139,25 +140,31 @@ static bool find_position(struct run *r, const struct resume *was, struct error 
 }
 
 static bool open_model_config(struct run *r, struct error *err) {
-    struct run_config *c = &r->config;
     char *directory = NULL;
-    int64_t vocab = r->data.vocab_size ? r->data.vocab_size : c->shape.vocab_size;
-    bool ok = r->resumed || run_model_config(&r->model, &directory, c, vocab, err);
+    bool ok = r->resumed || run_model_config(&r->model, &directory, &r->config, r->data.vocab_size, err);
     free(directory);
+    if (ok) run_data_set_vocabulary(&r->data, r->model.vocab_size);
     return ok;
+}
+
+/* Whatever validation needs is found missing before the first step. */
+static bool check_validation(const struct run *r, struct error *err) {
+    if (!r->data.val) return true;
+    struct dataloader *l = run_open_validation(r, err);
+    dataloader_close(l);
+    return l != NULL;
 }
 
 static bool open_data_and_model(struct run *r, const struct resume *was, struct error *err) {
     struct run_config *c = &r->config;
-    bool fine_tunes = !r->start && path_exists(c->model);
+    bool fine_tunes = !r->start && run_starts_from_weights(c);
     if (fine_tunes && !(r->start = checkpoint_find(c->model, err))) return false;
     if (r->resumed && !(checkpoint_config(&r->model, r->start, err) &&
                         resume_check_fixed(was, &r->options, &r->model, err)))
         return false;
     return run_data_open(&r->data, c, r->start, err) && open_model_config(r, err) &&
-           run_data_open_shards(&r->data, c, r->model.vocab_size, err) &&
-           run_config_complete(c, &r->model, err) && (r->train = open_loader(r, err)) &&
-           find_position(r, was, err);
+           run_config_complete(c, &r->model, err) && run_data_check_samples(&r->data, c, err) &&
+           (r->train = open_loader(r, err)) && find_position(r, was, err) && check_validation(r, err);
 }
 
 /* --- several processes --- */
@@ -283,6 +290,7 @@ void run_open(struct run *r) {
     open_comm(r);
     open_data(r);
     compare_state(r);
+    run_warn_idle_options(r);
     /* up to here all ranks have the same errors, and rank 0 reports them; from here on each reports its own
      */
     run_prefix_messages(r->group, 0);
