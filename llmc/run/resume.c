@@ -16,6 +16,7 @@ static const struct resume_row {
 } rows[] = {
     {"model", RESUME_MODEL},
     {"init-std", RESUME_MODEL},
+    {"block-init-std", RESUME_MODEL},
     /* data */
     {"text", RESUME_DATA},
     {"format", RESUME_DATA},
@@ -49,6 +50,8 @@ static const struct resume_row {
     {"label-smoothing", RESUME_FREE},
     {"z-loss", RESUME_FREE},
     {"grad-clip", RESUME_FREE},
+    {"label-smoothing", RESUME_FREE},
+    {"z-loss", RESUME_FREE},
     /* evaluation */
     {"val-every", RESUME_FREE},
     {"val-batches", RESUME_FREE},
