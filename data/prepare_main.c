@@ -40,7 +40,8 @@ static const struct option_row shard_rows[] = {
              "continue an interrupted run; finished shards are verified and kept", OPTION_THIS_RUN),
     OPT_FLAG(S, overwrite, "overwrite", "false", "delete the output of an earlier run in the directory",
              OPTION_THIS_RUN),
-    OPT_INT(S, threads, "threads", "0", 0, 4096, "N", "threads (0: one per core); the output is the same", 0),
+    OPT_INT(S, threads, "threads", "auto", 0, 4096, "N",
+            "threads (auto: one per core); the output is the same", 0),
     OPT_SIZE(S, batch_bytes, "batch-size", "32M", 4096, 1 << 30, "BYTES",
              "text per batch; the program needs about 10 times as much memory", 0),
 };

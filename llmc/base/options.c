@@ -274,7 +274,23 @@ static bool fail_unknown(const struct options *o, const char *where, const char 
     return false;
 }
 
+/* The first text that must be given and is missing: `export RUN FILE` means `export --from RUN --to FILE`. */
+static struct option_state *missing_text(const struct options *o) {
+    for (int i = 0; i < o->count; i++) {
+        struct option_state *s = &o->state[i];
+        if ((s->row->flags & OPTION_REQUIRED) && s->row->type == OPTION_TEXT &&
+            s->source != OPTION_FROM_COMMAND)
+            return s;
+    }
+    return NULL;
+}
+
 static bool add_positional(struct options *o, const char *text, struct error *err) {
+    struct option_state *required = o->command->positional ? NULL : missing_text(o);
+    if (required && *text) {
+        set_value(o, required, (union option_value){.s = text}, OPTION_FROM_COMMAND);
+        return true;
+    }
     if (!o->command->positional || o->positional_count >= o->command->positional_max) {
         bool option = find_state(o, text, strlen(text)) != NULL;
         if (o->command->positional)

@@ -39,9 +39,9 @@ enum option_type {
 };
 
 enum option_flags {
-    OPTION_ABOVE_MIN = 1,    /* the range excludes min */
-    OPTION_BELOW_MAX = 2,    /* the range excludes max */
-    OPTION_REQUIRED = 4,     /* must be given on the command line or in the file */
+    OPTION_ABOVE_MIN = 1, /* the range excludes min */
+    OPTION_BELOW_MAX = 2, /* the range excludes max */
+    OPTION_REQUIRED = 4,  /* must be given on the command line or in the file; a text also without its name */
     OPTION_MAY_BE_EMPTY = 8, /* OPTION_TEXT: "" is a value */
     OPTION_THIS_RUN = 16,    /* about this invocation only (--resume); not stored, not taken from a run */
     OPTION_SWITCH = 32       /* OPTION_WORD, words "auto|on|off": --name, --no-name; JSON: true, false */
@@ -50,8 +50,10 @@ enum option_flags {
 struct option_row {
     const char *name; /* without dashes: lower case letters, digits, '-' */
     enum option_type type;
-    size_t offset;           /* of the field in the configuration structure */
-    const char *initial;     /* the default as a user would type it, checked like input; NULL: no text */
+    size_t offset; /* of the field in the configuration structure */
+    /* The default as a user would type it, checked like input; NULL: no text. "auto" for a number: the program
+     * chooses, the field is 0, and both words mean it on the command line. */
+    const char *initial;
     double min, max;         /* inclusive unless flagged; INFINITY: no limit; integers below 2^53 */
     const char *words;       /* "cosine|linear" */
     const char *placeholder; /* for help: "N", "FILE". NULL for flags, and for words to show them all */

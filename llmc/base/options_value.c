@@ -200,8 +200,18 @@ static bool read_word(const struct option_row *row, const char *text, int64_t *o
                 near < 0 ? "" : names[near], near < 0 ? "" : "?");
 }
 
+/* A number that the program chooses, unless it is given: 0, or "auto". */
+static bool may_be_automatic(const struct option_row *row) {
+    return (is_integer_type(row->type) || row->type == OPTION_REAL) && row->initial &&
+           strcmp(row->initial, "auto") == 0;
+}
+
 bool option_value_from_text(const struct option_row *row, const char *text, union option_value *out,
                             const char *label, struct error *err) {
+    if (may_be_automatic(row) && strcmp(text, "auto") == 0) {
+        *out = row->type == OPTION_REAL ? (union option_value){.d = 0} : (union option_value){.i = 0};
+        return true;
+    }
     switch (row->type) {
     case OPTION_INT:
     case OPTION_SIZE:
@@ -247,6 +257,8 @@ bool option_value_from_json(const struct option_row *row, const json_t *v, union
                                            "a number",   "true or false",
                                            "a string",   "a string"};
     double d = json_number_value(v);
+    if (may_be_automatic(row) && json_is_string(v) && strcmp(json_string_value(v), "auto") == 0)
+        return option_value_from_text(row, "auto", out, label, err);
     switch (row->type) {
     case OPTION_INT:
     case OPTION_SIZE:
@@ -346,10 +358,10 @@ json_t *option_value_to_json(const struct option_row *row, const union option_va
     return word ? json_stringn(word, length) : NULL;
 }
 
-/* The fewest digits that read back as the same double. */
+/* Digits that read back as the same double. */
 static char *real_text(double v) {
     char text[40];
-    for (int digits = 1; digits <= 17; digits++) {
+    for (int digits = 15; digits <= 17; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, v);
         if (strtod(text, NULL) == v) break;
     }
@@ -369,6 +381,7 @@ static char *size_text(int64_t v) {
 char *option_value_to_text(const struct option_row *row, const union option_value *v) {
     size_t length;
     const char *word;
+    if (may_be_automatic(row) && (row->type == OPTION_REAL ? v->d == 0 : v->i == 0)) return xstrdup("auto");
     switch (row->type) {
     case OPTION_INT:
         return xasprintf("%lld", (long long)v->i);

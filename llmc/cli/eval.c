@@ -30,7 +30,7 @@ static const struct option_row model_rows[] = {
     OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
              "tokenizer.json, a directory with one, or the word bytes (default: the tokenizer in DIR)", 0),
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
-    OPT_INT(C, threads, "threads", "0", 0, 4096, "N", "CPU threads (0: all cores)", 0),
+    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: all cores)", 0),
 };
 static const struct option_row what_rows[] = {
     OPT_TEXT(C, data, "data", NULL, "GLOB", "measure the loss on these token shards, in windows of T tokens",
@@ -52,9 +52,10 @@ static const struct option_row what_rows[] = {
     OPT_FLAG(C, overwrite, "overwrite", "false", "replace the FILE of --details", OPTION_THIS_RUN),
 };
 static const struct option_row batch_rows[] = {
-    OPT_INT(C, batch_size, "batch-size", "0", 0, 1 << 20, "B",
-            "sequences computed at a time (0: as many as have 4096 tokens)", 0),
-    OPT_INT(C, seq_len, "seq-len", "0", 0, 1 << 24, "T", "tokens in a sequence (0: the model's context)", 0),
+    OPT_INT(C, batch_size, "batch-size", "auto", 0, 1 << 20, "B",
+            "sequences computed at a time (auto: as many as have 4096 tokens)", 0),
+    OPT_INT(C, seq_len, "seq-len", "auto", 0, 1 << 24, "T",
+            "tokens in a sequence (auto: the model's context)", 0),
     OPT_INT(C, batches, "batches", "0", 0, INFINITY, "N",
             "only the first N batches of --data or --text (0: all)", 0),
 };
@@ -218,8 +219,10 @@ static void write_answer(void *user, int64_t question, int count, int answer, co
 }
 
 static void print_result(const char *name, int width, const struct eval_result *r) {
-    /* the standard error of a proportion */
-    double error = sqrt(r->accuracy * (1 - r->accuracy) / (double)r->questions);
+    /* The standard error of a proportion by Agresti and Coull, with two right and two wrong answers more: two
+     * right answers of two do not make it 0. */
+    double n = (double)r->questions + 4, p = (r->accuracy * (double)r->questions + 2) / n;
+    double error = sqrt(p * (1 - p) / n);
     say("%-*s %9" PRId64 "  %6.2f %% +- %4.2f  %6.2f %%  %10.2f %%  %6.2f %%\n", width, name, r->questions,
         100 * r->accuracy, 100 * error, 100 * r->per_token, 100 * r->per_character, 100 * r->chance);
 }

@@ -32,6 +32,8 @@ char *read_prompt(const char *prompt) {
         size += n;
         if (size + 1 == capacity) text = (char *)xrealloc(text, capacity *= 2);
     }
+    if (size && text[size - 1] == '\n')
+        size--; /* the end of the line that `echo` writes is no part of the text */
     text[size] = '\0';
     return text;
 }
@@ -39,7 +41,9 @@ char *read_prompt(const char *prompt) {
 struct tokenizer *open_prompt_tokenizer(const char *path, const char *directory, const char *prompt,
                                         int64_t V) {
     struct error err = {""};
-    struct tokenizer *t = path ? tokenizer_load(path, &err) : checkpoint_load_tokenizer(directory, &err);
+    struct tokenizer *t = !path                        ? checkpoint_load_tokenizer(directory, &err)
+                          : strcmp(path, "bytes") == 0 ? tokenizer_bytes()
+                                                       : tokenizer_load(path, &err);
     check(t || !err.message[0], "%s", err.message);
     if (!t) {
         check(!prompt[0], "%s has no tokenizer.json: --tokenizer must name one for the --prompt", directory);
@@ -66,6 +70,9 @@ bool try_encode_prompt(struct token_buffer *ids, const struct tokenizer *tokeniz
     }
     if (prompt[0] && tokenizer_encode_special(tokenizer, prompt, (int64_t)strlen(prompt), ids) < 0)
         return fail(err, "cannot encode the prompt");
+    /* a prompt may itself begin with it */
+    if (ids->count > 1 && begin >= 0 && ids->ids[1] == (uint32_t)begin)
+        memmove(ids->ids, ids->ids + 1, (size_t)--ids->count * sizeof *ids->ids);
     if (ids->count == 0)
         return fail(err, "the tokenizer has no <|endoftext|> token to start from: give a --prompt");
     return true;
@@ -76,5 +83,8 @@ struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const struc
     struct token_buffer ids;
     struct error err;
     check(try_encode_prompt(&ids, tokenizer, model, prompt, &err), "%s", err.message);
+    if (ids.count > model->context)
+        warn("the prompt has %" PRId64 " tokens: the model sees the last %" PRId64 " of them, its context",
+             ids.count, model->context);
     return ids;
 }

@@ -23,12 +23,13 @@ static const struct option_row model_rows[] = {
     OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint or a Hugging Face directory",
              OPTION_REQUIRED),
     OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH",
-             "tokenizer.json or a directory with one (default: the tokenizer in DIR)", 0),
+             "tokenizer.json, a directory with one, or \"bytes\" (default: the tokenizer in DIR)", 0),
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
-    OPT_INT(C, threads, "threads", "0", 0, 4096, "N", "CPU threads (0: all cores)", 0),
+    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: all cores)", 0),
 };
 static const struct option_row text_rows[] = {
-    OPT_TEXT(C, prompt, "prompt", "", "TEXT", "the beginning of the text; - reads it from standard input",
+    OPT_TEXT(C, prompt, "prompt", "", "TEXT",
+             "the beginning of the text; - reads it from standard input, without the newline at its end",
              OPTION_MAY_BE_EMPTY),
     OPT_SIZE(C, tokens, "tokens", "200", 1, 1e9, "N", "largest number of tokens to generate", 0),
     OPT_INT(C, count, "count", "1", 1, 1e6, "N", "texts to generate, with the seeds SEED, SEED+1, ...", 0),
@@ -78,9 +79,10 @@ static void print_stats(const struct gpt *gpt, struct device *device, int64_t ma
     device->measure(device, &matmul_rate, &copy_rate);
     fprintf(stderr,
             "%" PRId64
-            " tokens in %.2f s: %.1f tokens/s; weights read at %sB/s, %.0f %% of the %sB/s measured here\n",
-            made, seconds, (double)made / seconds, human_count(bytes * (double)made / seconds),
-            100.0 * bytes * (double)made / seconds / copy_rate, human_count(copy_rate));
+            " token%s in %.3g s: %.1f tokens/s; weights read at %sB/s, %.0f %% of the %sB/s measured here\n",
+            made, made == 1 ? "" : "s", seconds, (double)made / seconds,
+            human_count(bytes * (double)made / seconds), 100.0 * bytes * (double)made / seconds / copy_rate,
+            human_count(copy_rate));
 }
 
 int cmd_sample(int argc, char **argv) {
@@ -119,6 +121,7 @@ int cmd_sample(int argc, char **argv) {
         sampler_free(s);
     }
     double seconds = now_seconds() - started;
+    fflush(stdout); /* before what standard error says */
     if (c.stats) print_stats(&gpt, device, made, seconds);
     check(fflush(stdout) == 0 && !ferror(stdout), "cannot write the text to standard output");
 

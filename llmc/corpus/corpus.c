@@ -145,8 +145,9 @@ void corpus_stories(struct corpus *c, uint64_t seed, int64_t count, double valid
     c->count = l.count;
     c->validation = (bool *)xcalloc((size_t)count, sizeof *c->validation);
     free(l.begin);
-    /* Evenly spread. Their number is the rounded share, but at least one on each side. */
+    /* Evenly spread. Their number is the rounded share, but unless that is 0 at least one on each side. */
     int64_t kept = max_i64(1, min_i64(count - 1, llround((double)count * validation_fraction)));
+    if (validation_fraction == 0) kept = 0;
     for (int64_t k = 0; k < kept; k++) c->validation[(2 * k + 1) * count / (2 * kept)] = true;
     count_bytes(c);
 }

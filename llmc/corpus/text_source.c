@@ -505,10 +505,10 @@ char *text_remark(const struct text_remarks *r, int i) {
         [REMARK_NUL] = {"document holds NUL bytes, and is used as it is",
                         "documents hold NUL bytes, and are used as they are"},
         [REMARK_SEPARATORS] =
-            {"<|endoftext|> stands inside a line, where it is ordinary text; only a line of nothing else "
-             "separates documents",
-             "times <|endoftext|> stands inside a line, where it is ordinary text; only a line of nothing "
-             "else separates documents"},
+            {"<|endoftext|> stands inside a line, where it is ordinary text; to separate documents, put it on a "
+             "line of its own",
+             "times <|endoftext|> stands inside a line, where it is ordinary text; to separate documents, put it "
+             "on a line of its own"},
     };
     if (r->left_out && i-- == 0) return left_out_remark(r);
     for (int k = 0; k < TEXT_REMARKS; k++)

@@ -118,6 +118,27 @@ static char *find_itself(const char *path, struct error *err) {
     return good ? xstrdup(path) : NULL;
 }
 
+/* The directory in `path` with the newest log, if `path` is one of runs. The caller frees. */
+static char *newest_run(const char *path) {
+    DIR *dir = opendir(path);
+    char *newest = NULL;
+    struct timespec time = {0};
+    for (struct dirent *e; dir && (e = readdir(dir)) != NULL;) {
+        char *log = xasprintf("%s/%s/log.jsonl", path, e->d_name);
+        struct stat st;
+        if (e->d_name[0] != '.' && stat(log, &st) == 0 &&
+            (!newest || st.st_mtim.tv_sec > time.tv_sec ||
+             (st.st_mtim.tv_sec == time.tv_sec && st.st_mtim.tv_nsec > time.tv_nsec))) {
+            free(newest);
+            newest = xasprintf("%s/%s", path, e->d_name);
+            time = st.st_mtim;
+        }
+        free(log);
+    }
+    if (dir) closedir(dir);
+    return newest;
+}
+
 static char *find_newest(const char *run, struct error *err) {
     struct step_list list;
     char *found = NULL;
@@ -132,9 +153,13 @@ static char *find_newest(const char *run, struct error *err) {
     }
     if (!found && list.count)
         fail(err, "%s: none of its %" PRId64 " checkpoints is complete and undamaged", run, list.count);
-    else if (!found)
-        fail(err, "%s: has no checkpoint (no directory named like step-00001000) and is no model directory",
-             run);
+    else if (!found) {
+        char *below = newest_run(run);
+        fail(err,
+             "%s: has no checkpoint (no directory named like step-00001000) and is no model directory%s%s",
+             run, below ? "; the newest run in it is " : "", below ? below : "");
+        free(below);
+    }
     free(list.step);
     return found;
 }
@@ -147,12 +172,40 @@ static bool is_model_directory(const char *path) {
     return is;
 }
 
+/* A file. One of llm.c's is a model; of the others the message says what to give instead. */
+static char *find_file(const char *path, struct error *err) {
+    struct mapped_file f;
+    if (!file_map(&f, path, err)) return NULL;
+    bool gguf = f.size >= 4 && memcmp(f.data, "GGUF", 4) == 0,
+         zip = f.size >= 4 && memcmp(f.data, "PK\3\4", 4) == 0;
+    file_unmap(&f);
+    const char *slash = strrchr(path, '/');
+    char *dir = slash ? xasprintf("%.*s", slash == path ? 1 : (int)(slash - path), path) : xstrdup(".");
+    char *config = xasprintf("%s/config.json", dir), *found = NULL;
+    if (gguf)
+        fail(
+            err,
+            "%s: GGUF files are written, not read; give the run or the model directory that it was exported from",
+            path);
+    else if (path_exists(config))
+        fail(err, "%s: is one file of a model; give its directory, %s", path, dir);
+    else if (zip)
+        fail(err,
+             "%s: PyTorch's own files are not read; save the model with save_pretrained(DIR) and give DIR",
+             path);
+    else
+        found = xstrdup(path);
+    free(config);
+    free(dir);
+    return found;
+}
+
 char *checkpoint_find(const char *path, struct error *err) {
     if (!path_exists(path)) {
         fail(err, "%s: has no checkpoint: no such file or directory", path);
         return NULL;
     }
-    if (!path_is_directory(path)) return xstrdup(path);
+    if (!path_is_directory(path)) return find_file(path, err);
     return is_model_directory(path) ? find_itself(path, err) : find_newest(path, err);
 }
 

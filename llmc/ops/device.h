@@ -72,6 +72,10 @@ struct device {
     void (*range_push)(struct device *d, const char *name);
     void (*range_pop)(struct device *d);
 
+    /* Sets the number of CPU threads for the operations that follow, unless n is 0, and returns the number
+     * before. NULL on a GPU. */
+    int64_t (*use_threads)(struct device *d, int64_t n);
+
     void (*memory_info)(struct device *d, int64_t *free_bytes, int64_t *total_bytes);
     /* Measures, on random numbers and in less than a second: the matmul rate in FLOP/s (fp32 on the CPU,
      * bf16 on a GPU), and the copy rate in bytes/s, read plus written. */

@@ -44,6 +44,12 @@ static void *cpu_stream_new(struct device *d) { return NULL; }
 static void cpu_stream_free(struct device *d, void *stream) {}
 static void cpu_stream_wait_event(struct device *d, void *stream, void *event) {}
 
+static int64_t cpu_use_threads(struct device *d, int64_t n) {
+    int before = omp_get_max_threads();
+    if (n > 0) omp_set_num_threads((int)n);
+    return before;
+}
+
 static void cpu_memory_info(struct device *d, int64_t *free_bytes, int64_t *total_bytes) {
     int64_t page = sysconf(_SC_PAGESIZE);
     *total_bytes = sysconf(_SC_PHYS_PAGES) * page;
@@ -112,6 +118,7 @@ struct device *device_open_cpu(void) {
                          .stream_new = cpu_stream_new,
                          .stream_free = cpu_stream_free,
                          .stream_wait_event = cpu_stream_wait_event,
+                         .use_threads = cpu_use_threads,
                          .memory_info = cpu_memory_info,
                          .measure = cpu_measure,
                          .close = cpu_close};

@@ -167,13 +167,17 @@ struct logger *logger_open(const struct log_options *options, struct error *err)
     return l;
 }
 
+void logger_end_line(struct logger *l) {
+    if (!l->line_standing) return;
+    draw(l); /* the last step may not have been due */
+    fputc('\n', stdout);
+    flush_stdout();
+    l->line_standing = false;
+}
+
 void logger_close(struct logger *l) {
     if (!l) return;
-    if (l->line_standing) {
-        draw(l); /* the last step may not have been due */
-        fputc('\n', stdout);
-        flush_stdout();
-    }
+    logger_end_line(l);
     logger_free(l);
 }
 

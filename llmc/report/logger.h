@@ -49,6 +49,8 @@ void logger_gpu(struct logger *l, int64_t step, const struct nvml_reading *r);
 void logger_validation(struct logger *l, int64_t step, double loss);
 /* Prints a line of text without breaking the progress line. */
 void logger_say(struct logger *l, const char *fmt, ...) LLMC_PRINTF(2, 3);
+/* Leaves the progress line where it is: what is printed from now on stands below it. */
+void logger_end_line(struct logger *l);
 /* Makes the files anew if they are gone: see log_file_restore(). */
 bool logger_restore(struct logger *l, struct error *err);
 /* Flushes to the disk. Call it before a checkpoint is written, so that no checkpoint is ahead of its

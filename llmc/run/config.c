@@ -21,9 +21,10 @@ static const struct option_row model_rows[] = {
              "directory with weights to start from: a checkpoint, or a Hugging Face GPT-2 or Llama "
              "(default: " RUN_DEFAULT_MODEL ")",
              0),
-    OPT_REAL(C, init_std, "init-std", "0", 0, 10, "X",
-             "standard deviation of new weights (0: 0.1 for the stories, else 0.02, more below 768 channels)",
-             0),
+    OPT_REAL(
+        C, init_std, "init-std", "auto", 0, 10, "X",
+        "standard deviation of new weights (auto: 0.1 for the stories, else 0.02, more below 768 channels)",
+        0),
 };
 static const struct option_row data_rows[] = {
     OPT_TEXT(
@@ -40,7 +41,7 @@ static const struct option_row data_rows[] = {
              "tokenizer.json, a directory with one, or the word bytes (default: train one on the text)", 0),
     OPT_SIZE(C, stories, "stories", "40k", 100, 1e9, "N", "stories in the built-in corpus", 0),
     OPT_REAL(C, validation_fraction, "validation-fraction", "0.02", 0, 0.5, "X",
-             "share of the text that is held out for validation", OPTION_ABOVE_MIN),
+             "share of the text that is held out for validation (0: none)", 0),
     OPT_WORD(
         C, samples, "samples", "auto", "auto|windows|documents", NULL,
         "what a training sequence is: a window of T tokens that begins anywhere, or whole documents from "
@@ -49,26 +50,27 @@ static const struct option_row data_rows[] = {
     OPT_FLAG(C, shuffle, "shuffle", "true", "visit the windows in a new random order in every epoch", 0),
 };
 static const struct option_row batch_rows[] = {
-    OPT_INT(C, batch_size, "batch-size", "0", 0, 1 << 20, "B",
-            "sequences that a process computes at a time (0: 8 below 512 channels, else 4)", 0),
-    OPT_INT(C, seq_len, "seq-len", "0", 0, 1 << 24, "T",
-            "tokens in a sequence (0: the model's context, at most 1024)", 0),
-    OPT_SIZE(C, tokens_per_step, "tokens-per-step", "0", 0, 1e12, "N",
+    OPT_INT(C, batch_size, "batch-size", "auto", 0, 1 << 20, "B",
+            "sequences that a process computes at a time (auto: 8 below 512 channels, else 4)", 0),
+    OPT_INT(C, seq_len, "seq-len", "auto", 0, 1 << 24, "T",
+            "tokens in a sequence (auto: the model's context, at most 1024)", 0),
+    OPT_SIZE(C, tokens_per_step, "tokens-per-step", "auto", 0, 1e12, "N",
              "tokens in an optimizer step, a multiple of B * T * processes; larger steps accumulate the "
-             "gradients of several micro-batches (0: B * T * processes)",
+             "gradients of several micro-batches (auto: B * T * processes)",
              0),
-    OPT_SIZE(C, steps, "steps", "0", 0, 1e12, "N",
-             "optimizer steps (0: --epochs decides; without it 3000 for the stories, else one epoch, but at "
-             "least 500)",
-             0),
+    OPT_SIZE(
+        C, steps, "steps", "auto", 0, 1e12, "N",
+        "optimizer steps (auto: --epochs decides; without it 3000 for the stories, else one epoch, but at "
+        "least 500)",
+        0),
     OPT_REAL(C, epochs, "epochs", "0", 0, 1e9, "X", "passes over the training data; used if --steps is 0", 0),
 };
 static const struct option_row optimizer_rows[] = {
     OPT_WORD(C, optimizer, "optimizer", "auto", "auto|adamw|muon|lion", NULL,
              "muon updates the matrices of the blocks, and adamw the rest (auto: adamw)", 0),
     OPT_REAL(
-        C, learning_rate, "learning-rate", "0", 0, 100, "X",
-        "peak learning rate (0: 2.5e-3 for the stories, else by the model's width, 6e-4 at 768 channels; a "
+        C, learning_rate, "learning-rate", "auto", 0, 100, "X",
+        "peak learning rate (auto: 2.5e-3 for the stories, else by the model's width, 6e-4 at 768 channels; a "
         "tenth of that for weights from --model DIR)",
         0),
     OPT_WORD(C, schedule, "schedule", "cosine", "cosine|linear|constant|wsd|noam", NULL,
@@ -85,14 +87,14 @@ static const struct option_row optimizer_rows[] = {
              0),
     OPT_REAL(C, momentum, "momentum", "-1", -1, 1, "X", "Muon's decay rate of the momentum (-1: 0.95)",
              OPTION_BELOW_MAX),
-    OPT_REAL(C, muon_lr_factor, "muon-lr-factor", "0", 0, 1000, "X",
-             "Muon's learning rate of the matrices, as a multiple of --learning-rate (0: 1)", 0),
+    OPT_REAL(C, muon_lr_factor, "muon-lr-factor", "auto", 0, 1000, "X",
+             "Muon's learning rate of the matrices, as a multiple of --learning-rate (auto: 1)", 0),
     OPT_REAL(C, beta1, "beta1", "0.9", 0, 1, "X", "AdamW's and Lion's decay rate of the first moment",
              OPTION_BELOW_MAX),
     OPT_REAL(C, beta2, "beta2", "-1", -1, 1, "X",
              "AdamW's decay rate of the second moment, Lion's second one of the first (-1: 0.95, Lion 0.99)",
              OPTION_BELOW_MAX),
-    OPT_REAL(C, eps, "eps", "0", 0, 1, "X", "AdamW's epsilon (0: 1e-8)", 0),
+    OPT_REAL(C, eps, "eps", "auto", 0, 1, "X", "AdamW's epsilon (auto: 1e-8)", 0),
     OPT_REAL(
         C, label_smoothing, "label-smoothing", "0", 0, 1, "X",
         "share of each target's probability that goes to all tokens alike; part of the training loss, but "
@@ -106,14 +108,14 @@ static const struct option_row optimizer_rows[] = {
              "a gradient with a larger norm is scaled down to this norm (0: never)", 0),
 };
 static const struct option_row evaluation_rows[] = {
-    OPT_INT(C, val_every, "val-every", "0", 0, INFINITY, "N",
-            "steps between validations (0: a tenth of the run, at least 20)", 0),
-    OPT_INT(C, val_batches, "val-batches", "0", 0, INFINITY, "N",
-            "batches in a validation (0: the whole held-out text, or 20 batches of shards)", 0),
+    OPT_INT(C, val_every, "val-every", "auto", 0, INFINITY, "N",
+            "steps between validations (auto: a tenth of the run, at least 20)", 0),
+    OPT_INT(C, val_batches, "val-batches", "auto", 0, INFINITY, "N",
+            "batches in a validation (auto: the whole held-out text, or 20 batches of shards)", 0),
     OPT_TEXT(C, eval_tasks, "eval-tasks", NULL, "LIST",
              "multiple-choice questions to answer during training; files as for `train_gpt eval --tasks`", 0),
-    OPT_INT(C, eval_every, "eval-every", "0", 0, INFINITY, "N",
-            "steps between two rounds of --eval-tasks (0: as --val-every)", 0),
+    OPT_INT(C, eval_every, "eval-every", "auto", 0, INFINITY, "N",
+            "steps between two rounds of --eval-tasks (auto: as --val-every)", 0),
     OPT_INT(C, sample_every, "sample-every", "0", 0, INFINITY, "N",
             "steps between two printed samples (0: one at the end)", 0),
 };
@@ -124,8 +126,8 @@ static const struct option_row run_rows[] = {
              OPTION_THIS_RUN),
     OPT_FLAG(C, overwrite, "overwrite", "false",
              "delete the run in --out and start anew; files that no run made stay", OPTION_THIS_RUN),
-    OPT_INT(C, save_every, "save-every", "0", 0, INFINITY, "N",
-            "steps between checkpoints (0: a tenth of the run, at least 50)", 0),
+    OPT_INT(C, save_every, "save-every", "auto", 0, INFINITY, "N",
+            "steps between checkpoints (auto: a tenth of the run, at least 50)", 0),
     OPT_INT(C, keep, "keep", "2", 1, 1e6, "N", "checkpoints to keep; older ones are deleted", 0),
     OPT_INT(C, seed, "seed", "1", 0, INFINITY, "N", "seed of the initial weights and of shuffling", 0),
     OPT_FLAG(C, verbose, "verbose", "false",
@@ -174,7 +176,7 @@ static const struct option_row device_rows[] = {
              "on a GPU, time the matmul algorithms for each shape once and keep the fastest in FILE", 0),
     OPT_FLAG(C, graph, "graph", "true",
              "record the operations of a micro-step and launch them as one graph, where the device can", 0),
-    OPT_INT(C, threads, "threads", "0", 0, 4096, "N", "CPU threads (0: all cores)", 0),
+    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: all cores)", 0),
 };
 #undef C
 

@@ -137,19 +137,19 @@ static bool open_corpus(struct run_data *d, const struct run_config *c, struct c
 static bool encode(struct run_data *d, const struct run_config *c, const struct corpus *corpus,
                    struct error *err) {
     uint32_t *train = NULL, *val = NULL;
-    int64_t train_count, val_count;
+    int64_t train_count, val_count = 0;
     if (!corpus_encode(corpus, false, d->tokenizer, &train, &train_count, err)) return false;
-    if (!corpus_encode(corpus, true, d->tokenizer, &val, &val_count, err)) {
+    if (corpus->validation_bytes && !corpus_encode(corpus, true, d->tokenizer, &val, &val_count, err)) {
         free(train);
         return false;
     }
     const char *name = c->text ? c->text : "the built-in stories";
     int64_t vocab = tokenizer_vocab_size(d->tokenizer);
     d->train = dataset_from_tokens(name, train, train_count, vocab);
-    d->val = dataset_from_tokens(name, val, val_count, vocab);
+    if (val) d->val = dataset_from_tokens(name, val, val_count, vocab);
     d->val_order = SAMPLES_DOCUMENTS;
     d->val_bytes = corpus->validation_bytes;
-    if (d->stories) d->floor_loss = stories_floor(corpus, val_count - 1);
+    if (d->stories && val) d->floor_loss = stories_floor(corpus, val_count - 1);
     snprintf(d->summary, sizeof d->summary,
              "%s: %" PRId64 " documents, %s, %stokens (%.2f bytes a token); %stokens for validation", name,
              corpus->count, human_bytes((double)corpus->bytes), human_count((double)train_count),

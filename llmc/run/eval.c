@@ -175,6 +175,7 @@ void run_print_grade(struct run *r) {
 
 void run_print_sample(struct run *r) {
     if (!r->data.tokenizer) return;
+    if (r->state.step == r->config.steps) logger_end_line(r->log);
     char *text = sample_text(r, (uint64_t)r->state.step);
     logger_say(r->log, "\nsample at step %" PRId64 ":\n%s\n", r->state.step, text);
     if (is_rank_0(r))

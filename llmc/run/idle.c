@@ -33,7 +33,6 @@ static const struct {
     const char *reason;
 } rows[] = {
     {"init-std", weights, "the weights are those of --model"},
-    {"block-init-std", weights, "the weights are those of --model"},
     {"format", no_text, "it says what --text is"},
     {"field", no_text, "it says what --text is"},
     {"stories", no_stories, "the run does not train on the built-in stories"},

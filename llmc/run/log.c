@@ -14,10 +14,22 @@
 
 /* --- the start --- */
 
+/* JSON with as many digits as its numbers need: 0.1, not 0.10000000000000001. The caller frees. */
+static char *exact_json(const json_t *values) {
+    for (size_t digits = 15;; digits++) {
+        char *text = json_dumps(values, JSON_INDENT(2) | JSON_REAL_PRECISION(digits));
+        json_t *again = text ? json_loads(text, 0, NULL) : NULL;
+        bool same = again && json_equal(again, values);
+        json_decref(again);
+        if (same || digits == 17) return text;
+        free(text);
+    }
+}
+
 bool run_write_options(const struct run *r, struct error *err) {
     json_t *stored = options_export(&r->options);
     char *path = xasprintf("%s/options.json", r->out);
-    char *text = json_dumps(json_object_get(stored, "values"), JSON_INDENT(2));
+    char *text = exact_json(json_object_get(stored, "values"));
     bool ok = write_file_atomic(path, text, strlen(text), err);
     free(text);
     free(path);

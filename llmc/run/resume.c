@@ -16,7 +16,6 @@ static const struct resume_row {
 } rows[] = {
     {"model", RESUME_MODEL},
     {"init-std", RESUME_MODEL},
-    {"block-init-std", RESUME_MODEL},
     /* data */
     {"text", RESUME_DATA},
     {"format", RESUME_DATA},

@@ -283,6 +283,54 @@ static void test_required(void **state) {
     options_free(&o);
     assert_true(parse(&o, &c, &err, &cmd, ARGS("--out", "d")));
     options_free(&o);
+    /* a text that must be given needs no name */
+    assert_true(parse(&o, &c, &err, &cmd, ARGS("d")));
+    assert_string_equal(c.out, "d");
+    options_free(&o);
+    assert_false(parse(&o, &c, &err, &cmd, ARGS("d", "e")));
+    assert_string_equal(err.message, "e: unexpected argument");
+    options_free(&o);
+    assert_false(parse(&o, &c, &err, &cmd, ARGS("d", "--out", "e")));
+    assert_string_equal(err.message, "--out: given more than once");
+    options_free(&o);
+}
+
+/* Numbers that the program chooses. */
+static void test_automatic(void **state) {
+    struct numbers {
+        int64_t steps;
+        double rate;
+    } n;
+    static const struct option_row rows[] = {
+        OPT_SIZE(struct numbers, steps, "steps", "auto", 0, 1e6, "N", "steps (auto: many)", 0),
+        OPT_REAL(struct numbers, rate, "rate", "auto", 0, 1, "X", "rate (auto: low)", OPTION_ABOVE_MIN)};
+    static const struct option_group group = {"G", rows, 2};
+    static const struct option_command cmd = {"x", NULL, &group, 1, NULL, 0, 0};
+    struct options o;
+    struct error err;
+    static const char *const given[][2] = {{"--steps=auto", "--rate=auto"}, {"--steps=0", "--rate=auto"}};
+    for (size_t i = 0; i < ARRAY_LENGTH(given); i++) {
+        char *args[] = {(char *)(uintptr_t)given[i][0], (char *)(uintptr_t)given[i][1]};
+        n = (struct numbers){7, 7};
+        options_init(&o, &cmd, &n);
+        assert_int_equal(n.steps, 0);
+        assert_true(options_parse(&o, 2, args, &err));
+        assert_true(n.steps == 0 && n.rate == 0);
+        char *text = options_text(&o, true);
+        assert_non_null(strstr(text, "auto"));
+        assert_null(strstr(text, "* "));
+        free(text);
+        options_free(&o);
+    }
+    char steps[] = "--steps=2k", rate[] = "--rate=0.125", wrong[] = "--steps=automatic",
+         *args[] = {steps, rate, wrong};
+    options_init(&o, &cmd, &n);
+    assert_true(options_parse(&o, 2, args, &err));
+    assert_true(n.steps == 2048 && n.rate == 0.125);
+    options_free(&o);
+    options_init(&o, &cmd, &n);
+    assert_false(options_parse(&o, 1, args + 2, &err));
+    options_free(&o);
 }
 
 /* --- configuration files --- */
@@ -592,14 +640,23 @@ static void test_words(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),   cmocka_unit_test(test_values),
-        cmocka_unit_test(test_positional), cmocka_unit_test(test_unknown),
-        cmocka_unit_test(test_malformed),  cmocka_unit_test(test_range),
-        cmocka_unit_test(test_table),      cmocka_unit_test(test_required),
-        cmocka_unit_test(test_config),     cmocka_unit_test(test_config_errors),
-        cmocka_unit_test(test_stored),     cmocka_unit_test(test_values_of_another_run),
-        cmocka_unit_test(test_help),       cmocka_unit_test(test_help_width),
-        cmocka_unit_test(test_synonyms),   cmocka_unit_test(test_text),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_positional),
+        cmocka_unit_test(test_unknown),
+        cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_range),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_required),
+        cmocka_unit_test(test_automatic),
+        cmocka_unit_test(test_config),
+        cmocka_unit_test(test_config_errors),
+        cmocka_unit_test(test_stored),
+        cmocka_unit_test(test_values_of_another_run),
+        cmocka_unit_test(test_help),
+        cmocka_unit_test(test_help_width),
+        cmocka_unit_test(test_synonyms),
+        cmocka_unit_test(test_text),
         cmocka_unit_test(test_words),
     };
     return test_main(argc, argv, tests, make_scratch, remove_scratch);
