@@ -10,6 +10,7 @@
 
 #include <math.h>
 #include <omp.h>
+#include <string.h>
 
 enum { TILE = 16 }; /* queries */
 
@@ -89,37 +90,69 @@ static void multiply(int64_t m, int64_t n, int64_t k, float *out, int64_t ldo, s
 /* --- a tile of queries --- */
 
 struct head {
-    const float *q, *k, *v; /* (T,HS) each, rows `stride` floats apart: parts of qkv */
-    int64_t stride, HS;
+    const float *q, *k,
+        *v; /* (T,HS) each: rows of q are `stride` floats apart, those of k and v `kv_stride` */
+    int64_t stride, kv_stride, HS;
     float scale;
 };
 
-/* Query head h of sequence b, with its keys and values, which other query heads may share. */
+/* Query head h of sequence b, with its keys and values, which other query heads may share; parts of qkv. */
 static struct head head_of(const struct tensor *qkv, int64_t b, int64_t h, int NH, int NKV) {
     int64_t T = qkv->dim[1], width = qkv->dim[2], HS = width / (NH + 2 * NKV), shared = h / (NH / NKV);
     const float *base = f32(qkv) + b * T * width, *keys = base + NH * HS, *values = keys + NKV * HS;
-    return (struct head){base + h * HS,          keys + shared * HS, values + shared * HS, width, HS,
+    return (struct head){base + h * HS,          keys + shared * HS, values + shared * HS, width, width, HS,
                          1.0f / sqrtf((float)HS)};
 }
 
-/* Floats of scratch per thread for `n` tiles of scores (T,TILE) and as many of transposed rows (HS,TILE). */
-static int64_t scratch_floats(const struct tensor *out, int NH, int n) {
-    return n * TILE * (out->dim[1] + out->dim[2] / NH);
+/* Copies keys and values into `to` (2,T,HS). In qkv the rows of a head are so far apart, often by a multiple
+ * of 1 KiB, that most of them compete for the same few sets of the first cache. */
+static void pack(struct head *h, float *to, int64_t T) {
+    for (int64_t t = 0; t < T; t++) {
+        memcpy(to + t * h->HS, h->k + t * h->kv_stride, (size_t)h->HS * sizeof *to);
+        memcpy(to + (T + t) * h->HS, h->v + t * h->kv_stride, (size_t)h->HS * sizeof *to);
+    }
+    h->k = to, h->v = to + T * h->HS, h->kv_stride = h->HS;
 }
-static int64_t scratch_bytes(const struct tensor *out, int NH, int n) {
-    return omp_get_max_threads() * scratch_floats(out, NH, n) * (int64_t)sizeof(float);
+
+/* Floats of scratch per thread: `tiles` tiles of scores (T,TILE), as many of transposed rows (HS,TILE), and
+ * `copies` of (T,HS). */
+static int64_t scratch_floats(const struct tensor *out, int NH, int tiles, int copies) {
+    int64_t T = out->dim[1], HS = out->dim[2] / NH;
+    return tiles * TILE * (T + HS) + copies * T * HS;
+}
+static int64_t scratch_bytes(const struct tensor *out, int NH, int tiles, int copies) {
+    return omp_get_max_threads() * scratch_floats(out, NH, tiles, copies) * (int64_t)sizeof(float);
+}
+
+typedef float quad __attribute__((vector_size(16), aligned(sizeof(float)), may_alias));
+
+/* Four columns of four rows become four rows of `to`, TILE floats apart. */
+static inline void transpose_4x4(float *to, const float *rows, int64_t stride, float scale) {
+    quad a = *(const quad *)rows, b = *(const quad *)(rows + stride);
+    quad c = *(const quad *)(rows + 2 * stride), d = *(const quad *)(rows + 3 * stride);
+    quad ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    quad cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    *(quad *)to = scale * __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5);
+    *(quad *)(to + TILE) = scale * __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
+    *(quad *)(to + 2 * TILE) = scale * __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5);
+    *(quad *)(to + 3 * TILE) = scale * __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
 }
 
 /* to (HS,TILE) = scale * rows (count,HS) transposed; missing rows, up to TILE, are zeros. */
 static void transpose(float *to, const float *rows, int64_t stride, int64_t count, int64_t HS, float scale) {
+    int64_t whole_rows = count - count % 4, whole_columns = HS - HS % 4;
+    for (int64_t i = 0; i < whole_rows; i += 4)
+        for (int64_t c = 0; c < whole_columns; c += 4)
+            transpose_4x4(to + c * TILE + i, rows + i * stride + c, stride, scale);
     for (int64_t c = 0; c < HS; c++)
-        for (int64_t i = 0; i < TILE; i++) to[c * TILE + i] = i < count ? scale * rows[i * stride + c] : 0.0f;
+        for (int64_t i = c < whole_columns ? whole_rows : 0; i < TILE; i++)
+            to[c * TILE + i] = i < count ? scale * rows[i * stride + c] : 0.0f;
 }
 
 /* S (keys,TILE) = scores of the queries [first, first + rows); -infinity for keys after the query. */
 static void scores(float *S, float *qT, const struct head *h, int64_t first, int64_t rows) {
     transpose(qT, h->q + first * h->stride, h->stride, rows, h->HS, h->scale);
-    multiply(first + rows, TILE, h->HS, S, TILE, (struct matrix){h->k, h->stride, 1}, qT, TILE, false);
+    multiply(first + rows, TILE, h->HS, S, TILE, (struct matrix){h->k, h->kv_stride, 1}, qT, TILE, false);
     for (int64_t j = 1; j < rows; j++)
         for (int64_t i = 0; i < j; i++) S[(first + j) * TILE + i] = -INFINITY;
 }
@@ -128,7 +161,31 @@ static void scores(float *S, float *qT, const struct head *h, int64_t first, int
 
 static int64_t attn_forward_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
                                  int NKV, int t0) {
-    return scratch_bytes(out, NH, 1);
+    return scratch_bytes(out, NH, 1, 2);
+}
+
+/* One query, as in text generation: a tile would compute TILE of them. S (t+1) is scratch. */
+static void forward_row(const struct head *h, float *S, int64_t t, float *out, float *lse) {
+    const float *q = h->q + t * h->stride;
+    float max = -INFINITY, sum = 0.0f;
+    for (int64_t j = 0; j <= t; j++) {
+        const float *k = h->k + j * h->kv_stride;
+        float s = 0.0f;
+#pragma omp simd reduction(+ : s)
+        for (int64_t c = 0; c < h->HS; c++) s += q[c] * k[c];
+        S[j] = h->scale * s;
+        max = S[j] > max ? S[j] : max;
+    }
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j <= t; j++) sum += S[j] = cpu_expf(S[j] - max);
+    float inverse = 1.0f / sum;
+    for (int64_t c = 0; c < h->HS; c++) out[c] = 0.0f;
+    for (int64_t j = 0; j <= t; j++) {
+        const float *v = h->v + j * h->kv_stride;
+        float p = S[j] * inverse;
+        for (int64_t c = 0; c < h->HS; c++) out[c] += p * v[c];
+    }
+    *lse = max + logf(sum);
 }
 
 /* S (keys,TILE) = e^(S - max), with the maximum and the sum of each query. */
@@ -146,7 +203,7 @@ static void forward_tile(const struct head *h, float *S, float *qT, int64_t firs
     float sum[TILE], max[TILE];
     scores(S, qT, h, first, rows);
     exponentials(S, first + rows, sum, max);
-    multiply(rows, h->HS, first + rows, out, C, (struct matrix){S, 1, TILE}, h->v, h->stride, false);
+    multiply(rows, h->HS, first + rows, out, C, (struct matrix){S, 1, TILE}, h->v, h->kv_stride, false);
     for (int64_t i = 0; i < rows; i++) {
         float inverse = 1.0f / sum[i];
         for (int64_t c = 0; c < h->HS; c++) out[i * C + c] *= inverse;
@@ -157,15 +214,19 @@ static void forward_tile(const struct head *h, float *S, float *qT, int64_t firs
 static void attn_forward_run(const struct op_env *env, struct tensor *out, struct tensor *lse,
                              const struct tensor *qkv, int NH, int NKV, int t0) {
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], HS = C / NH;
-    int64_t floats = scratch_floats(out, NH, 1);
+    int64_t floats = scratch_floats(out, NH, 1, 2);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t bh = 0; bh < B * NH; bh++) {
         struct head head = head_of(qkv, bh / NH, bh % NH, NH, NKV);
         float *S = (float *)env->scratch + omp_get_thread_num() * floats, *qT = S + T * TILE;
-        float *o = f32(out) + (bh / NH) * T * C + (bh % NH) * HS;
+        float *o = f32(out) + (bh / NH) * T * C + (bh % NH) * HS, *l = f32(lse) + bh * T;
+        if (t0 + 1 == T) {
+            forward_row(&head, S, t0, o + t0 * C, l + t0);
+            continue;
+        }
+        if (T - t0 > TILE) pack(&head, qT + HS * TILE, T);
         for (int64_t first = t0; first < T; first += TILE)
-            forward_tile(&head, S, qT, first, min_i64(TILE, T - first), o + first * C, C,
-                         f32(lse) + bh * T + first);
+            forward_tile(&head, S, qT, first, min_i64(TILE, T - first), o + first * C, C, l + first);
     }
 }
 
@@ -173,15 +234,16 @@ static void attn_forward_run(const struct op_env *env, struct tensor *out, struc
 
 static int64_t attn_backward_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
                                   const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
-    return scratch_bytes(out, NH, 2);
+    return scratch_bytes(out, NH, 2, 4);
 }
 
 /* What a query head reads and writes besides qkv. */
 struct gradients {
     const float *out, *dout, *lse; /* (T,HS) and (T,HS), rows C = NH*HS floats apart; (T) */
     int64_t C;
-    float *dq, *dk, *dv; /* (T,HS), rows as far apart as those of qkv */
-    bool add;            /* dk and dv hold what other query heads added to them */
+    float *dq;      /* (T,HS), rows as far apart as those of q */
+    float *dk, *dv; /* (T,HS), rows HS floats apart */
+    bool add;       /* dk and dv hold what other query heads added to them */
 };
 
 /* S = P = e^(S - lse) and dP = dS = P * (dP - D), both (keys,TILE), for the queries from `first` on. */
@@ -207,22 +269,22 @@ static void score_gradients(float *S, float *dP, const struct gradients *g, int6
  * `first`; the rest is undefined unless g->add. */
 static void backward_tile(const struct head *h, const struct gradients *g, float *S, float *dP, float *rowsT,
                           int64_t first, int64_t rows) {
-    int64_t HS = h->HS, stride = h->stride, keys = first + rows;
+    int64_t HS = h->HS, keys = first + rows;
     const float *d = g->dout + first * g->C;
     scores(S, rowsT, h, first, rows);
     transpose(rowsT, d, g->C, rows, HS, 1.0f);
-    multiply(keys, TILE, HS, dP, TILE, (struct matrix){h->v, stride, 1}, rowsT, TILE, false);
+    multiply(keys, TILE, HS, dP, TILE, (struct matrix){h->v, h->kv_stride, 1}, rowsT, TILE, false);
     score_gradients(S, dP, g, first, rows, HS);
-    float *dq = g->dq + first * stride;
-    multiply(rows, HS, keys, dq, stride, (struct matrix){dP, 1, TILE}, h->k, stride, false);
+    float *dq = g->dq + first * h->stride;
+    multiply(rows, HS, keys, dq, h->stride, (struct matrix){dP, 1, TILE}, h->k, h->kv_stride, false);
     for (int64_t i = 0; i < rows; i++)
-        for (int64_t c = 0; c < HS; c++) dq[i * stride + c] *= h->scale;
+        for (int64_t c = 0; c < HS; c++) dq[i * h->stride + c] *= h->scale;
     for (int part = 0; part < 2; part++) { /* 0: keys that earlier tiles saw; 1: the others */
         int64_t from = part ? first : 0, count = part ? rows : first;
         struct matrix P = {S + from * TILE, TILE, 1}, dS = {dP + from * TILE, TILE, 1};
         bool add = g->add || part == 0;
-        multiply(count, HS, rows, g->dv + from * stride, stride, P, d, g->C, add);
-        multiply(count, HS, rows, g->dk + from * stride, stride, dS, h->q + first * stride, stride, add);
+        multiply(count, HS, rows, g->dv + from * HS, HS, P, d, g->C, add);
+        multiply(count, HS, rows, g->dk + from * HS, HS, dS, h->q + first * h->stride, h->stride, add);
     }
 }
 
@@ -231,22 +293,33 @@ static void attn_backward_run(const struct op_env *env, struct tensor *dqkv, con
                               const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
                               int NH, int NKV) {
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], HS = C / NH, group = NH / NKV;
-    int64_t floats = scratch_floats(out, NH, 2);
+    int64_t floats = scratch_floats(out, NH, 2, 4);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t shared = 0; shared < B * NKV; shared++) {
         int64_t b = shared / NKV, first_head = shared % NKV * group;
         float *S = (float *)env->scratch + omp_get_thread_num() * floats, *dP = S + T * TILE;
-        for (int64_t h = first_head; h < first_head + group; h++) {
-            struct head head = head_of(qkv, b, h, NH, NKV), d = head_of(dqkv, b, h, NH, NKV);
-            int64_t at = b * T * C + h * HS;
-            struct gradients g = {
-                f32(out) + at, f32(dout) + at, f32(lse) + (b * NH + h) * T, C, (float *)d.q, (float *)d.k,
-                (float *)d.v,  h > first_head};
+        float *rowsT = dP + T * TILE, *packed = rowsT + HS * 2 * TILE, *dk = packed + 2 * T * HS;
+        struct head head = head_of(qkv, b, first_head, NH, NKV), d = head_of(dqkv, b, first_head, NH, NKV);
+        pack(&head, packed, T);
+        for (int64_t h = 0; h < group; h++) {
+            int64_t at = b * T * C + (first_head + h) * HS;
+            struct gradients g = {f32(out) + at,
+                                  f32(dout) + at,
+                                  f32(lse) + (b * NH + first_head + h) * T,
+                                  C,
+                                  (float *)d.q + h * HS,
+                                  dk,
+                                  dk + T * HS,
+                                  h > 0};
             for (int64_t first = 0; first < T; first += TILE)
-                backward_tile(&head, &g, S, dP, dP + T * TILE, first, min_i64(TILE, T - first));
-            for (int64_t t = 0; h == first_head + group - 1 && t < T; t++)
-                for (int64_t c = 0; c < HS; c++) g.dk[t * head.stride + c] *= head.scale;
+                backward_tile(&head, &g, S, dP, rowsT, first, min_i64(TILE, T - first));
+            head.q += HS;
         }
+        for (int64_t t = 0; t < T; t++)
+            for (int64_t c = 0; c < HS; c++) {
+                ((float *)d.k)[t * d.stride + c] = dk[t * HS + c] * head.scale;
+                ((float *)d.v)[t * d.stride + c] = dk[(T + t) * HS + c];
+            }
     }
 }
 
