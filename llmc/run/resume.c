@@ -49,8 +49,6 @@ static const struct resume_row {
     {"label-smoothing", RESUME_FREE},
     {"z-loss", RESUME_FREE},
     {"grad-clip", RESUME_FREE},
-    {"label-smoothing", RESUME_FREE},
-    {"z-loss", RESUME_FREE},
     /* evaluation */
     {"val-every", RESUME_FREE},
     {"val-batches", RESUME_FREE},
