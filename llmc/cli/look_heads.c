@@ -30,14 +30,15 @@ static json_t *counts(const int64_t *hits, int64_t count) {
     return list;
 }
 
-/* {"links", "hits": [of every head]} */
+/* {"links", "chance", "hits": [of every head]} */
 static json_t *links_of(struct look_model *m, struct gpt *g, bool persons, struct error *err) {
     struct head_texts d;
     int64_t heads = g->config.layers * g->config.heads;
     if (!head_texts_of_stories(&d, m->tokenizer, HEAD_STORIES, g->options.T, persons, err)) return NULL;
     int64_t *hits = (int64_t *)xcalloc((size_t)heads, sizeof *hits);
     head_hits(hits, &d, g);
-    json_t *links = json_pack("{s:I, s:o}", "links", (json_int_t)d.links, "hits", counts(hits, heads));
+    json_t *links = json_pack("{s:I, s:f, s:o}", "links", (json_int_t)d.links, "chance", head_chance(&d),
+                              "hits", counts(hits, heads));
     free(hits);
     head_texts_free(&d);
     return links;

@@ -1,5 +1,5 @@
-/* Scores are computed on the host from the queries and keys that a forward pass leaves: only rows of tokens
- * that look are needed, and only the largest score of each, so there is no softmax. */
+/* Scores are computed on the host from the queries and keys that a forward pass leaves. Only those of the
+ * sources are needed, and of these only which is the largest, so there is no softmax. */
 #include "llmc/model/heads.h"
 
 #include "llmc/stories/story_links.h"
@@ -11,7 +11,7 @@ void head_texts_free(struct head_texts *d) {
     free(d->tokens);
     free(d->targets);
     free(d->link);
-    free(d->right);
+    free(d->source);
     memset(d, 0, sizeof *d);
 }
 
@@ -29,18 +29,25 @@ static bool tokens_of(const int64_t *byte, int64_t count, struct story_span span
 
 static void add_link(struct head_texts *d, const struct story_links *l, const struct story_link *link,
                      int64_t text, const int64_t *byte, int64_t count) {
-    int64_t first, end, from;
-    if (!tokens_of(byte, count, link->pronoun, &first, &from) || from > d->T) return;
+    int64_t first, end, from, right = 0;
+    if (!tokens_of(byte, count, link->pronoun, &from, &end) || end > d->T) return;
     struct head_link *to = &d->link[d->links];
-    *to = (struct head_link){text, from - 1, d->rights, 0};
-    for (int i = 0; i < link->count; i++) {
-        if (!tokens_of(byte, count, l->noun[link->first + i], &first, &end)) continue;
-        for (; first < end && first < from - 1; first++, to->count++) {
-            d->right = (int32_t *)xrealloc(d->right, (size_t)(d->rights + 1) * sizeof *d->right);
-            d->right[d->rights++] = (int32_t)first;
+    *to = (struct head_link){text, from - 1, d->sources, 0};
+    for (int i = 0; i < link->nouns_before; i++) {
+        if (!tokens_of(byte, count, l->noun[i].span, &first, &end)) continue;
+        for (; first < end && first < to->from; first++) {
+            d->source =
+                (struct head_source *)xrealloc(d->source, (size_t)(d->sources + 1) * sizeof *d->source);
+            bool is = l->noun[i].what == link->what;
+            d->source[d->sources++] = (struct head_source){(int32_t)first, is};
+            to->count++;
+            right += is;
         }
     }
-    d->links += to->count > 0;
+    if (right > 0 && right < to->count)
+        d->links++;
+    else
+        d->sources = to->first;
 }
 
 /* A story behind the token that begins texts. */
@@ -113,26 +120,22 @@ static int64_t set_batch(const struct head_texts *d, struct gpt *g, int64_t firs
     return n;
 }
 
-/* The source of token t with the largest score; `qkv`: the rows of its text. */
-static int64_t strongest(const struct gpt_config *c, const float *qkv, int64_t h, int64_t t) {
-    int64_t HS = c->head_size, Q = c->heads * HS, row = Q + 2 * c->kv_heads * HS, best = -1;
-    const float *q = qkv + t * row + h * HS, *k = qkv + Q + h * c->kv_heads / c->heads * HS;
+/* Whether the source with the largest score is right; `qkv`: the rows of the text. */
+static bool finds(const struct head_texts *d, const struct head_link *link, const struct gpt_config *c,
+                  const float *qkv, int64_t h) {
+    int64_t HS = c->head_size, Q = c->heads * HS, row = Q + 2 * c->kv_heads * HS;
+    const float *q = qkv + link->from * row + h * HS, *k = qkv + Q + h * c->kv_heads / c->heads * HS;
+    const struct head_source *best = NULL;
     double most = 0.0;
-    for (int64_t s = 1; s < t; s++) {
+    for (int64_t i = 0; i < link->count; i++) {
+        const struct head_source *source = &d->source[link->first + i];
         double score = 0.0;
-        for (int64_t i = 0; i < HS; i++) score += (double)q[i] * (double)k[s * row + i];
-        if (best < 0 || score > most) {
-            best = s;
-            most = score;
-        }
+        for (int64_t x = 0; x < HS; x++) score += (double)q[x] * (double)k[source->token * row + x];
+        if (best && score <= most) continue;
+        best = source;
+        most = score;
     }
-    return best;
-}
-
-static bool is_right(const struct head_texts *d, const struct head_link *link, int64_t s) {
-    for (int64_t i = 0; i < link->count; i++)
-        if (d->right[link->first + i] == s) return true;
-    return false;
+    return best && best->right;
 }
 
 void head_hits(int64_t *hits, const struct head_texts *d, struct gpt *g) {
@@ -150,8 +153,7 @@ void head_hits(int64_t *hits, const struct head_texts *d, struct gpt *g) {
             for (int64_t i = next; i < end; i++) {
                 const struct head_link *link = &d->link[i];
                 const float *rows = qkv + (link->text - first) * (tensor_count(&t) / g->options.B);
-                for (int64_t h = 0; h < c->heads; h++)
-                    hits[l * c->heads + h] += is_right(d, link, strongest(c, rows, h, link->from));
+                for (int64_t h = 0; h < c->heads; h++) hits[l * c->heads + h] += finds(d, link, c, rows, h);
             }
             free(qkv);
         }
@@ -179,6 +181,16 @@ double head_loss(const struct head_texts *d, struct gpt *g, const struct ablatio
     ablate(g, NULL);
     free(losses);
     return sum / (double)max_i64(1, targets);
+}
+
+double head_chance(const struct head_texts *d) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < d->links; i++) {
+        int64_t right = 0;
+        for (int64_t k = 0; k < d->link[i].count; k++) right += d->source[d->link[i].first + k].right;
+        sum += (double)right / (double)d->link[i].count;
+    }
+    return sum;
 }
 
 int64_t head_best(const int64_t *hits, const struct gpt_config *c) {

@@ -27,9 +27,10 @@ function drawStudy() {
   const c = study.results.findLastIndex(r => r), r = study.results[c];
   if (!r) return;
   const best = kind => heads.reduce((b, i) => r[kind].hits[i] > r[kind].hits[b] ? i : b, 0), share = (kind, i) => `${fixed(100 * r[kind].hits[i] / r[kind].links, 0)} % of ${r[kind].links}`;
+  const chance = kind => ` (${fixed(100 * r[kind].chance / r[kind].links, 0)} % by chance)`;
   const worst = heads.reduce((b, i) => r.loss.without[i] > r.loss.without[b] ? i : b, 0);
-  $('study-says').textContent = `After step ${r.step}: ${headName(best('things'))} leads from \u201cit\u201d to the right noun in ${share('things', best('things'))} ` +
-    `pronouns, ${headName(best('persons'))} from \u201che\u201d and \u201cshe\u201d in ${share('persons', best('persons'))}. The loss, ${fixed(r.loss.whole, 3)}, rises most ` +
+  $('study-says').textContent = `After step ${r.step}: ${headName(best('persons'))} finds who \u201che\u201d and \u201cshe\u201d are for ${share('persons', best('persons'))} ` +
+    `pronouns${chance('persons')}, ${headName(best('things'))} what \u201cit\u201d is for ${share('things', best('things'))}${chance('things')}. The loss, ${fixed(r.loss.whole, 3)}, rises most ` +
     `without ${headName(worst)}, to ${fixed(r.loss.without[worst], 3)}.`;
 }
 async function measureHeads() {

@@ -22,7 +22,7 @@ static bool is_word(const char *text, struct story_span s, const char *const *wo
     return false;
 }
 
-/* Every link is from a pronoun to earlier nouns; of two persons of one story, to the right one. */
+/* Every link is from a pronoun; what it stands for is named before it, and a person by a name that fits. */
 static void test_links_of_stories(void **state) {
     static const char *const things[] = {"it", "they", "them"}, *const persons[] = {"he", "she", "him", "her",
                                                                                     "his"};
@@ -30,34 +30,39 @@ static void test_links_of_stories(void **state) {
                                                                                                 "Max", "Leo",
                                                                                                 "Sam"};
     struct story_links l;
-    int64_t links = 0, of_things = 0, of_boys = 0;
+    int64_t links = 0, of_things = 0, of_boys = 0, others = 0;
     for (uint64_t i = 0; i < 300; i++) {
         story_links_make(&l, 11, i);
         char *plain = story_make(11, i);
         assert_string_equal(plain, l.text);
         for (int k = 0; k < l.count; k++) {
             const struct story_link *link = &l.link[k];
+            const char *pronoun = l.text + link->pronoun.at;
+            bool she = tolower((unsigned char)*pronoun) == 's' || strncasecmp(pronoun, "her", 3) == 0;
+            int named = 0;
             assert_true(link->thing ? is_word(l.text, link->pronoun, things, 3)
                                     : is_word(l.text, link->pronoun, persons, 5));
-            assert_true(link->count > 0);
-            bool she = tolower((unsigned char)l.text[link->pronoun.at]) == 's' ||
-                       strncasecmp(l.text + link->pronoun.at, "her", 3) == 0;
-            for (int n = 0; n < link->count; n++) {
-                struct story_span noun = l.noun[link->first + n], first = l.noun[link->first];
-                assert_true(noun.at + noun.size < link->pronoun.at);
-                assert_true(noun.size == first.size &&
-                            memcmp(l.text + noun.at, l.text + first.at, (size_t)noun.size) == 0);
+            for (int n = 0; n < l.nouns; n++) {
+                struct story_span noun = l.noun[n].span;
+                assert_true((noun.at < link->pronoun.at) == (n < link->nouns_before));
+                if (n >= link->nouns_before) break;
+                if (l.noun[n].what != link->what) {
+                    others++;
+                    continue;
+                }
+                named++;
                 if (!link->thing && is_word(l.text, noun, girls, 5)) assert_true(she);
                 if (!link->thing && is_word(l.text, noun, boys, 5)) assert_false(she);
                 of_boys += is_word(l.text, noun, boys, 5);
             }
+            assert_true(named > 0);
             of_things += link->thing;
         }
         links += l.count;
         free(plain);
         story_links_free(&l);
     }
-    assert_true(links > 500 && of_things > 50 && of_boys > 100);
+    assert_true(links > 500 && of_things > 50 && of_boys > 100 && others > 1000);
 }
 
 /* --- a planted head --- */
@@ -93,13 +98,11 @@ static bool token_is(const struct tokenizer *t, int64_t id, const char *const *w
     return bytes && is_word(bytes, (struct story_span){space, size - space}, words, count);
 }
 
-/* All parameters are 0 but these: "it" has feature 0, the name of a thing feature 1; in one head the query is
- * feature 0 and the key feature 1. Everywhere else attention is uniform. */
+/* All parameters are 0 but these: every token has feature 0, the name of a thing feature 1, too; in one head the
+ * query is feature 0 and the key feature 1. Everywhere else all scores are 0. */
 static void plant(struct planted *p) {
-    static const char *const pronouns[] = {"it", "they", "them"}, *const things[] = {"ball",  "kite", "drum",
-                                                                                     "boat",  "doll", "bear",
-                                                                                     "book",  "bike", "boots",
-                                                                                     "socks", "shoes"};
+    static const char *const things[] = {"ball", "kite", "drum",  "boat",  "doll", "bear",
+                                         "book", "bike", "boots", "socks", "shoes"};
     struct tensor wte = gpt_param(&p->gpt, P_WTE, 0), qkv = gpt_param(&p->gpt, P_QKV_W, LAYER);
     fill(&p->ctx, &p->gpt.params, 0.0f);
     for (int64_t l = 0; l < 2; l++) {
@@ -107,7 +110,7 @@ static void plant(struct planted *p) {
         fill(&p->ctx, &gain, 1.0f);
     }
     for (int64_t id = 0; id < p->gpt.config.vocab_size; id++) {
-        if (token_is(p->tokenizer, id, pronouns, ARRAY_LENGTH(pronouns))) f32(&wte)[id * C] = 10.0f;
+        f32(&wte)[id * C] = 10.0f;
         if (token_is(p->tokenizer, id, things, ARRAY_LENGTH(things))) f32(&wte)[id * C + 1] = 10.0f;
     }
     f32(&qkv)[(HEAD * HS) * C] = 3.0f;         /* dimension 0 of the head's query, from feature 0 */
@@ -141,20 +144,24 @@ static int close_planted(void **state) {
     return 0;
 }
 
-/* The links of the texts are from tokens of pronouns to tokens of nouns. */
+/* The links of the texts are from the token before a pronoun to tokens of nouns, right and wrong ones. */
 static void test_links_of_tokens(void **state) {
     const struct planted *p = (const struct planted *)*state;
     static const char *const pronouns[] = {"it", "they", "them"};
-    int64_t whole = 0;
     assert_in_range(p->texts.links, 30, 1000);
     for (int64_t i = 0; i < p->texts.links; i++) {
         const struct head_link *link = &p->texts.link[i];
         const int32_t *tokens = p->texts.tokens + link->text * T;
-        whole += token_is(p->tokenizer, tokens[link->from], pronouns, 3);
-        for (int64_t k = 0; k < link->count; k++)
-            assert_in_range(p->texts.right[link->first + k], 1, link->from - 1);
+        int64_t right = 0;
+        assert_true(token_is(p->tokenizer, tokens[link->from + 1], pronouns, 3));
+        for (int64_t k = 0; k < link->count; k++) {
+            assert_in_range(p->texts.source[link->first + k].token, 1, link->from - 1);
+            right += p->texts.source[link->first + k].right;
+        }
+        assert_true(right > 0 && right < link->count);
     }
-    assert_true(whole == p->texts.links);
+    double chance = head_chance(&p->texts) / (double)p->texts.links;
+    assert_true(chance > 0.05 && chance < 0.6);
 }
 
 static void test_planted_head_is_found(void **state) {
@@ -165,7 +172,7 @@ static void test_planted_head_is_found(void **state) {
     if (!(hits[LAYER * 4 + HEAD] >= 0.95 * (double)links))
         fail_msg("the planted head is right for %d of %d", (int)hits[LAYER * 4 + HEAD], (int)links);
     for (int i = 0; i < 8; i++)
-        if (i != LAYER * 4 + HEAD) assert_true((double)hits[i] < 0.3 * (double)links);
+        if (i != LAYER * 4 + HEAD) assert_true((double)hits[i] < 0.5 * (double)links);
     /* the same, one text at a time, as at the end of a training */
     struct gpt one;
     int64_t again[8];
