@@ -25,7 +25,7 @@ static const struct option_row model_rows[] = {
     OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH",
              "tokenizer.json, a directory with one, or \"bytes\" (default: the tokenizer in DIR)", 0),
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
-    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: all cores)", 0),
+    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: the cores it may use)", 0),
 };
 static const struct option_row text_rows[] = {
     OPT_TEXT(C, prompt, "prompt", "", "TEXT",

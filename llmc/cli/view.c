@@ -26,7 +26,7 @@ static const struct option_row model_rows[] = {
     OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH",
              "tokenizer.json or a directory with one (default: the tokenizer in DIR)", 0),
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
-    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: all cores)", 0),
+    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: the cores it may use)", 0),
 };
 static const struct option_row text_rows[] = {
     OPT_TEXT(C, prompt, "prompt", "", "TEXT", "the text to look at; - reads it from standard input",

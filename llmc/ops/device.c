@@ -1,12 +1,26 @@
 /* Opens a device by name. */
 #include "llmc/ops/device.h"
 
+#include "llmc/ops/processors.h"
+
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* --threads, else OMP_NUM_THREADS, else the processors that this process may keep busy. */
+static void choose_threads(int threads) {
+    int allowed = processors_allowed();
+    if (threads > allowed)
+        warn("--threads %d: this process may use %d processor%s; more threads make it slower", threads,
+             allowed, allowed == 1 ? "" : "s");
+    if (threads)
+        omp_set_num_threads(threads);
+    else if (!getenv("OMP_NUM_THREADS") && omp_get_max_threads() > allowed)
+        omp_set_num_threads(allowed);
+}
+
 struct device *device_open(const char *name, const struct device_options *options, struct error *err) {
-    if (options && options->threads) omp_set_num_threads((int)options->threads);
+    choose_threads(options ? (int)options->threads : 0);
     if (strcmp(name, "cpu") == 0) return device_open_cpu();
     if (strcmp(name, "auto") == 0) {
         struct device *gpu = device_open_cuda(0, options, err);

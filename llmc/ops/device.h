@@ -85,7 +85,7 @@ struct device {
 
 /* All zero: the defaults. */
 struct device_options {
-    int64_t threads;       /* OpenMP threads of this process; 0: unchanged */
+    int64_t threads;       /* OpenMP threads of this process; 0: OMP_NUM_THREADS, or processors_allowed() */
     bool tf32;             /* a GPU multiplies fp32 matrices on tensor cores, with 10-bit mantissas */
     const char *tune_file; /* a GPU times the matmul algorithms for each shape once and keeps the fastest in
                               this file; NULL: it takes the library's first proposal */

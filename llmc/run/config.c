@@ -176,7 +176,7 @@ static const struct option_row device_rows[] = {
              "on a GPU, time the matmul algorithms for each shape once and keep the fastest in FILE", 0),
     OPT_FLAG(C, graph, "graph", "true",
              "record the operations of a micro-step and launch them as one graph, where the device can", 0),
-    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: all cores)", 0),
+    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: the cores it may use)", 0),
 };
 #undef C
 

@@ -2,6 +2,7 @@
 #include "llmc/run/ranks.h"
 
 #include "llmc/base/file.h"
+#include "llmc/ops/processors.h"
 #include "llmc/process/launch.h"
 
 #include <errno.h>
@@ -164,12 +165,11 @@ static void choose_device(char name[32], const struct run_config *c, const struc
 /* Ranks of one machine divide its cores, unless a launcher has bound them to cores of their own. 0: no
  * choice to make. */
 static int64_t choose_threads(const struct run_config *c, const struct group *g) {
-    cpu_set_t allowed;
+    cpu_set_t mask;
     if (c->threads || g->local_world == 1 || getenv("OMP_NUM_THREADS")) return c->threads;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return 0;
-    int count = CPU_COUNT(&allowed);
-    bool bound = count < sysconf(_SC_NPROCESSORS_ONLN);
-    return bound ? 0 : max_i64(1, count / g->local_world);
+    bool bound =
+        sched_getaffinity(0, sizeof mask, &mask) == 0 && CPU_COUNT(&mask) < sysconf(_SC_NPROCESSORS_ONLN);
+    return bound ? 0 : max_i64(1, processors_allowed() / g->local_world);
 }
 
 struct device *run_open_rank_device(const struct run_config *c, const struct group *g) {
