@@ -64,6 +64,23 @@ bool path_is_directory(const char *path) {
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+char *path_pattern(const char *pattern) {
+    size_t length = strlen(pattern), literal = length;
+    char *out = (char *)xmalloc(2 * length + 1), *to = out;
+    for (;; literal--) { /* until what stands before a slash is a directory */
+        while (literal > 0 && pattern[literal - 1] != '/') literal--;
+        memcpy(out, pattern, literal);
+        out[literal] = '\0';
+        if (literal == 0 || path_is_directory(out)) break;
+    }
+    for (size_t i = 0; i < length; i++) {
+        if (i < literal && strchr("*?[]{}\\~", pattern[i])) *to++ = '\\';
+        *to++ = pattern[i];
+    }
+    *to = '\0';
+    return out;
+}
+
 /* Like mkdir, but an existing directory is no error, even if another process makes it at the same
  * moment. */
 static bool make_one_directory(const char *path, struct error *err) {

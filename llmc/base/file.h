@@ -24,6 +24,10 @@ bool make_directories(const char *path, struct error *err);
 /* The directory that the path lies in: "." for a plain name. The caller frees. */
 char *path_parent(const char *path);
 
+/* A pattern for glob() in which the directories that exist as they are written stand for themselves, whatever
+ * brackets are in their names. The caller frees. */
+char *path_pattern(const char *pattern);
+
 /* For directories that are to go again if a start fails: path_existing() is the length of the longest
  * leading part of the path that exists, and remove_empty_directories() removes the path and its parents
  * down to that length, as far as they are empty. */

@@ -29,7 +29,9 @@ static int by_name(const void *a, const void *b) { return strcmp(*(char *const *
 
 /* Sorted by strcmp, since an order by locale would differ between machines. */
 static bool find_shards(const char *pattern, glob_t *found, struct error *err) {
-    int rc = glob(pattern, GLOB_NOSORT | GLOB_BRACE | GLOB_TILDE, NULL, found);
+    char *escaped = path_pattern(pattern);
+    int rc = glob(escaped, GLOB_NOSORT | GLOB_BRACE | GLOB_TILDE, NULL, found);
+    free(escaped);
     if (rc == GLOB_NOMATCH)
         return fail(err,
                     "%s: no such file, and as a pattern it matches none; expected token shards "

@@ -161,19 +161,31 @@ static bool check_others(const struct model_file *m, const char *skip, struct er
     return true;
 }
 
+/* If the weights are there in a format that is not read, the reason says so. */
+static void name_other_weights(const char *dir, struct error *err) {
+    static const char *const names[] = {"pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5",
+                                        "flax_model.msgpack", "consolidated.00.pth"};
+    char *own = xasprintf("%s/model.safetensors", dir);
+    for (size_t i = 0; i < ARRAY_LENGTH(names) && !path_exists(own); i++) {
+        char *other = xasprintf("%s/%s", dir, names[i]);
+        bool found = path_exists(other);
+        if (found)
+            fail(err,
+                 "%s: holds its weights only as %s; this engine reads safetensors "
+                 "(transformers' save_pretrained writes them)",
+                 dir, names[i]);
+        free(other);
+        if (found) break;
+    }
+    free(own);
+}
+
 static bool open_directory(struct model_file *m, const char *dir, struct error *err) {
     struct gpt_config config;
     enum gpt_format format;
     if (!model_config_read(&config, &format, dir, err)) return false;
     if (!safetensors_open_directory(&m->st, dir, "model", err)) {
-        char *pickle = xasprintf("%s/pytorch_model.bin", dir), *st = xasprintf("%s/model.safetensors", dir);
-        if (path_exists(pickle) && !path_exists(st))
-            fail(err,
-                 "%s: holds its weights only as pytorch_model.bin; this engine reads safetensors "
-                 "(transformers' save_pretrained writes them)",
-                 dir);
-        free(pickle);
-        free(st);
+        name_other_weights(dir, err);
         return false;
     }
     /* A GPT2LMHeadModel as transformers writes it has the prefix, the published GPT-2 weights do not. */

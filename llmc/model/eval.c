@@ -5,6 +5,7 @@
  * with targets only in its own tokens, and rows of many questions share forward passes. */
 #include "llmc/model/eval.h"
 
+#include "llmc/base/file.h"
 #include "llmc/corpus/task_file.h"
 
 #include <glob.h>
@@ -285,7 +286,10 @@ bool eval_tasks_open(struct eval_tasks *l, const char *list, const struct tokeni
     for (char *pattern; ok && (pattern = strsep(&rest, ",")) != NULL;) {
         glob_t found;
         if (!*pattern) continue;
-        if (glob(pattern, GLOB_ERR, NULL, &found) != 0) {
+        char *escaped = path_pattern(pattern);
+        int rc = glob(escaped, GLOB_ERR, NULL, &found);
+        free(escaped);
+        if (rc != 0) {
             ok = fail(err, "no file is named %s", pattern);
             break;
         }

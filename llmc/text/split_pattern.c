@@ -523,3 +523,13 @@ char *split_pattern_for_pcre2(const char *pattern, struct error *err) {
     free(t.out);
     return NULL;
 }
+
+char *split_pattern_of_text(const char *text) {
+    char *out = (char *)xmalloc(2 * strlen(text) + 1), *p = out;
+    for (; *text; text++) {
+        if (strchr("\\^$.[]|()?*+{}#- \t\n", *text)) *p++ = '\\';
+        *p++ = *text;
+    }
+    *p = 0;
+    return out;
+}

@@ -13,6 +13,9 @@ extern "C" {
  * said in PCRE2, or that is not known to mean the same there. */
 char *split_pattern_for_pcre2(const char *pattern, struct error *err);
 
+/* The pattern of a text that stands for itself. The caller frees. */
+char *split_pattern_of_text(const char *text);
+
 #ifdef __cplusplus
 }
 #endif

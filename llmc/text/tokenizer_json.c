@@ -11,6 +11,7 @@
 #include "llmc/base/file.h"
 #include "llmc/base/json_file.h"
 #include "llmc/text/normalize.h"
+#include "llmc/text/split_pattern.h"
 #include "llmc/text/tokenizer_tables.h"
 
 /* The contents of a file before they are checked. The strings belong to the JSON documents. */
@@ -302,17 +303,6 @@ static struct tokenizer *from_source(const struct source *src, struct error *err
 
 /* --- the pre-tokenizer and the other parts of tokenizer.json --- */
 
-/* A String pattern as a regular expression. */
-static char *quote_pattern(const char *text) {
-    char *out = (char *)xmalloc(2 * strlen(text) + 1), *p = out;
-    for (; *text; text++) {
-        if (strchr("\\^$.[]|()?*+{}#- \t\n", *text)) *p++ = '\\';
-        *p++ = *text;
-    }
-    *p = 0;
-    return out;
-}
-
 static bool add_split(struct tokenizer *t, const json_t *part, struct error *err) {
     const json_t *pattern = json_object_get(part, "pattern");
     const char *regex = string_at(pattern, "Regex"), *literal = string_at(pattern, "String");
@@ -331,7 +321,7 @@ static bool add_split(struct tokenizer *t, const json_t *part, struct error *err
             behavior ? behavior : "", invert ? " and invert" : "");
     if (regex) return pretokenizer_add_pattern(&t->pre, regex, drop_gaps, err);
     if (!*literal) return fail(err, "pre_tokenizer: Split with an empty String");
-    char *quoted = quote_pattern(literal);
+    char *quoted = split_pattern_of_text(literal);
     bool ok = pretokenizer_add_pattern(&t->pre, quoted, drop_gaps, err);
     free(quoted);
     return ok;
@@ -462,8 +452,29 @@ static bool check_model(const json_t *model, struct error *err) {
 
 /* --- loading --- */
 
+/* The tokenizers of other programs, by name. */
+static bool check_kind(const char *path, struct error *err) {
+    struct mapped_file f;
+    if (!file_map(&f, path, err)) return false;
+    size_t n = strlen(path), line = 0;
+    bool llmc = f.size >= 4 && memcmp(f.data, "\xc8\xd7\x34\x01", 4) == 0; /* 20240328 */
+    while (line < (size_t)f.size && line < 200 && f.data[line] != '\n') line++;
+    bool tiktoken = (n > 9 && !strcmp(path + n - 9, ".tiktoken")) ||
+                    (line > 2 && line < (size_t)f.size && f.data[0] != '{' && f.data[0] != '[' &&
+                     memchr(f.data, ' ', line) && f.data[line - 1] >= '0' && f.data[line - 1] <= '9');
+    file_unmap(&f);
+    if (!llmc && !tiktoken) return true;
+    return fail(
+        err,
+        "%s: %s; expected Hugging Face's tokenizer.json (AutoTokenizer.from_pretrained(NAME)"
+        ".save_pretrained(DIR) writes it)",
+        path,
+        llmc ? "is llm.c's table of tokens, which has no merges"
+             : "is tiktoken's list of tokens, which has neither special tokens nor the pattern of words");
+}
+
 static json_t *parse_json(const char *path, struct error *err) {
-    json_t *root = json_file_load(path, err);
+    json_t *root = check_kind(path, err) ? json_file_load(path, err) : NULL;
     if (!root || json_is_object(root)) return root;
     fail(err, "%s: expected a JSON object", path);
     json_decref(root);

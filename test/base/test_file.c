@@ -121,6 +121,29 @@ static void parents_of_paths(void **state) {
     assert_parent("/", "/");
 }
 
+static void directories_of_a_pattern_stand_for_themselves(void **state) {
+    static const char *const cases[][2] = {
+        {"plain/*.bin", "plain/*.bin"},
+        {"[v1]/a*.bin", "\\[v1\\]/a*.bin"},
+        {"[v1]/{x}/[ab].bin", "\\[v1\\]/\\{x\\}/[ab].bin"},
+        {"[v1]*/x.bin", "[v1]*/x.bin"},
+        {"[v1]/*/x.bin", "\\[v1\\]/*/x.bin"},
+        {"*.bin", "*.bin"},
+    };
+    struct error err;
+    char here[4096];
+    assert_non_null(getcwd(here, sizeof here));
+    const char *deep = in_scratch("[v1]/{x}");
+    assert_true(make_directories(deep, &err));
+    assert_int_equal(chdir(scratch_directory()), 0);
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        char *pattern = path_pattern(cases[i][0]);
+        assert_string_equal(pattern, cases[i][1]);
+        free(pattern);
+    }
+    assert_int_equal(chdir(here), 0);
+}
+
 static void files_are_replaced_only_when_asked(void **state) {
     struct error err = {""};
     const char *file = in_scratch("file"), *link = in_scratch("link"), *nowhere = in_scratch("none/file");
@@ -277,6 +300,7 @@ int main(int argc, char **argv) {
         SCRATCH_TEST(directories_are_made),
         SCRATCH_TEST(what_a_failed_start_made_is_removed),
         SCRATCH_TEST(parents_of_paths),
+        SCRATCH_TEST(directories_of_a_pattern_stand_for_themselves),
         SCRATCH_TEST(files_are_replaced_only_when_asked),
         SCRATCH_TEST(sync_reports_a_missing_path),
         SCRATCH_TEST(writer_counts_and_formats),

@@ -358,7 +358,11 @@ static void other_containers_are_refused(void **state) {
     assert_int_equal(rename(in_scratch("hf/model.safetensors"), in_scratch("hf/pytorch_model.bin")), 0);
     assert_false(checkpoint_config(&config, in_scratch("hf"), &err));
     assert_mentions(err.message, "only as pytorch_model.bin");
-    unlink(in_scratch("hf/pytorch_model.bin"));
+    assert_int_equal(
+        rename(in_scratch("hf/pytorch_model.bin"), in_scratch("hf/pytorch_model.bin.index.json")), 0);
+    assert_false(checkpoint_config(&config, in_scratch("hf"), &err));
+    assert_mentions(err.message, "only as pytorch_model.bin.index.json");
+    unlink(in_scratch("hf/pytorch_model.bin.index.json"));
     assert_false(checkpoint_config(&config, in_scratch("hf"), &err));
     assert_mentions(err.message, "model.safetensors");
     put_text(in_scratch("hf/model.safetensors"), "not a safetensors file");

@@ -61,7 +61,7 @@ static void commands_can_be_pasted(void **state) {
     expect_command(0, "tokens", "%s --tokens 3", command);
     free(command);
     expect_command(0, "", "printf 'one two three\\nfour\\n' >t.txt");
-    r = run_command("'a b/prepare' --tokenizer bytes --validation-fraction 0 --out 's h' t.txt");
+    r = run_command("'a b/prepare' --tokenizer bytes --validation-fraction 0 --out '[s h]' t.txt");
     assert_int_equal(r.status, 0);
     command = command_after(r.out, "train on them with\n  ");
     expect_command(0, "", "%s " MODEL "--steps 1 --batch-size 1 --out fromshards", command);

@@ -584,6 +584,12 @@ static void test_malformed_files(void **state) {
     put_file("garbage.json", "\x80\x81{{{", 5);
     refuse("garbage.json", "JSON");
     put_file("list.json", "[1, 2]", 6);
+    put_text("x.tiktoken", "IQ== 0\nIg== 1\n");
+    refuse("x.tiktoken", "is tiktoken's list of tokens");
+    put_text("renamed.json", "IQ== 0\nIg== 1\n");
+    refuse("renamed.json", "is tiktoken's list of tokens");
+    put_file("gpt2_tokenizer.bin", "\xc8\xd7\x34\x01\0\0\0\0", 8);
+    refuse("gpt2_tokenizer.bin", "is llm.c's table of tokens");
     refuse("list.json", "");
     refuse("missing.json", "");
     refuse_changed("model", NULL, "model");
