@@ -25,12 +25,16 @@ uninstall:  ## remove what make install installed (with the same PREFIX and DEST
 # `make bundle`: a folder, and an archive of it, that runs on any x86-64 Linux with the glibc of Debian 12 or newer, without
 # packages and compiler. With CUDA=1 it also has the benchmark, the CUDA tests and profiling/measure_gpu.sh; the CUDA
 # libraries themselves come from the machine, `run` finds them.
-BUNDLE_BUILD = $(BUILD)/for-bundle
+BUNDLE_BUILD = $(BUILD)/for-bundle$(if $(WITH_CUDA),-cuda)
+BUNDLE_FLAGS = $(CC) $(CFLAGS) $(if $(WITH_CUDA),$(NVCC) $(NVCCFLAGS) $(CUDA_GENCODE))
 BUNDLE_DIR   = $(BUILD)/train_gpt-$(VERSION)-$(shell uname -m)$(if $(WITH_CUDA),-cuda)
 
 .PHONY: bundle
 bundle: deps  ## a folder and an archive that run on other machines (CUDA=1 CUDA_ARCH=90: for a GPU, with what measures there)
 	rm -rf $(BUNDLE_DIR)
+	# Objects of other flags, for this machine's processor perhaps, must not get into it.
+	echo "$(BUNDLE_FLAGS)" | cmp -s - $(BUNDLE_BUILD)/flags || rm -rf $(BUNDLE_BUILD)
+	mkdir -p $(BUNDLE_BUILD) && echo "$(BUNDLE_FLAGS)" >$(BUNDLE_BUILD)/flags
 	LD_LIBRARY_PATH=$(CUDA_HOME)/lib64 $(MAKE) --no-print-directory BUILD=$(BUNDLE_BUILD) BUNDLE=1 \
 	    CUDA=$(or $(WITH_CUDA),0) PREFIX= DESTDIR=$(BUNDLE_DIR) install $(if $(WITH_CUDA),gpu-programs)
 	sh dev/bundle.sh $(BUNDLE_DIR) $(if $(WITH_CUDA),$(BUNDLE_BUILD) $(CUDA_HOME)/lib64)
