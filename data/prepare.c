@@ -425,7 +425,7 @@ static void say_result(const struct prepare *p) {
     struct text_remarks remarks = {0};
     for (int64_t i = 0; i < p->sources.count; i++) {
         for (int k = 0; k < TEXT_REMARKS; k++) remarks.count[k] += p->counts[i].remarks[k];
-        text_remarks_add_file(&remarks, p->counts[i].left_out);
+        text_remarks_add_file(&remarks, p->counts[i].left_out, p->counts[i].json);
     }
     static const char *const names[SIDES] = {"training:  ", "validation:"};
     for (int side = 0; side < SIDES; side++)
@@ -435,6 +435,7 @@ static void say_result(const struct prepare *p) {
                p->side[side].total_tokens ? (double)p->text_bytes[side] / (double)p->side[side].total_tokens
                                           : 0.0,
                (long long)p->side[side].count, p->side[side].count == 1 ? "" : "s");
+    text_remarks_check_field(&remarks, p->o->field);
     char *remark;
     for (int i = 0; (remark = text_remark(&remarks, i)) != NULL; free(remark), i++) printf("%s\n", remark);
     if (p->side[VALIDATION].count == 0 && p->o->validation_fraction > 0)

@@ -84,15 +84,17 @@ static void open_evaluation(struct evaluation *e) {
     e->directory = checkpoint_find(e->c.from, &err);
     check(e->directory, "%s", err.message);
     check(checkpoint_config(&e->model, e->directory, &err), "%s", err.message);
-    e->tokenizer = !e->c.tokenizer                        ? checkpoint_load_tokenizer(e->directory, &err)
-                   : strcmp(e->c.tokenizer, "bytes") == 0 ? tokenizer_bytes()
-                                                          : tokenizer_load(e->c.tokenizer, &err);
+    e->tokenizer =
+        e->c.tokenizer ? tokenizer_open(e->c.tokenizer, &err) : checkpoint_load_tokenizer(e->directory, &err);
     check(e->tokenizer || !err.message[0], "%s", err.message);
     check(e->tokenizer || (!e->c.text && !e->c.tasks),
           "%s has no tokenizer.json: --tokenizer must name one for the text", e->directory);
     int V = e->tokenizer ? tokenizer_vocab_size(e->tokenizer) : 0;
     check(V <= e->model.vocab_size, "the tokenizer has %d tokens, the model only %" PRId64, V,
           e->model.vocab_size);
+    if (e->c.tokenizer && !checkpoint_tokenizer_is(e->directory, e->tokenizer))
+        warn("--tokenizer %s is not the tokenizer of %s: the same numbers are other tokens to the model",
+             e->c.tokenizer, e->directory);
     if (!e->c.seq_len) e->c.seq_len = e->model.context;
     check(e->c.seq_len <= e->model.context,
           "--seq-len %" PRId64 " is longer than the model's context of %" PRId64, e->c.seq_len,
@@ -140,7 +142,7 @@ static struct dataset *open_text(const struct evaluation *e, struct error *err) 
     uint32_t *ids;
     int64_t count;
     if (!corpus_open(&corpus, e->c.text, &options, 0.0, err)) return NULL;
-    corpus_warn(&corpus, e->c.text);
+    corpus_warn(&corpus, e->c.text, e->c.field);
     bool ok = corpus_encode(&corpus, false, e->tokenizer, &ids, &count, err);
     corpus_free(&corpus);
     return ok ? dataset_from_tokens(e->c.text, ids, count, e->model.vocab_size) : NULL;
@@ -278,6 +280,19 @@ static void evaluate_tasks(const struct evaluation *e) {
 
 /* --- the command --- */
 
+/* Options of what is not evaluated. */
+static void warn_idle(const struct options *o, const struct eval_config *c) {
+    const struct {
+        const char *option, *goes_with;
+        bool idle;
+    } rows[] = {{"format", "--text", !c->text},
+                {"field", "--text", !c->text},
+                {"batches", "--data and --text", !c->text && !c->data}};
+    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++)
+        if (rows[i].idle && options_given(o, rows[i].option))
+            warn("--%s has no effect: it goes with %s", rows[i].option, rows[i].goes_with);
+}
+
 int cmd_eval(int argc, char **argv) {
     struct options options;
     struct evaluation e = {0};
@@ -293,6 +308,7 @@ int cmd_eval(int argc, char **argv) {
         options_free(&options);
         return 2;
     }
+    warn_idle(&options, &e.c);
     struct error err;
     check(!e.c.details || may_write_file(e.c.details, e.c.overwrite, &err), "--details %s", err.message);
     open_evaluation(&e);

@@ -41,10 +41,11 @@ char *read_prompt(const char *prompt) {
 struct tokenizer *open_prompt_tokenizer(const char *path, const char *directory, const char *prompt,
                                         int64_t V) {
     struct error err = {""};
-    struct tokenizer *t = !path                        ? checkpoint_load_tokenizer(directory, &err)
-                          : strcmp(path, "bytes") == 0 ? tokenizer_bytes()
-                                                       : tokenizer_load(path, &err);
+    struct tokenizer *t = path ? tokenizer_open(path, &err) : checkpoint_load_tokenizer(directory, &err);
     check(t || !err.message[0], "%s", err.message);
+    if (path && !checkpoint_tokenizer_is(directory, t))
+        warn("--tokenizer %s is not the tokenizer of %s: the same numbers are other tokens to the model",
+             path, directory);
     if (!t) {
         check(!prompt[0], "%s has no tokenizer.json: --tokenizer must name one for the --prompt", directory);
         warn("%s has no tokenizer.json: token ids stand for text (--tokenizer PATH names one)", directory);

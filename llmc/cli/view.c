@@ -23,8 +23,8 @@ struct view_config {
 static const struct option_row model_rows[] = {
     OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint or a Hugging Face directory",
              OPTION_REQUIRED),
-    OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH",
-             "tokenizer.json or a directory with one (default: the tokenizer in DIR)", 0),
+    OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
+             "tokenizer.json, a directory with one, or the word bytes (default: the tokenizer in DIR)", 0),
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
     OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: the cores it may use)", 0),
 };

@@ -119,8 +119,9 @@ bool corpus_open(struct corpus *c, const char *path, const struct text_options *
     return ok;
 }
 
-void corpus_warn(const struct corpus *c, const char *path) {
+void corpus_warn(const struct corpus *c, const char *path, const char *field) {
     char *remark;
+    text_remarks_check_field(&c->remarks, field);
     for (int i = 0; (remark = text_remark(&c->remarks, i)) != NULL; free(remark), i++)
         warn("%s: %s", path, remark);
 }

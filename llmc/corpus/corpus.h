@@ -29,8 +29,8 @@ struct corpus {
 bool corpus_open(struct corpus *c, const char *path, const struct text_options *options,
                  double validation_fraction, struct error *err);
 
-/* Prints the remarks as warnings. */
-void corpus_warn(const struct corpus *c, const char *path);
+/* Prints the remarks as warnings. `field` is that of the options, or NULL. */
+void corpus_warn(const struct corpus *c, const char *path, const char *field);
 
 /* `count` >= 2 stories of llmc/stories/stories.h. Every 1/fraction-th is for validation. */
 void corpus_stories(struct corpus *c, uint64_t seed, int64_t count, double validation_fraction);

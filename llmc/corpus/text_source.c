@@ -450,10 +450,16 @@ void text_document_counts(const struct text_document *d, int64_t count[TEXT_REMA
     count[REMARK_SEPARATORS] = d->separators;
 }
 
-void text_remarks_add_file(struct text_remarks *r, const char *left_out) {
+void text_remarks_check_field(const struct text_remarks *r, const char *field) {
+    if (field && r->files > r->left_out && !r->json)
+        warn("--field %s has no effect: nothing of the input is JSON lines", field);
+}
+
+void text_remarks_add_file(struct text_remarks *r, const char *left_out, bool json) {
     enum { KINDS = ARRAY_LENGTH(r->kinds) };
     int i = 0;
     r->files++;
+    r->json += json;
     if (!left_out) return;
     r->left_out++;
     while (i < KINDS - 1 && r->kinds[i].name && strcmp(r->kinds[i].name, left_out) != 0) i++;
@@ -475,7 +481,7 @@ void text_remarks_add(struct text_remarks *r, const struct source_list *l, const
             r->count[k] += count[k];
         }
     }
-    for (int64_t i = 0; i < b->end_count; i++) text_remarks_add_file(r, b->ends[i].left_out);
+    for (int64_t i = 0; i < b->end_count; i++) text_remarks_add_file(r, b->ends[i].left_out, b->ends[i].json);
 }
 
 /* "3 of 12 files are no text and are left out: PNG picture (2), JSON (1)" */

@@ -133,7 +133,7 @@ struct text_remarks {
     int64_t count[TEXT_REMARKS];
     char *first
         [TEXT_REMARKS]; /* the first such place, "a.jsonl:12", with the reason where there is one; or NULL */
-    int64_t files, left_out;
+    int64_t files, left_out, json; /* files; those left out; those of JSON lines */
     struct {
         const char *name; /* of a content, or "other"; kept, not copied */
         int64_t count;
@@ -144,7 +144,9 @@ void text_document_counts(const struct text_document *d, int64_t count[TEXT_REMA
 /* Counts the documents of a batch, and the files that ended in it. */
 void text_remarks_add(struct text_remarks *r, const struct source_list *l, const struct text_batch *b,
                       const struct text_documents *d);
-void text_remarks_add_file(struct text_remarks *r, const char *left_out); /* NULL: it was read */
+void text_remarks_add_file(struct text_remarks *r, const char *left_out, bool json); /* NULL: it was read */
+/* Warns if --field is given (not NULL), but no file is of JSON lines. */
+void text_remarks_check_field(const struct text_remarks *r, const char *field);
 /* The i-th sentence, from 0: "3 of 12 files are no text and are left out: PNG picture (3)". NULL after
  * the last. The caller frees. */
 char *text_remark(const struct text_remarks *r, int i);

@@ -103,6 +103,8 @@ bool checkpoint_load_state(struct train_state *state, const char *dir, struct er
 /* The tokenizer in the directory, or NULL with err->message "" if it has none, or NULL with the reason
  * (also if it has more tokens than the model). */
 struct tokenizer *checkpoint_load_tokenizer(const char *dir, struct error *err);
+/* Whether the tokenizer in the directory is this one, or it has none. */
+bool checkpoint_tokenizer_is(const char *dir, const struct tokenizer *t);
 
 #ifdef __cplusplus
 }

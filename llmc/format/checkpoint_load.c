@@ -289,3 +289,11 @@ struct tokenizer *checkpoint_load_tokenizer(const char *dir, struct error *err) 
     }
     return t;
 }
+
+bool checkpoint_tokenizer_is(const char *dir, const struct tokenizer *t) {
+    struct error err;
+    struct tokenizer *own = checkpoint_load_tokenizer(dir, &err);
+    bool same = !own || tokenizer_hash(own) == tokenizer_hash(t);
+    if (own) tokenizer_free(own);
+    return same;
+}

@@ -30,18 +30,11 @@ static struct tokenizer *train_tokenizer(const struct corpus *c, int64_t vocab_s
     return t;
 }
 
-static struct tokenizer *named_tokenizer(const char *name, struct error *err) {
-    return strcmp(name, "bytes") == 0 ? tokenizer_bytes() : tokenizer_load(name, err);
-}
-
 /* --tokenizer against the one that the weights were trained with. A resumed run cannot change it; a new run
  * may, and learns its embeddings anew. */
 static bool check_given_tokenizer(const struct run_data *d, const struct run_config *c,
                                   const char *checkpoint, struct error *err) {
-    struct tokenizer *own = checkpoint ? checkpoint_load_tokenizer(checkpoint, err) : NULL;
-    bool same = !own || tokenizer_hash(own) == tokenizer_hash(d->tokenizer);
-    if (own) tokenizer_free(own);
-    if (same) return true;
+    if (!checkpoint || checkpoint_tokenizer_is(checkpoint, d->tokenizer)) return true;
     if (c->resume)
         return fail(
             err,
@@ -85,7 +78,7 @@ static bool choose_tokenizer(struct run_data *d, const struct run_config *c, con
                              const struct corpus *corpus, struct error *err) {
     err->message[0] = '\0';
     if (c->tokenizer) {
-        d->tokenizer = named_tokenizer(c->tokenizer, err);
+        d->tokenizer = tokenizer_open(c->tokenizer, err);
         if (!d->tokenizer || !check_given_tokenizer(d, c, checkpoint, err)) return false;
     } else if (checkpoint) {
         d->tokenizer = checkpoint_load_tokenizer(checkpoint, err);
@@ -130,7 +123,7 @@ static bool open_corpus(struct run_data *d, const struct run_config *c, struct c
         return fail(err, "--text %s: each of the %" PRId64 " processes reads the text: put it into a file",
                     c->text, c->world);
     if (!corpus_open(corpus, c->text, &options, c->validation_fraction, err)) return false;
-    corpus_warn(corpus, c->text);
+    corpus_warn(corpus, c->text, c->field);
     return true;
 }
 

@@ -32,6 +32,10 @@ struct tokenizer *tokenizer_bytes(void) {
     return t;
 }
 
+struct tokenizer *tokenizer_open(const char *name, struct error *err) {
+    return strcmp(name, "bytes") == 0 ? tokenizer_bytes() : tokenizer_load(name, err);
+}
+
 void tokenizer_free(struct tokenizer *t) {
     if (!t) return;
     for (int i = 0; i < t->added_count; i++) free(t->added[i].content);

@@ -29,6 +29,8 @@ struct tokenizer *tokenizer_bytes(void);
  * GPT-2, Llama-3 or Qwen2, Digits, or any Split pattern that split_pattern.h can translate for PCRE2; NULL with the reason in err
  * otherwise. The post-processor (which adds <bos> and the like) is kept for saving, but not applied. */
 struct tokenizer *tokenizer_load(const char *path, struct error *err);
+/* As --tokenizer takes it: such a path, or the word bytes. */
+struct tokenizer *tokenizer_open(const char *name, struct error *err);
 
 /* Writes a Hugging Face tokenizer.json atomically. The same tokenizer gives the same bytes. */
 bool tokenizer_save(const struct tokenizer *t, const char *path, struct error *err);

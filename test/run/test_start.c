@@ -25,7 +25,7 @@ static void put_shard(const char *path, int64_t count, uint32_t seed) {
     free(tokens);
 }
 
-/* text.txt; prepared/, shards of it by bytes; bpe/, by a trained tokenizer */
+/* text.txt; unknown.bin, a shard of unknown tokens; prepared/, shards of it by bytes; bpe/, by a trained tokenizer */
 static int set_up(void **state) {
     static const char *const words[] = {"the", "cat", "saw", "a", "dog", "and", "ran", "home"};
     if (make_scratch(state) != 0) return -1;
@@ -33,6 +33,7 @@ static int set_up(void **state) {
     for (int i = 0; i < 4000; i++)
         fprintf(f, "%s%s", words[(i * i + i / 7) % 8], i % 12 == 11 ? ".\n<|endoftext|>\n" : " ");
     fclose(f);
+    put_shard("unknown.bin", 3000, 1);
     expect_command(0, "", "$P --tokenizer bytes --validation-fraction 0.1 --out prepared text.txt");
     expect_command(0, "", "$P --tokenizer train:300 --validation-fraction 0.1 --out bpe text.txt");
     return 0;
@@ -77,7 +78,6 @@ static void vocab_size_is_honoured_or_refused(void **state) {
 /* --- samples and steps --- */
 
 static void documents_need_a_token_that_begins_them(void **state) {
-    put_shard("unknown.bin", 3000, 1);
     expect_command(1, "--samples documents: where a document of --data begins is not known",
                    TRAIN "--vocab-size 300 --samples documents --data unknown.bin");
     expect_no_warning(TRAIN "--samples documents --data unknown.bin --tokenizer bytes");
@@ -201,6 +201,7 @@ static void the_tokenizer_beside_the_shards(void **state) {
                    "rm -rf tuned; $T --out tuned --model run --text text.txt --steps 1 --device cpu");
     expect_command(0, "starting from run",
                    "rm -rf tuned; $T --out tuned --model run --steps 1 --device cpu " PREPARED);
+    expect_no_warning("$T sample --from run --tokenizer bytes --prompt the --tokens 4 --no-stats");
     /* the command that is printed at the end */
     expect_command(0, "", TRAIN PREPARED "| sed -n 's/^sample  *//p' | grep . >hint && sh hint");
     expect_command(
@@ -231,6 +232,11 @@ static void different_tokenizers_are_refused(void **state) {
     expect_command(
         0, "has to learn them anew",
         "rm -rf run; $T --out run --model wide --text text.txt --tokenizer bpe/tokenizer.json --steps 2 --device cpu");
+    static const char *const other_text[] = {"eval --text text.txt --batches 1",
+                                             "sample --prompt the --tokens 4"};
+    for (size_t i = 0; i < ARRAY_LENGTH(other_text); i++)
+        expect_command(0, "is not the tokenizer of wide", "$T %s --from wide --tokenizer bpe/tokenizer.json",
+                       other_text[i]);
     expect_command(0, "", "rm -r base wide");
 }
 
@@ -258,7 +264,6 @@ static void manifests_are_not_trusted_blindly(void **state) {
 /* --- options without effect --- */
 
 static void options_without_effect_are_said(void **state) {
-    put_shard("unknown.bin", 3000, 1);
     static const struct {
         const char *data, *option;
     } cases[] = {
@@ -281,6 +286,7 @@ static void options_without_effect_are_said(void **state) {
         {PREPARED, "--no-master-weights"},
         {PREPARED, "--stochastic-rounding"},
         {PREPARED, "--epochs 7"},
+        {"--text text.txt", "--field story"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
         char *name = xasprintf("--%s", cases[i].option + (strncmp(cases[i].option, "--no-", 5) == 0 ? 5 : 2));
@@ -293,6 +299,12 @@ static void options_without_effect_are_said(void **state) {
     expect_command(0, "", TRAIN PREPARED "&& rm -rf base && mv run base");
     expect_command(0, "--init-std has no effect",
                    "$T --out run --model base --init-std 1 --steps 1 --device cpu " PREPARED);
+    expect_command(0, "--field has no effect",
+                   "$T eval --from base --field story --data 'prepared/*_val_*.bin' --batches 1");
+    expect_command(0, "--field story has no effect",
+                   "$T eval --from base --field story --text text.txt --batches 1");
+    expect_command(0, "--field story has no effect",
+                   "rm -rf run; $P --tokenizer bytes --field story --out run text.txt");
     expect_no_warning("rm -rf run; $T --config base/options.json --out run"); /* a value for every option */
 }
 
