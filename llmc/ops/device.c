@@ -1,8 +1,10 @@
 /* Opens a device by name. */
 #include "llmc/ops/device.h"
 
+#include "llmc/base/file.h"
 #include "llmc/ops/processors.h"
 
+#include <ctype.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,7 +21,25 @@ static void choose_threads(int threads) {
         omp_set_num_threads(allowed);
 }
 
+/* The back end appends to the tune file, lines of "<machine>|<product> <hexadecimal> <microseconds>". A file
+ * that begins otherwise is somebody's. */
+static bool check_tune_file(const char *path, struct error *err) {
+    struct mapped_file f;
+    if (!path || !path_exists(path)) return true;
+    if (!file_map(&f, path, err)) return false;
+    const uint8_t *space = f.size ? (const uint8_t *)memchr(f.data, ' ', (size_t)min_i64(f.size, 512)) : NULL;
+    bool good = f.size == 0 || (space && memchr(f.data, '|', (size_t)(space - f.data)) &&
+                                f.data + f.size - space > 2 && isxdigit(space[1]) && isxdigit(space[2]));
+    file_unmap(&f);
+    return good ||
+           fail(
+               err,
+               "--autotune %s: is a file of something else, and nothing is appended to it: give another name",
+               path);
+}
+
 struct device *device_open(const char *name, const struct device_options *options, struct error *err) {
+    if (options && !check_tune_file(options->tune_file, err)) return NULL;
     choose_threads(options ? (int)options->threads : 0);
     if (strcmp(name, "cpu") == 0) return device_open_cpu();
     if (strcmp(name, "auto") == 0) {

@@ -2,6 +2,8 @@
  * people's files, plain files, symbolic links, a run in progress and places that cannot be written. */
 #include "test/program.h"
 
+#include "llmc/ops/device.h"
+
 #include "llmc/base/file.h"
 
 #include <stdio.h>
@@ -64,6 +66,9 @@ static const char *const file_commands[][2] = {
     {"$T export --from run", "--to"},
     {"$T profile " MODEL "--repeats 1", "--html"},
     {"$T eval --from run --tasks questions.jsonl", "--details"},
+    {"$T view --from run --prompt the", "--html"},
+    {"$T view --from run --prompt the", "--json"},
+    {"$T watch run", "--html"},
     {"$B --device cpu --op act --seconds 0.001 --shape 2,8,16,2,30", "--json"},
 };
 
@@ -188,6 +193,30 @@ static void files_are_replaced_only_with_overwrite(void **state) {
     put_text("hf/README.md", "a model card");
     assert_refused("$T export --from run --overwrite --to", "hf", "hf");
     assert_true(remove_tree(in_scratch("hf")));
+}
+
+/* The file of matmul choices grows: another file must not. */
+static void tuning_appends_to_nothing_else(void **state) {
+    static const struct {
+        const char *name, *text;
+        bool own;
+    } cases[] = {{"own", "NVIDIA_H200|130000|bf16,TN,768,8,768,0,0 0102ff 12.00\n", true},
+                 {"empty", "", true},
+                 {"thesis.txt", "It was a dark and stormy night", false},
+                 {"table.txt", "a|b c|d", false},
+                 {"log.jsonl", "{\"step\":1}\n", false},
+                 {"word", "word", false}};
+    for (size_t i = 0; i < ARRAY_LENGTH(cases); i++) {
+        put_text(cases[i].name, cases[i].text);
+        const char *path = in_scratch("%s", cases[i].name);
+        struct device_options options = {.tune_file = path};
+        struct error err;
+        struct device *d = device_open("cpu", &options, &err);
+        if ((d != NULL) != cases[i].own) fail_msg("%s", cases[i].name);
+        if (d) d->close(d);
+        if (!d) assert_mentions(err.message, path);
+        assert_int_equal(unlink(path), 0);
+    }
 }
 
 static void a_run_is_overwritten_and_nothing_else(void **state) {
@@ -325,6 +354,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(overwrite_needs_a_run),
         cmocka_unit_test(what_looks_like_a_run_and_is_none),
         cmocka_unit_test(files_are_replaced_only_with_overwrite),
+        cmocka_unit_test(tuning_appends_to_nothing_else),
         cmocka_unit_test(a_run_is_overwritten_and_nothing_else),
         cmocka_unit_test(a_failed_start_costs_nothing),
         cmocka_unit_test(a_run_in_progress_is_left_alone),
