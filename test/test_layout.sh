@@ -1,7 +1,8 @@
 #!/bin/sh
 # The folders of llmc/ are floors: a file includes its own folder and the folders below it, never one above or beside
 # it. Each line of `floors` names a folder and what stands directly below; what is below that is below, too.
-# Programs, benchmarks and tests stand on the roof: nothing in llmc/ includes them.
+# Programs, benchmarks and tests stand on the roof: nothing in llmc/ includes them. And test/README.md names only files
+# that exist.
 #     test/test_layout.sh [DIR]     of another checkout
 floors='
 base
@@ -20,7 +21,12 @@ serve    format report
 run      format report
 cli      run serve'
 cd "${1:-$(dirname "$0")/..}" || exit 1
-echo 1..1
+echo 1..2
+missing=
+for f in $(grep -o '`[a-z]*/[a-z_/]*\.[ch]`' test/README.md 2>/dev/null | tr -d '`'); do
+    [ -f "$f" ] || missing="$missing $f"
+done
+[ -z "$missing" ] && echo "ok 2 - the files that test/README.md names exist" || echo "not ok 2 - test/README.md names$missing"
 grep -rHo '^ *#include "[^"]*"' llmc | sed 's/: *#include "/ /; s/"$//' | awk -v floors="$floors" '
     BEGIN {
         lines = split(floors, line, "\n")
@@ -43,3 +49,4 @@ grep -rHo '^ *#include "[^"]*"' llmc | sed 's/: *#include "/ /; s/"$//' | awk -v
         bad = 1
     }
     END { print (bad ? "not ok" : "ok") " 1 - folders include only what is below them"; exit bad }'
+[ $? = 0 ] && [ -z "$missing" ]

@@ -13,13 +13,15 @@
 
 #include "llmc/base/utf8.h"
 
+enum { FEW = 32 }; /* bounds of a list that is as good as categories */
+
 struct pcre2_unicode {
     struct code_set category[32]; /* in the order of code_set_category_name() */
 };
 
 /* Asks PCRE2 for the category of every code point: one capturing group for each category, and a text of all
  * code points. */
-struct pcre2_unicode *pcre2_unicode_open(void) {
+static struct pcre2_unicode *pcre2_unicode_open(void) {
     struct pcre2_unicode *u = (struct pcre2_unicode *)xcalloc(1, sizeof *u);
     int n = code_set_categories(), code;
     check(n <= (int)ARRAY_LENGTH(u->category), "%d categories", n);
@@ -65,13 +67,14 @@ struct spelling {
     int cost;
 };
 
+/* Without `u` as a list alone. */
 static void spell(const struct pcre2_unicode *u, const struct code_set *s, struct spelling *out) {
     *out = (struct spelling){0};
     struct code_set rest = {0};
     uint32_t surrogates[2] = {0xd800, 0xe000}; /* no text has them, and no pattern may */
     code_set_combine(&rest, s, CODE_SET_UNION);
     code_set_combine(&rest, &(struct code_set){2, surrogates}, CODE_SET_DIFFERENCE);
-    for (int k = 0; k < code_set_categories(); k++) {
+    for (int k = 0; u && k < code_set_categories(); k++) {
         struct code_set in = {0}, missing = {0};
         code_set_combine(&in, &u->category[k], CODE_SET_UNION);
         code_set_combine(&missing, &u->category[k], CODE_SET_UNION);
@@ -119,7 +122,7 @@ static void put_categories(FILE *out, uint32_t mask) {
     }
 }
 
-char *pcre2_class(const struct pcre2_unicode *u, const struct code_set *s) {
+char *pcre2_class(struct pcre2_unicode **u, const struct code_set *s) {
     char *text = NULL;
     size_t size;
     FILE *out = open_memstream(&text, &size);
@@ -128,8 +131,10 @@ char *pcre2_class(const struct pcre2_unicode *u, const struct code_set *s) {
     code_set_combine(&others, s, CODE_SET_UNION);
     code_set_invert(&others);
     struct spelling both[2];
-    spell(u, s, &both[0]);
-    spell(u, &others, &both[1]);
+    bool few = min_i64(s->count, others.count) <= FEW;
+    if (!few && !*u) *u = pcre2_unicode_open();
+    spell(few ? NULL : *u, s, &both[0]);
+    spell(few ? NULL : *u, &others, &both[1]);
     bool negated = both[1].cost < both[0].cost && others.count;
     const struct spelling *best = &both[negated];
     if (!s->count) {

@@ -10,11 +10,11 @@ extern "C" {
 
 /* What the linked PCRE2 knows about Unicode. Asking it takes some milliseconds. */
 struct pcre2_unicode;
-struct pcre2_unicode *pcre2_unicode_open(void);
 void pcre2_unicode_close(struct pcre2_unicode *u); /* u may be NULL */
 
-/* A pattern that matches the characters of the set. It can have a quantifier. The caller frees. */
-char *pcre2_class(const struct pcre2_unicode *u, const struct code_set *s);
+/* A pattern that matches the characters of the set. It can have a quantifier. The caller frees. *u is opened
+ * when it is needed; it begins as NULL. */
+char *pcre2_class(struct pcre2_unicode **u, const struct code_set *s);
 
 #ifdef __cplusplus
 }

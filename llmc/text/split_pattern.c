@@ -58,8 +58,7 @@ static void put_code(struct translation *t, uint32_t code) { put(t, temp_printf(
 /* One item that matches the characters of a set. */
 static void put_set(struct translation *t, const struct code_set *s) {
     if (++t->sets > MAX_SETS) return; /* refused at the end */
-    if (!t->unicode) t->unicode = pcre2_unicode_open();
-    char *item = pcre2_class(t->unicode, s);
+    char *item = pcre2_class(&t->unicode, s);
     put(t, item);
     free(item);
 }

@@ -27,6 +27,7 @@ typedef void fuzz_seed_fn(void *user, const void *data, size_t size);
     X(options)                                                                                               \
     X(log)                                                                                                   \
     X(text_source)                                                                                           \
+    X(content)                                                                                               \
     X(shard_set)
 
 #define FUZZ_DECLARE(name)                                                                                   \

@@ -33,9 +33,9 @@ FUZZ_TARGET(split_pattern) {
 
 FUZZ_SEEDS(split_pattern) {
     static const char *const seeds[] = {
-        "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{M}]*[\\p{Ll}\\p{Lm}]+(?i:'s|'t|'re)?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s+(?!\\S)|\\s+",
-        "[\\p{Han}&&[^a-c]]+|\\w+\\b|(?=g)|^.$|\\h{2}+",
-        "[[:alpha:][:^punct:]\\x{4e00}-\\u9fff]*?|(?<n>a|(?>b+))(?<!c)\\R|\\Z",
-        "(?i)[sk]{,2}x*+|\\P{^Word}\\O\\N\\A\\z"};
+        "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{M}]*(?i:'s|'t|'re)?| ?[^\\s\\p{L}]+[\\r\\n/]*|\\s+(?!\\S)|\\s+",
+        "[\\s\\h&&[^a-c]]+|x{2}+|(?=g)|^.$|a{,3}?b{1,2}+",
+        "[[:space:][:^blank:]\\x{4e00}-\\u9fff]*?|(?<n>a|(?>b+))(?<!c)\\R|\\Z",
+        "(?i)[sk]{,2}x*+|\\O\\N\\A\\z|(?-i:S)(?#c)", "((a|b)*+(?=c|\\t)\\x41[^]-]|[-_]\\.)??"};
     for (size_t i = 0; i < ARRAY_LENGTH(seeds); i++) add(user, seeds[i], strlen(seeds[i]));
 }

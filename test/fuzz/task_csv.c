@@ -28,6 +28,9 @@ FUZZ_TARGET(task_csv) {
 FUZZ_SEEDS(task_csv) {
     static const char *const texts[] = {
         "question,A,B,C,D,answer\nWhy?,a,b,c,d,D\n",
-        "\"Two\nlines, \"\"quoted\"\"\",one,\"2,0\",three,,C\r\nWhy?,a,b,c,d,A"};
+        "\"Two\nlines, \"\"quoted\"\"\",one,\"2,0\",three,,C\r\nWhy?,a,b,c,d,A",
+        "question,subject,choices,answer\nWhy?,law,\"['a' \"\"b's\"\"\n 'c\\'d']\",2\n",
+        "\"A \"stray quote\",one,two \"x\",three,four,1\n",
+        ",question,choice0,choice_b,answer\n0,Why?,x,y,B\n"};
     for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) add(user, texts[i], strlen(texts[i]));
 }

@@ -19,10 +19,13 @@ FUZZ_TARGET(task_json) {
 }
 
 FUZZ_SEEDS(task_json) {
-    static const char *const texts[] = {"{\"ind\": 4, \"ctx\": \"A man\", \"endings\": [\"sits.\", "
-                                        "\"\\u00e9t\\u00e9\", \"x\"], \"label\": 2}\n",
-                                        "{\"context\": \"Q: \", \"choices\": [\"yes\", \"no\"], \"answer\": "
-                                        "\"no\"}\n\n{\"context\": \"\", \"choices\": [\"a long one, longer "
-                                        "than sixteen\", \"b\"], \"answer\": 0}"};
+    static const char *const texts[] = {
+        "{\"ind\": 4, \"ctx\": \"A man\", \"endings\": [\"sits.\", "
+        "\"\\u00e9t\\u00e9\", \"x\"], \"label\": 2}\n",
+        "{\"context\": \"Q: \", \"choices\": [\"yes\", \"no\"], \"answer\": "
+        "\"no\"}\n\n{\"context\": \"\", \"choices\": [\"a long one, longer "
+        "than sixteen\", \"b\"], \"answer\": 0}",
+        "{\"question\":\"Why?\",\"subject\":\"law\",\"choices\":[\"a\",\"b\"],"
+        "\"answer\":1}\n{\"question\":\"\",\"choices\":[\"a\",\"b\"],\"answer\":\"A\"}"};
     for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) add(user, texts[i], strlen(texts[i]));
 }

@@ -11,7 +11,7 @@
 FUZZ_TARGET(tokenizer_gpt2) {
     struct error err;
     static const char *const names[] = {"encoder.json", "vocab.bpe", "tokenizer_config.json",
-                                        "added_tokens.json"};
+                                        "added_tokens.json", "special_tokens_map.json"};
     const uint8_t *end = data + size;
     remove(fuzz_path("tokenizer.json"));
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++) {
@@ -48,9 +48,14 @@ FUZZ_SEEDS(tokenizer_gpt2) {
     add(user, text, (size_t)n);
     text[n++] = '\0';
     n += snprintf(text + n, sizeof text - (size_t)n,
-                  "{\"added_tokens_decoder\": {\"259\": {\"content\": \"<u>\", \"rstrip\": true}}}");
+                  "{\"added_tokens_decoder\": {\"259\": {\"content\": \"<u>\", \"rstrip\": true}}, "
+                  "\"eos_token\": {\"content\": \"zz\"}}");
     text[n++] = '\0';
     n += snprintf(text + n, sizeof text - (size_t)n, "{\"zz\": 260}");
+    add(user, text, (size_t)n);
+    text[n++] = '\0';
+    n += snprintf(text + n, sizeof text - (size_t)n,
+                  "{\"additional_special_tokens\": [\"zz\", {\"content\": \"y\"}]}");
     add(user, text, (size_t)n);
     static const char small[] = "{\"a\":0,\"b\":1,\"ab\":2}\0a b\n";
     add(user, small, sizeof small - 1);
