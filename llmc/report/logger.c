@@ -7,6 +7,7 @@
 
 #include "llmc/base/console.h"
 #include "llmc/base/file.h"
+#include "llmc/report/event_file.h"
 #include "llmc/report/log_file.h"
 #include "llmc/report/plot.h"
 #include "llmc/report/progress.h"
@@ -27,8 +28,9 @@ struct logger {
     struct log_options o;
     char *out;
     struct log_file log, timing;
-    bool terminal;      /* redraw in place */
-    bool line_standing; /* the cursor is behind a progress line */
+    struct event_file *events; /* NULL: none */
+    bool terminal;             /* redraw in place */
+    bool line_standing;        /* the cursor is behind a progress line */
     char line[PROGRESS_MAX];
     struct progress shown;
     double opened, first_step_end, last_line; /* now_seconds() */
@@ -132,7 +134,8 @@ static bool open_files(struct logger *l, struct error *err) {
     char *log = xasprintf("%s/log.jsonl", l->out), *timing = xasprintf("%s/timing.jsonl", l->out);
     bool ok = log_file_open(&l->log, log, l->o.resumed_step, err) &&
               log_file_open(&l->timing, timing, l->o.resumed_step, err) &&
-              (l->o.resumed_step == 0 || read_kept_rows(l, err));
+              (l->o.resumed_step == 0 || read_kept_rows(l, err)) &&
+              (!l->o.tensorboard || (l->events = event_file_open(l->out, l->o.resumed_step, err)) != NULL);
     free(log);
     free(timing);
     return ok;
@@ -141,6 +144,7 @@ static bool open_files(struct logger *l, struct error *err) {
 static void logger_free(struct logger *l) {
     log_file_close(&l->log);
     log_file_close(&l->timing);
+    event_file_close(l->events);
     free(l->out);
     free(l->seconds);
     free(l);
@@ -188,6 +192,7 @@ bool logger_restore(struct logger *l, struct error *err) {
 void logger_sync(struct logger *l) {
     log_file_sync(&l->log);
     log_file_sync(&l->timing);
+    event_file_flush(l->events);
 }
 
 /* --- rows --- */
@@ -211,6 +216,26 @@ static void put_timing(struct logger *l, const struct log_step *row) {
                      row->step, measured(row->seconds), measured(rate), measured(flops),
                      measured(l->o.peak_flops > 0 ? flops / l->o.peak_flops : NAN));
     log_file_put(&l->timing, line, n);
+}
+
+static void put_events(struct logger *l, const struct log_step *row) {
+    event_scalar(l->events, row->step, "loss/train", row->loss);
+    event_scalar(l->events, row->step, "learning_rate", row->lr);
+    event_scalar(l->events, row->step, "gradient_norm", row->grad_norm);
+    event_scalar(l->events, row->step, "tokens_per_second", (double)l->o.tokens_per_step / row->seconds);
+}
+
+void logger_text(struct logger *l, int64_t step, const char *tag, const char *text) {
+    if (!l->events) return;
+    /* four spaces before each line: Markdown for text that is none */
+    char *plain = (char *)xmalloc(5 * strlen(text) + 5), *to = plain;
+    for (const char *p = text; *p; p++) {
+        if (p == text || p[-1] == '\n') to = (char *)memcpy(to, "    ", 4) + 4;
+        *to++ = *p;
+    }
+    *to = 0;
+    event_text(l->events, step, tag, plain);
+    free(plain);
 }
 
 static void remember_seconds(struct logger *l, double seconds) {
@@ -241,6 +266,7 @@ void logger_step(struct logger *l, const struct log_step *row) {
     put_row(
         l, &(struct log_row){false, row->step, row->epoch, row->loss, row->lr, row->grad_norm, row->skipped});
     put_timing(l, row);
+    put_events(l, row);
     remember_seconds(l, row->seconds);
     struct progress *p = &l->shown;
     p->step = row->step;
@@ -264,6 +290,8 @@ void logger_gpu(struct logger *l, int64_t step, const struct nvml_reading *r) {
                      log_double(r->utilisation), r->slowed ? "\"" : "", r->slowed ? r->slowed : "null",
                      r->slowed ? "\"" : "");
     log_file_put(&l->timing, line, n);
+    if (!isnan(r->watts)) event_scalar(l->events, step, "gpu/watts", r->watts);
+    if (!isnan(r->celsius)) event_scalar(l->events, step, "gpu/celsius", r->celsius);
 }
 
 void logger_ranks(struct logger *l, int64_t step, const double *seconds, int64_t world) {
@@ -282,6 +310,7 @@ void logger_ranks(struct logger *l, int64_t step, const double *seconds, int64_t
 void logger_validation(struct logger *l, int64_t step, double loss) {
     if (l->last_validation != step)
         put_row(l, &(struct log_row){.validation = true, .step = step, .loss = loss});
+    if (l->last_validation != step) event_scalar(l->events, step, "loss/validation", loss);
     l->last_validation = step;
     l->shown.val_loss = loss;
     char above[80] = "";

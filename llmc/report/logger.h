@@ -22,6 +22,7 @@ struct log_options {
     double floor_loss; /* entropy of the data, drawn as a line and shown beside the validation loss; NAN:
                           unknown */
     bool quiet;        /* no terminal output */
+    bool tensorboard;  /* also write event files (event_file.h) into the run directory */
 };
 
 struct log_step {
@@ -47,6 +48,8 @@ void logger_gpu(struct logger *l, int64_t step, const struct nvml_reading *r);
 /* Reports a validation; step 0 is before training. A resumed run may repeat the validation of its first
  * step: it is shown, but log.jsonl keeps one row. */
 void logger_validation(struct logger *l, int64_t step, double loss);
+/* Adds a text to the event file, if there is one: as it is, not as Markdown. */
+void logger_text(struct logger *l, int64_t step, const char *tag, const char *text);
 /* Prints a line of text without breaking the progress line. */
 void logger_say(struct logger *l, const char *fmt, ...) LLMC_PRINTF(2, 3);
 /* Leaves the progress line where it is: what is printed from now on stands below it. */

@@ -129,6 +129,8 @@ static const struct option_row run_rows[] = {
     OPT_INT(C, save_every, "save-every", "auto", 0, INFINITY, "N",
             "steps between checkpoints (auto: a tenth of the run, at least 50)", 0),
     OPT_INT(C, keep, "keep", "2", 1, 1e6, "N", "checkpoints to keep; older ones are deleted", 0),
+    OPT_FLAG(C, tensorboard, "tensorboard", "false",
+             "also write the log and the samples as event files, which TensorBoard reads", 0),
     OPT_INT(C, seed, "seed", "1", 0, INFINITY, "N", "seed of the initial weights and of shuffling", 0),
     OPT_FLAG(C, verbose, "verbose", "false",
              "print every option at the start, not only those that differ from the default", OPTION_THIS_RUN),

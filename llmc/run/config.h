@@ -56,7 +56,7 @@ struct run_config {
     int64_t gpus, ranks, restart;
     double comm_timeout;
     enum zero_level zero;
-    bool bind, rank_logs;
+    bool bind, rank_logs, tensorboard;
     int64_t world; /* processes of the run; not an option, run_open() sets it; 0 means 1 */
     /* device and memory */
     const char *device;

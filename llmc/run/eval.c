@@ -178,6 +178,7 @@ void run_print_sample(struct run *r) {
     if (r->state.step == r->config.steps) logger_end_line(r->log);
     char *text = sample_text(r, (uint64_t)r->state.step);
     logger_say(r->log, "\nsample at step %" PRId64 ":\n%s\n", r->state.step, text);
+    logger_text(r->log, r->state.step, "sample", text);
     if (is_rank_0(r))
         put_result(&r->sample_log, json_pack("{s:I, s:o}", "step", (json_int_t)r->state.step, "text",
                                              json_text(text, (int64_t)strlen(text))));

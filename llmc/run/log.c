@@ -99,7 +99,8 @@ bool run_log_open(struct run *r, struct error *err) {
                                   .tokens_per_step = r->config.tokens_per_step,
                                   .flops_per_token = gpt_flops_per_token(&r->model, r->config.seq_len),
                                   .peak_flops = matmul_rate * (double)r->group->world,
-                                  .floor_loss = r->data.floor_loss};
+                                  .floor_loss = r->data.floor_loss,
+                                  .tensorboard = writes && r->config.tensorboard};
     if (!(r->log = logger_open(&options, err))) return false;
     if (!writes) return true;
     if (!run_write_options(r, err) || !write_facts(r, &options, err)) return false;

@@ -3,6 +3,7 @@
 
 #include "llmc/base/file.h"
 #include "llmc/format/checkpoint.h"
+#include "llmc/report/event_file.h"
 #include "llmc/report/log_file.h"
 #include "llmc/run/ranks.h"
 
@@ -38,7 +39,7 @@ static bool owns_file(const char *name) {
         size_t n = strlen(own_files[i]);
         if (strncmp(name, own_files[i], n) == 0 && (!name[n] || strcmp(name + n, ".tmp") == 0)) return true;
     }
-    return precedes_log(name);
+    return precedes_log(name) || event_file_name(name);
 }
 
 static bool owns_directory(const char *name) {

@@ -4,6 +4,7 @@
  *   step-00001000.tmp/         unfinished ones
  *   log.jsonl timing.jsonl tasks.jsonl samples.jsonl options.json run.json loss.svg stories.txt rank-N.log
  *                              also with .tmp behind
+ *   events.out.tfevents.N.llmc.N
  *
  * A directory holds a run if it has a checkpoint by name, or a log.jsonl with the rows of a run. One
  * process at a time may write into it: the directory is locked as long as the run lasts.

@@ -61,6 +61,7 @@ static const struct resume_row {
     {"overwrite", RESUME_COMMAND},
     {"save-every", RESUME_FREE},
     {"keep", RESUME_FREE},
+    {"tensorboard", RESUME_FREE},
     {"verbose", RESUME_COMMAND},
     {"seed", RESUME_ORDER},
     /* several processes */
