@@ -310,7 +310,10 @@ void logger_ranks(struct logger *l, int64_t step, const double *seconds, int64_t
 void logger_validation(struct logger *l, int64_t step, double loss) {
     if (l->last_validation != step)
         put_row(l, &(struct log_row){.validation = true, .step = step, .loss = loss});
-    if (l->last_validation != step) event_scalar(l->events, step, "loss/validation", loss);
+    if (l->last_validation != step) {
+        event_scalar(l->events, step, "loss/validation", loss);
+        event_file_flush(l->events); /* what log.jsonl has is not repeated after a kill */
+    }
     l->last_validation = step;
     l->shown.val_loss = loss;
     char above[80] = "";
