@@ -178,6 +178,7 @@ static void trained_weights_get_a_smaller_learning_rate(void **state) {
     expect_command(0, "starting from base",
                    "rm -rf run; $T --out run --model base --text text.txt --steps 2 --device cpu");
     assert_true(fabs(number_in("run/options.json", "learning-rate") - 0.1 * rate) < 1e-12);
+    assert_true(number_in("run/options.json", "init-std") == 0); /* no weight was drawn */
     expect_command(0, "", "$T --resume --out run --steps 3");
     assert_true(fabs(number_in("run/options.json", "learning-rate") - 0.1 * rate) < 1e-12);
     expect_command(
