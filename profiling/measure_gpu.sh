@@ -1,7 +1,7 @@
 #!/bin/sh
-# The first minutes on a GPU: what is here, what is correct, how fast a training step is, and where its time goes. In stages,
-# the most valuable first. A stage has a time limit, and so has every command in it; what fails, dies or hangs is reported and
-# costs only itself.
+# The first minutes on a GPU: what is here, what is correct, how fast a training step is, and where its time goes. In
+# stages, the most valuable first. A stage has a time limit, and so has every command in it; what fails, dies or hangs is
+# reported and costs only itself.
 #
 #     1  device, driver, clocks, copy and matmul rates                     20 s
 #     2  every operation x variant x type against the CPU, each in a process of its own
@@ -48,7 +48,7 @@ if [ "${1:-}" = --row ]; then
         grep -v -E '^ERROR: [0-9]* failures|\[  ERROR' | head -n 1)
     case $status in
     0)  verdict=pass reason=
-        if grep -q "^# ${row%:*} 0 passed, 0 failed" "$log" || grep -q "^# ${row%:*} is made for another" "$log"; then verdict=not-taken; fi ;;
+        ! grep -q "^# ${row%:*} \(0 passed, 0 failed\|is made for another\)" "$log" || verdict=not-taken ;;
     124 | 137) verdict=HANG reason="no end after $limit s, in: ${last:-the start}" ;;
     1)  if grep -q '^\[  FAILED  \]' "$log"; then verdict=FAIL; else verdict=DEAD; fi
         reason=${first:-see the log} ;;
@@ -104,7 +104,8 @@ else
     S2=120 S3=60 S4=60 S5=60 S6=90
     tiny='--layers 1'
     compare='--model gpt2 --layers 2 --batch-size 2 --seq-len 256'
-    twice='--model gpt2 --layers 2 --batch-size 8' model_124m='--model gpt2 --batch-size 64' model_1558m='--model gpt2-xl --batch-size 16'
+    twice='--model gpt2 --layers 2 --batch-size 8'
+    model_124m='--model gpt2 --batch-size 64' model_1558m='--model gpt2-xl --batch-size 16'
     steps=40 shard_tokens=2800000 vocabulary=50257 repeats=10 shapes=gpt2 bench='--seconds 0.05'
     ROWS=${ROWS:-.} PROGRAMS='test_cuda_hopper test_cuda_fp8 test_cuda_ranges test_cuda_kernel test_cuda_device'
     torch='--model gpt2 --batch-size 64 --seq-len 1024 --vocab-size 50304 --steps 30'
@@ -163,7 +164,8 @@ reason() {
 watch_gpu() {
     [ -n "$full_clock" ] || return
     # nvidia-smi's own loop might keep its lines in a buffer until it is killed
-    timeout 90 sh -c 'while nvidia-smi --query-gpu="$0" --format=csv,noheader,nounits; do sleep 0.05; done' "$1" >"$2" 2>/dev/null &
+    timeout 90 sh -c 'while nvidia-smi --query-gpu="$0" --format=csv,noheader,nounits; do sleep 0.05; done' \
+        "$1" >"$2" 2>/dev/null &
     watcher=$!
 }
 watch_end() {
@@ -174,7 +176,8 @@ watch_end() {
 
 # shard FILE: random tokens below $vocabulary, as llm.c stores them
 shard() {
-    LC_ALL=C awk -v n=$shard_tokens -v v=$vocabulary 'function word(x, k) { for (k = 0; k < 4; k++) { printf "%c", x % 256; x = int(x / 256) } }
+    LC_ALL=C awk -v n=$shard_tokens -v v=$vocabulary '
+        function word(x, k) { for (k = 0; k < 4; k++) { printf "%c", x % 256; x = int(x / 256) } }
         BEGIN { srand(1); word(20240520); word(1); word(n); for (i = 0; i < 253; i++) word(0)
                 for (i = 0; i < n; i++) { t = int(rand() * v); printf "%c%c", t % 256, int(t / 256) } }' >"$1"
     [ "$(wc -c <"$1")" -eq $((1024 + 2 * shard_tokens)) ]
@@ -190,10 +193,12 @@ made_for_one() { awk '$2 > 0 { split($1, a, ":"); print a[1] ":-" a[2] }' "$WORK
 
 variant= # what train() passes on as LLMC_VARIANT
 # MHz, or nothing where there is no nvidia-smi
-full_clock=$(timeout 5 nvidia-smi --query-gpu=clocks.max.sm --format=csv,noheader,nounits 2>/dev/null | sed -n '1s/^\([0-9]*\)$/\1/p')
+full_clock=$(timeout 5 nvidia-smi --query-gpu=clocks.max.sm --format=csv,noheader,nounits 2>/dev/null |
+    sed -n '1s/^\([0-9]*\)$/\1/p')
 no_room= # why nothing can be trained
 room=$(df -Pk "$WORK" | awk 'NR == 2 { print int($4 / 1024) }')
-[ "$room" -ge "${ROOM:-4000}" ] || no_room="$WORK has room for $room MB, and trained models need ${ROOM:-4000}: set TMPDIR to another directory"
+[ "$room" -ge "${ROOM:-4000}" ] ||
+    no_room="$WORK has room for $room MB, and trained models need ${ROOM:-4000}: set TMPDIR to another directory"
 users_path=${LD_LIBRARY_PATH:-}
 unusable= # why no program can use the GPU
 find_libraries() {
@@ -204,7 +209,8 @@ find_libraries() {
 
 stage1() {
     stage_begin 1 device 20
-    run smi 5 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit,temperature.gpu --format=csv,noheader
+    run smi 5 nvidia-smi --format=csv,noheader \
+        --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit,temperature.gpu
     if [ $status -eq 0 ]; then say "$(head -n 1 "$output")"; else say "nvidia-smi says nothing: $(reason)"; fi
     [ -z "$unusable" ] || bad "$unusable"
     run version 5 $TRAIN --version && sed 's/^/   /' "$output" | head -n 4 >>"$WORK/lines"
@@ -224,7 +230,7 @@ stage1() {
         awk -F ', *' -v full=$full_clock '$1 > top { top = $1 } $2 > power { power = $2 } $3 > hot { hot = $3 }
             END { if (!NR) exit
                   printf "   at work: %d of %d MHz at most, %.0f W, %d degrees C\n", top, full, power, hot
-                  if (top < 0.85 * full) print "   the clock is held down: it never came near its maximum; every time below is that much too long" }' \
+                  if (top < 0.85 * full) print "   the clock is held down, and every time below is that much too long" }' \
             "$WORK/clocks" >"$WORK/clock"
         cat "$WORK/clock" >>"$WORK/lines"
         ! grep -q 'held down' "$WORK/clock" || echo "the clock is held down" >>"$wrong"
@@ -235,8 +241,8 @@ stage1() {
 }
 
 list_rows() {
-    mkdir -p "$WORK/rows"
-    run rows.list 10 $TESTS/test_cuda_ops --rows && cp "$output" "$WORK/rows.all" && grep -E "$ROWS" "$WORK/rows.all" >"$WORK/rows.list"
+    run list 10 $TESTS/test_cuda_ops --rows && cp "$output" "$WORK/rows.all" || return
+    grep -E "$ROWS" "$WORK/rows.all" >"$WORK/rows.list"
 }
 stage2() {
     stage_begin 2 ops $S2
@@ -245,6 +251,7 @@ stage2() {
         stage_end 30
         return
     fi
+    mkdir -p "$WORK/rows"
     threads=$((cores / 4))
     [ $threads -ge 1 ] || threads=1
     # those for one architecture first, then bf16, which training uses
@@ -270,14 +277,16 @@ train() {
     name=$1 limit=$2
     shift 2
     rm -rf "${WORK:?}/$name"
-    run "$name.log" "$limit" env ${variant:+"LLMC_VARIANT=$variant"} $TRAIN "$@" $(data) --val-every 1000000 --device cuda --out "$WORK/$name"
+    run "$name.log" "$limit" env ${variant:+"LLMC_VARIANT=$variant"} $TRAIN "$@" $(data) --val-every 1000000 \
+        --device cuda --out "$WORK/$name"
 }
 same() { # WHAT A B: the logs of two runs and their weights
     if cmp -s "$WORK/$2/log.jsonl" "$WORK/$3/log.jsonl" &&
         cmp -s "$WORK/$2"/step-*/model.safetensors "$WORK/$3"/step-*/model.safetensors; then
         say "$1: equal to the last bit"
     else
-        bad "$1: DIFFERENT: step $(diff "$WORK/$2/log.jsonl" "$WORK/$3/log.jsonl" 2>&1 | sed -n 's/^< .*"step":\([0-9]*\).*/\1/p' | head -n 1) is the first that differs"
+        step=$(diff "$WORK/$2/log.jsonl" "$WORK/$3/log.jsonl" | sed -n 's/^< .*"step":\([0-9]*\).*/\1/p' | head -n 1)
+        bad "$1: DIFFERENT, from ${step:+step $step on}${step:-the weights on, not the losses}"
     fi
 }
 stage3() {
@@ -303,11 +312,12 @@ stage3() {
 
 # speed RUN: the median of its steps but the first quarter
 speed() {
-    sed -n 's/.*"step":\([0-9]*\),"seconds":\([^,]*\),"tokens_per_second":\([^,]*\),"flops_per_second":\([^,]*\),.*/\1 \2 \3 \4/p' \
-        "$WORK/$1/timing.jsonl" | awk -v n=$steps '$1 > n / 4' | sort -k 2,2n | awk '{ line[NR] = $0 }
+    # step, seconds, tokens and FLOPs per second
+    sed -n '/"tokens_per_second"/s/[{}]*"[a-z_]*"://gp' "$WORK/$1/timing.jsonl" | tr ',' ' ' | awk -v n=$steps '$1 > n / 4' | sort -k 2,2n | awk '{ line[NR] = $0 }
         END { if (!NR) exit 1
               split(line[int((NR + 1) / 2)], a, " "); split(line[1], b, " ")
-              printf "%.0f tokens/s, step %.2f ms (best %.2f, of %d), MFU %.1f %% of 989 TFLOP/s", a[3], 1e3 * a[2], 1e3 * b[2], NR, a[4] / 989e10 }'
+              printf "%.0f tokens/s, step %.2f ms (best %.2f, of %d), ", a[3], 1e3 * a[2], 1e3 * b[2], NR
+              printf "MFU %.1f %% of 989 TFLOP/s", a[4] / 989e10 }'
 }
 stage4() {
     stage_begin 4 train-124M $S4
@@ -320,7 +330,8 @@ stage4() {
     fi
     watch_gpu memory.used "$WORK/used"
     if train 124M 40 $model_124m --steps $steps; then
-        say "124M: $(speed 124M || echo 'no timing.jsonl'), $(tail -n 1 "$WORK/124M/log.jsonl" | sed 's/.*"loss":\([0-9.]*\).*/last loss \1/')"
+        say "124M: $(speed 124M || echo 'no timing.jsonl'),$(tail -n 1 "$WORK/124M/log.jsonl" |
+            sed 's/.*"loss":\([0-9.]*\).*/ last loss \1/')"
     else
         bad "124M: $(reason)"
         blame
@@ -348,14 +359,16 @@ blame() {
         ! train without 15 $model_124m --steps 5 || guilty="$guilty $variant"
     done
     LLMC_VARIANT=$(echo "${guilty:-$special}" | sed 's/^[ ,]*//; s/[ ,]*$//; s/ /,/g') variant=
-    bad "$([ -n "$guilty" ] && echo "to blame is$guilty" | sed 's/:-/:/g' || echo 'no single variant is to blame'): it runs with LLMC_VARIANT=$LLMC_VARIANT, and so does what follows"
+    guilty=$(echo "$guilty" | sed 's/:-/:/g')
+    bad "to blame is${guilty:- no single variant}: it runs with LLMC_VARIANT=$LLMC_VARIANT, and so does what follows"
     export LLMC_VARIANT
     rm -rf "$WORK/without"
 }
 
-# Milliseconds of a step of 124M, B=64, T=1024, in one micro-step on an H200. Products of matrices: their FLOPs at 560 to 720
-# TFLOP/s by shape. Attention, loss: instructions of the compiled kernels (nvdisasm) per tile and scheduler. The others: the
-# bytes of their contracts at 90 to 95 % of a copy rate of 4.3 TB/s. `gaps`: about 300 kernels of a graph, 1 us each.
+# Milliseconds of a step of 124M, B=64, T=1024, in one micro-step on an H200. Products of matrices: their FLOPs at 560 to
+# 720 TFLOP/s by shape. Attention, loss: instructions of the compiled kernels (nvdisasm) per tile and scheduler. The
+# others: the bytes of their contracts at 90 to 95 % of a copy rate of 4.3 TB/s. `gaps`: about 300 kernels of a graph, 1 us
+# each.
 predictions='matmul_forward 17.0
 matmul_backward 34.9
 head 21.7
@@ -378,7 +391,8 @@ stage5() {
         return
     fi
     say "$(grep '^step ' "$output" | sed 's/; copy rate/\n   copy rate/')"
-    { echo "$predictions"; cat "$output"; } | awk -v vocabulary=$vocabulary 'NF == 2 && !seen { predicted[$1] = $2; order[++n] = $1; next }
+    { echo "$predictions"; cat "$output"; } | awk -v vocabulary=$vocabulary '
+        NF == 2 && !seen { predicted[$1] = $2; order[++n] = $1; next }
         { seen = 1 }
         /^all operations/ { all = $3; next }
         /^[a-z_]+ .* [0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9.]+ +[0-9.]+ +-?[0-9.]+$/ {
@@ -395,7 +409,10 @@ stage5() {
         END {
             ms["gaps"] = ms["step"] - all
             printf "   %-18s %10s %10s %7s\n", "milliseconds", "predicted", "measured", "ratio"
-            for (i = 1; i <= n; i++) { o = order[i]; printf "   %-18s %10.2f %10.2f %7.2f\n", o, predicted[o], ms[o], ms[o] / predicted[o] }
+            for (i = 1; i <= n; i++) {
+                o = order[i]
+                printf "   %-18s %10.2f %10.2f %7.2f\n", o, predicted[o], ms[o], ms[o] / predicted[o]
+            }
             for (o in ms) if (!(o in predicted)) printf "   %-18s %10s %10.2f\n", o, "-", ms[o]
         }' >>"$WORK/lines"
     sed -n '/^operation/,/^all/p' "$output" >"$WORK/profile.table"
@@ -407,9 +424,10 @@ stage6() {
     stage_begin 6 peers $S6
     trainer=$here/train_torch.py
     [ -e "$trainer" ] || trainer=dev/reference/train_torch.py
-    if run torch-version 15 env LD_LIBRARY_PATH="$users_path" $python -c 'import torch, numpy; print(torch.__version__, torch.cuda.is_available())'; then
-        # with the libraries that it was made for, not the toolkit's
-        run torch 70 env LD_LIBRARY_PATH="$users_path" $python "$trainer" $torch
+    # with the libraries that it was made for, not the toolkit's
+    torch_python="env LD_LIBRARY_PATH=$users_path $python"
+    if run torch-version 15 $torch_python -c 'import torch, numpy; print(torch.__version__, torch.cuda.is_available())'; then
+        run torch 70 $torch_python "$trainer" $torch
         if [ $status -eq 0 ]; then tail -n 2 "$output" | sed 's/^/   /' >>"$WORK/lines"; else say "PyTorch: $(reason)"; fi
     else
         say "PyTorch: left out, $python has no torch and numpy (PYTHON=...)"
@@ -418,7 +436,8 @@ stage6() {
     [ -x "$peer" ] || peer=${LLMC_DIR:-}/train_gpt2cu
     if [ -x "$peer" ]; then
         data >/dev/null
-        run llm.c 40 "$peer" -e d12 -b 64 -d 65536 -x 20 -t 1024 -i "$WORK/x_train.bin" -j "$WORK/x_train.bin" -v 1000 -s 1000 -h 0 -n 0 -ge 1
+        run llm.c 40 "$peer" -e d12 -b 64 -d 65536 -x 20 -t 1024 -v 1000 -s 1000 -h 0 -n 0 -ge 1 \
+            -i "$WORK/x_train.bin" -j "$WORK/x_train.bin"
         if [ $status -eq 0 ]; then say "llm.c: $(grep 'tok/s' "$output" | tail -n 1)"; else say "llm.c: $(reason)"; fi
     else
         say "llm.c: left out, neither $here nor LLMC_DIR has train_gpt2cu"
@@ -430,7 +449,8 @@ stage7() {
     stage_begin 7 further "$LIMIT"
     grep -E '^(FAIL|DEAD) .*:' "$WORK/results" 2>/dev/null | head -n 3 | while read -r _ row _; do
         command -v compute-sanitizer >/dev/null || { say "no compute-sanitizer here"; break; }
-        run sanitizer 40 env LLMC_TEST_ROW=$row compute-sanitizer --tool memcheck --print-limit 3 $TESTS/test_cuda_ops "${row%%:*}"
+        run sanitizer 40 env LLMC_TEST_ROW=$row \
+            compute-sanitizer --tool memcheck --print-limit 3 $TESTS/test_cuda_ops "${row%%:*}"
         say "memcheck $row: $(grep -m 1 -E '=========     (Invalid|at|Access)|ERROR SUMMARY' "$output")"
     done
     run autotune 60 $TRAIN profile $model_124m --device cuda --repeats $repeats --autotune "$WORK/tune"
@@ -441,8 +461,10 @@ stage7() {
     done
     for op in $(awk 'NR > 1 && $1 != "all" { print $1 }' "$WORK/profile.table" 2>/dev/null | awk '!seen[$0]++' | head -n 3); do
         command -v ncu >/dev/null || { say "no ncu here"; break; }
-        run ncu-$op 40 ncu --clock-control none --set full --nvtx --nvtx-include "$op/" --launch-count 1 $TRAIN profile $model_124m --device cuda --repeats 1
-        say "ncu $op: $(grep -E 'Duration|Memory Throughput .*%|SM Busy|Registers Per' "$output" | awk '{ printf "%s %s %s; ", $1, $(NF - 1), $NF }')"
+        run ncu-$op 40 ncu --clock-control none --set full --nvtx --nvtx-include "$op/" --launch-count 1 \
+            $TRAIN profile $model_124m --device cuda --repeats 1
+        say "ncu $op: $(grep -E 'Duration|Memory Throughput .*%|SM Busy|Registers Per' "$output" |
+            awk '{ printf "%s %s %s; ", $1, $(NF - 1), $NF }')"
     done
     if [ -n "${SIM:-}" ]; then # the simulated device takes minutes to flush its caches
         stage_end 14

@@ -33,7 +33,7 @@ PATH=$work/no:$PATH
 SIM=1 OUT=$work/good PYTHON=/nonexistent sh profiling/measure_gpu.sh >"$work/good.txt" 2>&1
 ok $? "all is well on the simulated device" "$work/good.txt"
 expect "$work/good.txt" 'matmul .*copy rate .*random numbers' ' 0 FAIL, 0 DEAD, 0 HANG, 0 left out' 'compare fp8: .* 0 differ' \
-    'ten steps twice: equal to the last bit' 'with and without a graph: equal' '124M: [0-9]* tokens/s' \
+    'ten steps twice: equal to the last bit' 'with and without a graph: equal' '124M: [1-9][0-9]* tokens/s, step [0-9.]* ms (best [0-9.]*, of [45]), MFU 0.0 %.* last loss [5-6][.]' \
     'attn_backward *12.60 *[0-9.]* ' '1558M fp8: step' 'PyTorch: left out' 'nothing is wrong'
 [ "$(find "$work/good" -type f | wc -l)" -eq 8 ]
 ok $? "a file for each stage, and the summary"
@@ -66,8 +66,9 @@ PATH=$work/bin:$PATH SIM=1 OUT=$work/bad TRAIN=$work/bin/trainer ROWS='^(fill|ca
 ok $? "with faults it ends in time, and with status 1" "$work/bad.txt"
 expect "$work/bad.txt" 'at work: 345 of 1980 MHz' 'the clock is held down' '1 FAIL, 1 DEAD, 1 HANG, 0 left out' \
     'FAIL  fill:vec:bf16 .*should be exactly' 'DEAD  cast:vec:fp32 .*0x1000, is not device memory' \
-    'HANG  sumsq:vec:bf16 .*no end after 8 s' 'compare bf16: .* 0 differ' 'ten steps: status 1: error: attn_backward: an illegal' \
-    '124M: status 1: error: attn_backward: an illegal' 'memory in use at most, .*: 30123 MiB' 'to blame is attn_backward:hopper: it runs with' \
+    'HANG  sumsq:vec:bf16 .*no end after 8 s' 'compare bf16: .* 0 differ' \
+    'ten steps: status 1: error: attn_backward: an illegal' '124M: status 1: error: attn_backward: an illegal' \
+    'memory in use at most, .*: 30123 MiB' 'to blame is attn_backward:hopper: it runs with' \
     'attn_forward *4.30 *[0-9.]* ' '7 things are WRONG'
 refuse "$work/bad.txt" 'to blame is.*attn_forward'
 [ "$(sed -n '/^== 1-/,$p' "$work/bad.txt" | wc -l)" -le 100 ]
@@ -96,7 +97,8 @@ expect "$work/found.txt" '^started: .*b/test/test_x'
 # No GPU that this build can use, and no room: what needs neither goes on.
 cd "$root" || exit 1
 printf '#!/bin/sh\necho "error: --device cuda:0: this program was built for another GPU architecture"; exit 1\n' >"$work/bin/trainer"
-SIM=1 OUT=$work/arch TRAIN=$work/bin/trainer PYTHON=/nonexistent sh profiling/measure_gpu.sh --only 1,2,6 >"$work/arch.txt" 2>&1
+SIM=1 OUT=$work/arch TRAIN=$work/bin/trainer PYTHON=/nonexistent sh profiling/measure_gpu.sh --only 1,2,6 \
+    >"$work/arch.txt" 2>&1
 expect "$work/arch.txt" 'the GPU cannot be used: .*another GPU architecture' 'can use: stages 2$' 'PyTorch: left out'
 SIM=1 OUT=$work/room ROOM=1000000000 sh profiling/measure_gpu.sh --only 1,3,4 >"$work/room.txt" 2>&1
 expect "$work/room.txt" 'has room for [0-9]* MB, and trained models need' 'ten steps: left out' 'compare bf16: .* 0 differ'

@@ -6,11 +6,13 @@
 # CUDA=1: with the back end for GPUs; 0: without; auto: with, if there are nvcc and a GPU.
 CUDA      = auto
 # The toolkit in its usual place, or that of the nvcc in PATH: compiler, headers and libraries belong together.
-CUDA_HOME := $(or $(patsubst %/bin/nvcc,%,$(wildcard /usr/local/cuda/bin/nvcc)),$(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc))),/usr/local/cuda)
+CUDA_HOME := $(or $(patsubst %/bin/nvcc,%,$(or $(wildcard /usr/local/cuda/bin/nvcc),$(realpath $(shell command -v nvcc)))), \
+                 /usr/local/cuda)
 NVCC      = $(wildcard $(CUDA_HOME)/bin/nvcc)
 # What the GPU says that it is, or an H100. Where nvidia-smi prints something else than 9.0, an error for example, it says
 # nothing.
-CUDA_ARCH = $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sed -n '1s/^\([0-9]*\)\.\([0-9]\)$$/\1\2/p'),90)
+CUDA_ARCH = $(or $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | \
+                         sed -n '1s/^\([0-9]*\)\.\([0-9]\)$$/\1\2/p'),90)
 # 90 is compiled as 90a: only that has wgmma and TMA, which rows made for 90 use.
 CUDA_CODE = $(CUDA_ARCH:90=90a)
 CUDA_GENCODE = arch=compute_$(CUDA_CODE),code=sm_$(CUDA_CODE)
