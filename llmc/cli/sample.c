@@ -76,13 +76,13 @@ static bool print_token(void *user, int64_t token) {
 /* Generating a token reads every weight at least once, so the copy rate bounds the speed. */
 static void print_stats(const struct gpt *gpt, struct device *device, int64_t made, double seconds) {
     double matmul_rate, copy_rate, bytes = (double)gpt->layout.count * (double)dtype_size(gpt->params.dtype);
+    double rate = bytes * (double)made / seconds;
     device->measure(device, &matmul_rate, &copy_rate);
-    fprintf(stderr,
-            "%" PRId64
-            " token%s in %.3g s: %.1f tokens/s; weights read at %sB/s, %.0f %% of the %sB/s measured here\n",
-            made, made == 1 ? "" : "s", seconds, (double)made / seconds,
-            human_count(bytes * (double)made / seconds), 100.0 * bytes * (double)made / seconds / copy_rate,
-            human_count(copy_rate));
+    fprintf(stderr, "%" PRId64 " token%s in %.3g s: %.1f tokens/s; weights read at %sB/s, %s\n", made,
+            made == 1 ? "" : "s", seconds, (double)made / seconds, human_count(rate),
+            rate > copy_rate ? "from a cache"
+                             : temp_printf("%.0f %% of the %sB/s measured here", 100.0 * rate / copy_rate,
+                                           human_count(copy_rate)));
 }
 
 int cmd_sample(int argc, char **argv) {

@@ -65,11 +65,13 @@ static char *subject_of(const char *path) {
 /* "2", or if it may be a letter "C", of n choices as an index; -1 if it is neither. */
 static int index_of(const char *answer, int n, bool letter) {
     int index = -1;
-    if (letter && isalpha((unsigned char)*answer) && !answer[1])
-        index = toupper((unsigned char)*answer) - 'A';
-    if (isdigit((unsigned char)*answer) && strlen(answer) < 4 &&
-        strspn(answer, "0123456789") == strlen(answer))
+    answer += strspn(answer, " ");
+    size_t digits = strspn(answer, "0123456789"), length = digits ? digits : *answer != 0;
+    if (answer[length + strspn(answer + length, " ")]) return -1; /* further text */
+    if (digits && digits < 4)
         index = atoi(answer);
+    else if (letter && isalpha((unsigned char)*answer))
+        index = toupper((unsigned char)*answer) - 'A';
     return index < n ? index : -1;
 }
 

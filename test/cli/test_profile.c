@@ -165,20 +165,22 @@ struct line {
     double calls, ms, share, gap;
 };
 
-/* "matmul_forward 32->96     cpu   4   0.012  1.2  ..." */
+/* "matmul_forward 32->96        avx2            4      0.012     1.2 ...": the name has 28 columns. */
 static int parse_lines(const char *text, struct line *out) {
+    enum { NAME = 28 };
     int count = 0;
     for (const char *p = text; p && *p; p = strchr(p, '\n'), p = p ? p + 1 : NULL) {
-        const char *cpu = strstr(p, " cpu "), *end = strchr(p, '\n');
-        if (!cpu || !end || cpu > end) continue;
-        struct line *l = &out[count++];
+        struct line *l = &out[count];
+        int end = NAME;
+        char variant[32];
         double rates[3];
-        const char *last = cpu;
-        while (last > p && last[-1] == ' ') last--;
-        snprintf(l->name, sizeof l->name, "%.*s", (int)(last - p), p);
-        assert_int_equal(sscanf(cpu + 5, "%lf %lf %lf %lf %lf %lf %lf", &l->calls, &l->ms, &l->share,
-                                &rates[0], &rates[1], &rates[2], &l->gap),
-                         7);
+        if ((int)strcspn(p, "\n") < NAME || p[0] == ' ') continue;
+        if (sscanf(p + NAME, "%31s %lf %lf %lf %lf %lf %lf %lf", variant, &l->calls, &l->ms, &l->share,
+                   &rates[0], &rates[1], &rates[2], &l->gap) != 8)
+            continue;
+        while (end > 0 && p[end - 1] == ' ') end--;
+        snprintf(l->name, sizeof l->name, "%.*s", end, p);
+        count++;
     }
     return count;
 }

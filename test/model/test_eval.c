@@ -162,7 +162,7 @@ static void mmlu_as_published(void **state) {
     } cases[] = {
         {"law_val.csv", "Stray \"quote?\",one,\"two\",three,four,B\n", "law", "Stray \"quote?\"", 1},
         {"law_val.csv", "\"Is it\"? ,one,two,three,four,c\n", "law", "Is it? ", 2},
-        {"law.csv", "question,choice0,choice1,choice2,choice3,answer\nWhy?,one,two,three,four,2\n", "law",
+        {"law.csv", "question,choice0,choice1,choice2,choice3,answer\nWhy?,one,two,three,four, 2 \n", "law",
          "Why?", 2},
         {"x.csv",
          ",question,subject,choice_a,choice_b,choice_c,choice_d,answer\n7,Why?,world_law,one,two,three,four,D\n",
