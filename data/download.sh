@@ -36,6 +36,20 @@ die() {
     exit 1
 }
 
+# "train with: COMMAND", which can be pasted into a shell: the program as it is reached from here, arguments quoted.
+hint() { # label arguments
+    case $0 in data/download.sh) line="$1 build/train_gpt" ;; *) line="$1 $(quote "$(dirname "$0")/../build/train_gpt")" ;; esac
+    shift
+    for argument in "$@"; do line="$line $(quote "$argument")"; done
+    echo "$line"
+}
+quote() {
+    case $1 in
+    *[!A-Za-z0-9_+=:,./@%-]* | '') printf "'%s'" "$(printf %s "$1" | sed "s/'/'\\\\''/g")" ;;
+    *) printf %s "$1" ;;
+    esac
+}
+
 # --- verifying ---
 
 size_of() { wc -c <"$1" | tr -d ' '; }
@@ -212,7 +226,7 @@ shards() { # repository prefix count
         fetch "$hf/datasets/$1/resolve/main/$shard" "$dir/$shard"
         i=$((i + 1))
     done
-    echo "train with: build/train_gpt --model gpt2 --data '$dir/$2_train_*.bin' --val '$dir/$2_val_*.bin'"
+    hint "train with:" --model gpt2 --data "$dir/$2_train_*.bin" --val "$dir/$2_val_*.bin"
 }
 
 model() { # repository [revision size sha256]
@@ -221,7 +235,7 @@ model() { # repository [revision size sha256]
         fetch "$at/$name" "$dir/$name"
     done
     fetch "$at/model.safetensors" "$dir/model.safetensors" "${3:-}" "${4:-}"
-    echo "fine-tune with: build/train_gpt --model $dir --text FILE"
+    hint "fine-tune with:" --model "$dir" --text FILE
 }
 
 [ $# -gt 0 ] || { usage; exit 2; }
@@ -247,13 +261,13 @@ case $name in
 tinyshakespeare)
     fetch "$github/karpathy/char-rnn/master/data/tinyshakespeare/input.txt" "$dir/input.txt" 1115394 \
         86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed
-    echo "train with: build/train_gpt --text $dir/input.txt" ;;
+    hint "train with:" --text "$dir/input.txt" ;;
 tinystories)
     for side in valid train; do
         fetch "$hf/datasets/roneneldan/TinyStories/resolve/main/TinyStoriesV2-GPT4-$side.txt" \
             "$dir/TinyStoriesV2-GPT4-$side.txt"
     done
-    echo "train with: build/train_gpt --text $dir/TinyStoriesV2-GPT4-train.txt" ;;
+    hint "train with:" --text "$dir/TinyStoriesV2-GPT4-train.txt" ;;
 fineweb10B) shards kjj0/fineweb10B-gpt2 fineweb 103 ;;
 fineweb-edu10B) shards kjj0/finewebedu10B-gpt2 finewebedu 99 ;;
 gpt2)
@@ -263,7 +277,7 @@ gpt2-xl) model openai-community/gpt2-xl ;;
 hellaswag)
     fetch "$github/rowanz/hellaswag/master/data/hellaswag_val.jsonl" "$dir/hellaswag_val.jsonl" '' \
         0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588
-    echo "evaluate with: build/train_gpt eval --from DIR --tasks $dir/hellaswag_val.jsonl" ;;
+    hint "evaluate with:" eval --from DIR --tasks "$dir/hellaswag_val.jsonl" ;;
 *)
     usage >&2
     die "$name: no such data set" ;;

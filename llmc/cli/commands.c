@@ -2,6 +2,8 @@
 #include "llmc/cli/commands.h"
 
 #include "llmc/base/console.h"
+#include "llmc/base/file.h"
+#include "llmc/base/options_value.h"
 #include "llmc/cli/about.h"
 #include "llmc/ops/device.h"
 
@@ -46,7 +48,11 @@ static int unknown_command(const char *name) {
     }
     names[COMMANDS] = "help";
     int near = nearest_word(name, names, COMMANDS + 1);
-    if (near >= 0) fprintf(stderr, "; did you mean %s?", names[near]);
+    if (near >= 0)
+        fprintf(stderr, "; did you mean %s?", names[near]);
+    else if (path_exists(name)) /* a name of a file goes to an option */
+        fprintf(stderr, "; --text %s trains on a text, sample --from %s continues one with a run",
+                option_show(name).text, option_show(name).text);
     fputc('\n', stderr);
     return 2;
 }
