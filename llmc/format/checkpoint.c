@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "llmc/format/checkpoint_manifest.h"
+#include "llmc/format/llmc_bin.h"
 #include "llmc/format/model_file.h"
 
 struct step_list {
@@ -164,12 +165,11 @@ static char *find_newest(const char *run, struct error *err) {
     return found;
 }
 
-static bool is_model_directory(const char *path) {
-    char *config = xasprintf("%s/config.json", path), *trainer = xasprintf("%s/trainer.json", path);
-    bool is = path_exists(config) || path_exists(trainer);
-    free(config);
-    free(trainer);
-    return is;
+static bool has_file(const char *directory, const char *name) {
+    char *path = xasprintf("%s/%s", directory, name);
+    bool has = path_exists(path);
+    free(path);
+    return has;
 }
 
 /* A file. One of llm.c's is a model; of the others the message says what to give instead. */
@@ -206,13 +206,17 @@ char *checkpoint_find(const char *path, struct error *err) {
         return NULL;
     }
     if (!path_is_directory(path)) return find_file(path, err);
-    return is_model_directory(path) ? find_itself(path, err) : find_newest(path, err);
+    return has_file(path, "config.json") || has_file(path, "trainer.json") ? find_itself(path, err)
+                                                                           : find_newest(path, err);
 }
 
-bool checkpoint_may_hold_model(const char *path) {
+bool checkpoint_holds_model(const char *path) {
+    static const char *const weights[] = {"model.safetensors", "model.safetensors.index.json",
+                                          "pytorch_model.bin"};
     struct step_list list;
-    if (!path_is_directory(path)) return path_exists(path);
-    if (is_model_directory(path)) return true;
+    if (!path_is_directory(path)) return llmc_bin_is_one(path);
+    for (size_t i = 0; i < ARRAY_LENGTH(weights); i++)
+        if (has_file(path, "config.json") && has_file(path, weights[i])) return true;
     bool has = list_steps(&list, path, false, NULL) && list.count > 0;
     free(list.step);
     return has;

@@ -81,9 +81,9 @@ bool checkpoint_put_in_place(const char *temporary, const char *final, struct er
  * begins with "PATH: has no checkpoint" if there is not even a damaged one. The caller frees. */
 char *checkpoint_find(const char *path, struct error *err);
 
-/* Whether checkpoint_find() would look for a model there: a file, a model directory, or a directory with
+/* Whether there is a model: an llm.c model file, a directory with config.json and weights, or one with
  * checkpoints, whole or damaged. */
-bool checkpoint_may_hold_model(const char *path);
+bool checkpoint_holds_model(const char *path);
 
 /* The parts of a checkpoint directory. Configuration and weights may also be those of a published Hugging
  * Face GPT-2 (fp32, fp16, bf16; one file or sharded; names with or without "transformer."; causal masks are

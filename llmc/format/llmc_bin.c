@@ -49,6 +49,15 @@ static bool parse_header(struct gpt_config *c, enum st_dtype *dtype, int64_t *pa
     return true;
 }
 
+bool llmc_bin_is_one(const char *path) {
+    struct mapped_file f;
+    int32_t magic = 0;
+    if (!file_map(&f, path, NULL)) return false;
+    if (f.size >= (int64_t)sizeof magic) memcpy(&magic, f.data, sizeof magic);
+    file_unmap(&f);
+    return magic == MAGIC;
+}
+
 /* Elements of a tensor in the file, all layers. No overflow: gpt_config_check bounds the model. */
 static int64_t stored_elements(const struct gpt_config *c, int64_t padded, enum param_id id) {
     int64_t rows = id == P_WTE ? padded : weights_rows(c, id);

@@ -8,7 +8,9 @@
 extern "C" {
 #endif
 
-/* As model_file_open, for a file with magic 20240326 of version 3 (fp32) or 5 (bf16). */
+/* Whether the file begins with the magic number 20240326. */
+bool llmc_bin_is_one(const char *path);
+/* As model_file_open, for such a file, of version 3 (fp32) or 5 (bf16). */
 bool llmc_bin_open(struct model_file *m, const char *path, struct error *err);
 
 #ifdef __cplusplus

@@ -198,7 +198,7 @@ const struct option_group run_option_groups[] = {
 
 bool run_starts_from_weights(const struct run_config *c) {
     return c->model &&
-           (gpt_preset_exists(c->model) ? checkpoint_may_hold_model(c->model) : path_exists(c->model));
+           (gpt_preset_exists(c->model) ? checkpoint_holds_model(c->model) : path_exists(c->model));
 }
 
 bool run_model_config(struct gpt_config *model, char **directory, const struct run_config *c,

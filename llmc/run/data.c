@@ -75,13 +75,13 @@ static bool choose_vocabulary(struct run_data *d, const struct run_config *c, st
 
 /* Of token shards it may stay unknown. */
 static bool choose_tokenizer(struct run_data *d, const struct run_config *c, const char *checkpoint,
-                             const struct corpus *corpus, struct error *err) {
+                             bool tokenizer_is_stored, const struct corpus *corpus, struct error *err) {
     err->message[0] = '\0';
-    if (c->tokenizer) {
+    if (checkpoint && (!c->tokenizer || tokenizer_is_stored))
+        d->tokenizer = checkpoint_load_tokenizer(checkpoint, err);
+    if (!d->tokenizer && !err->message[0] && c->tokenizer) {
         d->tokenizer = tokenizer_open(c->tokenizer, err);
         if (!d->tokenizer || !check_given_tokenizer(d, c, checkpoint, err)) return false;
-    } else if (checkpoint) {
-        d->tokenizer = checkpoint_load_tokenizer(checkpoint, err);
     }
     if (!d->tokenizer && !err->message[0] && !corpus) d->tokenizer = shard_tokenizer_load(&d->shards, err);
     if (!d->tokenizer && err->message[0]) return false;
@@ -179,9 +179,9 @@ static bool check_tokenizers(const struct run_data *d, const struct run_config *
 }
 
 static bool open_data(struct run_data *d, const struct run_config *c, const char *checkpoint,
-                      struct error *err) {
+                      bool tokenizer_is_stored, struct error *err) {
     const char *twice, *same;
-    if (!open_shards(d, c, err) || !choose_tokenizer(d, c, checkpoint, NULL, err) ||
+    if (!open_shards(d, c, err) || !choose_tokenizer(d, c, checkpoint, tokenizer_is_stored, NULL, err) ||
         !check_tokenizers(d, c, checkpoint, err))
         return false;
     if (d->val && dataset_overlap(d->train, d->val, &twice, &same))
@@ -196,28 +196,33 @@ static bool open_data(struct run_data *d, const struct run_config *c, const char
 }
 
 static bool open_text(struct run_data *d, const struct run_config *c, const char *checkpoint,
-                      struct error *err) {
+                      bool tokenizer_is_stored, struct error *err) {
     struct corpus corpus;
     if (!open_corpus(d, c, &corpus, err)) return false;
-    bool ok = choose_tokenizer(d, c, checkpoint, &corpus, err) && encode(d, c, &corpus, err);
+    bool ok =
+        choose_tokenizer(d, c, checkpoint, tokenizer_is_stored, &corpus, err) && encode(d, c, &corpus, err);
     corpus_free(&corpus);
     return ok;
 }
 
 bool run_data_open(struct run_data *d, const struct run_config *c, const char *checkpoint,
-                   struct error *err) {
+                   bool tokenizer_is_stored, struct error *err) {
     memset(d, 0, sizeof *d);
     d->floor_loss = NAN;
     if (c->text && c->data) return fail(err, "--text and --data exclude each other: give one of them");
     if (c->val && !c->data)
         return fail(err, "--val is for --data; of a text, --validation-fraction is held out");
-    return c->data ? open_data(d, c, checkpoint, err) : open_text(d, c, checkpoint, err);
+    return c->data ? open_data(d, c, checkpoint, tokenizer_is_stored, err)
+                   : open_text(d, c, checkpoint, tokenizer_is_stored, err);
 }
 
-void run_data_set_vocabulary(struct run_data *d, int64_t model_vocab) {
+bool run_data_set_vocabulary(struct run_data *d, int64_t model_vocab, struct error *err) {
     int64_t vocab = d->tokenizer ? tokenizer_vocab_size(d->tokenizer) : model_vocab;
+    if (vocab > model_vocab)
+        return fail(err, "the tokenizer has %" PRId64 " tokens, the model only %" PRId64, vocab, model_vocab);
     dataset_set_vocabulary(d->train, vocab);
     if (d->val) dataset_set_vocabulary(d->val, vocab);
+    return true;
 }
 
 bool run_data_check_samples(const struct run_data *d, const struct run_config *c, struct error *err) {

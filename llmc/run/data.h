@@ -23,10 +23,13 @@ struct run_data {
 /* Opens the datasets and the tokenizer: the one of --tokenizer, else that of `checkpoint` (a directory, or
  * NULL), else the one beside the shards (shard_manifest.h), else it is trained on the text. Refuses shards
  * that were made with another one, as far as their manifests say. With --resume, `checkpoint` is the one
- * that the run goes on from, and its tokenizer is the only one that fits. */
-bool run_data_open(struct run_data *d, const struct run_config *c, const char *checkpoint, struct error *err);
-/* Token ids are checked against the tokenizer, without one against the model, which is known last. */
-void run_data_set_vocabulary(struct run_data *d, int64_t model_vocab);
+ * that the run goes on from, and its tokenizer is the only one that fits; `tokenizer_is_stored`: --tokenizer
+ * is only what the run was started with, and what it named then is in the checkpoint. */
+bool run_data_open(struct run_data *d, const struct run_config *c, const char *checkpoint,
+                   bool tokenizer_is_stored, struct error *err);
+/* Token ids are checked against the tokenizer, without one against the model, which is known last. Fails if
+ * the tokenizer has more tokens than the model. */
+bool run_data_set_vocabulary(struct run_data *d, int64_t model_vocab, struct error *err);
 /* Whether --samples can be had: documents need a token that ends them. After run_config_complete(). */
 bool run_data_check_samples(const struct run_data *d, const struct run_config *c, struct error *err);
 /* Writes the built-in stories for the user to read. A failure is only a warning: the run does not need the

@@ -143,8 +143,7 @@ static bool open_model_config(struct run *r, struct error *err) {
     char *directory = NULL;
     bool ok = r->resumed || run_model_config(&r->model, &directory, &r->config, r->data.vocab_size, err);
     free(directory);
-    if (ok) run_data_set_vocabulary(&r->data, r->model.vocab_size);
-    return ok;
+    return ok && run_data_set_vocabulary(&r->data, r->model.vocab_size, err);
 }
 
 /* Whatever validation needs is found missing before the first step. */
@@ -162,7 +161,8 @@ static bool open_data_and_model(struct run *r, const struct resume *was, struct 
     if (r->resumed && !(checkpoint_config(&r->model, r->start, err) &&
                         resume_check_fixed(was, &r->options, &r->model, err)))
         return false;
-    return run_data_open(&r->data, c, r->start, err) && open_model_config(r, err) &&
+    bool stored = options_source(&r->options, "tokenizer") == OPTION_FROM_STORED;
+    return run_data_open(&r->data, c, r->start, stored, err) && open_model_config(r, err) &&
            run_config_complete(c, &r->model, err) && run_data_check_samples(&r->data, c, err) &&
            (r->train = open_loader(r, err)) && find_position(r, was, err) && check_validation(r, err);
 }

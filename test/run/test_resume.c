@@ -226,6 +226,21 @@ static void another_kind_of_data(void **state) {
     expect_command(1, "--resume and --overwrite", RESUME "--overwrite", "text");
 }
 
+/* What the run was started with counts, not what a file of that name holds now. */
+static void the_tokenizer_is_the_checkpoints(void **state) {
+    expect_command(0, "",
+                   "$P --tokenizer train:300 --out mine text.txt && "
+                   "$T --text text.txt --layers 1 --channels 16 --heads 2 --context 32 --threads 1 "
+                   "--device cpu --batch-size 2 --steps 4 --out tok --tokenizer mine/tokenizer.json");
+    expect_command(0, "", "$T --resume --out tok --steps 5");
+    expect_command(0, "", "$P --tokenizer bytes --out bytes text.txt && cp bytes/tokenizer.json mine/");
+    expect_command(0, "", "$T --resume --out tok --steps 6");
+    expect_command(1, "--tokenizer mine/tokenizer.json: is not the tokenizer of tok/step-00000006",
+                   "$T --resume --out tok --steps 7 --tokenizer mine/tokenizer.json");
+    expect_command(0, "", "rm mine/tokenizer.json && $T --resume --out tok --steps 8");
+    expect_command(0, "", "$T --resume --out tok --steps 9 --tokenizer tok/step-00000008");
+}
+
 /* --- the plan --- */
 
 static void epochs_replace_steps_and_steps_epochs(void **state) {
@@ -302,6 +317,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(the_same_options_again),
         cmocka_unit_test(other_data_under_the_same_names_is_noticed),
         cmocka_unit_test(another_kind_of_data),
+        cmocka_unit_test(the_tokenizer_is_the_checkpoints),
         cmocka_unit_test(epochs_replace_steps_and_steps_epochs),
         cmocka_unit_test(a_jump_of_the_learning_rate_is_said),
         cmocka_unit_test(the_position_survives_another_size_of_step),

@@ -155,12 +155,15 @@ static void validation_on_training_data_is_said(void **state) {
 
 /* A directory that happens to have the name of a preset is no model. */
 static void presets_are_not_shadowed(void **state) {
-    expect_command(0, "", "mkdir -p here/tiny here/gpt2/src here/d1 && touch here/gpt2/src/a.c");
+    expect_command(0, "",
+                   "mkdir -p here/tiny here/gpt2/src here/d1 && touch here/gpt2/src/a.c here/d3 && "
+                   "echo '{}' >here/d1/config.json");
 #define HERE                                                                                                 \
     "cd here && rm -rf run && $T --text ../text.txt --tokenizer bytes --out run --steps 2 --batch-size 2 --seq-len 16 --device cpu "
     expect_command(0, "model     tiny", HERE);
     expect_command(0, "model     tiny", HERE "--model tiny");
     expect_command(0, "model     d1", HERE "--model d1 --layers 1 --channels 16 --heads 2 --context 32");
+    expect_command(0, "model     d3", HERE "--model d3 --layers 1 --channels 16 --heads 2 --context 32");
     expect_command(0, "neither a directory nor a preset", HERE "--model src || true");
     /* one that holds a model is what --model says, but never what a run without --model starts from */
     expect_command(0, "",
@@ -203,6 +206,9 @@ static void the_tokenizer_beside_the_shards(void **state) {
     expect_command(0, "starting from run",
                    "rm -rf tuned; $T --out tuned --model run --steps 1 --device cpu " PREPARED);
     expect_no_warning("$T sample --from run --tokenizer bytes --prompt the --tokens 4 --no-stats");
+    expect_no_warning("cd prepared && rm -rf ../run; $T --out ../run --steps 2 " SHAPE
+                      "--data '*_train_*.bin' --val *_val_*.bin");
+    assert_true(path_exists(in_scratch("run/step-00000002/tokenizer.json")));
     /* the command that is printed at the end */
     expect_command(0, "", TRAIN PREPARED "| sed -n 's/^sample  *//p' | grep . >hint && sh hint");
     expect_command(
