@@ -132,7 +132,7 @@ endef
 $(foreach k,$(PAGE_KINDS),$(eval $(call PAGE_RULES,$(k))))
 
 # What --version prints (llmc/base/build.h); replaced only when it changes.
-COMMIT := $(or $(shell git describe --always --dirty --exclude='*' 2>/dev/null),unknown)
+COMMIT := $(or $(shell git --no-optional-locks describe --always --dirty --exclude='*' 2>/dev/null),unknown)
 $(BUILD)/build.c: FORCE
 	mkdir -p $(@D)
 	{ echo '#include "llmc/base/build.h"'; echo 'const char build_version[] = "$(VERSION)";'; \
