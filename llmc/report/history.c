@@ -285,7 +285,7 @@ void history_update(struct history *h) {
         char *path = xasprintf("%s/%s", h->directory, names[i]);
         if (!file_goes_on(&h->file[i], path)) {
             forget(h, &reader[i]);
-            if (i == 0) h->unreadable = h->left_out = 0;
+            h->file[i].unreadable = h->file[i].left_out = 0;
         }
         free(path);
     }
@@ -298,9 +298,11 @@ void history_update(struct history *h) {
     for (int i = 0; i < 2; i++) file_read(&h->file[i], &reader[i]);
     for (int i = 0; i < 2; i++) {
         if (reader[i].rows) h->version++;
-        h->unreadable += reader[i].unreadable;
-        h->left_out += reader[i].left_out;
+        h->file[i].unreadable += reader[i].unreadable;
+        h->file[i].left_out += reader[i].left_out;
     }
+    h->unreadable = h->file[0].unreadable + h->file[1].unreadable;
+    h->left_out = h->file[0].left_out + h->file[1].left_out;
     char *log = xasprintf("%s/%s", h->directory, names[0]);
     bool there = stat(log, &st) == 0;
     free(log);

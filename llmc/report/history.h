@@ -43,7 +43,8 @@ struct history_file {
     int fd;         /* -1: not open */
     int64_t offset; /* of the first byte that has not been read as part of a row */
     uint64_t device, inode;
-    char tail[64];    /* the bytes before `offset`, to see that they are still the same */
+    char tail[64]; /* the bytes before `offset`, to see that they are still the same */
+    int64_t unreadable, left_out;
     int64_t skipping; /* of a line that is too long: bytes of it that have been passed over */
 };
 struct history {

@@ -186,7 +186,10 @@ void logger_close(struct logger *l) {
 }
 
 bool logger_restore(struct logger *l, struct error *err) {
-    return log_file_restore(&l->log, err) && log_file_restore(&l->timing, err);
+    if (!log_file_restore(&l->log, err) || !log_file_restore(&l->timing, err)) return false;
+    if (!l->events) return true;
+    event_file_close(l->events); /* its events are gone; the log has the same numbers */
+    return (l->events = event_file_open(l->out, 0, err)) != NULL;
 }
 
 void logger_sync(struct logger *l) {

@@ -186,6 +186,8 @@ static void the_rule_for_headers(void **state) {
     assert_true(http_same_site("[::1]:8100", "http://[::1]:8100", true));
     assert_true(http_same_site("127.0.0.1", "http://127.0.0.1", true));
     assert_false(http_same_site("192.168.0.2:8100", NULL, true));
+    assert_false(http_same_site("localhost:1", "http://evil.example", true));
+    assert_false(http_same_site("localhost:1", "https://localhost:1", true));
     assert_true(http_same_site("192.168.0.2:8100", NULL, false));
     static const char *const bad[] = {"",           ":",           "[",     "[::1",      "[::1]8100",
                                       "localhost:", "localhost:x", "a:b:c", "host.name", "127.0.0.1:1:1",
@@ -346,6 +348,43 @@ static void points_stand_for_their_rows(void **state) {
         }
     assert_true(fabs(history_time(&h, 100.5) - 50.25) < 1e-9);
     assert_true(history_step_at(&h, 50.0) == 100.0);
+    history_close(&h);
+}
+
+/* Resumed: the file is cut and goes on with other rows, between two looks at it. And a row of an earlier step,
+ * which no run writes, takes the place of what came after it. */
+static void rows_that_are_taken_back(void **state) {
+    struct history h;
+    make_run("a", 50, "1e-3");
+    history_open(&h, in_scratch("a"));
+    history_update(&h);
+    assert_int_equal(history_last_step(&h), 50);
+    char *text = get_text(in_scratch("a/log.jsonl"));
+    assert_int_equal(truncate(in_scratch("a/log.jsonl"), strstr(text, "{\"step\":31,") - text), 0);
+    free(text);
+    FILE *log = open_log("a", "log.jsonl", "a");
+    for (int s = 31; s <= 80; s++)
+        fprintf(log, "{\"step\":%d,\"epoch\":1,\"loss\":7,\"lr\":1,\"grad_norm\":1,\"skipped\":false}\n", s);
+    fclose(log);
+    history_update(&h);
+    struct history_points p;
+    history_points(&p, &h, HISTORY_LOSS, 0, INFINITY, 1000);
+    assert_int_equal(p.count, 80);
+    for (int s = 1; s <= 80; s++) {
+        assert_int_equal(p.step[s - 1], s);
+        assert_true(fabs(p.mean[s - 1] - (s <= 30 ? loss_at(s) : 7.0)) < 1e-8);
+    }
+    history_points_free(&p);
+    log = open_log("a", "log.jsonl", "a");
+    fputs("{\"step\":60,\"loss\":8}\n{\"step\":61,\"loss\":}\n{\"step\":62,\"loss\":-}\n", log);
+    fclose(log);
+    history_update(&h);
+    assert_int_equal(history_last_step(&h), 60);
+    assert_true(history_last(&h, HISTORY_LOSS) == 8.0);
+    assert_int_equal(h.unreadable, 2);
+    history_points(&p, &h, HISTORY_LOSS, 0, INFINITY, 1000);
+    assert_int_equal(p.count, 60);
+    history_points_free(&p);
     history_close(&h);
 }
 
@@ -546,6 +585,7 @@ int main(int argc, char **argv) {
         WATCH_TEST(a_run_that_is_deleted_or_begun_again),
         WATCH_TEST(logs_of_other_versions),
         WATCH_TEST(points_stand_for_their_rows),
+        WATCH_TEST(rows_that_are_taken_back),
         WATCH_TEST(the_page_of_two_runs),
         WATCH_TEST(a_pointer_and_keys_zoom),
         WATCH_TEST(the_page_follows_a_run),

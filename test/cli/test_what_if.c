@@ -35,6 +35,26 @@ static int end(void **state) {
 }
 #define SERVED_TEST(f) cmocka_unit_test_teardown(f, end)
 
+/* --- what a training leaves for watch --- */
+
+static void test_facts_of_a_run(void **state) {
+    start_server(temp_printf("watch --port 0 '%s'", in_scratch("run")));
+    json_t *s = get("/state"), *run = json_array_get(json_object_get(s, "runs"), 0);
+    assert_int_equal(json_integer_value(json_object_get(run, "step")), 8);
+    assert_true(json_number_value(json_object_get(run, "steps")) == 8.0);
+    assert_true(json_number_value(json_object_get(run, "tokens_per_step")) == 64.0);
+    double floor = json_number_value(json_object_get(run, "floor"));
+    assert_true(floor > 0.1 && floor < 2.0);
+    assert_true(json_number_value(json_object_get(run, "share")) > 0.0);
+    json_t *samples = json_object_get(run, "samples");
+    assert_int_equal(json_array_size(samples), 1);
+    assert_int_equal(json_integer_value(json_object_get(json_array_get(samples, 0), "step")), 8);
+    assert_int_equal(json_array_size(json_object_get(run, "checkpoints")), 4);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(run, "options"), "save-every")), 2);
+    json_decref(s);
+    stop_server();
+}
+
 /* --- answers --- */
 
 static json_t *array_of(json_t *answer, const char *name) {
@@ -288,13 +308,10 @@ static void test_page_on_screens(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        SERVED_TEST(test_answers),
-        SERVED_TEST(test_page_equals_json),
-        SERVED_TEST(test_page_asks_what_if),
-        SERVED_TEST(test_page_over_time),
-        SERVED_TEST(test_page_studies_heads),
-        SERVED_TEST(test_page_on_screens),
-        SERVED_TEST(test_wrong_questions),
+        SERVED_TEST(test_facts_of_a_run),   SERVED_TEST(test_answers),
+        SERVED_TEST(test_page_equals_json), SERVED_TEST(test_page_asks_what_if),
+        SERVED_TEST(test_page_over_time),   SERVED_TEST(test_page_studies_heads),
+        SERVED_TEST(test_page_on_screens),  SERVED_TEST(test_wrong_questions),
     };
     return test_main(argc, argv, tests, make_model, remove_scratch);
 }

@@ -26,6 +26,8 @@ typedef void fuzz_seed_fn(void *user, const void *data, size_t size);
     X(task_csv)                                                                                              \
     X(options)                                                                                               \
     X(log)                                                                                                   \
+    X(history)                                                                                               \
+    X(http_site)                                                                                             \
     X(text_source)                                                                                           \
     X(content)                                                                                               \
     X(shard_set)

@@ -149,6 +149,12 @@ static void test_links_of_tokens(void **state) {
     const struct planted *p = (const struct planted *)*state;
     static const char *const pronouns[] = {"it", "they", "them"};
     assert_in_range(p->texts.links, 30, 1000);
+    for (int64_t i = 0; i < STORIES * T; i++) {
+        const int32_t *token = p->texts.tokens + i;
+        bool padded =
+            i % T + 1 < T && token[1] == p->texts.tokens[0]; /* <|endoftext|>, which begins each text */
+        if (i % T + 1 < T) assert_int_equal(p->texts.targets[i], padded ? -1 : token[1]);
+    }
     for (int64_t i = 0; i < p->texts.links; i++) {
         const struct head_link *link = &p->texts.link[i];
         const int32_t *tokens = p->texts.tokens + link->text * T;
