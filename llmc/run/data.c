@@ -33,9 +33,10 @@ static struct tokenizer *train_tokenizer(const struct corpus *c, int64_t vocab_s
 /* --tokenizer against the one that the weights were trained with. A resumed run cannot change it; a new run
  * may, and learns its embeddings anew. */
 static bool check_given_tokenizer(const struct run_data *d, const struct run_config *c,
-                                  const char *checkpoint, struct error *err) {
+                                  const struct run_weights *w, struct error *err) {
+    const char *checkpoint = w->checkpoint;
     if (!checkpoint || checkpoint_tokenizer_is(checkpoint, d->tokenizer)) return true;
-    if (c->resume)
+    if (w->resumed)
         return fail(
             err,
             "--tokenizer %s: is not the tokenizer of %s; leave the option out at --resume, or start a "
@@ -74,21 +75,21 @@ static bool choose_vocabulary(struct run_data *d, const struct run_config *c, st
 }
 
 /* Of token shards it may stay unknown. */
-static bool choose_tokenizer(struct run_data *d, const struct run_config *c, const char *checkpoint,
-                             bool tokenizer_is_stored, const struct corpus *corpus, struct error *err) {
+static bool choose_tokenizer(struct run_data *d, const struct run_config *c, const struct run_weights *w,
+                             const struct corpus *corpus, struct error *err) {
     err->message[0] = '\0';
-    if (checkpoint && (!c->tokenizer || tokenizer_is_stored))
-        d->tokenizer = checkpoint_load_tokenizer(checkpoint, err);
+    if (w->checkpoint && (!c->tokenizer || w->tokenizer_is_stored))
+        d->tokenizer = checkpoint_load_tokenizer(w->checkpoint, err);
     if (!d->tokenizer && !err->message[0] && c->tokenizer) {
         d->tokenizer = tokenizer_open(c->tokenizer, err);
-        if (!d->tokenizer || !check_given_tokenizer(d, c, checkpoint, err)) return false;
+        if (!d->tokenizer || !check_given_tokenizer(d, c, w, err)) return false;
     }
     if (!d->tokenizer && !err->message[0] && !corpus) d->tokenizer = shard_tokenizer_load(&d->shards, err);
     if (!d->tokenizer && err->message[0]) return false;
-    if (!d->tokenizer && corpus && checkpoint)
+    if (!d->tokenizer && corpus && w->checkpoint)
         return fail(err, "%s has no tokenizer.json; --tokenizer must name the tokenizer it was trained with",
-                    checkpoint);
-    if (d->tokenizer || !corpus) return (c->resume && checkpoint) || choose_vocabulary(d, c, err);
+                    w->checkpoint);
+    if (d->tokenizer || !corpus) return w->resumed || choose_vocabulary(d, c, err);
     d->tokenizer = new_tokenizer(d, c, corpus, err);
     if (d->tokenizer) d->vocab_size = tokenizer_vocab_size(d->tokenizer);
     return d->tokenizer != NULL;
@@ -178,11 +179,11 @@ static bool check_tokenizers(const struct run_data *d, const struct run_config *
     return shard_tokenizer_is(val, d->tokenizer, temp_printf("--val %s", c->val ? c->val : ""), whose, err);
 }
 
-static bool open_data(struct run_data *d, const struct run_config *c, const char *checkpoint,
-                      bool tokenizer_is_stored, struct error *err) {
+static bool open_data(struct run_data *d, const struct run_config *c, const struct run_weights *w,
+                      struct error *err) {
     const char *twice, *same;
-    if (!open_shards(d, c, err) || !choose_tokenizer(d, c, checkpoint, tokenizer_is_stored, NULL, err) ||
-        !check_tokenizers(d, c, checkpoint, err))
+    if (!open_shards(d, c, err) || !choose_tokenizer(d, c, w, NULL, err) ||
+        !check_tokenizers(d, c, w->checkpoint, err))
         return false;
     if (d->val && dataset_overlap(d->train, d->val, &twice, &same))
         warn("%s of --val has the tokens of %s, which is trained on: its loss says nothing about text that "
@@ -195,25 +196,23 @@ static bool open_data(struct run_data *d, const struct run_config *c, const char
     return true;
 }
 
-static bool open_text(struct run_data *d, const struct run_config *c, const char *checkpoint,
-                      bool tokenizer_is_stored, struct error *err) {
+static bool open_text(struct run_data *d, const struct run_config *c, const struct run_weights *w,
+                      struct error *err) {
     struct corpus corpus;
     if (!open_corpus(d, c, &corpus, err)) return false;
-    bool ok =
-        choose_tokenizer(d, c, checkpoint, tokenizer_is_stored, &corpus, err) && encode(d, c, &corpus, err);
+    bool ok = choose_tokenizer(d, c, w, &corpus, err) && encode(d, c, &corpus, err);
     corpus_free(&corpus);
     return ok;
 }
 
-bool run_data_open(struct run_data *d, const struct run_config *c, const char *checkpoint,
-                   bool tokenizer_is_stored, struct error *err) {
+bool run_data_open(struct run_data *d, const struct run_config *c, const struct run_weights *w,
+                   struct error *err) {
     memset(d, 0, sizeof *d);
     d->floor_loss = NAN;
     if (c->text && c->data) return fail(err, "--text and --data exclude each other: give one of them");
     if (c->val && !c->data)
         return fail(err, "--val is for --data; of a text, --validation-fraction is held out");
-    return c->data ? open_data(d, c, checkpoint, tokenizer_is_stored, err)
-                   : open_text(d, c, checkpoint, tokenizer_is_stored, err);
+    return c->data ? open_data(d, c, w, err) : open_text(d, c, w, err);
 }
 
 bool run_data_set_vocabulary(struct run_data *d, int64_t model_vocab, struct error *err) {

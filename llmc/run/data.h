@@ -20,13 +20,19 @@ struct run_data {
     char summary[256]; /* one line for the user */
 };
 
-/* Opens the datasets and the tokenizer: the one of --tokenizer, else that of `checkpoint` (a directory, or
- * NULL), else the one beside the shards (shard_manifest.h), else it is trained on the text. Refuses shards
- * that were made with another one, as far as their manifests say. With --resume, `checkpoint` is the one
- * that the run goes on from, and its tokenizer is the only one that fits; `tokenizer_is_stored`: --tokenizer
- * is only what the run was started with, and what it named then is in the checkpoint. */
-bool run_data_open(struct run_data *d, const struct run_config *c, const char *checkpoint,
-                   bool tokenizer_is_stored, struct error *err);
+/* The weights that the run starts from. */
+struct run_weights {
+    const char *checkpoint; /* a directory; NULL: there are none */
+    bool resumed;           /* by --resume, which goes on with their tokenizer */
+    bool
+        tokenizer_is_stored; /* --tokenizer is what the run was started with: the checkpoint has that tokenizer */
+};
+
+/* Opens the datasets and the tokenizer: the one of --tokenizer, else that of the weights, else the one beside
+ * the shards (shard_manifest.h), else it is trained on the text. Refuses shards that were made with another
+ * one, as far as their manifests say. */
+bool run_data_open(struct run_data *d, const struct run_config *c, const struct run_weights *w,
+                   struct error *err);
 /* Token ids are checked against the tokenizer, without one against the model, which is known last. Fails if
  * the tokenizer has more tokens than the model. */
 bool run_data_set_vocabulary(struct run_data *d, int64_t model_vocab, struct error *err);

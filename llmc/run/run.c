@@ -161,8 +161,9 @@ static bool open_data_and_model(struct run *r, const struct resume *was, struct 
     if (r->resumed && !(checkpoint_config(&r->model, r->start, err) &&
                         resume_check_fixed(was, &r->options, &r->model, err)))
         return false;
-    bool stored = options_source(&r->options, "tokenizer") == OPTION_FROM_STORED;
-    return run_data_open(&r->data, c, r->start, stored, err) && open_model_config(r, err) &&
+    struct run_weights weights = {
+        r->start, r->resumed, r->resumed && options_source(&r->options, "tokenizer") == OPTION_FROM_STORED};
+    return run_data_open(&r->data, c, &weights, err) && open_model_config(r, err) &&
            run_config_complete(c, &r->model, err) && run_data_check_samples(&r->data, c, err) &&
            (r->train = open_loader(r, err)) && find_position(r, was, err) && check_validation(r, err);
 }
