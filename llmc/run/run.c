@@ -344,11 +344,11 @@ void run_close(struct run *r) {
     rank_timing_close(&r->timing);
     r->comm->close(r->comm);
     r->device->close(r->device);
+    if (is_rank_0(r)) owner_close(&r->owner);
     group_close(r->group);
     if (r->rank_log) close(r->rank_log);
     train_state_free(&r->state);
     options_free(&r->options);
-    if (is_rank_0(r)) owner_close(&r->owner);
     free(r->out);
     free(r->start);
 }
