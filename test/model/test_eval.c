@@ -191,6 +191,14 @@ static void mmlu_as_published(void **state) {
     }
 }
 
+static void quotes_in_a_list_of_choices(void **state) {
+    struct task_file f =
+        read_task("x.csv", "question,choices,answer\nWhy?,\"['it\\'s', 'a\\\\b\\nc', \"\"d'\"\"]\",2\n");
+    assert_int_equal(f.count, 1);
+    assert_mentions(f.questions[0].context, "\nA. it's\nB. a\\b\nc\nC. d'\nAnswer:");
+    task_file_free(&f);
+}
+
 static void bad_task_files_are_refused(void **state) {
     static const struct {
         const char *name, *text, *expected;
@@ -632,6 +640,7 @@ int main(int argc, char **argv) {
         SCRATCH_TEST(json_lines_in_both_forms),
         SCRATCH_TEST(mmlu_csv),
         SCRATCH_TEST(mmlu_as_published),
+        SCRATCH_TEST(quotes_in_a_list_of_choices),
         SCRATCH_TEST(bad_task_files_are_refused),
         SCRATCH_TEST(scores_equal_the_plain_computation),
         SCRATCH_TEST(nan_never_wins_and_the_first_of_equals_does),
