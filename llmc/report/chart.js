@@ -38,9 +38,9 @@ function rangeOf(lines, levels, log, robust) {
   for (const level of levels) take(level.y);
   if (low > high) return null;
   if (robust && !log) { /* a few rows far outside leave the frame, instead of pressing all others flat */
-    const all = lines.flatMap(line => line.y).filter(v => known(v) && (!log || v > 0)).sort((p, q) => p - q);
-    const at = share => all[Math.round(share * (all.length - 1))], middle = at(.97) - at(.03);
-    if (all.length > 20 && middle > 0) { low = Math.max(low, at(.03) - middle); high = Math.min(high, at(.97) + middle); }
+    const all = lines.filter(line => !line.faint).flatMap(line => line.y).filter(v => known(v) && (!log || v > 0)).sort((p, q) => p - q);
+    const at = share => all[Math.round(share * (all.length - 1))], middle = at(.9) - at(.1);
+    if (all.length > 20 && middle > 0) { low = Math.max(low, at(.1) - 1.5 * middle); high = Math.min(high, at(.9) + 1.5 * middle); }
   }
   if (high - low <= 1e-9 * Math.abs(high)) return log ? [low / 2, high * 2] : [low - (Math.abs(low) || 1) * 0.1, high + (Math.abs(high) || 1) * 0.1];
   if (log) { const room = (high / low) ** 0.04; return [low / room, high * room]; }

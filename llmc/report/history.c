@@ -365,6 +365,7 @@ void history_points(struct history_points *p, const struct history *h, enum hist
     int64_t first = max_i64(0, rows_before(t, from) - 1), last = min_i64(t->count, rows_before(t, to) + 2);
     int64_t rows = max_i64(0, last - first), each = max_i64(1, ceil_div(rows, max_i64(1, wanted)));
     int64_t n = ceil_div(rows, each);
+    bool rate = s == HISTORY_TOKENS_PER_SECOND || s == HISTORY_FLOPS_SHARE;
     *p = (struct history_points){.count = n};
     p->step = (int64_t *)xcalloc((size_t)n, sizeof *p->step);
     p->rows = (int64_t *)xcalloc((size_t)n, sizeof *p->rows);
@@ -378,14 +379,14 @@ void history_points(struct history_points *p, const struct history *h, enum hist
             if (isnan(value[k])) continue;
             low = fmin(low, value[k]);
             high = fmax(high, value[k]);
-            sum += value[k];
+            sum += rate ? 1.0 / value[k] : value[k];
             counted++;
         }
         p->step[i] = t->step[end - 1];
         p->rows[i] = end - begin;
         p->min[i] = counted ? low : (double)NAN;
         p->max[i] = counted ? high : (double)NAN;
-        p->mean[i] = counted ? sum / (double)counted : (double)NAN;
+        p->mean[i] = counted ? rate ? (double)counted / sum : sum / (double)counted : (double)NAN;
     }
 }
 

@@ -71,7 +71,8 @@ double history_time(const struct history *h, double step);
 /* The step at that time: its inverse. */
 double history_step_at(const struct history *h, double seconds);
 
-/* A stretch of a series as at most about `wanted` points. A point stands for `count` rows that follow each
+/* A stretch of a series as at most about `wanted` points. The mean of a rate is that of all its work in all its
+ * time, the harmonic one: a step that the host hears of late is followed by one that seems to take no time. A point stands for `count` rows that follow each
  * other; its step is that of the last. NAN where no row has a number. */
 struct history_points {
     int64_t count;

@@ -346,6 +346,17 @@ static void points_stand_for_their_rows(void **state) {
             assert_int_equal(row, last + 1);
             history_points_free(&p);
         }
+    FILE *timing = open_log("a", "timing.jsonl", "a"); /* 2 steps of 1000 tokens in 4 s and 0.1 s */
+    fputs(
+        "{\"step\":174,\"seconds\":4,\"tokens_per_second\":250}\n{\"step\":175,\"seconds\":0.1,\"tokens_per_second\":10000}\n",
+        timing);
+    fclose(timing);
+    history_update(&h);
+    struct history_points rate;
+    history_points(&rate, &h, HISTORY_TOKENS_PER_SECOND, 175, 175, 1);
+    assert_int_equal(rate.count, 1);
+    assert_true(fabs(rate.mean[0] - 2000.0 / 4.1) < 1e-9);
+    history_points_free(&rate);
     assert_true(fabs(history_time(&h, 100.5) - 50.25) < 1e-9);
     assert_true(history_step_at(&h, 50.0) == 100.0);
     history_close(&h);
