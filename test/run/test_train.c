@@ -263,7 +263,7 @@ static void test_plan_and_sample(void **state) {
     expect("plan --batch-size 2 --device cpu", 0, "This fits.");
     expect("plan --batch-size 2 --device cpu --ranks 3 --zero 3", 0, "This fits with --zero 3.");
     expect("plan --batch-size 2 --seq-len 128 --device cpu --ranks 3 --tokens-per-step 1000", 1, "768 and 1536");
-    expect("plan --batch-size 2 --device cpu --ranks 3 --tokens-per-step 100", 1, "the smallest is 768");
+    expect("plan --batch-size 2 --seq-len 128 --device cpu --ranks 3 --tokens-per-step 100", 1, "the smallest is 768");
     setenv("LLMC_VARIANT", "cast:plain,attn:naive", 1);
     expect("plan --batch-size 2 --device cpu", 1, "\"attn:naive\" should be OPERATION:VARIANT");
     setenv("LLMC_VARIANT", "attn_forward:nope", 1);
