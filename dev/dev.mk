@@ -5,8 +5,8 @@
 bench: $(BUILD)/bench  ## time every operation alone (ARGS='--op attn --json FILE')
 	GOMP_SPINCOUNT=1000 $(BUILD)/bench $(ARGS)
 
-bench-cpu: $(BUILD)/bench  ## `make bench` on the CPU
-	GOMP_SPINCOUNT=1000 $(BUILD)/bench --device cpu $(ARGS)
+bench-cpu: $(BUILD)/bench $(BUILD)/train_gpt  ## how near the CPU's operations are to its sgemm and copy rates, with a verdict on each
+	sh dev/bench_cpu.sh $(BUILD)
 
 bench-data: $(BUILD)/bench_tokenizer $(BUILD)/stories  ## speed of tokenizer training and encoding, on generated text
 	$(BUILD)/stories --count 60000 --seed 2 >$(BUILD)/bench-data.txt

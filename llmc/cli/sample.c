@@ -14,6 +14,7 @@
 struct sample_config {
     const char *from, *prompt, *tokenizer, *device;
     int64_t tokens, count, threads;
+    int dtype; /* 1: bf16 */
     struct sampling_config sampling;
     bool past_end, stats;
 };
@@ -25,6 +26,11 @@ static const struct option_row model_rows[] = {
     OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
              "tokenizer.json, a directory with one, or the word bytes (default: the tokenizer in DIR)", 0),
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
+    OPT_WORD(
+        C, dtype, "dtype", "fp32", "fp32|bf16", NULL,
+        "type of the weights: in bf16 they take half the memory, and a token half the time; on a CPU the "
+        "computation stays in fp32",
+        0),
     OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: the cores it may use)", 0),
 };
 static const struct option_row text_rows[] = {
@@ -102,7 +108,7 @@ int cmd_sample(int argc, char **argv) {
     struct ctx ctx;
     struct gpt gpt;
     ctx_init(&ctx, device, device->ops, false);
-    generator_create(&gpt, &ctx, &model, DTYPE_F32, NULL);
+    generator_create(&gpt, &ctx, &model, c.dtype ? DTYPE_BF16 : DTYPE_F32, NULL);
     check(checkpoint_load_weights(&gpt, directory, &err), "%s", err.message);
 
     char *prompt = read_prompt(c.prompt);

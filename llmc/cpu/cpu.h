@@ -92,6 +92,21 @@ static inline float cpu_act_derivative(enum activation act, float x) {
                              : 0.0f;
 }
 
+/* The elements of a weight in fp32: its own, or of a bf16 one a copy in `*memory`, which then points behind
+ * the copy. The copy takes cpu_copy_bytes() of scratch. */
+static inline const float *cpu_weight(const struct tensor *t, float **memory) {
+    if (t->dtype != DTYPE_BF16) return f32(t);
+    const uint16_t *from = (const uint16_t *)t->data;
+    float *to = *memory;
+    int64_t n = tensor_count(t);
+    for (int64_t i = 0; i < n; i++) to[i] = f32_from_bf16(from[i]);
+    *memory += n;
+    return to;
+}
+static inline int64_t cpu_copy_bytes(const struct tensor *t) {
+    return t && t->dtype == DTYPE_BF16 ? tensor_count(t) * (int64_t)sizeof(float) : 0;
+}
+
 /* The variants of each op, defined in the file of the op. */
 #define X(op) extern const struct op##_variant CPU_NAME(cpu_##op##_variants)[];
 LLMC_OPS(X)

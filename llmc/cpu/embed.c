@@ -4,7 +4,17 @@
  * tokens, and each adds the rows in the order of the tokens. */
 #include "llmc/cpu/cpu.h"
 
-#include <string.h>
+/* o (C) = or += a row of a table in fp32 or bf16. */
+static void load_row(float *o, const struct tensor *table, int64_t row, bool add) {
+    int64_t C = tensor_cols(table);
+    if (table->dtype == DTYPE_BF16) {
+        const uint16_t *x = (const uint16_t *)table->data + row * C;
+        for (int64_t c = 0; c < C; c++) o[c] = (add ? o[c] : 0.0f) + f32_from_bf16(x[c]);
+    } else {
+        const float *x = f32(table) + row * C;
+        for (int64_t c = 0; c < C; c++) o[c] = add ? o[c] + x[c] : x[c];
+    }
+}
 
 static void embed_forward_run(const struct op_env *env, struct tensor *out, const struct tensor *tokens,
                               const struct tensor *wte, const struct tensor *wpe, int t0) {
@@ -12,11 +22,8 @@ static void embed_forward_run(const struct op_env *env, struct tensor *out, cons
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
         float *o = f32(out) + n * C;
-        const float *token = f32(wte) + (int64_t)i32(tokens)[n] * C;
-        memcpy(o, token, (size_t)C * sizeof *o);
-        if (!wpe) continue;
-        const float *position = f32(wpe) + (t0 + n % T) * C;
-        for (int64_t c = 0; c < C; c++) o[c] += position[c];
+        load_row(o, wte, i32(tokens)[n], false);
+        if (wpe) load_row(o, wpe, t0 + n % T, true);
     }
 }
 

@@ -76,20 +76,25 @@ static void column_sum(float *out, const float *x, int64_t N, int64_t C, int64_t
 /* --- forward and backward --- */
 
 /* With few rows, as in text generation, reading the weights takes all the time. Dot products read them
- * once; a blocked GEMM would first copy them into its own layout. */
+ * once; a blocked GEMM would first copy them into its own layout. Weights in bf16 halve the bytes. */
 enum { FEW_ROWS = 4 };
 
-static void multiply_few_rows(const struct product *p, struct block k) {
-    for (int64_t j = k.col; j < k.col + k.cols; j++) {
-        const float *w = p->b + j * p->K;
+static void multiply_few_rows(const struct product *p, struct block k, const struct tensor *weight) {
+    for (int64_t j = k.col; j < k.col + k.cols; j++)
         for (int64_t n = 0; n < p->M; n++) {
             const float *x = p->a + n * p->K;
             float s = 0.0f;
+            if (weight->dtype == DTYPE_BF16) {
+                const uint16_t *w = (const uint16_t *)weight->data + j * p->K;
 #pragma omp simd reduction(+ : s)
-            for (int64_t c = 0; c < p->K; c++) s += x[c] * w[c];
+                for (int64_t c = 0; c < p->K; c++) s += x[c] * f32_from_bf16(w[c]);
+            } else {
+                const float *w = f32(weight) + j * p->K;
+#pragma omp simd reduction(+ : s)
+                for (int64_t c = 0; c < p->K; c++) s += x[c] * w[c];
+            }
             p->c[n * p->N + j] = s;
         }
-    }
 }
 
 /* Below this many multiply-adds, waking another thread takes longer than it saves. */
@@ -98,7 +103,8 @@ static bool worth_threads(const struct product *p) { return p->M * p->N * p->K >
 static int64_t matmul_forward_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                    const struct tensor *weight, const struct tensor *bias,
                                    enum activation act) {
-    return matmul_in_fp8(inp, weight) ? OP_UNSUPPORTED : 0;
+    if (matmul_in_fp8(inp, weight)) return OP_UNSUPPORTED;
+    return (tensor_rows(inp) > FEW_ROWS ? cpu_copy_bytes(weight) : 0) + cpu_copy_bytes(bias);
 }
 
 /* out = act(product + bias) in a block, where the product is in `p->c`. */
@@ -117,21 +123,24 @@ static void matmul_forward_run(const struct op_env *env, struct tensor *out, str
                                const struct tensor *inp, const struct tensor *weight,
                                const struct tensor *bias, enum activation act) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp), OC = tensor_rows(weight);
+    float *memory = (float *)env->scratch;
+    bool few = N <= FEW_ROWS;
+    const float *b = bias ? cpu_weight(bias, &memory) : NULL;
     struct product p = cut((struct product){.M = N,
                                             .N = OC,
                                             .K = C,
                                             .a = f32(inp),
-                                            .b = f32(weight),
+                                            .b = few ? NULL : cpu_weight(weight, &memory),
                                             .b_transposed = true,
                                             .c = f32(pre ? pre : out)});
 #pragma omp parallel for schedule(dynamic) if (worth_threads(&p))
     for (int64_t i = 0; i < block_count(&p); i++) {
         struct block k = block_at(&p, i);
-        if (N <= FEW_ROWS)
-            multiply_few_rows(&p, k);
+        if (few)
+            multiply_few_rows(&p, k, weight);
         else
             multiply_block(&p, k);
-        finish_block(&p, k, f32(out), bias ? f32(bias) : NULL, act);
+        finish_block(&p, k, f32(out), b, act);
     }
 }
 

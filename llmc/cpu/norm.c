@@ -14,16 +14,27 @@ static float mean_of(const float *x, int64_t C) {
     return s / (float)C;
 }
 
+/* Weight and bias in fp32; the bias may be NULL. */
+struct scale {
+    const float *weight, *bias;
+};
+
+static struct scale scale_of(const struct op_env *env, const struct tensor *weight,
+                             const struct tensor *bias) {
+    float *memory = (float *)env->scratch;
+    const float *w = cpu_weight(weight, &memory);
+    return (struct scale){w, bias ? cpu_weight(bias, &memory) : NULL};
+}
+
 static void norm_row(struct tensor *out, struct tensor *mean, struct tensor *rstd, const float *x,
-                     const struct tensor *weight, const struct tensor *bias, float eps, int64_t n) {
+                     const struct scale *s, float eps, int64_t n) {
     int64_t C = tensor_cols(out);
     float *o = f32(out) + n * C, m = mean ? mean_of(x, C) : 0.0f, v = 0.0f;
-    const float *w = f32(weight);
+    const float *w = s->weight, *b = s->bias;
 #pragma omp simd reduction(+ : v)
     for (int64_t c = 0; c < C; c++) v += (x[c] - m) * (x[c] - m);
     float r = 1.0f / sqrtf(v / (float)C + eps);
-    if (bias) {
-        const float *b = f32(bias);
+    if (b) {
         for (int64_t c = 0; c < C; c++) o[c] = (x[c] - m) * r * w[c] + b[c];
     } else {
         for (int64_t c = 0; c < C; c++) o[c] = (x[c] - m) * r * w[c];
@@ -32,12 +43,26 @@ static void norm_row(struct tensor *out, struct tensor *mean, struct tensor *rst
     f32(rstd)[n] = r;
 }
 
+static int64_t norm_forward_need(struct tensor *out, struct tensor *mean, struct tensor *rstd,
+                                 const struct tensor *inp, const struct tensor *weight,
+                                 const struct tensor *bias, float eps) {
+    return cpu_copy_bytes(weight) + cpu_copy_bytes(bias);
+}
+
 static void norm_forward_run(const struct op_env *env, struct tensor *out, struct tensor *mean,
                              struct tensor *rstd, const struct tensor *inp, const struct tensor *weight,
                              const struct tensor *bias, float eps) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp);
+    struct scale s = scale_of(env, weight, bias);
 #pragma omp parallel for schedule(static)
-    for (int64_t n = 0; n < N; n++) norm_row(out, mean, rstd, f32(inp) + n * C, weight, bias, eps, n);
+    for (int64_t n = 0; n < N; n++) norm_row(out, mean, rstd, f32(inp) + n * C, &s, eps, n);
+}
+
+static int64_t residual_norm_forward_need(struct tensor *residual, struct tensor *out, struct tensor *mean,
+                                          struct tensor *rstd, const struct tensor *inp,
+                                          const struct tensor *delta, const struct tensor *weight,
+                                          const struct tensor *bias, float eps) {
+    return cpu_copy_bytes(weight) + cpu_copy_bytes(bias);
 }
 
 static void residual_norm_forward_run(const struct op_env *env, struct tensor *residual, struct tensor *out,
@@ -45,12 +70,13 @@ static void residual_norm_forward_run(const struct op_env *env, struct tensor *r
                                       const struct tensor *delta, const struct tensor *weight,
                                       const struct tensor *bias, float eps) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp);
+    struct scale s = scale_of(env, weight, bias);
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
         float *x = f32(residual) + n * C;
         const float *a = f32(inp) + n * C, *b = f32(delta) + n * C;
         for (int64_t c = 0; c < C; c++) x[c] = a[c] + b[c];
-        norm_row(out, mean, rstd, x, weight, bias, eps, n);
+        norm_row(out, mean, rstd, x, &s, eps, n);
     }
 }
 
@@ -110,6 +136,6 @@ static void norm_backward_run(const struct op_env *env, struct tensor *dinp, str
         }
 }
 
-CPU_VARIANT(norm_forward, NULL);
-CPU_VARIANT(residual_norm_forward, NULL);
+CPU_VARIANT(norm_forward, norm_forward_need);
+CPU_VARIANT(residual_norm_forward, residual_norm_forward_need);
 CPU_VARIANT(norm_backward, norm_backward_need);

@@ -2,7 +2,7 @@
 #include "llmc/cpu/cpu.h"
 
 extern const struct ops CPU_NAME(cpu_ops);
-const struct ops CPU_NAME(cpu_ops) = {"cpu", false,
+const struct ops CPU_NAME(cpu_ops) = {"cpu", false, true,
 #define X(op) CPU_NAME(cpu_##op##_variants),
                                       LLMC_OPS(X)
 #undef X

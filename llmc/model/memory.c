@@ -206,14 +206,16 @@ void gpt_create(struct gpt *g, struct ctx *ctx, const struct gpt_config *config,
     check_options(&g->config, options);
     gpt_params_layout(&g->layout, &g->config);
     int64_t count = gpt_stored_total(&g->layout, options->param_slots);
-    int64_t size = (int64_t)dtype_size(options->dtype);
+    enum dtype dtype = options->bf16_weights ? DTYPE_BF16 : options->dtype;
+    int64_t size = (int64_t)dtype_size(dtype);
     void *p = options->params ? options->params->data
                               : ctx_alloc(ctx, MEM_PARAMETERS, count * size, "the model's parameters");
-    g->params = tensor_make("parameters", options->dtype, p, count, 0, 0, 0);
-    check(!options->params ||
-              (options->params->dtype == options->dtype && tensor_count(options->params) == count),
+    g->params = tensor_make("parameters", dtype, p, count, 0, 0, 0);
+    check(!options->params || (options->params->dtype == dtype && tensor_count(options->params) == count),
           "gpt_create: %s is not the buffer of such a model", tensor_text(options->params));
     if (options->train) {
+        check(!options->bf16_weights,
+              "gpt_create: weights in bf16 beside activations in fp32 cannot be trained");
         count = gpt_stored_total(&g->layout, options->grad_slots);
         p = ctx_alloc(ctx, MEM_GRADIENTS, count * size, "the gradients");
         g->grads = tensor_make("gradients", options->dtype, p, count, 0, 0, 0);

@@ -51,6 +51,7 @@ struct gpt_options {
     enum recompute recompute;
     int64_t head_chunks;    /* logits are made for B*T/head_chunks rows at a time; 0 means 1 */
     enum dtype dtype;       /* of parameters, gradients and activations */
+    bool bf16_weights;      /* forward only: the parameters are in bf16 all the same (ops.bf16_weights) */
     bool fp8;               /* multiply the blocks' matrices in fp8; their widths and B*T multiples of 16 */
     float init_std;         /* of gpt_init_weights; 0 means GPT-2's 0.02 */
     struct loss_terms loss; /* of training; gpt_loss() is plain cross-entropy */

@@ -110,7 +110,9 @@ int64_t sampler_pick(struct sampler *s, const float *logits, uint64_t index) {
 
 void generator_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config *config, enum dtype dtype,
                       const struct gpt *trained) {
-    struct gpt_options options = {.B = 1, .T = config->context, .dtype = dtype};
+    bool mixed = dtype == DTYPE_BF16 && !ctx->ops->bf16;
+    struct gpt_options options = {
+        .B = 1, .T = config->context, .dtype = mixed ? DTYPE_F32 : dtype, .bf16_weights = mixed};
     if (trained) {
         options.params = &trained->params;
         options.param_slots = trained->options.param_slots;

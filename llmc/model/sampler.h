@@ -24,8 +24,8 @@ int64_t sampler_pick(struct sampler *s, const float *logits, uint64_t index);
 void sampler_free(struct sampler *s);
 
 /* A model for generation: one sequence of the model's whole context, forward only. With `trained` it reads
- * the parameters of a model in training (same context, same device, its hooks); otherwise it has its
- * own. */
+ * the parameters of a model in training (same context, same device, its hooks); otherwise it has its own.
+ * bf16 weights serve fp32 activations where the device does not compute in bf16. */
 void generator_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config *config, enum dtype dtype,
                       const struct gpt *trained);
 

@@ -40,7 +40,7 @@ static const struct isa {
 enum { ISAS = sizeof isas / sizeof isas[0], MAX_VARIANTS = 2 * ISAS + 1 /* of an op, and the end */ };
 
 /* The joined table. */
-static struct ops joined = {.backend = "cpu"};
+static struct ops joined = {.backend = "cpu", .bf16_weights = true};
 #define X(op) static struct op##_variant joined_##op[MAX_VARIANTS];
 LLMC_OPS(X)
 #undef X

@@ -157,6 +157,14 @@ static void want_alike(const struct ctx *ctx, const char *op, const struct tenso
         check(!t[i] || t[i]->dtype == t[0]->dtype, "%s: %s should be %s, as is %s", op, tensor_text(t[i]),
               dtype_name(t[0]->dtype), tensor_text(t[0]));
 }
+/* Of an operation of the forward pass: x and at most two weights, each of which may be NULL. */
+static void want_weights(const struct ctx *ctx, const char *op, const struct tensor *x,
+                         const struct tensor *weight, const struct tensor *other) {
+    bool mixed = ctx->ops->bf16_weights && x->dtype == DTYPE_F32;
+    const struct tensor *const weights[] = {weight, other};
+    for (int i = 0; i < 2; i++)
+        if (!weights[i] || !mixed || weights[i]->dtype != DTYPE_BF16) WANT_ALIKE(ctx, op, x, weights[i]);
+}
 /* Bytes of operands, each counted once; an operand that is read and written is counted twice by its caller.
  * NULL is skipped. */
 static double bytes_of(const struct tensor *t) { return t ? (double)tensor_bytes(t) : 0.0; }
@@ -182,7 +190,7 @@ void embed_forward(struct ctx *ctx, struct tensor *out, const struct tensor *tok
     check(tokens->rank == 2, "embed_forward: tokens %s should be (B,T)", tensor_text(tokens));
     want("embed_forward", out, N, C);
     want_dtype("embed_forward", tokens, DTYPE_I32);
-    WANT_ALIKE(ctx, "embed_forward", wte, wpe, out);
+    want_weights(ctx, "embed_forward", out, wte, wpe);
     if (wpe) {
         want("embed_forward", wpe, tensor_rows(wpe), C);
         check(t0 >= 0 && t0 + tokens->dim[1] <= tensor_rows(wpe),
@@ -229,7 +237,8 @@ void norm_forward(struct ctx *ctx, struct tensor *out, struct tensor *mean, stru
     want_norm("norm_forward", inp, mean, rstd, weight);
     if (bias) want_count("norm_forward", bias, C);
     check(eps > 0.0f, "norm_forward: eps is %g, should be above 0", (double)eps);
-    WANT_ALIKE(ctx, "norm_forward", inp, out, weight, bias);
+    WANT_ALIKE(ctx, "norm_forward", inp, out);
+    want_weights(ctx, "norm_forward", inp, weight, bias);
     DISPATCH(ctx, norm_forward, (4 + (mean ? 3 : 0) + (bias ? 1 : 0)) * N * C,
              BYTES(out, mean, rstd, inp, weight, bias), out, mean, rstd, inp, weight, bias, eps);
 }
@@ -244,7 +253,8 @@ void residual_norm_forward(struct ctx *ctx, struct tensor *residual, struct tens
     want_norm("residual_norm_forward", inp, mean, rstd, weight);
     if (bias) want_count("residual_norm_forward", bias, C);
     check(eps > 0.0f, "residual_norm_forward: eps is %g, should be above 0", (double)eps);
-    WANT_ALIKE(ctx, "residual_norm_forward", inp, delta, residual, out, weight, bias);
+    WANT_ALIKE(ctx, "residual_norm_forward", inp, delta, residual, out);
+    want_weights(ctx, "residual_norm_forward", inp, weight, bias);
     DISPATCH(ctx, residual_norm_forward, (5 + (mean ? 3 : 0) + (bias ? 1 : 0)) * N * C,
              BYTES(residual, out, mean, rstd, inp, delta, weight, bias), residual, out, mean, rstd, inp,
              delta, weight, bias, eps);
@@ -281,7 +291,8 @@ void matmul_forward(struct ctx *ctx, struct tensor *out, struct tensor *pre, con
     want("matmul_forward", out, N, OC);
     if (bias) want_count("matmul_forward", bias, OC);
     if (pre) want("matmul_forward", pre, N, OC);
-    WANT_ALIKE(ctx, "matmul_forward", inp, weight, out, bias, pre);
+    WANT_ALIKE(ctx, "matmul_forward", inp, out, pre);
+    want_weights(ctx, "matmul_forward", inp, weight, bias);
     check(act == ACT_NONE || act == ACT_GELU, "matmul_forward: activation %d is not fused", (int)act);
     check(!pre || act != ACT_NONE, "matmul_forward: %s would equal the output: no activation is applied",
           tensor_text(pre));

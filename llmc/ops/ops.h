@@ -16,7 +16,9 @@
  * Contracts. Shapes stand in trailing comments; N is the number of rows (B*T), every tensor is row-major.
  * `=` overwrites the output, whatever it held; `+=` adds to it. Every reduction has a fixed order: the same
  * call on the same device gives the same bits. An operand marked "(or NULL)" may be absent. An output
- * shares memory with an input only where its comment says "may be". */
+ * shares memory with an input only where its comment says "may be". Operands of an operation have one dtype,
+ * unless the comment names another; where the back end has `bf16_weights`, weight, bias, wte and wpe of the
+ * forward pass may be bf16 beside fp32 activations. */
 #ifndef LLMC_OPS_H
 #define LLMC_OPS_H
 
@@ -361,7 +363,8 @@ double op_matmul_rate(const struct ctx *ctx, const char *variant, double plain_r
 /* One back end: its variants of each op, the preferred one first. */
 struct ops {
     const char *backend;
-    bool bf16; /* computes in bf16, too; every back end computes in fp32 */
+    bool bf16;         /* computes in bf16, too; every back end computes in fp32 */
+    bool bf16_weights; /* forward takes weights in bf16 beside fp32 activations */
 #define X(op) const struct op##_variant *op;
     LLMC_OPS(X)
 #undef X

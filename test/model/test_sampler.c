@@ -157,6 +157,40 @@ static void test_generation_equals_recomputation(void **state) {
     device->close(device);
 }
 
+/* Weights in bf16 give the logits of fp32 weights with the rounded values, for a prompt and for one token. */
+static void test_weights_in_bf16(void **state) {
+    struct device *device = device_open_cpu();
+    struct ctx ctx;
+    struct gpt half, full;
+    ctx_init(&ctx, device, device->ops, false);
+    generator_create(&half, &ctx, &small, DTYPE_BF16, NULL);
+    generator_create(&full, &ctx, &small, DTYPE_F32, NULL);
+    assert_int_equal(2 * tensor_bytes(&half.params), tensor_bytes(&full.params));
+    gpt_init_weights(&full, 5);
+    int64_t n = tensor_count(&full.params), V = gpt_padded_vocab(&small);
+    for (int64_t i = 0; i < n; i++) {
+        uint16_t bits = bf16_from_f32(f32(&full.params)[i]);
+        ((uint16_t *)half.params.data)[i] = bits;
+        f32(&full.params)[i] = f32_from_bf16(bits);
+    }
+    int32_t text[16] = {256, 72, 105, 33, 1, 2, 3, 4, 5};
+    float *a = (float *)xmalloc((size_t)(2 * V) * sizeof *a), *b = a + V;
+    for (int64_t first = 0; first < 9; first += 8) {
+        gpt_set_batch(&half, text, NULL);
+        gpt_set_batch(&full, text, NULL);
+        gpt_forward(&half, first, first ? 1 : 8);
+        gpt_forward(&full, first, first ? 1 : 8);
+        gpt_logits(&half, first ? 8 : 7, a);
+        gpt_logits(&full, first ? 8 : 7, b);
+        for (int64_t v = 0; v < small.vocab_size; v++)
+            if (!(fabsf(a[v] - b[v]) <= 1e-5f))
+                fail_msg("logit %d: %g, %g", (int)v, (double)a[v], (double)b[v]);
+    }
+    free(a);
+    ctx_free(&ctx);
+    device->close(device);
+}
+
 static void test_text(void **state) {
     struct device *device = device_open_cpu();
     struct ctx ctx;
@@ -180,9 +214,9 @@ static void test_text(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_distribution),   cmocka_unit_test(test_greedy_and_seeds),
-        cmocka_unit_test(test_extreme_logits), cmocka_unit_test(test_generation_equals_recomputation),
-        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_distribution),    cmocka_unit_test(test_greedy_and_seeds),
+        cmocka_unit_test(test_extreme_logits),  cmocka_unit_test(test_generation_equals_recomputation),
+        cmocka_unit_test(test_weights_in_bf16), cmocka_unit_test(test_text),
     };
     return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -29,6 +29,69 @@ static void test_matmul_of_few_and_many_rows(void **state) {
     }
 }
 
+/* --- weights in bf16 beside fp32 activations --- */
+
+enum { INPUTS = 40, OUTPUTS = 70 };
+
+struct mixed {
+    float wide[OUTPUTS * INPUTS], tall[OUTPUTS];        /* weights and biases, rounded to bf16 */
+    uint16_t wide16[OUTPUTS * INPUTS], tall16[OUTPUTS]; /* the same in bf16 */
+    float x[8 * INPUTS], out[2][8 * OUTPUTS], more[2][8 * OUTPUTS], rstd[8];
+};
+
+static struct tensor table(struct mixed *m, bool bf16, int64_t rows, int64_t cols) {
+    return tensor_make("weight", bf16 ? DTYPE_BF16 : DTYPE_F32, bf16 ? (void *)m->wide16 : m->wide, rows,
+                       cols, 0, 0);
+}
+static struct tensor vector(struct mixed *m, bool bf16, int64_t n) {
+    return tensor_make("bias", bf16 ? DTYPE_BF16 : DTYPE_F32, bf16 ? (void *)m->tall16 : m->tall, n, 0, 0, 0);
+}
+
+/* Runs every operation that takes such weights, with `rows` rows, into out and more. */
+static void run_mixed(struct ctx *ctx, struct mixed *m, bool bf16, int64_t rows) {
+    int32_t ids[8] = {3, 0, 69, 1, 2, 3, 68, 5};
+    struct tensor x = tensor_make("x", DTYPE_F32, m->x, 1, rows, INPUTS, 0);
+    struct tensor y = tensor_make("y", DTYPE_F32, m->out[bf16], 1, rows, OUTPUTS, 0);
+    struct tensor w = table(m, bf16, OUTPUTS, INPUTS), b = vector(m, bf16, OUTPUTS);
+    matmul_forward(ctx, &y, NULL, &x, &w, &b, ACT_GELU);
+    struct tensor tokens = tensor_make("tokens", DTYPE_I32, ids, 1, rows, 0, 0);
+    struct tensor z = tensor_make("z", DTYPE_F32, m->more[bf16], 1, rows, INPUTS, 0);
+    struct tensor positions = table(m, bf16, 20, INPUTS);
+    embed_forward(ctx, &z, &tokens, &w, &positions, 7);
+    struct tensor r = tensor_make("r", DTYPE_F32, m->out[bf16] + 4 * OUTPUTS, 1, min_i64(rows, 4), INPUTS, 0);
+    if (rows > 4) return; /* half of the space is out's */
+    struct tensor rstd = tensor_make("rstd", DTYPE_F32, m->rstd, rows, 0, 0, 0);
+    struct tensor scale = vector(m, bf16, INPUTS), shift = vector(m, bf16, INPUTS);
+    norm_forward(ctx, &r, NULL, &rstd, &x, &scale, &shift, 1e-5f);
+    struct tensor sum = tensor_make("sum", DTYPE_F32, m->more[bf16] + 4 * OUTPUTS, 1, rows, INPUTS, 0);
+    residual_norm_forward(ctx, &sum, &r, NULL, &rstd, &x, &r, &scale, &shift, 1e-5f);
+}
+
+/* The results are those of fp32 weights that have the rounded values, but for the order of sums. */
+static void test_weights_in_bf16(void **state) {
+    struct mixed *m = (struct mixed *)xcalloc(1, sizeof *m);
+    for (int i = 0; i < OUTPUTS * INPUTS; i++) {
+        m->wide16[i] = bf16_from_f32((float)(2.0 * rng_uniform(1, RNG_TEST, (uint64_t)i) - 1.0));
+        m->wide[i] = f32_from_bf16(m->wide16[i]);
+    }
+    for (int i = 0; i < OUTPUTS; i++) {
+        m->tall16[i] = bf16_from_f32((float)rng_uniform(2, RNG_TEST, (uint64_t)i));
+        m->tall[i] = f32_from_bf16(m->tall16[i]);
+    }
+    for (int i = 0; i < 8 * INPUTS; i++) m->x[i] = (float)rng_uniform(3, RNG_TEST, (uint64_t)i);
+    static const int64_t rows[] = {1, 4, 8};
+    for (size_t k = 0; k < ARRAY_LENGTH(rows); k++) {
+        for (int bf16 = 0; bf16 < 2; bf16++) run_mixed(ctx_of(state), m, bf16, rows[k]);
+        for (int i = 0; i < 8 * OUTPUTS; i++) {
+            if (!(fabsf(m->out[0][i] - m->out[1][i]) <= 1e-5f * (1.0f + fabsf(m->out[0][i]))))
+                fail_msg("%d rows: out[%d] is %g with bf16 weights, %g without", (int)rows[k], i,
+                         (double)m->out[1][i], (double)m->out[0][i]);
+            assert_true(m->more[0][i] == m->more[1][i]); /* no sums */
+        }
+    }
+    free(m);
+}
+
 /* LayerNorm and RMSNorm on every case of norm_forward, by their formulas. */
 static void test_norm_by_definition(void **state) {
     const struct op_test *op = op_tests[OP_norm_forward];
@@ -217,10 +280,13 @@ static void test_normal_numbers(void **state) {
 
 int main(int argc, char **argv) {
 #define CPU_TEST(f) cmocka_unit_test_setup_teardown(f, open_cpu, close_cpu)
-    const struct CMUnitTest tests[] = {
-        CPU_TEST(test_norm_by_definition), CPU_TEST(test_activations_by_definition),
-        CPU_TEST(test_grouped_attention),  CPU_TEST(test_matmul_of_few_and_many_rows),
-        CPU_TEST(test_long_sums),          CPU_TEST(test_cast),
-        CPU_TEST(test_normal_numbers)};
+    const struct CMUnitTest tests[] = {CPU_TEST(test_norm_by_definition),
+                                       CPU_TEST(test_activations_by_definition),
+                                       CPU_TEST(test_grouped_attention),
+                                       CPU_TEST(test_matmul_of_few_and_many_rows),
+                                       CPU_TEST(test_weights_in_bf16),
+                                       CPU_TEST(test_long_sums),
+                                       CPU_TEST(test_cast),
+                                       CPU_TEST(test_normal_numbers)};
     return test_main(argc, argv, tests, NULL, NULL);
 }
