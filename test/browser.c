@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -129,6 +130,7 @@ bool browser_open(void) {
     assert_true(b.process >= 0);
     if (b.process == 0) {
         setpgid(0, 0);
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         int null = open("/dev/null", O_RDWR);
         dup2(fcntl(in[0], F_DUPFD, 10), 3);
         dup2(fcntl(out[1], F_DUPFD, 10), 4);

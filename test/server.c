@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,6 +22,7 @@ void start_server(const char *arguments) {
     server.process = fork();
     assert_true(server.process >= 0);
     if (server.process == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* whatever becomes of the test, nothing stays behind */
         dup2(out[1], 1);
         close(out[0]);
         close(out[1]);
