@@ -262,8 +262,10 @@ static void test_plan_and_sample(void **state) {
     expect("plan --model gpt2-xl --batch-size 8 --device cpu", 1, "model gpt2-xl: 1.56 Gparameters");
     expect("plan --batch-size 2 --device cpu", 0, "This fits.");
     expect("plan --batch-size 2 --device cpu --ranks 3 --zero 3", 0, "This fits with --zero 3.");
-    expect("plan --batch-size 2 --seq-len 128 --device cpu --ranks 3 --tokens-per-step 1000", 1, "768 and 1536");
-    expect("plan --batch-size 2 --seq-len 128 --device cpu --ranks 3 --tokens-per-step 100", 1, "the smallest is 768");
+    expect("plan --batch-size 2 --seq-len 128 --device cpu --ranks 3 --tokens-per-step 1000", 1,
+           "768 and 1536");
+    expect("plan --batch-size 2 --seq-len 128 --device cpu --ranks 3 --tokens-per-step 100", 1,
+           "the smallest is 768");
     setenv("LLMC_VARIANT", "cast:plain,attn:naive", 1);
     expect("plan --batch-size 2 --device cpu", 1, "\"attn:naive\" should be OPERATION:VARIANT");
     setenv("LLMC_VARIANT", "attn_forward:nope", 1);
@@ -306,6 +308,14 @@ static void test_wrong_options(void **state) {
         {"--learning-rate nan", 2, "--learning-rate"},
         {"--steps 99999999999999999999", 2, "--steps"},
         {"--schedule cosin", 2, "did you mean cosine?"},
+        {"--optimizer muom", 2, "did you mean muon?"},
+        {"--momentum 1", 2, "--momentum"},
+        {"plan --optimizer muon --momentum -0.5", 1, "must be 0 or more, and below 1"},
+        {"plan --optimizer adamw --momentum 0.9", 1, "--momentum is Muon's"},
+        {"plan --muon-lr-factor 2", 1, "--muon-lr-factor is Muon's"},
+        {"plan --optimizer lion --eps 1e-8", 1, "--eps is AdamW's"},
+        {"--label-smoothing 1", 2, "--label-smoothing"},
+        {"--z-loss -1", 2, "--z-loss"},
         {"--help", 0, "  plan      prints the memory"},
         {"train --help", 0, "--tokens-per-step N"},
         {"plan --help", 0, "train_gpt plan [options of training]"},
@@ -367,8 +377,8 @@ static void test_more_rows_than_tokens(void **state) {
         "--out $D/rows --data $D/bytes.bin --model d1 --vocab-size 300 --channels 32 --heads 1 --context 16 "
         "--steps 2 --device cpu",
         0, "weights");
-    expect("--out $D/padded --model $D/rows --text $D/bottles.txt --tokenizer bytes --steps 2 --device cpu", 0,
-           "weights");
+    expect("--out $D/padded --model $D/rows --text $D/bottles.txt --tokenizer bytes --steps 2 --device cpu",
+           0, "weights");
     char *config = get_text("padded/step-00000002/config.json");
     assert_mentions(config, "\"vocab_size\": 300");
     assert_mentions(config, "\"bos_token_id\": 256");
