@@ -8,7 +8,7 @@ template <class V> static constexpr const V *ladder_or(const V *production) { re
 LADDERS(X)
 #undef X
 
-extern "C" const struct ops ladder_ops = {"ladder", true,
+extern "C" const struct ops ladder_ops = {"ladder", true, false,
 #define X(op) ladder_or(cuda_##op##_variants),
                                           LLMC_OPS(X)
 #undef X
