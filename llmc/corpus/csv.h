@@ -1,6 +1,6 @@
 /* Reads CSV (RFC 4180): records of fields; a field with commas, quotes (written twice) or line breaks
- * stands in quotes. Published files have stray quotes: a quote inside a field that does not begin with one is
- * a character like others, and so is what follows the quote that closes a field, as for Python's csv. */
+ * stands in quotes. Published files have stray quotes: a quote inside a field that does not begin with one
+ * is a character like others, and so is what follows the quote that closes a field, as for Python's csv. */
 #ifndef LLMC_CSV_H
 #define LLMC_CSV_H
 

@@ -1,7 +1,7 @@
 /* Sets of code points, and the names that regular expressions have for them. What a name stands for comes
  * from tables that were made with Oniguruma itself, because libraries and their versions differ: in their
- * version of Unicode, in what [[:punct:]] means, and in whether \p{Han} has the characters that other scripts
- * use, too. */
+ * version of Unicode, in what [[:punct:]] means, and in whether \p{Han} has the characters that other
+ * scripts use, too. */
 #include "llmc/text/code_set.h"
 
 #include <stdlib.h>

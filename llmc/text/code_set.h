@@ -26,10 +26,10 @@ void code_set_combine(struct code_set *a, const struct code_set *b, enum code_se
 void code_set_invert(struct code_set *s);
 bool code_set_has(const struct code_set *s, uint32_t code);
 
-/* Adds the set that \p{name} stands for in Oniguruma, the regular expressions of Hugging Face's tokenizers:
- * a general category, a script, or a property such as Alphabetic. Upper case, blanks, '-' and '_' in the name
- * do not count. `in_class`: between brackets, where \w has six characters fewer. False if the name is unknown.
- * "[punct]" is what [[:punct:]] stands for. */
+/* Adds the set that \p{name} stands for in Oniguruma, the regular expressions of Hugging Face's
+ * tokenizers: a general category, a script, or a property such as Alphabetic. Upper case, blanks, '-' and
+ * '_' in the name do not count. `in_class`: between brackets, where \w has six characters fewer. False if
+ * the name is unknown. "[punct]" is what [[:punct:]] stands for. */
 bool code_set_add_named(struct code_set *s, const char *name, bool in_class);
 
 /* The general categories, by their short names: "Lu", "Ll", ... */

@@ -1,7 +1,7 @@
-/* PCRE2 tests a general category by a table, and a list of ranges one by one: a class of all letters as a list
- * is 30 times slower. But every version of PCRE2 has its own version of Unicode. So a set is written as the
- * categories that come near it in the PCRE2 that is linked, with the few characters that these lack or have too
- * much. */
+/* PCRE2 tests a general category by a table, and a list of ranges one by one: a class of all letters as a
+ * list is 30 times slower. But every version of PCRE2 has its own version of Unicode. So a set is written
+ * as the categories that come near it in the PCRE2 that is linked, with the few characters that these lack
+ * or have too much. */
 #include "llmc/text/pcre2_class.h"
 
 #include <stdio.h>

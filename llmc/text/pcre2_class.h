@@ -12,8 +12,8 @@ extern "C" {
 struct pcre2_unicode;
 void pcre2_unicode_close(struct pcre2_unicode *u); /* u may be NULL */
 
-/* A pattern that matches the characters of the set. It can have a quantifier. The caller frees. *u is opened
- * when it is needed; it begins as NULL. */
+/* A pattern that matches the characters of the set. It can have a quantifier. The caller frees. *u is
+ * opened when it is needed; it begins as NULL. */
 char *pcre2_class(struct pcre2_unicode **u, const struct code_set *s);
 
 #ifdef __cplusplus

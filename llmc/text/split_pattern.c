@@ -1,7 +1,7 @@
-/* A tokenizer.json has regular expressions for Oniguruma; PCRE2 runs them here. The two differ silently: \h is
- * a hexadecimal digit for one and a blank for the other, a{2}+ is (a{2})+ or possessive, [[:punct:]] and \w
- * have other characters, and every version of PCRE2 has its own version of Unicode. A different word boundary
- * gives other tokens than those a model was trained on.
+/* A tokenizer.json has regular expressions for Oniguruma; PCRE2 runs them here. The two differ silently:
+ * \h is a hexadecimal digit for one and a blank for the other, a{2}+ is (a{2})+ or possessive, [[:punct:]]
+ * and \w have other characters, and every version of PCRE2 has its own version of Unicode. A different
+ * word boundary gives other tokens than those a model was trained on.
  *
  * So no part of a pattern is handed through. It is parsed with Oniguruma's syntax and written anew, and
  * whatever is not known to mean the same is refused. Every class becomes the set of its code points
