@@ -32,7 +32,7 @@ static struct update_args update_args_of(const struct op_case *c) {
                                 .offset = 1000003,
                                 .stochastic = (c->flags & STOCHASTIC) != 0,
                                 .momentum = 0.9f,
-                                .muon_lr = c->flags & FAST ? 0.3f : 3e-3f};
+                                .muon_lr = c->flags & FAST ? 0.25f : 5e-3f};
 }
 
 static float sumsq_of(const struct op_case *c) {
