@@ -28,7 +28,7 @@ static const struct option_row model_rows[] = {
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
     OPT_WORD(
         C, dtype, "dtype", "fp32", "fp32|bf16", NULL,
-        "type of the weights: in bf16 they take half the memory, and a token half the time; on a CPU the "
+        "type of the weights: in bf16 they take half the memory, and a token takes less time; on a CPU the "
         "computation stays in fp32",
         0),
     OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: the cores it may use)", 0),
