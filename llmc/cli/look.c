@@ -5,7 +5,6 @@
 #include "llmc/format/model_config.h"
 #include "llmc/report/json_text.h"
 
-#include <dirent.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
@@ -28,38 +27,24 @@ static int64_t make_temperatures(double *list, double wanted) {
     return n;
 }
 
-static int by_step(const void *a, const void *b) {
-    const int64_t *x = (const int64_t *)a, *y = (const int64_t *)b;
-    return (*x > *y) - (*x < *y);
-}
-
-/* The checkpoints of a run, or the one that is not in a run. */
+/* Those of the run `from`, or the one that is no run's. Takes over `found`. */
 static void find_checkpoints(struct look_model *m, const char *from, char *found) {
-    int64_t step[LOOK_CHECKPOINTS], count = 0;
-    DIR *d = opendir(from);
-    for (struct dirent *e; d && count < LOOK_CHECKPOINTS && (e = readdir(d)) != NULL;)
-        if (checkpoint_step(e->d_name) >= 0) step[count++] = checkpoint_step(e->d_name);
-    if (d) closedir(d);
-    qsort(step, (size_t)count, sizeof *step, by_step);
-    m->checkpoint = (char **)xcalloc((size_t)max_i64(1, count), sizeof *m->checkpoint);
-    m->step = (int64_t *)xcalloc((size_t)max_i64(1, count), sizeof *m->step);
-    m->loaded = -1;
-    for (int64_t i = 0; i < count && strcmp(found, from) != 0; i++) {
-        char *path = xasprintf("%s/step-%08" PRId64, from, step[i]);
-        if (strcmp(path, found) == 0) m->loaded = m->count;
-        m->step[m->count] = step[i];
-        m->checkpoint[m->count++] = path;
+    struct checkpoint_list list = {0};
+    const char *slash = strrchr(found, '/');
+    int64_t own = checkpoint_step(slash ? slash + 1 : found), at = 0;
+    if (strcmp(found, from) != 0) checkpoint_list(&list, from, NULL);
+    while (at < list.count && list.step[at] != own) at++;
+    bool in_run = at < list.count;
+    m->count = in_run ? list.count : 1;
+    m->loaded = in_run ? list.count - 1 - at : 0;
+    m->checkpoint = (char **)xcalloc((size_t)m->count, sizeof *m->checkpoint);
+    m->step = (int64_t *)xcalloc((size_t)m->count, sizeof *m->step);
+    for (int64_t i = 0; i < m->count; i++) {
+        m->step[i] = in_run ? list.step[list.count - 1 - i] : own;
+        m->checkpoint[i] = in_run ? xasprintf("%s/step-%08" PRId64, from, m->step[i]) : xstrdup(found);
     }
-    if (m->loaded >= 0) {
-        free(found);
-        return;
-    }
-    const char *name = strrchr(found, '/');
-    for (int64_t i = 0; i < m->count; i++) free(m->checkpoint[i]);
-    m->step[0] = checkpoint_step(name ? name + 1 : found);
-    m->checkpoint[0] = found;
-    m->count = 1;
-    m->loaded = 0;
+    free(list.step);
+    free(found);
 }
 
 void look_open(struct look_model *m, const struct look_options *o) {

@@ -9,7 +9,7 @@
 
 struct json_t;
 
-enum { LOOK_TEMPERATURES = 64, LOOK_ARRAYS = 32, LOOK_CHECKPOINTS = 1000 };
+enum { LOOK_TEMPERATURES = 64, LOOK_ARRAYS = 32 };
 
 struct look_options {
     const char *from, *tokenizer, *device, *prompt;
@@ -57,8 +57,8 @@ struct json_t *look_vocabulary(const struct look_model *m);
 
 /* Whether the model was trained on the built-in stories. */
 bool look_knows_stories(const struct look_model *m);
-/* {"step", "things" and "persons": {"links", "chance", "hits"}, "loss": {"whole", "without"}}: over stories, for each
- * head (L,NH), for how many pronouns it attends to the right noun most (model/heads.h), and the loss
+/* {"step", "things" and "persons": {"links", "chance", "hits"}, "loss": {"whole", "without"}}: over stories,
+ * for each head (L,NH), for how many pronouns it attends to the right noun most (model/heads.h), and the loss
  * without it. NULL if the checkpoint cannot be loaded. */
 struct json_t *look_heads(struct look_model *m, int64_t checkpoint, struct error *err);
 

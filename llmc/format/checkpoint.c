@@ -24,11 +24,6 @@
 #include "llmc/format/llmc_bin.h"
 #include "llmc/format/model_file.h"
 
-struct step_list {
-    int64_t *step; /* newest first */
-    int64_t count;
-};
-
 static int newest_first(const void *a, const void *b) {
     int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
     return (x < y) - (x > y);
@@ -83,8 +78,8 @@ bool checkpoint_owns(const char *name) {
 
 /* --- finding --- */
 
-/* The checkpoints of `run` by name, undamaged or not. With `clean`, removes unfinished ones on the way. */
-static bool list_steps(struct step_list *list, const char *run, bool clean, struct error *err) {
+/* With `clean`, removes unfinished ones on the way. */
+static bool list_steps(struct checkpoint_list *list, const char *run, bool clean, struct error *err) {
     memset(list, 0, sizeof *list);
     DIR *dir = opendir(run);
     if (!dir) return fail(err, "%s: cannot list directory: %s", run, strerror(errno));
@@ -108,6 +103,10 @@ static bool list_steps(struct step_list *list, const char *run, bool clean, stru
     closedir(dir);
     if (list->count) qsort(list->step, (size_t)list->count, sizeof *list->step, newest_first);
     return ok;
+}
+
+bool checkpoint_list(struct checkpoint_list *list, const char *run, struct error *err) {
+    return list_steps(list, run, false, err);
 }
 
 /* `path` holds a model itself. Without trainer.json it is somebody else's and there is nothing to
@@ -141,9 +140,9 @@ static char *newest_run(const char *path) {
 }
 
 static char *find_newest(const char *run, struct error *err) {
-    struct step_list list;
+    struct checkpoint_list list;
     char *found = NULL;
-    if (!list_steps(&list, run, false, err)) return NULL;
+    if (!checkpoint_list(&list, run, err)) return NULL;
     for (int64_t i = 0; !found && i < list.count; i++) {
         struct error why;
         found = xasprintf("%s/step-%08" PRId64, run, list.step[i]);
@@ -213,11 +212,11 @@ char *checkpoint_find(const char *path, struct error *err) {
 bool checkpoint_holds_model(const char *path) {
     static const char *const weights[] = {"model.safetensors", "model.safetensors.index.json",
                                           "pytorch_model.bin"};
-    struct step_list list;
+    struct checkpoint_list list;
     if (!path_is_directory(path)) return llmc_bin_is_one(path);
     for (size_t i = 0; i < ARRAY_LENGTH(weights); i++)
         if (has_file(path, "config.json") && has_file(path, weights[i])) return true;
-    bool has = list_steps(&list, path, false, NULL) && list.count > 0;
+    bool has = checkpoint_list(&list, path, NULL) && list.count > 0;
     free(list.step);
     return has;
 }
@@ -284,7 +283,7 @@ bool checkpoint_remove(const char *dir, struct error *err) {
 
 bool checkpoint_prune(const char *run, int64_t keep, struct error *err) {
     check(keep >= 1, "checkpoint_prune: keep %" PRId64 " checkpoints, at least 1", keep);
-    struct step_list list;
+    struct checkpoint_list list;
     bool ok = list_steps(&list, run, true, err);
     for (int64_t i = 0; ok && i < list.count; i++) {
         char *path = xasprintf("%s/step-%08" PRId64, run, list.step[i]);

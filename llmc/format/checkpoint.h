@@ -75,6 +75,14 @@ bool checkpoint_begin(const char *temporary, struct error *err);
  * where the file system can do that, and is then removed; what is not its own stays under the name. */
 bool checkpoint_put_in_place(const char *temporary, const char *final, struct error *err);
 
+struct checkpoint_list {
+    int64_t *step; /* newest first; the caller frees */
+    int64_t count;
+};
+/* The checkpoints in a run's directory by their names, damaged ones too. Fails, with an empty list, if there is
+ * no such directory. */
+bool checkpoint_list(struct checkpoint_list *list, const char *run, struct error *err);
+
 /* The path to load from: `path` itself if it is a file or holds a model (if it also has a trainer.json,
  * only when its checksums match), else its newest checkpoint that is complete and whose checksums match;
  * damaged ones are named in a warning and passed over. NULL with the reason if there is none; `err` then

@@ -220,16 +220,18 @@ static bool same_tail(const struct history_file *f) {
            memcmp(now, f->tail + sizeof f->tail - n, n) == 0;
 }
 
-/* Whether what has been read of the file is still its beginning. Opens the file if it is a new one. */
-static bool file_goes_on(struct history_file *f, const char *path) {
+/* Whether what has been read of the file is still its beginning. Opens the file if it is a new one. Of a run that
+ * is not `there` any more, what has been read stays. */
+static bool file_goes_on(struct history_file *f, const char *path, bool there) {
     struct stat st;
     bool exists = stat(path, &st) == 0 && S_ISREG(st.st_mode);
     if (f->fd >= 0 && exists && f->device == (uint64_t)st.st_dev && f->inode == (uint64_t)st.st_ino &&
         st.st_size >= f->offset + f->skipping && same_tail(f))
         return true;
-    if (!exists) return true; /* deleted: what was read stays */
+    if (!exists && !there) return true;
     bool had = f->fd >= 0 && f->offset > 0;
     file_close(f);
+    if (!exists) return !had;
     f->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (f->fd >= 0 && (fstat(f->fd, &st) != 0 || !S_ISREG(st.st_mode))) file_close(f);
     f->device = (uint64_t)st.st_dev;
@@ -277,17 +279,17 @@ static void forget(struct history *h, const struct reader *r) {
 }
 
 void history_update(struct history *h) {
-    static const char *const names[] = {"log.jsonl", "timing.jsonl"};
     struct reader reader[2] = {{.h = h, .first_table = HISTORY_STEPS, .tables = 2},
                                {.h = h, .first_table = HISTORY_TIMES, .tables = 2}};
     struct stat size[2] = {{0}}, st;
+    char *path[2] = {xasprintf("%s/log.jsonl", h->directory), xasprintf("%s/timing.jsonl", h->directory)};
+    bool there = stat(path[0], &st) == 0;
+    h->version += there != h->there;
+    h->there = there;
+    if (there) h->modified = (double)st.st_mtim.tv_sec + 1e-9 * (double)st.st_mtim.tv_nsec;
     for (int i = 0; i < 2; i++) {
-        char *path = xasprintf("%s/%s", h->directory, names[i]);
-        if (!file_goes_on(&h->file[i], path)) {
-            forget(h, &reader[i]);
-            h->file[i].unreadable = h->file[i].left_out = 0;
-        }
-        free(path);
+        if (!file_goes_on(&h->file[i], path[i], there)) forget(h, &reader[i]);
+        free(path[i]);
     }
     /* The rows of the two files go to different tables. Threads cost more than a few new rows. */
     for (int i = 0; i < 2; i++)
@@ -303,12 +305,6 @@ void history_update(struct history *h) {
     }
     h->unreadable = h->file[0].unreadable + h->file[1].unreadable;
     h->left_out = h->file[0].left_out + h->file[1].left_out;
-    char *log = xasprintf("%s/%s", h->directory, names[0]);
-    bool there = stat(log, &st) == 0;
-    free(log);
-    h->version += there != h->there;
-    h->there = there;
-    if (there) h->modified = (double)st.st_mtim.tv_sec + 1e-9 * (double)st.st_mtim.tv_nsec;
 }
 
 void history_close(struct history *h) {
@@ -331,6 +327,13 @@ int64_t history_last_step(const struct history *h) {
 double history_last(const struct history *h, enum history_series s) {
     const struct history_table *t = &h->table[places[s].table];
     return t->count ? t->column[places[s].column][t->count - 1] : (double)NAN;
+}
+
+bool history_has(const struct history *h, enum history_series s) {
+    const struct history_table *t = &h->table[places[s].table];
+    int64_t i = t->count - 1;
+    while (i >= 0 && isnan(t->column[places[s].column][i])) i--;
+    return i >= 0;
 }
 
 double history_time(const struct history *h, double step) {

@@ -66,14 +66,15 @@ void history_close(struct history *h);
 /* Last step of log.jsonl, 0 without one, and the last value of a series, NAN without one. */
 int64_t history_last_step(const struct history *h);
 double history_last(const struct history *h, enum history_series s);
+bool history_has(const struct history *h, enum history_series s); /* a number at any step */
 /* Seconds that the steps up to `step` took, between two rows by interpolation; NAN without timing.jsonl. */
 double history_time(const struct history *h, double step);
 /* The step at that time: its inverse. */
 double history_step_at(const struct history *h, double seconds);
 
-/* A stretch of a series as at most about `wanted` points. The mean of a rate is that of all its work in all its
- * time, the harmonic one: a step that the host hears of late is followed by one that seems to take no time. A point stands for `count` rows that follow each
- * other; its step is that of the last. NAN where no row has a number. */
+/* A stretch of a series as at most about `wanted` points. A point stands for `rows` rows that follow each other; its
+ * step is that of the last. The mean of a rate (tokens/s, MFU) is all the work over all the time, the harmonic mean.
+ * NAN where no row has a number. */
 struct history_points {
     int64_t count;
     int64_t *step, *rows;

@@ -51,9 +51,15 @@ static bool has_changed(struct watch_file *f, const char *path) {
     return !same;
 }
 
-/* An object from a file that may be missing or damaged: then NULL, and what was known stays. */
-static void read_object(json_t **kept, struct watch_file *f, const char *directory, const char *name) {
-    char *path = xasprintf("%s/%s", directory, name);
+/* Whether the run is there without this file: what was known of it is another run's. Of a run that has been deleted,
+ * it stays. */
+static bool is_missing(const struct watch_file *f, const struct watched_run *r) {
+    return f->size < 0 && r->history.there;
+}
+
+/* An object from a file. If the file is damaged, what was known stays. */
+static void read_object(json_t **kept, struct watch_file *f, const struct watched_run *r, const char *name) {
+    char *path = xasprintf("%s/%s", r->path, name);
     if (has_changed(f, path)) {
         int64_t size, skipped;
         char *text = read_end(path, JSON_MAX, &size, &skipped);
@@ -66,6 +72,10 @@ static void read_object(json_t **kept, struct watch_file *f, const char *directo
         json_decref(value);
         free(text);
     }
+    if (is_missing(f, r)) {
+        json_decref(*kept);
+        *kept = NULL;
+    }
     free(path);
 }
 
@@ -75,8 +85,8 @@ static void read_samples(struct watched_run *r) {
     int64_t size = 0, skipped = 0;
     char *text = has_changed(&r->samples_file, path) ? read_end(path, SAMPLES_MAX, &size, &skipped) : NULL;
     free(path);
+    if (text || is_missing(&r->samples_file, r)) json_array_clear(r->samples);
     if (!text) return;
-    json_array_clear(r->samples);
     char *line = text, *newline;
     if (skipped)
         line = (char *)memchr(line, '\n', (size_t)size) ? (char *)memchr(line, '\n', (size_t)size) + 1
@@ -91,11 +101,6 @@ static void read_samples(struct watched_run *r) {
     free(text);
 }
 
-static int by_step(const void *a, const void *b) {
-    const int64_t *x = (const int64_t *)a, *y = (const int64_t *)b;
-    return (*x > *y) - (*x < *y);
-}
-
 static double bytes_in(const char *directory) {
     double sum = 0.0;
     DIR *d = opendir(directory);
@@ -108,22 +113,20 @@ static double bytes_in(const char *directory) {
     return sum;
 }
 
+/* The newest ones, by increasing step. */
 static void read_checkpoints(struct watched_run *r) {
-    int64_t step[CHECKPOINTS_MAX], count = 0;
-    DIR *d = opendir(r->path);
-    for (struct dirent *e; d && count < CHECKPOINTS_MAX && (e = readdir(d)) != NULL;)
-        if (checkpoint_step(e->d_name) >= 0) step[count++] = checkpoint_step(e->d_name);
-    if (d) closedir(d);
-    qsort(step, (size_t)count, sizeof *step, by_step);
+    struct checkpoint_list list;
+    checkpoint_list(&list, r->path, NULL);
     json_array_clear(r->checkpoints);
-    for (int64_t i = 0; i < count; i++) {
-        char *path = xasprintf("%s/step-%08lld", r->path, (long long)step[i]);
+    for (int64_t i = min_i64(list.count, CHECKPOINTS_MAX) - 1; i >= 0; i--) {
+        char *path = xasprintf("%s/step-%08lld", r->path, (long long)list.step[i]);
         struct stat st;
         double written = stat(path, &st) == 0 ? (double)st.st_mtime : 0.0;
-        json_array_append_new(r->checkpoints, json_pack("{s:I, s:f, s:f}", "step", (json_int_t)step[i],
+        json_array_append_new(r->checkpoints, json_pack("{s:I, s:f, s:f}", "step", (json_int_t)list.step[i],
                                                         "bytes", bytes_in(path), "written", written));
         free(path);
     }
+    free(list.step);
 }
 
 /* --- the runs --- */
@@ -208,8 +211,8 @@ void watch_update(struct watch *w) {
     for (int i = 0; i < w->count; i++) {
         struct watched_run *r = &w->run[i];
         history_update(&r->history);
-        read_object(&r->options, &r->options_file, r->path, "options.json");
-        read_object(&r->facts, &r->facts_file, r->path, "run.json");
+        read_object(&r->options, &r->options_file, r, "options.json");
+        read_object(&r->facts, &r->facts_file, r, "run.json");
         read_samples(r);
         read_checkpoints(r);
     }
@@ -227,7 +230,7 @@ static double fact(const struct watched_run *r, const char *key, const char *opt
     return json_is_number(v) ? json_number_value(v) : (double)NAN;
 }
 
-/* Seconds that a step took, over the last ones: single steps are timed when the host hears of them. */
+/* Seconds that a step takes, as a mean over the last ones. */
 static double recent_seconds(const struct watched_run *r) {
     double step = (double)history_last_step(&r->history), before = fmax(0.0, step - fmax(20.0, 0.02 * step));
     double seconds = history_time(&r->history, step) - history_time(&r->history, before);
@@ -238,11 +241,8 @@ static json_t *run_state(const struct watched_run *r, double now) {
     const struct history *h = &r->history;
     json_t *last = json_object(), *series = json_object();
     for (int s = 0; s < HISTORY_SERIES; s++) {
-        struct history_points p;
         json_object_set_new(last, history_keys[s], number(history_last(h, (enum history_series)s)));
-        history_points(&p, h, (enum history_series)s, 0, INFINITY, 1);
-        json_object_set_new(series, history_keys[s], json_boolean(p.count && isfinite(p.mean[0])));
-        history_points_free(&p);
+        json_object_set_new(series, history_keys[s], json_boolean(history_has(h, (enum history_series)s)));
     }
     double steps = fact(r, "steps", "steps"), tokens = fact(r, "tokens_per_step", "tokens-per-step");
     double pace = recent_seconds(r), rate = tokens / pace;

@@ -12,8 +12,8 @@ enum { WATCH_RUNS_MAX = 16 };
 
 /* A file that is read again when it has changed. */
 struct watch_file {
-    double modified; /* NAN: not there */
-    int64_t size;
+    double modified; /* seconds since 1970 */
+    int64_t size;    /* -1: not there */
 };
 
 struct watched_run {

@@ -272,7 +272,23 @@ static void a_run_that_is_deleted_or_begun_again(void **state) {
     assert_true(json_is_false(json_object_get(run_of(s, 0), "there")));
     assert_int_equal(json_integer_value(json_object_get(run_of(s, 0), "step")),
                      100); /* what was read stays */
+    assert_true(json_is_object(json_object_get(run_of(s, 0), "options")));
+    assert_int_equal(json_array_size(json_object_get(run_of(s, 0), "samples")), 2);
+    assert_true(json_number_value(json_object_get(run_of(s, 0), "seconds")) == 50.0);
     json_decref(s);
+    /* a run in its place, of which there is only a log: nothing else of the old one is shown as its own */
+    put_text("a/log.jsonl", "{\"step\":1,\"loss\":2}\n");
+    usleep(250000);
+    s = get("/state");
+    assert_int_equal(json_integer_value(json_object_get(run_of(s, 0), "step")), 1);
+    assert_true(json_is_null(json_object_get(run_of(s, 0), "options")));
+    assert_true(json_is_null(json_object_get(run_of(s, 0), "facts")));
+    assert_true(json_is_null(json_object_get(run_of(s, 0), "seconds")));
+    assert_int_equal(json_array_size(json_object_get(run_of(s, 0), "samples")), 0);
+    assert_true(json_is_true(json_object_get(json_object_get(run_of(s, 0), "has"), "loss")));
+    assert_true(json_is_false(json_object_get(json_object_get(run_of(s, 0), "has"), "flops_share")));
+    json_decref(s);
+    put_text("a/log.jsonl", "");
     make_run("a", 7, "1e-3");
     usleep(250000);
     s = get("/state");
