@@ -3,7 +3,7 @@
  * or a key asks for: a place on the x-axis to read values at, or a stretch of it to look at closely.
  *
  *   const chart = new Chart(parent, {title, format, onCursor(x), onZoom(from, to)});
- *   chart.draw({x: {from, to, log, format}, y: {log, robust}, lines: [{name, colour, dash, x, y, low, high, faint, marks}],
+ *   chart.draw({x: {from, to, log, format}, y: {log}, lines: [{name, colour, dash, x, y, low, high, faint, marks}],
  *               levels: [{y, name, colour}]});
  *   chart.cursor(x);
  */
@@ -28,7 +28,7 @@ function logTicks(low, high, n) {
   return list.sort((p, q) => p - q);
 }
 /* The range that the lines fill. */
-function rangeOf(lines, levels, log, robust) {
+function rangeOf(lines, levels, log) {
   let low = Infinity, high = -Infinity;
   const take = v => { if (known(v) && (!log || v > 0)) { low = Math.min(low, v); high = Math.max(high, v); } };
   for (const line of lines) {
@@ -37,11 +37,6 @@ function rangeOf(lines, levels, log, robust) {
   }
   for (const level of levels) take(level.y);
   if (low > high) return null;
-  if (robust && !log) { /* a few rows far outside leave the frame, instead of pressing all others flat */
-    const all = lines.filter(line => !line.faint).flatMap(line => line.y).filter(v => known(v) && (!log || v > 0)).sort((p, q) => p - q);
-    const at = share => all[Math.round(share * (all.length - 1))], middle = at(.9) - at(.1);
-    if (all.length > 20 && middle > 0) { low = Math.max(low, at(.1) - 1.5 * middle); high = Math.min(high, at(.9) + 1.5 * middle); }
-  }
   if (high - low <= 1e-9 * Math.abs(high)) return log ? [low / 2, high * 2] : [low - (Math.abs(low) || 1) * 0.1, high + (Math.abs(high) || 1) * 0.1];
   if (log) { const room = (high / low) ** 0.04; return [low / room, high * room]; }
   const room = (high - low) * 0.04;
@@ -140,7 +135,7 @@ class Chart {
     this.lines = lines.filter(line => line.x.length);
     this.levels = (levels || []).filter(level => known(level.y));
     this.logY = y && y.log;
-    this.range = rangeOf(this.lines, this.lines.length ? this.levels : [], this.logY, y && y.robust);
+    this.range = rangeOf(this.lines, this.lines.length ? this.levels : [], this.logY);
     this.x = x && x.to > x.from ? x : null;
     p.setAttribute('viewBox', `0 0 ${width} ${height}`);
     p.setAttribute('height', height);

@@ -6,8 +6,8 @@ const SERIES = [ /* charts, in this order; `with` is drawn into the chart of ano
   {key: 'loss', title: 'Loss', unit: 'nats per token', format: x => fixed(x, 4), with: 'val_loss'},
   {key: 'lr', title: 'Learning rate', unit: '', format: short},
   {key: 'grad_norm', title: 'Gradient norm', unit: '', format: short},
-  {key: 'tokens_per_second', title: 'Tokens per second', unit: '', format: count, rate: true},
-  {key: 'flops_share', title: 'MFU', unit: '% of the measured matmul rate', format: x => fixed(x, 1), scale: 100, rate: true},
+  {key: 'tokens_per_second', title: 'Tokens per second', unit: '', format: count},
+  {key: 'flops_share', title: 'MFU', unit: '% of the measured matmul rate', format: x => fixed(x, 1), scale: 100},
   {key: 'gpu_watts', title: 'GPU power', unit: 'W', format: short},
   {key: 'gpu_celsius', title: 'GPU temperature', unit: '\u00b0C', format: short},
   {key: 'gpu_sm_mhz', title: 'GPU clock', unit: 'MHz', format: short},
@@ -77,14 +77,14 @@ function wholeX() {
 function eachShown(f) { series.runs.forEach((run, i) => { if (state.runs[i] && !view.hidden.has(i)) f(i, run); }); }
 
 /* --- curves --- */
-/* An exponential average over rows: a point that stands for n rows counts like n. Of a rate, its inverse is averaged. */
-function smoothed(points, rate) {
-  const beta = SMOOTH[view.smooth], out = [], turn = y => rate ? 1 / y : y;
+/* An exponential average over rows: a point that stands for n rows counts like n. */
+function smoothed(points) {
+  const beta = SMOOTH[view.smooth], out = [];
   let sum = 0, weight = 0;
   points.mean.forEach((y, i) => {
     const keep = beta ** (points.rows ? points.rows[i] : 1);
-    if (known(y) && (!rate || y > 0)) { sum = keep * sum + (1 - keep) * turn(y); weight = keep * weight + (1 - keep); }
-    out.push(weight > 0 ? turn(sum / weight) : null);
+    if (known(y)) { sum = keep * sum + (1 - keep) * y; weight = keep * weight + (1 - keep); }
+    out.push(weight > 0 ? sum / weight : null);
   });
   return out;
 }
@@ -94,8 +94,8 @@ function linesOf(spec) {
     const points = run.series[spec.key], name = state.runs[i].name, look = {colour: colour(i), dash: DASHES[Math.floor(i / COLOURS) % 3]};
     if (points) {
       const x = xOf(i, points), line = {name, x, y: times(points.mean), ...look};
-      if (points.min && !spec.rate) Object.assign(line, {low: times(points.min), high: times(points.max)});
-      if (view.smooth) lines.push({...line, faint: true}, {name, x, y: times(smoothed(points, spec.rate)), ...look});
+      if (points.min) Object.assign(line, {low: times(points.min), high: times(points.max)});
+      if (view.smooth) lines.push({...line, faint: true}, {name, x, y: times(smoothed(points)), ...look});
       else lines.push(line);
     }
     const other = spec.with && run.series[spec.with];
@@ -121,7 +121,7 @@ function drawCharts() {
       const y = state.runs[i].floor;
       if (known(y) && !levels.some(level => level.y === y)) levels.push({y, name: `floor ${fixed(y, 4)}`, colour: colour(i)});
     });
-    charts.get(spec.key).draw({x, y: {log: view.logy, robust: spec.rate}, lines: linesOf(spec), levels});
+    charts.get(spec.key).draw({x, y: {log: view.logy}, lines: linesOf(spec), levels});
   }
 }
 function moveCursor(x) {
