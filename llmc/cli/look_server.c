@@ -138,7 +138,6 @@ static char *model_text(const struct look_model *m) {
 static void handle(void *user, const struct http_request *q, struct http_answer *a) {
     struct look_server *s = (struct look_server *)user;
     struct error err;
-    if (http_answer_page(a, q, "view.html")) return;
     if (!q->post && strcmp(q->path, "/model") == 0) http_answer_json(a, model_text(s->m));
     if (!q->post && strcmp(q->path, "/heads") == 0)
         answer_or_say(a, heads_text(s->m, http_number(q, "checkpoint", -1), &err), &err);
@@ -150,10 +149,8 @@ static void handle(void *user, const struct http_request *q, struct http_answer 
 
 bool look_serve(struct look_model *m, const struct token_buffer *ids, int64_t prompt_count,
                 const char *address, int64_t port, bool token, struct error *err) {
-    static const char *const open[] = {"/",        "/page.css",   "/view.css", "/page.js",
-                                       "/view.js", "/what_if.js", "/heads.js", NULL};
     struct look_server s = {m, ids, prompt_count};
-    struct http *http = http_open(&(struct http_options){address, port, token, open, handle, &s}, err);
+    struct http *http = http_open(&(struct http_options){address, port, token, "view.html", handle, &s}, err);
     if (!http) return false;
     say("open      %s\nCtrl-C ends it\n", http_url(http));
     http_serve(http);

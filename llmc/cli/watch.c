@@ -40,7 +40,7 @@ static bool write_page(const struct watch_config *c, struct watch *w, struct err
 }
 
 static bool serve(const struct watch_config *c, struct watch *w, struct error *err) {
-    struct http_options o = {c->address, c->port, c->token, watch_open_paths, watch_handle, w};
+    struct http_options o = {c->address, c->port, c->token, "watch.html", watch_handle, w};
     struct http *http = http_open(&o, err);
     if (!http) return false;
     watch_update(w);

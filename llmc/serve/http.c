@@ -18,6 +18,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+/* An open connection; NULL: none. */
+struct connection {
+    struct MHD_Connection *mhd;
+    double since; /* http->waited when its next request could begin; INFINITY while one is answered */
+};
+
 struct http {
     struct MHD_Daemon *daemon;
     struct http_options o;
@@ -25,6 +31,8 @@ struct http {
     bool loopback;
     char token[33]; /* "": none is needed */
     char url[128];
+    struct connection open[HTTP_CONNECTIONS];
+    double waited; /* seconds for which requests could arrive: without those in which one was answered */
 };
 
 /* One request, while it arrives. */
@@ -80,25 +88,33 @@ static bool has_token(const struct http *h, struct MHD_Connection *c) {
     return different == 0;
 }
 
-static bool is_open(const struct http *h, const char *path) {
-    for (const char *const *p = h->o.open; *p; p++)
-        if (strcmp(*p, path) == 0) return true;
-    return false;
+/* The page at "/", or its part of this name; NULL: the path is another one. */
+static const char *part_at(const struct http *h, const char *path, size_t *size, const char **type) {
+    return path[0] == '/' ? page_part(path[1] ? path + 1 : h->o.page, size, type) : NULL;
 }
 
 static void judge(struct arriving *a, const struct http *h, struct MHD_Connection *c, const char *method,
                   const char *path) {
     bool post = strcmp(method, "POST") == 0;
+    size_t size;
+    const char *type;
     if (!http_same_site(header(c, "Host"), header(c, "Origin"), h->loopback)) {
         a->refused = MHD_HTTP_FORBIDDEN;
         a->reason = "This address is not the one that the program has printed.\n";
     } else if (!post && strcmp(method, "GET") != 0) {
         a->refused = MHD_HTTP_METHOD_NOT_ALLOWED;
         a->reason = "Only GET and POST.\n";
-    } else if (h->token[0] && (post || !is_open(h, path)) && !has_token(h, c)) {
+    } else if (h->token[0] && (post || !part_at(h, path, &size, &type)) && !has_token(h, c)) {
         a->refused = MHD_HTTP_UNAUTHORIZED;
         a->reason = "The token is missing: open the whole address that the program has printed.\n";
     }
+}
+
+static struct connection *connection_of(struct http *h, const struct MHD_Connection *c) {
+    int i = 0;
+    while (i < HTTP_CONNECTIONS && h->open[i].mhd != c) i++;
+    check(i < HTTP_CONNECTIONS, "a connection of the web server is not in its list");
+    return &h->open[i];
 }
 
 /* --- requests --- */
@@ -127,14 +143,6 @@ void http_answer_wrong(struct http_answer *a, int status, const char *fmt, ...) 
     char *text = xvasprintf(fmt, ap);
     va_end(ap);
     *a = (struct http_answer){.status = status, .type = "text/plain", .body = text, .size = strlen(text)};
-}
-
-bool http_answer_page(struct http_answer *a, const struct http_request *q, const char *page) {
-    size_t size;
-    const char *type, *part = page_part(strcmp(q->path, "/") == 0 ? page : q->path + 1, &size, &type);
-    if (q->post || !part || q->path[0] != '/') return false;
-    *a = (struct http_answer){.status = MHD_HTTP_OK, .type = type, .constant = part, .size = size};
-    return true;
 }
 
 /* The page may load its own scripts and styles from here, and nothing from elsewhere. */
@@ -200,15 +208,42 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *c, const ch
     struct http_answer answer = {
         .status = MHD_HTTP_NOT_FOUND, .type = "text/plain", .constant = "Not found.\n", .size = 11};
     struct http_request q = {path, strcmp(method, "POST") == 0, a->body ? a->body : "", a->size, c};
-    h->o.handle(h->o.user, &q, &answer);
+    size_t length;
+    const char *type, *part = q.post ? NULL : part_at(h, path, &length, &type);
+    connection_of(h, c)->since = INFINITY;
+    if (part)
+        answer = (struct http_answer){.status = MHD_HTTP_OK, .type = type, .constant = part, .size = length};
+    else
+        h->o.handle(h->o.user, &q, &answer);
     return send_answer(c, &answer);
 }
 
 static void on_end(void *user, struct MHD_Connection *c, void **state, enum MHD_RequestTerminationCode why) {
+    struct http *h = (struct http *)user;
     struct arriving *a = (struct arriving *)*state;
     if (a) free(a->body);
     free(a);
     *state = NULL;
+    connection_of(h, c)->since = h->waited;
+}
+
+static void on_connection(void *user, struct MHD_Connection *c, void **state,
+                          enum MHD_ConnectionNotificationCode what) {
+    struct http *h = (struct http *)user;
+    if (what == MHD_CONNECTION_NOTIFY_STARTED)
+        *connection_of(h, NULL) = (struct connection){c, h->waited};
+    else
+        connection_of(h, c)->mhd = NULL;
+}
+
+/* Clients that send a byte now and then would keep others out. */
+static void drop_slow_clients(struct http *h) {
+    for (int i = 0; i < HTTP_CONNECTIONS; i++) {
+        if (!h->open[i].mhd || h->waited - h->open[i].since < HTTP_ARRIVAL) continue;
+        const union MHD_ConnectionInfo *fd =
+            MHD_get_connection_info(h->open[i].mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+        if (fd) shutdown(fd->connect_fd, SHUT_RDWR); /* MHD then closes it */
+    }
 }
 
 /* --- opening --- */
@@ -283,11 +318,11 @@ struct http *http_open(const struct http_options *options, struct error *err) {
     }
     h->port = port_of(fd);
     if ((h->loopback && !options->token) || make_token(h->token))
-        h->daemon = MHD_start_daemon(MHD_NO_FLAG, 0, NULL, NULL, on_request, h, MHD_OPTION_LISTEN_SOCKET, fd,
-                                     MHD_OPTION_NOTIFY_COMPLETED, on_end, NULL, MHD_OPTION_CONNECTION_LIMIT,
-                                     (unsigned)HTTP_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
-                                     (unsigned)HTTP_TIMEOUT, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-                                     (size_t)(32 << 10), MHD_OPTION_END);
+        h->daemon = MHD_start_daemon(
+            MHD_NO_FLAG, 0, NULL, NULL, on_request, h, MHD_OPTION_LISTEN_SOCKET, fd,
+            MHD_OPTION_NOTIFY_COMPLETED, on_end, h, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
+            MHD_OPTION_CONNECTION_LIMIT, (unsigned)HTTP_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
+            (unsigned)HTTP_TIMEOUT, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(32 << 10), MHD_OPTION_END);
     if (!h->daemon) {
         close(fd);
         free(h);
@@ -309,7 +344,11 @@ void http_serve(struct http *h) {
     struct sigaction action = {.sa_handler = on_signal};
     signal(SIGPIPE, SIG_IGN);
     for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++) sigaction(numbers[i], &action, NULL);
-    while (!stop && MHD_run_wait(h->daemon, 500) == MHD_YES) continue;
+    for (double before = now_seconds(), now; !stop && MHD_run_wait(h->daemon, 500) == MHD_YES; before = now) {
+        now = now_seconds();
+        h->waited += fmin(0.5, now - before);
+        drop_slow_clients(h);
+    }
 }
 
 void http_close(struct http *h) {

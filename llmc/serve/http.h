@@ -14,6 +14,7 @@ enum {
     HTTP_BODY_MAX = 1 << 17, /* bytes of a request's body */
     HTTP_CONNECTIONS = 32,
     HTTP_TIMEOUT = 20, /* seconds without progress, then the connection is closed */
+    HTTP_ARRIVAL = 10, /* seconds in which a request must have arrived */
     HTTP_PORTS = 64    /* ports that are tried, if some are in use */
 };
 
@@ -41,18 +42,17 @@ void http_answer_json(struct http_answer *answer, char *text);
 /* Answers a request with a sentence about what is wrong with it. */
 void http_answer_wrong(struct http_answer *answer, int status, const char *fmt, ...) LLMC_PRINTF(3, 4);
 
-/* Answers "/" with a page of this program, and "/page.css" and the like with a part of one (report/page.h).
- * False: the path is another one. */
-bool http_answer_page(struct http_answer *answer, const struct http_request *request, const char *page);
-
+/* Answers what is no part of a page. */
 typedef void http_handle_fn(void *user, const struct http_request *request, struct http_answer *answer);
 
 struct http;
 struct http_options {
-    const char *address;     /* numeric */
-    int64_t port;            /* the first that is tried; 0: any */
-    bool token;              /* ask for the token on loopback, too, where others may have accounts */
-    const char *const *open; /* paths that hold no data and need no token; NULL at its end */
+    const char *address; /* numeric */
+    int64_t port;        /* the first that is tried; 0: any */
+    bool token;          /* ask for the token on loopback, too, where others may have accounts */
+    /* "watch.html", the answer to "/". It and its parts, "/page.css" and the like (report/page.h), hold no data and
+     * need no token. */
+    const char *page;
     http_handle_fn *handle;
     void *user;
 };

@@ -51,8 +51,8 @@ static bool has_changed(struct watch_file *f, const char *path) {
     return !same;
 }
 
-/* Whether the run is there without this file: what was known of it is another run's. Of a run that has been deleted,
- * it stays. */
+/* Whether the run is there without this file: what was known of it is another run's. Of a run that has been
+ * deleted, it stays. */
 static bool is_missing(const struct watch_file *f, const struct watched_run *r) {
     return f->size < 0 && r->history.there;
 }
@@ -333,9 +333,6 @@ json_t *watch_series(const struct watch *w, const char *axis, double from, doubl
 
 /* --- the page --- */
 
-const char *const watch_open_paths[] = {"/",         "/page.css", "/watch.css", "/page.js",
-                                        "/chart.js", "/watch.js", NULL};
-
 static char *dump(json_t *value) {
     char *text = json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(9));
     check(text != NULL, "the state of a run cannot be written as JSON");
@@ -346,7 +343,6 @@ static char *dump(json_t *value) {
 void watch_handle(void *user, const struct http_request *q, struct http_answer *a) {
     struct watch *w = (struct watch *)user;
     if (q->post) return;
-    if (http_answer_page(a, q, "watch.html")) return;
     if (strcmp(q->path, "/state") == 0) {
         watch_update(w);
         http_answer_json(a, dump(watch_state(w)));

@@ -45,9 +45,8 @@ struct json_t *watch_state(const struct watch *w);
  * each. */
 struct json_t *watch_series(const struct watch *w, const char *axis, double from, double to, int64_t points);
 
-/* Answers /state and /series, and serves the page. */
+/* Answers /state and /series. */
 void watch_handle(void *watch, const struct http_request *request, struct http_answer *answer);
-extern const char *const watch_open_paths[]; /* that hold no data */
 
 /* The page with the state and the curves in it, complete in one file. */
 bool watch_write_page(struct watch *w, const char *path, struct error *err);

@@ -6,10 +6,12 @@
 #include "llmc/report/history.h"
 #include "llmc/serve/http.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -160,6 +162,25 @@ static void clients_cannot_fill_it(void **state) {
     free(body);
     assert_int_equal(status_of("GET /state", "localhost", ""), 200);
     for (size_t i = 0; i < ARRAY_LENGTH(idle); i++) close(idle[i]);
+    stop_server();
+}
+
+/* A byte now and then is progress, but no request. */
+static void a_slow_client_is_dropped(void **state) {
+    char byte;
+    make_run("a", 20, "1e-3");
+    serve((const char *const[]){"a", NULL});
+    int slow = connect_server();
+    double start = now_seconds(), seconds = 0.0;
+    const char *next = "GET /state HTTP/1.1\r\nHost: localhost\r\nX: ";
+    while (recv(slow, &byte, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN && seconds < 60.0) {
+        send(slow, *next ? next++ : "x", 1, MSG_NOSIGNAL);
+        usleep(200000);
+        seconds = now_seconds() - start;
+    }
+    close(slow);
+    if (seconds < HTTP_ARRIVAL - 1 || seconds >= 60.0) fail_msg("dropped after %.1f s", seconds);
+    assert_int_equal(status_of("GET /state", "localhost", ""), 200);
     stop_server();
 }
 
@@ -604,6 +625,7 @@ int main(int argc, char **argv) {
         WATCH_TEST(only_its_own_pages_may_ask),
         WATCH_TEST(a_path_is_no_file),
         WATCH_TEST(clients_cannot_fill_it),
+        WATCH_TEST(a_slow_client_is_dropped),
         WATCH_TEST(a_token_is_asked_for),
         WATCH_TEST(the_rule_for_headers),
         WATCH_TEST(wrong_use),
