@@ -23,6 +23,7 @@
     PART(watch, css, "text/css")                                                                             \
     PART(page, js, "text/javascript")                                                                        \
     PART(chart, js, "text/javascript")                                                                       \
+    PART(pass, js, "text/javascript")                                                                        \
     PART(view, js, "text/javascript")                                                                        \
     PART(what_if, js, "text/javascript")                                                                     \
     PART(heads, js, "text/javascript")                                                                       \

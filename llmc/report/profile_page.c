@@ -3,13 +3,13 @@
  * pictures are SVG, with coordinates in pixels of a page 1000 wide. */
 #include "llmc/report/profile_page.h"
 
+#include "llmc/report/page.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
-
-#include "llmc/base/file.h"
 
 /* --- text and colours --- */
 
@@ -338,7 +338,7 @@ bool profile_write_page(const struct profile *p, const char *path, struct error 
     strftime(date, sizeof date, "%Y-%m-%d", localtime(&now));
     for (int i = 0; i < p->count; i++)
         if (is_matmul(&p->row[i])) matmuls += p->row[i].seconds;
-    if (!writer_open(&w, path, err)) return false;
+    if (!page_open_output(&w, path, err)) return false;
     writer_printf(&w, "<!doctype html><html lang='en'><meta charset='utf-8'><title>");
     put_text(&w, p->title);
     writer_printf(&w, "</title>\n<style>%s</style>\n<h1>One training step</h1>\n<p class='where'>", style);
@@ -374,5 +374,5 @@ bool profile_write_page(const struct profile *p, const char *path, struct error 
     writer_printf(&w, "<h2>By what there is to gain</h2>\n");
     write_table(&w, p);
     writer_printf(&w, "</html>\n");
-    return writer_close(&w, err);
+    return page_close_output(&w, path, err);
 }
