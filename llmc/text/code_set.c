@@ -65,9 +65,16 @@ void code_set_invert(struct code_set *s) {
 }
 
 bool code_set_has(const struct code_set *s, uint32_t code) {
-    int inside = 0;
-    while (inside < s->count && s->bound[inside] <= code) inside++;
-    return inside & 1;
+    int low = 0,
+        high = s->count; /* bounds before low are at most the code, those from high on are beyond it */
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (s->bound[middle] <= code)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low & 1;
 }
 
 /* --- names --- */

@@ -1,9 +1,12 @@
 /* PCRE2 tests a general category by a table, and a list of ranges one by one: a class of all letters as a
  * list is 30 times slower. But every version of PCRE2 has its own version of Unicode. So a set is written
  * as the categories that come near it in the PCRE2 that is linked, with the few characters that these lack
- * or have too much. */
+ * or have too much. PCRE2 10.42 goes through these for every character that is not in the class, the space
+ * behind each word for example, which halves the speed; so there is a form without them, for texts that
+ * have none of these characters. */
 #include "llmc/text/pcre2_class.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,16 +18,20 @@
 
 enum { FEW = 32 }; /* bounds of a list that is as good as categories */
 
-struct pcre2_unicode {
+/* No text has them, and no pattern may. */
+static const struct code_set surrogates = {2, (uint32_t[]){0xd800, 0xe000}};
+
+/* What the linked PCRE2 knows about Unicode. */
+static struct {
     struct code_set category[32]; /* in the order of code_set_category_name() */
-};
+    struct code_set difference;
+} unicode;
 
 /* Asks PCRE2 for the category of every code point: one capturing group for each category, and a text of all
  * code points. */
-static struct pcre2_unicode *pcre2_unicode_open(void) {
-    struct pcre2_unicode *u = (struct pcre2_unicode *)xcalloc(1, sizeof *u);
+static void ask_pcre2(void) {
     int n = code_set_categories(), code;
-    check(n <= (int)ARRAY_LENGTH(u->category), "%d categories", n);
+    check(n <= (int)ARRAY_LENGTH(unicode.category), "%d categories", n);
     char pattern[1024] = "";
     for (int k = 0; k < n; k++)
         sprintf(pattern + strlen(pattern), "%s(\\p{%s}+)", k ? "|" : "", code_set_category_name(k));
@@ -46,18 +53,30 @@ static struct pcre2_unicode *pcre2_unicode_open(void) {
         uint32_t first_code = 0, last_code = 0;
         utf8_decode(text + at, end, &first_code);
         utf8_decode(last, end, &last_code);
-        code_set_add(&u->category[rc - 2], first_code, last_code);
+        code_set_add(&unicode.category[rc - 2], first_code, last_code);
         at = (size_t)(end - text);
     }
     free(text);
     pcre2_match_data_free(match);
     pcre2_code_free(regex);
-    return u;
+    for (int k = 0; k < n; k++) {
+        struct code_set other = {0};
+        code_set_add_named(&other, code_set_category_name(k), false);
+        code_set_combine(&other, &unicode.category[k], CODE_SET_XOR);
+        code_set_combine(&unicode.difference, &other, CODE_SET_UNION);
+        code_set_free(&other);
+    }
+    code_set_combine(&unicode.difference, &surrogates, CODE_SET_DIFFERENCE);
 }
 
-void pcre2_unicode_close(struct pcre2_unicode *u) {
-    for (int k = 0; u && k < code_set_categories(); k++) code_set_free(&u->category[k]);
-    free(u);
+static void know_unicode(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, ask_pcre2);
+}
+
+const struct code_set *pcre2_unicode_difference(void) {
+    know_unicode();
+    return &unicode.difference;
 }
 
 /* A set as PCRE2's categories, what they lack, and what they have too much. */
@@ -67,17 +86,15 @@ struct spelling {
     int cost;
 };
 
-/* Without `u` as a list alone. */
-static void spell(const struct pcre2_unicode *u, const struct code_set *s, struct spelling *out) {
+static void spell(const struct code_set *s, bool as_list, bool common, struct spelling *out) {
     *out = (struct spelling){0};
     struct code_set rest = {0};
-    uint32_t surrogates[2] = {0xd800, 0xe000}; /* no text has them, and no pattern may */
     code_set_combine(&rest, s, CODE_SET_UNION);
-    code_set_combine(&rest, &(struct code_set){2, surrogates}, CODE_SET_DIFFERENCE);
-    for (int k = 0; u && k < code_set_categories(); k++) {
+    code_set_combine(&rest, &surrogates, CODE_SET_DIFFERENCE);
+    for (int k = 0; !as_list && k < code_set_categories(); k++) {
         struct code_set in = {0}, missing = {0};
-        code_set_combine(&in, &u->category[k], CODE_SET_UNION);
-        code_set_combine(&missing, &u->category[k], CODE_SET_UNION);
+        code_set_combine(&in, &unicode.category[k], CODE_SET_UNION);
+        code_set_combine(&missing, &unicode.category[k], CODE_SET_UNION);
         code_set_combine(&in, s, CODE_SET_INTERSECTION);
         code_set_combine(&missing, s, CODE_SET_DIFFERENCE);
         /* What is too much needs a look-ahead for every character. */
@@ -88,6 +105,10 @@ static void spell(const struct pcre2_unicode *u, const struct code_set *s, struc
         }
         code_set_free(&in);
         code_set_free(&missing);
+    }
+    if (!as_list && common) {
+        code_set_combine(&rest, &unicode.difference, CODE_SET_DIFFERENCE);
+        code_set_combine(&out->excess, &unicode.difference, CODE_SET_DIFFERENCE);
     }
     /* Listed, too, if they are in a category: for them PCRE2 has a bitmap. */
     uint32_t bound[2] = {0, 0x80};
@@ -122,7 +143,7 @@ static void put_categories(FILE *out, uint32_t mask) {
     }
 }
 
-char *pcre2_class(struct pcre2_unicode **u, const struct code_set *s) {
+char *pcre2_class(const struct code_set *s, bool common) {
     char *text = NULL;
     size_t size;
     FILE *out = open_memstream(&text, &size);
@@ -132,13 +153,13 @@ char *pcre2_class(struct pcre2_unicode **u, const struct code_set *s) {
     code_set_invert(&others);
     struct spelling both[2];
     bool few = min_i64(s->count, others.count) <= FEW;
-    if (!few && !*u) *u = pcre2_unicode_open();
-    spell(few ? NULL : *u, s, &both[0]);
-    spell(few ? NULL : *u, &others, &both[1]);
-    bool negated = both[1].cost < both[0].cost && others.count;
+    if (!few) know_unicode();
+    spell(s, few, common, &both[0]);
+    spell(&others, few, common, &both[1]);
+    bool negated = both[1].cost < both[0].cost;
     const struct spelling *best = &both[negated];
-    if (!s->count) {
-        fputs("(?!)", out);
+    if (!best->mask && !best->lacks.count) {
+        fputs(negated ? "[\\x{0}-\\x{10ffff}]" : "(?!)", out);
     } else {
         if (best->excess.count) {
             fputs(negated ? "(?:[" : "(?:(?![", out);

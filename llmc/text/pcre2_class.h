@@ -8,13 +8,13 @@
 extern "C" {
 #endif
 
-/* What the linked PCRE2 knows about Unicode. Asking it takes some milliseconds. */
-struct pcre2_unicode;
-void pcre2_unicode_close(struct pcre2_unicode *u); /* u may be NULL */
+/* A pattern that matches the characters of the set. It can have a quantifier. The caller frees. `common`:
+ * a faster one, which may be wrong about the characters of pcre2_unicode_difference(). */
+char *pcre2_class(const struct code_set *s, bool common);
 
-/* A pattern that matches the characters of the set. It can have a quantifier. The caller frees. *u is
- * opened when it is needed; it begins as NULL. */
-char *pcre2_class(struct pcre2_unicode **u, const struct code_set *s);
+/* The characters to which the linked PCRE2 gives another general category than code_set_add_named() does,
+ * because it has another version of Unicode. The first call takes about 40 ms. */
+const struct code_set *pcre2_unicode_difference(void);
 
 #ifdef __cplusplus
 }

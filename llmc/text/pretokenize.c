@@ -11,6 +11,7 @@
 #include <pcre2.h>
 
 #include "llmc/base/utf8.h"
+#include "llmc/text/pcre2_class.h"
 #include "llmc/text/split_pattern.h"
 #include "llmc/text/unicode_classes.h"
 
@@ -183,8 +184,9 @@ struct run {
 };
 static bool run_stage(const struct run *r, int stage, const uint8_t *p, const uint8_t *end);
 
-/* p..end is valid UTF-8. */
-static bool run_regex(const struct run *r, int stage, const uint8_t *p, const uint8_t *end) {
+/* p..end is valid UTF-8. `regex` is that of the stage, or its common one. */
+static bool run_regex(const struct run *r, int stage, const pcre2_code *regex, const uint8_t *p,
+                      const uint8_t *end) {
     const struct pretok_stage *s = &r->pre->stage[stage];
     pcre2_match_data *match = pcre2_match_data_create(1, NULL);
     check(match, "out of host memory");
@@ -193,7 +195,7 @@ static bool run_regex(const struct run *r, int stage, const uint8_t *p, const ui
     uint32_t options = PCRE2_NO_UTF_CHECK;
     bool ok = true, found = false;
     while (ok && done < size) {
-        int rc = pcre2_match((const pcre2_code *)s->regex, p, size, from, options, match, NULL);
+        int rc = pcre2_match(regex, p, size, from, options, match, NULL);
         if (rc == PCRE2_ERROR_JIT_STACKLIMIT && !(options & PCRE2_NO_JIT)) {
             options |= PCRE2_NO_JIT;
             continue;
@@ -217,12 +219,19 @@ static bool run_regex(const struct run *r, int stage, const uint8_t *p, const ui
 /* PCRE2 gets only valid UTF-8: an invalid byte ends the text for it, and becomes a word of its own or is
  * dropped. */
 static bool run_regex_on_bytes(const struct run *r, int stage, const uint8_t *p, const uint8_t *end) {
+    const struct pretok_stage *s = &r->pre->stage[stage];
+    const struct code_set *uncommon = s->common ? pcre2_unicode_difference() : NULL;
     while (p < end) {
         const uint8_t *q = p;
-        uint32_t code;
-        for (int n = 1; q < end && n; q += n) n = utf8_decode(q, end, &code);
-        if (q > p && !run_regex(r, stage, p, q)) return false;
-        if (q < end && !r->pre->stage[stage].drop_invalid && !run_stage(r, stage + 1, q, q + 1)) return false;
+        uint32_t code = 0;
+        bool common = uncommon != NULL;
+        for (int n = 1; q < end && n; q += n) {
+            n = utf8_decode(q, end, &code);
+            if (common && n > 1 && code_set_has(uncommon, code)) common = false;
+        }
+        const pcre2_code *regex = (const pcre2_code *)(common ? s->common : s->regex);
+        if (q > p && !run_regex(r, stage, regex, p, q)) return false;
+        if (q < end && !s->drop_invalid && !run_stage(r, stage + 1, q, q + 1)) return false;
         p = q < end ? q + 1 : q;
     }
     return true;
@@ -294,6 +303,21 @@ static bool matches_other(const pcre2_code *regex) {
     return rc >= 0;
 }
 
+static pcre2_code *compile(const char *translated, const char *pattern, struct error *err) {
+    int code;
+    PCRE2_SIZE offset;
+    pcre2_code *regex = pcre2_compile((PCRE2_SPTR)translated, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP,
+                                      &code, &offset, NULL);
+    if (regex) {
+        pcre2_jit_compile(regex, PCRE2_JIT_COMPLETE);
+    } else {
+        PCRE2_UCHAR reason[256];
+        pcre2_get_error_message(code, reason, sizeof reason);
+        fail(err, "pre_tokenizer: Split pattern not understood: %s: %.200s", (const char *)reason, pattern);
+    }
+    return regex;
+}
+
 bool pretokenizer_add_pattern(struct pretokenizer *pre, const char *pattern, bool drop_gaps,
                               struct error *err) {
     /* How GPT-4 spells the Llama-3 pattern: possessive quantifiers change the speed, not the matches. */
@@ -305,35 +329,24 @@ bool pretokenizer_add_pattern(struct pretokenizer *pre, const char *pattern, boo
             return pretokenizer_add(pre, (enum pretok_kind)kind, err);
     if (!strcmp(pattern, cl100k)) return pretokenizer_add(pre, PRETOK_LLAMA3, err);
 
-    int code;
-    PCRE2_SIZE offset;
-    char *translated = split_pattern_for_pcre2(pattern, err);
-    if (!translated) return false;
-    pcre2_code *regex = pcre2_compile((PCRE2_SPTR)translated, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP,
-                                      &code, &offset, NULL);
-    free(translated);
-    if (!regex) {
-        PCRE2_UCHAR reason[256];
-        pcre2_get_error_message(code, reason, sizeof reason);
-        return fail(err, "pre_tokenizer: Split pattern not understood: %s: %.200s", (const char *)reason,
-                    pattern);
-    }
-    pcre2_jit_compile(regex, PCRE2_JIT_COMPLETE);
-    if (!pretokenizer_add(pre, PRETOK_REGEX, err)) {
-        pcre2_code_free(regex);
-        return false;
-    }
+    if (!pretokenizer_add(pre, PRETOK_REGEX, err)) return false;
     struct pretok_stage *s = &pre->stage[pre->stages - 1];
-    s->regex = regex;
     s->drop_gaps = drop_gaps;
     s->pattern = xstrdup(pattern);
-    s->drop_invalid = drop_gaps && !matches_other(regex);
-    return true;
+    char *exact = split_pattern_for_pcre2(pattern, false, err);
+    if (!exact || !(s->regex = compile(exact, pattern, err))) return free(exact), false;
+    char *common = split_pattern_for_pcre2(pattern, true, err);
+    bool ok = !strcmp(common, exact) || (s->common = compile(common, pattern, err));
+    free(common);
+    free(exact);
+    s->drop_invalid = drop_gaps && !matches_other((const pcre2_code *)s->regex);
+    return ok;
 }
 
 void pretokenizer_free(struct pretokenizer *pre) {
     for (int i = 0; i < pre->stages; i++) {
-        if (pre->stage[i].regex) pcre2_code_free((pcre2_code *)pre->stage[i].regex);
+        pcre2_code_free((pcre2_code *)pre->stage[i].regex); /* which may be NULL */
+        pcre2_code_free((pcre2_code *)pre->stage[i].common);
         free(pre->stage[i].pattern);
     }
     pre->stages = 0;

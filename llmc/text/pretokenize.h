@@ -23,6 +23,7 @@ struct pretok_stage {
     enum pretok_kind kind;
     bool drop_gaps;    /* PRETOK_REGEX: text between matches is dropped; otherwise it is a word */
     void *regex;       /* PRETOK_REGEX: pcre2_code, owned */
+    void *common;      /* the same for a text without characters of pcre2_unicode_difference(), or NULL */
     bool drop_invalid; /* PRETOK_REGEX: with drop_gaps, whether a byte that is not UTF-8 is dropped too */
     char *pattern;     /* PRETOK_REGEX: its source, owned */
 };
@@ -41,7 +42,8 @@ bool pretokenize(const struct pretokenizer *pre, const uint8_t *text, int64_t si
                  void *arg);
 
 bool pretokenizer_add(struct pretokenizer *pre, enum pretok_kind kind, struct error *err);
-/* Appends a stage for a Split pattern: a scanner if the pattern is a known one, else PCRE2. */
+/* Appends a stage for a Split pattern: a scanner if the pattern is a known one, else PCRE2. If it fails,
+ * `pre` is good for nothing but pretokenizer_free(). */
 bool pretokenizer_add_pattern(struct pretokenizer *pre, const char *pattern, bool drop_gaps,
                               struct error *err);
 void pretokenizer_free(struct pretokenizer *pre);

@@ -25,9 +25,8 @@ struct translation {
     char *out;
     size_t size, space;
     int depth, sets;
-    bool ignore_case;
-    uint32_t last_letter;          /* the literal before, if case is ignored and no other item came between */
-    struct pcre2_unicode *unicode; /* NULL until it is needed */
+    bool common, ignore_case;
+    uint32_t last_letter; /* the literal before, if case is ignored and no other item came between */
     struct error *err;
 };
 
@@ -58,7 +57,7 @@ static void put_code(struct translation *t, uint32_t code) { put(t, temp_printf(
 /* One item that matches the characters of a set. */
 static void put_set(struct translation *t, const struct code_set *s) {
     if (++t->sets > MAX_SETS) return; /* refused at the end */
-    char *item = pcre2_class(&t->unicode, s);
+    char *item = pcre2_class(s, t->common);
     put(t, item);
     free(item);
 }
@@ -511,13 +510,12 @@ static bool read_alternatives(struct translation *t) {
     return true;
 }
 
-char *split_pattern_for_pcre2(const char *pattern, struct error *err) {
-    struct translation t = {.pattern = pattern, .p = pattern, .err = err};
+char *split_pattern_for_pcre2(const char *pattern, bool common, struct error *err) {
+    struct translation t = {.pattern = pattern, .p = pattern, .common = common, .err = err};
     put(&t, "");
     bool ok = read_alternatives(&t);
     if (ok && t.sets > MAX_SETS) ok = refuse(&t, "more than 1000 classes");
     if (ok && *t.p) ok = refuse(&t, "a parenthesis that closes nothing");
-    pcre2_unicode_close(t.unicode);
     if (ok) return t.out;
     free(t.out);
     return NULL;

@@ -5,6 +5,7 @@
 
 #include "llmc/base/utf8.h"
 #include "llmc/text/code_set.h"
+#include "llmc/text/pcre2_class.h"
 #include "llmc/text/pretokenize.h"
 
 #include <jansson.h>
@@ -136,6 +137,7 @@ static void test_refused_by_name(void **state) {
         const char *regex = json_string_value(v);
         if (pretokenizer_add_pattern(&pre, regex, false, &err)) fail_msg("%s is accepted", regex);
         if (!strstr(err.message, regex)) fail_msg("\"%s\" does not name %s", err.message, regex);
+        pretokenizer_free(&pre);
     }
     json_decref(root);
     /* deep, and long */
@@ -147,6 +149,7 @@ static void test_refused_by_name(void **state) {
             for (int k = 0; k < 20000; k++) at = stpcpy(at, parts[i][side]);
         struct pretokenizer pre = {0};
         assert_false(pretokenizer_add_pattern(&pre, many, false, &err));
+        pretokenizer_free(&pre);
         free(many);
     }
 }
@@ -179,6 +182,34 @@ static void test_only_matches(void **state) {
     pretokenizer_free(&pre);
 }
 
+/* The linked PCRE2 may have another version of Unicode. A class of nothing but characters that are of
+ * another category there matches them, and in a text without them nothing. */
+static void test_characters_of_another_unicode(void **state) {
+    const struct code_set *difference = pcre2_unicode_difference();
+    if (!difference->count) skip();
+    char *regex = NULL, text[8] = "ab";
+    size_t size;
+    FILE *out = open_memstream(&regex, &size);
+    fputc('[', out);
+    for (int i = 0; i < difference->count; i += 2)
+        fprintf(out, "\\x{%x}-\\x{%x}", (unsigned)difference->bound[i],
+                (unsigned)difference->bound[i + 1] - 1);
+    fputc(']', out);
+    fclose(out);
+    struct pretokenizer pre = pattern(regex, false);
+    struct words w = {0};
+    cut(&pre, text, 2, &w);
+    assert_int_equal(w.count, 1);
+    int n = utf8_encode((uint8_t *)text + 1, difference->bound[0]);
+    text[1 + n] = 'b';
+    cut(&pre, text, (size_t)n + 2, &w);
+    assert_int_equal(w.count, 3);
+    assert_int_equal(w.size[1], n);
+    free(w.size);
+    free(regex);
+    pretokenizer_free(&pre);
+}
+
 static void test_sets_of_code_points(void **state) {
     struct code_set a = {0}, b = {0};
     code_set_add(&a, 10, 19);
@@ -203,9 +234,13 @@ static void test_sets_of_code_points(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_texts),           cmocka_unit_test(test_every_code_point),
-        cmocka_unit_test(test_refused_by_name), cmocka_unit_test(test_long_runs),
-        cmocka_unit_test(test_only_matches),    cmocka_unit_test(test_sets_of_code_points),
+        cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_every_code_point),
+        cmocka_unit_test(test_refused_by_name),
+        cmocka_unit_test(test_long_runs),
+        cmocka_unit_test(test_only_matches),
+        cmocka_unit_test(test_characters_of_another_unicode),
+        cmocka_unit_test(test_sets_of_code_points),
     };
     return test_main(argc, argv, tests, NULL, NULL);
 }
