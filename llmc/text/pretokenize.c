@@ -4,6 +4,7 @@
  * to look beyond its own run. Any other pattern runs in PCRE2. */
 #include "llmc/text/pretokenize.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,9 +12,9 @@
 #include <pcre2.h>
 
 #include "llmc/base/utf8.h"
+#include "llmc/text/code_set.h"
 #include "llmc/text/pcre2_class.h"
 #include "llmc/text/split_pattern.h"
-#include "llmc/text/unicode_classes.h"
 
 /* --- character classes --- */
 
@@ -24,6 +25,26 @@ static const uint8_t byte_class[256] = {
     ['A' ... 'Z'] = LETTER,  ['a' ... 'z'] = LETTER, [0x80 ... 0xff] = WIDE,
 };
 
+static uint64_t class_bits[CODE_POINTS / 32]; /* two bits a code point */
+
+static void fill_class_bits(void) {
+    static const char *const names[] = {[LETTER] = "letter", [NUMBER] = "number", [SPACE] = "space"};
+    for (uint64_t c = LETTER; c <= SPACE; c++) {
+        struct code_set s = {0};
+        code_set_add_named(&s, names[c], false);
+        for (int i = 0; i < s.count; i += 2)
+            for (uint32_t code = s.bound[i]; code < s.bound[i + 1]; code++)
+                class_bits[code / 32] |= c << (2 * (code % 32));
+        code_set_free(&s);
+    }
+}
+
+/* The functions of the header that look at characters call it first. */
+static void know_classes(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, fill_class_bits);
+}
+
 static enum char_class wide_class(const uint8_t *p, const uint8_t *end, int *length) {
     uint32_t code = 0;
     *length = utf8_decode(p, end, &code);
@@ -31,9 +52,7 @@ static enum char_class wide_class(const uint8_t *p, const uint8_t *end, int *len
         *length = 1;
         return OTHER;
     }
-    if (code >> 8 >= UNICODE_BLOCKS) return OTHER;
-    uint64_t bits = unicode_bits[unicode_block[code >> 8] * 8 + (code >> 5 & 7)];
-    return (enum char_class)(bits >> (2 * (code & 31)) & 3);
+    return (enum char_class)(class_bits[code / 32] >> (2 * (code % 32)) & 3);
 }
 
 static inline enum char_class class_at(const uint8_t *p, const uint8_t *end, int *length) {
@@ -147,10 +166,6 @@ static inline const uint8_t *scan(enum pretok_kind kind, const uint8_t *p, const
     die("pretokenize: no scanner for kind %d", (int)kind);
 }
 
-const uint8_t *pretokenize_next(enum pretok_kind kind, const uint8_t *p, const uint8_t *end) {
-    return scan(kind, p, end);
-}
-
 /* Cuts before a space that follows a visible ASCII character. No published pattern continues a word with
  * such a space, and the part before does not end in white space, so no look-ahead crosses the cut. */
 int64_t pretokenize_safe_cut(const struct pretokenizer *pre, const char *text, int64_t size, int64_t from) {
@@ -161,10 +176,12 @@ int64_t pretokenize_safe_cut(const struct pretokenizer *pre, const char *text, i
 }
 
 const uint8_t *pretokenize_space_after(const uint8_t *p, const uint8_t *end) {
+    know_classes();
     return skip_class(p, end, SPACE);
 }
 
 const uint8_t *pretokenize_space_before(const uint8_t *begin, const uint8_t *p) {
+    know_classes();
     while (p > begin) {
         const uint8_t *q = p - 1;
         while (q > begin && p - q < 4 && utf8_is_continuation(*q)) q--;
@@ -265,6 +282,7 @@ static bool run_stage(const struct run *r, int stage, const uint8_t *p, const ui
 bool pretokenize(const struct pretokenizer *pre, const uint8_t *text, int64_t size, pretok_each *each,
                  void *arg) {
     struct run r = {pre, each, arg};
+    know_classes();
     return size <= 0 || run_stage(&r, 0, text, text + size);
 }
 

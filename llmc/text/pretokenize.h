@@ -32,9 +32,6 @@ struct pretokenizer {
     struct pretok_stage stage[PRETOK_MAX_STAGES];
 };
 
-/* End of the word that starts at p < end. Not for PRETOK_REGEX. */
-const uint8_t *pretokenize_next(enum pretok_kind kind, const uint8_t *p, const uint8_t *end);
-
 /* Calls each(arg, word, size) for the words of the text in order. False if PCRE2 gives up (matching
  * limit). */
 typedef void pretok_each(void *arg, const uint8_t *word, int64_t size);
