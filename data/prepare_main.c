@@ -15,8 +15,7 @@
 
 #define S struct prepare_options
 static const struct option_row text_rows[] = {
-    OPT_WORD(S, format, "format", "auto", TEXT_FORMAT_WORDS, NULL, TEXT_FORMAT_HELP, 0),
-    OPT_TEXT(S, field, "field", NULL, "NAME", TEXT_FIELD_HELP, 0),
+    TEXT_FORMAT_OPTIONS(S, ""),
     OPT_FLAG(S, strict, "strict", "false", "stop at a line that is not JSON or has no such field",
              OPTION_THIS_RUN),
     OPT_REAL(S, validation_fraction, "validation-fraction", "0.01", 0, 0.5, "X",

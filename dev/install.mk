@@ -32,7 +32,7 @@ BUNDLE_DIR   = $(BUILD)/train_gpt-$(VERSION)-$(shell uname -m)$(if $(WITH_CUDA),
 .PHONY: bundle
 bundle: deps  ## a folder and an archive that run on other machines (CUDA=1 CUDA_ARCH=90: for a GPU, with what measures there)
 	rm -rf $(BUNDLE_DIR)
-	# Objects of other flags, for this machine's processor perhaps, must not get into it.
+	# Objects of an earlier bundle with other flags must not get into this one.
 	echo "$(BUNDLE_FLAGS)" | cmp -s - $(BUNDLE_BUILD)/flags || rm -rf $(BUNDLE_BUILD)
 	mkdir -p $(BUNDLE_BUILD) && echo "$(BUNDLE_FLAGS)" >$(BUNDLE_BUILD)/flags
 	LD_LIBRARY_PATH=$(CUDA_HOME)/lib64 $(MAKE) --no-print-directory BUILD=$(BUNDLE_BUILD) BUNDLE=1 \

@@ -40,8 +40,7 @@ static const struct option_row what_rows[] = {
         "measure the loss on this text, each document from its start: a file, also compressed (.gz, .zst), JSON "
         "lines, a directory of such files, or - for the standard input",
         0),
-    OPT_WORD(C, format, "format", "auto", TEXT_FORMAT_WORDS, NULL, "of --text; " TEXT_FORMAT_HELP, 0),
-    OPT_TEXT(C, field, "field", NULL, "NAME", TEXT_FIELD_HELP, 0),
+    TEXT_FORMAT_OPTIONS(C, "of --text; "),
     OPT_TEXT(
         C, tasks, "tasks", NULL, "LIST",
         "answer multiple-choice questions: files or patterns, separated by commas, of HellaSwag (.jsonl), "

@@ -17,12 +17,19 @@ extern "C" {
  * given and the first line is a JSON object; else text. TEXT: also what has the structure of JSON or
  * markup, and named files of any content. */
 enum text_format { FORMAT_AUTO, FORMAT_TEXT, FORMAT_JSON_LINES };
-#define TEXT_FORMAT_WORDS "auto|text|jsonl"
-#define TEXT_FORMAT_HELP                                                                                       \
-    "auto: files named *.jsonl or *.ndjson (also .gz or .zst) are JSON lines, with --field also others whose " \
-    "first line is a JSON object; the rest is text, and what is no text (pictures, tables, JSON, HTML, "       \
-    "UTF-16, ...) is refused, or left out of a directory. text: everything is text"
-#define TEXT_FIELD_HELP "field of JSON lines that holds the text (default: text)"
+
+/* The options of a command that reads text, with fields `format` and `field`. The help of --format begins
+ * with `of`. */
+#define TEXT_FORMAT_OPTIONS(S, of)                                                                           \
+    OPT_WORD(S, format, "format", "auto", "auto|text|jsonl", NULL,                                           \
+             of                                                                                              \
+             "auto: files named *.jsonl or *.ndjson (also .gz or .zst) are JSON lines, with --field also "   \
+             "others whose first line is a JSON object; the rest is text, and what is no text (pictures, "   \
+             "tables, JSON, HTML, UTF-16, ...) is refused, or left out of a directory. text: everything is " \
+             "text",                                                                                         \
+             0),                                                                                             \
+        OPT_TEXT(S, field, "field", NULL, "NAME", "field of JSON lines that holds the text (default: text)", \
+                 0)
 
 struct text_options {
     enum text_format format;

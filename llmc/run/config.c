@@ -32,8 +32,7 @@ static const struct option_row data_rows[] = {
         "train on this text: a file, also compressed (.gz, .zst), JSON lines, a directory of such files, or - "
         "for the standard input (default: the built-in stories)",
         0),
-    OPT_WORD(C, format, "format", "auto", TEXT_FORMAT_WORDS, NULL, "of --text; " TEXT_FORMAT_HELP, 0),
-    OPT_TEXT(C, field, "field", NULL, "NAME", TEXT_FIELD_HELP, 0),
+    TEXT_FORMAT_OPTIONS(C, "of --text; "),
     OPT_TEXT(C, data, "data", NULL, "GLOB", "train on these token shards (.bin, as llm.c writes them)", 0),
     OPT_TEXT(C, val, "val", NULL, "GLOB",
              "token shards to validate on; needed with --data to validate at all", 0),

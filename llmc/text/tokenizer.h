@@ -25,9 +25,9 @@ struct tokenizer *tokenizer_bytes(void);
 
 /* Loads a Hugging Face tokenizer.json, or a directory that holds tokenizer.json, vocab.bpe + encoder.json
  * (GPT-2's published names) or merges.txt + vocab.json, each with the added tokens of added_tokens.json and
- * tokenizer_config.json. Accepts byte-level BPE with the pre-tokenizer of
- * GPT-2, Llama-3 or Qwen2, Digits, or any Split pattern that split_pattern.h can translate for PCRE2; NULL with the reason in err
- * otherwise. The post-processor (which adds <bos> and the like) is kept for saving, but not applied. */
+ * tokenizer_config.json. Accepts byte-level BPE with the pre-tokenizer of GPT-2, Llama-3 or Qwen2, Digits,
+ * or any Split pattern that split_pattern.h can translate for PCRE2; NULL with the reason in err otherwise.
+ * The post-processor (which adds <bos> and the like) is kept for saving, but not applied. */
 struct tokenizer *tokenizer_load(const char *path, struct error *err);
 /* As --tokenizer takes it: such a path, or the word bytes. */
 struct tokenizer *tokenizer_open(const char *name, struct error *err);
