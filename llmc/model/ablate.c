@@ -5,13 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Whether token `to` misses an edge in this head. */
+static bool cut_is_at(const struct ablation_cut *c, int64_t layer, int64_t head, int64_t to) {
+    return c->to == to && (c->layer < 0 || c->layer == layer) && (c->head < 0 || c->head == head);
+}
+
 bool ablation_cuts(const struct ablation *a, int64_t layer, int64_t head, int64_t to, int64_t from) {
-    for (int64_t i = 0; a && i < a->cuts; i++) {
-        const struct ablation_cut *c = &a->cut[i];
-        if (c->to == to && c->from == from && (c->layer < 0 || c->layer == layer) &&
-            (c->head < 0 || c->head == head))
-            return true;
-    }
+    for (int64_t i = 0; a && i < a->cuts; i++)
+        if (a->cut[i].from == from && cut_is_at(&a->cut[i], layer, head, to)) return true;
     return false;
 }
 
@@ -21,9 +22,7 @@ bool ablation_off(const struct ablation *a, const struct gpt_config *config, int
 
 static bool has_cut(const struct ablation *a, int64_t layer, int64_t head, int64_t to) {
     for (int64_t i = 0; i < a->cuts; i++)
-        if (a->cut[i].to == to && (a->cut[i].layer < 0 || a->cut[i].layer == layer) &&
-            (a->cut[i].head < 0 || a->cut[i].head == head))
-            return true;
+        if (cut_is_at(&a->cut[i], layer, head, to)) return true;
     return false;
 }
 
@@ -49,15 +48,9 @@ static void attend(const struct ablation *a, const struct gpt_config *c, const f
     free(score);
 }
 
-static float *download(struct gpt *g, const struct tensor *t) {
-    float *copy = (float *)xmalloc((size_t)tensor_count(t) * sizeof *copy);
-    ctx_download_f32(g->ctx, copy, t);
-    return copy;
-}
-
 static void cut_edges(struct gpt *g, const struct ablation *a, int64_t l, float *attn) {
     struct tensor t_qkv = gpt_act(g, A_QKV, l), t_lse = gpt_act(g, A_LSE, l);
-    float *qkv = download(g, &t_qkv), *lse = download(g, &t_lse);
+    float *qkv = ctx_host_copy(g->ctx, t_qkv), *lse = ctx_host_copy(g->ctx, t_lse);
     int64_t T = g->options.T, NH = g->config.heads, HS = g->config.head_size;
     check(g->options.B == 1, "an edge is cut in a batch of %lld, not of one", (long long)g->options.B);
     for (int64_t h = 0; h < NH; h++)
@@ -87,7 +80,7 @@ static void change_attention(void *arg, struct gpt *g, int64_t l) {
     const struct ablation *a = (const struct ablation *)arg;
     if (!changes_layer(g, a, l)) return;
     struct tensor t = gpt_act(g, A_ATTN, l);
-    float *attn = download(g, &t);
+    float *attn = ctx_host_copy(g->ctx, t);
     if (a->cuts) cut_edges(g, a, l, attn);
     switch_off(g, a, l, attn);
     ctx_upload_f32(g->ctx, &t, attn);

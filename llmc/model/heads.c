@@ -148,8 +148,7 @@ void head_hits(int64_t *hits, const struct head_texts *d, struct gpt *g) {
         while (end < d->links && d->link[end].text < first + n) end++;
         for (int64_t l = 0; l < c->layers; l++) {
             struct tensor t = gpt_act(g, A_QKV, l);
-            float *qkv = (float *)xmalloc((size_t)tensor_count(&t) * sizeof *qkv);
-            ctx_download_f32(g->ctx, qkv, &t);
+            float *qkv = ctx_host_copy(g->ctx, t);
             for (int64_t i = next; i < end; i++) {
                 const struct head_link *link = &d->link[i];
                 const float *rows = qkv + (link->text - first) * (tensor_count(&t) / g->options.B);
@@ -164,22 +163,20 @@ void head_hits(int64_t *hits, const struct head_texts *d, struct gpt *g) {
 double head_loss(const struct head_texts *d, struct gpt *g, const struct ablation *a) {
     int64_t B = g->options.B, targets = 0;
     double sum = 0.0;
-    struct tensor t = gpt_act(g, A_LOSSES, 0);
-    float *losses = (float *)xmalloc((size_t)tensor_count(&t) * sizeof *losses);
     ablate(g, a);
     for (int64_t first = 0; first < d->texts; first += B) {
         int64_t n = set_batch(d, g, first);
         gpt_forward(g, 0, d->T);
         gpt_loss(g);
-        ctx_download_f32(g->ctx, losses, &t);
+        float *losses = ctx_host_copy(g->ctx, gpt_act(g, A_LOSSES, 0));
         for (int64_t i = 0; i < n * d->T; i++) {
             bool is = d->targets[first * d->T + i] >= 0;
             sum += is ? (double)losses[i] : 0.0;
             targets += is;
         }
+        free(losses);
     }
     ablate(g, NULL);
-    free(losses);
     return sum / (double)max_i64(1, targets);
 }
 

@@ -12,15 +12,8 @@
 static float *floats(int64_t count) { return (float *)xcalloc((size_t)count, sizeof(float)); }
 static int32_t *integers(int64_t count) { return (int32_t *)xcalloc((size_t)count, sizeof(int32_t)); }
 
-/* The tensor as fp32 on the host; the caller frees. */
-static float *host_copy(struct gpt *g, struct tensor t) {
-    float *copy = floats(tensor_count(&t));
-    ctx_download_f32(g->ctx, copy, &t);
-    return copy;
-}
-
 static float *param_copy(struct gpt *g, enum param_id id, int64_t l) {
-    return gpt_param_copies(&g->config, id) ? host_copy(g, gpt_param(g, id, l)) : NULL;
+    return gpt_param_copies(&g->config, id) ? ctx_host_copy(g->ctx, gpt_param(g, id, l)) : NULL;
 }
 
 static void param_row_copy(struct gpt *g, float *to, enum param_id id, int64_t row) {
@@ -154,7 +147,7 @@ static void read_next(struct inspection *x, int64_t t, const float *logits) {
 
 /* Reads A_LOGITS as the lens after `depth` layers. */
 static void read_logits(struct inspection *x, struct gpt *g, int64_t depth) {
-    float *logits = host_copy(g, gpt_act(g, A_LOGITS, 0));
+    float *logits = ctx_host_copy(g->ctx, gpt_act(g, A_LOGITS, 0));
     int64_t Vp = gpt_padded_vocab(&g->config);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t t = 0; t < x->T; t++) {
@@ -239,7 +232,8 @@ static void embedding_effects(struct inspection *x, struct gpt *g, const float *
 
 /* Queries, keys and values stand side by side in a row of A_QKV. */
 static void split_heads(struct inspection *x, struct gpt *g, int64_t l) {
-    float *qkv = host_copy(g, gpt_act(g, A_QKV, l)), *lse = host_copy(g, gpt_act(g, A_LSE, l));
+    float *qkv = ctx_host_copy(g->ctx, gpt_act(g, A_QKV, l)),
+          *lse = ctx_host_copy(g->ctx, gpt_act(g, A_LSE, l));
     int64_t Q = x->NH * x->HS, KV = x->NKV * x->HS;
     for (int64_t t = 0; t < x->T; t++) {
         const float *row = qkv + t * (Q + 2 * KV);
@@ -289,9 +283,10 @@ static void forget_heads_off(struct inspection *x, const struct gpt *g, int64_t 
 static void layer_effects(struct inspection *x, struct gpt *g, int64_t l, const float *proj_bias,
                           const float *direction) {
     int64_t C = x->C, HS = x->HS;
-    float *in = host_copy(g, l ? gpt_act(g, A_RESID_OUT, l - 1) : gpt_act(g, A_EMBED, 0));
-    float *mid = host_copy(g, gpt_act(g, A_RESID_MID, l)), *out = host_copy(g, gpt_act(g, A_RESID_OUT, l));
-    float *attn = host_copy(g, gpt_act(g, A_ATTN, l));
+    float *in = ctx_host_copy(g->ctx, l ? gpt_act(g, A_RESID_OUT, l - 1) : gpt_act(g, A_EMBED, 0));
+    float *mid = ctx_host_copy(g->ctx, gpt_act(g, A_RESID_MID, l)),
+          *out = ctx_host_copy(g->ctx, gpt_act(g, A_RESID_OUT, l));
+    float *attn = ctx_host_copy(g->ctx, gpt_act(g, A_ATTN, l));
     for (int64_t t = 0; t < x->T; t++) {
         int64_t at = l * x->T + t, row = t * C;
         const float *d = direction + row;
@@ -354,7 +349,7 @@ void inspect(struct inspection *x, struct gpt *g, const int32_t *tokens, int64_t
     gpt_set_batch(g, tokens, NULL);
     ablate(g, ablation);
     gpt_forward(g, 0, x->T);
-    x->rstd = host_copy(g, gpt_act(g, A_LNF_RSTD, 0));
+    x->rstd = ctx_host_copy(g->ctx, gpt_act(g, A_LNF_RSTD, 0));
     read_lenses(x, g);
     float *direction = logit_directions(x, g);
     embedding_effects(x, g, direction);

@@ -35,8 +35,8 @@ struct inspection {
     int32_t *tokens, *target;        /* (T) */
     const struct ablation *ablation; /* what the model was without; NULL: nothing */
     /* Attention, per layer. Query head h reads key and value head h*NKV/NH. With rotary positions q and k
-     * are the rotated ones. P[t,s] = exp(q[t].k[s]/sqrt(HS) - lse[t]), and 0
-     * where an edge is cut; of a head that is off, `value_norm` and `write` are 0. */
+     * are the rotated ones. P[t,s] = exp(q[t].k[s]/sqrt(HS) - lse[t]), and 0 where an edge is cut; of a head
+     * that is off, `value_norm` and `write` are 0. */
     float *q;          /* (L,T,NH,HS) */
     float *k, *v;      /* (L,T,NKV,HS) */
     float *lse;        /* (L,NH,T) */
@@ -74,8 +74,8 @@ struct inspection {
 void inspect_create(struct gpt *gpt, struct ctx *ctx, const struct gpt *from, int64_t T);
 
 /* Runs the model on gpt->options.T tokens, without what `ablation` takes away (NULL: nothing; it must outlive
- * *x), and fills *x. Tokens at or above `V` are not predicted
- * (sampler.h). `temperature` (count), in increasing order, is copied. The caller frees. */
+ * *x), and fills *x. Tokens at or above `V` are not predicted (sampler.h). `temperature` (count), in
+ * increasing order, is copied. The caller frees. */
 void inspect(struct inspection *x, struct gpt *gpt, const int32_t *tokens, int64_t V,
              const double *temperature, int64_t count, const struct ablation *ablation);
 void inspection_free(struct inspection *x);

@@ -169,3 +169,9 @@ void ctx_download_f32(struct ctx *ctx, float *dst, const struct tensor *t) {
     }
     free(piece);
 }
+
+float *ctx_host_copy(struct ctx *ctx, struct tensor t) {
+    float *copy = (float *)xmalloc((size_t)tensor_count(&t) * sizeof *copy);
+    ctx_download_f32(ctx, copy, &t);
+    return copy;
+}

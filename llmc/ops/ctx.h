@@ -88,6 +88,7 @@ void ctx_download(struct ctx *ctx, void *dst, const void *src, int64_t bytes);
 /* The same between fp32 on the host and an fp32 or bf16 tensor; the host converts. */
 void ctx_upload_f32(struct ctx *ctx, struct tensor *t, const float *src);
 void ctx_download_f32(struct ctx *ctx, float *dst, const struct tensor *t);
+float *ctx_host_copy(struct ctx *ctx, struct tensor t); /* fp32; the caller frees */
 
 #ifdef __cplusplus
 }

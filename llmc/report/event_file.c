@@ -1,6 +1,6 @@
-/* Protobuf by hand: a field is a key, number * 8 + kind, and its value; kinds are 0 (an integer, 7 bits a byte),
- * 1 (8 bytes), 2 (a length and so many bytes), 5 (4 bytes). A message inside another is its bytes as kind 2, so
- * messages are built from the inside. */
+/* Protobuf by hand: a field is a key, number * 8 + kind, and its value; kinds are 0 (an integer, 7 bits a
+ * byte), 1 (8 bytes), 2 (a length and so many bytes), 5 (4 bytes). A message inside another is its bytes as
+ * kind 2, so messages are built from the inside. */
 #include "llmc/report/event_file.h"
 
 #include <errno.h>

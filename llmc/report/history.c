@@ -220,8 +220,8 @@ static bool same_tail(const struct history_file *f) {
            memcmp(now, f->tail + sizeof f->tail - n, n) == 0;
 }
 
-/* Whether what has been read of the file is still its beginning. Opens the file if it is a new one. Of a run that
- * is not `there` any more, what has been read stays. */
+/* Whether what has been read of the file is still its beginning. Opens the file if it is a new one. Of a run
+ * that is not there any more, what has been read stays. */
 static bool file_goes_on(struct history_file *f, const char *path, bool there) {
     struct stat st;
     bool exists = stat(path, &st) == 0 && S_ISREG(st.st_mode);

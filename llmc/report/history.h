@@ -72,9 +72,9 @@ double history_time(const struct history *h, double step);
 /* The step at that time: its inverse. */
 double history_step_at(const struct history *h, double seconds);
 
-/* A stretch of a series as at most about `wanted` points. A point stands for `rows` rows that follow each other; its
- * step is that of the last. The mean of a rate (tokens/s, MFU) is all the work over all the time, the harmonic mean.
- * NAN where no row has a number. */
+/* A stretch of a series as at most about `wanted` points. A point stands for `rows` rows that follow each
+ * other; its step is that of the last. The mean of a rate (tokens/s, MFU) is all the work over all the time,
+ * the harmonic mean. NAN where no row has a number. */
 struct history_points {
     int64_t count;
     int64_t *step, *rows;

@@ -50,8 +50,8 @@ struct http_options {
     const char *address; /* numeric */
     int64_t port;        /* the first that is tried; 0: any */
     bool token;          /* ask for the token on loopback, too, where others may have accounts */
-    /* "watch.html", the answer to "/". It and its parts, "/page.css" and the like (report/page.h), hold no data and
-     * need no token. */
+    /* "watch.html", the answer to "/". It and its parts, "/page.css" and the like (report/page.h), hold no
+     * data and need no token. */
     const char *page;
     http_handle_fn *handle;
     void *user;

@@ -107,8 +107,8 @@ struct story_source {
 struct story_trace {
     double log_probability; /* of the choices made */
     int sentences, references;
-    /* Called, if not NULL, for each line taken, for each reference and for each entry of a list that is chosen;
-     * these two begin at byte `offset`. */
+    /* Called, if not NULL, for each line taken, each reference, and each entry of a list that is chosen;
+     * `offset` is the byte where the latter two begin. */
     void (*line)(void *context, const struct story_line *line);
     void (*reference)(void *context, int64_t offset, const struct story_item *item, int row);
     void (*choice)(void *context, int64_t offset, const struct story_item *item, int row);
