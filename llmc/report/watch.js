@@ -179,13 +179,12 @@ function drawRuns() {
   if (focus && focus.startsWith('show ')) for (const box of $('runs').querySelectorAll('input')) if (box.getAttribute('aria-label') === focus) box.focus();
 }
 function drawSamples() {
-  const open = new Set([...$('samples').querySelectorAll('details')].filter(d => d.open !== d.dataset.first).map(d => d.dataset.key));
-  const shut = new Set([...$('samples').querySelectorAll('details')].filter(d => !d.open).map(d => d.dataset.key));
+  const wasOpen = new Map([...$('samples').querySelectorAll('details')].map(d => [d.dataset.key, d.open]));
   const columns = state.runs.map((run, i) => ({run, i})).filter(({run, i}) => run.samples.length && !view.hidden.has(i)).map(({run, i}) => {
     const list = [...run.samples].reverse().map((sample, n) => {
       const key = `${i}:${sample.step}`, d = element('details', {'data-key': key}, element('summary', {}, `step ${sample.step}`),
         element('p', {class: 'text'}, sample.text));
-      d.open = open.has(key) || (n === 0 && !shut.has(key));
+      d.open = wasOpen.get(key) ?? n === 0;
       return d;
     });
     return element('div', {}, element('h3', {}, element('span', {class: 'swatch', style: `background:${colour(i)}`}), run.name), ...list);

@@ -551,8 +551,12 @@ static void the_page_follows_a_run(void **state) {
     double seconds = browser_wait(10, "charts.get('loss').x.to === 120");
     if (seconds > 2.0) fail_msg("the page shows new rows after %.1f s", seconds);
     compare_with_file("a", "a");
-    put_text("a/samples.jsonl", "{\"step\":120,\"text\":\"quite new\"}\n");
+    FILE *samples = open_log("a", "samples.jsonl", "w"); /* what was shut stays shut, and the newest is open */
+    fputs("{\"step\":50,\"text\":\"Once upon\"}\n{\"step\":120,\"text\":\"quite new\"}\n", samples);
+    fclose(samples);
     browser_wait(5, "$('samples').innerText.includes('quite new')");
+    assert_true(browser_number("document.querySelectorAll('#samples details').length") == 2);
+    assert_true(browser_number("document.querySelectorAll('#samples details[open]').length") == 1);
     assert_true(remove_tree(in_scratch("a")));
     browser_wait(5, "document.querySelector('.state.gone')");
     stop_server();
