@@ -3,7 +3,8 @@
  * or a key asks for: a place on the x-axis to read values at, or a stretch of it to look at closely.
  *
  *   const chart = new Chart(parent, {title, format, onCursor(x), onZoom(from, to)});
- *   chart.draw({x: {from, to, log, format}, y: {log}, lines: [{name, colour, dash, x, y, low, high, faint, marks}],
+ *   chart.draw({x: {from, to, log, format}, y: {log},
+ *               lines: [{name, colour, dash, x, y, low, high, faint, marks}],
  *               levels: [{y, name, colour}]});
  *   chart.cursor(x);
  */
@@ -14,7 +15,8 @@ const DASHES = ['', '7 3', '2 3'];
 function ticks(low, high, n) {
   const raw = (high - low) / Math.max(1, n), power = 10 ** Math.floor(Math.log10(raw)), list = [];
   const step = [1, 2, 2.5, 5, 10].map(m => m * power).find(s => s >= raw * 0.999) || power;
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step && list.length < 50; i++) list.push(Number((i * step).toPrecision(12)));
+  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + 1e-9 * step && list.length < 50; i++)
+    list.push(Number((i * step).toPrecision(12)));
   return list;
 }
 function logTicks(low, high, n) {
@@ -30,14 +32,19 @@ function logTicks(low, high, n) {
 /* The range that the lines fill. */
 function rangeOf(lines, levels, log) {
   let low = Infinity, high = -Infinity;
-  const take = v => { if (known(v) && (!log || v > 0)) { low = Math.min(low, v); high = Math.max(high, v); } };
+  const take = v => {
+    if (!known(v) || (log && v <= 0)) return;
+    low = Math.min(low, v);
+    high = Math.max(high, v);
+  };
   for (const line of lines) {
     line.y.forEach(take);
     if (line.low) { line.low.forEach(take); line.high.forEach(take); }
   }
   for (const level of levels) take(level.y);
   if (low > high) return null;
-  if (high - low <= 1e-9 * Math.abs(high)) return log ? [low / 2, high * 2] : [low - (Math.abs(low) || 1) * 0.1, high + (Math.abs(high) || 1) * 0.1];
+  if (high - low <= 1e-9 * Math.abs(high))
+    return log ? [low / 2, high * 2] : [low - (Math.abs(low) || 1) * 0.1, high + (Math.abs(high) || 1) * 0.1];
   if (log) { const room = (high / low) ** 0.04; return [low / room, high * room]; }
   const room = (high - low) * 0.04;
   return [low >= 0 && low - room < 0 ? 0 : low - room, high + room];
@@ -97,7 +104,8 @@ class Chart {
     if (move) this.onCursor(this.next(at, move));
     else if (event.key === 'Home') this.onCursor(from);
     else if (event.key === 'End') this.onCursor(to);
-    else if (pan) this.onZoom(this.xAt(this.left + pan * this.wide), this.xAt(this.left + (1 + pan) * this.wide));
+    else if (pan)
+      this.onZoom(this.xAt(this.left + pan * this.wide), this.xAt(this.left + (1 + pan) * this.wide));
     else if (zoom) {
       const left = share - (share - this.left) * zoom, right = share + (this.left + this.wide - share) * zoom;
       this.onZoom(this.xAt(left), this.xAt(right));
@@ -131,7 +139,8 @@ class Chart {
   }
 
   draw({x, y, lines, levels}) {
-    const p = this.picture, width = Math.max(160, p.clientWidth || this.box.clientWidth || 320), height = this.height;
+    const p = this.picture, width = Math.max(160, p.clientWidth || this.box.clientWidth || 320),
+        height = this.height;
     this.lines = lines.filter(line => line.x.length);
     this.levels = (levels || []).filter(level => known(level.y));
     this.logY = y && y.log;
@@ -141,7 +150,8 @@ class Chart {
     p.setAttribute('height', height);
     Object.assign(this, {left: 56, top: 8, wide: width - 56 - 12, high: height - 8 - 24});
     if (!this.range || !this.x) {
-      p.replaceChildren(svg('text', {x: width / 2, y: height / 2, 'text-anchor': 'middle', class: 'tick'}, 'nothing logged yet'));
+      p.replaceChildren(svg('text', {x: width / 2, y: height / 2, 'text-anchor': 'middle', class: 'tick'},
+          'nothing logged yet'));
       this.cursorParts = null;
       return;
     }
@@ -156,17 +166,21 @@ class Chart {
     for (const t of x.log ? logTicks(x.from, x.to, many) : (x.ticks || ticks)(x.from, x.to, many)) {
       const at = this.placeAt(t);
       if (at < this.left - 1 || at > this.left + this.wide + 1) continue;
-      parts.push(svg('line', {x1: at, x2: at, y1: this.top + this.high, y2: this.top + this.high + 4, class: 'grid'}),
-        svg('text', {x: Math.min(at, width - 18), y: height - 8, 'text-anchor': 'middle', class: 'tick'}, x.format(t)));
+      parts.push(svg('line', {x1: at, x2: at, y1: this.top + this.high, y2: this.top + this.high + 4,
+          class: 'grid'}),
+        svg('text', {x: Math.min(at, width - 18), y: height - 8, 'text-anchor': 'middle', class: 'tick'},
+            x.format(t)));
     }
     const frame = [this.left, this.top - 4, this.wide, this.high + 8]; /* what is outside is cut off */
-    const curves = svg('svg', {x: frame[0], y: frame[1], width: frame[2], height: frame[3], viewBox: frame.join(' '), class: 'frame'});
+    const curves = svg('svg', {x: frame[0], y: frame[1], width: frame[2], height: frame[3],
+        viewBox: frame.join(' '), class: 'frame'});
     for (const line of this.lines) curves.append(...this.curve(line));
     parts.push(curves);
     for (const level of this.levels) {
       const at = this.yPlace(level.y);
       if (!(at > this.top - 1 && at < this.top + this.high + 1)) continue;
-      parts.push(svg('line', {x1: this.left, x2: this.left + this.wide, y1: at, y2: at, class: 'level', style: `stroke:${level.colour}`}),
+      parts.push(svg('line', {x1: this.left, x2: this.left + this.wide, y1: at, y2: at, class: 'level',
+          style: `stroke:${level.colour}`}),
         svg('text', {x: this.left + 3, y: at - 5, class: 'tick'}, level.name));
     }
     this.cursorParts = svg('g', {class: 'cursor'});
@@ -176,14 +190,17 @@ class Chart {
   }
 
   curve(line) {
-    const parts = [], style = `stroke:${line.colour}`, place = i => [this.placeAt(line.x[i]), this.yPlace(line.y[i])];
-    const shown = i => known(line.x[i]) && known(line.y[i]) && (!this.logY || line.y[i] > 0) && (!this.x.log || line.x[i] > 0);
+    const parts = [], style = `stroke:${line.colour}`,
+        place = i => [this.placeAt(line.x[i]), this.yPlace(line.y[i])];
+    const shown = i => known(line.x[i]) && known(line.y[i]) && (!this.logY || line.y[i] > 0) &&
+        (!this.x.log || line.x[i] > 0);
     let d = '', pen = false, marks = '';
     for (let i = 0; i < line.x.length; i++) {
       if (!shown(i)) { pen = false; continue; }
       const [a, b] = place(i), text = `${a.toFixed(1)} ${b.toFixed(1)}`;
       d += (pen ? 'L' : 'M') + text;
-      if (!pen && !(i + 1 < line.x.length && shown(i + 1))) marks += `M${text}h0`; /* a point without neighbours */
+      if (!pen && !(i + 1 < line.x.length && shown(i + 1)))
+        marks += `M${text}h0`; /* a point without neighbours */
       if (line.marks) marks += `M${text}h0`;
       pen = true;
     }
@@ -195,9 +212,12 @@ class Chart {
         up.push(`${a} ${this.yPlace(line.high[i]).toFixed(1)}`);
         down.unshift(`${a} ${this.yPlace(line.low[i]).toFixed(1)}`);
       }
-      if (up.length > 1) parts.push(svg('path', {d: `M${up.join('L')}L${down.join('L')}Z`, class: 'band', style: `fill:${line.colour}`}));
+      if (up.length > 1)
+        parts.push(svg('path', {d: `M${up.join('L')}L${down.join('L')}Z`, class: 'band',
+          style: `fill:${line.colour}`}));
     }
-    parts.push(svg('path', {d, class: 'line' + (line.faint ? ' faint' : ''), style, 'stroke-dasharray': line.dash || ''}));
+    parts.push(svg('path', {d, class: 'line' + (line.faint ? ' faint' : ''), style,
+        'stroke-dasharray': line.dash || ''}));
     if (marks) parts.push(svg('path', {d: marks, class: 'mark', style}));
     return parts;
   }
@@ -227,10 +247,14 @@ class Chart {
       if (line.faint) continue;
       const i = inside ? this.nearest(line, x) : line.x.length - 1;
       if (!known(line.y[i])) continue;
-      text.push(element('span', {class: 'value', 'data-line': line.name}, element('i', {style: `background:${line.colour}`}),
+      text.push(element('span', {class: 'value', 'data-line': line.name},
+          element('i', {style: `background:${line.colour}`}),
         `${line.name} `, element('b', {}, this.format(line.y[i])),
-        line.low && line.low[i] !== line.high[i] ? element('span', {class: 'dim'}, ` ${this.format(line.low[i])}\u2026${this.format(line.high[i])}`) : ''));
-      if (inside && (!this.logY || line.y[i] > 0)) parts.push(svg('circle', {cx: this.placeAt(line.x[i]), cy: this.yPlace(line.y[i]), r: 3.5, style: `fill:${line.colour}`}));
+        line.low && line.low[i] !== line.high[i] ? element('span', {class: 'dim'},
+            ` ${this.format(line.low[i])}\u2026${this.format(line.high[i])}`) : ''));
+      if (inside && (!this.logY || line.y[i] > 0))
+        parts.push(svg('circle', {cx: this.placeAt(line.x[i]), cy: this.yPlace(line.y[i]), r: 3.5,
+          style: `fill:${line.colour}`}));
     }
     if (inside) {
       const at = this.placeAt(x);

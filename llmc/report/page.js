@@ -7,7 +7,8 @@ function element(tag, attributes, ...children) {
   for (const [key, value] of Object.entries(attributes || {})) {
     if (key === 'style') e.style.cssText = value;
     else if (key.startsWith('on')) e[key] = value;
-    else if (value !== null && value !== undefined && value !== false) e.setAttribute(key, value === true ? '' : value);
+    else if (value !== null && value !== undefined && value !== false)
+      e.setAttribute(key, value === true ? '' : value);
   }
   e.append(...children);
   return e;
@@ -22,7 +23,8 @@ function svg(tag, attributes, ...children) {
   return e;
 }
 /* Control characters become their pictures. */
-const visible = text => text.replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029]/g, c => c === '\n' ? '\u23ce' : c === '\t' ? '\u21e5'
+const visible = text => text.replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029]/g,
+    c => c === '\n' ? '\u23ce' : c === '\t' ? '\u21e5'
   : c.charCodeAt(0) < 32 ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : '\ufffd');
 
 /* --- numbers --- */
@@ -32,15 +34,18 @@ const fixed = (x, digits) => (Number(x.toFixed(digits)) < 0 ? '\u2212' : '') + M
 function count(x) {
   if (!known(x)) return '\u2013';
   const steps = [[1e15, 'P'], [1e12, 'T'], [1e9, 'G'], [1e6, 'M'], [1e4, 'k', 1e3]];
-  for (const [from, name, by] of steps) if (Math.abs(x) >= from) return String(Number((x / (by || from)).toPrecision(4))) + name;
+  for (const [from, name, by] of steps) if (Math.abs(x) >= from)
+    return String(Number((x / (by || from)).toPrecision(4))) + name;
   return String(Number(x.toPrecision(4)));
 }
 /* Any number in few characters. */
 function short(x) {
   if (!known(x)) return '\u2013';
   const a = Math.abs(x);
-  if (a !== 0 && (a < 1e-3 || a >= 1e7)) return x.toExponential(2).replace('e+', 'e').replace('-', '\u2212').replace('e-', 'e\u2212');
-  return (x < 0 ? '\u2212' : '') + (a >= 1000 ? String(Math.round(a * 10) / 10) : String(Number(a.toPrecision(5))));
+  if (a !== 0 && (a < 1e-3 || a >= 1e7))
+    return x.toExponential(2).replace('e+', 'e').replace('-', '\u2212').replace('e-', 'e\u2212');
+  return (x < 0 ? '\u2212' : '') + (a >= 1000 ? String(Math.round(a * 10) / 10)
+      : String(Number(a.toPrecision(5))));
 }
 function duration(s) {
   if (!known(s)) return '\u2013';
@@ -69,7 +74,8 @@ function setAddress(values) {
 }
 async function ask(path, body) {
   const headers = address.has('token') ? {Authorization: 'Bearer ' + address.get('token')} : {};
-  const answer = await fetch(path, body === undefined ? {headers} : {headers, method: 'POST', body: JSON.stringify(body)});
+  const answer = await fetch(path, body === undefined ? {headers}
+      : {headers, method: 'POST', body: JSON.stringify(body)});
   if (!answer.ok) throw new Error(await answer.text());
   return answer.json();
 }

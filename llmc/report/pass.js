@@ -1,7 +1,7 @@
 'use strict';
-/* One pass of the model over a text: what the program hands out of it, facts and arrays of numbers, and what follows
- * from these, as llmc/model/inspect.h has the formulas. An array, or one layer of one, is unpacked when it is first
- * wanted. */
+/* One pass of the model over a text: what the program hands out of it, facts and arrays of numbers, and what
+ * follows from these, as llmc/model/inspect.h has the formulas. An array, or one layer of one, is unpacked when
+ * it is first wanted. */
 function unpack(kind, text) {
   const chars = atob(text), bytes = new Uint8Array(chars.length);
   for (let i = 0; i < chars.length; i++) bytes[i] = chars.charCodeAt(i);
@@ -60,10 +60,12 @@ function queryKey(l, h, t, s, each) {
   return sum;
 }
 const lse = (l, h, t) => array('lse', l)[h * T + t];
-const share = (l, h, t, s) => s > t || isCut(l, h, t, s) ? 0 : Math.exp(queryKey(l, h, t, s) / Math.sqrt(HS) - lse(l, h, t));
+const share = (l, h, t, s) => s > t || isCut(l, h, t, s) ? 0
+    : Math.exp(queryKey(l, h, t, s) / Math.sqrt(HS) - lse(l, h, t));
 /* Row t of a head's attention, into out[at], out[at + 1] ... */
 function fillRow(out, at, l, h, t) {
-  const q = array('q', l), k = array('k', l), qi = (t * NH + h) * HS, scale = 1 / Math.sqrt(HS), z = lse(l, h, t);
+  const q = array('q', l), k = array('k', l), qi = (t * NH + h) * HS, scale = 1 / Math.sqrt(HS),
+      z = lse(l, h, t);
   for (let s = 0, ki = keyHead(h) * HS; s <= t; s++, ki += NKV * HS) {
     let sum = 0;
     for (let i = 0; i < HS; i++) sum += q[qi + i] * k[ki + i];

@@ -1,7 +1,7 @@
 'use strict';
-/* The page of a pass: the text with the attention of one token, all heads, the matrix of one, how a score and an effect
- * come about, the residual stream, the next token. A token, a head and a source are chosen; everything is drawn from
- * them. */
+/* The page of a pass: the text with the attention of one token, all heads, the matrix of one, how a score and
+ * an effect come about, the residual stream, the next token. A token, a head and a source are chosen; everything
+ * is drawn from them. */
 
 /* --- state; the part of the address behind # --- */
 const state = {t: 0, l: 0, h: 0, s: 0, all: false, sort: 'attention'};
@@ -32,7 +32,8 @@ const writeAddress = () => setAddress({t: state.t, l: state.l, h: state.h, s: st
 function choose(changes) {
   const before = {...state};
   Object.assign(state, changes);
-  if (!('s' in changes) && (state.t !== before.t || state.l !== before.l || state.h !== before.h)) state.s = strongest();
+  if (!('s' in changes) && (state.t !== before.t || state.l !== before.l || state.h !== before.h))
+    state.s = strongest();
   writeAddress();
   draw();
 }
@@ -43,12 +44,14 @@ const word = id => vocabulary[id] ?? '#' + id;
 const named = id => visible(word(id)).replace(/ /g, '\u2423') || '(empty)';
 const quoted = id => `\u201c${named(id)}\u201d`;
 const signed = x => (x < 0 ? '\u2212' : '+') + Math.abs(x).toFixed(3);
-const percent = p => p >= 0.9995 && p < 1 ? '> 99.9 %' : p > 0 && p < 0.0005 ? '< 0.1 %' : (100 * p).toFixed(1) + ' %';
+const percent = p => p >= 0.9995 && p < 1 ? '> 99.9 %' : p > 0 && p < 0.0005 ? '< 0.1 %'
+    : (100 * p).toFixed(1) + ' %';
 
 let shades = [], pixels; /* 256 colours, as numbers and as pixels */
 function makeShades() {
   const style = getComputedStyle(document.documentElement);
-  const [low, mid, high] = ['--low', '--mid', '--high'].map(n => style.getPropertyValue(n).trim().split(' ').map(Number));
+  const [low, mid, high] = ['--low', '--mid', '--high']
+      .map(n => style.getPropertyValue(n).trim().split(' ').map(Number));
   shades = Array.from({length: 256}, (_, i) => {
     const x = Math.sqrt(i / 255), [a, b, f] = x < 0.5 ? [low, mid, 2 * x] : [mid, high, 2 * x - 1];
     return a.map((from, c) => Math.round(from + (b[c] - from) * f));
@@ -67,7 +70,8 @@ function fillImage(canvas, width, height, values) {
   canvas.height = height;
   const context = canvas.getContext('2d'), image = context.createImageData(width, height);
   const out = new Uint32Array(image.data.buffer);
-  for (let i = 0; i < out.length; i++) out[i] = pixels[Math.max(0, Math.min(255, Math.round(255 * values[i])))];
+  for (let i = 0; i < out.length; i++)
+    out[i] = pixels[Math.max(0, Math.min(255, Math.round(255 * values[i])))];
   context.putImageData(image, 0, 0);
 }
 
@@ -103,7 +107,8 @@ function drawLines(t, p) {
   const lines = $('lines'), frame = $('tokens').getBoundingClientRect();
   const top = e => { const r = e.getClientRects()[0] || e.getBoundingClientRect();
     return [r.left + r.width / 2 - frame.left, r.top - frame.top + 2]; };
-  const strong = Array.from(p.keys()).filter(s => s < t && p[s] >= 0.03).sort((a, b) => p[b] - p[a]).slice(0, 12);
+  const strong = Array.from(p.keys()).filter(s => s < t && p[s] >= 0.03)
+      .sort((a, b) => p[b] - p[a]).slice(0, 12);
   const [x1, y1] = top(chips[t]);
   lines.replaceChildren(...strong.map(s => {
     const [x2, y2] = top(chips[s]), lift = Math.min(26, 8 + Math.abs(x1 - x2) / 14);
@@ -157,13 +162,16 @@ function buildHeads() {
   for (let l = 0; l < L; l++) {
     grid.append(element('span', {class: 'label'}, String(l)));
     for (let h = 0; h < NH; h++) {
-      const canvas = element('canvas', {class: 'square', width: 1, height: 1}), strip = element('canvas', {class: 'row'});
+      const canvas = element('canvas', {class: 'square', width: 1, height: 1}),
+          strip = element('canvas', {class: 'row'});
       const mark = element('span', {class: 'mark'});
-      const button = element('button', {'data-index': l * NH + h, 'aria-label': `layer ${l}, head ${h}`, tabindex: -1},
+      const button = element('button', {'data-index': l * NH + h, 'aria-label': `layer ${l}, head ${h}`,
+          tabindex: -1},
         canvas, mark, strip);
       button.onclick = () => choose({l, h});
       button.onkeydown = event => {
-        const [dl, dh] = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[event.key] || [0, 0];
+        const [dl, dh] = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0],
+            ArrowDown: [1, 0]}[event.key] || [0, 0];
         if (!dl && !dh || l + dl < 0 || l + dl >= L || h + dh < 0 || h + dh >= NH) return;
         event.preventDefault();
         choose({l: l + dl, h: h + dh});
@@ -194,7 +202,8 @@ function drawHeads() {
     button.classList.toggle('off', isOff(l, h));
     button.setAttribute('aria-pressed', is);
     button.tabIndex = is ? 0 : -1;
-    button.title = `layer ${l}, head ${h}: ${signed(headEffect(l, h, state.t))} to the logit of ${quoted(target[state.t])}`;
+    button.title = `layer ${l}, head ${h}: ${signed(headEffect(l, h, state.t))} ` +
+      `to the logit of ${quoted(target[state.t])}`;
   }
 }
 
@@ -203,7 +212,8 @@ const matrix = {};
 function drawMatrix() {
   const canvas = $('matrix'), room = canvas.parentElement.clientWidth, gutter = Math.min(92, room / 4);
   const labels = T <= 30 || (room - gutter - 2) / T >= 10, left = labels ? gutter : 0, top = labels ? 74 : 0;
-  const cell = labels ? Math.max(T <= 30 ? 12 : 10, Math.min(26, Math.floor((room - left - 2) / T))) : Math.max(2, Math.floor(room / T));
+  const cell = labels ? Math.max(T <= 30 ? 12 : 10, Math.min(26, Math.floor((room - left - 2) / T)))
+      : Math.max(2, Math.floor(room / T));
   const ratio = window.devicePixelRatio || 1, width = left + T * cell + 1, height = top + T * cell + 1;
   Object.assign(matrix, {left, top, cell});
   canvas.width = Math.round(width * ratio);
@@ -280,7 +290,11 @@ function drawSources() {
     position: (a, b) => a - b}[state.sort];
   all.sort(by);
   const list = state.all ? all : all.slice(0, shownAtOnce);
-  const products = list.map(s => { const x = []; queryKey(l, h, t, s, (i, product) => x.push(product)); return x; });
+  const products = list.map(s => {
+    const x = [];
+    queryKey(l, h, t, s, (i, product) => x.push(product));
+    return x;
+  });
   const largest = Math.max(1e-9, ...products.map(x => Math.max(...x.map(Math.abs))));
   const canvases = [];
   const rows = list.map((s, n) => {
@@ -296,8 +310,10 @@ function drawSources() {
     e.onclick = () => choose({s});
     return e;
   });
-  const total = element('tr', {}, element('td', {class: 'dim'}, `all ${t + 1}`), element('td', {class: 'wide'}),
-    element('td', {class: 'wide'}), element('td', {class: 'middle'}), element('td', {}, fixed(100 * all.reduce((a, s) => a + p[s], 0), 1) + ' %'),
+  const total = element('tr', {}, element('td', {class: 'dim'}, `all ${t + 1}`),
+      element('td', {class: 'wide'}),
+    element('td', {class: 'wide'}), element('td', {class: 'middle'}),
+    element('td', {}, fixed(100 * all.reduce((a, s) => a + p[s], 0), 1) + ' %'),
     element('td', {}), element('td', {}, signed(effects.reduce((a, b) => a + b, 0))));
   $('sources').tBodies[0].replaceChildren(...rows, total);
   for (const [canvas, x] of canvases) drawProducts(canvas, x, largest);
@@ -305,16 +321,19 @@ function drawSources() {
   $('more').textContent = state.all ? `show ${shownAtOnce} only` : `show all ${t + 1}`;
 }
 function chart(label, values, describe) {
-  const largest = Math.max(1e-9, ...values.map(Math.abs)), picture = svg('svg', {viewBox: `0 -1 ${values.length} 2`,
+  const largest = Math.max(1e-9, ...values.map(Math.abs)),
+      picture = svg('svg', {viewBox: `0 -1 ${values.length} 2`,
     preserveAspectRatio: 'none', role: 'img', 'aria-label': label});
   picture.append(svg('line', {x1: 0, x2: values.length, y1: 0, y2: 0}));
   values.forEach((x, i) => {
     const size = Math.max(Math.abs(x) / largest, .004);
-    const bar = svg('rect', {x: i + .12, width: .76, y: x < 0 ? 0 : -size, height: size, class: x < 0 ? 'minus' : 'plus'});
+    const bar = svg('rect', {x: i + .12, width: .76, y: x < 0 ? 0 : -size, height: size,
+        class: x < 0 ? 'minus' : 'plus'});
     bar.append(svg('title', {}, `dimension ${i}: ${describe(i)}`));
     picture.append(bar);
   });
-  return element('div', {class: 'chart'}, element('span', {}, label, element('br'), element('span', {class: 'dim'},
+  return element('div', {class: 'chart'}, element('span', {}, label, element('br'),
+      element('span', {class: 'dim'},
     `up to ${largest.toFixed(2)}`)), picture);
 }
 function drawSteps() {
@@ -324,37 +343,46 @@ function drawSteps() {
   const times = (x, y, xy) => i => `${fixed(x[i], 3)} \u00d7 ${fixed(y[i], 3)} = ${fixed(xy[i], 3)}`;
   const score = sum / Math.sqrt(HS), z = lse(l, h, t), p = share(l, h, t, s), rstd = array('rstd')[t];
   $('score').replaceChildren(chart(`query of ${quoted(facts.tokens[t])}`, a, i => fixed(a[i], 3)),
-    chart(`key of ${quoted(facts.tokens[s])}`, b, i => fixed(b[i], 3)), chart('product', ab, times(a, b, ab)));
+    chart(`key of ${quoted(facts.tokens[s])}`, b, i => fixed(b[i], 3)),
+    chart('product', ab, times(a, b, ab)));
   $('formula').replaceChildren(`Sum of the products ${fixed(sum, 3)}, divided by \u221a${HS}: score `,
     element('b', {}, fixed(score, 3)), `. The softmax divides e`, element('sup', {}, 'score'),
-    t === 0 ? ' by itself, as there is no other token yet, e' : ` by the sum over all ${t + 1} tokens up to here, e`, element('sup', {}, fixed(z, 3)), `: attention e`,
+    t === 0 ? ' by itself, as there is no other token yet, e'
+        : ` by the sum over all ${t + 1} tokens up to here, e`, element('sup', {}, fixed(z, 3)),
+    `: attention e`,
     element('sup', {}, fixed(score - z, 3)), ' = ', element('b', {}, fixed(100 * p, 1) + ' %'),
     t + 2 < T ? `. The ${T - 1 - t} tokens behind are masked and get nothing.` :
       t + 1 < T ? '. The token behind is masked and gets nothing.' : '.');
   $('value').replaceChildren(chart(`value of ${quoted(facts.tokens[s])}`, v, i => fixed(v[i], 3)),
-    chart(`direction to ${quoted(target[t])}`, w, i => fixed(w[i], 3)), chart('product', vw, times(v, w, vw)));
-  $('effect').replaceChildren(`Sum of the products ${fixed(taken, 3)} \u00d7 attention ${p.toFixed(4)} \u00d7 scale of the last norm ` +
-    `${rstd.toFixed(4)} = effect on the logit `, element('b', {}, signed(rstd * p * taken)), '.');
+    chart(`direction to ${quoted(target[t])}`, w, i => fixed(w[i], 3)),
+    chart('product', vw, times(v, w, vw)));
+  $('effect').replaceChildren(`Sum of the products ${fixed(taken, 3)} \u00d7 attention ${p.toFixed(4)} ` +
+    `\u00d7 scale of the last norm ${rstd.toFixed(4)} = effect on the logit `, element('b', {}, signed(rstd * p * taken)), '.');
 }
 
 /* --- the residual stream --- */
 function drawStream() {
-  const t = state.t, N = 10, tokens = array('lens_token'), p = array('lens_p'), norms = array('norms'), rows = [];
+  const t = state.t, N = 10, tokens = array('lens_token'), p = array('lens_p'), norms = array('norms'),
+      rows = [];
   for (let depth = 0; depth <= L; depth++) {
     const at = depth * T + t, chipsOf = [];
     for (let i = 0; i < 6; i++) {
       if (p[at * N + i] === 0) continue;
-      const id = tokens[at * N + i], chip = element('span', {class: 'chip token' + (id === target[t] ? ' wanted' : '')},
+      const id = tokens[at * N + i], chip = element('span',
+          {class: 'chip token' + (id === target[t] ? ' wanted' : '')},
         named(id) + ' ', element('small', {}, percent(p[at * N + i])));
       paint(chip, p[at * N + i]);
       chipsOf.push(chip);
     }
     const l = depth - 1, n = (l * T + t) * 5;
-    const heads = l < 0 ? 0 : Array.from({length: NH}, (_, h) => headEffect(l, h, t)).reduce((a, b) => a + b, 0) +
+    const heads = l < 0 ? 0 :
+      Array.from({length: NH}, (_, h) => headEffect(l, h, t)).reduce((a, b) => a + b, 0) +
       array('bias_effect')[l * T + t];
     const added = l < 0 ? [element('span', {class: 'number'}, `length ${norms[t * 5].toFixed(2)}`)] : [
-      element('span', {class: 'number'}, `attention ${signed(heads)}, length ${norms[n + 1].toFixed(2)}`), element('br'),
-      element('span', {class: 'number'}, `MLP ${signed(array('mlp_effect')[l * T + t])}, length ${norms[n + 3].toFixed(2)}`)];
+      element('span', {class: 'number'}, `attention ${signed(heads)}, length ${norms[n + 1].toFixed(2)}`),
+      element('br'),
+      element('span', {class: 'number'},
+          `MLP ${signed(array('mlp_effect')[l * T + t])}, length ${norms[n + 3].toFixed(2)}`)];
     rows.push(element('div', {class: 'layer'},
       element('div', {}, element('span', {class: 'name'}, l < 0 ? 'embedding' : `layer ${l}`)),
       element('div', {}, element('div', {class: 'chips'}, ...chipsOf), element('span', {class: 'dim'},
@@ -375,13 +403,17 @@ function signedBar(x, largest) {
 }
 function drawParts() {
   const t = state.t, parts = [{name: `embedding of ${quoted(facts.tokens[t])}`, x: array('token_effect')[t]}];
-  if (model.positions === 'learned') parts.push({name: `embedding of position ${t}`, x: array('position_effect')[t]});
+  if (model.positions === 'learned')
+    parts.push({name: `embedding of position ${t}`, x: array('position_effect')[t]});
   for (let l = 0; l < L; l++) {
-    for (let h = 0; h < NH; h++) parts.push({name: `layer ${l}, head ${h}`, x: headEffect(l, h, t), head: {l, h}});
+    for (let h = 0; h < NH; h++)
+      parts.push({name: `layer ${l}, head ${h}`, x: headEffect(l, h, t), head: {l, h}});
     parts.push({name: `layer ${l}, MLP`, x: array('mlp_effect')[l * T + t]});
-    if (model.bias === 'on') parts.push({name: `layer ${l}, attention's bias`, x: array('bias_effect')[l * T + t]});
+    if (model.bias === 'on')
+      parts.push({name: `layer ${l}, attention's bias`, x: array('bias_effect')[l * T + t]});
   }
-  if (array('constant_effect')[t] !== 0) parts.push({name: "last norm's bias", x: array('constant_effect')[t]});
+  if (array('constant_effect')[t] !== 0)
+    parts.push({name: "last norm's bias", x: array('constant_effect')[t]});
   const sum = parts.reduce((a, part) => a + part.x, 0), count = parts.length;
   parts.sort((a, b) => Math.abs(b.x) - Math.abs(a.x));
   const list = parts.slice(0, 12), largest = Math.max(1e-9, Math.abs(list[0].x));
@@ -389,24 +421,29 @@ function drawParts() {
     part.head ? element('button', {class: 'name', onclick: () => choose(part.head)}, part.name)
               : element('span', {class: 'name'}, part.name),
     signedBar(part.x, largest), element('span', {class: 'number'}, signed(part.x))]));
-  $('sum').textContent = `All ${count} parts add up to ${fixed(sum, 4)}; the model's logit is ${fixed(array('target_logit')[t], 4)}.`;
+  $('sum').textContent = `All ${count} parts add up to ${fixed(sum, 4)}; ` +
+    `the model's logit is ${fixed(array('target_logit')[t], 4)}.`;
 }
 
 /* --- the next token --- */
 let topKs = [];
-const listTopKs = () => [0, ...new Set([1, 2, 3, 5, 10, 20, 40, 50, 100, 200, 500, 1000, sampling.top_k])].filter((k, i) => i === 0 || k > 0 && k <= K)
+const listTopKs = () => [0, ...new Set([1, 2, 3, 5, 10, 20, 40, 50, 100, 200, 500, 1000, sampling.top_k])]
+    .filter((k, i) => i === 0 || k > 0 && k <= K)
   .sort((a, b) => a - b);
 function buildSliders() {
   topKs = listTopKs();
-  const nearest = (list, x) => list.reduce((best, y, i) => Math.abs(y - x) < Math.abs(list[best] - x) ? i : best, 0);
+  const nearest = (list, x) =>
+    list.reduce((best, y, i) => Math.abs(y - x) < Math.abs(list[best] - x) ? i : best, 0);
   $('temperature').max = facts.temperatures.length;
-  $('temperature').value = sampling.temperature === 0 ? 0 : 1 + nearest(facts.temperatures, sampling.temperature);
+  $('temperature').value = sampling.temperature === 0 ? 0
+      : 1 + nearest(facts.temperatures, sampling.temperature);
   $('top-k').max = topKs.length - 1;
   $('top-k').value = topKs.indexOf(sampling.top_k) < 0 ? 0 : topKs.indexOf(sampling.top_k);
   $('top-p').value = Math.max(1, Math.round(100 * sampling.top_p));
   for (const id of ['temperature', 'top-k', 'top-p']) $(id).oninput = drawNext;
 }
-/* As llmc/model/sampler.c narrows the choice. `weights` are of the listed tokens, `rest` of all others together. */
+/* As llmc/model/sampler.c narrows the choice. `weights` are of the listed tokens, `rest` of all others
+ * together. */
 function narrow(weights, rest, k, p) {
   const V = vocabulary.length;
   const n = k > 0 ? Math.min(k, K) : K, listed = weights.slice(0, n).reduce((a, b) => a + b, 0);
@@ -414,12 +451,15 @@ function narrow(weights, rest, k, p) {
   if (p >= 1) return {kept: n, sum: total, exact: true, others: k === 0 && K < V};
   let sum = 0, kept = 0;
   while (kept < n && (kept === 0 || sum < p * total)) sum += weights[kept++];
-  return sum >= p * total || k > 0 ? {kept, sum, exact: true} : {kept, sum: p * total, exact: false, others: true};
+  return sum >= p * total || k > 0 ? {kept, sum, exact: true}
+      : {kept, sum: p * total, exact: false, others: true};
 }
 function drawNext() {
   const V = vocabulary.length;
-  const t = state.t, step = Number($('temperature').value), k = topKs[Number($('top-k').value)], p = Number($('top-p').value) / 100;
-  const tau = step === 0 ? 0 : facts.temperatures[step - 1], ids = array('next_token').subarray(t * K, t * K + K);
+  const t = state.t, step = Number($('temperature').value), k = topKs[Number($('top-k').value)],
+      p = Number($('top-p').value) / 100;
+  const tau = step === 0 ? 0 : facts.temperatures[step - 1],
+      ids = array('next_token').subarray(t * K, t * K + K);
   const logits = array('next_logit').subarray(t * K, t * K + K);
   $('temperature-value').textContent = tau === 0 ? '0 (the most probable)' : String(Number(tau.toFixed(3)));
   $('top-k-value').textContent = k === 0 ? 'all' : String(k);
@@ -495,8 +535,10 @@ function start(p) {
   state.t = T - 1;
   $('name').textContent = model.name || 'a model';
   $('shape').textContent = `${model.parameters.toLocaleString('en')} parameters: ${L} layers of ${NH} heads` +
-    (NKV < NH ? ` (${NKV} of keys and values)` : '') + ` with ${HS} dimensions each, a residual stream of ${model.channels}, ` +
-    `${vocabulary.length.toLocaleString('en')} tokens. Positions: ${model.positions}; norm: ${model.norm}; MLP: ${model.mlp} of ${model.ff}.` +
+    (NKV < NH ? ` (${NKV} of keys and values)` : '') +
+        ` with ${HS} dimensions each, a residual stream of ${model.channels}, ` +
+    `${vocabulary.length.toLocaleString('en')} tokens. Positions: ${model.positions}; ` +
+    `norm: ${model.norm}; MLP: ${model.mlp} of ${model.ff}.` +
     (facts.step >= 0 ? ` As it was after step ${facts.step}.` : '');
   document.title = `How ${model.name || 'a model'} reads a text`;
   $('layer').append(...options(L));

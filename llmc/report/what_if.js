@@ -2,7 +2,8 @@
 /* What if: other words, a head that is off, an edge that is cut, another checkpoint. A server runs the model
  * again; what it was before and what it is then stand side by side. */
 let whatIf = null; /* only on a server */
-const question = () => ({checkpoint: whatIf.checkpoint, ...(whatIf.text === null ? {} : {text: whatIf.text}), off: whatIf.off, cut: whatIf.cut});
+const question = () => ({checkpoint: whatIf.checkpoint, ...(whatIf.text === null ? {} : {text: whatIf.text}),
+    off: whatIf.off, cut: whatIf.cut});
 const changed = () => whatIf.off.length + whatIf.cut.length > 0 || whatIf.text !== whatIf.start;
 
 /* Asks again; of several questions in a row, only the last answer counts. */
@@ -12,7 +13,8 @@ async function askAgain(changes) {
   $('waiting').textContent = 'asking \u2026';
   try {
     if (!whatIf.before || 'checkpoint' in changes || 'start' in changes) {
-      const plain = {checkpoint: whatIf.checkpoint, ...(whatIf.start === null ? {} : {text: whatIf.start}), off: [], cut: []};
+      const plain = {checkpoint: whatIf.checkpoint, ...(whatIf.start === null ? {} : {text: whatIf.start}),
+          off: [], cut: []};
       const answer = await ask('look', plain);
       if (turn !== whatIf.turn) return;
       whatIf.before = passOfAnswer(answer);
@@ -30,7 +32,8 @@ async function askAgain(changes) {
     show(whatIf.after && whatIf.shows === 'after' ? whatIf.after : whatIf.before);
   } catch (e) {
     if (turn !== whatIf.turn) return;
-    Object.assign(whatIf, {off: old.off, cut: old.cut, text: old.text, start: old.start, checkpoint: old.checkpoint, after: old.after});
+    Object.assign(whatIf, {off: old.off, cut: old.cut, text: old.text, start: old.start,
+        checkpoint: old.checkpoint, after: old.after});
     $('waiting').textContent = e.message.trim();
     $('waiting').classList.add('wrong');
     drawWhatIf();
@@ -74,20 +77,29 @@ function lossOfText() {
 }
 /* Probabilities of the next token: of the listed ones, by token. */
 function nextOf(t) {
-  const ids = array('next_token').subarray(t * K, t * K + K), logits = array('next_logit').subarray(t * K, t * K + K);
-  const one = facts.temperatures.findIndex(x => Math.abs(x - 1) < 1e-9), weights = Array.from(logits, x => Math.exp(x - logits[0]));
-  const sum = weights.reduce((a, b) => a + b, 0) + (one < 0 ? 0 : array('next_rest')[t * facts.temperatures.length + one]);
+  const ids = array('next_token').subarray(t * K, t * K + K),
+      logits = array('next_logit').subarray(t * K, t * K + K);
+  const one = facts.temperatures.findIndex(x => Math.abs(x - 1) < 1e-9),
+      weights = Array.from(logits, x => Math.exp(x - logits[0]));
+  const sum = weights.reduce((a, b) => a + b, 0) +
+      (one < 0 ? 0 : array('next_rest')[t * facts.temperatures.length + one]);
   return new Map(weights.map((w, i) => [ids[i], w / sum]));
 }
-const pairsHead = () => [element('span', {}), element('span', {class: 'dim'}, 'before'), element('span', {}), element('span', {class: 'dim'}, 'after'), element('span', {})];
+const pairsHead = () => [element('span', {}), element('span', {class: 'dim'}, 'before'), element('span', {}),
+    element('span', {class: 'dim'}, 'after'), element('span', {})];
 function pairs(title, names, before, after) {
-  const bar = (x, kind) => element('span', {class: `track ${kind}`}, element('i', {style: `left:0;width:${100 * (x || 0)}%`}));
-  return element('div', {}, element('h3', {}, title), element('div', {class: 'pairs'}, ...pairsHead(), ...names.flatMap(({key, text}) => [
-    element('span', {class: 'name token'}, text), bar(before.get(key), 'was'), element('span', {class: 'number was', 'data-before': text}, percent(before.get(key) || 0)),
-    bar(after.get(key), 'is'), element('span', {class: 'number', 'data-after': text}, percent(after.get(key) || 0))])));
+  const bar = (x, kind) => element('span', {class: `track ${kind}`},
+      element('i', {style: `left:0;width:${100 * (x || 0)}%`}));
+  return element('div', {}, element('h3', {}, title),
+      element('div', {class: 'pairs'}, ...pairsHead(), ...names.flatMap(({key, text}) => [
+    element('span', {class: 'name token'}, text), bar(before.get(key), 'was'),
+    element('span', {class: 'number was', 'data-before': text}, percent(before.get(key) || 0)),
+    bar(after.get(key), 'is'), element('span', {class: 'number', 'data-after': text},
+        percent(after.get(key) || 0))])));
 }
 function largest(before, after, n) {
-  const keys = [...new Set([...before.keys(), ...after.keys()])], size = key => Math.max(before.get(key) || 0, after.get(key) || 0);
+  const keys = [...new Set([...before.keys(), ...after.keys()])],
+      size = key => Math.max(before.get(key) || 0, after.get(key) || 0);
   return keys.sort((a, b) => size(b) - size(a)).slice(0, n);
 }
 function drawComparison() {
@@ -95,21 +107,32 @@ function drawComparison() {
   $('compare').hidden = !after;
   if (!after) return;
   const fromEnd = T - 1 - state.t, place = () => Math.max(0, T - 1 - fromEnd);
-  const same = before.facts.tokens.length === after.facts.tokens.length && before.facts.tokens.every((id, t) => id === after.facts.tokens[t]);
-  const [l0, n0, p0, w0] = inPass(before, () => [lossOfText(), nextOf(place()), row(state.l, state.h, place()), quoted(facts.tokens[place()])]);
-  const [l1, n1, p1, w1] = inPass(after, () => [lossOfText(), nextOf(place()), row(state.l, state.h, place()), quoted(facts.tokens[place()])]);
-  const parts = [pairs(`What comes after ${w0 === w1 ? w0 : `${w0}, now ${w1}`}`, largest(n0, n1, 8).map(key => ({key, text: named(key)})), n0, n1)];
+  const same = before.facts.tokens.length === after.facts.tokens.length &&
+      before.facts.tokens.every((id, t) => id === after.facts.tokens[t]);
+  const [l0, n0, p0, w0] = inPass(before, () => [lossOfText(), nextOf(place()),
+      row(state.l, state.h, place()), quoted(facts.tokens[place()])]);
+  const [l1, n1, p1, w1] = inPass(after, () => [lossOfText(), nextOf(place()), row(state.l, state.h, place()),
+      quoted(facts.tokens[place()])]);
+  const parts = [pairs(`What comes after ${w0 === w1 ? w0 : `${w0}, now ${w1}`}`,
+      largest(n0, n1, 8).map(key => ({key, text: named(key)})), n0, n1)];
   const name = p => s => inPass(p, () => `${named(facts.tokens[s])} ${s}`);
   const asMap = (p, of) => new Map(Array.from(p, (x, s) => [of(s), x]).filter(([, x]) => x > 0.001));
   const a0 = asMap(p0, name(before)), a1 = asMap(p1, name(after));
-  parts.push(pairs(`Attention of layer ${state.l}, head ${state.h}, from there`, largest(a0, a1, 8).map(key => ({key, text: key})), a0, a1));
+  parts.push(pairs(`Attention of layer ${state.l}, head ${state.h}, from there`,
+      largest(a0, a1, 8).map(key => ({key, text: key})), a0, a1));
   if (same) {
-    const losses = p => inPass(p, () => Array.from({length: T - 1}, (_, t) => lossAt(t))), x = losses(before), y = losses(after);
-    const most = Array.from(x.keys()).sort((i, j) => Math.abs(y[j] - x[j]) - Math.abs(y[i] - x[i])).slice(0, 8), scale = Math.max(1e-9, ...x, ...y);
-    parts.push(element('div', {}, element('h3', {}, 'Tokens whose loss changes most'), element('div', {class: 'pairs'}, ...pairsHead(), ...most.flatMap(t => [
-      element('button', {class: 'name token', onclick: () => choose({t})}, `${named(after.facts.tokens[t + 1])} ${t + 1}`),
-      element('span', {class: 'track was'}, element('i', {style: `left:0;width:${100 * x[t] / scale}%`})), element('span', {class: 'number was'}, fixed(x[t], 3)),
-      element('span', {class: 'track is'}, element('i', {style: `left:0;width:${100 * y[t] / scale}%`})), element('span', {class: 'number'}, fixed(y[t], 3))]))));
+    const losses = p => inPass(p, () => Array.from({length: T - 1}, (_, t) => lossAt(t))), x = losses(before),
+        y = losses(after);
+    const most = Array.from(x.keys()).sort((i, j) => Math.abs(y[j] - x[j]) - Math.abs(y[i] - x[i])).slice(0, 8);
+    const scale = Math.max(1e-9, ...x, ...y);
+    parts.push(element('div', {}, element('h3', {}, 'Tokens whose loss changes most'),
+        element('div', {class: 'pairs'}, ...pairsHead(), ...most.flatMap(t => [
+      element('button', {class: 'name token', onclick: () => choose({t})},
+          `${named(after.facts.tokens[t + 1])} ${t + 1}`),
+      element('span', {class: 'track was'}, element('i', {style: `left:0;width:${100 * x[t] / scale}%`})),
+      element('span', {class: 'number was'}, fixed(x[t], 3)),
+      element('span', {class: 'track is'}, element('i', {style: `left:0;width:${100 * y[t] / scale}%`})),
+      element('span', {class: 'number'}, fixed(y[t], 3))]))));
   }
   $('loss-before').textContent = fixed(l0, 4);
   $('loss-after').textContent = fixed(l1, 4);
@@ -118,30 +141,39 @@ function drawComparison() {
 }
 function drawWhatIf() {
   const {t, l, h, s} = state, off = whatIf.off.some(([a, b]) => a === l && b === h);
-  const x = wordAt(pass, t), y = wordAt(pass, s), shortly = text => text.length > 18 ? text.slice(0, 17) + '\u2026' : text;
+  const x = wordAt(pass, t), y = wordAt(pass, s);
+  const shortly = text => text.length > 18 ? text.slice(0, 17) + '\u2026' : text;
   $('swap').textContent = `swap \u201c${shortly(x.word)}\u201d and \u201c${shortly(y.word)}\u201d`;
   $('swap').disabled = t === s || !x.word || !y.word || x.a === y.a;
   $('head-off').textContent = `switch ${off ? 'on' : 'off'} layer ${l}, head ${h}`;
   $('cut').textContent = `${quoted(facts.tokens[t])} (${t}) may not see ${quoted(facts.tokens[s])} (${s})`;
-  const list = [...whatIf.off.map((head, i) => [`layer ${head[0]}, head ${head[1]} is off`, () => askAgain({off: whatIf.off.filter((_, k) => k !== i)})]),
+  const list = [...whatIf.off.map((head, i) => [`layer ${head[0]}, head ${head[1]} is off`,
+      () => askAgain({off: whatIf.off.filter((_, k) => k !== i)})]),
     ...whatIf.cut.map(([to, from, layer, head], i) => [`token ${to} does not see token ${from} ` +
-      (layer < 0 ? 'anywhere' : head < 0 ? `in layer ${layer}` : `in layer ${layer}, head ${head}`), () => askAgain({cut: whatIf.cut.filter((_, k) => k !== i)})]),
+      (layer < 0 ? 'anywhere' : head < 0 ? `in layer ${layer}` : `in layer ${layer}, head ${head}`),
+          () => askAgain({cut: whatIf.cut.filter((_, k) => k !== i)})]),
     ...(whatIf.text !== whatIf.start ? [['another text', () => askAgain({text: whatIf.start})]] : [])];
-  $('changes').replaceChildren(...list.map(([text, undo]) => element('li', {}, text + ' ', element('button', {'aria-label': `undo: ${text}`, onclick: undo}, '\u2715'))));
+  $('changes').replaceChildren(...list.map(([text, undo]) =>
+      element('li', {}, text + ' ', element('button', {'aria-label': `undo: ${text}`, onclick: undo},
+      '\u2715'))));
   $('undo').disabled = $('keep').disabled = list.length === 0;
   $('keep').disabled = whatIf.text === whatIf.start;
-  for (const radio of document.querySelectorAll('[name=shows]')) radio.checked = radio.value === (whatIf.after ? whatIf.shows : 'before');
+  for (const radio of document.querySelectorAll('[name=shows]'))
+    radio.checked = radio.value === (whatIf.after ? whatIf.shows : 'before');
   $('shows').hidden = !whatIf.after;
   $('checkpoint').value = whatIf.checkpoint;
-  $('checkpoint-value').textContent = known(whatIf.steps[whatIf.checkpoint]) && whatIf.steps[whatIf.checkpoint] >= 0 ? `step ${whatIf.steps[whatIf.checkpoint]}` : '';
-  if (document.activeElement !== $('text')) $('text').value = whatIf.text === null ? textOf(whatIf.before).text : whatIf.text;
+  $('checkpoint-value').textContent = known(whatIf.steps[whatIf.checkpoint]) &&
+      whatIf.steps[whatIf.checkpoint] >= 0 ? `step ${whatIf.steps[whatIf.checkpoint]}` : '';
+  if (document.activeElement !== $('text'))
+    $('text').value = whatIf.text === null ? textOf(whatIf.before).text : whatIf.text;
   drawComparison();
 }
 
 async function startServed() {
   const model = await ask('model');
   vocabulary = model.vocabulary;
-  whatIf = {steps: model.checkpoints, checkpoint: model.loaded, start: null, text: null, off: [], cut: [], before: null, after: null, shows: 'after', turn: 0,
+  whatIf = {steps: model.checkpoints, checkpoint: model.loaded, start: null, text: null, off: [], cut: [],
+      before: null, after: null, shows: 'after', turn: 0,
     milliseconds: 0};
   const answer = await ask('look', {});
   whatIf.before = passOfAnswer(answer);
@@ -150,14 +182,19 @@ async function startServed() {
   $('checkpoint').max = model.checkpoints.length - 1;
   $('over-time').hidden = model.checkpoints.length < 2;
   $('read').onclick = () => askAgain({text: $('text').value, cut: []});
-  $('text').onkeydown = event => { if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) { event.preventDefault(); $('read').onclick(); } };
+  $('text').onkeydown = event => {
+    if (event.key !== 'Enter' || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    $('read').onclick();
+  };
   $('swap').onclick = () => askAgain({text: swapped(pass, state.t, state.s), cut: []});
   $('head-off').onclick = () => {
     const {l, h} = state, is = whatIf.off.some(([a, b]) => a === l && b === h);
     askAgain({off: is ? whatIf.off.filter(([a, b]) => a !== l || b !== h) : [...whatIf.off, [l, h]]});
   };
   $('cut').onclick = () => {
-    const {t, s, l, h} = state, edge = {head: [t, s, l, h], layer: [t, s, l, -1], all: [t, s, -1, -1]}[$('where').value];
+    const {t, s, l, h} = state, edge = {head: [t, s, l, h], layer: [t, s, l, -1],
+        all: [t, s, -1, -1]}[$('where').value];
     askAgain({cut: [...whatIf.cut, edge]});
   };
   $('undo').onclick = () => askAgain({off: [], cut: [], text: whatIf.start});
