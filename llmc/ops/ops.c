@@ -521,6 +521,8 @@ void muon_update(struct ctx *ctx, struct tensor *param, struct tensor *master, c
     DISPATCH(ctx, muon_update, 3 * tensor_count(param), bytes, param, master, update, sumsq_of_grad, args);
 }
 
+/* --- buffer --- */
+
 void sumsq(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
     want_number("sumsq", out);
     WANT_ALIKE(ctx, "sumsq", inp);

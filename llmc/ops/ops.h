@@ -298,6 +298,8 @@ LLMC_OP(muon_update, struct tensor *param, /* (n): read unless there is master, 
         const struct tensor *sumsq,        /* (1) fp32 */
         const struct update_args *args);
 
+/* --- buffer: operations on whole buffers --- */
+
 /* out = sum of inp^2, accumulated in a fixed order with an error independent of n (fp64 or pairwise). */
 LLMC_OP(sumsq, struct tensor *out, /* (1) fp32 = */
         const struct tensor *inp); /* (n) */
