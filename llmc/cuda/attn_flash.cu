@@ -67,15 +67,13 @@ __global__ void __launch_bounds__(THREADS, 2)
     bf16 *keys = queries + tile_elements<HS>(tile::ROWS); /* (2,STEP,HS) */
     bf16 *values = keys + 2 * tile_elements<HS>(STEP);    /* (2,STEP,HS) */
     head_place head = place_of_head((int)blockIdx.y, length, NH, NKV, HS);
-    const bf16 *q = qkv + head.q, *k = qkv + head.k, *v = qkv + head.v; /* (T,HS) each */
     int first_query = t0 + (int)(gridDim.x - 1 - blockIdx.x) * tile::ROWS;
     int warp = (int)threadIdx.x / WARP_SIZE, first_row = first_query + warp * 16 * M; /* of this warp */
     int steps = (min(first_query + tile::ROWS, length) - 1) / STEP + 1;
+    key_walk<HS, STEP> walk = {qkv + head.k, qkv + head.v, head.stride, length, steps, keys, values};
 
-    copy_tile<HS, tile::ROWS>(queries, q, head.stride, first_query, length);
-    copy_tile<HS, STEP>(keys, k, head.stride, 0, length);
-    copy_tile<HS, STEP>(values, v, head.stride, 0, length);
-    cp_async_commit();
+    copy_tile<HS, tile::ROWS>(queries, qkv + head.q, head.stride, first_query, length);
+    walk.copy(0);
 
     own_rows<HS, M, tile::RESIDENT> own(queries, warp * 16 * M);
     accumulator<M, HS> acc;
@@ -88,23 +86,14 @@ __global__ void __launch_bounds__(THREADS, 2)
 
     for (int step = 0; step < steps; step++) {
         int first_key = step * STEP;
-        const bf16 *key_tile = keys + step % 2 * tile_elements<HS>(STEP);
-        const bf16 *value_tile = values + step % 2 * tile_elements<HS>(STEP);
-        cp_async_wait<0>();
-        __syncthreads(); /* this step's tiles have arrived, and no warp reads the previous ones */
-        if (step + 1 < steps) {
-            int next = (step + 1) % 2 * tile_elements<HS>(STEP);
-            copy_tile<HS, STEP>(keys + next, k, head.stride, first_key + STEP, length);
-            copy_tile<HS, STEP>(values + next, v, head.stride, first_key + STEP, length);
-            cp_async_commit();
-        }
+        walk.arrive(step);
         if (step == 0) own.open();
         if (first_key > first_row + 16 * M - 1) continue; /* all of its keys come after the warp's queries */
         accumulator<M, STEP> s;
-        multiply_transposed<HS, M, STEP>(s, own, key_tile);
+        multiply_transposed<HS, M, STEP>(s, own, walk.key_tile(step));
         if (first_key + STEP - 1 > first_row) mask_keys<M, STEP>(s, first_row, first_key);
         softmax_step<HS, M, STEP>(state, s, acc, scale * LOG2_E);
-        multiply_add<HS, M, STEP>(acc, s, value_tile);
+        multiply_add<HS, M, STEP>(acc, s, walk.value_tile(step));
     }
 
 #pragma unroll

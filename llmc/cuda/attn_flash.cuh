@@ -77,6 +77,15 @@ template <int M, int N> DEVICE_INLINE void clear(accumulator<M, N> &acc) {
             for (int i = 0; i < 4; i++) acc[m][n][i] = 0.0f;
 }
 
+template <int M, int N> DEVICE_INLINE void scale_by(accumulator<M, N> &acc, float factor) {
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < N / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) acc[m][n][i] *= factor;
+}
+
 /* s (16*M, STEP) = own (16*M, HS) @ tile (STEP, HS)^T */
 template <int HS, int M, int STEP, bool RESIDENT>
 DEVICE_INLINE void multiply_transposed(accumulator<M, STEP> &s, const own_rows<HS, M, RESIDENT> &own,
@@ -142,6 +151,34 @@ DEVICE_INLINE void copy_tile(bf16 *tile, const bf16 *rows, int64_t stride, int f
         cp_async16(tile + r * PITCH<HS> + c, rows + (valid ? first + r : 0) * stride + c, valid);
     }
 }
+
+/* The walk of a block over the keys and values of its head, STEP at a time. There are two tiles of each: one
+ * is read while the other is filled. */
+template <int HS, int STEP> struct key_walk {
+    const bf16 *k, *v; /* (T,HS) each, rows `stride` apart */
+    int64_t stride;
+    int length, steps;
+    bf16 *keys, *values; /* (2,STEP,HS) each */
+
+    __device__ __forceinline__ const bf16 *key_tile(int step) const {
+        return keys + step % 2 * tile_elements<HS>(STEP);
+    }
+    __device__ __forceinline__ const bf16 *value_tile(int step) const {
+        return values + step % 2 * tile_elements<HS>(STEP);
+    }
+    __device__ __forceinline__ void copy(int step) const {
+        int tile = step % 2 * tile_elements<HS>(STEP);
+        copy_tile<HS, STEP>(keys + tile, k, stride, step * STEP, length);
+        copy_tile<HS, STEP>(values + tile, v, stride, step * STEP, length);
+        cp_async_commit();
+    }
+    /* Waits for the tiles of this step, and all that was copied before, and starts to copy the next ones. */
+    __device__ __forceinline__ void arrive(int step) const {
+        cp_async_wait<0>();
+        __syncthreads(); /* this step's tiles have arrived, and no warp reads the previous ones */
+        if (step + 1 < steps) copy(step + 1);
+    }
+};
 
 /* Writes the warp's accumulated rows to rows first.. < limit of global memory. They pass through the warp's
  * own part of a tile, so that a row leaves in 16-byte pieces. */

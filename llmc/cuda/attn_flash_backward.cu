@@ -62,16 +62,14 @@ __global__ void __launch_bounds__(THREADS, 2)
     bf16 *keys = douts + tile_elements<HS>(tile::ROWS);    /* (2,STEP,HS) */
     bf16 *values = keys + 2 * tile_elements<HS>(STEP);     /* (2,STEP,HS) */
     head_place head = place_of_head((int)blockIdx.y, length, NH, NKV, HS);
-    const bf16 *q = qkv + head.q, *k = qkv + head.k, *v = qkv + head.v; /* (T,HS) each */
     int first_query = (int)(gridDim.x - 1 - blockIdx.x) * tile::ROWS;
     int warp = (int)threadIdx.x / WARP_SIZE, first_row = first_query + warp * 16 * M; /* of this warp */
     int steps = (min(first_query + tile::ROWS, length) - 1) / STEP + 1;
+    key_walk<HS, STEP> walk = {qkv + head.k, qkv + head.v, head.stride, length, steps, keys, values};
 
-    copy_tile<HS, tile::ROWS>(queries, q, head.stride, first_query, length);
+    copy_tile<HS, tile::ROWS>(queries, qkv + head.q, head.stride, first_query, length);
     copy_tile<HS, tile::ROWS>(douts, dout + head.out, head.C, first_query, length);
-    copy_tile<HS, STEP>(keys, k, head.stride, 0, length);
-    copy_tile<HS, STEP>(values, v, head.stride, 0, length);
-    cp_async_commit();
+    walk.copy(0);
 
     own_rows<HS, M, tile::RESIDENT> own_query(queries, warp * 16 * M), own_dout(douts, warp * 16 * M);
     accumulator<M, HS> dq;
@@ -87,16 +85,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 
     for (int step = 0; step < steps; step++) {
         int first_key = step * STEP;
-        const bf16 *key_tile = keys + step % 2 * tile_elements<HS>(STEP);
-        const bf16 *value_tile = values + step % 2 * tile_elements<HS>(STEP);
-        cp_async_wait<0>();
-        __syncthreads(); /* this step's tiles have arrived, and no warp reads the previous ones */
-        if (step + 1 < steps) {
-            int next = (step + 1) % 2 * tile_elements<HS>(STEP);
-            copy_tile<HS, STEP>(keys + next, k, head.stride, first_key + STEP, length);
-            copy_tile<HS, STEP>(values + next, v, head.stride, first_key + STEP, length);
-            cp_async_commit();
-        }
+        walk.arrive(step);
         if (step == 0) {
             own_query.open();
             own_dout.open();
@@ -104,9 +93,9 @@ __global__ void __launch_bounds__(THREADS, 2)
         }
         if (first_key > first_row + 16 * M - 1) continue; /* all of its keys come after the warp's queries */
         accumulator<M, STEP> s, dp;
-        multiply_transposed<HS, M, STEP>(s, own_query, key_tile);
+        multiply_transposed<HS, M, STEP>(s, own_query, walk.key_tile(step));
         if (first_key + STEP - 1 > first_row) mask_keys<M, STEP>(s, first_row, first_key);
-        multiply_transposed<HS, M, STEP>(dp, own_dout, value_tile);
+        multiply_transposed<HS, M, STEP>(dp, own_dout, walk.value_tile(step));
 #pragma unroll
         for (int m = 0; m < M; m++)
 #pragma unroll
@@ -116,21 +105,17 @@ __global__ void __launch_bounds__(THREADS, 2)
                     float p = fast_exp2(fmaf(s[m][n][i], scale * LOG2_E, -base[m][i / 2]));
                     s[m][n][i] = p * (dp[m][n][i] - D[m][i / 2]);
                 }
-        multiply_add<HS, M, STEP>(dq, s, key_tile);
+        multiply_add<HS, M, STEP>(dq, s, walk.key_tile(step));
     }
 
 #pragma unroll
-    for (int m = 0; m < M; m++) {
+    for (int m = 0; m < M; m++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             int t = first_row + row_of(m, h);
             if (threadIdx.x % 4 == 0 && t < length) D_out[head.statistic + t] = D[m][h];
         }
-#pragma unroll
-        for (int n = 0; n < HS / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) dq[m][n][i] *= scale;
-    }
+    scale_by<M, HS>(dq, scale);
     store_rows<HS, M>(dqkv + head.q, head.stride, first_row, length, dq,
                       queries + tile_elements<HS>(warp * 16 * M));
 }
@@ -235,12 +220,7 @@ __global__ void __launch_bounds__(THREADS, 2)
         first_query = next_query;
     }
 
-#pragma unroll
-    for (int m = 0; m < M; m++)
-#pragma unroll
-        for (int n = 0; n < HS / 8; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) dk[m][n][i] *= scale;
+    scale_by<M, HS>(dk, scale);
     /* only this warp reads its rows of `keys` and `values` */
     store_rows<HS, M>(dqkv + head.k, head.stride, first_row, length, dk,
                       keys + tile_elements<HS>(warp * 16 * M));
