@@ -12,7 +12,7 @@
 
 constexpr int FOUR = 4;
 
-template <class T> using bits_of_four = std::conditional_t<sizeof(T) == 4, int4, int2>;
+template <class T> using bits_of_four = std::conditional_t<sizeof(T) == 4, int4, unsigned long long>;
 
 /* The first element of this thread. */
 template <int N> DEVICE_INLINE int64_t first_of() {

@@ -81,10 +81,10 @@ void optimizer_momentum(struct optimizer *opt, struct gpt *gpt, const struct opt
  *
  * From X = M/|M| (Frobenius), five times X = (a I + b G + c G^2) X, where G = X X^T or, for more rows than
  * columns, X = X (a I + b G + c G^2), where G = X^T X: always on the short side. The coefficients
- * 3.4445, -4.7750, 2.0315 are those of Jordan et al. (2024, kellerjordan.github.io/posts/muon): they grow small
- * singular values fastest and leave all of them between 0.7 and 1.2, which serves as well as 1. The factor
- * gives an update the root mean square 0.2, which AdamW's have, so that one learning rate and one weight
- * decay serve for both (Liu et al. 2025, arXiv 2502.16982).
+ * 3.4445, -4.7750, 2.0315 are those of Jordan et al. (2024, kellerjordan.github.io/posts/muon): they grow
+ * small singular values fastest and leave all of them between 0.7 and 1.2, which serves as well as 1. The
+ * factor gives an update the root mean square 0.2, which AdamW's have, so that one learning rate and one
+ * weight decay serve for both (Liu et al. 2025, arXiv 2502.16982).
  *
  * Queries, keys and values are made orthogonal apart, and so are the halves of a gated MLP: they are
  * different maps that are stored below each other. In one matrix the one with the largest gradient would

@@ -121,8 +121,9 @@ void generator_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config 
     if (trained) gpt->hooks = trained->hooks;
 }
 
-/* Threads wait for each other after every operation, so a thread needs weights of some size to pay: 4 MiB take
- * it as long as all that waiting. The model of the built-in stories is three times as fast with one thread. */
+/* Threads wait for each other after every operation, so a thread needs weights of some size to pay: to read
+ * 4 MiB takes it as long as all that waiting. The model of the built-in stories is three times as fast with
+ * one thread. */
 static int64_t threads_for(const struct gpt *gpt, int64_t positions, int64_t all) {
     double bytes = (double)gpt->layout.count * (double)dtype_size(gpt->params.dtype);
     return max_i64(1, (int64_t)fmin((double)all, bytes * (double)positions / (4 << 20)));

@@ -7,8 +7,8 @@
  * order. On the CPU, which has no streams, a collective runs inside wait(): all ranks must also call
  * wait() and the functions of group.h in the same order.
  *
- * reduce_scatter, all_gather, gather and scatter divide a tensor of n elements among the ranks: rank r's part is
- * comm_part(n, world, r). All parts but the last are multiples of 128 elements; parts may be empty.
+ * reduce_scatter, all_gather, gather and scatter divide a tensor of n elements among the ranks: rank r's
+ * part is comm_part(n, world, r). All parts but the last are multiples of 128 elements; parts may be empty.
  *
  * Sums are reproducible: every rank receives the same bits. The CPU adds in fp32 in the order of ranks,
  * and rounds once for bf16.

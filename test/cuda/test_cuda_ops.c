@@ -2,7 +2,7 @@
  *     test_cuda_ops [OP]                  only the ops whose name matches ("norm*")
  *     LLMC_TEST_SIZE=large test_cuda_ops  also the shapes of GPT-2: for a real GPU
  *     LLMC_TEST_LADDERS=0 test_cuda_ops   without the teaching ladders of dev/variants
- *     test_cuda_ops --rows                lists "OP:VARIANT:DTYPE ARCH", ARCH being 0 or the only one it is for
+ *     test_cuda_ops --rows                lists "OP:VARIANT:DTYPE ARCH"; ARCH 0: for every architecture
  *     LLMC_TEST_ROW=OP:VARIANT:DTYPE test_cuda_ops OP    only this row; prints each case before it runs
  * profiling/measure_gpu.sh gives each row a process, so that one which dies or hangs costs no other. To test
  * that, LLMC_TEST_FAULT=OP:VARIANT:DTYPE=wrong|illegal|hang,... plants faults in rows.

@@ -1,6 +1,6 @@
 /* The whole network: against float64 automatic differentiation (goldens written by
- * dev/reference/gpt2_float64.py, adamw_float64.py and muon_float64.py), and against itself: recomputation, head chunks,
- * gradient accumulation, the generation cache, overfitting one batch, and the plan. */
+ * dev/reference/gpt2_float64.py, adamw_float64.py and muon_float64.py), and against itself: recomputation,
+ * head chunks, gradient accumulation, the generation cache, overfitting one batch, and the plan. */
 
 #include "test/test.h"
 

@@ -1,4 +1,4 @@
-/* The optimizers: adamw, lion, Muon's operations. Shapes: {n}; those with a step {n, step}; ns_factor {side}. */
+/* The optimizers: adamw, lion, Muon's operations. Shapes: {n, step}; normalize {n}; ns_factor {side}. */
 #include "test/ops/op_harness.h"
 
 enum {

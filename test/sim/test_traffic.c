@@ -181,7 +181,7 @@ static const struct exception {
     {OP_attn_backward, NULL, "qkv", NULL, 3.5, false,
      "a pass for dk and dv and one for dq, each with the other side by tiles of 64 or 128"},
     {OP_attn_backward, NULL, "dout", NULL, 3.5, false, "as qkv"},
-    {OP_attn_forward, "grouped, head 64", "qkv", NULL, 2, false, "and by each of the two heads that share k and v"},
+    {OP_attn_forward, "grouped, head 64", "qkv", NULL, 2, false, "and by each of two heads that share k and v"},
     {OP_attn_backward, "grouped, head 64", "qkv", NULL, 4.75, false, "and k and v by each of two heads"},
 };
 
