@@ -3,6 +3,8 @@
  * kind 2, so messages are built from the inside. */
 #include "llmc/report/event_file.h"
 
+#include "llmc/base/file.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -198,6 +200,8 @@ struct event_file *event_file_open(const char *directory, int64_t resumed_step, 
     }
     return f;
 }
+
+bool event_file_is_there(const struct event_file *f) { return path_exists(f->path); }
 
 void event_file_flush(struct event_file *f) {
     if (!f) return;

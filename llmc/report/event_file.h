@@ -21,6 +21,8 @@ struct event_file *event_file_open(const char *directory, int64_t resumed_step, 
  * most, if another event follows, or when it is flushed. A failure to write is a warning, once. */
 void event_scalar(struct event_file *f, int64_t step, const char *tag, double value);
 void event_text(struct event_file *f, int64_t step, const char *tag, const char *text);
+/* Whether nobody has deleted or moved it. */
+bool event_file_is_there(const struct event_file *f);
 void event_file_flush(struct event_file *f);
 void event_file_close(struct event_file *f); /* NULL: nothing */
 

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* While the disk is full, rows wait in memory up to this many bytes: about half a million steps. */
@@ -152,11 +151,7 @@ static bool copy_rows(int to, int from, int64_t size) {
 }
 
 bool log_file_restore(struct log_file *f, struct error *err) {
-    struct stat before, now;
-    if (f->fd < 0) return true;
-    if (fstat(f->fd, &before) == 0 && stat(f->path, &now) == 0 && before.st_dev == now.st_dev &&
-        before.st_ino == now.st_ino)
-        return true;
+    if (f->fd < 0 || path_exists(f->path)) return true;
     int fd = open(f->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0) return fail(err, "%s: cannot be made anew: %s", f->path, strerror(errno));
     if ((flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) || !copy_rows(fd, f->fd, f->size)) {
@@ -167,6 +162,7 @@ bool log_file_restore(struct log_file *f, struct error *err) {
     }
     close(f->fd);
     f->fd = fd;
+    log_file_sync(f);
     return true;
 }
 

@@ -50,8 +50,7 @@ struct log_file {
  * resumed_step up to the first row that is later, damaged or torn, and cuts the rest. Holds a lock while
  * the file is open, so that two processes cannot write into one run. */
 bool log_file_open(struct log_file *f, const char *path, int64_t resumed_step, struct error *err);
-/* After the file was deleted or moved away under its name: makes a new one with the same rows. Harmless
- * when not open. */
+/* If the file was deleted or moved away, makes a new one with the same rows. Harmless when not open. */
 bool log_file_restore(struct log_file *f, struct error *err);
 /* Appends one line, which ends with '\n'. The first failure to write is a warning, and so is the
  * recovery. */

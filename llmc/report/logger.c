@@ -187,7 +187,7 @@ void logger_close(struct logger *l) {
 
 bool logger_restore(struct logger *l, struct error *err) {
     if (!log_file_restore(&l->log, err) || !log_file_restore(&l->timing, err)) return false;
-    if (!l->events) return true;
+    if (!l->events || event_file_is_there(l->events)) return true;
     event_file_close(l->events); /* its events are gone; the log has the same numbers */
     return (l->events = event_file_open(l->out, 0, err)) != NULL;
 }
@@ -311,9 +311,8 @@ void logger_ranks(struct logger *l, int64_t step, const double *seconds, int64_t
 }
 
 void logger_validation(struct logger *l, int64_t step, double loss) {
-    if (l->last_validation != step)
-        put_row(l, &(struct log_row){.validation = true, .step = step, .loss = loss});
     if (l->last_validation != step) {
+        put_row(l, &(struct log_row){.validation = true, .step = step, .loss = loss});
         event_scalar(l->events, step, "loss/validation", loss);
         event_file_flush(l->events); /* what log.jsonl has is not repeated after a kill */
     }

@@ -26,42 +26,51 @@ static char *exact_json(const json_t *values) {
     }
 }
 
-bool run_write_options(const struct run *r, struct error *err) {
-    json_t *stored = options_export(&r->options);
-    char *path = xasprintf("%s/options.json", r->out);
-    char *text = exact_json(json_object_get(stored, "values"));
+static double peak_flops(const struct run *r) { return r->matmul_rate * (double)r->group->world; }
+
+static double flops_per_token(const struct run *r) {
+    return gpt_flops_per_token(&r->model, r->config.seq_len);
+}
+
+static bool write_json(const struct run *r, const char *name, const json_t *values, struct error *err) {
+    char *path = xasprintf("%s/%s", r->out, name), *text = exact_json(values);
+    check(text != NULL, "out of memory for %s", path);
     bool ok = write_file_atomic(path, text, strlen(text), err);
     free(text);
     free(path);
-    json_decref(stored);
     return ok;
 }
 
-/* What a reader of the log cannot find in the options: run.json. */
-static bool write_facts(const struct run *r, const struct log_options *o, struct error *err) {
+/* What a reader of the log cannot find in the options. A new reference. */
+static json_t *facts_of(const struct run *r) {
     const char *device = r->device->name;
-    json_t *facts =
-        json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:o, s:o, s:o}", "format", "llmc run 1", "steps",
-                  (json_int_t)o->steps, "tokens_per_step", (json_int_t)o->tokens_per_step, "parameters",
-                  (json_int_t)r->gpt.layout.count, "processes", (json_int_t)r->group->world,
-                  "flops_per_token", o->flops_per_token, "peak_flops", o->peak_flops, "floor_loss",
-                  isfinite(o->floor_loss) ? json_real(o->floor_loss) : json_null(), "device",
-                  json_text(device, (int64_t)strlen(device)), "data",
-                  json_text(r->data.summary, (int64_t)strlen(r->data.summary)));
-    check(facts != NULL, "out of memory for run.json");
-    char *path = xasprintf("%s/run.json", r->out), *text = json_dumps(facts, JSON_INDENT(2));
-    bool ok = write_file_atomic(path, text, strlen(text), err);
-    free(text);
-    free(path);
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:o, s:o, s:o}", "format", "llmc run 1", "steps",
+                     (json_int_t)r->config.steps, "tokens_per_step", (json_int_t)r->config.tokens_per_step,
+                     "parameters", (json_int_t)r->gpt.layout.count, "processes", (json_int_t)r->group->world,
+                     "flops_per_token", flops_per_token(r), "peak_flops", peak_flops(r), "floor_loss",
+                     isfinite(r->data.floor_loss) ? json_real(r->data.floor_loss) : json_null(), "device",
+                     json_text(device, (int64_t)strlen(device)), "data",
+                     json_text(r->data.summary, (int64_t)strlen(r->data.summary)));
+}
+
+/* What the run directory has beside logs and checkpoints. Where run.json is, the others are, too. */
+static bool write_files(const struct run *r, struct error *err) {
+    char *stories = xasprintf("%s/stories.txt", r->out);
+    json_t *stored = options_export(&r->options), *facts = facts_of(r);
+    if (r->data.stories && !path_exists(stories)) run_data_write_stories(&r->config, stories);
+    bool ok = write_json(r, "options.json", json_object_get(stored, "values"), err) &&
+              write_json(r, "run.json", facts, err);
     json_decref(facts);
+    json_decref(stored);
+    free(stories);
     return ok;
 }
 
-static void introduce(const struct run *r, double matmul_rate) {
+static void introduce(const struct run *r) {
     char *options = options_text(&r->options, r->config.verbose);
     say("%s\n", options);
     free(options);
-    say("device    %s, %sFLOP/s in matmul\n", r->device->name, human_count(matmul_rate));
+    say("device    %s, %sFLOP/s in matmul\n", r->device->name, human_count(r->matmul_rate));
     if (r->group->world > 1)
         say("ranks     %" PRId64 " processes, %" PRId64 " of them on this machine; %s\n", r->group->world,
             r->group->local_world, r->comm->kind);
@@ -86,30 +95,35 @@ static void introduce(const struct run *r, double matmul_rate) {
 
 /* log.jsonl comes first: it marks the directory as that of a run. */
 bool run_log_open(struct run *r, struct error *err) {
-    double matmul_rate = 0.0, copy_rate;
+    double copy_rate;
     bool writes = is_rank_0(r);
     if (writes) {
         owner_release_log(&r->owner);
-        r->device->measure(r->device, &matmul_rate, &copy_rate);
+        r->device->measure(r->device, &r->matmul_rate, &copy_rate);
     }
     struct log_options options = {.out = writes ? r->out : NULL,
                                   .quiet = !writes,
                                   .steps = r->config.steps,
                                   .resumed_step = r->state.step,
                                   .tokens_per_step = r->config.tokens_per_step,
-                                  .flops_per_token = gpt_flops_per_token(&r->model, r->config.seq_len),
-                                  .peak_flops = matmul_rate * (double)r->group->world,
+                                  .flops_per_token = flops_per_token(r),
+                                  .peak_flops = peak_flops(r),
                                   .floor_loss = r->data.floor_loss,
                                   .tensorboard = writes && r->config.tensorboard};
     if (!(r->log = logger_open(&options, err))) return false;
     if (!writes) return true;
-    if (!run_write_options(r, err) || !write_facts(r, &options, err)) return false;
-    char *stories = xasprintf("%s/stories.txt", r->out);
-    if (r->data.stories && !r->resumed) run_data_write_stories(&r->config, stories);
-    free(stories);
-    introduce(r, matmul_rate);
+    if (!write_files(r, err)) return false;
+    introduce(r);
     if (r->device->id[0]) r->nvml = nvml_open(r->device->id);
     return true;
+}
+
+bool run_log_restore(struct run *r, struct error *err) {
+    char *facts = xasprintf("%s/run.json", r->out);
+    bool ok = logger_restore(r->log, err) && log_file_restore(&r->task_log, err) &&
+              log_file_restore(&r->sample_log, err) && (path_exists(facts) || write_files(r, err));
+    free(facts);
+    return ok;
 }
 
 /* --- steps --- */
@@ -139,11 +153,10 @@ static void check_skipped(struct run *r, const struct log_step *step) {
     char *kept = r->kept_step < 0
                      ? xstrdup("no checkpoint was saved")
                      : xasprintf("the last checkpoint is %s/step-%08" PRId64, r->out, r->kept_step);
-    fail(
-        &err,
-        "%d updates in a row had a gradient that is not finite; %s. A lower --learning-rate, a longer --warmup or a "
-        "smaller --grad-clip may help",
-        PATIENCE, kept);
+    fail(&err,
+         "%d updates in a row had a gradient that is not finite; %s. A lower --learning-rate, a longer "
+         "--warmup or a smaller --grad-clip may help",
+         PATIENCE, kept);
     free(kept);
     check_all_ranks(r->group, false, &err);
 }

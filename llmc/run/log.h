@@ -1,16 +1,17 @@
-/* What a run tells the user: options.json, log.jsonl, timing.jsonl and the plot in the run directory, and
- * on the terminal what the run consists of, its progress, and its result. Rank 0 alone prints and writes;
- * the others may keep a rank-N.log. */
+/* What a run tells the user: options.json, run.json, log.jsonl, timing.jsonl and the plot in the run
+ * directory, and on the terminal what the run consists of, its progress, and its result. Rank 0 alone
+ * prints and writes; the others may keep a rank-N.log. */
 #ifndef LLMC_RUN_LOG_H
 #define LLMC_RUN_LOG_H
 
 #include "llmc/run/run.h"
 
-/* Opens the log, writes options.json and the stories, and prints the introduction. Measures the matmul rate
- * of the device first, which progress is compared with. */
+/* Opens the log, writes options.json, run.json and the stories, and prints the introduction. Measures the
+ * matmul rate of the device first, which progress is compared with. */
 bool run_log_open(struct run *r, struct error *err);
-
-bool run_write_options(const struct run *r, struct error *err);
+/* On rank 0: makes anew what is gone of the files that run_log_open() and run_open_result_logs() have made,
+ * the logs with their rows. */
+bool run_log_restore(struct run *r, struct error *err);
 
 /* Ends the run on all ranks when too many gradients in a row were not finite. */
 void run_log_step(struct run *r, const struct log_step *step);

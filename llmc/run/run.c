@@ -292,8 +292,7 @@ void run_open(struct run *r) {
     open_data(r);
     compare_state(r);
     run_warn_idle_options(r);
-    /* up to here all ranks have the same errors, and rank 0 reports them; from here on each reports its own
-     */
+    /* up to here all ranks have the same errors, and rank 0 reports them; now each reports its own */
     run_prefix_messages(r->group, 0);
     struct rank_busy *busy = rank_busy_begin(r->group, "creating the model", -1);
     create_model(r);
@@ -302,27 +301,27 @@ void run_open(struct run *r) {
     take_directory(r);
 }
 
-/* Somebody has deleted or moved the directory: it is made anew, with the rows that the log has had so far. */
+/* What somebody has deleted or moved away is made anew: the directory, and the logs with their rows. */
 static bool find_directory(struct run *r, struct error *err) {
-    if (owner_is_there(&r->owner)) return true;
-    bool ok = owner_take_again(&r->owner, err) && logger_restore(r->log, err) &&
-              log_file_restore(&r->task_log, err) && log_file_restore(&r->sample_log, err) &&
-              run_write_options(r, err);
-    if (ok) warn("%s was deleted or moved away during the run: it is made anew, with the log so far", r->out);
+    bool there = owner_is_there(&r->owner);
+    bool ok = (there || owner_take_again(&r->owner, err)) && run_log_restore(r, err);
+    if (ok && !there)
+        warn("%s was deleted or moved away during the run: it is made anew, with the log so far", r->out);
     return ok;
 }
 
 void run_save(struct run *r) {
     struct error err;
     struct rank_busy *busy = rank_busy_begin(r->group, "saving", r->state.step);
-    bool ok = !is_rank_0(r) || find_directory(r, &err);
+    bool ok = true;
     r->saved_step = r->state.step;
+    r->state.sample = dataloader_position(r->train);
     if (is_rank_0(r)) {
         logger_sync(r->log);
         json_decref(r->state.options);
         r->state.options = options_export(&r->options);
+        ok = find_directory(r, &err); /* last, so that little time is left for it to go away again */
     }
-    r->state.sample = dataloader_position(r->train);
     ok = group_agree(r->group, ok, &err) &&
          checkpoint_save(r->out, &r->zero, r->data.tokenizer, &r->state, &err);
     if (ok && is_rank_0(r)) ok = checkpoint_prune(r->out, r->config.keep, &err);

@@ -26,7 +26,8 @@ struct run {
     /* what it runs on */
     struct group *group; /* the ranks */
     struct device *device;
-    struct comm *comm; /* collectives between them; &timing.comm */
+    double matmul_rate; /* of the device, in FLOP/s, as measured at the start; on rank 0 */
+    struct comm *comm;  /* collectives between them; &timing.comm */
     struct rank_timing timing;
     int stop_signal; /* that all ranks have agreed to stop for; 0: none */
 
@@ -47,9 +48,9 @@ struct run {
     double val_loss;   /* of the last validation */
     struct eval_tasks tasks;
     struct log_file task_log, sample_log; /* of rank 0; else not open */
-    bool saved;         /* the last checkpoint that was due is on disk */
-    int64_t saved_step; /* its step, also if it failed */
-    int64_t kept_step;  /* of the last one that did not fail; -1: none */
+    bool saved;                           /* the last checkpoint that was due is on disk */
+    int64_t saved_step;                   /* its step, also if it failed */
+    int64_t kept_step;                    /* of the last one that did not fail; -1: none */
 };
 
 /* Rank 0 prints and writes for all. */

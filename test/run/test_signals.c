@@ -12,14 +12,23 @@
 #include <unistd.h>
 
 #define MODEL                                                                                                \
-    "--layers 1 --channels 16 --heads 2 --context 32 --vocab-size 300 --threads 1 --device cpu --batch-size 2 "
+    "--layers 1 --channels 16 --heads 2 --context 32 --vocab-size 300 --batch-size 2 --threads 1 "           \
+    "--device cpu "
 #define RUN "$T --text text.txt " MODEL
+/* Waits until the command succeeds, or the program of `pid` has ended. */
+#define UNTIL(command) "until " command "; do kill -0 $(cat pid) || break; sleep 0.02; done; "
 /* In the background: its pid in `pid`, what it says in `output`; waits for the first 20 steps. */
 #define BEGIN(out, options)                                                                                  \
-    RUN "--out " out " " options " >output 2>&1 & echo $! >pid; "                                            \
-        "until [ -f " out "/log.jsonl ] && [ $(wc -l <" out "/log.jsonl) -gt 20 ]; do "                      \
-        "kill -0 $(cat pid) || break; sleep 0.02; done; "
+    RUN "--out " out " " options " >output 2>&1 & echo $! >pid; " UNTIL(                                     \
+        "[ -f " out "/log.jsonl ] && [ $(wc -l <" out "/log.jsonl) -gt 20 ]")
 #define ENDLESS "--steps 100000000 --save-every 100000000 "
+/* A checkpoint every 300 steps. MEANWHILE stops the program between two of them, does something, and lets it
+ * go on. */
+#define SAVING "--steps 100000000 --save-every 300 "
+#define MEANWHILE(something)                                                                                 \
+    "until kill -STOP $(cat pid); until grep -q '^State:.[TZ]' /proc/$(cat pid)/status; do :; done; "        \
+    "n=$(($(wc -l <run/log.jsonl) %% 300)); [ $n -gt 20 -a $n -lt 280 ]; do "                                \
+    "kill -CONT $(cat pid); sleep 0.01; done; " something "; kill -CONT $(cat pid); "
 /* The rows of the steps are all there, once, and nothing else is in the log. */
 #define WHOLE(run)                                                                                           \
     "grep -o '^{\"step\":[0-9]*,\"epoch' " run "/log.jsonl | grep -o '[0-9]*' >steps && "                    \
@@ -58,13 +67,10 @@ static void nohup_is_respected(void **state) {
 /* Signals that arrive while the first one's checkpoint is written, by the hundred. */
 static void further_signals_abort_nothing(void **state) {
     for (int i = 0; i < 5; i++) {
-        expect_command(
-            128 + SIGTERM, "",
-            BEGIN(
-                "run",
-                ENDLESS) "kill -TERM $(cat pid); "
-                         "for i in 1 2 3 4 5 6 7 8; do for s in HUP INT USR1 TERM; do kill -$s $(cat pid); done; done "
-                         "2>/dev/null; wait $(cat pid)");
+        expect_command(128 + SIGTERM, "",
+                       BEGIN("run", ENDLESS) "kill -TERM $(cat pid); "
+                                             "for i in 1 2 3 4 5 6 7 8; do for s in HUP INT USR1 TERM; do "
+                                             "kill -$s $(cat pid); done; done 2>/dev/null; wait $(cat pid)");
         expect_command(0, "",
                        "grep -q 'the state is saved' output && ls -d run/step-* && ! ls -d run/*.tmp && "
                        "rm -r run");
@@ -126,12 +132,9 @@ static void failed_saves_decide_the_exit_status(void **state) {
 }
 
 static void killed_before_the_first_checkpoint(void **state) {
-    expect_command(0, "", RUN "--steps 3000 --save-every 3000 --learning-rate 2e-3 --seed 3 --out whole");
-    expect_command(
-        128 + SIGKILL, "",
-        BEGIN(
-            "run",
-            "--steps 3000 --save-every 3000 --learning-rate 2e-3 --seed 3") "kill -KILL $(cat pid); wait $(cat pid)");
+#define STEPS "--steps 3000 --save-every 3000 --learning-rate 2e-3 --seed 3 "
+    expect_command(0, "", RUN STEPS "--out whole");
+    expect_command(128 + SIGKILL, "", BEGIN("run", STEPS) "kill -KILL $(cat pid); wait $(cat pid)");
     expect_command(0, "begins again", "ls -d run/step-* || $T --resume --out run");
     expect_command(0, "",
                    "cmp whole/log.jsonl run/log.jsonl && cd whole/step-00003000 && "
@@ -143,27 +146,23 @@ static void killed_before_the_first_checkpoint(void **state) {
 }
 
 static void a_directory_that_goes_away(void **state) {
-    static const char *const fates[] = {"rm -r run", "mv run moved", "mv run moved; mkdir run"};
+    static const char *const fates[] = {"rm -r run", "mv run moved", "mv run moved; mkdir run",
+                                        "rm run/log.jsonl run/run.json"};
     for (size_t i = 0; i < ARRAY_LENGTH(fates); i++) {
         expect_command(
             128 + SIGTERM, "",
-            BEGIN(
-                "run",
-                "--steps 100000000 --save-every 300 ") "%s; until [ -d run/step-00001200 ]; do kill -0 $(cat pid) || break; sleep 0.02; done; "
-                                                       "kill -TERM $(cat pid); wait $(cat pid)",
+            BEGIN("run", SAVING) "cp run/run.json facts; " MEANWHILE("%s") UNTIL(
+                "ls -d run/step-*[0-9] || grep 'not saved' output") "kill -TERM $(cat pid); wait $(cat pid)",
             fates[i]);
-        expect_command(0, "is made anew",
-                       "cat output && " WHOLE("run") "&& test -f run/options.json -a -f run/loss.svg");
+        expect_command(0, "",
+                       "%s " WHOLE("run") "&& cmp facts run/run.json && ls run/options.json run/loss.svg",
+                       i < 3 ? "grep 'is made anew' output &&" : "! grep anew output &&");
         expect_command(0, "", "$T --resume --out run --steps $(($(wc -l <steps) + 3)) && rm -rf run moved");
     }
     /* Something else is there now: it is left alone, and the run goes on without. */
-    expect_command(
-        1, "",
-        BEGIN(
-            "run",
-            "--steps 100000000 --save-every 300 ") "mv run moved; mkdir run; echo precious >run/log.jsonl; "
-                                                   "until grep -q 'not saved' output; do kill -0 $(cat pid) || break; sleep 0.02; done; "
-                                                   "kill -TERM $(cat pid); wait $(cat pid)");
+    expect_command(1, "",
+                   BEGIN("run", SAVING) MEANWHILE("mv run moved; mkdir run; echo precious >run/log.jsonl")
+                       UNTIL("grep -q 'not saved' output") "kill -TERM $(cat pid); wait $(cat pid)");
     expect_command(0, "precious\n", "cat run/* && rm -r run moved");
 }
 
@@ -192,7 +191,8 @@ static void control_characters_are_not_printed(void **state) {
         "$T --text n*.txt --steps 1 --out run2",
         "cp -r run \"$(printf 'r\\033[2J')\" && $T --resume --steps 3 --out r?*2J",
         "$P --tokenizer bytes --out shards q*.jsonl",
-        "sed -i 's/\"wpe/\"\\\\u001b[2J/' run/step-00000002/model.safetensors; $T eval --from run/step-00000002 --text text.txt",
+        "sed -i 's/\"wpe/\"\\\\u001b[2J/' run/step-00000002/model.safetensors; "
+        "$T eval --from run/step-00000002 --text text.txt",
     };
     for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) {
         struct ran r = run_command("%s", commands[i]);
