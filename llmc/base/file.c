@@ -64,6 +64,11 @@ bool path_is_directory(const char *path) {
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+bool path_ends_with(const char *path, const char *end) {
+    size_t n = strlen(path), m = strlen(end);
+    return n >= m && strcmp(path + n - m, end) == 0;
+}
+
 char *path_pattern(const char *pattern) {
     size_t length = strlen(pattern), literal = length;
     char *out = (char *)xmalloc(2 * length + 1), *to = out;

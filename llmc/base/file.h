@@ -19,6 +19,8 @@ void file_unmap(struct mapped_file *f);
 
 bool path_exists(const char *path);
 bool path_is_directory(const char *path);
+/* Whether the name has this ending, ".gz". */
+bool path_ends_with(const char *path, const char *end);
 /* mkdir -p */
 bool make_directories(const char *path, struct error *err);
 /* The directory that the path lies in: "." for a plain name. The caller frees. */

@@ -43,16 +43,11 @@ static int64_t size_of(const char *path) {
     return stat(path, &st) == 0 ? (int64_t)st.st_size : 0;
 }
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 static bool export_model(const struct export_config *c, const char *from, bool gguf, struct error *err) {
     static const char *const files[] = {".bin", ".safetensors", ".pt", ".pth", ".ggml", ".onnx"};
     if (gguf) return may_write_file(c->to, c->overwrite, err) && export_gguf(from, c->to, c->type, err);
     for (size_t i = 0; i < ARRAY_LENGTH(files); i++)
-        if (ends_with(c->to, files[i]))
+        if (path_ends_with(c->to, files[i]))
             return fail(err, "--to %s: this would be the name of a directory; a GGUF file ends in .gguf",
                         c->to);
     return export_huggingface(from, c->to, c->type, c->overwrite, err);
@@ -63,7 +58,7 @@ int cmd_export(int argc, char **argv) {
     struct export_config c;
     int status = command_options(&options, &export_command, &c, argc, argv);
     if (status >= 0) return status;
-    bool gguf = ends_with(c.to, ".gguf");
+    bool gguf = path_ends_with(c.to, ".gguf");
     struct error err;
     char *from = checkpoint_find(c.from, &err);
     bool ok = from != NULL && export_model(&c, from, gguf, &err);

@@ -3,6 +3,8 @@
  * would be trained on. */
 #include "llmc/corpus/byte_stream.h"
 
+#include "llmc/base/file.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -136,11 +138,6 @@ static int64_t read_zstd(struct byte_stream *s, uint8_t *out, int64_t capacity, 
 
 /* --- opening and reading --- */
 
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), m = strlen(end);
-    return n >= m && strcmp(text + n - m, end) == 0;
-}
-
 static bool detect_kind(struct byte_stream *s, struct error *err) {
     if (!fill(s, err)) return false;
     uint32_t first = 0;
@@ -148,11 +145,11 @@ static bool detect_kind(struct byte_stream *s, struct error *err) {
     s->kind = s->in_size >= 2 && (first & 0xffff) == 0x8b1f                                           ? GZIP
               : s->in_size >= 4 && (first == ZSTD_MAGICNUMBER || (first & 0xfffffff0) == 0x184d2a50u) ? ZSTD
                                                                                                       : PLAIN;
-    if (s->kind == PLAIN && (ends_with(s->name, ".gz") || ends_with(s->name, ".zst")))
+    if (s->kind == PLAIN && (path_ends_with(s->name, ".gz") || path_ends_with(s->name, ".zst")))
         return fail(
             err,
             "%s: does not begin like %s data (its first bytes are %02x %02x %02x %02x, the file has %s%lld)",
-            s->name, ends_with(s->name, ".gz") ? "gzip" : "Zstandard", s->in_size > 0 ? s->in[0] : 0,
+            s->name, path_ends_with(s->name, ".gz") ? "gzip" : "Zstandard", s->in_size > 0 ? s->in[0] : 0,
             s->in_size > 1 ? s->in[1] : 0, s->in_size > 2 ? s->in[2] : 0, s->in_size > 3 ? s->in[3] : 0,
             s->in_size == (int64_t)sizeof s->in ? "at least " : "", (long long)s->in_size);
     if (s->kind == GZIP) {

@@ -260,8 +260,8 @@ static bool read_header(const struct csv_reader *r, struct columns *c) {
     return false;
 }
 
-/* Reads a list of strings as Python, NumPy or JSON write it, ['a' "b's", 'c'], and returns their number; -1 if
- * it is none. Cuts them out of `text` itself. */
+/* Reads a list of strings as Python, NumPy or JSON write it, ['a' "b's", 'c'], and returns their number; -1
+ * if it is none. Cuts them out of `text` itself. */
 static int cut_list(char *text, char **item) {
     char *p = text + strspn(text, " \n"), *out = text;
     int n = 0;
@@ -272,9 +272,10 @@ static int cut_list(char *text, char **item) {
         char quote = *p++;
         if ((quote != '\'' && quote != '"') || n == MMLU_CHOICES) return -1;
         for (item[n++] = out; *p != quote; p++) {
-            if (!*p || (*p == '\\' && !p[1])) return -1;
-            if (*p == '\\') p++;
-            *out++ = p[-1] != '\\' || (*p != 'n' && *p != 't') ? *p : *p == 'n' ? '\n' : '\t';
+            bool escaped = *p == '\\';
+            p += escaped;
+            if (!*p) return -1;
+            *out++ = escaped && *p == 'n' ? '\n' : escaped && *p == 't' ? '\t' : *p;
         }
         p++;
         *out++ = 0;
@@ -332,18 +333,13 @@ static bool read_csv(struct task_file *f, const char *text, int64_t size, const 
 
 /* --- files --- */
 
-static bool ends_with(const char *s, const char *end) {
-    size_t n = strlen(s), m = strlen(end);
-    return n >= m && strcasecmp(s + n - m, end) == 0;
-}
-
 bool task_file_read(struct task_file *f, const char *path, struct error *err) {
     struct mapped_file m;
     memset(f, 0, sizeof *f);
     if (!file_map(&m, path, err)) return false;
-    const char *text = m.data ? (const char *)m.data : "";
-    bool ok = ends_with(path, ".csv") ? read_csv(f, text, m.size, path, err)
-                                      : read_json_lines(f, text, m.size, path, err);
+    const char *text = m.data ? (const char *)m.data : "", *dot = strrchr(path, '.');
+    bool ok = dot && strcasecmp(dot, ".csv") == 0 ? read_csv(f, text, m.size, path, err)
+                                                  : read_json_lines(f, text, m.size, path, err);
     if (ok && f->count == 0) ok = fail(err, "%s: holds no question", path);
     file_unmap(&m);
     if (!ok) task_file_free(f);

@@ -16,18 +16,12 @@
 
 /* --- the list of sources --- */
 
-static bool ends_with(const char *text, size_t size, const char *end) {
-    size_t n = strlen(end);
-    return size >= n && memcmp(text + size - n, end, n) == 0;
-}
-
 static bool is_named_json_lines(const char *path) {
-    size_t n = strlen(path);
-    if (ends_with(path, n, ".gz"))
-        n -= 3;
-    else if (ends_with(path, n, ".zst"))
-        n -= 4;
-    return ends_with(path, n, ".jsonl") || ends_with(path, n, ".ndjson");
+    static const char *const ends[] = {".jsonl",  ".jsonl.gz",  ".jsonl.zst",
+                                       ".ndjson", ".ndjson.gz", ".ndjson.zst"};
+    for (size_t i = 0; i < ARRAY_LENGTH(ends); i++)
+        if (path_ends_with(path, ends[i])) return true;
+    return false;
 }
 
 /* Takes `path` over. */
@@ -511,10 +505,10 @@ char *text_remark(const struct text_remarks *r, int i) {
         [REMARK_NUL] = {"document holds NUL bytes, and is used as it is",
                         "documents hold NUL bytes, and are used as they are"},
         [REMARK_SEPARATORS] =
-            {"<|endoftext|> stands inside a line, where it is ordinary text; to separate documents, put it on a "
-             "line of its own",
-             "times <|endoftext|> stands inside a line, where it is ordinary text; to separate documents, put it "
-             "on a line of its own"},
+            {"<|endoftext|> stands inside a line, where it is ordinary text; to separate documents, put it "
+             "on a line of its own",
+             "times <|endoftext|> stands inside a line, where it is ordinary text; to separate documents, "
+             "put it on a line of its own"},
     };
     if (r->left_out && i-- == 0) return left_out_remark(r);
     for (int k = 0; k < TEXT_REMARKS; k++)

@@ -193,9 +193,9 @@ static void mmlu_as_published(void **state) {
 
 static void quotes_in_a_list_of_choices(void **state) {
     struct task_file f =
-        read_task("x.csv", "question,choices,answer\nWhy?,\"['it\\'s', 'a\\\\b\\nc', \"\"d'\"\"]\",2\n");
+        read_task("x.csv", "question,choices,answer\nWhy?,\"['it\\'s', 'a\\\\nb\\nc', \"\"d'\"\"]\",2\n");
     assert_int_equal(f.count, 1);
-    assert_mentions(f.questions[0].context, "\nA. it's\nB. a\\b\nc\nC. d'\nAnswer:");
+    assert_mentions(f.questions[0].context, "\nA. it's\nB. a\\nb\nc\nC. d'\nAnswer:");
     task_file_free(&f);
 }
 
