@@ -13,7 +13,9 @@ const struct option_command plan_command = {
     "train_gpt plan [options of training]",
     "Prints the memory that a training run with these options needs, by category, and the FLOPs of a step. "
     "With --gpus N or --ranks N it prints the memory of each process, for every level of --zero. It runs the "
-    "real step in a mode that neither allocates nor computes, so that plan and run cannot differ. Exits with 1 if the memory does not suffice.",
+    "real step in a mode that neither allocates nor computes, so that plan and run cannot differ. The "
+    "options of a run can be given as they are: those that change neither memory nor work, such as --out, do "
+    "nothing. Exits with 1 if the memory does not suffice.",
     run_option_groups, RUN_OPTION_GROUPS};
 
 enum { LEVELS = ZERO_PARAMETERS + 1 };

@@ -204,9 +204,11 @@ static void say_where(struct profile *p, const struct device *d) {
 struct option_command profile_command(struct option_group groups[RUN_OPTION_GROUPS + 1]) {
     memcpy(groups, run_option_groups, RUN_OPTION_GROUPS * sizeof *groups);
     groups[RUN_OPTION_GROUPS] = (struct option_group){"Profile", rows, ARRAY_LENGTH(rows)};
-    return (struct option_command){"train_gpt profile [options of training] [--html FILE]",
-                                   "Times one training step, operation by operation, on random tokens.",
-                                   groups, RUN_OPTION_GROUPS + 1};
+    return (struct option_command){
+        "train_gpt profile [options of training] [--html FILE]",
+        "Times one training step of a single process, operation by operation, on random tokens. The options "
+        "of a run can be given as they are: those that do not change that step, such as --out, do nothing.",
+        groups, RUN_OPTION_GROUPS + 1};
 }
 
 int cmd_profile(int argc, char **argv) {
