@@ -51,8 +51,8 @@ struct option_row {
     const char *name; /* without dashes: lower case letters, digits, '-' */
     enum option_type type;
     size_t offset; /* of the field in the configuration structure */
-    /* The default as a user would type it, checked like input; NULL: no text. "auto" for a number: the program
-     * chooses, the field is 0, and both words mean it on the command line. */
+    /* The default as a user would type it, checked like input; NULL: no text. "auto" for a number: the
+     * program chooses, the field is 0, and both words mean it on the command line. */
     const char *initial;
     double min, max;         /* inclusive unless flagged; INFINITY: no limit; integers below 2^53 */
     const char *words;       /* "cosine|linear" */

@@ -23,15 +23,16 @@ struct task_file {
     int64_t count, capacity;
 };
 
-/* A file whose name ends in .csv has MMLU's columns: question, A, B, C, D, answer. With a header line they can
- * be in any order and number: question, answer, subject, and choice0, choice1, ... or one column of all
- * choices as Python writes a list. The answer is a letter, or a number from 0. The context is what Hendrycks
- * et al. 2021 give to a model without examples,
+/* A file whose name ends in .csv has MMLU's columns: question, A, B, C, D, answer. With a header line they
+ * can be in any order and number: question, answer, subject, and choice0, choice1, ... or one column of all
+ * choices as Python writes a list. The answer is a letter, or a number from 0. The context is what
+ * Hendrycks et al. 2021 give to a model without examples,
  *
  *     The following are multiple choice questions (with answers) about SUBJECT.\n\n
  *     QUESTION\nA. ...\nB. ...\nC. ...\nD. ...\nAnswer:
  *
- * with SUBJECT from a name like world_religions_test.csv if no column has it, and the choices are " A" to " D".
+ * with SUBJECT from a name like world_religions_test.csv if no column has it, and the choices are
+ * " A" to " D".
  *
  * Any other file has one JSON object per line, in one of three forms:
  *

@@ -29,8 +29,8 @@ static const struct option_row model_rows[] = {
 static const struct option_row data_rows[] = {
     OPT_TEXT(
         C, text, "text", NULL, "PATH",
-        "train on this text: a file, also compressed (.gz, .zst), JSON lines, a directory of such files, or - "
-        "for the standard input (default: the built-in stories)",
+        "train on this text: a file, also compressed (.gz, .zst), JSON lines, a directory of such files, or "
+        "- for the standard input (default: the built-in stories)",
         0),
     TEXT_FORMAT_OPTIONS(C, "of --text; "),
     OPT_TEXT(C, data, "data", NULL, "GLOB", "train on these token shards (.bin, as llm.c writes them)", 0),

@@ -22,10 +22,9 @@ struct run_data {
 
 /* The weights that the run starts from. */
 struct run_weights {
-    const char *checkpoint; /* a directory; NULL: there are none */
-    bool resumed;           /* by --resume, which goes on with their tokenizer */
-    bool
-        tokenizer_is_stored; /* --tokenizer is what the run was started with: the checkpoint has that tokenizer */
+    const char *checkpoint;   /* a directory; NULL: there are none */
+    bool resumed;             /* by --resume, which goes on with their tokenizer */
+    bool tokenizer_is_stored; /* --tokenizer is of the run that goes on: the checkpoint has that tokenizer */
 };
 
 /* Opens the datasets and the tokenizer: the one of --tokenizer, else that of the weights, else the one beside

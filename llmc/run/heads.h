@@ -4,8 +4,8 @@
 
 #include "llmc/run/run.h"
 
-/* Prints which head attends to the right noun most often where a pronoun is to be written, and the command that
- * shows the model at work. All ranks call it, because the parameters may be divided among them. */
+/* Prints which head attends to the right noun most often where a pronoun is to be written, and the command
+ * that shows the model at work. All ranks call it, because the parameters may be divided among them. */
 void run_print_heads(struct run *r);
 
 #endif

@@ -55,8 +55,8 @@ void pipeline_end_step(struct pipeline *p, double lr);
 /* Waits for the oldest step that has not been read if more than `in_flight` are, and returns its numbers. On
  * a device whose work is done when the call returns, nothing stays in flight. */
 bool pipeline_read(struct pipeline *p, int64_t in_flight, struct log_step *step);
-/* The duration of the next step counts from now: a checkpoint or a validation is no part of it. Nothing may be
- * in flight. */
+/* The duration of the next step counts from now: a checkpoint or a validation is no part of it. Nothing may
+ * be in flight. */
 void pipeline_restart_clock(struct pipeline *p);
 
 #endif

@@ -322,9 +322,8 @@ void resume_warn(const struct resume *r, const struct options *now, const struct
                  int64_t step) {
     const char *is, *was;
     if (differs(r, now, "tokens-per-step", &is, &was))
-        warn(
-            "--tokens-per-step %s instead of %s: the run goes on at the same sample, and its remaining %" PRId64
-            " steps are of %s tokens each",
-            is, was, c->steps - step, is);
+        warn("--tokens-per-step %s instead of %s: the run goes on at the same sample, and its remaining "
+             "%" PRId64 " steps are of %s tokens each",
+             is, was, c->steps - step, is);
     warn_about_rate(r, now, c, step);
 }

@@ -40,8 +40,8 @@ bool resume_open(struct resume *r, const struct options *now, const struct json_
                  const char *checkpoint, struct error *err);
 void resume_close(struct resume *r);
 
-/* RESUME_MODEL, RESUME_STATE and RESUME_ORDER; `model` is the checkpoint's. Values like 0 and auto, which leave the choice
- * open, become those of the run. */
+/* RESUME_MODEL, RESUME_STATE and RESUME_ORDER; `model` is the checkpoint's. Values like 0 and auto, which
+ * leave the choice open, become those of the run. */
 bool resume_check_fixed(const struct resume *r, struct options *now, const struct gpt_config *model,
                         struct error *err);
 /* RESUME_DATA, and the warning about validation data: `then` is what the checkpoint says, `found` what has

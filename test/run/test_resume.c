@@ -14,7 +14,8 @@
 #include <string.h>
 
 #define MODEL                                                                                                \
-    "--layers 1 --channels 16 --heads 2 --context 32 --vocab-size 300 --threads 1 --device cpu --batch-size 2 "
+    "--layers 1 --channels 16 --heads 2 --context 32 --vocab-size 300 --batch-size 2 --threads 1 "           \
+    "--device cpu "
 #define TEXT "$T --text text.txt " MODEL "--steps 4 --seed 5 --out text "
 #define SHARDS                                                                                               \
     "$T --data 'shards/train_*.bin' --val shards/val.bin " MODEL "--steps 4 --seed 5 --out shards_run "
@@ -190,9 +191,9 @@ static void the_same_options_again(void **state) {
     }
     /* what the model is, although the run was not told */
     expect_command(0, "", RESUME "--positions learned --kv-heads 2 --ff 64 --model tiny", "text");
-    expect_command(
-        0, "",
-        "$T --config run/options.json --out again && cd again/step-* && cmp model.safetensors ../../text/step-00000004/model.safetensors");
+    expect_command(0, "",
+                   "$T --config run/options.json --out again && cd again/step-* && "
+                   "cmp model.safetensors ../../text/step-00000004/model.safetensors");
 }
 
 /* --- data --- */

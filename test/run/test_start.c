@@ -25,7 +25,8 @@ static void put_shard(const char *path, int64_t count, uint32_t seed) {
     free(tokens);
 }
 
-/* text.txt; unknown.bin, a shard of unknown tokens; prepared/, shards of it by bytes; bpe/, by a trained tokenizer */
+/* text.txt; unknown.bin, a shard of unknown tokens; prepared/, shards of the text by bytes; bpe/, by a
+ * trained tokenizer */
 static int set_up(void **state) {
     static const char *const words[] = {"the", "cat", "saw", "a", "dog", "and", "ran", "home"};
     if (make_scratch(state) != 0) return -1;
@@ -159,7 +160,8 @@ static void presets_are_not_shadowed(void **state) {
                    "mkdir -p here/tiny here/gpt2/src here/d1 && touch here/gpt2/src/a.c here/d3 && "
                    "echo '{}' >here/d1/config.json");
 #define HERE                                                                                                 \
-    "cd here && rm -rf run && $T --text ../text.txt --tokenizer bytes --out run --steps 2 --batch-size 2 --seq-len 16 --device cpu "
+    "cd here && rm -rf run && $T --text ../text.txt --tokenizer bytes --out run --steps 2 --batch-size 2 "   \
+    "--seq-len 16 --device cpu "
     expect_command(0, "model     tiny", HERE);
     expect_command(0, "model     tiny", HERE "--model tiny");
     expect_command(0, "model     d1", HERE "--model d1 --layers 1 --channels 16 --heads 2 --context 32");
@@ -238,7 +240,8 @@ static void different_tokenizers_are_refused(void **state) {
                    TRAIN "--text text.txt --tokenizer bytes --vocab-size 300 && rm -rf wide && mv run wide");
     expect_command(
         0, "has to learn them anew",
-        "rm -rf run; $T --out run --model wide --text text.txt --tokenizer bpe/tokenizer.json --steps 2 --device cpu");
+        "rm -rf run; $T --out run --model wide --text text.txt --tokenizer bpe/tokenizer.json --steps 2 "
+        "--device cpu");
     static const char *const other_text[] = {"eval --text text.txt --batches 1",
                                              "sample --prompt the --tokens 4"};
     for (size_t i = 0; i < ARRAY_LENGTH(other_text); i++)

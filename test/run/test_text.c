@@ -11,7 +11,8 @@
 #include <zstd.h>
 
 #define MODEL                                                                                                \
-    "--layers 1 --channels 16 --heads 2 --context 32 --batch-size 2 --threads 1 --device cpu --tokenizer bytes "
+    "--layers 1 --channels 16 --heads 2 --context 32 --batch-size 2 --threads 1 --device cpu "               \
+    "--tokenizer bytes "
 
 /* --- inputs --- */
 
