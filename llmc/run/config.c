@@ -409,7 +409,7 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
                        : c->dtype == DTYPE_CHOICE_BF16 ? DTYPE_BF16
                                                        : DTYPE_F32;
     check(dtype == DTYPE_F32 || dtype == device->dtype,
-          "--dtype bf16: the CPU computes in fp32 only; use --dtype fp32 or a GPU (--device cuda)");
+          "--dtype bf16: the CPU trains in fp32 only; use --dtype fp32 or a GPU (--device cuda)");
     bool fp8 = c->matmul == MATMUL_CHOICE_FP8;
     check(
         !fp8 || device->arch == 0 || device->arch >= 89,
