@@ -99,6 +99,7 @@ static inline const float *cpu_weight(const struct tensor *t, float **memory) {
     const uint16_t *from = (const uint16_t *)t->data;
     float *to = *memory;
     int64_t n = tensor_count(t);
+#pragma omp parallel for simd schedule(static) if (n > 1 << 16)
     for (int64_t i = 0; i < n; i++) to[i] = f32_from_bf16(from[i]);
     *memory += n;
     return to;

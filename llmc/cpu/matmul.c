@@ -97,7 +97,8 @@ static void multiply_few_rows(const struct product *p, struct block k, const str
         }
 }
 
-/* Below this many multiply-adds, waking another thread takes longer than it saves. */
+/* Up to this many multiply-adds, waking another thread takes longer than it saves. It is also where OpenBLAS,
+ * which is then called outside of a parallel region, begins to use threads of its own. */
 static bool worth_threads(const struct product *p) { return p->M * p->N * p->K > 1 << 18; }
 
 static int64_t matmul_forward_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,

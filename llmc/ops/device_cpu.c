@@ -63,6 +63,12 @@ static void cpu_memory_info(struct device *d, int64_t *free_bytes, int64_t *tota
     if (f) fclose(f);
 }
 
+/* Operations call BLAS from their own threads, each for itself. An OpenBLAS that uses OpenMP notices this;
+ * other builds would start threads within threads, unless they are told to use one. */
+static void use_blas_threads(int count) {
+    if (openblas_get_parallel() != OPENBLAS_OPENMP) openblas_set_num_threads(count);
+}
+
 /* The fastest of several short runs, so that other load on the machine lowers the result least. */
 static void cpu_measure(struct device *d, double *matmul_flops, double *copy_bytes) {
     enum { N = 1024, REPEATS = 5 };
@@ -73,12 +79,14 @@ static void cpu_measure(struct device *d, double *matmul_flops, double *copy_byt
 #pragma omp parallel for
     for (size_t i = 0; i < words; i++) a[i] = b[i] = 1.0f / (float)(1 + i % 7);
     *matmul_flops = *copy_bytes = 0.0;
+    use_blas_threads(omp_get_max_threads());
     for (int r = 0; r < REPEATS; r++) {
         double t0 = now_seconds();
         cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, N, N, N, 1.0f, a, N, a + N * N, N, 0.0f, b, N);
         double rate = 2.0 * N * N * N / (now_seconds() - t0);
         if (rate > *matmul_flops) *matmul_flops = rate;
     }
+    use_blas_threads(1);
     for (int r = 0; r < REPEATS; r++) {
         /* in place, as the optimizer works: a line that is only written is first read all the same, so that
          * a plain copy would take a third of its time for bytes that nobody counts */
@@ -144,9 +152,7 @@ struct device *device_open_cpu(void) {
         if (sscanf(line, "model name : %95[^\n]", model) == 1) break;
     if (f) fclose(f);
     warn_of_old_kernels(d->ops->adamw[0].name);
-    /* Operations call BLAS from their own threads, each for itself. OpenBLAS notices this if it uses OpenMP;
-     * other builds would start threads within threads. */
-    if (openblas_get_parallel() != OPENBLAS_OPENMP) openblas_set_num_threads(1);
+    use_blas_threads(1);
     snprintf(d->name, sizeof d->name, "%s, %d thread%s, %s", model, omp_get_max_threads(),
              omp_get_max_threads() == 1 ? "" : "s", d->ops->adamw[0].name);
     return d;
