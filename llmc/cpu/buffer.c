@@ -54,7 +54,7 @@ static void cast_run(const struct op_env *env, struct tensor *out, const struct 
 static void fill_run(const struct op_env *env, struct tensor *out, float value) {
     int64_t n = tensor_count(out);
     float *o = f32(out);
-#pragma omp parallel for simd schedule(static)
+#pragma omp parallel for simd schedule(static, CPU_CHUNK)
     for (int64_t i = 0; i < n; i++) o[i] = value;
 }
 

@@ -114,7 +114,7 @@ static void check_gradients(const struct gpt_config *config) {
             struct tensor p = gpt_param(&m.gpt, (enum param_id)id, l),
                           d = gpt_grad(&m.gpt, (enum param_id)id, l);
             double off = gradient_error(&m.gpt, &p, &d), size = 0.0;
-            for (int64_t i = 0; i < tensor_count(&d); i++) size = fmax(size, fabs((double)f32(&d)[i]));
+            for (int64_t i = 0; i < tensor_count(&d); i++) size = max_f64(size, fabs((double)f32(&d)[i]));
             if (size == 0.0)
                 fail_msg("%s: %s has no gradient", config->name, gpt_param_name((enum param_id)id, l));
             if (!(off < 0.01))
@@ -142,8 +142,8 @@ static void assert_near(const float *a, const float *b, int64_t n, double tolera
                         const char *what) {
     double worst = 0.0, size = 0.0;
     for (int64_t i = 0; i < n; i++) {
-        worst = fmax(worst, fabs((double)a[i] - (double)b[i]));
-        size = fmax(size, fabs((double)b[i]));
+        worst = max_f64(worst, fabs((double)a[i] - (double)b[i]));
+        size = max_f64(size, fabs((double)b[i]));
     }
     if (!(worst <= tolerance * size)) fail_msg("%s: %s is off by %.3g of %.3g", name, what, worst, size);
 }

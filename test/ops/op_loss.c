@@ -54,7 +54,7 @@ static void loss_forward_bound(struct op_instance *x) {
         if (targets[n] < 0.0f) continue; /* exactly 0 */
         const float *row = logits + n * Vp;
         double max = -INFINITY, total = 0.0, spread = 0.0, sizes = 0.0;
-        for (int64_t v = 0; v < V; v++) max = fmax(max, (double)row[v]);
+        for (int64_t v = 0; v < V; v++) max = max_f64(max, (double)row[v]);
         for (int64_t v = 0; v < V; v++) {
             double p = exp((double)row[v] - max);
             total += p;

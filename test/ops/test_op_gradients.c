@@ -48,7 +48,7 @@ static void check_elements(const char *what, float *x, const float *gradient, in
                            double (*value)(void *), void *user) {
     const float h = 1.0f / 32.0f;
     double largest = 1.0;
-    for (int64_t i = 0; i < count; i++) largest = fmax(largest, fabs((double)gradient[i]));
+    for (int64_t i = 0; i < count; i++) largest = max_f64(largest, fabs((double)gradient[i]));
     for (int64_t i = 0; i < count; i++) {
         float at = x[i];
         double v[4];

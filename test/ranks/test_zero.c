@@ -397,7 +397,7 @@ static void same_values(const struct run *r, const struct result *a, const struc
             const float *x = a->params + layout.offset[id] + l * layout.stride[id];
             const float *y = b->params + layout.offset[id] + l * layout.stride[id];
             double largest = 0;
-            for (int64_t i = 0; i < n; i++) largest = fmax(largest, fabs((double)y[i]));
+            for (int64_t i = 0; i < n; i++) largest = max_f64(largest, fabs((double)y[i]));
             for (int64_t i = 0; i < n; i++)
                 near(r, gpt_param_name((enum param_id)id, l), (double)x[i], (double)y[i], largest);
         }
