@@ -165,6 +165,7 @@ static void put_tokenizer_keys(struct gguf *g, const struct tokenizer *t, const 
     /* `sample` puts it before a prompt, too: the same prompt has to give the same tokens. */
     key_bool(g, "tokenizer.ggml.add_bos_token", begin >= 0);
     key_bool(g, "tokenizer.ggml.add_eos_token", false);
+    if (tokenizer_chat_template(t)) key_string(g, "tokenizer.chat_template", tokenizer_chat_template(t));
 }
 
 /* --- tensors --- */

@@ -327,6 +327,8 @@ static json_t *tokenizer_json(const struct gpt_config *c, const struct tokenizer
                              tokenizer_prefixes_space(t), "clean_up_tokenization_spaces", 0);
     name_token(root, "bos_token", t, bos);
     name_token(root, "eos_token", t, eos);
+    if (tokenizer_chat_template(t))
+        json_object_set_new(root, "chat_template", json_string(tokenizer_chat_template(t)));
     return root;
 }
 

@@ -52,6 +52,7 @@ void tokenizer_free(struct tokenizer *t) {
     free(t->json_pre_tokenizer);
     free(t->json_post_processor);
     free(t->json_decoder);
+    free(t->chat_template);
     pretokenizer_free(&t->pre);
     free(t);
 }
@@ -377,6 +378,12 @@ char *tokenizer_merge_name(const struct tokenizer *t, int rank) {
 }
 
 bool tokenizer_uses_nfc(const struct tokenizer *t) { return t->nfc; }
+const char *tokenizer_chat_template(const struct tokenizer *t) { return t->chat_template; }
+void tokenizer_set_chat_template(struct tokenizer *t, const char *jinja) {
+    char *copy = jinja ? xstrdup(jinja) : NULL; /* it may be the old one */
+    free(t->chat_template);
+    t->chat_template = copy;
+}
 bool tokenizer_prefixes_space(const struct tokenizer *t) { return t->prefix_space; }
 
 bool tokenizer_strips_spaces(const struct tokenizer *t) {

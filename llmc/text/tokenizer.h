@@ -74,6 +74,11 @@ int tokenizer_end_of_text(const struct tokenizer *t);
  * loading. */
 uint64_t tokenizer_hash(const struct tokenizer *t);
 
+/* The Jinja text by which Hugging Face writes conversations (chat.h), or NULL. It decides no token. */
+const char *tokenizer_chat_template(const struct tokenizer *t);
+/* Before other threads use the tokenizer. `jinja` is copied; NULL removes it. */
+void tokenizer_set_chat_template(struct tokenizer *t, const char *jinja);
+
 /* --- for writers of other formats --- */
 
 enum token_kind {

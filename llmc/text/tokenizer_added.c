@@ -1,7 +1,8 @@
-/* Added tokens that a Hugging Face directory keeps outside of tokenizer.json. tokenizer_config.json
- * lists them by id in "added_tokens_decoder", with all their properties. Older directories have
- * added_tokens.json, which maps text to id; such a token is special if special_tokens_map.json or
- * tokenizer_config.json gives it a role. */
+/* What a Hugging Face directory keeps outside of tokenizer.json: added tokens and the chat template.
+ * tokenizer_config.json lists added tokens by id in "added_tokens_decoder", with all their properties. Older
+ * directories have added_tokens.json, which maps text to id; such a token is special if
+ * special_tokens_map.json or tokenizer_config.json gives it a role. The chat template is a file of its own,
+ * or a member of tokenizer_config.json: a text, or a list of texts with names. */
 #include "llmc/text/tokenizer_tables.h"
 
 #include <jansson.h>
@@ -104,4 +105,34 @@ json_t *tokenizer_added_beside(const char *dir, const json_t *listed, struct err
     if (ok) return list;
     json_decref(list);
     return NULL;
+}
+
+/* --- the chat template --- */
+
+static const char *template_in(json_t *config) {
+    json_t *value = json_object_get(config, "chat_template"), *v;
+    size_t i;
+    json_array_foreach(value, i, v) {
+        const char *name = json_string_value(json_object_get(v, "name"));
+        if (name && strcmp(name, "default") == 0) value = json_object_get(v, "template");
+    }
+    return json_string_value(value);
+}
+
+bool tokenizer_chat_template_beside(struct tokenizer *t, const char *dir, struct error *err) {
+    char *path = xasprintf("%s/chat_template.jinja", dir);
+    bool ok = true;
+    if (path_exists(path)) {
+        struct mapped_file f;
+        if ((ok = file_map(&f, path, err))) {
+            t->chat_template = xasprintf("%.*s", (int)f.size, f.size ? (const char *)f.data : "");
+            file_unmap(&f);
+        }
+    } else {
+        json_t *config = load_object(dir, "tokenizer_config.json", err);
+        if ((ok = config != NULL)) tokenizer_set_chat_template(t, template_in(config));
+        json_decref(config);
+    }
+    free(path);
+    return ok;
 }

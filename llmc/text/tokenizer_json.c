@@ -588,6 +588,10 @@ struct tokenizer *tokenizer_load(const char *path, struct error *err) {
         free(vocab);
         free(merges);
     }
+    if (t && !tokenizer_chat_template_beside(t, path, err)) {
+        tokenizer_free(t);
+        t = NULL;
+    }
     if (!found)
         fail(err,
              "%s: no tokenizer in this directory: expected tokenizer.json, or encoder.json and vocab.bpe, or "

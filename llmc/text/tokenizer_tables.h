@@ -57,6 +57,7 @@ struct tokenizer {
 
     /* Parts of tokenizer.json that are only kept, as JSON text; NULL for the defaults of GPT-2. */
     char *json_normalizer, *json_pre_tokenizer, *json_post_processor, *json_decoder;
+    char *chat_template; /* of tokenizer_config.json, or NULL */
 };
 
 struct tokenizer *tokenizer_alloc(int vocab_size, int64_t token_bytes, int merge_count);
@@ -68,6 +69,8 @@ void tokenizer_add_special(struct tokenizer *t, const char *content, uint32_t id
  * the file. */
 struct json_t;
 struct json_t *tokenizer_added_beside(const char *dir, const struct json_t *listed, struct error *err);
+/* Gives the tokenizer the chat template of a directory, if it has one. */
+bool tokenizer_chat_template_beside(struct tokenizer *t, const char *dir, struct error *err);
 
 /* GPT-2's bijection between bytes and printable characters. */
 uint32_t byte_to_code_point(uint8_t byte);
