@@ -1,4 +1,4 @@
-/* GGUF, the file format of ggml and llama.cpp: version 3, architectures "gpt2" and "llama".
+/* GGUF, the file format of ggml and llama.cpp: version 3, architectures "gpt2", "llama" and "qwen2".
  *
  * The format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), everything little-endian: "GGUF",
  * u32 version, u64 tensors, u64 keys; the keys {string name, u32 type, value}; per tensor {string name, u32
@@ -94,7 +94,9 @@ static void put_model_keys(struct gguf *g, const struct gpt_config *c, enum gpt_
                            enum export_type type) {
     static const uint32_t file_types[] = {
         [EXPORT_F32] = 0, [EXPORT_F16] = 1, [EXPORT_Q8_0] = 7, [EXPORT_BF16] = 32};
-    const char *arch = format == FORMAT_GGUF_GPT2 ? "gpt2" : "llama";
+    static const char *const archs[GPT_FORMATS] = {
+        [FORMAT_GGUF_GPT2] = "gpt2", [FORMAT_GGUF_LLAMA] = "llama", [FORMAT_GGUF_QWEN2] = "qwen2"};
+    const char *arch = archs[format];
     key_string(g, "general.architecture", arch);
     key_string(g, "general.type", "model");
     key_string(g, "general.name", c->name);

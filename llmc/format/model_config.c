@@ -23,31 +23,41 @@ static const struct {
 } families[] = {
     {FORMAT_HF_GPT2, "gpt2", "GPT2LMHeadModel"},
     {FORMAT_HF_LLAMA, "llama", "LlamaForCausalLM"},
+    {FORMAT_HF_QWEN2, "qwen2", "Qwen2ForCausalLM"},
     {FORMAT_OWN, "llmc", NULL},
 };
 
+#define GPT2   (1u << FORMAT_HF_GPT2)
+#define LLAMA  (1u << FORMAT_HF_LLAMA)
+#define QWEN2  (1u << FORMAT_HF_QWEN2)
+#define LLAMAS (LLAMA | QWEN2)
 static const struct constant {
-    enum gpt_format format;
+    unsigned formats;        /* a bit for each family */
     const char *key, *value; /* as JSON */
     bool written;
     const char *meaning; /* of another value; NULL: it makes no difference here */
 } constants[] = {
     /* the engine trains without dropout */
-    {FORMAT_HF_GPT2, "attn_pdrop", "0.0", true, NULL},
-    {FORMAT_HF_GPT2, "embd_pdrop", "0.0", true, NULL},
-    {FORMAT_HF_GPT2, "resid_pdrop", "0.0", true, NULL},
-    {FORMAT_HF_GPT2, "initializer_range", "0.02", true, NULL},
-    {FORMAT_HF_GPT2, "use_cache", "true", true, NULL},
-    {FORMAT_HF_GPT2, "scale_attn_weights", "true", true, "attention without the division by sqrt(head size)"},
-    {FORMAT_HF_GPT2, "scale_attn_by_inverse_layer_idx", "false", true, "attention scaled by 1/(layer + 1)"},
-    {FORMAT_HF_GPT2, "add_cross_attention", "false", false, "cross-attention"},
-    {FORMAT_HF_LLAMA, "attention_dropout", "0.0", true, NULL},
-    {FORMAT_HF_LLAMA, "initializer_range", "0.02", true, NULL},
-    {FORMAT_HF_LLAMA, "use_cache", "true", true, NULL},
-    {FORMAT_HF_LLAMA, "attention_bias", "false", true, "attention with biases"},
-    {FORMAT_HF_LLAMA, "mlp_bias", "false", true, "an MLP with biases"},
-    {FORMAT_HF_LLAMA, "rope_scaling", "null", true, "scaling of rotary positions"},
+    {GPT2, "attn_pdrop", "0.0", true, NULL},
+    {GPT2, "embd_pdrop", "0.0", true, NULL},
+    {GPT2, "resid_pdrop", "0.0", true, NULL},
+    {GPT2, "initializer_range", "0.02", true, NULL},
+    {GPT2, "use_cache", "true", true, NULL},
+    {GPT2, "scale_attn_weights", "true", true, "attention without the division by sqrt(head size)"},
+    {GPT2, "scale_attn_by_inverse_layer_idx", "false", true, "attention scaled by 1/(layer + 1)"},
+    {GPT2, "add_cross_attention", "false", false, "cross-attention"},
+    {LLAMAS, "attention_dropout", "0.0", true, NULL},
+    {LLAMAS, "initializer_range", "0.02", true, NULL},
+    {LLAMAS, "use_cache", "true", true, NULL},
+    {LLAMA, "attention_bias", "false", true, "attention with biases"},
+    {LLAMA, "mlp_bias", "false", true, "an MLP with biases"},
+    {LLAMAS, "rope_scaling", "null", true, "scaling of rotary positions"},
+    {QWEN2, "use_sliding_window", "false", true, "a sliding window of attention"},
 };
+#undef GPT2
+#undef LLAMA
+#undef QWEN2
+#undef LLAMAS
 
 /* --- reading --- */
 
@@ -64,6 +74,13 @@ static void set_name(struct gpt_config *c, const json_t *root, const char *dir) 
         snprintf(c->name, sizeof c->name, "%.*s", (int)min_i64((int64_t)(end - start), 60), dir + start);
 }
 
+/* list becomes list, "word" of at most `length` bytes. */
+static char *add_word(char *list, const char *word, int length) {
+    char *longer = xasprintf("%s%s\"%.*s\"", list, *list ? ", " : "", length, word);
+    free(list);
+    return longer;
+}
+
 static bool find_family(enum gpt_format *format, const json_t *root, const char *path, struct error *err) {
     const json_t *field = json_object_get(root, "model_type");
     const char *type = json_string_value(field);
@@ -72,17 +89,23 @@ static bool find_family(enum gpt_format *format, const json_t *root, const char 
             *format = families[i].format;
             return true;
         }
-    if (!type)
-        return fail(err, "%s: \"model_type\" is %s, expected \"gpt2\" or \"llama\"", path,
-                    field ? "not a string" : "missing");
-    return fail(err, "%s: \"model_type\" is \"%.80s\", this engine knows \"gpt2\" and \"llama\"", path, type);
+    char *known = xstrdup("");
+    for (size_t i = 0; i < ARRAY_LENGTH(families); i++)
+        if (families[i].architecture) known = add_word(known, families[i].model_type, 80);
+    if (type)
+        fail(err, "%s: \"model_type\" is \"%.80s\", this engine knows %s", path, type, known);
+    else
+        fail(err, "%s: \"model_type\" is %s, expected one of %s", path, field ? "not a string" : "missing",
+             known);
+    free(known);
+    return false;
 }
 
 static bool check_constants(const json_t *root, enum gpt_format format, const char *path, struct error *err) {
     for (size_t i = 0; i < ARRAY_LENGTH(constants); i++) {
         const struct constant *k = &constants[i];
         const json_t *found = json_object_get(root, k->key);
-        if (k->format != format || !k->meaning || !found || json_is_null(found)) continue;
+        if (!(k->formats >> format & 1) || !k->meaning || !found || json_is_null(found)) continue;
         json_t *expected = json_loads(k->value, JSON_DECODE_ANY, NULL);
         bool same = json_equal(found, expected);
         char *text = json_dumps(found, JSON_ENCODE_ANY | JSON_COMPACT);
@@ -122,9 +145,7 @@ static char *list_words(const struct gpt_field *f, enum gpt_format format) {
     const char *word;
     for (int value = 1; (word = gpt_format_word(f, format, value, &length)); value++) {
         if (!length) continue;
-        char *longer = xasprintf("%s%s\"%.*s\"", list, *list ? ", " : "", length, word);
-        free(list);
-        list = longer;
+        list = add_word(list, word, length);
     }
     return list;
 }
@@ -222,14 +243,14 @@ bool model_config_read(struct gpt_config *config, enum gpt_format *format, const
 
 /* --- writing --- */
 
+/* NULL: the key is left out. */
 static json_t *field_json(const struct gpt_config *c, const struct gpt_field *f, enum gpt_format format) {
     double value = gpt_field_get(c, f);
-    if (f->in[format].null_if_usual) {
-        struct gpt_config usual = *c;
-        gpt_field_set(&usual, f, 0);
-        gpt_config_complete(&usual);
-        if (gpt_field_get(&usual, f) == value) return json_null();
-    }
+    struct gpt_config usual = *c;
+    gpt_field_set(&usual, f, 0);
+    gpt_config_complete(&usual);
+    if (gpt_field_get(&usual, f) == value && f->in[format].null_if_usual) return json_null();
+    if (gpt_field_get(&usual, f) == value && f->in[format].out_if_usual) return NULL;
     if (f->option.type == OPTION_REAL) return json_real(value);
     if (f->option.type != OPTION_WORD) return json_integer((json_int_t)value);
     if (f->option.flags & OPTION_SWITCH) return json_boolean(value == SWITCH_ON);
@@ -299,10 +320,12 @@ static json_t *config_json(const struct gpt_config *c, enum st_dtype dtype, json
     if (families[family].architecture)
         json_object_set_new(root, "architectures", json_pack("[s]", families[family].architecture));
     for (int i = 0; i < GPT_FIELD_COUNT; i++)
-        if (gpt_fields[i].in[format].key)
-            json_object_set_new(root, gpt_fields[i].in[format].key, field_json(c, &gpt_fields[i], format));
+        if (gpt_fields[i].in[format].key) {
+            json_t *value = field_json(c, &gpt_fields[i], format);
+            if (value) json_object_set_new(root, gpt_fields[i].in[format].key, value);
+        }
     for (size_t i = 0; i < ARRAY_LENGTH(constants); i++)
-        if (constants[i].format == format && constants[i].written)
+        if (constants[i].formats >> format & 1 && constants[i].written)
             json_object_set_new(root, constants[i].key,
                                 json_loads(constants[i].value, JSON_DECODE_ANY, NULL));
     /* llama.cpp's converter reads the context's old name */

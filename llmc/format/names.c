@@ -7,15 +7,19 @@
 struct part {
     const char *pattern;
     enum gpt_dim rows;
-    bool interleaved;
+    bool rotated; /* by rotary positions */
 };
 typedef const struct part parts[MOST_PIECES];
 
+/* Llama and its relatives, whose tensors have the same names. */
 static parts llama_parts[PARAM_ROWS] = {
     [P_WTE] = {{"model.embed_tokens.weight", DIM_VP}},
     [P_QKV_W] = {{"model.layers.%d.self_attn.q_proj.weight", DIM_Q},
                  {"model.layers.%d.self_attn.k_proj.weight", DIM_KV},
                  {"model.layers.%d.self_attn.v_proj.weight", DIM_KV}},
+    [P_QKV_B] = {{"model.layers.%d.self_attn.q_proj.bias", DIM_Q},
+                 {"model.layers.%d.self_attn.k_proj.bias", DIM_KV},
+                 {"model.layers.%d.self_attn.v_proj.bias", DIM_KV}},
     [P_PROJ_W] = {{"model.layers.%d.self_attn.o_proj.weight", DIM_C}},
     [P_FC_W] = {{"model.layers.%d.mlp.gate_proj.weight", DIM_FF},
                 {"model.layers.%d.mlp.up_proj.weight", DIM_FF}},
@@ -36,12 +40,14 @@ static parts gguf_gpt2_parts[PARAM_ROWS] = {
     [P_LNF_W] = {{"output_norm.weight", DIM_C}},         [P_LNF_B] = {{"output_norm.bias", DIM_C}},
     [P_LM_HEAD] = {{"output.weight", DIM_VP}},
 };
-/* llama.cpp rotates neighbours for this architecture. */
 static parts gguf_llama_parts[PARAM_ROWS] = {
     [P_WTE] = {{"token_embd.weight", DIM_VP}},
     [P_QKV_W] = {{"blk.%d.attn_q.weight", DIM_Q, true},
                  {"blk.%d.attn_k.weight", DIM_KV, true},
                  {"blk.%d.attn_v.weight", DIM_KV}},
+    [P_QKV_B] = {{"blk.%d.attn_q.bias", DIM_Q, true},
+                 {"blk.%d.attn_k.bias", DIM_KV, true},
+                 {"blk.%d.attn_v.bias", DIM_KV}},
     [P_PROJ_W] = {{"blk.%d.attn_output.weight", DIM_C}},
     [P_FC_W] = {{"blk.%d.ffn_gate.weight", DIM_FF}, {"blk.%d.ffn_up.weight", DIM_FF}},
     [P_FCPROJ_W] = {{"blk.%d.ffn_down.weight", DIM_C}},
@@ -50,9 +56,11 @@ static parts gguf_llama_parts[PARAM_ROWS] = {
     [P_LNF_W] = {{"output_norm.weight", DIM_C}},
     [P_LM_HEAD] = {{"output.weight", DIM_VP}},
 };
-static parts *const tables[GPT_FORMATS] = {[FORMAT_HF_LLAMA] = llama_parts,
-                                           [FORMAT_GGUF_GPT2] = gguf_gpt2_parts,
-                                           [FORMAT_GGUF_LLAMA] = gguf_llama_parts};
+static parts *const tables[GPT_FORMATS] = {
+    [FORMAT_HF_LLAMA] = llama_parts,        [FORMAT_HF_QWEN2] = llama_parts,
+    [FORMAT_GGUF_GPT2] = gguf_gpt2_parts,   [FORMAT_GGUF_LLAMA] = gguf_llama_parts,
+    [FORMAT_GGUF_QWEN2] = gguf_llama_parts,
+};
 
 /* Rows as they are stored: the vocabulary without its padding. */
 static int64_t stored_size(const struct gpt_config *c, enum gpt_dim dim) {
@@ -78,7 +86,7 @@ int format_pieces(struct piece piece[MOST_PIECES], enum gpt_format format, const
             .cols = gpt_dim_size(c, row->cols),
             .vector = row->cols == DIM_NONE,
             .transposed = gpt2 && row->conv1d,
-            .interleaved = part[count].interleaved};
+            .interleaved = part[count].rotated && format == FORMAT_GGUF_LLAMA};
         first += piece[count].rows;
     }
     check(first == stored_size(c, row->rows), "%s: the pieces of %s have %lld rows, the engine's matrix %lld",
@@ -99,16 +107,15 @@ const char *piece_name(const struct piece *p, int64_t layer) {
 }
 
 enum gpt_format format_for_directory(const struct gpt_config *c) {
-    static const enum gpt_format families[] = {FORMAT_HF_GPT2, FORMAT_HF_LLAMA};
+    static const enum gpt_format families[] = {FORMAT_HF_GPT2, FORMAT_HF_LLAMA, FORMAT_HF_QWEN2};
     for (size_t i = 0; i < ARRAY_LENGTH(families); i++)
         if (gpt_format_can_say(families[i], c, NULL)) return families[i];
     return FORMAT_OWN;
 }
 
 enum gpt_format format_for_gguf(const struct gpt_config *c, struct error *err) {
-    struct error gpt2, llama;
-    if (gpt_format_can_say(FORMAT_GGUF_GPT2, c, &gpt2)) return FORMAT_GGUF_GPT2;
-    if (gpt_format_can_say(FORMAT_GGUF_LLAMA, c, &llama)) return FORMAT_GGUF_LLAMA;
-    fail(err, "%s", c->positions == POSITIONS_LEARNED ? gpt2.message : llama.message);
-    return GPT_FORMATS;
+    enum gpt_format nearest = c->positions == POSITIONS_LEARNED ? FORMAT_GGUF_GPT2
+                              : c->qkv_bias == SWITCH_ON        ? FORMAT_GGUF_QWEN2
+                                                                : FORMAT_GGUF_LLAMA;
+    return gpt_format_can_say(nearest, c, err) ? nearest : GPT_FORMATS;
 }

@@ -56,10 +56,11 @@ struct gpt_config {
     enum gpt_positions positions;
     enum gpt_norm norm;
     enum gpt_mlp mlp;
-    enum gpt_switch bias; /* of linear layers and of layernorm */
-    enum gpt_switch tied; /* the output head is the token embedding */
-    double norm_eps;      /* added to the variance in every norm */
-    double rope_theta;    /* base of the wavelengths of rotary positions; 0 without them */
+    enum gpt_switch bias;     /* of linear layers and of layernorm */
+    enum gpt_switch qkv_bias; /* of the linear layer that makes queries, keys and values */
+    enum gpt_switch tied;     /* the output head is the token embedding */
+    double norm_eps;          /* added to the variance in every norm */
+    double rope_theta;        /* base of the wavelengths of rotary positions; 0 without them */
     /* Tokens that begin, and that end, a text, as config.json says. They are kept, but change nothing
      * that is computed, so they are no rows of the table. */
     struct gpt_token_ids bos, eos;
@@ -69,7 +70,7 @@ struct gpt_config {
 #define GPT2_CONFIG(name, context, vocab_size, layers, heads, channels)                                      \
     {                                                                                                        \
         name, context, vocab_size, layers, heads, channels, heads, (channels) / (heads), 4 * (channels),     \
-            POSITIONS_LEARNED, NORM_LAYER, MLP_GELU, SWITCH_ON, SWITCH_ON, 1e-5, 0.0                         \
+            POSITIONS_LEARNED, NORM_LAYER, MLP_GELU, SWITCH_ON, SWITCH_ON, SWITCH_ON, 1e-5, 0.0              \
     }
 
 /* Formats that name fields. A family of Hugging Face models and an architecture of GGUF each have keys of
@@ -77,9 +78,11 @@ struct gpt_config {
 enum gpt_format {
     FORMAT_HF_GPT2,
     FORMAT_HF_LLAMA,
+    FORMAT_HF_QWEN2,
     FORMAT_OWN, /* config.json with this engine's names, for what no family of Hugging Face can say */
     FORMAT_GGUF_GPT2,
     FORMAT_GGUF_LLAMA,
+    FORMAT_GGUF_QWEN2,
     GPT_FORMATS
 };
 
@@ -89,6 +92,7 @@ struct gpt_format_key {
     double otherwise;   /* the value where the key is missing or null; 0: what follows from other fields */
     bool required;      /* a file without the key is refused */
     bool null_if_usual; /* written as null where the value is what follows from other fields */
+    bool out_if_usual;  /* not written there */
     /* The format's words, in the order of the option's; NULL: the same. "a|b,c|": the second is written
      * as b and read as b or c; the third cannot be said. */
     const char *words;
@@ -99,7 +103,7 @@ struct gpt_field {
     const char *what;         /* for messages: "number of layers" */
     struct gpt_format_key in[GPT_FORMATS];
 };
-enum { GPT_FIELD_COUNT = 15 };
+enum { GPT_FIELD_COUNT = 16 };
 extern const struct gpt_field gpt_fields[GPT_FIELD_COUNT];
 /* The options of a model's shape, for a struct gpt_config at `offset` in the command's configuration. */
 #define GPT_OPTION_GROUP(heading, offset)                                                                    \

@@ -9,6 +9,7 @@
 
 static bool learned_positions(const struct gpt_config *c) { return c->positions == POSITIONS_LEARNED; }
 static bool biases(const struct gpt_config *c) { return c->bias == SWITCH_ON; }
+static bool qkv_biases(const struct gpt_config *c) { return c->qkv_bias == SWITCH_ON; }
 static bool norm_biases(const struct gpt_config *c) { return c->bias == SWITCH_ON && c->norm == NORM_LAYER; }
 static bool own_head(const struct gpt_config *c) { return c->tied == SWITCH_OFF; }
 
@@ -21,7 +22,7 @@ const struct param_row gpt_param_rows[PARAM_ROWS] = {
     [P_FCPROJ_W] = {"h.%d.mlp.c_proj.weight", true, DIM_C, DIM_FF, INIT_NORMAL_RESIDUAL, true, NULL},
     [P_LN1_W] = {"h.%d.ln_1.weight", true, DIM_C, DIM_NONE, INIT_ONE, false, NULL},
     [P_LN1_B] = {"h.%d.ln_1.bias", true, DIM_C, DIM_NONE, INIT_ZERO, false, norm_biases},
-    [P_QKV_B] = {"h.%d.attn.c_attn.bias", true, DIM_QKV, DIM_NONE, INIT_ZERO, false, biases},
+    [P_QKV_B] = {"h.%d.attn.c_attn.bias", true, DIM_QKV, DIM_NONE, INIT_ZERO, false, qkv_biases},
     [P_PROJ_B] = {"h.%d.attn.c_proj.bias", true, DIM_C, DIM_NONE, INIT_ZERO, false, biases},
     [P_LN2_W] = {"h.%d.ln_2.weight", true, DIM_C, DIM_NONE, INIT_ONE, false, NULL},
     [P_LN2_B] = {"h.%d.ln_2.bias", true, DIM_C, DIM_NONE, INIT_ZERO, false, norm_biases},

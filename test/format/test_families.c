@@ -1,7 +1,9 @@
 /* Models that are not GPT-2: which family of Hugging Face directories each is written as, that it comes
  * back exactly, and that no format takes a model that it cannot say. */
 #include "test/format/checkpoint.h"
+#include "test/format/gguf.h"
 
+#include "llmc/format/export.h"
 #include "llmc/format/names.h"
 #include "llmc/format/safetensors.h"
 
@@ -30,6 +32,16 @@ static struct gpt_config with(struct gpt_config base, const char *option, double
 
 static struct gpt_config gpt2(void) { return small; }
 
+/* As Qwen2 0.5B: grouped heads, a tied head. */
+static struct gpt_config qwen2(void) {
+    struct gpt_config c = llama();
+    snprintf(c.name, sizeof c.name, "qwen2");
+    c.qkv_bias = SWITCH_ON;
+    c.tied = SWITCH_ON;
+    c.kv_heads = 2;
+    return c;
+}
+
 static void directories_come_back(void **state) {
     const struct {
         struct gpt_config config;
@@ -44,7 +56,12 @@ static void directories_come_back(void **state) {
         {with(llama(), "tied", SWITCH_ON), "llama", "model.layers.2.mlp.up_proj.weight"},
         {with(llama(), "mlp", MLP_GEGLU), "llama", "model.norm.weight"},
         {with(llama(), "rope-theta", 500000), "llama", "lm_head.weight"},
+        {qwen2(), "qwen2", "model.layers.2.self_attn.v_proj.bias"},
+        {with(qwen2(), "tied", SWITCH_OFF), "qwen2", "lm_head.weight"},
+        {with(qwen2(), "head-dim", 6), "qwen2", "model.layers.0.self_attn.k_proj.bias"},
         {with(llama(), "norm", NORM_LAYER), "llmc", "h.0.attn.c_attn.weight"},
+        {with(gpt2(), "qkv-bias", SWITCH_OFF), "llmc", "h.2.attn.c_proj.bias"},
+        {with(qwen2(), "norm", NORM_LAYER), "llmc", "h.1.attn.c_attn.bias"},
         {with(gpt2(), "positions", POSITIONS_NONE), "llmc", "h.0.mlp.c_fc.bias"},
         {with(gpt2(), "bias", SWITCH_OFF), "llmc", "wpe.weight"},
     };
@@ -102,12 +119,15 @@ static void pieces_are_rows(void **state) {
 
 /* Each field that a format has no key for, set to something else, is refused by the name of its option. */
 static void what_a_format_cannot_say_is_refused(void **state) {
-    static const enum gpt_format formats[] = {FORMAT_HF_GPT2, FORMAT_HF_LLAMA, FORMAT_GGUF_GPT2,
-                                              FORMAT_GGUF_LLAMA};
+    static struct gpt_config (*const bases[GPT_FORMATS])(void) = {
+        [FORMAT_HF_GPT2] = gpt2,   [FORMAT_HF_LLAMA] = llama,   [FORMAT_HF_QWEN2] = qwen2,
+        [FORMAT_GGUF_GPT2] = gpt2, [FORMAT_GGUF_LLAMA] = llama, [FORMAT_GGUF_QWEN2] = qwen2,
+    };
     int refused = 0;
-    for (size_t k = 0; k < ARRAY_LENGTH(formats); k++) {
-        enum gpt_format format = formats[k];
-        struct gpt_config base = format == FORMAT_HF_GPT2 || format == FORMAT_GGUF_GPT2 ? gpt2() : llama();
+    for (int k = 0; k < GPT_FORMATS; k++) {
+        if (k == FORMAT_OWN) continue;
+        enum gpt_format format = (enum gpt_format)k;
+        struct gpt_config base = bases[k]();
         struct error err;
         ASSERT_OK(gpt_format_can_say(format, &base, &err), err);
         for (int i = 0; i < GPT_FIELD_COUNT; i++) {
@@ -140,43 +160,151 @@ static void what_a_format_cannot_say_is_refused(void **state) {
     assert_int_equal(format_for_directory(&mixed), FORMAT_OWN);
     assert_int_equal(format_for_gguf(&mixed, &err), GPT_FORMATS);
     assert_mentions(err.message, "--norm");
+    mixed = with(qwen2(), "head-dim", 6);
+    assert_int_equal(format_for_gguf(&mixed, &err), GPT_FORMATS);
+    assert_mentions(err.message, "qwen2");
+    assert_mentions(err.message, "--head-dim");
 }
 
-/* Llama's config.json as transformers 5 and 4 write it, and what the engine would compute differently. */
-static void llama_configurations(void **state) {
+/* What llama.cpp calls the parts of layer 1, and where their rows begin in the engine's tensor. */
+struct gguf_part {
+    const char *name;
+    enum param_id id;
+    enum gpt_dim rows, after[2]; /* after[]: what stands above it */
+    bool rotated;
+};
+static const struct gguf_part gguf_parts[] = {
+    {"token_embd.weight", P_WTE, DIM_VP, {DIM_NONE}, false},
+    {"output.weight", P_LM_HEAD, DIM_VP, {DIM_NONE}, false},
+    {"output_norm.weight", P_LNF_W, DIM_C, {DIM_NONE}, false},
+    {"blk.1.attn_norm.weight", P_LN1_W, DIM_C, {DIM_NONE}, false},
+    {"blk.1.attn_q.weight", P_QKV_W, DIM_Q, {DIM_NONE}, true},
+    {"blk.1.attn_k.weight", P_QKV_W, DIM_KV, {DIM_Q}, true},
+    {"blk.1.attn_v.weight", P_QKV_W, DIM_KV, {DIM_Q, DIM_KV}, false},
+    {"blk.1.attn_q.bias", P_QKV_B, DIM_Q, {DIM_NONE}, true},
+    {"blk.1.attn_k.bias", P_QKV_B, DIM_KV, {DIM_Q}, true},
+    {"blk.1.attn_v.bias", P_QKV_B, DIM_KV, {DIM_Q, DIM_KV}, false},
+    {"blk.1.attn_output.weight", P_PROJ_W, DIM_C, {DIM_NONE}, false},
+    {"blk.1.ffn_norm.weight", P_LN2_W, DIM_C, {DIM_NONE}, false},
+    {"blk.1.ffn_gate.weight", P_FC_W, DIM_FF, {DIM_NONE}, false},
+    {"blk.1.ffn_up.weight", P_FC_W, DIM_FF, {DIM_FF}, false},
+    {"blk.1.ffn_down.weight", P_FCPROJ_W, DIM_C, {DIM_NONE}, false},
+};
+
+/* `neighbours`: row p HS/2 + i of a head, with p = 0 or 1, has become row 2i + p, as llama.cpp's converter does
+ * for the architecture llama. */
+static void check_gguf_part(const struct gguf *g, const struct gpt *gpt, const struct gguf_part *part,
+                            bool neighbours) {
+    const struct gpt_config *c = &gpt->config;
+    int t = find_tensor(g, part->name);
+    struct tensor p = gpt_param(gpt, part->id, 1);
+    int64_t rows = part->rows == DIM_VP ? c->vocab_size : gpt_dim_size(c, part->rows), first = 0;
+    int64_t cols = p.rank > 1 ? p.dim[1] : 1, HS = c->head_size;
+    for (int i = 0; i < 2; i++) first += part->after[i] == DIM_NONE ? 0 : gpt_dim_size(c, part->after[i]);
+    assert_int_equal(g->tensor[t].rank, p.rank);
+    assert_int_equal(g->tensor[t].dim[p.rank - 1], rows);
+    if (p.rank > 1) assert_int_equal(g->tensor[t].dim[0], cols);
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t i = r % HS, from = neighbours && part->rotated ? r - i + i % 2 * (HS / 2) + i / 2 : r;
+        for (int64_t col = 0; col < cols; col++) {
+            float rounding, found = gguf_element(g, t, r * cols + col, &rounding);
+            if (found != f32(&p)[(first + from) * cols + col])
+                fail_msg("%s: element (%d,%d) is another one", part->name, (int)r, (int)col);
+        }
+    }
+}
+
+/* Everything of a model, as llama.cpp reads it. */
+static void gguf_files(void **state) {
+    const struct {
+        struct gpt_config config;
+        const char *arch;
+    } models[] = {{llama(), "llama"},
+                  {with(llama(), "tied", SWITCH_ON), "llama"},
+                  {qwen2(), "qwen2"},
+                  {with(qwen2(), "tied", SWITCH_OFF), "qwen2"}};
+    for (size_t k = 0; k < ARRAY_LENGTH(models); k++) {
+        struct gpt_config c = with(models[k].config, "vocab-size", 260);
+        struct tokenizer *bytes = tokenizer_bytes();
+        struct model m;
+        struct error err;
+        struct gguf g;
+        const char *arch = models[k].arch;
+        model_make(&m, &c, DTYPE_F32, false);
+        paint_model(&m, k);
+        ASSERT_OK(
+            checkpoint_save(scratch_directory(), &m.zero, bytes, &(struct train_state){.step = 1}, &err),
+            err);
+        ASSERT_OK(export_gguf(in_scratch("step-00000001"), in_scratch("m.gguf"), EXPORT_F32, &err), err);
+        gguf_read(&g, in_scratch("m.gguf"));
+        assert_text(&g, "general.architecture", arch);
+        assert_u32(&g, temp_printf("%s.context_length", arch), 9);
+        assert_u32(&g, temp_printf("%s.embedding_length", arch), 16);
+        assert_u32(&g, temp_printf("%s.feed_forward_length", arch), 40);
+        assert_u32(&g, temp_printf("%s.block_count", arch), 3);
+        assert_u32(&g, temp_printf("%s.vocab_size", arch), 260);
+        assert_u32(&g, temp_printf("%s.attention.head_count", arch), 4);
+        assert_u32(&g, temp_printf("%s.attention.head_count_kv", arch), (uint32_t)c.kv_heads);
+        assert_f32(&g, temp_printf("%s.attention.layer_norm_rms_epsilon", arch), 1e-6f);
+        assert_f32(&g, temp_printf("%s.rope.freq_base", arch), 10000.0f);
+        size_t whole = 0, layer = 0;
+        for (size_t i = 0; i < ARRAY_LENGTH(gguf_parts); i++) {
+            if (!gpt_param_copies(&c, gguf_parts[i].id)) continue;
+            check_gguf_part(&g, &m.gpt, &gguf_parts[i], strcmp(arch, "llama") == 0);
+            *(gpt_param_rows[gguf_parts[i].id].per_layer ? &layer : &whole) += 1;
+        }
+        assert_int_equal(g.tensors, whole + 3 * layer); /* and no others */
+        file_unmap(&g.file);
+        tokenizer_free(bytes);
+        model_free(&m);
+        remove_tree(in_scratch("step-00000001"));
+    }
+}
+
+/* config.json of Llama and its relatives as transformers 5 and 4 write it, and what the engine would compute
+ * differently. */
+static void configurations(void **state) {
     static const char head[] =
-        "{\"model_type\": \"llama\", \"hidden_size\": 16, \"intermediate_size\": 40, "
-        "\"max_position_embeddings\": 9, \"num_attention_heads\": 4, \"num_hidden_layers\": 3, "
-        "\"vocab_size\": 37";
+        "\"hidden_size\": 16, \"intermediate_size\": 40, \"max_position_embeddings\": 9, "
+        "\"num_attention_heads\": 4, \"num_hidden_layers\": 3, \"vocab_size\": 37";
     static const struct {
-        const char *more, *says; /* NULL: accepted */
+        const char *type, *more, *says; /* NULL: accepted */
     } files[] = {
-        {"", NULL},
-        {", \"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\": \"default\"}", NULL},
-        {", \"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\": \"llama3\"}", "llama3"},
-        {", \"rope_theta\": 500000.0, \"rope_scaling\": null", NULL},
-        {", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}", "scaling of rotary positions"},
-        {", \"attention_bias\": true", "attention with biases"},
-        {", \"mlp_bias\": true", "an MLP with biases"},
-        {", \"hidden_act\": \"gelu\"", "\"silu\", \"gelu_pytorch_tanh\""},
-        {", \"hidden_act\": 3", "not a string"},
-        {", \"num_key_value_heads\": 3", "do not divide"},
-        {", \"rms_norm_eps\": -1", "epsilon of the norms is -1"},
-        {", \"rms_norm_eps\": \"x\"", "not a number"},
-        {", \"head_dim\": 5", "even width"},
-        {", \"head_dim\": 0", "between 1 and"},
+        {"llama", "", NULL},
+        {"llama", ", \"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\": \"default\"}", NULL},
+        {"llama", ", \"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\": \"llama3\"}", "llama3"},
+        {"llama", ", \"rope_theta\": 500000.0, \"rope_scaling\": null", NULL},
+        {"llama", ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}",
+         "scaling of rotary positions"},
+        {"llama", ", \"attention_bias\": true", "attention with biases"},
+        {"llama", ", \"mlp_bias\": true", "an MLP with biases"},
+        {"llama", ", \"hidden_act\": \"gelu\"", "\"silu\", \"gelu_pytorch_tanh\""},
+        {"llama", ", \"hidden_act\": 3", "not a string"},
+        {"llama", ", \"num_key_value_heads\": 3", "do not divide"},
+        {"llama", ", \"rms_norm_eps\": -1", "epsilon of the norms is -1"},
+        {"llama", ", \"rms_norm_eps\": \"x\"", "not a number"},
+        {"llama", ", \"head_dim\": 5", "even width"},
+        {"llama", ", \"head_dim\": 0", "between 1 and"},
+        {"qwen2", ", \"num_key_value_heads\": 4, \"use_sliding_window\": false, \"sliding_window\": 9", NULL},
+        {"qwen2", ", \"num_key_value_heads\": 4, \"use_sliding_window\": true", "sliding window"},
+        {"qwen2", "", "\"num_key_value_heads\" is missing"},
+        {"qwen2", ", \"num_key_value_heads\": 4, \"rope_scaling\": {\"type\": \"yarn\"}",
+         "scaling of rotary"},
+        {"qwen3_moe", "", "\"gpt2\", \"llama\", \"qwen2\""},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(files); i++) {
         struct gpt_config c;
         enum gpt_format format;
         struct error err = {""};
-        char *text = xasprintf("%s%s}", head, files[i].more);
+        char *text = xasprintf("{\"model_type\": \"%s\", %s%s}", files[i].type, head, files[i].more);
         put_text("config.json", text);
         bool ok = model_config_read(&c, &format, scratch_directory(), &err);
         if (ok != (files[i].says == NULL)) fail_msg("%s: %s", files[i].more, ok ? "accepted" : err.message);
         if (!ok) assert_mentions(err.message, files[i].says);
         if (ok) {
-            assert_int_equal(format, FORMAT_HF_LLAMA);
+            bool qwen2 = strcmp(files[i].type, "qwen2") == 0;
+            assert_int_equal(format, qwen2 ? FORMAT_HF_QWEN2 : FORMAT_HF_LLAMA);
+            assert_true(c.bias == SWITCH_OFF && c.qkv_bias == (qwen2 ? SWITCH_ON : SWITCH_OFF));
             assert_true(c.rope_theta == (strstr(files[i].more, "500000") ? 500000.0 : 10000.0));
             assert_true(c.tied == SWITCH_OFF && c.norm_eps == 1e-6 && c.head_size == 4 && c.kv_heads == 4);
         }
@@ -189,7 +317,8 @@ int main(int argc, char **argv) {
         SCRATCH_TEST(directories_come_back),
         SCRATCH_TEST(pieces_are_rows),
         cmocka_unit_test(what_a_format_cannot_say_is_refused),
-        SCRATCH_TEST(llama_configurations),
+        SCRATCH_TEST(gguf_files),
+        SCRATCH_TEST(configurations),
     };
     return test_main(argc, argv, tests, NULL, NULL);
 }

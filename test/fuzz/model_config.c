@@ -24,11 +24,14 @@ FUZZ_SEEDS(model_config) {
     config.eos = (struct gpt_token_ids){2, {7, 8}};
     check(model_config_write(fuzz_path(""), &config, ST_BF16, NULL, &err), "%s", err.message);
     fuzz_seed_file(add, user, "config.json");
-    config.positions = POSITIONS_ROPE; /* Llama's kinds, then some that no family has */
+    config.positions = POSITIONS_ROPE; /* Llama's kinds, Qwen2's, then some that no family has */
     config.norm = NORM_RMS;
     config.mlp = MLP_SWIGLU;
-    config.bias = SWITCH_OFF;
+    config.bias = config.qkv_bias = SWITCH_OFF;
     config.rope_theta = 10000.0;
+    check(model_config_write(fuzz_path(""), &config, ST_F32, NULL, &err), "%s", err.message);
+    fuzz_seed_file(add, user, "config.json");
+    config.qkv_bias = SWITCH_ON;
     check(model_config_write(fuzz_path(""), &config, ST_F32, NULL, &err), "%s", err.message);
     fuzz_seed_file(add, user, "config.json");
     config.norm = NORM_LAYER;

@@ -261,7 +261,7 @@ static void steps_of(enum optimizer_kind kind) {
     config.ff = meta_int(&st, "ff");
     config.mlp = MLP_SWIGLU;
     config.norm = NORM_RMS;
-    config.bias = SWITCH_OFF;
+    config.bias = config.qkv_bias = SWITCH_OFF;
     struct model m;
     model_open_for(&m, &config, (struct gpt_options){.B = 1, .T = 4, .train = true}, kind);
     fill(&m.ctx, &m.gpt.params, 0.0f);

@@ -334,6 +334,7 @@ static void test_kinds(void **state) {
         c.norm = (enum gpt_norm)(NORM_LAYER + i / 3 % 2);
         c.mlp = (enum gpt_mlp)(MLP_GELU + i / 6 % 4);
         c.bias = i / 24 % 2 ? SWITCH_OFF : SWITCH_ON;
+        c.qkv_bias = i % 5 == 0 ? SWITCH_ON : c.bias;
         c.tied = i / 48 % 2 ? SWITCH_OFF : SWITCH_ON;
         c.kv_heads = 4 >> i / 96;
         gpt_config_complete(&c);

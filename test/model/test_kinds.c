@@ -16,7 +16,7 @@
 #include "llmc/model/gpt.h"
 #include "llmc/model/sampler.h"
 
-enum { B = 2, T = 7, TOKENS = B * T, V = 40 };
+enum { B = 2, T = 7, TOKENS = B * T, V = 40, KINDS = 3 * 2 * 4 * 12 };
 
 struct model {
     struct device *device;
@@ -204,22 +204,24 @@ static int64_t walk(void (*check_config)(const struct gpt_config *config)) {
     for (int positions = POSITIONS_LEARNED; positions <= POSITIONS_NONE; positions++)
         for (int norm = NORM_LAYER; norm <= NORM_RMS; norm++)
             for (int mlp = MLP_GELU; mlp <= MLP_GEGLU; mlp++)
-                for (int k = 0; k < 8; k++) {
+                for (int k = 0; k < 12; k++) {
                     struct gpt_config c = {
                         .context = T, .vocab_size = V, .layers = 2, .heads = 4, .channels = 16};
                     c.positions = (enum gpt_positions)positions;
                     c.norm = (enum gpt_norm)norm;
                     c.mlp = (enum gpt_mlp)mlp;
-                    c.bias = k & 1 ? SWITCH_OFF : SWITCH_ON;
-                    c.tied = k & 2 ? SWITCH_OFF : SWITCH_ON;
-                    c.kv_heads = k & 4 ? 2 : 4;
-                    c.head_size = k & 4 ? 6 : 4; /* heads that together are wider than the model */
+                    c.tied = k & 1 ? SWITCH_OFF : SWITCH_ON;
+                    c.kv_heads = k & 2 ? 2 : 4;
+                    c.head_size = k & 2 ? 6 : 4; /* heads that together are wider than the model */
+                    c.bias = k < 4 ? SWITCH_ON : SWITCH_OFF;
+                    c.qkv_bias = k < 8 ? c.bias : SWITCH_ON;
                     c.ff = 24;
                     c.norm_eps = 1e-3;
                     gpt_config_complete(&c);
-                    snprintf(c.name, sizeof c.name, "%s/%s/%s/bias %s/tied %s/%d kv heads",
+                    snprintf(c.name, sizeof c.name, "%s/%s/%s/tied %s/%d kv heads/bias %s, qkv %s",
                              text_of(&c, "positions"), text_of(&c, "norm"), text_of(&c, "mlp"),
-                             k & 1 ? "off" : "on", k & 2 ? "off" : "on", (int)c.kv_heads);
+                             text_of(&c, "tied"), (int)c.kv_heads, text_of(&c, "bias"),
+                             text_of(&c, "qkv-bias"));
                     if (!gpt_config_check(&c, &err)) fail_msg("%s: %s", c.name, err.message);
                     check_config(&c);
                     count++;
@@ -227,10 +229,10 @@ static int64_t walk(void (*check_config)(const struct gpt_config *config)) {
     return count;
 }
 
-static void test_gradients(void **state) { assert_int_equal(walk(check_gradients), 192); }
-static void test_recomputation(void **state) { assert_int_equal(walk(check_recomputation), 192); }
-static void test_accumulation(void **state) { assert_int_equal(walk(check_accumulation), 192); }
-static void test_cache(void **state) { assert_int_equal(walk(check_cache), 192); }
+static void test_gradients(void **state) { assert_int_equal(walk(check_gradients), KINDS); }
+static void test_recomputation(void **state) { assert_int_equal(walk(check_recomputation), KINDS); }
+static void test_accumulation(void **state) { assert_int_equal(walk(check_accumulation), KINDS); }
+static void test_cache(void **state) { assert_int_equal(walk(check_cache), KINDS); }
 
 int main(int argc, char **argv) {
     omp_set_num_threads(1); /* the models are so small that threads would only wait for each other */

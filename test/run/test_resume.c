@@ -83,6 +83,7 @@ static const struct {
     {"norm", "rms"},
     {"mlp", "relu2"},
     {"bias", "off"},
+    {"qkv-bias", "off"},
     {"tied", "off"},
     {"batch-size", "1"},
     {"tokens-per-step", "128"},
