@@ -77,11 +77,12 @@ DEVICE_INLINE void softmax_step(row_softmax &state, float (&s)[STEP / 2], float 
 
 /* Masks the tile on the diagonal; the warpgroup's rows begin at its row `first_row`. */
 DEVICE_INLINE void mask_keys(float (&s)[STEP / 2], int first_row) {
+    int diagonal = first_row + row_of(0) - column_of(0, 0); /* seen from accumulator 0 */
 #pragma unroll
     for (int j = 0; j < STEP / 8; j++)
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            if (column_of(j, i) > first_row + row_of(i / 2)) s[4 * j + i] = -INFINITY;
+            if (right_of_first(j, i) > diagonal) s[4 * j + i] = -INFINITY;
 }
 
 /* --- producer: one thread --- */
@@ -143,7 +144,7 @@ template <int HS>
 DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task &task, int group) {
     using shape = forward_shape<HS>;
     ring<shape::SLOTS> at;
-    const bf16 *queries = shared.queries + group * 64 * SLAB;
+    own_rows<HS, false> queries(shared.queries + group * 64 * SLAB);
     bf16 *staging = shared.staging + group * 64 * STAGING_PITCH<HS>;
     float scale = task.scale * LOG2_E;
     int query_parity = 0;
@@ -162,7 +163,7 @@ DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task 
         mbarrier_wait(shared.queries_full, query_parity);
         const bf16 *keys = wait_for_tile();
         wgmma_fence();
-        multiply_transposed<HS, ROWS, STEP>(s, queries, keys);
+        multiply_transposed<STEP>(s, queries, keys);
         wgmma_commit();
         wgmma_wait<0>();
         pin_registers(s);
@@ -178,7 +179,7 @@ DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task 
             at.next();
             take_turn(group);
             wgmma_fence();
-            multiply_transposed<HS, ROWS, STEP>(s, queries, keys);
+            multiply_transposed<STEP>(s, queries, keys);
             wgmma_commit();
             const bf16 *values = wait_for_tile();
             wgmma_fence();
@@ -231,7 +232,7 @@ __global__ void __launch_bounds__(THREADS, 1)
                                  full,
                                  empty};
     open_barriers(queries_barrier, full, empty);
-    int group = (int)threadIdx.x / GROUP - 1;
+    int group = this_group() - 1;
     if (group < 0) {
         registers_shrink<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0) produce<HS>(shared, &map, task);

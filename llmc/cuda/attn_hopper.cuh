@@ -146,26 +146,56 @@ DEVICE_INLINE void load_tile(bf16 *tile, const CUtensorMap *map, int b, int row,
 
 /* --- products of a warpgroup's 64 rows; started, not waited for --- */
 
-/* s (64,N) = a (64,HS) @ b (N,HS)^T. `a` is part of a tile of A_ROWS rows, b of one of B_ROWS. */
-template <int HS, int A_ROWS, int B_ROWS, int N2>
-DEVICE_INLINE void multiply_transposed(float (&s)[N2], const bf16 *a, const bf16 *b) {
+/* Bytes from the start of a tile of TILE_ROWS rows to its columns 16*k.. */
+template <int TILE_ROWS> DEVICE_INLINE constexpr int columns_at(int k) {
+    return (k * 16 / SLAB * TILE_ROWS * SLAB + k * 16 % SLAB) * (int)sizeof(bf16);
+}
+
+/* The warpgroup's 64 rows of a tile of ROWS rows, operand a of all products with them. RESIDENT ones stay in
+ * registers from open() on, which comes after the tile's arrival. The others are read from shared memory by
+ * every product, and with b that is 128 bytes a clock, as much as shared memory gives. */
+template <int HS, bool RESIDENT> struct own_rows {
+    const bf16 *tile; /* at the first of the rows */
+    uint32_t kept[RESIDENT ? HS / 16 : 1][4];
+
+    __device__ __forceinline__ explicit own_rows(const bf16 *tile_) : tile(tile_) {}
+    __device__ __forceinline__ void open() {
+        if constexpr (RESIDENT) {
+            int lane = (int)threadIdx.x % WARP_SIZE;
+            int row = (int)threadIdx.x % GROUP / WARP_SIZE * 16 + lane % 16; /* of chunk lane/16 */
+            const bf16 *at = tile + row * SLAB;
 #pragma unroll
-    for (int k = 0; k < HS; k += 16) {
-        int slab = k / SLAB, column = k % SLAB;
-        wgmma<false, false>(s, wgmma_descriptor(a + slab * A_ROWS * SLAB + column, 16, 1024, SWIZZLE_128),
-                            wgmma_descriptor(b + slab * B_ROWS * SLAB + column, 16, 1024, SWIZZLE_128),
-                            k > 0);
+            for (int k = 0; k < HS / 16; k++) {
+                int chunk = (k * 2 % 8 + lane / 16) ^ row % 8; /* as SWIZZLE_128 places it */
+                ldmatrix_x4(kept[k], at + k * 16 / SLAB * ROWS * SLAB + chunk * 8);
+            }
+        }
+    }
+};
+
+/* s (64,N) = own (64,HS) @ b (N,HS)^T; b is a tile of B_ROWS rows */
+template <int B_ROWS, int HS, bool RESIDENT, int N2>
+DEVICE_INLINE void multiply_transposed(float (&s)[N2], const own_rows<HS, RESIDENT> &own, const bf16 *b) {
+    uint64_t columns = wgmma_descriptor(b, 16, 1024, SWIZZLE_128);
+#pragma unroll
+    for (int k = 0; k < HS / 16; k++) {
+        uint64_t b_k = descriptor_after(columns, columns_at<B_ROWS>(k));
+        if constexpr (RESIDENT)
+            wgmma<false>(s, own.kept[k], b_k, k > 0);
+        else
+            wgmma<false, false>(
+                s, descriptor_after(wgmma_descriptor(own.tile, 16, 1024, SWIZZLE_128), columns_at<ROWS>(k)),
+                b_k, k > 0);
     }
 }
 /* acc (64,HS) = or += p (64,STEP) @ tile (STEP,HS) */
 template <int STEP, int N2>
 DEVICE_INLINE void multiply_add(float (&acc)[N2], const uint32_t (&p)[STEP / 16][4], const bf16 *tile,
                                 bool accumulate) {
+    uint64_t rows = wgmma_descriptor(tile, STEP * SLAB * sizeof(bf16), 1024, SWIZZLE_128);
 #pragma unroll
     for (int k = 0; k < STEP / 16; k++)
-        wgmma<true>(acc, p[k],
-                    wgmma_descriptor(tile + k * 16 * SLAB, STEP * SLAB * sizeof(bf16), 1024, SWIZZLE_128),
-                    accumulate || k > 0);
+        wgmma<true>(acc, p[k], descriptor_after(rows, k * 16 * SLAB * sizeof(bf16)), accumulate || k > 0);
 }
 /* p = s, rounded to bf16, in the layout of multiply_add's operand */
 template <int STEP> DEVICE_INLINE void pack(uint32_t (&p)[STEP / 16][4], const float (&s)[STEP / 2]) {
@@ -185,6 +215,14 @@ DEVICE_INLINE int row_of(int h) {
 }
 DEVICE_INLINE int column_of(int j, int i) { return j * 8 + (int)threadIdx.x % 4 * 2 + i % 2; }
 
+/* How much further right of the diagonal, in columns less rows, accumulator d[4j + i] is than d[0]. */
+DEVICE_INLINE int right_of_first(int j, int i) { return j * 8 + i % 2 - i / 2 * 8; }
+
+/* The number of this thread's warpgroup. It comes from lane 0, so that the compiler knows that the lanes of a
+ * warp agree: what depends on it, control flow and descriptors, then lives in uniform registers, where wgmma
+ * takes descriptors from. */
+DEVICE_INLINE int this_group() { return __shfl_sync(ALL_LANES, (int)threadIdx.x / GROUP, 0); }
+
 /* The sum over the four lanes that share a row. */
 DEVICE_INLINE float quad_sum(float v) {
     v += __shfl_xor_sync(ALL_LANES, v, 1);
@@ -200,14 +238,17 @@ template <int HS> constexpr int STAGING_PITCH = HS + 8; /* rows in different ban
 template <int HS>
 DEVICE_INLINE void store_rows(bf16 *rows, int64_t stride, int first, int limit, const float (&acc)[HS / 2],
                               const float (&scale)[2], bf16 *staging) {
-    int warp = (int)threadIdx.x % GROUP / WARP_SIZE, lane = (int)threadIdx.x % WARP_SIZE;
+    int thread = (int)threadIdx.x % GROUP;
+    pin_register(thread); /* else addresses would be computed before the products and take their registers */
+    int warp = thread / WARP_SIZE, lane = thread % WARP_SIZE;
+    bf16 *to = staging + (warp * 16 + lane / 4) * STAGING_PITCH<HS> + lane % 4 * 2; /* of acc[0] */
     __syncwarp(); /* the rows of the previous tile have left */
 #pragma unroll
     for (int j = 0; j < HS / 8; j++)
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             int at = 4 * j + 2 * h;
-            *reinterpret_cast<uint32_t *>(staging + row_of(h) * STAGING_PITCH<HS> + column_of(j, 0)) =
+            *reinterpret_cast<uint32_t *>(to + h * 8 * STAGING_PITCH<HS> + j * 8) =
                 pack_bf16(acc[at] * scale[h], acc[at + 1] * scale[h]);
         }
     __syncwarp();

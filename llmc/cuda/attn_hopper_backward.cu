@@ -23,9 +23,15 @@
  * or 640 TFLOP/s counted as five products; at the goal of 300 they are idle half of the time. Each side is
  * read from L2 once for every 128 rows of the other. Not measured yet.
  *
+ * A warp issues 241 (dq) or 273 (dk, dv) instructions in such a step, two warps share a scheduler, and the
+ * step of both takes the tensor cores 768 or 1024 clocks: there is room for waits. So that it stays so, the
+ * step on the diagonal, which has the mask, is a copy of the loop of its own.
+ *
  * A consumer's thread holds HS (dk, dv) or HS/2 (dq) sums, 64 registers of S and dP and 32 of these as
- * operands, of 240. Shared memory holds 2 tiles of 128 rows, 4 (head 128: 3) pairs of tiles of 64, and
- * staging. There is one block per multiprocessor. */
+ * operands, of 240. Its own tiles are operands, too: with heads of 64 columns they stay in 32 registers, and
+ * the next ones are loaded meanwhile; with heads of 128 only q of dq has registers. Shared memory holds 2
+ * tiles of 128 rows, 4 (head 128: 3) pairs of tiles of 64, and staging. There is one block per
+ * multiprocessor. */
 #include "llmc/cuda/attn_hopper.cuh"
 
 /* --- shape --- */
@@ -38,6 +44,7 @@ enum side { QUERIES, KEYS };
 template <int HS> struct backward_shape {
     static constexpr int OWN = ROWS * HS, OTHER = STEP * HS; /* elements of a tile */
     static constexpr int SLOTS = HS == 64 ? 4 : 3;           /* of the ring, two tiles each */
+    static constexpr bool RESIDENT = HS == 64;               /* own tiles; 128 columns leave no registers */
     static constexpr size_t SHARED_BYTES =
         sizeof(bf16) * (2 * OWN + 2 * SLOTS * OTHER + ROWS * STAGING_PITCH<HS>);
 };
@@ -162,12 +169,54 @@ DEVICE_INLINE void store_gradient(const backward_task &task, const tile_place &p
                    factor, staging);
 }
 
+/* Passes a slot of which this warpgroup needs nothing. */
+template <int HS, class R> DEVICE_INLINE void skip_slot(const backward_shared<HS> &shared, R &at) {
+    mbarrier_wait(&shared.full[at.slot], at.parity);
+    release_converged(&shared.empty[at.slot]);
+    at.next();
+}
+
+/* s, scores, becomes P. Rows are queries with these statistics, columns keys; those after the query are
+ * `masked` in the tile on the diagonal. */
+DEVICE_INLINE void probabilities(float (&s)[STEP / 2], const query_statistic (&statistic)[2], float scale,
+                                 bool masked) {
+    int diagonal = row_of(0) - column_of(0, 0); /* seen from accumulator 0 */
+    if (masked) pin_register(diagonal);         /* else the comparisons are kept for later tiles */
+#pragma unroll
+    for (int j = 0; j < STEP / 8; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float &p = s[4 * j + i];
+            p = fast_exp2(fmaf(p, scale, -statistic[i / 2].base));
+            if (masked && right_of_first(j, i) > diagonal) p = 0.0f;
+        }
+}
+/* The same transposed: rows are keys, columns queries, of which a thread has STEP/4. Reads D with the
+ * logarithms, two queries at once. */
+DEVICE_INLINE void probabilities_transposed(float (&s)[STEP / 2], float (&D)[STEP / 4],
+                                            const query_statistic *statistics, float scale, bool masked) {
+    int diagonal = row_of(0) - column_of(0, 0);
+    if (masked) pin_register(diagonal);
+#pragma unroll
+    for (int j = 0; j < STEP / 8; j++) {
+        vec<float> v = vec<float>::load(&statistics[column_of(j, 0)].base);
+        D[2 * j] = v[1], D[2 * j + 1] = v[3];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float &p = s[4 * j + i];
+            p = fast_exp2(fmaf(p, scale, -v[i % 2 * 2]));
+            if (masked && right_of_first(j, i) < diagonal) p = 0.0f;
+        }
+    }
+}
+
 /* dq: rows are queries, columns keys. */
 template <int HS>
 DEVICE_INLINE void consume_keys(const backward_shared<HS> &shared, const backward_task &task, int group) {
     using shape = backward_shape<HS>;
     ring<shape::SLOTS> at;
-    const bf16 *query = shared.own + group * 64 * SLAB, *dout = query + shape::OWN;
+    own_rows<HS, true> query(shared.own + group * 64 * SLAB);
+    own_rows<HS, shape::RESIDENT> dout(query.tile + shape::OWN);
     bf16 *staging = shared.staging + group * 64 * STAGING_PITCH<HS>;
     float scale = task.scale * LOG2_E;
     int own_parity = 0;
@@ -184,44 +233,39 @@ DEVICE_INLINE void consume_keys(const backward_shared<HS> &shared, const backwar
         clear(dq);
         int before = -1; /* the slot whose keys the last product still reads */
         mbarrier_wait(shared.own_full, own_parity);
-        for (int step = steps.first; step < steps.end; step++) {
-            int slot = at.slot;
-            const bf16 *key = shared.ring_tiles + at.slot * 2 * shape::OTHER, *value = key + shape::OTHER;
-            mbarrier_wait(&shared.full[at.slot], at.parity);
-            at.next();
-            if (step > diagonal) { /* all of its keys come after all of these queries */
-                release_converged(&shared.empty[slot]);
-                continue;
+        query.open();
+        dout.open();
+        if (shape::RESIDENT) release_converged(shared.own_empty);
+        int step = steps.first;
+#pragma unroll
+        for (int masked = 0; masked < 2; masked++) /* steps before the diagonal, then the one on it */
+            for (int end = min(diagonal + masked, steps.end); step < end; step++) {
+                int slot = at.slot;
+                const bf16 *key = shared.ring_tiles + slot * 2 * shape::OTHER, *value = key + shape::OTHER;
+                mbarrier_wait(&shared.full[slot], at.parity);
+                at.next();
+                wgmma_fence();
+                multiply_transposed<STEP>(s, query, key);
+                wgmma_commit();
+                multiply_transposed<STEP>(dp, dout, value);
+                wgmma_commit();
+                wgmma_wait<1>(); /* for the scores and the product of the step before */
+                pin_registers(s);
+                if (before >= 0) release(&shared.empty[before]);
+                before = slot;
+                probabilities(s, statistic, scale, masked);
+                settle_all(s); /* P is computed beside dP */
+                wgmma_wait<0>();
+                pin_registers(dp);
+#pragma unroll
+                for (int i = 0; i < STEP / 2; i++) s[i] *= dp[i] - statistic[i / 2 % 2].D;
+                pack<STEP>(ds, s);
+                wgmma_fence();
+                multiply_add<STEP>(dq, ds, key, true);
+                wgmma_commit();
             }
-            wgmma_fence();
-            multiply_transposed<HS, ROWS, STEP>(s, query, key);
-            wgmma_commit();
-            multiply_transposed<HS, ROWS, STEP>(dp, dout, value);
-            wgmma_commit();
-            wgmma_wait<1>(); /* for the scores and the product of the step before */
-            pin_registers(s);
-            if (before >= 0) release(&shared.empty[before]);
-            before = slot;
-#pragma unroll
-            for (int j = 0; j < STEP / 8; j++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    float &p = s[4 * j + i];
-                    p = fast_exp2(fmaf(p, scale, -statistic[i / 2].base));
-                    if (step == diagonal && column_of(j, i) > row_of(i / 2)) p = 0.0f;
-                }
-#pragma unroll
-            for (int i = 3; i < STEP / 2; i += 4) settle(s[i]); /* P is computed beside dP */
-            wgmma_wait<0>();
-            pin_registers(dp);
-#pragma unroll
-            for (int i = 0; i < STEP / 2; i++) s[i] *= dp[i] - statistic[i / 2 % 2].D;
-            pack<STEP>(ds, s);
-            wgmma_fence();
-            multiply_add<STEP>(dq, ds, key, true);
-            wgmma_commit();
-        }
-        release_converged(shared.own_empty);
+        for (; step < steps.end; step++) skip_slot(shared, at); /* its keys come after all of these queries */
+        if (!shape::RESIDENT) release_converged(shared.own_empty);
         wgmma_wait<0>();
         pin_registers(dq);
         release(&shared.empty[before]);
@@ -234,7 +278,7 @@ template <int HS>
 DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const backward_task &task, int group) {
     using shape = backward_shape<HS>;
     ring<shape::SLOTS> at;
-    const bf16 *key = shared.own + group * 64 * SLAB, *value = key + shape::OWN;
+    own_rows<HS, shape::RESIDENT> key(shared.own + group * 64 * SLAB), value(key.tile + shape::OWN);
     bf16 *staging = shared.staging + group * 64 * STAGING_PITCH<HS>;
     float scale = task.scale * LOG2_E;
     int own_parity = 0;
@@ -242,7 +286,7 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
     for (tile_place place; walk.next(place); own_parity ^= 1) {
         tile_steps steps = steps_of<KEYS>(place, task);
         int first = steps.tile * ROWS + group * 64, diagonal = 2 * steps.tile + group;
-        float dk[HS / 2], dv[HS / 2], s[STEP / 2], dp[STEP / 2];
+        float dk[HS / 2], dv[HS / 2], s[STEP / 2], dp[STEP / 2], D[STEP / 4];
         /* with heads of 128 columns there are no registers for both operands: dS waits until dv has used P */
         constexpr int OPERANDS = HS <= 64 ? 2 : 1;
         uint32_t operand[OPERANDS][STEP / 16][4], (&p)[STEP / 16][4] = operand[0];
@@ -251,57 +295,44 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
         clear(dv);
         int before = -1; /* the slot that the last products still read */
         mbarrier_wait(shared.own_full, own_parity);
-        for (int step = steps.first; step < steps.end; step++) {
-            int slot = at.slot;
-            const bf16 *query = shared.ring_tiles + at.slot * 2 * shape::OTHER, *dout = query + shape::OTHER;
-            const query_statistic *statistics = shared.statistics[at.slot];
-            mbarrier_wait(&shared.full[at.slot], at.parity);
-            at.next();
-            if (step < diagonal) { /* all of these queries come before all of its keys */
-                release_converged(&shared.empty[slot]);
-                continue;
+        key.open();
+        value.open();
+        if (shape::RESIDENT) release_converged(shared.own_empty);
+        int step = steps.first;
+        for (int end = min(diagonal, steps.end); step < end; step++)
+            skip_slot(shared, at); /* its queries come before all of these keys */
+#pragma unroll
+        for (int masked = 1; masked >= 0; masked--) /* the step on the diagonal, then those behind it */
+            for (int end = masked ? min(diagonal + 1, steps.end) : steps.end; step < end; step++) {
+                int slot = at.slot;
+                const bf16 *query = shared.ring_tiles + slot * 2 * shape::OTHER;
+                const bf16 *dout = query + shape::OTHER;
+                mbarrier_wait(&shared.full[slot], at.parity);
+                at.next();
+                wgmma_fence();
+                multiply_transposed<STEP>(s, key, query);
+                wgmma_commit();
+                multiply_transposed<STEP>(dp, value, dout);
+                wgmma_commit();
+                wgmma_wait<1>(); /* for the scores and the products of the step before */
+                pin_registers(s);
+                if (before >= 0) release_converged(&shared.empty[before]); /* its statistics are read */
+                before = slot;
+                probabilities_transposed(s, D, shared.statistics[slot], scale, masked);
+                pack<STEP>(p, s);
+                wgmma_fence();
+                multiply_add<STEP>(dv, p, dout, true);
+                wgmma_commit();
+                wgmma_wait<OPERANDS - 1>();
+                pin_registers(dp);
+#pragma unroll
+                for (int i = 0; i < STEP / 2; i++) s[i] *= dp[i] - D[i / 4 * 2 + i % 2];
+                pack<STEP>(ds, s);
+                wgmma_fence();
+                multiply_add<STEP>(dk, ds, query, true);
+                wgmma_commit();
             }
-            wgmma_fence();
-            multiply_transposed<HS, ROWS, STEP>(s, key, query);
-            wgmma_commit();
-            multiply_transposed<HS, ROWS, STEP>(dp, value, dout);
-            wgmma_commit();
-            wgmma_wait<1>(); /* for the scores and the products of the step before */
-            pin_registers(s);
-            if (before >= 0) release_converged(&shared.empty[before]); /* its statistics are read */
-            before = slot;
-#pragma unroll
-            for (int j = 0; j < STEP / 8; j++)
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    float base = statistics[column_of(j, i)].base;
-#pragma unroll
-                    for (int h = 0; h < 2; h++) {
-                        float &e = s[4 * j + 2 * h + i];
-                        e = fast_exp2(fmaf(e, scale, -base));
-                        if (step == diagonal && column_of(j, i) < row_of(h)) e = 0.0f;
-                    }
-                }
-            pack<STEP>(p, s);
-            wgmma_fence();
-            multiply_add<STEP>(dv, p, dout, true);
-            wgmma_commit();
-            wgmma_wait<OPERANDS - 1>();
-            pin_registers(dp);
-#pragma unroll
-            for (int j = 0; j < STEP / 8; j++)
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    float D = statistics[column_of(j, i)].D;
-#pragma unroll
-                    for (int h = 0; h < 2; h++) s[4 * j + 2 * h + i] *= dp[4 * j + 2 * h + i] - D;
-                }
-            pack<STEP>(ds, s);
-            wgmma_fence();
-            multiply_add<STEP>(dk, ds, query, true);
-            wgmma_commit();
-        }
-        release_converged(shared.own_empty);
+        if (!shape::RESIDENT) release_converged(shared.own_empty);
         wgmma_wait<0>();
         pin_registers(dk);
         pin_registers(dv);
@@ -333,7 +364,7 @@ __global__ void __launch_bounds__(THREADS, 1)
                                   full,
                                   empty};
     open_barriers(own_barrier, full, empty);
-    int group = (int)threadIdx.x / GROUP - 1;
+    int group = this_group() - 1;
     if (group < 0) {
         registers_shrink<PRODUCER_REGISTERS>();
         if (threadIdx.x == 0) produce<HS, own>(shared, &qkv, &dout, task);

@@ -65,6 +65,13 @@ DEVICE_INLINE uint64_t wgmma_descriptor(const void *tile, uint32_t leading_bytes
            (uint64_t)(stride_bytes >> 4) << 32 | (uint64_t)mode << 62;
 }
 
+/* That of the tile which lies `bytes` further on. An addition costs one instruction, a descriptor of its own
+ * half a dozen; no carry leaves the field of the address, because shared memory ends before its 256 KiB. */
+DEVICE_INLINE uint64_t descriptor_after(uint64_t descriptor, uint32_t bytes) {
+    uint32_t low = (uint32_t)descriptor + (bytes >> 4);
+    return descriptor >> 32 << 32 | low;
+}
+
 /* A barrier in shared memory. A phase ends when `count` threads and all expected bytes have arrived. */
 struct alignas(8) mbarrier {
     uint64_t state;

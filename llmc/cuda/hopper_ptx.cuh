@@ -76,12 +76,23 @@ template <int N> DEVICE_INLINE void pin_registers(float (&d)[N]) {
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
 
+/* Keeps the compiler from computing ahead of this line what depends on x. */
+DEVICE_INLINE void pin_register(int &x) { asm volatile("" : "+r"(x)); }
+
 /* Makes x and what it is computed from be computed here, before a wait, while products run. Otherwise the
  * assembler moves the wait up across arithmetic that does not depend on it. A sleep that practically never
  * happens serves: it may not be moved, and its condition needs x. */
 DEVICE_INLINE void settle(float x) {
     asm volatile("{\n.reg .pred p;\nsetp.gt.f32 p, %0, 0f7f000000;\n@p nanosleep.u32 1;\n}" ::"f"(x)
                  : "memory");
+}
+
+/* The same for accumulators: one of four, since the assembler does not split the arithmetic further. */
+template <int N> DEVICE_INLINE void settle_all(const float (&x)[N]) {
+    float all = x[3];
+#pragma unroll
+    for (int i = 7; i < N; i += 4) all += x[i];
+    settle(all);
 }
 
 /* d (64xN fp32) = or += a (64x16) @ b (16xN), bf16; N is twice the number of accumulators, 64 or 128. b is
