@@ -306,6 +306,13 @@ void browser_picture(const char *name) {
     json_decref(answer);
 }
 
+void browser_expect_width(double width) {
+    double is = browser_number(
+        "Math.max(document.documentElement.scrollWidth, ...[...document.querySelectorAll('.whole')]"
+        ".map(e => e.getBoundingClientRect().left + e.scrollWidth))");
+    if (is > width) fail_msg("at %g pixels the page is %g wide", width, is);
+}
+
 void browser_expect_no_errors(const char *allowed) {
     json_decref(evaluate("0")); /* so that all events before it have arrived */
     if (b.wrong) fail_msg("in the page: %s", b.wrong);

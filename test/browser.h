@@ -10,6 +10,11 @@
 /* Starts Chromium with its profile in the scratch directory. False if it is not installed: the test then says
  * that it is left out. */
 bool browser_open(void);
+#define NEED_BROWSER()                                                                                       \
+    if (!browser_open()) {                                                                                   \
+        print_message("# left out: Chromium is not installed\n");                                            \
+        skip();                                                                                              \
+    }
 void browser_close(void);
 
 /* The window, in CSS pixels, and which colours the user prefers. */
@@ -32,6 +37,8 @@ void browser_key(const char *key);
 /* With LLMC_SCREENSHOTS=DIR in the environment: writes DIR/NAME-WIDTH-light.png or -dark.png of the whole
  * page. */
 void browser_picture(const char *name);
+/* Fails the test if the page, or what stands in an element of class "whole", is wider than this. */
+void browser_expect_width(double width);
 /* Fails the test if a page since the last call threw an exception, was refused something by its policy, or
  * asked another address than a file and what begins with `allowed` (NULL: nothing). */
 void browser_expect_no_errors(const char *allowed);

@@ -18,6 +18,8 @@ static const struct {
     int (*run)(int argc, char **argv);
     const struct option_command *options;
     const char *help;
+    struct option_command (*more)(
+        struct option_group *groups); /* where `options` is NULL; NULL: of training */
 } commands[] = {
     {"train", NULL, NULL, "trains a model (the name may be left out)"},
     {"sample", cmd_sample, &sample_command, "writes text with a trained model"},
@@ -27,8 +29,8 @@ static const struct {
      "shows how a model reads a text: attention, residual stream, next token"},
     {"eval", cmd_eval, &eval_command, "measures a model: loss on text, answers to multiple-choice questions"},
     {"export", cmd_export, &export_command, "writes a model as a GGUF file or a Hugging Face directory"},
-    {"plan", cmd_plan, &plan_command, "prints the memory and the FLOPs that a training run would need"},
-    {"profile", cmd_profile, NULL, "times a training step, operation by operation"},
+    {"plan", cmd_plan, NULL, "prints the memory and the FLOPs that a training run would need", plan_command},
+    {"profile", cmd_profile, NULL, "times a training step, operation by operation", profile_command},
     {"compare", cmd_compare, &compare_command, "compares a device with the CPU reference, tensor by tensor"},
 };
 enum { COMMANDS = ARRAY_LENGTH(commands) };
@@ -82,12 +84,15 @@ static int help(const char *name, int (*train)(int argc, char **argv)) {
 }
 
 static int about_commands(int argc, char **argv, const struct option_command *train_command) {
-    struct option_group groups[RUN_OPTION_GROUPS + 1];
-    struct option_command profile = profile_command(groups);
+    struct option_group groups[COMMANDS][RUN_OPTION_GROUPS + 1];
+    struct option_command more[COMMANDS];
     struct about_command list[COMMANDS];
     for (int i = 0; i < COMMANDS; i++) {
-        const struct option_command *options = commands[i].options;
-        if (!options) options = commands[i].run ? &profile : train_command;
+        const struct option_command *options = commands[i].options ? commands[i].options : train_command;
+        if (commands[i].more) {
+            more[i] = commands[i].more(groups[i]);
+            options = &more[i];
+        }
         list[i] = (struct about_command){commands[i].name, options, commands[i].help};
     }
     struct about about = {"trains language models of GPT-2's kind, on CPUs and NVIDIA GPUs", list, COMMANDS};

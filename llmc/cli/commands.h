@@ -17,8 +17,9 @@ int cmd_compare(int argc, char **argv);
 
 /* The options of each. */
 extern const struct option_command sample_command, view_command, watch_command, eval_command, export_command,
-    plan_command, compare_command;
-/* Those of profile: the groups of training and one more, which it writes to `groups`. */
+    compare_command;
+/* Those that are the groups of training and one more, which is written to `groups`. */
+struct option_command plan_command(struct option_group groups[RUN_OPTION_GROUPS + 1]);
 struct option_command profile_command(struct option_group groups[RUN_OPTION_GROUPS + 1]);
 
 /* Of the commands that serve a page, with fields `address`, `port` and `token`. */

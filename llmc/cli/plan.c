@@ -1,136 +1,299 @@
 /* `train_gpt plan`: the memory and the work of a training step, computed without allocating anything (see
- * plan mode in ctx.h). */
+ * plan mode in ctx.h). A plan takes milliseconds, so the largest batch that fits is found by trying. */
 #include "llmc/base/console.h"
+#include "llmc/base/file.h"
 #include "llmc/cli/commands.h"
+#include "llmc/report/json_text.h"
+#include "llmc/report/page.h"
 #include "llmc/run/config.h"
 
 #include <inttypes.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-const struct option_command plan_command = {
-    "train_gpt plan [options of training]",
-    "Prints the memory that a training run with these options needs, by category, and the FLOPs of a step. "
-    "With --gpus N or --ranks N it prints the memory of each process, for every level of --zero. It runs the "
-    "real step in a mode that neither allocates nor computes, so that plan and run cannot differ. The "
-    "options of a run can be given as they are: those that change neither memory nor work, such as --out, do "
-    "nothing. Exits with 1 if the memory does not suffice.",
-    run_option_groups, RUN_OPTION_GROUPS};
+struct plan_config {
+    struct run_config run;
+    const char *html;
+};
+
+/* In addition to the options of training, whose rows work on the first member. */
+static const struct option_row rows[] = {
+    OPT_TEXT(struct plan_config, html, "html", NULL, "FILE",
+             "write the results as a page with pictures; --overwrite replaces FILE", 0),
+};
+
+struct option_command plan_command(struct option_group groups[RUN_OPTION_GROUPS + 1]) {
+    memcpy(groups, run_option_groups, RUN_OPTION_GROUPS * sizeof *groups);
+    groups[RUN_OPTION_GROUPS] = (struct option_group){"Plan", rows, ARRAY_LENGTH(rows)};
+    return (struct option_command){
+        "train_gpt plan [options of training] [--html FILE]",
+        "Prints the memory that a training run with these options needs, by category, the largest --batch-size "
+        "that fits, and the FLOPs of a step. With --gpus N or --ranks N it prints the memory of each process, "
+        "for every level of --zero. It runs the real step in a mode that neither allocates nor computes, so "
+        "that plan and run cannot differ. The options of a run can be given as they are: those that change "
+        "neither memory nor work, such as --out, do nothing. Exits with 1 if the memory does not suffice.",
+        groups, RUN_OPTION_GROUPS + 1};
+}
 
 enum { LEVELS = ZERO_PARAMETERS + 1 };
 
-/* A step at each level of ZeRO: a column of the table. With one process all levels are the same. */
-struct plans {
+/* What is planned, and on what. */
+struct planned {
+    const struct run_config *run;
+    const struct gpt_config *model;
+    struct device *device;
     int64_t world;
-    int64_t sharing; /* processes that share one memory; each GPU has its own */
-    int count;
-    struct ctx ctx[LEVELS];
-    double update[LEVELS]; /* FLOPs of the optimizer */
+    int64_t sharing;               /* processes that share one memory; each GPU has its own */
+    int64_t free_bytes, all_bytes; /* of that memory */
+    int levels;                    /* of ZeRO; with one process all are the same, and only the first counts */
+    int chosen;
+    struct ctx step[LEVELS]; /* the step at each level */
+    double update[LEVELS];   /* FLOPs of the optimizer */
+    int64_t largest[LEVELS]; /* --batch-size that fits, or 0 */
 };
 
-static void make_plans(struct plans *p, const struct run_config *c, const struct gpt_config *model,
-                       struct device *device) {
-    p->world = max_i64(1, c->world);
-    p->sharing = device->unified ? p->world : 1;
-    p->count = p->world > 1 ? LEVELS : 1;
-    for (int level = 0; level < p->count; level++) {
-        struct run_config at_level = *c;
-        at_level.zero = (enum zero_level)level;
-        struct gpt_options options = run_gpt_options(&at_level, device);
-        ctx_init(&p->ctx[level], device, device->ops, true);
-        p->update[level] = run_plan_step(&p->ctx[level], model, &options, run_optimizer_options(c, &options),
-                                         at_level.zero, p->world);
+/* A step in plan mode; returns the FLOPs of the update. */
+static double plan_step(const struct planned *p, struct ctx *ctx, int level, int64_t batch_size) {
+    struct run_config c = *p->run;
+    c.zero = (enum zero_level)level;
+    c.batch_size = batch_size;
+    struct gpt_options options = run_gpt_options(&c, p->device);
+    ctx_init(ctx, p->device, p->device->ops, true);
+    return run_plan_step(ctx, p->model, &options, run_optimizer_options(&c, &options), c.zero, p->world);
+}
+
+static int64_t bytes_with(const struct planned *p, int level, int64_t batch_size) {
+    struct ctx ctx;
+    plan_step(p, &ctx, level, batch_size);
+    int64_t bytes = ctx_memory_total(&ctx);
+    ctx_free(&ctx);
+    return bytes;
+}
+
+/* What one process may use. */
+static int64_t available(const struct planned *p) { return p->free_bytes / p->sharing; }
+
+static bool plan_fits(const struct planned *p, int level) {
+    return ctx_memory_total(&p->step[level]) <= available(p);
+}
+
+enum { BATCH_MAX = 1 << 16 }; /* no further is searched */
+
+/* Memory grows with the batch: the largest that fits, by bisection. */
+static int64_t largest_batch(const struct planned *p, int level) {
+    int64_t fits = 0, not = BATCH_MAX + 1;
+    for (int64_t b = 1; b < not &&fits < b; b *= 2)
+        if (bytes_with(p, level, b) <= available(p))
+            fits = b;
+        else
+            not = b;
+    while (not -fits > 1) {
+        int64_t middle = fits + (not -fits) / 2;
+        if (bytes_with(p, level, middle) <= available(p))
+            fits = middle;
+        else
+            not = middle;
+    }
+    return fits;
+}
+
+static void make_plans(struct planned *p) {
+    p->world = max_i64(1, p->run->world);
+    p->sharing = p->device->unified ? p->world : 1;
+    p->levels = p->world > 1 ? LEVELS : 1;
+    p->chosen = p->levels > 1 ? (int)p->run->zero : 0;
+    p->device->memory_info(p->device, &p->free_bytes, &p->all_bytes);
+    for (int level = 0; level < p->levels; level++) {
+        p->update[level] = plan_step(p, &p->step[level], level, p->run->batch_size);
+        p->largest[level] = largest_batch(p, level);
     }
 }
 
-static bool plan_fits(const struct plans *p, int level, int64_t free_bytes) {
-    return p->sharing * ctx_memory_total(&p->ctx[level]) <= free_bytes;
+/* --- what it says; the caller frees --- */
+
+static char *say_model(const struct planned *p) {
+    struct gpt_params layout;
+    gpt_params_layout(&layout, p->model);
+    const struct gpt_config *m = p->model;
+    return xasprintf("model %s: %sparameters (%" PRId64 " layers, %" PRId64 " heads, %" PRId64
+                     " channels, vocabulary %" PRId64 ", context %" PRId64 ")",
+                     m->name, human_count((double)layout.count), m->layers, m->heads, m->channels,
+                     m->vocab_size, m->context);
 }
 
-static void print_row(const struct plans *p, const char *name, int64_t (*bytes)(const struct ctx *, int),
-                      int kind) {
+static char *say_memory(const struct planned *p) {
+    return xasprintf("memory%s on %s (%s of %s free%s), %s", p->levels > 1 ? " of each process" : "",
+                     p->device->name, human_bytes((double)p->free_bytes), human_bytes((double)p->all_bytes),
+                     p->sharing > 1 ? ", for all together" : "",
+                     dtype_name(run_gpt_options(p->run, p->device).dtype));
+}
+
+static char *say_verdict(const struct planned *p) {
+    int other = 0; /* the lowest level that fits */
+    while (other < p->levels && !plan_fits(p, other)) other++;
+    const char *where = p->levels > 1 ? temp_printf(" with --zero %d", p->chosen) : "";
+    if (plan_fits(p, p->chosen)) return xasprintf("This fits%s.", where);
+    if (other < p->levels) return xasprintf("This does NOT fit%s; --zero %d does.", where, other);
+    return xasprintf("This does NOT fit%s. %s.", where,
+                     ctx_memory_advice(&p->step[p->chosen], p->free_bytes));
+}
+
+static char *say_work(const struct run_config *c) {
+    int64_t micro_steps = c->tokens_per_step / (c->batch_size * c->seq_len);
+    return xasprintf("work of a step (%" PRId64 " tokens in %" PRId64 " micro-batch%s of %" PRId64
+                     " x %" PRId64 ")",
+                     c->tokens_per_step, micro_steps, micro_steps > 1 ? "es" : "", c->batch_size, c->seq_len);
+}
+
+/* FLOPs of a step. */
+struct work {
+    double matmul, attention, other, optimizer, total, formula;
+};
+
+static struct work work_of(const struct planned *p) {
+    const struct run_config *c = p->run;
+    const struct ctx *ctx = &p->step[p->chosen];
+    const struct op_stats *stats = ctx->stats;
+    double micro_steps = (double)(c->tokens_per_step / (c->batch_size * c->seq_len));
+    struct work w = {.optimizer = p->update[p->chosen]};
+    w.matmul = micro_steps * (stats[OP_matmul_forward].flops + stats[OP_matmul_backward].flops);
+    w.attention = micro_steps * (stats[OP_attn_forward].flops + stats[OP_attn_backward].flops);
+    w.total = micro_steps * ctx_flops(ctx) + w.optimizer;
+    w.other = w.total - w.matmul - w.attention - w.optimizer;
+    w.formula = gpt_flops_per_token(p->model, c->seq_len) * (double)c->tokens_per_step;
+    return w;
+}
+
+/* --- as text --- */
+
+static void print_row(const struct planned *p, const char *name,
+                      const char *(*cell)(const struct planned *, int level, int kind), int kind) {
     printf("  %-12s", name);
-    for (int level = 0; level < p->count; level++)
-        printf(" %12s", human_bytes((double)bytes(&p->ctx[level], kind)));
+    for (int level = 0; level < p->levels; level++) printf(" %12s", cell(p, level, kind));
     printf("\n");
 }
 
-static int64_t bytes_of_kind(const struct ctx *ctx, int kind) { return ctx->memory[kind]; }
-static int64_t bytes_of_all(const struct ctx *ctx, int kind) { return ctx_memory_total(ctx); }
+static const char *cell_kind(const struct planned *p, int level, int kind) {
+    return human_bytes((double)p->step[level].memory[kind]);
+}
+static const char *cell_total(const struct planned *p, int level, int kind) {
+    return human_bytes((double)ctx_memory_total(&p->step[level]));
+}
+static const char *cell_fits(const struct planned *p, int level, int kind) {
+    return plan_fits(p, level) ? "yes" : "no";
+}
+static const char *cell_batch(const struct planned *p, int level, int kind) {
+    int64_t n = p->largest[level];
+    return n ? temp_printf("up to %" PRId64, n) : "none fits";
+}
 
-static void print_memory(const struct plans *p, int64_t free_bytes) {
-    if (p->count > 1)
+static void print_memory(const struct planned *p) {
+    if (p->levels > 1)
         printf("  %-12s %12s %12s %12s %12s\n", "", "--zero 0", "--zero 1", "--zero 2", "--zero 3");
     for (int kind = 0; kind < MEM_KINDS; kind++)
-        print_row(p, memory_kind_name((enum memory_kind)kind), bytes_of_kind, kind);
-    print_row(p, "total", bytes_of_all, 0);
-    if (p->count == 1) return;
-    printf("  %-12s", "fits");
-    for (int level = 0; level < p->count; level++)
-        printf(" %12s", plan_fits(p, level, free_bytes) ? "yes" : "no");
-    printf("\n");
+        print_row(p, memory_kind_name((enum memory_kind)kind), cell_kind, kind);
+    print_row(p, "total", cell_total, 0);
+    if (p->levels > 1) print_row(p, "fits", cell_fits, 0);
+    print_row(p, "--batch-size", cell_batch, 0);
 }
 
-static void print_work(const struct ctx *ctx, double update, const struct run_config *c,
-                       const struct gpt_config *model) {
-    double micro_steps = (double)(c->tokens_per_step / (c->batch_size * c->seq_len));
-    double matmul = ctx->stats[OP_matmul_forward].flops + ctx->stats[OP_matmul_backward].flops;
-    double attention = ctx->stats[OP_attn_forward].flops + ctx->stats[OP_attn_backward].flops;
-    double step = ctx_flops(ctx) * micro_steps + update;
-    printf("work of a step (%" PRId64 " tokens in %.0f micro-batch%s of %" PRId64 " x %" PRId64 ")\n",
-           c->tokens_per_step, micro_steps, micro_steps > 1 ? "es" : "", c->batch_size, c->seq_len);
-    printf("  %-12s %12sFLOP\n", "matmul", human_count(matmul * micro_steps));
-    printf("  %-12s %12sFLOP\n", "attention", human_count(attention * micro_steps));
-    printf("  %-12s %12sFLOP\n", "other", human_count(step - (matmul + attention) * micro_steps - update));
-    printf("  %-12s %12sFLOP\n", "optimizer", human_count(update));
+static void print_work(struct work w) {
+    printf("  %-12s %12sFLOP\n", "matmul", human_count(w.matmul));
+    printf("  %-12s %12sFLOP\n", "attention", human_count(w.attention));
+    printf("  %-12s %12sFLOP\n", "other", human_count(w.other));
+    printf("  %-12s %12sFLOP\n", "optimizer", human_count(w.optimizer));
     printf("  %-12s %12sFLOP; by the formula of the literature, 6N + 6LCT per token: %sFLOP\n", "total",
-           human_count(step),
-           human_count(gpt_flops_per_token(model, c->seq_len) * (double)c->tokens_per_step));
+           human_count(w.total), human_count(w.formula));
 }
+
+/* --- as a page --- */
+
+static json_t *text(char *text) {
+    json_t *value = json_text(text, (int64_t)strlen(text));
+    free(text);
+    return value;
+}
+
+static json_t *level_facts(const struct planned *p, int level) {
+    json_t *parts = json_array();
+    for (int kind = 0; kind < MEM_KINDS; kind++)
+        json_array_append_new(parts, json_integer(p->step[level].memory[kind]));
+    return json_pack("{s:s, s:o, s:I, s:b, s:I, s:s}", "name",
+                     p->levels > 1 ? temp_printf("--zero %d", level) : "each --zero", "parts", parts, "total",
+                     (json_int_t)ctx_memory_total(&p->step[level]), "fits", plan_fits(p, level), "largest",
+                     (json_int_t)p->largest[level], "batch", cell_batch(p, level, 0));
+}
+
+/* Memory over --batch-size, in powers of two up to one that fits at no level. */
+static json_t *batch_facts(const struct planned *p) {
+    json_t *sizes = json_array(), *bytes = json_array();
+    int64_t most = p->run->batch_size;
+    for (int level = 0; level < p->levels; level++) {
+        most = max_i64(most, p->largest[level]);
+        json_array_append_new(bytes, json_array());
+    }
+    for (int64_t b = 1; b < 2 * most + 2 && b <= BATCH_MAX; b *= 2) {
+        json_array_append_new(sizes, json_integer(b));
+        for (int level = 0; level < p->levels; level++)
+            json_array_append_new(json_array_get(bytes, (size_t)level),
+                                  json_integer(bytes_with(p, level, b)));
+    }
+    return json_pack("{s:o, s:o}", "sizes", sizes, "bytes", bytes);
+}
+
+static void put_facts(struct writer *w, void *user) {
+    const struct planned *p = (const struct planned *)user;
+    struct work work = work_of(p);
+    json_t *kinds = json_array(), *levels = json_array();
+    for (int kind = 0; kind < MEM_KINDS; kind++)
+        json_array_append_new(kinds, json_string(memory_kind_name((enum memory_kind)kind)));
+    for (int level = 0; level < p->levels; level++) json_array_append_new(levels, level_facts(p, level));
+    json_t *facts = json_pack(
+        "{s:o, s:o, s:o, s:o, s:i, s:I, s:I, s:I, s:o, s:o, s:o, s:{s:f, s:f, s:f, s:f}, s:f, s:f}", "model",
+        text(say_model(p)), "memory", text(say_memory(p)), "verdict", text(say_verdict(p)), "work_title",
+        text(say_work(p->run)), "chosen", p->chosen, "available", (json_int_t)available(p), "world",
+        (json_int_t)p->world, "batch_size", (json_int_t)p->run->batch_size, "kinds", kinds, "levels", levels,
+        "batches", batch_facts(p), "work", "matmul", work.matmul, "attention", work.attention, "other",
+        work.other, "optimizer", work.optimizer, "total", work.total, "formula", work.formula);
+    check(facts != NULL, "the plan cannot be written as JSON");
+    page_put_json(w, "facts", facts);
+    json_decref(facts);
+}
+
+/* --- the command --- */
 
 int cmd_plan(int argc, char **argv) {
+    struct option_group groups[RUN_OPTION_GROUPS + 1];
+    struct option_command command = plan_command(groups);
     struct options options;
-    struct run_config c = {0};
-    int status = command_options(&options, &plan_command, &c, argc, argv);
+    struct plan_config c = {0};
+    int status = command_options(&options, &command, &c, argc, argv);
     if (status >= 0) return status;
     struct error err;
+    check(!c.html || may_write_file(c.html, c.run.overwrite, &err), "--html %s", err.message);
     struct gpt_config model;
     char *directory;
-    check(run_model_config(&model, &directory, &c, c.shape.vocab_size, &err), "%s", err.message);
-    c.world = max_i64(c.gpus, c.ranks);
-    check(run_config_complete(&c, &model, &err), "%s", err.message);
-    struct device *device = run_open_device(&c);
-    struct plans plans;
-    make_plans(&plans, &c, &model, device);
-    int chosen = plans.count > 1 ? (int)c.zero : 0;
-
-    struct gpt_params layout;
-    gpt_params_layout(&layout, &model);
-    say("model %s: %sparameters (%" PRId64 " layers, %" PRId64 " heads, %" PRId64
-        " channels, vocabulary %" PRId64 ", context %" PRId64 ")\n",
-        model.name, human_count((double)layout.count), model.layers, model.heads, model.channels,
-        model.vocab_size, model.context);
-    int64_t free_bytes, total_bytes;
-    device->memory_info(device, &free_bytes, &total_bytes);
-    printf("memory%s on %s (%s of %s free%s), %s\n", plans.count > 1 ? " of each process" : "", device->name,
-           human_bytes((double)free_bytes), human_bytes((double)total_bytes),
-           plans.sharing > 1 ? ", for all together" : "", dtype_name(run_gpt_options(&c, device).dtype));
-    print_memory(&plans, free_bytes);
-    bool fits = plan_fits(&plans, chosen, free_bytes);
-    int other = 0; /* the lowest level that fits */
-    while (other < plans.count && !plan_fits(&plans, other, free_bytes)) other++;
-    char *where = plans.count > 1 ? xasprintf(" with --zero %d", chosen) : xstrdup("");
-    if (fits)
-        printf("This fits%s.\n", where);
-    else if (other < plans.count)
-        printf("This does NOT fit%s; --zero %d does.\n", where, other);
-    else
-        printf("This does NOT fit%s. %s.\n", where, ctx_memory_advice(&plans.ctx[chosen], free_bytes));
-    free(where);
-    print_work(&plans.ctx[chosen], plans.update[chosen], &c, &model);
-    for (int level = 0; level < plans.count; level++) ctx_free(&plans.ctx[level]);
-    device->close(device);
+    check(run_model_config(&model, &directory, &c.run, c.run.shape.vocab_size, &err), "%s", err.message);
+    c.run.world = max_i64(c.run.gpus, c.run.ranks);
+    check(run_config_complete(&c.run, &model, &err), "%s", err.message);
+    struct planned p = {.run = &c.run, .model = &model, .device = run_open_device(&c.run)};
+    make_plans(&p);
+    char *said[] = {say_model(&p), say_memory(&p), say_verdict(&p), say_work(&c.run)};
+    say("%s\n", said[0]);
+    printf("%s\n", said[1]);
+    print_memory(&p);
+    printf("%s\n%s\n", said[2], said[3]);
+    print_work(work_of(&p));
+    if (c.html) {
+        check(page_write(c.html, "plan.html", put_facts, &p, &err), "%s", err.message);
+        printf("page written to %s\n", c.html);
+    }
+    bool fits = plan_fits(&p, p.chosen);
+    for (size_t i = 0; i < ARRAY_LENGTH(said); i++) free(said[i]);
+    for (int level = 0; level < p.levels; level++) ctx_free(&p.step[level]);
+    p.device->close(p.device);
     free(directory);
     options_free(&options);
     return fits ? 0 : 1;

@@ -2,11 +2,16 @@
 /* Curves as SVG. A chart is given lines of points, draws axes with round numbers, and reports what a pointer
  * or a key asks for: a place on the x-axis to read values at, or a stretch of it to look at closely.
  *
- *   const chart = new Chart(parent, {title, format, onCursor(x), onZoom(from, to)});
+ *   const chart = new Chart(parent, {title, format, onCursor(x), onZoom(from, to), onPoint(i)});
  *   chart.draw({x: {from, to, log, format}, y: {log},
- *               lines: [{name, colour, dash, x, y, low, high, faint, marks}],
- *               levels: [{y, name, colour}]});
+ *               lines: [{name, colour, dash, x, y, low, high, faint, marks, label}],
+ *               levels: [{y, name, colour}],
+ *               points: [{name, brief, colour, x, y, radius, about}]});
  *   chart.cursor(x);
+ *   chart.choose(i);
+ *
+ * Points are single values with a name each. Where there are some, a pointer or a key asks for the nearest of
+ * them instead of a place on the axis.
  */
 const COLOURS = 8; /* --c0 ... --c7 in page.css */
 const DASHES = ['', '7 3', '2 3'];
@@ -23,11 +28,31 @@ function logTicks(low, high, n) {
   const a = Math.log10(low), b = Math.log10(high), each = Math.max(1, Math.ceil((b - a) / n)), list = [];
   if (b - a < 1.2) return ticks(low, high, n).filter(t => t > 0);
   for (let e = Math.ceil(a - 1e-9); e <= b + 1e-9; e += each) list.push(10 ** e);
-  if (list.length < 3) for (const e of [...list]) for (const m of [2, 5, 0.5, 0.2]) {
+  if (list.length < 3 && each === 1) for (const e of [...list]) for (const m of [2, 5, 0.5, 0.2]) {
     const t = e * m;
     if (t >= low && t <= high && !list.includes(t)) list.push(t);
   }
   return list.sort((p, q) => p - q);
+}
+/* The width of a name in a chart (.name in page.css). */
+function textWidth(text) {
+  textWidth.pen = textWidth.pen || document.createElement('canvas').getContext('2d');
+  textWidth.pen.font = '11.5px system-ui, sans-serif';
+  return textWidth.pen.measureText(text).width + 2;
+}
+/* A bar from left to right; `parts` are {value, colour, faint, title}, `whole` is its full length. A value at
+ * `mark` becomes a line across it. */
+function bar(parts, whole, mark) {
+  let from = 0;
+  const share = v => `${(100 * Math.min(1, v / whole)).toFixed(3)}%`;
+  const pieces = parts.filter(part => part.value > 0).map(part => {
+    const piece = element('i', {class: part.faint ? 'faint' : '', title: part.title,
+        style: `left:${share(from)};width:${share(part.value)};background:${part.colour}`});
+    from += part.value;
+    return piece;
+  });
+  if (known(mark)) pieces.push(element('i', {class: 'limit', style: `left:${share(mark)}`}));
+  return element('span', {class: 'track'}, ...pieces);
 }
 /* The range that the lines fill. */
 function rangeOf(lines, levels, log) {
@@ -51,13 +76,15 @@ function rangeOf(lines, levels, log) {
 }
 
 class Chart {
-  constructor(parent, {title, unit, format, height, onCursor, onZoom}) {
+  constructor(parent, {title, unit, format, height, onCursor, onZoom, onPoint}) {
     this.title = title;
     this.format = format || short;
     this.tick = format === count ? count : short;
     this.height = height || 230;
     this.onCursor = onCursor || (() => {});
     this.onZoom = onZoom || (() => {});
+    this.onPoint = onPoint || (i => this.choose(i));
+    this.points = [];
     this.reading = element('div', {class: 'reading', 'aria-live': 'off'});
     this.picture = svg('svg', {class: 'curves', tabindex: 0, role: 'img', 'aria-label': title});
     this.box = element('figure', {class: 'chart-box', 'data-title': title}, element('figcaption', {}, title,
@@ -71,11 +98,13 @@ class Chart {
     let from = null;
     p.onpointerdown = event => {
       if (event.pointerType === 'mouse' && event.button !== 0) return;
+      if (this.points.length) { this.onPoint(this.pointAt(event)); return; }
       from = this.placeOf(event);
       if (event.pointerType === 'mouse') p.setPointerCapture(event.pointerId);
       this.onCursor(this.xAt(from));
     };
     p.onpointermove = event => {
+      if (this.points.length) { this.onPoint(this.pointAt(event)); return; }
       const now = this.placeOf(event);
       this.select(from !== null && event.pointerType === 'mouse' ? from : null, now);
       this.onCursor(this.xAt(now));
@@ -90,13 +119,17 @@ class Chart {
       from = null;
     };
     p.onpointercancel = () => { from = null; this.select(null); };
-    p.onpointerleave = () => { if (from === null) this.onCursor(null); };
+    p.onpointerleave = () => {
+      if (this.points.length) this.onPoint(null);
+      else if (from === null) this.onCursor(null);
+    };
     p.ondblclick = () => this.onZoom(null, null);
     p.onkeydown = event => this.key(event);
   }
 
   key(event) {
     if (!this.x || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (this.points.length) { this.pointKey(event); return; }
     const {from, to} = this.x, at = this.at ?? this.xAt(this.left + this.wide / 2), share = this.placeAt(at);
     const move = event.shiftKey ? null : {ArrowLeft: -1, ArrowRight: 1}[event.key];
     const pan = event.shiftKey ? {ArrowLeft: -0.25, ArrowRight: 0.25}[event.key] : null;
@@ -123,6 +156,28 @@ class Chart {
     return best ?? x;
   }
 
+  /* Arrows go through the points from left to right. */
+  pointKey(event) {
+    const order = this.points.map((_, i) => i).sort((i, j) => this.points[i].x - this.points[j].x);
+    const last = order.length - 1, at = order.indexOf(this.chosen);
+    const to = {ArrowLeft: at < 0 ? last : Math.max(0, at - 1), ArrowRight: Math.min(last, at + 1), Home: 0,
+        End: last, Escape: -1}[event.key];
+    if (to === undefined) return;
+    this.onPoint(to < 0 ? null : order[to]);
+    event.preventDefault();
+  }
+  /* The point whose rim is nearest to the pointer, at most 40 pixels away, or null. */
+  pointAt(event) {
+    const box = this.picture.getBoundingClientRect();
+    let best = null, least = 40;
+    this.points.forEach((point, i) => {
+      const away = Math.hypot(this.placeAt(point.x) - event.clientX + box.left,
+          this.yPlace(point.y) - event.clientY + box.top) - point.radius;
+      if (away < least) { best = i; least = away; }
+    });
+    return best;
+  }
+
   placeOf(event) { return event.clientX - this.picture.getBoundingClientRect().left; }
   placeAt(x) {
     const {from, to, log} = this.x, f = log ? Math.log : v => v;
@@ -138,13 +193,15 @@ class Chart {
     return this.top + (1 - (f(y) - f(low)) / (f(high) - f(low))) * this.high;
   }
 
-  draw({x, y, lines, levels}) {
+  draw({x, y, lines, levels, points}) {
     const p = this.picture, width = Math.max(160, p.clientWidth || this.box.clientWidth || 320),
         height = this.height;
     this.lines = lines.filter(line => line.x.length);
     this.levels = (levels || []).filter(level => known(level.y));
     this.logY = y && y.log;
-    this.range = rangeOf(this.lines, this.lines.length ? this.levels : [], this.logY);
+    this.points = points || [];
+    this.range = rangeOf([...this.lines, {y: this.points.map(point => point.y)}],
+        this.lines.length ? this.levels : [], this.logY);
     this.x = x && x.to > x.from ? x : null;
     p.setAttribute('viewBox', `0 0 ${width} ${height}`);
     p.setAttribute('height', height);
@@ -176,6 +233,9 @@ class Chart {
         viewBox: frame.join(' '), class: 'frame'});
     for (const line of this.lines) curves.append(...this.curve(line));
     parts.push(curves);
+    const taken = []; /* boxes that no name may cover */
+    for (const line of this.lines) if (line.label) parts.push(this.lineLabel(line, taken));
+    parts.push(...this.dots(taken));
     for (const level of this.levels) {
       const at = this.yPlace(level.y);
       if (!(at > this.top - 1 && at < this.top + this.high + 1)) continue;
@@ -186,7 +246,8 @@ class Chart {
     this.cursorParts = svg('g', {class: 'cursor'});
     this.selection = svg('rect', {y: this.top, height: this.high, x: 0, width: 0, class: 'selection'});
     p.replaceChildren(...parts, this.selection, this.cursorParts);
-    this.cursor(this.at ?? null);
+    if (this.points.length) this.choose(this.chosen ?? null);
+    else this.cursor(this.at ?? null);
   }
 
   curve(line) {
@@ -220,6 +281,70 @@ class Chart {
         'stroke-dasharray': line.dash || ''}));
     if (marks) parts.push(svg('path', {d: marks, class: 'mark', style}));
     return parts;
+  }
+
+  /* A name along the middle of a line's last stretch, above it. */
+  lineLabel(line, taken) {
+    const ends = [line.x.length - 2, line.x.length - 1]
+        .map(i => [this.placeAt(line.x[i]), this.yPlace(line.y[i])]);
+    const [[ax, ay], [bx, by]] = ends, angle = Math.atan2(by - ay, bx - ax) * 180 / Math.PI;
+    const half = textWidth(line.label) / 2, y = (ay + by) / 2,
+        x = Math.min((ax + bx) / 2, this.left + this.wide - half * Math.cos(angle * Math.PI / 180));
+    for (let i = 0; i <= 20; i++) { /* the line, and where its name stands */
+      const share = i / 20, px = ax + share * (bx - ax), py = ay + share * (by - ay);
+      taken.push([px - 3, py - (Math.hypot(px - x, py - y) < half ? 20 : 3), px + 3, py + 3]);
+    }
+    return svg('text', {transform: `translate(${x.toFixed(1)} ${y.toFixed(1)}) rotate(${angle.toFixed(1)})`,
+        y: -6, 'text-anchor': 'middle', class: 'tick'}, line.label);
+  }
+
+  /* The points, large ones below, and beside each its name, or its brief one, where that covers nothing. */
+  dots(taken) {
+    const parts = [], names = [], order = this.points.map((_, i) => i)
+        .sort((i, j) => this.points[j].radius - this.points[i].radius);
+    const places = order.map(i => {
+      const {x, y, radius: r} = this.points[i], at = [this.placeAt(x), this.yPlace(y)];
+      taken.push([at[0] - r, at[1] - r, at[0] + r, at[1] + r]);
+      return at;
+    });
+    order.forEach((i, k) => {
+      const point = this.points[i], [x, y] = places[k];
+      parts.push(svg('circle', {cx: x.toFixed(1), cy: y.toFixed(1), r: point.radius.toFixed(1), class: 'point',
+          'data-point': i, style: `fill:${point.colour}`},
+        svg('title', {}, `${point.name}: ${point.about}`)));
+      for (const name of [point.name, point.brief]) {
+        const box = name && this.freeBox(taken, x, y, point.radius, textWidth(name));
+        if (!box) continue;
+        taken.push(box);
+        names.push(svg('path', {d: `M${x.toFixed(1)} ${y.toFixed(1)}L` +
+              `${Math.max(box[0], Math.min(x, box[2])).toFixed(1)} ` +
+              `${Math.max(box[1], Math.min(y, box[3])).toFixed(1)}`, class: 'leader'}),
+          svg('text', {x: box[0].toFixed(1), y: (box[3] - 3).toFixed(1), class: 'name'}, name));
+        break;
+      }
+    });
+    return [...parts, ...names];
+  }
+  /* A box of this width and the height of a line near a point, in eight directions and up to six lines away. */
+  freeBox(taken, x, y, radius, width) {
+    const high = 14, edge = [this.left, this.top, this.left + this.wide, this.top + this.high];
+    for (let ring = 0; ring < 6; ring++) for (const turn of [0, 4, 6, 2, 7, 5, 1, 3]) {
+      const angle = turn * Math.PI / 4, away = radius + 4 + 12 * ring,
+          cx = x + away * Math.cos(angle), cy = y - away * Math.sin(angle);
+      const left = cx - width * (1 - Math.cos(angle)) / 2, top = cy - high * (1 + Math.sin(angle)) / 2;
+      const box = [left, top, left + width, top + high];
+      if (box[0] < edge[0] || box[1] < edge[1] || box[2] > edge[2] || box[3] > edge[3]) continue;
+      if (taken.every(t => t[2] <= box[0] || t[0] >= box[2] || t[3] <= box[1] || t[1] >= box[3])) return box;
+    }
+    return null;
+  }
+  choose(i) {
+    this.chosen = i;
+    for (const dot of this.picture.querySelectorAll('.point'))
+      dot.classList.toggle('chosen', Number(dot.dataset.point) === i);
+    const point = i === null ? null : this.points[i];
+    this.reading.replaceChildren(...(point ? [element('b', {}, point.name), element('span', {}, point.about)]
+        : []));
   }
 
   select(from, to) {

@@ -18,6 +18,8 @@
 #define PARTS                                                                                                \
     PART(view, html, "text/html")                                                                            \
     PART(watch, html, "text/html")                                                                           \
+    PART(profile, html, "text/html")                                                                         \
+    PART(plan, html, "text/html")                                                                            \
     PART(page, css, "text/css")                                                                              \
     PART(view, css, "text/css")                                                                              \
     PART(watch, css, "text/css")                                                                             \
@@ -27,7 +29,9 @@
     PART(view, js, "text/javascript")                                                                        \
     PART(what_if, js, "text/javascript")                                                                     \
     PART(heads, js, "text/javascript")                                                                       \
-    PART(watch, js, "text/javascript")
+    PART(watch, js, "text/javascript")                                                                       \
+    PART(profile, js, "text/javascript")                                                                     \
+    PART(plan, js, "text/javascript")
 PARTS
 #undef PART
 

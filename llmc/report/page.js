@@ -38,6 +38,14 @@ function count(x) {
     return String(Number((x / (by || from)).toPrecision(4))) + name;
   return String(Number(x.toPrecision(4)));
 }
+/* As the programs print them: human_bytes() and human_count() of base.c. */
+function withPrefix(x, base, names) {
+  let i = 0;
+  for (; Math.abs(x) >= base && i + 1 < names.length; i++) x /= base;
+  return `${fixed(x, i ? 2 : 0)} ${names[i]}`;
+}
+const humanBytes = x => withPrefix(x, 1024, ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB']);
+const humanCount = x => withPrefix(x, 1000, ['', 'k', 'M', 'G', 'T', 'P']);
 /* Any number in few characters. */
 function short(x) {
   if (!known(x)) return '\u2013';

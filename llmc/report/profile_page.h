@@ -33,8 +33,7 @@ struct profile {
     char where[256];  /* "CPU, AMD EPYC, 2 threads": what was measured on */
 };
 
-/* Writes a page for a browser: the step as a stacked bar, a roofline picture, the table. Without
- * scripts. */
+/* Writes a page for a browser: the step as a bar, the table, a roofline picture. */
 bool profile_write_page(const struct profile *p, const char *path, struct error *err);
 
 #ifdef __cplusplus

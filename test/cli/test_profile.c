@@ -1,8 +1,7 @@
 /* `train_gpt profile` as a user runs it: the table lists every operation of a step once (matmuls once per
- * shape), sorted by the possible gain, and its figures are consistent. The page is tested on invented
- * figures: complete, escaped, nothing outside its pictures. No test depends on speed.
- *     test_profile --page FILE      writes that page, to be looked at */
-#include "test/scratch.h"
+ * shape), sorted by the possible gain, and its figures are consistent. A browser shows the same figures, and on
+ * invented ones every point lies where its figures say. No test depends on speed. */
+#include "test/browser.h"
 
 #include "llmc/base/file.h"
 #include "llmc/report/profile_page.h"
@@ -68,24 +67,39 @@ static struct profile *invented(void) {
     return p;
 }
 
-static int count_of(const char *text, const char *wanted) {
-    int n = 0;
-    for (const char *p = text; (p = strstr(p, wanted)); p += strlen(wanted)) n++;
-    return n;
-}
+/* --- the page, in a browser --- */
 
-/* Every number of this attribute lies in [low, high]. */
-static void check_range(const char *text, const char *attribute, double low, double high) {
-    char key[32];
-    int n = 0;
-    snprintf(key, sizeof key, " %s='", attribute);
-    for (const char *p = text; (p = strstr(p, key)); n++) {
-        p += strlen(key);
-        double v = strtod(p, NULL);
-        if (!(v >= low && v <= high))
-            fail_msg("%s='%g' is outside the picture, %g to %g", attribute, v, low, high);
-    }
-    assert_true(n > 0);
+static int end(void **state) {
+    browser_close();
+    return remove_scratch(state);
+}
+#define PAGE_TEST(f) cmocka_unit_test_setup_teardown(f, make_scratch, end)
+
+/* Opens the page, and checks that every point of its roofline stands where it belongs: as far as `tolerance`
+ * pixels from the place that its FLOPs, bytes and seconds have on the axes, inside them, with its name if it is
+ * large, and with no name over another. */
+static void check_page(const char *path, int points) {
+    browser_go(temp_printf("file://%s", path));
+    browser_wait(10, "document.querySelectorAll('.point').length === %d", points);
+    assert_true(browser_number("shown.length") == points);
+    double furthest = browser_number(
+        "Math.max(...shown.map((row, i) => { const dot = document.querySelector(`[data-point='${i}'].point`), "
+        "place = (v, [low, high], from, size) => from + size * Math.log(v / low) / Math.log(high / low), "
+        "x = place(row.flops / row.bytes, [chart.x.from, chart.x.to], chart.left, chart.wide), "
+        "y = place(row.flops / row.seconds, [chart.range[1], chart.range[0]], chart.top, chart.high); "
+        "return Math.hypot(dot.getAttribute('cx') - x, dot.getAttribute('cy') - y); }))");
+    if (!(furthest <= 0.1)) fail_msg("a point is %g pixels off", furthest);
+    assert_true(
+        browser_number("[...document.querySelectorAll('.point')].filter(dot => "
+                       "!(dot.getAttribute('cx') > chart.left && dot.getAttribute('cy') > chart.top && "
+                       "dot.getAttribute('cx') < chart.left + chart.wide && "
+                       "dot.getAttribute('cy') < chart.top + chart.high)).length") == 0);
+    assert_true(browser_number(
+                    "(() => { const names = [...document.querySelectorAll('.name')].map(n => n.getBBox()); "
+                    "return names.filter((a, i) => names.some((b, k) => k > i && a.x < b.x + b.width - 2 && "
+                    "b.x < a.x + a.width - 2 && a.y + 3 < b.y + b.height - 3 && "
+                    "b.y + 3 < a.y + a.height - 3)).length; })()") == 0);
+    browser_expect_no_errors(NULL);
 }
 
 static void test_page(void **state) {
@@ -93,30 +107,47 @@ static void test_page(void **state) {
     struct profile *p = invented();
     const char *path = in_scratch("page.html");
     assert_true(profile_write_page(p, path, &err));
-    char *text = get_text(path);
-    assert_true(strlen(text) < 100000);
-    assert_non_null(strstr(text, "<p class='where'>INVENTED FIGURES"));
-    assert_non_null(strstr(text, "<title>a&#60;b &#38; c&#62;d, B=64"));
-    assert_null(strstr(text, "a<b"));
-    assert_non_null(strstr(text, "<p>noted &#60;here&#62;</p>"));
-    assert_null(strstr(text, "nan"));
-    assert_null(strstr(text, "inf"));
-    for (int i = 0; i < p->count; i++) { /* in the table as it is; the arrow is markup */
-        char *row = xasprintf("</i>%.*s", (int)strcspn(p->row[i].name, "-"), p->row[i].name);
-        assert_non_null(strstr(text, row));
-        free(row);
-    }
-    assert_int_equal(count_of(text, "<circle"), p->count - 1); /* fill computes nothing */
-    assert_int_equal(count_of(text, "<svg"), 3);
-    assert_int_equal(count_of(text, "</svg>"), 3);
-    assert_int_equal(count_of(text, "<tr>"), p->count + 2);
-    assert_int_equal(count_of(text, "<title>"), 1 + p->count + (p->count - 10) + (p->count - 1));
-    check_range(text, "cx", 96, 976);
-    check_range(text, "cy", 16, 464);
-    check_range(text, "x", -0.01, 1000);
-    check_range(text, "width", -0.01, 1000);
     assert_false(profile_write_page(p, "/no/such/directory/page.html", &err));
+    NEED_BROWSER();
+    check_page(path, p->count - 1); /* fill computes nothing */
+    char *text = browser_text("document.title + '|' + $('where').textContent + '|' + $('note').textContent");
+    assert_string_equal(text,
+                        "a<b & c>d, B=64, T=1024, bf16|INVENTED FIGURES: a test of the page|noted <here>");
     free(text);
+    /* what the lines meet at: the ridge, where copying feeds the matmuls */
+    assert_true(fabs(browser_number("chart.lines[0].x[1]") - 200.0) < 1e-6);
+    assert_true(fabs(browser_number("chart.lines[0].y[1] / chart.lines[1].y[0]") - 1.0) < 1e-9);
+    assert_true(fabs(browser_number("chart.lines[0].y[0] / chart.lines[0].x[0]") - 4e12) < 1.0);
+    text = browser_text("$('rows').tBodies[0].rows[0].innerText");
+    assert_mentions(text, "attn_backward"); /* 11 ms, 3.09 TFLOP at 800 TFLOP/s */
+    assert_mentions(text, "7.138");
+    free(text);
+    text = browser_text("$('families').innerText");
+    assert_mentions(text, "matmul 75.600 ms, 74.3 %");
+    assert_mentions(text, "attention 15.400 ms, 15.1 %");
+    assert_mentions(text, "optimizer 1.040 ms, 1.0 %");
+    free(text);
+    /* sorted by name */
+    json_decref(browser_value("$('sort').value = 'name', $('sort').onchange()"));
+    text = browser_text("$('rows').tBodies[0].rows[0].innerText");
+    assert_mentions(text, "adamw");
+    free(text);
+    /* a click chooses a point, keys go through them, and the row of the table goes along */
+    browser_click("'[data-point=\"0\"].point'");
+    text = browser_text("document.querySelector('tr.chosen').innerText");
+    assert_mentions(text, "50304");
+    free(text);
+    static const char *const keys[] = {"Home", "ArrowRight"}, *const names[] = {"embed_forward",
+                                                                                "embed_backward"};
+    json_decref(browser_value("chart.picture.focus()"));
+    for (int i = 0; i < 2; i++) {
+        browser_key(keys[i]);
+        text = browser_text("document.querySelector('tr.chosen').innerText + "
+                            "document.querySelector('#roofline .reading b').innerText");
+        assert_mentions(text, names[i]);
+        assert_mentions(strstr(text, names[i]) + 1, names[i]);
+        free(text);
+    }
     free(p);
 }
 
@@ -125,17 +156,31 @@ static void test_page_of_little(void **state) {
     struct error err;
     const char *path = in_scratch("little.html");
     const double ms[] = {1e-6, 1e9};
+    NEED_BROWSER();
     for (int i = 0; i < 2; i++) {
         struct profile p = {.matmul_rate = 1e12, .copy_rate = 1e11, .step = 1, .tokens = 1, .repeats = 1};
         add_row(&p, OP_act_forward, 0, 0, ms[i], 1e-3, 1e-3);
         assert_true(profile_write_page(&p, path, &err));
-        char *text = get_text(path);
-        assert_int_equal(count_of(text, "<circle"), 1);
-        assert_null(strstr(text, "nan"));
-        check_range(text, "cy", 16, 464);
-        check_range(text, "width", -0.01, 1000);
-        free(text);
+        check_page(path, 1);
     }
+}
+
+/* Nothing is cut off on a narrow screen. With LLMC_SCREENSHOTS=DIR, pictures of the page. */
+static void test_page_on_screens(void **state) {
+    static const int widths[] = {360, 900, 1600};
+    struct error err;
+    struct profile *p = invented();
+    const char *path = in_scratch("page.html");
+    assert_true(profile_write_page(p, path, &err));
+    NEED_BROWSER();
+    for (size_t i = 0; i < ARRAY_LENGTH(widths); i++)
+        for (int dark = 0; dark < 2; dark++) {
+            browser_view(widths[i], 900, dark);
+            check_page(path, p->count - 1);
+            browser_picture("profile");
+            browser_expect_width(widths[i]);
+        }
+    free(p);
 }
 
 /* --- the command --- */
@@ -183,6 +228,31 @@ static int parse_lines(const char *text, struct line *out) {
         count++;
     }
     return count;
+}
+
+/* The browser's table has the numbers of the printed one, in the same order. */
+static void check_shown(const char *text, const char *page, int count) {
+    browser_go(temp_printf("file://%s", page));
+    const char *line = strstr(text, "\noperation ");
+    assert_non_null(line);
+    for (int k = 0; k <= count; k++) {
+        line = strchr(line + 1, '\n');
+        char *wanted = xasprintf("%.*s", (int)strcspn(line + 1, "\n"), line + 1);
+        char *shown = browser_text(
+            "(row => [...row.cells].map(cell => cell.textContent.replace('\u2192', '->')).join(' '))"
+            "([...$('rows').tBodies[0].rows, ...$('rows').tFoot.rows][%d])",
+            k);
+        const char *spaces = " \n", *a, *b;
+        char *rest_wanted, *rest_shown, *one = wanted, *other = shown;
+        while ((a = strtok_r(one, spaces, &rest_wanted)), (b = strtok_r(other, spaces, &rest_shown)),
+               a || b) {
+            if (!a || !b || strcmp(a, b) != 0) fail_msg("row %d: %s on the page, %s printed", k, b, a);
+            one = other = NULL;
+        }
+        free(wanted);
+        free(shown);
+    }
+    browser_expect_no_errors(NULL);
 }
 
 static void test_command(void **state) {
@@ -237,10 +307,10 @@ static void test_command(void **state) {
     assert_true(fabs(share - 100.0) < 0.05 * count + 0.1);
     assert_int_equal(strncmp(text, "CPU, not a GPU: ", 16), 0);
     assert_non_null(strstr(text, "page written to "));
-    char *html = get_text(page);
-    assert_non_null(strstr(html, "<p class='where'>CPU, not a GPU: "));
-    assert_int_equal(count_of(html, "<tr>"), count + 2);
-    free(html);
+    if (browser_open()) {
+        check_shown(text, page, count);
+        browser_close();
+    }
     free(text);
     text = profile(SMALL "--html /no/such/directory/x.html", 1);
     assert_non_null(strstr(text, "/no/such/directory/x.html"));
@@ -249,17 +319,11 @@ static void test_command(void **state) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 3 && strcmp(argv[1], "--page") == 0) {
-        struct error err;
-        struct profile *p = invented();
-        check(profile_write_page(p, argv[2], &err), "%s", err.message);
-        free(p);
-        return 0;
-    }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_page),
-        cmocka_unit_test(test_page_of_little),
-        cmocka_unit_test(test_command),
+        PAGE_TEST(test_page),
+        PAGE_TEST(test_page_of_little),
+        PAGE_TEST(test_page_on_screens),
+        PAGE_TEST(test_command),
     };
-    return test_main(argc, argv, tests, make_scratch, remove_scratch);
+    return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -438,12 +438,6 @@ static void rows_that_are_taken_back(void **state) {
 
 /* --- in a browser --- */
 
-#define NEED_BROWSER()                                                                                       \
-    if (!browser_open()) {                                                                                   \
-        print_message("# left out: Chromium is not installed\n");                                            \
-        skip();                                                                                              \
-    }
-
 /* What a chart shows of a line at the cursor, as a number. */
 #define SHOWN(chart, line)                                                                                   \
     "Number(document.querySelector('[data-title=\"" chart "\"] [data-line=\"" line "\"] b').textContent)"
@@ -618,8 +612,7 @@ static void the_page_on_screens(void **state) {
             browser_go(server.url);
             browser_wait(10, "charts.size === 9");
             browser_picture("watch");
-            double width = browser_number("document.documentElement.scrollWidth");
-            if (width > widths[i]) fail_msg("at %d pixels the page is %g wide", widths[i], width);
+            browser_expect_width(widths[i]);
         }
     stop_server();
 }

@@ -65,6 +65,7 @@ static const char *const directory_commands[] = {
 static const char *const file_commands[][2] = {
     {"$T export --from run", "--to"},
     {"$T profile " MODEL "--repeats 1", "--html"},
+    {"$T plan " MODEL, "--html"},
     {"$T eval --from run --tasks questions.jsonl", "--details"},
     {"$T view --from run --prompt the", "--html"},
     {"$T view --from run --prompt the", "--json"},
