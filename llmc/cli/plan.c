@@ -83,18 +83,18 @@ enum { BATCH_MAX = 1 << 16 }; /* no further is searched */
 
 /* Memory grows with the batch: the largest that fits, by bisection. */
 static int64_t largest_batch(const struct planned *p, int level) {
-    int64_t fits = 0, not = BATCH_MAX + 1;
-    for (int64_t b = 1; b < not &&fits < b; b *= 2)
+    int64_t fits = 0, fails = BATCH_MAX + 1;
+    for (int64_t b = 1; b < fails; b *= 2)
         if (bytes_with(p, level, b) <= available(p))
             fits = b;
         else
-            not = b;
-    while (not -fits > 1) {
-        int64_t middle = fits + (not -fits) / 2;
+            fails = b;
+    while (fails - fits > 1) {
+        int64_t middle = fits + (fails - fits) / 2;
         if (bytes_with(p, level, middle) <= available(p))
             fits = middle;
         else
-            not = middle;
+            fails = middle;
     }
     return fits;
 }
