@@ -16,8 +16,9 @@
 #include "llmc/run/pipeline.h"
 #include "llmc/run/resume.h"
 #include "llmc/run/run.h"
-#include "llmc/run/signals.h"
+#include "llmc/run/stop.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 /* Logs the steps that the device has finished, and waits for all but the newest `in_flight` of them. */
@@ -39,25 +40,31 @@ static bool due(const struct run *r, int64_t every) {
 }
 
 static void save(struct run *r, struct pipeline *p) {
+    double begun = now_seconds();
     finish_steps(r, p);
     run_save(r);
+    run_save_answered(r);
     pipeline_restart_clock(p);
+    r->save_seconds = fmax(r->save_seconds, now_seconds() - begun);
 }
 
 /* Validation, tasks and a sample, each if it is due. A run that is told to stop does not begin them. */
 static void evaluate(struct run *r, struct pipeline *p) {
     const struct run_config *c = &r->config;
-    bool last = r->state.step == c->steps, stop = run_stop_signal(r) != 0;
+    bool last = r->state.step == c->steps, stop = run_stop_reason(r) != 0;
     bool validate = r->data.val && due(r, c->val_every) && (last || !stop);
     bool answer = r->tasks.count && due(r, c->eval_every) && !stop;
     bool sample =
         c->sample_every && due(r, c->sample_every) && !last; /* the last one is printed by finish() */
     if (!validate && !answer && !sample) return;
+    if (!last && !run_time_for_evaluation(r)) return;
+    double begun = now_seconds();
     finish_steps(r, p);
     if (validate) run_validate(r);
     if (answer) run_answer_tasks(r);
-    if (sample && !run_stop_signal(r)) run_print_sample(r);
+    if (sample && !run_stop_reason(r)) run_print_sample(r);
     pipeline_restart_clock(p);
+    r->evaluation_seconds = fmax(r->evaluation_seconds, now_seconds() - begun);
 }
 
 static void train(struct run *r) {
@@ -67,7 +74,9 @@ static void train(struct run *r) {
     pipeline_open(&p, r);
     evaluate(r, &p); /* a run may have been killed between saving and validating */
 
-    while (r->state.step < c->steps && !run_stop_signal(r)) {
+    while (r->state.step < c->steps && !run_stop_reason(r)) {
+        double begun = now_seconds();
+
         /* next batch */
         int64_t targets = pipeline_next_batch(&p);
         gpt_set_loss_scale(&r->gpt, 1.0f / (float)targets);
@@ -85,19 +94,19 @@ static void train(struct run *r) {
 
         /* log: the numbers of the previous step, because those of this one are still being computed */
         log_steps(r, &p, STEPS_IN_FLIGHT - 1);
-        run_exchange_signals(r);
+        run_check_stop(r, now_seconds() - begun);
 
         /* save first, so that nothing that fails later can cost the weights; then validate and sample */
-        if (due(r, c->save_every)) save(r, &p);
+        if (due(r, c->save_every) || run_save_asked(r)) save(r, &p);
         evaluate(r, &p);
     }
 
     finish_steps(r, &p);
-    if (r->state.step > first && r->saved_step != r->state.step) save(r, &p); /* stopped by a signal */
+    if (r->state.step > first && r->saved_step != r->state.step) save(r, &p); /* told to stop */
     pipeline_close(&p);
 }
 
-/* Shows what came out. Returns the exit status: 1 if the weights are not saved, 128 + N after signal N. */
+/* Shows what came out. Returns the exit status: 1 if the weights are not saved. */
 static int finish(struct run *r) {
     bool complete = r->state.step == r->config.steps;
     run_log_plot(r);
@@ -106,7 +115,7 @@ static int finish(struct run *r) {
     if (complete && r->data.stories) run_print_grade(r);
     run_print_result(r);
     if (complete && r->data.stories) run_print_heads(r);
-    return !r->saved ? 1 : complete ? 0 : 128 + run_stop_signal(r);
+    return !r->saved ? 1 : complete ? 0 : run_stop_status(r);
 }
 
 static const struct option_command train_command = {
@@ -117,7 +126,7 @@ static const struct option_command train_command = {
     .notes = resume_notes};
 
 static int cmd_train(int argc, char **argv) {
-    struct run r = {0};
+    struct run r = {.started = launch_begun()};
     run_ignore_signals();
     int status = command_options(&r.options, &train_command, &r.config, argc, argv);
     if (status < 0) {
@@ -126,6 +135,7 @@ static int cmd_train(int argc, char **argv) {
         if (status >= 0) options_free(&r.options);
     }
     if (status < 0) {
+        run_catch_usr1(r.config.requeue);
         run_open(&r);
         run_catch_signals();
         launch_tell_training();

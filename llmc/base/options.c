@@ -75,7 +75,8 @@ static bool check_row(const struct option_row *row, struct error *err) {
     if (row->type != OPTION_FLAG && row->type != OPTION_WORD && !row->placeholder)
         return fail(err, "option table: --%s has no placeholder", row->name);
     if (!row->initial)
-        return row->type == OPTION_TEXT || fail(err, "option table: --%s has no default", row->name);
+        return row->type == OPTION_TEXT || row->type == OPTION_TIME ||
+               fail(err, "option table: --%s has no default", row->name);
     char label[160];
     snprintf(label, sizeof label, "option table: default of --%s, %s", row->name,
              option_show(row->initial).text);

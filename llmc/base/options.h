@@ -33,6 +33,7 @@ enum option_type {
     OPTION_INT,  /* int64_t */
     OPTION_SIZE, /* int64_t; on the command line also 64k, 1M, 2G, 1T (powers of 1024), 1.5k, 1e6 */
     OPTION_REAL, /* double, finite */
+    OPTION_TIME, /* double, seconds: 90s, 90m, 7h, 2d, 1h30m; 0 when there is no value */
     OPTION_FLAG, /* bool: --name, --no-name, --name=true, --name=false */
     OPTION_TEXT, /* const char *, owned by struct options; NULL when there is no value */
     OPTION_WORD  /* an int or enum: the index of one of `words` */
@@ -70,6 +71,8 @@ struct option_row {
     { name, OPTION_SIZE, OPTION_OFFSET(int64_t, S, field), initial, min, max, NULL, placeholder, help, flags }
 #define OPT_REAL(S, field, name, initial, min, max, placeholder, help, flags)                                \
     { name, OPTION_REAL, OPTION_OFFSET(double, S, field), initial, min, max, NULL, placeholder, help, flags }
+#define OPT_TIME(S, field, name, placeholder, help, flags)                                                   \
+    { name, OPTION_TIME, OPTION_OFFSET(double, S, field), NULL, 0, 0, NULL, placeholder, help, flags }
 #define OPT_FLAG(S, field, name, initial, help, flags)                                                       \
     { name, OPTION_FLAG, OPTION_OFFSET(bool, S, field), initial, 0, 0, NULL, NULL, help, flags }
 #define OPT_TEXT(S, field, name, initial, placeholder, help, flags)                                          \

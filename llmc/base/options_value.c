@@ -175,6 +175,27 @@ static bool read_real(const struct option_row *row, const char *text, double *ou
     return true;
 }
 
+/* The units of OPTION_TIME, the largest first. */
+static const struct {
+    char letter;
+    double seconds;
+} time_units[] = {{'d', 86400}, {'h', 3600}, {'m', 60}, {'s', 1}};
+
+/* "7h", "1.5d", "1h30m": numbers with units, which add up. */
+static bool read_time(const char *text, double *out, const char *label, struct error *err) {
+    static const char kind[] = "a time such as 90s, 30m, 7h, 2d or 1h30m";
+    const char *p = text;
+    *out = 0;
+    do {
+        size_t length = number_length(p, true), unit = 0;
+        while (unit < ARRAY_LENGTH(time_units) && time_units[unit].letter != p[length]) unit++;
+        if (!length || unit == ARRAY_LENGTH(time_units)) return fail(err, "%s: not %s", label, kind);
+        *out += strtod(p, NULL) * time_units[unit].seconds;
+        p += length + 1;
+    } while (*p);
+    return (*out > 0 && *out < 1e10) || fail(err, "%s: must be above 0, and below 300 years", label);
+}
+
 static bool read_word(const struct option_row *row, const char *text, int64_t *out, const char *label,
                       struct error *err) {
     char list[512] = "", copies[32][WORD_MAX + 1];
@@ -218,6 +239,8 @@ bool option_value_from_text(const struct option_row *row, const char *text, unio
         return read_integer(row, text, &out->i, label, err) && check_range(row, (double)out->i, label, err);
     case OPTION_REAL:
         return read_real(row, text, &out->d, label, err) && check_range(row, out->d, label, err);
+    case OPTION_TIME:
+        return read_time(text, &out->d, label, err);
     case OPTION_FLAG:
         out->b = strcmp(text, "true") == 0;
         return out->b || strcmp(text, "false") == 0 || fail(err, "%s: must be true or false", label);
@@ -253,9 +276,10 @@ const char *option_json_kind(const json_t *v) {
 
 bool option_value_from_json(const struct option_row *row, const json_t *v, union option_value *out,
                             const char *label, struct error *err) {
-    static const char *const expected[] = {"an integer", "an integer or a string such as \"64k\"",
-                                           "a number",   "true or false",
-                                           "a string",   "a string"};
+    static const char *const expected[] = {"an integer",    "an integer or a string such as \"64k\"",
+                                           "a number",      "a string such as \"90m\"",
+                                           "true or false", "a string",
+                                           "a string"};
     double d = json_number_value(v);
     if (may_be_automatic(row) && json_is_string(v) && strcmp(json_string_value(v), "auto") == 0)
         return option_value_from_text(row, "auto", out, label, err);
@@ -272,6 +296,11 @@ bool option_value_from_json(const struct option_row *row, const json_t *v, union
     case OPTION_REAL:
         out->d = d;
         if (json_is_number(v)) return check_range(row, d, label, err);
+        break;
+    case OPTION_TIME:
+        out->d = 0;
+        if (json_is_null(v)) return true;
+        if (json_is_string(v)) return option_value_from_text(row, json_string_value(v), out, label, err);
         break;
     case OPTION_FLAG:
         out->b = json_is_true(v);
@@ -300,6 +329,7 @@ void option_value_load(const struct option_row *row, const void *field, union op
         memcpy(&v->i, field, sizeof v->i);
         break;
     case OPTION_REAL:
+    case OPTION_TIME:
         memcpy(&v->d, field, sizeof v->d);
         break;
     case OPTION_FLAG:
@@ -323,6 +353,7 @@ void option_value_store(const struct option_row *row, void *field, const union o
         memcpy(field, &v->i, sizeof v->i);
         break;
     case OPTION_REAL:
+    case OPTION_TIME:
         memcpy(field, &v->d, sizeof v->d);
         break;
     case OPTION_FLAG:
@@ -338,15 +369,43 @@ void option_value_store(const struct option_row *row, void *field, const union o
     }
 }
 
+/* Digits that read back as the same double. */
+static char *real_text(double v) {
+    char text[40];
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if (strtod(text, NULL) == v) break;
+    }
+    return xstrdup(text);
+}
+
+/* In the largest unit that takes a whole number. */
+static char *time_text(double v) {
+    size_t unit = 0;
+    while (unit + 1 < ARRAY_LENGTH(time_units) && fmod(v, time_units[unit].seconds) != 0) unit++;
+    char *number = real_text(v / time_units[unit].seconds);
+    char *text = v > 0 ? xasprintf("%s%c", number, time_units[unit].letter) : xstrdup("(none)");
+    free(number);
+    return text;
+}
+
 json_t *option_value_to_json(const struct option_row *row, const union option_value *v) {
     size_t length;
     const char *word;
+    char *text;
+    json_t *json;
     switch (row->type) {
     case OPTION_INT:
     case OPTION_SIZE:
         return json_integer(v->i);
     case OPTION_REAL:
         return isfinite(v->d) ? json_real(v->d) : json_null();
+    case OPTION_TIME:
+        if (!(v->d > 0)) return json_null();
+        text = time_text(v->d);
+        json = json_string(text);
+        free(text);
+        return json;
     case OPTION_FLAG:
         return json_boolean(v->b);
     case OPTION_TEXT:
@@ -356,16 +415,6 @@ json_t *option_value_to_json(const struct option_row *row, const union option_va
     }
     word = v->i >= 0 ? word_at(row->words, (int)v->i, &length) : NULL;
     return word ? json_stringn(word, length) : NULL;
-}
-
-/* Digits that read back as the same double. */
-static char *real_text(double v) {
-    char text[40];
-    for (int digits = 15; digits <= 17; digits++) {
-        snprintf(text, sizeof text, "%.*g", digits, v);
-        if (strtod(text, NULL) == v) break;
-    }
-    return xstrdup(text);
 }
 
 static char *size_text(int64_t v) {
@@ -389,6 +438,8 @@ char *option_value_to_text(const struct option_row *row, const union option_valu
         return size_text(v->i);
     case OPTION_REAL:
         return real_text(v->d);
+    case OPTION_TIME:
+        return time_text(v->d);
     case OPTION_FLAG:
         return xstrdup(v->b ? "true" : "false");
     case OPTION_TEXT:

@@ -56,6 +56,9 @@ void train_state_free(struct train_state *s);
 bool checkpoint_save(const char *run, struct zero *zero, const struct tokenizer *tokenizer,
                      const struct train_state *state, struct error *err);
 
+/* Bytes of a checkpoint, but for what is small beside weights and moments. */
+int64_t checkpoint_size(const struct zero *zero);
+
 /* Deletes all but the newest `keep` (at least 1) complete checkpoints of a run, and unfinished ones.
  * Damaged ones stay and do not count. Only sizes are looked at, not checksums. */
 bool checkpoint_prune(const char *run, int64_t keep, struct error *err);

@@ -289,6 +289,15 @@ static bool write_contents(struct share *s, const char *dir, const struct tokeni
     return agree(s, ok, err);
 }
 
+int64_t checkpoint_size(const struct zero *z) {
+    const struct gpt_params *p = &z->gpt->layout;
+    const struct optimizer *o = z->optimizer;
+    int64_t value = (int64_t)dtype_size(o->has_master ? DTYPE_F32 : z->gpt->options.dtype);
+    int64_t f32 = (int64_t)dtype_size(DTYPE_F32), rest = p->count - (p->matrices - p->blocks);
+    int64_t second = o->kind == OPTIMIZER_LION ? 0 : optimizer_has_v(o, true) ? p->count : rest;
+    return p->count * value + (p->count + second) * f32;
+}
+
 bool checkpoint_save(const char *run, struct zero *z, const struct tokenizer *tokenizer,
                      const struct train_state *state, struct error *err) {
     const struct gpt *g = z->gpt;

@@ -215,6 +215,9 @@ static void read_signals(struct launch *l) {
         if (number == SIGCHLD) continue;
         if (number == SIGQUIT) {
             l->kill_at = now_seconds();
+        } else if (number == SIGUSR1 && !l->options->usr1_stops) {
+            if (l->alive) kill(-l->process_group, number);
+            continue;
         } else if (l->stop) {
             if (number == SIGINT) warn("saving, then leaving; Ctrl-\\ (SIGQUIT) ends at once without saving");
             continue;
@@ -233,7 +236,7 @@ static int failure_of(const struct launch *l, const struct child *c) {
         return wanted ? 0 : 4;
     }
     int status = WEXITSTATUS(c->status);
-    if (status == 0 || (l->stop && status == 128 + l->stop)) return 0;
+    if (status == 0 || status == LAUNCH_RESUME_STATUS || (l->stop && status == 128 + l->stop)) return 0;
     return 1 + (c->error[0] != 0) + 2 * (status != GROUP_EXIT_STATUS);
 }
 
@@ -278,6 +281,11 @@ static void watch(struct launch *l) {
 bool launch_is_child(void) {
     const char *launcher = getenv("LLMC_LAUNCHER");
     return launcher && atoi(launcher) == (int)getppid();
+}
+
+double launch_begun(void) {
+    const char *begun = getenv("LLMC_BEGUN"); /* the monotonic clock is the same in all processes */
+    return begun && launch_is_child() ? strtod(begun, NULL) : now_seconds();
 }
 
 static void report(const char *fmt, const char *value) {
@@ -383,6 +391,7 @@ static void run_once(struct launch *l, char **argv) {
 int launch_run(const struct launch_options *o, int argc, char **argv) {
     struct launch l = {.options = o, .report = memfd_create("report", MFD_CLOEXEC)};
     l.child = (struct child *)xcalloc((size_t)o->ranks, sizeof *l.child);
+    setenv("LLMC_BEGUN", temp_printf("%.3f", now_seconds()), 1);
     sigset_t watched;
     sigemptyset(&watched);
     sigaddset(&watched, SIGCHLD);

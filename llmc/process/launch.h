@@ -9,8 +9,8 @@
  * front of each line. After the first line "error: ..." it drops those of other ranks, which follow from
  * the first.
  *
- * The first SIGINT, SIGTERM, SIGHUP or SIGUSR1 is forwarded: the processes save after the current step and
- * exit. Further ones change nothing; SIGQUIT kills them. When a process fails, the others get three seconds
+ * The first SIGINT, SIGTERM or SIGHUP is forwarded: the processes save after the current step and exit.
+ * Further ones change nothing; SIGQUIT kills them. SIGUSR1 is forwarded each time, unless it stops the run. When a process fails, the others get three seconds
  * to exit; then they are killed. The last line says which rank failed first, why, and how to go on. The
  * launcher exits with the status of that rank. */
 #ifndef LLMC_LAUNCH_H
@@ -22,11 +22,16 @@
 extern "C" {
 #endif
 
+/* A run that has saved and ended before its last step, as it was told to: --resume goes on. The status by
+ * which programs tell HTCondor that they have saved and want to be started again. */
+enum { LAUNCH_RESUME_STATUS = 85 };
+
 struct launch_options {
     int64_t ranks;
     int64_t restarts;   /* how often to start again after a failure that may not recur */
     int64_t threads;    /* of each process; 0: a share of the cores, or of OMP_NUM_THREADS */
     bool bind;          /* to its share of the cores */
+    bool usr1_stops;    /* SIGUSR1 stops a run as SIGTERM does */
     const char *option; /* "--gpus 8 " or "": shown in the command that resumes the run */
 };
 
@@ -40,6 +45,8 @@ int launch_run(const struct launch_options *options, int argc, char **argv);
 
 /* Whether launch_run() started this process. */
 bool launch_is_child(void);
+/* When the run began, by now_seconds(): now, or when the launcher did. */
+double launch_begun(void);
 /* Rank 0 tells the launcher the run directory, and that start-up has succeeded. No effect without a
  * launcher. */
 void launch_tell_run(const char *directory);

@@ -125,6 +125,15 @@ static const struct option_row run_rows[] = {
              OPTION_THIS_RUN),
     OPT_FLAG(C, overwrite, "overwrite", "false",
              "delete the run in --out and start anew; files that no run made stay", OPTION_THIS_RUN),
+    OPT_TIME(
+        C, max_time, "max-time", "TIME",
+        "save and end before TIME has passed: 90m, 7h, 2d; the exit status is then 85, and --resume goes "
+        "on",
+        OPTION_THIS_RUN),
+    OPT_FLAG(C, requeue, "requeue", "false",
+             "SIGUSR1, which else only saves, saves and ends the run with status 85, for a batch system that "
+             "announces its time limit by it (dev/slurm/train.sbatch)",
+             OPTION_THIS_RUN),
     OPT_INT(C, save_every, "save-every", "auto", 0, INFINITY, "N",
             "steps between checkpoints (auto: a tenth of the run, at least 50)", 0),
     OPT_INT(C, keep, "keep", "2", 1, 1e6, "N", "checkpoints to keep; older ones are deleted", 0),

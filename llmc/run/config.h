@@ -50,7 +50,8 @@ struct run_config {
     const char *eval_tasks;
     /* run */
     const char *out;
-    bool resume, overwrite, verbose;
+    bool resume, overwrite, verbose, requeue;
+    double max_time; /* seconds; 0: no limit */
     int64_t save_every, keep, seed;
     /* several processes */
     int64_t gpus, ranks, restart;

@@ -4,6 +4,7 @@
 #include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/report/json_text.h"
+#include "llmc/run/stop.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -192,12 +193,15 @@ void run_log_close(struct run *r) {
 
 static void print_stopped(const struct run *r) {
     const struct run_config *c = &r->config;
-    char *program = program_name(NULL), *out = shell_quote(r->out), ranks[64] = "";
+    char *program = program_name(NULL), *out = shell_quote(r->out), *why = run_stop_text(r), ranks[64] = "";
     if (c->gpus || c->ranks)
         snprintf(ranks, sizeof ranks, "--%s %" PRId64 " ", c->gpus ? "gpus" : "ranks", r->group->world);
-    say("stopped at step %" PRId64 " of %" PRId64 "; %s\n", r->state.step, c->steps,
-        r->saved ? "the state is saved" : "THE LAST STATE COULD NOT BE SAVED");
+    say("stopped at step %" PRId64 " of %" PRId64 " (%s); %s\n", r->state.step, c->steps, why,
+        !r->saved       ? "THE LAST STATE COULD NOT BE SAVED"
+        : r->state.step ? "the state is saved"
+                        : "nothing is to be saved yet");
     say("continue  %s %s--resume --out %s\n", program, ranks, out);
+    free(why);
     free(program);
     free(out);
 }

@@ -49,8 +49,12 @@ int run_launch(const struct run_config *c, int argc, char **argv) {
     char **whole = (char **)xcalloc((size_t)argc + 2, sizeof *whole);
     whole[0] = program_invocation_name;
     for (int i = 0; i < argc; i++) whole[1 + i] = argv[i];
-    struct launch_options o = {
-        .ranks = ranks, .restarts = c->restart, .threads = c->threads, .bind = c->bind, .option = again};
+    struct launch_options o = {.ranks = ranks,
+                               .restarts = c->restart,
+                               .threads = c->threads,
+                               .bind = c->bind,
+                               .usr1_stops = c->requeue,
+                               .option = again};
     int status = launch_run(&o, argc + 1, whole);
     free(whole);
     free(again);

@@ -59,6 +59,8 @@ static const struct resume_row {
     {"out", RESUME_COMMAND},
     {"resume", RESUME_COMMAND},
     {"overwrite", RESUME_COMMAND},
+    {"max-time", RESUME_COMMAND},
+    {"requeue", RESUME_COMMAND},
     {"save-every", RESUME_FREE},
     {"keep", RESUME_FREE},
     {"tensorboard", RESUME_FREE},

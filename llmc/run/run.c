@@ -255,6 +255,7 @@ static void create_model(struct run *r) {
         check(checkpoint_load_parameters(&r->zero, r->start, &err), "%s", err.message);
         if (r->resumed) check(checkpoint_load_moments(&r->zero, r->start, &err), "%s", err.message);
     }
+    r->save_seconds = (double)checkpoint_size(&r->zero) / 100e6; /* a slow disk, until it is measured */
     ctx_free(&plan);
 }
 

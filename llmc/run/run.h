@@ -29,7 +29,12 @@ struct run {
     double matmul_rate; /* of the device, in FLOP/s, as measured at the start; on rank 0 */
     struct comm *comm;  /* collectives between them; &timing.comm */
     struct rank_timing timing;
-    int stop_signal; /* that all ranks have agreed to stop for; 0: none */
+    double started;            /* now_seconds() at which --max-time begins */
+    double step_seconds;       /* what the longest step, ... */
+    double save_seconds;       /* ... checkpoint and */
+    double evaluation_seconds; /* ... round of evaluations have taken so far */
+    int stop;                  /* the signal or STOP_TIME that all ranks have agreed to stop for; 0: none */
+    bool save_asked;           /* all ranks have agreed to save on SIGUSR1 */
 
     /* what it trains */
     struct run_data data;

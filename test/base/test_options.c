@@ -401,6 +401,62 @@ static void test_config_errors(void **state) {
     expect_error(message, ARGS("--config", scratch_directory()));
 }
 
+/* --- times --- */
+
+static void test_times(void **state) {
+    struct limit {
+        double time;
+    } c;
+    static const struct option_row rows[] = {OPT_TIME(struct limit, time, "max-time", "TIME", "a limit", 0)};
+    static const struct option_group group[] = {{"Run", rows, 1}};
+    static const struct option_command limited = {"tool [options]", NULL, group, 1, NULL, 0, 0, NULL};
+    static const struct {
+        const char *text, *shown;
+        double seconds;
+    } good[] = {{"90s", "90s", 90},    {"90m", "90m", 5400},     {"24h", "1d", 86400},
+                {"2d", "2d", 172800},  {"1.5h", "90m", 5400},    {"1h30m", "90m", 5400},
+                {"0.5s", "0.5s", 0.5}, {"1d12h", "36h", 129600}, {"1e3s", "1000s", 1000},
+                {"0h7m", "7m", 420}};
+    static const char *const bad[] = {"7",  "h",   "7 h",    "7hh",  "7H", "1h30",
+                                      "0s", "-1h", "1e300d", "infs", ""};
+    struct options o;
+    struct error err;
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LENGTH(good); i++) {
+        char *args[] = {(char *)"--max-time", (char *)(uintptr_t)good[i].text};
+        options_init(&o, &limited, &c);
+        assert_true(options_check(&limited, &err) && c.time == 0);
+        if (!options_parse(&o, 2, args, &err)) fail_msg("%s", err.message);
+        assert_true(c.time == good[i].seconds);
+        char *shown = options_value(&o, "max-time");
+        assert_string_equal(shown, good[i].shown);
+        json_t *stored = options_export(&o);
+        free(shown);
+        options_free(&o);
+        options_init(&o, &limited, &c); /* through a file and back */
+        assert_true(options_import(&o, stored, "stored", &err));
+        assert_true(c.time == good[i].seconds);
+        json_decref(stored);
+        options_free(&o);
+    }
+    for (size_t i = 0; i < ARRAY_LENGTH(bad); i++) {
+        char *args[] = {(char *)"--max-time", (char *)(uintptr_t)bad[i]};
+        options_init(&o, &limited, &c);
+        if (options_parse(&o, 2, args, &err)) fail_msg("--max-time \"%s\" was taken", bad[i]);
+        assert_non_null(strstr(err.message, "--max-time"));
+        options_free(&o);
+    }
+    options_init(&o, &limited, &c);
+    json_t *none = options_export(&o);
+    assert_true(options_import(&o, none, "stored", &err) && c.time == 0);
+    json_object_set_new(json_object_get(none, "values"), "max-time", json_integer(7));
+    assert_false(options_import(&o, none, "stored", &err));
+    assert_string_equal(err.message,
+                        "stored: max-time 7: must be a string such as \"90m\", found an integer");
+    json_decref(none);
+    options_free(&o);
+}
+
 /* --- stored runs --- */
 
 static void test_stored(void **state) {
@@ -640,23 +696,15 @@ static void test_words(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_values),
-        cmocka_unit_test(test_positional),
-        cmocka_unit_test(test_unknown),
-        cmocka_unit_test(test_malformed),
-        cmocka_unit_test(test_range),
-        cmocka_unit_test(test_table),
-        cmocka_unit_test(test_required),
-        cmocka_unit_test(test_automatic),
-        cmocka_unit_test(test_config),
-        cmocka_unit_test(test_config_errors),
-        cmocka_unit_test(test_stored),
-        cmocka_unit_test(test_values_of_another_run),
-        cmocka_unit_test(test_help),
-        cmocka_unit_test(test_help_width),
-        cmocka_unit_test(test_synonyms),
-        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_defaults),      cmocka_unit_test(test_values),
+        cmocka_unit_test(test_positional),    cmocka_unit_test(test_unknown),
+        cmocka_unit_test(test_malformed),     cmocka_unit_test(test_range),
+        cmocka_unit_test(test_table),         cmocka_unit_test(test_required),
+        cmocka_unit_test(test_automatic),     cmocka_unit_test(test_config),
+        cmocka_unit_test(test_config_errors), cmocka_unit_test(test_times),
+        cmocka_unit_test(test_stored),        cmocka_unit_test(test_values_of_another_run),
+        cmocka_unit_test(test_help),          cmocka_unit_test(test_help_width),
+        cmocka_unit_test(test_synonyms),      cmocka_unit_test(test_text),
         cmocka_unit_test(test_words),
     };
     return test_main(argc, argv, tests, make_scratch, remove_scratch);

@@ -112,6 +112,8 @@ static char *other_value(const struct option_row *row, const char *was, const ch
         return xasprintf("%lld", atoll(was) + 1);
     case OPTION_REAL:
         return xasprintf("%g", fmax(row->min, atof(was) == 0.25 ? 0.125 : 0.25));
+    case OPTION_TIME:
+        return xstrdup("2d");
     case OPTION_FLAG:
         return xstrdup(strcmp(was, "true") == 0 ? "false" : "true");
     case OPTION_WORD: /* "auto" leaves the choice open */
