@@ -126,15 +126,19 @@ __global__ void __launch_bounds__(QUERIES *WARP_SIZE)
 
 /* --- launchers --- */
 
-static int64_t need(struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH, int NKV,
-                    int t0) {
-    bool takes = NKV == NH && out->dim[2] / NH <= MAX_HS && out->dim[0] * NH < 65536;
+static int64_t need(struct tensor *out, struct tensor *lse, const struct tensor *qkv,
+                    const struct tensor *prefix, const struct attn_rule *rule, int t0) {
+    int64_t NH = rule->heads;
+    bool takes = attn_rule_is_plain(rule) && rule->kv_heads == NH && out->dim[2] / NH <= MAX_HS &&
+                 out->dim[0] * NH < 65536;
     return takes ? 0 : OP_UNSUPPORTED;
 }
 
 template <int STEP>
 static void forward(const struct op_env *env, struct tensor *out, struct tensor *lse,
-                    const struct tensor *qkv, int NH, int NKV, int t0) {
+                    const struct tensor *qkv, const struct tensor *prefix, const struct attn_rule *rule,
+                    int t0) {
+    int NH = rule->heads;
     int64_t rows = out->dim[1] - t0;
     int HS = (int)(out->dim[2] / NH), per_block = STEP == 1 ? BLOCK : QUERIES;
     with_dtype(out->dtype, [&](auto tag) {

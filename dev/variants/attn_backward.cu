@@ -194,15 +194,19 @@ __global__ void __launch_bounds__(ROWS *WARP_SIZE) attn_backward_3_kernel(operan
 /* --- launchers --- */
 
 static int64_t need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
-                    const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
-    bool takes = NKV == NH && out->dim[2] / NH <= MAX_HS && out->dim[0] * NH < 65536;
+                    const struct tensor *lse, const struct tensor *qkv, const struct tensor *prefix,
+                    const struct attn_rule *rule) {
+    int64_t NH = rule->heads;
+    bool takes = attn_rule_is_plain(rule) && rule->kv_heads == NH && out->dim[2] / NH <= MAX_HS &&
+                 out->dim[0] * NH < 65536;
     return takes ? tensor_count(lse) * (int64_t)sizeof(float) : OP_UNSUPPORTED;
 }
 
 template <int STEP>
 static void backward(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
-                     const struct tensor *out, const struct tensor *lse, const struct tensor *qkv, int NH,
-                     int NKV) {
+                     const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
+                     const struct tensor *prefix, const struct attn_rule *rule) {
+    int NH = rule->heads;
     int64_t length = out->dim[1];
     unsigned heads = (unsigned)(out->dim[0] * NH);
     with_dtype(out->dtype, [&](auto tag) {

@@ -1,11 +1,12 @@
-/* Causal attention: forward, backward. Contracts in ops.h.
+/* Attention: forward, backward. Contracts in ops.h; forward_row() computes a single query, and reads as the
+ * definition of all rules.
  *
  * A thread takes one head of one sequence and walks its queries in tiles of TILE. The scores of a tile are
  * stored as (keys, TILE), queries side by side, so that maxima, sums and exponentials of all its queries
- * are vector operations. Only keys up to the diagonal are computed, and a thread needs T*TILE floats of
- * scratch instead of T*T. All products go through one function that keeps a piece of the result in
- * registers; BLAS would also compute the half above the diagonal. Sums have a fixed order, so the number of
- * threads changes no bit. */
+ * are vector operations. Only the stretch of keys that a query of the tile sees is computed, under the causal
+ * mask those up to the diagonal, and a thread needs T*TILE floats of scratch instead of T*T. All products go
+ * through one function that keeps a piece of the result in registers; BLAS would also compute the half above
+ * the diagonal. Sums have a fixed order, so the number of threads changes no bit. */
 #include "llmc/cpu/cpu.h"
 
 #include <math.h>
@@ -92,16 +93,50 @@ static void multiply(int64_t m, int64_t n, int64_t k, float *out, int64_t ldo, s
 struct head {
     const float *q, *k,
         *v; /* (T,HS) each: rows of q are `stride` floats apart, those of k and v `kv_stride` */
-    int64_t stride, kv_stride, HS;
-    float scale;
+    int64_t stride, kv_stride, HS, T, prefix;
+    struct attn_rule rule;
+    float factor, scale; /* of the queries; of scores (attn_rule.h) */
+    float *norms;        /* (T) of the keys; NULL unless the rule needs them */
 };
 
 /* Query head h of sequence b, with its keys and values, which other query heads may share; parts of qkv. */
-static struct head head_of(const struct tensor *qkv, int64_t b, int64_t h, int NH, int NKV) {
-    int64_t T = qkv->dim[1], width = qkv->dim[2], HS = width / (NH + 2 * NKV), shared = h / (NH / NKV);
+static struct head head_of(const struct tensor *qkv, const struct tensor *prefix,
+                           const struct attn_rule *rule, int64_t b, int64_t h) {
+    int64_t NH = rule->heads, NKV = rule->kv_heads, T = qkv->dim[1], width = qkv->dim[2];
+    int64_t HS = width / (NH + 2 * NKV), shared = h / (NH / NKV);
     const float *base = f32(qkv) + b * T * width, *keys = base + NH * HS, *values = keys + NKV * HS;
-    return (struct head){base + h * HS,          keys + shared * HS, values + shared * HS, width, width, HS,
-                         1.0f / sqrtf((float)HS)};
+    float scale = 1.0f / sqrtf((float)HS);
+    return (struct head){base + h * HS,
+                         keys + shared * HS,
+                         values + shared * HS,
+                         width,
+                         width,
+                         HS,
+                         T,
+                         prefix ? i32(prefix)[b] : 0,
+                         *rule,
+                         attn_factor(rule->score, scale),
+                         scale,
+                         NULL};
+}
+
+static struct attn_range keys_of(const struct head *h, int64_t t) {
+    return attn_keys(h->rule, h->prefix, h->T, t);
+}
+
+/* The number of a query or key that its scores need besides dot products. */
+static float norm_of(const struct head *h, const float *x) {
+    float squares = 0.0f;
+    if (!attn_needs_norms(h->rule.score)) return 0.0f;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t c = 0; c < h->HS; c++) squares += x[c] * x[c];
+    return attn_norm(h->rule.score, squares);
+}
+
+static void key_norms(struct head *h, float *to) {
+    if (!attn_needs_norms(h->rule.score)) return;
+    for (int64_t t = 0; t < h->T; t++) to[t] = norm_of(h, h->k + t * h->kv_stride);
+    h->norms = to;
 }
 
 /* Copies keys and values into `to` (2,T,HS). In qkv the rows of a head are so far apart, often by a multiple
@@ -114,14 +149,14 @@ static void pack(struct head *h, float *to, int64_t T) {
     h->k = to, h->v = to + T * h->HS, h->kv_stride = h->HS;
 }
 
-/* Floats of scratch per thread: `tiles` tiles of scores (T,TILE), as many of transposed rows (HS,TILE), and
- * `copies` of (T,HS). */
-static int64_t scratch_floats(const struct tensor *out, int NH, int tiles, int copies) {
-    int64_t T = out->dim[1], HS = out->dim[2] / NH;
-    return tiles * TILE * (T + HS) + copies * T * HS;
+/* Floats of scratch per thread: `tiles` tiles of scores (T,TILE), as many of transposed rows (HS,TILE),
+ * `copies` of (T,HS), and as many numbers per key as there are tiles, for scores that need norms. */
+static int64_t scratch_floats(const struct tensor *out, const struct attn_rule *rule, int tiles, int copies) {
+    int64_t T = out->dim[1], HS = out->dim[2] / rule->heads;
+    return tiles * TILE * (T + HS) + copies * T * HS + (attn_needs_norms(rule->score) ? tiles * T : 0);
 }
-static int64_t scratch_bytes(const struct tensor *out, int NH, int tiles, int copies) {
-    return omp_get_max_threads() * scratch_floats(out, NH, tiles, copies) * (int64_t)sizeof(float);
+static int64_t scratch_bytes(const struct tensor *out, const struct attn_rule *rule, int tiles, int copies) {
+    return omp_get_max_threads() * scratch_floats(out, rule, tiles, copies) * (int64_t)sizeof(float);
 }
 
 typedef float quad __attribute__((vector_size(16), aligned(sizeof(float)), may_alias));
@@ -149,38 +184,90 @@ static void transpose(float *to, const float *rows, int64_t stride, int64_t coun
             to[c * TILE + i] = i < count ? scale * rows[i * stride + c] : 0.0f;
 }
 
-/* S (keys,TILE) = scores of the queries [first, first + rows); -infinity for keys after the query. */
-static void scores(float *S, float *qT, const struct head *h, int64_t first, int64_t rows) {
-    transpose(qT, h->q + first * h->stride, h->stride, rows, h->HS, h->scale);
-    multiply(first + rows, TILE, h->HS, S, TILE, (struct matrix){h->k, h->kv_stride, 1}, qT, TILE, false);
-    for (int64_t j = 1; j < rows; j++)
-        for (int64_t i = 0; i < j; i++) S[(first + j) * TILE + i] = -INFINITY;
+/* A score that is held between -cap and cap, and its derivative by what it was before. The error is 2^-22 of
+ * the cap. */
+struct capped {
+    float score, slope;
+};
+static inline struct capped soften(float score, float cap) {
+    float e = cpu_expf_bounded(fmaxf(-2.0f * fabsf(score) / cap, -80.0f));
+    float tanh_of = (1.0f - e) / (1.0f + e);
+    return (struct capped){copysignf(cap * tanh_of, score), 4.0f * e / ((1.0f + e) * (1.0f + e))};
+}
+
+/* The keys that a tile of queries sees, each of them some: a stretch, as its queries' stretches are and
+ * overlap. */
+static struct attn_range keys_of_tile(const struct head *h, int64_t first, int64_t rows) {
+    return (struct attn_range){keys_of(h, first).first, keys_of(h, first + rows - 1).end};
+}
+
+/* S (keys,TILE) = dot products of these keys with the queries [first, first + rows), times the factor. */
+static void dots(float *S, float *qT, const struct head *h, int64_t first, int64_t rows,
+                 struct attn_range keys) {
+    transpose(qT, h->q + first * h->stride, h->stride, rows, h->HS, h->factor);
+    multiply(keys.end - keys.first, TILE, h->HS, S, TILE,
+             (struct matrix){h->k + keys.first * h->kv_stride, h->kv_stride, 1}, qT, TILE, false);
+}
+
+/* -infinity for the keys that a query does not see. */
+static void mask(float *S, const struct head *h, int64_t first, int64_t rows, struct attn_range keys) {
+    for (int64_t i = 0; i < rows; i++) {
+        struct attn_range seen = keys_of(h, first + i);
+        for (int64_t s = keys.first; s < seen.first; s++) S[(s - keys.first) * TILE + i] = -INFINITY;
+        for (int64_t s = seen.end; s < keys.end; s++) S[(s - keys.first) * TILE + i] = -INFINITY;
+    }
+}
+
+static void query_norms(float *to, const struct head *h, int64_t first, int64_t rows) {
+    for (int64_t i = 0; i < TILE; i++) to[i] = i < rows ? norm_of(h, h->q + (first + i) * h->stride) : 0.0f;
+}
+
+/* S (keys,TILE): dot products become scores. */
+static void scores_of_dots(float *S, const struct head *h, int64_t first, int64_t rows,
+                           struct attn_range keys) {
+    float norms[TILE], cap = h->rule.softcap;
+    query_norms(norms, h, first, rows);
+    for (int64_t j = 0; j < keys.end - keys.first; j++) {
+        float *s = S + j * TILE, k_norm = h->norms ? h->norms[keys.first + j] : 0.0f;
+        for (int i = 0; i < TILE; i++) s[i] = attn_score_of(h->rule.score, h->scale, s[i], norms[i], k_norm);
+        for (int i = 0; cap > 0.0f && i < TILE; i++) s[i] = soften(s[i], cap).score;
+    }
+}
+
+/* Are the dot products the scores? */
+static bool dots_are_scores(const struct head *h) {
+    return (h->rule.score == ATTN_SCALED_DOT || h->rule.score == ATTN_DOT) && h->rule.softcap == 0.0f;
 }
 
 /* --- forward --- */
 
-static int64_t attn_forward_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
-                                 int NKV, int t0) {
-    return scratch_bytes(out, NH, 1, 2);
+static int64_t attn_forward_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv,
+                                 const struct tensor *prefix, const struct attn_rule *rule, int t0) {
+    return scratch_bytes(out, rule, 1, 2);
 }
 
-/* One query, as in text generation: a tile would compute TILE of them. S (t+1) is scratch. */
+static float score(const struct head *h, const float *q, const float *k, float q_norm) {
+    float x = 0.0f;
+#pragma omp simd reduction(+ : x)
+    for (int64_t c = 0; c < h->HS; c++) x += q[c] * k[c];
+    float s = attn_score_of(h->rule.score, h->scale, h->factor * x, q_norm, norm_of(h, k));
+    return h->rule.softcap > 0.0f ? soften(s, h->rule.softcap).score : s;
+}
+
+/* One query, as in text generation: a tile would compute TILE of them. S (T) is scratch. */
 static void forward_row(const struct head *h, float *S, int64_t t, float *out, float *lse) {
     const float *q = h->q + t * h->stride;
-    float max = -INFINITY, sum = 0.0f;
-    for (int64_t j = 0; j <= t; j++) {
-        const float *k = h->k + j * h->kv_stride;
-        float s = 0.0f;
-#pragma omp simd reduction(+ : s)
-        for (int64_t c = 0; c < h->HS; c++) s += q[c] * k[c];
-        S[j] = h->scale * s;
+    struct attn_range keys = keys_of(h, t);
+    float max = -INFINITY, sum = 0.0f, q_norm = norm_of(h, q);
+    for (int64_t j = keys.first; j < keys.end; j++) {
+        S[j] = score(h, q, h->k + j * h->kv_stride, q_norm);
         max = S[j] > max ? S[j] : max;
     }
 #pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j <= t; j++) sum += S[j] = cpu_expf(S[j] - max);
+    for (int64_t j = keys.first; j < keys.end; j++) sum += S[j] = cpu_expf(S[j] - max);
     float inverse = 1.0f / sum;
     for (int64_t c = 0; c < h->HS; c++) out[c] = 0.0f;
-    for (int64_t j = 0; j <= t; j++) {
+    for (int64_t j = keys.first; j < keys.end; j++) {
         const float *v = h->v + j * h->kv_stride;
         float p = S[j] * inverse;
         for (int64_t c = 0; c < h->HS; c++) out[c] += p * v[c];
@@ -201,9 +288,14 @@ static void exponentials(float *S, int64_t keys, float *sum, float *max) {
 static void forward_tile(const struct head *h, float *S, float *qT, int64_t first, int64_t rows, float *out,
                          int64_t C, float *lse) {
     float sum[TILE], max[TILE];
-    scores(S, qT, h, first, rows);
-    exponentials(S, first + rows, sum, max);
-    multiply(rows, h->HS, first + rows, out, C, (struct matrix){S, 1, TILE}, h->v, h->kv_stride, false);
+    struct attn_range keys = keys_of_tile(h, first, rows);
+    int64_t count = keys.end - keys.first;
+    dots(S, qT, h, first, rows, keys);
+    if (!dots_are_scores(h)) scores_of_dots(S, h, first, rows, keys);
+    mask(S, h, first, rows, keys);
+    exponentials(S, count, sum, max);
+    multiply(rows, h->HS, count, out, C, (struct matrix){S, 1, TILE}, h->v + keys.first * h->kv_stride,
+             h->kv_stride, false);
     for (int64_t i = 0; i < rows; i++) {
         float inverse = 1.0f / sum[i];
         for (int64_t c = 0; c < h->HS; c++) out[i * C + c] *= inverse;
@@ -212,19 +304,22 @@ static void forward_tile(const struct head *h, float *S, float *qT, int64_t firs
 }
 
 static void attn_forward_run(const struct op_env *env, struct tensor *out, struct tensor *lse,
-                             const struct tensor *qkv, int NH, int NKV, int t0) {
-    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], HS = C / NH;
-    int64_t floats = scratch_floats(out, NH, 1, 2);
+                             const struct tensor *qkv, const struct tensor *prefix,
+                             const struct attn_rule *rule, int t0) {
+    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], NH = rule->heads, HS = C / NH;
+    int64_t floats = scratch_floats(out, rule, 1, 2);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t bh = 0; bh < B * NH; bh++) {
-        struct head head = head_of(qkv, bh / NH, bh % NH, NH, NKV);
+        struct head head = head_of(qkv, prefix, rule, bh / NH, bh % NH);
         float *S = (float *)env->scratch + omp_get_thread_num() * floats, *qT = S + T * TILE;
+        float *packed = qT + HS * TILE;
         float *o = f32(out) + (bh / NH) * T * C + (bh % NH) * HS, *l = f32(lse) + bh * T;
         if (t0 + 1 == T) {
             forward_row(&head, S, t0, o + t0 * C, l + t0);
             continue;
         }
-        if (T - t0 > TILE) pack(&head, qT + HS * TILE, T);
+        if (T - t0 > TILE) pack(&head, packed, T);
+        key_norms(&head, packed + 2 * T * HS);
         for (int64_t first = t0; first < T; first += TILE)
             forward_tile(&head, S, qT, first, min_i64(TILE, T - first), o + first * C, C, l + first);
     }
@@ -233,8 +328,9 @@ static void attn_forward_run(const struct op_env *env, struct tensor *out, struc
 /* --- backward --- */
 
 static int64_t attn_backward_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
-                                  const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
-    return scratch_bytes(out, NH, 2, 4);
+                                  const struct tensor *lse, const struct tensor *qkv,
+                                  const struct tensor *prefix, const struct attn_rule *rule) {
+    return scratch_bytes(out, rule, 2, 4);
 }
 
 /* What a query head reads and writes besides qkv. */
@@ -243,64 +339,120 @@ struct gradients {
     int64_t C;
     float *dq;      /* (T,HS), rows as far apart as those of q */
     float *dk, *dv; /* (T,HS), rows HS floats apart */
+    float *own;     /* (T): += what dk has besides, as a multiple of k; where the rule needs norms */
     bool add;       /* dk and dv hold what other query heads added to them */
+    int64_t have; /* earlier tiles have written dk and dv of the keys before this one; the rest is undefined,
+                       unless `add` */
 };
 
-/* S = P = e^(S - lse) and dP = dS = P * (dP - D), both (keys,TILE), for the queries from `first` on. */
-static void score_gradients(float *S, float *dP, const struct gradients *g, int64_t first, int64_t rows,
-                            int64_t HS) {
-    float lse[TILE], D[TILE];
+/* Of a query: D = out . dout, and lse. P = 0 for a query that is missing in its tile. */
+static void query_statistics(float *D, float *lse, const struct gradients *g, int64_t first, int64_t rows,
+                             int64_t HS) {
     for (int64_t i = 0; i < TILE; i++) {
         const float *o = g->out + (first + i) * g->C, *d = g->dout + (first + i) * g->C;
         float s = 0.0f;
 #pragma omp simd reduction(+ : s)
         for (int64_t c = 0; c < (i < rows ? HS : 0); c++) s += o[c] * d[c];
         D[i] = s;
-        lse[i] = i < rows ? g->lse[first + i] : INFINITY; /* P = 0 for a missing query */
+        lse[i] = i < rows ? g->lse[first + i] : INFINITY;
     }
-    for (int64_t j = 0; j < first + rows; j++)
+}
+
+/* Scores S become P = e^(S - lse), and dP becomes dS = P * (dP - D), both (keys,TILE). */
+static void score_gradients(float *S, float *dP, const float *D, const float *lse, int64_t keys) {
+    for (int64_t j = 0; j < keys; j++)
         for (int i = 0; i < TILE; i++) {
             float p = S[j * TILE + i] = cpu_expf(S[j * TILE + i] - lse[i]);
             dP[j * TILE + i] = p * (dP[j * TILE + i] - D[i]);
         }
 }
 
-/* Queries [first, first + rows), rows <= TILE. Earlier tiles have written dk and dv of the keys before
- * `first`; the rest is undefined unless g->add. */
-static void backward_tile(const struct head *h, const struct gradients *g, float *S, float *dP, float *rowsT,
-                          int64_t first, int64_t rows) {
-    int64_t HS = h->HS, keys = first + rows;
-    const float *d = g->dout + first * g->C;
-    scores(S, rowsT, h, first, rows);
-    transpose(rowsT, d, g->C, rows, HS, 1.0f);
-    multiply(keys, TILE, HS, dP, TILE, (struct matrix){h->v, h->kv_stride, 1}, rowsT, TILE, false);
-    score_gradients(S, dP, g, first, rows, HS);
-    float *dq = g->dq + first * h->stride;
-    multiply(rows, HS, keys, dq, h->stride, (struct matrix){dP, 1, TILE}, h->k, h->kv_stride, false);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t c = 0; c < HS; c++) dq[i * h->stride + c] *= h->scale;
-    for (int part = 0; part < 2; part++) { /* 0: keys that earlier tiles saw; 1: the others */
-        int64_t from = part ? first : 0, count = part ? rows : first;
-        struct matrix P = {S + from * TILE, TILE, 1}, dS = {dP + from * TILE, TILE, 1};
-        bool add = g->add || part == 0;
-        multiply(count, HS, rows, g->dv + from * HS, HS, P, d, g->C, add);
-        multiply(count, HS, rows, g->dk + from * HS, HS, dS, h->q + first * h->stride, h->stride, add);
+/* The same for dot products S, whose gradients dP becomes. What the gradient of a query or key has besides is
+ * a multiple of itself: it is added to `own` (TILE) of the queries, and to g->own of the keys. */
+static void dot_gradients(float *S, float *dP, const struct head *h, const struct gradients *g, int64_t first,
+                          int64_t rows, struct attn_range keys, float *own) {
+    float D[TILE], lse[TILE], norms[TILE], cap = h->rule.softcap;
+    int32_t from[TILE], end[TILE];
+    enum attn_score kind = h->rule.score;
+    query_statistics(D, lse, g, first, rows, h->HS);
+    query_norms(norms, h, first, rows);
+    for (int64_t i = 0; i < TILE; i++) {
+        struct attn_range seen = keys_of(h, min_i64(first + i, first + rows - 1));
+        from[i] = (int32_t)(seen.first - keys.first), end[i] = (int32_t)(seen.end - keys.first);
     }
+    for (int32_t j = 0; j < (int32_t)(keys.end - keys.first); j++) {
+        float *s = S + (int64_t)j * TILE, *d = dP + (int64_t)j * TILE, own_of_key = 0.0f;
+        float k_norm = h->norms ? h->norms[keys.first + j] : 0.0f;
+        for (int i = 0; i < TILE; i++) {
+            float x = s[i], value = attn_score_of(kind, h->scale, x, norms[i], k_norm);
+            float slope = attn_slope(kind, h->scale, x, norms[i], k_norm);
+            if (cap > 0.0f) {
+                struct capped c = soften(value, cap);
+                value = c.score, slope *= c.slope;
+            }
+            float p = cpu_expf(value - lse[i]);
+            s[i] = j >= from[i] && j < end[i] ? p : 0.0f;
+            d[i] = s[i] * (d[i] - D[i]) * slope;
+            own[i] += d[i] * attn_own_slope(kind, x, norms[i]);
+            own_of_key += d[i] * attn_own_slope(kind, x, k_norm);
+        }
+        if (g->own) g->own[keys.first + j] += own_of_key;
+    }
+}
+
+/* Queries [first, first + rows), rows <= TILE. */
+static void backward_tile(const struct head *h, struct gradients *g, float *S, float *dP, float *rowsT,
+                          int64_t first, int64_t rows) {
+    struct attn_range keys = keys_of_tile(h, first, rows);
+    int64_t HS = h->HS, count = keys.end - keys.first;
+    const float *d = g->dout + first * g->C, *k = h->k + keys.first * h->kv_stride;
+    float own[TILE] = {0}, D[TILE], lse[TILE];
+    dots(S, rowsT, h, first, rows, keys);
+    transpose(rowsT, d, g->C, rows, HS, 1.0f);
+    multiply(count, TILE, HS, dP, TILE, (struct matrix){h->v + keys.first * h->kv_stride, h->kv_stride, 1},
+             rowsT, TILE, false);
+    if (dots_are_scores(h)) {
+        mask(S, h, first, rows, keys);
+        query_statistics(D, lse, g, first, rows, HS);
+        score_gradients(S, dP, D, lse, count);
+    } else {
+        dot_gradients(S, dP, h, g, first, rows, keys, own);
+    }
+    float *dq = g->dq + first * h->stride;
+    multiply(rows, HS, count, dq, h->stride, (struct matrix){dP, 1, TILE}, k, h->kv_stride, false);
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t c = 0; c < HS; c++) dq[i * h->stride + c] *= h->factor;
+    for (int64_t i = 0; g->own && i < rows; i++)
+        for (int64_t c = 0; c < HS; c++) dq[i * h->stride + c] += own[i] * h->q[(first + i) * h->stride + c];
+    int64_t have = max_i64(keys.first, min_i64(g->have, keys.end));
+    for (int part = 0; part < 2; part++) { /* 0: keys that earlier tiles saw; 1: the others */
+        int64_t from = part ? have : keys.first, n = part ? keys.end - have : have - keys.first;
+        int64_t at = (from - keys.first) * TILE;
+        struct matrix P = {S + at, TILE, 1}, dS = {dP + at, TILE, 1};
+        bool add = g->add || part == 0;
+        multiply(n, HS, rows, g->dv + from * HS, HS, P, d, g->C, add);
+        multiply(n, HS, rows, g->dk + from * HS, HS, dS, h->q + first * h->stride, h->stride, add);
+    }
+    g->have = max_i64(g->have, keys.end);
 }
 
 /* A thread takes a head of keys and values, and the query heads that share it one after another. */
 static void attn_backward_run(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
                               const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
-                              int NH, int NKV) {
-    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], HS = C / NH, group = NH / NKV;
-    int64_t floats = scratch_floats(out, NH, 2, 4);
+                              const struct tensor *prefix, const struct attn_rule *rule) {
+    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], NH = rule->heads, NKV = rule->kv_heads;
+    int64_t HS = C / NH, group = NH / NKV, floats = scratch_floats(out, rule, 2, 4);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t shared = 0; shared < B * NKV; shared++) {
         int64_t b = shared / NKV, first_head = shared % NKV * group;
         float *S = (float *)env->scratch + omp_get_thread_num() * floats, *dP = S + T * TILE;
         float *rowsT = dP + T * TILE, *packed = rowsT + HS * 2 * TILE, *dk = packed + 2 * T * HS;
-        struct head head = head_of(qkv, b, first_head, NH, NKV), d = head_of(dqkv, b, first_head, NH, NKV);
+        struct head head = head_of(qkv, prefix, rule, b, first_head),
+                    d = head_of(dqkv, prefix, rule, b, first_head);
         pack(&head, packed, T);
+        key_norms(&head, dk + 2 * T * HS);
+        float *own = head.norms ? head.norms + T : NULL;
+        for (int64_t t = 0; own && t < T; t++) own[t] = 0.0f;
         for (int64_t h = 0; h < group; h++) {
             int64_t at = b * T * C + (first_head + h) * HS;
             struct gradients g = {f32(out) + at,
@@ -310,16 +462,20 @@ static void attn_backward_run(const struct op_env *env, struct tensor *dqkv, con
                                   (float *)d.q + h * HS,
                                   dk,
                                   dk + T * HS,
-                                  h > 0};
+                                  own,
+                                  h > 0,
+                                  0};
             for (int64_t first = 0; first < T; first += TILE)
                 backward_tile(&head, &g, S, dP, rowsT, first, min_i64(TILE, T - first));
             head.q += HS;
         }
         for (int64_t t = 0; t < T; t++)
             for (int64_t c = 0; c < HS; c++) {
-                ((float *)d.k)[t * d.stride + c] = dk[t * HS + c] * head.scale;
+                ((float *)d.k)[t * d.stride + c] = dk[t * HS + c] * head.factor;
                 ((float *)d.v)[t * d.stride + c] = dk[(T + t) * HS + c];
             }
+        for (int64_t t = 0; own && t < T; t++)
+            for (int64_t c = 0; c < HS; c++) ((float *)d.k)[t * d.stride + c] += own[t] * head.k[t * HS + c];
     }
 }
 

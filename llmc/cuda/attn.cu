@@ -1,5 +1,6 @@
-/* Causal attention for any head size and dtype, and the variants of the op. Contracts in ops.h. Tensor-core
- * kernels are in attn_flash.cu and attn_hopper.cu, the kernel for a single query in attn_decode.cu.
+/* Attention by any rule, for any head size and dtype, and the variants of the op. Contracts in ops.h. Causal
+ * attention by scaled dot products has faster kernels: those on tensor cores in attn_flash.cu and
+ * attn_hopper.cu, and the one for a single query in attn_decode.cu.
  *
  * A warp takes one query (or, for dk and dv, one key) and walks the other side in tiles of 32, one score
  * per lane, with an online softmax, so that scores stay in the warp. It accumulates CHUNK columns of the
@@ -31,6 +32,31 @@ DEVICE_INLINE warp_place place_of_warp(int heads) {
     return p;
 }
 
+/* A rule with what depends on the operands. */
+struct rule_of_call {
+    attn_rule rule;
+    const int32_t *prefixes; /* (B) or NULL */
+    float factor, scale;     /* attn_rule.h */
+
+    __device__ int64_t prefix(int64_t b) const { return prefixes ? prefixes[b] : 0; }
+    __device__ bool has_norms() const { return attn_needs_norms(rule.score); }
+};
+
+/* The score of a query and a key, and its derivative by x = factor * q.k. */
+struct pair_score {
+    float score, slope;
+};
+DEVICE_INLINE pair_score score_pair(const rule_of_call &r, float x, float q_norm, float k_norm) {
+    pair_score s = {attn_score_of(r.rule.score, r.scale, x, q_norm, k_norm),
+                    attn_slope(r.rule.score, r.scale, x, q_norm, k_norm)};
+    if (r.rule.softcap > 0.0f) {
+        float y = tanhf(s.score / r.rule.softcap);
+        s.score = r.rule.softcap * y;
+        s.slope *= 1.0f - y * y;
+    }
+    return s;
+}
+
 /* In a row of qkv: the first column of the keys of query head h; the width of the row. */
 DEVICE_INLINE int64_t keys_of(int64_t h, int NH, int NKV, int HS) { return (NH + h / (NH / NKV)) * HS; }
 DEVICE_INLINE int64_t width_of(int NH, int NKV, int HS) { return (int64_t)(NH + 2 * NKV) * HS; }
@@ -39,6 +65,11 @@ template <class T> DEVICE_INLINE float dot(const T *a, const T *b, int n) {
     float s = 0.0f;
     for (int i = 0; i < n; i++) s = fmaf(to_float(a[i]), to_float(b[i]), s);
     return s;
+}
+
+/* The number of a query or key that its scores need besides dot products. */
+template <class T> DEVICE_INLINE float norm_of(const rule_of_call &r, const T *x, int HS) {
+    return r.has_norms() ? attn_norm(r.rule.score, dot(x, x, HS)) : 0.0f;
 }
 
 /* sum[k] += sum over j < count of weight[j] * rows[j][column + lane + 32k]. Rows are `stride` apart;
@@ -66,20 +97,25 @@ DEVICE_INLINE void store_chunk(T *row, const float (&sum)[4], float scale, const
 /* --- forward: a warp per query --- */
 
 template <class T>
-__global__ void attn_forward_naive_kernel(T *out, float *lse, const T *qkv, int64_t length, int NH, int NKV,
-                                          int HS, int64_t t0) {
+__global__ void attn_forward_naive_kernel(T *out, float *lse, const T *qkv, int64_t length, int HS,
+                                          int64_t t0, rule_of_call r) {
     SHARED(float, probabilities, [WARPS][WARP_SIZE]);
+    int NH = r.rule.heads, NKV = r.rule.kv_heads;
     warp_place p = place_of_warp(NH);
     int64_t t = t0 + p.row, C = (int64_t)NH * HS, stride = width_of(NH, NKV, HS);
     if (t >= length) return;
     const T *q = qkv + (p.b * length + t) * stride + p.h * HS;
     const T *keys = qkv + p.b * length * stride + keys_of(p.h, NH, NKV, HS); /* (T,HS) */
     const T *values = keys + (int64_t)NKV * HS;                              /* (T,HS) */
-    float scale = 1.0f / sqrtf((float)HS), max = NO_SCORE, total = 0.0f, sum[4] = {};
+    attn_range seen = attn_keys(r.rule, r.prefix(p.b), length, t);
+    float max = NO_SCORE, total = 0.0f, sum[4] = {}, q_norm = norm_of(r, q, HS);
     float *weight = probabilities[p.warp];
-    for (int64_t first = 0; first <= t; first += WARP_SIZE) {
+    for (int64_t first = seen.first; first < seen.end; first += WARP_SIZE) {
         int64_t s = first + p.lane;
-        float score = s <= t ? scale * dot(q, keys + s * stride, HS) : NO_SCORE;
+        const T *key = keys + s * stride;
+        float score = NO_SCORE;
+        if (s < seen.end)
+            score = score_pair(r, r.factor * dot(q, key, HS), q_norm, norm_of(r, key, HS)).score;
         float new_max = fmaxf(max, warp_max(score)),
               shrink = expf(max - new_max); /* lane 0 is never masked */
         float probability = expf(score - new_max);
@@ -89,7 +125,7 @@ __global__ void attn_forward_naive_kernel(T *out, float *lse, const T *qkv, int6
         for (int k = 0; k < 4; k++) sum[k] *= shrink;
         weight[p.lane] = probability;
         __syncwarp();
-        int count = (int)min((int64_t)WARP_SIZE, t + 1 - first);
+        int count = (int)min((int64_t)WARP_SIZE, seen.end - first);
         add_weighted_rows(sum, weight, values + first * stride, stride, count, p.column, p.lane, HS);
         __syncwarp();
     }
@@ -98,6 +134,17 @@ __global__ void attn_forward_naive_kernel(T *out, float *lse, const T *qkv, int6
 }
 
 /* --- backward --- */
+
+/* A query or key gets a multiple of itself from scores that need norms; each lane has a part of the factor. */
+template <class T>
+DEVICE_INLINE void add_own(float (&sum)[4], float factor, const T *row, const warp_place &p, int HS) {
+    factor = warp_sum(factor);
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        int c = p.column + p.lane + k * WARP_SIZE;
+        if (c < HS) sum[k] = fmaf(factor, to_float(row[c]), sum[k]);
+    }
+}
 
 /* D[b,h,t] = out[b,t] . dout[b,t] over the columns of head h; a warp per row. */
 template <class T>
@@ -116,8 +163,9 @@ __global__ void attn_backward_dots_kernel(float *D, const T *dout, const T *out,
 /* dq: a warp per query. */
 template <class T>
 __global__ void attn_backward_query_naive_kernel(T *dqkv, const T *dout, const float *lse, const float *D,
-                                                 const T *qkv, int64_t length, int NH, int NKV, int HS) {
+                                                 const T *qkv, int64_t length, int HS, rule_of_call r) {
     SHARED(float, gradients, [WARPS][WARP_SIZE]);
+    int NH = r.rule.heads, NKV = r.rule.kv_heads;
     warp_place p = place_of_warp(NH);
     int64_t t = p.row, C = (int64_t)NH * HS, stride = width_of(NH, NKV, HS);
     if (t >= length) return;
@@ -125,59 +173,72 @@ __global__ void attn_backward_query_naive_kernel(T *dqkv, const T *dout, const f
     const T *keys = qkv + p.b * length * stride + keys_of(p.h, NH, NKV, HS);
     const T *values = keys + (int64_t)NKV * HS;
     const T *d = dout + (p.b * length + t) * C + p.h * HS;
-    float scale = 1.0f / sqrtf((float)HS), sum[4] = {};
+    attn_range seen = attn_keys(r.rule, r.prefix(p.b), length, t);
+    float sum[4] = {}, own = 0.0f, q_norm = norm_of(r, q, HS);
     int64_t statistic = (p.b * NH + p.h) * length + t;
     float *weight = gradients[p.warp];
-    for (int64_t first = 0; first <= t; first += WARP_SIZE) {
+    for (int64_t first = seen.first; first < seen.end; first += WARP_SIZE) {
         int64_t s = first + p.lane;
         float ds = 0.0f;
-        if (s <= t) {
-            float probability = expf(scale * dot(q, keys + s * stride, HS) - lse[statistic]);
-            ds = probability * (dot(d, values + s * stride, HS) - D[statistic]);
+        if (s < seen.end) {
+            const T *k = keys + s * stride;
+            float x = r.factor * dot(q, k, HS);
+            pair_score pair = score_pair(r, x, q_norm, norm_of(r, k, HS));
+            ds = expf(pair.score - lse[statistic]) * (dot(d, values + s * stride, HS) - D[statistic]) *
+                 pair.slope;
+            own = fmaf(ds, attn_own_slope(r.rule.score, x, q_norm), own);
         }
         weight[p.lane] = ds;
         __syncwarp();
-        int count = (int)min((int64_t)WARP_SIZE, t + 1 - first);
+        int count = (int)min((int64_t)WARP_SIZE, seen.end - first);
         add_weighted_rows(sum, weight, keys + first * stride, stride, count, p.column, p.lane, HS);
         __syncwarp();
     }
-    store_chunk(dqkv + (p.b * length + t) * stride + p.h * HS, sum, scale, p, HS);
+    if (r.has_norms()) add_own(sum, own, q, p, HS);
+    store_chunk(dqkv + (p.b * length + t) * stride + p.h * HS, sum, r.factor, p, HS);
 }
 
 /* dk and dv: a warp per key walks the query heads that share it, one after another. */
 template <class T>
 __global__ void attn_backward_key_naive_kernel(T *dqkv, const T *dout, const float *lse, const float *D,
-                                               const T *qkv, int64_t length, int NH, int NKV, int HS) {
+                                               const T *qkv, int64_t length, int HS, rule_of_call r) {
     SHARED(float, probabilities, [WARPS][WARP_SIZE]);
     SHARED(float, gradients, [WARPS][WARP_SIZE]);
+    int NH = r.rule.heads, NKV = r.rule.kv_heads;
     warp_place p = place_of_warp(NKV);
     int64_t s = p.row, C = (int64_t)NH * HS, stride = width_of(NH, NKV, HS), group = NH / NKV;
     if (s >= length) return;
     int64_t key_at = (p.b * length + s) * stride + C + p.h * HS, value_at = key_at + (int64_t)NKV * HS;
     const T *k = qkv + key_at, *v = qkv + value_at;
-    float scale = 1.0f / sqrtf((float)HS), dk[4] = {}, dv[4] = {};
+    attn_range seen_by = attn_queries(r.rule, r.prefix(p.b), length, s);
+    float dk[4] = {}, dv[4] = {}, own = 0.0f, k_norm = norm_of(r, k, HS);
     float *probability = probabilities[p.warp], *gradient = gradients[p.warp];
     for (int64_t h = p.h * group; h < (p.h + 1) * group; h++) {
         const T *queries = qkv + p.b * length * stride + h * HS; /* (T,HS) */
         const T *douts = dout + p.b * length * C + h * HS;       /* (T,HS), rows C apart */
         const float *lse_head = lse + (p.b * NH + h) * length, *D_head = D + (p.b * NH + h) * length;
-        for (int64_t first = s; first < length; first += WARP_SIZE) {
+        for (int64_t first = seen_by.first; first < seen_by.end; first += WARP_SIZE) {
             int64_t t = first + p.lane;
             float pr = 0.0f, ds = 0.0f;
-            if (t < length) {
-                pr = expf(scale * dot(queries + t * stride, k, HS) - lse_head[t]);
-                ds = pr * (dot(douts + t * C, v, HS) - D_head[t]);
+            if (t < seen_by.end) {
+                const T *q = queries + t * stride;
+                float x = r.factor * dot(q, k, HS);
+                pair_score pair = score_pair(r, x, norm_of(r, q, HS), k_norm);
+                pr = expf(pair.score - lse_head[t]);
+                ds = pr * (dot(douts + t * C, v, HS) - D_head[t]) * pair.slope;
+                own = fmaf(ds, attn_own_slope(r.rule.score, x, k_norm), own);
             }
             probability[p.lane] = pr;
             gradient[p.lane] = ds;
             __syncwarp();
-            int count = (int)min((int64_t)WARP_SIZE, length - first);
+            int count = (int)min((int64_t)WARP_SIZE, seen_by.end - first);
             add_weighted_rows(dv, probability, douts + first * C, C, count, p.column, p.lane, HS);
             add_weighted_rows(dk, gradient, queries + first * stride, stride, count, p.column, p.lane, HS);
             __syncwarp();
         }
     }
-    store_chunk(dqkv + key_at, dk, scale, p, HS);
+    if (r.has_norms()) add_own(dk, own, k, p, HS);
+    store_chunk(dqkv + key_at, dk, r.factor, p, HS);
     store_chunk(dqkv + value_at, dv, 1.0f, p, HS);
 }
 
@@ -196,19 +257,27 @@ static launch_config attn_grid(const struct op_env *env, int64_t rows, const str
             line};
 }
 
+static rule_of_call rule_on(const struct tensor *out, const struct tensor *prefix,
+                            const struct attn_rule *rule) {
+    float scale = 1.0f / sqrtf((float)(out->dim[2] / rule->heads));
+    return {*rule, prefix ? i32(prefix) : NULL, attn_factor(rule->score, scale), scale};
+}
+
 static int64_t attn_forward_naive_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv,
-                                       int NH, int NKV, int t0) {
-    return attn_takes(out, NH) ? 0 : OP_UNSUPPORTED;
+                                       const struct tensor *prefix, const struct attn_rule *rule, int t0) {
+    return attn_takes(out, rule->heads) ? 0 : OP_UNSUPPORTED;
 }
 
 static void attn_forward_naive(const struct op_env *env, struct tensor *out, struct tensor *lse,
-                               const struct tensor *qkv, int NH, int NKV, int t0) {
+                               const struct tensor *qkv, const struct tensor *prefix,
+                               const struct attn_rule *rule, int t0) {
     int64_t length = out->dim[1];
-    int HS = (int)(out->dim[2] / NH), chunks = (int)ceil_div(HS, CHUNK);
+    int HS = (int)(out->dim[2] / rule->heads), chunks = (int)ceil_div(HS, CHUNK);
     with_dtype(out->dtype, [&](auto tag) {
         using T = decltype(tag);
-        launch(attn_grid(env, length - t0, out, NH, chunks), attn_forward_naive_kernel<T>, data_of<T>(out),
-               f32(lse), data_of<T>(qkv), length, NH, NKV, HS, (int64_t)t0);
+        launch(attn_grid(env, length - t0, out, rule->heads, chunks), attn_forward_naive_kernel<T>,
+               data_of<T>(out), f32(lse), data_of<T>(qkv), length, HS, (int64_t)t0,
+               rule_on(out, prefix, rule));
     });
 }
 
@@ -223,24 +292,26 @@ static void attn_backward_dots(const struct op_env *env, float *D, const struct 
 
 static int64_t attn_backward_naive_need(struct tensor *dqkv, const struct tensor *dout,
                                         const struct tensor *out, const struct tensor *lse,
-                                        const struct tensor *qkv, int NH, int NKV) {
-    if (!attn_takes(out, NH)) return OP_UNSUPPORTED;
+                                        const struct tensor *qkv, const struct tensor *prefix,
+                                        const struct attn_rule *rule) {
+    if (!attn_takes(out, rule->heads)) return OP_UNSUPPORTED;
     return tensor_count(lse) * (int64_t)sizeof(float);
 }
 
 static void attn_backward_naive(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
                                 const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
-                                int NH, int NKV) {
+                                const struct tensor *prefix, const struct attn_rule *rule) {
     int64_t length = out->dim[1];
-    int HS = (int)(out->dim[2] / NH), chunks = (int)ceil_div(HS, CHUNK);
+    int HS = (int)(out->dim[2] / rule->heads), chunks = (int)ceil_div(HS, CHUNK);
     float *D = (float *)env->scratch; /* (B,NH,T) */
-    attn_backward_dots(env, D, dout, out, NH);
+    attn_backward_dots(env, D, dout, out, rule->heads);
+    rule_of_call r = rule_on(out, prefix, rule);
     with_dtype(out->dtype, [&](auto tag) {
         using T = decltype(tag);
-        launch(attn_grid(env, length, out, NH, chunks), attn_backward_query_naive_kernel<T>, data_of<T>(dqkv),
-               data_of<T>(dout), f32(lse), D, data_of<T>(qkv), length, NH, NKV, HS);
-        launch(attn_grid(env, length, out, NKV, chunks), attn_backward_key_naive_kernel<T>, data_of<T>(dqkv),
-               data_of<T>(dout), f32(lse), D, data_of<T>(qkv), length, NH, NKV, HS);
+        launch(attn_grid(env, length, out, rule->heads, chunks), attn_backward_query_naive_kernel<T>,
+               data_of<T>(dqkv), data_of<T>(dout), f32(lse), D, data_of<T>(qkv), length, HS, r);
+        launch(attn_grid(env, length, out, rule->kv_heads, chunks), attn_backward_key_naive_kernel<T>,
+               data_of<T>(dqkv), data_of<T>(dout), f32(lse), D, data_of<T>(qkv), length, HS, r);
     });
 }
 

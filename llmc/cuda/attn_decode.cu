@@ -104,21 +104,23 @@ static int64_t keys_of_piece(int64_t length) { return max_i64(PIECE, ceil_div(le
 
 extern "C" {
 
-int64_t attn_forward_decode_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
-                                 int NKV, int t0) {
-    int64_t heads = out->dim[0] * NH, length = out->dim[1], HS = out->dim[2] / NH;
+int64_t attn_forward_decode_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv,
+                                 const struct tensor *prefix, const struct attn_rule *rule, int t0) {
+    int64_t NH = rule->heads, heads = out->dim[0] * NH, length = out->dim[1], HS = out->dim[2] / NH;
     int64_t lanes = HS * (int64_t)dtype_size(out->dtype) / 16;
     bool groups = lanes * 16 == HS * (int64_t)dtype_size(out->dtype) && lanes <= WARP_SIZE &&
                   (lanes & (lanes - 1)) == 0;
     /* more heads than counters are blocks enough without pieces */
-    bool can =
-        length - t0 == 1 && heads <= OP_ZEROS / (int64_t)sizeof(unsigned) && groups && rows_of_vectors(qkv);
+    bool can = attn_rule_is_plain(rule) && length - t0 == 1 &&
+               heads <= OP_ZEROS / (int64_t)sizeof(unsigned) && groups && rows_of_vectors(qkv);
     return can ? heads * ceil_div(length, keys_of_piece(length)) * (HS + 2) * (int64_t)sizeof(float)
                : OP_UNSUPPORTED;
 }
 
 void attn_forward_decode(const struct op_env *env, struct tensor *out, struct tensor *lse,
-                         const struct tensor *qkv, int NH, int NKV, int t0) {
+                         const struct tensor *qkv, const struct tensor *prefix, const struct attn_rule *rule,
+                         int t0) {
+    int NH = rule->heads, NKV = rule->kv_heads;
     int64_t length = out->dim[1], keys = keys_of_piece(length);
     with_dtype(out->dtype, [&](auto tag) {
         using T = decltype(tag);

@@ -114,13 +114,15 @@ __global__ void __launch_bounds__(THREADS, 2)
 
 /* --- launcher --- */
 
-int64_t attn_forward_flash_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
-                                int NKV, int t0) {
-    return flash_takes(out, qkv, NH) ? 0 : OP_UNSUPPORTED;
+int64_t attn_forward_flash_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv,
+                                const struct tensor *prefix, const struct attn_rule *rule, int t0) {
+    return flash_takes(out, qkv, rule) ? 0 : OP_UNSUPPORTED;
 }
 
 void attn_forward_flash(const struct op_env *env, struct tensor *out, struct tensor *lse,
-                        const struct tensor *qkv, int NH, int NKV, int t0) {
+                        const struct tensor *qkv, const struct tensor *prefix, const struct attn_rule *rule,
+                        int t0) {
+    int NH = rule->heads, NKV = rule->kv_heads;
     int64_t length = out->dim[1];
     unsigned heads = (unsigned)(out->dim[0] * NH);
     with_head_size(out->dim[2] / NH, [&](auto head_size) {

@@ -249,10 +249,11 @@ DEVICE_INLINE float quad_sum(float v) {
 
 /* --- host side --- */
 
-static inline bool flash_takes(const struct tensor *out, const struct tensor *qkv, int NH) {
-    int64_t HS = out->dim[2] / NH;
-    return out->dtype == DTYPE_BF16 && HS % 16 == 0 && HS <= 128 && starts_on_vector(out, qkv) &&
-           out->dim[0] * NH < 65536 && out->dim[1] < (1 << 30);
+static inline bool flash_takes(const struct tensor *out, const struct tensor *qkv,
+                               const struct attn_rule *rule) {
+    int64_t NH = rule->heads, HS = out->dim[2] / NH;
+    return attn_rule_is_plain(rule) && out->dtype == DTYPE_BF16 && HS % 16 == 0 && HS <= 128 &&
+           starts_on_vector(out, qkv) && out->dim[0] * NH < 65536 && out->dim[1] < (1 << 30);
 }
 
 /* Calls f with the head size as a compile-time number. */

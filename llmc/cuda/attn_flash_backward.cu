@@ -231,14 +231,16 @@ __global__ void __launch_bounds__(THREADS, 2)
 /* --- launcher --- */
 
 int64_t attn_backward_flash_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
-                                 const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
-    bool takes = flash_takes(out, qkv, NH) && starts_on_vector(dqkv, dout);
+                                 const struct tensor *lse, const struct tensor *qkv,
+                                 const struct tensor *prefix, const struct attn_rule *rule) {
+    bool takes = flash_takes(out, qkv, rule) && starts_on_vector(dqkv, dout);
     return takes ? tensor_count(lse) * (int64_t)sizeof(float) : OP_UNSUPPORTED;
 }
 
 void attn_backward_flash(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
-                         const struct tensor *out, const struct tensor *lse, const struct tensor *qkv, int NH,
-                         int NKV) {
+                         const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
+                         const struct tensor *prefix, const struct attn_rule *rule) {
+    int NH = rule->heads, NKV = rule->kv_heads;
     int64_t length = out->dim[1];
     unsigned heads = (unsigned)(out->dim[0] * NH);
     float *D = (float *)env->scratch; /* (B,NH,T) */

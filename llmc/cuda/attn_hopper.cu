@@ -244,9 +244,9 @@ __global__ void __launch_bounds__(THREADS, 1)
 
 /* --- launcher --- */
 
-int64_t attn_forward_hopper_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
-                                 int NKV, int t0) {
-    return t0 == 0 && hopper_takes(out, qkv, NH, NKV) ? 0 : OP_UNSUPPORTED;
+int64_t attn_forward_hopper_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv,
+                                 const struct tensor *prefix, const struct attn_rule *rule, int t0) {
+    return t0 == 0 && hopper_takes(out, qkv, rule) ? 0 : OP_UNSUPPORTED;
 }
 
 template <int HS>
@@ -261,9 +261,10 @@ static void forward(const struct op_env *env, struct tensor *out, struct tensor 
 }
 
 void attn_forward_hopper(const struct op_env *env, struct tensor *out, struct tensor *lse,
-                         const struct tensor *qkv, int NH, int NKV, int t0) {
-    if (out->dim[2] / NH == 64)
-        forward<64>(env, out, lse, qkv, NH);
+                         const struct tensor *qkv, const struct tensor *prefix, const struct attn_rule *rule,
+                         int t0) {
+    if (out->dim[2] / rule->heads == 64)
+        forward<64>(env, out, lse, qkv, rule->heads);
     else
-        forward<128>(env, out, lse, qkv, NH);
+        forward<128>(env, out, lse, qkv, rule->heads);
 }

@@ -91,10 +91,12 @@ static inline unsigned blocks_of(const tile_list &list) {
 }
 
 /* Do the kernels take these operands? The number of a tile is an int. */
-static inline bool hopper_takes(const struct tensor *out, const struct tensor *qkv, int NH, int NKV) {
-    int64_t HS = out->dim[2] / NH;
-    return NKV == NH && out->dtype == DTYPE_BF16 && (HS == 64 || HS == 128) && starts_on_vector(out, qkv) &&
-           out->dim[1] < (1 << 24) && ceil_div(out->dim[1], ROWS) * out->dim[0] * NH < (1 << 30);
+static inline bool hopper_takes(const struct tensor *out, const struct tensor *qkv,
+                                const struct attn_rule *rule) {
+    int64_t NH = rule->heads, HS = out->dim[2] / NH;
+    return attn_rule_is_plain(rule) && rule->kv_heads == NH && out->dtype == DTYPE_BF16 &&
+           (HS == 64 || HS == 128) && starts_on_vector(out, qkv) && out->dim[1] < (1 << 24) &&
+           ceil_div(out->dim[1], ROWS) * out->dim[0] * NH < (1 << 30);
 }
 
 /* --- the ring --- */

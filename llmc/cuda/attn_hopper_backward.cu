@@ -382,8 +382,10 @@ __global__ void __launch_bounds__(THREADS, 1)
 static int64_t padded_length(const struct tensor *out) { return round_up(out->dim[1], ROWS); }
 
 int64_t attn_backward_hopper_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
-                                  const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
-    bool takes = hopper_takes(out, qkv, NH, NKV) && starts_on_vector(dqkv, dout);
+                                  const struct tensor *lse, const struct tensor *qkv,
+                                  const struct tensor *prefix, const struct attn_rule *rule) {
+    int64_t NH = rule->heads;
+    bool takes = hopper_takes(out, qkv, rule) && starts_on_vector(dqkv, dout);
     return takes ? out->dim[0] * NH * padded_length(out) * (int64_t)sizeof(query_statistic) : OP_UNSUPPORTED;
 }
 
@@ -406,9 +408,9 @@ static void backward(const struct op_env *env, struct tensor *dqkv, const struct
 
 void attn_backward_hopper(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
                           const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
-                          int NH, int NKV) {
-    if (out->dim[2] / NH == 64)
-        backward<64>(env, dqkv, dout, out, lse, qkv, NH);
+                          const struct tensor *prefix, const struct attn_rule *rule) {
+    if (out->dim[2] / rule->heads == 64)
+        backward<64>(env, dqkv, dout, out, lse, qkv, rule->heads);
     else
-        backward<128>(env, dqkv, dout, out, lse, qkv, NH);
+        backward<128>(env, dqkv, dout, out, lse, qkv, rule->heads);
 }

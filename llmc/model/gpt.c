@@ -112,6 +112,10 @@ static void rotate(struct gpt *g, struct tensor *qkv, int64_t t0, bool backward)
         rope(g->ctx, qkv, (int)c->heads, (int)c->kv_heads, (int)t0, (float)c->rope_theta, backward);
 }
 
+static struct attn_rule gpt_attn_rule(const struct gpt_config *c) {
+    return (struct attn_rule){.heads = (int)c->heads, .kv_heads = (int)c->kv_heads};
+}
+
 /* --- half-layers --- */
 
 /* ln_1(x) -> x + attention, and ln_2 of that. */
@@ -128,7 +132,8 @@ static void attn_half_forward(struct gpt *g, int64_t l, const struct span *s) {
 
     linear_forward(g, &qkv, NULL, &ln1, P_QKV_W, P_QKV_B, l, ACT_NONE);
     rotate(g, &qkv_T, s->t0, false);
-    attn_forward(g->ctx, &attn_T, &lse_T, &qkv_T, (int)g->config.heads, (int)g->config.kv_heads, (int)s->t0);
+    struct attn_rule rule = gpt_attn_rule(&g->config);
+    attn_forward(g->ctx, &attn_T, &lse_T, &qkv_T, NULL, &rule, (int)s->t0);
     if (g->hooks.attention_done) g->hooks.attention_done(g->hooks.attention_arg, g, l);
     linear_forward(g, &branch, NULL, &attn, P_PROJ_W, P_PROJ_B, l, ACT_NONE);
     norm(g, LN2, l, &inp, &mid, &branch, s);
@@ -143,7 +148,8 @@ static void attn_half_backward(struct gpt *g, int64_t l, const struct span *s, b
     struct tensor inp = residual_in(g, l, s); /* (B,T,C) */
 
     linear_backward(g, &dattn, &dresid, &attn, P_PROJ_W, P_PROJ_B, l, NULL, accumulate);
-    attn_backward(g->ctx, &dqkv, &dattn, &attn, &lse, &qkv, (int)g->config.heads, (int)g->config.kv_heads);
+    struct attn_rule rule = gpt_attn_rule(&g->config);
+    attn_backward(g->ctx, &dqkv, &dattn, &attn, &lse, &qkv, NULL, &rule);
     rotate(g, &dqkv, 0, true);
     linear_backward(g, &dbranch, &dqkv, &ln1, P_QKV_W, P_QKV_B, l, NULL, accumulate);
     norm_back(g, LN1, l, false, &dbranch, &inp);

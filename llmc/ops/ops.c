@@ -371,8 +371,25 @@ void glu_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dou
 
 /* --- attn --- */
 
+static void want_rule(const char *op, const struct attn_rule *r, const struct tensor *prefix, int64_t B) {
+    check(r->score < ATTN_SCORES && r->mask < ATTN_MASKS, "%s: there is no score %d or no mask %d", op,
+          (int)r->score, (int)r->mask);
+    check(r->mask == ATTN_WINDOW ? r->window >= 1 : r->window == 0,
+          "%s: a window of %d tokens, should be at least 1 with its mask and 0 with another", op, r->window);
+    check(r->softcap >= 0.0f && r->softcap <= FLT_MAX, "%s: softcap is %g, should not be negative", op,
+          (double)r->softcap);
+    check((r->mask == ATTN_PREFIX) == (prefix != NULL), "%s: %s", op,
+          prefix ? temp_printf("%s is for the prefix mask", tensor_text(prefix))
+                 : "the prefix mask needs the lengths of the prefixes");
+    if (!prefix) return;
+    want_count(op, prefix, B);
+    want_dtype(op, prefix, DTYPE_I32);
+}
+
 static void want_attn(const struct ctx *ctx, const char *op, const struct tensor *out,
-                      const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
+                      const struct tensor *lse, const struct tensor *qkv, const struct tensor *prefix,
+                      const struct attn_rule *rule) {
+    int NH = rule->heads, NKV = rule->kv_heads;
     check(out->rank == 3 && qkv->rank == 3, "%s: %s and %s should be (B,T,NH*HS) and (B,T,(NH+2*NKV)*HS)", op,
           tensor_text(out), tensor_text(qkv));
     int64_t B = out->dim[0], T = out->dim[1], width = out->dim[2];
@@ -383,32 +400,43 @@ static void want_attn(const struct ctx *ctx, const char *op, const struct tensor
           tensor_text(out), NH, NKV);
     want_count(op, lse, B * NH * T);
     want_dtype(op, lse, DTYPE_F32);
+    want_rule(op, rule, prefix, B);
     WANT_ALIKE(ctx, op, qkv, out);
 }
 
-/* Pairs of a query and a key that it sees, for one head. Exact; the T^2/2 of the literature omits the
- * diagonal. */
-static double causal_pairs(int64_t t0, int64_t T) { return 0.5 * (double)(T - t0) * (double)(T + t0 + 1); }
+/* Pairs of a query and a key that it sees, for one head. Exact but for prefixes, which only the device knows:
+ * they count as causal. The T^2/2 of the literature omits the diagonal. */
+static double visible_pairs(const struct attn_rule *rule, int64_t t0, int64_t T) {
+    if (rule->mask == ATTN_CAUSAL || rule->mask == ATTN_PREFIX)
+        return 0.5 * (double)(T - t0) * (double)(T + t0 + 1);
+    double pairs = 0.0;
+    for (int64_t t = t0; t < T; t++) {
+        struct attn_range keys = attn_keys(*rule, 0, T, t);
+        pairs += (double)(keys.end - keys.first);
+    }
+    return pairs;
+}
 
-void attn_forward(struct ctx *ctx, struct tensor *out, struct tensor *lse, const struct tensor *qkv, int NH,
-                  int NKV, int t0) {
-    want_attn(ctx, "attn_forward", out, lse, qkv, NH, NKV);
+void attn_forward(struct ctx *ctx, struct tensor *out, struct tensor *lse, const struct tensor *qkv,
+                  const struct tensor *prefix, const struct attn_rule *rule, int t0) {
+    want_attn(ctx, "attn_forward", out, lse, qkv, prefix, rule);
     int64_t B = out->dim[0], T = out->dim[1], width = out->dim[2];
     check(t0 >= 0 && t0 < T, "attn_forward: first row %d is outside %s", t0, tensor_text(out));
-    DISPATCH(ctx, attn_forward, 4.0 * (double)(B * width) * causal_pairs(t0, T), BYTES(out, qkv, lse), out,
-             lse, qkv, NH, NKV, t0);
+    DISPATCH(ctx, attn_forward, 4.0 * (double)(B * width) * visible_pairs(rule, t0, T),
+             BYTES(out, qkv, lse, prefix), out, lse, qkv, prefix, rule, t0);
 }
 
 void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
-                   const struct tensor *lse, const struct tensor *qkv, int NH, int NKV) {
-    want_attn(ctx, "attn_backward", out, lse, qkv, NH, NKV);
+                   const struct tensor *lse, const struct tensor *qkv, const struct tensor *prefix,
+                   const struct attn_rule *rule) {
+    want_attn(ctx, "attn_backward", out, lse, qkv, prefix, rule);
     check(tensor_same_shape(dqkv, qkv), "attn_backward: %s is unlike %s", tensor_text(dqkv),
           tensor_text(qkv));
     want("attn_backward", dout, tensor_rows(out), tensor_cols(out));
     WANT_ALIKE(ctx, "attn_backward", qkv, dout, dqkv);
     int64_t B = out->dim[0], T = out->dim[1], width = out->dim[2];
-    DISPATCH(ctx, attn_backward, 10.0 * (double)(B * width) * causal_pairs(0, T),
-             BYTES(dqkv, dout, out, lse, qkv), dqkv, dout, out, lse, qkv, NH, NKV);
+    DISPATCH(ctx, attn_backward, 10.0 * (double)(B * width) * visible_pairs(rule, 0, T),
+             BYTES(dqkv, dout, out, lse, qkv, prefix), dqkv, dout, out, lse, qkv, prefix, rule);
 }
 
 /* --- rope --- */

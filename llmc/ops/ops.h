@@ -22,6 +22,7 @@
 #ifndef LLMC_OPS_H
 #define LLMC_OPS_H
 
+#include "llmc/ops/attn_rule.h"
 #include "llmc/ops/tensor.h"
 
 #ifdef __cplusplus
@@ -173,30 +174,33 @@ LLMC_OP(glu_backward, struct tensor *dinp, /* (N,2F) = */
         const struct tensor *inp,          /* (N,2F) */
         enum activation act);
 
-/* --- attn: causal attention with several heads --- */
+/* --- attn: attention with several heads --- */
 
 /* A row of qkv is NH heads of queries, NKV of keys and NKV of values, of HS columns each; out has NH heads.
  * Query head h reads the keys and values of head h/(NH/NKV): with NKV < NH this is grouped-query attention
- * (Ainslie et al. 2023, arXiv 2305.13245). Per sequence and query head, with scale = 1/sqrt(HS):
- *   S[t,s] = scale * q[t].k[s] for s <= t;  P = softmax of each row;  out[t] = sum_s P[t,s] v[s]
+ * (Ainslie et al. 2023, arXiv 2305.13245). `rule` says what a score S is and which keys s a query t sees
+ * (attn_rule.h); by default S[t,s] = q[t].k[s]/sqrt(HS) for s <= t. Per sequence and query head, over those s:
+ *   P = softmax of each row of S;  out[t] = sum_s P[t,s] v[s]
  *   lse[t] = log sum_s exp(S[t,s]), all that backward needs of the softmax (Dao 2022, arXiv 2205.14135)
  * Only rows t in [t0, T) are computed. Keys and values come from all rows, so that qkv serves as the cache of
  * a generation step; training has t0 = 0. */
 LLMC_OP(attn_forward, struct tensor *out, /* (B,T,NH*HS) =, rows t >= t0 */
         struct tensor *lse,               /* (B,NH,T) fp32 =, rows t >= t0 */
         const struct tensor *qkv,         /* (B,T,(NH+2*NKV)*HS) */
-        int NH, int NKV,                  /* NH % NKV == 0 */
-        int t0);
+        const struct tensor *prefix,      /* (B) int32, >= 0 (or NULL: without ATTN_PREFIX) */
+        const struct attn_rule *rule, int t0);
 
-/* With D[t] = out[t].dout[t], P = exp(S - lse):
+/* With D[t] = out[t].dout[t], P = exp(S - lse), and scaled dot products, scale = 1/sqrt(HS):
  *   dv[s] = sum_t P[t,s] dout[t];  dS = P * (dout v^T - D);  dq = scale * dS k;  dk = scale * dS^T q
- * where dk and dv are also sums over the query heads that share the head. */
+ * where dk and dv are also sums over the query heads that share the head. For other scores, dq and dk follow
+ * from dS by the chain rule. */
 LLMC_OP(attn_backward, struct tensor *dqkv, /* (B,T,(NH+2*NKV)*HS) = */
         const struct tensor *dout,          /* (B,T,NH*HS) */
         const struct tensor *out,           /* (B,T,NH*HS) */
         const struct tensor *lse,           /* (B,NH,T) fp32 */
         const struct tensor *qkv,           /* (B,T,(NH+2*NKV)*HS) */
-        int NH, int NKV);
+        const struct tensor *prefix,        /* as attn_forward got it */
+        const struct attn_rule *rule);
 
 /* --- rope: rotary position embedding (Su et al. 2021, arXiv 2104.09864) --- */
 

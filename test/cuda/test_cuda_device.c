@@ -206,9 +206,10 @@ static void check_architecture(int arch) {
     struct tensor qkv = tensor_make("qkv", DTYPE_BF16, NULL, 1, 100, 192, 0);
     struct tensor out = tensor_make("out", DTYPE_BF16, NULL, 1, 100, 64, 0);
     struct tensor lse = tensor_make("lse", DTYPE_F32, NULL, 1, 1, 100, 0);
-    attn_forward(&ctx, &out, &lse, &qkv, 1, 1, 0);
+    struct attn_rule rule = {.heads = 1, .kv_heads = 1};
+    attn_forward(&ctx, &out, &lse, &qkv, NULL, &rule, 0);
     assert_string_equal(ctx.variant_in_use[OP_attn_forward], arch == 90 ? "hopper" : "flash");
-    attn_forward(&ctx, &out, &lse, &qkv, 1, 1, 50); /* a span of a generation */
+    attn_forward(&ctx, &out, &lse, &qkv, NULL, &rule, 50); /* a span of a generation */
     assert_string_not_equal(ctx.variant_in_use[OP_attn_forward], "hopper");
     ctx_free(&ctx);
     d->close(d);

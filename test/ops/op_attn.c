@@ -3,9 +3,25 @@
 
 #include <stdlib.h>
 
-enum { RISING = OP_FLAG(0), LOW = OP_FLAG(1), FALLING = OP_FLAG(2) };
+enum { RISING = OP_FLAG(0), LOW = OP_FLAG(1), FALLING = OP_FLAG(2), SOFTCAP = OP_FLAG(3) };
+
+/* The rule of a case stands in its flags. */
+#define SCORE(score) ((unsigned)(score) << 8)
+#define MASK(mask)   ((unsigned)(mask) << 11)
+#define WINDOW(n)    (MASK(ATTN_WINDOW) | (unsigned)(n) << 16)
 
 static int64_t kv_heads(const struct op_case *c) { return c->d[5] ? c->d[5] : c->d[2]; }
+
+static struct attn_rule rule_of(const struct op_case *c) {
+    return (struct attn_rule){(int)c->d[2],
+                              (int)kv_heads(c),
+                              (enum attn_score)(c->flags >> 8 & 7),
+                              (enum attn_mask)(c->flags >> 11 & 7),
+                              (int)(c->flags >> 16),
+                              c->flags & SOFTCAP ? 1.5f : 0.0f};
+}
+#define RULE ((struct attn_rule[1]){rule_of(x->c)})
+
 static int64_t width_of(const struct op_case *c) { return (c->d[2] + 2 * kv_heads(c)) * c->d[3]; }
 
 /* With INPUT_LARGE, scores reach about 200, where exp without the maximum overflows. LOW: all scores are
@@ -29,9 +45,17 @@ static void fill_qkv(struct op_instance *x, struct operand *o) {
     op_round(o, o->initial);
 }
 
+/* Some prefixes end beyond the sequence. */
+static void add_prefix(struct op_instance *x) {
+    if (rule_of(x->c).mask != ATTN_PREFIX) return;
+    check(x->c->d[0] <= 8, "%s: a batch of more than 8", x->c->name);
+    op_fill_index(x, op_add(x, ROLE_IN, DTYPE_I32, "prefix", x->c->d[0], 0, 0), 0, x->c->d[1] + 3);
+}
+
 /* One (batch, query head): scores, probabilities and their errors, in double. */
 struct rows {
-    int64_t T, HS, width;
+    struct attn_rule rule;
+    int64_t T, HS, width, prefix;
     int64_t q_at, k_at, v_at; /* of the first elements in qkv */
     const float *q, *k, *v;   /* rows `width` apart */
     double scale;
@@ -42,8 +66,23 @@ static struct rows rows_of(struct op_instance *x, int64_t bh) {
     int64_t q = bh / NH * T * width + bh % NH * HS,
             k = bh / NH * T * width + (NH + bh % NH / (NH / NKV)) * HS;
     const float *qkv = op_initial(x, "qkv");
-    return (struct rows){
-        T, HS, width, q, k, k + NKV * HS, qkv + q, qkv + k, qkv + k + NKV * HS, 1.0 / sqrt((double)HS)};
+    struct attn_rule rule = rule_of(x->c);
+    return (struct rows){rule,
+                         T,
+                         HS,
+                         width,
+                         rule.mask == ATTN_PREFIX ? (int64_t)op_initial(x, "prefix")[bh / NH] : 0,
+                         q,
+                         k,
+                         k + NKV * HS,
+                         qkv + q,
+                         qkv + k,
+                         qkv + k + NKV * HS,
+                         1.0 / sqrt((double)HS)};
+}
+
+static struct attn_range keys_of(const struct rows *r, int64_t t) {
+    return attn_keys(r->rule, r->prefix, r->T, t);
 }
 
 static double dot(const float *a, const float *b, int64_t n, double *magnitude) {
@@ -57,16 +96,73 @@ static double dot(const float *a, const float *b, int64_t n, double *magnitude) 
     return sum;
 }
 
-/* Computes P[t,0..t]; returns the largest fp32 error of a score in row t, that of the sum and a rounding. */
-static double probabilities(const struct rows *r, int64_t t, double *P, double *lse) {
-    double max = -INFINITY, total = 0.0, error = 0.0, m;
-    for (int64_t s = 0; s <= t; s++) {
-        P[s] = r->scale * dot(r->q + t * r->width, r->k + s * r->width, r->HS, &m);
-        max = fmax(max, P[s]);
-        error = fmax(error, op_sum_error((double)r->HS) * r->scale * m);
+/* A query and a key: a value, and its error in fp32. The score's gradient is slope * k + own_q * q for q, and
+ * slope * q + own_k * k for k. */
+struct number {
+    double value, error;
+};
+struct pair {
+    double P;
+    struct number score, slope, own_q, own_k;
+};
+
+static struct pair pair_of(const struct rows *r, const float *q, const float *k) {
+    double m, qq, kk, x = dot(q, k, r->HS, &m), e = op_sum_error((double)r->HS), scale = r->scale;
+    (void)dot(q, q, r->HS, &qq);
+    (void)dot(k, k, r->HS, &kk);
+    double a = qq + 1e-6, b = kk + 1e-6, cosine = 1.0 / (sqrt(a * b) * scale), s = scale * x;
+    switch (r->rule.score) {
+    case ATTN_DOT:
+        return (struct pair){0.0, {x, e * m}, {1.0, 0.0}, {0}, {0}};
+    case ATTN_COSINE:
+        return (struct pair){0.0,
+                             {x * cosine, e * (m + 2.0 * fabs(x)) * cosine},
+                             {cosine, 2.0 * e * cosine},
+                             {-x * cosine / a, e * (m + 4.0 * fabs(x)) * cosine / a},
+                             {-x * cosine / b, e * (m + 4.0 * fabs(x)) * cosine / b}};
+    case ATTN_L2:
+        return (struct pair){0.0,
+                             {scale * (2.0 * x - qq - kk), e * scale * (2.0 * m + qq + kk)},
+                             {2.0 * scale, 0.0},
+                             {-2.0 * scale, 0.0},
+                             {-2.0 * scale, 0.0}};
+    case ATTN_DOT2:
+        return (struct pair){0.0,
+                             {s * s, 2.0 * e * scale * m * (fabs(s) + e * scale * m)},
+                             {2.0 * scale * s, 2.0 * e * scale * scale * m},
+                             {0},
+                             {0}};
+    default:
+        return (struct pair){0.0, {s, e * scale * m}, {scale, 0.0}, {0}, {0}};
     }
-    for (int64_t s = 0; s <= t; s++) total += P[s] = exp(P[s] - max);
-    for (int64_t s = 0; s <= t; s++) P[s] /= total;
+}
+
+/* The score is bent, and everything in its gradient is multiplied by the slope of that. */
+static void bend(struct pair *p, double cap) {
+    double y = tanh(p->score.value / cap), slope = 1.0 - y * y;
+    double error = 2.0 / cap * p->score.error + 16.0 * UNIT_F32;
+    struct number *gradient[] = {&p->slope, &p->own_q, &p->own_k};
+    p->score.value = cap * y;
+    p->score.error += 16.0 * UNIT_F32 * cap;
+    for (int i = 0; i < 3; i++) {
+        gradient[i]->error = slope * gradient[i]->error + error * fabs(gradient[i]->value);
+        gradient[i]->value *= slope;
+    }
+}
+
+/* Fills the pairs of query t with the keys that it sees; returns the largest fp32 error of a score, that of
+ * the sum and a rounding. */
+static double probabilities(const struct rows *r, int64_t t, struct pair *pairs, double *lse) {
+    double max = -INFINITY, total = 0.0, error = 0.0;
+    struct attn_range keys = keys_of(r, t);
+    for (int64_t s = keys.first; s < keys.end; s++) {
+        pairs[s] = pair_of(r, r->q + t * r->width, r->k + s * r->width);
+        if (r->rule.softcap > 0.0f) bend(&pairs[s], (double)r->rule.softcap);
+        max = fmax(max, pairs[s].score.value);
+        error = fmax(error, pairs[s].score.error);
+    }
+    for (int64_t s = keys.first; s < keys.end; s++) total += pairs[s].P = exp(pairs[s].score.value - max);
+    for (int64_t s = keys.first; s < keys.end; s++) pairs[s].P /= total;
     *lse = max + log(total);
     return error;
 }
@@ -77,6 +173,7 @@ static void attn_forward_make(struct op_instance *x) {
     int64_t B = x->c->d[0], T = x->c->d[1], NH = x->c->d[2], C = NH * x->c->d[3];
     enum operand_role role = x->c->d[4] > 0 ? ROLE_UPDATE : ROLE_OUT; /* rows before t0 stay as they are */
     fill_qkv(x, op_add(x, ROLE_IN, x->dtype, "qkv", B, T, width_of(x->c)));
+    add_prefix(x);
     op_add(x, role, x->dtype, "out", B, T, C);
     op_add(x, role, DTYPE_F32, "lse", B, NH, T);
 }
@@ -89,23 +186,25 @@ static void attn_forward_bound(struct op_instance *x) {
 #pragma omp parallel for schedule(dynamic)
     for (int64_t bh = 0; bh < B * NH; bh++) {
         struct rows r = rows_of(x, bh);
-        double *P = (double *)xmalloc((size_t)T * sizeof *P), lse;
+        struct pair *pairs = (struct pair *)xmalloc((size_t)T * sizeof *pairs);
         for (int64_t t = 0; t < T; t++) {
-            double *o = out + (bh / NH * T + t) * C + bh % NH * HS;
+            double lse, *o = out + (bh / NH * T + t) * C + bh % NH * HS;
             if (t < t0) { /* unchanged, to the bit */
                 for (int64_t c = 0; c < HS; c++) o[c] = 0.0;
                 lse_allowed[bh * T + t] = 0.0;
                 continue;
             }
-            double score = probabilities(&r, t, P, &lse), e = op_sum_error((double)(t + 1));
+            struct attn_range keys = keys_of(&r, t);
+            double score = probabilities(&r, t, pairs, &lse);
+            double e = op_sum_error((double)(keys.end - keys.first));
             lse_allowed[bh * T + t] += 2.0 * score + e + 4.0 * UNIT_F32 * fabs(lse);
-            for (int64_t s = 0; s <= t; s++) {
-                double share =
-                    P[s] * (2.0 * score + e + 4.0 * UNIT_F32 * fabs(log(P[s] + 1e-300)) + 2.0 * x->unit);
+            for (int64_t s = keys.first; s < keys.end; s++) {
+                double P = pairs[s].P,
+                       share = P * (2.0 * score + e + 4.0 * UNIT_F32 * fabs(log(P + 1e-300)) + 2.0 * x->unit);
                 for (int64_t c = 0; c < HS; c++) o[c] += share * fabs((double)r.v[s * r.width + c]);
             }
         }
-        free(P);
+        free(pairs);
     }
 }
 
@@ -127,6 +226,32 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         HOPPER_CASE("head 128", 0, 2, 256, 1, 128), HOPPER_CASE("many tiles", 0, 2, 385, 2, 64),             \
         HOPPER_CASE("many falling tiles", FALLING, 1, 300, 2, 64),                                           \
         HOPPER_CASE("falling, head 128", FALLING | EVERYWHERE, 1, 257, 1, 128)
+
+/* Every score, every mask, and pairs of them; more than one tile of any kernel, and heads that share. Small ones
+ * are for finite differences. */
+#define RULE_CASE(name, rule, ...)                                                                           \
+    { name, INPUT_RANDOM, {__VA_ARGS__}, rule, SIZE_SMALL }
+#define SMALL_RULE(name, rule)                                                                               \
+    RULE_CASE(name ", small", rule, 1, 5, 4, 3, 0, 2), RULE_CASE(name ", long", rule, 1, 22, 1, 3),          \
+        RULE_CASE(name ", grouped", rule, 3, 37, 4, 8, 0, 2),                                                \
+        RULE_CASE(name ", head 64", rule, 2, 70, 2, 64)
+#define RULE_CASES                                                                                           \
+    SMALL_RULE("dot", SCORE(ATTN_DOT)), SMALL_RULE("cosine", SCORE(ATTN_COSINE)),                            \
+        SMALL_RULE("l2", SCORE(ATTN_L2)), SMALL_RULE("dot2", SCORE(ATTN_DOT2)),                              \
+        SMALL_RULE("anti-causal", MASK(ATTN_ANTI_CAUSAL)), SMALL_RULE("full", MASK(ATTN_FULL)),              \
+        SMALL_RULE("window", WINDOW(4)), SMALL_RULE("prefix", MASK(ATTN_PREFIX)),                            \
+        SMALL_RULE("softcap", SOFTCAP), SMALL_RULE("l2, softcap", SOFTCAP | SCORE(ATTN_L2)),                 \
+        SMALL_RULE("cosine, window, softcap", SOFTCAP | SCORE(ATTN_COSINE) | WINDOW(3)),                     \
+        SMALL_RULE("dot2, full, softcap", SOFTCAP | SCORE(ATTN_DOT2) | MASK(ATTN_FULL)),                     \
+        RULE_CASE("window of one", WINDOW(1), 1, 40, 2, 16),                                                 \
+        RULE_CASE("wide window", WINDOW(50), 1, 40, 2, 16),                                                  \
+        RULE_CASE("window, many tiles", WINDOW(37), 1, 150, 1, 64),                                          \
+        RULE_CASE("l2, anti-causal", SCORE(ATTN_L2) | MASK(ATTN_ANTI_CAUSAL), 1, 40, 2, 16),                 \
+        RULE_CASE("cosine, prefix", SCORE(ATTN_COSINE) | MASK(ATTN_PREFIX), 3, 40, 2, 16),                   \
+        RULE_CASE("cosine, head 300", SCORE(ATTN_COSINE), 1, 9, 2, 300, 0, 1),                               \
+        {"full, low", INPUT_RANDOM, {1, 40, 2, 16}, LOW | MASK(ATTN_FULL), SIZE_SMALL}, {                    \
+        "softcap, large", INPUT_LARGE, {1, 40, 2, 16}, SOFTCAP, SIZE_SMALL                                   \
+    }
 
 #define ATTN_CASES                                                                                           \
     {"odd", INPUT_RANDOM, {2, 5, 2, 3}, 0, SIZE_SMALL}, {"one", INPUT_RANDOM, {1, 1, 1, 1}, 0, SIZE_SMALL},  \
@@ -158,7 +283,7 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         {"grouped, head 300", INPUT_RANDOM, {1, 9, 2, 300, 0, 1}, 0, SIZE_SMALL},                            \
         {"grouped, large", INPUT_LARGE, {1, 70, 4, 32, 0, 1}, 0, SIZE_SMALL},                                \
         {"grouped, rising", INPUT_RANDOM, {1, 100, 2, 64, 0, 1}, RISING, SIZE_SMALL},                        \
-        {"unaligned", INPUT_RANDOM, {1, 20, 2, 16}, UNALIGNED, SIZE_SMALL}, HOPPER_CASES,                    \
+        {"unaligned", INPUT_RANDOM, {1, 20, 2, 16}, UNALIGNED, SIZE_SMALL}, HOPPER_CASES, RULE_CASES,        \
         {"gpt2", INPUT_RANDOM, {2, 1024, 12, 64}, 0, SIZE_LARGE}, {                                          \
         "gpt2-xl", INPUT_LARGE, {1, 515, 25, 64}, 0, SIZE_LARGE                                              \
     }
@@ -180,9 +305,20 @@ static const struct op_case attn_forward_cases[] = {
     {"gpt2, a row", INPUT_RANDOM, {1, 1024, 12, 64, 1023}, 0, SIZE_LARGE},
     {"span from the cache", INPUT_RANDOM, {1, 70, 1, 64, 37}, 0, SIZE_SMALL},
     {"span from the cache, odd", INPUT_RANDOM, {2, 11, 2, 3, 4}, 0, SIZE_SMALL},
+    {"a row, window", INPUT_RANDOM, {1, 130, 2, 64, 129}, WINDOW(50), SIZE_SMALL},
+    {"a row, l2, softcap", INPUT_RANDOM, {1, 70, 4, 8, 69, 2}, SOFTCAP | SCORE(ATTN_L2), SIZE_SMALL},
+    {"a row, cosine", INPUT_RANDOM, {1, 70, 2, 16, 69}, SCORE(ATTN_COSINE), SIZE_SMALL},
+    {"a row, dot2", INPUT_RANDOM, {1, 70, 2, 16, 69}, SCORE(ATTN_DOT2), SIZE_SMALL},
+    {"a row, anti-causal", INPUT_RANDOM, {1, 20, 2, 16, 19}, MASK(ATTN_ANTI_CAUSAL), SIZE_SMALL},
+    {"span, window", INPUT_RANDOM, {1, 90, 2, 16, 37}, WINDOW(20), SIZE_SMALL},
+    {"span, prefix, cosine",
+     INPUT_RANDOM,
+     {2, 40, 2, 16, 13},
+     MASK(ATTN_PREFIX) | SCORE(ATTN_COSINE),
+     SIZE_SMALL},
 };
 OP_TEST(attn_forward, (.bound = attn_forward_bound, .model_cases = attn_model_cases), A("out"), A("lse"),
-        A("qkv"), (int)x->c->d[2], (int)kv_heads(x->c), (int)x->c->d[4]);
+        A("qkv"), A("prefix"), RULE, (int)x->c->d[4]);
 
 /* --- attn_backward --- */
 
@@ -190,6 +326,7 @@ static void attn_backward_make(struct op_instance *x) {
     int64_t B = x->c->d[0], T = x->c->d[1], NH = x->c->d[2], C = NH * x->c->d[3];
     struct operand *qkv = op_add(x, ROLE_IN, x->dtype, "qkv", B, T, width_of(x->c));
     fill_qkv(x, qkv);
+    add_prefix(x);
     struct operand *dout = op_add(x, ROLE_IN, x->dtype, "dout", B, T, C);
     if (x->c->input != INPUT_TINY) op_fill_normal(x, dout, 0.0, 1.0);
     struct operand *out = op_add(x, ROLE_IN, x->dtype, "out", B, T, C);
@@ -197,10 +334,19 @@ static void attn_backward_make(struct op_instance *x) {
     out->reference.data = out->initial;
     lse->reference.data = lse->initial;
     qkv->reference.data = qkv->initial;
-    attn_forward(&x->reference, &out->reference, &lse->reference, &qkv->reference, (int)NH,
-                 (int)kv_heads(x->c), 0);
+    struct operand *prefix = op_find(x, "prefix");
+    int32_t lengths[8];
+    struct tensor t = tensor_make("prefix", DTYPE_I32, lengths, B, 0, 0, 0);
+    for (int64_t b = 0; prefix && b < B; b++) lengths[b] = (int32_t)prefix->initial[b];
+    attn_forward(&x->reference, &out->reference, &lse->reference, &qkv->reference, prefix ? &t : NULL, RULE,
+                 0);
     op_round(out, out->initial);
     op_add(x, ROLE_OUT, x->dtype, "dqkv", B, T, width_of(x->c));
+}
+
+/* The error of a number times dS, whose size and error are known. */
+static double of_product(struct number x, double dS, double error) {
+    return fabs(x.value) * error + x.error * (dS + error);
 }
 
 /* P = exp(S - lse) has the error of S and the roundings of S and lse; dP - D those of two dot products. P
@@ -216,29 +362,34 @@ static void attn_backward_bound(struct op_instance *x) {
     for (int64_t shared = 0; shared < B * NKV; shared++)
         for (int64_t bh = shared * NH / NKV; bh < (shared + 1) * NH / NKV; bh++) {
             struct rows r = rows_of(x, bh);
-            double *P = (double *)xmalloc((size_t)T * sizeof *P), lse, m, m_D;
+            struct pair *pairs = (struct pair *)xmalloc((size_t)T * sizeof *pairs);
             for (int64_t t = 0; t < T; t++) {
                 int64_t at = (bh / NH * T + t) * C + bh % NH * HS;
                 const float *d = dout + at, *q = r.q + t * r.width;
-                double score = probabilities(&r, t, P, &lse), D = dot(out + at, d, HS, &m_D);
-                for (int64_t s = 0; s <= t; s++) {
-                    double relative =
-                        2.0 * score + 4.0 * UNIT_F32 * (fabs(lse) + fabs(log(P[s] + 1e-300))) + e;
-                    double dP = dot(d, r.v + s * r.width, HS, &m);
-                    double dS =
-                        r.scale * P[s] * (fabs(dP - D) * (relative + 2.0 * x->unit) + dots * (m + m_D));
-                    double p = P[s] * (relative + 2.0 * x->unit);
+                struct attn_range keys = keys_of(&r, t);
+                double lse, m, m_D, score = probabilities(&r, t, pairs, &lse), D = dot(out + at, d, HS, &m_D);
+                for (int64_t s = keys.first; s < keys.end; s++) {
+                    const struct pair *pair = &pairs[s];
+                    const float *k = r.k + s * r.width;
+                    double P = pair->P,
+                           relative = 2.0 * score + e + 4.0 * UNIT_F32 * (fabs(lse) + fabs(log(P + 1e-300)));
+                    double dP = dot(d, r.v + s * r.width, HS, &m), dS = P * fabs(dP - D);
+                    double error = dS * (relative + 2.0 * x->unit) + P * dots * (m + m_D);
+                    double p = P * (relative + 2.0 * x->unit), slope = of_product(pair->slope, dS, error);
+                    double own_q = of_product(pair->own_q, dS, error),
+                           own_k = of_product(pair->own_k, dS, error);
                     for (int64_t c = 0; c < HS; c++) {
-                        dqkv[r.q_at + t * r.width + c] += dS * fabs((double)r.k[s * r.width + c]);
-                        dqkv[r.k_at + s * r.width + c] += dS * fabs((double)q[c]);
+                        double qc = fabs((double)q[c]), kc = fabs((double)k[c]);
+                        dqkv[r.q_at + t * r.width + c] += slope * kc + own_q * qc;
+                        dqkv[r.k_at + s * r.width + c] += slope * qc + own_k * kc;
                         dqkv[r.v_at + s * r.width + c] += p * fabs((double)d[c]);
                     }
                 }
             }
-            free(P);
+            free(pairs);
         }
 }
 
 static const struct op_case attn_backward_cases[] = {ATTN_CASES};
 OP_TEST(attn_backward, (.bound = attn_backward_bound, .model_cases = attn_model_cases), A("dqkv"), A("dout"),
-        A("out"), A("lse"), A("qkv"), (int)x->c->d[2], (int)kv_heads(x->c));
+        A("out"), A("lse"), A("qkv"), A("prefix"), RULE);

@@ -176,8 +176,9 @@ static void test_grouped_attention(void **state) {
         struct tensor o = tensor_make("out", DTYPE_F32, out[k], B, T, NH * HS, 0);
         struct tensor l = tensor_make("lse", DTYPE_F32, lse[k], B, NH, T, 0);
         struct tensor dq = tensor_make("dqkv", DTYPE_F32, dqkv[k], B, T, width, 0);
-        attn_forward(ctx_of(state), &o, &l, &q, NH, heads, 0);
-        attn_backward(ctx_of(state), &dq, &d, &o, &l, &q, NH, heads);
+        struct attn_rule rule = {.heads = NH, .kv_heads = heads};
+        attn_forward(ctx_of(state), &o, &l, &q, NULL, &rule, 0);
+        attn_backward(ctx_of(state), &dq, &d, &o, &l, &q, NULL, &rule);
     }
     assert_memory_equal(out[0], out[1], sizeof out[0]);
     assert_memory_equal(lse[0], lse[1], sizeof lse[0]);
@@ -197,6 +198,90 @@ static void test_grouped_attention(void **state) {
                              (double)shared[(NH + h) * HS + c], sum);
             }
     }
+}
+
+/* Attention by the words of attn_rule.h: every score under every mask, with and without a cap, and from every
+ * first row. */
+enum { RULE_T = 37, RULE_NH = 2, RULE_HS = 5, RULE_PREFIX = 21, RULE_WINDOW = 18 };
+
+static bool sees(enum attn_mask mask, int t, int s) {
+    switch (mask) {
+    case ATTN_ANTI_CAUSAL:
+        return s >= t;
+    case ATTN_FULL:
+        return true;
+    case ATTN_WINDOW:
+        return s <= t && s > t - RULE_WINDOW;
+    case ATTN_PREFIX:
+        return s <= t || (s < RULE_PREFIX && t < RULE_PREFIX);
+    default:
+        return s <= t;
+    }
+}
+
+static double score_by_words(const struct attn_rule *r, const float *q, const float *k) {
+    double qk = 0.0, qq = 1e-6, kk = 1e-6, distance = 0.0, root = sqrt((double)RULE_HS), score;
+    for (int c = 0; c < RULE_HS; c++) {
+        double a = (double)q[c], b = (double)k[c];
+        qk += a * b, qq += a * a, kk += b * b, distance += (a - b) * (a - b);
+    }
+    score = r->score == ATTN_DOT      ? qk
+            : r->score == ATTN_COSINE ? root * qk / sqrt(qq * kk)
+            : r->score == ATTN_L2     ? -distance / root
+            : r->score == ATTN_DOT2   ? qk / root * qk / root
+                                      : qk / root;
+    return r->softcap > 0.0f ? (double)r->softcap * tanh(score / (double)r->softcap) : score;
+}
+
+static void check_rule(struct ctx *ctx, const struct attn_rule *r, const float *data, int t0) {
+    enum { C = RULE_NH * RULE_HS, WIDTH = 3 * C };
+    float out_data[RULE_T * C], lse_data[RULE_NH * RULE_T];
+    int32_t lengths = RULE_PREFIX;
+    struct tensor qkv = tensor_make("qkv", DTYPE_F32, (void *)(uintptr_t)data, 1, RULE_T, WIDTH, 0);
+    struct tensor out = tensor_make("out", DTYPE_F32, out_data, 1, RULE_T, C, 0);
+    struct tensor lse = tensor_make("lse", DTYPE_F32, lse_data, 1, RULE_NH, RULE_T, 0);
+    struct tensor prefix = tensor_make("prefix", DTYPE_I32, &lengths, 1, 0, 0, 0);
+    attn_forward(ctx, &out, &lse, &qkv, r->mask == ATTN_PREFIX ? &prefix : NULL, r, t0);
+    for (int h = 0; h < RULE_NH; h++)
+        for (int t = t0; t < RULE_T; t++) {
+            double sum = 0.0, want[RULE_HS] = {0};
+            for (int s = 0; s < RULE_T; s++) {
+                const float *row = data + s * WIDTH + h * RULE_HS;
+                if (!sees(r->mask, t, s)) continue;
+                double e = exp(score_by_words(r, data + t * WIDTH + h * RULE_HS, row + C));
+                sum += e;
+                for (int c = 0; c < RULE_HS; c++) want[c] += e * (double)row[2 * C + c];
+            }
+            if (!(fabs((double)lse_data[h * RULE_T + t] - log(sum)) <= 1e-5 * (1.0 + fabs(log(sum)))))
+                fail_msg("score %d, mask %d, cap %g, from %d: lse[%d,%d] is %g, not %g", (int)r->score,
+                         (int)r->mask, (double)r->softcap, t0, h, t, (double)lse_data[h * RULE_T + t],
+                         log(sum));
+            for (int c = 0; c < RULE_HS; c++)
+                if (!(fabs((double)out_data[t * C + h * RULE_HS + c] - want[c] / sum) <= 1e-4))
+                    fail_msg("score %d, mask %d, cap %g, from %d: out[%d,%d,%d] is %g, not %g", (int)r->score,
+                             (int)r->mask, (double)r->softcap, t0, t, h, c,
+                             (double)out_data[t * C + h * RULE_HS + c], want[c] / sum);
+        }
+}
+
+static void test_attention_by_every_rule(void **state) {
+    static float data[RULE_T * 3 * RULE_NH * RULE_HS];
+    for (size_t i = 0; i < ARRAY_LENGTH(data); i++)
+        data[i] = (float)(4.0 * rng_uniform(8, RNG_TEST, (uint64_t)i) - 2.0);
+    for (int c = 0; c < RULE_HS; c++)
+        data[c] = data[RULE_NH * RULE_HS + c] = 0.0f; /* a query and a key of zeros */
+    for (int score = 0; score < ATTN_SCORES; score++)
+        for (int mask = 0; mask < ATTN_MASKS; mask++)
+            for (int cap = 0; cap < 2; cap++)
+                for (int t0 = 0; t0 < RULE_T; t0 += t0 ? 9 : 1) {
+                    struct attn_rule rule = {RULE_NH,
+                                             RULE_NH,
+                                             (enum attn_score)score,
+                                             (enum attn_mask)mask,
+                                             mask == ATTN_WINDOW ? RULE_WINDOW : 0,
+                                             cap ? 3.0f : 0.0f};
+                    check_rule(ctx_of(state), &rule, data, t0);
+                }
 }
 
 /* Long sums, in fp32, would drift or lose small terms; these are known in double. */
@@ -283,6 +368,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {CPU_TEST(test_norm_by_definition),
                                        CPU_TEST(test_activations_by_definition),
                                        CPU_TEST(test_grouped_attention),
+                                       CPU_TEST(test_attention_by_every_rule),
                                        CPU_TEST(test_matmul_of_few_and_many_rows),
                                        CPU_TEST(test_weights_in_bf16),
                                        CPU_TEST(test_long_sums),

@@ -176,8 +176,9 @@ static void test_golden_attn(void **state) {
         struct tensor *out = golden_result(&g, "out", NAN), *lse = golden_result(&g, "lse", NAN),
                       *dqkv = golden_result(&g, "dqkv", NAN);
         int NH = (int)golden_number(&g, "NH");
-        attn_forward(ctx_of(state), out, lse, qkv, NH, NH, 0);
-        attn_backward(ctx_of(state), dqkv, dout, out, lse, qkv, NH, NH);
+        struct attn_rule rule = {.heads = NH, .kv_heads = NH};
+        attn_forward(ctx_of(state), out, lse, qkv, NULL, &rule, 0);
+        attn_backward(ctx_of(state), dqkv, dout, out, lse, qkv, NULL, &rule);
         golden_compare(&g, out, 1e-5);
         golden_compare(&g, lse, 1e-5);
         /* one_hot: dk is q = 2000 times dP - D, which should be 0 but has the rounding of dP, half an ulp
@@ -284,11 +285,12 @@ static void test_attention_spans(void **state) {
         o[k] = tensor_make("out", DTYPE_F32, out[k], 1, T, C, 0);
         l[k] = tensor_make("lse", DTYPE_F32, lse[k], 1, NH, T, 0);
     }
-    attn_forward(ctx_of(state), &o[0], &l[0], &q, NH, NH, 0);
+    struct attn_rule rule = {.heads = NH, .kv_heads = NH};
+    attn_forward(ctx_of(state), &o[0], &l[0], &q, NULL, &rule, 0);
     for (int t0 = 0; t0 < T; t0++) {
         memset(out[1], 0, T * C * sizeof(float));
         memset(lse[1], 0, T * NH * sizeof(float));
-        attn_forward(ctx_of(state), &o[1], &l[1], &q, NH, NH, t0);
+        attn_forward(ctx_of(state), &o[1], &l[1], &q, NULL, &rule, t0);
         for (int64_t i = 0; i < T * C; i++) {
             double want = i / C < t0 ? 0.0 : (double)out[0][i];
             if (!(fabs((double)out[1][i] - want) <= 1e-6))
