@@ -47,7 +47,7 @@ struct tokenizer *open_prompt_tokenizer(const char *path, const char *directory,
         warn("--tokenizer %s is not the tokenizer of %s: the same numbers are other tokens to the model",
              path, directory);
     if (!t) {
-        check(!prompt[0], "%s has no tokenizer.json: --tokenizer must name one for the --prompt", directory);
+        check(!prompt[0], "%s has no tokenizer.json: --tokenizer must name one for the text", directory);
         warn("%s has no tokenizer.json: token ids stand for text (--tokenizer PATH names one)", directory);
     }
     check(!t || tokenizer_vocab_size(t) <= V, "the tokenizer has %d tokens, the model only %" PRId64,
@@ -79,13 +79,17 @@ bool try_encode_prompt(struct token_buffer *ids, const struct tokenizer *tokeniz
     return true;
 }
 
+void warn_about_length(const struct token_buffer *ids, const struct gpt_config *model) {
+    if (ids->count > model->context)
+        warn("the prompt has %" PRId64 " tokens: the model sees the last %" PRId64 " of them, its context",
+             ids->count, model->context);
+}
+
 struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const struct gpt_config *model,
                                   const char *prompt) {
     struct token_buffer ids;
     struct error err;
     check(try_encode_prompt(&ids, tokenizer, model, prompt, &err), "%s", err.message);
-    if (ids.count > model->context)
-        warn("the prompt has %" PRId64 " tokens: the model sees the last %" PRId64 " of them, its context",
-             ids.count, model->context);
+    warn_about_length(&ids, model);
     return ids;
 }

@@ -36,4 +36,7 @@ bool try_encode_prompt(struct token_buffer *ids, const struct tokenizer *tokeniz
 struct token_buffer encode_prompt(const struct tokenizer *tokenizer, const struct gpt_config *model,
                                   const char *prompt);
 
+/* Warns about a prompt that is longer than the context. */
+void warn_about_length(const struct token_buffer *ids, const struct gpt_config *model);
+
 #endif

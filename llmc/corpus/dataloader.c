@@ -22,6 +22,7 @@ struct dataset {
     uint64_t *hashes; /* (shards) shard_hash() */
     int64_t count;
     uint32_t *memory; /* the tokens of the only shard, or NULL: they are in files */
+    uint8_t *marks;   /* of these, enum token_mark; or NULL */
     int64_t vocab_size, tokens;
 };
 
@@ -90,12 +91,21 @@ struct dataset *dataset_from_tokens(const char *name, uint32_t *tokens, int64_t 
     return d;
 }
 
+struct dataset *dataset_from_marked_tokens(const char *name, uint32_t *tokens, uint8_t *marks, int64_t count,
+                                           int64_t vocab_size) {
+    struct dataset *d = dataset_from_tokens(name, tokens, count, vocab_size);
+    d->marks = marks;
+    d->hashes[0] = XXH3_64bits_withSeed(marks, (size_t)count, d->hashes[0]);
+    return d;
+}
+
 void dataset_free(struct dataset *d) {
     if (!d) return;
     for (int64_t i = 0; i < d->count; i++) shard_free(&d->shards[i]);
     free(d->shards);
     free(d->hashes);
     free(d->memory);
+    free(d->marks);
     free(d->name);
     free(d);
 }
@@ -122,6 +132,7 @@ uint64_t dataset_fingerprint(const struct dataset *d) {
         XXH3_64bits_update(h, numbers, sizeof numbers);
     }
     if (d->memory) XXH3_64bits_update(h, d->memory, (size_t)d->tokens * sizeof *d->memory);
+    if (d->marks) XXH3_64bits_update(h, d->marks, (size_t)d->tokens);
     uint64_t hash = XXH3_64bits_digest(h);
     XXH3_freeState(h);
     return hash;
@@ -268,11 +279,12 @@ struct dataloader {
     const struct dataset *d;
     struct loader_options o;
     int64_t samples, unused;   /* in an epoch; tokens in no sample */
-    int64_t *first_token;      /* (shards) tokens in the shards before; not for SAMPLES_DOCUMENTS, ... */
+    int64_t *first_token;      /* (shards) tokens in the shards before; not for orders by rows, ... */
     struct stretch *stretches; /* (stretch_count) ... neither are these */
     int64_t stretch_count;
-    struct row *rows; /* (row_count) for SAMPLES_DOCUMENTS; samples after them are ignored rows */
-    int64_t row_count;
+    struct row *rows; /* (row_count) for orders by rows; samples after them are ignored rows */
+    int64_t row_count, row_capacity;
+    int64_t cut, left_out; /* samples of marked tokens */
 
     /* The reading thread's own. */
     struct reader reader;
@@ -313,11 +325,14 @@ static int64_t shard_of(const struct dataloader *l, int64_t token) {
     return low;
 }
 
+static bool by_rows(const struct loader_options *o) { return o->order >= SAMPLES_DOCUMENTS; }
+
 static struct row locate(const struct dataloader *l, int64_t sample) {
-    int64_t index = sample % l->samples;
-    if (l->o.order == SAMPLES_DOCUMENTS) return index < l->row_count ? l->rows[index] : (struct row){0, 0, 0};
-    if (l->o.order == SAMPLES_SHUFFLED)
-        index = shuffle_index(l->o.seed, sample / l->samples, index, l->samples);
+    int64_t index = sample % l->samples, count = by_rows(&l->o) ? l->row_count : l->samples;
+    if (index >= count) return (struct row){0, 0, 0};
+    if (by_rows(&l->o) ? l->o.shuffle_rows : l->o.order == SAMPLES_SHUFFLED)
+        index = shuffle_index(l->o.seed, sample / l->samples, index, count);
+    if (by_rows(&l->o)) return l->rows[index];
     const struct stretch *s = stretch_of(l, index);
     int64_t token = s->first_token + (index - s->first_sample) * l->o.T, shard = shard_of(l, token);
     return (struct row){shard, token - l->first_token[shard], l->o.T};
@@ -337,30 +352,32 @@ static bool fill_slot(struct dataloader *l, struct slot *out, int64_t sample, st
         int32_t *tokens = out->tokens + b * T, *targets = out->targets + b * T; /* (T) */
         if (r->length > 0 && !reader_read_on(&l->reader, r->shard, r->first, r->length + 1, l->scratch, err))
             return false;
+        const uint8_t *marks = l->d->marks && r->length ? l->d->marks + r->first : NULL;
         for (int64_t t = 0; t < r->length; t++) {
+            bool given = marks && (marks[t + 1] & MARK_GIVEN);
             tokens[t] = (int32_t)l->scratch[t];
-            targets[t] = (int32_t)l->scratch[t + 1];
+            targets[t] = given ? -1 : (int32_t)l->scratch[t + 1];
+            out->valid_targets += !given;
         }
         for (int64_t t = r->length; t < T; t++) {
             tokens[t] = (int32_t)max_i64(l->o.end_of_text, 0);
             targets[t] = -1;
         }
-        out->valid_targets += r->length;
     }
     return true;
 }
 
-static void add_row(struct dataloader *l, int64_t shard, int64_t first, int64_t length, int64_t *capacity) {
-    if (l->row_count == *capacity) {
-        *capacity = *capacity * 2 + 64;
-        l->rows = (struct row *)xrealloc(l->rows, (size_t)*capacity * sizeof *l->rows);
+static void add_row(struct dataloader *l, int64_t shard, int64_t first, int64_t length) {
+    if (l->row_count == l->row_capacity) {
+        l->row_capacity = l->row_capacity * 2 + 64;
+        l->rows = (struct row *)xrealloc(l->rows, (size_t)l->row_capacity * sizeof *l->rows);
     }
     l->rows[l->row_count++] = (struct row){shard, first, length};
 }
 
 /* Finds the rows of one shard for SAMPLES_DOCUMENTS. `row` is the start of the open row, `whole` the last
  * place where it may end: the first token of a document is the last target of the row before. */
-static bool add_document_rows(struct dataloader *l, int64_t shard, int64_t *capacity, struct error *err) {
+static bool add_document_rows(struct dataloader *l, int64_t shard, struct error *err) {
     enum { CHUNK = 1 << 16 };
     int64_t n = l->d->shards[shard].tokens, T = l->o.T, row = 0, whole = 0;
     uint32_t *chunk = (uint32_t *)xmalloc(CHUNK * sizeof *chunk);
@@ -373,15 +390,41 @@ static bool add_document_rows(struct dataloader *l, int64_t shard, int64_t *capa
             if (at - row >
                 T) { /* full: the row ends at the last document that fits, or inside its only one */
                 int64_t end = whole > row ? whole : row + T;
-                add_row(l, shard, row, end - row, capacity);
+                add_row(l, shard, row, end - row);
                 row = end;
             }
             if (chunk[i] == (uint32_t)l->o.end_of_text || at == n - 1) whole = at;
         }
     }
-    if (ok && whole > row) add_row(l, shard, row, whole - row, capacity);
+    if (ok && whole > row) add_row(l, shard, row, whole - row);
     free(chunk);
     return ok;
+}
+
+static bool has_target(const uint8_t *marks, int64_t first, int64_t count) {
+    for (int64_t i = first + 1; i < first + count; i++)
+        if (!(marks[i] & MARK_GIVEN)) return true;
+    return false;
+}
+
+/* The rows of marked tokens: T inputs and one target more. Samples that lie behind each other share a row, if
+ * they may and as long as they fit. */
+static void add_marked_rows(struct dataloader *l) {
+    const uint8_t *marks = l->d->marks;
+    for (int64_t first = 0, end; first < l->d->tokens; first = end) {
+        for (end = first + 1; end < l->d->tokens && !(marks[end] & MARK_BEGINS);) end++;
+        int64_t count = min_i64(end - first, l->o.T + 1);
+        struct row *last = l->row_count ? &l->rows[l->row_count - 1] : NULL;
+        bool joins = l->o.order == SAMPLES_DOCUMENTS && last && last->first + last->length + 1 == first &&
+                     end - 1 - last->first <= l->o.T;
+        l->cut += count < end - first;
+        if (!has_target(marks, first, count))
+            l->left_out++;
+        else if (joins)
+            last->length = end - 1 - last->first;
+        else
+            add_row(l, 0, first, count - 1);
+    }
 }
 
 /* Ends the stretch that begins at `first_token` before token `end`. */
@@ -410,11 +453,18 @@ static void find_stretches(struct dataloader *l) {
 
 static bool find_samples(struct dataloader *l, struct error *err) {
     const struct dataset *d = l->d;
-    int64_t longest = 0, capacity = 0, group = l->o.B * l->o.world;
+    int64_t longest = 0, group = l->o.B * l->o.world;
     for (int64_t i = 0; i < d->count; i++) longest = max_i64(longest, d->shards[i].tokens);
-    if (l->o.order == SAMPLES_DOCUMENTS) {
-        for (int64_t i = 0; i < d->count; i++)
-            if (!add_document_rows(l, i, &capacity, err)) return false;
+    if (d->marks) add_marked_rows(l);
+    if (d->marks && !l->row_count)
+        return fail(
+            err,
+            "%s: nothing that is to be learned lies within the first %lld tokens of a sample: use longer "
+            "sequences",
+            d->name, (long long)l->o.T + 1);
+    if (by_rows(&l->o)) {
+        for (int64_t i = 0; !d->marks && i < d->count; i++)
+            if (!add_document_rows(l, i, err)) return false;
         l->samples = round_up(l->row_count, max_i64(group, l->o.step_samples));
         if (l->samples > 0) return true;
         return fail(
@@ -501,6 +551,8 @@ struct dataloader *dataloader_open(const struct dataset *d, const struct loader_
           "data loader: batch size %lld, sequence length %lld, rank %lld of %lld, first sample %lld",
           (long long)o->B, (long long)o->T, (long long)o->rank, (long long)o->world,
           (long long)o->first_sample);
+    check(d->marks ? by_rows(o) : o->order != SAMPLES_APART, "data loader: order %d of %s tokens",
+          (int)o->order, d->marks ? "marked" : "unmarked");
     struct dataloader *l = (struct dataloader *)xcalloc(1, sizeof *l);
     l->d = d;
     l->o = *o;
@@ -530,6 +582,8 @@ void dataloader_close(struct dataloader *l) {
 
 int64_t dataloader_samples(const struct dataloader *l) { return l->samples; }
 int64_t dataloader_unused(const struct dataloader *l) { return l->unused; }
+int64_t dataloader_cut(const struct dataloader *l) { return l->cut; }
+int64_t dataloader_left_out(const struct dataloader *l) { return l->left_out; }
 
 void dataloader_next(struct dataloader *l, const int32_t **tokens, const int32_t **targets,
                      int64_t *valid_targets) {

@@ -19,6 +19,15 @@ struct dataset; /* immutable; shared by loaders and threads */
 struct dataset *dataset_open(const char *pattern, int64_t vocab_size, struct error *err);
 /* Takes over `tokens` (malloc). `name` is for messages. */
 struct dataset *dataset_from_tokens(const char *name, uint32_t *tokens, int64_t count, int64_t vocab_size);
+/* Of a token in a set of samples that stay apart, such as conversations. */
+enum token_mark {
+    MARK_BEGINS = 1, /* a sample begins with it */
+    MARK_GIVEN = 2   /* it is read, but no target: nobody learns to write it */
+};
+/* The same with (count) `marks`, the first one MARK_BEGINS, which are taken over, too. For the orders
+ * SAMPLES_DOCUMENTS and SAMPLES_APART. */
+struct dataset *dataset_from_marked_tokens(const char *name, uint32_t *tokens, uint8_t *marks, int64_t count,
+                                           int64_t vocab_size);
 void dataset_free(struct dataset *d);
 /* Before the first loader: another limit of the token ids. */
 void dataset_set_vocabulary(struct dataset *d, int64_t vocab_size);
@@ -42,13 +51,16 @@ enum sample_order {
     /* In order, for validation: a row starts at a document and holds as many whole documents as fit; the
      * rest of it is ignored (target -1). A document longer than a row is cut into rows. So every target is
      * predicted from its whole document so far, up to T tokens. An epoch is a whole number of steps, filled
-     * with ignored rows: each token but the first of a shard is a target exactly once. */
-    SAMPLES_DOCUMENTS
+     * with ignored rows: each token but the first of a shard is a target exactly once. Of marked tokens, a
+     * sample longer than a row loses its end. */
+    SAMPLES_DOCUMENTS,
+    SAMPLES_APART /* the same, with one sample of marked tokens a row */
 };
 
 struct loader_options {
     int64_t B, T; /* rows, tokens a row */
     enum sample_order order;
+    bool shuffle_rows; /* of the last two orders: as SAMPLES_SHUFFLED does it, with ignored rows at the end */
     uint64_t seed;
     int64_t first_sample; /* where to start: epoch * dataloader_samples + index */
     int64_t rank, world;  /* of each B * world samples this loader reads its B; 0, 1 for one process */
@@ -72,6 +84,10 @@ void dataloader_close(struct dataloader *l); /* NULL is fine */
 int64_t dataloader_samples(const struct dataloader *l);
 /* Tokens that are in no sample. */
 int64_t dataloader_unused(const struct dataloader *l);
+/* Samples of marked tokens that are longer than a row; those of them whose first T + 1 tokens have no target,
+ * and which are left out. */
+int64_t dataloader_cut(const struct dataloader *l);
+int64_t dataloader_left_out(const struct dataloader *l);
 
 /* The next batch: (B,T) each, valid until the next call. Targets are the following tokens, or -1 where
  * ignored. `valid_targets` (or NULL) receives the number of targets that are not ignored. Ends the process

@@ -288,6 +288,18 @@ bool model_ends_text(const struct gpt_config *c, const struct tokenizer *t, int6
     return token == end_of_text(c, t);
 }
 
+void model_add_end_of_text(struct gpt_config *c, const struct tokenizer *t, int64_t token) {
+    int64_t end = end_of_text(c, t);
+    if (model_ends_text(c, t, token)) return;
+    if (!c->eos.count && end >= 0) c->eos.id[c->eos.count++] = (int32_t)end;
+    if (c->eos.count < GPT_MOST_IDS) c->eos.id[c->eos.count++] = (int32_t)token;
+}
+
+bool model_chat_open(struct chat_format *f, enum chat_family family, const struct tokenizer *t,
+                     const struct gpt_config *c, struct error *err) {
+    return chat_open(f, family, t, c->bos.count ? c->bos.id[0] : -1, c->eos.count ? c->eos.id[0] : -1, err);
+}
+
 static json_t *ids_json(const struct gpt_token_ids *ids, int64_t otherwise) {
     if (!ids->count) return otherwise < 0 ? json_null() : json_integer(otherwise);
     if (ids->count == 1) return json_integer(ids->id[0]);

@@ -5,7 +5,7 @@
 
 #include "llmc/format/safetensors.h"
 #include "llmc/model/config.h"
-#include "llmc/text/tokenizer.h"
+#include "llmc/text/chat.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -27,6 +27,11 @@ bool model_config_write(const char *dir, const struct gpt_config *config, enum s
 int64_t model_begin_of_text(const struct gpt_config *config, const struct tokenizer *tokenizer);
 /* Whether the token ends a text, by config.json or by the tokenizer (or NULL). */
 bool model_ends_text(const struct gpt_config *config, const struct tokenizer *tokenizer, int64_t token);
+/* The model learns to end what it says with this token, too: config.json will name it. */
+void model_add_end_of_text(struct gpt_config *config, const struct tokenizer *tokenizer, int64_t token);
+/* The format of conversations with this model, see chat_open(). */
+bool model_chat_open(struct chat_format *f, enum chat_family family, const struct tokenizer *tokenizer,
+                     const struct gpt_config *config, struct error *err);
 
 #ifdef __cplusplus
 }

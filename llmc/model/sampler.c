@@ -170,13 +170,14 @@ int64_t generate(struct gpt *gpt, struct sampler *s, const uint32_t *prompt, int
 
 struct collected {
     const struct tokenizer *t;
+    int64_t end;
     char *text;
     int64_t size, capacity;
 };
 
 static bool add_token(void *user, int64_t token) {
     struct collected *c = (struct collected *)user;
-    if (token == tokenizer_end_of_text(c->t)) return false;
+    if (token == tokenizer_end_of_text(c->t) || token == c->end) return false;
     int size;
     const char *bytes = tokenizer_token_bytes(c->t, token, &size);
     if (c->size + size + 1 > c->capacity) {
@@ -188,23 +189,24 @@ static bool add_token(void *user, int64_t token) {
     return true;
 }
 
-char *generate_text(struct gpt *gpt, const struct tokenizer *t, const struct sampler_options *options,
-                    const char *prompt, int64_t tokens) {
-    struct collected c = {t, (char *)xcalloc(1, 256), 0, 256};
-    struct token_buffer ids = {0};
-    int64_t start = tokenizer_end_of_text(t);
-    uint32_t *all = NULL;
-    int64_t count = 0;
-    if (prompt && *prompt) tokenizer_encode(t, prompt, (int64_t)strlen(prompt), &ids);
-    all = (uint32_t *)xmalloc((size_t)(ids.count + 1) * sizeof *all);
-    if (start >= 0) all[count++] = (uint32_t)start;
-    if (ids.count) memcpy(all + count, ids.ids, (size_t)ids.count * sizeof *all);
-    count += ids.count;
+char *generate_answer(struct gpt *gpt, const struct tokenizer *t, const struct sampler_options *options,
+                      const uint32_t *prompt, int64_t count, int64_t tokens, int64_t end) {
+    struct collected c = {t, end, (char *)xcalloc(1, 256), 0, 256};
     struct sampler *s = sampler_new(options, min_i64(gpt->config.vocab_size, tokenizer_vocab_size(t)));
-    generate(gpt, s, all, count, tokens, add_token, &c);
+    generate(gpt, s, prompt, count, tokens, add_token, &c);
     c.text[c.size] = '\0';
     sampler_free(s);
-    token_buffer_free(&ids);
-    free(all);
     return c.text;
+}
+
+char *generate_text(struct gpt *gpt, const struct tokenizer *t, const struct sampler_options *options,
+                    const char *prompt, int64_t tokens) {
+    struct token_buffer ids = {0};
+    int64_t start = tokenizer_end_of_text(t);
+    token_buffer_reserve(&ids, 1);
+    if (start >= 0) ids.ids[ids.count++] = (uint32_t)start;
+    if (prompt && *prompt) tokenizer_encode(t, prompt, (int64_t)strlen(prompt), &ids);
+    char *text = generate_answer(gpt, t, options, ids.ids, ids.count, tokens, -1);
+    token_buffer_free(&ids);
+    return text;
 }

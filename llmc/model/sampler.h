@@ -37,6 +37,11 @@ typedef bool generate_fn(void *user, int64_t token);
 int64_t generate(struct gpt *gpt, struct sampler *s, const uint32_t *prompt, int64_t count, int64_t tokens,
                  generate_fn *each, void *user);
 
+/* The text that follows `prompt` (count >= 1 tokens): up to `tokens` tokens, or until <|endoftext|> or `end`
+ * (-1: no other token). NUL-terminated; the caller frees. */
+char *generate_answer(struct gpt *gpt, const struct tokenizer *t, const struct sampler_options *options,
+                      const uint32_t *prompt, int64_t count, int64_t tokens, int64_t end);
+
 /* One text: <|endoftext|>, the prompt, then up to `tokens` tokens or until <|endoftext|>. NUL-terminated,
  * the prompt not included; the caller frees. */
 char *generate_text(struct gpt *gpt, const struct tokenizer *t, const struct sampler_options *options,

@@ -36,31 +36,41 @@ static const struct option_row data_rows[] = {
     OPT_TEXT(C, data, "data", NULL, "GLOB", "train on these token shards (.bin, as llm.c writes them)", 0),
     OPT_TEXT(C, val, "val", NULL, "GLOB",
              "token shards to validate on; needed with --data to validate at all", 0),
+    OPT_TEXT(C, chat, "chat", NULL, "FILE",
+             "learn to answer from conversations: JSON lines (also .gz, .zst) of {\"messages\": [{\"role\": "
+             "\"system|user|assistant\", \"content\": TEXT}, ...]}; only what the assistant says is learned",
+             0),
+    CHAT_TEMPLATE_OPTION(C),
     OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
              "tokenizer.json, a directory with one, or the word bytes (default: train one on the text)", 0),
     OPT_SIZE(C, stories, "stories", "40k", 100, 1e9, "N", "stories in the built-in corpus", 0),
     OPT_REAL(C, validation_fraction, "validation-fraction", "0.02", 0, 0.5, "X",
              "share of the text that is held out for validation (0: none)", 0),
     OPT_WORD(
-        C, samples, "samples", "auto", "auto|windows|documents", NULL,
-        "what a training sequence is: a window of T tokens that begins anywhere, or whole documents from "
-        "their start (auto: documents for the stories, windows otherwise)",
+        C, samples, "samples", "auto", "auto|windows|documents|apart", NULL,
+        "what a training sequence is: a window of T tokens that begins anywhere, whole documents or "
+        "conversations from their start, as many as fit, or one conversation (auto: documents for the stories, "
+        "apart for --chat, windows otherwise)",
         0),
-    OPT_FLAG(C, shuffle, "shuffle", "true", "visit the windows in a new random order in every epoch", 0),
+    OPT_FLAG(C, shuffle, "shuffle", "true",
+             "visit the windows or conversations in a new random order in every epoch", 0),
 };
 static const struct option_row batch_rows[] = {
     OPT_INT(C, batch_size, "batch-size", "auto", 0, 1 << 20, "B",
             "sequences that a process computes at a time (auto: 8 below 512 channels, else 4)", 0),
-    OPT_INT(C, seq_len, "seq-len", "auto", 0, 1 << 24, "T",
-            "tokens in a sequence (auto: 116 for the stories, else 1024, at most the model's context)", 0),
+    OPT_INT(
+        C, seq_len, "seq-len", "auto", 0, 1 << 24, "T",
+        "tokens in a sequence (auto: 116 for the stories, the longest conversation of --chat, else 1024; at "
+        "most 1024 and the model's context)",
+        0),
     OPT_SIZE(C, tokens_per_step, "tokens-per-step", "auto", 0, 1e12, "N",
              "tokens in an optimizer step, a multiple of B * T * processes; larger steps accumulate the "
              "gradients of several micro-batches (auto: B * T * processes)",
              0),
     OPT_SIZE(
         C, steps, "steps", "auto", 0, 1e12, "N",
-        "optimizer steps (auto: --epochs decides; without it 2600 for the stories, else one epoch, but at "
-        "least 500)",
+        "optimizer steps (auto: --epochs decides; without it 2600 for the stories, three epochs of --chat, "
+        "else one, but at least 500)",
         0),
     OPT_REAL(C, epochs, "epochs", "0", 0, 1e9, "X", "passes over the training data; used if --steps is 0", 0),
 };
@@ -209,7 +219,7 @@ bool run_starts_from_weights(const struct run_config *c) {
            (gpt_preset_exists(c->model) ? checkpoint_holds_model(c->model) : path_exists(c->model));
 }
 
-static bool on_stories(const struct run_config *c) { return !c->text && !c->data; }
+static bool on_stories(const struct run_config *c) { return !c->text && !c->data && !c->chat; }
 
 /* The model of the stories where nothing is said of it. Rotary positions find what was said before by its
  * distance: after 2,000 steps they are 6.5 % above the entropy, learned ones 8.4 %. */
@@ -320,11 +330,27 @@ static bool complete_optimizer(struct run_config *c, struct error *err) {
 /* Hardly a story has more tokens (1 of 40,000), and hardly two fit into a row. */
 enum { STORY_TOKENS = 116 };
 
+/* Shorter rows compute less, and multiples of 16 suit the hardware. The last token is only a target. */
+static int64_t longest_sequence(const struct run_config *c) {
+    return c->chat ? min_i64(1024, round_up(max_i64(1, c->longest - 1), 16)) : 1024;
+}
+
+static bool choose_samples(struct run_config *c, struct error *err) {
+    if (c->samples == SAMPLES_CHOICE_AUTO)
+        c->samples = c->chat              ? SAMPLES_CHOICE_APART
+                     : c->text || c->data ? SAMPLES_CHOICE_WINDOWS
+                                          : SAMPLES_CHOICE_DOCUMENTS;
+    if (c->samples == SAMPLES_CHOICE_APART && !c->chat)
+        return fail(err, "--samples apart: only --chat has conversations, which are kept apart");
+    return c->samples != SAMPLES_CHOICE_WINDOWS || !c->chat ||
+           fail(err, "--samples windows: conversations of --chat are not cut; give apart or documents");
+}
+
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, struct error *err) {
     bool small = model->channels < 512, from_weights = run_starts_from_weights(c);
     if (!c->batch_size) c->batch_size = small ? 8 : 4;
     bool stories = on_stories(c);
-    if (!c->seq_len) c->seq_len = min_i64(model->context, stories ? STORY_TOKENS : 1024);
+    if (!c->seq_len) c->seq_len = min_i64(model->context, stories ? STORY_TOKENS : longest_sequence(c));
     if (c->seq_len > model->context)
         return fail(err,
                     "--seq-len %" PRId64 " is longer than the context of model %s (%" PRId64 " positions)%s",
@@ -332,9 +358,7 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, s
                     from_weights ? "" : "; --context gives a new model a longer one");
     if (!c->model) c->model = RUN_DEFAULT_MODEL;
     if (!choose_tokens_per_step(c, err)) return false;
-    if (c->samples == SAMPLES_CHOICE_AUTO)
-        c->samples = c->text || c->data ? SAMPLES_CHOICE_WINDOWS : SAMPLES_CHOICE_DOCUMENTS;
-    if (!complete_optimizer(c, err)) return false;
+    if (!choose_samples(c, err) || !complete_optimizer(c, err)) return false;
     if (c->init_std <= 0 && !from_weights) c->init_std = choose_init_std(stories, model->channels);
     if (c->learning_rate <= 0) c->learning_rate = choose_learning_rate(c, model->channels, from_weights);
     if (c->final_lr_fraction < 0) c->final_lr_fraction = stories ? 0.0 : 0.1;
@@ -365,7 +389,10 @@ static bool choose_steps(struct run_config *c, const struct options *o, int64_t 
         c->epochs = 0;
     }
     if (steps > epochs) c->epochs = 0; /* that was another plan */
-    if (!c->steps) c->steps = !c->text && !c->data ? STORIES_STEPS : max_i64(FEWEST_STEPS, epoch_steps);
+    if (!c->steps)
+        c->steps = on_stories(c) ? STORIES_STEPS
+                   : c->chat     ? max_i64(1, 3 * epoch_samples * c->seq_len / c->tokens_per_step)
+                                 : max_i64(FEWEST_STEPS, epoch_steps);
     return c->steps >= step || fail(err,
                                     "--steps %" PRId64 ": the run has already made %" PRId64
                                     " steps; give more, or leave the option out",

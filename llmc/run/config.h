@@ -13,8 +13,14 @@
 #include "llmc/corpus/text_source.h"
 #include "llmc/model/gpt.h"
 #include "llmc/ranks/zero.h"
+#include "llmc/text/chat.h"
 
-enum samples_choice { SAMPLES_CHOICE_AUTO, SAMPLES_CHOICE_WINDOWS, SAMPLES_CHOICE_DOCUMENTS };
+enum samples_choice {
+    SAMPLES_CHOICE_AUTO,
+    SAMPLES_CHOICE_WINDOWS,
+    SAMPLES_CHOICE_DOCUMENTS,
+    SAMPLES_CHOICE_APART
+};
 enum optimizer_choice {
     OPTIMIZER_CHOICE_AUTO,
     OPTIMIZER_CHOICE_ADAMW,
@@ -29,7 +35,8 @@ struct run_config {
     const char *model;       /* preset, or a directory with weights; NULL: RUN_DEFAULT_MODEL */
     struct gpt_config shape; /* what is said of it; the vocabulary also goes to a tokenizer that is trained */
     /* data */
-    const char *text, *field, *data, *val, *tokenizer;
+    const char *text, *field, *data, *val, *chat, *tokenizer;
+    enum chat_family chat_template;
     enum text_format format;
     int64_t stories;
     double validation_fraction;
@@ -58,7 +65,8 @@ struct run_config {
     double comm_timeout;
     enum zero_level zero;
     bool bind, rank_logs, tensorboard;
-    int64_t world; /* processes of the run; not an option, run_open() sets it; 0 means 1 */
+    int64_t world;   /* processes of the run; not an option, run_open() sets it; 0 means 1 */
+    int64_t longest; /* tokens of the longest conversation; not an option, run_data_open() knows it */
     /* device and memory */
     const char *device;
     enum dtype_choice dtype;

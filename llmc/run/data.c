@@ -3,6 +3,7 @@
 
 #include "llmc/corpus/corpus.h"
 #include "llmc/format/checkpoint.h"
+#include "llmc/format/model_config.h"
 #include "llmc/run/owner.h"
 #include "llmc/stories/stories.h"
 #include "llmc/text/bpe_train.h"
@@ -112,6 +113,13 @@ static bool reads_once(const char *path) {
     return strcmp(path, "-") == 0 || (stat(path, &st) == 0 && S_ISFIFO(st.st_mode));
 }
 
+/* Several processes cannot read one stream. */
+static bool check_read_once(const char *option, const char *path, int64_t world, struct error *err) {
+    return world <= 1 || !reads_once(path) ||
+           fail(err, "--%s %s: each of the %" PRId64 " processes reads the text: put it into a file", option,
+                path, world);
+}
+
 static bool open_corpus(struct run_data *d, const struct run_config *c, struct corpus *corpus,
                         struct error *err) {
     if (!c->text) {
@@ -120,9 +128,7 @@ static bool open_corpus(struct run_data *d, const struct run_config *c, struct c
         return true;
     }
     struct text_options options = {.format = c->format, .field = c->field, .leave_out = run_wrote};
-    if (reads_once(c->text) && c->world > 1)
-        return fail(err, "--text %s: each of the %" PRId64 " processes reads the text: put it into a file",
-                    c->text, c->world);
+    if (!check_read_once("text", c->text, c->world, err)) return false;
     if (!corpus_open(corpus, c->text, &options, c->validation_fraction, err)) return false;
     corpus_warn(corpus, c->text, c->field);
     return true;
@@ -150,6 +156,65 @@ static bool encode(struct run_data *d, const struct run_config *c, const struct 
              (double)(corpus->bytes - corpus->validation_bytes) / (double)train_count,
              human_count((double)val_count));
     return true;
+}
+
+/* --- conversations --- */
+
+/* By the tokens that begin and end a text of the weights' model. */
+static bool open_chat_format(struct run_data *d, const struct run_config *c, const struct run_weights *w,
+                             struct error *err) {
+    struct gpt_config model = {.vocab_size = 0};
+    if (!d->tokenizer)
+        return fail(
+            err, "--chat %s: there is no tokenizer; --tokenizer names one, or --model a directory with one",
+            c->chat);
+    if (w->checkpoint && !checkpoint_config(&model, w->checkpoint, err)) return false;
+    if (!model_chat_open(&d->chat, c->chat_template, d->tokenizer, &model, err)) return false;
+    char *jinja = xstrdup(chat_jinja(&d->chat));
+    tokenizer_set_chat_template(d->tokenizer, jinja);
+    free(jinja);
+    return true;
+}
+
+/* Samples answer the first conversation of the validation set, or of all. */
+static bool choose_prompt(struct run_data *d, const struct chat_file *f, const bool *validation,
+                          struct error *err) {
+    int64_t i = 0, count = 0;
+    while (i + 1 < f->count && !validation[i]) i++;
+    if (!validation[i]) i = 0;
+    const struct conversation *c = &f->conversations[i];
+    while (c->messages[count].role != CHAT_ASSISTANT) count++;
+    d->chat_prompt_text = xstrdup(count ? c->messages[count - 1].text : "");
+    return chat_render(&d->chat, c->messages, count, true, &d->chat_prompt, err);
+}
+
+static bool encode_chat(struct run_data *d, struct run_config *c, const struct chat_file *f,
+                        const bool *validation, struct error *err) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < f->count; i++) kept += validation[i];
+    c->longest = 0;
+    if (!(d->train = chat_file_encode(f, validation, false, &d->chat, &c->longest, err))) return false;
+    if (kept && !(d->val = chat_file_encode(f, validation, true, &d->chat, &c->longest, err))) return false;
+    d->val_order = SAMPLES_APART;
+    snprintf(d->summary, sizeof d->summary,
+             "%.120s: %" PRId64 " conversations by the template %s, %stokens; %" PRId64
+             " conversations for validation",
+             c->chat, f->count - kept, chat_family_name(d->chat.family),
+             human_count((double)dataset_tokens(d->train)), kept);
+    return true;
+}
+
+static bool open_chat(struct run_data *d, struct run_config *c, const struct run_weights *w,
+                      struct error *err) {
+    struct chat_file f;
+    if (!check_read_once("chat", c->chat, c->world, err) || !choose_tokenizer(d, c, w, NULL, err) ||
+        !open_chat_format(d, c, w, err) || !chat_file_read(&f, c->chat, err))
+        return false;
+    bool *validation = chat_file_split(&f, c->validation_fraction, err);
+    bool ok = validation && choose_prompt(d, &f, validation, err) && encode_chat(d, c, &f, validation, err);
+    free(validation);
+    chat_file_free(&f);
+    return ok;
 }
 
 /* --- opening --- */
@@ -205,14 +270,15 @@ static bool open_text(struct run_data *d, const struct run_config *c, const stru
     return ok;
 }
 
-bool run_data_open(struct run_data *d, const struct run_config *c, const struct run_weights *w,
-                   struct error *err) {
+bool run_data_open(struct run_data *d, struct run_config *c, const struct run_weights *w, struct error *err) {
     memset(d, 0, sizeof *d);
     d->floor_loss = NAN;
     if (c->text && c->data) return fail(err, "--text and --data exclude each other: give one of them");
+    if (c->chat && (c->text || c->data))
+        return fail(err, "--chat and --%s exclude each other: give one of them", c->text ? "text" : "data");
     if (c->val && !c->data)
         return fail(err, "--val is for --data; of a text, --validation-fraction is held out");
-    return c->data ? open_data(d, c, w, err) : open_text(d, c, w, err);
+    return c->chat ? open_chat(d, c, w, err) : c->data ? open_data(d, c, w, err) : open_text(d, c, w, err);
 }
 
 bool run_data_set_vocabulary(struct run_data *d, int64_t model_vocab, struct error *err) {
@@ -225,7 +291,7 @@ bool run_data_set_vocabulary(struct run_data *d, int64_t model_vocab, struct err
 }
 
 bool run_data_check_samples(const struct run_data *d, const struct run_config *c, struct error *err) {
-    return c->samples != SAMPLES_CHOICE_DOCUMENTS || run_end_of_text(d) >= 0 ||
+    return c->samples != SAMPLES_CHOICE_DOCUMENTS || c->chat || run_end_of_text(d) >= 0 ||
            fail(err, "--samples documents: %s; --samples windows needs no documents",
                 d->tokenizer ? "the tokenizer has no <|endoftext|> token that begins one"
                              : "where a document of --data begins is not known: --tokenizer must name the "
@@ -250,6 +316,9 @@ void run_data_close(struct run_data *d) {
     if (d->train) dataset_free(d->train);
     if (d->val) dataset_free(d->val);
     if (d->tokenizer) tokenizer_free(d->tokenizer);
+    chat_close(&d->chat);
+    chat_tokens_free(&d->chat_prompt);
+    free(d->chat_prompt_text);
     shard_tokenizer_free(&d->shards);
     shard_tokenizer_free(&d->val_shards);
     memset(d, 0, sizeof *d);

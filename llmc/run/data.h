@@ -3,6 +3,7 @@
 #ifndef LLMC_RUN_DATA_H
 #define LLMC_RUN_DATA_H
 
+#include "llmc/corpus/chat_file.h"
 #include "llmc/corpus/shard_manifest.h"
 #include "llmc/run/config.h"
 #include "llmc/text/tokenizer.h"
@@ -14,10 +15,14 @@ struct run_data {
     struct shard_tokenizer shards, val_shards; /* what the manifests beside --data and --val say */
     struct dataset *train, *val;               /* val may be NULL: no validation */
     enum sample_order val_order;
-    int64_t val_bytes; /* of the validation text; 0: unknown */
-    double floor_loss; /* exact entropy of the validation set, nats per target; NAN: unknown */
-    bool stories;      /* the built-in corpus, whose samples can be graded */
-    char summary[256]; /* one line for the user */
+    int64_t val_bytes;       /* of the validation text; 0: unknown */
+    double floor_loss;       /* exact entropy of the validation set, nats per target; NAN: unknown */
+    bool stories;            /* the built-in corpus, whose samples can be graded */
+    struct chat_format chat; /* of --chat */
+    struct chat_tokens
+        chat_prompt;        /* what samples of --chat answer: a conversation up to its first answer, ... */
+    char *chat_prompt_text; /* ... and the user's last words in it */
+    char summary[256];      /* one line for the user */
 };
 
 /* The weights that the run starts from. */
@@ -29,9 +34,8 @@ struct run_weights {
 
 /* Opens the datasets and the tokenizer: the one of --tokenizer, else that of the weights, else the one beside
  * the shards (shard_manifest.h), else it is trained on the text. Refuses shards that were made with another
- * one, as far as their manifests say. */
-bool run_data_open(struct run_data *d, const struct run_config *c, const struct run_weights *w,
-                   struct error *err);
+ * one, as far as their manifests say. Sets c->longest. */
+bool run_data_open(struct run_data *d, struct run_config *c, const struct run_weights *w, struct error *err);
 /* Token ids are checked against the tokenizer, without one against the model, which is known last. Fails if
  * the tokenizer has more tokens than the model. */
 bool run_data_set_vocabulary(struct run_data *d, int64_t model_vocab, struct error *err);

@@ -4,10 +4,11 @@
 /* --- when --- */
 
 static bool no_text(const struct run *r) { return !r->config.text; }
-static bool no_stories(const struct run *r) { return r->config.text || r->config.data; }
+static bool no_stories(const struct run *r) { return !r->data.stories; }
+static bool no_chat(const struct run *r) { return !r->config.chat; }
 static bool shards(const struct run *r) { return r->config.data; }
 static bool shuffled_documents(const struct run *r) {
-    return r->config.samples == SAMPLES_CHOICE_DOCUMENTS && r->config.shuffle;
+    return r->config.samples == SAMPLES_CHOICE_DOCUMENTS && r->config.shuffle && !r->config.chat;
 }
 static bool no_wsd(const struct run *r) { return r->config.schedule != SCHEDULE_WSD; }
 static bool no_end_of_decay(const struct run *r) {
@@ -35,6 +36,7 @@ static const struct {
     {"init-std", weights, "the weights are those of --model"},
     {"format", no_text, "it says what --text is"},
     {"field", no_text, "it says what --text is"},
+    {"chat-template", no_chat, "it is for --chat"},
     {"stories", no_stories, "the run does not train on the built-in stories"},
     {"validation-fraction", shards, "--val names the shards to validate on"},
     {"shuffle", shuffled_documents, "whole documents are read in their order"},

@@ -221,7 +221,13 @@ static void print_loss(const struct run *r) {
 /* Commands that work as they stand: without a tokenizer `sample` takes no prompt, and prints numbers. */
 static void print_sample_command(const struct run *r) {
     char *program = program_name(NULL), *out = shell_quote(r->out);
-    say("sample    %s sample --from %s%s\n", program, out, r->data.stories ? " --prompt Once" : "");
+    char *says = shell_quote(r->config.chat ? r->data.chat_prompt_text : "");
+    say("sample    %s sample --from %s%s%s\n", program, out,
+        r->data.stories  ? " --prompt Once"
+        : r->config.chat ? " --chat "
+                         : "",
+        r->config.chat ? says : "");
+    free(says);
     free(program);
     free(out);
 }

@@ -45,7 +45,7 @@ void pipeline_close(struct pipeline *p) {
 /* Windows have the same number of targets on every rank; documents do not. */
 static int64_t targets_on_all_ranks(const struct run *r, int64_t targets) {
     int64_t world = r->group->world, sum = 0;
-    if (r->config.samples != SAMPLES_CHOICE_DOCUMENTS) return targets * world;
+    if (r->config.samples == SAMPLES_CHOICE_WINDOWS) return targets * world;
     int64_t *all = (int64_t *)xmalloc((size_t)world * sizeof *all);
     group_exchange(r->group, all, &targets, sizeof targets);
     for (int64_t i = 0; i < world; i++) sum += all[i];

@@ -22,6 +22,8 @@ static const struct resume_row {
     {"field", RESUME_DATA},
     {"data", RESUME_DATA},
     {"val", RESUME_WARNED},
+    {"chat", RESUME_DATA},
+    {"chat-template", RESUME_DATA},
     {"tokenizer", RESUME_DATA},
     {"stories", RESUME_DATA},
     {"validation-fraction", RESUME_DATA},
@@ -226,19 +228,18 @@ static bool is_open(const struct option_row *row, const char *value) {
 /* Whether the option turns a run on one kind of data into one on another: that is refused whatever is in the
  * data, because two such options exclude each other. */
 static bool other_source(const struct run_config *was, const char *option) {
-    return (strcmp(option, "text") == 0 && !was->text) || (strcmp(option, "data") == 0 && !was->data);
+    return (strcmp(option, "text") == 0 && !was->text) || (strcmp(option, "data") == 0 && !was->data) ||
+           (strcmp(option, "chat") == 0 && !was->chat);
 }
 
 static bool refuse_source(const struct resume *r, const char *option, const char *is, struct error *err) {
     const struct run_config *c = &r->config;
-    return fail(err, "--%s %s: %s is of a run that trains on %s%s; leave the option out at --resume", option,
-                is, r->checkpoint,
-                c->text   ? "--text "
-                : c->data ? "--data "
-                          : "the built-in stories",
-                c->text   ? c->text
-                : c->data ? c->data
-                          : "");
+    const char *was = c->text   ? temp_printf("--text %s", c->text)
+                      : c->data ? temp_printf("--data %s", c->data)
+                      : c->chat ? temp_printf("--chat %s", c->chat)
+                                : "the built-in stories";
+    return fail(err, "--%s %s: %s is of a run that trains on %s; leave the option out at --resume", option,
+                is, r->checkpoint, was);
 }
 
 bool resume_check_fixed(const struct resume *r, struct options *now, const struct gpt_config *model,
@@ -264,6 +265,10 @@ bool resume_check_fixed(const struct resume *r, struct options *now, const struc
 
 /* --- data --- */
 
+static enum samples_choice now_samples(const struct options *now) {
+    return ((const struct run_config *)now->config)->samples;
+}
+
 bool resume_check_data(const struct resume *r, const struct options *now, const struct train_state *then,
                        const struct train_state *found, struct error *err) {
     bool same_names = then->data == found->data;
@@ -284,7 +289,7 @@ bool resume_check_data(const struct resume *r, const struct options *now, const 
     }
     /* only whole documents fill up an epoch to a number of steps */
     if (then->epoch_samples && then->epoch_samples != found->epoch_samples &&
-        r->config.samples != SAMPLES_CHOICE_DOCUMENTS)
+        now_samples(now) == SAMPLES_CHOICE_WINDOWS)
         return fail(err,
                     "%s: was saved by a version that divides this data into %" PRId64
                     " samples; here it is %" PRId64

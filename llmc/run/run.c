@@ -6,6 +6,7 @@
 
 #include "llmc/base/file.h"
 #include "llmc/base/json_file.h"
+#include "llmc/format/model_config.h"
 #include "llmc/process/launch.h"
 #include "llmc/process/rank_facts.h"
 #include "llmc/ranks/comm.h"
@@ -26,7 +27,7 @@
 /* Of runs/stories, runs/stories-2, ... the first that does not exist, or the last that holds a run (to
  * resume). */
 static char *default_out(const struct run_config *c, bool existing, struct error *err) {
-    const char *name = c->text || c->data ? "train" : "stories";
+    const char *name = c->text || c->data || c->chat ? "train" : "stories";
     char *path = xasprintf("runs/%s", name), *last = NULL;
     for (int i = 2; path_exists(path); i++) {
         if (directory_holds_run(path)) {
@@ -46,8 +47,13 @@ static bool check_inputs(const struct run *r, struct error *err) {
     const struct run_config *c = &r->config;
     const struct {
         const char *option, *value;
-    } inputs[] = {{"text", c->text},           {"data", c->data},   {"val", c->val},
-                  {"tokenizer", c->tokenizer}, {"model", c->model}, {"eval-tasks", c->eval_tasks}};
+    } inputs[] = {{"text", c->text},
+                  {"data", c->data},
+                  {"val", c->val},
+                  {"chat", c->chat},
+                  {"tokenizer", c->tokenizer},
+                  {"model", c->model},
+                  {"eval-tasks", c->eval_tasks}};
     for (size_t i = 0; i < ARRAY_LENGTH(inputs); i++)
         if (!owner_check_input(&r->owner, inputs[i].option, inputs[i].value, err)) return false;
     return true;
@@ -101,19 +107,32 @@ static void choose(struct run *r) {
     check_all_ranks(r->group, ok, &err);
 }
 
+/* Says once what a conversation that does not fit loses. */
+static void warn_about_cut(const struct run *r, const struct dataloader *l, const char *what) {
+    if (dataloader_cut(l))
+        warn("--chat %s: %" PRId64 " conversations for %s are longer than --seq-len %" PRId64
+             " and lose their ends; %" PRId64 " of them lose all that the assistant says, and are left out",
+             r->config.chat, dataloader_cut(l), what, r->config.seq_len, dataloader_left_out(l));
+}
+
 static struct dataloader *open_loader(const struct run *r, struct error *err) {
+    static const enum sample_order orders[] = {
+        [SAMPLES_CHOICE_DOCUMENTS] = SAMPLES_DOCUMENTS, [SAMPLES_CHOICE_APART] = SAMPLES_APART};
     const struct run_config *c = &r->config;
     struct loader_options loading = {.B = c->batch_size,
                                      .T = c->seq_len,
-                                     .order = c->samples == SAMPLES_CHOICE_DOCUMENTS ? SAMPLES_DOCUMENTS
-                                              : c->shuffle                           ? SAMPLES_SHUFFLED
-                                                                                     : SAMPLES_IN_ORDER,
+                                     .order = c->samples != SAMPLES_CHOICE_WINDOWS ? orders[c->samples]
+                                              : c->shuffle                         ? SAMPLES_SHUFFLED
+                                                                                   : SAMPLES_IN_ORDER,
+                                     .shuffle_rows = c->chat && c->shuffle,
                                      .end_of_text = run_end_of_text(&r->data),
                                      .seed = (uint64_t)c->seed,
                                      .step_samples = c->tokens_per_step / c->seq_len,
                                      .rank = r->group->rank,
                                      .world = r->group->world};
-    return dataloader_open(r->data.train, &loading, err);
+    struct dataloader *l = dataloader_open(r->data.train, &loading, err);
+    if (l) warn_about_cut(r, l, "training");
+    return l;
 }
 
 /* Goes on where the checkpoint was, if the data is the same; else from the first sample. Then the number of
@@ -143,6 +162,7 @@ static bool open_model_config(struct run *r, struct error *err) {
     char *directory = NULL;
     bool ok = r->resumed || run_model_config(&r->model, &directory, &r->config, r->data.vocab_size, err);
     free(directory);
+    if (ok && r->config.chat) model_add_end_of_text(&r->model, r->data.tokenizer, r->data.chat.end_of_turn);
     return ok && run_data_set_vocabulary(&r->data, r->model.vocab_size, err);
 }
 
@@ -150,6 +170,7 @@ static bool open_model_config(struct run *r, struct error *err) {
 static bool check_validation(const struct run *r, struct error *err) {
     if (!r->data.val) return true;
     struct dataloader *l = run_open_validation(r, err);
+    if (l) warn_about_cut(r, l, "validation");
     dataloader_close(l);
     return l != NULL;
 }

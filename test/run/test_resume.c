@@ -77,6 +77,7 @@ static const struct {
     {"text", "copy.txt"}, /* the same text: moved */
     {"data", "shards/*n_?.bin", "shards_run"},
     {"val", "other.bin", "shards_run"},
+    {"chat", "questions.jsonl"},
     {"field", "story"},
     {"tokenizer", "bytes"},
     {"positions", "rope"},

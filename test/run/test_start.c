@@ -279,6 +279,7 @@ static void options_without_effect_are_said(void **state) {
     } cases[] = {
         {PREPARED, "--format text"},
         {PREPARED, "--field story"},
+        {PREPARED, "--chat-template plain"},
         {PREPARED, "--stories 200"},
         {PREPARED, "--validation-fraction 0.1"},
         {PREPARED "--samples documents", "--shuffle"},
