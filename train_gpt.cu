@@ -10,6 +10,7 @@
  * Plain C11. The name ends in .cu because this is the program that drives the kernels in llmc/cuda/. */
 #include "llmc/cli/commands.h"
 #include "llmc/process/launch.h"
+#include "llmc/run/best.h"
 #include "llmc/run/eval.h"
 #include "llmc/run/heads.h"
 #include "llmc/run/log.h"
@@ -48,6 +49,13 @@ static void save(struct run *r, struct pipeline *p) {
     r->save_seconds = fmax(r->save_seconds, now_seconds() - begun);
 }
 
+/* The checkpoint of the lowest validation loss, if this step has it. */
+static void keep_best(struct run *r, struct pipeline *p) {
+    if (!run_best_is_here(r)) return;
+    if (r->kept_step != r->state.step) save(r, p);
+    if (r->kept_step == r->state.step) run_best_link(r);
+}
+
 /* Validation, tasks and a sample, each if it is due. A run that is told to stop does not begin them. */
 static void evaluate(struct run *r, struct pipeline *p) {
     const struct run_config *c = &r->config;
@@ -60,7 +68,11 @@ static void evaluate(struct run *r, struct pipeline *p) {
     if (!last && !run_time_for_evaluation(r)) return;
     double begun = now_seconds();
     finish_steps(r, p);
-    if (validate) run_validate(r);
+    if (validate) {
+        run_validate(r);
+        keep_best(r, p);
+        run_check_early_stop(r);
+    }
     if (answer) run_answer_tasks(r);
     if (sample && !run_stop_reason(r)) run_print_sample(r);
     pipeline_restart_clock(p);
@@ -108,7 +120,7 @@ static void train(struct run *r) {
 
 /* Shows what came out. Returns the exit status: 1 if the weights are not saved. */
 static int finish(struct run *r) {
-    bool complete = r->state.step == r->config.steps;
+    bool complete = run_is_complete(r);
     run_log_plot(r);
     if (complete && r->saved) run_print_sample(r);
     run_log_close(r);

@@ -281,13 +281,14 @@ bool checkpoint_remove(const char *dir, struct error *err) {
     return ok;
 }
 
-bool checkpoint_prune(const char *run, int64_t keep, struct error *err) {
+bool checkpoint_prune(const char *run, int64_t keep, int64_t also, struct error *err) {
     check(keep >= 1, "checkpoint_prune: keep %" PRId64 " checkpoints, at least 1", keep);
     struct checkpoint_list list;
     bool ok = list_steps(&list, run, true, err);
     for (int64_t i = 0; ok && i < list.count; i++) {
         char *path = xasprintf("%s/step-%08" PRId64, run, list.step[i]);
-        if (checkpoint_verify(path, false, NULL) && keep-- <= 0) ok = checkpoint_remove(path, err);
+        if (checkpoint_verify(path, false, NULL) && keep-- <= 0 && list.step[i] != also)
+            ok = checkpoint_remove(path, err);
         free(path);
     }
     free(list.step);

@@ -59,9 +59,9 @@ bool checkpoint_save(const char *run, struct zero *zero, const struct tokenizer 
 /* Bytes of a checkpoint, but for what is small beside weights and moments. */
 int64_t checkpoint_size(const struct zero *zero);
 
-/* Deletes all but the newest `keep` (at least 1) complete checkpoints of a run, and unfinished ones.
- * Damaged ones stay and do not count. Only sizes are looked at, not checksums. */
-bool checkpoint_prune(const char *run, int64_t keep, struct error *err);
+/* Deletes all but the newest `keep` (at least 1) complete checkpoints of a run and that of step `also` (-1:
+ * none), and unfinished ones. Damaged ones stay and do not count. Only sizes are looked at, not checksums. */
+bool checkpoint_prune(const char *run, int64_t keep, int64_t also, struct error *err);
 
 /* The names that checkpoint_save() gives. The step of a directory "step-00001000", or -1; whether a name is
  * that of an unfinished one; whether a file of this name in a checkpoint or an exported model is the

@@ -59,7 +59,8 @@ struct run_config {
     const char *out;
     bool resume, overwrite, verbose, requeue;
     double max_time; /* seconds; 0: no limit */
-    int64_t save_every, keep, seed;
+    int64_t save_every, keep, early_stop, seed;
+    bool keep_best;
     /* several processes */
     int64_t gpus, ranks, restart;
     double comm_timeout;

@@ -3,6 +3,8 @@
 
 #include "llmc/base/console.h"
 #include "llmc/report/json_text.h"
+#include "llmc/run/best.h"
+#include "llmc/run/stop.h"
 #include "llmc/stories/stories.h"
 
 #include <inttypes.h>
@@ -65,6 +67,7 @@ void run_validate(struct run *r) {
     dataloader_close(loader);
     r->val_loss = mean_over_ranks(r, &loss);
     logger_validation(r->log, r->state.step, r->val_loss);
+    run_best_update(r);
 }
 
 /* --- tasks --- */
@@ -184,7 +187,7 @@ void run_print_grade(struct run *r) {
 
 void run_print_sample(struct run *r) {
     if (!r->data.tokenizer) return;
-    if (r->state.step == r->config.steps) logger_end_line(r->log);
+    if (run_is_complete(r)) logger_end_line(r->log);
     char *text = sample_text(r, (uint64_t)r->state.step);
     logger_say(r->log, "\nsample at step %" PRId64 ":\n%s\n", r->state.step, text);
     logger_text(r->log, r->state.step, "sample", text);

@@ -45,6 +45,8 @@ static const struct {
     {"decay-fraction", no_wsd, "it is for --schedule wsd"},
     {"val-every", no_validation, "there is no validation data; with --data, --val names it"},
     {"val-batches", no_validation, "there is no validation data; with --data, --val names it"},
+    {"keep-best", no_validation, "there is no validation data; with --data, --val names it"},
+    {"early-stop", no_validation, "there is no validation data; with --data, --val names it"},
     {"eval-every", no_tasks, "there are no --eval-tasks"},
     {"sample-every", no_tokenizer, "there is no tokenizer to write text with; --tokenizer names one"},
     {"zero", undivided, "one process has nobody to divide its memory with"},

@@ -234,7 +234,7 @@ static void print_sample_command(const struct run *r) {
 
 void run_print_result(const struct run *r) {
     if (!is_rank_0(r)) return;
-    if (r->state.step < r->config.steps) {
+    if (!run_is_complete(r)) {
         print_stopped(r);
         return;
     }
@@ -243,6 +243,9 @@ void run_print_result(const struct run *r) {
     if (timing) say("timing    %s\n", timing);
     free(timing);
     say("weights   %s/step-%08" PRId64 "%s\n", r->out, r->state.step, r->saved ? "" : " COULD NOT BE SAVED");
+    if (r->config.keep_best && r->best.kept >= 0)
+        say("best      %s/best, after step %" PRId64 ": %.4f nats per token\n", r->out, r->best.kept,
+            r->state.best_val_loss);
     say("log       %s/log.jsonl\nplot      %s/loss.svg\n", r->out, r->out);
     if (r->saved) print_sample_command(r);
 }

@@ -21,8 +21,9 @@
 
 /* The last one goes last: a directory that is only half cleared still holds a run, and can be cleared
  * again. */
-static const char *const own_files[] = {"timing.jsonl", "tasks.jsonl", "samples.jsonl", "options.json",
-                                        "run.json",     "loss.svg",    "stories.txt",   "log.jsonl"};
+static const char *const own_files[] = {"timing.jsonl", "tasks.jsonl", "samples.jsonl",
+                                        "options.json", "run.json",    "loss.svg",
+                                        "stories.txt",  "best",        "log.jsonl"};
 
 static bool is_rank_log(const char *name) {
     size_t digits = strncmp(name, "rank-", 5) == 0 ? strspn(name + 5, "0123456789") : 0;
@@ -76,10 +77,18 @@ static bool has_file(int dir, const char *directory, const char *file) {
     return faccessat(dir, temp_printf("%s/%s", directory, file), F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
+static bool links_to_checkpoint(int dir, const char *name) {
+    char target[64] = "";
+    ssize_t n = readlinkat(dir, name, target, sizeof target - 1);
+    return n > 0 && checkpoint_step(target) >= 0;
+}
+
 /* Why no run has made what has a name of the run's, or NULL. */
 static const char *what_is_wrong(int dir, const char *name) {
     struct stat st;
     if (fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) != 0) return NULL;
+    if (strncmp(name, "best", 4) == 0)
+        return links_to_checkpoint(dir, name) ? NULL : "is no symbolic link to a checkpoint of the run";
     if (S_ISLNK(st.st_mode)) return "is a symbolic link";
     if (owns_file(name)) return S_ISREG(st.st_mode) ? NULL : "is not a file";
     if (!S_ISDIR(st.st_mode)) return "is not a directory";

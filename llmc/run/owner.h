@@ -2,6 +2,7 @@
  *
  *   step-00001000/             checkpoints: of their files those that checkpoint_owns() names
  *   step-00001000.tmp/         unfinished ones
+ *   best                       a symbolic link to one of them
  *   log.jsonl timing.jsonl tasks.jsonl samples.jsonl options.json run.json loss.svg stories.txt rank-N.log
  *                              also with .tmp behind
  *   events.out.tfevents.N.llmc.N

@@ -65,6 +65,8 @@ static const struct resume_row {
     {"requeue", RESUME_COMMAND},
     {"save-every", RESUME_FREE},
     {"keep", RESUME_FREE},
+    {"keep-best", RESUME_FREE},
+    {"early-stop", RESUME_FREE},
     {"tensorboard", RESUME_FREE},
     {"verbose", RESUME_COMMAND},
     {"seed", RESUME_ORDER},

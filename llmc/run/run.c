@@ -10,6 +10,7 @@
 #include "llmc/process/launch.h"
 #include "llmc/process/rank_facts.h"
 #include "llmc/ranks/comm.h"
+#include "llmc/run/best.h"
 #include "llmc/run/eval.h"
 #include "llmc/run/idle.h"
 #include "llmc/run/log.h"
@@ -148,6 +149,7 @@ static bool find_position(struct run *r, const struct resume *was, struct error 
         r->state.sample = resume_sample(&r->state, found.epoch_samples);
         dataloader_seek(r->train, r->state.sample);
     }
+    run_best_load(r, r->resumed && r->state.validation == found.validation);
     r->state.data = found.data;
     r->state.contents = found.contents;
     r->state.validation = found.validation;
@@ -342,11 +344,13 @@ void run_save(struct run *r) {
         logger_sync(r->log);
         json_decref(r->state.options);
         r->state.options = options_export(&r->options);
+        json_decref(r->state.extra);
+        r->state.extra = json_pack("{s:o}", "best", run_best_json(r));
         ok = find_directory(r, &err); /* last, so that little time is left for it to go away again */
     }
     ok = group_agree(r->group, ok, &err) &&
          checkpoint_save(r->out, &r->zero, r->data.tokenizer, &r->state, &err);
-    if (ok && is_rank_0(r)) ok = checkpoint_prune(r->out, r->config.keep, &err);
+    if (ok && is_rank_0(r)) ok = checkpoint_prune(r->out, r->config.keep, r->best.kept, &err);
     rank_busy_end(busy);
     if (!ok && is_rank_0(r)) warn("checkpoint of step %" PRId64 " not saved: %s", r->state.step, err.message);
     group_broadcast(r->group, &ok, sizeof ok, 0);

@@ -50,7 +50,13 @@ struct run {
     struct nvml *nvml; /* NULL: the CPU, or a driver without it */
     int rank_log;      /* descriptor of rank-N.log; 0: none */
     int skipped;       /* updates skipped in a row */
-    double val_loss;   /* of the last validation */
+    double val_loss;   /* of the last validation; the lowest one is state.best_val_loss, ... */
+    struct run_best {
+        int64_t step;      /* ... after this step; -1: none yet */
+        int64_t kept;      /* the step that RUN/best is a link to; -1: none */
+        int64_t validated; /* the last step that was validated */
+        int64_t since;     /* validations since the lowest loss */
+    } best;
     struct eval_tasks tasks;
     struct log_file task_log, sample_log; /* of rank 0; else not open */
     bool saved;                           /* the last checkpoint that was due is on disk */

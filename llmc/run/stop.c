@@ -2,6 +2,7 @@
 #include "llmc/run/stop.h"
 
 #include "llmc/process/launch.h"
+#include "llmc/run/best.h"
 #include "llmc/run/log.h"
 
 #include <inttypes.h>
@@ -107,7 +108,19 @@ void run_save_answered(struct run *r) {
     save_asked = 0;
 }
 
+void run_check_early_stop(struct run *r) {
+    if (!run_best_is_old(r) || r->state.step == r->config.steps || r->stop) return;
+    r->stop = STOP_EARLY;
+    logger_say(r->log,
+               "early stop: %" PRId64 " validations have brought no loss below %.4f, that of step %" PRId64,
+               r->best.since, r->state.best_val_loss, r->best.step);
+}
+
 /* --- afterwards --- */
+
+bool run_is_complete(const struct run *r) {
+    return r->state.step == r->config.steps || run_stop_reason(r) == STOP_EARLY;
+}
 
 int run_stop_status(const struct run *r) {
     int reason = run_stop_reason(r);

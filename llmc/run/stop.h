@@ -13,8 +13,8 @@
 
 #include "llmc/run/run.h"
 
-/* A run's reason to stop that is no signal: larger than the number of any. */
-enum { STOP_TIME = 1000 };
+/* Reasons to stop that are no signal: larger than the number of any. */
+enum { STOP_TIME = 1000, STOP_EARLY };
 
 /* SIGPIPE and SIGXFSZ: what cannot be written is reported where it is written, and ends no run. SIGUSR1: there
  * is nothing to save yet. Processes that are started inherit this. */
@@ -27,7 +27,7 @@ void run_catch_signals(void);
 /* Between two steps, on all ranks: finds out whether to stop or to save, and after an exchange how long each
  * rank computes. Several ranks exchange this about twice a second. `seconds` is how long the step took. */
 void run_check_stop(struct run *r, double seconds);
-/* The signal, or STOP_TIME, that the run is to stop for, the same on all ranks; 0: none. */
+/* The signal, STOP_TIME or STOP_EARLY that the run is to stop for, the same on all ranks; 0: none. */
 int run_stop_reason(const struct run *r);
 /* Whether an evaluation, which takes at least as long as the longest one before it, still fits into
  * --max-time; if not, the run stops. On all ranks. */
@@ -37,7 +37,12 @@ bool run_time_for_evaluation(struct run *r);
 bool run_save_asked(const struct run *r);
 void run_save_answered(struct run *r);
 
-/* Of a run that has stopped: 128 + signal, or LAUNCH_RESUME_STATUS. */
+/* After a validation, on all ranks: stops the run if --early-stop says so. */
+void run_check_early_stop(struct run *r);
+
+/* Whether all steps have been done, or --early-stop has ended the run. */
+bool run_is_complete(const struct run *r);
+/* Of a run that was told to stop: 128 + signal, or LAUNCH_RESUME_STATUS. */
 int run_stop_status(const struct run *r);
 /* "SIGTERM", "--max-time 7h": what the run has stopped for. The caller frees. */
 char *run_stop_text(const struct run *r);

@@ -121,17 +121,20 @@ static void old_ones_are_pruned(void **state) {
     copy_directory(in_scratch("step-00000030"), in_scratch("mine"));
     put_text(in_scratch("log.jsonl"), "{}");
     unlink(in_scratch("step-00000025/model.safetensors")); /* damaged: does not count, and is not deleted */
-    ASSERT_OK(checkpoint_prune(scratch_directory(), 3, &err), err);
+    ASSERT_OK(checkpoint_prune(scratch_directory(), 3, -1, &err), err);
     assert_int_equal(count_entries(scratch_directory()), 6);
     static const char *const left[] = {"step-00000030", "step-00000025", "step-00000020",
                                        "step-00000015", "mine",          "log.jsonl"};
     for (size_t i = 0; i < ARRAY_LENGTH(left); i++) assert_true(path_exists(in_scratch("%s", left[i])));
-    ASSERT_OK(checkpoint_prune(scratch_directory(), 1, &err), err);
+    ASSERT_OK(checkpoint_prune(scratch_directory(), 1, 15, &err), err); /* the best one stays, too */
+    assert_int_equal(count_entries(scratch_directory()), 5);
+    assert_true(path_exists(in_scratch("step-00000015")));
+    ASSERT_OK(checkpoint_prune(scratch_directory(), 1, -1, &err), err);
     assert_int_equal(count_entries(scratch_directory()), 4);
     assert_finds(scratch_directory(), 30);
-    ASSERT_OK(checkpoint_prune(scratch_directory(), 1, &err), err);
+    ASSERT_OK(checkpoint_prune(scratch_directory(), 1, -1, &err), err);
     assert_int_equal(count_entries(scratch_directory()), 4);
-    assert_false(checkpoint_prune(in_scratch("missing"), 1, &err));
+    assert_false(checkpoint_prune(in_scratch("missing"), 1, -1, &err));
     assert_mentions(err.message, "missing");
 }
 
@@ -272,7 +275,7 @@ static void links_are_left_alone(void **state) {
     save(in_scratch("elsewhere"), painted, 1);
     assert_int_equal(symlink("../elsewhere/step-00000001", in_scratch("run/step-00000001")), 0);
     assert_int_equal(symlink("../elsewhere/step-00000001", in_scratch("run/step-00000009.tmp")), 0);
-    ASSERT_OK(checkpoint_prune(in_scratch("run"), 1, &err), err);
+    ASSERT_OK(checkpoint_prune(in_scratch("run"), 1, -1, &err), err);
     assert_int_equal(count_entries(in_scratch("run")), 3);
     assert_true(path_exists(in_scratch("run/step-00000001")));
     assert_loads_as(in_scratch("elsewhere/step-00000001"), painted);
@@ -292,7 +295,7 @@ static int save_forever(const char *run) {
         paint_model(&m, (uint64_t)step);
         struct train_state st = state_at(step);
         check(checkpoint_save(run, &m.zero, NULL, &st, &err), "%s", err.message);
-        check(checkpoint_prune(run, 2, &err), "%s", err.message);
+        check(checkpoint_prune(run, 2, -1, &err), "%s", err.message);
         train_state_free(&st);
     }
 }
@@ -338,7 +341,7 @@ static void killed_while_saving(void **state) {
     }
     assert_true(interrupted > 0);
     struct error err;
-    ASSERT_OK(checkpoint_prune(run, 1, &err), err);
+    ASSERT_OK(checkpoint_prune(run, 1, -1, &err), err);
     assert_int_equal(count_entries(run), 1);
 }
 
