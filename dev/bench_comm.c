@@ -74,7 +74,7 @@ int main(int argc, char **argv) {
     struct group *g = group_open(&options, &err);
     check(g, "%s", err.message);
     check(g->world > 1, "one process has nothing to exchange: build/bench_comm RANKS, or start it by mpirun");
-    struct comm *c = comm_open_shm(g, &err);
+    struct comm *c = comm_open_shm(g, g->world, &err);
     check(c, "%s", err.message);
     bench(c, most);
     c->close(c);

@@ -1,5 +1,5 @@
 /* Predicts how training scales over many GPUs, from the engine's own step.
- *     build/scaling [--gpus 8,64,512,4096] [--models 124M,1558M,13B] [--micro-step-ms X]
+ *     build/scaling [--gpus 8,64,512,4096] [--models 124M,1558M,13B] [--zero-group 8] [--micro-step-ms X]
  *
  * The step of one rank, with zero.c's schedule of buckets, hooks and waits, runs in plan mode over a
  * communicator that records instead of sending: after how much computing each collective starts, how many
@@ -13,7 +13,8 @@
  *          machine, between machines its network cards together (one ring per card)
  *   tree   (all_reduce only) up and down a chain inside each machine and a double binary tree between them
  * all_reduce uses the faster of the two; its ring moves twice the bytes. reduce_scatter and all_gather have
- * only the ring, as in NCCL. See Thakur, Rabenseifner, Gropp 2005 for the rings, Sanders, Speck, Traeff
+ * only the ring, as in NCCL. With groups (--zero-group) reduce_scatter is one over the group, and then an
+ * all_reduce of a part over the groups, in which the GPUs of a machine share its cards. See Thakur, Rabenseifner, Gropp 2005 for the rings, Sanders, Speck, Traeff
  * 2009 for the trees. */
 #include "llmc/cli/commands.h"
 #include "llmc/run/config.h"
@@ -31,7 +32,7 @@ struct config {
     const char *device, *models, *gpus, *zero, *accumulate;
     double matmul_tflops, attention_forward_tflops, attention_backward_tflops, copy_tbs, micro_step_ms;
     double link_gbs, card_gbs, link_us, card_us, memory_gib;
-    int64_t machine, batch_size;
+    int64_t machine, batch_size, zero_group;
 };
 
 static const struct option_row rows[] = {
@@ -39,6 +40,8 @@ static const struct option_row rows[] = {
              0),
     OPT_TEXT(struct config, gpus, "gpus", "8,64,512,4096", "LIST", "numbers of GPUs", 0),
     OPT_TEXT(struct config, zero, "zero", "0,1,2,3", "LIST", "ZeRO levels", 0),
+    OPT_INT(struct config, zero_group, "zero-group", "0", 0, 65536, "N",
+            "as in training: ZeRO divides among groups of N GPUs (0: among all)", 0),
     OPT_TEXT(struct config, accumulate, "accumulate", "1,8", "LIST", "numbers of micro-batches in a step", 0),
     OPT_INT(struct config, batch_size, "batch-size", "0", 0, 65536, "B",
             "sequences in a micro-batch (0: 64 for 124M, 16 for 1558M, 8 for 13B)", 0),
@@ -151,7 +154,9 @@ static void record_close(struct comm *c) {}
 
 static void recorder_init(struct recorder *r, const struct config *config, struct ctx *ctx, int64_t world) {
     *r = (struct recorder){.config = config, .ctx = ctx};
+    int64_t group = config->zero_group;
     r->comm = (struct comm){.world = world,
+                            .parts = group && group < world ? group : world,
                             .kind = "recorder",
                             .state = r,
                             .all_reduce = record_all_reduce,
@@ -164,10 +169,14 @@ static void recorder_init(struct recorder *r, const struct config *config, struc
 
 /* --- playing back --- */
 
-static double collective_seconds(const struct config *c, enum kind kind, double bytes, int64_t p) {
-    double g = (double)min_i64(c->machine, p), machines = ceil((double)p / g), n = (double)p;
+/* Among p GPUs that are `stride` apart; `stride` such collectives run at once. */
+static double collective_seconds(const struct config *c, enum kind kind, double bytes, int64_t p,
+                                 int64_t stride) {
+    double g = (double)min_i64(max_i64(1, c->machine / stride), p);
+    double machines = ceil((double)p / g), n = (double)p;
     bool far = machines > 1;
-    /* one ring per network card, so that all cards of a machine are busy */
+    if (p == 1) return 0;
+    /* one ring per network card, so that the cards of a machine are busy that these GPUs have */
     double bandwidth = 1e9 * (far ? fmin(c->link_gbs, c->card_gbs * g) : c->link_gbs);
     /* a ring that passes through all machines crosses the network once in g steps */
     double step = 1e-6 * (far ? (c->card_us + (g - 1) * c->link_us) / g : c->link_us);
@@ -193,7 +202,12 @@ static struct outcome play(const struct recorder *r, double scale, double total_
             waited += fmax(0, end[e->ticket] - now);
             continue;
         }
-        double seconds = collective_seconds(r->config, e->kind, e->bytes, r->comm.world);
+        int64_t parts = r->comm.parts, world = r->comm.world;
+        bool divided = e->kind == REDUCE_SCATTER || e->kind == ALL_GATHER;
+        double seconds = collective_seconds(r->config, e->kind, e->bytes, divided ? parts : world, 1);
+        if (e->kind == REDUCE_SCATTER && parts < world)
+            seconds +=
+                collective_seconds(r->config, ALL_REDUCE, e->bytes / (double)parts, world / parts, parts);
         queue_free = end[e->ticket] = fmax(now, queue_free) + seconds;
         o.communication += seconds;
     }
@@ -231,7 +245,8 @@ static void print_row(const struct config *c, struct device *device, const struc
                                   .dtype = device->dtype};
     zero_gpt_options(&options, (enum zero_level)level, world);
     gpt_create(&gpt, &ctx, model, &options);
-    zero_create(&zero, &gpt, &optimizer, &r.comm, (enum zero_level)level, (struct optimizer_options){.master_weights = device->dtype == DTYPE_BF16});
+    zero_create(&zero, &gpt, &optimizer, &r.comm, (enum zero_level)level,
+                (struct optimizer_options){.master_weights = device->dtype == DTYPE_BF16});
     ctx_reset_stats(&ctx);
     r.count = 0;
     double micro = 0;

@@ -61,7 +61,7 @@ static double plan_step(const struct planned *p, struct ctx *ctx, int level, int
     c.batch_size = batch_size;
     struct gpt_options options = run_gpt_options(&c, p->device);
     ctx_init(ctx, p->device, p->device->ops, true);
-    return run_plan_step(ctx, p->model, &options, run_optimizer_options(&c, &options), c.zero, p->world);
+    return run_plan_step(ctx, p->model, &options, run_optimizer_options(&c, &options), &c);
 }
 
 static int64_t bytes_with(const struct planned *p, int level, int64_t batch_size) {

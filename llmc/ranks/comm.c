@@ -11,10 +11,11 @@ static int64_t idle_from_root(struct comm *c, struct tensor *t, int64_t root, vo
 static void idle_wait(struct comm *c, int64_t ticket, void *stream) {}
 static void idle_close(struct comm *c) { free(c); }
 
-static struct comm *comm_open_idle(struct group *g, int64_t world, const char *kind) {
+static struct comm *comm_open_idle(struct group *g, int64_t world, int64_t parts, const char *kind) {
     struct comm *c = (struct comm *)xcalloc(1, sizeof *c);
     *c = (struct comm){.group = g,
                        .world = world,
+                       .parts = parts ? parts : world,
                        .kind = kind,
                        .all_reduce = idle_collective,
                        .reduce_scatter = idle_collective,
@@ -28,10 +29,10 @@ static struct comm *comm_open_idle(struct group *g, int64_t world, const char *k
 }
 
 struct comm *comm_open_local(struct group *g) {
-    return comm_open_idle(g, 1, "one process");
+    return comm_open_idle(g, 1, 1, "one process");
 }
-struct comm *comm_open_plan(int64_t world) {
-    return comm_open_idle(NULL, world, "plan");
+struct comm *comm_open_plan(int64_t world, int64_t parts) {
+    return comm_open_idle(NULL, world, parts, "plan");
 }
 
 /* Ranks whose memory is the host's and ranks with GPUs would open different communicators and wait for each
@@ -56,9 +57,12 @@ static bool same_memory(struct group *g, const struct device *device, struct err
     return ok;
 }
 
-struct comm *comm_open(struct group *g, struct device *device, struct error *err) {
+struct comm *comm_open(struct group *g, struct device *device, int64_t parts, struct error *err) {
     if (!g || g->world == 1) return comm_open_local(g);
+    if (parts == 0) parts = g->world;
+    check(parts > 0 && g->world % parts == 0, "comm_open: %lld ranks in teams of %lld", (long long)g->world,
+          (long long)parts);
     if (!same_memory(g, device, err)) return NULL;
-    if (device->unified) return comm_open_shm(g, err);
-    return comm_open_nccl(g, device, err);
+    if (device->unified) return comm_open_shm(g, parts, err);
+    return comm_open_nccl(g, device, parts, err);
 }

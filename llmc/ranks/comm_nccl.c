@@ -3,7 +3,9 @@
  *
  * Collectives run on a separate high-priority stream. Before each one, that stream waits for an event
  * recorded on the caller's stream. A ticket is an event recorded behind the collective. Nothing waits on
- * the host.
+ * the host. Teams have a communicator of NCCL's each, and so have the owners of one part. All three use that
+ * one stream: kernels of two communicators that run at once, in another order on another GPU, may wait for
+ * each other for ever.
  *
  * If another process dies, NCCL's kernels never finish, and a wait for the device never returns. The
  * watch of the group ends this process then. Once a second it also asks NCCL for an asynchronous error.
@@ -62,7 +64,10 @@ enum { TICKETS = 64 };
 struct nccl_comm {
     struct nccl_api api;
     struct device *device;
-    void *comm, *stream;
+    void *comm; /* NCCL's communicator of all ranks */
+    void *team,
+        *peers; /* of this rank's team; of the owners of this rank's part; NULL if there is one team */
+    void *stream;
     void *ready;           /* event: the caller's stream has reached the collective */
     void *passed[TICKETS]; /* events: collectives i, i + TICKETS, ... are done */
     int64_t last;          /* the newest ticket; the first is 1 */
@@ -89,7 +94,9 @@ static void nccl_check(struct comm *c, int result, const char *what, const struc
     char *text = xstrdup(nccl_error_text(s, result));
     if (c->world > 1 && (result == NCCL_REMOTE_ERROR || result == NCCL_SYSTEM_ERROR)) sleep(3);
     group_set_poll(c->group, NULL, NULL);
-    s->api.comm_abort(s->comm); /* its kernels may still wait for other ranks */
+    void *const comms[] = {s->comm, s->team, s->peers};
+    for (size_t i = 0; i < ARRAY_LENGTH(comms); i++) /* their kernels may still wait for other ranks */
+        if (comms[i]) s->api.comm_abort(comms[i]);
     die("rank %lld: NCCL's %s of %s failed: %s", (long long)c->rank, what, tensor_text(t), text);
 }
 
@@ -99,8 +106,12 @@ static void nccl_check(struct comm *c, int result, const char *what, const struc
 static bool nccl_poll(void *arg, struct error *err) {
     struct comm *c = (struct comm *)arg;
     struct nccl_comm *s = state_of(c);
-    int error = NCCL_SUCCESS, result = s->api.comm_get_async_error(s->comm, &error);
-    if (result != NCCL_SUCCESS) error = result;
+    void *const comms[] = {s->comm, s->team, s->peers};
+    int error = NCCL_SUCCESS;
+    for (size_t i = 0; i < ARRAY_LENGTH(comms) && (error == NCCL_SUCCESS || error == NCCL_IN_PROGRESS); i++) {
+        int result = comms[i] ? s->api.comm_get_async_error(comms[i], &error) : NCCL_SUCCESS;
+        if (result != NCCL_SUCCESS) error = result;
+    }
     if (error == NCCL_SUCCESS || error == NCCL_IN_PROGRESS) return true;
     if (!s->error_seen) {
         s->error_seen = true;
@@ -156,41 +167,55 @@ static char *part_address(const struct tensor *t, struct comm_part part) {
 }
 
 /* NCCL's reduce_scatter and all_gather need parts of equal size. Otherwise each part is a reduce or
- * broadcast of its own, between ncclGroupStart and ncclGroupEnd: the same bytes, but `world` steps. This
+ * broadcast of its own, between ncclGroupStart and ncclGroupEnd: the same bytes, but `parts` steps. This
  * is rare: the large buckets divide evenly among the usual numbers of GPUs. */
-static int64_t nccl_in_parts(struct comm *c, struct tensor *t, void *stream, bool reduce) {
+static void nccl_in_parts(struct comm *c, struct tensor *t, bool reduce) {
     struct nccl_comm *s = state_of(c);
+    void *team = s->team ? s->team : s->comm;
     int64_t n = tensor_count(t);
     int type = nccl_type_of(t), result = NCCL_SUCCESS;
-    struct comm_part own = comm_part(n, c->world, c->rank);
+    struct comm_part own = comm_part(n, c->parts, c->part);
     const char *what = reduce ? "reduce_scatter" : "all_gather";
-    begin(s, stream);
-    if (comm_part(n, c->world, 0).count * c->world == n) {
+    if (comm_part(n, c->parts, 0).count * c->parts == n) {
         char *mine = part_address(t, own);
         size_t count = (size_t)own.count;
-        result = reduce ? s->api.reduce_scatter(t->data, mine, count, type, NCCL_SUM, s->comm, s->stream)
-                        : s->api.all_gather(mine, t->data, count, type, s->comm, s->stream);
+        result = reduce ? s->api.reduce_scatter(t->data, mine, count, type, NCCL_SUM, team, s->stream)
+                        : s->api.all_gather(mine, t->data, count, type, team, s->stream);
         nccl_check(c, result, what, t);
-        return end(c);
+        return;
     }
     nccl_check(c, s->api.group_start(), what, t);
-    for (int root = 0; root < c->world && result == NCCL_SUCCESS; root++) {
-        struct comm_part part = comm_part(n, c->world, root);
+    for (int root = 0; root < c->parts && result == NCCL_SUCCESS; root++) {
+        struct comm_part part = comm_part(n, c->parts, root);
         char *p = part_address(t, part);
         size_t count = (size_t)part.count;
         if (count == 0) break;
-        result = reduce ? s->api.reduce(p, p, count, type, NCCL_SUM, root, s->comm, s->stream)
-                        : s->api.broadcast(p, p, count, type, root, s->comm, s->stream);
+        result = reduce ? s->api.reduce(p, p, count, type, NCCL_SUM, root, team, s->stream)
+                        : s->api.broadcast(p, p, count, type, root, team, s->stream);
     }
     nccl_check(c, result, what, t);
     nccl_check(c, s->api.group_end(), what, t);
+}
+
+/* First within each team, then each part over all teams. */
+static int64_t nccl_reduce_scatter(struct comm *c, struct tensor *t, void *stream) {
+    struct nccl_comm *s = state_of(c);
+    struct comm_part own = comm_part(tensor_count(t), c->parts, c->part);
+    begin(s, stream);
+    nccl_in_parts(c, t, true);
+    if (s->peers && own.count) {
+        char *mine = part_address(t, own);
+        nccl_check(
+            c,
+            s->api.all_reduce(mine, mine, (size_t)own.count, nccl_type_of(t), NCCL_SUM, s->peers, s->stream),
+            "all_reduce over the teams", t);
+    }
     return end(c);
 }
-static int64_t nccl_reduce_scatter(struct comm *c, struct tensor *t, void *stream) {
-    return nccl_in_parts(c, t, stream, true);
-}
 static int64_t nccl_all_gather(struct comm *c, struct tensor *t, void *stream) {
-    return nccl_in_parts(c, t, stream, false);
+    begin(state_of(c), stream);
+    nccl_in_parts(c, t, false);
+    return end(c);
 }
 
 /* Each part travels between its rank and the root, all of them between ncclGroupStart and ncclGroupEnd.
@@ -200,17 +225,18 @@ static int64_t nccl_with_root(struct comm *c, struct tensor *t, int64_t root, vo
     int64_t n = tensor_count(t);
     int type = nccl_type_of(t), result = NCCL_SUCCESS;
     const char *what = gather ? "gather" : "scatter";
+    void *team = s->team ? s->team : s->comm;
     begin(s, stream);
     nccl_check(c, s->api.group_start(), what, t);
-    for (int r = 0; r < c->world && result == NCCL_SUCCESS; r++) {
-        struct comm_part part = comm_part(n, c->world, r);
-        bool mine = r == c->rank, to_root = c->rank == root;
+    for (int r = 0; r < c->parts && result == NCCL_SUCCESS; r++) {
+        struct comm_part part = comm_part(n, c->parts, r);
+        bool mine = r == c->part, to_root = c->part == root;
         if (r == root || !(mine || to_root)) continue;
         char *p = part_address(t, part);
         size_t count = (size_t)part.count;
         int peer = to_root ? r : (int)root;
-        result = gather == to_root ? s->api.receive(p, count, type, peer, s->comm, s->stream)
-                                   : s->api.send(p, count, type, peer, s->comm, s->stream);
+        result = gather == to_root ? s->api.receive(p, count, type, peer, team, s->stream)
+                                   : s->api.send(p, count, type, peer, team, s->stream);
     }
     nccl_check(c, result, what, t);
     nccl_check(c, s->api.group_end(), what, t);
@@ -248,8 +274,11 @@ static void nccl_close(struct comm *c) {
     struct nccl_comm *s = state_of(c);
     group_set_poll(c->group, NULL, NULL);
     s->device->synchronize(s->device, s->stream);
-    int result = s->api.comm_destroy(s->comm);
-    if (result != NCCL_SUCCESS) warn("closing NCCL: %s", s->api.get_error_string(result));
+    void *const comms[] = {s->peers, s->team, s->comm};
+    for (size_t i = 0; i < ARRAY_LENGTH(comms); i++) {
+        int result = comms[i] ? s->api.comm_destroy(comms[i]) : NCCL_SUCCESS;
+        if (result != NCCL_SUCCESS) warn("closing NCCL: %s", s->api.get_error_string(result));
+    }
     nccl_free(c);
 }
 
@@ -294,24 +323,39 @@ static bool nccl_agree(struct group *g, struct device *device, int version, stru
     return ok;
 }
 
-/* If NCCL fails on one rank, the others would wait for it: that process exits, and the watch tells them. */
-static bool nccl_init(struct comm *c, struct error *err) {
+/* Connects ranks first, first + stride, ..., of which this is number `index` of `count`. The first one's id
+ * is theirs. If NCCL fails on one rank, the others would wait for it: that process exits, and the watch tells
+ * them. */
+static bool nccl_connect(struct comm *c, void **comm, int64_t first, int64_t index, int64_t count,
+                         struct error *err) {
     struct nccl_comm *s = state_of(c);
-    struct nccl_id id = {""};
-    int result = c->rank == 0 ? s->api.get_unique_id(&id) : NCCL_SUCCESS;
+    struct nccl_id mine = {""};
+    int result = index == 0 ? s->api.get_unique_id(&mine) : NCCL_SUCCESS;
     bool ok = result == NCCL_SUCCESS || fail(err, "NCCL does not start: %s", nccl_error_text(s, result));
     if (!group_agree(c->group, ok, err)) return false;
-    group_broadcast(c->group, &id, sizeof id, 0);
+    struct nccl_id *ids = (struct nccl_id *)xcalloc((size_t)c->world, sizeof *ids);
+    group_exchange(c->group, ids, &mine, sizeof mine);
+    struct nccl_id id = ids[first];
+    free(ids);
     group_progress(c->group, "connecting the GPUs (NCCL)", -1);
     s->device->synchronize(s->device,
                            s->device->stream); /* NCCL takes the GPU that is current in this thread */
-    result = s->api.comm_init_rank(&s->comm, (int)c->world, id, (int)c->rank);
+    result = s->api.comm_init_rank(comm, (int)count, id, (int)index);
     if (result == NCCL_SUCCESS) return true;
     return fail(err, "rank %lld (%s): NCCL cannot connect the GPUs: %s", (long long)c->rank, c->group->host,
                 nccl_error_text(s, result));
 }
 
-struct comm *comm_open_nccl(struct group *g, struct device *device, struct error *err) {
+static bool nccl_init(struct comm *c, struct error *err) {
+    struct nccl_comm *s = state_of(c);
+    int64_t team = c->rank / c->parts, teams = c->world / c->parts;
+    if (!nccl_connect(c, &s->comm, 0, c->rank, c->world, err)) return false;
+    if (teams == 1) return true;
+    return nccl_connect(c, &s->team, team * c->parts, c->part, c->parts, err) &&
+           nccl_connect(c, &s->peers, c->part, team, teams, err);
+}
+
+struct comm *comm_open_nccl(struct group *g, struct device *device, int64_t parts, struct error *err) {
     struct comm *c = (struct comm *)xcalloc(1, sizeof *c);
     struct nccl_comm *s = (struct nccl_comm *)xcalloc(1, sizeof *s);
     int version = 0;
@@ -327,6 +371,8 @@ struct comm *comm_open_nccl(struct group *g, struct device *device, struct error
     *c = (struct comm){.group = g,
                        .rank = g->rank,
                        .world = g->world,
+                       .part = g->rank % parts,
+                       .parts = parts,
                        .kind = s->kind,
                        .state = s,
                        .all_reduce = nccl_all_reduce,

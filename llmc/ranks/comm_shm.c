@@ -9,12 +9,13 @@
  * that alternate: a rank that has counted round k + 1 has finished reading round k, so round k + 2 may
  * overwrite that half.
  *
- *   reduce_scatter   each rank gives rank r a piece of part r; rank r adds them in the order of ranks
- *   all_gather       each rank gives a piece of its own part to all
+ *   reduce_scatter   each rank gives a piece of every part; the part's owner in each team adds them in the
+ *                    order of ranks, so that teams change no bit
+ *   all_gather       each rank gives a piece of its own part to its team
  *   all_reduce       both rounds for each piece
  *   broadcast        the root gives a piece of its tensor to all
- *   gather           each rank gives a piece of its own part to the root
- *   scatter          the root gives rank r a piece of part r
+ *   gather           each rank gives a piece of its own part to the root of its team
+ *   scatter          the root of a team gives a piece of every part
  *
  * A collective runs inside wait(). A thread that ran it earlier, beside the caller's computation, would
  * gain nothing, because the ranks' own threads use all cores: 2 ranks on 2 cores took 34.5 ms a step
@@ -79,10 +80,12 @@ struct shm {
 static struct window *window_of(const struct shm *s, int64_t rank) {
     return (struct window *)(s->map + (size_t)rank * s->window_bytes);
 }
-/* Room for a piece in the current round's half; each half has `world` such slots. */
+/* Room for a piece in the current round's half; each half has such a slot for every part. */
 static uint8_t *slot_of(const struct shm *s, int64_t rank, int64_t slot) {
-    return window_of(s, rank)->data + ((s->round & 1) * s->comm.world + slot) * s->piece;
+    return window_of(s, rank)->data + ((s->round & 1) * s->comm.parts + slot) * s->piece;
 }
+/* The rank of this rank's team that owns the part. */
+static int64_t owner_of(const struct shm *s, int64_t part) { return s->comm.rank - s->comm.part + part; }
 
 /* --- rounds --- */
 
@@ -132,14 +135,12 @@ static void meet(const struct shm *s, const struct header *head) {
 
 /* --- collectives --- */
 
-/* In bytes: the piece of the rank's part that begins `at` bytes into it; for a broadcast, the root's
- * part is the whole tensor. */
-static struct comm_part piece_of(const struct shm *s, const struct job *j, int64_t rank, int64_t at) {
+/* In bytes: the piece of the part that begins `at` bytes into it. */
+static struct comm_part piece_of(const struct shm *s, const struct job *j, int64_t part, int64_t at) {
     int64_t size = (int64_t)dtype_size(j->tensor.dtype);
-    struct comm_part part = comm_part(j->head.count, s->comm.world, rank);
-    if (j->head.kind == BROADCAST) part = (struct comm_part){0, rank == j->head.root ? j->head.count : 0};
-    int64_t begin = min_i64(at, part.count * size);
-    return (struct comm_part){part.first * size + begin, min_i64(s->piece, part.count * size - begin)};
+    struct comm_part p = comm_part(j->head.count, s->comm.parts, part);
+    int64_t begin = min_i64(at, p.count * size);
+    return (struct comm_part){p.first * size + begin, min_i64(s->piece, p.count * size - begin)};
 }
 
 /* Adds n elements of all ranks in the order of ranks, in fp32, and rounds once. `own` holds this rank's and
@@ -149,7 +150,7 @@ static void add(const struct shm *s, enum dtype dtype, void *own, int64_t n) {
     for (int64_t at = 0, count; at < n; at += count) {
         count = min_i64(ADD_BLOCK, n - at);
         for (int64_t r = 0; r < s->comm.world; r++) {
-            const void *values = r == s->comm.rank ? own : slot_of(s, r, s->comm.rank);
+            const void *values = r == s->comm.rank ? own : slot_of(s, r, s->comm.part);
             const float *x = (const float *)values + at;
             if (dtype == DTYPE_BF16) {
                 for (int64_t i = 0; i < count; i++)
@@ -171,52 +172,65 @@ static void add(const struct shm *s, enum dtype dtype, void *own, int64_t n) {
 static void reduce_round(struct shm *s, const struct job *j, int64_t at) {
     uint8_t *data = (uint8_t *)j->tensor.data;
     enum dtype dtype = j->tensor.dtype;
+    bool needed = s->comm.parts < s->comm.world; /* the own part, by its owners in other teams */
     s->round++;
-    for (int64_t r = 0; r < s->comm.world; r++) {
-        struct comm_part theirs = piece_of(s, j, r, at);
-        if (r != s->comm.rank) memcpy(slot_of(s, s->comm.rank, r), data + theirs.first, (size_t)theirs.count);
+    for (int64_t p = 0; p < s->comm.parts; p++) {
+        struct comm_part theirs = piece_of(s, j, p, at);
+        if (p != s->comm.part || needed)
+            memcpy(slot_of(s, s->comm.rank, p), data + theirs.first, (size_t)theirs.count);
     }
     meet(s, &j->head);
-    struct comm_part own = piece_of(s, j, s->comm.rank, at);
+    struct comm_part own = piece_of(s, j, s->comm.part, at);
     add(s, dtype, data + own.first, own.count / (int64_t)dtype_size(dtype));
 }
 
 static void gather_round(struct shm *s, const struct job *j, int64_t at) {
     uint8_t *data = (uint8_t *)j->tensor.data;
-    struct comm_part own = piece_of(s, j, s->comm.rank, at);
+    struct comm_part own = piece_of(s, j, s->comm.part, at);
     s->round++;
     memcpy(slot_of(s, s->comm.rank, 0), data + own.first, (size_t)own.count);
     meet(s, &j->head);
-    if (j->head.kind == GATHER && s->comm.rank != j->head.root) return;
-    for (int64_t r = 0; r < s->comm.world; r++) {
-        struct comm_part theirs = piece_of(s, j, r, at);
-        if (r != s->comm.rank) memcpy(data + theirs.first, slot_of(s, r, 0), (size_t)theirs.count);
+    if (j->head.kind == GATHER && s->comm.part != j->head.root) return;
+    for (int64_t p = 0; p < s->comm.parts; p++) {
+        struct comm_part theirs = piece_of(s, j, p, at);
+        if (p != s->comm.part)
+            memcpy(data + theirs.first, slot_of(s, owner_of(s, p), 0), (size_t)theirs.count);
     }
+}
+
+static void broadcast_round(struct shm *s, const struct job *j, int64_t at) {
+    uint8_t *here = (uint8_t *)j->tensor.data + at;
+    size_t count = (size_t)min_i64(s->piece, tensor_bytes(&j->tensor) - at);
+    bool root = s->comm.rank == j->head.root;
+    s->round++;
+    if (root) memcpy(slot_of(s, s->comm.rank, 0), here, count);
+    meet(s, &j->head);
+    if (!root) memcpy(here, slot_of(s, j->head.root, 0), count);
 }
 
 static void scatter_round(struct shm *s, const struct job *j, int64_t at) {
     uint8_t *data = (uint8_t *)j->tensor.data;
-    bool root = s->comm.rank == j->head.root;
-    struct comm_part own = piece_of(s, j, s->comm.rank, at);
+    bool root = s->comm.part == j->head.root;
+    struct comm_part own = piece_of(s, j, s->comm.part, at);
     s->round++;
-    for (int64_t r = 0; root && r < s->comm.world; r++) {
-        struct comm_part theirs = piece_of(s, j, r, at);
-        if (r != s->comm.rank) memcpy(slot_of(s, s->comm.rank, r), data + theirs.first, (size_t)theirs.count);
+    for (int64_t p = 0; root && p < s->comm.parts; p++) {
+        struct comm_part theirs = piece_of(s, j, p, at);
+        if (p != s->comm.part) memcpy(slot_of(s, s->comm.rank, p), data + theirs.first, (size_t)theirs.count);
     }
     meet(s, &j->head);
-    if (!root) memcpy(data + own.first, slot_of(s, j->head.root, s->comm.rank), (size_t)own.count);
+    if (!root)
+        memcpy(data + own.first, slot_of(s, owner_of(s, j->head.root), s->comm.part), (size_t)own.count);
 }
 
 static void run_job(struct shm *s, const struct job *j) {
-    int64_t largest =
-        j->head.kind == BROADCAST ? j->head.count : comm_part(j->head.count, s->comm.world, 0).count;
+    int kind = j->head.kind;
+    int64_t largest = kind == BROADCAST ? j->head.count : comm_part(j->head.count, s->comm.parts, 0).count;
     int64_t bytes = largest * (int64_t)dtype_size(j->tensor.dtype);
     for (int64_t at = 0; at < bytes; at += s->piece) {
-        if (j->head.kind == ALL_REDUCE || j->head.kind == REDUCE_SCATTER) reduce_round(s, j, at);
-        if (j->head.kind == SCATTER)
-            scatter_round(s, j, at);
-        else if (j->head.kind != REDUCE_SCATTER)
-            gather_round(s, j, at);
+        if (kind == ALL_REDUCE || kind == REDUCE_SCATTER) reduce_round(s, j, at);
+        if (kind == ALL_REDUCE || kind == ALL_GATHER || kind == GATHER) gather_round(s, j, at);
+        if (kind == BROADCAST) broadcast_round(s, j, at);
+        if (kind == SCATTER) scatter_round(s, j, at);
     }
 }
 
@@ -228,8 +242,9 @@ static int64_t issue(struct comm *c, enum kind kind, const struct tensor *t, int
     struct shm *s = shm_of(c);
     check(t->dtype == DTYPE_F32 || t->dtype == DTYPE_BF16 || kind >= ALL_GATHER,
           "%s: %s is for fp32 and bf16", tensor_text(t), kind_names[kind]);
-    check(root >= 0 && root < c->world, "%s: %s with root %" PRId64 " of %" PRId64, tensor_text(t),
-          kind_names[kind], root, c->world);
+    int64_t roots = kind == BROADCAST ? c->world : c->parts;
+    check(root >= 0 && root < roots, "%s: %s with root %" PRId64 " of %" PRId64, tensor_text(t),
+          kind_names[kind], root, roots);
     if (s->issued - s->first == s->capacity) {
         s->capacity = max_i64(64, 2 * s->capacity);
         s->jobs = (struct job *)xrealloc(s->jobs, (size_t)s->capacity * sizeof *s->jobs);
@@ -339,12 +354,12 @@ static bool same_machine(struct group *g, struct error *err) {
     return true;
 }
 
-struct comm *comm_open_shm(struct group *g, struct error *err) {
+struct comm *comm_open_shm(struct group *g, int64_t parts, struct error *err) {
     if (!same_machine(g, err)) return NULL;
     struct shm *s = (struct shm *)xcalloc(1, sizeof *s);
-    int64_t piece = min_i64(PIECE, WINDOWS_MAX / (2 * g->world * g->world));
+    int64_t piece = min_i64(PIECE, WINDOWS_MAX / (2 * g->world * parts));
     s->piece = max_i64(PIECE_MIN, piece / PIECE_MIN * PIECE_MIN);
-    s->window_bytes = sizeof(struct window) + (size_t)(2 * g->world * s->piece);
+    s->window_bytes = sizeof(struct window) + (size_t)(2 * parts * s->piece);
     s->map_bytes = (size_t)g->world * s->window_bytes;
     if (!share_memory(s, g, err)) {
         free(s);
@@ -353,6 +368,8 @@ struct comm *comm_open_shm(struct group *g, struct error *err) {
     s->comm = (struct comm){.group = g,
                             .rank = g->rank,
                             .world = g->world,
+                            .part = g->rank % parts,
+                            .parts = parts,
                             .kind = "shared memory",
                             .state = s,
                             .all_reduce = shm_all_reduce,

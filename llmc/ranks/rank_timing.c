@@ -55,6 +55,8 @@ void rank_timing_open(struct rank_timing *p, struct group *g, struct comm *inner
     p->comm = (struct comm){.group = g,
                             .rank = inner->rank,
                             .world = inner->world,
+                            .part = inner->part,
+                            .parts = inner->parts,
                             .kind = inner->kind,
                             .state = p,
                             .all_reduce = pass_all_reduce,

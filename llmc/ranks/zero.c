@@ -56,9 +56,12 @@ static struct tensor grads_of(const struct zero *z, int64_t i) {
 
 /* This rank's part of a tensor of a bucket's size. */
 static struct tensor own(const struct zero *z, const struct tensor *bucket) {
-    struct comm_part part = comm_part(tensor_count(bucket), z->comm->world, z->comm->rank);
+    struct comm_part part = comm_part(tensor_count(bucket), z->comm->parts, z->comm->part);
     return tensor_range(bucket, part.first, part.count);
 }
+
+/* What all teams have and must be added once is added by the first. */
+static bool in_first_team(const struct zero *z) { return z->comm->rank < z->comm->parts; }
 
 static void copy(const struct zero *z, const struct tensor *to, const struct tensor *from) {
     struct ctx *ctx = z->gpt->ctx;
@@ -165,10 +168,10 @@ static void layer_grads_needed(void *arg, int64_t layer) {
     if (s->first) {
         clear_gaps(z, layer + 1);
     } else if (z->level >= ZERO_GRADIENTS) {
-        /* backward adds to the slot: begin with the sum so far, on the rank that stores it */
+        /* backward adds to the slot: begin with the sum so far, on one rank that stores it */
         struct tensor slot = grads_of(z, layer + 1), part = own(z, &slot);
         fill(z->gpt->ctx, &slot, 0.0f);
-        copy(z, &part, &s->parts[layer + 1].grad);
+        if (in_first_team(z)) copy(z, &part, &s->parts[layer + 1].grad);
     }
 }
 
@@ -225,14 +228,14 @@ static struct tensor new_shards(struct zero *z, enum memory_kind kind, int64_t p
 static int64_t make_parts(struct zero *z) {
     struct zero_state *s = z->state;
     struct gpt *g = z->gpt;
-    int64_t at = 0, largest = 0, in_block = comm_part(g->layout.block, z->comm->world, z->comm->rank).count;
+    int64_t at = 0, largest = 0, in_block = comm_part(g->layout.block, z->comm->parts, z->comm->part).count;
     if (z->level >= ZERO_GRADIENTS)
         s->grad_shards = new_shards(z, MEM_GRADIENTS, in_block, "this rank's gradients");
     if (z->level >= ZERO_PARAMETERS)
         s->param_shards = new_shards(z, MEM_PARAMETERS, in_block, "this rank's parameters");
     for (int64_t i = 0; i < s->buckets; i++) {
         struct zero_bucket b = bucket_of(z, i);
-        struct comm_part part = comm_part(b.end - b.first, z->comm->world, z->comm->rank);
+        struct comm_part part = comm_part(b.end - b.first, z->comm->parts, z->comm->part);
         struct optimizer_piece *p = &s->parts[i];
         *p = (struct optimizer_piece){.first = b.first + part.first,
                                       .count = part.count,
@@ -268,7 +271,7 @@ void zero_create(struct zero *z, struct gpt *g, struct optimizer *opt, struct co
     for (int i = 0; i < SLOTS; i++) s->in_param_slot[i] = s->in_grad_slot[i] = NONE;
     void *p = ctx_alloc(g->ctx, MEM_OPTIMIZER, s->buckets * (int64_t)sizeof(float), "the parts' norms");
     s->norms = tensor_make("norms", DTYPE_F32, p, s->buckets, 0, 0, 0);
-    fill(g->ctx, &s->norms, 0.0f); /* empty parts stay zero */
+    fill(g->ctx, &s->norms, 0.0f); /* empty parts, and those of other teams, stay zero */
     int64_t largest = make_parts(z);
     if (level > ZERO_NONE && options.kind == OPTIMIZER_MUON) {
         p = ctx_alloc(g->ctx, MEM_OPTIMIZER, g->layout.block * (int64_t)dtype_size(g->options.dtype),
@@ -324,25 +327,25 @@ void zero_micro_step(struct zero *z, bool first, bool last) {
     reduce(z, s->buckets - 1);
 }
 
-/* Muon on divided blocks, in rounds of a block for each rank. Every rank computes the momentum of its parts;
- * a block's owner gathers them, makes the matrices orthogonal and gives the parts back. */
+/* Muon on divided blocks, in rounds of a block for each rank of a team. Every rank computes the momentum of
+ * its parts; a block's owner gathers them, makes the matrices orthogonal and gives the parts back. */
 static void update_by_muon(struct zero *z, const struct update_args *args) {
     struct zero_state *s = z->state;
     struct gpt *g = z->gpt;
     struct comm *c = z->comm;
     int64_t L = g->config.layers;
-    for (int64_t first = 0; first < L; first += c->world) {
-        int64_t count = min_i64(c->world, L - first);
+    for (int64_t first = 0; first < L; first += c->parts) {
+        int64_t count = min_i64(c->parts, L - first);
         for (int64_t k = 0; k < count; k++) {
-            struct tensor *block = k == c->rank ? &z->optimizer->block : &s->transit, part = own(z, block);
+            struct tensor *block = k == c->part ? &z->optimizer->block : &s->transit, part = own(z, block);
             const struct optimizer_piece *piece = &s->parts[1 + first + k];
             if (piece->count) optimizer_momentum(z->optimizer, g, piece, 0, &part, args);
             int64_t ticket = c->gather(c, block, k, g->ctx->stream);
             await(z, &ticket);
         }
-        if (c->rank < count) optimizer_orthogonalize(z->optimizer, g, &z->optimizer->block);
+        if (c->part < count) optimizer_orthogonalize(z->optimizer, g, &z->optimizer->block);
         for (int64_t k = 0; k < count; k++) {
-            struct tensor *block = k == c->rank ? &z->optimizer->block : &s->transit, part = own(z, block);
+            struct tensor *block = k == c->part ? &z->optimizer->block : &s->transit, part = own(z, block);
             const struct optimizer_piece *piece = &s->parts[1 + first + k];
             int64_t ticket = c->scatter(c, block, k, g->ctx->stream);
             await(z, &ticket);
@@ -360,7 +363,7 @@ void zero_update(struct zero *z, const struct update_args *args) {
     }
     ctx_range_push(g->ctx, "update");
     zero_settle(z);
-    for (int64_t i = 0; i < s->buckets; i++) {
+    for (int64_t i = 0; i < s->buckets && in_first_team(z); i++) {
         struct tensor norm = tensor_range(&s->norms, i, 1);
         if (s->parts[i].count) sumsq(g->ctx, &norm, &s->parts[i].grad);
     }

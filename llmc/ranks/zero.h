@@ -12,9 +12,12 @@
  * The embeddings and all vectors are used at both ends of a step, so every rank stores them whole at every
  * level; their optimizer state is divided.
  *
- * Muon needs whole matrices. From level 1 on each block has an owner, rank l % world for block l: it gathers
+ * Muon needs whole matrices. From level 1 on each block has an owner, part l % parts for block l: it gathers
  * the momentum of its block, makes the matrices orthogonal, and gives every rank its part of the update. At
  * level 0 every rank does this for all blocks.
+ *
+ * With teams (comm.h) each team of ranks stores all parts once, and the teams are replicas. Gathers then stay
+ * within a team, and only sums of gradients travel between teams.
  *
  * The parameter buffer is divided into buckets, contiguous ranges: the embeddings, each block's matrices,
  * all vectors. The reduction of a bucket starts when its gradients are complete, while backward computes

@@ -168,6 +168,12 @@ static const struct option_row process_rows[] = {
              "what the processes divide among them to save memory: 1 the optimizer state, 2 also gradients, "
              "3 also parameters; `train_gpt plan` shows the memory of each level",
              0),
+    OPT_INT(
+        C, zero_group, "zero-group", "0", 0, 1e6, "N",
+        "divide among N processes in a row, such as those of one machine; every group of N then holds all "
+        "parts, and only sums of gradients travel between groups (0: divide among all). Worth it above "
+        "about 64 GPUs",
+        0),
     OPT_INT(C, restart, "restart", "0", 0, 1e6, "N",
             "if a process dies, restart all of them from the last checkpoint, up to N times",
             OPTION_THIS_RUN),
@@ -290,6 +296,22 @@ static double choose_learning_rate(const struct run_config *c, int64_t channels,
     return from_weights ? 0.1 * rate : rate;
 }
 
+/* The size of the groups that --zero divides among. */
+static bool check_zero_group(const struct run_config *c, struct error *err) {
+    int64_t world = max_i64(1, c->world), group = c->zero_group;
+    if (group == 0 || world == 1) return true;
+    if (c->zero == ZERO_NONE)
+        return fail(err, "--zero-group %" PRId64 ": --zero 0 divides nothing; choose --zero 1, 2 or 3",
+                    group);
+    if (world % group == 0) return true;
+    int64_t below = min_i64(group, world);
+    while (world % below) below--;
+    return fail(err,
+                "--zero-group %" PRId64 ": %" PRId64 " processes are no whole number of such groups; "
+                "the next smaller size that fits is %" PRId64,
+                group, world, below);
+}
+
 static bool choose_tokens_per_step(struct run_config *c, struct error *err) {
     int64_t world = max_i64(1, c->world), micro = c->batch_size * c->seq_len * world;
     if (!c->tokens_per_step) c->tokens_per_step = micro;
@@ -361,7 +383,7 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, s
                     c->seq_len, model->name, model->context,
                     from_weights ? "" : "; --context gives a new model a longer one");
     if (!c->model) c->model = RUN_DEFAULT_MODEL;
-    if (!choose_tokens_per_step(c, err)) return false;
+    if (!check_zero_group(c, err) || !choose_tokens_per_step(c, err)) return false;
     if (!choose_samples(c, err) || !complete_optimizer(c, err)) return false;
     if (c->init_std <= 0 && !from_weights) c->init_std = choose_init_std(stories, model->channels);
     if (c->learning_rate <= 0) c->learning_rate = choose_learning_rate(c, model->channels, from_weights);
@@ -491,14 +513,14 @@ struct update_args run_update_args(const struct run_config *c, double learning_r
 }
 
 double run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
-                     struct optimizer_options kept, enum zero_level level, int64_t world) {
+                     struct optimizer_options kept, const struct run_config *c) {
     check(ctx->plan, "run_plan_step: the context would run the step");
     struct gpt gpt, generator;
     struct optimizer optimizer;
     struct zero zero;
-    struct comm *comm = comm_open_plan(world);
+    struct comm *comm = comm_open_plan(max_i64(1, c->world), c->zero_group);
     gpt_create(&gpt, ctx, model, options);
-    zero_create(&zero, &gpt, &optimizer, comm, level, kept);
+    zero_create(&zero, &gpt, &optimizer, comm, c->zero, kept);
     generator_create(&generator, ctx, model, options->dtype, &gpt);
     gpt_init_weights(&gpt, 1);
     ctx_reset_stats(ctx);

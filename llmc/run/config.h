@@ -65,6 +65,7 @@ struct run_config {
     int64_t gpus, ranks, restart;
     double comm_timeout;
     enum zero_level zero;
+    int64_t zero_group;
     bool bind, rank_logs, tensorboard;
     int64_t world;   /* processes of the run; not an option, run_open() sets it; 0 means 1 */
     int64_t longest; /* tokens of the longest conversation; not an option, run_data_open() knows it */
@@ -113,11 +114,10 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
 double run_learning_rate(const struct run_config *c, int64_t step);
 struct update_args run_update_args(const struct run_config *c, double learning_rate, int64_t step);
 
-/* One update and one micro-step in plan mode: leaves the memory of a process, one of `world`, and the work
- * of the micro-step in the context's accounts, and returns the FLOPs of the update. The memory includes the
- * generator of samples. ctx must be in plan mode, and `options` come from run_gpt_options() for this level
- * and world. */
+/* One update and one micro-step in plan mode: leaves the memory of a process, one of config->world, and the
+ * work of the micro-step in the context's accounts, and returns the FLOPs of the update. The memory includes
+ * the generator of samples. ctx must be in plan mode, and `options` come from run_gpt_options(config). */
 double run_plan_step(struct ctx *ctx, const struct gpt_config *model, const struct gpt_options *options,
-                     struct optimizer_options optimizer, enum zero_level level, int64_t world);
+                     struct optimizer_options optimizer, const struct run_config *config);
 
 #endif

@@ -50,6 +50,7 @@ static const struct {
     {"eval-every", no_tasks, "there are no --eval-tasks"},
     {"sample-every", no_tokenizer, "there is no tokenizer to write text with; --tokenizer names one"},
     {"zero", undivided, "one process has nobody to divide its memory with"},
+    {"zero-group", one_process, "one process has nobody to divide its memory with"},
     {"comm-timeout", one_process, "there is one process only"},
     {"bind", not_started_here, "it is for the processes of --gpus and --ranks"},
     {"tf32", no_tf32, "it is for fp32 matrices on a GPU"},

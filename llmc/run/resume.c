@@ -74,6 +74,7 @@ static const struct resume_row {
     {"gpus", RESUME_COMMAND},
     {"ranks", RESUME_COMMAND},
     {"zero", RESUME_FREE},
+    {"zero-group", RESUME_FREE},
     {"restart", RESUME_COMMAND},
     {"comm-timeout", RESUME_COMMAND},
     {"bind", RESUME_COMMAND},

@@ -239,7 +239,7 @@ static void compare_state(struct run *r) {
 /* The communicator, wrapped so that each rank's waiting is timed. */
 static void open_comm(struct run *r) {
     struct error err;
-    struct comm *comm = comm_open(r->group, r->device, &err);
+    struct comm *comm = comm_open(r->group, r->device, r->config.zero_group, &err);
     check(comm, "%s", err.message);
     rank_timing_open(&r->timing, r->group, comm, r->device, r->device->short_name);
     r->comm = &r->timing.comm;
@@ -254,7 +254,7 @@ static void create_model(struct run *r) {
     struct ctx plan;
     ctx_init(&plan, r->device, r->device->ops, true);
     struct optimizer_options kept = run_optimizer_options(&r->config, &options);
-    run_plan_step(&plan, &r->model, &options, kept, r->config.zero, r->comm->world);
+    run_plan_step(&plan, &r->model, &options, kept, &r->config);
     int64_t sharing = r->device->unified ? r->group->local_world : 1;
     int64_t free_bytes, total_bytes, needed = sharing * ctx_memory_total(&plan);
     r->device->memory_info(r->device, &free_bytes, &total_bytes);
@@ -312,9 +312,9 @@ void run_open(struct run *r) {
     choose(r);
     r->kept_step = r->resumed ? r->state.step : -1;
     r->device = run_open_rank_device(&r->config, r->group);
-    open_comm(r);
     open_data(r);
     compare_state(r);
+    open_comm(r);
     run_warn_idle_options(r);
     /* up to here all ranks have the same errors, and rank 0 reports them; now each reports its own */
     run_prefix_messages(r->group, 0);

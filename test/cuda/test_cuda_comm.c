@@ -71,15 +71,16 @@ struct side {
     struct comm *comm;
 };
 
-static void side_open(struct side *s, const struct ranks *r) {
+static void side_open_teams(struct side *s, const struct ranks *r, int64_t parts) {
     struct error err = {""};
     s->group = ranks_open(r);
     s->device = device_open_cuda((int)s->group->local_rank, NULL, &err);
     check(s->device, "%s", err.message);
     ctx_init(&s->ctx, s->device, s->device->ops, false);
-    s->comm = comm_open_nccl(s->group, s->device, &err);
+    s->comm = comm_open_nccl(s->group, s->device, parts, &err);
     check(s->comm, "%s", err.message);
 }
+static void side_open(struct side *s, const struct ranks *r) { side_open_teams(s, r, r->world); }
 static void side_close(struct side *s) {
     s->comm->close(s->comm);
     ctx_free(&s->ctx);
@@ -163,7 +164,8 @@ static void exchange(struct exchange *x) {
     get(x, c->all_reduce(c, &x->tensor, stream), "all_reduce");
     for (int64_t i = 0; i < x->n; i++) expect(x, i, sum_of(c->world, i), "all_reduce");
 
-    struct comm_part own = comm_part(x->n, c->world, c->rank);
+    int64_t team = c->rank - c->part; /* its first rank */
+    struct comm_part own = comm_part(x->n, c->parts, c->part);
     put(x);
     get(x, c->reduce_scatter(c, &x->tensor, stream), "reduce_scatter");
     for (int64_t i = own.first; i < own.first + own.count; i++)
@@ -171,27 +173,27 @@ static void exchange(struct exchange *x) {
 
     put(x);
     get(x, c->all_gather(c, &x->tensor, stream), "all_gather");
-    for (int64_t r = 0; r < c->world; r++) {
-        struct comm_part part = comm_part(x->n, c->world, r);
+    for (int64_t p = 0; p < c->parts; p++) {
+        struct comm_part part = comm_part(x->n, c->parts, p);
         for (int64_t i = part.first; i < part.first + part.count; i++)
-            expect(x, i, value_of(r, i), "all_gather");
+            expect(x, i, value_of(team + p, i), "all_gather");
     }
     for (int64_t root = 0; root < c->world; root++) {
         put(x);
         get(x, c->broadcast(c, &x->tensor, root, stream), "broadcast");
         for (int64_t i = 0; i < x->n; i++) expect(x, i, value_of(root, i), "broadcast");
     }
-    for (int64_t root = 0; root < c->world; root++)
-        for (int64_t r = 0; r < c->world; r++) {
-            struct comm_part part = comm_part(x->n, c->world, r);
+    for (int64_t root = 0; root < c->parts; root++)
+        for (int64_t p = 0; p < c->parts; p++) {
+            struct comm_part part = comm_part(x->n, c->parts, p);
             put(x);
             get(x, c->gather(c, &x->tensor, root, stream), "gather");
             for (int64_t i = part.first; i < part.first + part.count; i++)
-                expect(x, i, value_of(c->rank == root ? r : c->rank, i), "gather");
+                expect(x, i, value_of(c->part == root ? team + p : c->rank, i), "gather");
             put(x);
             get(x, c->scatter(c, &x->tensor, root, stream), "scatter");
             for (int64_t i = part.first; i < part.first + part.count; i++)
-                expect(x, i, value_of(r == c->rank ? root : c->rank, i), "scatter");
+                expect(x, i, value_of(p == c->part ? team + root : c->rank, i), "scatter");
         }
 }
 
@@ -200,7 +202,7 @@ static const int64_t sizes[] = {0, 1, 127, 129, 384, 1024, 1009, 100003};
 
 static int collectives_body(const struct ranks *r, int64_t rank) {
     struct exchange x;
-    side_open(&x.side, r);
+    side_open_teams(&x.side, r, r->arg ? *(const int64_t *)r->arg : r->world);
     check(strncmp(x.side.comm->kind, "NCCL 2.", 7) == 0, "kind: %s", x.side.comm->kind);
     check(x.side.comm->rank == rank && x.side.comm->world == r->world, "rank or world is wrong");
     for (size_t k = 0; k < ARRAY_LENGTH(sizes); k++) {
@@ -226,6 +228,11 @@ static int collectives_body(const struct ranks *r, int64_t rank) {
     return 0;
 }
 static void test_collectives(void **state) { run_worlds(collectives_body, NULL); }
+
+static void test_teams(void **state) {
+    if (!machine.nccl || machine.devices < GPUS || small()) skip();
+    for (int64_t parts = 1; parts < GPUS; parts *= 2) run(GPUS, collectives_body, &parts);
+}
 
 /* --- order on the device --- */
 
@@ -351,7 +358,7 @@ static int refused_body(const struct ranks *r, int64_t rank) {
     bool cpu = rank == 1 && strcmp(fault, "cpu") == 0;
     struct device *d = cpu ? device_open_cpu() : device_open_cuda((int)index, NULL, &err);
     check(d, "%s", err.message);
-    struct comm *c = comm_open(g, d, &err);
+    struct comm *c = comm_open(g, d, 0, &err);
     check(!c, "it was opened");
     d->close(d);
     group_close(g);
@@ -516,6 +523,7 @@ static void test_misuse_is_noticed(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_collectives),
+        cmocka_unit_test(test_teams),
         cmocka_unit_test(test_order),
         cmocka_unit_test(test_missing_wait_is_noticed),
         cmocka_unit_test(test_one_rank_waits_alone),

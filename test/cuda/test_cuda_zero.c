@@ -18,7 +18,12 @@
 
 /* Heads of 16 columns, which attention's tensor-core variants take in bf16; odd sizes otherwise. */
 static const struct gpt_config model = GPT2_CONFIG("small", 12, 70, 3, 2, 32);
-enum { B = 2, T = 9, STEPS = 3, MICRO = 2 /* micro-batches of a step, over all ranks */ };
+enum {
+    B = 2,
+    T = 9,
+    STEPS = 3,
+    MICRO = 2 /* micro-batches of a step, over all ranks, but at least one for each */
+};
 
 struct result { /* in shared memory */
     float loss[STEPS], norm[STEPS];
@@ -26,7 +31,7 @@ struct result { /* in shared memory */
 };
 
 struct run {
-    int64_t world;
+    int64_t world, team;
     enum zero_level level;
     enum dtype dtype;
     enum optimizer_kind optimizer;
@@ -44,9 +49,9 @@ static void batch(int64_t index, int32_t *tokens, int32_t *targets) {
 static void train(struct zero *z, struct result *out) {
     struct gpt *g = z->gpt;
     struct comm *c = z->comm;
-    int64_t micro = MICRO / c->world;
+    int64_t all = max_i64(MICRO, c->world), micro = all / c->world;
     for (int64_t step = 0; step < STEPS; step++) {
-        gpt_set_loss_scale(g, 1.0f / (float)(MICRO * B * T));
+        gpt_set_loss_scale(g, 1.0f / (float)(all * B * T));
         for (int64_t i = 0; i < micro; i++) {
             int32_t tokens[B * T], targets[B * T];
             batch(i * c->world + c->rank, tokens, targets);
@@ -83,7 +88,7 @@ static int body(const struct ranks *ranks, int64_t rank) {
     struct group *group = ranks_open(ranks);
     struct device *device = device_open_cuda((int)group->local_rank, NULL, &err);
     check(device, "%s", err.message);
-    struct comm *comm = comm_open(group, device, &err);
+    struct comm *comm = comm_open(group, device, r->team, &err);
     check(comm, "%s", err.message);
     check(r->world == 1 || strncmp(comm->kind, "NCCL", 4) == 0, "the collectives are not NCCL's: %s",
           comm->kind);
@@ -124,12 +129,12 @@ static int64_t total(void) {
 }
 static size_t result_bytes(void) { return sizeof(struct result) + (size_t)total() * sizeof(float); }
 
-static struct result *run(int64_t world, enum zero_level level, enum dtype dtype,
+static struct result *run(int64_t world, int64_t team, enum zero_level level, enum dtype dtype,
                           enum optimizer_kind optimizer) {
     struct result *out = (struct result *)mmap(NULL, result_bytes(), PROT_READ | PROT_WRITE,
                                                MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     check(out != MAP_FAILED, "no shared memory");
-    struct run r = {world, level, dtype, optimizer, out};
+    struct run r = {world, team, level, dtype, optimizer, out};
     struct ranks ranks;
     ranks_init(&ranks, world, 60.0);
     ranks.arg = &r;
@@ -145,15 +150,15 @@ static void run_free(struct result *r) { munmap(r, result_bytes()); }
 
 static void near(int level, const char *what, int64_t i, double got, double want, double allowed) {
     if (!(fabs(got - want) <= allowed))
-        fail_msg("level %d: %s %d is %.9g, on one GPU %.9g", level, what, (int)i, got, want);
+        fail_msg("level %d: %s %d is %.9g, not %.9g", level, what, (int)i, got, want);
 }
 
 /* `loss`, `params`: the allowed relative differences. */
 static void check_levels(enum dtype dtype, enum optimizer_kind optimizer, double loss, double params) {
-    struct result *one = run(1, ZERO_NONE, dtype, optimizer), *first = NULL;
+    struct result *one = run(1, 0, ZERO_NONE, dtype, optimizer), *first = NULL;
     assert_true(one->loss[STEPS - 1] < one->loss[0]);
     for (int level = ZERO_NONE; level <= ZERO_PARAMETERS; level++) {
-        struct result *two = run(2, (enum zero_level)level, dtype, optimizer);
+        struct result *two = run(2, 0, (enum zero_level)level, dtype, optimizer);
         for (int i = 0; i < STEPS; i++) {
             near(level, "the loss of step", i, (double)two->loss[i], (double)one->loss[i],
                  loss * (double)one->loss[i]);
@@ -200,11 +205,34 @@ static void test_muon(void **state) {
     check_levels(DTYPE_F32, OPTIMIZER_MUON, 1e-5, 1e-5);
 }
 
+/* Four GPUs in two teams: a sum is first within a team and then over the teams, another order than in one
+ * team. */
+static void test_teams(void **state) {
+    if (!can_run()) skip();
+    setenv("SIM_GPUS", "4", 1);
+    for (int level = ZERO_OPTIMIZER; level <= ZERO_PARAMETERS; level++) {
+        struct result *one = run(4, 0, (enum zero_level)level, DTYPE_F32, OPTIMIZER_ADAMW);
+        struct result *two = run(4, 2, (enum zero_level)level, DTYPE_F32, OPTIMIZER_ADAMW);
+        for (int i = 0; i < STEPS; i++) {
+            near(level, "the loss of step", i, (double)two->loss[i], (double)one->loss[i],
+                 1e-6 * (double)one->loss[i]);
+            near(level, "the norm of step", i, (double)two->norm[i], (double)one->norm[i],
+                 1e-5 * (double)one->norm[i]);
+        }
+        for (int64_t i = 0; i < total(); i++)
+            near(level, "parameter", i, (double)two->params[i], (double)one->params[i],
+                 1e-6 * fabs((double)one->params[i]) + 1e-8);
+        run_free(one);
+        run_free(two);
+    }
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fp32),
         cmocka_unit_test(test_bf16),
         cmocka_unit_test(test_muon),
+        cmocka_unit_test(test_teams),
     };
     return test_main(argc, argv, tests, NULL, NULL);
 }

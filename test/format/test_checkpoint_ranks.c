@@ -12,6 +12,7 @@ struct plan {
     const char *run;
     const struct gpt_config *config;
     enum zero_level level;
+    int64_t team; /* 0: all */
     enum optimizer_kind optimizer;
     bool save;             /* else load and compare */
     int64_t step, limited; /* the rank that may not write more than a page; -1: none */
@@ -38,7 +39,7 @@ static int body(const struct ranks *ranks, int64_t rank) {
     struct error err;
     struct group *group = ranks_open(ranks);
     struct device *device = device_open_cpu();
-    struct comm *comm = comm_open(group, device, &err);
+    struct comm *comm = comm_open(group, device, p->team, &err);
     check(comm, "%s", err.message);
     struct ctx ctx;
     struct gpt gpt;
@@ -106,15 +107,17 @@ static void any_number_reads_what_any_number_wrote(void **state) {
         const struct gpt_config *config;
         int64_t world, files;
         enum zero_level level;
-        enum optimizer_kind optimizer;
-    } runs[] = {{&small, 1, 1, ZERO_NONE},       {&small, 2, 2, ZERO_OPTIMIZER},
-                {&small, 3, 3, ZERO_PARAMETERS}, {&small, 4, 4, ZERO_GRADIENTS},
-                {&least, 4, 3, ZERO_PARAMETERS}, {&least, 2, 2, ZERO_NONE}};
+        int64_t team;
+    } runs[] = {{&small, 1, 1, ZERO_NONE},         {&small, 2, 2, ZERO_OPTIMIZER},
+                {&small, 3, 3, ZERO_PARAMETERS},   {&small, 4, 4, ZERO_GRADIENTS},
+                {&least, 4, 3, ZERO_PARAMETERS},   {&least, 2, 2, ZERO_NONE},
+                {&small, 4, 4, ZERO_PARAMETERS, 2}};
     for (size_t w = 0; w < ARRAY_LENGTH(runs); w++) {
         enum optimizer_kind optimizer = (enum optimizer_kind)(w % 3);
         const char *run = in_scratch("run-%zu", w);
         struct plan p = {
             .run = run, .config = runs[w].config, .level = runs[w].level, .save = true, .step = 3};
+        p.team = runs[w].team;
         p.limited = -1;
         p.optimizer = optimizer;
         succeed(runs[w].world, &p);
@@ -130,6 +133,7 @@ static void any_number_reads_what_any_number_wrote(void **state) {
         for (size_t r = 0; r < ARRAY_LENGTH(runs); r++) {
             if (runs[r].config != runs[w].config) continue;
             p.level = runs[r].level;
+            p.team = runs[r].team;
             succeed(runs[r].world, &p);
         }
     }

@@ -208,8 +208,13 @@ static void cores_are_divided(void **state) {
 
 /* --- one result --- */
 
+/* The run "one", of one process. */
+static void make_one(void) {
+    if (!path_exists(in_scratch("one"))) expect_end(start("", "--out one " SHORT), 0, "plot      ", 1);
+}
+
 static void ranks_equal_one_process(void **state) {
-    expect_end(start("", "--out one " SHORT), 0, "plot      ", 1);
+    make_one();
     expect_end(start("", TWO "--out two " SHORT), 0, "plot      ", 1);
     assert_same_losses("one", "two");
     expect_end(start("", "--ranks 3 --zero 3 --rank-logs --out three " SHORT), 0, "plot      ", 1);
@@ -222,16 +227,21 @@ static void ranks_equal_one_process(void **state) {
     free(timing);
 }
 
-/* A run of two goes on with one and with three, in other portions and at another --zero. */
+/* A run of two goes on with one, three and four, in other portions and divided otherwise. */
 static void resumed_by_another_number(void **state) {
+    make_one();
     expect_end(start("", TWO "--out half --steps 20 --save-every 10 --val-every 20 " TINY), 0, "plot      ",
                1);
-    assert_int_equal(system(temp_printf("cd %s && cp -r half a && cp -r half b", scratch_directory())), 0);
+    assert_int_equal(
+        system(temp_printf("cd %s && for copy in a b c; do cp -r half $copy; done", scratch_directory())), 0);
     expect_end(start("", "--resume --out a --steps 40 --batch-size 3"), 0, "plot      ", 1);
     expect_end(start("", "--ranks 3 --resume --out b --steps 40 --zero 2 --batch-size 1"), 0, "plot      ",
                1);
+    expect_end(start("", "--ranks 4 --resume --out c --steps 40 --zero-group 2 --batch-size 1"), 0,
+               "plot      ", 1);
     assert_same_losses("one", "a");
     assert_same_losses("one", "b");
+    assert_same_losses("one", "c");
 }
 
 static void started_by_mpirun(void **state) {
@@ -239,6 +249,7 @@ static void started_by_mpirun(void **state) {
         print_message("    skipped: there is no mpirun\n");
         return;
     }
+    make_one();
     expect_end(start("OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe -np 3",
                      "--out mpi " SHORT),
                0, "plot      ", 1);
@@ -417,6 +428,7 @@ static void run_directory_must_be_seen(void **state) {
 /* --- refusals --- */
 
 static void refusals(void **state) {
+    make_one();
     static const struct {
         const char *before, *options, *message;
         int status, times;

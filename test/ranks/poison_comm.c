@@ -70,10 +70,10 @@ static void poison_wait(struct comm *c, int64_t ticket, void *stream) {
     free(s->values);
     s->values = NULL;
     p->inner->wait(p->inner, run_inner(p->inner, s, stream), stream);
-    for (int64_t r = 0; s->kind == REDUCE_SCATTER && r < c->world; r++) {
-        struct comm_part part = comm_part(tensor_count(&s->tensor), c->world, r);
+    for (int64_t r = 0; s->kind == REDUCE_SCATTER && r < c->parts; r++) {
+        struct comm_part part = comm_part(tensor_count(&s->tensor), c->parts, r);
         struct tensor theirs = tensor_range(&s->tensor, part.first, part.count);
-        if (r != c->rank) poison(&theirs);
+        if (r != c->part) poison(&theirs);
     }
 }
 
@@ -91,6 +91,8 @@ struct comm *poison_comm_open(struct comm *inner) {
     p->comm = (struct comm){.group = inner->group,
                             .rank = inner->rank,
                             .world = inner->world,
+                            .part = inner->part,
+                            .parts = inner->parts,
                             .kind = "test",
                             .state = p,
                             .all_reduce = poison_all_reduce,

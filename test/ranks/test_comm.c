@@ -20,15 +20,17 @@
 
 enum kind { ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST, GATHER, SCATTER, KINDS };
 
-static struct comm *open_comm(struct group *g) {
+static struct comm *open_teams(struct group *g, int64_t parts) {
     struct error err;
     struct device *device = device_open_cpu();
-    struct comm *c = comm_open(g, device, &err);
+    struct comm *c = comm_open(g, device, parts, &err);
     check(c, "%s", err.message);
     device->close(device);
     check(c->rank == g->rank && c->world == g->world, "comm has other ranks than the group");
+    check(c->parts == (parts ? parts : g->world) && c->part == g->rank % c->parts, "other parts");
     return c;
 }
+static struct comm *open_comm(struct group *g) { return open_teams(g, 0); }
 
 static void close_both(struct comm *c, struct group *g) {
     c->close(c);
@@ -61,28 +63,33 @@ static float get(const struct tensor *t, int64_t i) {
     return t->dtype == DTYPE_BF16 ? f32_from_bf16(((uint16_t *)t->data)[i]) : (float)i32(t)[i];
 }
 
-static int64_t owner(int64_t n, int64_t world, int64_t i) {
-    int64_t r = 0;
-    for (struct comm_part p = comm_part(n, world, r); i >= p.first + p.count; p = comm_part(n, world, r)) r++;
-    return r;
+/* The part that element i is in. */
+static int64_t part_of(int64_t n, int64_t parts, int64_t i) {
+    int64_t k = 0;
+    for (struct comm_part p = comm_part(n, parts, k); i >= p.first + p.count; p = comm_part(n, parts, k)) k++;
+    return k;
 }
+/* The rank that owns the part in the own team. */
+static int64_t owner(const struct comm *c, int64_t part) { return c->rank - c->part + part; }
 
 static void prepare(struct comm *c, struct tensor *t, enum kind kind, int64_t root) {
     int64_t n = tensor_count(t);
     memset((char *)t->data + tensor_bytes(t), 0x5a, 16);
     for (int64_t i = 0; i < n; i++) {
-        bool mine = (kind != ALL_GATHER && kind != GATHER) || owner(n, c->world, i) == c->rank;
-        bool from_root = kind == BROADCAST || kind == SCATTER;
-        put(t, i, mine && (!from_root || c->rank == root) ? (float)value(i, c->rank, kind) : 99.0f);
+        bool mine = (kind != ALL_GATHER && kind != GATHER) || part_of(n, c->parts, i) == c->part;
+        if (kind == BROADCAST) mine = c->rank == root;
+        if (kind == SCATTER) mine = c->part == root;
+        put(t, i, mine ? (float)value(i, c->rank, kind) : 99.0f);
     }
 }
 
 static float expected(struct comm *c, int64_t n, int64_t i, enum kind kind, int64_t root) {
     if (kind == BROADCAST) return (float)value(i, root, kind);
-    bool own = owner(n, c->world, i) == c->rank, at_root = c->rank == root;
+    int64_t part = part_of(n, c->parts, i);
+    bool own = part == c->part, at_root = c->part == root;
     if (kind == GATHER && !own && !at_root) return 99.0f; /* nothing changes */
-    if (kind == SCATTER) return own || at_root ? (float)value(i, root, kind) : 99.0f;
-    if (kind == ALL_GATHER || kind == GATHER) return (float)value(i, owner(n, c->world, i), kind);
+    if (kind == SCATTER) return own || at_root ? (float)value(i, owner(c, root), kind) : 99.0f;
+    if (kind == ALL_GATHER || kind == GATHER) return (float)value(i, owner(c, part), kind);
     float sum = 0;
     for (int64_t r = 0; r < c->world; r++) sum += (float)value(i, r, kind);
     return sum;
@@ -90,7 +97,7 @@ static float expected(struct comm *c, int64_t n, int64_t i, enum kind kind, int6
 
 static void compare(struct comm *c, const struct tensor *t, enum kind kind, int64_t root) {
     int64_t n = tensor_count(t);
-    struct comm_part own = comm_part(n, c->world, c->rank);
+    struct comm_part own = comm_part(n, c->parts, c->part);
     for (int64_t i = 0; i < n; i++) {
         if (kind == REDUCE_SCATTER && (i < own.first || i >= own.first + own.count)) continue;
         float want = expected(c, n, i, kind, root), got = get(t, i);
@@ -116,7 +123,7 @@ static int every_collective(const struct ranks *r, int64_t rank) {
     /* with 131072 fp32 elements, each of two ranks has exactly the largest piece of a round */
     static const int64_t sizes[] = {0, 1, 127, 128, 129, 641, 1009, 131072};
     struct group *g = ranks_open(r);
-    struct comm *c = open_comm(g);
+    struct comm *c = open_teams(g, *(const int64_t *)r->arg);
     check(strcmp(c->kind, g->world > 1 ? "shared memory" : "one process") == 0, "kind is %s", c->kind);
     struct {
         struct tensor t;
@@ -130,7 +137,8 @@ static int every_collective(const struct ranks *r, int64_t rank) {
                 if (dtype == DTYPE_I32 && kind < ALL_GATHER) continue;
                 if (s == ARRAY_LENGTH(sizes) && dtype != kind % 2)
                     continue; /* large: one dtype for each kind */
-                int64_t n = s < ARRAY_LENGTH(sizes) ? sizes[s] : 1000003, root = (count + 1) % g->world;
+                int64_t n = s < ARRAY_LENGTH(sizes) ? sizes[s] : 1000003,
+                        root = (count + 1) % (kind == BROADCAST ? c->world : c->parts);
                 jobs[count].t = make("tensor", (enum dtype)dtype, n);
                 jobs[count].kind = (enum kind)kind;
                 jobs[count].root = root;
@@ -151,9 +159,13 @@ static int every_collective(const struct ranks *r, int64_t rank) {
 }
 
 static void test_every_collective(void **state) {
-    for (int64_t world = 1; world <= 5; world++) {
+    static const struct {
+        int64_t world, parts;
+    } runs[] = {{1, 0}, {2, 0}, {3, 0}, {4, 0}, {5, 0}, {4, 2}, {6, 2}, {6, 3}, {3, 1}};
+    for (size_t i = 0; i < ARRAY_LENGTH(runs); i++) {
         struct ranks r;
-        ranks_init(&r, world, 20.0);
+        ranks_init(&r, runs[i].world, 20.0);
+        r.arg = &runs[i].parts;
         ranks_start(&r, every_collective);
         ranks_finish(&r, FINISH);
         ranks_expect_all(&r, 0, NULL);
@@ -374,7 +386,7 @@ static int other_machine(const struct ranks *r, int64_t rank) {
     struct group *g = ranks_open(r);
     struct device *device = device_open_cpu();
     struct error err;
-    check(!comm_open(g, device, &err), "it was opened");
+    check(!comm_open(g, device, 0, &err), "it was opened");
     device->close(device);
     group_close(g);
     fprintf(stderr, "%s\n", err.message);

@@ -290,6 +290,7 @@ static void options_without_effect_are_said(void **state) {
         {"--vocab-size 300 --data unknown.bin", "--sample-every 1"},
         {PREPARED, "--eval-every 1"},
         {PREPARED, "--zero 3"},
+        {PREPARED, "--zero-group 2"},
         {PREPARED, "--comm-timeout 60"},
         {PREPARED, "--bind"},
         {PREPARED, "--tf32"},

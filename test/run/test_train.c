@@ -266,6 +266,8 @@ static void test_plan_and_sample(void **state) {
            "768 and 1536");
     expect("plan --batch-size 2 --seq-len 128 --device cpu --ranks 3 --tokens-per-step 100", 1,
            "the smallest is 768");
+    expect("plan --device cpu --ranks 6 --zero-group 4", 1, "the next smaller size that fits is 3");
+    expect("plan --device cpu --ranks 6 --zero-group 3 --zero 0", 1, "--zero 0 divides nothing");
     setenv("LLMC_VARIANT", "cast:plain,attn:naive", 1);
     expect("plan --batch-size 2 --device cpu", 1, "\"attn:naive\" should be OPERATION:VARIANT");
     setenv("LLMC_VARIANT", "attn_forward:nope", 1);
