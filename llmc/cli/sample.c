@@ -136,6 +136,10 @@ int cmd_sample(int argc, char **argv) {
     check(directory, "%s", err.message);
     struct gpt_config model;
     check(checkpoint_config(&model, directory, &err), "%s", err.message);
+    check(
+        !gpt_looks_ahead(&model),
+        "%s: tokens of this model see those after them (its mask is anti-causal or full), so it cannot write",
+        directory);
     struct tokenizer *tokenizer =
         open_prompt_tokenizer(c.tokenizer, directory, c.chat ? c.chat : c.prompt, model.vocab_size);
     struct device_options device_options = {.threads = c.threads};

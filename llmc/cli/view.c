@@ -70,6 +70,8 @@ static bool append_token(void *user, int64_t token) {
 static void continue_text(const struct view_config *c, struct gpt *g, const struct tokenizer *t, int64_t V,
                           struct token_buffer *ids) {
     if (c->tokens == 0) return;
+    check(!gpt_looks_ahead(&g->config),
+          "--tokens: tokens of this model see those after them, so it cannot write");
     struct sampler_options sampling = sampling_options(&c->sampling, 0);
     struct sampler *s = sampler_new(&sampling, V);
     struct token_buffer made = {0};

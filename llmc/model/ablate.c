@@ -26,22 +26,51 @@ static bool has_cut(const struct ablation *a, int64_t layer, int64_t head, int64
     return false;
 }
 
+double attention_score(const struct attn_rule *rule, const float *q, const float *k, int64_t HS) {
+    double qk = 0.0, qq = 0.0, kk = 0.0, root = sqrt((double)HS), score;
+    for (int64_t i = 0; i < HS; i++) qk += (double)q[i] * (double)k[i];
+    for (int64_t i = 0; i < HS && attn_needs_norms(rule->score); i++) {
+        qq += (double)q[i] * (double)q[i];
+        kk += (double)k[i] * (double)k[i];
+    }
+    switch (rule->score) {
+    case ATTN_DOT:
+        score = qk;
+        break;
+    case ATTN_COSINE:
+        score = root * qk / sqrt((qq + 1e-6) * (kk + 1e-6));
+        break;
+    case ATTN_L2:
+        score = (2.0 * qk - qq - kk) / root;
+        break;
+    case ATTN_DOT2:
+        score = qk * qk / (double)HS;
+        break;
+    default:
+        score = qk / root;
+    }
+    double cap = (double)rule->softcap;
+    return cap > 0.0 ? cap * tanh(score / cap) : score;
+}
+
 /* Attention of token t in head h, without the edges that are cut: out (HS), and the softmax's denominator. */
-static void attend(const struct ablation *a, const struct gpt_config *c, const float *qkv, int64_t l,
-                   int64_t h, int64_t t, float *out, float *lse) {
+static void attend(const struct ablation *a, const struct gpt_config *c, const float *qkv, int64_t T,
+                   int64_t l, int64_t h, int64_t t, float *out, float *lse) {
+    struct attn_rule rule = gpt_attn_rule(c);
+    struct attn_range keys = attn_keys(rule, 0, T, t);
     int64_t HS = c->head_size, Q = c->heads * HS, KV = c->kv_heads * HS, row = Q + 2 * KV;
     const float *q = qkv + t * row + h * HS, *k = qkv + Q + h * c->kv_heads / c->heads * HS, *v = k + KV;
-    double *score = (double *)xmalloc((size_t)(t + 1) * sizeof *score), max = -INFINITY, sum = 0.0;
-    for (int64_t s = 0; s <= t; s++) {
-        score[s] = 0.0;
-        for (int64_t i = 0; i < HS; i++) score[s] += (double)q[i] * (double)k[s * row + i];
-        score[s] = ablation_cuts(a, l, h, t, s) ? -INFINITY : score[s] / sqrt((double)HS);
+    double *score = (double *)xmalloc((size_t)T * sizeof *score), max = -INFINITY, sum = 0.0;
+    for (int64_t s = keys.first; s < keys.end; s++) {
+        bool cut = ablation_cuts(a, l, h, t, s);
+        score[s] = cut ? -INFINITY : attention_score(&rule, q, k + s * row, HS);
         max = fmax(max, score[s]);
     }
-    for (int64_t s = 0; s <= t && max > -INFINITY; s++) sum += exp(score[s] - max);
+    for (int64_t s = keys.first; s < keys.end && max > -INFINITY; s++) sum += exp(score[s] - max);
     for (int64_t i = 0; i < HS; i++) {
         double x = 0.0;
-        for (int64_t s = 0; s <= t && sum > 0.0; s++) x += exp(score[s] - max) / sum * (double)v[s * row + i];
+        for (int64_t s = keys.first; s < keys.end && sum > 0.0; s++)
+            x += exp(score[s] - max) / sum * (double)v[s * row + i];
         out[i] = (float)x;
     }
     *lse = sum > 0.0 ? (float)(max + log(sum)) : ABLATED_LSE;
@@ -56,7 +85,7 @@ static void cut_edges(struct gpt *g, const struct ablation *a, int64_t l, float 
     for (int64_t h = 0; h < NH; h++)
         for (int64_t t = 0; t < T; t++)
             if (has_cut(a, l, h, t))
-                attend(a, &g->config, qkv, l, h, t, attn + (t * NH + h) * HS, lse + h * T + t);
+                attend(a, &g->config, qkv, T, l, h, t, attn + (t * NH + h) * HS, lse + h * T + t);
     ctx_upload_f32(g->ctx, &t_lse, lse);
     free(qkv);
     free(lse);

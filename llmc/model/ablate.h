@@ -4,7 +4,9 @@
  *
  *   head off   its output is 0, as if its columns of the output projection were 0
  *   edge cut   the softmax of token `to` leaves token `from` out, so the shares of the others grow; a token
- *              that may see nothing gets 0 */
+ *              that may see nothing gets 0
+ *
+ * Another score or mask is another configuration of the same weights: a model of its own (look.h). */
 #ifndef LLMC_ABLATE_H
 #define LLMC_ABLATE_H
 
@@ -30,6 +32,9 @@ void ablate(struct gpt *gpt, const struct ablation *a);
 
 bool ablation_cuts(const struct ablation *a, int64_t layer, int64_t head, int64_t to, int64_t from);
 bool ablation_off(const struct ablation *a, const struct gpt_config *config, int64_t layer, int64_t head);
+
+/* The score of a query and a key of HS numbers, computed in double. */
+double attention_score(const struct attn_rule *rule, const float *q, const float *k, int64_t HS);
 
 /* The logarithm of a softmax's denominator where all edges are cut: exp(score - this) is 0. */
 #define ABLATED_LSE 1e30f

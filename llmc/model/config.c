@@ -28,6 +28,13 @@
 /* For this engine's own directories: a key that appears only where the field is not as usual. */
 #define RARE(name)                                                                                           \
     { .key = name, .out_if_usual = true }
+/* Of all formats, this engine's own directories alone can say another value. */
+#define ONLY_OWN(name, value)                                                                                \
+    {                                                                                                        \
+        [FORMAT_HF_GPT2] = ALWAYS(value),                                                                    \
+        HF_LLAMAS(ALWAYS(value)), [FORMAT_OWN] = RARE(name), [FORMAT_GGUF_GPT2] = ALWAYS(value),             \
+        GGUF_LLAMAS(ALWAYS(value))                                                                           \
+    }
 /* The family of Llama: the same keys, and kinds that differ little. */
 #define HF_LLAMAS(...)   [FORMAT_HF_LLAMA] = __VA_ARGS__, [FORMAT_HF_QWEN2] = __VA_ARGS__
 #define GGUF_LLAMAS(...) [FORMAT_GGUF_LLAMA] = __VA_ARGS__, [FORMAT_GGUF_QWEN2] = __VA_ARGS__
@@ -173,6 +180,25 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
       [FORMAT_OWN] = OPTIONAL("tied", 0),
       [FORMAT_GGUF_GPT2] = BY_TENSORS,
       GGUF_LLAMAS(BY_TENSORS)}},
+    {OPT_WORD(
+         C, score, "score", "auto", "auto|scaled-dot|dot|cosine|l2|dot2", NULL,
+         "how a query and a key are compared: dot product divided by the root of the heads' width, dot product, "
+         "cosine times that root, negative squared distance, or squared dot product (auto: as the model says)",
+         0),
+     "score of attention", ONLY_OWN("score", SCORE_SCALED_DOT)},
+    {OPT_WORD(
+         C, mask, "mask", "auto", "auto|causal|anti-causal|full|window|prefix", NULL,
+         "which tokens a token sees: those up to it, those from it on, all, the last --window of those up to it, "
+         "or those up to it while tokens before the first that is predicted see each other (auto: as the model "
+         "says; window with --window)",
+         0),
+     "mask of attention", ONLY_OWN("mask", MASK_CAUSAL)},
+    {OPT_INT(C, window, "window", "0", 0, 1 << 24, "N",
+             "tokens that a token sees, itself and those before it (0: as the model says)", 0),
+     "window of attention", ONLY_OWN("window", 0)},
+    {OPT_REAL(C, softcap, "softcap", "0", 0, 1e6, "X",
+              "keep scores of attention between -X and X: X*tanh(score/X) (0: as the model says)", 0),
+     "soft cap of scores", ONLY_OWN("softcap", 0)},
 };
 #undef C
 
@@ -251,6 +277,8 @@ void gpt_config_complete(struct gpt_config *c) {
     if (!c->bias) c->bias = SWITCH_ON;
     if (!c->qkv_bias) c->qkv_bias = c->bias;
     if (!c->tied) c->tied = SWITCH_ON;
+    if (!c->score) c->score = SCORE_SCALED_DOT;
+    if (!c->mask) c->mask = c->window > 0 ? MASK_WINDOW : MASK_CAUSAL;
     if (!c->kv_heads) c->kv_heads = c->heads;
     if (!c->head_size && c->heads > 0) c->head_size = c->channels / c->heads;
     if (!c->ff) c->ff = gpt_mlp_gated(c) ? round_up(ceil_div(8 * c->channels, 3), 64) : 4 * c->channels;
@@ -261,7 +289,8 @@ void gpt_config_complete(struct gpt_config *c) {
 static bool check_limits(const struct gpt_config *c, struct error *err) {
     for (int i = 0; i < GPT_FIELD_COUNT; i++) {
         const struct gpt_field *f = &gpt_fields[i];
-        double value = gpt_field_get(c, f), least = f->option.type == OPTION_REAL ? 0.0 : 1.0;
+        double value = gpt_field_get(c, f);
+        double least = f->option.type == OPTION_REAL || strcmp(f->option.initial, "0") == 0 ? 0.0 : 1.0;
         int length;
         bool word = f->option.type == OPTION_WORD;
         bool good = word ? value >= 1.0 && part(f->option.words, '|', (int)value, &length)
@@ -288,6 +317,12 @@ bool gpt_config_check(const struct gpt_config *c, struct error *err) {
     if (c->positions != POSITIONS_ROPE && c->rope_theta != 0.0)
         return fail(err, "model %s: --rope-theta is for rotary positions, and this model has %s ones",
                     c->name, c->positions == POSITIONS_NONE ? "no" : "learned");
+    if (c->mask == MASK_WINDOW && c->window == 0)
+        return fail(err, "model %s: --mask window needs --window N, the number of tokens that a token sees",
+                    c->name);
+    if (c->mask != MASK_WINDOW && c->window > 0)
+        return fail(err, "model %s: --window is for --mask window, and this model's mask is another",
+                    c->name);
     double C = (double)c->channels, qkvo = 2.0 * (double)(c->heads + c->kv_heads) * (double)c->head_size;
     double mlp = (gpt_mlp_gated(c) ? 3.0 : 2.0) * (double)c->ff;
     double total = C * ((double)c->layers * (qkvo + mlp) + (double)c->vocab_size);

@@ -34,6 +34,16 @@ enum gpt_mlp {
     MLP_SWIGLU, /* gated (Shazeer 2020, arXiv 2002.05202) */
     MLP_GEGLU   /* gated, with GELU's tanh form (same) */
 };
+/* Scores and masks of attention: attn_rule.h has the definitions and their sources. */
+enum gpt_score { SCORE_AUTO, SCORE_SCALED_DOT, SCORE_DOT, SCORE_COSINE, SCORE_L2, SCORE_DOT2 };
+enum gpt_mask {
+    MASK_AUTO,
+    MASK_CAUSAL,
+    MASK_ANTI_CAUSAL,
+    MASK_FULL,
+    MASK_WINDOW, /* causal, the last `window` tokens */
+    MASK_PREFIX  /* causal, but the tokens before the first target see each other */
+};
 enum gpt_switch { SWITCH_AUTO, SWITCH_ON, SWITCH_OFF };
 
 /* Tokens to which a model directory gives a meaning; count 0: not said. */
@@ -61,6 +71,10 @@ struct gpt_config {
     enum gpt_switch tied;     /* the output head is the token embedding */
     double norm_eps;          /* added to the variance in every norm */
     double rope_theta;        /* base of the wavelengths of rotary positions; 0 without them */
+    enum gpt_score score;
+    enum gpt_mask mask;
+    int64_t window; /* tokens that a token sees, with itself; 0 with other masks */
+    double softcap; /* scores stay between -softcap and softcap; 0: any */
     /* Tokens that begin, and that end, a text, as config.json says. They are kept, but change nothing
      * that is computed, so they are no rows of the table. */
     struct gpt_token_ids bos, eos;
@@ -70,7 +84,8 @@ struct gpt_config {
 #define GPT2_CONFIG(name, context, vocab_size, layers, heads, channels)                                      \
     {                                                                                                        \
         name, context, vocab_size, layers, heads, channels, heads, (channels) / (heads), 4 * (channels),     \
-            POSITIONS_LEARNED, NORM_LAYER, MLP_GELU, SWITCH_ON, SWITCH_ON, SWITCH_ON, 1e-5, 0.0              \
+            POSITIONS_LEARNED, NORM_LAYER, MLP_GELU, SWITCH_ON, SWITCH_ON, SWITCH_ON, 1e-5, 0.0,             \
+            SCORE_SCALED_DOT, MASK_CAUSAL, 0, 0.0                                                            \
     }
 
 /* Formats that name fields. A family of Hugging Face models and an architecture of GGUF each have keys of
@@ -99,11 +114,12 @@ struct gpt_format_key {
 };
 
 struct gpt_field {
-    struct option_row option; /* offset in struct gpt_config; an initial value of 0 or "auto" */
+    struct option_row option; /* offset in struct gpt_config; an initial value of "auto", or "0" where a
+                                 complete configuration may have 0 */
     const char *what;         /* for messages: "number of layers" */
     struct gpt_format_key in[GPT_FORMATS];
 };
-enum { GPT_FIELD_COUNT = 16 };
+enum { GPT_FIELD_COUNT = 20 };
 extern const struct gpt_field gpt_fields[GPT_FIELD_COUNT];
 /* The options of a model's shape, for a struct gpt_config at `offset` in the command's configuration. */
 #define GPT_OPTION_GROUP(heading, offset)                                                                    \
@@ -143,6 +159,10 @@ bool gpt_format_reads_word(const struct gpt_field *field, enum gpt_format format
 
 /* V rounded up for the device (Vp); the padding rows are zero, stay zero, and are never sampled. */
 static inline int64_t gpt_padded_vocab(const struct gpt_config *c) { return round_up(c->vocab_size, 128); }
+/* Tokens see those after them. Such a model cannot write, as these do not exist yet. */
+static inline bool gpt_looks_ahead(const struct gpt_config *c) {
+    return c->mask == MASK_ANTI_CAUSAL || c->mask == MASK_FULL;
+}
 static inline bool gpt_mlp_gated(const struct gpt_config *c) {
     return c->mlp == MLP_SWIGLU || c->mlp == MLP_GEGLU;
 }

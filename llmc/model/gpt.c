@@ -8,6 +8,7 @@
 #include "llmc/model/gpt.h"
 
 #include <inttypes.h>
+#include <stdlib.h>
 
 /* --- views --- */
 
@@ -112,8 +113,29 @@ static void rotate(struct gpt *g, struct tensor *qkv, int64_t t0, bool backward)
         rope(g->ctx, qkv, (int)c->heads, (int)c->kv_heads, (int)t0, (float)c->rope_theta, backward);
 }
 
-static struct attn_rule gpt_attn_rule(const struct gpt_config *c) {
-    return (struct attn_rule){.heads = (int)c->heads, .kv_heads = (int)c->kv_heads};
+struct attn_rule gpt_attn_rule(const struct gpt_config *c) {
+    static const enum attn_score scores[] = {[SCORE_SCALED_DOT] = ATTN_SCALED_DOT,
+                                             [SCORE_DOT] = ATTN_DOT,
+                                             [SCORE_COSINE] = ATTN_COSINE,
+                                             [SCORE_L2] = ATTN_L2,
+                                             [SCORE_DOT2] = ATTN_DOT2};
+    static const enum attn_mask masks[] = {[MASK_CAUSAL] = ATTN_CAUSAL,
+                                           [MASK_ANTI_CAUSAL] = ATTN_ANTI_CAUSAL,
+                                           [MASK_FULL] = ATTN_FULL,
+                                           [MASK_WINDOW] = ATTN_WINDOW,
+                                           [MASK_PREFIX] = ATTN_PREFIX};
+    return (struct attn_rule){.heads = (int)c->heads,
+                              .kv_heads = (int)c->kv_heads,
+                              .score = scores[c->score],
+                              .mask = masks[c->mask],
+                              .window = (int)c->window,
+                              .softcap = (float)c->softcap};
+}
+
+static struct tensor *prefix_or_null(const struct gpt *g, struct tensor *t) {
+    if (!gpt_has_act(g, A_PREFIX)) return NULL;
+    *t = gpt_act(g, A_PREFIX, 0);
+    return t;
 }
 
 /* --- half-layers --- */
@@ -133,7 +155,8 @@ static void attn_half_forward(struct gpt *g, int64_t l, const struct span *s) {
     linear_forward(g, &qkv, NULL, &ln1, P_QKV_W, P_QKV_B, l, ACT_NONE);
     rotate(g, &qkv_T, s->t0, false);
     struct attn_rule rule = gpt_attn_rule(&g->config);
-    attn_forward(g->ctx, &attn_T, &lse_T, &qkv_T, NULL, &rule, (int)s->t0);
+    struct tensor prefix;
+    attn_forward(g->ctx, &attn_T, &lse_T, &qkv_T, prefix_or_null(g, &prefix), &rule, (int)s->t0);
     if (g->hooks.attention_done) g->hooks.attention_done(g->hooks.attention_arg, g, l);
     linear_forward(g, &branch, NULL, &attn, P_PROJ_W, P_PROJ_B, l, ACT_NONE);
     norm(g, LN2, l, &inp, &mid, &branch, s);
@@ -149,7 +172,8 @@ static void attn_half_backward(struct gpt *g, int64_t l, const struct span *s, b
 
     linear_backward(g, &dattn, &dresid, &attn, P_PROJ_W, P_PROJ_B, l, NULL, accumulate);
     struct attn_rule rule = gpt_attn_rule(&g->config);
-    attn_backward(g->ctx, &dqkv, &dattn, &attn, &lse, &qkv, NULL, &rule);
+    struct tensor prefix;
+    attn_backward(g->ctx, &dqkv, &dattn, &attn, &lse, &qkv, prefix_or_null(g, &prefix), &rule);
     rotate(g, &dqkv, 0, true);
     linear_backward(g, &dbranch, &dqkv, &ln1, P_QKV_W, P_QKV_B, l, NULL, accumulate);
     norm_back(g, LN1, l, false, &dbranch, &inp);
@@ -218,16 +242,40 @@ static void layer_needed(const struct gpt *g, int64_t l, int64_t next) {
     if (g->hooks.layer_needed) g->hooks.layer_needed(g->hooks.arg, l, next);
 }
 
+void gpt_set_prefix(struct gpt *g, const int32_t *lengths) {
+    struct tensor t;
+    if (prefix_or_null(g, &t)) ctx_upload(g->ctx, t.data, lengths, tensor_bytes(&t));
+}
+
+/* The first target is the token after the prefix. */
+static void set_prefix_before_targets(struct gpt *g, const int32_t *targets) {
+    if (!gpt_has_act(g, A_PREFIX)) return;
+    int64_t B = g->options.B, T = g->options.T;
+    int32_t *lengths = (int32_t *)xcalloc((size_t)B, sizeof *lengths);
+    for (int64_t b = 0; targets && b < B; b++) {
+        int64_t t = 0;
+        while (t < T && targets[b * T + t] < 0) t++;
+        lengths[b] = (int32_t)min_i64(t + 1, T);
+    }
+    gpt_set_prefix(g, lengths);
+    free(lengths);
+}
+
 void gpt_set_batch(struct gpt *g, const int32_t *tokens, const int32_t *targets) {
     struct tensor t = gpt_act(g, A_TOKENS, 0), y = gpt_act(g, A_TARGETS, 0);
     ctx_upload(g->ctx, t.data, tokens, tensor_bytes(&t));
     if (targets) ctx_upload(g->ctx, y.data, targets, tensor_bytes(&y));
+    set_prefix_before_targets(g, targets);
 }
 
 void gpt_forward(struct gpt *g, int64_t t0, int64_t count) {
     struct span s = {t0, count, t0 == 0 && count == g->options.T};
     check(s.whole || g->options.B == 1,
           "gpt_forward: a part of the sequence needs a batch of one, not %" PRId64, g->options.B);
+    check(
+        s.whole || !gpt_looks_ahead(&g->config),
+        "gpt_forward: with --mask %s, tokens see those after them, so a part of the sequence cannot be computed",
+        g->config.mask == MASK_FULL ? "full" : "anti-causal");
     check(t0 >= 0 && count > 0 && t0 + count <= g->options.T,
           "gpt_forward: positions %" PRId64 "..%" PRId64 " are beyond the %" PRId64 " allocated", t0,
           t0 + count, g->options.T);

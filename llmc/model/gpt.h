@@ -18,11 +18,21 @@
 extern "C" {
 #endif
 
-/* Uploads tokens and targets (B,T). Targets may be NULL (generation); -1 is ignored. */
+/* Uploads tokens and targets (B,T). Targets may be NULL (generation); -1 is ignored. With the prefix mask, the
+ * prefix of a sequence is what comes before its first target that is not ignored: a source text; without
+ * targets it is empty. */
 void gpt_set_batch(struct gpt *gpt, const int32_t *tokens, const int32_t *targets);
 
+/* After gpt_set_batch: other prefixes (B), each the number of first tokens that see each other. A model without
+ * the prefix mask has none. */
+void gpt_set_prefix(struct gpt *gpt, const int32_t *lengths);
+
+/* The rule of this model's attention. */
+struct attn_rule gpt_attn_rule(const struct gpt_config *config);
+
 /* Positions [t0, t0+count) of every sequence, up to and including ln_f. t0 > 0 continues from the cache in
- * A_QKV and needs B = 1, as does count < T. */
+ * A_QKV and needs B = 1, as does count < T; tokens must not look ahead then, and a prefix must lie in what
+ * is computed first. */
 void gpt_forward(struct gpt *gpt, int64_t t0, int64_t count);
 
 /* After gpt_forward: A_LOSSES, and their sum in STEP_LOSS. No gradients. */

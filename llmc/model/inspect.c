@@ -338,6 +338,7 @@ void inspect(struct inspection *x, struct gpt *g, const int32_t *tokens, int64_t
                              .V = V,
                              .next_count = min_i64(INSPECT_NEXT, V),
                              .temperature_count = count,
+                             .rule = gpt_attn_rule(c),
                              .ablation = ablation};
     check(V >= 1 && V <= c->vocab_size, "inspect: %lld tokens of %lld", (long long)V,
           (long long)c->vocab_size);
@@ -359,13 +360,14 @@ void inspect(struct inspection *x, struct gpt *g, const int32_t *tokens, int64_t
 
 void inspect_attention(const struct inspection *x, int64_t l, int64_t h, float *P) {
     int64_t T = x->T, HS = x->HS, kv = h * x->NKV / x->NH;
-    double scale = 1.0 / sqrt((double)HS);
     memset(P, 0, (size_t)(T * T) * sizeof *P);
-    for (int64_t t = 0; t < T; t++)
-        for (int64_t s = 0; s <= t; s++) {
-            float score =
-                dot(x->q + ((l * T + t) * x->NH + h) * HS, x->k + ((l * T + s) * x->NKV + kv) * HS, HS);
+    for (int64_t t = 0; t < T; t++) {
+        struct attn_range keys = attn_keys(x->rule, 0, T, t);
+        const float *q = x->q + ((l * T + t) * x->NH + h) * HS;
+        for (int64_t s = keys.first; s < keys.end; s++) {
             if (ablation_cuts(x->ablation, l, h, t, s)) continue;
-            P[t * T + s] = (float)exp(scale * (double)score - (double)x->lse[(l * x->NH + h) * T + t]);
+            double score = attention_score(&x->rule, q, x->k + ((l * T + s) * x->NKV + kv) * HS, HS);
+            P[t * T + s] = (float)exp(score - (double)x->lse[(l * x->NH + h) * T + t]);
         }
+    }
 }

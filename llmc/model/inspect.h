@@ -32,11 +32,12 @@ enum {
  * the text; after the last one, the most probable token. */
 struct inspection {
     int64_t T, L, NH, NKV, HS, C, V, next_count, temperature_count;
+    struct attn_rule rule;
     int32_t *tokens, *target;        /* (T) */
     const struct ablation *ablation; /* what the model was without; NULL: nothing */
     /* Attention, per layer. Query head h reads key and value head h*NKV/NH. With rotary positions q and k
-     * are the rotated ones. P[t,s] = exp(q[t].k[s]/sqrt(HS) - lse[t]), and 0 where an edge is cut; of a head
-     * that is off, `value_norm` and `write` are 0. */
+     * are the rotated ones. P[t,s] = exp(score(q[t], k[s]) - lse[t]) for the tokens s that t sees, by `rule`
+     * with an empty prefix, and 0 where an edge is cut; of a head that is off, `value_norm` and `write` are 0. */
     float *q;          /* (L,T,NH,HS) */
     float *k, *v;      /* (L,T,NKV,HS) */
     float *lse;        /* (L,NH,T) */
@@ -80,7 +81,7 @@ void inspect(struct inspection *x, struct gpt *gpt, const int32_t *tokens, int64
              const double *temperature, int64_t count, const struct ablation *ablation);
 void inspection_free(struct inspection *x);
 
-/* P (T,T) of one head: row t is what token t attends to; 0 above the diagonal. */
+/* P (T,T) of one head: row t is what token t attends to; 0 for tokens that it does not see. */
 void inspect_attention(const struct inspection *x, int64_t layer, int64_t head, float *P);
 
 #ifdef __cplusplus

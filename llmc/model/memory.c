@@ -76,18 +76,29 @@ void gpt_init_weights(struct gpt *g, uint64_t seed) {
 
 /* --- activations --- */
 
-enum act_shape { SHAPE_BT, SHAPE_C, SHAPE_Q, SHAPE_QKV, SHAPE_FF, SHAPE_FC, SHAPE_LSE, SHAPE_LOGITS };
+enum act_shape {
+    SHAPE_B,
+    SHAPE_BT,
+    SHAPE_C,
+    SHAPE_Q,
+    SHAPE_QKV,
+    SHAPE_FF,
+    SHAPE_FC,
+    SHAPE_LSE,
+    SHAPE_LOGITS
+};
 enum act_kind { KIND_DATA, KIND_FP32, KIND_INT32 };
 
 static bool centred(const struct gpt_config *c) { return c->norm == NORM_LAYER; }
 static bool gated(const struct gpt_config *c) { return gpt_mlp_gated(c); }
+static bool prefixed(const struct gpt_config *c) { return c->mask == MASK_PREFIX; }
 /* Where the heads together are as wide as the model, gradients of both fit one buffer. */
 static bool other_width(const struct gpt_config *c) { return gpt_dim_size(c, DIM_Q) != c->channels; }
 
 struct act_row {
     const char *name;
     bool per_layer;
-    enum act_shape shape; /* (B,T), (B,T,width), (B,NH,T), (rows of a head chunk, Vp) */
+    enum act_shape shape; /* (B), (B,T), (B,T,width), (B,NH,T), (rows of a head chunk, Vp) */
     enum act_kind kind;
     enum recompute shared_from; /* layers share one copy from this recompute level on; NONE: never */
     bool train_only;
@@ -97,6 +108,7 @@ struct act_row {
 static const struct act_row act_rows[ACT_ROWS] = {
     [A_TOKENS] = {"tokens", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, false, NULL},
     [A_TARGETS] = {"targets", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, false, NULL},
+    [A_PREFIX] = {"prefix", false, SHAPE_B, KIND_INT32, RECOMPUTE_NONE, false, prefixed},
     [A_EMBED] = {"embed", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, false, NULL},
     [A_LN1] = {"ln_1", true, SHAPE_C, KIND_DATA, RECOMPUTE_NORM, false, NULL},
     [A_LN1_MEAN] = {"ln_1.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, false, centred},
@@ -156,6 +168,7 @@ struct tensor gpt_act(const struct gpt *g, enum act_id id, int64_t layer) {
     enum dtype dtype = row->kind == KIND_INT32  ? DTYPE_I32
                        : row->kind == KIND_FP32 ? DTYPE_F32
                                                 : g->options.dtype;
+    if (row->shape == SHAPE_B) return tensor_make(row->name, dtype, data, B, 0, 0, 0);
     if (row->shape == SHAPE_BT) return tensor_make(row->name, dtype, data, B, T, 0, 0);
     if (row->shape == SHAPE_LSE) return tensor_make(row->name, dtype, data, B, g->config.heads, T, 0);
     if (row->shape == SHAPE_LOGITS)

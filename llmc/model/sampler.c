@@ -132,6 +132,7 @@ static int64_t threads_for(const struct gpt *gpt, int64_t positions, int64_t all
 int64_t generate(struct gpt *gpt, struct sampler *s, const uint32_t *prompt, int64_t count, int64_t tokens,
                  generate_fn *each, void *user) {
     int64_t T = gpt->options.T, V = gpt->config.vocab_size, made = 0, known = 0, computed = 0;
+    int32_t prefix = (int32_t)min_i64(count, T); /* what is left of the prompt in the context */
     check(count >= 1, "generate: an empty prompt");
     int32_t *text = (int32_t *)xcalloc((size_t)T, sizeof *text); /* the tokens in the context */
     float *logits = (float *)xmalloc((size_t)gpt_padded_vocab(&gpt->config) * sizeof *logits);
@@ -146,6 +147,7 @@ int64_t generate(struct gpt *gpt, struct sampler *s, const uint32_t *prompt, int
         if (computed < known) {
             if (threads) d->use_threads(d, threads_for(gpt, known - computed, threads));
             gpt_set_batch(gpt, text, NULL);
+            gpt_set_prefix(gpt, &prefix);
             gpt_forward(gpt, computed, known - computed);
             computed = known;
         }
@@ -155,6 +157,7 @@ int64_t generate(struct gpt *gpt, struct sampler *s, const uint32_t *prompt, int
         if (!each(user, token)) break;
         if (known == T) { /* full: go on from its later half */
             known = T / 2;
+            prefix = (int32_t)max_i64(0, prefix - (T - known));
             memmove(text, text + T - known, (size_t)known * sizeof *text);
             computed = 0;
         }

@@ -32,7 +32,7 @@ void generator_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config 
 /* Called for every new token; returning false ends the generation. */
 typedef bool generate_fn(void *user, int64_t token);
 
-/* Continues `prompt` (count >= 1 tokens) by up to `tokens`. When the context is full, the later half of it
+/* Continues `prompt` (count >= 1 tokens), which is the prefix of a model with that mask, by up to `tokens`. When the context is full, the later half of it
  * is kept and read again. Returns how many tokens were made. */
 int64_t generate(struct gpt *gpt, struct sampler *s, const uint32_t *prompt, int64_t count, int64_t tokens,
                  generate_fn *each, void *user);

@@ -56,7 +56,9 @@ void run_validate(struct run *r) {
     struct dataloader *loader = run_open_validation(r, &err);
     check(loader, "%s", err.message);
     int64_t all = ceil_div(dataloader_samples(loader), r->config.batch_size);
-    int64_t batches = r->config.val_batches ? r->config.val_batches : r->data.val_bytes || r->config.chat ? all : 20;
+    int64_t batches = r->config.val_batches                 ? r->config.val_batches
+                      : r->data.val_bytes || r->config.chat ? all
+                                                            : 20;
     struct eval_progress progress = {report_progress, r};
     batches = min_i64(batches, all);
     int64_t own = batches / world + (rank < batches % world);
@@ -164,6 +166,7 @@ static bool in_time(const struct run *r, double started, double limit) {
 void run_print_grade(struct run *r) {
     enum { GRADED = 40 };
     const double limit = 20.0; /* seconds, for a large model on a slow device */
+    if (gpt_looks_ahead(&r->model)) return;
     struct story_grade total = {0};
     double started = now_seconds();
     int n = 0;
@@ -188,6 +191,10 @@ void run_print_grade(struct run *r) {
 void run_print_sample(struct run *r) {
     if (!r->data.tokenizer) return;
     if (run_is_complete(r)) logger_end_line(r->log);
+    if (gpt_looks_ahead(&r->model)) {
+        logger_say(r->log, "sample    none: tokens of this model see those after them, so it cannot write\n");
+        return;
+    }
     char *text = sample_text(r, (uint64_t)r->state.step);
     logger_say(r->log, "\nsample at step %" PRId64 ":\n%s\n", r->state.step, text);
     logger_text(r->log, r->state.step, "sample", text);

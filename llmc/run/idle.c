@@ -18,6 +18,7 @@ static bool weights(const struct run *r) { return r->start && !r->resumed; }
 static bool no_validation(const struct run *r) { return !r->data.val; }
 static bool no_tasks(const struct run *r) { return !r->config.eval_tasks; }
 static bool no_tokenizer(const struct run *r) { return !r->data.tokenizer; }
+static bool looks_ahead(const struct run *r) { return gpt_looks_ahead(&r->model); }
 static bool one_process(const struct run *r) { return r->group->world == 1; }
 static bool undivided(const struct run *r) { return one_process(r) && r->config.zero > ZERO_OPTIMIZER; }
 static bool not_started_here(const struct run *r) { return !r->config.gpus && !r->config.ranks; }
@@ -48,6 +49,7 @@ static const struct {
     {"keep-best", no_validation, "there is no validation data; with --data, --val names it"},
     {"early-stop", no_validation, "there is no validation data; with --data, --val names it"},
     {"eval-every", no_tasks, "there are no --eval-tasks"},
+    {"sample-every", looks_ahead, "tokens of this model see those after them, so it cannot write"},
     {"sample-every", no_tokenizer, "there is no tokenizer to write text with; --tokenizer names one"},
     {"zero", undivided, "one process has nobody to divide its memory with"},
     {"zero-group", one_process, "one process has nobody to divide its memory with"},

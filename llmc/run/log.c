@@ -220,6 +220,7 @@ static void print_loss(const struct run *r) {
 
 /* Commands that work as they stand: without a tokenizer `sample` takes no prompt, and prints numbers. */
 static void print_sample_command(const struct run *r) {
+    if (gpt_looks_ahead(&r->model)) return;
     char *program = program_name(NULL), *out = shell_quote(r->out);
     char *says = shell_quote(r->config.chat ? r->data.chat_prompt_text : "");
     say("sample    %s sample --from %s%s%s\n", program, out,

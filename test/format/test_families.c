@@ -64,6 +64,10 @@ static void directories_come_back(void **state) {
         {with(qwen2(), "norm", NORM_LAYER), "llmc", "h.1.attn.c_attn.bias"},
         {with(gpt2(), "positions", POSITIONS_NONE), "llmc", "h.0.mlp.c_fc.bias"},
         {with(gpt2(), "bias", SWITCH_OFF), "llmc", "wpe.weight"},
+        {with(llama(), "score", SCORE_L2), "llmc", "ln_f.weight"},
+        {with(gpt2(), "mask", MASK_PREFIX), "llmc", "wpe.weight"},
+        {with(with(gpt2(), "mask", MASK_WINDOW), "window", 4), "llmc", "wpe.weight"},
+        {with(llama(), "softcap", 20.5), "llmc", "ln_f.weight"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(models); i++) {
         struct model m;

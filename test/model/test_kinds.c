@@ -16,7 +16,7 @@
 #include "llmc/model/gpt.h"
 #include "llmc/model/sampler.h"
 
-enum { B = 2, T = 7, TOKENS = B * T, V = 40, KINDS = 3 * 2 * 4 * 12 };
+enum { B = 2, T = 7, TOKENS = B * T, V = 40, RULES = 5 * 5 * 2, KINDS = 3 * 2 * 4 * 12 };
 
 struct model {
     struct device *device;
@@ -63,6 +63,8 @@ static void step(struct model *m, const struct gpt_config *config, struct gpt_op
     gpt_set_loss_scale(&m->gpt, 1.0f / TOKENS);
     gpt_set_batch(&m->gpt, targets, tokens); /* what a step leaves must not reach the next */
     gpt_forward_backward(&m->gpt, true);
+    for (int b = 0; config->mask == MASK_PREFIX && b < B; b++) /* sources of 3 and 4 tokens */
+        for (int t = 0; t < 2 + b; t++) targets[b * T + t] = -1;
     for (int64_t i = 0; i < batches; i++) {
         gpt_set_batch(&m->gpt, tokens + i * options.B * T, targets + i * options.B * T);
         gpt_forward_backward(&m->gpt, i == 0);
@@ -160,7 +162,9 @@ static void check_accumulation(const struct gpt_config *config) {
 
 /* Logits of every position: from one forward pass, and from spans that continue the cache. */
 static void check_cache(const struct gpt_config *config) {
-    static const int64_t spans[] = {1, 3, 1, 2}; /* add up to T */
+    static const int64_t spans[] = {1, 3, 1, 2}, after_prefix[] = {3, 1, 1, 2}; /* add up to T */
+    const int32_t prefix = 3;
+    if (gpt_looks_ahead(config)) return;
     struct model whole, parts;
     int32_t tokens[T];
     float expected[T][V], logits[128];
@@ -172,15 +176,18 @@ static void check_cache(const struct gpt_config *config) {
     disturb(&parts.gpt);
     gpt_set_batch(&whole.gpt, tokens, NULL);
     gpt_set_batch(&parts.gpt, tokens, NULL);
+    gpt_set_prefix(&whole.gpt, &prefix);
+    gpt_set_prefix(&parts.gpt, &prefix);
     gpt_forward(&whole.gpt, 0, T);
     for (int64_t t = 0; t < T; t++) {
         gpt_logits(&whole.gpt, t, logits);
         memcpy(expected[t], logits, sizeof expected[t]);
     }
     int64_t t = 0;
-    for (size_t i = 0; i < ARRAY_LENGTH(spans); t += spans[i++]) {
-        gpt_forward(&parts.gpt, t, spans[i]);
-        for (int64_t k = 0; k < spans[i]; k++) {
+    const int64_t *span = config->mask == MASK_PREFIX ? after_prefix : spans;
+    for (size_t i = 0; i < ARRAY_LENGTH(spans); t += span[i++]) {
+        gpt_forward(&parts.gpt, t, span[i]);
+        for (int64_t k = 0; k < span[i]; k++) {
             gpt_logits(&parts.gpt, t + k, logits);
             assert_near(logits, expected[t + k], V, 1e-5, config->name, "a logit from the cache");
         }
@@ -229,6 +236,41 @@ static int64_t walk(void (*check_config)(const struct gpt_config *config)) {
     return count;
 }
 
+/* Every score under every mask, with and without a cap. */
+static int64_t walk_rules(void (*check_config)(const struct gpt_config *config)) {
+    struct error err;
+    int64_t count = 0;
+    for (int score = SCORE_SCALED_DOT; score <= SCORE_DOT2; score++)
+        for (int mask = MASK_CAUSAL; mask <= MASK_PREFIX; mask++)
+            for (int k = 0; k < 2; k++) {
+                struct gpt_config c = {
+                    .context = T, .vocab_size = V, .layers = 2, .heads = 4, .channels = 16};
+                c.positions = k ? POSITIONS_ROPE : POSITIONS_LEARNED;
+                c.kv_heads = k ? 2 : 4;
+                c.score = (enum gpt_score)score;
+                c.mask = (enum gpt_mask)mask;
+                c.window = mask == MASK_WINDOW ? 3 : 0;
+                c.softcap = k ? 1.5 : 0.0;
+                c.norm_eps = 1e-3;
+                gpt_config_complete(&c);
+                snprintf(c.name, sizeof c.name, "%s/%s/softcap %s", text_of(&c, "score"), text_of(&c, "mask"),
+                         text_of(&c, "softcap"));
+                if (!gpt_config_check(&c, &err)) fail_msg("%s: %s", c.name, err.message);
+                check_config(&c);
+                count++;
+            }
+    return count;
+}
+
+static void test_gradients_of_rules(void **state) { assert_int_equal(walk_rules(check_gradients), RULES); }
+static void test_recomputation_of_rules(void **state) {
+    assert_int_equal(walk_rules(check_recomputation), RULES);
+}
+static void test_accumulation_of_rules(void **state) {
+    assert_int_equal(walk_rules(check_accumulation), RULES);
+}
+static void test_cache_of_rules(void **state) { assert_int_equal(walk_rules(check_cache), RULES); }
+
 static void test_gradients(void **state) { assert_int_equal(walk(check_gradients), KINDS); }
 static void test_recomputation(void **state) { assert_int_equal(walk(check_recomputation), KINDS); }
 static void test_accumulation(void **state) { assert_int_equal(walk(check_accumulation), KINDS); }
@@ -236,7 +278,13 @@ static void test_cache(void **state) { assert_int_equal(walk(check_cache), KINDS
 
 int main(int argc, char **argv) {
     omp_set_num_threads(1); /* the models are so small that threads would only wait for each other */
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients), cmocka_unit_test(test_recomputation),
-                                       cmocka_unit_test(test_accumulation), cmocka_unit_test(test_cache)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_gradients),
+                                       cmocka_unit_test(test_recomputation),
+                                       cmocka_unit_test(test_accumulation),
+                                       cmocka_unit_test(test_cache),
+                                       cmocka_unit_test(test_gradients_of_rules),
+                                       cmocka_unit_test(test_recomputation_of_rules),
+                                       cmocka_unit_test(test_accumulation_of_rules),
+                                       cmocka_unit_test(test_cache_of_rules)};
     return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -86,6 +86,8 @@ static const struct {
     {"bias", "off"},
     {"qkv-bias", "off"},
     {"tied", "off"},
+    {"score", "dot"},
+    {"mask", "full"},
     {"batch-size", "1"},
     {"tokens-per-step", "128"},
     {"steps", "6"},
