@@ -130,6 +130,20 @@ template <class T> struct alignas(16) vec {
     }
 };
 
+/* The elements of a vector in fp32. A bf16 is the upper half of an fp32, so a pair takes a shift and a mask;
+ * to_float() of each element would first extract the upper one. */
+DEVICE_INLINE void to_floats(float (&x)[4], const vec<float> &v) {
+#pragma unroll
+    for (int k = 0; k < 4; k++) x[k] = v[k];
+}
+DEVICE_INLINE void to_floats(float (&x)[8], const vec<bf16> &v) {
+    uint32_t pair[4], bits[8];
+    memcpy(pair, &v, sizeof pair);
+#pragma unroll
+    for (int k = 0; k < 4; k++) bits[2 * k] = pair[k] << 16, bits[2 * k + 1] = pair[k] & 0xffff0000u;
+    memcpy(x, bits, sizeof x);
+}
+
 /* Host side: can rows of `cols` elements that start at p be read as vectors? */
 template <class T> bool vec_aligned(const T *p, int64_t cols) {
     return (uintptr_t)p % 16 == 0 && cols % vec<T>::size == 0;

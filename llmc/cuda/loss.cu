@@ -13,40 +13,65 @@
 
 constexpr float LOG2_E = 1.4426950408889634f;
 
-/* Running maximum and sum of e^(x - max). The maximum starts at -FLT_MAX: -infinity could not be subtracted
- * from a logit of -infinity. */
+/* __fmul_rn: no compiler fuses this product with a subtraction, so equal maxima have a difference of 0. */
+DEVICE_INLINE float base_of(float max) { return __fmul_rn(max, LOG2_E); }
+
+/* Running maximum and sum of 2^(x*LOG2_E - base), base being the maximum times LOG2_E, rounded: one fused
+ * multiply-add and one exponential a logit. The maximum starts low enough for every logit, but with a finite
+ * base: infinity could not be subtracted from a logit of -infinity. */
 struct softmax_sum {
-    float max = -FLT_MAX, sum = 0.0f;
+    float max = -0x1p127f, base = base_of(max), sum = 0.0f;
 };
 
-/* Adds the vector that begins at column v; columns from V on are padding. */
-template <class T> DEVICE_INLINE void softmax_add(softmax_sum &s, const vec<T> &x, int v, int V) {
+template <int size> DEVICE_INLINE void softmax_add(softmax_sum &s, const float (&x)[size]) {
     float max = s.max;
 #pragma unroll
-    for (int k = 0; k < vec<T>::size; k++)
-        if (v + k < V) max = fmaxf(max, to_float(x[k]));
-    float sum = s.sum * fast_exp2((s.max - max) * LOG2_E);
+    for (int k = 0; k < size; k++) max = fmaxf(max, x[k]);
+    float base = base_of(max), sum = s.sum * fast_exp2(s.base - base);
 #pragma unroll
-    for (int k = 0; k < vec<T>::size; k++)
-        if (v + k < V) sum += fast_exp2((to_float(x[k]) - max) * LOG2_E);
-    s.max = max;
-    s.sum = sum;
-}
-
-/* The sum of the logits in the vector that begins at column v. */
-template <class T> DEVICE_INLINE float vector_sum(const vec<T> &x, int v, int V) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int k = 0; k < vec<T>::size; k++)
-        if (v + k < V) sum += to_float(x[k]);
-    return sum;
+    for (int k = 0; k < size; k++) sum += fast_exp2(fmaf(x[k], LOG2_E, -base));
+    s.max = max, s.base = base, s.sum = sum;
 }
 
 DEVICE_INLINE softmax_sum softmax_join(softmax_sum s, float *scratch) {
     softmax_sum all;
     all.max = block_max(s.max, scratch);
-    all.sum = block_sum(s.sum * fast_exp2((s.max - all.max) * LOG2_E), scratch);
+    all.base = base_of(all.max);
+    all.sum = block_sum(s.sum * fast_exp2(s.base - all.base), scratch);
     return all;
+}
+
+/* The columns from V on of the vector that begins at column v, which are padding, become `value`. */
+template <int size> DEVICE_INLINE void fill_padding(float (&x)[size], int v, int V, float value) {
+#pragma unroll
+    for (int k = 0; k < size; k++)
+        if (v + k >= V) x[k] = value;
+}
+
+/* Calls f(v, x, partial) for this thread's vectors of logits, x, which begin at columns v. Loads four of them
+ * at once. Only the last vector of a row can be partial, that is have padding; no other one pays for a
+ * comparison with V. */
+template <class T, class F> DEVICE_INLINE void for_logits(const T *row, int V, F f) {
+    constexpr int size = vec<T>::size, BATCH = 4;
+    int v = (int)threadIdx.x * size, step = (int)blockDim.x * size, whole = V / size * size;
+    float x[size];
+    for (; v + (BATCH - 1) * step < whole; v += BATCH * step) {
+        vec<T> batch[BATCH];
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) batch[i] = vec<T>::load(row + v + i * step);
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) to_floats(x, batch[i]), f(v + i * step, x, false);
+    }
+    for (; v < V; v += step) to_floats(x, vec<T>::load(row + v)), f(v, x, v >= whole);
+}
+
+/* Zeros the vectors from column v on: the padding, or a row whose target is ignored. */
+template <class T> DEVICE_INLINE void zero_columns(T *row, int v, int Vp) {
+    constexpr int size = vec<T>::size;
+    vec<T> zero;
+#pragma unroll
+    for (int k = 0; k < size; k++) zero[k] = from_float<T>(0.0f);
+    for (v += (int)threadIdx.x * size; v < Vp; v += (int)blockDim.x * size) zero.store_streaming(row + v);
 }
 
 /* What a row's gradients have in common. */
@@ -54,12 +79,12 @@ struct loss_gradient {
     float scale, of_target, each; /* exp(x-max)*scale - of_target at the target - each */
 };
 
-/* The loss of a row, by thread 0, and its gradient's factors, by all. `sum`: of e^(x - max); `logits`: of x,
- * if there is label smoothing. */
-DEVICE_INLINE loss_gradient finish_row(float *loss, float max, float sum, float logits, float at_target,
-                                       int V, float dloss, loss_terms terms) {
+/* The gradient's factors; and the loss of the row, if this thread `writes` it. `sum`: of e^(x - max);
+ * `logits`: of x, if there is label smoothing. */
+DEVICE_INLINE loss_gradient finish_row(float *loss, bool writes, float max, float sum, float logits,
+                                       float at_target, int V, float dloss, loss_terms terms) {
     float lse = logf(sum) + max;
-    if (threadIdx.x == 0) {
+    if (writes) {
         float l = lse - (1.0f - terms.smoothing) * at_target;
         if (terms.smoothing > 0.0f) l -= terms.smoothing * (logits / (float)V);
         if (terms.z > 0.0f) l += terms.z * lse * lse;
@@ -69,22 +94,48 @@ DEVICE_INLINE loss_gradient finish_row(float *loss, float max, float sum, float 
     return {dloss / sum * factor, dloss * (1.0f - terms.smoothing), dloss * terms.smoothing / (float)V};
 }
 
-/* The gradient of the vector that begins at column v. */
+/* A row of V logits, x, and its gradient, out (Vp), which may be x. A thread reads and writes the same
+ * vectors in each pass, and the one that has the target's also writes the loss and corrects the gradient
+ * there: so no thread reads what another one has written. */
 template <class T>
-DEVICE_INLINE vec<T> softmax_gradient(vec<T> x, const softmax_sum &s, int v, int V, int target,
-                                      const loss_gradient &g) {
+DEVICE_INLINE void loss_of_row(float *loss, T *out, const T *x, int V, int Vp, int target, const float *dloss,
+                               const loss_terms &terms, float *scratch) {
+    constexpr int size = vec<T>::size;
+    bool has_target = target / size % (int)blockDim.x == (int)threadIdx.x;
+    float at_target = has_target ? to_float(x[target]) : 0.0f, logits_sum = 0.0f;
+    softmax_sum s;
+    for_logits(x, V, [&](int v, float(&logits)[size], bool partial) {
+        if (partial) fill_padding(logits, v, V, -INFINITY);
+        softmax_add(s, logits);
+    });
+    s = softmax_join(s, scratch);
+    if (terms.smoothing > 0.0f) {
+        for_logits(x, V, [&](int v, float(&logits)[size], bool partial) {
+            if (partial) fill_padding(logits, v, V, 0.0f);
 #pragma unroll
-    for (int k = 0; k < vec<T>::size; k++) {
-        float d = fast_exp2((to_float(x[k]) - s.max) * LOG2_E) * g.scale - g.each;
-        if (v + k == target) d -= g.of_target;
-        x[k] = from_float<T>(v + k < V ? d : 0.0f);
+            for (int k = 0; k < size; k++) logits_sum += logits[k];
+        });
+        logits_sum = block_sum(logits_sum, scratch);
     }
-    return x;
-}
-
-/* The gradient of a row whose target is ignored. */
-template <class T> DEVICE_INLINE void zero_row(T *row, int64_t Vp) {
-    for (int64_t v = threadIdx.x; v < Vp; v += blockDim.x) row[v] = from_float<T>(0.0f);
+    float exact = fast_exp2(-fmaf(s.max, LOG2_E, -s.base)); /* without the rounding of base */
+    loss_gradient g = finish_row(loss, has_target, s.max, s.sum * exact, logits_sum, at_target, V,
+                                 dloss ? *dloss : 0.0f, terms);
+    if (!dloss) return;
+    float scale = g.scale * exact;
+    auto gradient = [&](float logit) {
+        return fmaf(fast_exp2(fmaf(logit, LOG2_E, -s.base)), scale, -g.each);
+    };
+    for_logits(x, V, [&](int v, float(&logits)[size], bool partial) {
+        vec<T> d;
+#pragma unroll
+        for (int k = 0; k < size; k++) logits[k] = gradient(logits[k]);
+        if (partial) fill_padding(logits, v, V, 0.0f);
+#pragma unroll
+        for (int k = 0; k < size; k++) d[k] = from_float<T>(logits[k]);
+        d.store_streaming(out + v);
+    });
+    if (has_target) out[target] = from_float<T>(gradient(at_target) - g.of_target);
+    zero_columns(out, (V + size - 1) / size * size, Vp);
 }
 
 DEVICE_INLINE int64_t row_of_block() { return (int64_t)gridDim.x - 1 - blockIdx.x; }
@@ -100,7 +151,7 @@ __global__ void loss_forward_naive_kernel(float *losses, T *logits, const int *t
     int target = targets[row];
     if (target < 0) {
         if (threadIdx.x == 0) losses[row] = 0.0f;
-        if (dloss) zero_row(x, Vp);
+        for (int64_t v = threadIdx.x; dloss && v < Vp; v += blockDim.x) x[v] = from_float<T>(0.0f);
         return;
     }
     float d_of_loss = dloss ? *dloss : 0.0f, max = -FLT_MAX, sum = 0.0f;
@@ -113,8 +164,8 @@ __global__ void loss_forward_naive_kernel(float *losses, T *logits, const int *t
         for (int v = (int)threadIdx.x; v < V; v += (int)blockDim.x) logits_sum += to_float(x[v]);
         logits_sum = block_sum(logits_sum, scratch);
     }
-    loss_gradient g =
-        finish_row(losses + row, max, sum, logits_sum, to_float(x[target]), V, d_of_loss, terms);
+    loss_gradient g = finish_row(losses + row, threadIdx.x == 0, max, sum, logits_sum, to_float(x[target]), V,
+                                 d_of_loss, terms);
     if (!dloss) return;
     __syncthreads(); /* all threads have read x[target]; now its owner may overwrite it */
     for (int64_t v = threadIdx.x; v < Vp; v += blockDim.x) {
@@ -123,8 +174,6 @@ __global__ void loss_forward_naive_kernel(float *losses, T *logits, const int *t
     }
 }
 
-/* A thread copies, reads and writes only its own vectors; the barrier in softmax_join orders the copies
- * before thread 0's read of x[target]. */
 template <class T>
 __global__ void __launch_bounds__(512, 2)
     loss_forward_shared_kernel(float *losses, T *logits, const int *targets, int V, int Vp,
@@ -132,64 +181,34 @@ __global__ void __launch_bounds__(512, 2)
     constexpr int size = vec<T>::size;
     DYNAMIC_SHARED(T,
                    x); /* (Vp), then 32 floats for the sums: a static array would cost 1 KiB of alignment */
-    float *scratch = reinterpret_cast<float *>(x + Vp);
     int64_t row = row_of_block();
     T *global = logits + row * Vp;
-    int target = targets[row], first = (int)threadIdx.x * size, step = (int)blockDim.x * size;
-    float d_of_loss = dloss ? *dloss : 0.0f;
+    int target = targets[row], step = (int)blockDim.x * size;
     if (target < 0) {
         if (threadIdx.x == 0) losses[row] = 0.0f;
-        if (dloss) zero_row(global, Vp);
+        if (dloss) zero_columns(global, 0, Vp);
         return;
     }
-    for (int v = first; v < Vp; v += step) cp_async16(x + v, global + v);
+    for (int v = (int)threadIdx.x * size; v < V; v += step) cp_async16(x + v, global + v);
     cp_async_commit();
-    cp_async_wait<0>();
-    softmax_sum s;
-    for (int v = first; v < V; v += step) softmax_add(s, vec<T>::load(x + v), v, V);
-    s = softmax_join(s, scratch);
-    float logits_sum = 0.0f;
-    if (terms.smoothing > 0.0f) {
-        for (int v = first; v < V; v += step) logits_sum += vector_sum(vec<T>::load(x + v), v, V);
-        logits_sum = block_sum(logits_sum, scratch);
-    }
-    loss_gradient g =
-        finish_row(losses + row, s.max, s.sum, logits_sum, to_float(x[target]), V, d_of_loss, terms);
-    if (!dloss) return;
-    for (int v = first; v < Vp; v += step)
-        softmax_gradient(vec<T>::load(x + v), s, v, V, target, g).store_streaming(global + v);
+    cp_async_wait<0>(); /* the thread's own copies, which are all that it reads */
+    loss_of_row(losses + row, global, x, V, Vp, target, dloss, terms, reinterpret_cast<float *>(x + Vp));
 }
 
 template <class T>
 __global__ void __launch_bounds__(512, 2)
-    loss_forward_online_kernel(float *losses, T *logits, const int *targets, int V, int64_t Vp,
+    loss_forward_online_kernel(float *losses, T *logits, const int *targets, int V, int Vp,
                                const float *dloss, loss_terms terms) {
-    constexpr int size = vec<T>::size;
     SHARED(float, scratch, [32]);
     int64_t row = row_of_block();
     T *x = logits + row * Vp;
-    int target = targets[row], first = (int)threadIdx.x * size, step = (int)blockDim.x * size;
-    float d_of_loss = dloss ? *dloss : 0.0f;
+    int target = targets[row];
     if (target < 0) {
         if (threadIdx.x == 0) losses[row] = 0.0f;
-        if (dloss) zero_row(x, Vp);
+        if (dloss) zero_columns(x, 0, Vp);
         return;
     }
-    softmax_sum s;
-#pragma unroll 4
-    for (int v = first; v < V; v += step) softmax_add(s, vec<T>::load(x + v), v, V);
-    float at_target = threadIdx.x == 0 ? to_float(x[target]) : 0.0f; /* before softmax_join's barriers */
-    s = softmax_join(s, scratch);
-    float logits_sum = 0.0f;
-    if (terms.smoothing > 0.0f) {
-        for (int v = first; v < V; v += step) logits_sum += vector_sum(vec<T>::load(x + v), v, V);
-        logits_sum = block_sum(logits_sum, scratch);
-    }
-    loss_gradient g = finish_row(losses + row, s.max, s.sum, logits_sum, at_target, V, d_of_loss, terms);
-    if (!dloss) return;
-#pragma unroll 4
-    for (int v = first; v < Vp; v += step)
-        softmax_gradient(vec<T>::load_streaming(x + v), s, v, V, target, g).store_streaming(x + v);
+    loss_of_row(losses + row, x, x, V, Vp, target, dloss, terms, scratch);
 }
 
 /* --- launchers --- */
@@ -240,7 +259,7 @@ static void loss_forward_online(const struct op_env *env, struct tensor *losses,
         using T = decltype(tag);
         launch({grid_size(tensor_rows(logits), 1), loss_block(logits), 0, env->stream},
                loss_forward_online_kernel<T>, f32(losses), data_of<T>(logits), i32(targets), V,
-               tensor_cols(logits), data_of<float>(dloss), terms_of(terms));
+               (int)tensor_cols(logits), data_of<float>(dloss), terms_of(terms));
     });
 }
 
