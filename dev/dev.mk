@@ -1,5 +1,5 @@
 # Benchmarks, and what developers run now and then.
-.PHONY: bench bench-cpu bench-data mutants format
+.PHONY: bench bench-cpu bench-data learn mutants format
 
 # Threads that wait spin only briefly, as train_gpt's do.
 bench: $(BUILD)/bench  ## time every operation alone (ARGS='--op attn --json FILE')
@@ -13,6 +13,16 @@ bench-data: $(BUILD)/bench_tokenizer $(BUILD)/stories  ## speed of tokenizer tra
 	$(BUILD)/bench_tokenizer train $(BUILD)/bench-data.txt 4096 $$(nproc) $(BUILD)/bench-data.json
 	$(BUILD)/bench_tokenizer encode $(BUILD)/bench-data.txt $(BUILD)/bench-data.json $$(nproc)
 	$(BUILD)/bench_tokenizer linear $(BUILD)/bench-data.txt $(BUILD)/bench-data.json
+
+# An exercise of dev/learn: the learner's function, what grades it, and the engine with its tests.
+LEARN_PROGRAMS = $(patsubst dev/learn/ch%.c,$(BUILD)/learn/ch%,$(wildcard dev/learn/ch*.c))
+$(LEARN_PROGRAMS): $(BUILD)/learn/%: $(BUILD)/dev/learn/%.o $(BUILD)/dev/learn/main.o $(BUILD)/test/libtest.a $(BUILD)/libllmc.a
+	$(LINK)
+tests: $(LEARN_PROGRAMS)
+
+CH =
+learn: $(if $(CH),$(BUILD)/learn/ch$(shell printf %02d $(CH)))  ## grade the exercise of a chapter of dev/learn: make learn CH=3
+	if [ -n "$(CH)" ]; then $(BUILD)/learn/ch$$(printf %02d $(CH)); else cat dev/learn/README.md; fi
 
 # Everything that dev/mutants.sh needs to compile a source and to link the tests with it.
 mutants: export BUILD := $(BUILD)

@@ -1,7 +1,7 @@
 # The test programs, and what `make test` and `make test-long` run. A program is built from test/FOLDER/test_NAME.c; every
 # other .c there is in libtest.a. Those of test/cuda run on a GPU (`make test-gpu`) and on the simulated one.
 TESTS        = $(patsubst test/%.c,$(BUILD)/test/%,$(filter-out test/cuda/% test/sim/%,$(wildcard test/*/test_*.c)))
-TEST_LIB_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard test/*/test_*.c test/fuzz/*.c),$(wildcard test/*.c test/*/*.c)))
+TEST_LIB_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard test/*/test_*.c test/fuzz/*.c),$(wildcard test/*.c test/*/*.c)) dev/learn/grade.c)
 
 # What runs on the simulated device; test/run.sh explains the assignments. A missing barrier shows in the results of some
 # order of threads, and in every order to ThreadSanitizer, which needs the small cases only.

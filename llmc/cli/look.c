@@ -241,3 +241,41 @@ void look_free(struct look *l) {
     inspection_free(&l->x);
     ctx_free(&l->ctx);
 }
+
+/* --- what a pass leaves out --- */
+
+/* The numbers of a list like [1, 2], each from `low` to below `high`. */
+static bool take_numbers(const json_t *list, size_t count, int64_t *out, const int64_t *low,
+                         const int64_t *high) {
+    if (json_array_size(list) != count) return false;
+    for (size_t i = 0; i < count; i++) {
+        const json_t *v = json_array_get(list, i);
+        out[i] = json_integer_value(v);
+        if (!json_is_integer(v) || out[i] < low[i] || out[i] >= high[i]) return false;
+    }
+    return true;
+}
+
+bool look_take_without(struct look_without *w, const json_t *root, const struct gpt_config *c, int64_t T,
+                       struct error *err) {
+    const json_t *off = json_object_get(root, "off"), *cut = json_object_get(root, "cut"), *item;
+    size_t i;
+    int64_t n[4];
+    w->off = (bool *)xcalloc((size_t)(c->layers * c->heads), sizeof *w->off);
+    json_array_foreach(off, i, item) {
+        if (!take_numbers(item, 2, n, (const int64_t[]){0, 0}, (const int64_t[]){c->layers, c->heads}))
+            return fail(err, "\"off\" must be pairs of a layer and a head");
+        w->off[n[0] * c->heads + n[1]] = true;
+    }
+    if (json_array_size(cut) > LOOK_CUTS) return fail(err, "at most %d edges can be cut", LOOK_CUTS);
+    json_array_foreach(cut, i, item) {
+        if (!take_numbers(item, 4, n, (const int64_t[]){0, 0, -1, -1},
+                          (const int64_t[]){T, T, c->layers, c->heads}))
+            return fail(err, "\"cut\" must be lists of two tokens, a layer and a head");
+        w->cut[i] = (struct ablation_cut){n[2], n[3], n[0], n[1]};
+    }
+    w->ablation = (struct ablation){w->off, w->cut, (int64_t)json_array_size(cut)};
+    return true;
+}
+
+void look_without_free(struct look_without *w) { free(w->off); }

@@ -36,6 +36,18 @@ void look_close(struct look_model *m);
 /* Loads the weights of a checkpoint, which must have the shape of the model. */
 bool look_load(struct look_model *m, int64_t checkpoint, struct error *err);
 
+/* What a pass leaves out, from an object {"off": [[layer, head], ...], "cut": [[to, from, layer, head], ...]} about
+ * T tokens; -1 for the layer or head of a cut stands for all. */
+enum { LOOK_CUTS = 256 };
+struct look_without {
+    struct ablation ablation; /* points to the others */
+    bool *off;                /* (L,NH) */
+    struct ablation_cut cut[LOOK_CUTS];
+};
+bool look_take_without(struct look_without *w, const struct json_t *root, const struct gpt_config *c,
+                       int64_t T, struct error *err);
+void look_without_free(struct look_without *w);
+
 /* One pass. The arrays point into it. */
 struct look {
     struct ctx ctx;

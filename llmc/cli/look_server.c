@@ -18,8 +18,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CUTS_MAX = 256 };
-
 struct look_server {
     struct look_model *m;
     const struct token_buffer *ids;
@@ -32,44 +30,8 @@ struct look_server {
 struct question {
     struct token_buffer ids; /* of its text; count 0: the command's */
     int64_t checkpoint;
-    struct ablation ablation;
-    bool *off;
-    struct ablation_cut cut[CUTS_MAX];
+    struct look_without without;
 };
-
-/* The numbers of a list like [1, 2], each from `low` to below `high`. */
-static bool take_numbers(const json_t *list, size_t count, int64_t *out, const int64_t *low,
-                         const int64_t *high) {
-    if (json_array_size(list) != count) return false;
-    for (size_t i = 0; i < count; i++) {
-        const json_t *v = json_array_get(list, i);
-        out[i] = json_integer_value(v);
-        if (!json_is_integer(v) || out[i] < low[i] || out[i] >= high[i]) return false;
-    }
-    return true;
-}
-
-static bool take_ablation(struct question *q, const json_t *root, const struct gpt_config *c, int64_t T,
-                          struct error *err) {
-    const json_t *off = json_object_get(root, "off"), *cut = json_object_get(root, "cut"), *item;
-    size_t i;
-    int64_t n[4];
-    q->off = (bool *)xcalloc((size_t)(c->layers * c->heads), sizeof *q->off);
-    json_array_foreach(off, i, item) {
-        if (!take_numbers(item, 2, n, (const int64_t[]){0, 0}, (const int64_t[]){c->layers, c->heads}))
-            return fail(err, "\"off\" must be pairs of a layer and a head");
-        q->off[n[0] * c->heads + n[1]] = true;
-    }
-    if (json_array_size(cut) > CUTS_MAX) return fail(err, "at most %d edges can be cut", CUTS_MAX);
-    json_array_foreach(cut, i, item) {
-        if (!take_numbers(item, 4, n, (const int64_t[]){0, 0, -1, -1},
-                          (const int64_t[]){T, T, c->layers, c->heads}))
-            return fail(err, "\"cut\" must be lists of two tokens, a layer and a head");
-        q->cut[i] = (struct ablation_cut){n[2], n[3], n[0], n[1]};
-    }
-    q->ablation = (struct ablation){q->off, q->cut, (int64_t)json_array_size(cut)};
-    return true;
-}
 
 static bool take_question(struct question *q, const struct look_server *s, const json_t *root,
                           struct error *err) {
@@ -87,7 +49,8 @@ static bool take_question(struct question *q, const struct look_server *s, const
             return fail(err, "the text has %" PRId64 " tokens, the model's context only %" PRId64,
                         q->ids.count, m->gpt.config.context);
     }
-    return take_ablation(q, root, &m->gpt.config, q->ids.count ? q->ids.count : s->ids->count, err);
+    return look_take_without(&q->without, root, &m->gpt.config, q->ids.count ? q->ids.count : s->ids->count,
+                             err);
 }
 
 static char *answer_question(struct look_server *s, const json_t *root, struct error *err) {
@@ -97,12 +60,13 @@ static char *answer_question(struct look_server *s, const json_t *root, struct e
     if (take_question(&q, s, root, err) && look_load(s->m, q.checkpoint, err)) {
         struct look l;
         bool own = q.ids.count > 0;
-        look(&l, s->m, own ? &q.ids : s->ids, own ? q.ids.count : s->prompt_count, &q.ablation, false, false);
+        look(&l, s->m, own ? &q.ids : s->ids, own ? q.ids.count : s->prompt_count, &q.without.ablation, false,
+             false);
         answer = view_answer(l.facts, l.array, l.count, 1e3 * (now_seconds() - start), err);
         look_free(&l);
     }
     token_buffer_free(&q.ids);
-    free(q.off);
+    look_without_free(&q.without);
     return answer;
 }
 

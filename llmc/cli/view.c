@@ -8,12 +8,13 @@
 #include "llmc/format/model_config.h"
 
 #include <inttypes.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct view_config {
-    const char *from, *tokenizer, *device, *prompt, *html, *json, *address;
+    const char *from, *tokenizer, *device, *prompt, *without, *html, *json, *address;
     int64_t threads, tokens, port;
     bool overwrite, serve, token;
     struct sampling_config sampling;
@@ -33,6 +34,12 @@ static const struct option_row text_rows[] = {
              OPTION_MAY_BE_EMPTY),
     OPT_SIZE(C, tokens, "tokens", "0", 0, 1e9, "N",
              "first continue the prompt by up to N tokens, as sample does", 0),
+    OPT_TEXT(
+        C, without, "without", NULL, "JSON",
+        "read the text without some heads or links of attention: {\"off\": [[layer, head], ...], \"cut\": "
+        "[[token, seen token, layer, head], ...]}, all from 0; -1: all layers or heads. For --html and --json; "
+        "with --serve the page asks what if",
+        0),
 };
 static const struct option_row output_rows[] = {
     OPT_FLAG(
@@ -88,6 +95,7 @@ static void continue_text(const struct view_config *c, struct gpt *g, const stru
 static const char *wrong_options(const struct view_config *c, struct error *err) {
     if (!c->html && !c->json && !c->serve)
         return "nothing to show it in: give --serve, --html FILE or --json FILE";
+    if (c->without && !c->html && !c->json) return "--without is for --html and --json";
     if (c->html && c->json && strcmp(c->html, c->json) == 0) return "--html and --json name the same file";
     const char *file[] = {c->html, c->json};
     for (int i = 0; i < 2; i++)
@@ -96,16 +104,30 @@ static const char *wrong_options(const struct view_config *c, struct error *err)
     return NULL;
 }
 
+static bool take_without(struct look_without *w, const char *text, const struct look_model *m, int64_t T,
+                         struct error *err) {
+    json_error_t why;
+    json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &why);
+    bool ok = json_is_object(root)
+                  ? look_take_without(w, root, &m->gpt.config, T, err)
+                  : fail(err, "it is no JSON object%s%s", root ? "" : ": ", root ? "" : why.text);
+    json_decref(root);
+    return ok || fail(err, "--without: %s", temp_printf("%s", err->message));
+}
+
 static bool write_files(const struct view_config *c, struct look_model *m, const struct token_buffer *ids,
                         int64_t prompt_count, struct error *err) {
     struct look l;
+    struct look_without without = {0};
     if (!c->html && !c->json) return true;
-    look(&l, m, ids, prompt_count, NULL, true, c->json != NULL);
+    if (c->without && !take_without(&without, c->without, m, ids->count, err)) return false;
+    look(&l, m, ids, prompt_count, c->without ? &without.ablation : NULL, true, c->json != NULL);
     bool ok = (!c->json || view_write_json(strcmp(c->json, "-") ? c->json : "/dev/stdout", l.facts, l.array,
                                            l.count, err)) &&
               (!c->html || view_write_page(c->html, l.facts, l.array, l.count, err));
     if (ok && c->html) fprintf(stderr, "%s: open it in a browser\n", c->html);
     look_free(&l);
+    look_without_free(&without);
     return ok;
 }
 

@@ -91,6 +91,93 @@ static void test_json(void **state) {
     json_decref(root);
 }
 
+/* A head that is off adds nothing, and a link that is cut has no weight; the others share it. */
+static void test_without(void **state) {
+    const char *from = in_scratch("run");
+    free(run(0, "view --from %s --prompt 'Once upon a time' --json %s --without '%s'", from,
+             in_scratch("without.json"), "{\"off\": [[1, 0]], \"cut\": [[3, 1, 0, -1]]}"));
+    json_t *root = load(in_scratch("without.json")), *arrays = json_object_get(root, "arrays"),
+           *attention = json_object_get(arrays, "attention"),
+           *effect = json_object_get(arrays, "head_effect");
+    int64_t T = (int64_t)json_array_size(json_object_get(root, "tokens")), NH = 2;
+    for (int64_t t = 0; t < T; t++)
+        for (int64_t h = 0; h < NH; h++) {
+            size_t at = (size_t)((T + t) * NH + h); /* layer 1 */
+            double x = json_number_value(json_array_get(json_object_get(effect, "data"), at));
+            assert_true((x == 0.0) == (h == 0));
+        }
+    for (int64_t h = 0; h < NH; h++) {
+        double sum = 0.0;
+        for (int64_t s = 0; s <= 3; s++) {
+            size_t at = (size_t)((h * T + 3) * T + s); /* layer 0 */
+            double x = json_number_value(json_array_get(json_object_get(attention, "data"), at));
+            assert_true((x == 0.0) == (s == 1));
+            sum += x;
+        }
+        assert_true(fabs(sum - 1.0) < 1e-5);
+    }
+    json_decref(root);
+    free(run(1, "view --from %s --prompt Once --json - --without '{\"off\": [[2, 0]]}' 2>&1", from));
+    free(run(1, "view --from %s --prompt Once --json - --without nonsense 2>&1", from));
+    free(run(2, "view --from %s --prompt Once --serve --without '{}' 2>&1", from));
+}
+
+/* build/numbers prints what the file says, and refuses what it does not. */
+static char *numbers(int wanted_status, const char *arguments) {
+    const char *build = getenv("BUILD");
+    char *command = xasprintf("%s/numbers %s %s 2>&1", build && *build ? build : "build",
+                              in_scratch("page.json"), arguments);
+    FILE *f = popen(command, "r");
+    assert_non_null(f);
+    char *output = (char *)xcalloc(1, 1 << 20);
+    output[fread(output, 1, (1 << 20) - 1, f)] = 0;
+    int status = pclose(f);
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != wanted_status) fail_msg("%s: %s", command, output);
+    free(command);
+    return output;
+}
+
+static void test_numbers(void **state) {
+    json_t *root = load(in_scratch("page.json")), *q = json_object_get(json_object_get(root, "arrays"), "q"),
+           *data = json_object_get(q, "data");
+    int64_t T = (int64_t)json_array_size(json_object_get(root, "tokens")), NH = 2, HS = 16;
+    assert_true(size_of(q) == 2 * T * NH * HS);
+    char *text = numbers(0, "q 1 : 1 5"), *line = strchr(text, '\n'); /* layer 1, head 1, dimension 5 */
+    assert_non_null(line);
+    char *end = line;
+    for (int64_t t = 0; t < T; t++) {
+        double want = json_number_value(json_array_get(data, (size_t)(((T + t) * NH + 1) * HS + 5)));
+        double got = strtod(end, &end);
+        if (!(fabs(got - want) <= 0.00051)) fail_msg("token %d: %g, not %g", (int)t, got, want);
+    }
+    free(text);
+    text = numbers(0, "");
+    assert_non_null(strstr(text, "attention"));
+    free(text);
+    char *picture = xasprintf("attention 0 1 %s", in_scratch("a.svg"));
+    free(numbers(0, picture));
+    text = get_text(in_scratch("a.svg"));
+    int cells = 0;
+    for (const char *p = text; (p = strstr(p, "<rect x=")); p++) cells++;
+    assert_int_equal(cells, T * T);
+    assert_null(strstr(text, "<script"));
+    free(text);
+    free(picture);
+    static const struct {
+        const char *arguments, *said;
+    } wrong[] = {{"nothing", "there is no array"},
+                 {"q 0", "more indices"},
+                 {"q 2 0", "index 2 of q"},
+                 {"q 0 x", "index x of q"},
+                 {"rstd 0 0", "1 dimensions"}};
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        text = numbers(1, wrong[i].arguments);
+        assert_mentions(text, wrong[i].said);
+        free(text);
+    }
+    json_decref(root);
+}
+
 /* The tokens as one text, without the <|endoftext|> in front; [e2] is a byte. */
 static char *text_of(const json_t *root) {
     json_t *tokens = json_object_get(root, "tokens"), *vocabulary = json_object_get(root, "vocabulary");
@@ -282,6 +369,8 @@ static void test_refusals(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_json),
+        cmocka_unit_test(test_without),
+        cmocka_unit_test(test_numbers),
         cmocka_unit_test(test_same_text_as_sample),
         cmocka_unit_test(test_page_is_alone),
         cmocka_unit_test(test_page_is_escaped),
