@@ -3,9 +3,12 @@
 #include "dev/learn/learn.h"
 #include "test/program.h"
 
+#include <glob.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* What a wrong solution does otherwise; each belongs to one chapter. A function cannot be told, so it looks here. */
 static enum mistake {
@@ -229,11 +232,68 @@ static void test_programs(void **state) {
     }
 }
 
+/* --- the chapters --- */
+
+static char working_directory[PATH_MAX];
+
+/* The next `word` in backticks at or behind *at, which moves behind it; NULL at the end. */
+static const char *next_quoted(const char **at) {
+    const char *from = strchr(*at, '`'), *to = from ? strchr(from + 1, '`') : NULL;
+    if (!to) return NULL;
+    *at = to + 1;
+    return temp_printf("%.*s", (int)(to - from - 1), from + 1);
+}
+
+/* In a row of the table "In the engine" every file exists, and every function() is in one of the row's files. */
+static int check_row(const char *chapter, const char *row) {
+    char *text = xstrdup("");
+    const char *at = row, *word;
+    int functions = 0;
+    while ((word = next_quoted(&at))) {
+        if (!strchr(word, '/') || !strchr(word, '.') || strchr(word, '<')) continue;
+        if (access(word, R_OK) != 0) fail_msg("%s: there is no %s", chapter, word);
+        char *file = get_text(temp_printf("%s/%s", working_directory, word)),
+             *both = xasprintf("%s%s", text, file);
+        free(text);
+        free(file);
+        text = both;
+    }
+    for (at = row; (word = next_quoted(&at));) {
+        size_t size = strlen(word);
+        if (size < 3 || strcmp(word + size - 2, "()") != 0) continue;
+        if (!strstr(text, temp_printf("%.*s(", (int)size - 2, word)))
+            fail_msg("%s: %s is not in the files of its row", chapter, word);
+        functions++;
+    }
+    free(text);
+    return functions;
+}
+
+static void test_chapters_name_what_exists(void **state) {
+    glob_t found;
+    int functions = 0;
+    assert_int_equal(glob("dev/learn/[0-9]*.md", 0, NULL, &found), 0);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        char *text = get_text(temp_printf("%s/%s", working_directory, found.gl_pathv[i]));
+        char *engine = strstr(text, "## In the engine"), *rest;
+        assert_non_null(engine);
+        assert_mentions(text,
+                        temp_printf("make learn CH=%d", atoi(found.gl_pathv[i] + strlen("dev/learn/"))));
+        for (char *row = strtok_r(engine, "\n", &rest); row; row = strtok_r(NULL, "\n", &rest))
+            if (*row == '|') functions += check_row(found.gl_pathv[i], row);
+        free(text);
+    }
+    assert_true(functions > 10);
+    globfree(&found);
+}
+
 int main(int argc, char **argv) {
+    if (!getcwd(working_directory, sizeof working_directory)) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exercises_can_be_solved),
         cmocka_unit_test(test_wrong_answers_are_refused),
         cmocka_unit_test(test_programs),
+        cmocka_unit_test(test_chapters_name_what_exists),
     };
     return test_main(argc, argv, tests, NULL, NULL);
 }
