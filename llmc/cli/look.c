@@ -186,8 +186,8 @@ static void list_arrays(struct look *l) {
         FLOATS(k, true, "key: layer, token, key head, dimension", L, T, NKV, HS),
         FLOATS(v, true, "value: layer, token, key head, dimension", L, T, NKV, HS),
         FLOATS(lse, true, "logarithm of the softmax's denominator: layer, head, token", L, NH, T),
-        {"attention", "exp(q.k/sqrt(dimensions) - lse): layer, head, from, to", .rank = 4,
-         .dim = {L, NH, T, T}, .floats = l->attention, .only_for_json = true},
+        {"attention", "exp(score - lse): layer, head, from, to", .rank = 4, .dim = {L, NH, T, T},
+         .floats = l->attention, .only_for_json = true},
         FLOATS(write, true,
                "times v, attention and rstd: effect on the target's logit: layer, token, head, dimension", L,
                T, NH, HS),
@@ -225,10 +225,10 @@ static void list_arrays(struct look *l) {
 /* --- a pass --- */
 
 void look(struct look *l, struct look_model *m, const struct token_buffer *ids, int64_t prompt_count,
-          const struct ablation *ablation, bool vocabulary, bool attention) {
+          const struct gpt_config *config, const struct ablation *ablation, bool vocabulary, bool attention) {
     memset(l, 0, sizeof *l);
     ctx_init(&l->ctx, m->device, m->device->ops, false);
-    inspect_create(&l->gpt, &l->ctx, &m->gpt, ids->count);
+    inspect_create(&l->gpt, &l->ctx, &m->gpt, config, ids->count);
     inspect(&l->x, &l->gpt, (const int32_t *)ids->ids, m->V, m->temperature, m->temperatures, ablation);
     l->attention = attention ? all_attention(&l->x) : NULL;
     l->facts = make_facts(m, l, prompt_count, vocabulary);

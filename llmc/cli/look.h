@@ -58,10 +58,11 @@ struct look {
     struct view_array array[LOOK_ARRAYS];
     int count;
 };
-/* Over these tokens, the first `prompt_count` of which are the user's, without what `ablation` takes away
- * (NULL: nothing; it must outlive the look). `vocabulary`: the facts hold the text of all tokens. */
+/* Over these tokens, the first `prompt_count` of which are the user's, as `config` says (NULL: as the model is;
+ * inspect_create()), without what `ablation` takes away (NULL: nothing; it must outlive the look).
+ * `vocabulary`: the facts hold the text of all tokens. */
 void look(struct look *l, struct look_model *m, const struct token_buffer *ids, int64_t prompt_count,
-          const struct ablation *ablation, bool vocabulary, bool attention);
+          const struct gpt_config *config, const struct ablation *ablation, bool vocabulary, bool attention);
 void look_free(struct look *l);
 
 /* The text of all tokens, a list. */

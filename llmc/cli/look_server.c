@@ -2,7 +2,8 @@
  *
  *   GET /model    what there is: {"checkpoints": [steps], "loaded": index, "stories", "vocabulary": [texts]}
  *   POST /look    one pass; all keys may be missing
- *     {"text": "...", "checkpoint": index, "off": [[layer, head]], "cut": [[to, from, layer, head]]}
+ *     {"text": "...", "checkpoint": index, "off": [[layer, head]], "cut": [[to, from, layer, head]],
+ *      "attention": {"score": "l2", "mask": "window", "window": 8, "softcap": 5}}
  *     -> {"facts": {...}, "arrays": {name: {"kind", "parts": [base64]}}, "milliseconds"}
  *
  *   GET /heads?checkpoint=index    what each head does with pronouns: see look_heads()
@@ -30,8 +31,35 @@ struct look_server {
 struct question {
     struct token_buffer ids; /* of its text; count 0: the command's */
     int64_t checkpoint;
+    struct gpt_config config;
     struct look_without without;
 };
+
+/* The model with another rule of attention: words and numbers as its options have them. */
+static bool take_attention(struct gpt_config *c, const json_t *rule, struct error *err) {
+    static const char *const names[] = {"score", "mask", "window", "softcap"};
+    if (rule && !json_is_object(rule)) return fail(err, "\"attention\" must be an object");
+    if (json_object_get(rule, "mask")) c->window = 0;
+    for (size_t k = 0; k < ARRAY_LENGTH(names); k++) {
+        const json_t *v = json_object_get(rule, names[k]);
+        for (int i = 0; v && i < GPT_FIELD_COUNT; i++) {
+            const struct gpt_field *f = &gpt_fields[i];
+            int word;
+            if (strcmp(f->option.name, names[k]) != 0) continue;
+            double value = json_number_value(v);
+            if (f->option.type == OPTION_WORD) {
+                if (!json_is_string(v) || !gpt_format_reads_word(f, FORMAT_OWN, json_string_value(v), &word))
+                    return fail(err, "there is no such %s", f->what);
+                value = word;
+            } else if (!json_is_number(v) || !(value >= f->option.min && value <= f->option.max)) {
+                return fail(err, "the %s must be a number from %g to %g", f->what, f->option.min,
+                            f->option.max);
+            }
+            gpt_field_set(c, f, value);
+        }
+    }
+    return gpt_config_check(c, err);
+}
 
 static bool take_question(struct question *q, const struct look_server *s, const json_t *root,
                           struct error *err) {
@@ -49,7 +77,9 @@ static bool take_question(struct question *q, const struct look_server *s, const
             return fail(err, "the text has %" PRId64 " tokens, the model's context only %" PRId64,
                         q->ids.count, m->gpt.config.context);
     }
-    return look_take_without(&q->without, root, &m->gpt.config, q->ids.count ? q->ids.count : s->ids->count,
+    q->config = m->gpt.config;
+    return take_attention(&q->config, json_object_get(root, "attention"), err) &&
+           look_take_without(&q->without, root, &m->gpt.config, q->ids.count ? q->ids.count : s->ids->count,
                              err);
 }
 
@@ -60,8 +90,8 @@ static char *answer_question(struct look_server *s, const json_t *root, struct e
     if (take_question(&q, s, root, err) && look_load(s->m, q.checkpoint, err)) {
         struct look l;
         bool own = q.ids.count > 0;
-        look(&l, s->m, own ? &q.ids : s->ids, own ? q.ids.count : s->prompt_count, &q.without.ablation, false,
-             false);
+        look(&l, s->m, own ? &q.ids : s->ids, own ? q.ids.count : s->prompt_count, &q.config,
+             &q.without.ablation, false, false);
         answer = view_answer(l.facts, l.array, l.count, 1e3 * (now_seconds() - start), err);
         look_free(&l);
     }

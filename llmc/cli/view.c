@@ -121,7 +121,7 @@ static bool write_files(const struct view_config *c, struct look_model *m, const
     struct look_without without = {0};
     if (!c->html && !c->json) return true;
     if (c->without && !take_without(&without, c->without, m, ids->count, err)) return false;
-    look(&l, m, ids, prompt_count, c->without ? &without.ablation : NULL, true, c->json != NULL);
+    look(&l, m, ids, prompt_count, NULL, c->without ? &without.ablation : NULL, true, c->json != NULL);
     bool ok = (!c->json || view_write_json(strcmp(c->json, "-") ? c->json : "/dev/stdout", l.facts, l.array,
                                            l.count, err)) &&
               (!c->html || view_write_page(c->html, l.facts, l.array, l.count, err));

@@ -320,10 +320,11 @@ static void read_layer(struct inspection *x, struct gpt *g, int64_t l, const flo
 
 /* --- the whole --- */
 
-void inspect_create(struct gpt *gpt, struct ctx *ctx, const struct gpt *from, int64_t T) {
+void inspect_create(struct gpt *gpt, struct ctx *ctx, const struct gpt *from, const struct gpt_config *config,
+                    int64_t T) {
     /* Only training keeps the activations of every layer. */
     struct gpt_options options = {.B = 1, .T = T, .train = true, .dtype = DTYPE_F32, .params = &from->params};
-    gpt_create(gpt, ctx, &from->config, &options);
+    gpt_create(gpt, ctx, config ? config : &from->config, &options);
 }
 
 void inspect(struct inspection *x, struct gpt *g, const int32_t *tokens, int64_t V, const double *temperature,

@@ -70,9 +70,11 @@ struct inspection {
     float *next_rest;    /* (T,temperature_count) */
 };
 
-/* A model that inspect() can look into: one sequence of T tokens, in fp32, with the parameters of `from`.
- * `ctx` owns its activations. */
-void inspect_create(struct gpt *gpt, struct ctx *ctx, const struct gpt *from, int64_t T);
+/* A model that inspect() can look into: one sequence of T tokens, in fp32, with the parameters of `from`, and as
+ * `config` says (NULL: as `from`), which may differ in what no parameter depends on, such as the score and the
+ * mask of attention. `ctx` owns its activations. */
+void inspect_create(struct gpt *gpt, struct ctx *ctx, const struct gpt *from, const struct gpt_config *config,
+                    int64_t T);
 
 /* Runs the model on gpt->options.T tokens, without what `ablation` takes away (NULL: nothing; it must outlive
  * *x), and fills *x. Tokens at or above `V` are not predicted (sampler.h). `temperature` (count), in

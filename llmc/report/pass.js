@@ -60,16 +60,46 @@ function queryKey(l, h, t, s, each) {
   return sum;
 }
 const lse = (l, h, t) => array('lse', l)[h * T + t];
-const share = (l, h, t, s) => s > t || isCut(l, h, t, s) ? 0
-    : Math.exp(queryKey(l, h, t, s) / Math.sqrt(HS) - lse(l, h, t));
+/* The rule of attention, as llmc/ops/attn_rule.h has it: the tokens that token t sees, and a score from q.k, |q|^2
+ * and |k|^2. */
+function keysOf(t) {
+  const {mask} = model, ahead = mask === 'full' || mask === 'anti-causal';
+  return {first: mask === 'anti-causal' ? t : mask === 'window' ? Math.max(0, t - model.window + 1) : 0,
+    end: ahead ? T : t + 1};
+}
+const sees = (t, s) => { const {first, end} = keysOf(t); return s >= first && s < end; };
+const hasNorms = () => model.score === 'cosine' || model.score === 'l2';
+function scoreWithoutCap(qk, qq, kk) {
+  switch (model.score) {
+    case 'dot': return qk;
+    case 'cosine': return Math.sqrt(HS / ((qq + 1e-6) * (kk + 1e-6))) * qk;
+    case 'l2': return (2 * qk - qq - kk) / Math.sqrt(HS);
+    case 'dot2': return qk * qk / HS;
+    default: return qk / Math.sqrt(HS);
+  }
+}
+function scoreOf(qk, qq, kk) {
+  const score = scoreWithoutCap(qk, qq, kk), cap = model.softcap;
+  return cap > 0 ? cap * Math.tanh(score / cap) : score;
+}
+function squareOf(x, at) {
+  let sum = 0;
+  for (let i = 0; i < HS; i++) sum += x[at + i] * x[at + i];
+  return sum;
+}
+const squareOfQuery = (l, h, t) => squareOf(array('q', l), (t * NH + h) * HS);
+const squareOfKey = (l, h, s) => squareOf(array('k', l), (s * NKV + keyHead(h)) * HS);
+const score = (l, h, t, s) => scoreOf(queryKey(l, h, t, s), squareOfQuery(l, h, t), squareOfKey(l, h, s));
+const share = (l, h, t, s) => !sees(t, s) || isCut(l, h, t, s) ? 0
+    : Math.exp(score(l, h, t, s) - lse(l, h, t));
 /* Row t of a head's attention, into out[at], out[at + 1] ... */
 function fillRow(out, at, l, h, t) {
-  const q = array('q', l), k = array('k', l), qi = (t * NH + h) * HS, scale = 1 / Math.sqrt(HS),
-      z = lse(l, h, t);
-  for (let s = 0, ki = keyHead(h) * HS; s <= t; s++, ki += NKV * HS) {
+  const q = array('q', l), k = array('k', l), qi = (t * NH + h) * HS, z = lse(l, h, t), {first, end} = keysOf(t),
+      qq = hasNorms() ? squareOf(q, qi) : 0;
+  for (let s = first, ki = (first * NKV + keyHead(h)) * HS; s < end; s++, ki += NKV * HS) {
     let sum = 0;
     for (let i = 0; i < HS; i++) sum += q[qi + i] * k[ki + i];
-    out[at + s] = Math.exp(sum * scale - z);
+    out[at + s] = Math.exp(scoreOf(sum, qq, hasNorms() ? squareOf(k, ki) : 0) - z);
   }
   for (const [to, from] of facts.without.cut) if (to === t && isCut(l, h, t, from)) out[at + from] = 0;
 }

@@ -14,8 +14,8 @@ function chooseHead(t) {
 }
 function strongest() {
   const p = row(state.l, state.h, state.t);
-  let best = 0;
-  for (let s = 1; s <= state.t; s++) if (p[s] > p[best]) best = s;
+  let best = state.t;
+  for (let s = 0; s < T; s++) if (p[s] > p[best]) best = s;
   return best;
 }
 function readAddress() {
@@ -26,7 +26,8 @@ function readAddress() {
   state.t = number('t', T, state.t);
   state.l = number('l', L, state.l);
   state.h = number('h', NH, state.h);
-  state.s = number('s', state.t + 1, strongest());
+  state.s = number('s', T, strongest());
+  if (!sees(state.t, state.s)) state.s = strongest();
 }
 const writeAddress = () => setAddress({t: state.t, l: state.l, h: state.h, s: state.s});
 function choose(changes) {
@@ -107,7 +108,7 @@ function drawLines(t, p) {
   const lines = $('lines'), frame = $('tokens').getBoundingClientRect();
   const top = e => { const r = e.getClientRects()[0] || e.getBoundingClientRect();
     return [r.left + r.width / 2 - frame.left, r.top - frame.top + 2]; };
-  const strong = Array.from(p.keys()).filter(s => s < t && p[s] >= 0.03)
+  const strong = Array.from(p.keys()).filter(s => s !== t && p[s] >= 0.03)
       .sort((a, b) => p[b] - p[a]).slice(0, 12);
   const [x1, y1] = top(chips[t]);
   lines.replaceChildren(...strong.map(s => {
@@ -121,9 +122,9 @@ function showAttention(t) {
   const p = row(state.l, state.h, t);
   chips.forEach((e, s) => {
     e.classList.toggle('chosen', s === state.t);
-    e.classList.toggle('after', s > t);
+    e.classList.toggle('after', !sees(t, s));
     e.tabIndex = s === state.t ? 0 : -1;
-    e.title = s <= t ? `token ${s}: ${percent(p[s])} of the attention of token ${t}` : `token ${s}`;
+    e.title = sees(t, s) ? `token ${s}: ${percent(p[s])} of the attention of token ${t}` : `token ${s}`;
     if (p[s] > 0.002) paint(e, p[s]);
     else e.style.background = e.style.color = '';
   });
@@ -229,16 +230,17 @@ function drawMatrix() {
   c.drawImage(small, left, top, T * cell, T * cell);
   c.strokeStyle = colour('--line');
   c.beginPath();
+  const half = keysOf(0).end === 1, {first, end} = keysOf(state.t); /* no grid where all is masked */
   for (let i = 0; i <= T; i++) {
     if (cell < 8 && i > 0 && i < T) continue;
-    const from = Math.max(0, i - 1), to = Math.min(T, i + 1);
+    const from = half ? Math.max(0, i - 1) : 0, to = half ? Math.min(T, i + 1) : T;
     c.moveTo(left + i * cell + .5, top + from * cell); c.lineTo(left + i * cell + .5, top + T * cell);
     c.moveTo(left, top + i * cell + .5); c.lineTo(left + to * cell, top + i * cell + .5);
   }
   c.stroke();
   c.strokeStyle = colour('--accent');
   c.lineWidth = 2;
-  c.strokeRect(left + 1, top + state.t * cell, (state.t + 1) * cell - 1, cell);
+  c.strokeRect(left + first * cell + 1, top + state.t * cell, (end - first) * cell - 1, cell);
   if (!labels) return;
   c.font = `${Math.min(12, cell)}px system-ui, sans-serif`;
   c.textBaseline = 'middle';
@@ -260,7 +262,7 @@ function cellOf(event) {
   const frame = $('matrix').getBoundingClientRect();
   const s = Math.floor((event.clientX - frame.left - matrix.left) / matrix.cell);
   const t = Math.floor((event.clientY - frame.top - matrix.top) / matrix.cell);
-  return t >= 0 && t < T && s >= 0 && s <= t ? {t, s} : null;
+  return t >= 0 && t < T && sees(t, s) ? {t, s} : null;
 }
 function read(t, s) {
   $('reading').textContent = `${quoted(facts.tokens[t])} (${t}) gives ${quoted(facts.tokens[s])} (${s}) ` +
@@ -284,8 +286,9 @@ function drawProducts(canvas, products, largest) {
   });
 }
 function drawSources() {
-  const {t, l, h} = state, p = row(l, h, t), all = Array.from({length: t + 1}, (_, s) => s), shownAtOnce = 10;
-  const effects = all.map(s => sourceEffect(l, h, t, s)), norm = array('value_norm', l);
+  const {t, l, h} = state, p = row(l, h, t), {first, end} = keysOf(t), shownAtOnce = 10;
+  const all = Array.from({length: end - first}, (_, i) => first + i);
+  const effects = Array.from({length: T}, (_, s) => sees(t, s) ? sourceEffect(l, h, t, s) : 0), norm = array('value_norm', l);
   const by = {attention: (a, b) => p[b] - p[a], effect: (a, b) => Math.abs(effects[b]) - Math.abs(effects[a]),
     position: (a, b) => a - b}[state.sort];
   all.sort(by);
@@ -304,21 +307,21 @@ function drawSources() {
       element('small', {class: 'dim'}, String(s)));
     const e = element('tr', {class: s === state.s ? 'chosen' : ''}, element('td', {}, name),
       element('td', {class: 'wide'}, canvas), element('td', {class: 'wide'}, fixed(sum, 2)),
-      element('td', {class: 'middle'}, fixed(sum / Math.sqrt(HS), 2)),
+      element('td', {class: 'middle'}, fixed(score(l, h, t, s), 2)),
       element('td', {class: 'share', style: `--w: ${100 * p[s]}%`}, percent(p[s])),
       element('td', {}, fixed(p[s] * norm[h * T + s], 3)), element('td', {}, signed(effects[s])));
     e.onclick = () => choose({s});
     return e;
   });
-  const total = element('tr', {}, element('td', {class: 'dim'}, `all ${t + 1}`),
+  const total = element('tr', {}, element('td', {class: 'dim'}, `all ${all.length}`),
       element('td', {class: 'wide'}),
     element('td', {class: 'wide'}), element('td', {class: 'middle'}),
     element('td', {}, fixed(100 * all.reduce((a, s) => a + p[s], 0), 1) + ' %'),
     element('td', {}), element('td', {}, signed(effects.reduce((a, b) => a + b, 0))));
   $('sources').tBodies[0].replaceChildren(...rows, total);
   for (const [canvas, x] of canvases) drawProducts(canvas, x, largest);
-  $('more').hidden = t + 1 <= shownAtOnce;
-  $('more').textContent = state.all ? `show ${shownAtOnce} only` : `show all ${t + 1}`;
+  $('more').hidden = all.length <= shownAtOnce;
+  $('more').textContent = state.all ? `show ${shownAtOnce} only` : `show all ${all.length}`;
 }
 function chart(label, values, describe) {
   const largest = Math.max(1e-9, ...values.map(Math.abs)),
@@ -336,23 +339,45 @@ function chart(label, values, describe) {
       element('span', {class: 'dim'},
     `up to ${largest.toFixed(2)}`)), picture);
 }
+/* How the sum of the products becomes the score, in words. */
+function scoreInWords(sum, qq, kk) {
+  const x = fixed(sum, 3), root = `\u221a${HS}`;
+  const words = {dot: `Sum of the products ${x}`,
+    cosine: `Sum of the products ${x}, divided by the lengths of query ${fixed(Math.sqrt(qq), 3)} and key ` +
+      `${fixed(Math.sqrt(kk), 3)}, times ${root}`,
+    l2: `Twice the sum of the products ${x}, less the squared lengths of query ${fixed(qq, 3)} and key ` +
+      `${fixed(kk, 3)}, divided by ${root}`,
+    dot2: `Sum of the products ${x}, divided by ${root}, squared`}[model.score] ??
+      `Sum of the products ${x}, divided by ${root}`;
+  return words + (model.softcap > 0 ? `, bent to stay within \u00b1${model.softcap}` : '') + ': score ';
+}
+function softmaxInWords(t) {
+  const {first, end} = keysOf(t), n = end - first;
+  return n === 1 ? ' by itself, as it sees no other token, e'
+      : end === t + 1 && first === 0 ? ` by the sum over all ${n} tokens up to here, e`
+      : ` by the sum over the ${n} tokens that it sees, e`;
+}
+function maskInWords(t) {
+  const {first, end} = keysOf(t), hidden = T - (end - first);
+  if (hidden === 0) return '.';
+  const which = end === t + 1 && first === 0 ? 'behind' : 'that it does not see';
+  return hidden === 1 ? `. The token ${which} is masked and gets nothing.`
+      : `. The ${hidden} tokens ${which} are masked and get nothing.`;
+}
 function drawSteps() {
   const {t, l, h, s} = state, a = [], b = [], ab = [], v = [], w = [], vw = [];
   const sum = queryKey(l, h, t, s, (i, product, x, y) => { a.push(x); b.push(y); ab.push(product); });
   const taken = valueTimes(l, h, t, s, (i, product, x, y) => { v.push(x); w.push(y); vw.push(product); });
   const times = (x, y, xy) => i => `${fixed(x[i], 3)} \u00d7 ${fixed(y[i], 3)} = ${fixed(xy[i], 3)}`;
-  const score = sum / Math.sqrt(HS), z = lse(l, h, t), p = share(l, h, t, s), rstd = array('rstd')[t];
+  const qq = squareOfQuery(l, h, t), kk = squareOfKey(l, h, s);
+  const value = scoreOf(sum, qq, kk), z = lse(l, h, t), p = share(l, h, t, s), rstd = array('rstd')[t];
   $('score').replaceChildren(chart(`query of ${quoted(facts.tokens[t])}`, a, i => fixed(a[i], 3)),
     chart(`key of ${quoted(facts.tokens[s])}`, b, i => fixed(b[i], 3)),
     chart('product', ab, times(a, b, ab)));
-  $('formula').replaceChildren(`Sum of the products ${fixed(sum, 3)}, divided by \u221a${HS}: score `,
-    element('b', {}, fixed(score, 3)), `. The softmax divides e`, element('sup', {}, 'score'),
-    t === 0 ? ' by itself, as there is no other token yet, e'
-        : ` by the sum over all ${t + 1} tokens up to here, e`, element('sup', {}, fixed(z, 3)),
-    `: attention e`,
-    element('sup', {}, fixed(score - z, 3)), ' = ', element('b', {}, fixed(100 * p, 1) + ' %'),
-    t + 2 < T ? `. The ${T - 1 - t} tokens behind are masked and get nothing.` :
-      t + 1 < T ? '. The token behind is masked and gets nothing.' : '.');
+  $('formula').replaceChildren(scoreInWords(sum, qq, kk), element('b', {}, fixed(value, 3)),
+    `. The softmax divides e`, element('sup', {}, 'score'), softmaxInWords(t), element('sup', {}, fixed(z, 3)),
+    `: attention e`, element('sup', {}, fixed(value - z, 3)), ' = ',
+    element('b', {}, fixed(100 * p, 1) + ' %'), maskInWords(t));
   $('value').replaceChildren(chart(`value of ${quoted(facts.tokens[s])}`, v, i => fixed(v[i], 3)),
     chart(`direction to ${quoted(target[t])}`, w, i => fixed(w[i], 3)),
     chart('product', vw, times(v, w, vw)));
@@ -489,6 +514,10 @@ function draw() {
   setAll('h2 .token, h3 .token, p .token', quoted(facts.tokens[t]));
   setAll('.source', quoted(facts.tokens[s]));
   setAll('.target', quoted(target[t]));
+  setAll('.seen', {'anti-causal': 'A token sees itself and what follows, also the word that it has to predict.',
+    full: 'A token sees all others, also the word that it has to predict.',
+    window: `A token sees itself and the ${model.window - 1} tokens before it, never what follows.`}[model.mask] ??
+    'A token sees itself and what stands before it, never what follows, because that is what it has to predict.');
   $('chosen').textContent = `${t}: ${named(facts.tokens[t])}`;
   $('before').disabled = t === 0;
   $('after').disabled = t === T - 1;
@@ -525,7 +554,7 @@ function show(p) {
     state.t = Math.max(0, T - 1 - fromEnd);
     buildTokens();
   }
-  if (before) state.s = Math.min(state.s, state.t);
+  if (before && !sees(state.t, state.s)) state.s = strongest();
   buildHeads();
   redraw();
 }
@@ -538,7 +567,7 @@ function start(p) {
     (NKV < NH ? ` (${NKV} of keys and values)` : '') +
         ` with ${HS} dimensions each, a residual stream of ${model.channels}, ` +
     `${vocabulary.length.toLocaleString('en')} tokens. Positions: ${model.positions}; ` +
-    `norm: ${model.norm}; MLP: ${model.mlp} of ${model.ff}.` +
+    `norm: ${model.norm}; MLP: ${model.mlp} of ${model.ff}; score: ${model.score}; mask: ${model.mask}.` +
     (facts.step >= 0 ? ` As it was after step ${facts.step}.` : '');
   document.title = `How ${model.name || 'a model'} reads a text`;
   $('layer').append(...options(L));

@@ -1,10 +1,11 @@
 'use strict';
-/* What if: other words, a head that is off, an edge that is cut, another checkpoint. A server runs the model
+/* What if: other words, a head that is off, an edge that is cut, another rule of attention, another checkpoint. A server runs the model
  * again; what it was before and what it is then stand side by side. */
 let whatIf = null; /* only on a server */
 const question = () => ({checkpoint: whatIf.checkpoint, ...(whatIf.text === null ? {} : {text: whatIf.text}),
-    off: whatIf.off, cut: whatIf.cut});
-const changed = () => whatIf.off.length + whatIf.cut.length > 0 || whatIf.text !== whatIf.start;
+    off: whatIf.off, cut: whatIf.cut, attention: whatIf.attention});
+const changed = () => whatIf.off.length + whatIf.cut.length + Object.keys(whatIf.attention).length > 0 ||
+    whatIf.text !== whatIf.start;
 
 /* Asks again; of several questions in a row, only the last answer counts. */
 async function askAgain(changes) {
@@ -32,7 +33,7 @@ async function askAgain(changes) {
     show(whatIf.after && whatIf.shows === 'after' ? whatIf.after : whatIf.before);
   } catch (e) {
     if (turn !== whatIf.turn) return;
-    Object.assign(whatIf, {off: old.off, cut: old.cut, text: old.text, start: old.start,
+    Object.assign(whatIf, {off: old.off, cut: old.cut, attention: old.attention, text: old.text, start: old.start,
         checkpoint: old.checkpoint, after: old.after});
     $('waiting').textContent = e.message.trim();
     $('waiting').classList.add('wrong');
@@ -66,6 +67,38 @@ function wordAt(p, t) {
 function swapped(p, t, s) {
   const [x, y] = [wordAt(p, t), wordAt(p, s)].sort((m, n) => m.a - n.a), {text} = textOf(p);
   return x.b > y.a ? text : text.slice(0, x.a) + y.word + text.slice(x.b, y.a) + x.word + text.slice(y.b);
+}
+
+/* --- the rule of attention --- */
+const scores = ['scaled-dot', 'dot', 'cosine', 'l2', 'dot2'], masks = ['causal', 'anti-causal', 'full', 'window'];
+/* What is chosen, where it is not what the model was trained with. */
+function chosenRule() {
+  const own = whatIf.before.facts.model, rule = {}, score = $('rule-score').value, mask = $('rule-mask').value;
+  const window = Math.max(1, Math.round(Number($('rule-window').value) || 8));
+  const softcap = Math.max(0, Number($('rule-softcap').value) || 0);
+  if (score !== own.score) rule.score = score;
+  if (mask !== own.mask || mask === 'window' && window !== own.window) rule.mask = mask;
+  if ('mask' in rule && mask === 'window') rule.window = window;
+  if (softcap !== own.softcap) rule.softcap = softcap;
+  return rule;
+}
+function drawRule() {
+  const own = whatIf.before.facts.model, now = {...own, ...whatIf.attention};
+  const list = (select, words) => {
+    if (!select.options.length) select.append(...words.map(word => element('option', {value: word}, word)));
+  };
+  list($('rule-score'), scores);
+  list($('rule-mask'), masks.includes(own.mask) ? masks : [...masks, own.mask]);
+  $('rule-score').value = now.score;
+  $('rule-mask').value = now.mask;
+  $('rule-window').value = now.window || 8;
+  $('rule-softcap').value = now.softcap;
+  $('rule-window-label').hidden = now.mask !== 'window';
+}
+function ruleInWords() {
+  const {score, mask, window, softcap} = whatIf.attention;
+  return [score && `score: ${score}`, mask && `mask: ${mask}${window ? ` of ${window}` : ''}`,
+    softcap !== undefined && (softcap > 0 ? `soft cap: ${softcap}` : 'no soft cap')].filter(x => x).join(', ');
 }
 
 /* --- before and after --- */
@@ -152,6 +185,7 @@ function drawWhatIf() {
     ...whatIf.cut.map(([to, from, layer, head], i) => [`token ${to} does not see token ${from} ` +
       (layer < 0 ? 'anywhere' : head < 0 ? `in layer ${layer}` : `in layer ${layer}, head ${head}`),
           () => askAgain({cut: whatIf.cut.filter((_, k) => k !== i)})]),
+    ...(ruleInWords() ? [[ruleInWords(), () => askAgain({attention: {}})]] : []),
     ...(whatIf.text !== whatIf.start ? [['another text', () => askAgain({text: whatIf.start})]] : [])];
   $('changes').replaceChildren(...list.map(([text, undo]) =>
       element('li', {}, text + ' ', element('button', {'aria-label': `undo: ${text}`, onclick: undo},
@@ -166,6 +200,7 @@ function drawWhatIf() {
       whatIf.steps[whatIf.checkpoint] >= 0 ? `step ${whatIf.steps[whatIf.checkpoint]}` : '';
   if (document.activeElement !== $('text'))
     $('text').value = whatIf.text === null ? textOf(whatIf.before).text : whatIf.text;
+  drawRule();
   drawComparison();
 }
 
@@ -173,7 +208,7 @@ async function startServed() {
   const model = await ask('model');
   vocabulary = model.vocabulary;
   whatIf = {steps: model.checkpoints, checkpoint: model.loaded, start: null, text: null, off: [], cut: [],
-      before: null, after: null, shows: 'after', turn: 0,
+      attention: {}, before: null, after: null, shows: 'after', turn: 0,
     milliseconds: 0};
   const answer = await ask('look', {});
   whatIf.before = passOfAnswer(answer);
@@ -197,7 +232,9 @@ async function startServed() {
         all: [t, s, -1, -1]}[$('where').value];
     askAgain({cut: [...whatIf.cut, edge]});
   };
-  $('undo').onclick = () => askAgain({off: [], cut: [], text: whatIf.start});
+  for (const id of ['rule-score', 'rule-mask', 'rule-window', 'rule-softcap'])
+    $(id).onchange = () => askAgain({attention: chosenRule()});
+  $('undo').onclick = () => askAgain({off: [], cut: [], attention: {}, text: whatIf.start});
   $('keep').onclick = () => askAgain({start: whatIf.text, off: [], cut: []});
   $('checkpoint').oninput = () => askAgain({checkpoint: Number($('checkpoint').value)});
   for (const radio of document.querySelectorAll('[name=shows]')) radio.onchange = () => {

@@ -82,6 +82,17 @@ static void test_answers(void **state) {
     again = post("/look", "{\"cut\": [[5, 2, -1, -1]]}", NULL);
     assert_false(same_array(plain, again, "next_logit"));
     json_decref(again);
+    again = post("/look",
+                 "{\"attention\": {\"score\": \"scaled-dot\", \"mask\": \"causal\", \"softcap\": 0}}", NULL);
+    assert_true(same_array(plain, again, "next_logit"));
+    json_decref(again);
+    static const char *const rules[] = {"{\"score\": \"l2\"}", "{\"mask\": \"full\"}",
+                                        "{\"mask\": \"window\", \"window\": 2}", "{\"softcap\": 0.05}"};
+    for (size_t i = 0; i < ARRAY_LENGTH(rules); i++) {
+        again = post("/look", temp_printf("{\"attention\": %s}", rules[i]), NULL);
+        if (same_array(plain, again, "next_logit")) fail_msg("%s changes nothing", rules[i]);
+        json_decref(again);
+    }
     again = post("/look", "{\"checkpoint\": 0}", NULL);
     assert_false(same_array(plain, again, "next_logit"));
     assert_int_equal(json_integer_value(json_object_get(json_object_get(again, "facts"), "step")), 2);
@@ -108,6 +119,13 @@ static void test_wrong_questions(void **state) {
         "{\"cut\": [[1, 0, 2, 0]]}",
         "{\"cut\": [[1, 0, -2, 0]]}",
         "{\"cut\": [1]}",
+        "{\"attention\": 1}",
+        "{\"attention\": {\"score\": \"l3\"}}",
+        "{\"attention\": {\"score\": 1}}",
+        "{\"attention\": {\"mask\": \"window\"}}",
+        "{\"attention\": {\"window\": 3}}",
+        "{\"attention\": {\"softcap\": -1}}",
+        "{\"attention\": {\"softcap\": \"1\"}}",
         "{\"checkpoint\": 4}",
         "{\"checkpoint\": -1}",
         "{\"checkpoint\": 1e30}",
@@ -233,6 +251,41 @@ static void test_page_asks_what_if(void **state) {
     stop_server();
 }
 
+/* Every score and every mask, chosen on the page. What the page makes of queries and keys adds up to 1 with the
+ * program's denominators only if both mean the same by a rule. */
+static void test_page_asks_for_other_attention(void **state) {
+    static const char *const scores[] = {"dot", "cosine", "l2", "dot2", "scaled-dot"};
+    static const char *const masks[] = {"anti-causal", "full", "window", "causal", "full"};
+    NEED_BROWSER();
+    open_page();
+    for (size_t i = 0; i < ARRAY_LENGTH(scores); i++) {
+        json_decref(browser_value("$('rule-score').value = '%s', $('rule-mask').value = '%s', "
+                                  "$('rule-window').value = 3, $('rule-softcap').value = %d, "
+                                  "$('rule-score').onchange()",
+                                  scores[i], masks[i], i % 2 ? 2 : 0));
+        browser_wait(10,
+                     "whatIf.after && model.score === '%s' && model.mask === '%s' && !$('compare').hidden",
+                     scores[i], masks[i]);
+        assert_true(
+            browser_number("Math.max(...Array.from({length: T}, (_, t) => Math.abs(row(1, 2, t).reduce("
+                           "(a, b) => a + b, 0) - 1)))") < 1e-4);
+        assert_true(browser_number("Math.max(0, ...attention(0, 1).filter((p, i) => !sees(Math.floor(i / T), "
+                                   "i %% T)))") == 0.0);
+        assert_true(
+            browser_number("Array.from({length: T}, (_, s) => share(1, 2, 6, s)).reduce((a, b) => a + b)") >
+            0.999);
+        assert_true(browser_number("inPass(whatIf.before, lossOfText)") !=
+                    browser_number("inPass(whatIf.after, lossOfText)"));
+    }
+    char *text = browser_text("$('changes').innerText");
+    assert_mentions(text, "mask: full");
+    free(text);
+    browser_click("'#undo'");
+    browser_wait(10, "!whatIf.after && model.mask === 'causal' && $('rule-mask').value === 'causal'");
+    browser_expect_no_errors(server.url);
+    stop_server();
+}
+
 static void test_page_over_time(void **state) {
     NEED_BROWSER();
     open_page();
@@ -301,10 +354,15 @@ static void test_page_on_screens(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        SERVED_TEST(test_facts_of_a_run),   SERVED_TEST(test_answers),
-        SERVED_TEST(test_page_equals_json), SERVED_TEST(test_page_asks_what_if),
-        SERVED_TEST(test_page_over_time),   SERVED_TEST(test_page_studies_heads),
-        SERVED_TEST(test_page_on_screens),  SERVED_TEST(test_wrong_questions),
+        SERVED_TEST(test_facts_of_a_run),
+        SERVED_TEST(test_answers),
+        SERVED_TEST(test_page_equals_json),
+        SERVED_TEST(test_page_asks_what_if),
+        SERVED_TEST(test_page_asks_for_other_attention),
+        SERVED_TEST(test_page_over_time),
+        SERVED_TEST(test_page_studies_heads),
+        SERVED_TEST(test_page_on_screens),
+        SERVED_TEST(test_wrong_questions),
     };
     return test_main(argc, argv, tests, make_model, remove_scratch);
 }

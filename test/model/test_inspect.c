@@ -36,7 +36,7 @@ static void open_model(struct opened *o, const struct gpt_config *config) {
                   (uint64_t)(100 * id + l));
         }
     for (int t = 0; t < T; t++) o->tokens[t] = (int32_t)(t * t * 37 % config->vocab_size);
-    inspect_create(&o->open, &o->ctx, &o->model, T);
+    inspect_create(&o->open, &o->ctx, &o->model, NULL, T);
     inspect(&o->x, &o->open, o->tokens, config->vocab_size - 3, temperatures, ARRAY_LENGTH(temperatures),
             NULL);
 }
