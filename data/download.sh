@@ -19,10 +19,17 @@ usage() {
     cat <<'END'
 usage: data/download.sh NAME [--to DIR] [--shards N]
 
+Data:
   tinyshakespeare   1 MB of text                          fineweb10B       103 shards of 100M tokens, 20 GB
   tinystories       2.2 GB of short stories               fineweb-edu10B    99 shards of 100M tokens, 20 GB
-  gpt2              GPT-2 124M and its tokenizer, 550 MB  hellaswag        10042 questions, 12 MB
-  gpt2-xl           GPT-2 1558M, 6.4 GB
+  hellaswag         10042 questions, 12 MB
+
+Models with their tokenizers:
+  gpt2              124M, 550 MB                          smollm2-135m     Llama-shaped, 270 MB
+  gpt2-medium       355M, 1.5 GB                          smollm2-360m     Llama-shaped, 720 MB
+  gpt2-large        774M, 3.2 GB                          qwen2.5-0.5b     494M, 990 MB
+  gpt2-xl           1558M, 6.4 GB
+  With -instruct behind the name, smollm2 and qwen2.5 are those that were trained to answer.
 
   --to DIR     where to put it (default data/NAME)
   --shards N   only the first N training shards (and the validation shard)
@@ -231,7 +238,7 @@ shards() { # repository prefix count
 
 model() { # repository [revision size sha256]
     at=$hf/$1/resolve/${2:-main}
-    for name in config.json generation_config.json tokenizer.json vocab.json merges.txt; do
+    for name in config.json generation_config.json tokenizer.json tokenizer_config.json vocab.json merges.txt; do
         fetch "$at/$name" "$dir/$name"
     done
     fetch "$at/model.safetensors" "$dir/model.safetensors" "${3:-}" "${4:-}"
@@ -273,7 +280,13 @@ fineweb-edu10B) shards kjj0/finewebedu10B-gpt2 finewebedu 99 ;;
 gpt2)
     model openai-community/gpt2 607a30d783dfa663caf39e06633721c8d4cfcd7e 548105171 \
         248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707 ;;
-gpt2-xl) model openai-community/gpt2-xl ;;
+gpt2-medium | gpt2-large | gpt2-xl) model "openai-community/$name" ;;
+smollm2-135m) model HuggingFaceTB/SmolLM2-135M ;;
+smollm2-135m-instruct) model HuggingFaceTB/SmolLM2-135M-Instruct ;;
+smollm2-360m) model HuggingFaceTB/SmolLM2-360M ;;
+smollm2-360m-instruct) model HuggingFaceTB/SmolLM2-360M-Instruct ;;
+qwen2.5-0.5b) model Qwen/Qwen2.5-0.5B ;;
+qwen2.5-0.5b-instruct) model Qwen/Qwen2.5-0.5B-Instruct ;;
 hellaswag)
     fetch "$github/rowanz/hellaswag/master/data/hellaswag_val.jsonl" "$dir/hellaswag_val.jsonl" '' \
         0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588

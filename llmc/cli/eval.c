@@ -25,7 +25,7 @@ struct eval_config {
 
 #define C struct eval_config
 static const struct option_row model_rows[] = {
-    OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint or a Hugging Face directory",
+    OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint, a Hugging Face directory or a GGUF file",
              OPTION_REQUIRED),
     OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
              "tokenizer.json, a directory with one, or the word bytes (default: the tokenizer in DIR)", 0),

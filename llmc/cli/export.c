@@ -19,8 +19,8 @@ struct export_config {
 
 static const struct option_row rows[] = {
     OPT_TEXT(struct export_config, from, "from", NULL, "PATH",
-             "run directory (its newest intact checkpoint), checkpoint, Hugging Face directory, or llm.c "
-             "model file",
+             "run directory (its newest intact checkpoint), checkpoint, Hugging Face directory, GGUF file, or "
+             "llm.c model file",
              OPTION_REQUIRED),
     OPT_TEXT(struct export_config, to, "to", NULL, "PATH",
              "a GGUF file for llama.cpp if the name ends in .gguf, else a new Hugging Face directory",

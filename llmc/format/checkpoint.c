@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "llmc/format/checkpoint_manifest.h"
+#include "llmc/format/gguf.h"
 #include "llmc/format/llmc_bin.h"
 #include "llmc/format/model_file.h"
 
@@ -171,7 +172,7 @@ static bool has_file(const char *directory, const char *name) {
     return has;
 }
 
-/* A file. One of llm.c's is a model; of the others the message says what to give instead. */
+/* A file. One of llm.c's or a GGUF file is a model; of the others the message says what to give instead. */
 static char *find_file(const char *path, struct error *err) {
     struct mapped_file f;
     if (!file_map(&f, path, err)) return NULL;
@@ -182,15 +183,13 @@ static char *find_file(const char *path, struct error *err) {
     char *dir = slash ? xasprintf("%.*s", slash == path ? 1 : (int)(slash - path), path) : xstrdup(".");
     char *config = xasprintf("%s/config.json", dir), *found = NULL;
     if (gguf)
-        fail(
-            err,
-            "%s: GGUF files are written, not read; give the run or the model directory that it was exported from",
-            path);
+        found = xstrdup(path);
     else if (path_exists(config))
         fail(err, "%s: is one file of a model; give its directory, %s", path, dir);
     else if (zip)
         fail(err,
-             "%s: PyTorch's own files are not read; save the model with save_pretrained(DIR) and give DIR",
+             "%s: PyTorch's own files are not read; save the model with save_pretrained(DIR) and give DIR "
+             "(dev/reference/nanogpt_to_hf.py does that for nanoGPT's ckpt.pt)",
              path);
     else
         found = xstrdup(path);
@@ -213,7 +212,7 @@ bool checkpoint_holds_model(const char *path) {
     static const char *const weights[] = {"model.safetensors", "model.safetensors.index.json",
                                           "pytorch_model.bin"};
     struct checkpoint_list list;
-    if (!path_is_directory(path)) return llmc_bin_is_one(path);
+    if (!path_is_directory(path)) return llmc_bin_is_one(path) || gguf_is_one(path);
     for (size_t i = 0; i < ARRAY_LENGTH(weights); i++)
         if (has_file(path, "config.json") && has_file(path, weights[i])) return true;
     bool has = checkpoint_list(&list, path, NULL) && list.count > 0;

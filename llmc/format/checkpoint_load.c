@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "llmc/format/import_gguf.h"
 #include "llmc/format/model_config.h"
 #include "llmc/format/model_file.h"
 
@@ -264,8 +265,17 @@ bool checkpoint_load_moments(struct zero *z, const char *dir, struct error *err)
 
 /* --- tokenizer --- */
 
+static struct tokenizer *load_gguf_tokenizer(const char *path, struct error *err) {
+    struct gguf_file g;
+    if (!gguf_open(&g, path, err)) return NULL;
+    struct tokenizer *t = gguf_tokenizer(&g, err);
+    gguf_close(&g);
+    return t;
+}
+
 struct tokenizer *checkpoint_load_tokenizer(const char *dir, struct error *err) {
     static const char *const names[] = {"tokenizer.json", "vocab.bpe", "merges.txt"};
+    if (!path_is_directory(dir) && gguf_is_one(dir)) return load_gguf_tokenizer(dir, err);
     bool there = false;
     for (size_t i = 0; i < ARRAY_LENGTH(names); i++) {
         char *path = xasprintf("%s/%s", dir, names[i]);

@@ -5,7 +5,7 @@
 #ifndef LLMC_EXPORT_H
 #define LLMC_EXPORT_H
 
-#include "llmc/base/base.h"
+#include "llmc/format/safetensors.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -31,7 +31,6 @@ bool export_huggingface(const char *from, const char *to, enum export_type type,
 
 /* 32 values to the 34 bytes of a q8_0 block: fp16 scale d = max|x| / 127, then x/d rounded to the nearest
  * integer, halves away from zero. False if a value is not finite or the scale exceeds fp16. */
-enum { Q8_0_VALUES = 32, Q8_0_BYTES = 34 };
 bool q8_0_block(uint8_t *out, const float *values);
 
 #ifdef __cplusplus

@@ -1,9 +1,4 @@
-/* GGUF, the file format of ggml and llama.cpp: version 3, architectures "gpt2", "llama" and "qwen2".
- *
- * The format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), everything little-endian: "GGUF",
- * u32 version, u64 tensors, u64 keys; the keys {string name, u32 type, value}; per tensor {string name, u32
- * rank, u64 dimensions with the contiguous one first, u32 type, u64 offset}; zeros up to a multiple of 32;
- * the data, each tensor at a multiple of 32. A string is a u64 length and that many bytes.
+/* Writes GGUF (gguf.h): version 3, architectures "gpt2", "llama" and "qwen2".
  *
  * The number of keys stands before the keys, so they are written twice: first into the void, to count
  * them. */
@@ -16,11 +11,12 @@
 #include <unistd.h>
 
 #include "llmc/format/checkpoint.h"
+#include "llmc/format/gguf.h"
 #include "llmc/format/model_config.h"
 #include "llmc/format/model_file.h"
 #include "llmc/text/tokenizer.h"
 
-enum { ALIGNMENT = 32, PIECE = 1 << 20 };
+enum { PIECE = 1 << 20 };
 
 /* --- q8_0 --- */
 
@@ -41,68 +37,57 @@ bool q8_0_block(uint8_t *out, const float *values) {
 
 /* --- keys --- */
 
-enum value_type {
-    VALUE_U32 = 4,
-    VALUE_I32 = 5,
-    VALUE_F32 = 6,
-    VALUE_BOOL = 7,
-    VALUE_STRING = 8,
-    VALUE_ARRAY = 9
-};
-
-struct gguf {
+struct output {
     struct writer w;
     int64_t keys;
 };
 
-static void put_u32(struct gguf *g, uint32_t x) { writer_put(&g->w, &x, sizeof x); }
-static void put_u64(struct gguf *g, uint64_t x) { writer_put(&g->w, &x, sizeof x); }
-static void put_string(struct gguf *g, const char *text, size_t size) {
+static void put_u32(struct output *g, uint32_t x) { writer_put(&g->w, &x, sizeof x); }
+static void put_u64(struct output *g, uint64_t x) { writer_put(&g->w, &x, sizeof x); }
+static void put_string(struct output *g, const char *text, size_t size) {
     put_u64(g, size);
     writer_put(&g->w, text, size);
 }
 
-static void put_key(struct gguf *g, const char *key, enum value_type type) {
+static void put_key(struct output *g, const char *key, enum gguf_type type) {
     put_string(g, key, strlen(key));
     put_u32(g, type);
     g->keys++;
 }
-static void key_u32(struct gguf *g, const char *key, int64_t value) {
-    put_key(g, key, VALUE_U32);
+static void key_u32(struct output *g, const char *key, int64_t value) {
+    put_key(g, key, GGUF_U32);
     put_u32(g, (uint32_t)value);
 }
-static void key_f32(struct gguf *g, const char *key, float value) {
-    put_key(g, key, VALUE_F32);
+static void key_f32(struct output *g, const char *key, float value) {
+    put_key(g, key, GGUF_F32);
     writer_put(&g->w, &value, sizeof value);
 }
-static void key_bool(struct gguf *g, const char *key, bool value) {
-    put_key(g, key, VALUE_BOOL);
+static void key_bool(struct output *g, const char *key, bool value) {
+    put_key(g, key, GGUF_BOOL);
     uint8_t byte = value;
     writer_put(&g->w, &byte, 1);
 }
-static void key_string(struct gguf *g, const char *key, const char *text) {
-    put_key(g, key, VALUE_STRING);
+static void key_string(struct output *g, const char *key, const char *text) {
+    put_key(g, key, GGUF_STRING);
     put_string(g, text, strlen(text));
 }
-static void key_array(struct gguf *g, const char *key, enum value_type of, int64_t count) {
-    put_key(g, key, VALUE_ARRAY);
+static void key_array(struct output *g, const char *key, enum gguf_type of, int64_t count) {
+    put_key(g, key, GGUF_ARRAY);
     put_u32(g, of);
     put_u64(g, (uint64_t)count);
 }
 
-static void put_model_keys(struct gguf *g, const struct gpt_config *c, enum gpt_format format,
+static void put_model_keys(struct output *g, const struct gpt_config *c, enum gpt_format format,
                            enum export_type type) {
     static const uint32_t file_types[] = {
         [EXPORT_F32] = 0, [EXPORT_F16] = 1, [EXPORT_Q8_0] = 7, [EXPORT_BF16] = 32};
-    static const char *const archs[GPT_FORMATS] = {
-        [FORMAT_GGUF_GPT2] = "gpt2", [FORMAT_GGUF_LLAMA] = "llama", [FORMAT_GGUF_QWEN2] = "qwen2"};
-    const char *arch = archs[format];
+    const char *arch = gguf_architecture(format);
     key_string(g, "general.architecture", arch);
     key_string(g, "general.type", "model");
     key_string(g, "general.name", c->name);
     key_u32(g, "general.file_type", file_types[type]);
     key_u32(g, "general.quantization_version", 2);
-    key_u32(g, "general.alignment", ALIGNMENT);
+    key_u32(g, "general.alignment", GGUF_ALIGNMENT);
     for (int i = 0; i < GPT_FIELD_COUNT; i++) {
         const char *key = gpt_fields[i].in[format].key;
         if (!key || !*key) continue;
@@ -119,8 +104,6 @@ static void put_model_keys(struct gguf *g, const struct gpt_config *c, enum gpt_
 
 /* --- the tokenizer --- */
 
-enum token_type { TOKEN_NORMAL = 1, TOKEN_CONTROL = 3, TOKEN_USER_DEFINED = 4, TOKEN_UNUSED = 5 };
-
 /* llama.cpp knows pre-tokenizers by name. NULL if it has none that cuts text as this tokenizer does. */
 static const char *pre_tokenizer_name(const struct tokenizer *t) {
     bool ignores_merges = tokenizer_ignores_merges(t);
@@ -136,31 +119,31 @@ static const char *pre_tokenizer_name(const struct tokenizer *t) {
     }
 }
 
-static void put_owned(struct gguf *g, char *text) {
+static void put_owned(struct output *g, char *text) {
     put_string(g, text, strlen(text));
     free(text);
 }
 
 /* The model's vocabulary may be larger than the tokenizer's: the rest is padding. */
-static void put_tokens(struct gguf *g, const struct tokenizer *t, int64_t vocab_size) {
-    static const enum token_type types[] = {[TOKEN_KIND_NONE] = TOKEN_UNUSED,
-                                            [TOKEN_KIND_MODEL] = TOKEN_NORMAL,
-                                            [TOKEN_KIND_ADDED] = TOKEN_USER_DEFINED,
-                                            [TOKEN_KIND_SPECIAL] = TOKEN_CONTROL};
-    key_array(g, "tokenizer.ggml.tokens", VALUE_STRING, vocab_size);
+static void put_tokens(struct output *g, const struct tokenizer *t, int64_t vocab_size) {
+    static const enum gguf_token types[] = {[TOKEN_KIND_NONE] = GGUF_TOKEN_UNUSED,
+                                            [TOKEN_KIND_MODEL] = GGUF_TOKEN_NORMAL,
+                                            [TOKEN_KIND_ADDED] = GGUF_TOKEN_USER,
+                                            [TOKEN_KIND_SPECIAL] = GGUF_TOKEN_CONTROL};
+    key_array(g, "tokenizer.ggml.tokens", GGUF_STRING, vocab_size);
     for (int64_t i = 0; i < vocab_size; i++)
         put_owned(g, i < tokenizer_vocab_size(t) ? tokenizer_token_name(t, i)
                                                  : xasprintf("[PAD%" PRId64 "]", i));
-    key_array(g, "tokenizer.ggml.token_type", VALUE_I32, vocab_size);
+    key_array(g, "tokenizer.ggml.token_type", GGUF_I32, vocab_size);
     for (int64_t i = 0; i < vocab_size; i++) put_u32(g, types[tokenizer_token_kind(t, i)]);
 }
 
-static void put_tokenizer_keys(struct gguf *g, const struct tokenizer *t, const struct gpt_config *c) {
+static void put_tokenizer_keys(struct output *g, const struct tokenizer *t, const struct gpt_config *c) {
     int64_t begin = model_begin_of_text(c, t), end = c->eos.count ? c->eos.id[0] : tokenizer_end_of_text(t);
     key_string(g, "tokenizer.ggml.model", "gpt2");
     key_string(g, "tokenizer.ggml.pre", pre_tokenizer_name(t));
     put_tokens(g, t, c->vocab_size);
-    key_array(g, "tokenizer.ggml.merges", VALUE_STRING, tokenizer_merge_count(t));
+    key_array(g, "tokenizer.ggml.merges", GGUF_STRING, tokenizer_merge_count(t));
     for (int i = 0; i < tokenizer_merge_count(t); i++) put_owned(g, tokenizer_merge_name(t, i));
     if (begin >= 0) key_u32(g, "tokenizer.ggml.bos_token_id", begin);
     if (end >= 0) key_u32(g, "tokenizer.ggml.eos_token_id", end);
@@ -189,7 +172,7 @@ static bool doubles_head(enum gpt_format format, const struct gpt_config *c) {
 
 /* Calls visit() for every tensor, in the order of the file. */
 struct tensor_visit {
-    struct gguf *g;
+    struct output *g;
     const struct weights *w;
     enum export_type type;
     int64_t offset;
@@ -215,8 +198,10 @@ static bool each_tensor(struct tensor_visit *v, enum gpt_format format,
 }
 
 static bool put_info(struct tensor_visit *v, enum param_id id, const struct piece *p, int64_t layer) {
-    static const uint32_t ggml_types[] = {
-        [EXPORT_F32] = 0, [EXPORT_F16] = 1, [EXPORT_Q8_0] = 8, [EXPORT_BF16] = 30};
+    static const enum ggml_type ggml_types[] = {[EXPORT_F32] = GGML_F32,
+                                                [EXPORT_F16] = GGML_F16,
+                                                [EXPORT_Q8_0] = GGML_Q8_0,
+                                                [EXPORT_BF16] = GGML_BF16};
     const char *name = piece_name(p, layer);
     enum export_type type = tensor_type(id, v->type);
     put_string(v->g, name, strlen(name));
@@ -225,17 +210,17 @@ static bool put_info(struct tensor_visit *v, enum param_id id, const struct piec
     put_u64(v->g, (uint64_t)p->rows);
     put_u32(v->g, ggml_types[type]);
     put_u64(v->g, (uint64_t)v->offset);
-    v->offset = round_up(v->offset + tensor_bytes_as(type, p->rows * p->cols), ALIGNMENT);
+    v->offset = round_up(v->offset + tensor_bytes_as(type, p->rows * p->cols), GGUF_ALIGNMENT);
     return true;
 }
 
-static void put_padding(struct gguf *g) {
-    static const uint8_t zeros[ALIGNMENT];
-    writer_put(&g->w, zeros, (size_t)(round_up(g->w.written, ALIGNMENT) - g->w.written));
+static void put_padding(struct output *g) {
+    static const uint8_t zeros[GGUF_ALIGNMENT];
+    writer_put(&g->w, zeros, (size_t)(round_up(g->w.written, GGUF_ALIGNMENT) - g->w.written));
 }
 
 /* `n` values in the type of the tensor; false if it cannot hold one. */
-static bool put_values(struct gguf *g, const float *values, int64_t n, enum export_type type,
+static bool put_values(struct output *g, const float *values, int64_t n, enum export_type type,
                        uint8_t *narrow) {
     bool good = true;
     if (type == EXPORT_F32) {
@@ -279,7 +264,7 @@ static bool put_tensor(struct tensor_visit *v, enum param_id id, const struct pi
     return true;
 }
 
-static bool put_data(struct gguf *g, const struct weights *w, enum gpt_format format, enum export_type type,
+static bool put_data(struct output *g, const struct weights *w, enum gpt_format format, enum export_type type,
                      struct error *err) {
     const struct gpt_config *c = &w->config;
     int64_t widest = max_i64(max_i64(c->ff, c->channels), gpt_dim_size(c, DIM_Q));
@@ -305,13 +290,13 @@ static bool put_data(struct gguf *g, const struct weights *w, enum gpt_format fo
  * that is not complete may stay behind. */
 static bool write_file(const char *path, const struct weights *w, const struct tokenizer *t,
                        enum gpt_format format, enum export_type type, struct error *err) {
-    struct gguf g = {.keys = 0};
+    struct output g = {.keys = 0};
     int64_t keys = 0, tensors = format_tensor_count(format, &w->config) + doubles_head(format, &w->config);
     for (int pass = 0; pass < 2; pass++) {
         if (!writer_open(&g.w, pass ? path : "/dev/null", err)) return false;
         g.keys = 0;
         writer_put(&g.w, "GGUF", 4);
-        put_u32(&g, 3);
+        put_u32(&g, GGUF_VERSION);
         put_u64(&g, (uint64_t)tensors);
         put_u64(&g, (uint64_t)keys);
         put_model_keys(&g, &w->config, format, type);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "llmc/format/import_gguf.h"
 #include "llmc/format/llmc_bin.h"
 #include "llmc/format/model_config.h"
 #include "llmc/ops/tensor.h"
@@ -46,7 +47,8 @@ static bool check_view(const struct st_view *v, const struct gpt_config *c, cons
                        struct error *err) {
     int64_t dim[2];
     int rank = stored_shape(dim, p);
-    if (v->dtype != ST_F32 && v->dtype != ST_F16 && v->dtype != ST_BF16 && v->dtype != ST_F64)
+    if (v->dtype != ST_F32 && v->dtype != ST_F16 && v->dtype != ST_BF16 && v->dtype != ST_F64 &&
+        v->dtype != ST_Q8_0)
         return fail(err, "%s: tensor %s: expected F32, F16, BF16 or F64 values", v->path, st_view_text(v));
     if (v->rank == rank && v->dim[0] == dim[0] && (rank == 1 || v->dim[1] == dim[1])) return true;
     const char *expected = rank == 1 ? temp_printf("(%" PRId64 ")", dim[0])
@@ -148,7 +150,8 @@ static bool check_others(const struct model_file *m, const char *skip, struct er
     for (int64_t i = 0; i < m->st.count; i++) {
         const struct st_view *v = &m->st.tensors[i];
         if (is_constant(v->name) || is_parameter(w, v)) continue;
-        if (strcmp(v->name, "lm_head.weight") == 0) {
+        if (strcmp(v->name, m->gguf ? "output.weight" : "lm_head.weight") == 0 &&
+            w->config.tied == SWITCH_ON) {
             if (!check_head(v, w, err)) return false;
             continue;
         }
@@ -171,9 +174,10 @@ static void name_other_weights(const char *dir, struct error *err) {
         bool found = path_exists(other);
         if (found)
             fail(err,
-                 "%s: holds its weights only as %s; this engine reads safetensors "
-                 "(transformers' save_pretrained writes them)",
-                 dir, names[i]);
+                 "%s: holds its weights only as %s; this engine reads safetensors, which this writes to "
+                 "%s-safetensors: python3 -c \"from transformers import AutoModelForCausalLM as M; "
+                 "M.from_pretrained('%s').save_pretrained('%s-safetensors')\"",
+                 dir, names[i], dir, dir, dir);
         free(other);
         if (found) break;
     }
@@ -195,13 +199,24 @@ static bool open_directory(struct model_file *m, const char *dir, struct error *
            check_others(m, skip, err);
 }
 
+static bool open_gguf(struct model_file *m, const char *path, struct error *err) {
+    struct gpt_config config;
+    enum gpt_format format;
+    m->gguf = (struct gguf_file *)xcalloc(1, sizeof *m->gguf);
+    if (!gguf_open(m->gguf, path, err) || !gguf_config(&config, &format, m->gguf, err)) return false;
+    safetensors_index(&m->st, m->gguf->tensors, m->gguf->tensor_count);
+    return weights_find(&m->weights, &config, format, &m->st, "", "", true, err) && check_others(m, "", err);
+}
+
 bool model_file_open(struct model_file *m, const char *path, struct error *err) {
     memset(m, 0, sizeof *m);
     bool ok;
     if (!path_exists(path))
         ok = fail(err, "%s: no such file or directory", path);
     else
-        ok = path_is_directory(path) ? open_directory(m, path, err) : llmc_bin_open(m, path, err);
+        ok = path_is_directory(path) ? open_directory(m, path, err)
+             : gguf_is_one(path)     ? open_gguf(m, path, err)
+                                     : llmc_bin_open(m, path, err);
     if (!ok) model_file_close(m);
     return ok;
 }
@@ -209,6 +224,8 @@ bool model_file_open(struct model_file *m, const char *path, struct error *err) 
 void model_file_close(struct model_file *m) {
     weights_free(&m->weights);
     safetensors_close(&m->st);
+    if (m->gguf) gguf_close(m->gguf);
+    free(m->gguf);
     file_unmap(&m->bin);
     free(m->bin_views);
     memset(m, 0, sizeof *m);
@@ -237,6 +254,18 @@ static bool read_transposed(float *out, const struct st_view *v, int64_t first, 
     return ok || fail(err, "%s: cannot read tensor %s", v->path, st_view_text(v));
 }
 
+/* Rows [first, first+count) of a piece whose heads' rows are interleaved. */
+static bool read_interleaved(float *out, const struct st_view *v, int64_t cols, int64_t HS, int64_t first,
+                             int64_t count) {
+    bool ok = true;
+#pragma omp parallel for schedule(static) if (cols * count >= PARALLEL)
+    for (int64_t r = first; r < first + count; r++) {
+        int64_t i = r % HS, stored = r - i + 2 * (i % (HS / 2)) + i / (HS / 2);
+        if (!safetensors_to_f32(out + (r - first) * cols, v, stored * cols, cols, NULL)) ok = false;
+    }
+    return ok;
+}
+
 bool weights_read(float *out, const struct weights *w, enum param_id id, int64_t layer, int64_t first,
                   int64_t count, struct error *err) {
     struct piece piece[MOST_PIECES];
@@ -247,9 +276,13 @@ bool weights_read(float *out, const struct weights *w, enum param_id id, int64_t
         int64_t from = max_i64(first, p->first), end = min_i64(first + count, p->first + p->rows);
         if (from >= end) continue;
         float *to = out + (from - first) * p->cols;
-        bool ok = p->transposed
-                      ? read_transposed(to, v, from - p->first, end - from, err)
-                      : safetensors_to_f32(to, v, (from - p->first) * p->cols, (end - from) * p->cols, err);
+        bool ok = true;
+        if (p->interleaved)
+            ok = read_interleaved(to, v, p->cols, w->config.head_size, from - p->first, end - from);
+        else if (p->transposed)
+            ok = read_transposed(to, v, from - p->first, end - from, err);
+        else
+            ok = safetensors_to_f32(to, v, (from - p->first) * p->cols, (end - from) * p->cols, err);
         if (!ok) return false;
     }
     return true;

@@ -1,5 +1,5 @@
-/* A model on disk: a Hugging Face directory or one of llm.c's model files, opened, compared with its
- * configuration down to the last tensor, and read row by row as if all of them were stored the way the
+/* A model on disk: a Hugging Face directory, a GGUF file or one of llm.c's model files, opened, compared with
+ * its configuration down to the last tensor, and read row by row as if all of them were stored the way the
  * engine stores them. And the other direction: the tensors of a Hugging Face directory. checkpoint.c and
  * export.c build on this. */
 #ifndef LLMC_FORMAT_MODEL_FILE_H
@@ -42,12 +42,13 @@ bool weights_read(float *out, const struct weights *w, enum param_id id, int64_t
 
 struct model_file {
     struct weights weights;
-    struct safetensors st;  /* of a directory */
+    struct safetensors st;  /* of a directory; the tensors of a GGUF file */
+    struct gguf_file *gguf; /* or NULL */
     struct mapped_file bin; /* of an llm.c file */
     struct st_view *bin_views;
 };
-/* `path` is a directory or an llm.c file. Nothing of the tensors' values is read, except that of a separate
- * lm_head.weight of a tied model, which must equal wte. On failure `m` is empty. */
+/* `path` is a directory, a GGUF file or an llm.c file. Nothing of the tensors' values is read, except that of a
+ * separate head of a tied model, which must equal wte. On failure `m` is empty. */
 bool model_file_open(struct model_file *m, const char *path, struct error *err);
 void model_file_close(struct model_file *m); /* harmless after a failed open */
 

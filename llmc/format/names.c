@@ -113,6 +113,12 @@ enum gpt_format format_for_directory(const struct gpt_config *c) {
     return FORMAT_OWN;
 }
 
+const char *gguf_architecture(enum gpt_format format) {
+    static const char *const names[GPT_FORMATS] = {
+        [FORMAT_GGUF_GPT2] = "gpt2", [FORMAT_GGUF_LLAMA] = "llama", [FORMAT_GGUF_QWEN2] = "qwen2"};
+    return names[format];
+}
+
 enum gpt_format format_for_gguf(const struct gpt_config *c, struct error *err) {
     enum gpt_format nearest = c->positions == POSITIONS_LEARNED ? FORMAT_GGUF_GPT2
                               : c->qkv_bias == SWITCH_ON        ? FORMAT_GGUF_QWEN2

@@ -35,6 +35,8 @@ const char *piece_name(const struct piece *piece, int64_t layer);
 
 /* The family of Hugging Face models that the configuration belongs to, FORMAT_OWN if none can say it. */
 enum gpt_format format_for_directory(const struct gpt_config *config);
+/* What general.architecture calls a format of GGUF; NULL for the others. */
+const char *gguf_architecture(enum gpt_format format);
 /* The architecture of GGUF, or GPT_FORMATS with the reason. */
 enum gpt_format format_for_gguf(const struct gpt_config *config, struct error *err);
 

@@ -33,16 +33,20 @@ struct st_declared {
 static const struct {
     const char *name;
     int64_t size;
-} dtypes[ST_DTYPE_COUNT] = {
+} dtypes[ST_DTYPE_COUNT + 1] = {
     [ST_BOOL] = {"BOOL", 1}, [ST_U8] = {"U8", 1},           [ST_I8] = {"I8", 1},
     [ST_I16] = {"I16", 2},   [ST_F8_E5M2] = {"F8_E5M2", 1}, [ST_F8_E4M3] = {"F8_E4M3", 1},
     [ST_U16] = {"U16", 2},   [ST_F16] = {"F16", 2},         [ST_BF16] = {"BF16", 2},
     [ST_I32] = {"I32", 4},   [ST_U32] = {"U32", 4},         [ST_F32] = {"F32", 4},
     [ST_F64] = {"F64", 8},   [ST_I64] = {"I64", 8},         [ST_U64] = {"U64", 8},
+    [ST_Q8_0] = {"Q8_0", 0},
 };
 
 const char *st_dtype_name(enum st_dtype dtype) { return dtypes[dtype].name; }
 int64_t st_dtype_size(enum st_dtype dtype) { return dtypes[dtype].size; }
+int64_t st_dtype_bytes(enum st_dtype dtype, int64_t count) {
+    return dtype == ST_Q8_0 ? count / Q8_0_VALUES * Q8_0_BYTES : count * dtypes[dtype].size;
+}
 
 const char *st_view_text(const struct st_view *v) {
     const char *dims = "";
@@ -231,6 +235,11 @@ static void build_index(struct safetensors *st) {
     if (st->count) qsort(st->by_name, (size_t)st->count, sizeof *st->by_name, compare_name);
 }
 
+void safetensors_index(struct safetensors *st, struct st_view *views, int64_t count) {
+    *st = (struct safetensors){.count = count, .tensors = views};
+    build_index(st);
+}
+
 static void reserve_files(struct safetensors *st, size_t count) {
     memset(st, 0, sizeof *st);
     st->files = (struct st_file *)xcalloc(count + 1, sizeof *st->files);
@@ -335,8 +344,8 @@ void safetensors_close(struct safetensors *st) {
         json_decref(st->files[i].header);
         file_unmap(&st->files[i].map);
     }
+    if (st->files) free(st->tensors);
     free(st->files);
-    free(st->tensors);
     free(st->by_name);
     memset(st, 0, sizeof *st);
 }
@@ -397,11 +406,19 @@ static void convert(float *restrict out, const uint8_t *restrict in, int64_t n, 
             memcpy(&h, in + 2 * i, 2);
             out[i] = f32_from_bf16(h);
         }
-    } else {
+    } else if (dtype == ST_F16) {
         for (int64_t i = 0; i < n; i++) {
             uint16_t h;
             memcpy(&h, in + 2 * i, 2);
             out[i] = f32_from_f16(h);
+        }
+    } else {
+        for (int64_t b = 0; b < n / Q8_0_VALUES; b++) {
+            uint16_t h;
+            memcpy(&h, in + b * Q8_0_BYTES, 2);
+            const int8_t *q = (const int8_t *)(in + b * Q8_0_BYTES + 2);
+            float scale = f32_from_f16(h);
+            for (int i = 0; i < Q8_0_VALUES; i++) out[b * Q8_0_VALUES + i] = scale * (float)q[i];
         }
     }
 }
@@ -410,18 +427,22 @@ bool safetensors_to_f32(float *out, const struct st_view *v, int64_t first, int6
                         struct error *err) {
     check(first >= 0 && count >= 0 && count <= v->count && first <= v->count - count,
           "%s: elements [%" PRId64 ", +%" PRId64 ") are outside %s", v->path, first, count, st_view_text(v));
-    if (v->dtype != ST_F32 && v->dtype != ST_BF16 && v->dtype != ST_F16 && v->dtype != ST_F64)
+    check(v->dtype != ST_Q8_0 || (first % Q8_0_VALUES == 0 && count % Q8_0_VALUES == 0),
+          "%s: elements [%" PRId64 ", +%" PRId64 ") of %s are no whole blocks", v->path, first, count,
+          st_view_text(v));
+    if (v->dtype != ST_F32 && v->dtype != ST_BF16 && v->dtype != ST_F16 && v->dtype != ST_F64 &&
+        v->dtype != ST_Q8_0)
         return fail(err, "%s: tensor \"%.200s\" has dtype %s, expected F32, BF16, F16 or F64", v->path,
                     v->name, st_dtype_name(v->dtype));
-    const int64_t size = st_dtype_size(v->dtype), chunk = 1 << 18;
-    const uint8_t *in = (const uint8_t *)v->data + first * size;
+    const int64_t chunk = 1 << 18;
+    const uint8_t *in = (const uint8_t *)v->data + st_dtype_bytes(v->dtype, first);
     if (count <= 4 * chunk) { /* without OpenMP, for which even a team of one costs more than a short row */
         convert(out, in, count, v->dtype);
         return true;
     }
 #pragma omp parallel for schedule(static)
     for (int64_t begin = 0; begin < count; begin += chunk)
-        convert(out + begin, in + begin * size, min_i64(chunk, count - begin), v->dtype);
+        convert(out + begin, in + st_dtype_bytes(v->dtype, begin), min_i64(chunk, count - begin), v->dtype);
     return true;
 }
 

@@ -30,10 +30,14 @@ enum st_dtype {
     ST_F64,
     ST_I64,
     ST_U64,
-    ST_DTYPE_COUNT
+    ST_DTYPE_COUNT,
+    /* Of GGUF files only: blocks of 32 values, an fp16 scale and 32 int8 that it multiplies. */
+    ST_Q8_0 = ST_DTYPE_COUNT
 };
+enum { Q8_0_VALUES = 32, Q8_0_BYTES = 34 };
 const char *st_dtype_name(enum st_dtype dtype); /* as written in the file: "F32" */
-int64_t st_dtype_size(enum st_dtype dtype);     /* bytes per element */
+int64_t st_dtype_size(enum st_dtype dtype);     /* bytes per element; not of ST_Q8_0 */
+int64_t st_dtype_bytes(enum st_dtype dtype, int64_t count); /* of Q8_0: whole blocks */
 
 #define ST_MAX_RANK         8
 #define ST_MAX_HEADER_BYTES 100000000 /* the limit of the reference implementation */
@@ -57,7 +61,7 @@ struct safetensors {
     struct st_view *tensors; /* in the order of the data in the file(s): iterate over 0..count-1 */
     struct st_view **by_name;
     struct st_file *files;
-    int file_count;
+    int file_count; /* 0: safetensors_index() */
 };
 
 /* Maps the file and validates the whole header before anything is used: length, UTF-8, JSON, duplicate
@@ -73,6 +77,9 @@ bool safetensors_open(struct safetensors *st, const char *path, struct error *er
 bool safetensors_open_directory(struct safetensors *st, const char *directory, const char *stem,
                                 struct error *err);
 
+/* Makes views that somebody else owns findable by their names, which all differ. */
+void safetensors_index(struct safetensors *st, struct st_view *views, int64_t count);
+
 void safetensors_close(struct safetensors *st); /* harmless after a failed open */
 
 const struct st_view *safetensors_find(const struct safetensors *st, const char *name); /* NULL if absent */
@@ -81,8 +88,8 @@ const char *safetensors_metadata(const struct safetensors *st, const char *key);
 /* "wte.weight BF16 (50257,768)" by temp_printf. */
 const char *st_view_text(const struct st_view *v);
 
-/* Elements [first, first+count) of `v` as fp32, on all cores: F32, BF16, F16 and F64 (rounded to nearest;
- * too large becomes infinity). Other dtypes are an error; a range outside the tensor is a programming
+/* Elements [first, first+count) of `v` as fp32, on all cores: F32, BF16, F16, F64 (rounded to nearest; too
+ * large becomes infinity) and Q8_0 (whole blocks). Other dtypes are an error; a range outside the tensor is a programming
  * error. */
 bool safetensors_to_f32(float *out, const struct st_view *v, int64_t first, int64_t count, struct error *err);
 

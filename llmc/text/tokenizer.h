@@ -29,6 +29,9 @@ struct tokenizer *tokenizer_bytes(void);
  * or any Split pattern that split_pattern.h can translate for PCRE2; NULL with the reason in err otherwise.
  * The post-processor (which adds <bos> and the like) is kept for saving, but not applied. */
 struct tokenizer *tokenizer_load(const char *path, struct error *err);
+/* The same from the content of a tokenizer.json. `name` is for messages. */
+struct json_t;
+struct tokenizer *tokenizer_from_json(const struct json_t *root, const char *name, struct error *err);
 /* As --tokenizer takes it: such a path, or the word bytes. */
 struct tokenizer *tokenizer_open(const char *name, struct error *err);
 

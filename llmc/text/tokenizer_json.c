@@ -507,6 +507,14 @@ static struct tokenizer *from_root(const json_t *root, const json_t *added, stru
     return NULL;
 }
 
+struct tokenizer *tokenizer_from_json(const json_t *root, const char *name, struct error *err) {
+    const json_t *added = json_object_get(root, "added_tokens");
+    struct error reason;
+    struct tokenizer *t = from_root(root, is_null(added) ? NULL : added, &reason);
+    if (!t) fail(err, "%s: %.900s", name, reason.message);
+    return t;
+}
+
 /* `dir`: where further added tokens are named, or NULL. */
 static struct tokenizer *load_json(const char *path, const char *dir, struct error *err) {
     json_t *root = parse_json(path, err), *added = json_object_get(root, "added_tokens"), *all = NULL;

@@ -53,8 +53,10 @@ static void what_from_may_name(void **state) {
     expect_command(1, "give its directory, run/step-00000002",
                    "$T sample --from run/step-00000002/model.safetensors");
     expect_command(1, "give its directory, .", "cd run/step-00000002 && $T sample --from config.json");
-    expect_command(0, "", "$T export --from run --to m.gguf");
-    expect_command(1, "m.gguf: GGUF files are written, not read", "$T sample --from m.gguf");
+    expect_command(
+        0, "",
+        "$T export --from run --to m.gguf --type f32 && $T sample --from m.gguf --prompt Once >a && "
+        "$T sample --from run --prompt Once >b && cmp a b && $T --model m.gguf --out tuned --steps 1");
     expect_command(1, "magic number", "head -c 2000 /dev/zero >zeros && $T sample --from zeros");
     expect_command(1, "save_pretrained", "printf 'PK\\3\\4xxxx' >m.pt && $T sample --from m.pt");
 }

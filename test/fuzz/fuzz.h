@@ -16,6 +16,7 @@ typedef void fuzz_seed_fn(void *user, const void *data, size_t size);
     X(shard)                                                                                                 \
     X(safetensors)                                                                                           \
     X(safetensors_index)                                                                                     \
+    X(gguf)                                                                                                  \
     X(llmc_bin)                                                                                              \
     X(model_config)                                                                                          \
     X(trainer)                                                                                               \
