@@ -14,6 +14,7 @@
  *
  * Predicted for C = 768 in bf16 on an H200: forward moves 4 bytes per element (of a sum 8), backward 8 and
  * another 1 % for the blocks' sums, both at the rate of a copy. */
+#include "llmc/cuda/norm.cuh"
 #include "llmc/cuda/operands.cuh"
 
 /* --- forward, naive: a block per row, three passes over memory --- */
@@ -241,27 +242,6 @@ __global__ void __launch_bounds__(THREADS, 512 / THREADS)
     float *mine = partials + (int64_t)blockIdx.x * 2 * C + c;
 #pragma unroll
     for (int e = 0; e < size; e++) mine[e] = dw[e], mine[C + e] = db[e];
-}
-
-/* Adds the blocks' sums: threadIdx.x is a column of partials, threadIdx.y a slice of the blocks. Of the
- * columns, C belong to dweight, and another C to dbias if it is wanted. */
-constexpr int FINISH_SLICES = 8;
-template <class T>
-__global__ void norm_backward_finish_kernel(T *dweight, T *dbias, const float *partials, int blocks,
-                                            int columns, int C) {
-    SHARED(float, slice, [FINISH_SLICES][WARP_SIZE]);
-    int column = (int)blockIdx.x * WARP_SIZE + (int)threadIdx.x;
-    float sum = 0.0f;
-    if (column < columns)
-#pragma unroll 4
-        for (int b = (int)threadIdx.y; b < blocks; b += FINISH_SLICES)
-            sum += partials[(int64_t)b * 2 * C + column];
-    slice[threadIdx.y][threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.y != 0 || column >= columns) return;
-    for (int s = 1; s < FINISH_SLICES; s++) sum += slice[s][threadIdx.x];
-    T *d = column < C ? dweight + column : dbias + (column - C);
-    *d = from_float<T>(to_float(*d) + sum);
 }
 
 /* --- launchers --- */

@@ -15,7 +15,7 @@ enum export_type { EXPORT_F32, EXPORT_F16, EXPORT_BF16, EXPORT_Q8_0 };
 #define EXPORT_TYPE_WORDS "f32|f16|bf16|q8_0"
 const char *export_type_name(enum export_type type);
 
-/* GGUF version 3, architecture "gpt2", "llama" or "qwen2", tokenizer included (which is why `from` must have
+/* GGUF version 3, architecture "gpt2", "llama", "qwen2" or "qwen3", tokenizer included (which is why `from` must have
  * one, of a kind that llama.cpp knows). Matrices are stored in `type`; vectors and position embeddings in
  * f32, as llama.cpp's own converter has it. q8_0: blocks of 32 values share one fp16 scale, so n_embd
  * must be a multiple of 32. A tied head of architecture "gpt2" is stored again as output.weight, since

@@ -1,4 +1,4 @@
-/* Writes GGUF (gguf.h): version 3, architectures "gpt2", "llama" and "qwen2".
+/* Writes GGUF (gguf.h): version 3, architectures "gpt2", "llama", "qwen2" and "qwen3".
  *
  * The number of keys stands before the keys, so they are written twice: first into the void, to count
  * them. */
@@ -100,6 +100,7 @@ static void put_model_keys(struct output *g, const struct gpt_config *c, enum gp
         free(name);
     }
     if (format == FORMAT_GGUF_LLAMA) key_u32(g, "llama.rope.dimension_count", c->head_size);
+    if (format == FORMAT_GGUF_QWEN3) key_u32(g, "qwen3.attention.value_length", c->head_size);
 }
 
 /* --- the tokenizer --- */

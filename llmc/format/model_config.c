@@ -24,13 +24,15 @@ static const struct {
     {FORMAT_HF_GPT2, "gpt2", "GPT2LMHeadModel"},
     {FORMAT_HF_LLAMA, "llama", "LlamaForCausalLM"},
     {FORMAT_HF_QWEN2, "qwen2", "Qwen2ForCausalLM"},
+    {FORMAT_HF_QWEN3, "qwen3", "Qwen3ForCausalLM"},
     {FORMAT_OWN, "llmc", NULL},
 };
 
 #define GPT2   (1u << FORMAT_HF_GPT2)
 #define LLAMA  (1u << FORMAT_HF_LLAMA)
 #define QWEN2  (1u << FORMAT_HF_QWEN2)
-#define LLAMAS (LLAMA | QWEN2)
+#define QWEN3  (1u << FORMAT_HF_QWEN3)
+#define LLAMAS (LLAMA | QWEN2 | QWEN3)
 static const struct constant {
     unsigned formats;        /* a bit for each family */
     const char *key, *value; /* as JSON */
@@ -49,14 +51,15 @@ static const struct constant {
     {LLAMAS, "attention_dropout", "0.0", true, NULL},
     {LLAMAS, "initializer_range", "0.02", true, NULL},
     {LLAMAS, "use_cache", "true", true, NULL},
-    {LLAMA, "attention_bias", "false", true, "attention with biases"},
+    {LLAMA | QWEN3, "attention_bias", "false", true, "attention with biases"},
     {LLAMA, "mlp_bias", "false", true, "an MLP with biases"},
     {LLAMAS, "rope_scaling", "null", true, "scaling of rotary positions"},
-    {QWEN2, "use_sliding_window", "false", true, "a sliding window of attention"},
+    {QWEN2 | QWEN3, "use_sliding_window", "false", true, "a sliding window of attention"},
 };
 #undef GPT2
 #undef LLAMA
 #undef QWEN2
+#undef QWEN3
 #undef LLAMAS
 
 /* --- reading --- */

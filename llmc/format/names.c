@@ -17,6 +17,8 @@ static parts llama_parts[PARAM_ROWS] = {
     [P_QKV_W] = {{"model.layers.%d.self_attn.q_proj.weight", DIM_Q},
                  {"model.layers.%d.self_attn.k_proj.weight", DIM_KV},
                  {"model.layers.%d.self_attn.v_proj.weight", DIM_KV}},
+    [P_Q_NORM_W] = {{"model.layers.%d.self_attn.q_norm.weight", DIM_HS}},
+    [P_K_NORM_W] = {{"model.layers.%d.self_attn.k_norm.weight", DIM_HS}},
     [P_QKV_B] = {{"model.layers.%d.self_attn.q_proj.bias", DIM_Q},
                  {"model.layers.%d.self_attn.k_proj.bias", DIM_KV},
                  {"model.layers.%d.self_attn.v_proj.bias", DIM_KV}},
@@ -45,6 +47,8 @@ static parts gguf_llama_parts[PARAM_ROWS] = {
     [P_QKV_W] = {{"blk.%d.attn_q.weight", DIM_Q, true},
                  {"blk.%d.attn_k.weight", DIM_KV, true},
                  {"blk.%d.attn_v.weight", DIM_KV}},
+    [P_Q_NORM_W] = {{"blk.%d.attn_q_norm.weight", DIM_HS}},
+    [P_K_NORM_W] = {{"blk.%d.attn_k_norm.weight", DIM_HS}},
     [P_QKV_B] = {{"blk.%d.attn_q.bias", DIM_Q, true},
                  {"blk.%d.attn_k.bias", DIM_KV, true},
                  {"blk.%d.attn_v.bias", DIM_KV}},
@@ -59,7 +63,8 @@ static parts gguf_llama_parts[PARAM_ROWS] = {
 static parts *const tables[GPT_FORMATS] = {
     [FORMAT_HF_LLAMA] = llama_parts,        [FORMAT_HF_QWEN2] = llama_parts,
     [FORMAT_GGUF_GPT2] = gguf_gpt2_parts,   [FORMAT_GGUF_LLAMA] = gguf_llama_parts,
-    [FORMAT_GGUF_QWEN2] = gguf_llama_parts,
+    [FORMAT_GGUF_QWEN2] = gguf_llama_parts, [FORMAT_HF_QWEN3] = llama_parts,
+    [FORMAT_GGUF_QWEN3] = gguf_llama_parts,
 };
 
 /* Rows as they are stored: the vocabulary without its padding. */
@@ -107,20 +112,24 @@ const char *piece_name(const struct piece *p, int64_t layer) {
 }
 
 enum gpt_format format_for_directory(const struct gpt_config *c) {
-    static const enum gpt_format families[] = {FORMAT_HF_GPT2, FORMAT_HF_LLAMA, FORMAT_HF_QWEN2};
+    static const enum gpt_format families[] = {FORMAT_HF_GPT2, FORMAT_HF_LLAMA, FORMAT_HF_QWEN2,
+                                               FORMAT_HF_QWEN3};
     for (size_t i = 0; i < ARRAY_LENGTH(families); i++)
         if (gpt_format_can_say(families[i], c, NULL)) return families[i];
     return FORMAT_OWN;
 }
 
 const char *gguf_architecture(enum gpt_format format) {
-    static const char *const names[GPT_FORMATS] = {
-        [FORMAT_GGUF_GPT2] = "gpt2", [FORMAT_GGUF_LLAMA] = "llama", [FORMAT_GGUF_QWEN2] = "qwen2"};
+    static const char *const names[GPT_FORMATS] = {[FORMAT_GGUF_GPT2] = "gpt2",
+                                                   [FORMAT_GGUF_LLAMA] = "llama",
+                                                   [FORMAT_GGUF_QWEN2] = "qwen2",
+                                                   [FORMAT_GGUF_QWEN3] = "qwen3"};
     return names[format];
 }
 
 enum gpt_format format_for_gguf(const struct gpt_config *c, struct error *err) {
     enum gpt_format nearest = c->positions == POSITIONS_LEARNED ? FORMAT_GGUF_GPT2
+                              : c->qk_norm == SWITCH_ON         ? FORMAT_GGUF_QWEN3
                               : c->qkv_bias == SWITCH_ON        ? FORMAT_GGUF_QWEN2
                                                                 : FORMAT_GGUF_LLAMA;
     return gpt_format_can_say(nearest, c, err) ? nearest : GPT_FORMATS;

@@ -36,8 +36,10 @@
         GGUF_LLAMAS(ALWAYS(value))                                                                           \
     }
 /* The family of Llama: the same keys, and kinds that differ little. */
-#define HF_LLAMAS(...)   [FORMAT_HF_LLAMA] = __VA_ARGS__, [FORMAT_HF_QWEN2] = __VA_ARGS__
-#define GGUF_LLAMAS(...) [FORMAT_GGUF_LLAMA] = __VA_ARGS__, [FORMAT_GGUF_QWEN2] = __VA_ARGS__
+#define HF_QWENS(...)  [FORMAT_HF_QWEN2] = __VA_ARGS__, [FORMAT_HF_QWEN3] = __VA_ARGS__
+#define HF_LLAMAS(...) [FORMAT_HF_LLAMA] = __VA_ARGS__, HF_QWENS(__VA_ARGS__)
+#define GGUF_LLAMAS(...)                                                                                     \
+    [FORMAT_GGUF_LLAMA] = __VA_ARGS__, [FORMAT_GGUF_QWEN2] = __VA_ARGS__, [FORMAT_GGUF_QWEN3] = __VA_ARGS__
 
 const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
     {OPT_INT(C, context, "context", "auto", 0, 1 << 24, "N",
@@ -88,7 +90,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
      "number of key and value heads",
      {[FORMAT_HF_GPT2] = FOLLOWS,
       [FORMAT_HF_LLAMA] = OPTIONAL("num_key_value_heads", 0),
-      [FORMAT_HF_QWEN2] = REQUIRED("num_key_value_heads"), /* else it would be 32 */
+      HF_QWENS(REQUIRED("num_key_value_heads")), /* else it would be 32 */
       [FORMAT_OWN] = OPTIONAL("kv_heads", 0),
       [FORMAT_GGUF_GPT2] = FOLLOWS,
       GGUF_LLAMAS(OPTIONAL("attention.head_count_kv", 0))}},
@@ -96,10 +98,14 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
              "width of a head (auto: the channels divided by the heads)", 0),
      "width of a head",
      {[FORMAT_HF_GPT2] = FOLLOWS,
-      HF_LLAMAS(OPTIONAL("head_dim", 0)),
+      [FORMAT_HF_LLAMA] = OPTIONAL("head_dim", 0),
+      [FORMAT_HF_QWEN2] = OPTIONAL("head_dim", 0),
+      [FORMAT_HF_QWEN3] = OPTIONAL("head_dim", 128),
       [FORMAT_OWN] = OPTIONAL("head_dim", 0),
       [FORMAT_GGUF_GPT2] = FOLLOWS,
-      GGUF_LLAMAS(FOLLOWS)}},
+      [FORMAT_GGUF_LLAMA] = FOLLOWS,
+      [FORMAT_GGUF_QWEN2] = FOLLOWS,
+      [FORMAT_GGUF_QWEN3] = REQUIRED("attention.key_length")}},
     {OPT_REAL(C, norm_eps, "norm-eps", "auto", 0, 1, "X", "added to the variance in norms (auto: 1e-5)", 0),
      "epsilon of the norms",
      {[FORMAT_HF_GPT2] = OPTIONAL("layer_norm_epsilon", 1e-5),
@@ -168,10 +174,25 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
      {[FORMAT_HF_GPT2] = FOLLOWS,
       [FORMAT_HF_LLAMA] = FOLLOWS,
       [FORMAT_HF_QWEN2] = ALWAYS(SWITCH_ON),
+      [FORMAT_HF_QWEN3] = FOLLOWS,
       [FORMAT_OWN] = RARE("qkv_bias"),
       [FORMAT_GGUF_GPT2] = FOLLOWS,
       [FORMAT_GGUF_LLAMA] = FOLLOWS,
-      [FORMAT_GGUF_QWEN2] = ALWAYS(SWITCH_ON)}},
+      [FORMAT_GGUF_QWEN2] = ALWAYS(SWITCH_ON),
+      [FORMAT_GGUF_QWEN3] = FOLLOWS}},
+    {OPT_WORD(C, qk_norm, "qk-norm", "auto", "auto|on|off", NULL,
+              "normalise each head of queries and keys before attention (auto: as the model says)",
+              OPTION_SWITCH),
+     "norm of queries and keys",
+     {[FORMAT_HF_GPT2] = FOLLOWS,
+      [FORMAT_HF_LLAMA] = FOLLOWS,
+      [FORMAT_HF_QWEN2] = FOLLOWS,
+      [FORMAT_HF_QWEN3] = ALWAYS(SWITCH_ON),
+      [FORMAT_OWN] = RARE("qk_norm"),
+      [FORMAT_GGUF_GPT2] = FOLLOWS,
+      [FORMAT_GGUF_LLAMA] = FOLLOWS,
+      [FORMAT_GGUF_QWEN2] = FOLLOWS,
+      [FORMAT_GGUF_QWEN3] = ALWAYS(SWITCH_ON)}},
     {OPT_WORD(C, tied, "tied", "auto", "auto|on|off", NULL,
               "use the token embedding as output head, too (auto: as the model says)", OPTION_SWITCH),
      "tying of the output head",
@@ -276,6 +297,7 @@ void gpt_config_complete(struct gpt_config *c) {
     if (!c->mlp) c->mlp = MLP_GELU;
     if (!c->bias) c->bias = SWITCH_ON;
     if (!c->qkv_bias) c->qkv_bias = c->bias;
+    if (!c->qk_norm) c->qk_norm = SWITCH_OFF;
     if (!c->tied) c->tied = SWITCH_ON;
     if (!c->score) c->score = SCORE_SCALED_DOT;
     if (!c->mask) c->mask = c->window > 0 ? MASK_WINDOW : MASK_CAUSAL;
@@ -404,7 +426,8 @@ const char *gpt_format_name(enum gpt_format format) {
         [FORMAT_HF_GPT2] = "a Hugging Face GPT-2",         [FORMAT_HF_LLAMA] = "a Hugging Face Llama",
         [FORMAT_HF_QWEN2] = "a Hugging Face Qwen2",        [FORMAT_OWN] = "this engine's own directory",
         [FORMAT_GGUF_GPT2] = "GGUF's architecture gpt2",   [FORMAT_GGUF_LLAMA] = "GGUF's architecture llama",
-        [FORMAT_GGUF_QWEN2] = "GGUF's architecture qwen2",
+        [FORMAT_GGUF_QWEN2] = "GGUF's architecture qwen2", [FORMAT_GGUF_QWEN3] = "GGUF's architecture qwen3",
+        [FORMAT_HF_QWEN3] = "a Hugging Face Qwen3",
     };
     return names[format];
 }

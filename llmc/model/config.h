@@ -68,6 +68,7 @@ struct gpt_config {
     enum gpt_mlp mlp;
     enum gpt_switch bias;     /* of linear layers and of layernorm */
     enum gpt_switch qkv_bias; /* of the linear layer that makes queries, keys and values */
+    enum gpt_switch qk_norm;  /* queries and keys are normalised, head by head, before they are rotated */
     enum gpt_switch tied;     /* the output head is the token embedding */
     double norm_eps;          /* added to the variance in every norm */
     double rope_theta;        /* base of the wavelengths of rotary positions; 0 without them */
@@ -84,7 +85,7 @@ struct gpt_config {
 #define GPT2_CONFIG(name, context, vocab_size, layers, heads, channels)                                      \
     {                                                                                                        \
         name, context, vocab_size, layers, heads, channels, heads, (channels) / (heads), 4 * (channels),     \
-            POSITIONS_LEARNED, NORM_LAYER, MLP_GELU, SWITCH_ON, SWITCH_ON, SWITCH_ON, 1e-5, 0.0,             \
+            POSITIONS_LEARNED, NORM_LAYER, MLP_GELU, SWITCH_ON, SWITCH_ON, SWITCH_OFF, SWITCH_ON, 1e-5, 0.0, \
             SCORE_SCALED_DOT, MASK_CAUSAL, 0, 0.0                                                            \
     }
 
@@ -94,10 +95,12 @@ enum gpt_format {
     FORMAT_HF_GPT2,
     FORMAT_HF_LLAMA,
     FORMAT_HF_QWEN2,
+    FORMAT_HF_QWEN3,
     FORMAT_OWN, /* config.json with this engine's names, for what no family of Hugging Face can say */
     FORMAT_GGUF_GPT2,
     FORMAT_GGUF_LLAMA,
     FORMAT_GGUF_QWEN2,
+    FORMAT_GGUF_QWEN3,
     GPT_FORMATS
 };
 
@@ -119,7 +122,7 @@ struct gpt_field {
     const char *what;         /* for messages: "number of layers" */
     struct gpt_format_key in[GPT_FORMATS];
 };
-enum { GPT_FIELD_COUNT = 20 };
+enum { GPT_FIELD_COUNT = 21 };
 extern const struct gpt_field gpt_fields[GPT_FIELD_COUNT];
 /* The options of a model's shape, for a struct gpt_config at `offset` in the command's configuration. */
 #define GPT_OPTION_GROUP(heading, offset)                                                                    \

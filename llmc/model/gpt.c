@@ -106,6 +106,25 @@ static void norm_back(struct gpt *g, enum norm n, int64_t l, bool first, const s
                   first ? NULL : &dresid, dout, inp, m, &rstd, &weight);
 }
 
+static bool has_qk_norm(const struct gpt *g) { return g->config.qk_norm == SWITCH_ON; }
+
+/* qkv = inp, the heads of queries and keys normalised. */
+static void norm_heads(struct gpt *g, int64_t l, struct tensor *qkv, const struct tensor *inp) {
+    struct tensor q = gpt_param(g, P_Q_NORM_W, l), k = gpt_param(g, P_K_NORM_W, l);
+    const struct gpt_config *c = &g->config;
+    qk_norm_forward(g->ctx, qkv, inp, &q, &k, (int)c->heads, (int)c->kv_heads, (float)c->norm_eps);
+}
+
+/* dqkv: gradient of the normalised heads -> of those before. */
+static void norm_heads_back(struct gpt *g, int64_t l, struct tensor *dqkv) {
+    struct tensor q = gpt_param(g, P_Q_NORM_W, l), dq = gpt_grad(g, P_Q_NORM_W, l);
+    struct tensor k = gpt_param(g, P_K_NORM_W, l), dk = gpt_grad(g, P_K_NORM_W, l);
+    struct tensor inp = gpt_act(g, A_QKV_RAW, l);
+    const struct gpt_config *c = &g->config;
+    qk_norm_backward(g->ctx, dqkv, &dq, &dk, dqkv, &inp, &q, &k, (int)c->heads, (int)c->kv_heads,
+                     (float)c->norm_eps);
+}
+
 /* Rotates queries and keys by their positions, or their gradients back. */
 static void rotate(struct gpt *g, struct tensor *qkv, int64_t t0, bool backward) {
     const struct gpt_config *c = &g->config;
@@ -152,7 +171,9 @@ static void attn_half_forward(struct gpt *g, int64_t l, const struct span *s) {
     struct tensor attn_T = act_prefix(g, A_ATTN, l, T, s), lse_T = act_prefix(g, A_LSE, l, T, s);
     struct tensor qkv_T = act_prefix(g, A_QKV, l, T, s);
 
-    linear_forward(g, &qkv, NULL, &ln1, P_QKV_W, P_QKV_B, l, ACT_NONE);
+    struct tensor raw = has_qk_norm(g) ? act_span(g, A_QKV_RAW, l, s) : qkv;
+    linear_forward(g, &raw, NULL, &ln1, P_QKV_W, P_QKV_B, l, ACT_NONE);
+    if (has_qk_norm(g)) norm_heads(g, l, &qkv, &raw);
     rotate(g, &qkv_T, s->t0, false);
     struct attn_rule rule = gpt_attn_rule(&g->config);
     struct tensor prefix;
@@ -175,6 +196,7 @@ static void attn_half_backward(struct gpt *g, int64_t l, const struct span *s, b
     struct tensor prefix;
     attn_backward(g->ctx, &dqkv, &dattn, &attn, &lse, &qkv, prefix_or_null(g, &prefix), &rule);
     rotate(g, &dqkv, 0, true);
+    if (has_qk_norm(g)) norm_heads_back(g, l, &dqkv);
     linear_backward(g, &dbranch, &dqkv, &ln1, P_QKV_W, P_QKV_B, l, NULL, accumulate);
     norm_back(g, LN1, l, false, &dbranch, &inp);
 }

@@ -35,9 +35,10 @@ struct inspection {
     struct attn_rule rule;
     int32_t *tokens, *target;        /* (T) */
     const struct ablation *ablation; /* what the model was without; NULL: nothing */
-    /* Attention, per layer. Query head h reads key and value head h*NKV/NH. With rotary positions q and k
-     * are the rotated ones. P[t,s] = exp(score(q[t], k[s]) - lse[t]) for the tokens s that t sees, by `rule`
-     * with an empty prefix, and 0 where an edge is cut; of a head that is off, `value_norm` and `write` are 0. */
+    /* Attention, per layer. Query head h reads key and value head h*NKV/NH. q and k are as attention reads
+     * them: normalised and rotated, where the model does that. P[t,s] = exp(score(q[t], k[s]) - lse[t]) for the
+     * tokens s that t sees, by `rule` with an empty prefix, and 0 where an edge is cut; of a head that is off,
+     * `value_norm` and `write` are 0. */
     float *q;          /* (L,T,NH,HS) */
     float *k, *v;      /* (L,T,NKV,HS) */
     float *lse;        /* (L,NH,T) */

@@ -90,6 +90,7 @@ enum act_shape {
 enum act_kind { KIND_DATA, KIND_FP32, KIND_INT32 };
 
 static bool centred(const struct gpt_config *c) { return c->norm == NORM_LAYER; }
+static bool qk_norm(const struct gpt_config *c) { return c->qk_norm == SWITCH_ON; }
 static bool gated(const struct gpt_config *c) { return gpt_mlp_gated(c); }
 static bool prefixed(const struct gpt_config *c) { return c->mask == MASK_PREFIX; }
 /* Where the heads together are as wide as the model, gradients of both fit one buffer. */
@@ -113,6 +114,7 @@ static const struct act_row act_rows[ACT_ROWS] = {
     [A_LN1] = {"ln_1", true, SHAPE_C, KIND_DATA, RECOMPUTE_NORM, false, NULL},
     [A_LN1_MEAN] = {"ln_1.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, false, centred},
     [A_LN1_RSTD] = {"ln_1.rstd", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, false, NULL},
+    [A_QKV_RAW] = {"qkv_raw", true, SHAPE_QKV, KIND_DATA, RECOMPUTE_BLOCK, false, qk_norm},
     [A_QKV] = {"qkv", true, SHAPE_QKV, KIND_DATA, RECOMPUTE_BLOCK, false, NULL},
     [A_ATTN] = {"attn", true, SHAPE_Q, KIND_DATA, RECOMPUTE_BLOCK, false, NULL},
     [A_LSE] = {"attn.lse", true, SHAPE_LSE, KIND_FP32, RECOMPUTE_BLOCK, false, NULL},

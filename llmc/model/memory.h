@@ -21,6 +21,7 @@ enum act_id {
     A_LN1, /* per layer, up to A_RESID_OUT */
     A_LN1_MEAN,
     A_LN1_RSTD,
+    A_QKV_RAW, /* before the norm of queries and keys, if there is one */
     A_QKV,
     A_ATTN,
     A_LSE,

@@ -11,6 +11,7 @@ static bool learned_positions(const struct gpt_config *c) { return c->positions 
 static bool biases(const struct gpt_config *c) { return c->bias == SWITCH_ON; }
 static bool qkv_biases(const struct gpt_config *c) { return c->qkv_bias == SWITCH_ON; }
 static bool norm_biases(const struct gpt_config *c) { return c->bias == SWITCH_ON && c->norm == NORM_LAYER; }
+static bool qk_norm(const struct gpt_config *c) { return c->qk_norm == SWITCH_ON; }
 static bool own_head(const struct gpt_config *c) { return c->tied == SWITCH_OFF; }
 
 const struct param_row gpt_param_rows[PARAM_ROWS] = {
@@ -31,6 +32,8 @@ const struct param_row gpt_param_rows[PARAM_ROWS] = {
     [P_LNF_W] = {"ln_f.weight", false, DIM_C, DIM_NONE, INIT_ONE, false, NULL},
     [P_LNF_B] = {"ln_f.bias", false, DIM_C, DIM_NONE, INIT_ZERO, false, norm_biases},
     [P_LM_HEAD] = {"lm_head.weight", false, DIM_VP, DIM_C, INIT_NORMAL, false, own_head},
+    [P_Q_NORM_W] = {"h.%d.attn.q_norm.weight", true, DIM_HS, DIM_NONE, INIT_ONE, false, qk_norm},
+    [P_K_NORM_W] = {"h.%d.attn.k_norm.weight", true, DIM_HS, DIM_NONE, INIT_ONE, false, qk_norm},
 };
 
 int64_t gpt_param_copies(const struct gpt_config *c, enum param_id id) {
@@ -59,6 +62,8 @@ int64_t gpt_dim_size(const struct gpt_config *c, enum gpt_dim dim) {
         return gpt_padded_vocab(c);
     case DIM_CONTEXT:
         return c->context;
+    case DIM_HS:
+        return c->head_size;
     }
     die("gpt_dim_size: no dimension %d", (int)dim);
 }

@@ -30,7 +30,9 @@ enum param_id {
     P_FCPROJ_B,
     P_LNF_W,
     P_LNF_B,
-    P_LM_HEAD, /* (Vp,C): the output head, where it is not the token embedding */
+    P_LM_HEAD,  /* (Vp,C): the output head, where it is not the token embedding */
+    P_Q_NORM_W, /* per layer, (HS): of the norm of every head of queries, and of keys */
+    P_K_NORM_W,
     PARAM_ROWS
 };
 enum param_init { INIT_NORMAL, INIT_NORMAL_POSITION, INIT_NORMAL_RESIDUAL, INIT_ZERO, INIT_ONE };
@@ -43,7 +45,8 @@ enum gpt_dim {
     DIM_FF,
     DIM_FC, /* what the first half of the MLP computes: F, or 2F where it is gated */
     DIM_VP,
-    DIM_CONTEXT
+    DIM_CONTEXT,
+    DIM_HS
 };
 
 struct param_row {

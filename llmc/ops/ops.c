@@ -276,6 +276,51 @@ void norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight,
              dbias, dresidual, dout, inp, mean, rstd, weight);
 }
 
+/* --- qk_norm --- */
+
+/* Returns the width of a head. */
+static int64_t want_qk_norm(const char *op, const struct tensor *inp, const struct tensor *q_weight,
+                            const struct tensor *k_weight, int NH, int NKV, float eps) {
+    int64_t heads = (int64_t)NH + 2 * (int64_t)NKV;
+    check(NH > 0 && NKV > 0 && tensor_cols(inp) % heads == 0,
+          "%s: %s does not hold %d heads of queries and %d of keys and values", op, tensor_text(inp), NH,
+          NKV);
+    int64_t HS = tensor_cols(inp) / heads;
+    want_count(op, q_weight, HS);
+    want_count(op, k_weight, HS);
+    check(eps > 0.0f, "%s: eps is %g, should be above 0", op, (double)eps);
+    return HS;
+}
+
+void qk_norm_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp,
+                     const struct tensor *q_weight, const struct tensor *k_weight, int NH, int NKV,
+                     float eps) {
+    int64_t HS = want_qk_norm("qk_norm_forward", inp, q_weight, k_weight, NH, NKV, eps);
+    want("qk_norm_forward", out, tensor_rows(inp), tensor_cols(inp));
+    WANT_ALIKE(ctx, "qk_norm_forward", inp, out);
+    want_weights(ctx, "qk_norm_forward", inp, q_weight, k_weight);
+    DISPATCH(ctx, qk_norm_forward, 4 * tensor_rows(inp) * (NH + NKV) * HS,
+             BYTES(out, inp, q_weight, k_weight), out, inp, q_weight, k_weight, NH, NKV, eps);
+}
+
+void qk_norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dq_weight,
+                      struct tensor *dk_weight, const struct tensor *dout, const struct tensor *inp,
+                      const struct tensor *q_weight, const struct tensor *k_weight, int NH, int NKV,
+                      float eps) {
+    int64_t HS = want_qk_norm("qk_norm_backward", inp, q_weight, k_weight, NH, NKV, eps);
+    want("qk_norm_backward", dinp, tensor_rows(inp), tensor_cols(inp));
+    want("qk_norm_backward", dout, tensor_rows(inp), tensor_cols(inp));
+    want_count("qk_norm_backward", dq_weight, HS);
+    want_count("qk_norm_backward", dk_weight, HS);
+    WANT_ALIKE(ctx, "qk_norm_backward", inp, dout, dinp, q_weight, k_weight, dq_weight, dk_weight);
+    int64_t normed = tensor_rows(inp) * (NH + NKV) * HS, size = (int64_t)dtype_size(inp->dtype);
+    double gradients = dinp->data == dout->data ? (double)(2 * normed * size) : BYTES(dinp, dout);
+    DISPATCH(ctx, qk_norm_backward, 11 * normed,
+             gradients + (double)(normed * size) + BYTES(q_weight, k_weight) +
+                 2 * BYTES(dq_weight, dk_weight),
+             dinp, dq_weight, dk_weight, dout, inp, q_weight, k_weight, NH, NKV, eps);
+}
+
 /* --- matmul --- */
 
 static void note_shape(struct ctx *ctx, int64_t N, int64_t C, int64_t OC) {

@@ -118,6 +118,31 @@ LLMC_OP(norm_backward, struct tensor *dinp, /* (N,C) = ; may be dresidual or dou
         const struct tensor *rstd,          /* (N) fp32 */
         const struct tensor *weight);       /* (C) */
 
+/* --- qk_norm: RMSNorm of every head of queries and keys --- */
+
+/* As in Qwen3 (arXiv 2505.09388); Dehghani et al. 2023 (arXiv 2302.05442) have it against attention that
+ * grows without bound. A row of inp is NH heads of queries, NKV of keys and NKV of values, of HS columns
+ * each. A head x of queries or keys becomes x * rstd * weight, rstd = 1/sqrt(sum(x^2)/HS + eps), with one
+ * weight for all heads of queries and one for those of keys. Values are copied. rstd is not kept, because a
+ * head is so short that backward computes it again while it reads x. */
+LLMC_OP(qk_norm_forward, struct tensor *out, /* (N,(NH+2*NKV)*HS) = */
+        const struct tensor *inp,            /* (N,(NH+2*NKV)*HS) */
+        const struct tensor *q_weight,       /* (HS) */
+        const struct tensor *k_weight,       /* (HS) */
+        int NH, int NKV, float eps);         /* > 0 */
+
+/* With xhat = x*rstd and g = dout*weight, per head of queries or keys:
+ *   dinp = rstd * (g - xhat*sum(g*xhat)/HS);   dweight += sum over rows and heads of dout*xhat
+ * and dinp = dout in the columns of the values. */
+LLMC_OP(qk_norm_backward, struct tensor *dinp, /* (N,(NH+2*NKV)*HS) = ; may be dout */
+        struct tensor *dq_weight,              /* (HS) += */
+        struct tensor *dk_weight,              /* (HS) += */
+        const struct tensor *dout,             /* (N,(NH+2*NKV)*HS) */
+        const struct tensor *inp,              /* (N,(NH+2*NKV)*HS) */
+        const struct tensor *q_weight,         /* (HS) */
+        const struct tensor *k_weight,         /* (HS) */
+        int NH, int NKV, float eps);           /* > 0 */
+
 /* --- matmul: linear layers --- */
 
 /* A weight marked fp8 makes its layer multiply rounded operands: x becomes round(x*s)/s, with round() to
@@ -332,6 +357,8 @@ LLMC_OP(randn, struct tensor *out, /* (n) = */
     X(norm_forward)                                                                                          \
     X(residual_norm_forward)                                                                                 \
     X(norm_backward)                                                                                         \
+    X(qk_norm_forward)                                                                                       \
+    X(qk_norm_backward)                                                                                      \
     X(matmul_forward)                                                                                        \
     X(matmul_backward)                                                                                       \
     X(act_forward)                                                                                           \

@@ -42,6 +42,17 @@ static struct gpt_config qwen2(void) {
     return c;
 }
 
+/* As Qwen3 0.6B: the heads together are wider than the model. */
+static struct gpt_config qwen3(void) {
+    struct gpt_config c = llama();
+    snprintf(c.name, sizeof c.name, "qwen3");
+    c.qk_norm = SWITCH_ON;
+    c.tied = SWITCH_ON;
+    c.kv_heads = 2;
+    c.head_size = 8;
+    return c;
+}
+
 static void directories_come_back(void **state) {
     const struct {
         struct gpt_config config;
@@ -59,7 +70,12 @@ static void directories_come_back(void **state) {
         {qwen2(), "qwen2", "model.layers.2.self_attn.v_proj.bias"},
         {with(qwen2(), "tied", SWITCH_OFF), "qwen2", "lm_head.weight"},
         {with(qwen2(), "head-dim", 6), "qwen2", "model.layers.0.self_attn.k_proj.bias"},
+        {qwen3(), "qwen3", "model.layers.1.self_attn.k_norm.weight"},
+        {with(qwen3(), "tied", SWITCH_OFF), "qwen3", "lm_head.weight"},
         {with(llama(), "norm", NORM_LAYER), "llmc", "h.0.attn.c_attn.weight"},
+        {with(gpt2(), "qk-norm", SWITCH_ON), "llmc", "h.2.attn.q_norm.weight"},
+        {with(qwen2(), "qk-norm", SWITCH_ON), "llmc", "h.2.attn.k_norm.weight"},
+        {with(qwen3(), "positions", POSITIONS_NONE), "llmc", "h.0.attn.q_norm.weight"},
         {with(gpt2(), "qkv-bias", SWITCH_OFF), "llmc", "h.2.attn.c_proj.bias"},
         {with(qwen2(), "norm", NORM_LAYER), "llmc", "h.1.attn.c_attn.bias"},
         {with(gpt2(), "positions", POSITIONS_NONE), "llmc", "h.0.mlp.c_fc.bias"},
@@ -126,6 +142,7 @@ static void what_a_format_cannot_say_is_refused(void **state) {
     static struct gpt_config (*const bases[GPT_FORMATS])(void) = {
         [FORMAT_HF_GPT2] = gpt2,   [FORMAT_HF_LLAMA] = llama,   [FORMAT_HF_QWEN2] = qwen2,
         [FORMAT_GGUF_GPT2] = gpt2, [FORMAT_GGUF_LLAMA] = llama, [FORMAT_GGUF_QWEN2] = qwen2,
+        [FORMAT_HF_QWEN3] = qwen3, [FORMAT_GGUF_QWEN3] = qwen3,
     };
     int refused = 0;
     for (int k = 0; k < GPT_FORMATS; k++) {
@@ -188,6 +205,8 @@ static const struct gguf_part gguf_parts[] = {
     {"blk.1.attn_q.bias", P_QKV_B, DIM_Q, {DIM_NONE}, true},
     {"blk.1.attn_k.bias", P_QKV_B, DIM_KV, {DIM_Q}, true},
     {"blk.1.attn_v.bias", P_QKV_B, DIM_KV, {DIM_Q, DIM_KV}, false},
+    {"blk.1.attn_q_norm.weight", P_Q_NORM_W, DIM_HS, {DIM_NONE}, false},
+    {"blk.1.attn_k_norm.weight", P_K_NORM_W, DIM_HS, {DIM_NONE}, false},
     {"blk.1.attn_output.weight", P_PROJ_W, DIM_C, {DIM_NONE}, false},
     {"blk.1.ffn_norm.weight", P_LN2_W, DIM_C, {DIM_NONE}, false},
     {"blk.1.ffn_gate.weight", P_FC_W, DIM_FF, {DIM_NONE}, false},
@@ -226,7 +245,8 @@ static void gguf_files(void **state) {
     } models[] = {{llama(), "llama"},
                   {with(llama(), "tied", SWITCH_ON), "llama"},
                   {qwen2(), "qwen2"},
-                  {with(qwen2(), "tied", SWITCH_OFF), "qwen2"}};
+                  {with(qwen2(), "tied", SWITCH_OFF), "qwen2"},
+                  {qwen3(), "qwen3"}};
     for (size_t k = 0; k < ARRAY_LENGTH(models); k++) {
         struct gpt_config c = with(models[k].config, "vocab-size", 260);
         struct tokenizer *bytes = tokenizer_bytes();
@@ -251,6 +271,10 @@ static void gguf_files(void **state) {
         assert_u32(&g, temp_printf("%s.attention.head_count_kv", arch), (uint32_t)c.kv_heads);
         assert_f32(&g, temp_printf("%s.attention.layer_norm_rms_epsilon", arch), 1e-6f);
         assert_f32(&g, temp_printf("%s.rope.freq_base", arch), 10000.0f);
+        if (strcmp(arch, "qwen3") == 0) {
+            assert_u32(&g, "qwen3.attention.key_length", 8);
+            assert_u32(&g, "qwen3.attention.value_length", 8);
+        }
         size_t whole = 0, layer = 0;
         for (size_t i = 0; i < ARRAY_LENGTH(gguf_parts); i++) {
             if (!gpt_param_copies(&c, gguf_parts[i].id)) continue;
@@ -294,7 +318,10 @@ static void configurations(void **state) {
         {"qwen2", "", "\"num_key_value_heads\" is missing"},
         {"qwen2", ", \"num_key_value_heads\": 4, \"rope_scaling\": {\"type\": \"yarn\"}",
          "scaling of rotary"},
-        {"qwen3_moe", "", "\"gpt2\", \"llama\", \"qwen2\""},
+        {"qwen3", ", \"num_key_value_heads\": 2, \"head_dim\": 8", NULL},
+        {"qwen3", ", \"num_key_value_heads\": 4, \"attention_bias\": true", "attention with biases"},
+        {"qwen3", ", \"num_key_value_heads\": 4, \"use_sliding_window\": true", "sliding window"},
+        {"qwen3_moe", "", "\"gpt2\", \"llama\", \"qwen2\", \"qwen3\""},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(files); i++) {
         struct gpt_config c;
@@ -306,11 +333,13 @@ static void configurations(void **state) {
         if (ok != (files[i].says == NULL)) fail_msg("%s: %s", files[i].more, ok ? "accepted" : err.message);
         if (!ok) assert_mentions(err.message, files[i].says);
         if (ok) {
-            bool qwen2 = strcmp(files[i].type, "qwen2") == 0;
-            assert_int_equal(format, qwen2 ? FORMAT_HF_QWEN2 : FORMAT_HF_LLAMA);
-            assert_true(c.bias == SWITCH_OFF && c.qkv_bias == (qwen2 ? SWITCH_ON : SWITCH_OFF));
+            bool two = strcmp(files[i].type, "qwen2") == 0, three = strcmp(files[i].type, "qwen3") == 0;
+            assert_int_equal(format, two ? FORMAT_HF_QWEN2 : three ? FORMAT_HF_QWEN3 : FORMAT_HF_LLAMA);
+            assert_true(c.bias == SWITCH_OFF && c.qkv_bias == (two ? SWITCH_ON : SWITCH_OFF));
+            assert_true(c.qk_norm == (three ? SWITCH_ON : SWITCH_OFF));
             assert_true(c.rope_theta == (strstr(files[i].more, "500000") ? 500000.0 : 10000.0));
-            assert_true(c.tied == SWITCH_OFF && c.norm_eps == 1e-6 && c.head_size == 4 && c.kv_heads == 4);
+            assert_true(c.tied == SWITCH_OFF && c.norm_eps == 1e-6);
+            assert_true(c.head_size == (three ? 8 : 4) && c.kv_heads == (three ? 2 : 4));
         }
         free(text);
     }

@@ -31,6 +31,13 @@ static struct gpt_config qwen2(void) {
     return c;
 }
 
+static struct gpt_config qwen3(void) {
+    struct gpt_config c = llama();
+    c.qk_norm = SWITCH_ON;
+    c.head_size = 8;
+    return c;
+}
+
 static struct tokenizer *trained(void) {
     static const char text[] = "the cat sat on the mat. the cat ate the rat, and the rat sat on the hat. ";
     struct text_span span = {text, sizeof text - 1};
@@ -72,7 +79,7 @@ static void assert_weights(const char *path, const struct model *m, double allow
 }
 
 static void models_come_back(void **state) {
-    const struct gpt_config models[] = {gpt2(), llama(), qwen2()};
+    const struct gpt_config models[] = {gpt2(), llama(), qwen2(), qwen3()};
     static const double allowed[] = {[EXPORT_F32] = 0.0,
                                      [EXPORT_F16] = 1.0 / 2048,
                                      [EXPORT_BF16] = 1.0 / 256,
@@ -109,7 +116,7 @@ static void assert_same_file(const char *a, const char *b) {
 
 /* Exported again, as GGUF and as a directory: the same bytes. */
 static void exported_again(void **state) {
-    const struct gpt_config models[] = {gpt2(), llama(), qwen2()};
+    const struct gpt_config models[] = {gpt2(), llama(), qwen2(), qwen3()};
     struct tokenizer *t = trained();
     for (size_t i = 0; i < ARRAY_LENGTH(models); i++) {
         struct model m;

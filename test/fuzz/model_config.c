@@ -34,6 +34,10 @@ FUZZ_SEEDS(model_config) {
     config.qkv_bias = SWITCH_ON;
     check(model_config_write(fuzz_path(""), &config, ST_F32, NULL, &err), "%s", err.message);
     fuzz_seed_file(add, user, "config.json");
+    config.qkv_bias = SWITCH_OFF;
+    config.qk_norm = SWITCH_ON;
+    check(model_config_write(fuzz_path(""), &config, ST_F32, NULL, &err), "%s", err.message);
+    fuzz_seed_file(add, user, "config.json");
     config.norm = NORM_LAYER;
     check(model_config_write(fuzz_path(""), &config, ST_F32, NULL, &err), "%s", err.message);
     fuzz_seed_file(add, user, "config.json");

@@ -340,6 +340,7 @@ static void test_kinds(void **state) {
         c.mlp = (enum gpt_mlp)(MLP_GELU + i / 6 % 4);
         c.bias = i / 24 % 2 ? SWITCH_OFF : SWITCH_ON;
         c.qkv_bias = i % 5 == 0 ? SWITCH_ON : c.bias;
+        c.qk_norm = i % 7 < 2 ? SWITCH_ON : SWITCH_OFF;
         c.tied = i / 48 % 2 ? SWITCH_OFF : SWITCH_ON;
         c.kv_heads = 4 >> i / 96;
         c.score = (enum gpt_score)(SCORE_SCALED_DOT + i % 7 % 5);

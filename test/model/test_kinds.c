@@ -16,7 +16,7 @@
 #include "llmc/model/gpt.h"
 #include "llmc/model/sampler.h"
 
-enum { B = 2, T = 7, TOKENS = B * T, V = 40, RULES = 5 * 5 * 2, KINDS = 3 * 2 * 4 * 12 };
+enum { B = 2, T = 7, TOKENS = B * T, V = 40, RULES = 5 * 5 * 2, KINDS = 3 * 2 * 4 * 24 };
 
 struct model {
     struct device *device;
@@ -96,8 +96,10 @@ static double gradient_error(struct gpt *g, const struct tensor *p, const struct
     memcpy(start, p->data, (size_t)n * sizeof *start);
     for (int64_t i = 0; i < n; i++) direction[i] = (float)((double)f32(grad)[i] / (norm > 0.0 ? norm : 1.0));
     for (int k = 0; k < 2; k++) {
-        /* the curvature of a squared ReLU jumps, so that the error is of first order in e */
-        double e = (g->config.mlp == MLP_RELU2 ? 0.01 : 0.02) / (1 << k);
+        /* the curvature of a squared ReLU jumps, so that the error is of first order in e; a head is so short
+         * that its norm bends the loss much */
+        bool bent = g->config.mlp == MLP_RELU2 || g->config.qk_norm == SWITCH_ON;
+        double e = (bent ? 0.01 : 0.02) / (1 << k);
         slope[k] = (loss_at(g, p, start, direction, e) - loss_at(g, p, start, direction, -e)) / (2.0 * e);
     }
     memcpy(p->data, start, (size_t)n * sizeof *start);
@@ -211,7 +213,7 @@ static int64_t walk(void (*check_config)(const struct gpt_config *config)) {
     for (int positions = POSITIONS_LEARNED; positions <= POSITIONS_NONE; positions++)
         for (int norm = NORM_LAYER; norm <= NORM_RMS; norm++)
             for (int mlp = MLP_GELU; mlp <= MLP_GEGLU; mlp++)
-                for (int k = 0; k < 12; k++) {
+                for (int k = 0; k < 24; k++) {
                     struct gpt_config c = {
                         .context = T, .vocab_size = V, .layers = 2, .heads = 4, .channels = 16};
                     c.positions = (enum gpt_positions)positions;
@@ -220,15 +222,16 @@ static int64_t walk(void (*check_config)(const struct gpt_config *config)) {
                     c.tied = k & 1 ? SWITCH_OFF : SWITCH_ON;
                     c.kv_heads = k & 2 ? 2 : 4;
                     c.head_size = k & 2 ? 6 : 4; /* heads that together are wider than the model */
-                    c.bias = k < 4 ? SWITCH_ON : SWITCH_OFF;
-                    c.qkv_bias = k < 8 ? c.bias : SWITCH_ON;
+                    c.qk_norm = k & 4 ? SWITCH_ON : SWITCH_OFF;
+                    c.bias = k < 8 ? SWITCH_ON : SWITCH_OFF;
+                    c.qkv_bias = k < 16 ? c.bias : SWITCH_ON;
                     c.ff = 24;
                     c.norm_eps = 1e-3;
                     gpt_config_complete(&c);
-                    snprintf(c.name, sizeof c.name, "%s/%s/%s/tied %s/%d kv heads/bias %s, qkv %s",
+                    snprintf(c.name, sizeof c.name, "%s/%s/%s/tied %s/%d kv/bias %s, %s/qk-norm %s",
                              text_of(&c, "positions"), text_of(&c, "norm"), text_of(&c, "mlp"),
                              text_of(&c, "tied"), (int)c.kv_heads, text_of(&c, "bias"),
-                             text_of(&c, "qkv-bias"));
+                             text_of(&c, "qkv-bias"), text_of(&c, "qk-norm"));
                     if (!gpt_config_check(&c, &err)) fail_msg("%s: %s", c.name, err.message);
                     check_config(&c);
                     count++;
@@ -251,6 +254,7 @@ static int64_t walk_rules(void (*check_config)(const struct gpt_config *config))
                 c.mask = (enum gpt_mask)mask;
                 c.window = mask == MASK_WINDOW ? 3 : 0;
                 c.softcap = k ? 1.5 : 0.0;
+                c.qk_norm = k ? SWITCH_ON : SWITCH_OFF;
                 c.norm_eps = 1e-3;
                 gpt_config_complete(&c);
                 snprintf(c.name, sizeof c.name, "%s/%s/softcap %s", text_of(&c, "score"), text_of(&c, "mask"),

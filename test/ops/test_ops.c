@@ -475,8 +475,9 @@ static bool dtype_is_free(int id, const char *name) {
     case OP_embed_forward: /* ops.bf16_weights */
     case OP_norm_forward:
     case OP_residual_norm_forward:
+    case OP_qk_norm_forward:
     case OP_matmul_forward:
-        return strcmp(name, "weight") == 0 || strcmp(name, "bias") == 0 || strcmp(name, "wte") == 0 ||
+        return strstr(name, "weight") || strcmp(name, "bias") == 0 || strcmp(name, "wte") == 0 ||
                strcmp(name, "wpe") == 0;
     default:
         return false;

@@ -123,6 +123,8 @@ static const struct shape shapes[] = {
     {OP_residual_norm_forward, "rms, vectors", {ROWS, 768}, NULL},
     {OP_norm_backward, "rms, vectors", {ROWS, 768}, NULL},
     {OP_norm_backward, "no bias, vectors", {ROWS, 768}, NULL},
+    {OP_qk_norm_forward, "head 64", {ROWS, 4, 2, 64}, NULL},
+    {OP_qk_norm_backward, "head 64", {ROWS, 4, 2, 64}, NULL},
     {OP_matmul_forward, "vectors", {ROWS, 256, 384}, NULL},
     {OP_matmul_forward, "gelu", {ROWS, 256, 512}, NULL},
     {OP_matmul_forward, "gelu", {ROWS, 256, 512}, "cublaslt_gelu"},
@@ -181,7 +183,8 @@ static const struct exception {
     {OP_attn_backward, NULL, "qkv", NULL, 3.5, false,
      "a pass for dk and dv and one for dq, each with the other side by tiles of 64 or 128"},
     {OP_attn_backward, NULL, "dout", NULL, 3.5, false, "as qkv"},
-    {OP_attn_forward, "grouped, head 64", "qkv", NULL, 2, false, "and by each of two heads that share k and v"},
+    {OP_attn_forward, "grouped, head 64", "qkv", NULL, 2, false,
+     "and by each of two heads that share k and v"},
     {OP_attn_backward, "grouped, head 64", "qkv", NULL, 4.75, false, "and k and v by each of two heads"},
 };
 
