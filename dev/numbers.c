@@ -1,7 +1,7 @@
 /* Prints a part of what `train_gpt view --json FILE` wrote, as a table or as a picture.
  *     build/numbers FILE                          the names of its arrays, their shapes and what they are
  *     build/numbers FILE NAME [INDEX ...]         the numbers, with 3 digits behind the point
- *     build/numbers FILE NAME [INDEX ...] X.svg   a picture of a matrix: 0 is pale, its largest number is dark
+ *     build/numbers FILE NAME [INDEX ...] X.svg   a matrix as a picture: 0 is pale, its largest number dark
  * There is an INDEX for each dimension; `:` stands for all of it, as does an index that is left out. Two
  * dimensions at most may be open. Tokens are shown as text. */
 #include "llmc/base/file.h"
@@ -55,7 +55,8 @@ static void list_arrays(json_t *root) {
     }
 }
 
-/* Is dimension d, as the last part of `about` names it ("...: layer, head, from, to"), a place in the text? */
+/* Is dimension d, as the last part of `about` names it ("...: layer, head, from, to"), a place in the
+ * text? */
 static bool is_token(const char *about, int d) {
     const char *names = strrchr(about, ':');
     names = names ? names + 1 : about;

@@ -1,5 +1,5 @@
-/* Chapter 2. Rotary positions for one head of one row: x[i] and x[i + HS/2] are a pair, for i < HS/2, and the pair is
- * turned by the angle a = t * theta^(-2i/HS), backwards by -a:
+/* Chapter 2. Rotary positions for one head of one row: x[i] and x[i + HS/2] are a pair, for i < HS/2, and
+ * the pair is turned by the angle a = t * theta^(-2i/HS), backwards by -a:
  *     x[i]        becomes  x[i]*cos(a) - x[i + HS/2]*sin(a)
  *     x[i + HS/2] becomes  x[i + HS/2]*cos(a) + x[i]*sin(a)
  * Compute the angle in double: t reaches 131,071, and a float keeps 24 bits. */

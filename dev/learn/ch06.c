@@ -1,4 +1,5 @@
-/* Chapter 6. LayerNorm of one row of C numbers: mean = sum(x)/C, rstd = 1/sqrt(sum((x - mean)^2)/C + eps), and
+/* Chapter 6. LayerNorm of one row of C numbers: mean = sum(x)/C, rstd = 1/sqrt(sum((x - mean)^2)/C + eps),
+ * and
  *     out[c] = (x[c] - mean) * rstd * weight[c] + bias[c].
  * *mean and *rstd are kept for the backward pass. */
 #include "dev/learn/learn.h"

@@ -1,5 +1,5 @@
-/* Chapter 8. The loss of one prediction, -log(softmax(logit)[target]), and its derivative with respect to each of the
- * V logits. Logits may be as large as 1000: subtract their maximum before exp(). */
+/* Chapter 8. The loss of one prediction, -log(softmax(logit)[target]), and its derivative with respect to
+ * each of the V logits. Logits may be as large as 1000: subtract their maximum before exp(). */
 #include "dev/learn/learn.h"
 
 static float cross_entropy(float *dlogit, const float *logit, int64_t V, int64_t target) {

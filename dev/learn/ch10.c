@@ -1,5 +1,5 @@
-/* Chapter 10. Attention tile by tile: r is what one query has so far, and n further keys arrive, with their scores and
- * their values (value s begins at v + s*stride and has HS numbers). Afterwards
+/* Chapter 10. Attention tile by tile: r is what one query has so far, and n further keys arrive, with their
+ * scores and their values (value s begins at v + s*stride and has HS numbers). Afterwards
  *     r->max     is the largest score of all keys so far,
  *     r->sum     is the sum of exp(score - r->max) over them,
  *     r->out[i]  is the sum of exp(score - r->max) * value[i].

@@ -1,6 +1,6 @@
-/* Grades the exercises: puts a function in the place where the engine computes the same, runs the engine's tests of
- * that operation, and counts. The loops around a function are written here, so that an exercise is only the part
- * that its chapter explains. */
+/* Grades the exercises: puts a function in the place where the engine computes the same, runs the engine's
+ * tests of that operation, and counts. The loops around a function are written here, so that an exercise is
+ * only the part that its chapter explains. */
 #include "dev/learn/learn.h"
 
 #include "llmc/stories/stories.h"

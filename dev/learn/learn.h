@@ -1,7 +1,7 @@
-/* The exercises of dev/learn. Each chapter asks for one function, in dev/learn/chNN.c, and `make learn CH=N` grades
- * it. Where the function is the heart of an operation of the engine, it becomes a variant of that operation, and
- * the operation's own tests (test/ops/op_<stem>.c) compare it with the CPU reference: the same shapes, inputs and
- * tolerances as for every kernel. */
+/* The exercises of dev/learn. Each chapter asks for one function, in dev/learn/chNN.c, and `make learn
+ * CH=N` grades it. Where the function is the heart of an operation of the engine, it becomes a variant of
+ * that operation, and the operation's own tests (test/ops/op_<stem>.c) compare it with the CPU reference:
+ * the same shapes, inputs and tolerances as for every kernel. */
 #ifndef LLMC_LEARN_H
 #define LLMC_LEARN_H
 

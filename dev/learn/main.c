@@ -1,4 +1,5 @@
-/* `make learn CH=N`: grades the exercise of one chapter, which is linked with this. Ends with 0 if it is solved. */
+/* `make learn CH=N`: grades the exercise of one chapter, which is linked with this. Ends with 0 if it is
+ * solved. */
 #include "dev/learn/learn.h"
 
 #include <stdio.h>

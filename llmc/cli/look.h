@@ -36,8 +36,9 @@ void look_close(struct look_model *m);
 /* Loads the weights of a checkpoint, which must have the shape of the model. */
 bool look_load(struct look_model *m, int64_t checkpoint, struct error *err);
 
-/* What a pass leaves out, from an object {"off": [[layer, head], ...], "cut": [[to, from, layer, head], ...]} about
- * T tokens; -1 for the layer or head of a cut stands for all. */
+/* What a pass over T tokens leaves out: heads, and links of attention from one token to another. It is given as
+ * {"off": [[layer, head], ...], "cut": [[to, from, layer, head], ...]}, where -1 for the layer or head of a cut
+ * stands for all. */
 enum { LOOK_CUTS = 256 };
 struct look_without {
     struct ablation ablation; /* points to the others */

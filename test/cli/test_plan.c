@@ -1,5 +1,5 @@
-/* `train_gpt plan --html` as a user runs it: the page shows what is printed, what it says of the largest batch
- * is so, and its curves are plans of their own. */
+/* `train_gpt plan --html` as a user runs it: the page shows what is printed, what it says of the largest
+ * batch is so, and its curves are plans of their own. */
 #include "test/browser.h"
 #include "test/program.h"
 

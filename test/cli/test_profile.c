@@ -1,6 +1,6 @@
 /* `train_gpt profile` as a user runs it: the table lists every operation of a step once (matmuls once per
- * shape), sorted by the possible gain, and its figures are consistent. A browser shows the same figures, and on
- * invented ones every point lies where its figures say. No test depends on speed. */
+ * shape), sorted by the possible gain, and its figures are consistent. A browser shows the same figures,
+ * and on invented ones every point lies where its figures say. No test depends on speed. */
 #include "test/browser.h"
 
 #include "llmc/base/file.h"
@@ -75,9 +75,8 @@ static int end(void **state) {
 }
 #define PAGE_TEST(f) cmocka_unit_test_setup_teardown(f, make_scratch, end)
 
-/* Opens the page, and checks that every point of its roofline stands where it belongs: as far as `tolerance`
- * pixels from the place that its FLOPs, bytes and seconds have on the axes, inside them, with its name if it is
- * large, and with no name over another. */
+/* Opens the page, and checks its roofline: every point stands where its FLOPs, bytes and seconds belong on the
+ * axes, and inside them, and no name covers another. */
 static void check_page(const char *path, int points) {
     browser_go(temp_printf("file://%s", path));
     browser_wait(10, "document.querySelectorAll('.point').length === %d", points);

@@ -1,5 +1,5 @@
-/* The exercises of dev/learn can be solved, and what is empty or slightly wrong is refused, with the case that shows
- * it: a solution of each, and mistakes that learners make. */
+/* The exercises of dev/learn can be solved, and what is empty or slightly wrong is refused, with the case
+ * that shows it: a solution of each, and mistakes that learners make. */
 #include "dev/learn/learn.h"
 #include "test/program.h"
 
@@ -10,7 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* What a wrong solution does otherwise; each belongs to one chapter. A function cannot be told, so it looks here. */
+/* What a wrong solution does otherwise; each belongs to one chapter. A function cannot be told, so it looks
+ * here. */
 static enum mistake {
     RIGHT,
     EMPTY,
@@ -244,7 +245,8 @@ static const char *next_quoted(const char **at) {
     return temp_printf("%.*s", (int)(to - from - 1), from + 1);
 }
 
-/* In a row of the table "In the engine" every file exists, and every function() is in one of the row's files. */
+/* In a row of the table "In the engine" every file exists, and every function() is in one of the row's
+ * files. */
 static int check_row(const char *chapter, const char *row) {
     char *text = xstrdup("");
     const char *at = row, *word;
