@@ -3,6 +3,7 @@
 
 #include "llmc/format/checkpoint.h"
 #include "llmc/format/model_config.h"
+#include "llmc/model/generate.h"
 #include "llmc/report/json_text.h"
 
 #include <inttypes.h>
@@ -62,7 +63,7 @@ void look_open(struct look_model *m, const struct look_options *o) {
     m->device = device_open(o->device, &device_options, &err);
     check(m->device, "%s", err.message);
     ctx_init(&m->ctx, m->device, m->device->ops, false);
-    generator_create(&m->gpt, &m->ctx, &model, DTYPE_F32, NULL);
+    generator_create(&m->gpt, &m->ctx, &model, DTYPE_F32, NULL, 0, 0);
     check(checkpoint_load_weights(&m->gpt, directory, &err), "%s", err.message);
     find_checkpoints(m, from, directory);
     free(from);

@@ -6,6 +6,7 @@
 #include "llmc/base/options.h"
 #include "llmc/model/config.h"
 #include "llmc/model/sampler.h"
+#include "llmc/text/tokenizer.h"
 
 struct sampling_config {
     double temperature, top_p;

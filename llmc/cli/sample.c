@@ -3,7 +3,7 @@
 #include "llmc/cli/prompt.h"
 #include "llmc/format/checkpoint.h"
 #include "llmc/format/model_config.h"
-#include "llmc/model/sampler.h"
+#include "llmc/model/generate.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -75,7 +75,7 @@ static void put_text(const struct stream *s, const char *bytes, int64_t size) {
     }
 }
 
-static bool print_token(void *user, int64_t token) {
+static bool print_token(void *user, int64_t token, const float *logits) {
     struct stream *s = (struct stream *)user;
     if (!s->tokenizer) {
         printf("%" PRId64 " ", token);
@@ -148,7 +148,7 @@ int cmd_sample(int argc, char **argv) {
     struct ctx ctx;
     struct gpt gpt;
     ctx_init(&ctx, device, device->ops, false);
-    generator_create(&gpt, &ctx, &model, c.dtype ? DTYPE_BF16 : DTYPE_F32, NULL);
+    generator_create(&gpt, &ctx, &model, c.dtype ? DTYPE_BF16 : DTYPE_F32, NULL, 0, 0);
     check(checkpoint_load_weights(&gpt, directory, &err), "%s", err.message);
 
     char *prompt = read_prompt(c.chat ? c.chat : c.prompt);

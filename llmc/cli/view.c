@@ -6,6 +6,7 @@
 
 #include "llmc/base/file.h"
 #include "llmc/format/model_config.h"
+#include "llmc/model/generate.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -66,7 +67,7 @@ const struct option_command view_command = {
 
 /* --- the text --- */
 
-static bool append_token(void *user, int64_t token) {
+static bool append_token(void *user, int64_t token, const float *logits) {
     struct token_buffer *ids = (struct token_buffer *)user;
     token_buffer_reserve(ids, 1);
     ids->ids[ids->count++] = (uint32_t)token;

@@ -75,26 +75,87 @@ static void column_sum(float *out, const float *x, int64_t N, int64_t C, int64_t
 
 /* --- forward and backward --- */
 
-/* With few rows, as in text generation, reading the weights takes all the time. Dot products read them
- * once; a blocked GEMM would first copy them into its own layout. Weights in bf16 halve the bytes. */
-enum { FEW_ROWS = 4 };
+/* With few rows reading the weights takes all the time. Dot products read them once; a blocked GEMM would first
+ * copy them into its own layout. Weights in bf16 halve the bytes.
+ *
+ * A tile of rows and columns is computed at a time, so that a weight that was read serves several rows. Each
+ * element has one accumulator of LANES partial sums whatever its tile is: the rows beside it change no bit. */
+enum { FEW_ROWS = 4, FEW_COLS = 64 };
 
-static void multiply_few_rows(const struct product *p, struct block k, const struct tensor *weight) {
-    for (int64_t j = k.col; j < k.col + k.cols; j++)
-        for (int64_t n = 0; n < p->M; n++) {
-            const float *x = p->a + n * p->K;
-            float s = 0.0f;
-            if (weight->dtype == DTYPE_BF16) {
-                const uint16_t *w = (const uint16_t *)weight->data + j * p->K;
-#pragma omp simd reduction(+ : s)
-                for (int64_t c = 0; c < p->K; c++) s += x[c] * f32_from_bf16(w[c]);
-            } else {
-                const float *w = f32(weight) + j * p->K;
-#pragma omp simd reduction(+ : s)
-                for (int64_t c = 0; c < p->K; c++) s += x[c] * w[c];
-            }
-            p->c[n * p->N + j] = s;
+#if defined(__AVX512F__)
+enum { LANES = 16, TILE_ROWS = 4, TILE_COLS = 4 };
+#elif defined(__AVX__)
+enum { LANES = 8, TILE_ROWS = 4, TILE_COLS = 2 };
+#elif defined(__aarch64__)
+enum { LANES = 4, TILE_ROWS = 4, TILE_COLS = 4 };
+#else
+enum { LANES = 4, TILE_ROWS = 4, TILE_COLS = 2 };
+#endif
+typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
+typedef float fours __attribute__((vector_size(4 * sizeof(float))));
+typedef uint32_t lanes_u32 __attribute__((vector_size(LANES * sizeof(uint32_t))));
+typedef uint16_t lanes_u16
+    __attribute__((vector_size(LANES * sizeof(uint16_t)), aligned(sizeof(uint16_t)), may_alias));
+
+/* Whether rows are multiplied by dot products. Rows (N,1,C) continue different sequences in text generation,
+ * and each gets the bits that it gets alone. */
+static bool by_dot_products(const struct tensor *inp) {
+    return tensor_rows(inp) <= FEW_ROWS || (inp->rank == 3 && inp->dim[1] == 1);
+}
+
+static inline lanes load_lanes(bool bf16, const void *w, int64_t at) {
+    if (!bf16) return *(const lanes *)((const float *)w + at);
+    lanes_u16 half = *(const lanes_u16 *)((const uint16_t *)w + at);
+    return (lanes)(__builtin_convertvector(half, lanes_u32) << 16);
+}
+
+static inline float load_one(bool bf16, const void *w, int64_t at) {
+    return bf16 ? f32_from_bf16(((const uint16_t *)w)[at]) : ((const float *)w)[at];
+}
+
+static inline float sum_lanes(lanes v) {
+    fours x[LANES / 4];
+    memcpy(x, &v, sizeof x);
+    for (int n = LANES / 8; n > 0; n /= 2)
+        for (int i = 0; i < n; i++) x[i] += x[i + n];
+    return (x[0][0] + x[0][2]) + (x[0][1] + x[0][3]);
+}
+
+/* out (rows,cols) = x (rows,K) @ w (cols,K)^T, rows of out ldo floats apart. Inlined with constant rows, cols
+ * and bf16, so that the compiler keeps `sum` in registers. */
+static inline void dot_tile(int rows, int cols, bool bf16, float *out, int64_t ldo, const float *x,
+                            const void *w, int64_t K) {
+    lanes sum[TILE_ROWS][TILE_COLS];
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < cols; j++) sum[i][j] = (lanes){0};
+    int64_t whole = K - K % LANES;
+    for (int64_t k = 0; k < whole; k += LANES) {
+        lanes weight[TILE_COLS];
+        for (int j = 0; j < cols; j++) weight[j] = load_lanes(bf16, w, j * K + k);
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < cols; j++) sum[i][j] += *(const lanes *)(x + i * K + k) * weight[j];
+    }
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < cols; j++) {
+            float s = sum_lanes(sum[i][j]);
+            for (int64_t k = whole; k < K; k++) s += x[i * K + k] * load_one(bf16, w, j * K + k);
+            out[i * ldo + j] = s;
         }
+}
+
+/* All rows times `cols` columns. */
+static inline void dot_columns(int cols, bool bf16, const struct product *p, int64_t first, const void *w) {
+    int64_t n = 0;
+    for (; n + TILE_ROWS <= p->M; n += TILE_ROWS)
+        dot_tile(TILE_ROWS, cols, bf16, p->c + n * p->N + first, p->N, p->a + n * p->K, w, p->K);
+    for (; n < p->M; n++) dot_tile(1, cols, bf16, p->c + n * p->N + first, p->N, p->a + n * p->K, w, p->K);
+}
+
+static inline void dot_block(bool bf16, const struct product *p, struct block k, const void *weight) {
+    int64_t size = bf16 ? 2 : 4, j = k.col, end = k.col + k.cols;
+    for (; j + TILE_COLS <= end; j += TILE_COLS)
+        dot_columns(TILE_COLS, bf16, p, j, (const char *)weight + j * p->K * size);
+    for (; j < end; j++) dot_columns(1, bf16, p, j, (const char *)weight + j * p->K * size);
 }
 
 /* Up to this many multiply-adds, waking another thread takes longer than it saves. It is also where OpenBLAS,
@@ -105,7 +166,7 @@ static int64_t matmul_forward_need(struct tensor *out, struct tensor *pre, const
                                    const struct tensor *weight, const struct tensor *bias,
                                    enum activation act) {
     if (matmul_in_fp8(inp, weight)) return OP_UNSUPPORTED;
-    return (tensor_rows(inp) > FEW_ROWS ? cpu_copy_bytes(weight) : 0) + cpu_copy_bytes(bias);
+    return (by_dot_products(inp) ? 0 : cpu_copy_bytes(weight)) + cpu_copy_bytes(bias);
 }
 
 /* out = act(product + bias) in a block, where the product is in `p->c`. */
@@ -125,7 +186,7 @@ static void matmul_forward_run(const struct op_env *env, struct tensor *out, str
                                const struct tensor *bias, enum activation act) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp), OC = tensor_rows(weight);
     float *memory = (float *)env->scratch;
-    bool few = N <= FEW_ROWS;
+    bool few = by_dot_products(inp);
     const float *b = bias ? cpu_weight(bias, &memory) : NULL;
     struct product p = cut((struct product){.M = N,
                                             .N = OC,
@@ -134,11 +195,14 @@ static void matmul_forward_run(const struct op_env *env, struct tensor *out, str
                                             .b = few ? NULL : cpu_weight(weight, &memory),
                                             .b_transposed = true,
                                             .c = f32(pre ? pre : out)});
+    if (few) p.rows = N, p.cols = FEW_COLS;
 #pragma omp parallel for schedule(dynamic) if (worth_threads(&p))
     for (int64_t i = 0; i < block_count(&p); i++) {
         struct block k = block_at(&p, i);
-        if (few)
-            multiply_few_rows(&p, k, weight);
+        if (few && weight->dtype == DTYPE_BF16)
+            dot_block(true, &p, k, weight->data);
+        else if (few)
+            dot_block(false, &p, k, weight->data);
         else
             multiply_block(&p, k);
         finish_block(&p, k, f32(out), b, act);

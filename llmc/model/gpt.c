@@ -13,15 +13,24 @@
 /* --- views --- */
 
 /* The positions that a forward pass computes: all of every sequence, or, with one sequence, a span that
- * continues what has been computed before (generation). */
+ * continues what has been computed before (generation), or one position of each of `count` sequences. */
 struct span {
     int64_t t0, count;
     bool whole;
+    const struct gpt_next *next; /* (count), or NULL */
 };
+
+/* The first n rows of an activation (1,T,width), each of another sequence. */
+static struct tensor next_rows(struct tensor t, int64_t n) {
+    t.dim[0] = n;
+    t.dim[1] = 1;
+    return t;
+}
 
 static struct tensor act_span(const struct gpt *g, enum act_id id, int64_t l, const struct span *s) {
     struct tensor t = gpt_act(g, id, l);
     if (s->whole) return t;
+    if (s->next) return next_rows(t, s->count);
     int64_t position = tensor_count(&t) / t.dim[1]; /* elements; B is 1 */
     if (t.data) t.data = (char *)t.data + s->t0 * position * (int64_t)dtype_size(t.dtype);
     t.dim[1] = s->count;
@@ -159,25 +168,46 @@ static struct tensor *prefix_or_null(const struct gpt *g, struct tensor *t) {
 
 /* --- half-layers --- */
 
+/* Attention of the positions in the span, to all of their sequence up to there. Its first row becomes row
+ * `row` of A_ATTN. */
+static void attend(struct gpt *g, int64_t l, const struct span *s, int64_t row) {
+    int64_t T = s->t0 + s->count;
+    struct attn_rule rule = gpt_attn_rule(&g->config);
+    struct tensor prefix, attn = act_prefix(g, A_ATTN, l, T, s), lse = act_prefix(g, A_LSE, l, T, s);
+    struct tensor qkv = act_prefix(g, A_QKV, l, T, s);
+    int64_t row_bytes = attn.dim[2] * (int64_t)dtype_size(attn.dtype);
+    if (attn.data)
+        attn.data = (char *)attn.data + (row - s->t0) * row_bytes; /* rows before t0 stay as they are */
+    rotate(g, &qkv, s->t0, false);
+    attn_forward(g->ctx, &attn, &lse, &qkv, prefix_or_null(g, &prefix), &rule, (int)s->t0);
+}
+
+/* The same for one position of each sequence, whose queries, keys and values go to their caches. */
+static void attend_next(struct gpt *g, int64_t l, const struct span *s, const struct tensor *qkv) {
+    for (int64_t i = 0; i < s->count; i++) {
+        struct span one = {s->next[i].t0, 1, false, NULL};
+        gpt_use_cache(g, s->next[i].cache);
+        struct tensor from = tensor_slice_rows(qkv, i, 1), to = act_span(g, A_QKV, l, &one);
+        ctx_copy(g->ctx, to.data, from.data, tensor_bytes(&from));
+        attend(g, l, &one, i);
+    }
+}
+
 /* ln_1(x) -> x + attention, and ln_2 of that. */
 static void attn_half_forward(struct gpt *g, int64_t l, const struct span *s) {
     struct tensor ln1 = act_span(g, A_LN1, l, s);                                   /* (B,T,C) */
-    struct tensor qkv = act_span(g, A_QKV, l, s);                                   /* (B,T,QKV) */
+    struct tensor qkv = act_span(g, s->next ? A_QKV_NEXT : A_QKV, l, s);            /* (B,T,QKV) */
     struct tensor attn = act_span(g, A_ATTN, l, s);                                 /* (B,T,NH*HS) */
     struct tensor branch = act_span(g, A_BRANCH, 0, s);                             /* (B,T,C) */
     struct tensor inp = residual_in(g, l, s), mid = act_span(g, A_RESID_MID, l, s); /* (B,T,C) */
 
-    int64_t T = s->t0 + s->count; /* attention sees everything up to here */
-    struct tensor attn_T = act_prefix(g, A_ATTN, l, T, s), lse_T = act_prefix(g, A_LSE, l, T, s);
-    struct tensor qkv_T = act_prefix(g, A_QKV, l, T, s);
-
     struct tensor raw = has_qk_norm(g) ? act_span(g, A_QKV_RAW, l, s) : qkv;
     linear_forward(g, &raw, NULL, &ln1, P_QKV_W, P_QKV_B, l, ACT_NONE);
     if (has_qk_norm(g)) norm_heads(g, l, &qkv, &raw);
-    rotate(g, &qkv_T, s->t0, false);
-    struct attn_rule rule = gpt_attn_rule(&g->config);
-    struct tensor prefix;
-    attn_forward(g->ctx, &attn_T, &lse_T, &qkv_T, prefix_or_null(g, &prefix), &rule, (int)s->t0);
+    if (s->next)
+        attend_next(g, l, s, &qkv);
+    else
+        attend(g, l, s, s->t0);
     if (g->hooks.attention_done) g->hooks.attention_done(g->hooks.attention_arg, g, l);
     linear_forward(g, &branch, NULL, &attn, P_PROJ_W, P_PROJ_B, l, ACT_NONE);
     norm(g, LN2, l, &inp, &mid, &branch, s);
@@ -290,8 +320,34 @@ void gpt_set_batch(struct gpt *g, const int32_t *tokens, const int32_t *targets)
     set_prefix_before_targets(g, targets);
 }
 
+static void embed(struct gpt *g, const struct span *s) {
+    struct tensor tokens = act_span(g, A_TOKENS, 0, s), out = act_span(g, A_EMBED, 0, s);
+    struct tensor wte = gpt_param(g, P_WTE, 0), wpe, *positions = param_or_null(g, P_WPE, 0, &wpe);
+    if (!s->next) {
+        embed_forward(g->ctx, &out, &tokens, &wte, positions, (int)s->t0);
+        return;
+    }
+    for (int64_t i = 0; i < s->count; i++) {
+        struct tensor row = tensor_slice_rows(&out, i, 1), token = tensor_slice_rows(&tokens, i, 1);
+        embed_forward(g->ctx, &row, &token, &wte, positions, (int)s->next[i].t0);
+    }
+}
+
+static void forward(struct gpt *g, const struct span *s) {
+    ctx_range_push(g->ctx, "forward");
+    embed(g, s);
+    struct tensor embedded = act_span(g, A_EMBED, 0, s);
+    norm(g, LN1, 0, &embedded, NULL, NULL, s);
+    for (int64_t l = 0; l < g->config.layers; l++) {
+        layer_needed(g, l, l + 1 < g->config.layers ? l + 1 : -1);
+        attn_half_forward(g, l, s);
+        mlp_half_forward(g, l, s);
+    }
+    ctx_range_pop(g->ctx);
+}
+
 void gpt_forward(struct gpt *g, int64_t t0, int64_t count) {
-    struct span s = {t0, count, t0 == 0 && count == g->options.T};
+    struct span s = {t0, count, t0 == 0 && count == g->options.T, NULL};
     check(s.whole || g->options.B == 1,
           "gpt_forward: a part of the sequence needs a batch of one, not %" PRId64, g->options.B);
     check(
@@ -301,17 +357,32 @@ void gpt_forward(struct gpt *g, int64_t t0, int64_t count) {
     check(t0 >= 0 && count > 0 && t0 + count <= g->options.T,
           "gpt_forward: positions %" PRId64 "..%" PRId64 " are beyond the %" PRId64 " allocated", t0,
           t0 + count, g->options.T);
-    struct tensor tokens = act_span(g, A_TOKENS, 0, &s), embed = act_span(g, A_EMBED, 0, &s);
-    struct tensor wte = gpt_param(g, P_WTE, 0), wpe;
-    ctx_range_push(g->ctx, "forward");
-    embed_forward(g->ctx, &embed, &tokens, &wte, param_or_null(g, P_WPE, 0, &wpe), (int)t0);
-    norm(g, LN1, 0, &embed, NULL, NULL, &s);
-    for (int64_t l = 0; l < g->config.layers; l++) {
-        layer_needed(g, l, l + 1 < g->config.layers ? l + 1 : -1);
-        attn_half_forward(g, l, &s);
-        mlp_half_forward(g, l, &s);
+    forward(g, &s);
+}
+
+void gpt_use_cache(struct gpt *g, int64_t cache) {
+    check(cache >= 0 && cache < max_i64(1, g->options.caches), "gpt_use_cache: there is no cache %" PRId64,
+          cache);
+    g->cache = cache;
+}
+
+void gpt_forward_next(struct gpt *g, const struct gpt_next *next, int64_t n) {
+    struct tensor tokens = gpt_act(g, A_TOKENS, 0);
+    int32_t *ids = (int32_t *)xmalloc((size_t)n * sizeof *ids);
+    check(n >= 1 && n <= g->options.caches, "gpt_forward_next: %" PRId64 " sequences of %" PRId64, n,
+          g->options.caches);
+    check(!gpt_looks_ahead(&g->config), "gpt_forward_next: tokens of this model see those after them");
+    check(!g->hooks.attention_done, "gpt_forward_next: heads are ablated in one sequence at a time");
+    for (int64_t i = 0; i < n; i++) {
+        check(next[i].t0 >= 0 && next[i].t0 < g->options.T,
+              "gpt_forward_next: position %" PRId64 " is beyond the %" PRId64 " allocated", next[i].t0,
+              g->options.T);
+        ids[i] = next[i].token;
     }
-    ctx_range_pop(g->ctx);
+    ctx_upload(g->ctx, tokens.data, ids, n * (int64_t)sizeof *ids);
+    free(ids);
+    gpt_set_prefix(g, &(int32_t){0}); /* a token after the prefix sees all before it in any case */
+    forward(g, &(struct span){0, n, false, next});
 }
 
 /* --- output head and loss --- */
@@ -373,13 +444,20 @@ void gpt_logits(struct gpt *g, int64_t position, float *host) {
     if (host) ctx_download_f32(g->ctx, host, &logits);
 }
 
+void gpt_next_logits(struct gpt *g, int64_t n, float *host) {
+    struct tensor lnf = next_rows(gpt_act(g, A_LNF, 0), n), weight = gpt_param(g, head_weight(g), 0);
+    struct tensor room = gpt_act(g, A_LOGITS, 0), logits = tensor_slice_rows(&room, 0, n);
+    matmul_forward(g->ctx, &logits, NULL, &lnf, &weight, NULL, ACT_NONE);
+    ctx_download_f32(g->ctx, host, &logits);
+}
+
 void gpt_all_logits(struct gpt *g) {
     struct tensor logits;
     logits_of_rows(g, &logits, 0, g->options.B * g->options.T);
 }
 
 void gpt_read_off(struct gpt *g, const struct tensor *resid) {
-    struct span whole = {0, g->options.T, true};
+    struct span whole = {0, g->options.T, true, NULL};
     norm(g, LNF, 0, resid, NULL, NULL, &whole);
     gpt_all_logits(g);
 }
@@ -418,7 +496,7 @@ static void zero_small_gradients(struct gpt *g) {
 
 void gpt_forward_backward(struct gpt *g, bool first_micro_batch) {
     check(g->options.train, "gpt_forward_backward: the model was created without training");
-    struct span whole = {0, g->options.T, true};
+    struct span whole = {0, g->options.T, true, NULL};
     bool accumulate = !first_micro_batch;
     if (first_micro_batch) zero_small_gradients(g);
     gpt_forward(g, 0, g->options.T);

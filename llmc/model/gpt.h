@@ -35,6 +35,21 @@ struct attn_rule gpt_attn_rule(const struct gpt_config *config);
  * is computed first. */
 void gpt_forward(struct gpt *gpt, int64_t t0, int64_t count);
 
+/* The sequence that A_QKV shows and gpt_forward() continues, in [0, options.caches). */
+void gpt_use_cache(struct gpt *gpt, int64_t cache);
+
+/* A token that continues one of several sequences. */
+struct gpt_next {
+    int64_t cache, t0; /* its sequence, and its position there: those before it have been computed */
+    int32_t token;
+};
+/* One position of each of n sequences in one pass, which reads the weights once for all of them. Row i of
+ * A_LNF becomes what gpt_forward(gpt, t0, 1) makes of next[i], on a CPU to the last bit if the widths of the
+ * model are multiples of 16. The caches are different ones; n <= options.caches. */
+void gpt_forward_next(struct gpt *gpt, const struct gpt_next *next, int64_t n);
+/* Their logits, copied to host (n,Vp). */
+void gpt_next_logits(struct gpt *gpt, int64_t n, float *host);
+
 /* After gpt_forward: A_LOSSES, and their sum in STEP_LOSS. No gradients. */
 void gpt_loss(struct gpt *gpt);
 

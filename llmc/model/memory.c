@@ -88,6 +88,7 @@ enum act_shape {
     SHAPE_LOGITS
 };
 enum act_kind { KIND_DATA, KIND_FP32, KIND_INT32 };
+enum act_use { ALWAYS, TRAINING, CACHES }; /* CACHES: only with several of them */
 
 static bool centred(const struct gpt_config *c) { return c->norm == NORM_LAYER; }
 static bool qk_norm(const struct gpt_config *c) { return c->qk_norm == SWITCH_ON; }
@@ -102,48 +103,50 @@ struct act_row {
     enum act_shape shape; /* (B), (B,T), (B,T,width), (B,NH,T), (rows of a head chunk, Vp) */
     enum act_kind kind;
     enum recompute shared_from; /* layers share one copy from this recompute level on; NONE: never */
-    bool train_only;
+    enum act_use use;
     bool (*present)(const struct gpt_config *config); /* NULL: in every model */
 };
 
 static const struct act_row act_rows[ACT_ROWS] = {
-    [A_TOKENS] = {"tokens", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, false, NULL},
-    [A_TARGETS] = {"targets", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, false, NULL},
-    [A_PREFIX] = {"prefix", false, SHAPE_B, KIND_INT32, RECOMPUTE_NONE, false, prefixed},
-    [A_EMBED] = {"embed", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, false, NULL},
-    [A_LN1] = {"ln_1", true, SHAPE_C, KIND_DATA, RECOMPUTE_NORM, false, NULL},
-    [A_LN1_MEAN] = {"ln_1.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, false, centred},
-    [A_LN1_RSTD] = {"ln_1.rstd", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, false, NULL},
-    [A_QKV_RAW] = {"qkv_raw", true, SHAPE_QKV, KIND_DATA, RECOMPUTE_BLOCK, false, qk_norm},
-    [A_QKV] = {"qkv", true, SHAPE_QKV, KIND_DATA, RECOMPUTE_BLOCK, false, NULL},
-    [A_ATTN] = {"attn", true, SHAPE_Q, KIND_DATA, RECOMPUTE_BLOCK, false, NULL},
-    [A_LSE] = {"attn.lse", true, SHAPE_LSE, KIND_FP32, RECOMPUTE_BLOCK, false, NULL},
-    [A_RESID_MID] = {"residual_mid", true, SHAPE_C, KIND_DATA, RECOMPUTE_BLOCK, false, NULL},
-    [A_LN2] = {"ln_2", true, SHAPE_C, KIND_DATA, RECOMPUTE_NORM, false, NULL},
-    [A_LN2_MEAN] = {"ln_2.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_BLOCK, false, centred},
-    [A_LN2_RSTD] = {"ln_2.rstd", true, SHAPE_BT, KIND_FP32, RECOMPUTE_BLOCK, false, NULL},
-    [A_FC] = {"fc", true, SHAPE_FC, KIND_DATA, RECOMPUTE_BLOCK, false, NULL},
-    [A_MLP_ACT] = {"mlp_act", true, SHAPE_FF, KIND_DATA, RECOMPUTE_ACT, false, NULL},
-    [A_RESID_OUT] = {"residual_out", true, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, false, NULL},
-    [A_LNF] = {"ln_f", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, false, NULL},
-    [A_LNF_MEAN] = {"ln_f.mean", false, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, false, centred},
-    [A_LNF_RSTD] = {"ln_f.rstd", false, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, false, NULL},
-    [A_BRANCH] = {"branch", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, false, NULL},
-    [A_LOGITS] = {"logits", false, SHAPE_LOGITS, KIND_DATA, RECOMPUTE_NONE, false, NULL},
-    [A_LOSSES] = {"losses", false, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, false, NULL},
-    [A_DRESID] = {"dresidual", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, true, NULL},
-    [A_DBRANCH] = {"dbranch", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, true, NULL},
-    [A_DATTN] = {"dattn", false, SHAPE_Q, KIND_DATA, RECOMPUTE_NONE, true, other_width},
-    [A_DQKV] = {"dqkv", false, SHAPE_QKV, KIND_DATA, RECOMPUTE_NONE, true, NULL},
-    [A_DMLP_ACT] = {"dmlp_act", false, SHAPE_FF, KIND_DATA, RECOMPUTE_NONE, true, gated},
-    [A_DFC] = {"dfc", false, SHAPE_FC, KIND_DATA, RECOMPUTE_NONE, true, NULL},
+    [A_TOKENS] = {"tokens", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, ALWAYS, NULL},
+    [A_TARGETS] = {"targets", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, ALWAYS, NULL},
+    [A_PREFIX] = {"prefix", false, SHAPE_B, KIND_INT32, RECOMPUTE_NONE, ALWAYS, prefixed},
+    [A_EMBED] = {"embed", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
+    [A_LN1] = {"ln_1", true, SHAPE_C, KIND_DATA, RECOMPUTE_NORM, ALWAYS, NULL},
+    [A_LN1_MEAN] = {"ln_1.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, centred},
+    [A_LN1_RSTD] = {"ln_1.rstd", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, NULL},
+    [A_QKV_RAW] = {"qkv_raw", true, SHAPE_QKV, KIND_DATA, RECOMPUTE_BLOCK, ALWAYS, qk_norm},
+    [A_QKV] = {"qkv", true, SHAPE_QKV, KIND_DATA, RECOMPUTE_BLOCK, ALWAYS, NULL},
+    [A_ATTN] = {"attn", true, SHAPE_Q, KIND_DATA, RECOMPUTE_BLOCK, ALWAYS, NULL},
+    [A_LSE] = {"attn.lse", true, SHAPE_LSE, KIND_FP32, RECOMPUTE_BLOCK, ALWAYS, NULL},
+    [A_RESID_MID] = {"residual_mid", true, SHAPE_C, KIND_DATA, RECOMPUTE_BLOCK, ALWAYS, NULL},
+    [A_LN2] = {"ln_2", true, SHAPE_C, KIND_DATA, RECOMPUTE_NORM, ALWAYS, NULL},
+    [A_LN2_MEAN] = {"ln_2.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_BLOCK, ALWAYS, centred},
+    [A_LN2_RSTD] = {"ln_2.rstd", true, SHAPE_BT, KIND_FP32, RECOMPUTE_BLOCK, ALWAYS, NULL},
+    [A_FC] = {"fc", true, SHAPE_FC, KIND_DATA, RECOMPUTE_BLOCK, ALWAYS, NULL},
+    [A_MLP_ACT] = {"mlp_act", true, SHAPE_FF, KIND_DATA, RECOMPUTE_ACT, ALWAYS, NULL},
+    [A_RESID_OUT] = {"residual_out", true, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
+    [A_QKV_NEXT] = {"qkv.next", false, SHAPE_QKV, KIND_DATA, RECOMPUTE_NONE, CACHES, NULL},
+    [A_LNF] = {"ln_f", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
+    [A_LNF_MEAN] = {"ln_f.mean", false, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, centred},
+    [A_LNF_RSTD] = {"ln_f.rstd", false, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, NULL},
+    [A_BRANCH] = {"branch", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
+    [A_LOGITS] = {"logits", false, SHAPE_LOGITS, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
+    [A_LOSSES] = {"losses", false, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, NULL},
+    [A_DRESID] = {"dresidual", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, TRAINING, NULL},
+    [A_DBRANCH] = {"dbranch", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, TRAINING, NULL},
+    [A_DATTN] = {"dattn", false, SHAPE_Q, KIND_DATA, RECOMPUTE_NONE, TRAINING, other_width},
+    [A_DQKV] = {"dqkv", false, SHAPE_QKV, KIND_DATA, RECOMPUTE_NONE, TRAINING, NULL},
+    [A_DMLP_ACT] = {"dmlp_act", false, SHAPE_FF, KIND_DATA, RECOMPUTE_NONE, TRAINING, gated},
+    [A_DFC] = {"dfc", false, SHAPE_FC, KIND_DATA, RECOMPUTE_NONE, TRAINING, NULL},
 };
 
 const char *gpt_act_name(enum act_id id) { return act_rows[id].name; }
 
 bool gpt_has_act(const struct gpt *g, enum act_id id) {
     const struct act_row *row = &act_rows[id];
-    return (!row->train_only || g->options.train) && (!row->present || row->present(&g->config));
+    bool used = row->use == ALWAYS || (row->use == TRAINING ? g->options.train : g->options.caches > 1);
+    return used && (!row->present || row->present(&g->config));
 }
 
 static bool act_shared(const struct gpt *g, const struct act_row *row, enum act_id id) {
@@ -153,8 +156,15 @@ static bool act_shared(const struct gpt *g, const struct act_row *row, enum act_
 }
 
 static int64_t head_chunk_rows(const struct gpt *g) {
-    int64_t rows = g->options.train || g->options.B > 1 ? g->options.B * g->options.T : 1;
+    bool all = g->options.train || g->options.B > 1;
+    int64_t rows = all ? g->options.B * g->options.T : max_i64(1, g->options.caches);
     return ceil_div(rows, max_i64(1, g->options.head_chunks));
+}
+
+/* Keys and values of a sequence in one layer. */
+static int64_t cache_bytes(const struct gpt *g) {
+    int64_t elements = g->options.B * g->options.T * gpt_dim_size(&g->config, DIM_QKV);
+    return round_up(elements * (int64_t)dtype_size(g->options.dtype), 256);
 }
 
 struct tensor gpt_act(const struct gpt *g, enum act_id id, int64_t layer) {
@@ -171,6 +181,7 @@ struct tensor gpt_act(const struct gpt *g, enum act_id id, int64_t layer) {
                        : row->kind == KIND_FP32 ? DTYPE_F32
                                                 : g->options.dtype;
     if (row->shape == SHAPE_B) return tensor_make(row->name, dtype, data, B, 0, 0, 0);
+    if (id == A_QKV && data) data = (char *)data + g->cache * cache_bytes(g);
     if (row->shape == SHAPE_BT) return tensor_make(row->name, dtype, data, B, T, 0, 0);
     if (row->shape == SHAPE_LSE) return tensor_make(row->name, dtype, data, B, g->config.heads, T, 0);
     if (row->shape == SHAPE_LOGITS)
@@ -185,6 +196,7 @@ static void create_activations(struct gpt *g) {
         if (!gpt_has_act(g, (enum act_id)id)) continue;
         struct tensor t = gpt_act(g, (enum act_id)id, 0);
         int64_t one = round_up(tensor_bytes(&t), 256);
+        if (id == A_QKV) one = cache_bytes(g) * max_i64(1, g->options.caches);
         bool shared = act_shared(g, &act_rows[id], (enum act_id)id);
         offset[id] = total;
         g->act_stride[id] = shared ? 0 : one;
@@ -201,6 +213,8 @@ static void check_options(const struct gpt_config *c, const struct gpt_options *
     struct error err;
     check(gpt_config_check(c, &err), "%s", err.message);
     check(o->B >= 1 && o->T >= 1, "batch of %" PRId64 " sequences of %" PRId64 " tokens", o->B, o->T);
+    check(o->caches <= 1 || (!o->train && o->B == 1 && o->caches <= o->T),
+          "gpt_create: %" PRId64 " caches need a batch of one and as many positions", o->caches);
     check(o->T <= c->context,
           "--seq-len %" PRId64 " is longer than the context of model %s (%" PRId64 " positions)", o->T,
           c->name, c->context);

@@ -32,7 +32,8 @@ enum act_id {
     A_FC,
     A_MLP_ACT,
     A_RESID_OUT,
-    A_LNF, /* once */
+    A_QKV_NEXT, /* once: see gpt_forward_next() */
+    A_LNF,
     A_LNF_MEAN,
     A_LNF_RSTD,
     A_BRANCH,
@@ -48,8 +49,9 @@ enum act_id {
 };
 
 struct gpt_options {
-    int64_t B, T; /* micro-batch: sequences, tokens in each */
-    bool train;   /* false: forward only; only A_QKV is kept per layer (the generation cache) */
+    int64_t B, T;   /* micro-batch: sequences, tokens in each */
+    bool train;     /* false: forward only; only A_QKV is kept per layer (the generation cache) */
+    int64_t caches; /* forward only, B = 1: sequences whose A_QKV is kept, at most T; 0 means 1 */
     enum recompute recompute;
     int64_t head_chunks;    /* logits are made for B*T/head_chunks rows at a time; 0 means 1 */
     enum dtype dtype;       /* of parameters, gradients and activations */
@@ -93,6 +95,7 @@ struct gpt {
     struct tensor numbers; /* (STEP_NUMBERS) fp32 */
     char *act_data[ACT_ROWS];
     int64_t act_stride[ACT_ROWS]; /* bytes from one layer to the next; 0 where layers share */
+    int64_t cache;                /* the sequence that A_QKV shows and gpt_forward() continues */
 };
 
 /* Allocates parameters and activations in ctx (which owns them). Dies if options do not fit the

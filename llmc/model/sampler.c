@@ -1,17 +1,12 @@
-/* Text generation. The model computes one position at a time, and keeps keys and values of all before it in
- * its activations. Candidates are narrowed by top-k, then top-p, and drawn with a random number that
- * depends on nothing but seed and position: so the same seed gives the same text on any number of
- * threads. */
+/* Candidates are narrowed by top-k, then top-p, and drawn with a random number that depends on nothing but
+ * seed and position: so the same seed gives the same text on any number of threads and beside any other
+ * texts. */
 #include "llmc/model/sampler.h"
 
 #include "llmc/base/rng.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
-
-/* --- choosing a token --- */
 
 struct candidate {
     float logit;
@@ -106,110 +101,3 @@ int64_t sampler_pick(struct sampler *s, const float *logits, uint64_t index) {
     return s->candidates[n - 1].token; /* only by rounding */
 }
 
-/* --- the loop --- */
-
-void generator_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config *config, enum dtype dtype,
-                      const struct gpt *trained) {
-    bool mixed = dtype == DTYPE_BF16 && !ctx->ops->bf16;
-    struct gpt_options options = {
-        .B = 1, .T = config->context, .dtype = mixed ? DTYPE_F32 : dtype, .bf16_weights = mixed};
-    if (trained) {
-        options.params = &trained->params;
-        options.param_slots = trained->options.param_slots;
-    }
-    gpt_create(gpt, ctx, config, &options);
-    if (trained) gpt->hooks = trained->hooks;
-}
-
-/* Threads wait for each other after every operation, so a thread needs weights of some size to pay: to read
- * 4 MiB takes it as long as all that waiting. The model of the built-in stories is three times as fast with
- * one thread. */
-static int64_t threads_for(const struct gpt *gpt, int64_t positions, int64_t all) {
-    double bytes = (double)gpt->layout.count * (double)dtype_size(gpt->params.dtype);
-    return max_i64(1, (int64_t)fmin((double)all, bytes * (double)positions / (4 << 20)));
-}
-
-int64_t generate(struct gpt *gpt, struct sampler *s, const uint32_t *prompt, int64_t count, int64_t tokens,
-                 generate_fn *each, void *user) {
-    int64_t T = gpt->options.T, V = gpt->config.vocab_size, made = 0, known = 0, computed = 0;
-    int32_t prefix = (int32_t)min_i64(count, T); /* what is left of the prompt in the context */
-    check(count >= 1, "generate: an empty prompt");
-    int32_t *text = (int32_t *)xcalloc((size_t)T, sizeof *text); /* the tokens in the context */
-    float *logits = (float *)xmalloc((size_t)gpt_padded_vocab(&gpt->config) * sizeof *logits);
-    for (int64_t i = max_i64(0, count - T); i < count; i++) {
-        check(prompt[i] < (uint64_t)V,
-              "generate: token %" PRIu32 " is not in the model's vocabulary of %" PRId64, prompt[i], V);
-        text[known++] = (int32_t)prompt[i];
-    }
-    struct device *d = gpt->ctx->device;
-    int64_t threads = d->use_threads ? d->use_threads(d, 0) : 0;
-    while (made < tokens) {
-        if (computed < known) {
-            if (threads) d->use_threads(d, threads_for(gpt, known - computed, threads));
-            gpt_set_batch(gpt, text, NULL);
-            gpt_set_prefix(gpt, &prefix);
-            gpt_forward(gpt, computed, known - computed);
-            computed = known;
-        }
-        gpt_logits(gpt, known - 1, logits);
-        int64_t token = sampler_pick(s, logits, (uint64_t)(count + made));
-        made++;
-        if (!each(user, token)) break;
-        if (known == T) { /* full: go on from its later half */
-            known = T / 2;
-            prefix = (int32_t)max_i64(0, prefix - (T - known));
-            memmove(text, text + T - known, (size_t)known * sizeof *text);
-            computed = 0;
-        }
-        text[known++] = (int32_t)token;
-    }
-    if (threads) d->use_threads(d, threads);
-    free(text);
-    free(logits);
-    return made;
-}
-
-/* --- whole texts --- */
-
-struct collected {
-    const struct tokenizer *t;
-    int64_t end;
-    char *text;
-    int64_t size, capacity;
-};
-
-static bool add_token(void *user, int64_t token) {
-    struct collected *c = (struct collected *)user;
-    if (token == tokenizer_end_of_text(c->t) || token == c->end) return false;
-    int size;
-    const char *bytes = tokenizer_token_bytes(c->t, token, &size);
-    if (c->size + size + 1 > c->capacity) {
-        c->capacity = 2 * (c->size + size + 1);
-        c->text = (char *)xrealloc(c->text, (size_t)c->capacity);
-    }
-    memcpy(c->text + c->size, bytes, (size_t)size);
-    c->size += size;
-    return true;
-}
-
-char *generate_answer(struct gpt *gpt, const struct tokenizer *t, const struct sampler_options *options,
-                      const uint32_t *prompt, int64_t count, int64_t tokens, int64_t end) {
-    struct collected c = {t, end, (char *)xcalloc(1, 256), 0, 256};
-    struct sampler *s = sampler_new(options, min_i64(gpt->config.vocab_size, tokenizer_vocab_size(t)));
-    generate(gpt, s, prompt, count, tokens, add_token, &c);
-    c.text[c.size] = '\0';
-    sampler_free(s);
-    return c.text;
-}
-
-char *generate_text(struct gpt *gpt, const struct tokenizer *t, const struct sampler_options *options,
-                    const char *prompt, int64_t tokens) {
-    struct token_buffer ids = {0};
-    int64_t start = tokenizer_end_of_text(t);
-    token_buffer_reserve(&ids, 1);
-    if (start >= 0) ids.ids[ids.count++] = (uint32_t)start;
-    if (prompt && *prompt) tokenizer_encode(t, prompt, (int64_t)strlen(prompt), &ids);
-    char *text = generate_answer(gpt, t, options, ids.ids, ids.count, tokens, -1);
-    token_buffer_free(&ids);
-    return text;
-}

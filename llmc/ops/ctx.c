@@ -135,6 +135,10 @@ void ctx_download(struct ctx *ctx, void *dst, const void *src, int64_t bytes) {
     ctx->device->synchronize(ctx->device, ctx->stream);
 }
 
+void ctx_copy(struct ctx *ctx, void *dst, const void *src, int64_t bytes) {
+    if (!ctx->plan) ctx->device->copy(ctx->device, dst, src, (size_t)bytes, ctx->stream);
+}
+
 /* Elements converted at a time: few enough to stay in cache. */
 enum { CONVERT = 1 << 16 };
 

@@ -84,6 +84,7 @@ static inline void ctx_range_pop(const struct ctx *ctx) {
 /* Copies between host and device; none in plan mode. ctx_download() returns when the bytes have arrived. */
 void ctx_upload(struct ctx *ctx, void *dst, const void *src, int64_t bytes);
 void ctx_download(struct ctx *ctx, void *dst, const void *src, int64_t bytes);
+void ctx_copy(struct ctx *ctx, void *dst, const void *src, int64_t bytes); /* on the device */
 
 /* The same between fp32 on the host and an fp32 or bf16 tensor; the host converts. */
 void ctx_upload_f32(struct ctx *ctx, struct tensor *t, const float *src);

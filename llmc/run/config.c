@@ -4,7 +4,7 @@
 
 #include "llmc/format/checkpoint.h"
 #include "llmc/base/file.h"
-#include "llmc/model/sampler.h"
+#include "llmc/model/generate.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -522,7 +522,7 @@ double run_plan_step(struct ctx *ctx, const struct gpt_config *model, const stru
     struct comm *comm = comm_open_plan(max_i64(1, c->world), c->zero_group);
     gpt_create(&gpt, ctx, model, options);
     zero_create(&zero, &gpt, &optimizer, comm, c->zero, kept);
-    generator_create(&generator, ctx, model, options->dtype, &gpt);
+    generator_create(&generator, ctx, model, options->dtype, &gpt, 0, 0);
     gpt_init_weights(&gpt, 1);
     ctx_reset_stats(ctx);
     struct update_args args = {.lr = 1e-3f, .step = 1};

@@ -266,7 +266,7 @@ static void create_model(struct run *r) {
     gpt_create(&r->gpt, &r->ctx, &r->model, &options);
     zero_create(&r->zero, &r->gpt, &r->optimizer, r->comm, r->config.zero, kept);
     ctx_reserve_scratch(&r->ctx, plan.memory[MEM_SCRATCH]);
-    generator_create(&r->generator, &r->ctx, &r->model, options.dtype, &r->gpt);
+    generator_create(&r->generator, &r->ctx, &r->model, options.dtype, &r->gpt, 0, 0);
     check(ctx_memory_total(&r->ctx) <= ctx_memory_total(&plan),
           "the run allocated more memory than planned: %s instead of %s",
           human_bytes((double)ctx_memory_total(&r->ctx)), human_bytes((double)ctx_memory_total(&plan)));

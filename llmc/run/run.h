@@ -4,7 +4,7 @@
 
 #include "llmc/format/checkpoint.h"
 #include "llmc/model/eval.h"
-#include "llmc/model/sampler.h"
+#include "llmc/model/generate.h"
 #include "llmc/ranks/rank_timing.h"
 #include "llmc/report/log_file.h"
 #include "llmc/report/logger.h"

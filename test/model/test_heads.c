@@ -3,7 +3,7 @@
 #include "test/test.h"
 
 #include "llmc/model/heads.h"
-#include "llmc/model/sampler.h"
+#include "llmc/model/generate.h"
 #include "llmc/stories/story_links.h"
 #include "llmc/text/bpe_train.h"
 
@@ -182,7 +182,7 @@ static void test_planted_head_is_found(void **state) {
     /* the same, one text at a time, as at the end of a training */
     struct gpt one;
     int64_t again[8];
-    generator_create(&one, &p->ctx, &p->gpt.config, DTYPE_F32, &p->gpt);
+    generator_create(&one, &p->ctx, &p->gpt.config, DTYPE_F32, &p->gpt, 0, 0);
     head_hits(again, &p->texts, &one);
     assert_memory_equal(hits, again, sizeof hits);
 }

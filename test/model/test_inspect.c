@@ -3,7 +3,7 @@
 #include "test/test.h"
 
 #include "llmc/model/inspect.h"
-#include "llmc/model/sampler.h"
+#include "llmc/model/generate.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@ static const double temperatures[] = {0.5, 1.0, 100.0};
 static void open_model(struct opened *o, const struct gpt_config *config) {
     o->device = device_open_cpu();
     ctx_init(&o->ctx, o->device, cpu_ops(), false);
-    generator_create(&o->model, &o->ctx, config, DTYPE_F32, NULL);
+    generator_create(&o->model, &o->ctx, config, DTYPE_F32, NULL, 0, 0);
     gpt_init_weights(&o->model, 3);
     for (int id = 0; id < PARAM_ROWS; id++)
         for (int64_t l = 0; l < gpt_param_copies(&o->model.config, (enum param_id)id); l++) {

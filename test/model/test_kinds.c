@@ -13,8 +13,8 @@
 #include <string.h>
 
 #include "llmc/base/rng.h"
+#include "llmc/model/generate.h"
 #include "llmc/model/gpt.h"
-#include "llmc/model/sampler.h"
 
 enum { B = 2, T = 7, TOKENS = B * T, V = 40, RULES = 5 * 5 * 2, KINDS = 3 * 2 * 4 * 24 };
 
@@ -198,6 +198,52 @@ static void check_cache(const struct gpt_config *config) {
     model_close(&whole);
 }
 
+/* Sequences of different lengths that go through the model together: the bits are those of each alone. */
+static void check_next(const struct gpt_config *config) {
+    enum { SEQUENCES = 3 };
+    if (gpt_looks_ahead(config)) return;
+    struct model together, alone[SEQUENCES];
+    int32_t tokens[SEQUENCES][T];
+    float logits[SEQUENCES][128], expected[128];
+    model_open(&together, config,
+               (struct gpt_options){.B = 1, .T = T, .caches = SEQUENCES, .init_std = 0.2f});
+    disturb(&together.gpt);
+    for (int64_t i = 0; i < SEQUENCES; i++) {
+        model_open(&alone[i], config, (struct gpt_options){.B = 1, .T = T, .init_std = 0.2f});
+        disturb(&alone[i].gpt);
+        random_tokens(tokens[i], T, (uint64_t)i);
+        gpt_use_cache(&together.gpt, i);
+        gpt_set_batch(&together.gpt, tokens[i], NULL);
+        gpt_set_batch(&alone[i].gpt, tokens[i], NULL);
+        if (i == 0) continue; /* sequence i has i tokens at first */
+        const int32_t prefix = (int32_t)i;
+        gpt_set_prefix(&together.gpt, &prefix);
+        gpt_set_prefix(&alone[i].gpt, &prefix);
+        gpt_forward(&together.gpt, 0, i);
+        gpt_forward(&alone[i].gpt, 0, i);
+    }
+    for (int64_t step = 0; step + SEQUENCES <= T; step++) {
+        struct gpt_next next[SEQUENCES];
+        int64_t n = 0;
+        for (int64_t i = SEQUENCES - 1; i >= 0; i--) {
+            if (i == 1 && step >= 2) continue; /* which ends earlier */
+            next[n++] = (struct gpt_next){i, i + step, tokens[i][i + step]};
+        }
+        gpt_forward_next(&together.gpt, next, n);
+        gpt_next_logits(&together.gpt, n, logits[0]);
+        for (int64_t k = 0; k < n; k++) {
+            struct gpt *one = &alone[next[k].cache].gpt;
+            gpt_forward(one, next[k].t0, 1);
+            gpt_logits(one, next[k].t0, expected);
+            if (memcmp(logits[k], expected, V * sizeof *expected) != 0)
+                fail_msg("%s: step %d, sequence %d: not the bits that it has alone", config->name, (int)step,
+                         (int)next[k].cache);
+        }
+    }
+    for (int64_t i = 0; i < SEQUENCES; i++) model_close(&alone[i]);
+    model_close(&together);
+}
+
 /* --- the product of kinds --- */
 
 static const char *text_of(const struct gpt_config *c, const char *option) {
@@ -274,11 +320,13 @@ static void test_accumulation_of_rules(void **state) {
     assert_int_equal(walk_rules(check_accumulation), RULES);
 }
 static void test_cache_of_rules(void **state) { assert_int_equal(walk_rules(check_cache), RULES); }
+static void test_next_of_rules(void **state) { assert_int_equal(walk_rules(check_next), RULES); }
 
 static void test_gradients(void **state) { assert_int_equal(walk(check_gradients), KINDS); }
 static void test_recomputation(void **state) { assert_int_equal(walk(check_recomputation), KINDS); }
 static void test_accumulation(void **state) { assert_int_equal(walk(check_accumulation), KINDS); }
 static void test_cache(void **state) { assert_int_equal(walk(check_cache), KINDS); }
+static void test_next(void **state) { assert_int_equal(walk(check_next), KINDS); }
 
 int main(int argc, char **argv) {
     omp_set_num_threads(1); /* the models are so small that threads would only wait for each other */
@@ -289,6 +337,8 @@ int main(int argc, char **argv) {
                                        cmocka_unit_test(test_gradients_of_rules),
                                        cmocka_unit_test(test_recomputation_of_rules),
                                        cmocka_unit_test(test_accumulation_of_rules),
-                                       cmocka_unit_test(test_cache_of_rules)};
+                                       cmocka_unit_test(test_cache_of_rules),
+                                       cmocka_unit_test(test_next),
+                                       cmocka_unit_test(test_next_of_rules)};
     return test_main(argc, argv, tests, NULL, NULL);
 }

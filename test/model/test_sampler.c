@@ -1,5 +1,4 @@
-/* Choosing tokens and generating text: against a plain implementation of top-k and top-p, the distribution
- * that comes out, and the loop with its cache and its full context. */
+/* Choosing tokens: against a plain implementation of top-k and top-p, and the distribution that comes out. */
 #include "test/test.h"
 
 #include "llmc/base/rng.h"
@@ -8,8 +7,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* --- choosing a token --- */
 
 struct pair {
     double logit;
@@ -101,122 +98,11 @@ static void test_extreme_logits(void **state) {
     free(logits);
 }
 
-/* --- generating --- */
-
-static const struct gpt_config small = GPT2_CONFIG("small", 16, 257, 2, 2, 16);
-
-struct made {
-    int64_t tokens[200];
-    int64_t count, limit;
-};
-static bool collect(void *user, int64_t token) {
-    struct made *m = (struct made *)user;
-    m->tokens[m->count++] = token;
-    return m->count < m->limit;
-}
-
-/* Each token from a fresh pass over the same context that generate() sees. */
-static void test_generation_equals_recomputation(void **state) {
-    struct device *device = device_open_cpu();
-    struct ctx ctx;
-    struct gpt gpt, again;
-    ctx_init(&ctx, device, device->ops, false);
-    generator_create(&gpt, &ctx, &small, DTYPE_F32, NULL);
-    gpt_init_weights(&gpt, 5);
-    struct tensor wte = gpt_param(&gpt, P_WTE, 0), wpe = gpt_param(&gpt, P_WPE, 0);
-    /* large enough that the context decides the token */
-    for (int64_t i = 0; i < tensor_count(&wte); i++) f32(&wte)[i] *= 40.0f;
-    for (int64_t i = 0; i < tensor_count(&wpe); i++) f32(&wpe)[i] *= 60.0f;
-    generator_create(&again, &ctx, &small, DTYPE_F32, &gpt);
-    struct sampler_options options = {1.0, 0, 1.0, 1};
-    struct sampler *s = sampler_new(&options, small.vocab_size);
-    uint32_t prompt[] = {256, 72, 105, 33};
-    struct made m = {.limit = 60};
-    assert_int_equal(generate(&gpt, s, prompt, ARRAY_LENGTH(prompt), 60, collect, &m), 60);
-    assert_int_equal(m.count, 60);
-
-    int32_t text[16] = {256, 72, 105, 33};
-    int64_t known = 4, T = small.context;
-    float *logits = (float *)xmalloc((size_t)gpt_padded_vocab(&small) * sizeof *logits);
-    for (int64_t i = 0; i < 60; i++) {
-        gpt_set_batch(&again, text, NULL);
-        gpt_forward(&again, 0, known);
-        gpt_logits(&again, known - 1, logits);
-        int64_t token = sampler_pick(s, logits, (uint64_t)(4 + i));
-        if (m.tokens[i] != token)
-            fail_msg("token %d: %d, recomputed %d", (int)i, (int)m.tokens[i], (int)token);
-        if (known == T) {
-            memmove(text, text + T / 2, (size_t)(T / 2) * sizeof *text);
-            known = T / 2;
-        }
-        text[known++] = (int32_t)token;
-    }
-    free(logits);
-    sampler_free(s);
-    ctx_free(&ctx);
-    device->close(device);
-}
-
-/* Weights in bf16 give the logits of fp32 weights with the rounded values, for a prompt and for one token. */
-static void test_weights_in_bf16(void **state) {
-    struct device *device = device_open_cpu();
-    struct ctx ctx;
-    struct gpt half, full;
-    ctx_init(&ctx, device, device->ops, false);
-    generator_create(&half, &ctx, &small, DTYPE_BF16, NULL);
-    generator_create(&full, &ctx, &small, DTYPE_F32, NULL);
-    assert_int_equal(2 * tensor_bytes(&half.params), tensor_bytes(&full.params));
-    gpt_init_weights(&full, 5);
-    int64_t n = tensor_count(&full.params), V = gpt_padded_vocab(&small);
-    for (int64_t i = 0; i < n; i++) {
-        uint16_t bits = bf16_from_f32(f32(&full.params)[i]);
-        ((uint16_t *)half.params.data)[i] = bits;
-        f32(&full.params)[i] = f32_from_bf16(bits);
-    }
-    int32_t text[16] = {256, 72, 105, 33, 1, 2, 3, 4, 5};
-    float *a = (float *)xmalloc((size_t)(2 * V) * sizeof *a), *b = a + V;
-    for (int64_t first = 0; first < 9; first += 8) {
-        gpt_set_batch(&half, text, NULL);
-        gpt_set_batch(&full, text, NULL);
-        gpt_forward(&half, first, first ? 1 : 8);
-        gpt_forward(&full, first, first ? 1 : 8);
-        gpt_logits(&half, first ? 8 : 7, a);
-        gpt_logits(&full, first ? 8 : 7, b);
-        for (int64_t v = 0; v < small.vocab_size; v++)
-            if (!(fabsf(a[v] - b[v]) <= 1e-5f))
-                fail_msg("logit %d: %g, %g", (int)v, (double)a[v], (double)b[v]);
-    }
-    free(a);
-    ctx_free(&ctx);
-    device->close(device);
-}
-
-static void test_text(void **state) {
-    struct device *device = device_open_cpu();
-    struct ctx ctx;
-    struct gpt gpt;
-    struct tokenizer *t = tokenizer_bytes();
-    ctx_init(&ctx, device, device->ops, false);
-    generator_create(&gpt, &ctx, &small, DTYPE_F32, NULL);
-    gpt_init_weights(&gpt, 5);
-    struct sampler_options options = {1.0, 0, 1.0, 3};
-    char *a = generate_text(&gpt, t, &options, "Hi", 50), *b = generate_text(&gpt, t, &options, "Hi", 50);
-    char *c = generate_text(&gpt, t, &options, "", 50);
-    assert_string_equal(a, b);
-    assert_string_not_equal(a, c);
-    free(a);
-    free(b);
-    free(c);
-    tokenizer_free(t);
-    ctx_free(&ctx);
-    device->close(device);
-}
-
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_distribution),    cmocka_unit_test(test_greedy_and_seeds),
-        cmocka_unit_test(test_extreme_logits),  cmocka_unit_test(test_generation_equals_recomputation),
-        cmocka_unit_test(test_weights_in_bf16), cmocka_unit_test(test_text),
+        cmocka_unit_test(test_distribution),
+        cmocka_unit_test(test_greedy_and_seeds),
+        cmocka_unit_test(test_extreme_logits),
     };
     return test_main(argc, argv, tests, NULL, NULL);
 }

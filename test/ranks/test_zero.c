@@ -5,7 +5,7 @@
  * Everything that computes runs in forked processes, because OpenMP does not survive a fork. */
 #include "test/test.h"
 
-#include "llmc/model/sampler.h"
+#include "llmc/model/generate.h"
 #include "llmc/ranks/zero.h"
 #include "test/ranks/poison_comm.h"
 #include "test/ranks/ranks.h"
@@ -161,7 +161,7 @@ static float validate(struct gpt *g, const struct run *r, int32_t *tokens, int32
     return f32(&g->numbers)[STEP_LOSS];
 }
 
-static bool note_token(void *user, int64_t token) {
+static bool note_token(void *user, int64_t token, const float *logits) {
     int64_t **next = (int64_t **)user;
     *(*next)++ = token;
     return true;
@@ -297,7 +297,7 @@ static void run_rank(const struct run *r, struct comm *comm, struct device *devi
     struct observer o = {.hooks = gpt.hooks, .gpt = &gpt, .held = {-1, -1}};
     if (r->world > 1 && !r->direct) o.comm = comm;
     gpt.hooks = (struct gpt_hooks){&o, observe_needed, observe_grads_needed, observe_ready, NULL};
-    generator_create(&generator, &ctx, r->config, DTYPE_F32, &gpt);
+    generator_create(&generator, &ctx, r->config, DTYPE_F32, &gpt, 0, 0);
     struct result mine = *out, *result = comm->rank == 0 ? out : &mine;
     train(&z, &o, r, result, &generator);
     compare_ranks(&z, result, out);
