@@ -20,7 +20,10 @@ static void *field_of(const struct options *o, const struct option_state *state)
 static void set_value(struct options *o, struct option_state *state, union option_value v,
                       enum option_source source) {
     if (state->row->type == OPTION_TEXT) {
-        char *copy = v.s ? xstrdup(v.s) : NULL;
+        bool further = state->row->flags & OPTION_REPEATED && state->source == source && state->owned && v.s;
+        char *copy = further ? xasprintf("%s%c%s", state->owned, OPTION_SEPARATOR, v.s)
+                     : v.s   ? xstrdup(v.s)
+                             : NULL;
         free(state->owned);
         v.s = state->owned = copy;
     }
@@ -203,6 +206,7 @@ static const struct {
     {"n-layer", "layers"},
     {"n-layers", "layers"},
     {"nproc-per-node", "gpus"},
+    {"num", "count"},
     {"num-attention-heads", "heads"},
     {"num-epochs", "epochs"},
     {"num-heads", "heads"},
@@ -210,6 +214,8 @@ static const struct {
     {"num-iterations", "steps"},
     {"num-key-value-heads", "kv-heads"},
     {"num-layers", "layers"},
+    {"num-return-sequences", "count"},
+    {"num-samples", "count"},
     {"num-train-epochs", "epochs"},
     {"out-dir", "out"},
     {"output-dir", "out"},
@@ -344,12 +350,15 @@ static bool parse_option(struct options *o, int argc, char **argv, int *i, struc
                         state->row->name);
     }
     if (!state) return fail_unknown(o, "--", name, "--", err);
-    if (state->source == OPTION_FROM_COMMAND)
+    if (state->source == OPTION_FROM_COMMAND && !(state->row->flags & OPTION_REPEATED))
         return fail(err, "--%s: given more than once", state->row->name);
     if (negated && value) return fail(err, "--%s: takes no value", name);
     if (option_negatable(state->row) && !value)
         value = state->row->type == OPTION_FLAG ? (negated ? "false" : "true") : (negated ? "off" : "on");
-    if (!take_value(name, value, argc, argv, i, &value, err)) return false;
+    const char *next = *i + 1 < argc ? argv[*i + 1] : "--x";
+    bool bare = (state->row->flags & OPTION_BARE) && !value && strncmp(next, "--", 2) == 0;
+    if (!bare && !take_value(name, value, argc, argv, i, &value, err)) return false;
+    if (bare) value = "";
     snprintf(label, sizeof label, "--%s%s%s", name, *value ? " " : "", option_show(value).text);
     union option_value v;
     if (!option_value_from_text(state->row, value, &v, label, err)) return false;
@@ -398,8 +407,12 @@ static bool take_json(struct options *o, const char *where, const char *name, co
     snprintf(label, sizeof label, "%.255s: %s %s", where, name, text ? option_show(text).text : "");
     free(text);
     union option_value value;
-    if (!option_value_from_json(state->row, v, &value, label, err)) return false;
-    if (state->source < source) set_value(o, state, value, source);
+    bool list = (state->row->flags & OPTION_REPEATED) && json_is_array(v), later = state->source < source;
+    for (size_t i = 0; i < (list ? json_array_size(v) : 1); i++) {
+        const json_t *item = list ? json_array_get(v, i) : v;
+        if (!option_value_from_json(state->row, item, &value, label, err)) return false;
+        if (later) set_value(o, state, value, source);
+    }
     return true;
 }
 

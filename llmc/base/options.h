@@ -39,13 +39,17 @@ enum option_type {
     OPTION_WORD  /* an int or enum: the index of one of `words` */
 };
 
+#define OPTION_SEPARATOR '\x1e' /* the record separator of ASCII */
 enum option_flags {
     OPTION_ABOVE_MIN = 1, /* the range excludes min */
     OPTION_BELOW_MAX = 2, /* the range excludes max */
     OPTION_REQUIRED = 4,  /* must be given on the command line or in the file; a text also without its name */
     OPTION_MAY_BE_EMPTY = 8, /* OPTION_TEXT: "" is a value */
     OPTION_THIS_RUN = 16,    /* about this invocation only (--resume); not stored, not taken from a run */
-    OPTION_SWITCH = 32       /* OPTION_WORD, words "auto|on|off": --name, --no-name; JSON: true, false */
+    OPTION_SWITCH = 32,      /* OPTION_WORD, words "auto|on|off": --name, --no-name; JSON: true, false */
+    OPTION_BARE = 64,        /* OPTION_TEXT: may be given without a value, which is then "" */
+    OPTION_REPEATED = 128    /* OPTION_TEXT: may be given several times; JSON: also a list. OPTION_SEPARATOR
+                            stands between the texts */
 };
 
 struct option_row {

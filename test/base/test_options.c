@@ -340,6 +340,38 @@ static const char *write_config(const char *text) {
     return in_scratch("c.json");
 }
 
+/* A text that may be given several times, in a file as a list. What the command line gives replaces what the
+ * file gives. */
+struct texts {
+    const char *stop;
+};
+static const char *stops_of(struct options *o, int argc, const char *const *args, struct error *err) {
+    static const struct option_row rows[] = {
+        OPT_TEXT(struct texts, stop, "stop", NULL, "TEXT", "where to end", OPTION_REPEATED)};
+    static const struct option_group groups_of[] = {{"Text", rows, ARRAY_LENGTH(rows)}};
+    static const struct option_command cmd = {.usage = "x", .groups = groups_of, .group_count = 1};
+    static struct texts c;
+    options_init(o, &cmd, &c);
+    assert_null(c.stop);
+    return options_parse(o, argc, (char **)(uintptr_t)args, err) ? c.stop : NULL;
+}
+
+static void test_repeated(void **state) {
+    struct options o;
+    struct error err;
+    assert_string_equal(stops_of(&o, 3, ARGS("--stop", "x", "--stop=y z"), &err), "x\x1ey z");
+    options_free(&o);
+    const char *path = write_config("{\"stop\": [\"a\", \"b, c\"]}");
+    assert_string_equal(stops_of(&o, 2, ARGS("--config", path), &err), "a\x1e"
+                                                                       "b, c");
+    options_free(&o);
+    assert_string_equal(stops_of(&o, 4, ARGS("--stop", "x", "--config", path), &err), "x");
+    options_free(&o);
+    assert_null(stops_of(&o, 2, ARGS("--config", write_config("{\"stop\": [\"a\", 1]}")), &err));
+    assert_mentions(err.message, "must be a string, found an integer");
+    options_free(&o);
+}
+
 static void test_config(void **state) {
     struct options o;
     struct config c;
@@ -696,15 +728,25 @@ static void test_words(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),      cmocka_unit_test(test_values),
-        cmocka_unit_test(test_positional),    cmocka_unit_test(test_unknown),
-        cmocka_unit_test(test_malformed),     cmocka_unit_test(test_range),
-        cmocka_unit_test(test_table),         cmocka_unit_test(test_required),
-        cmocka_unit_test(test_automatic),     cmocka_unit_test(test_config),
-        cmocka_unit_test(test_config_errors), cmocka_unit_test(test_times),
-        cmocka_unit_test(test_stored),        cmocka_unit_test(test_values_of_another_run),
-        cmocka_unit_test(test_help),          cmocka_unit_test(test_help_width),
-        cmocka_unit_test(test_synonyms),      cmocka_unit_test(test_text),
+        cmocka_unit_test(test_defaults),
+        cmocka_unit_test(test_values),
+        cmocka_unit_test(test_positional),
+        cmocka_unit_test(test_unknown),
+        cmocka_unit_test(test_malformed),
+        cmocka_unit_test(test_range),
+        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_required),
+        cmocka_unit_test(test_automatic),
+        cmocka_unit_test(test_repeated),
+        cmocka_unit_test(test_config),
+        cmocka_unit_test(test_config_errors),
+        cmocka_unit_test(test_times),
+        cmocka_unit_test(test_stored),
+        cmocka_unit_test(test_values_of_another_run),
+        cmocka_unit_test(test_help),
+        cmocka_unit_test(test_help_width),
+        cmocka_unit_test(test_synonyms),
+        cmocka_unit_test(test_text),
         cmocka_unit_test(test_words),
     };
     return test_main(argc, argv, tests, make_scratch, remove_scratch);
