@@ -9,10 +9,10 @@
 #include "llmc/text/tokenizer.h"
 
 struct sampling_config {
-    double temperature, top_p;
+    double temperature, top_p, min_p, repetition_penalty;
     int64_t top_k, seed;
 };
-enum { SAMPLING_ROWS = 4 };
+enum { SAMPLING_ROWS = 6 };
 extern const struct option_row sampling_rows[SAMPLING_ROWS];
 /* The options of a struct sampling_config at `offset` in the command's configuration. */
 #define SAMPLING_OPTION_GROUP(offset)                                                                        \
@@ -23,6 +23,9 @@ struct sampler_options sampling_options(const struct sampling_config *c, int64_t
 
 /* The text of a --prompt; "-" reads standard input. The caller frees. */
 char *read_prompt(const char *prompt);
+/* Those of a --prompt-file, at least one: its lines without empty ones, or, if the first is a JSON object, the
+ * strings "prompt" of JSON lines. "-" is standard input. The caller frees each and the list. */
+char **read_prompts(const char *path, int64_t *count);
 
 /* The tokenizer at `path`, or without one that of the model in `directory`. NULL if there is none, which a
  * prompt does not allow. Dies if it has more tokens than the model (V). */

@@ -121,16 +121,18 @@ static inline float sum_lanes(lanes v) {
     return (x[0][0] + x[0][2]) + (x[0][1] + x[0][3]);
 }
 
-/* out (rows,cols) = x (rows,K) @ w (cols,K)^T, rows of out ldo floats apart. Inlined with constant rows, cols
- * and bf16, so that the compiler keeps `sum` in registers. */
+/* out (rows,cols) = x (rows,K) @ w (cols,K)^T, rows of out ldo floats apart. Meanwhile the column at `ahead`
+ * (or NULL) comes nearer: reading weights and computing with them overlap only so. Inlined with constant
+ * rows, cols and bf16, so that the compiler keeps `sum` in registers. */
 static inline void dot_tile(int rows, int cols, bool bf16, float *out, int64_t ldo, const float *x,
-                            const void *w, int64_t K) {
+                            const void *w, const char *ahead, int64_t K) {
     lanes sum[TILE_ROWS][TILE_COLS];
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < cols; j++) sum[i][j] = (lanes){0};
     int64_t whole = K - K % LANES;
     for (int64_t k = 0; k < whole; k += LANES) {
         lanes weight[TILE_COLS];
+        if (ahead) __builtin_prefetch(ahead + k * (bf16 ? 2 : 4), 0, 2);
         for (int j = 0; j < cols; j++) weight[j] = load_lanes(bf16, w, j * K + k);
         for (int i = 0; i < rows; i++)
             for (int j = 0; j < cols; j++) sum[i][j] += *(const lanes *)(x + i * K + k) * weight[j];
@@ -143,19 +145,24 @@ static inline void dot_tile(int rows, int cols, bool bf16, float *out, int64_t l
         }
 }
 
-/* All rows times `cols` columns. */
-static inline void dot_columns(int cols, bool bf16, const struct product *p, int64_t first, const void *w) {
-    int64_t n = 0;
-    for (; n + TILE_ROWS <= p->M; n += TILE_ROWS)
-        dot_tile(TILE_ROWS, cols, bf16, p->c + n * p->N + first, p->N, p->a + n * p->K, w, p->K);
-    for (; n < p->M; n++) dot_tile(1, cols, bf16, p->c + n * p->N + first, p->N, p->a + n * p->K, w, p->K);
+/* All rows times `cols` columns; each tile but the first has one of the next columns come nearer. */
+static inline void dot_columns(int cols, bool bf16, const struct product *p, int64_t first, const char *w) {
+    int64_t n = 0, tile = 0, column = p->K * (bf16 ? 2 : 4);
+    float *out = p->c + first;
+    for (; n + TILE_ROWS <= p->M; n += TILE_ROWS, tile++) {
+        bool more = tile > 0 && tile <= TILE_COLS && first + cols + tile <= p->N;
+        dot_tile(TILE_ROWS, cols, bf16, out + n * p->N, p->N, p->a + n * p->K, w,
+                 more ? w + (cols + tile - 1) * column : NULL, p->K);
+    }
+    for (; n < p->M; n++)
+        dot_tile(1, cols, bf16, out + n * p->N, p->N, p->a + n * p->K, w, NULL, p->K);
 }
 
 static inline void dot_block(bool bf16, const struct product *p, struct block k, const void *weight) {
-    int64_t size = bf16 ? 2 : 4, j = k.col, end = k.col + k.cols;
+    int64_t column = p->K * (bf16 ? 2 : 4), j = k.col, end = k.col + k.cols;
     for (; j + TILE_COLS <= end; j += TILE_COLS)
-        dot_columns(TILE_COLS, bf16, p, j, (const char *)weight + j * p->K * size);
-    for (; j < end; j++) dot_columns(1, bf16, p, j, (const char *)weight + j * p->K * size);
+        dot_columns(TILE_COLS, bf16, p, j, (const char *)weight + j * column);
+    for (; j < end; j++) dot_columns(1, bf16, p, j, (const char *)weight + j * column);
 }
 
 /* Up to this many multiply-adds, waking another thread takes longer than it saves. It is also where OpenBLAS,

@@ -25,6 +25,10 @@ void generator_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config 
     if (trained) gpt->hooks = trained->hooks;
 }
 
+int64_t generator_cache_bytes(const struct gpt_config *config, int64_t T) {
+    return config->layers * T * gpt_dim_size(config, DIM_QKV) * (int64_t)sizeof(float);
+}
+
 /* --- a batch --- */
 
 /* The text in a cache. */
@@ -39,6 +43,7 @@ struct place {
 
 struct batch {
     struct gpt *gpt;
+    bool reuse;
     int64_t places;
     struct place *place;
     struct gpt_next *next; /* (places): of the texts with one new token */
@@ -47,10 +52,11 @@ struct batch {
     int64_t *chosen;       /* (places) */
 };
 
-struct batch *batch_new(struct gpt *gpt) {
+struct batch *batch_new(struct gpt *gpt, bool reuse) {
     struct batch *b = (struct batch *)xcalloc(1, sizeof *b);
     size_t n = (size_t)max_i64(1, gpt->options.caches), Vp = (size_t)gpt_padded_vocab(&gpt->config);
     b->gpt = gpt;
+    b->reuse = reuse && !gpt_has_act(gpt, A_PREFIX); /* where tokens of the prompt see those after them */
     b->places = (int64_t)n;
     b->place = (struct place *)xcalloc(n, sizeof *b->place);
     b->next = (struct gpt_next *)xcalloc(n, sizeof *b->next);
@@ -79,21 +85,47 @@ int64_t batch_room(const struct batch *b) {
     return room;
 }
 
+/* How many of the tokens the cache of this place holds from its last text. */
+static int64_t in_common(const struct place *p, const uint32_t *prompt, int64_t count) {
+    int64_t n = 0;
+    while (n < count && n < p->computed && (uint32_t)p->ids[n] == prompt[n]) n++;
+    return n;
+}
+
+/* The place for a text: a free one, with `reuse` the one that knows most of it. */
+static struct place *find_place(const struct batch *b, const uint32_t *prompt, int64_t count,
+                                int64_t *common) {
+    struct place *best = NULL;
+    *common = 0;
+    for (struct place *p = b->place; p < b->place + b->places; p++) {
+        int64_t n = b->reuse && !p->text && count <= b->gpt->options.T ? in_common(p, prompt, count) : 0;
+        if (p->text || (best && n <= *common)) continue;
+        best = p;
+        *common = n;
+    }
+    return best;
+}
+
 void batch_add(struct batch *b, struct generation *g, const uint32_t *prompt, int64_t count) {
-    int64_t T = b->gpt->options.T, V = b->gpt->config.vocab_size, i = 0;
+    int64_t T = b->gpt->options.T, V = b->gpt->config.vocab_size, common;
     check(count >= 1, "generate: an empty prompt");
-    while (i < b->places && b->place[i].text) i++;
-    check(i < b->places, "generate: all %" PRId64 " places are taken", b->places);
-    struct place *p = &b->place[i];
+    struct place *p = find_place(b, prompt, count, &common);
+    check(p, "generate: all %" PRId64 " places are taken", b->places);
     g->made = 0;
+    g->slid = false;
     g->ended = g->tokens < 1;
     if (g->ended) return;
-    *p = (struct place){.text = g, .ids = p->ids, .prefix = (int32_t)min_i64(count, T), .position = count};
-    for (i = max_i64(0, count - T); i < count; i++) {
+    *p = (struct place){.text = g,
+                        .ids = p->ids,
+                        .prefix = (int32_t)min_i64(count, T),
+                        .position = count,
+                        .computed = min_i64(common, count - 1)};
+    for (int64_t i = max_i64(0, count - T); i < count; i++) {
         check(prompt[i] < (uint64_t)V,
               "generate: token %" PRIu32 " is not in the model's vocabulary of %" PRId64, prompt[i], V);
         p->ids[p->known++] = (int32_t)prompt[i];
     }
+    for (int64_t i = 0; i < count; i++) sampler_see(g->sampler, prompt[i]);
 }
 
 /* Threads wait for each other after every operation, so a thread needs weights of some size to pay: to read
@@ -140,6 +172,7 @@ static void compute(struct batch *b, int64_t threads) {
 static void append(struct place *p, int64_t token, int64_t T) {
     p->position++;
     if (p->known == T) { /* full: go on from its later half */
+        p->text->slid = true;
         p->known = T / 2;
         p->prefix = (int32_t)max_i64(0, p->prefix - (T - p->known));
         memmove(p->ids, p->ids + T - p->known, (size_t)p->known * sizeof *p->ids);
@@ -165,6 +198,7 @@ bool batch_step(struct batch *b) {
         struct generation *g = p->text;
         if (!g) continue;
         g->made++;
+        sampler_see(g->sampler, b->chosen[i]);
         bool goes_on = g->each(g->user, b->chosen[i], p->logits) && g->made < g->tokens;
         if (goes_on) {
             append(p, b->chosen[i], b->gpt->options.T);
@@ -178,7 +212,7 @@ bool batch_step(struct batch *b) {
 
 int64_t generate(struct gpt *gpt, struct sampler *s, const uint32_t *prompt, int64_t count, int64_t tokens,
                  generate_fn *each, void *user) {
-    struct batch *b = batch_new(gpt);
+    struct batch *b = batch_new(gpt, false);
     struct generation g = {.sampler = s, .tokens = tokens, .each = each, .user = user};
     batch_add(b, &g, prompt, count);
     while (batch_step(b)) {}

@@ -17,6 +17,9 @@ extern "C" {
 void generator_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config *config, enum dtype dtype,
                       const struct gpt *trained, int64_t caches, int64_t T);
 
+/* The memory of one cache in fp32. */
+int64_t generator_cache_bytes(const struct gpt_config *config, int64_t T);
+
 /* Called for every new token, with the logits (V) that it was chosen from; returning false ends the text. */
 typedef bool generate_fn(void *user, int64_t token, const float *logits);
 
@@ -28,6 +31,7 @@ struct generation {
     void *user;
 
     int64_t made; /* of them */
+    bool slid;    /* the context was full, and only its later half was kept */
     bool ended;   /* `tokens` were made, or each() has returned false; the batch has forgotten the text */
 };
 
@@ -35,7 +39,9 @@ struct generation {
  * Every text becomes what it would be alone: see gpt_forward_next(). When the context of one is full, the
  * later half of it is kept and read again. */
 struct batch;
-struct batch *batch_new(struct gpt *gpt);
+/* With `reuse`, what a new text has in common with the beginning of one that has ended is not computed again:
+ * its keys and values come from other passes than those of the text alone, and are equal to rounding. */
+struct batch *batch_new(struct gpt *gpt, bool reuse);
 void batch_free(struct batch *b);
 /* How many texts can be added now. */
 int64_t batch_room(const struct batch *b);

@@ -1,4 +1,4 @@
-/* Candidates are narrowed by top-k, then top-p, and drawn with a random number that depends on nothing but
+/* Candidates are narrowed by top-k, then top-p, then min-p, as in transformers, and drawn with a random number that depends on nothing but
  * seed and position: so the same seed gives the same text on any number of threads and beside any other
  * texts. */
 #include "llmc/model/sampler.h"
@@ -17,17 +17,25 @@ struct sampler {
     struct sampler_options options;
     int64_t V;
     struct candidate *candidates; /* (V) */
+    bool *seen;                   /* (V), and */
+    float *penalised;             /* (V) the logits with the penalty; NULL without one */
 };
 
 struct sampler *sampler_new(const struct sampler_options *options, int64_t V) {
     struct sampler *s = (struct sampler *)xmalloc(sizeof *s);
     *s = (struct sampler){*options, V, (struct candidate *)xmalloc((size_t)V * sizeof(struct candidate))};
+    if (options->repetition_penalty > 0.0 && options->repetition_penalty != 1.0) {
+        s->seen = (bool *)xcalloc((size_t)V, sizeof *s->seen);
+        s->penalised = (float *)xmalloc((size_t)V * sizeof *s->penalised);
+    }
     return s;
 }
 
 void sampler_free(struct sampler *s) {
     if (!s) return;
     free(s->candidates);
+    free(s->seen);
+    free(s->penalised);
     free(s);
 }
 
@@ -87,12 +95,37 @@ static int64_t narrow(struct sampler *s, const float *logits, float max) {
     }
 }
 
-int64_t sampler_pick(struct sampler *s, const float *logits, uint64_t index) {
+void sampler_see(struct sampler *s, int64_t token) {
+    if (s->seen && token >= 0 && token < s->V) s->seen[token] = true;
+}
+
+static const float *penalise(struct sampler *s, const float *logits) {
+    float penalty = (float)s->options.repetition_penalty;
+    if (!s->seen) return logits;
+    for (int64_t v = 0; v < s->V; v++) {
+        float x = logits[v];
+        s->penalised[v] = !s->seen[v] ? x : x > 0.0f ? x / penalty : x * penalty;
+    }
+    return s->penalised;
+}
+
+/* Of the candidates those that min-p leaves, in their order. */
+static int64_t probable_enough(struct sampler *s, int64_t n, float max) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (weight(s, s->candidates[i].logit, max) >= s->options.min_p)
+            s->candidates[kept++] = s->candidates[i];
+    return kept;
+}
+
+int64_t sampler_pick(struct sampler *s, const float *model_logits, uint64_t index) {
+    const float *logits = penalise(s, model_logits);
     int64_t best = most_probable(logits, s->V);
     float max = logits[best];
     check(isfinite(max), "sampling: the model's logits are not finite; its weights are damaged");
     if (s->options.temperature <= 0.0) return best;
     int64_t n = narrow(s, logits, max);
+    if (s->options.min_p > 0.0) n = probable_enough(s, n, max);
     double point = rng_uniform(s->options.seed, RNG_SAMPLE, index) * weight_of(s, n, max);
     for (int64_t i = 0; i < n; i++) {
         point -= weight(s, s->candidates[i].logit, max);
@@ -100,4 +133,3 @@ int64_t sampler_pick(struct sampler *s, const float *logits, uint64_t index) {
     }
     return s->candidates[n - 1].token; /* only by rounding */
 }
-

@@ -152,7 +152,7 @@ static void test_batch_equals_single_texts(void **state) {
         g[i] = start(s[i], tokens[i], &got[i]);
         got[i].limit = expected[i].limit;
     }
-    struct batch *b = batch_new(&several);
+    struct batch *b = batch_new(&several, false);
     int added = 0, steps = 0;
     assert_int_equal(batch_room(b), 3);
     do {

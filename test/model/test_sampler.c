@@ -19,16 +19,26 @@ static int by_logit(const void *a, const void *b) {
     return x->token - y->token;
 }
 
-/* Probabilities by the definition: sort, cut to k, renormalise, cut to p, renormalise. */
+/* Tokens that a sampler with a penalty has seen. */
+static const int seen[] = {7, 0, 150, 151, 299};
+
+/* Probabilities by the definition: penalise, sort, cut to k, renormalise, cut to p, cut to min-p,
+ * renormalise. */
 static void expected(double *p, const float *logits, int V, const struct sampler_options *o) {
     struct pair *sorted = (struct pair *)xmalloc((size_t)V * sizeof *sorted);
     for (int v = 0; v < V; v++) sorted[v] = (struct pair){(double)logits[v], v};
+    for (size_t i = 0; i < ARRAY_LENGTH(seen) && o->repetition_penalty > 0.0; i++) {
+        double *x = &sorted[seen[i]].logit;
+        *x = *x > 0.0 ? *x / o->repetition_penalty : *x * o->repetition_penalty;
+    }
     qsort(sorted, (size_t)V, sizeof *sorted, by_logit);
     int n = o->top_k > 0 && o->top_k < V ? (int)o->top_k : V, kept = 0;
     double total = 0.0, sum = 0.0;
     for (int i = 0; i < n; i++) total += exp((sorted[i].logit - sorted[0].logit) / o->temperature);
     while (kept < n && (kept == 0 || (sum < o->top_p * total)))
         sum += exp((sorted[kept++].logit - sorted[0].logit) / o->temperature);
+    while (kept > 1 && exp((sorted[kept - 1].logit - sorted[0].logit) / o->temperature) < o->min_p)
+        sum -= exp((sorted[--kept].logit - sorted[0].logit) / o->temperature);
     for (int v = 0; v < V; v++) p[v] = 0.0;
     for (int i = 0; i < kept; i++)
         p[sorted[i].token] = exp((sorted[i].logit - sorted[0].logit) / o->temperature) / sum;
@@ -37,9 +47,22 @@ static void expected(double *p, const float *logits, int V, const struct sampler
 
 static void test_distribution(void **state) {
     enum { V = 300, DRAWS = 40000 };
-    static const struct sampler_options cases[] = {
-        {1.0, 0, 1.0, 1}, {0.5, 0, 1.0, 2},  {1.0, 5, 1.0, 3}, {1.0, 0, 0.5, 4},  {2.0, 50, 0.9, 5},
-        {1.0, 1, 1.0, 6}, {0.3, 0, 0.99, 7}, {1.0, V, 1.0, 8}, {1.0, 0, 1e-9, 9}, {5.0, 299, 1.0, 10}};
+    static const struct sampler_options cases[] = {{1.0, 0, 1.0, 1},
+                                                   {0.5, 0, 1.0, 2},
+                                                   {1.0, 5, 1.0, 3},
+                                                   {1.0, 0, 0.5, 4},
+                                                   {2.0, 50, 0.9, 5},
+                                                   {1.0, 1, 1.0, 6},
+                                                   {0.3, 0, 0.99, 7},
+                                                   {1.0, V, 1.0, 8},
+                                                   {1.0, 0, 1e-9, 9},
+                                                   {5.0, 299, 1.0, 10},
+                                                   {1.0, 0, 1.0, 11, 0.1},
+                                                   {2.0, 40, 0.95, 12, 0.3},
+                                                   {1.0, 0, 1.0, 13, 1.0},
+                                                   {1.0, 0, 1.0, 14, 0.0, 1.3},
+                                                   {1.5, 20, 1.0, 15, 0.05, 5.0},
+                                                   {1.0, 0, 0.9, 16, 0.0, 0.5}};
     float logits[V];
     double p[V];
     for (int v = 0; v < V; v++) logits[v] = (float)(12.0 * rng_uniform(1, RNG_TEST, (uint64_t)v) - 6.0);
@@ -47,6 +70,7 @@ static void test_distribution(void **state) {
     for (size_t c = 0; c < ARRAY_LENGTH(cases); c++) {
         int counts[V] = {0};
         struct sampler *s = sampler_new(&cases[c], V);
+        for (size_t i = 0; i < ARRAY_LENGTH(seen); i++) sampler_see(s, seen[i]);
         for (int i = 0; i < DRAWS; i++) counts[sampler_pick(s, logits, (uint64_t)i)]++;
         expected(p, logits, V, &cases[c]);
         for (int v = 0; v < V; v++) {
@@ -73,6 +97,12 @@ static void test_greedy_and_seeds(void **state) {
         same += x == sampler_pick(c, logits, i);
     }
     assert_true(same < 100);
+    struct sampler_options penalised = {0.0, 0, 1.0, 1, 0.0, 1.5};
+    struct sampler *p = sampler_new(&penalised, 50);
+    sampler_see(p, 33);
+    assert_int_equal(sampler_pick(p, logits, 0), 14); /* sin(14) = 0.9906 is next */
+    assert_int_equal(sampler_pick(p, logits, 0), 14); /* picking is not seeing */
+    sampler_free(p);
     sampler_free(g);
     sampler_free(a);
     sampler_free(b);

@@ -1,0 +1,52 @@
+/* The parts of `train_gpt sample`. */
+#ifndef LLMC_SAMPLE_H
+#define LLMC_SAMPLE_H
+
+#include "llmc/cli/answer.h"
+#include "llmc/cli/prompt.h"
+#include "llmc/model/generate.h"
+#include "llmc/text/chat.h"
+
+struct sample_config {
+    const char *from, *prompt, *prompt_file, *chat, *system, *tokenizer, *device, *stop;
+    enum chat_family chat_template;
+    int64_t tokens, count, batch_size, threads, top;
+    int dtype; /* 1: bf16 */
+    struct sampling_config sampling;
+    bool past_end, json, interactive, stats;
+};
+
+struct prompt {
+    char *text;
+    struct token_buffer ids;
+};
+
+/* What one prompt becomes with one seed. */
+struct text {
+    const struct prompt *prompt;
+    struct sampler_options sampling;
+    struct sampler *sampler; /* while it is made */
+    struct generation generation;
+    struct answer answer;
+};
+
+struct sample {
+    const struct sample_config *c;
+    struct gpt_config model;
+    struct tokenizer *tokenizer;
+    struct prompt *prompts;
+    int64_t prompt_count;
+    struct text *texts;
+    int64_t text_count, made, steps;
+    struct answer_options answer;
+    bool slid;     /* a text was longer than the context */
+    bool terminal; /* on which control characters must not act; elsewhere the bytes are what is wanted */
+};
+
+/* Prints bytes of a text. */
+void sample_put(const struct sample *s, const char *bytes, int64_t size);
+
+/* --interactive: answers what is typed, line by line, until the input ends. */
+void sample_interactive(struct sample *s, struct gpt *gpt);
+
+#endif
