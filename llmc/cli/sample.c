@@ -3,7 +3,6 @@
 #include "llmc/cli/sample.h"
 
 #include "llmc/cli/commands.h"
-#include "llmc/format/checkpoint.h"
 #include "llmc/format/model_config.h"
 #include "llmc/report/json_text.h"
 
@@ -16,19 +15,6 @@
 #include <unistd.h>
 
 #define C struct sample_config
-static const struct option_row model_rows[] = {
-    OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint, a Hugging Face directory or a GGUF file",
-             OPTION_REQUIRED),
-    OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
-             "tokenizer.json, a directory with one, or the word bytes (default: the tokenizer in DIR)", 0),
-    OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
-    OPT_WORD(
-        C, dtype, "dtype", "fp32", "fp32|bf16", NULL,
-        "type of the weights: in bf16 they take half the memory, and a token takes less time; on a CPU the "
-        "computation stays in fp32",
-        0),
-    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: the cores it may use)", 0),
-};
 static const struct option_row text_rows[] = {
     OPT_TEXT(C, prompt, "prompt", "", "TEXT",
              "the beginning of the text; - reads it from standard input, without the newline at its end",
@@ -64,7 +50,7 @@ static const struct option_row text_rows[] = {
     OPT_FLAG(C, stats, "stats", "true", "print the speed on standard error", 0),
 };
 #undef C
-static const struct option_group groups[] = {{"Model", model_rows, ARRAY_LENGTH(model_rows)},
+static const struct option_group groups[] = {TEXT_MODEL_OPTION_GROUP(offsetof(struct sample_config, model)),
                                              {"Text", text_rows, ARRAY_LENGTH(text_rows)},
                                              SAMPLING_OPTION_GROUP(offsetof(struct sample_config, sampling))};
 const struct option_command sample_command = {"train_gpt sample --from DIR [options]",
@@ -106,8 +92,8 @@ static void read_texts(struct sample *s) {
     for (int64_t i = 0; i < s->prompt_count; i++) {
         struct prompt *p = &s->prompts[i];
         p->text = texts[i];
-        p->ids = c->chat ? encode_chat(c, s->tokenizer, &s->model, p->text, &s->answer.end)
-                         : encode_prompt(s->tokenizer, &s->model, p->text);
+        p->ids = c->chat ? encode_chat(c, s->m.tokenizer, &s->m.config, p->text, &s->answer.end)
+                         : encode_prompt(s->m.tokenizer, &s->m.config, p->text);
     }
     if (texts != &one) free(texts);
     for (int64_t i = 0; i < s->text_count; i++) {
@@ -140,7 +126,7 @@ void sample_put(const struct sample *s, const char *bytes, int64_t size) {
 
 static json_t *token_json(const struct sample *s, int64_t token) {
     int size;
-    const char *bytes = s->tokenizer ? tokenizer_token_bytes(s->tokenizer, token, &size) : NULL;
+    const char *bytes = s->m.tokenizer ? tokenizer_token_bytes(s->m.tokenizer, token, &size) : NULL;
     return bytes ? json_text(bytes, size) : json_null();
 }
 
@@ -196,10 +182,11 @@ static void print_more(const struct sample *s, int64_t i, int64_t *shown) {
 }
 
 /* Generating a token reads every weight at least once, so the copy rate bounds the speed. */
-static void print_stats(const struct sample *s, const struct gpt *gpt, double seconds) {
+static void print_stats(const struct sample *s, double seconds) {
+    const struct gpt *gpt = &s->m.gpt;
     double matmul_rate, copy_rate, bytes = (double)gpt->layout.count * (double)dtype_size(gpt->params.dtype);
     double rate = bytes * (double)s->steps / seconds;
-    gpt->ctx->device->measure(gpt->ctx->device, &matmul_rate, &copy_rate);
+    s->m.device->measure(s->m.device, &matmul_rate, &copy_rate);
     fprintf(stderr, "%" PRId64 " token%s in %.3g s: %.1f tokens/s; weights read at %sB/s, %s\n", s->made,
             s->made == 1 ? "" : "s", seconds, (double)s->made / seconds, human_count(rate),
             rate > copy_rate ? "from a cache"
@@ -214,24 +201,11 @@ static int64_t positions_needed(const struct sample *s) {
     int64_t most = 0;
     for (int64_t i = 0; i < s->prompt_count; i++)
         most = max_i64(most, s->prompts[i].ids.count + s->c->tokens);
-    return min_i64(most, s->model.context);
-}
-
-static int64_t batch_size(const struct sample *s, struct device *device, int64_t T) {
-    int64_t free_bytes, total_bytes, size = s->c->batch_size;
-    if (size == 0) {
-        device->memory_info(device, &free_bytes, &total_bytes);
-        struct gpt_params layout;
-        gpt_params_layout(&layout, &s->model);
-        double weights = (double)layout.total * sizeof(float);
-        double fit = (0.9 * (double)free_bytes - weights) / (double)generator_cache_bytes(&s->model, T);
-        size = (int64_t)fmax(1.0, fmin(16.0, fit));
-    }
-    return min_i64(min_i64(size, s->text_count), T);
+    return min_i64(most, s->m.config.context);
 }
 
 static void begin_text(const struct sample *s, struct batch *b, struct text *t) {
-    t->sampler = sampler_new(&t->sampling, s->answer.V);
+    t->sampler = sampler_new(&t->sampling, s->m.V);
     t->answer.o = s->answer;
     t->generation = (struct generation){
         .sampler = t->sampler, .tokens = s->c->tokens, .each = answer_add, .user = &t->answer};
@@ -239,8 +213,8 @@ static void begin_text(const struct sample *s, struct batch *b, struct text *t) 
 }
 
 /* Makes the texts, and prints them in their order: the first that has not ended, as it grows. */
-static void make_texts(struct sample *s, struct gpt *gpt) {
-    struct batch *b = batch_new(gpt, false);
+static void make_texts(struct sample *s) {
+    struct batch *b = batch_new(&s->m.gpt, false);
     int64_t begun = 0, current = 0, shown = -1;
     while (current < s->text_count) {
         while (begun < s->text_count && batch_room(b) > 0) begin_text(s, b, &s->texts[begun++]);
@@ -284,7 +258,6 @@ static void free_texts(struct sample *s) {
     free(s->prompts);
     free(s->texts);
     free((void *)s->answer.stop);
-    tokenizer_free(s->tokenizer);
 }
 
 int cmd_sample(int argc, char **argv) {
@@ -292,60 +265,42 @@ int cmd_sample(int argc, char **argv) {
     struct sample_config c;
     int status = command_options(&options, &sample_command, &c, argc, argv);
     if (status >= 0) return status;
-    struct error err;
     check_texts(&c);
-    char *directory = checkpoint_find(c.from, &err), *stops = c.stop ? xstrdup(c.stop) : NULL;
-    check(directory, "%s", err.message);
     struct sample s = {.c = &c, .terminal = isatty(STDOUT_FILENO)};
-    check(checkpoint_config(&s.model, directory, &err), "%s", err.message);
-    check(
-        !gpt_looks_ahead(&s.model),
-        "%s: tokens of this model see those after them (its mask is anti-causal or full), so it cannot write",
-        directory);
-    const char *needs = c.interactive   ? "what is typed"
-                        : c.chat        ? c.chat
-                        : c.prompt_file ? c.prompt_file
-                        : c.stop        ? c.stop
-                                        : c.prompt;
-    s.tokenizer = open_prompt_tokenizer(c.tokenizer, directory, needs, s.model.vocab_size);
-    s.answer =
-        (struct answer_options){.tokenizer = s.tokenizer,
-                                .model = &s.model,
-                                .V = s.tokenizer ? tokenizer_vocab_size(s.tokenizer) : s.model.vocab_size,
-                                .end = -1,
-                                .past_end = c.past_end,
-                                .logprobs = c.json,
-                                .top = c.json ? c.top : 0};
+    const char *encoded[] = {c.chat, c.prompt_file, c.stop, c.interactive ? "what is typed" : NULL};
+    const char *text = c.prompt;
+    for (size_t i = 0; i < ARRAY_LENGTH(encoded); i++)
+        if (encoded[i]) text = encoded[i];
+    text_model_find(&s.m, &c.model, text);
+    s.answer = (struct answer_options){.tokenizer = s.m.tokenizer,
+                                       .model = &s.m.config,
+                                       .V = s.m.V,
+                                       .end = -1,
+                                       .past_end = c.past_end,
+                                       .logprobs = c.json,
+                                       .top = c.json ? c.top : 0};
+    char *stops = c.stop ? xstrdup(c.stop) : NULL;
     read_stops(&s.answer, stops);
-    struct device_options device_options = {.threads = c.threads};
-    struct device *device = device_open(c.device, &device_options, &err);
-    check(device, "%s", err.message);
     if (!c.interactive) read_texts(&s);
-    struct ctx ctx;
-    struct gpt gpt;
-    ctx_init(&ctx, device, device->ops, false);
-    int64_t T = c.interactive ? s.model.context : positions_needed(&s);
-    int64_t caches = c.interactive ? 1 : batch_size(&s, device, T);
-    generator_create(&gpt, &ctx, &s.model, c.dtype ? DTYPE_BF16 : DTYPE_F32, NULL, caches, T);
-    check(checkpoint_load_weights(&gpt, directory, &err), "%s", err.message);
+    int64_t T = c.interactive ? s.m.config.context : positions_needed(&s);
+    int64_t caches = text_model_batch(&s.m, c.interactive ? 1 : c.batch_size, max_i64(1, s.text_count), T);
+    text_model_load(&s.m, &c.model, caches, T);
 
     double started = now_seconds();
     if (c.interactive)
-        sample_interactive(&s, &gpt);
+        sample_interactive(&s);
     else
-        make_texts(&s, &gpt);
+        make_texts(&s);
     double seconds = now_seconds() - started;
     if (s.slid)
         fprintf(stderr,
                 "The text is longer than the model's context of %" PRId64
                 " tokens: each time it was full, the model went on from the later half of it.\n",
-                s.model.context);
-    if (c.stats && !c.interactive) print_stats(&s, &gpt, seconds);
+                s.m.config.context);
+    if (c.stats && !c.interactive) print_stats(&s, seconds);
     free_texts(&s);
-    ctx_free(&ctx);
-    device->close(device);
+    text_model_close(&s.m);
     free(stops);
-    free(directory);
     options_free(&options);
     return 0;
 }

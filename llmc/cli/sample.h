@@ -4,14 +4,14 @@
 
 #include "llmc/cli/answer.h"
 #include "llmc/cli/prompt.h"
-#include "llmc/model/generate.h"
+#include "llmc/cli/text_model.h"
 #include "llmc/text/chat.h"
 
 struct sample_config {
-    const char *from, *prompt, *prompt_file, *chat, *system, *tokenizer, *device, *stop;
+    struct text_model_config model;
+    const char *prompt, *prompt_file, *chat, *system, *stop;
     enum chat_family chat_template;
-    int64_t tokens, count, batch_size, threads, top;
-    int dtype; /* 1: bf16 */
+    int64_t tokens, count, batch_size, top;
     struct sampling_config sampling;
     bool past_end, json, interactive, stats;
 };
@@ -32,8 +32,7 @@ struct text {
 
 struct sample {
     const struct sample_config *c;
-    struct gpt_config model;
-    struct tokenizer *tokenizer;
+    struct text_model m;
     struct prompt *prompts;
     int64_t prompt_count;
     struct text *texts;
@@ -47,6 +46,6 @@ struct sample {
 void sample_put(const struct sample *s, const char *bytes, int64_t size);
 
 /* --interactive: answers what is typed, line by line, until the input ends. */
-void sample_interactive(struct sample *s, struct gpt *gpt);
+void sample_interactive(struct sample *s);
 
 #endif

@@ -56,7 +56,7 @@ static void answer_to(struct sample *s, struct batch *b, const struct token_buff
     struct sampler_options sampling = sampling_options(&s->c->sampling, turn);
     struct spoken w = {s, a, 0};
     struct generation g = {
-        .sampler = sampler_new(&sampling, s->answer.V), .tokens = s->c->tokens, .each = speak, .user = &w};
+        .sampler = sampler_new(&sampling, s->m.V), .tokens = s->c->tokens, .each = speak, .user = &w};
     a->o = s->answer;
     batch_add(b, &g, ids->ids, ids->count);
     while (batch_step(b)) s->steps++;
@@ -76,9 +76,9 @@ static bool take_line(struct sample *s, struct batch *b, const struct chat_forma
     struct error err;
     if (format) say_in(said, CHAT_USER, line);
     bool ok = format ? chat_render(format, said->messages, said->count, true, &tokens, &err)
-                     : try_encode_prompt(&tokens.ids, s->tokenizer, &s->model, line, &err);
+                     : try_encode_prompt(&tokens.ids, s->m.tokenizer, &s->m.config, line, &err);
     if (ok) {
-        warn_about_length(&tokens.ids, &s->model);
+        warn_about_length(&tokens.ids, &s->m.config);
         answer_to(s, b, &tokens.ids, turn, &answer);
     } else {
         report_error("%s", err.message);
@@ -95,17 +95,17 @@ static void begin(const struct sample *s, struct conversation *said) {
     if (s->c->system) say_in(said, CHAT_SYSTEM, s->c->system);
 }
 
-void sample_interactive(struct sample *s, struct gpt *gpt) {
+void sample_interactive(struct sample *s) {
     struct chat_format format;
     struct error err;
     bool chat = s->c->chat != NULL;
     if (chat) {
-        check(model_chat_open(&format, s->c->chat_template, s->tokenizer, &s->model, &err), "%s",
+        check(model_chat_open(&format, s->c->chat_template, s->m.tokenizer, &s->m.config, &err), "%s",
               err.message);
         s->answer.end = format.end_of_turn;
     }
     /* only a conversation goes on: other texts are those of `sample` to the last bit */
-    struct batch *b = batch_new(gpt, chat);
+    struct batch *b = batch_new(&s->m.gpt, chat);
     struct sigaction action = {.sa_handler = on_interrupt}, before;
     sigaction(SIGINT, &action, &before);
     struct line_input *in = line_input_open();

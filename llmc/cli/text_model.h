@@ -1,0 +1,39 @@
+/* A model that writes, as `sample` and `serve` open it: its options, and what belongs to it. */
+#ifndef LLMC_TEXT_MODEL_H
+#define LLMC_TEXT_MODEL_H
+
+#include "llmc/base/options.h"
+#include "llmc/model/generate.h"
+
+struct text_model_config {
+    const char *from, *tokenizer, *device;
+    int64_t threads;
+    int dtype; /* 1: bf16 */
+};
+enum { TEXT_MODEL_ROWS = 5 };
+extern const struct option_row text_model_rows[TEXT_MODEL_ROWS];
+/* The options of a struct text_model_config at `offset` in the command's configuration. */
+#define TEXT_MODEL_OPTION_GROUP(offset)                                                                      \
+    { "Model", text_model_rows, TEXT_MODEL_ROWS, 0, offset }
+
+struct text_model {
+    char *directory;
+    struct gpt_config config;
+    struct tokenizer *tokenizer; /* NULL: there is none, and ids stand for text */
+    int64_t V;                   /* tokens that can be chosen */
+    struct device *device;
+    struct ctx ctx;
+    struct gpt gpt;
+};
+
+/* Finds the model, its tokenizer and the device; dies if that fails, or if there is no tokenizer and `text`,
+ * which is to be encoded, is not "". */
+void text_model_find(struct text_model *m, const struct text_model_config *c, const char *text);
+/* How many of `texts` texts of T tokens to compute at the same time: `wanted`, or if that is 0 up to 16, as
+ * memory allows. */
+int64_t text_model_batch(const struct text_model *m, int64_t wanted, int64_t texts, int64_t T);
+/* Then loads the weights, for `caches` texts of T tokens. */
+void text_model_load(struct text_model *m, const struct text_model_config *c, int64_t caches, int64_t T);
+void text_model_close(struct text_model *m);
+
+#endif
