@@ -1,5 +1,6 @@
-/* libmicrohttpd answers one request at a time, in the thread that calls http_serve(). A request is judged by
- * its headers before any of its body is kept. */
+/* libmicrohttpd runs in the thread that calls http_serve(). A request is judged by its headers before any of
+ * its body is kept. While its answer is to come later, its connection is suspended: the library asks for
+ * the answer again when it is resumed. */
 #include "llmc/serve/http.h"
 
 #include "llmc/report/page.h"
@@ -21,6 +22,7 @@
 /* An open connection; NULL: none. */
 struct connection {
     struct MHD_Connection *mhd;
+    struct http_later *later; /* the answer that it waits for; NULL: none */
     double since; /* http->waited when its next request could begin; INFINITY while one is answered */
 };
 
@@ -35,9 +37,18 @@ struct http {
     double waited; /* seconds for which requests could arrive: without those in which one was answered */
 };
 
+struct http_later {
+    struct MHD_Connection *mhd; /* NULL: it is closed */
+    bool suspended, ready, streaming, ended;
+    struct http_answer answer; /* in one piece */
+    char *text;                /* of a stream: what is not sent yet */
+    size_t size, sent, capacity;
+};
+
 /* One request, while it arrives. */
 struct arriving {
-    int refused; /* status; 0: it is good so far */
+    struct http_later *later; /* the handler was called, and the answer comes later */
+    int refused;              /* status; 0: it is good so far */
     const char *reason;
     char *body;
     size_t size;
@@ -90,7 +101,7 @@ static bool has_token(const struct http *h, struct MHD_Connection *c) {
 
 /* The page at "/", or its part of this name; NULL: the path is another one. */
 static const char *part_at(const struct http *h, const char *path, size_t *size, const char **type) {
-    return path[0] == '/' ? page_part(path[1] ? path + 1 : h->o.page, size, type) : NULL;
+    return h->o.page && path[0] == '/' ? page_part(path[1] ? path + 1 : h->o.page, size, type) : NULL;
 }
 
 static void judge(struct arriving *a, const struct http *h, struct MHD_Connection *c, const char *method,
@@ -157,23 +168,118 @@ static const char *const answer_headers[][2] = {
     {"Cache-Control", "no-store"},
 };
 
+static enum MHD_Result queue(struct MHD_Connection *c, struct MHD_Response *r, int status, const char *type) {
+    for (size_t i = 0; i < ARRAY_LENGTH(answer_headers); i++)
+        MHD_add_response_header(r, answer_headers[i][0], answer_headers[i][1]);
+    MHD_add_response_header(r, "Content-Type", temp_printf("%s; charset=utf-8", type));
+    enum MHD_Result sent = MHD_queue_response(c, (unsigned)status, r);
+    MHD_destroy_response(r);
+    return sent;
+}
+
 static enum MHD_Result send_answer(struct MHD_Connection *c, struct http_answer *a) {
     struct MHD_Response *r = a->body
                                  ? MHD_create_response_from_buffer(a->size, a->body, MHD_RESPMEM_MUST_FREE)
                                  : MHD_create_response_from_buffer(a->size, (void *)(uintptr_t)a->constant,
                                                                    MHD_RESPMEM_PERSISTENT);
-    if (!r) return MHD_NO;
-    for (size_t i = 0; i < ARRAY_LENGTH(answer_headers); i++)
-        MHD_add_response_header(r, answer_headers[i][0], answer_headers[i][1]);
-    MHD_add_response_header(r, "Content-Type", temp_printf("%s; charset=utf-8", a->type));
-    enum MHD_Result sent = MHD_queue_response(c, (unsigned)a->status, r);
-    MHD_destroy_response(r);
-    return sent;
+    return r ? queue(c, r, a->status, a->type) : MHD_NO;
 }
 
+/* --- answers that come later --- */
+
+struct http_later *http_answer_later(const struct http_request *q) {
+    struct http_later *l = (struct http_later *)xcalloc(1, sizeof *l);
+    l->mhd = (struct MHD_Connection *)q->connection;
+    ((struct arriving *)q->arriving)->later = l;
+    return l;
+}
+
+/* When neither the library nor the program needs it. */
+static void free_later(struct http_later *l) {
+    if (l->mhd || !l->ended) return;
+    free(l->text);
+    free(l->answer.body);
+    free(l);
+}
+
+static void suspend(struct http_later *l) {
+    l->suspended = true;
+    MHD_suspend_connection(l->mhd);
+}
+
+static void resume(struct http_later *l) {
+    if (!l->suspended) return;
+    l->suspended = false;
+    MHD_resume_connection(l->mhd);
+}
+
+void http_finish(struct http_later *l, const struct http_answer *answer) {
+    l->answer = *answer;
+    l->ready = l->ended = true;
+    if (l->mhd) resume(l);
+    free_later(l);
+}
+
+void http_stream(struct http_later *l, const char *text) {
+    size_t length = strlen(text);
+    if (!l->mhd) return;
+    if (l->size + length > l->capacity) {
+        l->capacity = 2 * (l->size + length);
+        l->text = (char *)xrealloc(l->text, l->capacity);
+    }
+    memcpy(l->text + l->size, text, length);
+    l->size += length;
+    l->ready = l->streaming = true;
+    resume(l);
+}
+
+void http_stream_end(struct http_later *l) {
+    l->ready = l->streaming = l->ended = true;
+    if (l->mhd) resume(l);
+    free_later(l);
+}
+
+bool http_gone(const struct http_later *l) {
+    if (!l->mhd) return true;
+    const union MHD_ConnectionInfo *fd = MHD_get_connection_info(l->mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+    char byte;
+    ssize_t n = fd ? recv(fd->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) : 0;
+    return n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
+static ssize_t read_stream(void *user, uint64_t at, char *to, size_t room) {
+    struct http_later *l = (struct http_later *)user;
+    size_t n = l->size - l->sent < room ? l->size - l->sent : room;
+    if (n > 0) {
+        memcpy(to, l->text + l->sent, n);
+        l->sent += n;
+        if (l->sent == l->size) l->sent = l->size = 0;
+        return (ssize_t)n;
+    }
+    if (l->ended) return MHD_CONTENT_READER_END_OF_STREAM;
+    suspend(l);
+    return 0;
+}
+
+static enum MHD_Result send_later(struct MHD_Connection *c, struct http_later *l) {
+    if (!l->ready) {
+        suspend(l);
+        return MHD_YES;
+    }
+    if (!l->streaming) {
+        enum MHD_Result sent = send_answer(c, &l->answer);
+        l->answer.body = NULL; /* the library's */
+        return sent;
+    }
+    struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 4096, read_stream, l, NULL);
+    return r ? queue(c, r, MHD_HTTP_OK, "text/event-stream") : MHD_NO;
+}
+
+/* --- arriving --- */
+
 /* What does not fit is not kept. */
-static void take_body(struct arriving *a, const char *data, size_t size) {
-    if (a->size + size > HTTP_BODY_MAX && !a->refused) {
+static void take_body(struct arriving *a, size_t most, const char *data, size_t size) {
+    if (a->size + size > most && !a->refused) {
         a->refused = MHD_HTTP_CONTENT_TOO_LARGE;
         a->reason = "The text is too long.\n";
     }
@@ -184,9 +290,11 @@ static void take_body(struct arriving *a, const char *data, size_t size) {
     a->body[a->size] = 0;
 }
 
-static enum MHD_Result refuse(const struct arriving *a, struct MHD_Connection *c) {
+static enum MHD_Result refuse(const struct http *h, struct MHD_Connection *c, int status,
+                              const char *reason) {
     struct http_answer answer = {
-        .status = a->refused, .type = "text/plain", .constant = a->reason, .size = strlen(a->reason)};
+        .status = status, .type = "text/plain", .constant = reason, .size = strlen(reason)};
+    if (h->o.refuse) h->o.refuse(&answer, status, temp_printf("%.*s", (int)strcspn(reason, "\n"), reason));
     return send_answer(c, &answer);
 }
 
@@ -197,17 +305,17 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *c, const ch
     if (!a) {
         *state = a = (struct arriving *)xcalloc(1, sizeof *a);
         judge(a, h, c, method, path);
-        return a->refused ? refuse(a, c) : MHD_YES; /* without waiting for a body */
+        return a->refused ? refuse(h, c, a->refused, a->reason) : MHD_YES; /* without waiting for a body */
     }
+    if (a->later) return send_later(c, a->later);
     if (*size > 0) {
-        take_body(a, data, *size);
+        take_body(a, h->o.body_max ? h->o.body_max : HTTP_BODY_MAX, data, *size);
         *size = 0;
         return MHD_YES;
     }
-    if (a->refused) return refuse(a, c);
-    struct http_answer answer = {
-        .status = MHD_HTTP_NOT_FOUND, .type = "text/plain", .constant = "Not found.\n", .size = 11};
-    struct http_request q = {path, strcmp(method, "POST") == 0, a->body ? a->body : "", a->size, c};
+    if (a->refused) return refuse(h, c, a->refused, a->reason);
+    struct http_answer answer = {.status = MHD_HTTP_NOT_FOUND};
+    struct http_request q = {path, strcmp(method, "POST") == 0, a->body ? a->body : "", a->size, c, a};
     size_t length;
     const char *type, *part = q.post ? NULL : part_at(h, path, &length, &type);
     connection_of(h, c)->since = INFINITY;
@@ -215,23 +323,34 @@ static enum MHD_Result on_request(void *user, struct MHD_Connection *c, const ch
         answer = (struct http_answer){.status = MHD_HTTP_OK, .type = type, .constant = part, .size = length};
     else
         h->o.handle(h->o.user, &q, &answer);
+    if (a->later) {
+        connection_of(h, c)->later = a->later;
+        return send_later(c, a->later);
+    }
+    if (answer.status == MHD_HTTP_NOT_FOUND && !answer.body && !answer.constant)
+        return refuse(h, c, MHD_HTTP_NOT_FOUND, "Not found.\n");
     return send_answer(c, &answer);
 }
 
 static void on_end(void *user, struct MHD_Connection *c, void **state, enum MHD_RequestTerminationCode why) {
     struct http *h = (struct http *)user;
     struct arriving *a = (struct arriving *)*state;
+    if (a && a->later) {
+        a->later->mhd = NULL;
+        free_later(a->later);
+    }
     if (a) free(a->body);
     free(a);
     *state = NULL;
     connection_of(h, c)->since = h->waited;
+    connection_of(h, c)->later = NULL;
 }
 
 static void on_connection(void *user, struct MHD_Connection *c, void **state,
                           enum MHD_ConnectionNotificationCode what) {
     struct http *h = (struct http *)user;
     if (what == MHD_CONNECTION_NOTIFY_STARTED)
-        *connection_of(h, NULL) = (struct connection){c, h->waited};
+        *connection_of(h, NULL) = (struct connection){c, NULL, h->waited};
     else
         connection_of(h, c)->mhd = NULL;
 }
@@ -319,7 +438,7 @@ struct http *http_open(const struct http_options *options, struct error *err) {
     h->port = port_of(fd);
     if ((h->loopback && !options->token) || make_token(h->token))
         h->daemon = MHD_start_daemon(
-            MHD_NO_FLAG, 0, NULL, NULL, on_request, h, MHD_OPTION_LISTEN_SOCKET, fd,
+            MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request, h, MHD_OPTION_LISTEN_SOCKET, fd,
             MHD_OPTION_NOTIFY_COMPLETED, on_end, h, MHD_OPTION_NOTIFY_CONNECTION, on_connection, h,
             MHD_OPTION_CONNECTION_LIMIT, (unsigned)HTTP_CONNECTIONS, MHD_OPTION_CONNECTION_TIMEOUT,
             (unsigned)HTTP_TIMEOUT, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)(32 << 10), MHD_OPTION_END);
@@ -344,7 +463,10 @@ void http_serve(struct http *h) {
     struct sigaction action = {.sa_handler = on_signal};
     signal(SIGPIPE, SIG_IGN);
     for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++) sigaction(numbers[i], &action, NULL);
-    for (double before = now_seconds(), now; !stop && MHD_run_wait(h->daemon, 500) == MHD_YES; before = now) {
+    bool busy = false;
+    for (double before = now_seconds(), now; !stop && MHD_run_wait(h->daemon, busy ? 0 : 500) == MHD_YES;
+         before = now) {
+        busy = h->o.work && h->o.work(h->o.user);
         now = now_seconds();
         h->waited += fmin(0.5, now - before);
         drop_slow_clients(h);
@@ -353,6 +475,8 @@ void http_serve(struct http *h) {
 
 void http_close(struct http *h) {
     if (!h) return;
+    for (int i = 0; i < HTTP_CONNECTIONS; i++) /* MHD cannot close what is suspended */
+        if (h->open[i].mhd && h->open[i].later) resume(h->open[i].later);
     MHD_stop_daemon(h->daemon);
     free(h);
 }

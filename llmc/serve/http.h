@@ -1,4 +1,5 @@
-/* A small web server for pages that show this machine's files to the person who started the program.
+/* A small web server for pages that show this machine's files, and for answers of a model, to the person who
+ * started the program.
  *
  * What it guards against: other web sites, which a browser lets send requests to any address (the headers
  * Host and Origin must name this server; DNS rebinding changes them), other machines (it listens on the
@@ -23,7 +24,7 @@ struct http_request {
     bool post;        /* else GET */
     const char *body; /* of a POST; a NUL follows */
     size_t body_size;
-    void *connection; /* private to http.c */
+    void *connection, *arriving; /* private to http.c */
 };
 /* A parameter of the address, decoded; NULL if it is not there. */
 const char *http_parameter(const struct http_request *request, const char *name);
@@ -45,6 +46,18 @@ void http_answer_wrong(struct http_answer *answer, int status, const char *fmt, 
 /* Answers what is no part of a page. */
 typedef void http_handle_fn(void *user, const struct http_request *request, struct http_answer *answer);
 
+/* An answer that comes after the handler has returned, in one piece or as a stream of text that is sent as it
+ * comes. The handler calls http_answer_later(); the program ends each by http_finish() or http_stream_end(),
+ * also of a client that has gone, and forgets it then. */
+struct http_later;
+struct http_later *http_answer_later(const struct http_request *request);
+void http_finish(struct http_later *later, const struct http_answer *answer);
+/* More of a stream of server-sent events; the first call begins it, with status 200. */
+void http_stream(struct http_later *later, const char *text);
+void http_stream_end(struct http_later *later);
+/* Whether the client has hung up, so that nobody waits for more. */
+bool http_gone(const struct http_later *later);
+
 struct http;
 struct http_options {
     const char *address; /* numeric */
@@ -52,9 +65,14 @@ struct http_options {
     bool token;          /* ask for the token on loopback, too, where others may have accounts */
     /* "watch.html", the answer to "/". It and its parts, "/page.css" and the like (report/page.h), hold no
      * data and need no token. */
-    const char *page;
+    const char *page; /* NULL: there is none */
     http_handle_fn *handle;
     void *user;
+    size_t body_max; /* bytes of a request's body; 0: HTTP_BODY_MAX */
+    /* What the program does between requests; false: it has nothing to do until the next one. Or NULL. */
+    bool (*work)(void *user);
+    /* Words the server's own refusals, given as sentences; NULL: as plain text. */
+    void (*refuse)(struct http_answer *answer, int status, const char *sentence);
 };
 struct http *http_open(const struct http_options *options, struct error *err);
 /* "http://127.0.0.1:8100/", with the token behind "#" if there is one. */
