@@ -21,8 +21,13 @@ $(LEARN_PROGRAMS): $(BUILD)/learn/%: $(BUILD)/dev/learn/%.o $(BUILD)/dev/learn/m
 tests: $(LEARN_PROGRAMS)
 
 CH =
-learn: $(if $(CH),$(BUILD)/learn/ch$(shell printf %02d $(CH)))  ## grade the exercise of a chapter of dev/learn: make learn CH=3
-	if [ -n "$(CH)" ]; then $(BUILD)/learn/ch$$(printf %02d $(CH)); else cat dev/learn/README.md; fi
+LEARN_PROGRAM = $(filter $(BUILD)/learn/$(shell printf ch%02d $(CH) 2>/dev/null),$(LEARN_PROGRAMS))
+learn: $(if $(CH),$(or $(LEARN_PROGRAM),no-such-chapter))  ## grade the exercise of a chapter of dev/learn: make learn CH=3
+	$(if $(CH),$(LEARN_PROGRAM),cat dev/learn/README.md)
+
+.PHONY: no-such-chapter
+no-such-chapter:
+	echo "CH=$(CH): the chapters with exercises are 1 to $(words $(LEARN_PROGRAMS))"; exit 1
 
 # Everything that dev/mutants.sh needs to compile a source and to link the tests with it.
 mutants: export BUILD := $(BUILD)
