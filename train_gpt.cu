@@ -11,6 +11,7 @@
 #include "llmc/cli/commands.h"
 #include "llmc/process/launch.h"
 #include "llmc/run/best.h"
+#include "llmc/run/divergence.h"
 #include "llmc/run/eval.h"
 #include "llmc/run/heads.h"
 #include "llmc/run/log.h"
@@ -25,7 +26,11 @@
 /* Logs the steps that the device has finished, and waits for all but the newest `in_flight` of them. */
 static void log_steps(struct run *r, struct pipeline *p, int64_t in_flight) {
     struct log_step step;
-    while (pipeline_read(p, in_flight, &step)) run_log_step(r, &step);
+    struct guard_limits limits;
+    while (pipeline_read(p, in_flight, &step, &limits)) {
+        run_log_step(r, &step);
+        run_check_divergence(r, &step, &limits);
+    }
 }
 
 /* Waits until nothing is in flight, neither steps nor parameters between ranks. */
@@ -79,6 +84,14 @@ static void evaluate(struct run *r, struct pipeline *p) {
     r->evaluation_seconds = fmax(r->evaluation_seconds, now_seconds() - begun);
 }
 
+/* To a checkpoint, as if the run had been resumed from there. */
+static void roll_back(struct run *r, struct pipeline *p) {
+    finish_steps(r, p);
+    run_roll_back(r);
+    pipeline_rewind(p);
+    evaluate(r, p);
+}
+
 static void train(struct run *r) {
     const struct run_config *c = &r->config;
     const int64_t first = r->state.step; /* 0, or where a resumed run continues */
@@ -98,14 +111,19 @@ static void train(struct run *r) {
 
         /* update */
         double lr = run_learning_rate(c, r->state.step);
-        struct update_args args = run_update_args(c, lr, r->state.step);
+        struct guard_limits limits = run_guard_limits(r);
+        struct update_args args = run_update_args(c, lr, r->state.step, &limits);
         zero_update(&r->zero, &args);
-        pipeline_end_step(&p, lr);
+        pipeline_end_step(&p, lr, &limits);
         r->state.step++;
         r->state.tokens += c->tokens_per_step;
 
         /* log: the numbers of the previous step, because those of this one are still being computed */
         log_steps(r, &p, STEPS_IN_FLIGHT - 1);
+        if (run_has_diverged(r)) {
+            roll_back(r, &p);
+            continue;
+        }
         run_check_stop(r, now_seconds() - begun);
 
         /* save first, so that nothing that fails later can cost the weights; then validate and sample */

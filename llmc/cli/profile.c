@@ -76,7 +76,7 @@ static void run_step(struct gpt *g, struct optimizer *opt, const struct run_conf
         gpt_forward_backward(g, i == 0);
         ctx_range_pop(g->ctx);
     }
-    struct update_args args = run_update_args(c, 0.0, 0);
+    struct update_args args = run_update_args(c, 0.0, 0, NULL);
     optimizer_step(opt, g, &args);
     ctx_range_pop(g->ctx);
 }

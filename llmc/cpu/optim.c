@@ -108,4 +108,12 @@ CPU_VARIANT(lion, NULL);
 CPU_VARIANT(muon_momentum, NULL);
 CPU_VARIANT(normalize, NULL);
 CPU_VARIANT(ns_factor, NULL);
+static void skip_outlier_run(const struct op_env *env, struct tensor *sumsq_of_grad, struct tensor *seen,
+                             const struct tensor *loss, float max_loss, float max_sumsq) {
+    float *norm = f32(sumsq_of_grad);
+    f32(seen)[0] = norm[0];
+    if (!(f32(loss)[0] <= max_loss && norm[0] <= max_sumsq)) norm[0] = INFINITY;
+}
+
 CPU_VARIANT(muon_update, NULL);
+CPU_VARIANT(skip_outlier, NULL);

@@ -289,6 +289,17 @@ static int64_t ns_factor_vec_need(struct tensor *out, const struct tensor *gram,
     return starts_on_vector(out, gram, gram2) ? 0 : OP_UNSUPPORTED;
 }
 
+__global__ void skip_outlier_kernel(float *sumsq, float *seen, const float *loss, float max_loss,
+                                    float max_sumsq) {
+    seen[0] = sumsq[0];
+    if (!(loss[0] <= max_loss && sumsq[0] <= max_sumsq)) sumsq[0] = INFINITY;
+}
+static void skip_outlier_run(const struct op_env *env, struct tensor *sumsq_of_grad, struct tensor *seen,
+                             const struct tensor *loss, float max_loss, float max_sumsq) {
+    launch({1, 1, 0, env->stream}, skip_outlier_kernel, f32(sumsq_of_grad), f32(seen), f32(loss), max_loss,
+           max_sumsq);
+}
+
 template <int N>
 static void muon_update_run(const struct op_env *env, struct tensor *param, struct tensor *master,
                             const struct tensor *update, const struct tensor *sumsq_of_grad,
@@ -323,4 +334,5 @@ const struct ns_factor_variant cuda_ns_factor_variants[] = {
     {"vec", ns_factor_run<FOUR>, ns_factor_vec_need}, {"naive", ns_factor_run<1>}, {}};
 const struct muon_update_variant cuda_muon_update_variants[] = {
     {"vec", muon_update_run<FOUR>, muon_update_vec_need}, {"naive", muon_update_run<1>}, {}};
+const struct skip_outlier_variant cuda_skip_outlier_variants[] = {{"naive", skip_outlier_run}, {}};
 }

@@ -82,7 +82,8 @@ struct gpt_hooks {
 
 /* Numbers of a step on the device: two that it leaves for the host to read (with several ranks, of all of
  * them), and what its losses are scaled by. */
-enum { STEP_LOSS, STEP_SUMSQ, STEP_SCALE, STEP_NUMBERS };
+/* STEP_SEEN: STEP_SUMSQ as it was, after skip_outlier(). */
+enum { STEP_LOSS, STEP_SUMSQ, STEP_SCALE, STEP_SEEN, STEP_NUMBERS };
 
 struct gpt {
     struct ctx *ctx;

@@ -217,10 +217,17 @@ void optimizer_update(struct optimizer *opt, struct gpt *g, const struct update_
     }
 }
 
+void optimizer_skip_outlier(struct gpt *g, const struct update_args *args) {
+    struct tensor norm = step_sumsq(g), seen = tensor_range(&g->numbers, STEP_SEEN, 1);
+    struct tensor loss = tensor_range(&g->numbers, STEP_LOSS, 1);
+    if (args->skip_outliers) skip_outlier(g->ctx, &norm, &seen, &loss, args->max_loss, args->max_sumsq);
+}
+
 void optimizer_step(struct optimizer *opt, struct gpt *g, const struct update_args *args) {
     struct tensor norm = step_sumsq(g);
     ctx_range_push(g->ctx, "update");
     sumsq(g->ctx, &norm, &g->grads);
+    optimizer_skip_outlier(g, args);
     optimizer_update(opt, g, args);
     ctx_range_pop(g->ctx);
 }

@@ -64,6 +64,8 @@ struct tensor optimizer_state(const struct optimizer *opt, const struct tensor *
 /* master = param, after parameters were written; nothing without master weights. */
 void optimizer_copy_master(struct optimizer *opt, struct gpt *gpt);
 
+/* With args->skip_outliers: whether the update is to change nothing, from STEP_LOSS and STEP_SUMSQ. */
+void optimizer_skip_outlier(struct gpt *gpt, const struct update_args *args);
 /* One update from gpt->grads; leaves the squared gradient norm in gpt->numbers[STEP_SUMSQ].
  * args->weight_decay goes to matrices only. A gradient with a NaN or Inf changes nothing. */
 void optimizer_step(struct optimizer *opt, struct gpt *gpt, const struct update_args *args);

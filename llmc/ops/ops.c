@@ -588,6 +588,15 @@ void ns_factor(struct ctx *ctx, struct tensor *out, const struct tensor *gram, c
     DISPATCH(ctx, ns_factor, 4 * n * n, BYTES(out, gram, gram2), out, gram, gram2, a, b, c);
 }
 
+void skip_outlier(struct ctx *ctx, struct tensor *sumsq_of_grad, struct tensor *seen,
+                  const struct tensor *loss, float max_loss, float max_sumsq) {
+    want_number("skip_outlier", sumsq_of_grad);
+    want_number("skip_outlier", seen);
+    want_number("skip_outlier", loss);
+    DISPATCH(ctx, skip_outlier, 0, 2 * BYTES(sumsq_of_grad) + BYTES(seen, loss), sumsq_of_grad, seen, loss,
+             max_loss, max_sumsq);
+}
+
 void muon_update(struct ctx *ctx, struct tensor *param, struct tensor *master, const struct tensor *update,
                  const struct tensor *sumsq_of_grad, const struct update_args *args) {
     double bytes = want_update(ctx, "muon_update", param, master, update, sumsq_of_grad);

@@ -272,6 +272,8 @@ struct update_args {
     bool stochastic; /* round stochastically */
     float momentum;  /* Muon's, and its learning rate */
     float muon_lr;
+    bool skip_outliers; /* for the optimizer: skip_outlier comes first, with these limits */
+    float max_loss, max_sumsq;
 };
 /* In every update, g = grad*clip; w is `master` if given, and param = w rounded. If sumsq, the sum of
  * squares of the whole gradient, is not finite, nothing changes: the device skips a step with a NaN or
@@ -327,6 +329,13 @@ LLMC_OP(muon_update, struct tensor *param, /* (n): read unless there is master, 
         const struct tensor *sumsq,        /* (1) fp32 */
         const struct update_args *args);
 
+/* Before the update, keeps an outlier from it: seen = sumsq, and unless loss <= max_loss and
+ * sumsq <= max_sumsq, sumsq = infinity, so that nothing changes. */
+LLMC_OP(skip_outlier, struct tensor *sumsq, /* (1) fp32: read, and = */
+        struct tensor *seen,                /* (1) fp32 = */
+        const struct tensor *loss,          /* (1) fp32 */
+        float max_loss, float max_sumsq);
+
 /* --- buffer: operations on whole buffers --- */
 
 /* out = sum of inp^2, accumulated in a fixed order with an error independent of n (fp64 or pairwise). */
@@ -375,6 +384,7 @@ LLMC_OP(randn, struct tensor *out, /* (n) = */
     X(normalize)                                                                                             \
     X(ns_factor)                                                                                             \
     X(muon_update)                                                                                           \
+    X(skip_outlier)                                                                                          \
     X(sumsq)                                                                                                 \
     X(sum)                                                                                                   \
     X(cast)                                                                                                  \

@@ -372,6 +372,7 @@ void zero_update(struct zero *z, const struct update_args *args) {
     sum(g->ctx, &total, &s->norms, NULL, false);
     int64_t ticket = z->comm->all_reduce(z->comm, &both, g->ctx->stream);
     await(z, &ticket);
+    optimizer_skip_outlier(g, args);
     optimizer_update(z->optimizer, g, args);
     if (z->level >= ZERO_OPTIMIZER && z->optimizer->kind == OPTIMIZER_MUON) update_by_muon(z, args);
     if (z->level >= ZERO_OPTIMIZER) gather_all(z);

@@ -28,7 +28,7 @@ struct log_options {
 struct log_step {
     int64_t step; /* 1 is the first */
     double epoch, loss, lr, grad_norm;
-    bool skipped;   /* the update was skipped: the gradient was not finite */
+    bool skipped;   /* the update was skipped: the gradient was not finite, or an outlier */
     double seconds; /* wall time of the step */
 };
 

@@ -116,6 +116,10 @@ static const struct option_row optimizer_rows[] = {
              0),
     OPT_REAL(C, grad_clip, "grad-clip", "1", 0, INFINITY, "X",
              "a gradient with a larger norm is scaled down to this norm (0: never)", 0),
+    OPT_REAL(C, skip_outliers, "skip-outliers", "0", 0, 1e6, "Z",
+             "skip the update of a step whose loss or gradient norm is more than Z standard deviations above "
+             "the mean of the last 128 steps (0: never)",
+             0),
 };
 static const struct option_row evaluation_rows[] = {
     OPT_INT(C, val_every, "val-every", "auto", 0, INFINITY, "N",
@@ -148,6 +152,11 @@ static const struct option_row run_rows[] = {
     OPT_INT(C, save_every, "save-every", "auto", 0, INFINITY, "N",
             "steps between checkpoints (auto: a tenth of the run, at least 50)", 0),
     OPT_INT(C, keep, "keep", "2", 1, 1e6, "N", "checkpoints to keep; older ones are deleted", 0),
+    OPT_INT(
+        C, rollback, "rollback", "0", 0, 1e6, "N",
+        "when training diverges, go back to the last good checkpoint and on with the data behind, up to N "
+        "times (0: the run ends)",
+        0),
     OPT_FLAG(C, keep_best, "keep-best", "false",
              "also keep the checkpoint with the lowest validation loss; it can be named as RUN/best", 0),
     OPT_INT(C, early_stop, "early-stop", "0", 0, 1e6, "N",
@@ -499,7 +508,8 @@ double run_learning_rate(const struct run_config *c, int64_t step) {
     return schedule_lr(&schedule, step);
 }
 
-struct update_args run_update_args(const struct run_config *c, double learning_rate, int64_t step) {
+struct update_args run_update_args(const struct run_config *c, double learning_rate, int64_t step,
+                                   const struct guard_limits *limits) {
     return (struct update_args){.lr = (float)learning_rate,
                                 .step = step + 1, /* AdamW counts from 1 */
                                 .beta1 = (float)c->beta1,
@@ -509,6 +519,9 @@ struct update_args run_update_args(const struct run_config *c, double learning_r
                                 .muon_lr = (float)(learning_rate * c->muon_lr_factor),
                                 .weight_decay = (float)c->weight_decay,
                                 .max_norm = (float)c->grad_clip,
+                                .skip_outliers = limits && c->skip_outliers > 0.0,
+                                .max_loss = limits ? limits->max_loss : 0.0f,
+                                .max_sumsq = limits ? limits->max_norm * limits->max_norm : 0.0f,
                                 .stochastic = c->stochastic_rounding && !c->master_weights,
                                 .seed = (uint64_t)c->seed};
 }

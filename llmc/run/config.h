@@ -13,6 +13,7 @@
 #include "llmc/corpus/text_source.h"
 #include "llmc/model/gpt.h"
 #include "llmc/ranks/zero.h"
+#include "llmc/run/guard.h"
 #include "llmc/text/chat.h"
 
 enum samples_choice {
@@ -61,6 +62,8 @@ struct run_config {
     double max_time; /* seconds; 0: no limit */
     int64_t save_every, keep, early_stop, seed;
     bool keep_best;
+    double skip_outliers; /* standard deviations; 0: never */
+    int64_t rollback;
     /* several processes */
     int64_t gpus, ranks, restart;
     double comm_timeout;
@@ -112,7 +115,9 @@ struct optimizer_options run_optimizer_options(const struct run_config *c, const
 struct gpt_options run_gpt_options(const struct run_config *c, const struct device *device);
 /* For optimizer step `step`; 0 is the first. */
 double run_learning_rate(const struct run_config *c, int64_t step);
-struct update_args run_update_args(const struct run_config *c, double learning_rate, int64_t step);
+/* `limits` are those of --skip-outliers; NULL: no step is an outlier. */
+struct update_args run_update_args(const struct run_config *c, double learning_rate, int64_t step,
+                                   const struct guard_limits *limits);
 
 /* One update and one micro-step in plan mode: leaves the memory of a process, one of config->world, and the
  * work of the micro-step in the context's accounts, and returns the FLOPs of the update. The memory includes

@@ -4,6 +4,7 @@
 #include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/report/json_text.h"
+#include "llmc/run/eval.h"
 #include "llmc/run/stop.h"
 
 #include <inttypes.h>
@@ -94,14 +95,8 @@ static void introduce(const struct run *r) {
     free(out);
 }
 
-/* log.jsonl comes first: it marks the directory as that of a run. */
-bool run_log_open(struct run *r, struct error *err) {
-    double copy_rate;
+static bool open_logger(struct run *r, struct error *err) {
     bool writes = is_rank_0(r);
-    if (writes) {
-        owner_release_log(&r->owner);
-        r->device->measure(r->device, &r->matmul_rate, &copy_rate);
-    }
     struct log_options options = {.out = writes ? r->out : NULL,
                                   .quiet = !writes,
                                   .steps = r->config.steps,
@@ -111,7 +106,25 @@ bool run_log_open(struct run *r, struct error *err) {
                                   .peak_flops = peak_flops(r),
                                   .floor_loss = r->data.floor_loss,
                                   .tensorboard = writes && r->config.tensorboard};
-    if (!(r->log = logger_open(&options, err))) return false;
+    return (r->log = logger_open(&options, err)) != NULL;
+}
+
+bool run_log_rewind(struct run *r, struct error *err) {
+    logger_close(r->log);
+    log_file_close(&r->task_log);
+    log_file_close(&r->sample_log);
+    return open_logger(r, err) && run_open_result_logs(r, err);
+}
+
+/* log.jsonl comes first: it marks the directory as that of a run. */
+bool run_log_open(struct run *r, struct error *err) {
+    double copy_rate;
+    bool writes = is_rank_0(r);
+    if (writes) {
+        owner_release_log(&r->owner);
+        r->device->measure(r->device, &r->matmul_rate, &copy_rate);
+    }
+    if (!open_logger(r, err)) return false;
     if (!writes) return true;
     if (!write_files(r, err)) return false;
     introduce(r);
@@ -141,32 +154,10 @@ static void log_gpu(struct run *r, int64_t step) {
                    reading.slowed, reading.sm_mhz, reading.watts, reading.celsius, r->out);
 }
 
-/* An update from a gradient that is not finite is skipped. A single one does no harm; after a row of them
- * the model does not recover. */
-static void check_skipped(struct run *r, const struct log_step *step) {
-    enum { PATIENCE = 20 };
-    r->skipped = step->skipped ? r->skipped + 1 : 0;
-    if (r->skipped == 1)
-        logger_say(r->log, "warning: step %" PRId64 ": the gradient is not finite (loss %g); update skipped",
-                   step->step, step->loss);
-    if (r->skipped < PATIENCE) return;
-    struct error err;
-    char *kept = r->kept_step < 0
-                     ? xstrdup("no checkpoint was saved")
-                     : xasprintf("the last checkpoint is %s/step-%08" PRId64, r->out, r->kept_step);
-    fail(&err,
-         "%d updates in a row had a gradient that is not finite; %s. A lower --learning-rate, a longer "
-         "--warmup or a smaller --grad-clip may help",
-         PATIENCE, kept);
-    free(kept);
-    check_all_ranks(r->group, false, &err);
-}
-
 void run_log_step(struct run *r, const struct log_step *step) {
     logger_step(r->log, step);
     log_gpu(r, step->step);
     rank_log_put(r->rank_log, "step %" PRId64 "  loss %.6f  %.4f s", step->step, step->loss, step->seconds);
-    check_skipped(r, step);
 }
 
 void run_log_ranks(struct run *r, bool last) {

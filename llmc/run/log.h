@@ -13,7 +13,9 @@ bool run_log_open(struct run *r, struct error *err);
  * the logs with their rows. */
 bool run_log_restore(struct run *r, struct error *err);
 
-/* Ends the run on all ranks when too many gradients in a row were not finite. */
+/* Cuts the files back to r->state.step, and goes on with them: the run has gone back to a checkpoint. */
+bool run_log_rewind(struct run *r, struct error *err);
+
 void run_log_step(struct run *r, const struct log_step *step);
 /* The compute time of each rank since the last call, if there is enough of it or this is the `last` call;
  * with a warning about a rank that is slow. */

@@ -102,20 +102,22 @@ void pipeline_micro_step(struct pipeline *p, int64_t i) {
     ctx_range_pop(&r->ctx);
 }
 
-void pipeline_end_step(struct pipeline *p, double lr) {
+void pipeline_end_step(struct pipeline *p, double lr, const struct guard_limits *limits) {
     struct run *r = p->run;
     struct device *d = r->device;
     struct step_in_flight *s = step_at(p, r->state.step);
     d->download(d, s->numbers, r->gpt.numbers.data, STEP_NUMBERS * sizeof(float), r->ctx.stream);
     d->event_record(d, mark_before(p, r->state.step + 1), r->ctx.stream);
     s->lr = lr;
+    s->limits = *limits;
     s->epoch = (double)dataloader_position(r->train) / (double)dataloader_samples(r->train);
     ctx_range_pop(&r->ctx);
     rank_busy_end(p->setup);
     p->setup = NULL;
 }
 
-bool pipeline_read(struct pipeline *p, int64_t in_flight, struct log_step *step) {
+bool pipeline_read(struct pipeline *p, int64_t in_flight, struct log_step *step,
+                   struct guard_limits *limits) {
     struct run *r = p->run;
     struct device *d = r->device;
     if (d->synchronous) in_flight = 0;
@@ -125,17 +127,23 @@ bool pipeline_read(struct pipeline *p, int64_t in_flight, struct log_step *step)
     group_waiting(r->group, "step", p->read + 1);
     d->event_wait(d, behind);
     group_progress(r->group, "step", p->read + 1);
-    double sumsq = (double)s->numbers[STEP_SUMSQ];
+    double sumsq = (double)s->numbers[r->config.skip_outliers > 0.0 ? STEP_SEEN : STEP_SUMSQ];
+    *limits = s->limits;
     *step = (struct log_step){.step = p->read + 1,
                               .epoch = s->epoch,
                               .loss = (double)s->numbers[STEP_LOSS],
                               .lr = s->lr,
                               .grad_norm = sqrt(sumsq),
-                              .skipped = !isfinite(sumsq),
+                              .skipped = !isfinite(s->numbers[STEP_SUMSQ]),
                               .seconds = d->event_seconds(d, before, behind)};
     rank_timing_step_done(&r->timing, (int)(p->read % STEPS_IN_FLIGHT), step->seconds);
     p->read++;
     return true;
+}
+
+void pipeline_rewind(struct pipeline *p) {
+    p->read = p->run->state.step;
+    pipeline_restart_clock(p);
 }
 
 void pipeline_restart_clock(struct pipeline *p) {

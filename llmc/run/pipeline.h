@@ -17,6 +17,7 @@
 #define LLMC_RUN_PIPELINE_H
 
 #include "llmc/report/logger.h"
+#include "llmc/run/guard.h"
 
 struct run;
 
@@ -32,6 +33,7 @@ struct pipeline {
         int32_t *batch; /* page-locked, (micro_steps, 2, B, T): tokens and targets */
         float *numbers; /* page-locked, (STEP_NUMBERS): valid behind the step's mark */
         double lr, epoch;
+        struct guard_limits limits;
     } step[STEPS_IN_FLIGHT]; /* step n is in n % STEPS_IN_FLIGHT, counted from 0 */
     struct recorded {
         int64_t calls;
@@ -49,12 +51,14 @@ void pipeline_close(struct pipeline *p);
 int64_t pipeline_next_batch(struct pipeline *p);
 /* Forward and backward of micro-batch i. */
 void pipeline_micro_step(struct pipeline *p, int64_t i);
-/* After the update: asks the device for the numbers of the step. */
-void pipeline_end_step(struct pipeline *p, double lr);
+/* After the update: asks the device for the numbers of the step. The limits are those of its update. */
+void pipeline_end_step(struct pipeline *p, double lr, const struct guard_limits *limits);
 
 /* Waits for the oldest step that has not been read if more than `in_flight` are, and returns its numbers. On
  * a device whose work is done when the call returns, nothing stays in flight. */
-bool pipeline_read(struct pipeline *p, int64_t in_flight, struct log_step *step);
+bool pipeline_read(struct pipeline *p, int64_t in_flight, struct log_step *step, struct guard_limits *limits);
+/* After run->state.step has gone back, with nothing in flight. */
+void pipeline_rewind(struct pipeline *p);
 /* The duration of the next step counts from now: a checkpoint or a validation is no part of it. Nothing may
  * be in flight. */
 void pipeline_restart_clock(struct pipeline *p);

@@ -51,6 +51,7 @@ static const struct resume_row {
     {"label-smoothing", RESUME_FREE},
     {"z-loss", RESUME_FREE},
     {"grad-clip", RESUME_FREE},
+    {"skip-outliers", RESUME_FREE},
     /* evaluation */
     {"val-every", RESUME_FREE},
     {"val-batches", RESUME_FREE},
@@ -65,6 +66,7 @@ static const struct resume_row {
     {"requeue", RESUME_COMMAND},
     {"save-every", RESUME_FREE},
     {"keep", RESUME_FREE},
+    {"rollback", RESUME_FREE},
     {"keep-best", RESUME_FREE},
     {"early-stop", RESUME_FREE},
     {"tensorboard", RESUME_FREE},

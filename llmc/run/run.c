@@ -11,6 +11,7 @@
 #include "llmc/process/rank_facts.h"
 #include "llmc/ranks/comm.h"
 #include "llmc/run/best.h"
+#include "llmc/run/divergence.h"
 #include "llmc/run/eval.h"
 #include "llmc/run/idle.h"
 #include "llmc/run/log.h"
@@ -144,6 +145,8 @@ static bool find_position(struct run *r, const struct resume *was, struct error 
                                 .contents = dataset_contents(r->data.train),
                                 .validation = r->data.val ? dataset_contents(r->data.val) : 0,
                                 .epoch_samples = dataloader_samples(r->train)};
+    if (!guard_from_json(&r->guard, json_object_get(r->state.extra, "guard")))
+        return fail(err, "%s/trainer.json: \"guard\" is not the state of a run", r->start);
     if (r->resumed) {
         if (!resume_check_data(was, &r->options, &r->state, &found, err)) return false;
         r->state.sample = resume_sample(&r->state, found.epoch_samples);
@@ -346,6 +349,7 @@ void run_save(struct run *r) {
         r->state.options = options_export(&r->options);
         json_decref(r->state.extra);
         r->state.extra = json_pack("{s:o}", "best", run_best_json(r));
+        if (run_guards(r)) json_object_set_new(r->state.extra, "guard", guard_to_json(&r->guard));
         ok = find_directory(r, &err); /* last, so that little time is left for it to go away again */
     }
     ok = group_agree(r->group, ok, &err) &&

@@ -10,6 +10,7 @@
 #include "llmc/report/logger.h"
 #include "llmc/report/nvml.h"
 #include "llmc/run/data.h"
+#include "llmc/run/guard.h"
 #include "llmc/run/owner.h"
 #include "llmc/run/ranks.h"
 
@@ -47,10 +48,11 @@ struct run {
 
     /* what it records */
     struct logger *log;
-    struct nvml *nvml; /* NULL: the CPU, or a driver without it */
-    int rank_log;      /* descriptor of rank-N.log; 0: none */
-    int skipped;       /* updates skipped in a row */
-    double val_loss;   /* of the last validation; the lowest one is state.best_val_loss, ... */
+    struct nvml *nvml;  /* NULL: the CPU, or a driver without it */
+    int rank_log;       /* descriptor of rank-N.log; 0: none */
+    struct guard guard; /* against outliers */
+    int64_t diverged;   /* the step at which the run has diverged, until it goes back; 0: it has not */
+    double val_loss;    /* of the last validation; the lowest one is state.best_val_loss, ... */
     struct run_best {
         int64_t step;      /* ... after this step; -1: none yet */
         int64_t kept;      /* the step that RUN/best is a link to; -1: none */

@@ -236,6 +236,21 @@ static const struct op_case muon_update_cases[] = {
 OP_TEST(muon_update, (.bound = muon_update_bound, .model_cases = adamw_model_cases), A("param"), A("master"),
         A("update"), A("sumsq"), (struct update_args[1]){update_args_of(x->c)});
 
+/* Shape {loss, norm}: each 0 below its limit, 1 at it, 2 above it, 3 NaN. */
+static void skip_outlier_make(struct op_instance *x) {
+    static const float loss[] = {2.0f, 3.0f, 3.0000002f, NAN}, norm[] = {0.0f, 49.0f, 49.000004f, NAN};
+    op_add(x, ROLE_UPDATE, DTYPE_F32, "sumsq", 1, 0, 0)->initial[0] = norm[x->c->d[1]];
+    op_add(x, ROLE_IN, DTYPE_F32, "loss", 1, 0, 0)->initial[0] = loss[x->c->d[0]];
+    op_add(x, ROLE_OUT, DTYPE_F32, "seen", 1, 0, 0);
+    for (int i = 0; i < 3; i++) x->operand[i].exact = true;
+}
+static const struct op_case skip_outlier_cases[] = {
+    {"below both", INPUT_RANDOM, {0, 0}, 0, SIZE_SMALL}, {"at both", INPUT_RANDOM, {1, 1}, 0, SIZE_SMALL},
+    {"loss above", INPUT_RANDOM, {2, 1}, 0, SIZE_SMALL}, {"norm above", INPUT_RANDOM, {1, 2}, 0, SIZE_SMALL},
+    {"NaN loss", INPUT_RANDOM, {3, 0}, 0, SIZE_SMALL},   {"NaN norm", INPUT_RANDOM, {0, 3}, 0, SIZE_SMALL},
+};
+OP_TEST(skip_outlier, (.bound = NULL), A("sumsq"), A("seen"), A("loss"), 3.0f, 49.0f);
+
 /* eps is far from 0, so that it shows. */
 static void normalize_make(struct op_instance *x) {
     int64_t n = x->c->d[0];
