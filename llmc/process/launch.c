@@ -388,6 +388,41 @@ static void run_once(struct launch *l, char **argv) {
     read_report(l);
 }
 
+/* --- telling --- */
+
+LLMC_NORETURN static void become_notification(const struct launch *l, int status) {
+    bool stopped = status == LAUNCH_RESUME_STATUS || (l->stop && status == 128 + l->stop);
+    int64_t step = last_checkpoint(l->directory);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    setsid(); /* it may outlive this process and its terminal */
+    setenv("LLMC_EVENT", status == 0 ? "finished" : stopped ? "stopped" : "failed", 1);
+    set_number("LLMC_STATUS", status);
+    setenv("LLMC_RUN", l->directory ? l->directory : "", 1);
+    setenv("LLMC_STEP", step < 0 ? "" : temp_printf("%" PRId64, step), 1);
+    setenv("LLMC_MESSAGE", l->failed < 0 ? "" : l->child[l->failed].error, 1);
+    execl("/bin/sh", "sh", "-c", l->options->notify, (char *)NULL);
+    _exit(127);
+}
+
+static void notify(const struct launch *l, int status) {
+    enum { PATIENCE = 10, PAUSE = 20000 };
+    double begun = now_seconds();
+    int ended = 0;
+    fflush(NULL);
+    pid_t pid = fork(), done = 0;
+    if (pid == 0) become_notification(l, status);
+    while (pid > 0 && (done = waitpid(pid, &ended, WNOHANG)) == 0 && now_seconds() - begun < PATIENCE)
+        usleep(PAUSE);
+    if (pid < 0)
+        warn("--notify: cannot start a process: %s", strerror(errno));
+    else if (done == 0)
+        warn("--notify: the command has not ended after %d s; the run does not wait for it", PATIENCE);
+    else if (ended != 0)
+        warn("--notify: the command %s", end_text(ended));
+}
+
 int launch_run(const struct launch_options *o, int argc, char **argv) {
     struct launch l = {.options = o, .report = memfd_create("report", MFD_CLOEXEC)};
     l.child = (struct child *)xcalloc((size_t)o->ranks, sizeof *l.child);
@@ -417,6 +452,7 @@ int launch_run(const struct launch_options *o, int argc, char **argv) {
     if (l.failed >= 0) conclude(&l, argv[0]);
     int status = exit_status(l.child[max_i64(0, l.failed)].status);
     if (l.stop && status == 128 + SIGKILL) status = 128 + l.stop; /* killed after SIGQUIT */
+    if (o->notify) notify(&l, status);
     close(l.report);
     close(l.signals);
     free(l.directory);

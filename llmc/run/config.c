@@ -149,6 +149,10 @@ static const struct option_row run_rows[] = {
              "SIGUSR1, which else only saves, saves and ends the run with status 85, for a batch system that "
              "announces its time limit by it (dev/slurm/train.sbatch)",
              OPTION_THIS_RUN),
+    OPT_TEXT(C, notify, "notify", NULL, "COMMAND",
+             "run this shell command when the run has ended or failed; LLMC_EVENT, LLMC_STATUS, LLMC_RUN, "
+             "LLMC_STEP and LLMC_MESSAGE tell it what happened",
+             OPTION_THIS_RUN),
     OPT_INT(C, save_every, "save-every", "auto", 0, INFINITY, "N",
             "steps between checkpoints (auto: a tenth of the run, at least 50)", 0),
     OPT_INT(C, keep, "keep", "2", 1, 1e6, "N", "checkpoints to keep; older ones are deleted", 0),

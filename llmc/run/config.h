@@ -57,7 +57,7 @@ struct run_config {
     int64_t val_every, val_batches, sample_every, eval_every;
     const char *eval_tasks;
     /* run */
-    const char *out;
+    const char *out, *notify;
     bool resume, overwrite, verbose, requeue;
     double max_time; /* seconds; 0: no limit */
     int64_t save_every, keep, early_stop, seed;

@@ -31,9 +31,12 @@ static void check_gpus(const struct run_config *c) {
 
 int run_launch(const struct run_config *c, int argc, char **argv) {
     const char *option = c->gpus ? "gpus" : "ranks";
-    if (launch_is_child() || (c->gpus == 0 && c->ranks == 0 && c->restart == 0)) return -1;
+    if (launch_is_child() || (c->gpus == 0 && c->ranks == 0 && c->restart == 0 && !c->notify)) return -1;
     int64_t ranks = max_i64(1, max_i64(c->gpus, c->ranks));
     char *foreign = launch_foreign(), *again = xstrdup("");
+    check(!foreign || !c->notify,
+          "--notify: %s has started the processes of this run; let the script that calls it notify you",
+          foreign);
     check(!foreign,
           "--%s %" PRId64 ": %s has already started the processes of this run; leave out --gpus, --ranks and "
           "--restart, which start processes on one machine without a launcher",
@@ -54,6 +57,7 @@ int run_launch(const struct run_config *c, int argc, char **argv) {
                                .threads = c->threads,
                                .bind = c->bind,
                                .usr1_stops = c->requeue,
+                               .notify = c->notify,
                                .option = again};
     int status = launch_run(&o, argc + 1, whole);
     free(whole);

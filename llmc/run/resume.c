@@ -64,6 +64,7 @@ static const struct resume_row {
     {"overwrite", RESUME_COMMAND},
     {"max-time", RESUME_COMMAND},
     {"requeue", RESUME_COMMAND},
+    {"notify", RESUME_COMMAND},
     {"save-every", RESUME_FREE},
     {"keep", RESUME_FREE},
     {"rollback", RESUME_FREE},

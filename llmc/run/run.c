@@ -11,6 +11,7 @@
 #include "llmc/process/rank_facts.h"
 #include "llmc/ranks/comm.h"
 #include "llmc/run/best.h"
+#include "llmc/run/disk.h"
 #include "llmc/run/divergence.h"
 #include "llmc/run/eval.h"
 #include "llmc/run/idle.h"
@@ -291,7 +292,8 @@ static void create_model(struct run *r) {
  * as before, if it was new. */
 static void take_directory(struct run *r) {
     struct error err;
-    bool ok = group_agree(r->group, !is_rank_0(r) || owner_take(&r->owner, &err), &err);
+    bool ok = group_agree(r->group, !is_rank_0(r) || (run_check_disk(r, &err) && owner_take(&r->owner, &err)),
+                          &err);
     if (ok && r->config.rank_logs)
         ok = group_agree(r->group, (r->rank_log = rank_log_open(r->out, r->group, &err)) > 0, &err);
     if (ok) ok = group_agree(r->group, run_log_open(r, &err) && run_open_result_logs(r, &err), &err);
@@ -359,6 +361,7 @@ void run_save(struct run *r) {
     if (!ok && is_rank_0(r)) warn("checkpoint of step %" PRId64 " not saved: %s", r->state.step, err.message);
     group_broadcast(r->group, &ok, sizeof ok, 0);
     r->saved = ok;
+    if (ok && is_rank_0(r)) run_watch_disk(r);
     if (ok) r->kept_step = r->state.step;
 }
 

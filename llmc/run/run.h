@@ -61,6 +61,7 @@ struct run {
     } best;
     struct eval_tasks tasks;
     struct log_file task_log, sample_log; /* of rank 0; else not open */
+    bool disk_low;                        /* and the user has been told */
     bool saved;                           /* the last checkpoint that was due is on disk */
     int64_t saved_step;                   /* its step, also if it failed */
     int64_t kept_step;                    /* of the last one that did not fail; -1: none */

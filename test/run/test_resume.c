@@ -99,6 +99,7 @@ static const struct {
     {"muon-lr-factor", "0.5", "muon_run"},
     {"ranks", "1"},
     {"gpus", "1"},
+    {"notify", "true"},
 };
 
 /* Another value than `was` that the row's range admits. The caller frees. */

@@ -110,6 +110,42 @@ static void times_that_are_none(void **state) {
     expect_command(0, "", "! test -e run");
 }
 
+/* --- telling --- */
+
+/* The command writes down what it is told. */
+static void the_end_is_told(void **state) {
+    put_text("tell",
+             "#!/bin/sh\necho \"$LLMC_EVENT,$LLMC_STATUS,$LLMC_RUN,$LLMC_STEP,$LLMC_MESSAGE\" >told\n");
+    expect_command(0, "weights", "chmod +x tell; " RUN "--steps 3 --out run --notify ./tell");
+    expect_command(0, "finished,0,run,3,\n", "cat told");
+    expect_command(
+        0, "", RUN WHOLE_OPTIONS "--out told_run --notify true && cmp whole/log.jsonl told_run/log.jsonl");
+    expect_command(
+        85, "",
+        "timeout 120 $T --resume --steps 100000000 --out run --notify ./tell --max-time 1s --restart 2");
+    expect_command(0, "stopped,85,run,", "cat told; rm told");
+    expect_command(128 + 15, "",
+                   "rm -r run; " RUN ENDLESS
+                   "--out run --notify ./tell >output 2>&1 & " LINES("20") "kill -TERM $!; wait $!");
+    expect_command(0, "stopped,143,run,", "cat told; rm told");
+    /* by the kernel, for want of memory: the one rank, not who watches it */
+    expect_command(128 + 9, "",
+                   "rm -r run; " RUN ENDLESS "--out run --notify ./tell >output 2>&1 & " LINES(
+                       "20") "kill -KILL $(cat /proc/$!/task/$!/children); wait $!");
+    expect_command(0, "failed,137,run,,\n", "cat told; rm told");
+    expect_command(1, "no-such-file", RUN "--steps 3 --out new --tokenizer no-such-file --notify ./tell");
+    expect_command(0, "failed,1,new,,no-such-file: cannot open", "cat told; rm told");
+    /* what goes wrong with the command is said, and changes nothing else */
+    expect_command(0, "warning: --notify: the command ended with status 3",
+                   "rm -r run; " RUN "--steps 3 --out run --notify 'exit 3'");
+    expect_command(0, "warning: --notify: the command has not ended after 10 s",
+                   "rm -r run; " RUN "--steps 3 --out run --notify 'exec sleep 15'");
+    expect_command(1, "--notify: mpirun (OMPI_COMM_WORLD_SIZE=2) has started the processes",
+                   "OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK=0 " RUN "--steps 3 --out no --notify true");
+    expect_command(2, "--notify: empty value", RUN "--steps 3 --out no --notify=");
+    expect_command(0, "", "rm -r run told_run; ! test -e no");
+}
+
 /* --- Slurm --- */
 
 /* srun that runs one task, and scontrol that notes what it is told. After $AFTER steps the batch system
@@ -146,7 +182,8 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(usr1_saves_and_goes_on),    cmocka_unit_test(usr1_with_requeue_ends),
         cmocka_unit_test(a_time_limit_ends_the_run), cmocka_unit_test(each_start_makes_progress),
-        cmocka_unit_test(times_that_are_none),       cmocka_unit_test(slurm_jobs_are_requeued),
+        cmocka_unit_test(times_that_are_none),       cmocka_unit_test(the_end_is_told),
+        cmocka_unit_test(slurm_jobs_are_requeued),
     };
     return test_main(argc, argv, tests, set_up, remove_scratch);
 }
