@@ -285,7 +285,7 @@ static void test_chapters_name_what_exists(void **state) {
             if (*row == '|') functions += check_row(found.gl_pathv[i], row);
         free(text);
     }
-    assert_true(functions > 10);
+    assert_true(functions > 25);
     globfree(&found);
 }
 
