@@ -1,4 +1,4 @@
-/* Operations on whole buffers: sumsq, sum, cast, fill, randn. Contracts in ops.h.
+/* Operations on whole buffers: sumsq, sum, cast, add_scaled, fill, randn. Contracts in ops.h.
  *
  * Sums are taken in fp64, sumsq over chunks of fixed size that are added in order, so that the number of
  * threads changes no bit. randn computes four numbers from each Philox block by their index alone. */
@@ -51,6 +51,15 @@ static void cast_run(const struct op_env *env, struct tensor *out, const struct 
     }
 }
 
+static void add_scaled_run(const struct op_env *env, struct tensor *out, const struct tensor *base,
+                           const struct tensor *inp, float scale) {
+    int64_t n = tensor_count(out);
+    float *o = f32(out);
+    const float *x = f32(inp), *from = base ? f32(base) : NULL;
+#pragma omp parallel for simd schedule(static, CPU_CHUNK)
+    for (int64_t i = 0; i < n; i++) o[i] = (from ? from[i] : 0.0f) + scale * x[i];
+}
+
 static void fill_run(const struct op_env *env, struct tensor *out, float value) {
     int64_t n = tensor_count(out);
     float *o = f32(out);
@@ -80,5 +89,6 @@ static void randn_run(const struct op_env *env, struct tensor *out, float mean, 
 CPU_VARIANT(sumsq, sumsq_need);
 CPU_VARIANT(sum, NULL);
 CPU_VARIANT(cast, NULL);
+CPU_VARIANT(add_scaled, NULL);
 CPU_VARIANT(fill, NULL);
 CPU_VARIANT(randn, NULL);

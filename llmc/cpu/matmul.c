@@ -236,21 +236,22 @@ static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, s
                                 struct tensor *dbias, const struct tensor *dout, const struct tensor *inp,
                                 const struct tensor *weight, const struct tensor *pre, bool accumulate) {
     int64_t N = tensor_rows(dout), C = tensor_cols(inp), OC = tensor_cols(dout);
-    struct product dw = cut((struct product){.M = OC,
-                                             .N = C,
-                                             .K = N,
-                                             .a = f32(dout),
-                                             .a_transposed = true,
-                                             .b = f32(inp),
-                                             .c = f32(dweight),
-                                             .add = accumulate});
-    struct product dx = {0};
+    struct product dw = {0}, dx = {0};
+    if (dweight)
+        dw = cut((struct product){.M = OC,
+                                  .N = C,
+                                  .K = N,
+                                  .a = f32(dout),
+                                  .a_transposed = true,
+                                  .b = f32(inp),
+                                  .c = f32(dweight),
+                                  .add = accumulate});
     if (dinp)
         dx = cut((struct product){.M = N, .N = C, .K = OC, .a = f32(dout), .b = f32(weight), .c = f32(dinp)});
-#pragma omp parallel if (worth_threads(&dw))
+#pragma omp parallel if (worth_threads(dweight ? &dw : &dx))
     {
 #pragma omp for schedule(dynamic) nowait
-        for (int64_t i = 0; i < block_count(&dw); i++) {
+        for (int64_t i = 0; i < (dweight ? block_count(&dw) : 0); i++) {
             struct block k = block_at(&dw, i);
             multiply_block(&dw, k);
             if (dbias && k.col == 0) column_sum(f32(dbias) + k.row, dw.a + k.row, N, OC, k.rows, accumulate);

@@ -1,4 +1,4 @@
-/* Operations on whole buffers: sumsq, sum, cast, fill, randn. Contracts in ops.h.
+/* Operations on whole buffers: sumsq, sum, cast, add_scaled, fill, randn. Contracts in ops.h.
  *
  * sumsq sums in fp64 in two steps of fixed shape, so that the order depends on n alone. The block that is
  * last to finish the first step does the second. */
@@ -78,13 +78,25 @@ __global__ void sum_kernel(float *out, const float *inp, int64_t n, const float 
     out[0] = (float)sum + (accumulate ? out[0] : 0.0f);
 }
 
-/* --- cast, fill, randn --- */
+/* --- cast, add_scaled, fill, randn --- */
 
 template <int N, class Out, class In> __global__ void cast_kernel(Out *out, const In *inp, int64_t n) {
     int64_t i = first_of<N>();
     if (i >= n) return;
     float x[N];
     load(x, inp, i, n);
+    store(out, x, i, n);
+}
+
+template <int N, class T>
+__global__ void add_scaled_kernel(T *out, const T *base, const T *inp, float scale, int64_t n) {
+    int64_t i = first_of<N>();
+    if (i >= n) return;
+    float x[N], from[N] = {};
+    load(x, inp, i, n);
+    if (base) load(from, base, i, n);
+#pragma unroll
+    for (int k = 0; k < N; k++) x[k] = from[k] + scale * x[k];
     store(out, x, i, n);
 }
 
@@ -170,6 +182,21 @@ static int64_t cast_vec_need(struct tensor *out, const struct tensor *inp) {
     return starts_on_vector(out, inp) ? 0 : OP_UNSUPPORTED;
 }
 
+template <int N>
+static void add_scaled_run(const struct op_env *env, struct tensor *out, const struct tensor *base,
+                           const struct tensor *inp, float scale) {
+    int64_t n = tensor_count(out);
+    with_dtype(out->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(n, BLOCK * N), BLOCK, 0, env->stream}, add_scaled_kernel<N, T>, data_of<T>(out),
+               data_of<T>(base), data_of<T>(inp), scale, n);
+    });
+}
+static int64_t add_scaled_vec_need(struct tensor *out, const struct tensor *base, const struct tensor *inp,
+                                   float scale) {
+    return starts_on_vector(out, base, inp) ? 0 : OP_UNSUPPORTED;
+}
+
 static void fill_naive(const struct op_env *env, struct tensor *out, float value) {
     int64_t n = tensor_count(out);
     with_dtype(out->dtype, [&](auto tag) {
@@ -207,6 +234,8 @@ const struct sumsq_variant cuda_sumsq_variants[] = {
 const struct sum_variant cuda_sum_variants[] = {{"naive", sum_run}, {}};
 const struct cast_variant cuda_cast_variants[] = {
     {"vec", cast_run<FOUR>, cast_vec_need}, {"naive", cast_run<1>}, {}};
+const struct add_scaled_variant cuda_add_scaled_variants[] = {
+    {"vec", add_scaled_run<FOUR>, add_scaled_vec_need}, {"naive", add_scaled_run<1>}, {}};
 const struct fill_variant cuda_fill_variants[] = {
     {"vec", fill_vec, fill_vec_need}, {"naive", fill_naive}, {}};
 const struct randn_variant cuda_randn_variants[] = {{"naive", randn_run}, {}};

@@ -299,8 +299,9 @@ static void backward_naive(const struct op_env *env, struct tensor *dinp, struct
         fp8_format gradient = fp8 ? FP8_E5M2 : FP8_NONE, other = fp8 ? FP8_E4M3 : FP8_NONE;
         strided<T> dout_rows = naive_operand<T>(env, dout, OC, 1, gradient, 0), dout_columns = dout_rows;
         std::swap(dout_columns.row_stride, dout_columns.col_stride);
-        naive_product<T>(stream, data_of<T>(dweight), dout_columns,
-                         naive_operand<T>(env, inp, C, 1, other, 1), OC, C, N, e);
+        if (dweight)
+            naive_product<T>(stream, data_of<T>(dweight), dout_columns,
+                             naive_operand<T>(env, inp, C, 1, other, 1), OC, C, N, e);
         if (dbias)
             column_sum(stream, data_of<T>(dbias), data_of<T>(dout), N, OC, accumulate,
                        (float *)((char *)env->scratch + (fp8 ? NAIVE_AMAX_BYTES : 0)));
@@ -386,7 +387,7 @@ static void backward_lt_input(const struct op_env *env, struct tensor *dinp, con
 static void backward_lt(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
                         struct tensor *dbias, const struct tensor *dout, const struct tensor *inp,
                         const struct tensor *weight, const struct tensor *pre, bool accumulate) {
-    backward_lt_parameters(env, dweight, dbias, dout, inp, accumulate);
+    if (dweight) backward_lt_parameters(env, dweight, dbias, dout, inp, accumulate);
     if (dinp) backward_lt_input(env, dinp, dout, weight, pre);
 }
 
@@ -471,15 +472,16 @@ struct backward_fp8_scratch {
     uint32_t *maxima; /* of dout, found on the way */
     int64_t bytes;
 };
-static backward_fp8_scratch take_backward(void *memory, const struct tensor *dinp, const struct tensor *dbias,
+static backward_fp8_scratch take_backward(void *memory, const struct tensor *dinp,
+                                          const struct tensor *dweight, const struct tensor *dbias,
                                           const struct tensor *dout, const struct tensor *inp,
                                           const struct tensor *weight) {
     pieces s = {memory, 0};
     int64_t chunks = column_sum_chunks(tensor_rows(dout)), OC = tensor_cols(dout);
     s.take<char>(backward_lt_workspace(dout, inp));
     backward_fp8_scratch b = {};
-    b.dout = take_operand(&s, dout, FP8_E5M2, dinp != nullptr, true);
-    b.inp = take_operand(&s, inp, FP8_E4M3, false, true);
+    b.dout = take_operand(&s, dout, FP8_E5M2, dinp != nullptr, dweight != nullptr);
+    if (dweight) b.inp = take_operand(&s, inp, FP8_E4M3, false, true);
     if (dinp) b.weight = take_operand(&s, weight, FP8_E4M3, false, true);
     if (dbias) b.sums = s.take<float>(chunks * OC);
     if (dbias) b.maxima = s.take<uint32_t>(chunks * ceil_div(OC, FINISH_THREADS));
@@ -492,7 +494,7 @@ static int64_t backward_fp8_need(struct tensor *dinp, struct tensor *dweight, st
                                  const struct tensor *weight, const struct tensor *pre, bool accumulate) {
     bool fits = dout->dtype == DTYPE_BF16 && rows_of_vectors(dout, dinp, dweight, dbias, inp, weight, pre) &&
                 matmul_in_fp8(inp, weight) && tensor_cols(dout) <= AMAX_MOST * FINISH_THREADS;
-    return fits ? take_backward(nullptr, dinp, dbias, dout, inp, weight).bytes : OP_UNSUPPORTED;
+    return fits ? take_backward(nullptr, dinp, dweight, dbias, dout, inp, weight).bytes : OP_UNSUPPORTED;
 }
 
 /* dbias, and in the same pass the largest magnitude of dout. */
@@ -551,11 +553,11 @@ static void backward_fp8(const struct op_env *env, struct tensor *dinp, struct t
                          struct tensor *dbias, const struct tensor *dout, const struct tensor *inp,
                          const struct tensor *weight, const struct tensor *pre, bool accumulate) {
     cudaStream_t stream = (cudaStream_t)env->stream;
-    backward_fp8_scratch s = take_backward(env->scratch, dinp, dbias, dout, inp, weight);
+    backward_fp8_scratch s = take_backward(env->scratch, dinp, dweight, dbias, dout, inp, weight);
     if (dbias) sum_and_amax(stream, dbias, &s, accumulate);
     copy_operand(stream, &s.dout);
-    copy_operand(stream, &s.inp);
-    if (!backward_fp8_weight(env, dweight, &s, accumulate)) {
+    if (dweight) copy_operand(stream, &s.inp);
+    if (dweight && !backward_fp8_weight(env, dweight, &s, accumulate)) {
         backward_naive(env, dinp, dweight, nullptr, dout, inp, weight, pre, accumulate);
         return;
     }

@@ -352,18 +352,21 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
     int64_t N = tensor_rows(dout), OC = tensor_cols(dout), C = tensor_cols(inp);
     want("matmul_backward", inp, N, C);
     want("matmul_backward", weight, OC, C);
-    want("matmul_backward", dweight, OC, C);
+    if (dweight) want("matmul_backward", dweight, OC, C);
     if (dinp) want("matmul_backward", dinp, N, C);
     if (dbias) want_count("matmul_backward", dbias, OC);
     if (pre) want("matmul_backward", pre, N, C);
     WANT_ALIKE(ctx, "matmul_backward", dout, inp, weight, dweight, dinp, dbias, pre);
     check(!pre || dinp, "matmul_backward: pre-activation given, but no input gradient to apply it to");
+    check(dweight || (dinp && !dbias), "matmul_backward: no weight gradient, and %s",
+          dbias ? "a bias gradient" : "no input gradient");
     /* each of the two products reads dout */
-    double bytes = BYTES(dout, inp) + (accumulate ? 2 : 1) * BYTES(dweight, dbias);
+    double bytes = (accumulate ? 2 : 1) * BYTES(dweight, dbias);
+    if (dweight) bytes += BYTES(dout, inp);
     if (dinp) bytes += BYTES(dout, weight, dinp, pre);
     note_shape(ctx, N, C, OC);
-    DISPATCH(ctx, matmul_backward, (dinp ? 4 : 2) * N * C * OC, bytes, dinp, dweight, dbias, dout, inp,
-             weight, pre, accumulate);
+    DISPATCH(ctx, matmul_backward, (dinp && dweight ? 4 : 2) * N * C * OC, bytes, dinp, dweight, dbias, dout,
+             inp, weight, pre, accumulate);
 }
 
 /* --- act --- */
@@ -625,6 +628,15 @@ void cast(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
     check(out->dtype != DTYPE_I32 && inp->dtype != DTYPE_I32, "cast: %s and %s should be fp32 or bf16",
           tensor_text(out), tensor_text(inp));
     DISPATCH(ctx, cast, 0, BYTES(out, inp), out, inp);
+}
+
+void add_scaled(struct ctx *ctx, struct tensor *out, const struct tensor *base, const struct tensor *inp,
+                float scale) {
+    int64_t n = tensor_count(inp);
+    want_count("add_scaled", out, n);
+    if (base) want_count("add_scaled", base, n);
+    WANT_ALIKE(ctx, "add_scaled", inp, out, base);
+    DISPATCH(ctx, add_scaled, (base ? 2 : 1) * n, BYTES(out, base, inp), out, base, inp, scale);
 }
 
 void fill(struct ctx *ctx, struct tensor *out, float value) {

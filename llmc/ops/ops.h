@@ -164,10 +164,11 @@ LLMC_OP(matmul_forward, struct tensor *out, /* (N,OC) = */
         enum activation act);               /* ACT_NONE or ACT_GELU */
 
 /* dinp = dout @ weight, times gelu'(pre) if `pre` is given: backward through the activation that made inp.
- * dweight (+)= dout^T @ inp;  dbias (+)= sum over rows of dout; added with `accumulate`. */
+ * dweight (+)= dout^T @ inp;  dbias (+)= sum over rows of dout; added with `accumulate`. One of dinp and
+ * dweight at least. */
 LLMC_OP(matmul_backward, struct tensor *dinp, /* (N,C) = (or NULL) */
-        struct tensor *dweight,               /* (OC,C) = or += */
-        struct tensor *dbias,                 /* (OC) = or += (or NULL) */
+        struct tensor *dweight,               /* (OC,C) = or += (or NULL: the weight is not trained) */
+        struct tensor *dbias,                 /* (OC) = or += (or NULL, as it must be without dweight) */
         const struct tensor *dout,            /* (N,OC) */
         const struct tensor *inp,             /* (N,C) */
         const struct tensor *weight,          /* (OC,C) */
@@ -352,6 +353,12 @@ LLMC_OP(sum, struct tensor *out,    /* (1) fp32 = or += */
 LLMC_OP(cast, struct tensor *out,  /* (n) = */
         const struct tensor *inp); /* (n) */
 
+/* out = base + scale*inp */
+LLMC_OP(add_scaled, struct tensor *out, /* (n) = ; may be base or inp */
+        const struct tensor *base,      /* (n) (or NULL: 0) */
+        const struct tensor *inp,       /* (n) */
+        float scale);
+
 /* out = value */
 LLMC_OP(fill, struct tensor *out, /* (n) = */
         float value);
@@ -388,6 +395,7 @@ LLMC_OP(randn, struct tensor *out, /* (n) = */
     X(sumsq)                                                                                                 \
     X(sum)                                                                                                   \
     X(cast)                                                                                                  \
+    X(add_scaled)                                                                                            \
     X(fill)                                                                                                  \
     X(randn)
 

@@ -1,4 +1,4 @@
-/* Operations on whole buffers: sumsq, sum, cast, fill, randn. Shapes: {n}. */
+/* Operations on whole buffers: sumsq, sum, cast, add_scaled, fill, randn. Shapes: {n}. */
 #include "test/ops/op_harness.h"
 
 enum {
@@ -7,7 +7,9 @@ enum {
     TENTHS = OP_FLAG(2),   /* sums: every element is 0.1, whose sum in fp32 drifts */
     DUST = OP_FLAG(3), /* sums: 256 ones, then terms of half an ulp of 1, which vanish one by one in fp32 */
     FROM_F32 = OP_FLAG(4), /* cast: fp32 -> dtype; otherwise dtype -> fp32 */
-    SPECIAL = OP_FLAG(5)   /* cast: NaN, infinities, ties, overflow */
+    SPECIAL = OP_FLAG(5),  /* cast: NaN, infinities, ties, overflow */
+    NO_BASE = OP_FLAG(6),  /* add_scaled: nothing to add to */
+    IN_PLACE = OP_FLAG(7)  /* add_scaled: out is base */
 };
 
 /* --- sumsq, sum --- */
@@ -78,7 +80,7 @@ static const struct op_case sum_cases[] = {
 };
 OP_TEST(sum, (.bound = sum_bound), A("out"), A("inp"), A("scale"), (x->c->flags & ACCUMULATE) != 0);
 
-/* --- cast, fill, randn --- */
+/* --- cast, add_scaled, fill, randn --- */
 
 static void cast_make(struct op_instance *x) {
     static const float special[] = {NAN,          INFINITY,   -INFINITY, 0.0f,        -0.0f,
@@ -109,6 +111,33 @@ static const struct op_case cast_cases[] = {
     {"gpt2 layer", INPUT_RANDOM, {7077888}, FROM_F32, SIZE_LARGE},
 };
 OP_TEST(cast, (.model_cases = cast_model_cases, .converts = true), A("out"), A("inp"));
+
+static void add_scaled_make(struct op_instance *x) {
+    int64_t n = x->c->d[0];
+    if (!(x->c->flags & NO_BASE)) op_fill(x, op_add(x, ROLE_IN, x->dtype, "base", n, 0, 0), 1.0);
+    op_fill(x, op_add(x, ROLE_IN, x->dtype, "inp", n, 0, 0), 1.0);
+    op_add(x, ROLE_OUT, x->dtype, "out", n, 0, 0)->exact = x->c->input == INPUT_INTEGER;
+    if (x->c->flags & IN_PLACE) op_alias(x, "out", "base");
+}
+/* A product and a sum, which may be one operation. */
+static void add_scaled_bound(struct op_instance *x) {
+    if (x->c->input == INPUT_INTEGER) return;
+    for (int64_t i = 0; i < x->c->d[0]; i++) {
+        double base = x->c->flags & NO_BASE ? 0.0 : fabs((double)op_initial(x, "base")[i]);
+        op_allowed(x, "out")[i] += 4.0 * UNIT_F32 * (base + 3.0 * fabs((double)op_initial(x, "inp")[i]));
+    }
+}
+static const struct op_case add_scaled_cases[] = {
+    {"odd", INPUT_RANDOM, {1003}, 0, SIZE_SMALL},
+    {"integer", INPUT_INTEGER, {70}, 0, SIZE_SMALL},
+    {"one", INPUT_RANDOM, {1}, 0, SIZE_SMALL},
+    {"no base", INPUT_RANDOM, {333}, NO_BASE, SIZE_SMALL},
+    {"in place", INPUT_INTEGER, {2048}, IN_PLACE, SIZE_SMALL},
+    {"unaligned", INPUT_RANDOM, {130}, UNALIGNED, SIZE_SMALL},
+    {"gpt2 layer", INPUT_RANDOM, {7077888}, 0, SIZE_LARGE},
+};
+OP_TEST(add_scaled, (.bound = add_scaled_bound, .model_cases = whole_buffer_cases), A("out"), A("base"),
+        A("inp"), 3.0f);
 
 static void fill_make(struct op_instance *x) {
     op_add(x, ROLE_OUT, x->dtype, "out", x->c->d[0], 0, 0)->exact = true;

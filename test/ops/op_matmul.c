@@ -6,7 +6,8 @@ enum {
     GELU = OP_FLAG(1),
     KEEP_PRE = OP_FLAG(2),
     NO_DINP = OP_FLAG(3),
-    ACCUMULATE = OP_FLAG(4)
+    ACCUMULATE = OP_FLAG(4),
+    NO_DWEIGHT = OP_FLAG(5)
 };
 #define FP8 OP_FP8
 
@@ -147,7 +148,7 @@ static void matmul_backward_make(struct op_instance *x) {
     if (x->c->flags & GELU) op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "pre", N, C, 0), 0.0, 2.0);
     if (!(x->c->flags & NO_DINP))
         op_add(x, ROLE_OUT, x->dtype, "dinp", N, C, 0)->exact = exact && !(x->c->flags & GELU);
-    op_add(x, gradient, x->dtype, "dweight", OC, C, 0)->exact = exact;
+    if (!(x->c->flags & NO_DWEIGHT)) op_add(x, gradient, x->dtype, "dweight", OC, C, 0)->exact = exact;
     if (x->c->flags & BIAS) op_add(x, gradient, x->dtype, "dbias", OC, 0, 0)->exact = exact;
 }
 
@@ -202,6 +203,9 @@ static const struct op_case matmul_backward_cases[] = {
     {"gelu, odd", INPUT_RANDOM, {9, 13, 5}, BIAS | GELU | ACCUMULATE, SIZE_SMALL},
     {"no dinp", INPUT_RANDOM, {9, 16, 8}, BIAS | NO_DINP, SIZE_SMALL},
     {"no dinp, accumulate", INPUT_RANDOM, {9, 16, 8}, NO_DINP | ACCUMULATE, SIZE_SMALL},
+    {"no dweight", INPUT_RANDOM, {9, 16, 8}, NO_DWEIGHT, SIZE_SMALL},
+    {"no dweight, odd", INPUT_INTEGER, {7, 19, 5}, NO_DWEIGHT | ACCUMULATE, SIZE_SMALL},
+    {"no dweight, gelu", INPUT_RANDOM, {16, 64, 16}, NO_DWEIGHT | GELU, SIZE_SMALL},
     {"large", INPUT_LARGE, {8, 32, 16}, BIAS, SIZE_SMALL},
     {"tiny", INPUT_TINY, {8, 32, 16}, BIAS | ACCUMULATE, SIZE_SMALL},
     {"equal rows", INPUT_EQUAL, {8, 32, 16}, BIAS, SIZE_SMALL},
@@ -218,6 +222,7 @@ static const struct op_case matmul_backward_cases[] = {
     {"fp8, tiles with tails", INPUT_RANDOM, {144, 16, 160}, BIAS | FP8, SIZE_SMALL},
     {"fp8, several parts", INPUT_RANDOM, {144, 16, 288}, BIAS | ACCUMULATE | FP8, SIZE_SMALL},
     {"fp8, gelu", INPUT_RANDOM, {16, 64, 32}, BIAS | GELU | FP8, SIZE_SMALL},
+    {"fp8, no dweight", INPUT_RANDOM, {32, 16, 16}, NO_DWEIGHT | FP8, SIZE_SMALL},
     {"fp8, no dinp", INPUT_RANDOM, {32, 16, 16}, BIAS | NO_DINP | FP8, SIZE_SMALL},
     {"fp8, shape not taken", INPUT_RANDOM, {16, 24, 16}, BIAS | FP8, SIZE_SMALL},
     {"fp8, large", INPUT_LARGE, {16, 32, 16}, BIAS | FP8, SIZE_SMALL},
