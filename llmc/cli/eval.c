@@ -3,8 +3,10 @@
 #include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/cli/commands.h"
+#include "llmc/cli/prompt.h"
 #include "llmc/corpus/corpus.h"
 #include "llmc/corpus/shard_manifest.h"
+#include "llmc/format/adapter.h"
 #include "llmc/format/checkpoint.h"
 #include "llmc/model/eval.h"
 #include "llmc/run/owner.h"
@@ -17,7 +19,7 @@
 #include <unistd.h>
 
 struct eval_config {
-    const char *from, *tokenizer, *device, *data, *text, *field, *tasks, *details;
+    const char *from, *adapter, *tokenizer, *device, *data, *text, *field, *tasks, *details;
     enum text_format format;
     int64_t batch_size, seq_len, batches, threads;
     bool overwrite;
@@ -27,6 +29,7 @@ struct eval_config {
 static const struct option_row model_rows[] = {
     OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint, a Hugging Face directory or a GGUF file",
              OPTION_REQUIRED),
+    ADAPTER_OPTION(C),
     OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
              "tokenizer.json, a directory with one, or the word bytes (default: the tokenizer in DIR)", 0),
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
@@ -72,7 +75,7 @@ const struct option_command eval_command = {
 
 struct evaluation {
     struct eval_config c;
-    char *directory;
+    char *directory, *adapter; /* `adapter` may be NULL */
     struct gpt_config model;
     struct tokenizer *tokenizer; /* NULL: none known */
     struct device *device;
@@ -82,9 +85,12 @@ static void open_evaluation(struct evaluation *e) {
     struct error err = {""};
     e->directory = checkpoint_find(e->c.from, &err);
     check(e->directory, "%s", err.message);
+    e->adapter = open_adapter(e->c.adapter);
     check(checkpoint_config(&e->model, e->directory, &err), "%s", err.message);
     e->tokenizer =
-        e->c.tokenizer ? tokenizer_open(e->c.tokenizer, &err) : checkpoint_load_tokenizer(e->directory, &err);
+        e->c.tokenizer
+            ? tokenizer_open(e->c.tokenizer, &err)
+            : checkpoint_load_tokenizer(adapter_tokenizer_directory(e->adapter, e->directory), &err);
     check(e->tokenizer || !err.message[0], "%s", err.message);
     check(e->tokenizer || (!e->c.text && !e->c.tasks),
           "%s has no tokenizer.json: --tokenizer must name one for the text", e->directory);
@@ -113,7 +119,7 @@ static void make_model(struct gpt *gpt, struct ctx *ctx, const struct evaluation
         .B = B, .T = T, .head_chunks = ceil_div(B * T, HEAD_ROWS), .dtype = DTYPE_F32};
     ctx_init(ctx, e->device, e->device->ops, false);
     gpt_create(gpt, ctx, &e->model, &options);
-    check(checkpoint_load_weights(gpt, e->directory, &err), "%s", err.message);
+    check(checkpoint_load_adapted(gpt, e->directory, e->adapter, &err), "%s", err.message);
 }
 
 static void show_progress(void *user, double done) {
@@ -317,6 +323,7 @@ int cmd_eval(int argc, char **argv) {
     tokenizer_free(e.tokenizer);
     e.device->close(e.device);
     free(e.directory);
+    free(e.adapter);
     options_free(&options);
     return 0;
 }

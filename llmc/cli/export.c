@@ -3,6 +3,7 @@
 #include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/cli/commands.h"
+#include "llmc/cli/prompt.h"
 #include "llmc/format/checkpoint.h"
 #include "llmc/format/export.h"
 
@@ -12,7 +13,7 @@
 #include <sys/stat.h>
 
 struct export_config {
-    const char *from, *to;
+    const char *from, *adapter, *to;
     enum export_type type;
     bool overwrite;
 };
@@ -22,6 +23,7 @@ static const struct option_row rows[] = {
              "run directory (its newest intact checkpoint), checkpoint, Hugging Face directory, GGUF file, or "
              "llm.c model file",
              OPTION_REQUIRED),
+    ADAPTER_OPTION(struct export_config),
     OPT_TEXT(struct export_config, to, "to", NULL, "PATH",
              "a GGUF file for llama.cpp if the name ends in .gguf, else a new Hugging Face directory",
              OPTION_REQUIRED),
@@ -35,7 +37,7 @@ static const struct option_group groups[] = {{"Export", rows, ARRAY_LENGTH(rows)
 const struct option_command export_command = {
     "train_gpt export --from PATH --to PATH [options]",
     "Writes a model without the optimizer state. The target appears only when it is complete. A GGUF file "
-    "includes the tokenizer.",
+    "includes the tokenizer. --adapter merges a LoRA adapter into the weights.",
     groups, ARRAY_LENGTH(groups)};
 
 static int64_t size_of(const char *path) {
@@ -43,14 +45,16 @@ static int64_t size_of(const char *path) {
     return stat(path, &st) == 0 ? (int64_t)st.st_size : 0;
 }
 
-static bool export_model(const struct export_config *c, const char *from, bool gguf, struct error *err) {
+static bool export_model(const struct export_config *c, const char *from, const char *adapter, bool gguf,
+                         struct error *err) {
     static const char *const files[] = {".bin", ".safetensors", ".pt", ".pth", ".ggml", ".onnx"};
-    if (gguf) return may_write_file(c->to, c->overwrite, err) && export_gguf(from, c->to, c->type, err);
+    if (gguf)
+        return may_write_file(c->to, c->overwrite, err) && export_gguf(from, adapter, c->to, c->type, err);
     for (size_t i = 0; i < ARRAY_LENGTH(files); i++)
         if (path_ends_with(c->to, files[i]))
             return fail(err, "--to %s: this would be the name of a directory; a GGUF file ends in .gguf",
                         c->to);
-    return export_huggingface(from, c->to, c->type, c->overwrite, err);
+    return export_huggingface(from, adapter, c->to, c->type, c->overwrite, err);
 }
 
 int cmd_export(int argc, char **argv) {
@@ -60,8 +64,8 @@ int cmd_export(int argc, char **argv) {
     if (status >= 0) return status;
     bool gguf = path_ends_with(c.to, ".gguf");
     struct error err;
-    char *from = checkpoint_find(c.from, &err);
-    bool ok = from != NULL && export_model(&c, from, gguf, &err);
+    char *adapter = open_adapter(c.adapter), *from = checkpoint_find(c.from, &err);
+    bool ok = from != NULL && export_model(&c, from, adapter, gguf, &err);
     if (ok) {
         char *weights = gguf ? xstrdup(c.to) : xasprintf("%s/model.safetensors", c.to);
         say("%s -> %s (%s, %s)\n", from, c.to, export_type_name(c.type),
@@ -71,6 +75,7 @@ int cmd_export(int argc, char **argv) {
         report_error("%s", err.message);
     }
     free(from);
+    free(adapter);
     options_free(&options);
     return ok ? 0 : 1;
 }

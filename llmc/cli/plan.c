@@ -117,10 +117,17 @@ static char *say_model(const struct planned *p) {
     struct gpt_params layout;
     gpt_params_layout(&layout, p->model);
     const struct gpt_config *m = p->model;
+    const char *adapters = "";
+    if (p->run->lora.rank) {
+        struct lora_layout l;
+        lora_layout(&l, m, &p->run->lora);
+        adapters = temp_printf("; adapters of rank %" PRId64 ": %sparameters, which alone are trained",
+                               p->run->lora.rank, human_count((double)l.count));
+    }
     return xasprintf("model %s: %sparameters (%" PRId64 " layers, %" PRId64 " heads, %" PRId64
-                     " channels, vocabulary %" PRId64 ", context %" PRId64 ")",
+                     " channels, vocabulary %" PRId64 ", context %" PRId64 ")%s",
                      m->name, human_count((double)layout.count), m->layers, m->heads, m->channels,
-                     m->vocab_size, m->context);
+                     m->vocab_size, m->context, adapters);
 }
 
 static char *say_memory(const struct planned *p) {

@@ -1,5 +1,6 @@
 #include "llmc/cli/prompt.h"
 
+#include "llmc/format/adapter.h"
 #include "llmc/format/checkpoint.h"
 #include "llmc/format/model_config.h"
 
@@ -47,6 +48,13 @@ static char *read_all(FILE *f, size_t *length) {
     text[size] = '\0';
     *length = size;
     return text;
+}
+
+char *open_adapter(const char *path) {
+    struct error err;
+    char *found = path ? adapter_find(path, &err) : NULL;
+    check(found || !path, "--adapter %s", err.message);
+    return found;
 }
 
 char *read_prompt(const char *prompt) {

@@ -21,6 +21,13 @@ extern const struct option_row sampling_rows[SAMPLING_ROWS];
 /* Those of text `index`, whose seed is that much higher. */
 struct sampler_options sampling_options(const struct sampling_config *c, int64_t index);
 
+/* The row of --adapter, with a field `adapter`. */
+#define ADAPTER_OPTION(S)                                                                                    \
+    OPT_TEXT(S, adapter, "adapter", NULL, "DIR",                                                             \
+             "the model with this LoRA adapter: a run of --lora, or a directory of the PEFT library", 0)
+/* Where it is (adapter_find()); NULL without one. Dies with the reason. The caller frees. */
+char *open_adapter(const char *path);
+
 /* The text of a --prompt; "-" reads standard input. The caller frees. */
 char *read_prompt(const char *prompt);
 /* Those of a --prompt-file, at least one: its lines without empty ones, or, if the first is a JSON object, the

@@ -1,6 +1,7 @@
 #include "llmc/cli/text_model.h"
 
 #include "llmc/cli/prompt.h"
+#include "llmc/format/adapter.h"
 #include "llmc/format/checkpoint.h"
 
 #include <math.h>
@@ -10,6 +11,7 @@
 const struct option_row text_model_rows[TEXT_MODEL_ROWS] = {
     OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint, a Hugging Face directory or a GGUF file",
              OPTION_REQUIRED),
+    ADAPTER_OPTION(C),
     OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
              "tokenizer.json, a directory with one, or the word bytes (default: the tokenizer in DIR)", 0),
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
@@ -26,12 +28,14 @@ void text_model_find(struct text_model *m, const struct text_model_config *c, co
     struct error err;
     *m = (struct text_model){.directory = checkpoint_find(c->from, &err)};
     check(m->directory, "%s", err.message);
+    m->adapter = open_adapter(c->adapter);
     check(checkpoint_config(&m->config, m->directory, &err), "%s", err.message);
     check(
         !gpt_looks_ahead(&m->config),
         "%s: tokens of this model see those after them (its mask is anti-causal or full), so it cannot write",
         m->directory);
-    m->tokenizer = open_prompt_tokenizer(c->tokenizer, m->directory, text, m->config.vocab_size);
+    m->tokenizer = open_prompt_tokenizer(c->tokenizer, adapter_tokenizer_directory(m->adapter, m->directory),
+                                         text, m->config.vocab_size);
     m->V = m->tokenizer ? tokenizer_vocab_size(m->tokenizer) : m->config.vocab_size;
     m->device = device_open(c->device, &(struct device_options){.threads = c->threads}, &err);
     check(m->device, "%s", err.message);
@@ -53,7 +57,7 @@ void text_model_load(struct text_model *m, const struct text_model_config *c, in
     struct error err;
     ctx_init(&m->ctx, m->device, m->device->ops, false);
     generator_create(&m->gpt, &m->ctx, &m->config, c->dtype ? DTYPE_BF16 : DTYPE_F32, NULL, caches, T);
-    check(checkpoint_load_weights(&m->gpt, m->directory, &err), "%s", err.message);
+    check(checkpoint_load_adapted(&m->gpt, m->directory, m->adapter, &err), "%s", err.message);
 }
 
 void text_model_close(struct text_model *m) {
@@ -61,4 +65,5 @@ void text_model_close(struct text_model *m) {
     m->device->close(m->device);
     tokenizer_free(m->tokenizer);
     free(m->directory);
+    free(m->adapter);
 }

@@ -6,18 +6,18 @@
 #include "llmc/model/generate.h"
 
 struct text_model_config {
-    const char *from, *tokenizer, *device;
+    const char *from, *adapter, *tokenizer, *device;
     int64_t threads;
     int dtype; /* 1: bf16 */
 };
-enum { TEXT_MODEL_ROWS = 5 };
+enum { TEXT_MODEL_ROWS = 6 };
 extern const struct option_row text_model_rows[TEXT_MODEL_ROWS];
 /* The options of a struct text_model_config at `offset` in the command's configuration. */
 #define TEXT_MODEL_OPTION_GROUP(offset)                                                                      \
     { "Model", text_model_rows, TEXT_MODEL_ROWS, 0, offset }
 
 struct text_model {
-    char *directory;
+    char *directory, *adapter; /* `adapter`: NULL without one */
     struct gpt_config config;
     struct tokenizer *tokenizer; /* NULL: there is none, and ids stand for text */
     int64_t V;                   /* tokens that can be chosen */

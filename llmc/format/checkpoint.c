@@ -57,9 +57,10 @@ bool checkpoint_unfinished(const char *name) {
 }
 
 bool checkpoint_owns(const char *name) {
-    static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.json",
-                                        "tokenizer_config.json", "trainer.json"};
-    static const char *const stems[] = {"model", "optimizer"};
+    static const char *const names[] = {"config.json",    "generation_config.json",
+                                        "tokenizer.json", "tokenizer_config.json",
+                                        "trainer.json",   "adapter_config.json"};
+    static const char *const stems[] = {"model", "optimizer", "adapter_model"};
     char own[64];
     int end = 0;
     snprintf(own, sizeof own, "%.63s", name);

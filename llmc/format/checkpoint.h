@@ -9,6 +9,9 @@
  *                      trainer.json
  *                          step, data position, options, and size and XXH3 checksum of every other file
  *
+ * Of a run that trains adapters (adapter.h), adapter_config.json and adapter_model.safetensors take the place
+ * of the model's files; rank 0 writes all of it.
+ *
  * Written by several ranks, model and optimizer are several files each (model-00001-of-00004.safetensors,
  * with the index that Hugging Face uses, and the same for the optimizer), of whole tensors: any number of
  * ranks reads them.
@@ -105,6 +108,10 @@ bool checkpoint_holds_model(const char *path);
 bool checkpoint_config(struct gpt_config *config, const char *dir, struct error *err);
 /* Writes every parameter, and zeros in padding and gaps: gpt_init_weights is not needed before. */
 bool checkpoint_load_weights(struct gpt *gpt, const char *dir, struct error *err);
+/* The same with an adapter (adapter.h) merged into the weights, or without one (NULL). */
+bool checkpoint_load_adapted(struct gpt *gpt, const char *dir, const char *adapter, struct error *err);
+/* Which model it is: weights_hash(). */
+bool checkpoint_hash(uint64_t *hash, const char *dir, struct error *err);
 /* For training: what this rank keeps of parameters and master weights (these in their full precision); all
  * ranks call it. */
 bool checkpoint_load_parameters(struct zero *zero, const char *dir, struct error *err);

@@ -170,10 +170,10 @@ static bool same_config(const struct gpt_config *found, const struct gpt_config 
                       gpt_field_text(found, f), gpt_field_text(expected, f), expected->name);
 }
 
-static bool load_model(struct loader l, const char *dir, struct error *err) {
+static bool load_model(struct loader l, const char *dir, const char *adapter, struct error *err) {
     struct model_file m;
     check(!l.gpt->ctx->plan, "loading %s in plan mode", dir);
-    if (!model_file_open(&m, dir, err)) return false;
+    if (!model_file_open_adapted(&m, dir, adapter, err)) return false;
     bool ok = same_config(&m.weights.config, &l.gpt->config, dir, err) &&
               load_buffer(l, &m.weights, "weights", err);
     model_file_close(&m);
@@ -181,7 +181,19 @@ static bool load_model(struct loader l, const char *dir, struct error *err) {
 }
 
 bool checkpoint_load_weights(struct gpt *g, const char *dir, struct error *err) {
-    return load_model((struct loader){.gpt = g, .buffer = &g->params}, dir, err);
+    return checkpoint_load_adapted(g, dir, NULL, err);
+}
+
+bool checkpoint_load_adapted(struct gpt *g, const char *dir, const char *adapter, struct error *err) {
+    return load_model((struct loader){.gpt = g, .buffer = &g->params}, dir, adapter, err);
+}
+
+bool checkpoint_hash(uint64_t *hash, const char *dir, struct error *err) {
+    struct model_file m;
+    if (!model_file_open(&m, dir, err)) return false;
+    bool ok = weights_hash(&m.weights, hash, err);
+    model_file_close(&m);
+    return ok;
 }
 
 static struct loader loader_of(struct zero *z, enum zero_what what) {
@@ -194,8 +206,10 @@ static struct loader loader_of(struct zero *z, enum zero_what what) {
 }
 
 bool checkpoint_load_parameters(struct zero *z, const char *dir, struct error *err) {
-    bool ok = load_model(loader_of(z, ZERO_PARAMS), dir, err) &&
-              (!z->optimizer->has_master || load_model(loader_of(z, ZERO_MASTER), dir, err));
+    bool adapters = z->gpt->options.lora.rank > 0; /* whose master weights are not the model's */
+    bool ok =
+        load_model(loader_of(z, ZERO_PARAMS), dir, NULL, err) &&
+        (!z->optimizer->has_master || adapters || load_model(loader_of(z, ZERO_MASTER), dir, NULL, err));
     if (ok) zero_parameters_changed(z);
     return ok;
 }
@@ -288,6 +302,7 @@ struct tokenizer *checkpoint_load_tokenizer(const char *dir, struct error *err) 
         fail(err, "%s", "");
         return NULL;
     }
+    if (adapter_is_one(dir)) return tokenizer_load(dir, err);
     if (!model_config_read(&config, &format, dir, err)) return NULL;
     struct tokenizer *t = tokenizer_load(dir, err);
     if (t && tokenizer_vocab_size(t) > config.vocab_size) {

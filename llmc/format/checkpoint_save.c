@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "llmc/base/json_file.h"
+#include "llmc/format/adapter.h"
 #include "llmc/format/model_config.h"
 #include "llmc/format/model_file.h"
 
@@ -257,9 +258,31 @@ static int64_t small_files(struct checkpoint_file *file, const char *dir) {
     return count;
 }
 
+/* Of adapters, which every rank stores whole. */
+static bool write_adapter(struct share *s, const char *dir, const struct tokenizer *tok,
+                          const struct train_state *state, struct error *err) {
+    static const char *const names[] = {"adapter_config.json", "adapter_model.safetensors",
+                                        "optimizer.safetensors", "tokenizer.json", "tokenizer_config.json"};
+    struct gpt *g = s->zero->gpt;
+    struct checkpoint_file files[ARRAY_LENGTH(names)];
+    memset(files, 0, sizeof files);
+    int64_t count = 0;
+    bool ok = true;
+    if (s->rank == 0) {
+        ok = adapter_save(dir, g, s->zero->optimizer, err) &&
+             (!tok || model_tokenizer_write(dir, &g->config, tok, err));
+        for (size_t i = 0; i < ARRAY_LENGTH(names) - (tok ? 0 : 2); i++)
+            snprintf(files[count++].name, sizeof files->name, "%s", names[i]);
+        ok = ok && digest_all(files, count, dir, false, err) &&
+             checkpoint_write_manifest(dir, state, files, count, err) && sync_path(dir, err);
+    }
+    return agree(s, ok, err);
+}
+
 static bool write_contents(struct share *s, const char *dir, const struct tokenizer *tok,
                            const struct train_state *state, struct error *err) {
     enum { LARGE = 1 << 20 };
+    if (s->zero->gpt->options.lora.rank) return write_adapter(s, dir, tok, state, err);
     bool large = s->zero->gpt->layout.total >= LARGE;
     struct checkpoint_file own[SHARE_FILES];
     memset(own, 0, sizeof own);

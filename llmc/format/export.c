@@ -86,8 +86,8 @@ static bool clear_temporary(const char *temporary, struct error *err) {
     return !path_exists(temporary) || fail(err, "%s: is in the way; move it away", temporary);
 }
 
-bool export_huggingface(const char *from, const char *to, enum export_type type, bool overwrite,
-                        struct error *err) {
+bool export_huggingface(const char *from, const char *adapter, const char *to, enum export_type type,
+                        bool overwrite, struct error *err) {
     static const enum st_dtype dtypes[] = {
         [EXPORT_F32] = ST_F32, [EXPORT_F16] = ST_F16, [EXPORT_BF16] = ST_BF16};
     struct model_file m;
@@ -97,11 +97,12 @@ bool export_huggingface(const char *from, const char *to, enum export_type type,
     size_t length = strlen(to);
     while (length > 1 && to[length - 1] == '/') length--;
     char *final = xasprintf("%.*s", (int)length, to), *temporary = xasprintf("%s.tmp", final);
-    bool ok = check_target(from, final, overwrite, err) && model_file_open(&m, from, err);
+    bool ok = check_target(from, final, overwrite, err) && model_file_open_adapted(&m, from, adapter, err);
     if (ok) {
         struct error why = {""};
-        struct tokenizer *tok = checkpoint_load_tokenizer(from, &why);
+        struct tokenizer *tok = checkpoint_load_tokenizer(adapter_tokenizer_directory(adapter, from), &why);
         if (!tok && why.message[0]) ok = fail(err, "%s", why.message);
+        if (adapter && tok) model_add_end_of_turn(&m.weights.config, tok);
         ok = ok && clear_temporary(temporary, err) && make_directories(temporary, err);
         if (ok) {
             ok = write_directory(temporary, &m.weights, tok, dtypes[type], err) &&

@@ -1,7 +1,7 @@
 /* Exports a model: to GGUF for llama.cpp, or to a Hugging Face directory without the state of the training.
  *
  * `from` is anything that checkpoint_config accepts (a checkpoint, a Hugging Face directory, an llm.c
- * file). The target appears under its name only when it is complete and on the disk. */
+ * file); with an adapter (adapter.h; or NULL), which is merged into its weights. The target appears under its name only when it is complete and on the disk. */
 #ifndef LLMC_EXPORT_H
 #define LLMC_EXPORT_H
 
@@ -21,13 +21,14 @@ const char *export_type_name(enum export_type type);
  * must be a multiple of 32. A tied head of architecture "gpt2" is stored again as output.weight, since
  * llama.cpp before 2025 asks for it. Warns where llama.cpp makes other tokens of a text. Replaces a
  * file. */
-bool export_gguf(const char *from, const char *to, enum export_type type, struct error *err);
+bool export_gguf(const char *from, const char *adapter, const char *to, enum export_type type,
+                 struct error *err);
 
 /* config.json, generation_config.json, model.safetensors and, if `from` has a tokenizer, tokenizer.json and
  * tokenizer_config.json; all tensors in `type`, which q8_0 cannot be. `to` must not exist, or be an empty
  * directory, or with `overwrite` an exported model and nothing else, which is then replaced. */
-bool export_huggingface(const char *from, const char *to, enum export_type type, bool overwrite,
-                        struct error *err);
+bool export_huggingface(const char *from, const char *adapter, const char *to, enum export_type type,
+                        bool overwrite, struct error *err);
 
 /* 32 values to the 34 bytes of a q8_0 block: fp16 scale d = max|x| / 127, then x/d rounded to the nearest
  * integer, halves away from zero. False if a value is not finite or the scale exceeds fp16. */

@@ -357,12 +357,14 @@ static bool check_q8_0(const struct gpt_config *c, const char *from, struct erro
     return true;
 }
 
-bool export_gguf(const char *from, const char *to, enum export_type type, struct error *err) {
+bool export_gguf(const char *from, const char *adapter, const char *to, enum export_type type,
+                 struct error *err) {
     struct model_file m;
     if (path_is_directory(to)) return fail(err, "%s: is a directory, expected the name of a GGUF file", to);
-    if (!model_file_open(&m, from, err)) return false;
+    if (!model_file_open_adapted(&m, from, adapter, err)) return false;
     struct error why = {""};
-    struct tokenizer *t = checkpoint_load_tokenizer(from, &why);
+    struct tokenizer *t = checkpoint_load_tokenizer(adapter_tokenizer_directory(adapter, from), &why);
+    if (adapter && t) model_add_end_of_turn(&m.weights.config, t);
     enum gpt_format format = format_for_gguf(&m.weights.config, err);
     bool ok = format != GPT_FORMATS && check_tokenizer(t, from, why.message, err);
     if (ok && type == EXPORT_Q8_0) ok = check_q8_0(&m.weights.config, from, err);

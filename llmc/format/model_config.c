@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "llmc/base/json_file.h"
+#include "llmc/format/adapter.h"
 #include "llmc/format/names.h"
 
 /* --- families --- */
@@ -235,7 +236,11 @@ bool model_config_read(struct gpt_config *config, enum gpt_format *format, const
     json_t *root = NULL;
     bool ok = false;
     if (!path_exists(path))
-        fail(err, "%s: has no config.json: not a Hugging Face model directory", dir);
+        fail(err,
+             adapter_is_one(dir) ? "%s: is an adapter, not a model; give the model that it adapts (--from, "
+                                   "--model), and this directory as --adapter"
+                                 : "%s: has no config.json: not a Hugging Face model directory",
+             dir);
     else
         root = json_file_load(path, err);
     if (root) ok = parse_config(config, format, root, path, dir, err);
@@ -301,6 +306,13 @@ void model_add_end_of_text(struct gpt_config *c, const struct tokenizer *t, int6
 bool model_chat_open(struct chat_format *f, enum chat_family family, const struct tokenizer *t,
                      const struct gpt_config *c, struct error *err) {
     return chat_open(f, family, t, c->bos.count ? c->bos.id[0] : -1, c->eos.count ? c->eos.id[0] : -1, err);
+}
+
+void model_add_end_of_turn(struct gpt_config *c, const struct tokenizer *t) {
+    struct chat_format f;
+    if (!tokenizer_chat_template(t) || !model_chat_open(&f, CHAT_AUTO, t, c, NULL)) return;
+    model_add_end_of_text(c, t, f.end_of_turn);
+    chat_close(&f);
 }
 
 static json_t *ids_json(const struct gpt_token_ids *ids, int64_t otherwise) {
@@ -370,6 +382,19 @@ static json_t *tokenizer_json(const struct gpt_config *c, const struct tokenizer
     return root;
 }
 
+bool model_tokenizer_write(const char *dir, const struct gpt_config *c, const struct tokenizer *t,
+                           struct error *err) {
+    int64_t end = end_of_text(c, t);
+    json_t *bos = ids_json(&c->bos, end), *eos = ids_json(&c->eos, end);
+    char *path = xasprintf("%s/tokenizer.json", dir);
+    bool ok = tokenizer_save(t, path, err) &&
+              write_json(dir, "tokenizer_config.json", tokenizer_json(c, t, bos, eos), err);
+    free(path);
+    json_decref(bos);
+    json_decref(eos);
+    return ok;
+}
+
 bool model_config_write(const char *dir, const struct gpt_config *c, enum st_dtype dtype,
                         const struct tokenizer *t, struct error *err) {
     int64_t end = end_of_text(c, t);
@@ -381,13 +406,7 @@ bool model_config_write(const char *dir, const struct gpt_config *c, enum st_dty
         ok = write_json(dir, "generation_config.json", generation, err);
     else
         json_decref(generation);
-    if (ok && t) {
-        char *path = xasprintf("%s/tokenizer.json", dir);
-        ok = tokenizer_save(t, path, err) &&
-             write_json(dir, "tokenizer_config.json", tokenizer_json(c, t, bos, eos), err);
-        free(path);
-    }
     json_decref(bos);
     json_decref(eos);
-    return ok;
+    return ok && (!t || model_tokenizer_write(dir, c, t, err));
 }

@@ -22,6 +22,10 @@ bool model_config_read(struct gpt_config *config, enum gpt_format *format, const
 bool model_config_write(const char *dir, const struct gpt_config *config, enum st_dtype dtype,
                         const struct tokenizer *tokenizer, struct error *err);
 
+/* The last two alone. */
+bool model_tokenizer_write(const char *dir, const struct gpt_config *config,
+                           const struct tokenizer *tokenizer, struct error *err);
+
 /* The token that begins a text: config.json's bos_token_id, else its eos_token_id, else the tokenizer's
  * end of text (NULL: none), else GPT-2's if the vocabulary has the size of GPT-2's. -1: unknown. */
 int64_t model_begin_of_text(const struct gpt_config *config, const struct tokenizer *tokenizer);
@@ -29,6 +33,8 @@ int64_t model_begin_of_text(const struct gpt_config *config, const struct tokeni
 bool model_ends_text(const struct gpt_config *config, const struct tokenizer *tokenizer, int64_t token);
 /* The model learns to end what it says with this token, too: config.json will name it. */
 void model_add_end_of_text(struct gpt_config *config, const struct tokenizer *tokenizer, int64_t token);
+/* The same for the token that ends a turn by the tokenizer's chat template, if it has one that is known. */
+void model_add_end_of_turn(struct gpt_config *config, const struct tokenizer *tokenizer);
 /* The format of conversations with this model, see chat_open(). */
 bool model_chat_open(struct chat_format *f, enum chat_family family, const struct tokenizer *tokenizer,
                      const struct gpt_config *config, struct error *err);

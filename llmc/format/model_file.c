@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "llmc/format/import_gguf.h"
 #include "llmc/format/llmc_bin.h"
@@ -221,7 +222,15 @@ bool model_file_open(struct model_file *m, const char *path, struct error *err) 
     return ok;
 }
 
+bool model_file_open_adapted(struct model_file *m, const char *path, const char *adapter, struct error *err) {
+    if (!model_file_open(m, path, err)) return false;
+    if (!adapter || (m->weights.adapter = adapter_open(adapter, &m->weights, err))) return true;
+    model_file_close(m);
+    return false;
+}
+
 void model_file_close(struct model_file *m) {
+    adapter_close(m->weights.adapter);
     weights_free(&m->weights);
     safetensors_close(&m->st);
     if (m->gguf) gguf_close(m->gguf);
@@ -285,7 +294,31 @@ bool weights_read(float *out, const struct weights *w, enum param_id id, int64_t
             ok = safetensors_to_f32(to, v, (from - p->first) * p->cols, (end - from) * p->cols, err);
         if (!ok) return false;
     }
+    if (w->adapter) adapter_add(w->adapter, out, id, layer, first, count);
     return true;
+}
+
+bool weights_hash(const struct weights *w, uint64_t *hash, struct error *err) {
+    struct weights base = *w;
+    XXH3_state_t *state = XXH3_createState();
+    bool ok = true;
+    check(state, "out of host memory");
+    XXH3_64bits_reset(state);
+    base.adapter = NULL;
+    for (int id = 0; ok && id < PARAM_ROWS; id++) {
+        int64_t rows = weights_rows(&w->config, (enum param_id)id),
+                cols = weights_cols(&w->config, (enum param_id)id);
+        float *row = (float *)xmalloc((size_t)cols * sizeof *row);
+        for (int64_t l = 0; ok && l < gpt_param_copies(&w->config, (enum param_id)id); l++)
+            for (int64_t k = 0; ok && k < 4; k++) {
+                ok = weights_read(row, &base, (enum param_id)id, l, (rows - 1) * k / 3, 1, err);
+                if (ok) XXH3_64bits_update(state, row, (size_t)cols * sizeof *row);
+            }
+        free(row);
+    }
+    *hash = XXH3_64bits_digest(state);
+    XXH3_freeState(state);
+    return ok;
 }
 
 /* --- 16-bit values --- */

@@ -5,6 +5,7 @@
 #ifndef LLMC_FORMAT_MODEL_FILE_H
 #define LLMC_FORMAT_MODEL_FILE_H
 
+#include "llmc/format/adapter.h"
 #include "llmc/format/names.h"
 #include "llmc/format/safetensors.h"
 
@@ -20,6 +21,7 @@ struct weights {
     struct gpt_config config;
     enum gpt_format format;      /* whose names and layout these are; FORMAT_OWN for an llm.c file */
     const struct st_view **view; /* (PARAM_ROWS, MOST_PIECES, L); NULL where there is none */
+    struct adapter *adapter;     /* weights_read() adds it; or NULL */
 };
 const struct st_view **weights_view(const struct weights *w, enum param_id id, int piece, int64_t layer);
 /* Fills the table with the tensors PREFIX + piece_name() of `st`. `skip` is a beginning of the names that
@@ -38,6 +40,10 @@ int64_t weights_cols(const struct gpt_config *config, enum param_id id);
 bool weights_read(float *out, const struct weights *w, enum param_id id, int64_t layer, int64_t first,
                   int64_t count, struct error *err);
 
+/* Of some rows of every parameter, as they are without an adapter: two models that were trained apart differ
+ * in them. The values count, not the format. */
+bool weights_hash(const struct weights *w, uint64_t *hash, struct error *err);
+
 /* --- a model --- */
 
 struct model_file {
@@ -50,6 +56,8 @@ struct model_file {
 /* `path` is a directory, a GGUF file or an llm.c file. Nothing of the tensors' values is read, except that of a
  * separate head of a tied model, which must equal wte. On failure `m` is empty. */
 bool model_file_open(struct model_file *m, const char *path, struct error *err);
+/* The same with the adapter in a directory (adapter_find()), or without one (NULL). */
+bool model_file_open_adapted(struct model_file *m, const char *path, const char *adapter, struct error *err);
 void model_file_close(struct model_file *m); /* harmless after a failed open */
 
 /* --- writing --- */

@@ -22,7 +22,11 @@ void generator_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config 
         options.param_slots = trained->options.param_slots;
     }
     gpt_create(gpt, ctx, config, &options);
-    if (trained) gpt->hooks = trained->hooks;
+    if (trained) {
+        gpt->hooks = trained->hooks;
+        gpt->lora = trained->lora; /* its buffers */
+        gpt->options.lora = trained->options.lora;
+    }
 }
 
 int64_t generator_cache_bytes(const struct gpt_config *config, int64_t T) {

@@ -45,14 +45,15 @@ static struct tensor act_prefix(const struct gpt *g, enum act_id id, int64_t l, 
     return t;
 }
 
-/* Parameters that a kind of model does not have are NULL for the operations. */
+/* Parameters that a kind of model does not have are NULL for the operations, and so are gradients of those
+ * that are not trained (lora.h). */
 static struct tensor *param_or_null(const struct gpt *g, enum param_id id, int64_t l, struct tensor *t) {
     if (!gpt_param_copies(&g->config, id)) return NULL;
     *t = gpt_param(g, id, l);
     return t;
 }
 static struct tensor *grad_or_null(const struct gpt *g, enum param_id id, int64_t l, struct tensor *t) {
-    if (!gpt_param_copies(&g->config, id)) return NULL;
+    if (!gpt_param_copies(&g->config, id) || (g->options.lora.rank && !lora_adapts(g, id))) return NULL;
     *t = gpt_grad(g, id, l);
     return t;
 }
@@ -74,9 +75,9 @@ static void linear_forward(struct gpt *g, struct tensor *out, struct tensor *pre
 static void linear_backward(struct gpt *g, struct tensor *dinp, const struct tensor *dout,
                             const struct tensor *inp, enum param_id w, enum param_id b, int64_t l,
                             const struct tensor *pre, bool accumulate) {
-    struct tensor weight = gpt_param(g, w, l), dweight = gpt_grad(g, w, l), dbias;
-    matmul_backward(g->ctx, dinp, &dweight, grad_or_null(g, b, l, &dbias), dout, inp, &weight, pre,
-                    accumulate);
+    struct tensor weight = gpt_param(g, w, l), dweight, dbias;
+    matmul_backward(g->ctx, dinp, grad_or_null(g, w, l, &dweight), grad_or_null(g, b, l, &dbias), dout, inp,
+                    &weight, pre, accumulate);
 }
 
 /* A norm and the statistics that it leaves for backward. */
@@ -109,7 +110,8 @@ static void norm(struct gpt *g, enum norm n, int64_t l, const struct tensor *inp
 static void norm_back(struct gpt *g, enum norm n, int64_t l, bool first, const struct tensor *dout,
                       const struct tensor *inp) {
     struct tensor dresid = gpt_act(g, A_DRESID, 0), mean, rstd = gpt_act(g, norms[n].rstd, l), *m = NULL;
-    struct tensor weight = gpt_param(g, norms[n].weight, l), dweight = gpt_grad(g, norms[n].weight, l), dbias;
+    struct tensor weight = gpt_param(g, norms[n].weight, l), dbias;
+    struct tensor dweight = g->options.lora.rank ? g->lora.unused : gpt_grad(g, norms[n].weight, l);
     if (gpt_has_act(g, norms[n].mean)) *(m = &mean) = gpt_act(g, norms[n].mean, l);
     norm_backward(g->ctx, &dresid, &dweight, grad_or_null(g, norms[n].bias, l, &dbias),
                   first ? NULL : &dresid, dout, inp, m, &rstd, &weight);
@@ -290,8 +292,9 @@ static void mlp_half_backward(struct gpt *g, int64_t l, bool accumulate) {
 
 /* --- forward --- */
 
-static void layer_needed(const struct gpt *g, int64_t l, int64_t next) {
+static void layer_needed(struct gpt *g, int64_t l, int64_t next) {
     if (g->hooks.layer_needed) g->hooks.layer_needed(g->hooks.arg, l, next);
+    if (g->lora.layout.parts) lora_merge(g, l);
 }
 
 void gpt_set_prefix(struct gpt *g, const int32_t *lengths) {
@@ -401,12 +404,13 @@ static void logits_of_rows(struct gpt *g, struct tensor *logits, int64_t first, 
 /* Logits, losses and, in training, the gradients of ln_f's output and of the head's weight, a chunk of rows
  * at a time, so that the logits of a chunk are all that is ever held. */
 static void head(struct gpt *g, bool accumulate, bool train) {
-    struct tensor room = gpt_act(g, A_LOGITS, 0), weight = gpt_param(g, head_weight(g), 0), dweight = {0};
+    struct tensor room = gpt_act(g, A_LOGITS, 0), weight = gpt_param(g, head_weight(g), 0), dweight,
+                  *dw = NULL;
     struct tensor lnf_all = gpt_act(g, A_LNF, 0), dlnf_all = {0};
     struct tensor losses_all = gpt_act(g, A_LOSSES, 0), targets_all = gpt_act(g, A_TARGETS, 0);
     if (train) {
         dlnf_all = gpt_act(g, A_DBRANCH, 0);
-        dweight = gpt_grad(g, head_weight(g), 0);
+        dw = grad_or_null(g, head_weight(g), 0, &dweight);
     }
     struct tensor scale = tensor_range(&g->numbers, STEP_SCALE, 1);
     bool added = g->options.loss.smoothing > 0.0f || g->options.loss.z > 0.0f;
@@ -422,7 +426,7 @@ static void head(struct gpt *g, bool accumulate, bool train) {
         if (!train) continue;
         struct tensor lnf = tensor_slice_rows(&lnf_all, first, rows),
                       dlnf = tensor_slice_rows(&dlnf_all, first, rows);
-        matmul_backward(g->ctx, &dlnf, &dweight, NULL, &logits, &lnf, &weight, NULL, accumulate || first > 0);
+        matmul_backward(g->ctx, &dlnf, dw, NULL, &logits, &lnf, &weight, NULL, accumulate || first > 0);
     }
     struct tensor loss = tensor_range(&g->numbers, STEP_LOSS, 1), losses = tensor_range(&losses_all, 0, N);
     sum(g->ctx, &loss, &losses, train ? &scale : NULL, accumulate);
@@ -497,10 +501,11 @@ static void zero_small_gradients(struct gpt *g) {
 void gpt_forward_backward(struct gpt *g, bool first_micro_batch) {
     check(g->options.train, "gpt_forward_backward: the model was created without training");
     struct span whole = {0, g->options.T, true, NULL};
-    bool accumulate = !first_micro_batch;
-    if (first_micro_batch) zero_small_gradients(g);
+    bool adapters = g->options.lora.rank > 0, accumulate = !first_micro_batch && !adapters;
+    g->lora.first = first_micro_batch;
+    if (first_micro_batch && !adapters) zero_small_gradients(g);
     gpt_forward(g, 0, g->options.T);
-    head(g, accumulate, true);
+    head(g, !first_micro_batch, true);
 
     int64_t last = g->config.layers - 1;
     struct tensor dlnf = gpt_act(g, A_DBRANCH, 0), out = gpt_act(g, A_RESID_OUT, last);
@@ -512,10 +517,13 @@ void gpt_forward_backward(struct gpt *g, bool first_micro_batch) {
         if (g->hooks.layer_grads_needed) g->hooks.layer_grads_needed(g->hooks.arg, l);
         mlp_half_backward(g, l, accumulate);
         attn_half_backward(g, l, &whole, accumulate);
+        if (adapters) lora_backward(g, l);
         if (g->hooks.layer_ready) g->hooks.layer_ready(g->hooks.arg, l);
     }
-    struct tensor dwte = gpt_grad(g, P_WTE, 0), dwpe, dresid = gpt_act(g, A_DRESID, 0);
-    struct tensor tokens = gpt_act(g, A_TOKENS, 0);
-    embed_backward(g->ctx, &dwte, grad_or_null(g, P_WPE, 0, &dwpe), &dresid, &tokens);
+    if (!adapters) {
+        struct tensor dwte = gpt_grad(g, P_WTE, 0), dwpe, dresid = gpt_act(g, A_DRESID, 0);
+        struct tensor tokens = gpt_act(g, A_TOKENS, 0);
+        embed_backward(g->ctx, &dwte, grad_or_null(g, P_WPE, 0, &dwpe), &dresid, &tokens);
+    }
     ctx_range_pop(g->ctx);
 }

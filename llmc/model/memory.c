@@ -36,17 +36,20 @@ static struct tensor param_view(const struct gpt *g, const struct tensor *buffer
 
 /* fp8 is for the blocks' matrices; the output head stays out of it. */
 struct tensor gpt_param(const struct gpt *g, enum param_id id, int64_t layer) {
-    struct tensor t = param_view(g, &g->params, g->options.param_slots, id, layer);
+    struct tensor t = lora_adapts(g, id) ? lora_weight(g, id)
+                                         : param_view(g, &g->params, g->options.param_slots, id, layer);
     t.fp8 = g->options.fp8 && gpt_param_in_blocks(id);
     return t;
 }
 struct tensor gpt_grad(const struct gpt *g, enum param_id id, int64_t layer) {
+    if (lora_adapts(g, id)) return lora_dweight(g, id);
+    check(!g->options.lora.rank, "with adapters, %s has no gradient", gpt_param_rows[id].name);
     return param_view(g, &g->grads, g->options.grad_slots, id, layer);
 }
 
 static void init_param(struct gpt *g, enum param_id id, int64_t l, uint64_t seed) {
     const struct param_row *row = &gpt_param_rows[id];
-    struct tensor t = gpt_param(g, id, l);
+    struct tensor t = param_view(g, &g->params, g->options.param_slots, id, l);
     if (row->rows == DIM_VP) t = tensor_slice_rows(&t, 0, g->config.vocab_size); /* the padding stays zero */
     uint64_t purpose = RNG_INIT | (uint64_t)id << 8 | (uint64_t)l << 16;
     float std = g->options.init_std > 0.0f ? g->options.init_std : 0.02f;
@@ -242,9 +245,11 @@ void gpt_create(struct gpt *g, struct ctx *ctx, const struct gpt_config *config,
     g->params = tensor_make("parameters", dtype, p, count, 0, 0, 0);
     check(!options->params || (options->params->dtype == dtype && tensor_count(options->params) == count),
           "gpt_create: %s is not the buffer of such a model", tensor_text(options->params));
-    if (options->train) {
-        check(!options->bf16_weights,
-              "gpt_create: weights in bf16 beside activations in fp32 cannot be trained");
+    check(!options->train || !options->bf16_weights,
+          "gpt_create: weights in bf16 beside activations in fp32 cannot be trained");
+    if (options->lora.rank) {
+        lora_create(g);
+    } else if (options->train) {
         count = gpt_stored_total(&g->layout, options->grad_slots);
         p = ctx_alloc(ctx, MEM_GRADIENTS, count * size, "the gradients");
         g->grads = tensor_make("gradients", options->dtype, p, count, 0, 0, 0);

@@ -3,7 +3,7 @@
 #ifndef LLMC_MODEL_MEMORY_H
 #define LLMC_MODEL_MEMORY_H
 
-#include "llmc/model/params.h"
+#include "llmc/model/lora.h"
 #include "llmc/ops/ctx.h"
 
 #ifdef __cplusplus
@@ -60,6 +60,7 @@ struct gpt_options {
     float init_std;         /* of gpt_init_weights; 0 means GPT-2's 0.02 */
     struct loss_terms loss; /* of training; gpt_loss() is plain cross-entropy */
     const struct tensor *params; /* use this buffer (another model's) instead of allocating one; or NULL */
+    struct lora_options lora; /* train adapters in place of the model; it then has no gradients of its own */
     int64_t param_slots, grad_slots; /* of the two buffers, see gpt_stored_total; they need hooks */
 };
 
@@ -92,8 +93,9 @@ struct gpt {
     struct gpt_params layout;
     struct gpt_hooks hooks;
     struct tensor params;  /* (layout.total), fewer with slots */
-    struct tensor grads;   /* (layout.total), fewer with slots; only with options.train */
+    struct tensor grads;   /* (layout.total), fewer with slots; only with options.train, without adapters */
     struct tensor numbers; /* (STEP_NUMBERS) fp32 */
+    struct lora lora;      /* with options.lora, and of a generator whose model trains with it */
     char *act_data[ACT_ROWS];
     int64_t act_stride[ACT_ROWS]; /* bytes from one layer to the next; 0 where layers share */
     int64_t cache;                /* the sequence that A_QKV shows and gpt_forward() continues */
@@ -110,7 +112,7 @@ void gpt_init_weights(struct gpt *gpt, uint64_t seed);
 
 /* Views. Layer is ignored for rows that are not per layer. Asking for one that the model does not have ends
  * the process. */
-struct tensor gpt_param(const struct gpt *gpt, enum param_id id, int64_t layer);
+struct tensor gpt_param(const struct gpt *gpt, enum param_id id, int64_t layer); /* with its adapters */
 struct tensor gpt_grad(const struct gpt *gpt, enum param_id id, int64_t layer);
 struct tensor gpt_act(const struct gpt *gpt, enum act_id id, int64_t layer);
 bool gpt_has_act(const struct gpt *gpt, enum act_id id);

@@ -71,7 +71,21 @@ static void create_state(struct optimizer *opt, struct gpt *g, int64_t n, bool m
     optimizer_copy_master(opt, g);
 }
 
+/* Adapters take the place of the parameters. */
+static void create_for_adapters(struct optimizer *opt, struct gpt *g, struct optimizer_options options) {
+    const struct lora *l = &g->lora;
+    check(options.kind != OPTIMIZER_MUON, "Muon is for the matrices of the blocks, not for adapters");
+    *opt = (struct optimizer){.kind = options.kind, .count = 1};
+    opt->whole[0] = (struct optimizer_piece){
+        .count = l->layout.total, .decay = true, .param = l->params, .grad = l->grads};
+    create_state(opt, g, l->layout.total, options.master_weights);
+}
+
 void optimizer_create(struct optimizer *opt, struct gpt *g, struct optimizer_options options) {
+    if (g->options.lora.rank) {
+        create_for_adapters(opt, g, options);
+        return;
+    }
     const struct gpt_params *p = &g->layout;
     const int64_t bounds[] = {0, p->blocks, p->matrices, p->total};
     bool apart = options.kind == OPTIMIZER_MUON; /* the blocks from the other matrices */
@@ -226,7 +240,7 @@ void optimizer_skip_outlier(struct gpt *g, const struct update_args *args) {
 void optimizer_step(struct optimizer *opt, struct gpt *g, const struct update_args *args) {
     struct tensor norm = step_sumsq(g);
     ctx_range_push(g->ctx, "update");
-    sumsq(g->ctx, &norm, &g->grads);
+    sumsq(g->ctx, &norm, g->options.lora.rank ? &g->lora.grads : &g->grads);
     optimizer_skip_outlier(g, args);
     optimizer_update(opt, g, args);
     ctx_range_pop(g->ctx);

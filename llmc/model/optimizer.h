@@ -46,7 +46,7 @@ struct optimizer {
     struct tensor block, other, gram, factor, norm;
 };
 
-/* Allocates and zeroes the state for all parameters in gpt's context. */
+/* Allocates and zeroes the state for all parameters, or for the adapters, in gpt's context. */
 void optimizer_create(struct optimizer *opt, struct gpt *gpt, struct optimizer_options options);
 /* The same for some of them. `at` must continue from piece to piece; the list must outlive the
  * optimizer. */
@@ -66,7 +66,8 @@ void optimizer_copy_master(struct optimizer *opt, struct gpt *gpt);
 
 /* With args->skip_outliers: whether the update is to change nothing, from STEP_LOSS and STEP_SUMSQ. */
 void optimizer_skip_outlier(struct gpt *gpt, const struct update_args *args);
-/* One update from gpt->grads; leaves the squared gradient norm in gpt->numbers[STEP_SUMSQ].
+/* One update from gpt->grads, or those of the adapters; leaves the squared gradient norm in
+ * gpt->numbers[STEP_SUMSQ].
  * args->weight_decay goes to matrices only. A gradient with a NaN or Inf changes nothing. */
 void optimizer_step(struct optimizer *opt, struct gpt *gpt, const struct update_args *args);
 /* Its second half: from the pieces' gradients, given the squared norm of the whole one. Leaves out the

@@ -32,8 +32,8 @@ struct comm {
     struct group *group;
     int64_t rank, world;
     int64_t part, parts; /* this rank's part, and the ranks of a team, which divides the world */
-    const char *kind; /* "one process", "shared memory", "NCCL 2.21.5": for people */
-    void *state;      /* private */
+    const char *kind;    /* "one process", "shared memory", "NCCL 2.21.5": for people */
+    void *state;         /* private */
 
     int64_t (*all_reduce)(struct comm *c, struct tensor *t, void *stream);
     /* The own part becomes the sum over all ranks, of all teams; the other parts become undefined. */

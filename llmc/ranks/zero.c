@@ -258,7 +258,7 @@ static int64_t make_parts(struct zero *z) {
 void zero_create(struct zero *z, struct gpt *g, struct optimizer *opt, struct comm *comm,
                  enum zero_level level, struct optimizer_options options) {
     *z = (struct zero){.comm = comm, .gpt = g, .optimizer = opt};
-    if (comm->world == 1) {
+    if (comm->world == 1 || g->options.lora.rank) {
         optimizer_create(opt, g, options);
         return;
     }
@@ -354,10 +354,20 @@ static void update_by_muon(struct zero *z, const struct update_args *args) {
     }
 }
 
+/* Adapters and their gradients are small: every rank stores them whole. */
+static void reduce_adapters(struct zero *z) {
+    struct tensor loss = tensor_range(&z->gpt->numbers, STEP_LOSS, 1), grads = z->gpt->lora.grads;
+    int64_t ticket = z->comm->all_reduce(z->comm, &grads, z->gpt->ctx->stream);
+    await(z, &ticket);
+    ticket = z->comm->all_reduce(z->comm, &loss, z->gpt->ctx->stream);
+    await(z, &ticket);
+}
+
 void zero_update(struct zero *z, const struct update_args *args) {
     struct zero_state *s = z->state;
     struct gpt *g = z->gpt;
     if (!s) {
+        if (z->comm && z->comm->world > 1) reduce_adapters(z);
         optimizer_step(z->optimizer, g, args);
         return;
     }

@@ -50,7 +50,8 @@ void zero_gpt_options(struct gpt_options *options, enum zero_level level, int64_
 
 enum zero_what { ZERO_PARAMS, ZERO_GRADS, ZERO_M, ZERO_V, ZERO_MASTER };
 
-/* With only `gpt` and `optimizer` set and all else zero, it describes a single process. */
+/* With adapters (lora.h) the level is 0, and their gradients are summed before the update.
+ * With only `gpt` and `optimizer` set and all else zero, it describes a single process. */
 struct zero {
     enum zero_level level; /* 0 when the world is 1 */
     struct comm *comm;

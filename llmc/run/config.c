@@ -81,7 +81,7 @@ static const struct option_row optimizer_rows[] = {
     OPT_REAL(
         C, learning_rate, "learning-rate", "auto", 0, 100, "X",
         "peak learning rate (auto: 4e-3 for the stories, else by the model's width, 6e-4 at 768 channels; a "
-        "tenth of that for weights from --model DIR)",
+        "tenth of that for weights from --model DIR, but not for --lora)",
         0),
     OPT_WORD(C, schedule, "schedule", "cosine", "cosine|linear|constant|wsd|noam", NULL,
              "shape of the learning rate after the warmup; wsd is constant and decays at the "
@@ -120,6 +120,20 @@ static const struct option_row optimizer_rows[] = {
              "skip the update of a step whose loss or gradient norm is more than Z standard deviations above "
              "the mean of the last 128 steps (0: never)",
              0),
+};
+static const struct option_row adapter_rows[] = {
+    OPT_INT(
+        C, lora_rank, "lora", "0", 0, 4096, "RANK",
+        "train low-rank adapters (LoRA) of this rank beside the matrices of --model DIR, which stay as they "
+        "are (0: train the model itself)",
+        0),
+    OPT_REAL(C, lora_alpha, "lora-alpha", "auto", 0, 1e6, "A",
+             "the adapters' product is scaled by A / RANK (auto: twice the rank)", 0),
+    OPT_TEXT(
+        C, lora_targets, "lora-targets", "all", "LIST",
+        "the layers that get adapters: of qkv (or q, k, v), attn, gate, up, down, as the model has them; or "
+        "all",
+        0),
 };
 static const struct option_row evaluation_rows[] = {
     OPT_INT(C, val_every, "val-every", "auto", 0, INFINITY, "N",
@@ -230,6 +244,7 @@ const struct option_group run_option_groups[] = {
     {"Data", data_rows, ARRAY_LENGTH(data_rows)},
     {"Batch and length", batch_rows, ARRAY_LENGTH(batch_rows)},
     {"Optimizer", optimizer_rows, ARRAY_LENGTH(optimizer_rows)},
+    {"Adapters", adapter_rows, ARRAY_LENGTH(adapter_rows)},
     {"Evaluation", evaluation_rows, ARRAY_LENGTH(evaluation_rows)},
     {"Run", run_rows, ARRAY_LENGTH(run_rows)},
     {"Several processes (also with torchrun, mpirun and srun)", process_rows, ARRAY_LENGTH(process_rows)},
@@ -304,10 +319,13 @@ static double choose_init_std(bool stories, int64_t channels) {
  * the full rate would undo what the last part of it has learned. GPT was fine-tuned with 6.25e-5 after 2.5e-4
  * (Radford et al. 2018), BERT with 2e-5 to 5e-5 after 1e-4. Lion's updates are larger: Chen et al. 2023 take
  * 0.1 to 0.3 of AdamW's rate. */
+/* Adapters are new, so they get the rate of a new model, ten times that of its weights. Hu et al. 2021 trained
+ * those of GPT-2 with 2e-4; Schulman et al. 2025 ("LoRA Without Regret") find the best rate at ten times that
+ * of full fine-tuning, whatever the rank. */
 static double choose_learning_rate(const struct run_config *c, int64_t channels, bool from_weights) {
     bool stories = on_stories(c), lion = c->optimizer == OPTIMIZER_CHOICE_LION;
     double rate = lion ? 0.3 * rate_for_width(channels) : stories ? 4e-3 : rate_for_width(channels);
-    return from_weights ? 0.1 * rate : rate;
+    return from_weights && !c->lora_rank ? 0.1 * rate : rate;
 }
 
 /* The size of the groups that --zero divides among. */
@@ -386,6 +404,24 @@ static bool choose_samples(struct run_config *c, struct error *err) {
            fail(err, "--samples windows: conversations of --chat are not cut; give apart or documents");
 }
 
+static bool complete_adapters(struct run_config *c, const struct gpt_config *model, struct error *err) {
+    if (!c->lora_rank) return true;
+    if (!run_starts_from_weights(c))
+        return fail(err, "--lora %" PRId64 ": adapters need a model to adapt: --model DIR", c->lora_rank);
+    if (c->optimizer == OPTIMIZER_CHOICE_MUON)
+        return fail(err,
+                    "--optimizer muon is for the matrices of the blocks, which --lora does not train; give "
+                    "adamw or lion");
+    if (c->zero > ZERO_OPTIMIZER)
+        return fail(err, "--zero %d: --lora trains adapters, which every process stores whole; leave it out",
+                    (int)c->zero);
+    if (c->lora_alpha <= 0) c->lora_alpha = 2.0 * (double)c->lora_rank;
+    c->zero = ZERO_NONE;
+    c->lora.rank = c->lora_rank;
+    c->lora.scale = (float)(c->lora_alpha / (double)c->lora_rank);
+    return lora_targets_parse(&c->lora.targets, c->lora_targets, model, err);
+}
+
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, struct error *err) {
     bool small = model->channels < 512, from_weights = run_starts_from_weights(c);
     if (!c->batch_size) c->batch_size = small ? 8 : 4;
@@ -398,7 +434,8 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, s
                     from_weights ? "" : "; --context gives a new model a longer one");
     if (!c->model) c->model = RUN_DEFAULT_MODEL;
     if (!check_zero_group(c, err) || !choose_tokens_per_step(c, err)) return false;
-    if (!choose_samples(c, err) || !complete_optimizer(c, err)) return false;
+    if (!choose_samples(c, err) || !complete_optimizer(c, err) || !complete_adapters(c, model, err))
+        return false;
     if (c->init_std <= 0 && !from_weights) c->init_std = choose_init_std(stories, model->channels);
     if (c->learning_rate <= 0) c->learning_rate = choose_learning_rate(c, model->channels, from_weights);
     if (c->final_lr_fraction < 0) c->final_lr_fraction = stories ? 0.0 : 0.1;
@@ -501,6 +538,7 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
                                   .init_std = (float)c->init_std,
                                   .fp8 = fp8,
                                   .loss = {(float)c->label_smoothing, (float)c->z_loss},
+                                  .lora = c->lora,
                                   .dtype = dtype};
     zero_gpt_options(&options, c->zero, c->world);
     return options;

@@ -53,6 +53,11 @@ struct run_config {
     enum schedule_kind schedule;
     int64_t warmup;
     double init_std;
+    /* adapters */
+    int64_t lora_rank;
+    double lora_alpha;
+    const char *lora_targets;
+    struct lora_options lora; /* not an option; run_config_complete() sets it */
     /* evaluation */
     int64_t val_every, val_batches, sample_every, eval_every;
     const char *eval_tasks;
@@ -83,7 +88,7 @@ struct run_config {
 };
 
 extern const struct option_group run_option_groups[];
-enum { RUN_OPTION_GROUPS = 9 };
+enum { RUN_OPTION_GROUPS = 10 };
 
 /* What a run without --model trains. */
 #define RUN_DEFAULT_MODEL "tiny"

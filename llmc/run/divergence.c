@@ -1,6 +1,7 @@
 /* When training goes wrong: see divergence.h. */
 #include "llmc/run/divergence.h"
 
+#include "llmc/format/adapter.h"
 #include "llmc/run/best.h"
 #include "llmc/run/log.h"
 
@@ -112,8 +113,9 @@ static void load(struct run *r, const char *checkpoint, struct error *err) {
     bool ok = checkpoint_load_state(&r->state, checkpoint, err) &&
               (guard_from_json(&r->guard, json_object_get(r->state.extra, "guard")) ||
                fail(err, "%s/trainer.json: \"guard\" is not the state of a run", checkpoint)) &&
-              checkpoint_load_parameters(&r->zero, checkpoint, err) &&
-              checkpoint_load_moments(&r->zero, checkpoint, err);
+              (r->config.lora_rank ? adapter_load(&r->gpt, &r->optimizer, checkpoint, err)
+                                   : checkpoint_load_parameters(&r->zero, checkpoint, err) &&
+                                         checkpoint_load_moments(&r->zero, checkpoint, err));
     check_all_ranks(r->group, ok, err);
     run_best_load(r, true);
     r->guard.rollbacks = rollbacks;

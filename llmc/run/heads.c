@@ -50,6 +50,7 @@ static void print_best(struct run *r, bool persons, const char *finds) {
 }
 
 void run_print_heads(struct run *r) {
+    if (r->config.lora_rank) return; /* `view` shows models, not adapters */
     if (!r->data.tokenizer) return;
     print_best(r, true, "who \"he\" and \"she\" are");
     print_best(r, false, "what \"it\" is");

@@ -5,6 +5,8 @@
 
 static bool no_text(const struct run *r) { return !r->config.text; }
 static bool no_stories(const struct run *r) { return !r->data.stories; }
+static bool no_adapters(const struct run *r) { return !r->config.lora_rank; }
+static bool adapters(const struct run *r) { return r->config.lora_rank; }
 static bool no_chat(const struct run *r) { return !r->config.chat; }
 static bool shards(const struct run *r) { return r->config.data; }
 static bool shuffled_documents(const struct run *r) {
@@ -53,6 +55,9 @@ static const struct {
     {"sample-every", no_tokenizer, "there is no tokenizer to write text with; --tokenizer names one"},
     {"zero", undivided, "one process has nobody to divide its memory with"},
     {"zero-group", one_process, "one process has nobody to divide its memory with"},
+    {"zero", adapters, "every process stores the adapters and their state whole"},
+    {"lora-alpha", no_adapters, "it is for --lora"},
+    {"lora-targets", no_adapters, "it is for --lora"},
     {"comm-timeout", one_process, "there is one process only"},
     {"bind", not_started_here, "it is for the processes of --gpus and --ranks"},
     {"tf32", no_tf32, "it is for fp32 matrices on a GPU"},

@@ -83,12 +83,19 @@ static void introduce(const struct run *r) {
     say("\n");
     say("model     %s: %sparameters, %s of memory\n", r->model.name, human_count((double)r->gpt.layout.count),
         human_bytes((double)ctx_memory_total(&r->ctx)));
+    if (r->config.lora_rank)
+        say("adapters  rank %" PRId64 ", alpha %g, on %s: %sparameters are trained, %.3g %% of the model's\n",
+            r->config.lora_rank, r->config.lora_alpha, r->config.lora_targets,
+            human_count((double)r->gpt.lora.layout.count),
+            100.0 * (double)r->gpt.lora.layout.count / (double)r->gpt.layout.count);
     say("run       %s, %" PRId64 " step%s of %" PRId64 " tokens%s%s\n", r->out, r->config.steps,
         r->config.steps == 1 ? "" : "s", r->config.tokens_per_step,
         r->resumed ? ", resumed from "
         : r->start ? ", starting from "
                    : "",
-        r->start ? r->start : "");
+        r->adapter ? r->adapter
+        : r->start ? r->start
+                   : "");
     char *program = program_name(NULL), *out = shell_quote(r->out);
     say("watch     %s watch %s\n\n", program, out);
     free(program);
@@ -212,14 +219,17 @@ static void print_loss(const struct run *r) {
 /* Commands that work as they stand: without a tokenizer `sample` takes no prompt, and prints numbers. */
 static void print_sample_command(const struct run *r) {
     if (gpt_looks_ahead(&r->model)) return;
-    char *program = program_name(NULL), *out = shell_quote(r->out);
+    char *program = program_name(NULL), *out = shell_quote(r->out),
+         *base = shell_quote(r->start ? r->start : "");
     char *says = shell_quote(r->config.chat ? r->data.chat_prompt_text : "");
-    say("sample    %s sample --from %s%s%s\n", program, out,
+    say("sample    %s sample --from %s%s%s%s%s\n", program, r->config.lora_rank ? base : out,
+        r->config.lora_rank ? " --adapter " : "", r->config.lora_rank ? out : "",
         r->data.stories  ? " --prompt Once"
         : r->config.chat ? " --chat "
                          : "",
         r->config.chat ? says : "");
     free(says);
+    free(base);
     free(program);
     free(out);
 }

@@ -52,6 +52,10 @@ static const struct resume_row {
     {"z-loss", RESUME_FREE},
     {"grad-clip", RESUME_FREE},
     {"skip-outliers", RESUME_FREE},
+    /* adapters */
+    {"lora", RESUME_MODEL},
+    {"lora-alpha", RESUME_MODEL},
+    {"lora-targets", RESUME_MODEL},
     /* evaluation */
     {"val-every", RESUME_FREE},
     {"val-batches", RESUME_FREE},
@@ -259,6 +263,7 @@ bool resume_check_fixed(const struct resume *r, struct options *now, const struc
         const char *is, *was;
         if (!differs(r, now, row->name, &is, &was)) continue;
         if (other_source(&r->config, row->name)) return refuse_source(r, row->name, is, err);
+        if (c->lora_rank && strcmp(row->name, "model") == 0) continue; /* the adapters know which one it is */
         if (rule != RESUME_MODEL && rule != RESUME_STATE && rule != RESUME_ORDER) continue;
         /* what the run was not told is in the model */
         if (field && gpt_field_get(&c->shape, field) == gpt_field_get(model, field)) continue;

@@ -6,6 +6,7 @@
 
 #include "llmc/base/file.h"
 #include "llmc/base/json_file.h"
+#include "llmc/format/adapter.h"
 #include "llmc/format/model_config.h"
 #include "llmc/process/launch.h"
 #include "llmc/process/rank_facts.h"
@@ -183,6 +184,10 @@ static bool check_validation(const struct run *r, struct error *err) {
 
 static bool open_data_and_model(struct run *r, const struct resume *was, struct error *err) {
     struct run_config *c = &r->config;
+    if (r->resumed && adapter_is_one(r->start)) {
+        r->adapter = r->start;
+        r->start = NULL;
+    }
     bool fine_tunes = !r->start && run_starts_from_weights(c);
     if (fine_tunes && !(r->start = checkpoint_find(c->model, err))) return false;
     if (r->resumed && !(checkpoint_config(&r->model, r->start, err) &&
@@ -251,6 +256,21 @@ static void open_comm(struct run *r) {
 
 /* --- the model --- */
 
+/* For the model that has just been loaded. */
+static void load_adapters(struct run *r) {
+    struct error err;
+    struct lora *l = &r->gpt.lora;
+    l->base = r->start;
+    check(checkpoint_hash(&l->base_hash, r->start, &err), "%s", err.message);
+    if (r->adapter) {
+        check(adapter_load(&r->gpt, &r->optimizer, r->adapter, &err), "%s", err.message);
+    } else {
+        lora_init_weights(&r->gpt, (uint64_t)r->config.seed);
+        optimizer_copy_master(&r->optimizer, &r->gpt);
+    }
+    r->generator.lora = *l;
+}
+
 /* Plans a step, checks that it fits, allocates, and sets or loads the weights. */
 static void create_model(struct run *r) {
     struct error err;
@@ -280,7 +300,10 @@ static void create_model(struct run *r) {
         optimizer_copy_master(&r->optimizer, &r->gpt);
     } else {
         check(checkpoint_load_parameters(&r->zero, r->start, &err), "%s", err.message);
-        if (r->resumed) check(checkpoint_load_moments(&r->zero, r->start, &err), "%s", err.message);
+        if (r->config.lora_rank)
+            load_adapters(r);
+        else if (r->resumed)
+            check(checkpoint_load_moments(&r->zero, r->start, &err), "%s", err.message);
     }
     r->save_seconds = (double)checkpoint_size(&r->zero) / 100e6; /* a slow disk, until it is measured */
     ctx_free(&plan);
@@ -383,4 +406,5 @@ void run_close(struct run *r) {
     options_free(&r->options);
     free(r->out);
     free(r->start);
+    free(r->adapter);
 }

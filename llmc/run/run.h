@@ -21,6 +21,7 @@ struct run {
     struct owner owner; /* of the run directory; on rank 0 */
     char *out;          /* its path */
     char *start;        /* the checkpoint that the weights come from; NULL: they are initialised */
+    char *adapter; /* with --lora, resumed: the checkpoint of the adapters; then `start` is what they adapt */
     bool resumed;
     struct train_state state; /* step, data position and what else a checkpoint stores */
 

@@ -105,7 +105,8 @@ static void tensors_in_every_type(void **state) {
         struct error err;
         struct gguf g;
         const char *path = in_scratch("model.gguf"); /* replaced each time */
-        if (!export_gguf(s->checkpoint, path, (enum export_type)type, &err)) fail_msg("%s", err.message);
+        if (!export_gguf(s->checkpoint, NULL, path, (enum export_type)type, &err))
+            fail_msg("%s", err.message);
         gguf_read(&g, path);
         assert_int_equal(g.tensors, 5 + 12 * config.layers);
         assert_u32(&g, "general.file_type", file_types[type]);
@@ -139,7 +140,7 @@ static void keys_describe_the_model(void **state) {
     struct error err;
     struct gguf g;
     const char *path = in_scratch("model.gguf");
-    if (!export_gguf(s->checkpoint, path, EXPORT_F32, &err)) fail_msg("%s", err.message);
+    if (!export_gguf(s->checkpoint, NULL, path, EXPORT_F32, &err)) fail_msg("%s", err.message);
     gguf_read(&g, path);
     assert_text(&g, "general.architecture", "gpt2");
     assert_text(&g, "general.type", "model");
@@ -186,7 +187,7 @@ static void tokenizer_goes_along(void **state) {
     struct error err;
     struct gguf g;
     const char *path = in_scratch("model.gguf");
-    if (!export_gguf(s->checkpoint, path, EXPORT_F32, &err)) fail_msg("%s", err.message);
+    if (!export_gguf(s->checkpoint, NULL, path, EXPORT_F32, &err)) fail_msg("%s", err.message);
     gguf_read(&g, path);
     int V = tokenizer_vocab_size(s->tokenizer), end = tokenizer_end_of_text(s->tokenizer);
     assert_true(V > 257 && V < config.vocab_size);
@@ -240,11 +241,11 @@ static void what_cannot_be_exported(void **state) {
     struct fixture *s = *state;
     struct error err = {""};
     const char *path = in_scratch("model.gguf");
-    assert_false(export_gguf(in_scratch("missing"), path, EXPORT_F32, &err));
+    assert_false(export_gguf(in_scratch("missing"), NULL, path, EXPORT_F32, &err));
     assert_mentions(err.message, "missing");
-    assert_false(export_gguf(s->checkpoint, scratch_directory(), EXPORT_F32, &err));
+    assert_false(export_gguf(s->checkpoint, NULL, scratch_directory(), EXPORT_F32, &err));
     assert_mentions(err.message, "is a directory");
-    assert_false(export_gguf(s->checkpoint, in_scratch("no/such/model.gguf"), EXPORT_F32, &err));
+    assert_false(export_gguf(s->checkpoint, NULL, in_scratch("no/such/model.gguf"), EXPORT_F32, &err));
     assert_mentions(err.message, "no/such/model.gguf");
 
     /* Values that a type cannot hold. */
@@ -262,7 +263,7 @@ static void what_cannot_be_exported(void **state) {
         f32(&w)[40] = values[i].value;
         save(s, s->tokenizer, 2);
         unlink(path);
-        bool ok = export_gguf(s->checkpoint, path, values[i].type, &err);
+        bool ok = export_gguf(s->checkpoint, NULL, path, values[i].type, &err);
         if (ok != values[i].good)
             fail_msg("%g in %s: %s", (double)values[i].value, export_type_name(values[i].type),
                      ok ? "accepted" : err.message);
@@ -273,25 +274,25 @@ static void what_cannot_be_exported(void **state) {
     }
     f32(&w)[40] = 70000.0f;
     save(s, s->tokenizer, 2);
-    assert_false(export_huggingface(s->checkpoint, in_scratch("hf"), EXPORT_F16, false, &err));
+    assert_false(export_huggingface(s->checkpoint, NULL, in_scratch("hf"), EXPORT_F16, false, &err));
     assert_mentions(err.message, "65504");
     assert_false(path_exists(in_scratch("hf")));
     assert_false(path_exists(in_scratch("hf.tmp")));
     f32(&w)[40] = kept;
-    assert_false(export_huggingface(s->checkpoint, in_scratch("hf"), EXPORT_Q8_0, false, &err));
+    assert_false(export_huggingface(s->checkpoint, NULL, in_scratch("hf"), EXPORT_Q8_0, false, &err));
     assert_mentions(err.message, "q8_0 is a type of GGUF files");
 
     /* Tokenizers. */
     save(s, NULL, 3);
-    assert_false(export_gguf(s->checkpoint, path, EXPORT_F32, &err));
+    assert_false(export_gguf(s->checkpoint, NULL, path, EXPORT_F32, &err));
     assert_mentions(err.message, "has no tokenizer");
     save(s, s->tokenizer, 3);
     edit_tokenizer(s, "\"add_prefix_space\":false", "\"add_prefix_space\":true");
-    assert_false(export_gguf(s->checkpoint, path, EXPORT_F32, &err));
+    assert_false(export_gguf(s->checkpoint, NULL, path, EXPORT_F32, &err));
     assert_mentions(err.message, "no pre-tokenizer like that");
     save(s, s->tokenizer, 3);
     edit_tokenizer(s, "\"merges\"", "\"margins\"");
-    assert_false(export_gguf(s->checkpoint, path, EXPORT_F32, &err));
+    assert_false(export_gguf(s->checkpoint, NULL, path, EXPORT_F32, &err));
     assert_mentions(err.message, "tokenizer.json");
 }
 
@@ -306,9 +307,9 @@ static void rows_that_blocks_do_not_divide(void **state) {
     save(s, bytes, 9);
     tokenizer_free(bytes);
     const char *path = in_scratch("model.gguf");
-    assert_false(export_gguf(s->checkpoint, path, EXPORT_Q8_0, &err));
+    assert_false(export_gguf(s->checkpoint, NULL, path, EXPORT_Q8_0, &err));
     assert_mentions(err.message, "multiples of 32 long, and those of wte.weight have 36");
-    if (!export_gguf(s->checkpoint, path, EXPORT_F16, &err)) fail_msg("%s", err.message);
+    if (!export_gguf(s->checkpoint, NULL, path, EXPORT_F16, &err)) fail_msg("%s", err.message);
     gguf_read(&g, path);
     assert_int_equal(seek_array(&g, "tokenizer.ggml.merges", 8), 0);
     file_unmap(&g.file);
@@ -345,8 +346,8 @@ static void a_full_disk_leaves_nothing(void **state) {
         struct rlimit small = {limit, unlimited.rlim_max};
         struct error err = {""};
         setrlimit(RLIMIT_FSIZE, &small);
-        bool a = export_gguf(s->checkpoint, gguf, EXPORT_F32, &err);
-        bool b = export_huggingface(s->checkpoint, hf, EXPORT_F32, false, &err);
+        bool a = export_gguf(s->checkpoint, NULL, gguf, EXPORT_F32, &err);
+        bool b = export_huggingface(s->checkpoint, NULL, hf, EXPORT_F32, false, &err);
         setrlimit(RLIMIT_FSIZE, &unlimited);
         assert_false(a && limit < 100000);
         assert_true(path_exists(gguf) == a && path_exists(hf) == b);
@@ -370,7 +371,7 @@ static void directories_load_again(void **state) {
         struct error err;
         struct gpt_config c;
         const char *dir = in_scratch("%s", to[type]);
-        if (!export_huggingface(s->checkpoint, dir, (enum export_type)type, false, &err))
+        if (!export_huggingface(s->checkpoint, NULL, dir, (enum export_type)type, false, &err))
             fail_msg("%s", err.message);
         assert_false(path_exists(in_scratch("bf16.tmp")));
         if (!checkpoint_config(&c, dir, &err)) fail_msg("%s", err.message);
@@ -394,18 +395,19 @@ static void directories_load_again(void **state) {
         assert_true(tokenizer_hash(t) == tokenizer_hash(s->tokenizer));
         tokenizer_free(t);
         assert_false(
-            export_huggingface(s->checkpoint, dir, EXPORT_F32, false, &err)); /* not over something */
+            export_huggingface(s->checkpoint, NULL, dir, EXPORT_F32, false, &err)); /* not over something */
         assert_mentions(err.message, "not empty; name a new directory");
-        if (!export_huggingface(s->checkpoint, dir, (enum export_type)type, true, &err))
+        if (!export_huggingface(s->checkpoint, NULL, dir, (enum export_type)type, true, &err))
             fail_msg("%s", err.message);
         /* A model that came from elsewhere is exported in the same way. */
-        if (!export_gguf(dir, in_scratch("again.gguf"), EXPORT_F32, &err)) fail_msg("%s", err.message);
+        if (!export_gguf(dir, NULL, in_scratch("again.gguf"), EXPORT_F32, &err)) fail_msg("%s", err.message);
     }
     struct error err;
     assert_true(make_directories(in_scratch("empty"), &err));
-    if (!export_huggingface(s->checkpoint, in_scratch("empty"), EXPORT_BF16, false, &err))
+    if (!export_huggingface(s->checkpoint, NULL, in_scratch("empty"), EXPORT_BF16, false, &err))
         fail_msg("%s", err.message);
-    assert_false(export_huggingface(s->checkpoint, in_scratch("f32/config.json"), EXPORT_BF16, false, &err));
+    assert_false(
+        export_huggingface(s->checkpoint, NULL, in_scratch("f32/config.json"), EXPORT_BF16, false, &err));
     assert_mentions(err.message, "not a directory");
 }
 
@@ -458,7 +460,8 @@ static void ids_survive(void **state) {
     for (int with = 1; with >= 0; with--) {
         save(s, with ? s->tokenizer : NULL, 4 + with);
         const char *name = with ? "with" : "without", *to = in_scratch("%s", name);
-        if (!export_huggingface(s->checkpoint, to, EXPORT_F32, false, &err)) fail_msg("%s", err.message);
+        if (!export_huggingface(s->checkpoint, NULL, to, EXPORT_F32, false, &err))
+            fail_msg("%s", err.message);
         char *text = get_text(in_scratch("%s/config.json", name));
         assert_mentions(text, "\"bos_token_id\": 257");
         assert_mentions(text, "\"n_ctx\": 7");
@@ -468,7 +471,7 @@ static void ids_survive(void **state) {
         free(text);
         assert_int_equal(path_exists(in_scratch("%s/tokenizer_config.json", name)), with);
     }
-    if (!export_gguf(in_scratch("with"), in_scratch("model.gguf"), EXPORT_F32, &err))
+    if (!export_gguf(in_scratch("with"), NULL, in_scratch("model.gguf"), EXPORT_F32, &err))
         fail_msg("%s", err.message);
     gguf_read(&g, in_scratch("model.gguf"));
     assert_u32(&g, "tokenizer.ggml.bos_token_id", 257);

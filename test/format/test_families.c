@@ -259,7 +259,8 @@ static void gguf_files(void **state) {
         ASSERT_OK(
             checkpoint_save(scratch_directory(), &m.zero, bytes, &(struct train_state){.step = 1}, &err),
             err);
-        ASSERT_OK(export_gguf(in_scratch("step-00000001"), in_scratch("m.gguf"), EXPORT_F32, &err), err);
+        ASSERT_OK(export_gguf(in_scratch("step-00000001"), NULL, in_scratch("m.gguf"), EXPORT_F32, &err),
+                  err);
         gguf_read(&g, in_scratch("m.gguf"));
         assert_text(&g, "general.architecture", arch);
         assert_u32(&g, temp_printf("%s.context_length", arch), 9);
