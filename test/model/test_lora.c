@@ -8,7 +8,7 @@
 
 #include "llmc/base/rng.h"
 #include "llmc/model/optimizer.h"
-#include "llmc/model/sampler.h"
+#include "llmc/model/generate.h"
 
 enum { B = 2, T = 7, TOKENS = B * T, V = 40, RANK = 3 };
 static const float SCALE = 1.7f;
@@ -248,7 +248,7 @@ static void the_generator_has_the_adapters(void **state) {
     float is[128], expected[128];
     int32_t tokens[T] = {3, 1, 4, 1, 5, 9, 2}, all[TOKENS] = {3, 1, 4, 1, 5, 9, 2};
     open_adapted(&m, &c, "q,down", (struct gpt_options){.recompute = RECOMPUTE_NONE});
-    generator_create(&generator, &m.ctx, &c, DTYPE_F32, &m.gpt);
+    generator_create(&generator, &m.ctx, &c, DTYPE_F32, &m.gpt, 1, T);
     gpt_set_batch(&generator, tokens, NULL);
     gpt_forward(&generator, 0, 4);
     gpt_forward(&generator, 4, 3);
