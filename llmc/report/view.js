@@ -558,6 +558,10 @@ function show(p) {
   buildHeads();
   redraw();
 }
+/* What a pass was without. */
+const offInWords = ([layer, head]) => `layer ${layer}, head ${head} is off`;
+const cutInWords = ([to, from, layer, head]) => `token ${to} does not see token ${from} ` +
+    (layer < 0 ? 'anywhere' : head < 0 ? `in layer ${layer}` : `in layer ${layer}, head ${head}`);
 /* Once: what stays the same for all passes. */
 function start(p) {
   take(p);
@@ -568,7 +572,8 @@ function start(p) {
         ` with ${HS} dimensions each, a residual stream of ${model.channels}, ` +
     `${vocabulary.length.toLocaleString('en')} tokens. Positions: ${model.positions}; ` +
     `norm: ${model.norm}; MLP: ${model.mlp} of ${model.ff}; score: ${model.score}; mask: ${model.mask}.` +
-    (facts.step >= 0 ? ` As it was after step ${facts.step}.` : '');
+    (facts.step >= 0 ? ` As it was after step ${facts.step}.` : '') +
+    [...facts.without.off.map(offInWords), ...facts.without.cut.map(cutInWords)].map(what => ` Here ${what}.`).join('');
   document.title = `How ${model.name || 'a model'} reads a text`;
   $('layer').append(...options(L));
   $('head').append(...options(NH));

@@ -180,11 +180,9 @@ function drawWhatIf() {
   $('swap').disabled = t === s || !x.word || !y.word || x.a === y.a;
   $('head-off').textContent = `switch ${off ? 'on' : 'off'} layer ${l}, head ${h}`;
   $('cut').textContent = `${quoted(facts.tokens[t])} (${t}) may not see ${quoted(facts.tokens[s])} (${s})`;
-  const list = [...whatIf.off.map((head, i) => [`layer ${head[0]}, head ${head[1]} is off`,
+  const list = [...whatIf.off.map((head, i) => [offInWords(head),
       () => askAgain({off: whatIf.off.filter((_, k) => k !== i)})]),
-    ...whatIf.cut.map(([to, from, layer, head], i) => [`token ${to} does not see token ${from} ` +
-      (layer < 0 ? 'anywhere' : head < 0 ? `in layer ${layer}` : `in layer ${layer}, head ${head}`),
-          () => askAgain({cut: whatIf.cut.filter((_, k) => k !== i)})]),
+    ...whatIf.cut.map((cut, i) => [cutInWords(cut), () => askAgain({cut: whatIf.cut.filter((_, k) => k !== i)})]),
     ...(ruleInWords() ? [[ruleInWords(), () => askAgain({attention: {}})]] : []),
     ...(whatIf.text !== whatIf.start ? [['another text', () => askAgain({text: whatIf.start})]] : [])];
   $('changes').replaceChildren(...list.map(([text, undo]) =>

@@ -332,6 +332,21 @@ static void test_page_studies_heads(void **state) {
     stop_server();
 }
 
+/* A page in a file says what it was read without. */
+static void test_page_without_parts(void **state) {
+    NEED_BROWSER();
+    expect_command(0, "without.html",
+                   "$T view --from run --prompt 'Once upon' --html without.html --without "
+                   "'{\"off\": [[1, 2]], \"cut\": [[1, 0, 0, -1]]}'");
+    browser_go(temp_printf("file://%s", in_scratch("without.html")));
+    char *text = browser_text("$('shape').innerText");
+    assert_mentions(text, "Here layer 1, head 2 is off.");
+    assert_mentions(text, "Here token 1 does not see token 0 in layer 0.");
+    assert_true(browser_number("document.querySelectorAll('#heads .off').length") == 1);
+    free(text);
+    browser_expect_no_errors(NULL);
+}
+
 /* Nothing is cut off on a narrow screen. With LLMC_SCREENSHOTS=DIR, pictures of the page. */
 static void test_page_on_screens(void **state) {
     static const int widths[] = {360, 800, 1400};
@@ -363,6 +378,7 @@ int main(int argc, char **argv) {
         SERVED_TEST(test_page_studies_heads),
         SERVED_TEST(test_page_on_screens),
         SERVED_TEST(test_wrong_questions),
+        SERVED_TEST(test_page_without_parts),
     };
     return test_main(argc, argv, tests, make_model, remove_scratch);
 }
