@@ -23,6 +23,7 @@ static const struct {
 } commands[] = {
     {"train", NULL, NULL, "trains a model (the name may be left out)"},
     {"sample", cmd_sample, &sample_command, "writes text with a trained model"},
+    {"serve", cmd_serve, &serve_command, "serves a model to programs that speak OpenAI's API"},
     {"watch", cmd_watch, &watch_command,
      "shows runs in a browser while they train: curves, samples, options, checkpoints"},
     {"view", cmd_view, &view_command,

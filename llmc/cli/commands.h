@@ -7,6 +7,7 @@
 #include "llmc/run/config.h"
 
 int cmd_sample(int argc, char **argv);
+int cmd_serve(int argc, char **argv);
 int cmd_view(int argc, char **argv);
 int cmd_watch(int argc, char **argv);
 int cmd_eval(int argc, char **argv);
@@ -16,8 +17,8 @@ int cmd_profile(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
 
 /* The options of each. */
-extern const struct option_command sample_command, view_command, watch_command, eval_command, export_command,
-    compare_command;
+extern const struct option_command sample_command, serve_command, view_command, watch_command, eval_command,
+    export_command, compare_command;
 /* Those that are the groups of training and one more, which is written to `groups`. */
 struct option_command plan_command(struct option_group groups[RUN_OPTION_GROUPS + 1]);
 struct option_command profile_command(struct option_group groups[RUN_OPTION_GROUPS + 1]);
