@@ -26,8 +26,8 @@ struct option_command profile_command(struct option_group groups[RUN_OPTION_GROU
 /* Of the commands that serve a page, with fields `address`, `port` and `token`. */
 #define SERVER_OPTIONS(S)                                                                                    \
     OPT_TEXT(S, address, "bind", "127.0.0.1", "ADDRESS",                                                     \
-             "the numeric address to serve on; with another than loopback, the page asks for a token that "  \
-             "is part of the printed address",                                                               \
+             "the numeric address to serve on; with another than loopback, a token is needed, which is "     \
+             "printed",                                                                                      \
              0),                                                                                             \
         OPT_INT(S, port, "port", "8100", 0, 65535, "N", "the first port to try (0: any)", 0),                \
         OPT_FLAG(S, token, "token", "false", "ask for a token on loopback, too: others use this machine", 0)
