@@ -30,6 +30,7 @@ typedef void fuzz_seed_fn(void *user, const void *data, size_t size);
     X(log)                                                                                                   \
     X(history)                                                                                               \
     X(http_site)                                                                                             \
+    X(api_request)                                                                                           \
     X(text_source)                                                                                           \
     X(content)                                                                                               \
     X(shard_set)
