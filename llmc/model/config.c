@@ -132,8 +132,10 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
       [FORMAT_OWN] = REQUIRED("vocab_size"),
       [FORMAT_GGUF_GPT2] = REQUIRED("vocab_size"),
       GGUF_LLAMAS(REQUIRED("vocab_size"))}},
-    {OPT_WORD(C, positions, "positions", "auto", "auto|learned|rope|none", NULL,
-              "what tells attention the order of tokens (auto: as the model says)", 0),
+    {OPT_WORD(
+         C, positions, "positions", "auto", "auto|learned|rope|none|sinusoidal", NULL,
+         "what tells attention the order of tokens; sinusoidal is a fixed table (auto: as the model says)",
+         0),
      "kind of positions",
      {[FORMAT_HF_GPT2] = ALWAYS(POSITIONS_LEARNED),
       HF_LLAMAS(ALWAYS(POSITIONS_ROPE)),
@@ -338,7 +340,10 @@ bool gpt_config_check(const struct gpt_config *c, struct error *err) {
                     c->head_size);
     if (c->positions != POSITIONS_ROPE && c->rope_theta != 0.0)
         return fail(err, "model %s: --rope-theta is for rotary positions, and this model has %s ones",
-                    c->name, c->positions == POSITIONS_NONE ? "no" : "learned");
+                    c->name,
+                    c->positions == POSITIONS_NONE      ? "no"
+                    : c->positions == POSITIONS_LEARNED ? "learned"
+                                                        : "sinusoidal");
     if (c->mask == MASK_WINDOW && c->window == 0)
         return fail(err, "model %s: --mask window needs --window N, the number of tokens that a token sees",
                     c->name);

@@ -20,7 +20,11 @@ enum gpt_positions {
     POSITIONS_AUTO,
     POSITIONS_LEARNED, /* an embedding is added to that of the token */
     POSITIONS_ROPE,    /* queries and keys are rotated (Su et al. 2021, arXiv 2104.09864) */
-    POSITIONS_NONE     /* the causal mask alone (Haviv et al. 2022, arXiv 2203.16634) */
+    POSITIONS_NONE,    /* the causal mask alone (Haviv et al. 2022, arXiv 2203.16634) */
+    /* A fixed table is added: column c of position t is sin(a) where c is even, cos(a) where it is odd, with
+     * a = t / 10000^((c - c%2)/C) (Vaswani et al. 2017, arXiv 1706.03762). The paper multiplies the token's
+     * embedding by sqrt(C); here the table is divided by it, which the norm that follows makes the same. */
+    POSITIONS_SINUSOIDAL
 };
 enum gpt_norm {
     NORM_AUTO,

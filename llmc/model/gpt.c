@@ -58,6 +58,13 @@ static struct tensor *grad_or_null(const struct gpt *g, enum param_id id, int64_
     return t;
 }
 
+/* What is added to the tokens' embeddings; NULL: nothing. */
+static struct tensor *positions_or_null(const struct gpt *g, struct tensor *t) {
+    if (!gpt_has_act(g, A_POSITIONS)) return param_or_null(g, P_WPE, 0, t);
+    *t = gpt_act(g, A_POSITIONS, 0);
+    return t;
+}
+
 /* What layer l reads: the embedding, or the layer before. */
 static struct tensor residual_in(const struct gpt *g, int64_t l, const struct span *s) {
     return l == 0 ? act_span(g, A_EMBED, 0, s) : act_span(g, A_RESID_OUT, l - 1, s);
@@ -325,7 +332,7 @@ void gpt_set_batch(struct gpt *g, const int32_t *tokens, const int32_t *targets)
 
 static void embed(struct gpt *g, const struct span *s) {
     struct tensor tokens = act_span(g, A_TOKENS, 0, s), out = act_span(g, A_EMBED, 0, s);
-    struct tensor wte = gpt_param(g, P_WTE, 0), wpe, *positions = param_or_null(g, P_WPE, 0, &wpe);
+    struct tensor wte = gpt_param(g, P_WTE, 0), wpe, *positions = positions_or_null(g, &wpe);
     if (!s->next) {
         embed_forward(g->ctx, &out, &tokens, &wte, positions, (int)s->t0);
         return;

@@ -217,14 +217,18 @@ static float effect_of_step(const float *after, const float *before, const float
 }
 
 static void embedding_effects(struct inspection *x, struct gpt *g, const float *direction) {
-    float *row = floats(x->C);
+    float *row = floats(x->C), *table = NULL;
+    if (gpt_has_act(g, A_POSITIONS)) table = ctx_host_copy(g->ctx, gpt_act(g, A_POSITIONS, 0));
     for (int64_t t = 0; t < x->T; t++) {
         param_row_copy(g, row, P_WTE, x->tokens[t]);
         x->token_effect[t] = dot(row, direction + t * x->C, x->C);
-        if (g->config.positions != POSITIONS_LEARNED) continue;
-        param_row_copy(g, row, P_WPE, t);
-        x->position_effect[t] = dot(row, direction + t * x->C, x->C);
+        if (g->config.positions == POSITIONS_LEARNED) param_row_copy(g, row, P_WPE, t);
+        const float *position = table                                      ? table + t * x->C
+                                : g->config.positions == POSITIONS_LEARNED ? row
+                                                                           : NULL;
+        if (position) x->position_effect[t] = dot(position, direction + t * x->C, x->C);
     }
+    free(table);
     free(row);
 }
 

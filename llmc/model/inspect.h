@@ -52,7 +52,7 @@ struct inspection {
     float *bias_effect;     /* (L,T): of the bias of the attention's output */
     float *mlp_effect;      /* (L,T): with its biases */
     float *token_effect;    /* (T): of the token's embedding */
-    float *position_effect; /* (T): of the position's; 0 where positions are not learned */
+    float *position_effect; /* (T): of the position's; 0 where no embedding of positions is added */
     float *constant_effect; /* (T): b . u */
     float *target_logit;    /* (T): from the model's own output */
     float *rstd;            /* (T): of the last norm */

@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* --- views of parameters --- */
@@ -82,6 +83,7 @@ void gpt_init_weights(struct gpt *g, uint64_t seed) {
 enum act_shape {
     SHAPE_B,
     SHAPE_BT,
+    SHAPE_TC,
     SHAPE_C,
     SHAPE_Q,
     SHAPE_QKV,
@@ -96,6 +98,7 @@ enum act_use { ALWAYS, TRAINING, CACHES }; /* CACHES: only with several of them 
 static bool centred(const struct gpt_config *c) { return c->norm == NORM_LAYER; }
 static bool qk_norm(const struct gpt_config *c) { return c->qk_norm == SWITCH_ON; }
 static bool gated(const struct gpt_config *c) { return gpt_mlp_gated(c); }
+static bool sinusoidal(const struct gpt_config *c) { return c->positions == POSITIONS_SINUSOIDAL; }
 static bool prefixed(const struct gpt_config *c) { return c->mask == MASK_PREFIX; }
 /* Where the heads together are as wide as the model, gradients of both fit one buffer. */
 static bool other_width(const struct gpt_config *c) { return gpt_dim_size(c, DIM_Q) != c->channels; }
@@ -103,7 +106,7 @@ static bool other_width(const struct gpt_config *c) { return gpt_dim_size(c, DIM
 struct act_row {
     const char *name;
     bool per_layer;
-    enum act_shape shape; /* (B), (B,T), (B,T,width), (B,NH,T), (rows of a head chunk, Vp) */
+    enum act_shape shape; /* (B), (B,T), (T,C), (B,T,width), (B,NH,T), (rows of a head chunk, Vp) */
     enum act_kind kind;
     enum recompute shared_from; /* layers share one copy from this recompute level on; NONE: never */
     enum act_use use;
@@ -114,6 +117,7 @@ static const struct act_row act_rows[ACT_ROWS] = {
     [A_TOKENS] = {"tokens", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, ALWAYS, NULL},
     [A_TARGETS] = {"targets", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, ALWAYS, NULL},
     [A_PREFIX] = {"prefix", false, SHAPE_B, KIND_INT32, RECOMPUTE_NONE, ALWAYS, prefixed},
+    [A_POSITIONS] = {"positions", false, SHAPE_TC, KIND_DATA, RECOMPUTE_NONE, ALWAYS, sinusoidal},
     [A_EMBED] = {"embed", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
     [A_LN1] = {"ln_1", true, SHAPE_C, KIND_DATA, RECOMPUTE_NORM, ALWAYS, NULL},
     [A_LN1_MEAN] = {"ln_1.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, centred},
@@ -186,6 +190,7 @@ struct tensor gpt_act(const struct gpt *g, enum act_id id, int64_t layer) {
     if (row->shape == SHAPE_B) return tensor_make(row->name, dtype, data, B, 0, 0, 0);
     if (id == A_QKV && data) data = (char *)data + g->cache * cache_bytes(g);
     if (row->shape == SHAPE_BT) return tensor_make(row->name, dtype, data, B, T, 0, 0);
+    if (row->shape == SHAPE_TC) return tensor_make(row->name, dtype, data, T, g->config.channels, 0, 0);
     if (row->shape == SHAPE_LSE) return tensor_make(row->name, dtype, data, B, g->config.heads, T, 0);
     if (row->shape == SHAPE_LOGITS)
         return tensor_make(row->name, dtype, data, head_chunk_rows(g), gpt_padded_vocab(&g->config), 0, 0);
@@ -208,6 +213,23 @@ static void create_activations(struct gpt *g) {
     char *base = (char *)ctx_alloc(g->ctx, MEM_ACTIVATIONS, total, "activations");
     for (int id = 0; base && id < ACT_ROWS; id++)
         if (gpt_has_act(g, (enum act_id)id)) g->act_data[id] = base + offset[id];
+}
+
+/* The table of sinusoidal positions (config.h). */
+static void write_positions(struct gpt *g) {
+    struct tensor t = gpt_act(g, A_POSITIONS, 0);
+    int64_t T = t.dim[0], C = t.dim[1];
+    float *table = (float *)xmalloc((size_t)(T * C) * sizeof *table);
+#pragma omp parallel for schedule(static)
+    for (int64_t c = 0; c < C; c++) {
+        double frequency = pow(10000.0, -(double)(c - c % 2) / (double)C), scale = 1.0 / sqrt((double)C);
+        for (int64_t i = 0; i < T; i++) {
+            double a = (double)i * frequency;
+            table[i * C + c] = (float)(scale * (c % 2 ? cos(a) : sin(a)));
+        }
+    }
+    ctx_upload_f32(g->ctx, &t, table);
+    free(table);
 }
 
 /* --- creating --- */
@@ -259,4 +281,5 @@ void gpt_create(struct gpt *g, struct ctx *ctx, const struct gpt_config *config,
     g->numbers = tensor_make("numbers", DTYPE_F32, p, STEP_NUMBERS, 0, 0, 0);
     fill(ctx, &g->numbers, NAN); /* a scale that was forgotten shows */
     create_activations(g);
+    if (gpt_has_act(g, A_POSITIONS)) write_positions(g);
 }

@@ -16,7 +16,8 @@ enum recompute { RECOMPUTE_NONE, RECOMPUTE_ACT, RECOMPUTE_NORM, RECOMPUTE_BLOCK 
 enum act_id {
     A_TOKENS,
     A_TARGETS,
-    A_PREFIX, /* of MASK_PREFIX */
+    A_PREFIX,    /* of MASK_PREFIX */
+    A_POSITIONS, /* of POSITIONS_SINUSOIDAL: (T,C), written once */
     A_EMBED,
     A_LN1, /* per layer, up to A_RESID_OUT */
     A_LN1_MEAN,

@@ -428,7 +428,7 @@ function signedBar(x, largest) {
 }
 function drawParts() {
   const t = state.t, parts = [{name: `embedding of ${quoted(facts.tokens[t])}`, x: array('token_effect')[t]}];
-  if (model.positions === 'learned')
+  if (model.positions === 'learned' || model.positions === 'sinusoidal')
     parts.push({name: `embedding of position ${t}`, x: array('position_effect')[t]});
   for (let l = 0; l < L; l++) {
     for (let h = 0; h < NH; h++)

@@ -79,6 +79,7 @@ static void directories_come_back(void **state) {
         {with(gpt2(), "qkv-bias", SWITCH_OFF), "llmc", "h.2.attn.c_proj.bias"},
         {with(qwen2(), "norm", NORM_LAYER), "llmc", "h.1.attn.c_attn.bias"},
         {with(gpt2(), "positions", POSITIONS_NONE), "llmc", "h.0.mlp.c_fc.bias"},
+        {with(gpt2(), "positions", POSITIONS_SINUSOIDAL), "llmc", "h.1.attn.c_proj.bias"},
         {with(gpt2(), "bias", SWITCH_OFF), "llmc", "wpe.weight"},
         {with(llama(), "score", SCORE_L2), "llmc", "ln_f.weight"},
         {with(gpt2(), "mask", MASK_PREFIX), "llmc", "wpe.weight"},

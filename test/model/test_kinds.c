@@ -16,7 +16,7 @@
 #include "llmc/model/generate.h"
 #include "llmc/model/gpt.h"
 
-enum { B = 2, T = 7, TOKENS = B * T, V = 40, RULES = 5 * 5 * 2, KINDS = 3 * 2 * 4 * 24 };
+enum { B = 2, T = 7, TOKENS = B * T, V = 40, RULES = 5 * 5 * 2, KINDS = 4 * 2 * 4 * 24 };
 
 struct model {
     struct device *device;
@@ -256,7 +256,7 @@ static const char *text_of(const struct gpt_config *c, const char *option) {
 static int64_t walk(void (*check_config)(const struct gpt_config *config)) {
     struct error err;
     int64_t count = 0;
-    for (int positions = POSITIONS_LEARNED; positions <= POSITIONS_NONE; positions++)
+    for (int positions = POSITIONS_LEARNED; positions <= POSITIONS_SINUSOIDAL; positions++)
         for (int norm = NORM_LAYER; norm <= NORM_RMS; norm++)
             for (int mlp = MLP_GELU; mlp <= MLP_GEGLU; mlp++)
                 for (int k = 0; k < 24; k++) {
