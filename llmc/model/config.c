@@ -364,6 +364,14 @@ bool gpt_config_check(const struct gpt_config *c, struct error *err) {
  * heads do not divide 2048), and the default of `make train`. */
 #define PRESET(label, maxT, V, L, NH, width)                                                                 \
     { .name = label, .context = maxT, .vocab_size = V, .layers = L, .heads = NH, .channels = width }
+/* The shapes that the models' own config.json files give. Llama 3.2 scales its rotary positions beyond the
+ * 8192 tokens that it was first trained with, and this engine does not, so its context ends there. */
+#define LLAMA(label, maxT, V, L, NH, NKV, width, F, theta, tie, ...)                                         \
+    {                                                                                                        \
+        .name = label, .context = maxT, .vocab_size = V, .layers = L, .heads = NH, .kv_heads = NKV,          \
+        .channels = width, .ff = F, .rope_theta = theta, .tied = tie, .positions = POSITIONS_ROPE,           \
+        .norm = NORM_RMS, .mlp = MLP_SWIGLU, .bias = SWITCH_OFF, __VA_ARGS__                                 \
+    }
 static const struct gpt_config presets[] = {
     PRESET("tiny", 128, 1024, 2, 4, 128),
     PRESET("gpt2", 1024, 50257, 12, 12, 768),
@@ -374,21 +382,45 @@ static const struct gpt_config presets[] = {
     PRESET("gpt3-350m", 2048, 50257, 24, 16, 1024),
     PRESET("gpt3-760m", 2048, 50257, 24, 16, 1536),
     PRESET("gpt3-1.3b", 2048, 50257, 24, 16, 2048),
+    LLAMA("smollm2-135m", 8192, 49152, 30, 9, 3, 576, 1536, 100000, SWITCH_ON, .norm_eps = 1e-5),
+    LLAMA("smollm2-360m", 8192, 49152, 32, 15, 5, 960, 2560, 100000, SWITCH_ON, .norm_eps = 1e-5),
+    LLAMA("tinyllama-1.1b", 2048, 32000, 22, 32, 4, 2048, 5632, 10000, SWITCH_OFF, .norm_eps = 1e-5),
+    LLAMA("llama-3.2-1b", 8192, 128256, 16, 32, 8, 2048, 8192, 500000, SWITCH_ON, .norm_eps = 1e-5),
+    LLAMA("qwen2.5-0.5b", 32768, 151936, 24, 14, 2, 896, 4864, 1000000, SWITCH_ON, .norm_eps = 1e-6,
+          .qkv_bias = SWITCH_ON),
+    LLAMA("qwen3-0.6b", 40960, 151936, 28, 16, 8, 1024, 3072, 1000000, SWITCH_ON, .norm_eps = 1e-6,
+          .head_size = 128, .qk_norm = SWITCH_ON),
 };
 
 const char *gpt_preset_names(void) {
-    return "tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m, gpt3-350m, gpt3-760m, gpt3-1.3b, dN (N layers)";
+    return "tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m, gpt3-350m, gpt3-760m, gpt3-1.3b, smollm2-135m, "
+           "smollm2-360m, tinyllama-1.1b, llama-3.2-1b, qwen2.5-0.5b, qwen3-0.6b, dN and modern-dN (N layers)";
 }
 
-/* Width of a model of N layers: through the published (depth, width) pairs, linear between them, in steps
- * of 64 with heads of 64. d12 is gpt2, d24 gpt2-medium, d36 gpt2-large, d48 gpt2-xl. */
-static int64_t channels_of_depth(int64_t depth) {
+/* Through the published (depth, width) pairs, linear between them, in steps of 64 with heads of 64. d12 is
+ * gpt2, d24 gpt2-medium, d36 gpt2-large, d48 gpt2-xl. */
+static struct gpt_config gpt2_of_depth(int64_t depth) {
     static const int64_t known[][2] = {{0, 0}, {12, 768}, {24, 1024}, {36, 1280}, {48, 1600}, {96, 3200}};
     size_t i = 1;
     while (i + 1 < ARRAY_LENGTH(known) && depth > known[i][0]) i++;
     int64_t d0 = known[i - 1][0], c0 = known[i - 1][1], d1 = known[i][0], c1 = known[i][1];
     int64_t channels = c0 + (c1 - c0) * (depth - d0) / (d1 - d0);
-    return max_i64(64, (channels + 32) / 64 * 64);
+    int64_t width = max_i64(64, (channels + 32) / 64 * 64);
+    return (struct gpt_config)PRESET("", 1024, 50257, depth, width / 64, width);
+}
+
+/* The widths and kinds of nanochat (Karpathy 2025) as it was first published. The norm after its embedding,
+ * the soft cap of its logits and its norms without weights are not among this engine's kinds, and so the
+ * preset does not have its name. */
+static struct gpt_config modern_of_depth(int64_t depth) {
+    int64_t width = round_up(64 * depth, 128);
+    struct gpt_config c = PRESET("", 2048, 65536, depth, width / 128, width);
+    c.positions = POSITIONS_ROPE;
+    c.norm = NORM_RMS;
+    c.mlp = MLP_RELU2;
+    c.bias = c.tied = SWITCH_OFF;
+    c.qk_norm = SWITCH_ON;
+    return c;
 }
 
 static bool find_preset(struct gpt_config *config, const char *name, struct error *err) {
@@ -397,14 +429,15 @@ static bool find_preset(struct gpt_config *config, const char *name, struct erro
             *config = presets[i];
             return true;
         }
+    bool modern = strncmp(name, "modern-", 7) == 0;
+    const char *d = modern ? name + 7 : name;
     char *end = NULL;
-    long depth = name[0] == 'd' ? strtol(name + 1, &end, 10) : 0;
+    long depth = d[0] == 'd' ? strtol(d + 1, &end, 10) : 0;
     if (depth < 1 || depth > 96 || *end)
         return fail(err, "--model %s: neither a directory nor a preset. Presets: %s with 1 <= N <= 96", name,
                     gpt_preset_names());
-    int64_t width = channels_of_depth(depth);
-    *config = (struct gpt_config)PRESET("", 1024, 50257, depth, width / 64, width);
-    snprintf(config->name, sizeof config->name, "d%ld", depth);
+    *config = modern ? modern_of_depth(depth) : gpt2_of_depth(depth);
+    snprintf(config->name, sizeof config->name, "%sd%ld", modern ? "modern-" : "", depth);
     return true;
 }
 
@@ -420,6 +453,8 @@ bool gpt_config_from_name(struct gpt_config *config, const char *name, const str
         double value = gpt_field_get(changes, &gpt_fields[i]);
         if (value != 0.0) gpt_field_set(config, &gpt_fields[i], value);
     }
+    bool other_positions = changes && changes->positions && changes->positions != POSITIONS_ROPE;
+    if (other_positions && changes->rope_theta == 0.0) config->rope_theta = 0.0; /* the preset's */
     gpt_config_complete(config);
     return gpt_config_check(config, err);
 }

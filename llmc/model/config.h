@@ -138,8 +138,9 @@ void gpt_field_set(struct gpt_config *config, const struct gpt_field *field, dou
 /* As a person writes it: "12", "rope". By temp_printf. */
 const char *gpt_field_text(const struct gpt_config *config, const struct gpt_field *field);
 
-/* A preset ("tiny", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "gpt3-125m" ... "gpt3-1.3b", or "dN"
- * for N layers) with the fields that `changes` (or NULL) says put over it, complete and checked. */
+/* A preset ("tiny", "gpt2" ... "gpt2-xl", "gpt3-125m" ... "gpt3-1.3b", "smollm2-135m" ... "qwen3-0.6b", or
+ * "dN" and "modern-dN" for N layers) with the fields that `changes` (or NULL) says put over it, complete and
+ * checked. */
 bool gpt_config_from_name(struct gpt_config *config, const char *name, const struct gpt_config *changes,
                           struct error *err);
 const char *gpt_preset_names(void); /* for help texts */

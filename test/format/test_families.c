@@ -110,6 +110,22 @@ static void directories_come_back(void **state) {
     }
 }
 
+static void presets_belong_to_their_families(void **state) {
+    static const struct {
+        const char *name;
+        enum gpt_format format;
+    } known[] = {{"gpt2-xl", FORMAT_HF_GPT2},         {"smollm2-360m", FORMAT_HF_LLAMA},
+                 {"tinyllama-1.1b", FORMAT_HF_LLAMA}, {"llama-3.2-1b", FORMAT_HF_LLAMA},
+                 {"qwen2.5-0.5b", FORMAT_HF_QWEN2},   {"qwen3-0.6b", FORMAT_HF_QWEN3},
+                 {"modern-d12", FORMAT_OWN}};
+    for (size_t i = 0; i < ARRAY_LENGTH(known); i++) {
+        struct gpt_config c;
+        struct error err;
+        ASSERT_OK(gpt_config_from_name(&c, known[i].name, NULL, &err), err);
+        assert_int_equal(format_for_directory(&c), known[i].format);
+    }
+}
+
 /* q, k and v are rows of one matrix here, and three tensors there. */
 static void pieces_are_rows(void **state) {
     struct gpt_config c = llama();
@@ -350,6 +366,7 @@ static void configurations(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(directories_come_back),
+        cmocka_unit_test(presets_belong_to_their_families),
         SCRATCH_TEST(pieces_are_rows),
         cmocka_unit_test(what_a_format_cannot_say_is_refused),
         SCRATCH_TEST(gguf_files),
