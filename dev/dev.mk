@@ -44,7 +44,7 @@ endef
 $(foreach b,$(MUTANT_SIM),$(eval $(call MUTANT_RULES,$(b))))
 mutants: $(addprefix $(BUILD)/test/,$(addprefix ops/test_,ops op_gradients op_harness op_values fp8) model/test_gpt model/test_kinds \
         corpus/test_dataloader run/test_resume \
-        model/test_inspect model/test_heads report/test_event_file cli/test_watch) \
+        model/test_inspect model/test_heads report/test_event_file cli/test_watch learn/test_learn) \
     $(foreach b,$(MUTANT_SIM),$(addprefix $(BUILD)/sim/$(b)/test/cuda/,test_cuda_ops test_cuda_fp8))
 mutants:  ## break the sources in many ways, one at a time: a test must notice each (ARGS=WORD: only some)
 	sh dev/mutants.sh "$(ARGS)"

@@ -177,7 +177,7 @@ static const struct {
     {{.chapter = 1, .merge_word = merge_word}, {LAST_PAIR, ANY_MERGE}, 20},
     {{.chapter = 2, .rotate = rotate}, {NEIGHBOURS, FORWARD_ONLY}, 15},
     {{.chapter = 3, .attend = attend}, {NO_SCALE, ONE_KEY_LESS}, 20},
-    {{.chapter = 4, .masked_softmax = masked_softmax}, {NO_MAXIMUM, MAXIMUM_ZERO, FUTURE}, 20},
+    {{.chapter = 4, .masked_softmax = masked_softmax}, {NO_MAXIMUM, MAXIMUM_ZERO, FUTURE}, 60},
     {{.chapter = 5, .find_head = find_head}, {OTHER_GROUPS, VALUES_FIRST}, 20},
     {{.chapter = 6, .layer_norm = layer_norm}, {C_MINUS_ONE, EPS_OUTSIDE}, 10},
     {{.chapter = 7, .gelu_slope = gelu_slope}, {NO_SECOND, CUBE_ONCE}, 5},
