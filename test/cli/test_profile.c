@@ -102,12 +102,12 @@ static void check_page(const char *path, int points) {
 }
 
 static void test_page(void **state) {
+    NEED_BROWSER();
     struct error err;
     struct profile *p = invented();
     const char *path = in_scratch("page.html");
     assert_true(profile_write_page(p, path, &err));
     assert_false(profile_write_page(p, "/no/such/directory/page.html", &err));
-    NEED_BROWSER();
     check_page(path, p->count - 1); /* fill computes nothing */
     char *text = browser_text("document.title + '|' + $('where').textContent + '|' + $('note').textContent");
     assert_string_equal(text,
@@ -167,11 +167,11 @@ static void test_page_of_little(void **state) {
 /* Nothing is cut off on a narrow screen. With LLMC_SCREENSHOTS=DIR, pictures of the page. */
 static void test_page_on_screens(void **state) {
     static const int widths[] = {360, 900, 1600};
+    NEED_BROWSER();
     struct error err;
     struct profile *p = invented();
     const char *path = in_scratch("page.html");
     assert_true(profile_write_page(p, path, &err));
-    NEED_BROWSER();
     for (size_t i = 0; i < ARRAY_LENGTH(widths); i++)
         for (int dark = 0; dark < 2; dark++) {
             browser_view(widths[i], 900, dark);
