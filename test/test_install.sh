@@ -56,7 +56,7 @@ done
 [ "$(grep -c '^\.SH COMMAND' "$root/usr/share/man/man1/train_gpt.1")" -ge 8 ]
 report $? "train_gpt.1 has the commands"
 expect sample _train_gpt train_gpt sa
-expect --prompt _train_gpt train_gpt sample --prom
+expect "--prompt --prompt-file" _train_gpt train_gpt sample --prom
 expect "auto fp32 bf16" _train_gpt train_gpt --dtype ""
 expect bf16 _train_gpt train_gpt train --dtype = b
 expect plan _train_gpt train_gpt help pl
