@@ -5,7 +5,7 @@ if a key is missing, unexpected or misshaped, and compares logits with the engin
     hf_roundtrip.py DIR --logits FILE           FILE: safetensors with `tokens` I32 (B,T) and `logits` F32 or F64 (B,T,V or Vp)
     hf_roundtrip.py DIR --prompt-ids 5 1 7 --greedy 20      prints the continuation that `sample` must give at temperature 0
     hf_roundtrip.py DIR --text "Once upon"      token ids by the directory's tokenizer.json
-Theirs to ours: creates a random GPT-2 or Llama directory with save_pretrained, and logits that the engine must
+Theirs to ours: creates a random GPT-2, Llama, Qwen2 or Qwen3 directory with save_pretrained, and logits that the engine must
 reproduce:
     hf_roundtrip.py --create DIR --layers 2 --dtype bfloat16 --shard-size 20KB --write-logits FILE
 
@@ -39,14 +39,23 @@ def create_gpt2(a):
     return transformers.GPT2LMHeadModel(config)
 
 
+LLAMAS = {
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+    "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
+    "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+}
+
+
 def create_llama(a):
-    config = transformers.LlamaConfig(
+    make_config, make_model = LLAMAS[a.family]
+    own = {"head_dim": a.head_dim} if a.head_dim else {"head_dim": a.embd // a.heads} if a.family == "qwen3" else {}
+    config = make_config(
         num_hidden_layers=a.layers, num_attention_heads=a.heads, num_key_value_heads=a.kv_heads or a.heads,
         hidden_size=a.embd, intermediate_size=a.ff or 3 * a.embd, vocab_size=a.vocab,
         max_position_embeddings=a.positions, bos_token_id=a.vocab - 1, eos_token_id=a.vocab - 1,
-        tie_word_embeddings=not a.untied, rms_norm_eps=1e-5,
+        tie_word_embeddings=not a.untied, rms_norm_eps=1e-5, **own,
     )
-    return transformers.LlamaForCausalLM(config)
+    return make_model(config)
 
 
 def create(a):
@@ -183,9 +192,10 @@ def parse():
     group.add_argument("--tokens", type=int, default=0, help="tokens per row of --write-logits (default: n_positions)")
     group = parser.add_argument_group("making a directory")
     group.add_argument("--create", metavar="DIR", help="write a random model to DIR; the checks then apply to it")
-    group.add_argument("--family", default="gpt2", choices=("gpt2", "llama"))
-    group.add_argument("--kv-heads", type=int, default=0, help="of a Llama (default: as many as --heads)")
-    group.add_argument("--ff", type=int, help="width of the MLP (default: 4 times --embd, of a Llama 3 times)")
+    group.add_argument("--family", default="gpt2", choices=("gpt2", *LLAMAS))
+    group.add_argument("--kv-heads", type=int, default=0, help="of a Llama or Qwen (default: as many as --heads)")
+    group.add_argument("--head-dim", type=int, default=0, help="of a Llama or Qwen (default: --embd / --heads)")
+    group.add_argument("--ff", type=int, help="width of the MLP (default: 4 times --embd, of a Llama or Qwen 3 times)")
     for flag, value in (("layers", 2), ("heads", 3), ("embd", 12), ("vocab", 37), ("positions", 16), ("seed", 1)):
         group.add_argument(f"--{flag}", type=int, default=value, help=f"(default {value})")
     group.add_argument("--dtype", default="float32", choices=DTYPES, help="type of the stored weights")

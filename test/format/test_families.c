@@ -6,6 +6,7 @@
 #include "llmc/format/export.h"
 #include "llmc/format/names.h"
 #include "llmc/format/safetensors.h"
+#include "llmc/model/gpt.h"
 
 static struct gpt_config llama(void) {
     struct gpt_config c = {
@@ -204,6 +205,92 @@ static void what_a_format_cannot_say_is_refused(void **state) {
     assert_mentions(err.message, "--head-dim");
 }
 
+/* --- loss and gradients of transformers in float64 (dev/reference/families_float64.py) --- */
+
+/* Fills a buffer of the model's layout with the tensors PREFIX + name. */
+static void read_golden(float *out, const struct gpt *g, const struct safetensors *st, enum gpt_format format,
+                        const char *prefix) {
+    struct weights w;
+    struct error err;
+    ASSERT_OK(weights_find(&w, &g->config, format, st, prefix, "", true, &err), err);
+    memset(out, 0, (size_t)g->layout.total * sizeof *out);
+    for (int id = 0; id < PARAM_ROWS; id++)
+        for (int64_t l = 0; l < gpt_param_copies(&g->config, (enum param_id)id); l++) {
+            float *to = out + g->layout.offset[id] + l * g->layout.stride[id];
+            ASSERT_OK(weights_read(to, &w, (enum param_id)id, l, 0,
+                                   weights_rows(&g->config, (enum param_id)id), &err),
+                      err);
+        }
+    weights_free(&w);
+}
+
+/* As a share of the largest expected value. */
+static void assert_values(const float *found, const float *expected, int64_t n, const char *family,
+                          const char *what) {
+    double worst = 0.0, largest = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        double off = fabs((double)found[i] - (double)expected[i]);
+        if (!(off <= worst)) worst = isnan(off) ? INFINITY : off;
+        largest = fmax(largest, fabs((double)expected[i]));
+    }
+    if (!(largest > 0.0 && worst <= 1e-5 * largest))
+        fail_msg("%s: %s is off by %.3g, the largest is %.3g", family, what, worst, largest);
+}
+
+static const struct st_view *golden_tensor(const struct safetensors *st, const char *name) {
+    const struct st_view *v = safetensors_find(st, name);
+    if (!v) fail_msg("the golden has no %s", name);
+    return v;
+}
+
+static void check_against_transformers(const char *family) {
+    struct safetensors st;
+    struct gpt_config config;
+    enum gpt_format format;
+    struct error err;
+    struct ctx ctx;
+    struct gpt g;
+    ASSERT_OK(safetensors_open(&st, temp_printf("test/golden/family_%s.safetensors", family), &err), err);
+    put_text("config.json", safetensors_metadata(&st, "config"));
+    ASSERT_OK(model_config_read(&config, &format, scratch_directory(), &err), err);
+    const struct st_view *tokens = golden_tensor(&st, "tokens"), *targets = golden_tensor(&st, "targets");
+    int64_t B = tokens->dim[0], T = tokens->dim[1], counted = 0;
+    for (int64_t i = 0; i < B * T; i++) counted += ((const int32_t *)targets->data)[i] >= 0;
+    struct device *device = device_open_cpu();
+    ctx_init(&ctx, device, cpu_ops(), false);
+    gpt_create(&g, &ctx, &config, &(struct gpt_options){.B = B, .T = T, .train = true, .dtype = DTYPE_F32});
+    read_golden(f32(&g.params), &g, &st, format, "param.");
+    gpt_set_loss_scale(&g, 1.0f / (float)counted);
+    gpt_set_batch(&g, (const int32_t *)tokens->data, (const int32_t *)targets->data);
+    gpt_forward_backward(&g, true);
+
+    float *expected = (float *)xmalloc((size_t)g.layout.total * sizeof *expected);
+    struct tensor losses = gpt_act(&g, A_LOSSES, 0);
+    ASSERT_OK(safetensors_to_f32(expected, golden_tensor(&st, "losses"), 0, B * T, &err), err);
+    assert_values(f32(&losses), expected, B * T, family, "the loss of each token");
+    ASSERT_OK(safetensors_to_f32(expected, golden_tensor(&st, "loss"), 0, 1, &err), err);
+    assert_values(&f32(&g.numbers)[STEP_LOSS], expected, 1, family, "the loss");
+    read_golden(expected, &g, &st, format, "grad.");
+    for (int id = 0; id < PARAM_ROWS; id++)
+        for (int64_t l = 0; l < gpt_param_copies(&config, (enum param_id)id); l++) {
+            struct tensor grad = gpt_grad(&g, (enum param_id)id, l);
+            int64_t at = g.layout.offset[id] + l * g.layout.stride[id];
+            assert_values(f32(&grad), expected + at, tensor_count(&grad), family,
+                          gpt_param_name((enum param_id)id, l));
+        }
+    free(expected);
+    ctx_free(&ctx);
+    device->close(device);
+    safetensors_close(&st);
+}
+
+static void gradients_are_those_of_transformers(void **state) {
+    static const char *const families[] = {"llama", "qwen2", "qwen3"};
+    for (size_t i = 0; i < ARRAY_LENGTH(families); i++) check_against_transformers(families[i]);
+}
+
+/* --- GGUF --- */
+
 /* What llama.cpp calls the parts of layer 1, and where their rows begin in the engine's tensor. */
 struct gguf_part {
     const char *name;
@@ -369,6 +456,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(presets_belong_to_their_families),
         SCRATCH_TEST(pieces_are_rows),
         cmocka_unit_test(what_a_format_cannot_say_is_refused),
+        SCRATCH_TEST(gradients_are_those_of_transformers),
         SCRATCH_TEST(gguf_files),
         SCRATCH_TEST(configurations),
     };
