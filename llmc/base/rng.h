@@ -21,7 +21,8 @@ enum rng_purpose {
     RNG_SAMPLE = 3,  /* text generation */
     RNG_ROUND = 4,   /* stochastic rounding */
     RNG_STORIES = 5, /* the default corpus */
-    RNG_TEST = 6
+    RNG_TEST = 6,
+    RNG_DROPOUT = 7 /* + (place << 8) + (sample << 32): dropout.h */
 };
 
 struct rng4 {

@@ -605,6 +605,10 @@ void dataloader_next(struct dataloader *l, const int32_t **tokens, const int32_t
 
 int64_t dataloader_position(const struct dataloader *l) { return l->start + l->taken * l->o.B * l->o.world; }
 
+int64_t dataloader_first_sample(const struct dataloader *l) {
+    return dataloader_position(l) + l->o.rank * l->o.B;
+}
+
 void dataloader_seek(struct dataloader *l, int64_t sample) {
     check(sample >= 0, "data loader: cannot start at sample %lld", (long long)sample);
     stop_thread(l);

@@ -97,6 +97,8 @@ void dataloader_next(struct dataloader *l, const int32_t **tokens, const int32_t
 
 /* The first sample of the next batch over all ranks, which a checkpoint stores. */
 int64_t dataloader_position(const struct dataloader *l);
+/* The first sample of this rank's next batch. The batch has this one and the B - 1 after it. */
+int64_t dataloader_first_sample(const struct dataloader *l);
 /* Restarts at `sample`. Batches returned before are no longer valid. */
 void dataloader_seek(struct dataloader *l, int64_t sample);
 

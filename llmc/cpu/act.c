@@ -1,4 +1,4 @@
-/* Activations and gated linear units: forward, backward. Contracts in ops.h, the functions in cpu.h.
+/* Activations, gated linear units and dropout. Contracts in ops.h, the functions in cpu.h.
  *
  * A thread takes BLOCK elements at a time. The loop over them is inlined with the activation as a constant,
  * so that the compiler vectorises it. */
@@ -80,7 +80,27 @@ static void glu_backward_run(const struct op_env *env, struct tensor *dinp, cons
         }
 }
 
+/* --- dropout --- */
+
+static void dropout_run(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                        const struct dropout_rule *how) {
+    int64_t B = out->dim[0], n = tensor_count(out) / B;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t b = 0; b < B; b++)
+        for (int64_t first = 0; first < n; first += BLOCK) {
+            struct dropout_key key = dropout_key_of(how->p, how->seed, how->place, i32(how->samples)[b]);
+            const float *x = f32(inp) + b * n;
+            float *o = f32(out) + b * n;
+            for (int64_t i = first; i < min_i64(first + BLOCK, n); i += 4) {
+                struct rng4 random = dropout_block(key, i);
+                for (int64_t k = i; k < min_i64(i + 4, n); k++)
+                    o[k] = x[k] * dropout_factor_in(key, random, k);
+            }
+        }
+}
+
 CPU_VARIANT(act_forward, NULL);
 CPU_VARIANT(act_backward, NULL);
 CPU_VARIANT(glu_forward, NULL);
 CPU_VARIANT(glu_backward, NULL);
+CPU_VARIANT(dropout, NULL);

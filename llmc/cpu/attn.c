@@ -95,8 +95,10 @@ struct head {
         *v; /* (T,HS) each: rows of q are `stride` floats apart, those of k and v `kv_stride` */
     int64_t stride, kv_stride, HS, T, prefix;
     struct attn_rule rule;
-    float factor, scale; /* of the queries; of scores (attn_rule.h) */
-    float *norms;        /* (T) of the keys; NULL unless the rule needs them */
+    float factor, scale;    /* of the queries; of scores (attn_rule.h) */
+    float *norms;           /* (T) of the keys; NULL unless the rule needs them */
+    int64_t number;         /* of the query head */
+    struct dropout_key key; /* with rule.dropout */
 };
 
 /* Query head h of sequence b, with its keys and values, which other query heads may share; parts of qkv. */
@@ -105,6 +107,7 @@ static struct head head_of(const struct tensor *qkv, const struct tensor *prefix
     int64_t NH = rule->heads, NKV = rule->kv_heads, T = qkv->dim[1], width = qkv->dim[2];
     int64_t HS = width / (NH + 2 * NKV), shared = h / (NH / NKV);
     const float *base = f32(qkv) + b * T * width, *keys = base + NH * HS, *values = keys + NKV * HS;
+    const struct dropout_rule *d = rule->dropout;
     float scale = 1.0f / sqrtf((float)HS);
     return (struct head){base + h * HS,
                          keys + shared * HS,
@@ -117,7 +120,10 @@ static struct head head_of(const struct tensor *qkv, const struct tensor *prefix
                          *rule,
                          attn_factor(rule->score, scale),
                          scale,
-                         NULL};
+                         NULL,
+                         h,
+                         d ? dropout_key_of(d->p, d->seed, d->place, i32(d->samples)[b])
+                           : (struct dropout_key){0}};
 }
 
 static struct attn_range keys_of(const struct head *h, int64_t t) {
@@ -239,6 +245,18 @@ static bool dots_are_scores(const struct head *h) {
     return (h->rule.score == ATTN_SCALED_DOT || h->rule.score == ATTN_DOT) && h->rule.softcap == 0.0f;
 }
 
+/* Multiplies weights or their gradients (keys,TILE) by the factors of dropout. */
+static void drop(float *P, const struct head *h, int64_t first, int64_t rows, struct attn_range keys) {
+    for (int64_t i = 0; h->rule.dropout && i < rows; i++) {
+        int64_t row = (h->number * h->T + first + i) * h->T;
+        struct rng4 random = dropout_block(h->key, row + keys.first);
+        for (int64_t s = keys.first; s < keys.end; s++) {
+            if ((row + s) % 4 == 0) random = dropout_block(h->key, row + s);
+            P[(s - keys.first) * TILE + i] *= dropout_factor_in(h->key, random, row + s);
+        }
+    }
+}
+
 /* --- forward --- */
 
 static int64_t attn_forward_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv,
@@ -270,6 +288,7 @@ static void forward_row(const struct head *h, float *S, int64_t t, float *out, f
     for (int64_t j = keys.first; j < keys.end; j++) {
         const float *v = h->v + j * h->kv_stride;
         float p = S[j] * inverse;
+        if (h->rule.dropout) p *= dropout_factor(h->key, (h->number * h->T + t) * h->T + j);
         for (int64_t c = 0; c < h->HS; c++) out[c] += p * v[c];
     }
     *lse = max + logf(sum);
@@ -294,6 +313,7 @@ static void forward_tile(const struct head *h, float *S, float *qT, int64_t firs
     if (!dots_are_scores(h)) scores_of_dots(S, h, first, rows, keys);
     mask(S, h, first, rows, keys);
     exponentials(S, count, sum, max);
+    drop(S, h, first, rows, keys);
     multiply(rows, h->HS, count, out, C, (struct matrix){S, 1, TILE}, h->v + keys.first * h->kv_stride,
              h->kv_stride, false);
     for (int64_t i = 0; i < rows; i++) {
@@ -411,6 +431,7 @@ static void backward_tile(const struct head *h, struct gradients *g, float *S, f
     transpose(rowsT, d, g->C, rows, HS, 1.0f);
     multiply(count, TILE, HS, dP, TILE, (struct matrix){h->v + keys.first * h->kv_stride, h->kv_stride, 1},
              rowsT, TILE, false);
+    drop(dP, h, first, rows, keys);
     if (dots_are_scores(h)) {
         mask(S, h, first, rows, keys);
         query_statistics(D, lse, g, first, rows, HS);
@@ -418,6 +439,7 @@ static void backward_tile(const struct head *h, struct gradients *g, float *S, f
     } else {
         dot_gradients(S, dP, h, g, first, rows, keys, own);
     }
+    drop(S, h, first, rows, keys);
     float *dq = g->dq + first * h->stride;
     multiply(rows, HS, count, dq, h->stride, (struct matrix){dP, 1, TILE}, k, h->kv_stride, false);
     for (int64_t i = 0; i < rows; i++)
@@ -468,6 +490,7 @@ static void attn_backward_run(const struct op_env *env, struct tensor *dqkv, con
             for (int64_t first = 0; first < T; first += TILE)
                 backward_tile(&head, &g, S, dP, rowsT, first, min_i64(TILE, T - first));
             head.q += HS;
+            head.number++;
         }
         for (int64_t t = 0; t < T; t++)
             for (int64_t c = 0; c < HS; c++) {

@@ -1,6 +1,6 @@
-/* Activations and gated linear units: forward, backward. Contracts in ops.h.
+/* Activations, gated linear units and dropout. Contracts in ops.h.
  *
- * All of them only move bytes: act 4 per bf16 element forward and 6 backward, glu 6 and 10 per element of
+ * Activations only move bytes: act 4 per bf16 element forward and 6 backward, glu 6 and 10 per element of
  * its output. An H200 SM gets about 19 bytes a clock from memory, so an element may cost at most 27 (act
  * forward) to 67 (glu backward) of the SM's 128 instructions a clock before arithmetic shows. Predicted:
  * activation.cuh takes about 12 for GELU and 20 for its derivative, less for the others, and all kernels
@@ -220,6 +220,30 @@ static void glu_backward_vec(const struct op_env *env, struct tensor *dinp, cons
     });
 }
 
+/* --- dropout: four numbers a thread, which share a block of random bits --- */
+
+template <class T>
+__global__ void dropout_naive_kernel(T *out, const T *inp, const int32_t *samples, int64_t per_sample,
+                                     int64_t blocks, float p, uint64_t seed, uint32_t place) {
+    int64_t b = blockIdx.x / blocks, first = (blockIdx.x % blocks * blockDim.x + threadIdx.x) * 4;
+    if (first >= per_sample) return;
+    dropout_key key = dropout_key_of(p, seed, place, samples[b]);
+    rng4 random = dropout_block(key, first);
+    for (int64_t i = first; i < min(first + 4, per_sample); i++)
+        out[b * per_sample + i] =
+            from_float<T>(to_float(inp[b * per_sample + i]) * dropout_factor_in(key, random, i));
+}
+
+static void dropout_naive(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                          const struct dropout_rule *how) {
+    int64_t B = out->dim[0], per_sample = tensor_count(out) / B, blocks = grid_size(per_sample, 4 * BLOCK);
+    with_dtype(out->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({(unsigned)(blocks * B), BLOCK, 0, env->stream}, dropout_naive_kernel<T>, data_of<T>(out),
+               data_of<T>(inp), i32(how->samples), per_sample, blocks, how->p, how->seed, how->place);
+    });
+}
+
 /* --- variants --- */
 
 extern "C" {
@@ -227,6 +251,7 @@ const struct act_forward_variant cuda_act_forward_variants[] = {
     {"vec", act_forward_vec, act_forward_vec_need}, {"naive", act_forward_naive}, {}};
 const struct act_backward_variant cuda_act_backward_variants[] = {
     {"vec", act_backward_vec, act_backward_vec_need}, {"naive", act_backward_naive}, {}};
+const struct dropout_variant cuda_dropout_variants[] = {{"naive", dropout_naive}, {}};
 const struct glu_forward_variant cuda_glu_forward_variants[] = {
     {"vec", glu_forward_vec, glu_forward_vec_need}, {"naive", glu_forward_naive}, {}};
 const struct glu_backward_variant cuda_glu_backward_variants[] = {

@@ -36,9 +36,20 @@ DEVICE_INLINE warp_place place_of_warp(int heads) {
 struct rule_of_call {
     attn_rule rule;
     const int32_t *prefixes; /* (B) or NULL */
-    float factor, scale;     /* attn_rule.h */
+    const int32_t *samples;  /* (B) or NULL: without dropout */
+    float p;
+    uint64_t seed;
+    uint32_t place;
+    float factor, scale; /* attn_rule.h */
 
     __device__ int64_t prefix(int64_t b) const { return prefixes ? prefixes[b] : 0; }
+    __device__ dropout_key key(int64_t b) const {
+        return samples ? dropout_key_of(p, seed, place, samples[b]) : dropout_key{};
+    }
+    /* Of the weight of query t and key s. */
+    __device__ float factor_of(dropout_key k, int64_t head, int64_t length, int64_t t, int64_t s) const {
+        return samples ? dropout_factor(k, (head * length + t) * length + s) : 1.0f;
+    }
     __device__ bool has_norms() const { return attn_needs_norms(rule.score); }
 };
 
@@ -108,6 +119,7 @@ __global__ void attn_forward_naive_kernel(T *out, float *lse, const T *qkv, int6
     const T *keys = qkv + p.b * length * stride + keys_of(p.h, NH, NKV, HS); /* (T,HS) */
     const T *values = keys + (int64_t)NKV * HS;                              /* (T,HS) */
     attn_range seen = attn_keys(r.rule, r.prefix(p.b), length, t);
+    dropout_key dropped = r.key(p.b);
     float max = NO_SCORE, total = 0.0f, sum[4] = {}, q_norm = norm_of(r, q, HS);
     float *weight = probabilities[p.warp];
     for (int64_t first = seen.first; first < seen.end; first += WARP_SIZE) {
@@ -123,7 +135,7 @@ __global__ void attn_forward_naive_kernel(T *out, float *lse, const T *qkv, int6
         max = new_max;
 #pragma unroll
         for (int k = 0; k < 4; k++) sum[k] *= shrink;
-        weight[p.lane] = probability;
+        weight[p.lane] = probability * r.factor_of(dropped, p.h, length, t, s);
         __syncwarp();
         int count = (int)min((int64_t)WARP_SIZE, seen.end - first);
         add_weighted_rows(sum, weight, values + first * stride, stride, count, p.column, p.lane, HS);
@@ -174,6 +186,7 @@ __global__ void attn_backward_query_naive_kernel(T *dqkv, const T *dout, const f
     const T *values = keys + (int64_t)NKV * HS;
     const T *d = dout + (p.b * length + t) * C + p.h * HS;
     attn_range seen = attn_keys(r.rule, r.prefix(p.b), length, t);
+    dropout_key dropped = r.key(p.b);
     float sum[4] = {}, own = 0.0f, q_norm = norm_of(r, q, HS);
     int64_t statistic = (p.b * NH + p.h) * length + t;
     float *weight = gradients[p.warp];
@@ -184,8 +197,8 @@ __global__ void attn_backward_query_naive_kernel(T *dqkv, const T *dout, const f
             const T *k = keys + s * stride;
             float x = r.factor * dot(q, k, HS);
             pair_score pair = score_pair(r, x, q_norm, norm_of(r, k, HS));
-            ds = expf(pair.score - lse[statistic]) * (dot(d, values + s * stride, HS) - D[statistic]) *
-                 pair.slope;
+            float dp = r.factor_of(dropped, p.h, length, t, s) * dot(d, values + s * stride, HS);
+            ds = expf(pair.score - lse[statistic]) * (dp - D[statistic]) * pair.slope;
             own = fmaf(ds, attn_own_slope(r.rule.score, x, q_norm), own);
         }
         weight[p.lane] = ds;
@@ -211,6 +224,7 @@ __global__ void attn_backward_key_naive_kernel(T *dqkv, const T *dout, const flo
     int64_t key_at = (p.b * length + s) * stride + C + p.h * HS, value_at = key_at + (int64_t)NKV * HS;
     const T *k = qkv + key_at, *v = qkv + value_at;
     attn_range seen_by = attn_queries(r.rule, r.prefix(p.b), length, s);
+    dropout_key dropped = r.key(p.b);
     float dk[4] = {}, dv[4] = {}, own = 0.0f, k_norm = norm_of(r, k, HS);
     float *probability = probabilities[p.warp], *gradient = gradients[p.warp];
     for (int64_t h = p.h * group; h < (p.h + 1) * group; h++) {
@@ -224,8 +238,10 @@ __global__ void attn_backward_key_naive_kernel(T *dqkv, const T *dout, const flo
                 const T *q = queries + t * stride;
                 float x = r.factor * dot(q, k, HS);
                 pair_score pair = score_pair(r, x, norm_of(r, q, HS), k_norm);
+                float factor = r.factor_of(dropped, h, length, t, s);
                 pr = expf(pair.score - lse_head[t]);
-                ds = pr * (dot(douts + t * C, v, HS) - D_head[t]) * pair.slope;
+                ds = pr * (factor * dot(douts + t * C, v, HS) - D_head[t]) * pair.slope;
+                pr *= factor;
                 own = fmaf(ds, attn_own_slope(r.rule.score, x, k_norm), own);
             }
             probability[p.lane] = pr;
@@ -260,7 +276,17 @@ static launch_config attn_grid(const struct op_env *env, int64_t rows, const str
 static rule_of_call rule_on(const struct tensor *out, const struct tensor *prefix,
                             const struct attn_rule *rule) {
     float scale = 1.0f / sqrtf((float)(out->dim[2] / rule->heads));
-    return {*rule, prefix ? i32(prefix) : NULL, attn_factor(rule->score, scale), scale};
+    rule_of_call r = {*rule, prefix ? i32(prefix) : NULL};
+    if (rule->dropout) {
+        r.samples = i32(rule->dropout->samples);
+        r.p = rule->dropout->p;
+        r.seed = rule->dropout->seed;
+        r.place = rule->dropout->place;
+        r.rule.dropout = NULL; /* it lies on the host */
+    }
+    r.factor = attn_factor(rule->score, scale);
+    r.scale = scale;
+    return r;
 }
 
 static int64_t attn_forward_naive_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv,

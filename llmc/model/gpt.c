@@ -169,6 +169,33 @@ struct attn_rule gpt_attn_rule(const struct gpt_config *c) {
                               .softcap = (float)c->softcap};
 }
 
+/* What dropout applies to. */
+enum dropped { DROP_EMBEDDING, DROP_ATTENTION, DROP_ATTN_BRANCH, DROP_MLP_BRANCH };
+
+static const struct dropout_rule *dropout_or_null(const struct gpt *g, enum dropped what, int64_t l,
+                                                  struct dropout_rule *d, struct tensor *samples) {
+    if (!g->drops) return NULL;
+    *samples = gpt_act(g, A_SAMPLES, 0);
+    *d = (struct dropout_rule){g->options.dropout, g->options.dropout_seed, (uint32_t)(l << 2) | what,
+                               samples};
+    return d;
+}
+
+static void drop(struct gpt *g, struct tensor *out, const struct tensor *inp, enum dropped what, int64_t l) {
+    struct dropout_rule d;
+    struct tensor samples;
+    if (dropout_or_null(g, what, l, &d, &samples)) dropout(g->ctx, out, inp, &d);
+}
+
+/* The gradient of a branch, which is that of the stream unless some of the branch was dropped. */
+static struct tensor branch_gradient(struct gpt *g, const struct tensor *dresid, enum dropped what,
+                                     int64_t l) {
+    struct tensor room = gpt_act(g, A_BRANCH, 0);
+    if (!g->drops) return *dresid;
+    drop(g, &room, dresid, what, l);
+    return room;
+}
+
 static struct tensor *prefix_or_null(const struct gpt *g, struct tensor *t) {
     if (!gpt_has_act(g, A_PREFIX)) return NULL;
     *t = gpt_act(g, A_PREFIX, 0);
@@ -182,12 +209,14 @@ static struct tensor *prefix_or_null(const struct gpt *g, struct tensor *t) {
 static void attend(struct gpt *g, int64_t l, const struct span *s, int64_t row) {
     int64_t T = s->t0 + s->count;
     struct attn_rule rule = gpt_attn_rule(&g->config);
-    struct tensor prefix, attn = act_prefix(g, A_ATTN, l, T, s), lse = act_prefix(g, A_LSE, l, T, s);
+    struct tensor prefix, samples, attn = act_prefix(g, A_ATTN, l, T, s), lse = act_prefix(g, A_LSE, l, T, s);
+    struct dropout_rule d;
     struct tensor qkv = act_prefix(g, A_QKV, l, T, s);
     int64_t row_bytes = attn.dim[2] * (int64_t)dtype_size(attn.dtype);
     if (attn.data)
         attn.data = (char *)attn.data + (row - s->t0) * row_bytes; /* rows before t0 stay as they are */
     rotate(g, &qkv, s->t0, false);
+    rule.dropout = dropout_or_null(g, DROP_ATTENTION, l, &d, &samples);
     attn_forward(g->ctx, &attn, &lse, &qkv, prefix_or_null(g, &prefix), &rule, (int)s->t0);
 }
 
@@ -219,6 +248,7 @@ static void attn_half_forward(struct gpt *g, int64_t l, const struct span *s) {
         attend(g, l, s, s->t0);
     if (g->hooks.attention_done) g->hooks.attention_done(g->hooks.attention_arg, g, l);
     linear_forward(g, &branch, NULL, &attn, P_PROJ_W, P_PROJ_B, l, ACT_NONE);
+    drop(g, &branch, &branch, DROP_ATTN_BRANCH, l);
     norm(g, LN2, l, &inp, &mid, &branch, s);
 }
 
@@ -230,9 +260,12 @@ static void attn_half_backward(struct gpt *g, int64_t l, const struct span *s, b
     struct tensor attn = gpt_act(g, A_ATTN, l), lse = gpt_act(g, A_LSE, l), ln1 = gpt_act(g, A_LN1, l);
     struct tensor inp = residual_in(g, l, s); /* (B,T,C) */
 
-    linear_backward(g, &dattn, &dresid, &attn, P_PROJ_W, P_PROJ_B, l, NULL, accumulate);
+    struct tensor dout = branch_gradient(g, &dresid, DROP_ATTN_BRANCH, l);
+    linear_backward(g, &dattn, &dout, &attn, P_PROJ_W, P_PROJ_B, l, NULL, accumulate);
     struct attn_rule rule = gpt_attn_rule(&g->config);
-    struct tensor prefix;
+    struct tensor prefix, samples;
+    struct dropout_rule d;
+    rule.dropout = dropout_or_null(g, DROP_ATTENTION, l, &d, &samples);
     attn_backward(g->ctx, &dqkv, &dattn, &attn, &lse, &qkv, prefix_or_null(g, &prefix), &rule);
     rotate(g, &dqkv, 0, true);
     if (has_qk_norm(g)) norm_heads_back(g, l, &dqkv);
@@ -274,6 +307,7 @@ static void mlp_half_forward(struct gpt *g, int64_t l, const struct span *s) {
     bool last = l + 1 == g->config.layers;
     mlp_wide_forward(g, l, s);
     linear_forward(g, &branch, NULL, &act, P_FCPROJ_W, P_FCPROJ_B, l, ACT_NONE);
+    drop(g, &branch, &branch, DROP_MLP_BRANCH, l);
     norm(g, last ? LNF : LN1, last ? 0 : l + 1, &mid, &out, &branch, s);
 }
 
@@ -283,14 +317,15 @@ static void mlp_half_backward(struct gpt *g, int64_t l, bool accumulate) {
     struct tensor ln2 = gpt_act(g, A_LN2, l), mid = gpt_act(g, A_RESID_MID, l);         /* (B,T,C) */
     struct tensor fc = gpt_act(g, A_FC, l), dfc = gpt_act(g, A_DFC, 0);                 /* (B,T,FC) */
     struct tensor act = gpt_act(g, A_MLP_ACT, l);                                       /* (B,T,F) */
+    struct tensor dout = branch_gradient(g, &dresid, DROP_MLP_BRANCH, l);
     if (g->config.mlp == MLP_GELU) {
-        linear_backward(g, &dfc, &dresid, &act, P_FCPROJ_W, P_FCPROJ_B, l, &fc, accumulate);
+        linear_backward(g, &dfc, &dout, &act, P_FCPROJ_W, P_FCPROJ_B, l, &fc, accumulate);
     } else if (gpt_mlp_gated(&g->config)) {
         struct tensor dact = gpt_act(g, A_DMLP_ACT, 0); /* (B,T,F) */
-        linear_backward(g, &dact, &dresid, &act, P_FCPROJ_W, P_FCPROJ_B, l, NULL, accumulate);
+        linear_backward(g, &dact, &dout, &act, P_FCPROJ_W, P_FCPROJ_B, l, NULL, accumulate);
         glu_backward(g->ctx, &dfc, &dact, &fc, mlp_function(g));
     } else {
-        linear_backward(g, &dfc, &dresid, &act, P_FCPROJ_W, P_FCPROJ_B, l, NULL, accumulate);
+        linear_backward(g, &dfc, &dout, &act, P_FCPROJ_W, P_FCPROJ_B, l, NULL, accumulate);
         act_backward(g->ctx, &dfc, &dfc, &fc, mlp_function(g));
     }
     linear_backward(g, &dbranch, &dfc, &ln2, P_FC_W, P_FC_B, l, NULL, accumulate);
@@ -307,6 +342,12 @@ static void layer_needed(struct gpt *g, int64_t l, int64_t next) {
 void gpt_set_prefix(struct gpt *g, const int32_t *lengths) {
     struct tensor t;
     if (prefix_or_null(g, &t)) ctx_upload(g->ctx, t.data, lengths, tensor_bytes(&t));
+}
+
+void gpt_set_samples(struct gpt *g, const int32_t *numbers) {
+    if (!gpt_has_act(g, A_SAMPLES)) return;
+    struct tensor t = gpt_act(g, A_SAMPLES, 0);
+    ctx_upload(g->ctx, t.data, numbers, tensor_bytes(&t));
 }
 
 /* The first target is the token after the prefix. */
@@ -347,6 +388,7 @@ static void forward(struct gpt *g, const struct span *s) {
     ctx_range_push(g->ctx, "forward");
     embed(g, s);
     struct tensor embedded = act_span(g, A_EMBED, 0, s);
+    drop(g, &embedded, &embedded, DROP_EMBEDDING, 0);
     norm(g, LN1, 0, &embedded, NULL, NULL, s);
     for (int64_t l = 0; l < g->config.layers; l++) {
         layer_needed(g, l, l + 1 < g->config.layers ? l + 1 : -1);
@@ -511,6 +553,7 @@ void gpt_forward_backward(struct gpt *g, bool first_micro_batch) {
     bool adapters = g->options.lora.rank > 0, accumulate = !first_micro_batch && !adapters;
     g->lora.first = first_micro_batch;
     if (first_micro_batch && !adapters) zero_small_gradients(g);
+    g->drops = g->options.dropout > 0.0f;
     gpt_forward(g, 0, g->options.T);
     head(g, !first_micro_batch, true);
 
@@ -530,7 +573,9 @@ void gpt_forward_backward(struct gpt *g, bool first_micro_batch) {
     if (!adapters) {
         struct tensor dwte = gpt_grad(g, P_WTE, 0), dwpe, dresid = gpt_act(g, A_DRESID, 0);
         struct tensor tokens = gpt_act(g, A_TOKENS, 0);
+        drop(g, &dresid, &dresid, DROP_EMBEDDING, 0);
         embed_backward(g->ctx, &dwte, grad_or_null(g, P_WPE, 0, &dwpe), &dresid, &tokens);
     }
+    g->drops = false;
     ctx_range_pop(g->ctx);
 }

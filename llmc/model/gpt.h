@@ -27,8 +27,12 @@ void gpt_set_batch(struct gpt *gpt, const int32_t *tokens, const int32_t *target
  * the prefix mask has none. */
 void gpt_set_prefix(struct gpt *gpt, const int32_t *lengths);
 
-/* The rule of this model's attention. */
+/* The rule of this model's attention, without dropout. */
 struct attn_rule gpt_attn_rule(const struct gpt_config *config);
+
+/* With dropout, before gpt_forward_backward: the number of each sequence of the batch (B), by which dropout.h
+ * tells them apart. Without dropout it does nothing. */
+void gpt_set_samples(struct gpt *gpt, const int32_t *numbers);
 
 /* Positions [t0, t0+count) of every sequence, up to and including ln_f. t0 > 0 continues from the cache in
  * A_QKV and needs B = 1, as does count < T; tokens must not look ahead then, and a prefix must lie in what
@@ -57,7 +61,7 @@ void gpt_loss(struct gpt *gpt);
  * device, so that a recorded step can run with another one. */
 void gpt_set_loss_scale(struct gpt *gpt, float scale);
 
-/* Forward and backward of one micro-batch. The first one of a step overwrites gradients and STEP_LOSS (the
+/* Forward and backward of one micro-batch, the only pass with dropout. The first one of a step overwrites gradients and STEP_LOSS (the
  * scaled sum of losses), the others add. */
 void gpt_forward_backward(struct gpt *gpt, bool first_micro_batch);
 

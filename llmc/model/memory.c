@@ -95,13 +95,14 @@ enum act_shape {
 enum act_kind { KIND_DATA, KIND_FP32, KIND_INT32 };
 enum act_use { ALWAYS, TRAINING, CACHES }; /* CACHES: only with several of them */
 
-static bool centred(const struct gpt_config *c) { return c->norm == NORM_LAYER; }
-static bool qk_norm(const struct gpt_config *c) { return c->qk_norm == SWITCH_ON; }
-static bool gated(const struct gpt_config *c) { return gpt_mlp_gated(c); }
-static bool sinusoidal(const struct gpt_config *c) { return c->positions == POSITIONS_SINUSOIDAL; }
-static bool prefixed(const struct gpt_config *c) { return c->mask == MASK_PREFIX; }
+static bool centred(const struct gpt *g) { return g->config.norm == NORM_LAYER; }
+static bool qk_norm(const struct gpt *g) { return g->config.qk_norm == SWITCH_ON; }
+static bool gated(const struct gpt *g) { return gpt_mlp_gated(&g->config); }
+static bool sinusoidal(const struct gpt *g) { return g->config.positions == POSITIONS_SINUSOIDAL; }
+static bool prefixed(const struct gpt *g) { return g->config.mask == MASK_PREFIX; }
+static bool drops(const struct gpt *g) { return g->options.dropout > 0.0f; }
 /* Where the heads together are as wide as the model, gradients of both fit one buffer. */
-static bool other_width(const struct gpt_config *c) { return gpt_dim_size(c, DIM_Q) != c->channels; }
+static bool other_width(const struct gpt *g) { return gpt_dim_size(&g->config, DIM_Q) != g->config.channels; }
 
 struct act_row {
     const char *name;
@@ -110,7 +111,7 @@ struct act_row {
     enum act_kind kind;
     enum recompute shared_from; /* layers share one copy from this recompute level on; NONE: never */
     enum act_use use;
-    bool (*present)(const struct gpt_config *config); /* NULL: in every model */
+    bool (*present)(const struct gpt *gpt); /* NULL: in every model */
 };
 
 static const struct act_row act_rows[ACT_ROWS] = {
@@ -118,6 +119,7 @@ static const struct act_row act_rows[ACT_ROWS] = {
     [A_TARGETS] = {"targets", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, ALWAYS, NULL},
     [A_PREFIX] = {"prefix", false, SHAPE_B, KIND_INT32, RECOMPUTE_NONE, ALWAYS, prefixed},
     [A_POSITIONS] = {"positions", false, SHAPE_TC, KIND_DATA, RECOMPUTE_NONE, ALWAYS, sinusoidal},
+    [A_SAMPLES] = {"samples", false, SHAPE_B, KIND_INT32, RECOMPUTE_NONE, TRAINING, drops},
     [A_EMBED] = {"embed", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
     [A_LN1] = {"ln_1", true, SHAPE_C, KIND_DATA, RECOMPUTE_NORM, ALWAYS, NULL},
     [A_LN1_MEAN] = {"ln_1.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, centred},
@@ -153,7 +155,7 @@ const char *gpt_act_name(enum act_id id) { return act_rows[id].name; }
 bool gpt_has_act(const struct gpt *g, enum act_id id) {
     const struct act_row *row = &act_rows[id];
     bool used = row->use == ALWAYS || (row->use == TRAINING ? g->options.train : g->options.caches > 1);
-    return used && (!row->present || row->present(&g->config));
+    return used && (!row->present || row->present(g));
 }
 
 static bool act_shared(const struct gpt *g, const struct act_row *row, enum act_id id) {

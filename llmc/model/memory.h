@@ -18,6 +18,7 @@ enum act_id {
     A_TARGETS,
     A_PREFIX,    /* of MASK_PREFIX */
     A_POSITIONS, /* of POSITIONS_SINUSOIDAL: (T,C), written once */
+    A_SAMPLES,   /* with dropout */
     A_EMBED,
     A_LN1, /* per layer, up to A_RESID_OUT */
     A_LN1_MEAN,
@@ -60,6 +61,8 @@ struct gpt_options {
     bool fp8;               /* multiply the blocks' matrices in fp8; their widths and B*T multiples of 16 */
     float init_std;         /* of gpt_init_weights; 0 means GPT-2's 0.02 */
     struct loss_terms loss; /* of training; gpt_loss() is plain cross-entropy */
+    float dropout; /* of training: of the embedding, attention's weights and the half-layers' branches */
+    uint64_t dropout_seed;
     const struct tensor *params; /* use this buffer (another model's) instead of allocating one; or NULL */
     struct lora_options lora; /* train adapters in place of the model; it then has no gradients of its own */
     int64_t param_slots, grad_slots; /* of the two buffers, see gpt_stored_total; they need hooks */
@@ -96,6 +99,7 @@ struct gpt {
     struct tensor params;  /* (layout.total), fewer with slots */
     struct tensor grads;   /* (layout.total), fewer with slots; only with options.train, without adapters */
     struct tensor numbers; /* (STEP_NUMBERS) fp32 */
+    bool drops;            /* a pass of training with dropout is running */
     struct lora lora;      /* with options.lora, and of a generator whose model trains with it */
     char *act_data[ACT_ROWS];
     int64_t act_stride[ACT_ROWS]; /* bytes from one layer to the next; 0 where layers share */

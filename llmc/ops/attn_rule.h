@@ -7,7 +7,7 @@
 #ifndef LLMC_ATTN_RULE_H
 #define LLMC_ATTN_RULE_H
 
-#include "llmc/base/rng.h"
+#include "llmc/ops/dropout.h"
 
 #include <math.h>
 #include <stdbool.h>
@@ -46,11 +46,12 @@ struct attn_rule {
     enum attn_mask mask;
     int window;    /* N of ATTN_WINDOW, >= 1; otherwise 0 */
     float softcap; /* X > 0: a score s becomes X * tanh(s/X) (Gemma 2, arXiv 2408.00118); 0: it stays */
+    const struct dropout_rule *dropout; /* of the weights P (NH,T,T) of a sample (or NULL) */
 };
 
 /* Scaled dot products under the causal mask, which the fastest kernels are made for. */
 static inline bool attn_rule_is_plain(const struct attn_rule *r) {
-    return r->score == ATTN_SCALED_DOT && r->mask == ATTN_CAUSAL && r->softcap == 0.0f;
+    return r->score == ATTN_SCALED_DOT && r->mask == ATTN_CAUSAL && r->softcap == 0.0f && !r->dropout;
 }
 
 /* --- masks --- */

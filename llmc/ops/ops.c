@@ -417,6 +417,20 @@ void glu_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dou
     DISPATCH(ctx, glu_backward, flops * tensor_count(dout), BYTES(dinp, dout, inp), dinp, dout, inp, act);
 }
 
+static void want_dropout(const char *op, const struct dropout_rule *d, int64_t B) {
+    check(d->p >= 0.0f && d->p < 1.0f && d->place < 1u << 24,
+          "%s: a probability of %g, should be in [0,1), or place %u", op, (double)d->p, (unsigned)d->place);
+    want_count(op, d->samples, B);
+    want_dtype(op, d->samples, DTYPE_I32);
+}
+
+void dropout(struct ctx *ctx, struct tensor *out, const struct tensor *inp, const struct dropout_rule *how) {
+    want("dropout", inp, tensor_rows(out), tensor_cols(out));
+    want_dropout("dropout", how, out->dim[0]);
+    WANT_ALIKE(ctx, "dropout", inp, out);
+    DISPATCH(ctx, dropout, tensor_count(out), BYTES(out, inp, how->samples), out, inp, how);
+}
+
 /* --- attn --- */
 
 static void want_rule(const char *op, const struct attn_rule *r, const struct tensor *prefix, int64_t B) {
@@ -426,6 +440,7 @@ static void want_rule(const char *op, const struct attn_rule *r, const struct te
           "%s: a window of %d tokens, should be at least 1 with its mask and 0 with another", op, r->window);
     check(r->softcap >= 0.0f && r->softcap <= FLT_MAX, "%s: softcap is %g, should not be negative", op,
           (double)r->softcap);
+    if (r->dropout) want_dropout(op, r->dropout, B);
     check((r->mask == ATTN_PREFIX) == (prefix != NULL), "%s: %s", op,
           prefix ? temp_printf("%s is for the prefix mask", tensor_text(prefix))
                  : "the prefix mask needs the lengths of the prefixes");

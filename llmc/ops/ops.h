@@ -200,6 +200,12 @@ LLMC_OP(glu_backward, struct tensor *dinp, /* (N,2F) = */
         const struct tensor *inp,          /* (N,2F) */
         enum activation act);
 
+/* out = inp, of which some numbers become 0 and the others larger: dropout.h. The gradient of inp is dropout of that
+ * of out. */
+LLMC_OP(dropout, struct tensor *out, /* (B,...) = ; may be inp */
+        const struct tensor *inp,    /* as out */
+        const struct dropout_rule *how);
+
 /* --- attn: attention with several heads --- */
 
 /* A row of qkv is NH heads of queries, NKV of keys and NKV of values, of HS columns each; out has NH heads.
@@ -208,6 +214,7 @@ LLMC_OP(glu_backward, struct tensor *dinp, /* (N,2F) = */
  * (attn_rule.h); by default S[t,s] = q[t].k[s]/sqrt(HS) for s <= t. Per sequence and query head, over those s:
  *   P = softmax of each row of S;  out[t] = sum_s P[t,s] v[s]
  *   lse[t] = log sum_s exp(S[t,s]), all that backward needs of the softmax (Dao 2022, arXiv 2205.14135)
+ * With dropout, P is multiplied by its factors F before it meets v.
  * Only rows t in [t0, T) are computed. Keys and values come from all rows, so that qkv serves as the cache of
  * a generation step; training has t0 = 0. */
 LLMC_OP(attn_forward, struct tensor *out, /* (B,T,NH*HS) =, rows t >= t0 */
@@ -218,7 +225,7 @@ LLMC_OP(attn_forward, struct tensor *out, /* (B,T,NH*HS) =, rows t >= t0 */
 
 /* With D[t] = out[t].dout[t], P = exp(S - lse), and scaled dot products, scale = 1/sqrt(HS):
  *   dv[s] = sum_t P[t,s] dout[t];  dS = P * (dout v^T - D);  dq = scale * dS k;  dk = scale * dS^T q
- * where dk and dv are also sums over the query heads that share the head. For other scores, dq and dk follow
+ * with F*P in dv and F * (dout v^T) in dS. dk and dv are also sums over the query heads that share the head. For other scores, dq and dk follow
  * from dS by the chain rule. */
 LLMC_OP(attn_backward, struct tensor *dqkv, /* (B,T,(NH+2*NKV)*HS) = */
         const struct tensor *dout,          /* (B,T,NH*HS) */
@@ -381,6 +388,7 @@ LLMC_OP(randn, struct tensor *out, /* (n) = */
     X(act_backward)                                                                                          \
     X(glu_forward)                                                                                           \
     X(glu_backward)                                                                                          \
+    X(dropout)                                                                                               \
     X(attn_forward)                                                                                          \
     X(attn_backward)                                                                                         \
     X(rope)                                                                                                  \

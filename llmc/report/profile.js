@@ -3,7 +3,7 @@
  * its FLOPs per byte and its FLOP/s. */
 const facts = embedded('facts');
 const FAMILIES = [ /* the first whose pattern is found in an operation's name; the colour is its place */
-  ['matmul', /^matmul/], ['attention', /^(attn|rope)/], ['norm', /norm_/], ['activation', /^(act|glu)/],
+  ['matmul', /^matmul/], ['attention', /^(attn|rope)/], ['norm', /norm_/], ['activation', /^(act|glu|dropout)/],
   ['loss', /^loss/], ['embedding', /^embed/], ['other', /^(cast|fill|randn|sum$)/], ['optimizer', /^/],
 ];
 const familyOf = row => FAMILIES.findIndex(([, pattern]) => pattern.test(row.name));

@@ -116,6 +116,11 @@ static const struct option_row optimizer_rows[] = {
              "adds X times the square of the logarithm of the softmax's sum to the training loss, but not to "
              "the validation loss",
              0),
+    OPT_REAL(
+        C, dropout, "dropout", "0", 0, 1, "X",
+        "set this share of the embedding, of attention's weights and of what attention and MLP add to 0 in "
+        "training; on a GPU attention then runs without tensor cores",
+        OPTION_BELOW_MAX),
     OPT_REAL(C, grad_clip, "grad-clip", "1", 0, INFINITY, "X",
              "a gradient with a larger norm is scaled down to this norm (0: never)", 0),
     OPT_REAL(C, skip_outliers, "skip-outliers", "0", 0, 1e6, "Z",
@@ -541,6 +546,8 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
                                   .fp8 = fp8,
                                   .loss = {(float)c->label_smoothing, (float)c->z_loss},
                                   .lora = c->lora,
+                                  .dropout = (float)c->dropout,
+                                  .dropout_seed = (uint64_t)c->seed,
                                   .dtype = dtype};
     zero_gpt_options(&options, c->zero, c->world);
     return options;

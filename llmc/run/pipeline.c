@@ -28,6 +28,7 @@ void pipeline_open(struct pipeline *p, struct run *run) {
         p->step[i].numbers = (float *)d->alloc_host(d, STEP_NUMBERS * sizeof(float));
     }
     for (size_t i = 0; i < ARRAY_LENGTH(p->mark); i++) p->mark[i] = d->event_new(d);
+    p->first_sample = (int64_t *)xcalloc((size_t)p->micro_steps, sizeof *p->first_sample);
     pipeline_restart_clock(p);
 }
 
@@ -37,6 +38,7 @@ void pipeline_close(struct pipeline *p) {
         d->free_host(d, p->step[i].batch);
         d->free_host(d, p->step[i].numbers);
     }
+    free(p->first_sample);
     for (size_t i = 0; i < ARRAY_LENGTH(p->mark); i++) d->event_free(d, p->mark[i]);
     for (int first = 0; first < 2; first++)
         if (p->micro_step[first].graph) d->graph_free(d, p->micro_step[first].graph);
@@ -66,6 +68,7 @@ int64_t pipeline_next_batch(struct pipeline *p) {
     for (int64_t i = 0; i < p->micro_steps; i++) {
         const int32_t *tokens, *targets;
         int64_t valid;
+        p->first_sample[i] = dataloader_first_sample(r->train);
         dataloader_next(r->train, &tokens, &targets, &valid);
         memcpy(batch + 2 * i * size, tokens, (size_t)size * sizeof *batch);
         memcpy(batch + (2 * i + 1) * size, targets, (size_t)size * sizeof *batch);
@@ -92,11 +95,21 @@ static void run_or_launch(struct pipeline *p, bool first, bool last) {
     d->graph_launch(d, record->graph, r->ctx.stream);
 }
 
+/* By its place in the order of all samples, whichever process computes it. */
+static void number_samples(struct pipeline *p, int64_t i) {
+    struct gpt *g = &p->run->gpt;
+    int32_t *numbers = (int32_t *)xmalloc((size_t)g->options.B * sizeof *numbers);
+    for (int64_t b = 0; b < g->options.B; b++) numbers[b] = (int32_t)(p->first_sample[i] + b);
+    gpt_set_samples(g, numbers);
+    free(numbers);
+}
+
 void pipeline_micro_step(struct pipeline *p, int64_t i) {
     struct run *r = p->run;
     int64_t size = micro_batch_size(p);
     const int32_t *tokens = step_at(p, r->state.step)->batch + 2 * i * size, *targets = tokens + size;
     gpt_set_batch(&r->gpt, tokens, targets);
+    number_samples(p, i);
     ctx_range_push(&r->ctx, "micro-step");
     run_or_launch(p, i == 0, i == p->micro_steps - 1);
     ctx_range_pop(&r->ctx);

@@ -39,6 +39,7 @@ struct pipeline {
         int64_t calls;
         void *graph; /* NULL: not recorded */
     } micro_step[2]; /* [1]: the first of a step, which overwrites gradients; [0]: those that add to them */
+    int64_t *first_sample;   /* (micro_steps) of the step that is issued: dataloader_first_sample() */
     struct rank_busy *setup; /* during the first step */
 };
 

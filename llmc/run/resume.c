@@ -50,6 +50,7 @@ static const struct resume_row {
     {"eps", RESUME_FREE},
     {"label-smoothing", RESUME_FREE},
     {"z-loss", RESUME_FREE},
+    {"dropout", RESUME_FREE},
     {"grad-clip", RESUME_FREE},
     {"skip-outliers", RESUME_FREE},
     /* adapters */

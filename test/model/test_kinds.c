@@ -61,11 +61,15 @@ static void step(struct model *m, const struct gpt_config *config, struct gpt_op
     model_open(m, config, options);
     disturb(&m->gpt);
     gpt_set_loss_scale(&m->gpt, 1.0f / TOKENS);
+    int32_t numbers[B] = {100, 101};
+    gpt_set_samples(&m->gpt, numbers);
     gpt_set_batch(&m->gpt, targets, tokens); /* what a step leaves must not reach the next */
     gpt_forward_backward(&m->gpt, true);
     for (int b = 0; config->mask == MASK_PREFIX && b < B; b++) /* sources of 3 and 4 tokens */
         for (int t = 0; t < 2 + b; t++) targets[b * T + t] = -1;
     for (int64_t i = 0; i < batches; i++) {
+        for (int64_t b = 0; b < options.B; b++) numbers[b] = (int32_t)(5 + i * options.B + b);
+        gpt_set_samples(&m->gpt, numbers);
         gpt_set_batch(&m->gpt, tokens + i * options.B * T, targets + i * options.B * T);
         gpt_forward_backward(&m->gpt, i == 0);
     }
@@ -77,7 +81,9 @@ static double loss_at(struct gpt *g, const struct tensor *p, const float *start,
                       double e) {
     for (int64_t i = 0; i < tensor_count(p); i++)
         f32(p)[i] = (float)((double)start[i] + e * (double)direction[i]);
+    g->drops = g->options.dropout > 0.0f; /* the same numbers as in the step */
     gpt_forward(g, 0, T);
+    g->drops = false;
     gpt_loss(g);
     struct tensor losses = gpt_act(g, A_LOSSES, 0);
     double loss = 0.0;
@@ -110,9 +116,9 @@ static double gradient_error(struct gpt *g, const struct tensor *p, const struct
     return fabs((4.0 * slope[1] - slope[0]) / 3.0 - norm) / fmax(norm, 2e-2);
 }
 
-static void check_gradients(const struct gpt_config *config) {
+static void check_gradients_with(const struct gpt_config *config, float dropout) {
     struct model m;
-    step(&m, config, (struct gpt_options){.recompute = RECOMPUTE_NONE}, 1);
+    step(&m, config, (struct gpt_options){.recompute = RECOMPUTE_NONE, .dropout = dropout}, 1);
     for (int id = 0; id < PARAM_ROWS; id++)
         for (int64_t l = 0; l < gpt_param_copies(config, (enum param_id)id); l++) {
             struct tensor p = gpt_param(&m.gpt, (enum param_id)id, l),
@@ -130,11 +136,11 @@ static void check_gradients(const struct gpt_config *config) {
 
 /* --- several ways to the same numbers --- */
 
-static void check_recomputation(const struct gpt_config *config) {
+static void check_recomputation_with(const struct gpt_config *config, float dropout) {
     struct model base, other;
-    step(&base, config, (struct gpt_options){.recompute = RECOMPUTE_NONE}, 1);
+    step(&base, config, (struct gpt_options){.recompute = RECOMPUTE_NONE, .dropout = dropout}, 1);
     for (int level = RECOMPUTE_ACT; level <= RECOMPUTE_BLOCK; level++) {
-        step(&other, config, (struct gpt_options){.recompute = (enum recompute)level}, 1);
+        step(&other, config, (struct gpt_options){.recompute = (enum recompute)level, .dropout = dropout}, 1);
         if (memcmp(base.gpt.grads.data, other.gpt.grads.data, (size_t)tensor_bytes(&base.gpt.grads)) != 0)
             fail_msg("%s: recomputation at level %d changes the gradients", config->name, level);
         model_close(&other);
@@ -152,10 +158,10 @@ static void assert_near(const float *a, const float *b, int64_t n, double tolera
     if (!(worst <= tolerance * size)) fail_msg("%s: %s is off by %.3g of %.3g", name, what, worst, size);
 }
 
-static void check_accumulation(const struct gpt_config *config) {
+static void check_accumulation_with(const struct gpt_config *config, float dropout) {
     struct model base, other;
-    step(&base, config, (struct gpt_options){.head_chunks = 1}, 1);
-    step(&other, config, (struct gpt_options){.head_chunks = 3}, B);
+    step(&base, config, (struct gpt_options){.head_chunks = 1, .dropout = dropout}, 1);
+    step(&other, config, (struct gpt_options){.head_chunks = 3, .dropout = dropout}, B);
     assert_near(f32(&other.gpt.grads), f32(&base.gpt.grads), base.gpt.layout.total, 2e-5, config->name,
                 "the gradient added up over micro-batches");
     model_close(&other);
@@ -244,6 +250,40 @@ static void check_next(const struct gpt_config *config) {
     model_close(&together);
 }
 
+/* --- dropout --- */
+
+static void check_gradients(const struct gpt_config *config) { check_gradients_with(config, 0.0f); }
+static void check_recomputation(const struct gpt_config *config) { check_recomputation_with(config, 0.0f); }
+static void check_accumulation(const struct gpt_config *config) { check_accumulation_with(config, 0.0f); }
+
+/* The loss that validation sees, and the gradient of a step. */
+static double loss_without_training(struct model *m) {
+    struct tensor losses = gpt_act(&m->gpt, A_LOSSES, 0);
+    double loss = 0.0;
+    gpt_forward(&m->gpt, 0, T);
+    gpt_loss(&m->gpt);
+    for (int i = 0; i < TOKENS; i++) loss += (double)f32(&losses)[i];
+    return loss;
+}
+
+static void check_dropout(const struct gpt_config *config) {
+    struct model with, without, other;
+    const float p = 0.25f;
+    check_gradients_with(config, p);
+    check_recomputation_with(config, p);
+    check_accumulation_with(config, p);
+    step(&with, config, (struct gpt_options){.dropout = p}, 1);
+    step(&without, config, (struct gpt_options){.dropout = 0.0f}, 1);
+    step(&other, config, (struct gpt_options){.dropout = p, .dropout_seed = 1}, 1);
+    size_t size = (size_t)tensor_bytes(&with.gpt.grads);
+    assert_memory_not_equal(with.gpt.grads.data, without.gpt.grads.data, size);
+    assert_memory_not_equal(with.gpt.grads.data, other.gpt.grads.data, size);
+    assert_true(loss_without_training(&with) == loss_without_training(&without));
+    model_close(&with);
+    model_close(&without);
+    model_close(&other);
+}
+
 /* --- the product of kinds --- */
 
 static const char *text_of(const struct gpt_config *c, const char *option) {
@@ -312,6 +352,22 @@ static int64_t walk_rules(void (*check_config)(const struct gpt_config *config))
     return count;
 }
 
+static void test_dropout(void **state) {
+    struct gpt_config gpt2 = GPT2_CONFIG("dropout", T, V, 2, 4, 16), llama = gpt2;
+    check_dropout(&gpt2);
+    llama.positions = POSITIONS_ROPE;
+    llama.mlp = MLP_SWIGLU;
+    llama.norm = NORM_RMS;
+    llama.bias = llama.qkv_bias = SWITCH_OFF;
+    llama.kv_heads = 2;
+    llama.head_size = 6;
+    llama.score = SCORE_COSINE;
+    llama.rope_theta = 10000.0;
+    check_dropout(&llama);
+    gpt2.mlp = MLP_RELU2;
+    check_dropout(&gpt2);
+}
+
 static void test_gradients_of_rules(void **state) { assert_int_equal(walk_rules(check_gradients), RULES); }
 static void test_recomputation_of_rules(void **state) {
     assert_int_equal(walk_rules(check_recomputation), RULES);
@@ -334,6 +390,7 @@ int main(int argc, char **argv) {
                                        cmocka_unit_test(test_recomputation),
                                        cmocka_unit_test(test_accumulation),
                                        cmocka_unit_test(test_cache),
+                                       cmocka_unit_test(test_dropout),
                                        cmocka_unit_test(test_gradients_of_rules),
                                        cmocka_unit_test(test_recomputation_of_rules),
                                        cmocka_unit_test(test_accumulation_of_rules),

@@ -1,4 +1,5 @@
-/* act_forward, act_backward, glu_forward, glu_backward. Shapes: {N, C}, for glu {N, F}. A case without a
+/* act_forward, act_backward, glu_forward, glu_backward, dropout. Shapes: {N, C}, for glu {N, F}, for dropout
+ * {B, T, C}. A case without a
  * flag has GELU. */
 #include "test/ops/op_harness.h"
 
@@ -191,3 +192,35 @@ static const struct op_case glu_backward_cases[] = {
 };
 OP_TEST(glu_backward, (.bound = glu_backward_bound, .model_cases = glu_model_cases), A("dinp"), A("dout"),
         A("inp"), activation_of(x->c));
+
+/* --- dropout --- */
+
+static void dropout_make(struct op_instance *x) {
+    const int64_t *d = x->c->d;
+    op_fill(x, op_add(x, ROLE_IN, x->dtype, "inp", d[0], d[1], d[2]), 1.0);
+    op_fill_index(x, op_add(x, ROLE_IN, DTYPE_I32, "samples", d[0], 0, 0), 0, 1000);
+    op_add(x, ROLE_OUT, x->dtype, "out", d[0], d[1], d[2]);
+    if (x->c->flags & IN_PLACE) op_alias(x, "out", "inp");
+}
+
+static const struct dropout_rule *dropout_of(struct tensor *samples, struct dropout_rule *d) {
+    *d = (struct dropout_rule){0.25f, 99, 1000, samples};
+    return d;
+}
+
+static int dropout_model_cases(const struct op_model *m, struct op_case *out) {
+    out[0] = (struct op_case){"model", INPUT_RANDOM, {m->B, m->T, m->C}, 0, SIZE_LARGE};
+    return 1;
+}
+
+static const struct op_case dropout_cases[] = {
+    {"one", INPUT_RANDOM, {1, 1, 1}, 0, SIZE_SMALL},
+    {"odd", INPUT_RANDOM, {3, 5, 7}, 0, SIZE_SMALL},
+    {"in place", INPUT_RANDOM, {2, 9, 33}, IN_PLACE, SIZE_SMALL},
+    {"several blocks", INPUT_RANDOM, {2, 40, 77}, 0, SIZE_SMALL},
+    {"unaligned", INPUT_RANDOM, {2, 3, 16}, UNALIGNED, SIZE_SMALL},
+    {"large", INPUT_LARGE, {2, 4, 16}, 0, SIZE_SMALL},
+    {"gpt2", INPUT_RANDOM, {4, 1024, 768}, 0, SIZE_LARGE},
+};
+OP_TEST(dropout, (.model_cases = dropout_model_cases), A("out"), A("inp"),
+        dropout_of(A("samples"), (struct dropout_rule[1]){{0}}));

@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-enum { RISING = OP_FLAG(0), LOW = OP_FLAG(1), FALLING = OP_FLAG(2), SOFTCAP = OP_FLAG(3) };
+enum { RISING = OP_FLAG(0), LOW = OP_FLAG(1), FALLING = OP_FLAG(2), SOFTCAP = OP_FLAG(3), DROP = OP_FLAG(4) };
 
 /* The rule of a case stands in its flags. */
 #define SCORE(score) ((unsigned)(score) << 8)
@@ -20,7 +20,16 @@ static struct attn_rule rule_of(const struct op_case *c) {
                               (int)(c->flags >> 16),
                               c->flags & SOFTCAP ? 1.5f : 0.0f};
 }
-#define RULE ((struct attn_rule[1]){rule_of(x->c)})
+
+/* With dropout, the samples are those of the running side. */
+static const struct attn_rule *rule_with(const struct op_case *c, struct tensor *samples,
+                                         struct attn_rule *rule, struct dropout_rule *d) {
+    *rule = rule_of(c);
+    *d = (struct dropout_rule){0.3f, 17, 5, samples};
+    if (samples) rule->dropout = d;
+    return rule;
+}
+#define RULE rule_with(x->c, A("samples"), (struct attn_rule[1]){{0}}, (struct dropout_rule[1]){{0}})
 
 static int64_t width_of(const struct op_case *c) { return (c->d[2] + 2 * kv_heads(c)) * c->d[3]; }
 
@@ -46,9 +55,11 @@ static void fill_qkv(struct op_instance *x, struct operand *o) {
 }
 
 /* Some prefixes end beyond the sequence. */
-static void add_prefix(struct op_instance *x) {
-    if (rule_of(x->c).mask != ATTN_PREFIX) return;
+static void add_indices(struct op_instance *x) {
     check(x->c->d[0] <= 8, "%s: a batch of more than 8", x->c->name);
+    if (x->c->flags & DROP)
+        op_fill_index(x, op_add(x, ROLE_IN, DTYPE_I32, "samples", x->c->d[0], 0, 0), 0, 1000);
+    if (rule_of(x->c).mask != ATTN_PREFIX) return;
     op_fill_index(x, op_add(x, ROLE_IN, DTYPE_I32, "prefix", x->c->d[0], 0, 0), 0, x->c->d[1] + 3);
 }
 
@@ -59,6 +70,9 @@ struct rows {
     int64_t q_at, k_at, v_at; /* of the first elements in qkv */
     const float *q, *k, *v;   /* rows `width` apart */
     double scale;
+    bool drops;
+    int64_t head;
+    struct dropout_key key;
 };
 
 static struct rows rows_of(struct op_instance *x, int64_t bh) {
@@ -78,7 +92,17 @@ static struct rows rows_of(struct op_instance *x, int64_t bh) {
                          qkv + q,
                          qkv + k,
                          qkv + k + NKV * HS,
-                         1.0 / sqrt((double)HS)};
+                         1.0 / sqrt((double)HS),
+                         x->c->flags & DROP,
+                         bh % NH,
+                         x->c->flags & DROP
+                             ? dropout_key_of(0.3f, 17, 5, (int32_t)op_initial(x, "samples")[bh / NH])
+                             : (struct dropout_key){0}};
+}
+
+/* What the weight of query t and key s is multiplied with. */
+static double factor_of(const struct rows *r, int64_t t, int64_t s) {
+    return r->drops ? (double)dropout_factor(r->key, (r->head * r->T + t) * r->T + s) : 1.0;
 }
 
 static struct attn_range keys_of(const struct rows *r, int64_t t) {
@@ -173,7 +197,7 @@ static void attn_forward_make(struct op_instance *x) {
     int64_t B = x->c->d[0], T = x->c->d[1], NH = x->c->d[2], C = NH * x->c->d[3];
     enum operand_role role = x->c->d[4] > 0 ? ROLE_UPDATE : ROLE_OUT; /* rows before t0 stay as they are */
     fill_qkv(x, op_add(x, ROLE_IN, x->dtype, "qkv", B, T, width_of(x->c)));
-    add_prefix(x);
+    add_indices(x);
     op_add(x, role, x->dtype, "out", B, T, C);
     op_add(x, role, DTYPE_F32, "lse", B, NH, T);
 }
@@ -200,7 +224,8 @@ static void attn_forward_bound(struct op_instance *x) {
             lse_allowed[bh * T + t] += 2.0 * score + e + 4.0 * UNIT_F32 * fabs(lse);
             for (int64_t s = keys.first; s < keys.end; s++) {
                 double P = pairs[s].P,
-                       share = P * (2.0 * score + e + 4.0 * UNIT_F32 * fabs(log(P + 1e-300)) + 2.0 * x->unit);
+                       share = factor_of(&r, t, s) * P *
+                               (2.0 * score + e + 4.0 * UNIT_F32 * fabs(log(P + 1e-300)) + 2.0 * x->unit);
                 for (int64_t c = 0; c < HS; c++) o[c] += share * fabs((double)r.v[s * r.width + c]);
             }
         }
@@ -243,6 +268,7 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         SMALL_RULE("softcap", SOFTCAP), SMALL_RULE("l2, softcap", SOFTCAP | SCORE(ATTN_L2)),                 \
         SMALL_RULE("cosine, window, softcap", SOFTCAP | SCORE(ATTN_COSINE) | WINDOW(3)),                     \
         SMALL_RULE("dot2, full, softcap", SOFTCAP | SCORE(ATTN_DOT2) | MASK(ATTN_FULL)),                     \
+        SMALL_RULE("dropout", DROP), SMALL_RULE("dropout, l2, window", DROP | SCORE(ATTN_L2) | WINDOW(5)),   \
         RULE_CASE("window of one", WINDOW(1), 1, 40, 2, 16),                                                 \
         RULE_CASE("wide window", WINDOW(50), 1, 40, 2, 16),                                                  \
         RULE_CASE("window, many tiles", WINDOW(37), 1, 150, 1, 64),                                          \
@@ -310,6 +336,7 @@ static const struct op_case attn_forward_cases[] = {
     {"a row, cosine", INPUT_RANDOM, {1, 70, 2, 16, 69}, SCORE(ATTN_COSINE), SIZE_SMALL},
     {"a row, dot2", INPUT_RANDOM, {1, 70, 2, 16, 69}, SCORE(ATTN_DOT2), SIZE_SMALL},
     {"a row, anti-causal", INPUT_RANDOM, {1, 20, 2, 16, 19}, MASK(ATTN_ANTI_CAUSAL), SIZE_SMALL},
+    {"a row, dropout", INPUT_RANDOM, {2, 30, 4, 8, 29, 2}, DROP, SIZE_SMALL},
     {"span, window", INPUT_RANDOM, {1, 90, 2, 16, 37}, WINDOW(20), SIZE_SMALL},
     {"span, prefix, cosine",
      INPUT_RANDOM,
@@ -322,11 +349,21 @@ OP_TEST(attn_forward, (.bound = attn_forward_bound, .model_cases = attn_model_ca
 
 /* --- attn_backward --- */
 
+/* An operand (B) of integers before the tensors of the reference have memory; NULL if the case has none. */
+static struct tensor *initial_index(struct op_instance *x, const char *name, int32_t *memory,
+                                    struct tensor *t) {
+    struct operand *o = op_find(x, name);
+    if (!o) return NULL;
+    for (int64_t b = 0; b < o->count; b++) memory[b] = (int32_t)o->initial[b];
+    *t = tensor_make(name, DTYPE_I32, memory, o->count, 0, 0, 0);
+    return t;
+}
+
 static void attn_backward_make(struct op_instance *x) {
     int64_t B = x->c->d[0], T = x->c->d[1], NH = x->c->d[2], C = NH * x->c->d[3];
     struct operand *qkv = op_add(x, ROLE_IN, x->dtype, "qkv", B, T, width_of(x->c));
     fill_qkv(x, qkv);
-    add_prefix(x);
+    add_indices(x);
     struct operand *dout = op_add(x, ROLE_IN, x->dtype, "dout", B, T, C);
     if (x->c->input != INPUT_TINY) op_fill_normal(x, dout, 0.0, 1.0);
     struct operand *out = op_add(x, ROLE_IN, x->dtype, "out", B, T, C);
@@ -334,12 +371,11 @@ static void attn_backward_make(struct op_instance *x) {
     out->reference.data = out->initial;
     lse->reference.data = lse->initial;
     qkv->reference.data = qkv->initial;
-    struct operand *prefix = op_find(x, "prefix");
-    int32_t lengths[8];
-    struct tensor t = tensor_make("prefix", DTYPE_I32, lengths, B, 0, 0, 0);
-    for (int64_t b = 0; prefix && b < B; b++) lengths[b] = (int32_t)prefix->initial[b];
-    attn_forward(&x->reference, &out->reference, &lse->reference, &qkv->reference, prefix ? &t : NULL, RULE,
-                 0);
+    int32_t numbers[2][8];
+    struct tensor prefix, samples, *p = initial_index(x, "prefix", numbers[0], &prefix),
+                                   *s = initial_index(x, "samples", numbers[1], &samples);
+    attn_forward(&x->reference, &out->reference, &lse->reference, &qkv->reference, p,
+                 rule_with(x->c, s, (struct attn_rule[1]){{0}}, (struct dropout_rule[1]){{0}}), 0);
     op_round(out, out->initial);
     op_add(x, ROLE_OUT, x->dtype, "dqkv", B, T, width_of(x->c));
 }
@@ -373,9 +409,11 @@ static void attn_backward_bound(struct op_instance *x) {
                     const float *k = r.k + s * r.width;
                     double P = pair->P,
                            relative = 2.0 * score + e + 4.0 * UNIT_F32 * (fabs(lse) + fabs(log(P + 1e-300)));
-                    double dP = dot(d, r.v + s * r.width, HS, &m), dS = P * fabs(dP - D);
-                    double error = dS * (relative + 2.0 * x->unit) + P * dots * (m + m_D);
-                    double p = P * (relative + 2.0 * x->unit), slope = of_product(pair->slope, dS, error);
+                    double factor = factor_of(&r, t, s), dP = factor * dot(d, r.v + s * r.width, HS, &m);
+                    double dS = P * fabs(dP - D);
+                    double error = dS * (relative + 2.0 * x->unit) + P * dots * (factor * m + m_D);
+                    double p = factor * P * (relative + 2.0 * x->unit),
+                           slope = of_product(pair->slope, dS, error);
                     double own_q = of_product(pair->own_q, dS, error),
                            own_k = of_product(pair->own_k, dS, error);
                     for (int64_t c = 0; c < HS; c++) {

@@ -233,7 +233,7 @@ static double score_by_words(const struct attn_rule *r, const float *q, const fl
     return r->softcap > 0.0f ? (double)r->softcap * tanh(score / (double)r->softcap) : score;
 }
 
-static void check_rule(struct ctx *ctx, const struct attn_rule *r, const float *data, int t0) {
+static void check_rule(struct ctx *ctx, const struct attn_rule *r, const float *data, int t0, bool drops) {
     enum { C = RULE_NH * RULE_HS, WIDTH = 3 * C };
     float out_data[RULE_T * C], lse_data[RULE_NH * RULE_T];
     int32_t lengths = RULE_PREFIX;
@@ -241,7 +241,13 @@ static void check_rule(struct ctx *ctx, const struct attn_rule *r, const float *
     struct tensor out = tensor_make("out", DTYPE_F32, out_data, 1, RULE_T, C, 0);
     struct tensor lse = tensor_make("lse", DTYPE_F32, lse_data, 1, RULE_NH, RULE_T, 0);
     struct tensor prefix = tensor_make("prefix", DTYPE_I32, &lengths, 1, 0, 0, 0);
-    attn_forward(ctx, &out, &lse, &qkv, r->mask == ATTN_PREFIX ? &prefix : NULL, r, t0);
+    int32_t sample = 12;
+    struct tensor samples = tensor_make("samples", DTYPE_I32, &sample, 1, 0, 0, 0);
+    struct dropout_rule d = {0.4f, 3, 2, &samples};
+    struct dropout_key key = dropout_key_of(0.4f, 3, 2, sample);
+    struct attn_rule rule = *r;
+    if (drops) rule.dropout = &d;
+    attn_forward(ctx, &out, &lse, &qkv, r->mask == ATTN_PREFIX ? &prefix : NULL, &rule, t0);
     for (int h = 0; h < RULE_NH; h++)
         for (int t = t0; t < RULE_T; t++) {
             double sum = 0.0, want[RULE_HS] = {0};
@@ -250,6 +256,7 @@ static void check_rule(struct ctx *ctx, const struct attn_rule *r, const float *
                 if (!sees(r->mask, t, s)) continue;
                 double e = exp(score_by_words(r, data + t * WIDTH + h * RULE_HS, row + C));
                 sum += e;
+                if (drops) e *= (double)dropout_factor(key, (h * RULE_T + t) * RULE_T + s);
                 for (int c = 0; c < RULE_HS; c++) want[c] += e * (double)row[2 * C + c];
             }
             if (!(fabs((double)lse_data[h * RULE_T + t] - log(sum)) <= 1e-5 * (1.0 + fabs(log(sum)))))
@@ -279,9 +286,51 @@ static void test_attention_by_every_rule(void **state) {
                                              (enum attn_score)score,
                                              (enum attn_mask)mask,
                                              mask == ATTN_WINDOW ? RULE_WINDOW : 0,
-                                             cap ? 3.0f : 0.0f};
-                    check_rule(ctx_of(state), &rule, data, t0);
+                                             cap ? 3.0f : 0.0f,
+                                             NULL};
+                    check_rule(ctx_of(state), &rule, data, t0, false);
+                    check_rule(ctx_of(state), &rule, data, t0, true);
                 }
+}
+
+/* The share of zeros, the expectation, and what the choice depends on: not on how a batch is divided. */
+static void test_dropout(void **state) {
+    enum { B = 4, N = 50000 };
+    static float x[B * N], whole[B * N], part[B * N];
+    int32_t number[B] = {7, 0, 123456, 8};
+    const float p = 0.2f;
+    for (int64_t i = 0; i < B * N; i++) x[i] = 1.0f + (float)(i % 3);
+    struct tensor inp = tensor_make("inp", DTYPE_F32, x, B, N, 0, 0),
+                  out = tensor_make("out", DTYPE_F32, whole, B, N, 0, 0),
+                  samples = tensor_make("samples", DTYPE_I32, number, B, 0, 0, 0);
+    struct dropout_rule d = {p, 5, 3, &samples};
+    dropout(ctx_of(state), &out, &inp, &d);
+    double zeros = 0.0, sum = 0.0, want = 0.0;
+    for (int64_t i = 0; i < B * N; i++) {
+        if (whole[i] != 0.0f && whole[i] != x[i] * (1.0f / (1.0f - p)))
+            fail_msg("number %d is %g", (int)i, (double)whole[i]);
+        zeros += whole[i] == 0.0f;
+        sum += (double)whole[i];
+        want += (double)x[i];
+    }
+    /* four standard errors */
+    assert_true(fabs(zeros / (B * N) - 0.2) <= 4.0 * sqrt(0.16 / (B * N)));
+    assert_true(fabs(sum / want - 1.0) <= 4.0 * sqrt(0.25 * 14.0 / 12.0 / (B * N)));
+    for (int b = 0; b < B; b++) { /* a sequence alone */
+        inp = tensor_make("inp", DTYPE_F32, x + b * N, 1, N, 0, 0);
+        out = tensor_make("out", DTYPE_F32, part + b * N, 1, N, 0, 0);
+        samples = tensor_make("samples", DTYPE_I32, &number[b], 1, 0, 0, 0);
+        dropout(ctx_of(state), &out, &inp, &d);
+    }
+    assert_memory_equal(part, whole, sizeof part);
+    struct dropout_rule others[] = {{p, 6, 3, &samples}, {p, 5, 4, &samples}, {p, 5, 3, &samples}};
+    for (int k = 0; k < 3; k++) { /* another seed, place, sample: the same zeros by chance only */
+        int same = 0;
+        if (k == 2) number[B - 1] = 9;
+        dropout(ctx_of(state), &out, &inp, &others[k]);
+        for (int i = 0; i < N; i++) same += part[(B - 1) * N + i] == 0.0f && whole[(B - 1) * N + i] == 0.0f;
+        assert_true(fabs((double)same / N - 0.04) <= 4.0 * sqrt(0.04 * 0.96 / N));
+    }
 }
 
 /* Long sums, in fp32, would drift or lose small terms; these are known in double. */
@@ -369,6 +418,7 @@ int main(int argc, char **argv) {
                                        CPU_TEST(test_activations_by_definition),
                                        CPU_TEST(test_grouped_attention),
                                        CPU_TEST(test_attention_by_every_rule),
+                                       CPU_TEST(test_dropout),
                                        CPU_TEST(test_matmul_of_few_and_many_rows),
                                        CPU_TEST(test_weights_in_bf16),
                                        CPU_TEST(test_long_sums),

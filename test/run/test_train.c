@@ -89,10 +89,10 @@ static void expect(const char *arguments, int status, const char *in_output) {
 /* --- comparing runs --- */
 
 /* A tiny model on a few hundred stories: about a second. */
-#define SMALL                                                                                                \
-    "--layers 2 --heads 2 --channels 32 --context 48 --stories 300 --vocab-size 300 --batch-size 4 --steps " \
-    "40 "                                                                                                    \
-    "--save-every 7 --val-every 10 --val-batches 2 --keep 3 --learning-rate 3e-3 --device cpu"
+#define SMALL_BUT_BATCH                                                                                         \
+    "--layers 2 --heads 2 --channels 32 --context 48 --stories 300 --vocab-size 300 --steps 40 --save-every 7 " \
+    "--val-every 10 --val-batches 2 --keep 3 --learning-rate 3e-3 --device cpu "
+#define SMALL SMALL_BUT_BATCH "--batch-size 4"
 
 static void assert_same_file(const char *a, const char *b, const char *name) {
     const char *path_a = in_scratch("%s/%s", a, name), *path_b = in_scratch("%s/%s", b, name);
@@ -178,6 +178,39 @@ static void test_terminated_and_resumed(void **state) {
         free(run);
         free(resume);
     }
+}
+
+/* The losses of a run's steps; returns how many. */
+static int losses_of(const char *run, double *loss, int most) {
+    char *text = get_text(temp_printf("%s/log.jsonl", run)), *line = text, *at;
+    int n = 0;
+    for (; n < most && (at = strstr(line, "\"loss\":")); line = at + 1) loss[n++] = strtod(at + 7, NULL);
+    free(text);
+    return n;
+}
+
+/* What is dropped depends on neither a restart nor the number of processes. */
+static void test_dropout_resumed_and_divided(void **state) {
+    double one[64], two[64], none[64];
+    expect("--out $D/drop --dropout 0.2 --tokens-per-step 192 " SMALL, 0, "weights");
+    expect("--out $D/drop2 --dropout 0.2 --tokens-per-step 192 " SMALL, 0, "weights");
+    assert_true(remove_tree(in_scratch("drop2/step-00000040")));
+    expect("--resume --out $D/drop2", 0, "weights");
+    assert_same_file("drop", "drop2", "log.jsonl");
+    assert_same_file("drop", "drop2", "step-00000040/model.safetensors");
+    expect("--out $D/drop3 --dropout 0.2 --tokens-per-step 192 --batch-size 2 --ranks 2 " SMALL_BUT_BATCH, 0,
+           "weights");
+    expect("--out $D/plain --tokens-per-step 192 " SMALL, 0, "weights");
+    int n = losses_of("drop", one, 64);
+    assert_int_equal(n, losses_of("drop3", two, 64));
+    assert_int_equal(n, losses_of("plain", none, 64));
+    assert_true(n >= 40);
+    double furthest = 0.0;
+    for (int i = 0; i < n; i++) {
+        if (!(fabs(one[i] - two[i]) <= 1e-3)) fail_msg("loss %d: %g, of two processes %g", i, one[i], two[i]);
+        furthest = fmax(furthest, fabs(one[i] - none[i]));
+    }
+    assert_true(furthest > 1e-2);
 }
 
 /* No checkpoint fits on the disk: the run reports it, continues, and exits with 1. Later there is room
@@ -412,6 +445,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_same_seed_same_run),
         cmocka_unit_test(test_killed_and_resumed),
         cmocka_unit_test(test_terminated_and_resumed),
+        cmocka_unit_test(test_dropout_resumed_and_divided),
         cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_damaged_checkpoint_is_passed_over),
         cmocka_unit_test(test_reaches_the_entropy_of_a_known_source),
