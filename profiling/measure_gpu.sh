@@ -453,10 +453,10 @@ stage7() {
             compute-sanitizer --tool memcheck --print-limit 3 $TESTS/test_cuda_ops "${row%%:*}"
         say "memcheck $row: $(grep -m 1 -E '=========     (Invalid|at|Access)|ERROR SUMMARY' "$output")"
     done
-    run autotune 60 $TRAIN profile $model_124m --device cuda --repeats $repeats --autotune "$WORK/tune"
-    say "autotuned: $(grep '^step ' "$output" || reason)"
+    run autotune 60 $TRAIN profile $model_124m --device cuda --repeats $repeats --autotune off
+    say "not autotuned: $(grep '^step ' "$output" || reason)"
     for matmul in bf16 fp8; do
-        run 1558M-$matmul 50 $TRAIN profile $model_1558m --device cuda --repeats 5 --matmul $matmul --autotune "$WORK/tune"
+        run 1558M-$matmul 50 $TRAIN profile $model_1558m --device cuda --repeats 5 --matmul $matmul
         say "1558M $matmul: $(grep '^step ' "$output" || reason)"
     done
     for op in $(awk 'NR > 1 && $1 != "all" { print $1 }' "$WORK/profile.table" 2>/dev/null | awk '!seen[$0]++' | head -n 3); do

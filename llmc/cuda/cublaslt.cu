@@ -1,12 +1,19 @@
 /* Plans of cuBLASLt products: descriptors, layouts and the algorithm of each kind of product.
  *
- * A plan is made at the first call of its kind, by the host alone, and kept. With a tune file, the first
- * call times the algorithms that the library's heuristic proposes, instead of taking the first; this call
- * allocates and waits, and never happens during a capture. The file is text, one line per choice:
- *     <device>|<library version>|<product> <algorithm in hex> <microseconds> */
+ * A plan is made at the first call of its kind, by the host alone, and kept. With a tune file, the first call
+ * of a large product times the algorithms that the library's heuristic proposes, instead of taking the first,
+ * and an epilogue against the pass over memory that it saves; such a call waits, and never happens during a
+ * capture. Other choices give other bits, so what is chosen once holds for all later runs, and of processes
+ * that time the same product the first one decides for all. The file is text, a line for each choice:
+ *     <device>|<library version>|<product> <algorithm, in hex> <microseconds>
+ *     <device>|<library version>|<product>,fuse <01: with its epilogue; 00: as a pass> <microseconds> */
 #include "llmc/cuda/cublaslt.cuh"
 
+#include "llmc/base/file.h"
+
+#include <deque>
 #include <string>
+#include <sys/file.h>
 #include <vector>
 
 /* --- types --- */
@@ -24,11 +31,14 @@ struct plan {
     cublasLtMatrixLayout_t a, b, d;
     cublasLtMatmulAlgo_t algorithm;
     bool possible;
+    double seconds; /* of the algorithm; NAN: not timed */
+    enum { UNDECIDED, FUSED, SEPARATE } way;
 };
 
 struct choice { /* a line of the tune file */
     std::string key;
-    cublasLtMatmulAlgo_t algorithm;
+    std::vector<unsigned char> value; /* an algorithm, or a byte */
+    double seconds;
 };
 
 struct cublaslt {
@@ -36,8 +46,10 @@ struct cublaslt {
     bool tf32;
     std::string machine; /* "<device>|<library version>" */
     std::string tune_file;
+    double tune_flops;
+    bool warned; /* that the file cannot be written */
     std::vector<choice> choices;
-    std::vector<plan> plans;
+    std::deque<plan> plans; /* which stay where they are */
 };
 
 /* --- plans --- */
@@ -91,9 +103,12 @@ static int candidates(const cublaslt *lt, const plan &p, cublasLtMatmulHeuristic
     cublasLtMatmulPreference_t preference;
     lt_check(cublasLtMatmulPreferenceCreate(&preference));
     size_t workspace = workspace_of(p);
-    uint32_t alignment = 16;
+    uint32_t alignment = 16, schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE; /* or the whole sum at once */
     lt_check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                   &workspace, sizeof workspace));
+    /* Sums along k that are split are added in fp32; the library may also add them in bf16. */
+    lt_check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                  &schemes, sizeof schemes));
     for (cublasLtMatmulPreferenceAttributes_t operand :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
           CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
@@ -117,62 +132,79 @@ static std::string key_of(const cublaslt *lt, const lt_product &p) {
     return lt->machine + text;
 }
 
-/* Ignores lines that it cannot read; their choices are made anew. */
-static void read_choices(cublaslt *lt) {
-    FILE *f = fopen(lt->tune_file.c_str(), "r");
-    if (!f) return;
-    char line[1024];
-    while (fgets(line, sizeof line, f)) {
-        char *space = strchr(line, ' ');
-        choice c;
-        unsigned char *bytes = (unsigned char *)&c.algorithm;
-        size_t read = 0;
-        unsigned byte;
-        if (!space) continue;
-        while (read < sizeof c.algorithm && sscanf(space + 1 + 2 * read, "%2x", &byte) == 1)
-            bytes[read++] = (unsigned char)byte;
-        c.key.assign(line, (size_t)(space - line));
-        if (read == sizeof c.algorithm) lt->choices.push_back(c);
-    }
-    fclose(f);
-}
-
-static void append_choice(cublaslt *lt, const choice &c, double seconds) {
-    lt->choices.push_back(c);
-    FILE *f = fopen(lt->tune_file.c_str(), "a");
-    if (!f) {
-        warn("cannot write the matmul tuning file %s; the choices hold for this run only",
-             lt->tune_file.c_str());
-        return;
-    }
-    fprintf(f, "%s ", c.key.c_str());
-    for (size_t i = 0; i < sizeof c.algorithm; i++)
-        fprintf(f, "%02x", ((const unsigned char *)&c.algorithm)[i]);
-    fprintf(f, " %.2f\n", seconds * 1e6);
-    fclose(f);
-}
-
 static const choice *find_choice(const cublaslt *lt, const std::string &key) {
     for (const choice &c : lt->choices)
         if (c.key == key) return &c;
     return nullptr;
 }
 
+/* Adds the choices of the file that are not known yet. Ignores lines that it cannot read; their choices are
+ * made anew. */
+static void read_choices(cublaslt *lt, FILE *f) {
+    char line[1024];
+    while (fgets(line, sizeof line, f)) {
+        const char *p = strchr(line, ' ');
+        unsigned byte;
+        choice c;
+        if (!p) continue;
+        c.key.assign(line, (size_t)(p++ - line));
+        for (; sscanf(p, "%2x", &byte) == 1 && *p != ' '; p += 2) c.value.push_back((unsigned char)byte);
+        bool whole = c.value.size() == 1 || c.value.size() == sizeof(cublasLtMatmulAlgo_t);
+        if (!whole || sscanf(p, "%lf", &c.seconds) != 1 || find_choice(lt, c.key)) continue;
+        c.seconds *= 1e-6;
+        lt->choices.push_back(c);
+    }
+}
+
+/* Keeps a choice, unless another process has made it meanwhile, and returns the one that holds. */
+static choice keep_choice(cublaslt *lt, const choice &c) {
+    struct error err;
+    char *directory = path_parent(lt->tune_file.c_str());
+    bool made = make_directories(directory, &err);
+    free(directory);
+    FILE *f = made ? fopen(lt->tune_file.c_str(), "a+") : nullptr;
+    if (!f) {
+        if (!lt->warned)
+            warn(
+                "cannot write %s, where the fastest matmuls are kept: they are found anew in every run, whose "
+                "bits may differ; --autotune FILE names another place",
+                lt->tune_file.c_str());
+        lt->warned = true;
+        lt->choices.push_back(c);
+        return c;
+    }
+    flock(fileno(f), LOCK_EX); /* until it is closed */
+    rewind(f);
+    read_choices(lt, f);
+    if (!find_choice(lt, c.key)) {
+        lt->choices.push_back(c);
+        fseek(f, 0, SEEK_END);
+        fprintf(f, "%s ", c.key.c_str());
+        for (unsigned char byte : c.value) fprintf(f, "%02x", byte);
+        fprintf(f, " %.2f\n", c.seconds * 1e6);
+    }
+    fclose(f);
+    return *find_choice(lt, c.key);
+}
+
 /* --- tuning --- */
 
-/* Seconds of the fastest of a few runs; infinity if the algorithm fails. */
-static double time_algorithm(const cublaslt *lt, const plan &p, const cublasLtMatmulAlgo_t &algorithm,
-                             const lt_operands &o, void *workspace, cudaStream_t stream) {
+static bool tunes(const cublaslt *lt, const lt_product &p) {
+    return !lt->tune_file.empty() && 2.0 * (double)p.m * (double)p.n * (double)p.k >= lt->tune_flops;
+}
+
+/* Seconds of the fastest of a few runs of `work`; infinity if it returns false. */
+template <class F> static double fastest_of_few(cudaStream_t stream, F work) {
     cudaEvent_t start, end;
     cuda_check(cudaEventCreate(&start));
     cuda_check(cudaEventCreate(&end));
     double best = INFINITY;
     for (int run = 0; run < 4; run++) { /* the first one warms up */
         cuda_check(cudaEventRecord(start, stream));
-        cublasStatus_t status = multiply(lt, p, algorithm, o, workspace, stream);
+        bool works = work();
         cuda_check(cudaEventRecord(end, stream));
         cuda_check(cudaEventSynchronize(end));
-        if (status != CUBLAS_STATUS_SUCCESS) break;
+        if (!works) break;
         float milliseconds = 0;
         cuda_check(cudaEventElapsedTime(&milliseconds, start, end));
         if (run > 0 && milliseconds * 1e-3 < best) best = milliseconds * 1e-3;
@@ -182,33 +214,56 @@ static double time_algorithm(const cublaslt *lt, const plan &p, const cublasLtMa
     return best;
 }
 
-/* Times the candidates on the real inputs, with outputs in temporary memory. If there is none, the
- * heuristic's first proposal stays. */
+/* Takes the algorithm that the tune file has for the product, if it is one. */
+static bool take_known(const cublaslt *lt, plan *p, const std::string &key) {
+    const choice *known = find_choice(lt, key);
+    cublasLtMatmulHeuristicResult_t result;
+    cublasLtMatmulAlgo_t algorithm;
+    if (!known || known->value.size() != sizeof algorithm) return false;
+    memcpy(&algorithm, known->value.data(), sizeof algorithm);
+    if (cublasLtMatmulAlgoCheck(lt->handle, p->desc, p->a, p->b, p->d, p->d, &algorithm, &result) !=
+            CUBLAS_STATUS_SUCCESS ||
+        result.workspaceSize > workspace_of(*p))
+        return false;
+    p->algorithm = algorithm;
+    p->seconds = known->seconds;
+    return true;
+}
+
+/* Times the candidates on the real operands; a product that accumulates has its output in temporary memory.
+ * If there is none, the heuristic's first proposal stays. */
 static void tune(cublaslt *lt, plan *p, const std::string &key, const lt_operands &operands, void *workspace,
                  cudaStream_t stream) {
-    enum { CANDIDATES = 8 };
+    enum { CANDIDATES = 16 };
     cublasLtMatmulHeuristicResult_t results[CANDIDATES];
     int found = candidates(lt, *p, results, CANDIDATES);
     lt_operands o = operands;
-    size_t matrix = (size_t)(p->product.m * p->product.n) * dtype_size(p->product.dtype);
-    size_t vector = (size_t)max_i64(p->product.m, p->product.n) * dtype_size(p->product.dtype);
-    char *space = nullptr;
-    if (cudaMalloc((void **)&space, 2 * matrix + vector) != cudaSuccess) {
-        cudaGetLastError();
-        return;
+    void *space = nullptr;
+    size_t bytes = (size_t)(p->product.m * p->product.n) * dtype_size(p->product.dtype);
+    if (p->product.accumulate) {
+        if (cudaMalloc(&space, bytes) != cudaSuccess) {
+            cudaGetLastError();
+            return;
+        }
+        cuda_check(cudaMemsetAsync(space, 0, bytes, stream));
+        o.d = space;
     }
-    o.d = space;
-    if (p->product.epilogue == CUBLASLT_EPILOGUE_BGRADB) o.bias = space + 2 * matrix;
-    if (p->product.epilogue != CUBLASLT_EPILOGUE_DGELU) o.aux = space + matrix;
-    double best = INFINITY;
+    const cublasLtMatmulAlgo_t *best = nullptr;
+    double seconds = INFINITY;
     for (int i = 0; i < found; i++) {
-        double seconds = time_algorithm(lt, *p, results[i].algo, o, workspace, stream);
-        if (!(seconds < best)) continue;
-        best = seconds;
-        p->algorithm = results[i].algo;
+        double s = fastest_of_few(stream, [&] {
+            return multiply(lt, *p, results[i].algo, o, workspace, stream) == CUBLAS_STATUS_SUCCESS;
+        });
+        if (s < seconds) seconds = s, best = &results[i].algo;
     }
     cuda_check(cudaFree(space));
-    if (best < INFINITY) append_choice(lt, {key, p->algorithm}, best);
+    if (!best) return;
+    p->algorithm = *best;
+    p->seconds = seconds;
+    choice c = {key, std::vector<unsigned char>(sizeof *best), seconds};
+    memcpy(c.value.data(), best, sizeof *best);
+    keep_choice(lt, c);
+    take_known(lt, p, key); /* that of another process, if it was faster with its choice */
 }
 
 static bool is_capturing(cudaStream_t stream) {
@@ -222,18 +277,17 @@ static void choose_algorithm(cublaslt *lt, plan *p, const lt_operands &o, void *
     cublasLtMatmulHeuristicResult_t result;
     set_pointers(*p, o); /* the library takes pointers from the descriptor, too */
     p->possible = candidates(lt, *p, &result, 1) == 1;
-    if (!p->possible) return;
+    p->seconds = NAN;
+    if (!p->possible) {
+        bool needed =
+            p->product.epilogue == CUBLASLT_EPILOGUE_DEFAULT || p->product.epilogue == CUBLASLT_EPILOGUE_BIAS;
+        if (needed) warn("cuBLASLt has no algorithm for the product %s", key_of(lt, p->product).c_str());
+        return;
+    }
     p->algorithm = result.algo;
-    if (lt->tune_file.empty()) return;
+    if (!tunes(lt, p->product)) return;
     std::string key = key_of(lt, p->product);
-    const choice *known = find_choice(lt, key);
-    if (known &&
-        cublasLtMatmulAlgoCheck(lt->handle, p->desc, p->a, p->b, p->d, p->d, &known->algorithm, &result) ==
-            CUBLAS_STATUS_SUCCESS &&
-        result.workspaceSize <= workspace_of(*p))
-        p->algorithm = known->algorithm;
-    else if (!is_capturing(stream))
-        tune(lt, p, key, o, workspace, stream);
+    if (!take_known(lt, p, key) && !is_capturing(stream)) tune(lt, p, key, o, workspace, stream);
 }
 
 /* --- running --- */
@@ -267,23 +321,52 @@ static plan make_plan(const cublaslt *lt, const lt_product &product) {
     return p;
 }
 
+/* The plan of a product, made if this is its first call. */
+static plan *plan_of(cublaslt *lt, const lt_product &product, const lt_operands &operands, void *workspace,
+                     cudaStream_t stream) {
+    for (plan &known : lt->plans)
+        if (same_product(known.product, product)) return &known;
+    plan made = make_plan(lt, product);
+    choose_algorithm(lt, &made, operands, workspace, stream);
+    lt->plans.push_back(made);
+    return &lt->plans.back();
+}
+
 bool lt_run(struct cublaslt *lt, const lt_product &product, const lt_operands &operands, void *workspace,
             cudaStream_t stream) {
-    const plan *p = nullptr;
-    for (const plan &known : lt->plans)
-        if (same_product(known.product, product)) p = &known;
-    if (!p) {
-        plan made = make_plan(lt, product);
-        choose_algorithm(lt, &made, operands, workspace, stream);
-        lt->plans.push_back(made);
-        p = &lt->plans.back();
-    }
+    const plan *p = plan_of(lt, product, operands, workspace, stream);
     if (!p->possible) return false;
     lt_check(multiply(lt, *p, p->algorithm, operands, workspace, stream));
     return true;
 }
 
-struct cublaslt *lt_open(const char *device_name, bool tf32, const char *tune_file) {
+bool lt_fuses(struct cublaslt *lt, const lt_product &fused, const lt_operands &fused_operands,
+              const lt_product &plain, const lt_operands &plain_operands, const std::function<void()> &pass,
+              bool otherwise, void *workspace, cudaStream_t stream) {
+    plan *f = plan_of(lt, fused, fused_operands, workspace, stream);
+    if (!f->possible) return false;
+    if (f->way != plan::UNDECIDED) return f->way == plan::FUSED;
+    if (!tunes(lt, fused)) return otherwise;
+    std::string key = key_of(lt, fused) + ",fuse";
+    const choice *known = find_choice(lt, key);
+    bool fuses;
+    if (known && known->value.size() == 1) {
+        fuses = known->value[0] != 0;
+    } else {
+        if (is_capturing(stream)) return otherwise;
+        const plan *p = plan_of(lt, plain, plain_operands, workspace, stream);
+        double in_pass = fastest_of_few(stream, [&] { return pass(), true; });
+        double separate = p->seconds + in_pass;
+        if (std::isnan(f->seconds) || std::isnan(separate)) return otherwise;
+        fuses = f->seconds <= separate;
+        choice c = {key, {(unsigned char)fuses}, fuses ? f->seconds : separate};
+        fuses = keep_choice(lt, c).value[0] != 0;
+    }
+    f->way = fuses ? plan::FUSED : plan::SEPARATE;
+    return fuses;
+}
+
+struct cublaslt *lt_open(const char *device_name, bool tf32, const char *tune_file, double tune_flops) {
     cublaslt *lt = new cublaslt();
     lt_check(cublasLtCreate(&lt->handle));
     lt->tf32 = tf32;
@@ -293,7 +376,11 @@ struct cublaslt *lt_open(const char *device_name, bool tf32, const char *tune_fi
     lt->machine += "|" + std::to_string(cublasLtGetVersion());
     if (tune_file) {
         lt->tune_file = tune_file;
-        read_choices(lt);
+        lt->tune_flops = tune_flops;
+        if (FILE *f = fopen(tune_file, "r")) {
+            read_choices(lt, f);
+            fclose(f);
+        }
     }
     return lt;
 }

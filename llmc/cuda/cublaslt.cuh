@@ -7,6 +7,7 @@
 #include "llmc/ops/fp8.h"
 
 #include <cublasLt.h>
+#include <functional>
 
 struct cublaslt;
 
@@ -40,9 +41,10 @@ static inline int64_t lt_workspace(int64_t m, int64_t n) {
     return min_i64((int64_t)32 << 20, max_i64((int64_t)64 << 10, round_up(m * n * 32, 256)));
 }
 
-/* `tf32`: fp32 products on tensor cores with 10-bit mantissas. `tune_file` (or NULL): times the candidates
- * for each product at its first call and keeps the fastest in this file. */
-struct cublaslt *lt_open(const char *device_name, bool tf32, const char *tune_file);
+/* `tf32`: fp32 products on tensor cores with 10-bit mantissas. `tune_file` (or NULL): the first call of each
+ * kind of product with `tune_flops` or more times what there is to choose from, and keeps the fastest in this
+ * file. */
+struct cublaslt *lt_open(const char *device_name, bool tf32, const char *tune_file, double tune_flops);
 void lt_close(struct cublaslt *lt);
 
 /* Operands must start on 16 bytes and have rows of whole 16-byte vectors; in fp8, m, n and k are multiples
@@ -50,5 +52,13 @@ void lt_close(struct cublaslt *lt);
  * no algorithm for this product with this epilogue. */
 bool lt_run(struct cublaslt *lt, const lt_product &product, const lt_operands &operands, void *workspace,
             cudaStream_t stream);
+
+/* Is `fused`, a product with an epilogue, faster than `plain`, the same one without it, and `pass` over
+ * memory? False if the library has no such epilogue. The answer is found at the first call and kept like an
+ * algorithm; where nothing is timed it is `otherwise`. Timing overwrites the outputs of both products, unless
+ * they accumulate, and what `pass` writes. */
+bool lt_fuses(struct cublaslt *lt, const lt_product &fused, const lt_operands &fused_operands,
+              const lt_product &plain, const lt_operands &plain_operands, const std::function<void()> &pass,
+              bool otherwise, void *workspace, cudaStream_t stream);
 
 #endif

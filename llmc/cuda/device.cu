@@ -348,7 +348,7 @@ extern "C" struct device *device_open_cuda(int index, const struct device_option
     snprintf(d->name, sizeof d->name, "%.127s", properties.name);
     format_uuid(d->id, sizeof d->id, &properties.uuid);
     d->dtype = DTYPE_BF16;
-    d->state = lt_open(properties.name, options->tf32, options->tune_file);
+    d->state = lt_open(properties.name, options->tf32, options->tune_file, options->tune_flops);
     d->stream = stream;
     d->alloc = gpu_alloc;
     d->free = gpu_free;

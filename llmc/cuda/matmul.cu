@@ -1,17 +1,18 @@
 /* Linear layers: forward, backward. Contracts in ops.h. The variants:
  *
- *   cublaslt        NVIDIA's library, with bias, GELU's derivative and the bias gradient in epilogues. GELU
- *                   itself is a separate pass: the library's epilogue applies it to the fp32 accumulator, but
- *                   a recomputed activation starts from the stored pre-activation, and both must have the
- *                   same bits.
- *   cublaslt_gelu   forward with GELU in the epilogue, too. It saves a pass over (N,OC), but in bf16 a
- *                   recomputed activation has other bits.
+ *   cublaslt        NVIDIA's library. Its epilogues add the bias and can compute GELU, its derivative and the
+ *                   bias gradient, each of which saves a pass over memory, but restricts the choice of
+ *                   algorithms. Where cublaslt.cu times, the faster way is taken; elsewhere GELU is a pass, and
+ *                   so is a bias gradient that is added to another. GELU's epilogue starts from the fp32 sum,
+ *                   a recomputed activation from the stored one: where both must agree, GELU is a pass.
+ *   cublaslt_gelu   forward with GELU in the epilogue, if there is one.
  *   fp8             the library's products of e4m3 and e5m2 copies of the operands (fp8.cuh). It takes layers
  *                   whose weight is marked; beside it only "naive" does.
  *   naive           a tiled kernel for any shape and alignment; the yardstick for the others. */
 #include "llmc/cuda/cublaslt.cuh"
 #include "llmc/cuda/fp8.cuh"
 #include "llmc/cuda/activation.cuh"
+#include "llmc/cuda/column_sum.cuh"
 #include "llmc/cuda/operands.cuh"
 
 /* --- the naive product --- */
@@ -105,91 +106,6 @@ static strided<T> naive_operand(const struct op_env *env, const struct tensor *t
     return operand;
 }
 
-/* --- bias gradient: column sums in two steps, both in a fixed order --- */
-
-constexpr int SUM_COLS = 32, SUM_ROWS = 8; /* threads of a block along columns and rows */
-
-/* Blocks along the rows: enough to fill a GPU, and the same number on every GPU. */
-static int64_t column_sum_chunks(int64_t N) { return min_i64(max_i64(N / 64, 1), 128); }
-
-/* partial (chunks,C): sums over the rows of a chunk; a thread owns W columns. maxima (chunks,gridDim.x) (or
- * NULL): the largest magnitude in each block, as bits. */
-template <class T, int W>
-static __global__ void __launch_bounds__(SUM_COLS *SUM_ROWS)
-    column_sum_kernel(float *partial, uint32_t *maxima, const T *x, int64_t N, int64_t C) {
-    SHARED(float, rows, [SUM_ROWS][SUM_COLS * W]);
-    SHARED(uint32_t, scratch, [SUM_ROWS]);
-    uint32_t largest = 0;
-    int64_t col = ((int64_t)blockIdx.x * SUM_COLS + threadIdx.x) * W;
-    float sum[W] = {};
-    if (col < C)
-        for (int64_t n = (int64_t)blockIdx.y * SUM_ROWS + threadIdx.y; n < N; n += gridDim.y * SUM_ROWS) {
-            if constexpr (W == 1) {
-                sum[0] += to_float(x[n * C + col]);
-            } else {
-                vec<T> v = vec<T>::load_streaming(x + n * C + col);
-#pragma unroll
-                for (int i = 0; i < W; i++) {
-                    sum[i] += to_float(v[i]);
-                    largest = max(largest, magnitude_bits(to_float(v[i])));
-                }
-            }
-        }
-    for (int i = 0; i < W; i++) rows[threadIdx.y][i * SUM_COLS + threadIdx.x] = sum[i];
-    __syncthreads();
-    for (int i = (int)threadIdx.y; i < W; i += SUM_ROWS) {
-        float total = 0;
-        for (int y = 0; y < SUM_ROWS; y++) total += rows[y][i * SUM_COLS + threadIdx.x];
-        if (col < C) partial[blockIdx.y * C + col + i] = total;
-    }
-    if (!maxima) return;
-    largest = block_max_bits(largest, (int)threadIdx.y, (int)threadIdx.x, SUM_ROWS, scratch);
-    if (threadIdx.x == 0 && threadIdx.y == 0) maxima[blockIdx.y * gridDim.x + blockIdx.x] = largest;
-}
-
-constexpr int FINISH_THREADS = 256; /* at least as many as there are chunks */
-
-/* Adds the chunks. parts (gridDim.x) (or NULL): the largest magnitude of a block's columns, which are those
- * of one block along x of the kernel before. */
-template <class T>
-static __global__ void column_sum_finish_kernel(T *out, uint32_t *parts, const float *partial,
-                                                const uint32_t *maxima, int64_t chunks, int64_t C,
-                                                bool accumulate) {
-    SHARED(uint32_t, scratch, [FINISH_THREADS / WARP_SIZE]);
-    int tid = (int)threadIdx.x;
-    if (parts) {
-        uint32_t largest = tid < chunks ? maxima[tid * gridDim.x + blockIdx.x] : 0u;
-        largest =
-            block_max_bits(largest, tid / WARP_SIZE, tid % WARP_SIZE, FINISH_THREADS / WARP_SIZE, scratch);
-        if (tid == 0) parts[blockIdx.x] = largest;
-    }
-    int64_t col = (int64_t)blockIdx.x * FINISH_THREADS + tid;
-    if (col >= C) return;
-    float sum = accumulate ? to_float(out[col]) : 0.0f;
-    for (int64_t i = 0; i < chunks; i++) sum += partial[i * C + col];
-    out[col] = from_float<T>(sum);
-}
-
-static int64_t column_sum_bytes(const struct tensor *x) {
-    return column_sum_chunks(tensor_rows(x)) * tensor_cols(x) * (int64_t)sizeof(float);
-}
-
-/* out (C) = or += sum over the rows of x (N,C); `partial` holds column_sum_bytes(x). */
-template <class T>
-static void column_sum(cudaStream_t stream, T *out, const T *x, int64_t N, int64_t C, bool accumulate,
-                       float *partial) {
-    int64_t chunks = column_sum_chunks(N);
-    constexpr int W = vec<T>::size;
-    if (vec_aligned(x, C))
-        launch({dim3(grid_size(C, SUM_COLS * W), (unsigned)chunks), dim3(SUM_COLS, SUM_ROWS), 0, stream},
-               column_sum_kernel<T, W>, partial, nullptr, x, N, C);
-    else
-        launch({dim3(grid_size(C, SUM_COLS), (unsigned)chunks), dim3(SUM_COLS, SUM_ROWS), 0, stream},
-               column_sum_kernel<T, 1>, partial, nullptr, x, N, C);
-    launch({grid_size(C, FINISH_THREADS), FINISH_THREADS, 0, stream}, column_sum_finish_kernel<T>, out,
-           nullptr, partial, nullptr, chunks, C, accumulate);
-}
-
 /* --- what both directions share --- */
 
 /* GELU by the fastest variant of act.cu that takes these operands. */
@@ -207,6 +123,15 @@ static void gelu_backward_pass(const struct op_env *env, struct tensor *dinp, co
 
 static bool lt_call(const struct op_env *env, const lt_product &product, const lt_operands &operands) {
     return lt_run((struct cublaslt *)env->state, product, operands, env->scratch, (cudaStream_t)env->stream);
+}
+/* lt_fuses() of `fused` and the product with `epilogue` in its place. */
+template <class F>
+static bool fuses(const struct op_env *env, const lt_product &fused, const lt_operands &fused_operands,
+                  cublasLtEpilogue_t epilogue, const lt_operands &operands, bool otherwise, F pass) {
+    lt_product plain = fused;
+    plain.epilogue = epilogue;
+    return lt_fuses((struct cublaslt *)env->state, fused, fused_operands, plain, operands, pass, otherwise,
+                    env->scratch, (cudaStream_t)env->stream);
 }
 
 /* --- forward --- */
@@ -247,17 +172,42 @@ static lt_product forward_product(const struct tensor *inp, const struct tensor 
             tensor_cols(inp), epilogue, false};
 }
 
+/* A way to compute something. */
+struct lt_form {
+    lt_product product;
+    lt_operands operands;
+};
+/* The product with the bias, and the one with GELU, too. */
+static lt_form plain_forward(struct tensor *out, struct tensor *pre, const struct tensor *inp,
+                             const struct tensor *weight, const struct tensor *bias) {
+    return {forward_product(inp, weight, bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT),
+            {(pre ? pre : out)->data, weight->data, inp->data, bias ? bias->data : nullptr, nullptr}};
+}
+static lt_form gelu_forward(struct tensor *out, struct tensor *pre, const struct tensor *inp,
+                            const struct tensor *weight, const struct tensor *bias) {
+    cublasLtEpilogue_t epilogue = pre    ? bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX
+                                  : bias ? CUBLASLT_EPILOGUE_GELU_BIAS
+                                         : CUBLASLT_EPILOGUE_GELU;
+    return {forward_product(inp, weight, epilogue),
+            {out->data, weight->data, inp->data, bias ? bias->data : nullptr, pre ? pre->data : nullptr}};
+}
+
 static void forward_lt(const struct op_env *env, struct tensor *out, struct tensor *pre,
                        const struct tensor *inp, const struct tensor *weight, const struct tensor *bias,
                        enum activation act) {
-    struct tensor *first = pre ? pre : out;
-    lt_operands operands = {first->data, weight->data, inp->data, bias ? bias->data : nullptr, nullptr};
-    cublasLtEpilogue_t epilogue = bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
-    if (!lt_call(env, forward_product(inp, weight, epilogue), operands)) {
+    lt_form plain = plain_forward(out, pre, inp, weight, bias);
+    if (act == ACT_GELU && !env->recomputes) {
+        lt_form gelu = gelu_forward(out, pre, inp, weight, bias);
+        if (fuses(env, gelu.product, gelu.operands, plain.product.epilogue, plain.operands, false,
+                  [&] { gelu_pass(env, out, pre ? pre : out); }) &&
+            lt_call(env, gelu.product, gelu.operands))
+            return;
+    }
+    if (!lt_call(env, plain.product, plain.operands)) {
         forward_naive(env, out, pre, inp, weight, bias, act);
         return;
     }
-    if (act == ACT_GELU) gelu_pass(env, out, first);
+    if (act == ACT_GELU) gelu_pass(env, out, pre ? pre : out);
 }
 
 static int64_t forward_lt_gelu_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
@@ -269,13 +219,8 @@ static int64_t forward_lt_gelu_need(struct tensor *out, struct tensor *pre, cons
 static void forward_lt_gelu(const struct op_env *env, struct tensor *out, struct tensor *pre,
                             const struct tensor *inp, const struct tensor *weight, const struct tensor *bias,
                             enum activation act) {
-    lt_operands operands = {out->data, weight->data, inp->data, bias ? bias->data : nullptr,
-                            pre ? pre->data : nullptr};
-    cublasLtEpilogue_t epilogue = pre    ? bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX
-                                  : bias ? CUBLASLT_EPILOGUE_GELU_BIAS
-                                         : CUBLASLT_EPILOGUE_GELU;
-    if (!lt_call(env, forward_product(inp, weight, epilogue), operands))
-        forward_lt(env, out, pre, inp, weight, bias, act);
+    lt_form gelu = gelu_forward(out, pre, inp, weight, bias);
+    if (!lt_call(env, gelu.product, gelu.operands)) forward_lt(env, out, pre, inp, weight, bias, act);
 }
 
 /* --- backward --- */
@@ -327,43 +272,50 @@ static int64_t backward_lt_need(struct tensor *dinp, struct tensor *dweight, str
 }
 
 /* dweight^T (C,OC) = or += inp^T (C,N) @ dout (N,OC);  dbias (OC) = or += column sums of dout
- * The epilogue can only overwrite dbias, so accumulation needs a separate pass for the sum. */
-static void backward_lt_parameters(const struct op_env *env, struct tensor *dweight, struct tensor *dbias,
-                                   const struct tensor *dout, const struct tensor *inp, bool accumulate) {
-    lt_product product = {dout->dtype,
-                          false,
-                          true,
-                          tensor_cols(inp),
-                          tensor_cols(dout),
-                          tensor_rows(dout),
-                          CUBLASLT_EPILOGUE_DEFAULT,
+ * The epilogue can only overwrite, so where dbias accumulates it writes to scratch, and a small kernel adds. */
+template <class T>
+static void backward_lt_parameters(const struct op_env *env, T *dweight, T *dbias, const struct tensor *dout,
+                                   const struct tensor *inp, bool accumulate) {
+    cudaStream_t stream = (cudaStream_t)env->stream;
+    int64_t N = tensor_rows(dout), OC = tensor_cols(dout);
+    lt_product product = {dout->dtype, false, true, tensor_cols(inp), OC, N, CUBLASLT_EPILOGUE_DEFAULT,
                           accumulate};
-    lt_operands operands = {dweight->data, inp->data, dout->data, nullptr, nullptr};
-    if (dbias && !accumulate) {
-        product.epilogue = CUBLASLT_EPILOGUE_BGRADB;
-        operands.bias = dbias->data;
-        if (lt_call(env, product, operands)) return;
-        product.epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+    lt_operands operands = {dweight, inp->data, dout->data, nullptr, nullptr};
+    const T *x = data_of<T>(dout);
+    float *partial = (float *)((char *)env->scratch + backward_lt_workspace(dout, inp));
+    if (dbias) {
+        lt_product fused = product;
+        lt_operands fused_operands = operands;
+        T *sums = accumulate ? (T *)partial : dbias;
+        fused.epilogue = CUBLASLT_EPILOGUE_BGRADB;
+        fused_operands.bias = sums;
+        auto pass = [&] { column_sum(stream, (T *)env->scratch, x, N, OC, false, partial); };
+        if (fuses(env, fused, fused_operands, CUBLASLT_EPILOGUE_DEFAULT, operands, !accumulate, pass) &&
+            lt_call(env, fused, fused_operands)) {
+            if (accumulate)
+                launch({grid_size(OC, ADD_THREADS), ADD_THREADS, 0, stream}, vector_add_kernel<T>, dbias,
+                       sums, OC);
+            return;
+        }
     }
     bool done = lt_call(env, product, operands);
-    check(done, "cuBLASLt has no algorithm for the gradient of %s", tensor_text(dweight));
-    if (!dbias) return;
-    with_dtype(dout->dtype, [&](auto tag) {
-        using T = decltype(tag);
-        column_sum((cudaStream_t)env->stream, data_of<T>(dbias), data_of<T>(dout), tensor_rows(dout),
-                   tensor_cols(dout), accumulate,
-                   (float *)((char *)env->scratch + backward_lt_workspace(dout, inp)));
-    });
+    check(done, "cuBLASLt has no algorithm for a weight gradient of %lld x %lld", (long long)OC,
+          (long long)tensor_cols(inp));
+    if (dbias) column_sum(stream, dbias, x, N, OC, accumulate, partial);
 }
 
-/* dinp = a product, times gelu'(pre): in the epilogue if the library has one, else in a pass. */
+/* dinp = a product, times gelu'(pre), in the epilogue or in a pass. */
 static void input_gradient(const struct op_env *env, struct tensor *dinp, lt_product product,
                            lt_operands operands, const struct tensor *pre) {
     if (pre) {
-        product.epilogue = CUBLASLT_EPILOGUE_DGELU;
-        operands.aux = pre->data;
-        if (lt_call(env, product, operands)) return;
-        product.epilogue = CUBLASLT_EPILOGUE_DEFAULT;
+        lt_product fused = product;
+        lt_operands fused_operands = operands;
+        fused.epilogue = CUBLASLT_EPILOGUE_DGELU;
+        fused_operands.aux = pre->data;
+        if (fuses(env, fused, fused_operands, CUBLASLT_EPILOGUE_DEFAULT, operands, true,
+                  [&] { gelu_backward_pass(env, dinp, dinp, pre); }) &&
+            lt_call(env, fused, fused_operands))
+            return;
     }
     bool done = lt_call(env, product, operands);
     check(done, "cuBLASLt has no algorithm for %s", tensor_text(dinp));
@@ -387,7 +339,11 @@ static void backward_lt_input(const struct op_env *env, struct tensor *dinp, con
 static void backward_lt(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
                         struct tensor *dbias, const struct tensor *dout, const struct tensor *inp,
                         const struct tensor *weight, const struct tensor *pre, bool accumulate) {
-    if (dweight) backward_lt_parameters(env, dweight, dbias, dout, inp, accumulate);
+    if (dweight)
+        with_dtype(dout->dtype, [&](auto tag) {
+            using T = decltype(tag);
+            backward_lt_parameters(env, data_of<T>(dweight), data_of<T>(dbias), dout, inp, accumulate);
+        });
     if (dinp) backward_lt_input(env, dinp, dout, weight, pre);
 }
 
@@ -484,7 +440,7 @@ static backward_fp8_scratch take_backward(void *memory, const struct tensor *din
     if (dweight) b.inp = take_operand(&s, inp, FP8_E4M3, false, true);
     if (dinp) b.weight = take_operand(&s, weight, FP8_E4M3, false, true);
     if (dbias) b.sums = s.take<float>(chunks * OC);
-    if (dbias) b.maxima = s.take<uint32_t>(chunks * ceil_div(OC, FINISH_THREADS));
+    if (dbias) b.maxima = s.take<uint32_t>(chunks * column_sum_blocks<vec<bf16>::size>(OC));
     b.bytes = s.bytes;
     return b;
 }
@@ -493,23 +449,18 @@ static int64_t backward_fp8_need(struct tensor *dinp, struct tensor *dweight, st
                                  const struct tensor *dout, const struct tensor *inp,
                                  const struct tensor *weight, const struct tensor *pre, bool accumulate) {
     bool fits = dout->dtype == DTYPE_BF16 && rows_of_vectors(dout, dinp, dweight, dbias, inp, weight, pre) &&
-                matmul_in_fp8(inp, weight) && tensor_cols(dout) <= AMAX_MOST * FINISH_THREADS;
+                matmul_in_fp8(inp, weight) && tensor_cols(dout) <= AMAX_MOST * SUM_COLS * vec<bf16>::size;
     return fits ? take_backward(nullptr, dinp, dweight, dbias, dout, inp, weight).bytes : OP_UNSUPPORTED;
 }
 
 /* dbias, and in the same pass the largest magnitude of dout. */
 static void sum_and_amax(cudaStream_t stream, struct tensor *dbias, backward_fp8_scratch *s,
                          bool accumulate) {
-    constexpr int W = vec<bf16>::size;
-    static_assert(SUM_COLS * W == FINISH_THREADS, "a block of either kernel has the same columns");
     const struct tensor *dout = s->dout.source;
-    int64_t N = tensor_rows(dout), OC = tensor_cols(dout), chunks = column_sum_chunks(N);
-    unsigned blocks = grid_size(OC, FINISH_THREADS);
-    launch({dim3(blocks, (unsigned)chunks), dim3(SUM_COLS, SUM_ROWS), 0, stream}, column_sum_kernel<bf16, W>,
-           s->sums, s->maxima, data_of<bf16>(dout), N, OC);
-    launch({blocks, FINISH_THREADS, 0, stream}, column_sum_finish_kernel<bf16>, data_of<bf16>(dbias),
-           s->dout.largest.parts, s->sums, s->maxima, chunks, OC, accumulate);
-    s->dout.largest.count = blocks;
+    int64_t OC = tensor_cols(dout);
+    column_sum(stream, data_of<bf16>(dbias), data_of<bf16>(dout), tensor_rows(dout), OC, accumulate, s->sums,
+               s->dout.largest.parts, s->maxima);
+    s->dout.largest.count = column_sum_blocks<vec<bf16>::size>(OC);
 }
 
 /* dweight^T (C,OC) = or += inp^T (C,N) @ dout (N,OC), of transposed copies: fp8 products sum along rows. */

@@ -256,6 +256,7 @@ void gpt_create(struct gpt *g, struct ctx *ctx, const struct gpt_config *config,
                 const struct gpt_options *options) {
     memset(g, 0, sizeof *g);
     g->ctx = ctx;
+    ctx->recomputes = options->recompute != RECOMPUTE_NONE;
     g->config = *config;
     g->options = *options;
     gpt_config_complete(&g->config);

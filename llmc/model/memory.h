@@ -10,7 +10,8 @@
 extern "C" {
 #endif
 
-/* What backward recomputes instead of keeping, cumulative. Every level gives the same bits. */
+/* What backward recomputes instead of keeping, cumulative. Every level gives the same bits, except that with
+ * NONE a GPU may apply GELU to a matmul's sums before they are rounded (device_options.tune_file). */
 enum recompute { RECOMPUTE_NONE, RECOMPUTE_ACT, RECOMPUTE_NORM, RECOMPUTE_BLOCK };
 
 enum act_id {

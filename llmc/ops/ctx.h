@@ -30,7 +30,8 @@ struct ctx {
     const struct ops *ops;
     void *stream;
     bool plan;
-    bool profile; /* time every op, with a device event before and after it */
+    bool profile;    /* time every op, with a device event before and after it */
+    bool recomputes; /* op_env.recomputes */
 
     int64_t memory[MEM_KINDS]; /* bytes allocated; of MEM_SCRATCH the largest request */
     void *scratch;             /* of the capacity, and OP_ZEROS bytes behind it: op_env.zeros */

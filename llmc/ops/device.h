@@ -87,8 +87,10 @@ struct device {
 struct device_options {
     int64_t threads;       /* OpenMP threads of this process; 0: OMP_NUM_THREADS, or processors_allowed() */
     bool tf32;             /* a GPU multiplies fp32 matrices on tensor cores, with 10-bit mantissas */
-    const char *tune_file; /* a GPU times the matmul algorithms for each shape once and keeps the fastest in
-                              this file; NULL: it takes the library's first proposal */
+    const char *tune_file; /* a GPU times the matmul algorithms, and fused epilogues against passes of their
+                              own, once for each kind of product, and keeps the fastest in this file;
+                              NULL: it takes the library's first proposal */
+    double tune_flops;     /* products of fewer FLOPs are not timed */
 };
 
 /* `name`: "cpu", "cuda", "cuda:N", or "auto", which is the first GPU if it is usable, else the CPU (with a

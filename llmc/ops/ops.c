@@ -64,6 +64,7 @@ static void op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_
     env->scratch = ctx->scratch;
     env->zeros = ctx->scratch ? (char *)ctx->scratch + ctx->scratch_capacity : NULL;
     env->state = ctx->device ? ctx->device->state : NULL;
+    env->recomputes = ctx->recomputes;
     ctx_range_push(ctx, op_name(id));
     if (!ctx->profile || ctx->plan) return;
     if (ctx->mark_count == ctx->mark_capacity) {

@@ -37,6 +37,8 @@ struct op_env {
     void *scratch; /* the bytes that need() asked for, 256-byte aligned; contents undefined */
     void *zeros;   /* if it asked for any: OP_ZEROS bytes that are 0, and must be 0 again at the end */
     void *state;   /* back-end private (cuBLASLt handle and plans) */
+    /* act_forward will compute activations again from `pre` of matmul_forward, with the same bits */
+    bool recomputes;
 };
 
 #define OP_UNSUPPORTED (-1)

@@ -237,8 +237,11 @@ static const struct option_row device_rows[] = {
     OPT_FLAG(C, stochastic_rounding, "stochastic-rounding", "false",
              "round updated bf16 weights up or down at random, without bias; for --no-master-weights", 0),
     OPT_FLAG(C, tf32, "tf32", "false", "on a GPU, multiply fp32 matrices in TF32 (10-bit mantissas)", 0),
-    OPT_TEXT(C, autotune, "autotune", NULL, "FILE",
-             "on a GPU, time the matmul algorithms for each shape once and keep the fastest in FILE", 0),
+    OPT_TEXT(
+        C, autotune, "autotune", "auto", "FILE",
+        "on a GPU, time the algorithms for each kind of matmul once and keep the fastest in FILE (auto: for "
+        "large ones, in ~/.cache/llmc/matmul.tune; off: take the library's first)",
+        0),
     OPT_FLAG(C, graph, "graph", "true",
              "record the operations of a micro-step and launch them as one graph, where the device can", 0),
     OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: the cores it may use)", 0),
@@ -499,11 +502,25 @@ bool run_config_plan(struct run_config *c, const struct options *o, int64_t epoc
 
 /* --- structures of other modules --- */
 
+/* A file for what is kept between the runs of a user on a machine (XDG Base Directory Specification); NULL
+ * without a home. The caller frees. */
+static char *cache_file(const char *name) {
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    if (cache && *cache == '/') return xasprintf("%s/llmc/%s", cache, name);
+    return home && *home == '/' ? xasprintf("%s/.cache/llmc/%s", home, name) : NULL;
+}
+
 struct device *run_open_device(const struct run_config *c) {
+    enum { WORTH_TIMING = 1000000000 }; /* FLOPs: a few microseconds, beside which a launch counts */
     struct error err;
-    struct device_options options = {.threads = c->threads, .tf32 = c->tf32, .tune_file = c->autotune};
+    struct device_options options = {.threads = c->threads, .tf32 = c->tf32};
+    bool automatic = strcmp(c->autotune, "auto") == 0;
+    char *cached = automatic ? cache_file("matmul.tune") : NULL;
+    if (automatic) options.tune_flops = WORTH_TIMING;
+    if (strcmp(c->autotune, "off") != 0) options.tune_file = automatic ? cached : c->autotune;
     struct device *device = device_open(c->device, &options, &err);
     check(device, "%s", err.message);
+    free(cached);
     return device;
 }
 

@@ -130,8 +130,7 @@ static void test_streams(void **state) {
 /* --- matmul: tuning, and a library without fused epilogues --- */
 
 /* The first element of inp (8,C) @ weight (OC,C)^T, all ones and all `w`: C * w. */
-static float product(const struct device_options *options, int64_t C, int64_t OC, float w) {
-    struct device *d = open_with(options);
+static float product_on(struct device *d, int64_t C, int64_t OC, float w) {
     struct ctx ctx;
     ctx_init(&ctx, d, d->ops, false);
     struct tensor inp = tensor_make("inp", DTYPE_F32, d->alloc(d, (size_t)(8 * C) * 4), 8, C, 0, 0);
@@ -147,6 +146,11 @@ static float product(const struct device_options *options, int64_t C, int64_t OC
     d->free(d, weight.data);
     d->free(d, out.data);
     ctx_free(&ctx);
+    return result;
+}
+static float product(const struct device_options *options, int64_t C, int64_t OC, float w) {
+    struct device *d = open_with(options);
+    float result = product_on(d, C, OC, w);
     d->close(d);
     return result;
 }
@@ -179,6 +183,124 @@ static void test_tuning_is_remembered(void **state) {
     unlink(path);
     rmdir(directory);
     free(path);
+}
+
+static void test_small_products_are_not_timed(void **state) {
+    char directory[] = "/tmp/test_cuda_device.XXXXXX";
+    assert_non_null(mkdtemp(directory));
+    char *path = xasprintf("%s/new/tune", directory), *parent = xasprintf("%s/new", directory);
+    struct device_options options = {.tune_file = path, .tune_flops = 2.0 * 8 * 16 * 64};
+    assert_true(product(&options, 32, 16, 1.0f) == 32.0f);
+    assert_int_equal(access(path, F_OK), -1);
+    assert_true(product(&options, 64, 16, 1.0f) == 64.0f);
+    assert_int_equal(lines_of(path), 1);
+    unlink(path);
+    rmdir(parent);
+    rmdir(directory);
+    free(path);
+    free(parent);
+}
+
+/* Two processes may start with the same empty file. */
+static void test_first_choice_holds_for_all(void **state) {
+    char path[] = "/tmp/test_cuda_device.XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0 && close(fd) == 0);
+    struct device_options options = {.tune_file = path};
+    struct device *first = open_with(&options), *second = open_with(&options);
+    assert_true(product_on(first, 32, 16, 1.0f) == 32.0f);
+    assert_true(product_on(second, 32, 16, 1.0f) == 32.0f);
+    assert_int_equal(lines_of(path), 1);
+    first->close(first);
+    second->close(second);
+    unlink(path);
+}
+
+/* --- epilogues: in the product, or as a pass --- */
+
+enum { ROWS = 16, COLUMNS = 64, OUT_COLUMNS = 32 };
+
+/* One layer with GELU: forward, and its gradients, dweight and dbias added to the numbers 3. */
+struct layer {
+    float out[ROWS * OUT_COLUMNS], dinp[ROWS * COLUMNS], dbias[OUT_COLUMNS], dweight[OUT_COLUMNS * COLUMNS];
+};
+static void run_layer(const struct device_options *options, bool recomputes, struct layer *result) {
+    struct device *d = open_with(options);
+    struct ctx ctx;
+    ctx_init(&ctx, d, d->ops, false);
+    ctx.recomputes = recomputes;
+    struct tensor t[8];
+    static const int64_t shapes[8][2] = {{ROWS, COLUMNS},     {OUT_COLUMNS, COLUMNS}, {ROWS, OUT_COLUMNS},
+                                         {ROWS, OUT_COLUMNS}, {ROWS, COLUMNS},        {OUT_COLUMNS, COLUMNS},
+                                         {ROWS, OUT_COLUMNS}, {1, OUT_COLUMNS}};
+    for (int i = 0; i < 8; i++) {
+        int64_t rows = shapes[i][0], cols = shapes[i][1];
+        void *memory = ctx_alloc(&ctx, MEM_ACTIVATIONS, rows * cols * 2, "a tensor");
+        t[i] = i == 7 ? tensor_make("dbias", DTYPE_BF16, memory, cols, 0, 0, 0)
+                      : tensor_make("t", DTYPE_BF16, memory, rows, cols, 0, 0);
+        randn(&ctx, &t[i], 0.0f, 1.0f, 5, (uint64_t)i);
+    }
+    struct tensor *inp = &t[0], *weight = &t[1], *out = &t[2], *pre = &t[3], *dinp = &t[4], *dweight = &t[5],
+                  *dout = &t[6], *dbias = &t[7];
+    matmul_forward(&ctx, out, pre, inp, weight, NULL, ACT_GELU);
+    ctx_download_f32(&ctx, result->out, out);
+    fill(&ctx, dweight, 3.0f);
+    fill(&ctx, dbias, 3.0f);
+    fill(&ctx, dout, 1.0f);
+    matmul_backward(&ctx, dinp, dweight, dbias, dout, inp, weight, inp, true);
+    ctx_download_f32(&ctx, result->dinp, dinp);
+    ctx_download_f32(&ctx, result->dweight, dweight);
+    ctx_download_f32(&ctx, result->dbias, dbias);
+    ctx_free(&ctx);
+    d->close(d);
+}
+
+/* Makes all decisions between an epilogue and a pass in the file `fused`; returns their number. */
+static int decide(const char *path, bool fused) {
+    FILE *f = fopen(path, "r+");
+    assert_non_null(f);
+    char text[16384];
+    text[fread(text, 1, sizeof text - 1, f)] = 0;
+    int count = 0;
+    for (char *p = text; (p = strstr(p, ",fuse 0")); count++) p += strlen(",fuse 0"), *p = fused ? '1' : '0';
+    rewind(f);
+    fputs(text, f);
+    fclose(f);
+    return count;
+}
+
+static void test_epilogues_or_passes(void **state) {
+    char path[] = "/tmp/test_cuda_device.XXXXXX";
+    int fd = mkstemp(path);
+    assert_true(fd >= 0 && close(fd) == 0);
+    struct device_options options = {.tune_file = path};
+    static struct layer chosen, fused, separate, recomputed, untimed;
+    run_layer(&options, false, &chosen);
+    int decisions = decide(path, true), lines = lines_of(path);
+    struct device *d = open_device();
+    if (simulated(d)) { /* a library may lack epilogues for such shapes */
+        assert_int_equal(decisions, 3);
+        assert_int_equal(lines, 3 + 2 * 3);
+    }
+    d->close(d);
+    run_layer(&options, false, &fused);
+    run_layer(&options, true, &recomputed);
+    assert_int_equal(decide(path, false), decisions);
+    run_layer(&options, false, &separate);
+    run_layer(NULL, true, &untimed);
+    assert_int_equal(lines_of(path), lines);
+    for (int i = 0; i < OUT_COLUMNS; i++) { /* 3 + ROWS ones */
+        assert_true(fused.dbias[i] == 3.0f + ROWS && separate.dbias[i] == 3.0f + ROWS);
+        assert_true(chosen.dbias[i] == 3.0f + ROWS);
+    }
+    assert_memory_equal(fused.dweight, separate.dweight, sizeof fused.dweight);
+    assert_memory_equal(recomputed.out, separate.out, sizeof fused.out);
+    assert_memory_equal(untimed.out, separate.out, sizeof fused.out);
+    if (decisions == 3) { /* GELU starts from the sum, or from what it is rounded to */
+        assert_memory_not_equal(fused.out, separate.out, sizeof fused.out);
+        assert_memory_not_equal(fused.dinp, separate.dinp, sizeof fused.dinp);
+    }
+    unlink(path);
 }
 
 static void test_tf32(void **state) {
@@ -318,6 +440,9 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_rates),
         cmocka_unit_test(test_streams),
         cmocka_unit_test(test_tuning_is_remembered),
+        cmocka_unit_test(test_small_products_are_not_timed),
+        cmocka_unit_test(test_first_choice_holds_for_all),
+        cmocka_unit_test(test_epilogues_or_passes),
         cmocka_unit_test(test_tf32),
         cmocka_unit_test(test_architecture),
         cmocka_unit_test(test_refusals),

@@ -36,10 +36,12 @@ struct matrix_layout {
 struct preference {
     size_t workspace = 0;
     uint32_t alignment[4] = {256, 256, 256, 256}; /* A, B, C, D */
+    uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_MASK;
 };
 struct algorithm { /* inside the opaque 64 bytes */
     uint32_t magic, alignment;
     uint64_t workspace;
+    uint32_t rounds_halves; /* sums both halves of k apart, and rounds each to the output's type */
 };
 static_assert(sizeof(algorithm) <= sizeof(cublasLtMatmulAlgo_t));
 enum : uint32_t { ALGORITHM_MAGIC = 0x51a1607 };
@@ -84,6 +86,7 @@ struct product {
     void *pd, *workspace;
     float alpha, beta;
     int64_t m, n, k;
+    bool rounds_halves;
 };
 
 /* A column-major matrix as fp32, with its own leading dimension `rows`. */
@@ -134,6 +137,19 @@ static void multiply_fp32(std::vector<float> &sum, const product &x, const std::
         }
 }
 
+/* sum (m,n), as an algorithm computes it that splits k and adds partial sums in the output's type. */
+static void round_halves(std::vector<float> &sum, const product &x, std::vector<float> a,
+                         const std::vector<float> &b) {
+    bool ta = x.desc.transpose_a != CUBLAS_OP_N;
+    std::vector<float> first(sum.size());
+    for (int64_t i = 0; i < x.m; i++)
+        for (int64_t l = x.k / 2; l < x.k; l++) a[(size_t)(ta ? i * x.k + l : l * x.m + i)] = 0.0f;
+    multiply_fp32(first, x, a, b);
+    for (size_t i = 0; i < sum.size(); i++)
+        sum[i] = __bfloat162float(__float2bfloat16(first[i])) +
+                 __bfloat162float(__float2bfloat16(sum[i] - first[i]));
+}
+
 /* For test_traffic.c: reports every operand once, column by column. */
 static void count_matrix(const void *p, const matrix_layout &l, bool write) {
     for (uint64_t j = 0; j < l.cols; j++)
@@ -160,6 +176,7 @@ static void multiply(const product &x) {
     std::vector<float> a = to_fp32(x.a, x.pa, tf32), b = to_fp32(x.b, x.pb, tf32);
     std::vector<float> sum((size_t)(x.m * x.n));
     multiply_fp32(sum, x, a, b);
+    if (x.rounds_halves) round_halves(sum, x, a, b);
     float alpha =
         x.alpha * (x.desc.scale_a ? *x.desc.scale_a : 1.0f) * (x.desc.scale_b ? *x.desc.scale_b : 1.0f);
     for (int64_t j = 0; j < x.n; j++)
@@ -334,6 +351,9 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t h
     case CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES:
         memcpy(&p->alignment[3], value, bytes);
         break;
+    case CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK:
+        memcpy(&p->schemes, value, bytes);
+        break;
     default:
         bug("cublasLtMatmulPreferenceSetAttribute: attribute %d is not simulated", (int)attribute);
     }
@@ -380,7 +400,9 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
         uint32_t least =
             std::min(std::min(p->alignment[0], p->alignment[1]), std::min(p->alignment[2], p->alignment[3]));
         bool needs_space = *found != 1 && p->workspace >= WORKSPACE;
-        algorithm algo = {ALGORITHM_MAGIC, least, needs_space ? (uint64_t)WORKSPACE : 0};
+        bool rounds =
+            p->schemes & CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE && ((matrix_layout *)d)->type == CUDA_R_16BF;
+        algorithm algo = {ALGORITHM_MAGIC, least, needs_space ? (uint64_t)WORKSPACE : 0, rounds};
         memcpy(&r->algo, &algo, sizeof algo);
         r->workspaceSize = (size_t)algo.workspace;
     }
@@ -418,7 +440,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
                  *(const float *)beta,
                  0,
                  0,
-                 0};
+                 0,
+                 false};
     x.m = (int64_t)x.d.rows;
     x.n = (int64_t)x.d.cols;
     x.k = (int64_t)(x.desc.transpose_a == CUBLAS_OP_N ? x.a.cols : x.a.rows);
@@ -427,6 +450,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t desc, const
     if (!supported(x.desc, x.a, x.b, x.d)) return CUBLAS_STATUS_NOT_SUPPORTED;
     check_product(x, algo, workspace_bytes);
     if (!algo.workspace) x.workspace = nullptr;
+    x.rounds_halves = algo.rounds_halves;
     enqueue(stream, [x] { multiply(x); });
     return CUBLAS_STATUS_SUCCESS;
 }
