@@ -79,21 +79,28 @@ static void *alloc_or_explain(struct ctx *ctx, int64_t bytes, const char *what) 
         ctx_memory_advice(ctx, free_bytes + used));
 }
 
-void *ctx_alloc(struct ctx *ctx, enum memory_kind kind, int64_t bytes, const char *what) {
-    check(bytes > 0, "%s: asked for %lld bytes of device memory", what, (long long)bytes);
-    ctx->memory[kind] += bytes;
-    if (ctx->plan) return NULL;
+/* ctx_free() will free p. */
+static void *own(struct ctx *ctx, void *p) {
     if (ctx->owned_count == ctx->owned_capacity) {
         ctx->owned_capacity = ctx->owned_capacity ? 2 * ctx->owned_capacity : 16;
         ctx->owned = (void **)xrealloc(ctx->owned, (size_t)ctx->owned_capacity * sizeof *ctx->owned);
     }
-    return ctx->owned[ctx->owned_count++] = alloc_or_explain(ctx, bytes, what);
+    return ctx->owned[ctx->owned_count++] = p;
+}
+
+void *ctx_alloc(struct ctx *ctx, enum memory_kind kind, int64_t bytes, const char *what) {
+    check(bytes > 0, "%s: asked for %lld bytes of device memory", what, (long long)bytes);
+    ctx->memory[kind] += bytes;
+    if (ctx->plan) return NULL;
+    return own(ctx, alloc_or_explain(ctx, bytes, what));
 }
 
 void ctx_reserve_scratch(struct ctx *ctx, int64_t bytes) {
     if (bytes > ctx->memory[MEM_SCRATCH]) ctx->memory[MEM_SCRATCH] = bytes;
     if (ctx->plan || bytes <= ctx->scratch_capacity) return;
-    if (ctx->scratch) {
+    if (ctx->scratch && ctx->recorded) {
+        own(ctx, ctx->scratch);
+    } else if (ctx->scratch) {
         ctx->device->synchronize(ctx->device, ctx->stream); /* a queued op may still use it */
         ctx->device->free(ctx->device, ctx->scratch);
     }

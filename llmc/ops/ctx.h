@@ -36,6 +36,7 @@ struct ctx {
     int64_t memory[MEM_KINDS]; /* bytes allocated; of MEM_SCRATCH the largest request */
     void *scratch;             /* of the capacity, and OP_ZEROS bytes behind it: op_env.zeros */
     int64_t scratch_capacity;
+    bool recorded; /* there are graphs, which address the scratch: blocks that it outgrows are kept */
 
     struct op_stats stats[OP_COUNT];
     const char *variant_in_use[OP_COUNT]; /* name of the variant that ran last; NULL: none yet */

@@ -88,6 +88,7 @@ static void run_or_launch(struct pipeline *p, bool first, bool last) {
         return;
     }
     if (!record->graph) {
+        r->ctx.recorded = true;
         d->capture_begin(d, r->ctx.stream);
         zero_micro_step(&r->zero, first, last);
         record->graph = d->capture_end(d, r->ctx.stream);

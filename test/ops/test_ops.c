@@ -484,6 +484,25 @@ static bool dtype_is_free(int id, const char *name) {
     }
 }
 
+/* A recorded graph holds the addresses of scratch. */
+static void test_recorded_scratch_is_kept(void **state) {
+    struct ctx ctx;
+    struct device *d = device_open_cpu();
+    ctx_init(&ctx, d, d->ops, false);
+    ctx_reserve_scratch(&ctx, 256);
+    ctx.recorded = true;
+    char *before = (char *)ctx.scratch;
+    memset(before, 7, 256);
+    ctx_reserve_scratch(&ctx, 1 << 20);
+    assert_ptr_not_equal(ctx.scratch, before);
+    memset(ctx.scratch, 8, 1 << 20);
+    for (int i = 0; i < 256; i++) assert_int_equal(before[i], 7); /* AddressSanitizer sees it freed */
+    assert_int_equal(ctx.owned_count, 1);
+    assert_ptr_equal(ctx.owned[0], before);
+    ctx_free(&ctx);
+    d->close(d);
+}
+
 static void test_operands_that_do_not_fit(void **state) {
     struct device *device = device_open_cpu();
     struct ctx plan;
@@ -571,6 +590,7 @@ int main(int argc, char **argv) {
         CPU_TEST(test_threads_change_no_bit),
         CPU_TEST(test_variants_made_for_one_device),
         CPU_TEST(test_chosen_variants),
+        CPU_TEST(test_recorded_scratch_is_kept),
         CPU_TEST(test_operands_that_do_not_fit),
         CPU_TEST(test_numbers_that_do_not_fit),
     };
