@@ -42,6 +42,7 @@ struct forward_task {
 
 template <int HS> struct forward_shared {
     bf16 *queries, *ring_tiles, *staging;
+    tile_place *place; /* of the queries */
     mbarrier *queries_full, *queries_empty, *full, *empty;
 };
 
@@ -95,8 +96,8 @@ DEVICE_INLINE void produce(const forward_shared<HS> &shared, const CUtensorMap *
     constexpr int bytes = shape::TILE * (int)sizeof(bf16);
     ring<shape::SLOTS> at;
     int C = task.NH * HS, query_parity = 1;
-    tile_walk walk(task.list);
-    for (tile_place place; walk.next(place); query_parity ^= 1) {
+    tile_place place = take_tile(task.list);
+    for (; place.head >= 0; query_parity ^= 1) {
         int b = place.head / task.NH, col = place.head % task.NH * HS;
         int last = task.list.tiles - 1 - place.tile; /* the step on the diagonal has the number of the tile */
         auto load = [&](int part, int step) {
@@ -108,6 +109,7 @@ DEVICE_INLINE void produce(const forward_shared<HS> &shared, const CUtensorMap *
         };
         load(1, last);
         mbarrier_wait(shared.queries_empty, query_parity);
+        *shared.place = place;
         mbarrier_expect(shared.queries_full, bytes);
         load_tile<HS, ROWS>(shared.queries, map, b, last * ROWS, col, shared.queries_full);
         for (int step = last - 1; step >= 0; step--) {
@@ -115,7 +117,11 @@ DEVICE_INLINE void produce(const forward_shared<HS> &shared, const CUtensorMap *
             load(2, step + 1);
         }
         load(2, 0);
+        place = take_tile(task.list);
     }
+    mbarrier_wait(shared.queries_empty, query_parity);
+    *shared.place = place;
+    mbarrier_arrive(shared.queries_full);
 }
 
 /* --- consumer: a warpgroup --- */
@@ -153,14 +159,15 @@ DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task 
         return shared.ring_tiles + at.slot * shape::TILE;
     };
     if (group == 1) pass_turn(group);
-    tile_walk walk(task.list);
-    for (tile_place place; walk.next(place); query_parity ^= 1) {
+    for (;; query_parity ^= 1) {
+        mbarrier_wait(shared.queries_full, query_parity);
+        tile_place place = told_tile(shared.place);
+        if (place.head < 0) break;
         int last = task.list.tiles - 1 - place.tile;
         float s[STEP / 2], acc[HS / 2], shrink[2];
         uint32_t p[STEP / 16][4];
         row_softmax state;
 
-        mbarrier_wait(shared.queries_full, query_parity);
         const bf16 *keys = wait_for_tile();
         wgmma_fence();
         multiply_transposed<STEP>(s, queries, keys);
@@ -221,12 +228,14 @@ __global__ void __launch_bounds__(THREADS, 1)
     attn_forward_hopper_kernel(const __grid_constant__ CUtensorMap map, forward_task task) {
     using shape = forward_shape<HS>;
     DYNAMIC_SHARED(bf16, tiles);
+    SHARED(tile_place, place, [1]);
     SHARED(mbarrier, queries_barrier, [2]);
     SHARED(mbarrier, full, [shape::SLOTS]);
     SHARED(mbarrier, empty, [shape::SLOTS]);
     forward_shared<HS> shared = {tiles,
                                  tiles + shape::TILE,
                                  tiles + (1 + shape::SLOTS) * shape::TILE,
+                                 place,
                                  &queries_barrier[0],
                                  &queries_barrier[1],
                                  full,
@@ -246,15 +255,15 @@ __global__ void __launch_bounds__(THREADS, 1)
 
 int64_t attn_forward_hopper_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv,
                                  const struct tensor *prefix, const struct attn_rule *rule, int t0) {
-    return t0 == 0 && hopper_takes(out, qkv, rule) ? 0 : OP_UNSUPPORTED;
+    return t0 == 0 && hopper_takes(out, qkv, rule) ? NEEDS_ZEROS : OP_UNSUPPORTED;
 }
 
 template <int HS>
 static void forward(const struct op_env *env, struct tensor *out, struct tensor *lse,
                     const struct tensor *qkv, int NH) {
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
-    forward_task task = {data_of<bf16>(out),    f32(lse), (int)T, NH, 1.0f / sqrtf((float)HS),
-                         list_of_tiles(out, NH)};
+    forward_task task = {data_of<bf16>(out),         f32(lse), (int)T, NH, 1.0f / sqrtf((float)HS),
+                         list_of_tiles(env, out, NH)};
     CUtensorMap map = tensor_map_3d(qkv->data, B, T, 3 * C, ROWS, SLAB, SWIZZLE_128);
     launch({blocks_of(task.list), THREADS, forward_shape<HS>::SHARED_BYTES, env->stream},
            attn_forward_hopper_kernel<HS>, map, task);

@@ -29,10 +29,11 @@ constexpr float LOG2_E = 1.4426950408889634f;
 struct tile_list {
     int tiles, heads;   /* tiles of a head; heads of all sequences */
     int party, parties; /* heads of a party, of which the last has the rest; number of parties */
+    unsigned *taken;    /* how many have been; of op_env.zeros */
 };
 struct tile_place {
     int tile; /* 0 is the longest */
-    int head;
+    int head; /* -1: there are no more tiles */
 };
 DEVICE_INLINE tile_place place_of_tile(const tile_list &list, int number) {
     int per_party = list.party * list.tiles, party = min(number / per_party, list.parties - 1);
@@ -41,38 +42,26 @@ DEVICE_INLINE tile_place place_of_tile(const tile_list &list, int number) {
     return {rest / heads, first + rest % heads};
 }
 
-/* There is one block per multiprocessor for the whole launch, so that the loads of a tile overlap with the
- * end of the one before. In each round the blocks take the next tiles of the list, alternately in ascending
- * and descending order of blocks: a block with a longer tile in one round gets a shorter one in the next.
- * Which block computes a tile changes no bit of it. */
-struct tile_walk {
-    tile_list list;
-    int first = 0; /* tile of this round */
-    bool backwards = false;
-    __device__ __forceinline__ explicit tile_walk(const tile_list &list_) : list(list_) {}
-    __device__ __forceinline__ bool next(tile_place &place) {
-        int count = list.tiles * list.heads, blocks = (int)gridDim.x;
-        while (first < count) {
-            int number = first + (backwards ? blocks - 1 - (int)blockIdx.x : (int)blockIdx.x);
-            first += blocks;
-            backwards = !backwards;
-            if (number >= count) continue;
-            place = place_of_tile(list, number);
-            return true;
-        }
-        return false;
-    }
-};
+/* There is one block per multiprocessor for the whole launch, so that the loads of a tile overlap with the end
+ * of the one before. Each takes the next tile of the list when it has room for one: a block that shares its
+ * multiprocessor, with NCCL during a reduction, takes fewer, and one that starts late takes none. Which block
+ * computes a tile changes no bit of it. Every block asks until there are no more, so `taken` has wrapped to 0
+ * when the launch ends. The producer asks, while the ring holds work for the consumers, and tells them. */
+DEVICE_INLINE tile_place take_tile(const tile_list &list) {
+    unsigned count = (unsigned)(list.tiles * list.heads);
+    unsigned number = atomicInc(list.taken, count + gridDim.x - 1);
+    tile_place place = number < count ? place_of_tile(list, (int)number) : tile_place{0, -1};
+    return {__shfl_sync(1u, place.tile, 0), __shfl_sync(1u, place.head, 0)};
+}
+/* What the producer wrote to shared memory, equal in all lanes also for the compiler (see this_group). */
+DEVICE_INLINE tile_place told_tile(const tile_place *place) {
+    return {__shfl_sync(ALL_LANES, place->tile, 0), __shfl_sync(ALL_LANES, place->head, 0)};
+}
 
-/* Host side: the list for so many blocks, in parties of up to `fitting` heads. A party fills an even number
- * of rounds, because long and short tiles balance within a party: then the work of 132 blocks differs by 1
- * %, otherwise by 10 % (T = 1024, 768 heads). */
-static inline tile_list list_of_tiles(int64_t tiles, int64_t heads, int64_t fitting, int64_t blocks) {
-    int64_t unit = 1; /* heads that fill an even number of rounds */
-    while (unit * tiles % (2 * blocks) != 0) unit++;
-    int64_t party = max_i64(unit, fitting / unit * unit);
-    if (party > heads) party = heads;
-    return {(int)tiles, (int)heads, (int)party, (int)(heads / party)};
+/* Host side: the list in parties of up to `fitting` heads. */
+static inline tile_list list_of_tiles(int64_t tiles, int64_t heads, int64_t fitting, unsigned *taken) {
+    int64_t party = min_i64(max_i64(1, fitting), heads);
+    return {(int)tiles, (int)heads, (int)party, (int)(heads / party), taken};
 }
 static inline int multiprocessors() {
     int device, count;
@@ -81,14 +70,17 @@ static inline int multiprocessors() {
     return count;
 }
 /* The list of a launch, whose tiles share T rows of 2*HS columns of a head; and its grid. */
-static inline tile_list list_of_tiles(const struct tensor *out, int NH) {
+static inline tile_list list_of_tiles(const struct op_env *env, const struct tensor *out, int NH) {
     constexpr int64_t L2_SHARE = 16 << 20; /* of the 50 MiB of an H100 or H200 */
     int64_t B = out->dim[0], T = out->dim[1], bytes = 2 * T * out->dim[2] / NH * (int64_t)sizeof(bf16);
-    return list_of_tiles(ceil_div(T, ROWS), B * NH, L2_SHARE / bytes, multiprocessors());
+    return list_of_tiles(ceil_div(T, ROWS), B * NH, L2_SHARE / bytes, (unsigned *)env->zeros);
 }
 static inline unsigned blocks_of(const tile_list &list) {
     return (unsigned)min((int64_t)list.tiles * list.heads, (int64_t)multiprocessors());
 }
+
+/* Bytes of scratch for a kernel that wants none itself: op_env.zeros comes with scratch only. */
+constexpr int64_t NEEDS_ZEROS = 1;
 
 /* Do the kernels take these operands? The number of a tile is an int. */
 static inline bool hopper_takes(const struct tensor *out, const struct tensor *qkv,

@@ -65,7 +65,9 @@ struct backward_task {
 
 template <int HS> struct backward_shared {
     bf16 *own, *ring_tiles, *staging;    /* own: two tiles; ring_tiles: two per slot */
-    query_statistic (*statistics)[STEP]; /* of the queries in each slot */
+    query_statistic (*statistics)[STEP]; /* KEYS: of the queries in each slot */
+    query_statistic *own_statistics;     /* QUERIES */
+    tile_place *place;                   /* of the own tiles */
     mbarrier *own_full, *own_empty, *full, *empty;
 };
 
@@ -116,17 +118,24 @@ template <int HS, side own>
 DEVICE_INLINE void produce(const backward_shared<HS> &shared, const CUtensorMap *qkv, const CUtensorMap *dout,
                            const backward_task &task) {
     using shape = backward_shape<HS>;
-    constexpr int own_bytes = 2 * shape::OWN * (int)sizeof(bf16);
+    constexpr int own_bytes =
+        2 * shape::OWN * (int)sizeof(bf16) + (own == QUERIES ? ROWS * (int)sizeof(query_statistic) : 0);
     constexpr int slot_bytes =
         2 * shape::OTHER * (int)sizeof(bf16) + (own == KEYS ? STEP * (int)sizeof(query_statistic) : 0);
     ring<shape::SLOTS> at;
     int C = task.NH * HS, own_parity = 1;
-    tile_walk walk(task.list);
-    for (tile_place place; walk.next(place); own_parity ^= 1) {
+    for (;; own_parity ^= 1) {
+        tile_place place = take_tile(task.list);
+        mbarrier_wait(shared.own_empty, own_parity);
+        *shared.place = place;
+        if (place.head < 0) break;
         tile_steps steps = steps_of<own>(place, task);
         int b = place.head / task.NH, col = place.head % task.NH * HS;
-        mbarrier_wait(shared.own_empty, own_parity);
+        const query_statistic *statistics = task.statistics + (int64_t)place.head * task.padded;
         mbarrier_expect(shared.own_full, own_bytes);
+        if (own == QUERIES)
+            bulk_load(shared.own_statistics, statistics + steps.tile * ROWS,
+                      ROWS * (int)sizeof(query_statistic), shared.own_full);
 #pragma unroll
         for (int part = 0; part < ROWS / STEP; part++) {
             int row = steps.tile * ROWS + part * STEP;
@@ -144,12 +153,12 @@ DEVICE_INLINE void produce(const backward_shared<HS> &shared, const CUtensorMap 
             load_tile<HS, STEP>(to + shape::OTHER, own == KEYS ? dout : qkv, b, step * STEP,
                                 own == KEYS ? col : 2 * C + col, full);
             if (own == KEYS)
-                bulk_load(shared.statistics[at.slot],
-                          task.statistics + (int64_t)place.head * task.padded + step * STEP,
+                bulk_load(shared.statistics[at.slot], statistics + step * STEP,
                           STEP * (int)sizeof(query_statistic), full);
             at.next();
         }
     }
+    mbarrier_arrive(shared.own_full);
 }
 
 /* --- consumers: a warpgroup --- */
@@ -220,19 +229,19 @@ DEVICE_INLINE void consume_keys(const backward_shared<HS> &shared, const backwar
     bf16 *staging = shared.staging + group * 64 * STAGING_PITCH<HS>;
     float scale = task.scale * LOG2_E;
     int own_parity = 0;
-    tile_walk walk(task.list);
-    for (tile_place place; walk.next(place); own_parity ^= 1) {
+    for (;; own_parity ^= 1) {
+        mbarrier_wait(shared.own_full, own_parity);
+        tile_place place = told_tile(shared.place);
+        if (place.head < 0) break;
         tile_steps steps = steps_of<QUERIES>(place, task);
         int first = steps.tile * ROWS + group * 64, diagonal = 2 * steps.tile + group;
         float dq[HS / 2], s[STEP / 2], dp[STEP / 2];
         uint32_t ds[STEP / 16][4];
         query_statistic statistic[2];
 #pragma unroll
-        for (int h = 0; h < 2; h++)
-            statistic[h] = task.statistics[(int64_t)place.head * task.padded + first + row_of(h)];
+        for (int h = 0; h < 2; h++) statistic[h] = shared.own_statistics[group * 64 + row_of(h)];
         clear(dq);
         int before = -1; /* the slot whose keys the last product still reads */
-        mbarrier_wait(shared.own_full, own_parity);
         query.open();
         dout.open();
         if (shape::RESIDENT) release_converged(shared.own_empty);
@@ -282,8 +291,10 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
     bf16 *staging = shared.staging + group * 64 * STAGING_PITCH<HS>;
     float scale = task.scale * LOG2_E;
     int own_parity = 0;
-    tile_walk walk(task.list);
-    for (tile_place place; walk.next(place); own_parity ^= 1) {
+    for (;; own_parity ^= 1) {
+        mbarrier_wait(shared.own_full, own_parity);
+        tile_place place = told_tile(shared.place);
+        if (place.head < 0) break;
         tile_steps steps = steps_of<KEYS>(place, task);
         int first = steps.tile * ROWS + group * 64, diagonal = 2 * steps.tile + group;
         float dk[HS / 2], dv[HS / 2], s[STEP / 2], dp[STEP / 2], D[STEP / 4];
@@ -294,7 +305,6 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
         clear(dk);
         clear(dv);
         int before = -1; /* the slot that the last products still read */
-        mbarrier_wait(shared.own_full, own_parity);
         key.open();
         value.open();
         if (shape::RESIDENT) release_converged(shared.own_empty);
@@ -354,11 +364,15 @@ __global__ void __launch_bounds__(THREADS, 1)
     SHARED(mbarrier, own_barrier, [2]);
     SHARED(mbarrier, full, [shape::SLOTS]);
     SHARED(mbarrier, empty, [shape::SLOTS]);
-    SHARED_ALIGNED(query_statistic, statistics, [shape::SLOTS][STEP], 16);
+    SHARED_ALIGNED(query_statistic, statistics, [own == KEYS ? shape::SLOTS : 1][STEP], 16);
+    SHARED_ALIGNED(query_statistic, own_statistics, [own == QUERIES ? ROWS : 2], 16);
+    SHARED(tile_place, place, [1]);
     backward_shared<HS> shared = {tiles,
                                   tiles + 2 * shape::OWN,
                                   tiles + 2 * shape::OWN + 2 * shape::SLOTS * shape::OTHER,
                                   statistics,
+                                  own_statistics,
+                                  place,
                                   &own_barrier[0],
                                   &own_barrier[1],
                                   full,
@@ -394,8 +408,9 @@ static void backward(const struct op_env *env, struct tensor *dqkv, const struct
                      const struct tensor *out, const struct tensor *lse, const struct tensor *qkv, int NH) {
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], padded = padded_length(out);
     query_statistic *statistics = (query_statistic *)env->scratch;
-    backward_task task = {data_of<bf16>(dqkv),   statistics, (int)T, (int)padded, NH, 1.0f / sqrtf((float)HS),
-                          list_of_tiles(out, NH)};
+    backward_task task = {
+        data_of<bf16>(dqkv),        statistics, (int)T, (int)padded, NH, 1.0f / sqrtf((float)HS),
+        list_of_tiles(env, out, NH)};
     CUtensorMap qkv_map = tensor_map_3d(qkv->data, B, T, 3 * C, STEP, SLAB, SWIZZLE_128);
     CUtensorMap dout_map = tensor_map_3d(dout->data, B, T, C, STEP, SLAB, SWIZZLE_128);
     launch({grid_size(B * padded * C / vec<bf16>::size, 256), 256, 0, env->stream},

@@ -229,36 +229,49 @@ static __global__ void __launch_bounds__(384, 1) turns_kernel(int *out, const in
 
 /* --- the order of attention's tiles --- */
 
-/* visits (tiles,heads): the round, from 1, in which a tile was taken, summed over visits. Work of a block:
- * the steps of its tiles, of which number 0 has `tiles`. */
-static __global__ void walk_kernel(int *visits, int *work, tile_list list) {
-    tile_walk walk(list);
-    for (tile_place place; walk.next(place);) {
-        visits[place.tile * list.heads + place.head] += walk.first / (int)gridDim.x;
-        work[blockIdx.x] += list.tiles - place.tile;
-    }
+/* taken (tiles*heads): the tiles in the order in which they were taken, as tile*heads + head. */
+static __global__ void take_kernel(int *taken, unsigned *count, tile_list list) {
+    for (tile_place place; (place = take_tile(list)).head >= 0;)
+        taken[atomicAdd(count, 1u)] = place.tile * list.heads + place.head;
 }
 
-/* Every tile is taken once, in the round of its number; the list is ordered by party, then by length.
- * Returns by what share of the mean the busiest block exceeds it. */
-static double check_walk(int tiles, int heads, int fitting, int blocks) {
-    tile_list list = list_of_tiles(tiles, heads, fitting, blocks);
-    buffer<int> visits(tiles * heads), work(blocks);
-    cuda_check(cudaMemset(visits.device, 0, visits.bytes()));
-    cuda_check(cudaMemset(work.device, 0, work.bytes()));
-    launch({(unsigned)blocks, 1}, walk_kernel, visits.device, work.device, list);
-    visits.download();
-    work.download();
-    int number = 0, total = 0, most = 0;
-    for (int first = 0; first < heads; first += list.party) {
-        if (heads - first < list.party) break; /* seen with the party before */
+/* Every tile is taken once, by any number of blocks, and the counter is 0 again at the end. One block takes
+ * them ordered by party, then by length. Returns by what share of the mean the busiest of `blocks` exceeds it
+ * if each takes the next tile when it is done with the one before, and a tile takes as long as it has steps. */
+static double check_tiles(int tiles, int heads, int fitting, int blocks) {
+    int all = tiles * heads;
+    buffer<unsigned> counters(2); /* of the list, of what was taken */
+    buffer<int> taken(all);
+    tile_list list = list_of_tiles(tiles, heads, fitting, counters.device);
+    std::vector<int> seen((size_t)all), work((size_t)blocks);
+    cuda_check(cudaMemset(counters.device, 0, counters.bytes()));
+    for (int grid : {blocks < all ? blocks : all, 1}) {
+        cuda_check(cudaMemset(counters.device + 1, 0, sizeof(unsigned)));
+        launch({(unsigned)grid, 1}, take_kernel, taken.device, counters.device + 1, list);
+        counters.download();
+        taken.download();
+        assert_int_equal(counters.host[0], 0);
+        assert_int_equal(counters.host[1], all);
+        for (int t : taken.host) seen[(size_t)t]++;
+    }
+    for (int times : seen) assert_int_equal(times, 2);
+    size_t number = 0;
+    int total = 0;
+    for (int first = 0; first < heads;) {
         int end = heads - first < 2 * list.party ? heads : first + list.party;
         for (int tile = 0; tile < tiles; tile++)
-            for (int head = first; head < end; head++)
-                assert_int_equal(visits.host[(size_t)(tile * heads + head)], number++ / blocks + 1);
+            for (int head = first; head < end; head++) {
+                assert_int_equal(taken.host[number++], tile * heads + head);
+                int *least = &work[0];
+                for (int &w : work)
+                    if (w < *least) least = &w;
+                *least += tiles - tile;
+                total += tiles - tile;
+            }
+        first = end;
     }
-    assert_int_equal(number, tiles * heads);
-    for (int w : work.host) total += w, most = w > most ? w : most;
+    int most = 0;
+    for (int w : work) most = w > most ? w : most;
     return most / ((double)total / blocks) - 1.0;
 }
 
@@ -306,21 +319,21 @@ static void test_turns(void **) {
     assert_int_equal(out.host[0], want);
 }
 
-static void test_walk(void **) { /* on any GPU */
-    check_walk(1, 1, 1, 1);
-    check_walk(5, 7, 3, 4);
-    check_walk(3, 2, 1, 6);
-    assert_true(check_walk(8, 24, 24, 12) == 0.0);
+static void test_tiles(void **) { /* on any GPU */
+    check_tiles(1, 1, 1, 1);
+    check_tiles(5, 7, 3, 4);
+    check_tiles(3, 2, 0, 6);
+    assert_true(check_tiles(8, 24, 24, 12) == 0.0);
     /* only the ends, where not every block has a tile left, lose */
-    assert_true(check_walk(8, 770, 64, 132) < 0.02);
-    assert_true(check_walk(9, 300, 8, 13) < 0.02);
-    assert_true(check_walk(16, 192, 32, 132) < 0.02);
+    assert_true(check_tiles(8, 770, 64, 132) < 0.02);
+    assert_true(check_tiles(9, 300, 8, 13) < 0.02);
+    assert_true(check_tiles(16, 192, 32, 132) < 0.02);
 }
 
 int main(int argc, char **argv) {
     require_device();
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_k_major), cmocka_unit_test(test_mn_major),
                                        cmocka_unit_test(test_shapes), cmocka_unit_test(test_turns),
-                                       cmocka_unit_test(test_walk)};
+                                       cmocka_unit_test(test_tiles)};
     return test_main(argc, argv, tests, NULL, NULL);
 }
