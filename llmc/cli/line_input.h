@@ -1,5 +1,5 @@
-/* Lines that a person types. On a terminal they can be edited, and the arrow keys bring back earlier ones, if
- * libedit is there: it is loaded with dlopen, so that the program builds and runs without it. */
+/* Lines that a person types. On a terminal they can be edited, and the arrow keys bring back earlier
+ * ones, if libedit is there: it is loaded with dlopen, so that the program builds and runs without it. */
 #ifndef LLMC_LINE_INPUT_H
 #define LLMC_LINE_INPUT_H
 

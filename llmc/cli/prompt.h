@@ -30,8 +30,8 @@ char *open_adapter(const char *path);
 
 /* The text of a --prompt; "-" reads standard input. The caller frees. */
 char *read_prompt(const char *prompt);
-/* Those of a --prompt-file, at least one: its lines without empty ones, or, if the first is a JSON object, the
- * strings "prompt" of JSON lines. "-" is standard input. The caller frees each and the list. */
+/* Those of a --prompt-file, at least one: its lines without empty ones, or, if the first is a JSON
+ * object, the strings "prompt" of JSON lines. "-" is standard input. The caller frees each and the list. */
 char **read_prompts(const char *path, int64_t *count);
 
 /* The tokenizer at `path`, or without one that of the model in `directory`. NULL if there is none, which a

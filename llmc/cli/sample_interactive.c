@@ -1,5 +1,5 @@
-/* `sample --interactive`: a conversation, or one continuation after another. Model and cache stay loaded: of a
- * conversation only what is new is read, since it begins as the one before. */
+/* `sample --interactive`: a conversation, or one continuation after another. Model and cache stay
+ * loaded: of a conversation only what is new is read, since it begins as the one before. */
 #include "llmc/cli/sample.h"
 
 #include "llmc/cli/line_input.h"

@@ -1,8 +1,9 @@
 /* `train_gpt serve`: answers requests of programs that speak OpenAI's API.
  *
- * One thread does everything. Between two looks at the network it makes one token for every text that is being
- * written, all in one pass of the model; a text that comes in joins at the next pass, one that ends makes room
- * for the next. So each gets the text that it would get alone, and nobody waits for the longest. */
+ * One thread does everything. Between two looks at the network it makes one token for every text that is
+ * being written, all in one pass of the model; a text that comes in joins at the next pass, one that
+ * ends makes room for the next. So each gets the text that it would get alone, and nobody waits for the
+ * longest. */
 #include "llmc/cli/commands.h"
 #include "llmc/cli/serve_api.h"
 

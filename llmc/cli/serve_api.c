@@ -227,7 +227,8 @@ static bool take_prompts(struct api_request *q, const struct api *api, const jso
     return ok;
 }
 
-/* A message's text: a string, or parts {"type": "text", "text": ...}. The caller frees; NULL: it is neither. */
+/* A message's text: a string, or parts {"type": "text", "text": ...}. The caller frees; NULL: it is
+ * neither. */
 static char *content_of(const json_t *content) {
     const json_t *part;
     size_t i;

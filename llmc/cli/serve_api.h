@@ -1,9 +1,9 @@
 /* The HTTP interface of OpenAI's API, as far as `serve` speaks it: requests for completions and chat
  * completions, checked, and their answers as JSON.
  *
- * See platform.openai.com/docs/api-reference/{models,completions,chat}. Keys that would change the answer and
- * are not known here are refused; others are ignored, as servers of this kind do. min_p, top_k and
- * repetition_penalty are keys of our own. */
+ * See platform.openai.com/docs/api-reference/{models,completions,chat}. Keys that would change the
+ * answer and are not known here are refused; others are ignored, as servers of this kind do. min_p,
+ * top_k and repetition_penalty are keys of our own. */
 #ifndef LLMC_SERVE_API_H
 #define LLMC_SERVE_API_H
 
@@ -58,8 +58,8 @@ char *api_error_text(int status, const char *message, const char *param, const c
 /* The list of models, or with an id the model, NULL if it is another one. */
 char *api_models_text(const struct api *api, const char *id);
 
-/* The text from byte `from` on as JSON. What is no UTF-8 becomes U+FFFD. Unless `all`, a character that is not
- * complete yet is left out; *used receives the bytes that were taken. */
+/* The text from byte `from` on as JSON. What is no UTF-8 becomes U+FFFD. Unless `all`, a character that
+ * is not complete yet is left out; *used receives the bytes that were taken. */
 struct json_t *api_text(const struct answer *a, int64_t from, int64_t to, bool all, int64_t *used);
 
 /* One choice of an answer, or of an event of a stream, whose text goes from byte `from` to `to`, and whose

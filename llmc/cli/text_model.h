@@ -26,8 +26,8 @@ struct text_model {
     struct gpt gpt;
 };
 
-/* Finds the model, its tokenizer and the device; dies if that fails, or if there is no tokenizer and `text`,
- * which is to be encoded, is not "". */
+/* Finds the model, its tokenizer and the device; dies if that fails, or if there is no tokenizer and
+ * `text`, which is to be encoded, is not "". */
 void text_model_find(struct text_model *m, const struct text_model_config *c, const char *text);
 /* How many of `texts` texts of T tokens to compute at the same time: `wanted`, or if that is 0 up to 16, as
  * memory allows. */

@@ -75,11 +75,12 @@ static void column_sum(float *out, const float *x, int64_t N, int64_t C, int64_t
 
 /* --- forward and backward --- */
 
-/* With few rows reading the weights takes all the time. Dot products read them once; a blocked GEMM would first
- * copy them into its own layout. Weights in bf16 halve the bytes.
+/* With few rows reading the weights takes all the time. Dot products read them once; a blocked GEMM
+ * would first copy them into its own layout. Weights in bf16 halve the bytes.
  *
- * A tile of rows and columns is computed at a time, so that a weight that was read serves several rows. Each
- * element has one accumulator of LANES partial sums whatever its tile is: the rows beside it change no bit. */
+ * A tile of rows and columns is computed at a time, so that a weight that was read serves several rows.
+ * Each element has one accumulator of LANES partial sums whatever its tile is: the rows beside it change
+ * no bit. */
 enum { FEW_ROWS = 4, FEW_COLS = 64 };
 
 #if defined(__AVX512F__)
@@ -97,8 +98,8 @@ typedef uint32_t lanes_u32 __attribute__((vector_size(LANES * sizeof(uint32_t)))
 typedef uint16_t lanes_u16
     __attribute__((vector_size(LANES * sizeof(uint16_t)), aligned(sizeof(uint16_t)), may_alias));
 
-/* Whether rows are multiplied by dot products. Rows (N,1,C) continue different sequences in text generation,
- * and each gets the bits that it gets alone. */
+/* Whether rows are multiplied by dot products. Rows (N,1,C) continue different sequences in text
+ * generation, and each gets the bits that it gets alone. */
 static bool by_dot_products(const struct tensor *inp) {
     return tensor_rows(inp) <= FEW_ROWS || (inp->rank == 3 && inp->dim[1] == 1);
 }
@@ -121,9 +122,9 @@ static inline float sum_lanes(lanes v) {
     return (x[0][0] + x[0][2]) + (x[0][1] + x[0][3]);
 }
 
-/* out (rows,cols) = x (rows,K) @ w (cols,K)^T, rows of out ldo floats apart. Meanwhile the column at `ahead`
- * (or NULL) comes nearer: reading weights and computing with them overlap only so. Inlined with constant
- * rows, cols and bf16, so that the compiler keeps `sum` in registers. */
+/* out (rows,cols) = x (rows,K) @ w (cols,K)^T, rows of out ldo floats apart. Meanwhile the column at
+ * `ahead` (or NULL) comes nearer: reading weights and computing with them overlap only so. Inlined with
+ * constant rows, cols and bf16, so that the compiler keeps `sum` in registers. */
 static inline void dot_tile(int rows, int cols, bool bf16, float *out, int64_t ldo, const float *x,
                             const void *w, const char *ahead, int64_t K) {
     lanes sum[TILE_ROWS][TILE_COLS];

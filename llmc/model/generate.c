@@ -1,7 +1,7 @@
-/* The model keeps keys and values of all positions it has computed in its activations, for each text of a
- * batch in a cache of its own. A text that was just added, or whose context was full, has its tokens read in
- * a pass by itself; after that it has one new token a step, which goes through the model together with those
- * of the other texts. */
+/* The model keeps keys and values of all positions it has computed in its activations, for each text of
+ * a batch in a cache of its own. A text that was just added, or whose context was full, has its tokens
+ * read in a pass by itself; after that it has one new token a step, which goes through the model
+ * together with those of the other texts. */
 #include "llmc/model/generate.h"
 
 #include <inttypes.h>

@@ -1,4 +1,5 @@
-/* Text generation: the loop around a model with its key-value cache, for one text or for several at once. */
+/* Text generation: the loop around a model with its key-value cache, for one text or for several at
+ * once. */
 #ifndef LLMC_GENERATE_H
 #define LLMC_GENERATE_H
 
@@ -20,7 +21,8 @@ void generator_create(struct gpt *gpt, struct ctx *ctx, const struct gpt_config 
 /* The memory of one cache in fp32. */
 int64_t generator_cache_bytes(const struct gpt_config *config, int64_t T);
 
-/* Called for every new token, with the logits (V) that it was chosen from; returning false ends the text. */
+/* Called for every new token, with the logits (V) that it was chosen from; returning false ends the
+ * text. */
 typedef bool generate_fn(void *user, int64_t token, const float *logits);
 
 /* A text that is continued. The caller sets the first part. */
@@ -39,8 +41,9 @@ struct generation {
  * Every text becomes what it would be alone: see gpt_forward_next(). When the context of one is full, the
  * later half of it is kept and read again. */
 struct batch;
-/* With `reuse`, what a new text has in common with the beginning of one that has ended is not computed again:
- * its keys and values come from other passes than those of the text alone, and are equal to rounding. */
+/* With `reuse`, what a new text has in common with the beginning of one that has ended is not computed
+ * again: its keys and values come from other passes than those of the text alone, and are equal to
+ * rounding. */
 struct batch *batch_new(struct gpt *gpt, bool reuse);
 void batch_free(struct batch *b);
 /* How many texts can be added now. */
@@ -55,8 +58,8 @@ bool batch_step(struct batch *b);
 int64_t generate(struct gpt *gpt, struct sampler *s, const uint32_t *prompt, int64_t count, int64_t tokens,
                  generate_fn *each, void *user);
 
-/* The text that follows `prompt` (count >= 1 tokens): up to `tokens` tokens, or until <|endoftext|> or `end`
- * (-1: no other token). NUL-terminated; the caller frees. */
+/* The text that follows `prompt` (count >= 1 tokens): up to `tokens` tokens, or until <|endoftext|> or
+ * `end` (-1: no other token). NUL-terminated; the caller frees. */
 char *generate_answer(struct gpt *gpt, const struct tokenizer *t, const struct sampler_options *options,
                       const uint32_t *prompt, int64_t count, int64_t tokens, int64_t end);
 

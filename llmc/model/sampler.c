@@ -1,6 +1,6 @@
-/* Candidates are narrowed by top-k, then top-p, then min-p, as in transformers, and drawn with a random number that depends on nothing but
- * seed and position: so the same seed gives the same text on any number of threads and beside any other
- * texts. */
+/* Candidates are narrowed by top-k, then top-p, then min-p, as in transformers, and drawn with a random
+ * number that depends on nothing but seed and position: so the same seed gives the same text on any
+ * number of threads and beside any other texts. */
 #include "llmc/model/sampler.h"
 
 #include "llmc/base/rng.h"

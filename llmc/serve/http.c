@@ -1,6 +1,6 @@
-/* libmicrohttpd runs in the thread that calls http_serve(). A request is judged by its headers before any of
- * its body is kept. While its answer is to come later, its connection is suspended: the library asks for
- * the answer again when it is resumed. */
+/* libmicrohttpd runs in the thread that calls http_serve(). A request is judged by its headers before
+ * any of its body is kept. While its answer is to come later, its connection is suspended: the library
+ * asks for the answer again when it is resumed. */
 #include "llmc/serve/http.h"
 
 #include "llmc/report/page.h"
@@ -56,8 +56,8 @@ struct arriving {
 
 /* --- who asks --- */
 
-/* "localhost" and addresses in digits: of loopback, or on another interface any. None of them is a name that
- * an attacker can own. */
+/* "localhost" and addresses in digits: of loopback, or on another interface any. None of them is a name
+ * that an attacker can own. */
 static bool trusted_name(const char *name, bool loopback) {
     struct in_addr four;
     struct in6_addr six;

@@ -1,11 +1,11 @@
-/* A small web server for pages that show this machine's files, and for answers of a model, to the person who
- * started the program.
+/* A small web server for pages that show this machine's files, and for answers of a model, to the person
+ * who started the program.
  *
- * What it guards against: other web sites, which a browser lets send requests to any address (the headers
- * Host and Origin must name this server; DNS rebinding changes them), other machines (it listens on the
- * loopback interface, or asks for a random token), and clients that send too much, too slowly or too often.
- * libmicrohttpd parses HTTP. A request chooses among what the program offers, by path and number; no part of
- * it is ever used as the name of a file. */
+ * What it guards against: other web sites, which a browser lets send requests to any address (the
+ * headers Host and Origin must name this server; DNS rebinding changes them), other machines (it listens
+ * on the loopback interface, or asks for a random token), and clients that send too much, too slowly or
+ * too often. libmicrohttpd parses HTTP. A request chooses among what the program offers, by path and
+ * number; no part of it is ever used as the name of a file. */
 #ifndef LLMC_HTTP_H
 #define LLMC_HTTP_H
 
@@ -46,9 +46,9 @@ void http_answer_wrong(struct http_answer *answer, int status, const char *fmt, 
 /* Answers what is no part of a page. */
 typedef void http_handle_fn(void *user, const struct http_request *request, struct http_answer *answer);
 
-/* An answer that comes after the handler has returned, in one piece or as a stream of text that is sent as it
- * comes. The handler calls http_answer_later(); the program ends each by http_finish() or http_stream_end(),
- * also of a client that has gone, and forgets it then. */
+/* An answer that comes after the handler has returned, in one piece or as a stream of text that is sent
+ * as it comes. The handler calls http_answer_later(); the program ends each by http_finish() or
+ * http_stream_end(), also of a client that has gone, and forgets it then. */
 struct http_later;
 struct http_later *http_answer_later(const struct http_request *request);
 void http_finish(struct http_later *later, const struct http_answer *answer);

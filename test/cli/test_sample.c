@@ -44,8 +44,9 @@ static void prompts(void **state) {
     free(two);
 }
 
-/* Each text of a batch is the one that it is alone, to the last bit of its probabilities: of greedy choice and
- * drawn, of prompts of several lengths, beyond the context, with more texts than are computed at a time. */
+/* Each text of a batch is the one that it is alone, to the last bit of its probabilities: of greedy
+ * choice and drawn, of prompts of several lengths, beyond the context, with more texts than are computed
+ * at a time. */
 static void several_prompts(void **state) {
     put_text("prompts", "Once\n\nTom and Anna went to the big old park\r\nA\n{Bob} said: hi\nOnce upon\n");
     put_text("prompts.jsonl",

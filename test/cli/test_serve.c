@@ -1,5 +1,6 @@
-/* `train_gpt serve` as clients use it: answers are those of `sample`, alone and at the same time, whole and as
- * streams; what is wrong is said in OpenAI's shape; clients that hang up leave their places to others. */
+/* `train_gpt serve` as clients use it: answers are those of `sample`, alone and at the same time, whole
+ * and as streams; what is wrong is said in OpenAI's shape; clients that hang up leave their places to
+ * others. */
 #include "test/program.h"
 #include "test/server.h"
 
@@ -144,7 +145,13 @@ static void test_answers_are_those_of_sample(void **state) {
     json_t *tokens = json_object_get(json_object_get(choice_of(root, 0), "logprobs"), "tokens");
     assert_true(json_array_size(tokens) <= 16 && json_array_size(tokens) > 0);
     json_decref(root);
+    stop_server();
+}
 
+static void test_chat_answers_are_those_of_sample(void **state) {
+    json_t *root, *expected, *list, *item;
+    size_t i;
+    serve("");
     root =
         post("/v1/chat/completions",
              "{\"messages\":[{\"role\":\"system\",\"content\":\"Be kind.\"},{\"role\":\"user\",\"content\":"
@@ -259,50 +266,51 @@ static void assert_refused(const char *path, const char *body, const char *param
     json_decref(root);
 }
 
+static const struct {
+    const char *body, *param, *says;
+} wrong[] = {
+    {"", NULL, "no JSON"},
+    {"{\"prompt\":", NULL, "no JSON"},
+    {"[]", NULL, "must be a JSON object"},
+    {"{\"model\":1}", "model", "must be a text"},
+    {"{\"prompt\":{}}", "prompt", "must be a text"},
+    {"{\"prompt\":[]}", "prompt", "no prompt"},
+    {"{\"prompt\":[[]]}", "prompt", "no prompt"},
+    {"{\"prompt\":[1,\"a\"]}", "prompt", "must be integers"},
+    {"{\"prompt\":[99999999]}", "prompt", "must be integers"},
+    {"{\"prompt\":[-1]}", "prompt", "must be integers"},
+    {"{\"prompt\":\"a\\u0000b\"}", "prompt", "without the character 0"},
+    {"{\"max_tokens\":0}", "max_tokens", "from 1 to 64"},
+    {"{\"max_tokens\":65}", "max_tokens", "from 1 to 64"},
+    {"{\"max_tokens\":\"5\"}", "max_tokens", "must be an integer"},
+    {"{\"max_tokens\":1e3}", "max_tokens", "must be an integer"},
+    {"{\"temperature\":-1}", "temperature", "must be a number"},
+    {"{\"temperature\":\"hot\"}", "temperature", "must be a number"},
+    {"{\"top_p\":0}", "top_p", "must be a number"},
+    {"{\"seed\":1.5}", "seed", "must be an integer"},
+    {"{\"n\":65}", "n", "from 1 to 64"},
+    {"{\"n\":40,\"prompt\":[\"a\",\"b\"]}", "n", "at most 64 texts"},
+    {"{\"stream\":1}", "stream", "must be true or false"},
+    {"{\"stream_options\":3}", "stream_options", "must be an object"},
+    {"{\"stop\":\"\"}", "stop", "none of them empty"},
+    {"{\"stop\":[1]}", "stop", "must be a text"},
+    {"{\"logprobs\":true}", "logprobs", "must be an integer"},
+    {"{\"echo\":true}", "echo", "not supported"},
+    {"{\"frequency_penalty\":0.5}", "frequency_penalty", "not supported"},
+    {"{\"logit_bias\":{\"5\":1}}", "logit_bias", "not supported"},
+};
+static const char *const chats[][3] = {
+    {"{}", "messages", "must be a list"},
+    {"{\"messages\":[]}", "messages", "must be a list"},
+    {"{\"messages\":[1]}", "messages", "role must be"},
+    {"{\"messages\":[{\"role\":\"robot\",\"content\":\"a\"}]}", "messages", "role must be"},
+    {"{\"messages\":[{\"role\":\"user\"}]}", "messages", "content must be"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", "messages",
+     "content must be"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":[{}]}", "tools", "not supported"},
+};
+
 static void test_wrong_requests(void **state) {
-    static const struct {
-        const char *body, *param, *says;
-    } wrong[] = {
-        {"", NULL, "no JSON"},
-        {"{\"prompt\":", NULL, "no JSON"},
-        {"[]", NULL, "must be a JSON object"},
-        {"{\"model\":1}", "model", "must be a text"},
-        {"{\"prompt\":{}}", "prompt", "must be a text"},
-        {"{\"prompt\":[]}", "prompt", "no prompt"},
-        {"{\"prompt\":[[]]}", "prompt", "no prompt"},
-        {"{\"prompt\":[1,\"a\"]}", "prompt", "must be integers"},
-        {"{\"prompt\":[99999999]}", "prompt", "must be integers"},
-        {"{\"prompt\":[-1]}", "prompt", "must be integers"},
-        {"{\"prompt\":\"a\\u0000b\"}", "prompt", "without the character 0"},
-        {"{\"max_tokens\":0}", "max_tokens", "from 1 to 64"},
-        {"{\"max_tokens\":65}", "max_tokens", "from 1 to 64"},
-        {"{\"max_tokens\":\"5\"}", "max_tokens", "must be an integer"},
-        {"{\"max_tokens\":1e3}", "max_tokens", "must be an integer"},
-        {"{\"temperature\":-1}", "temperature", "must be a number"},
-        {"{\"temperature\":\"hot\"}", "temperature", "must be a number"},
-        {"{\"top_p\":0}", "top_p", "must be a number"},
-        {"{\"seed\":1.5}", "seed", "must be an integer"},
-        {"{\"n\":65}", "n", "from 1 to 64"},
-        {"{\"n\":40,\"prompt\":[\"a\",\"b\"]}", "n", "at most 64 texts"},
-        {"{\"stream\":1}", "stream", "must be true or false"},
-        {"{\"stream_options\":3}", "stream_options", "must be an object"},
-        {"{\"stop\":\"\"}", "stop", "none of them empty"},
-        {"{\"stop\":[1]}", "stop", "must be a text"},
-        {"{\"logprobs\":true}", "logprobs", "must be an integer"},
-        {"{\"echo\":true}", "echo", "not supported"},
-        {"{\"frequency_penalty\":0.5}", "frequency_penalty", "not supported"},
-        {"{\"logit_bias\":{\"5\":1}}", "logit_bias", "not supported"},
-    };
-    static const char *const chats[][3] = {
-        {"{}", "messages", "must be a list"},
-        {"{\"messages\":[]}", "messages", "must be a list"},
-        {"{\"messages\":[1]}", "messages", "role must be"},
-        {"{\"messages\":[{\"role\":\"robot\",\"content\":\"a\"}]}", "messages", "role must be"},
-        {"{\"messages\":[{\"role\":\"user\"}]}", "messages", "content must be"},
-        {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", "messages",
-         "content must be"},
-        {"{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":[{}]}", "tools", "not supported"},
-    };
     serve("");
     for (size_t i = 0; i < ARRAY_LENGTH(wrong); i++)
         assert_refused("/v1/completions", wrong[i].body, wrong[i].param, wrong[i].says);
@@ -380,6 +388,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         SERVED(test_models),
         SERVED(test_answers_are_those_of_sample),
+        SERVED(test_chat_answers_are_those_of_sample),
         SERVED(test_streams),
         SERVED(test_at_the_same_time),
         SERVED(test_wrong_requests),

@@ -61,7 +61,8 @@ static void test_generation_equals_recomputation(void **state) {
     device->close(device);
 }
 
-/* Weights in bf16 give the logits of fp32 weights with the rounded values, for a prompt and for one token. */
+/* Weights in bf16 give the logits of fp32 weights with the rounded values, for a prompt and for one
+ * token. */
 static void test_weights_in_bf16(void **state) {
     struct device *device = device_open_cpu();
     struct ctx ctx;
@@ -177,12 +178,57 @@ static void test_batch_equals_single_texts(void **state) {
     device->close(device);
 }
 
+/* A text that begins as the one before it: what both have in common is not computed again, and the
+ * logits are those of the text alone to rounding. */
+static bool keep_logits(void *user, int64_t token, const float *logits) {
+    memcpy(user, logits, (size_t)small.vocab_size * sizeof *logits);
+    return true;
+}
+
+static void test_reuse(void **state) {
+    enum { COMMON = 9 };
+    struct device *device = device_open_cpu();
+    struct ctx ctx;
+    struct gpt gpt;
+    ctx_init(&ctx, device, device->ops, false);
+    generator_create(&gpt, &ctx, &small, DTYPE_F32, NULL, 0, 0);
+    gpt_init_weights(&gpt, 5);
+    for (int64_t i = 0; i < tensor_count(&gpt.params); i++) f32(&gpt.params)[i] *= 8.0f;
+    uint32_t prompt[2][12] = {{256, 1, 2, 3, 4, 5, 6, 7, 8, 50}, {256, 1, 2, 3, 4, 5, 6, 7, 8, 51, 52}};
+    int64_t count[2] = {10, 11};
+    struct sampler_options options = {0.0, 0, 1.0, 1};
+    struct sampler *s = sampler_new(&options, small.vocab_size);
+    float expected[257], got[257];
+    double flops[2];
+    for (int reuse = 0; reuse < 2; reuse++) {
+        struct batch *b = batch_new(&gpt, reuse);
+        for (int i = 0; i < 2; i++) {
+            float *logits = reuse ? got : expected;
+            struct generation g = {.sampler = s, .tokens = 1, .each = keep_logits, .user = logits};
+            batch_add(b, &g, prompt[i], count[i]);
+            ctx_reset_stats(&ctx);
+            while (batch_step(b)) {}
+            flops[reuse] = ctx.stats[OP_matmul_forward].flops;
+        }
+        batch_free(b);
+    }
+    for (int v = 0; v < 257; v++)
+        if (!(fabsf(got[v] - expected[v]) <= 1e-5f))
+            fail_msg("logit %d: %g, alone %g", v, got[v], expected[v]);
+    double block = 2.0 * (double)(gpt.layout.block * small.layers); /* FLOPs of a token */
+    assert_true(flops[0] - flops[1] == COMMON * block);
+    sampler_free(s);
+    ctx_free(&ctx);
+    device->close(device);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_generation_equals_recomputation),
         cmocka_unit_test(test_weights_in_bf16),
         cmocka_unit_test(test_text),
         cmocka_unit_test(test_batch_equals_single_texts),
+        cmocka_unit_test(test_reuse),
     };
     return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -1,4 +1,5 @@
-/* Choosing tokens: against a plain implementation of top-k and top-p, and the distribution that comes out. */
+/* Choosing tokens: against a plain implementation of top-k and top-p, and the distribution that comes
+ * out. */
 #include "test/test.h"
 
 #include "llmc/base/rng.h"
