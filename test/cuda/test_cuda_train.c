@@ -1,6 +1,6 @@
 /* Training on the CUDA back end, on a GPU or on the simulated one: ten steps against the CPU reference, the
  * same bits twice and at every recomputation level, a recorded graph against plain calls, checkpoints
- * between devices.
+ * between devices. Generation of several texts at once.
  *
  *     LLMC_TEST_SIZE=small test_cuda_train     only one step against the CPU, for a race checker */
 #include "test/scratch.h"
@@ -254,6 +254,55 @@ static void test_checkpoints_change_devices(void **state) {
     resume_on(false, true, DTYPE_BF16, 2e-3);
 }
 
+/* --- generation --- */
+
+/* Sequences of 1, 2 and 3 tokens that go on together have the logits that each has alone. */
+static void test_several_texts(void **state) {
+    enum { TEXTS = 3, V = 70 };
+    static const int32_t tokens[TEXTS][20] = {{3, 1, 4, 1, 5}, {9, 2, 6, 5, 3}, {58, 9, 7, 9, 3}};
+    float expected[256], *logits = (float *)xmalloc(TEXTS * 256 * sizeof *logits);
+    for (int half = 0; half < 2; half++) {
+        struct error err;
+        struct device *device = device_open_cuda(0, NULL, &err);
+        check(device, "%s", err.message);
+        struct ctx ctx;
+        struct gpt gpt;
+        ctx_init(&ctx, device, device->ops, false);
+        struct gpt_options options = {
+            .B = 1, .T = 20, .caches = 2 * TEXTS, .dtype = half ? DTYPE_BF16 : DTYPE_F32, .init_std = 0.2f};
+        gpt_create(&gpt, &ctx, &small, &options);
+        gpt_init_weights(&gpt, 7);
+        int64_t Vp = gpt_padded_vocab(&small);
+        for (int64_t i = 0; i < 2 * TEXTS;
+             i++) { /* each in a cache of those together, and in one of those alone */
+            gpt_use_cache(&gpt, i);
+            gpt_set_batch(&gpt, tokens[i % TEXTS], NULL);
+            gpt_forward(&gpt, 0, i % TEXTS + 1);
+        }
+        for (int64_t step = 1; step <= 2; step++) {
+            struct gpt_next next[TEXTS];
+            for (int64_t i = 0; i < TEXTS; i++) next[i] = (struct gpt_next){i, i + step, tokens[i][i + step]};
+            gpt_forward_next(&gpt, next, TEXTS);
+            gpt_next_logits(&gpt, TEXTS, logits);
+            for (int64_t i = 0; i < TEXTS; i++) {
+                gpt_use_cache(&gpt, TEXTS + i);
+                gpt_set_batch(&gpt, tokens[i], NULL);
+                gpt_forward(&gpt, i + step, 1);
+                gpt_logits(&gpt, i + step, expected);
+                for (int64_t v = 0; v < V; v++) {
+                    float x = logits[i * Vp + v], error = fabsf(x - expected[v]);
+                    if (!(error <= (half ? 0.05f : 1e-5f)))
+                        fail_msg("text %d, logit %d: %g, alone %g", (int)i, (int)v, (double)x,
+                                 (double)expected[v]);
+                }
+            }
+        }
+        ctx_free(&ctx);
+        device->close(device);
+    }
+    free(logits);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_fp32_equals_the_cpu),
@@ -264,6 +313,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_checkpoints_change_devices),
+        cmocka_unit_test(test_several_texts),
     };
     const char *size = getenv("LLMC_TEST_SIZE");
     if (size && strcmp(size, "small") == 0) cmocka_set_test_filter("test_*_the_cpu");
