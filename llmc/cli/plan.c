@@ -120,7 +120,7 @@ static char *say_model(const struct planned *p) {
     const char *adapters = "";
     if (p->run->lora.rank) {
         struct lora_layout l;
-        lora_layout(&l, m, &p->run->lora);
+        lora_make_layout(&l, m, &p->run->lora);
         adapters = temp_printf("; adapters of rank %" PRId64 ": %sparameters, which alone are trained",
                                p->run->lora.rank, human_count((double)l.count));
     }

@@ -186,7 +186,7 @@ struct adapter *adapter_open(const char *dir, const struct weights *base, struct
     bool ok = read_config(a, dir, err);
     if (ok) {
         struct lora_options all = {a->rank, a->scale, ~0u};
-        lora_layout(&a->layout, &base->config, &all);
+        lora_make_layout(&a->layout, &base->config, &all);
         a->pair = (float **)xcalloc((size_t)(base->config.layers * a->layout.parts * 2), sizeof *a->pair);
         a->layout.total = base->config.layers;
         ok = read_tensors(a, dir, base, err);

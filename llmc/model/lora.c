@@ -71,7 +71,7 @@ bool lora_targets_parse(unsigned *targets, const char *text, const struct gpt_co
     }
 }
 
-void lora_layout(struct lora_layout *l, const struct gpt_config *c, const struct lora_options *o) {
+void lora_make_layout(struct lora_layout *l, const struct gpt_config *c, const struct lora_options *o) {
     enum { ALIGN = 128 };
     struct lora_part all[LORA_MOST_PARTS];
     int count = all_parts(all, c);
@@ -102,7 +102,7 @@ void lora_create(struct gpt *g) {
     int64_t rank = g->options.lora.rank, matrix = 0, both = 0;
     check(g->options.train && !g->options.param_slots && !g->options.grad_slots,
           "adapters are for training on one process, or with --zero 0");
-    lora_layout(&l->layout, &g->config, &g->options.lora);
+    lora_make_layout(&l->layout, &g->config, &g->options.lora);
     check(l->layout.parts > 0, "adapters without targets");
     for (int i = 0; i < l->layout.parts; i++) {
         const struct lora_part *p = &l->layout.part[i];

@@ -55,7 +55,8 @@ struct lora_layout {
     int64_t block, total; /* elements of the adapters of a block, and of all, with gaps */
     int64_t count;        /* of all, without gaps */
 };
-void lora_layout(struct lora_layout *l, const struct gpt_config *config, const struct lora_options *options);
+void lora_make_layout(struct lora_layout *l, const struct gpt_config *config,
+                      const struct lora_options *options);
 
 struct lora {
     struct lora_layout layout;

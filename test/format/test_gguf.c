@@ -56,7 +56,7 @@ static const char *export_model(struct model *m, const struct gpt_config *c, con
     model_make(m, c, DTYPE_F32, false);
     paint_model(m, 5);
     ASSERT_OK(checkpoint_save(scratch_directory(), &m->zero, t, &state, &err), err);
-    ASSERT_OK(export_gguf(in_scratch("step-00000001"), path, type, &err), err);
+    ASSERT_OK(export_gguf(in_scratch("step-00000001"), NULL, path, type, &err), err);
     return path;
 }
 
@@ -122,11 +122,12 @@ static void exported_again(void **state) {
         struct model m;
         struct error err;
         const char *path = export_model(&m, &models[i], t, EXPORT_BF16), *again = in_scratch("again.gguf");
-        ASSERT_OK(export_gguf(path, again, EXPORT_BF16, &err), err);
+        ASSERT_OK(export_gguf(path, NULL, again, EXPORT_BF16, &err), err);
         assert_same_file(path, again);
-        ASSERT_OK(export_huggingface(in_scratch("step-00000001"), in_scratch("a"), EXPORT_BF16, true, &err),
-                  err);
-        ASSERT_OK(export_huggingface(path, in_scratch("b"), EXPORT_BF16, true, &err), err);
+        ASSERT_OK(
+            export_huggingface(in_scratch("step-00000001"), NULL, in_scratch("a"), EXPORT_BF16, true, &err),
+            err);
+        ASSERT_OK(export_huggingface(path, NULL, in_scratch("b"), EXPORT_BF16, true, &err), err);
         assert_same_file(in_scratch("a/model.safetensors"), in_scratch("b/model.safetensors"));
         assert_same_file(in_scratch("a/config.json"), in_scratch("b/config.json"));
         model_free(&m);

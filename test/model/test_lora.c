@@ -208,7 +208,7 @@ static void targets_are_the_layers_of_the_model(void **state) {
         }
         struct lora_options options = {RANK, 1.0f, targets};
         struct lora_layout l;
-        lora_layout(&l, &c, &options);
+        lora_make_layout(&l, &c, &options);
         assert_int_equal(l.parts, cases[i].parts);
     }
 }
@@ -288,7 +288,7 @@ static void frozen_weights_take_no_gradients_and_no_state(void **state) {
     assert_true(gpt_config_from_name(&c, "gpt2", NULL, &err));
     struct lora_options none = {0}, eight = {8, 2.0f, targets_of(&c, "all")};
     struct lora_layout l;
-    lora_layout(&l, &c, &eight);
+    lora_make_layout(&l, &c, &eight);
     assert_true(planned(d, &c, eight, MEM_OPTIMIZER) == 2 * 4 * l.total);
     assert_true(100 * planned(d, &c, eight, MEM_OPTIMIZER) < planned(d, &c, none, MEM_OPTIMIZER) * 2);
     assert_true(12 * planned(d, &c, eight, MEM_GRADIENTS) < planned(d, &c, none, MEM_GRADIENTS));
