@@ -3,6 +3,7 @@
 #include "llmc/cli/sample.h"
 
 #include "llmc/cli/commands.h"
+#include "llmc/corpus/pair_file.h"
 #include "llmc/format/model_config.h"
 #include "llmc/report/json_text.h"
 
@@ -33,6 +34,11 @@ static const struct option_row text_rows[] = {
         OPTION_BARE),
     OPT_TEXT(C, system, "system", NULL, "TEXT", "with --chat: the system message before it", 0),
     CHAT_TEMPLATE_OPTION(C),
+    OPT_TEXT(
+        C, source, "source", NULL, "TEXT",
+        "in place of --prompt: the source of a pair, for a model that was trained with --pairs, which writes "
+        "the target",
+        0),
     OPT_SIZE(C, tokens, "tokens", "200", 1, 1e9, "N", "largest number of tokens to generate", 0),
     OPT_INT(C, count, "count", "1", 1, 1e6, "N",
             "texts to generate from each prompt, with the seeds SEED, SEED+1, ...", 0),
@@ -78,6 +84,16 @@ static struct token_buffer encode_chat(const struct sample_config *c, const stru
     return tokens.ids;
 }
 
+static struct token_buffer encode_pair_source(struct sample *s, const char *text) {
+    struct token_buffer ids = {0};
+    struct error err;
+    s->answer.end = tokenizer_end_of_text(s->m.tokenizer);
+    check(s->answer.end >= 0, "--source: the tokenizer has no <|endoftext|>, which ends a source");
+    check(encode_source(s->m.tokenizer, text, &ids, &err), "--source: %s", err.message);
+    warn_about_length(&ids, &s->m.config);
+    return ids;
+}
+
 static void read_texts(struct sample *s) {
     const struct sample_config *c = s->c;
     char **texts, *one = NULL;
@@ -85,15 +101,16 @@ static void read_texts(struct sample *s) {
     if (c->prompt_file)
         texts = read_prompts(c->prompt_file, &s->prompt_count);
     else
-        one = read_prompt(c->chat ? c->chat : c->prompt), texts = &one;
+        one = read_prompt(c->chat ? c->chat : c->source ? c->source : c->prompt), texts = &one;
     s->prompts = (struct prompt *)xcalloc((size_t)s->prompt_count, sizeof *s->prompts);
     s->text_count = s->prompt_count * c->count;
     s->texts = (struct text *)xcalloc((size_t)s->text_count, sizeof *s->texts);
     for (int64_t i = 0; i < s->prompt_count; i++) {
         struct prompt *p = &s->prompts[i];
         p->text = texts[i];
-        p->ids = c->chat ? encode_chat(c, s->m.tokenizer, &s->m.config, p->text, &s->answer.end)
-                         : encode_prompt(s->m.tokenizer, &s->m.config, p->text);
+        p->ids = c->source ? encode_pair_source(s, p->text)
+                 : c->chat ? encode_chat(c, s->m.tokenizer, &s->m.config, p->text, &s->answer.end)
+                           : encode_prompt(s->m.tokenizer, &s->m.config, p->text);
     }
     if (texts != &one) free(texts);
     for (int64_t i = 0; i < s->text_count; i++) {
@@ -163,7 +180,7 @@ static void print_heading(const struct sample *s, int64_t i) {
     if (s->prompt_count > 1) printf("--- prompt %" PRId64, i / s->c->count + 1);
     if (s->c->count > 1) printf("%s seed %" PRIu64, s->prompt_count > 1 ? "," : "---", t->sampling.seed);
     if (s->text_count > 1) putchar('\n');
-    if (!s->c->chat) sample_put(s, t->prompt->text, (int64_t)strlen(t->prompt->text));
+    if (!s->c->chat && !s->c->source) sample_put(s, t->prompt->text, (int64_t)strlen(t->prompt->text));
 }
 
 /* Prints what is known of text `i` beyond the first *shown bytes (-1: nothing is shown yet). */
@@ -246,6 +263,8 @@ static void check_texts(const struct sample_config *c) {
     check(!c->chat || !c->prompt[0], "--chat and --prompt exclude each other: give one of them");
     check(!c->prompt_file || (!c->chat && !c->prompt[0]),
           "--prompt-file excludes --prompt and --chat: give one of them");
+    check(!c->source || (!c->chat && !c->prompt[0] && !c->prompt_file && !c->interactive),
+          "--source excludes --prompt, --prompt-file, --chat and --interactive: give one of them");
     check(c->chat || !c->system, "--system is for --chat, which is not given");
     check(c->chat || c->chat_template == CHAT_AUTO, "--chat-template is for --chat, which is not given");
 }
@@ -267,7 +286,7 @@ int cmd_sample(int argc, char **argv) {
     if (status >= 0) return status;
     check_texts(&c);
     struct sample s = {.c = &c, .terminal = isatty(STDOUT_FILENO)};
-    const char *encoded[] = {c.chat, c.prompt_file, c.stop, c.interactive ? "what is typed" : NULL};
+    const char *encoded[] = {c.chat, c.source, c.prompt_file, c.stop, c.interactive ? "what is typed" : NULL};
     const char *text = c.prompt;
     for (size_t i = 0; i < ARRAY_LENGTH(encoded); i++)
         if (encoded[i]) text = encoded[i];

@@ -9,7 +9,7 @@
 
 struct sample_config {
     struct text_model_config model;
-    const char *prompt, *prompt_file, *chat, *system, *stop;
+    const char *prompt, *prompt_file, *chat, *system, *source, *stop;
     enum chat_family chat_template;
     int64_t tokens, count, batch_size, top;
     struct sampling_config sampling;

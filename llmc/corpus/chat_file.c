@@ -8,29 +8,10 @@
 #include <xxhash.h>
 
 #include "llmc/base/options_value.h"
-#include "llmc/corpus/byte_stream.h"
 
 /* --- one line --- */
 
-/* Where a message points: "chat.jsonl:12". */
-struct place {
-    const char *path;
-    int64_t line;
-};
-
-static const char *json_kind(const json_t *v) {
-    static const char *const names[] = {"an object", "an array", "a string", "an integer",
-                                        "a number",  "true",     "false",    "null"};
-    return v ? names[json_typeof(v)] : "missing";
-}
-
-static bool is_blank(const char *text, int64_t size) {
-    for (int64_t i = 0; i < size; i++)
-        if (text[i] != ' ' && (text[i] < '\t' || text[i] > '\r')) return false;
-    return true;
-}
-
-static bool read_message(struct chat_message *m, const json_t *v, size_t i, const struct place *at,
+static bool read_message(struct chat_message *m, const json_t *v, size_t i, const struct line_place *at,
                          struct error *err) {
     const json_t *role = json_object_get(v, "role"), *content = json_object_get(v, "content");
     const char *word = json_string_value(role);
@@ -52,7 +33,7 @@ static bool read_message(struct chat_message *m, const json_t *v, size_t i, cons
                 at->path, at->line, i + 1);
 }
 
-static bool read_messages(struct conversation *c, const json_t *list, const struct place *at,
+static bool read_messages(struct conversation *c, const json_t *list, const struct line_place *at,
                           struct error *err) {
     bool answered = false;
     XXH3_state_t *hash = XXH3_createState();
@@ -79,13 +60,11 @@ static bool read_messages(struct conversation *c, const json_t *list, const stru
     return ok;
 }
 
-static bool add_line(struct chat_file *f, const char *line, int64_t size, const struct place *at,
+static bool add_line(void *user, const char *line, int64_t size, const struct line_place *at,
                      struct error *err) {
-    json_error_t why;
-    json_t *object = json_loadb(line, (size_t)size, JSON_REJECT_DUPLICATES, &why);
-    if (!object)
-        return fail(err, "%s:%" PRId64 ": not JSON, at byte %d of the line: %s", at->path, at->line,
-                    why.position, why.text);
+    struct chat_file *f = (struct chat_file *)user;
+    json_t *object = line_json(line, size, at, err);
+    if (!object) return false;
     if (f->count == f->capacity) {
         f->capacity = 2 * f->capacity + 256;
         f->conversations =
@@ -104,39 +83,9 @@ static bool add_line(struct chat_file *f, const char *line, int64_t size, const 
 
 /* --- the file --- */
 
-/* NULL with the reason; the caller frees. */
-static char *read_all(const char *path, int64_t *size, struct error *err) {
-    struct byte_stream *s = byte_stream_open(path, err);
-    char *text = NULL;
-    int64_t capacity = 0, n = s ? 1 : -1;
-    for (*size = 0; n > 0; *size += n) {
-        if (capacity - *size < 1 << 16) {
-            capacity = 2 * capacity + (1 << 20);
-            text = (char *)xrealloc(text, (size_t)capacity);
-        }
-        n = byte_stream_read(s, text + *size, capacity - *size, err);
-        if (n <= 0) break;
-    }
-    byte_stream_close(s);
-    if (n == 0) return text;
-    free(text);
-    return NULL;
-}
-
 bool chat_file_read(struct chat_file *f, const char *path, struct error *err) {
-    int64_t size = 0;
     *f = (struct chat_file){.path = xstrdup(path)};
-    char *text = read_all(path, &size, err);
-    bool ok = text != NULL;
-    struct place at = {path, 0};
-    int64_t begin = ok && size >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
-    for (int64_t end; ok && begin < size; begin = end + 1) {
-        const char *newline = (const char *)memchr(text + begin, '\n', (size_t)(size - begin));
-        end = newline ? newline - text : size;
-        at.line++;
-        if (!is_blank(text + begin, end - begin)) ok = add_line(f, text + begin, end - begin, &at, err);
-    }
-    free(text);
+    bool ok = read_lines(path, add_line, f, err);
     if (ok && f->count == 0) ok = fail(err, "%s: holds no conversation", path);
     if (!ok) chat_file_free(f);
     return ok;
@@ -152,105 +101,38 @@ void chat_file_free(struct chat_file *f) {
     *f = (struct chat_file){0};
 }
 
-/* --- validation --- */
-
 bool *chat_file_split(const struct chat_file *f, double fraction, struct error *err) {
-    bool *flags = (bool *)xcalloc((size_t)f->count + 1, sizeof *flags);
-    if (fraction == 0) return flags;
-    int64_t kept = 0, least = 0, most = 0;
-    for (int64_t i = 0; i < f->count; i++) {
-        uint64_t hash = f->conversations[i].hash;
-        flags[i] = (double)(hash >> 11) * 0x1p-53 < fraction;
-        kept += flags[i];
-        if (hash < f->conversations[least].hash) least = i;
-        if (hash > f->conversations[most].hash) most = i;
-    }
-    if (f->conversations[least].hash == f->conversations[most].hash) {
-        fail(err,
-             "%s: holds one conversation, of which no part can be kept for validation: add others, or give "
-             "--validation-fraction 0",
-             f->path);
-        free(flags);
-        return NULL;
-    }
-    /* those that are equal stay together */
-    for (int64_t i = 0; i < f->count; i++) {
-        uint64_t hash = f->conversations[i].hash;
-        if (kept == 0 && hash == f->conversations[least].hash) flags[i] = true;
-        if (kept == f->count && hash == f->conversations[most].hash) flags[i] = false;
-    }
+    uint64_t *hash = (uint64_t *)xmalloc((size_t)f->count * sizeof *hash);
+    for (int64_t i = 0; i < f->count; i++) hash[i] = f->conversations[i].hash;
+    bool *flags = split_samples(hash, f->count, fraction, f->path, "conversation", err);
+    free(hash);
     return flags;
 }
 
 /* --- tokens --- */
 
-struct encoded {
-    uint32_t *ids;
-    uint8_t *marks;
-    int64_t count, at; /* where they go */
+struct chats_as {
+    const struct chat_file *f;
+    const struct chat_format *format;
 };
 
-static bool encode_one(struct encoded *e, const struct conversation *c, const struct chat_format *format,
-                       struct chat_tokens *t, struct error *err) {
-    if (!chat_render(format, c->messages, c->count, false, t, err)) return false;
-    e->count = t->ids.count;
-    e->ids = (uint32_t *)xmalloc((size_t)e->count * sizeof *e->ids);
-    e->marks = (uint8_t *)xmalloc((size_t)e->count);
-    memcpy(e->ids, t->ids.ids, (size_t)e->count * sizeof *e->ids);
-    for (int64_t i = 0; i < e->count; i++) e->marks[i] = t->learned[i] ? 0 : MARK_GIVEN;
-    e->marks[0] |= MARK_BEGINS;
-    return true;
-}
-
-/* False, with the first conversation that cannot be encoded. */
-static bool encode_all(struct encoded *parts, const struct chat_file *f, const bool *flags, bool flag,
-                       const struct chat_format *format, struct error *err) {
-    int64_t bad = INT64_MAX;
-#pragma omp parallel
-    {
-        struct chat_tokens t = {0};
-#pragma omp for schedule(dynamic, 16)
-        for (int64_t i = 0; i < f->count; i++) {
-            struct error why;
-            if (flags && flags[i] != flag) continue;
-            if (encode_one(&parts[i], &f->conversations[i], format, &t, &why)) continue;
-#pragma omp critical
-            if (i < bad) {
-                bad = i;
-                fail(err, "%s:%" PRId64 ": %s", f->path, f->conversations[i].line, why.message);
-            }
-        }
-        chat_tokens_free(&t);
-    }
-    return bad == INT64_MAX;
+static bool encode_chat(const void *user, int64_t i, struct chat_tokens *out, struct error *err) {
+    const struct chats_as *as = (const struct chats_as *)user;
+    const struct conversation *c = &as->f->conversations[i];
+    struct error why;
+    return chat_render(as->format, c->messages, c->count, false, out, &why) ||
+           fail(err, "%s:%" PRId64 ": %s", as->f->path, c->line, why.message);
 }
 
 struct dataset *chat_file_encode(const struct chat_file *f, const bool *flags, bool flag,
                                  const struct chat_format *format, int64_t *longest, struct error *err) {
-    struct encoded *parts = (struct encoded *)xcalloc((size_t)f->count, sizeof *parts);
-    struct dataset *d = NULL;
-    int64_t total = 0;
-    bool ok = encode_all(parts, f, flags, flag, format, err);
-    for (int64_t i = 0; i < f->count; i++) {
-        parts[i].at = total;
-        total += parts[i].count;
-        *longest = max_i64(*longest, parts[i].count);
-    }
-    if (ok) {
-        uint32_t *tokens = (uint32_t *)xmalloc((size_t)(total + 1) * sizeof *tokens);
-        uint8_t *marks = (uint8_t *)xmalloc((size_t)total + 1);
-        for (int64_t i = 0; i < f->count; i++) {
-            if (!parts[i].count) continue;
-            memcpy(tokens + parts[i].at, parts[i].ids, (size_t)parts[i].count * sizeof *tokens);
-            memcpy(marks + parts[i].at, parts[i].marks, (size_t)parts[i].count);
-        }
-        d = dataset_from_marked_tokens(f->path, tokens, marks, total,
-                                       tokenizer_vocab_size(format->tokenizer));
-    }
-    for (int64_t i = 0; i < f->count; i++) {
-        free(parts[i].ids);
-        free(parts[i].marks);
-    }
-    free(parts);
-    return d;
+    struct chats_as as = {f, format};
+    struct sample_set s = {.path = f->path,
+                           .count = f->count,
+                           .flags = flags,
+                           .flag = flag,
+                           .encode = encode_chat,
+                           .user = &as,
+                           .vocab_size = tokenizer_vocab_size(format->tokenizer)};
+    return encode_samples(&s, longest, err);
 }

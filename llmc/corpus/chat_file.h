@@ -8,14 +8,11 @@
 #ifndef LLMC_CHAT_FILE_H
 #define LLMC_CHAT_FILE_H
 
-#include "llmc/corpus/dataloader.h"
-#include "llmc/text/chat.h"
+#include "llmc/corpus/sample_file.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-struct json_t;
 
 struct conversation {
     struct chat_message *messages; /* (count) */
@@ -36,14 +33,10 @@ struct chat_file {
 bool chat_file_read(struct chat_file *f, const char *path, struct error *err);
 void chat_file_free(struct chat_file *f);
 
-/* Which conversations are for validation, about `fraction` (at most 0.5) of them: a hash of its text decides
- * for each, so that further ones move none. Neither side is empty. (count) flags, which the caller frees;
- * NULL with the reason if there are too few. */
+/* As split_samples() has it. */
 bool *chat_file_split(const struct chat_file *f, double fraction, struct error *err);
 
-/* The conversations with this flag (NULL: all) as a data set: what the assistant does not say is
- * MARK_GIVEN. Uses all cores. *longest receives the tokens of the longest conversation, unless it is more
- * already. */
+/* As encode_samples() has it: the assistant's words, and the tokens that end its turns, are learned. */
 struct dataset *chat_file_encode(const struct chat_file *f, const bool *flags, bool flag,
                                  const struct chat_format *format, int64_t *longest, struct error *err);
 

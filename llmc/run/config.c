@@ -44,6 +44,12 @@ static const struct option_row data_rows[] = {
              "\"system|user|assistant\", \"content\": TEXT}, ...]}; only what the assistant says is learned",
              0),
     CHAT_TEMPLATE_OPTION(C),
+    OPT_TEXT(
+        C, pairs, "pairs", NULL, "FILE",
+        "learn to write a target from a source: lines (also .gz, .zst) of SOURCE<tab>TARGET or of "
+        "{\"source\": TEXT, \"target\": TEXT}; only the target is learned. With --mask prefix the source "
+        "is read in both directions",
+        0),
     OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
              "tokenizer.json, a directory with one, or the word bytes (default: train one on the text)", 0),
     OPT_SIZE(C, stories, "stories", "40k", 100, 1e9, "N", "stories in the built-in corpus", 0),
@@ -51,12 +57,12 @@ static const struct option_row data_rows[] = {
              "share of the text that is held out for validation (0: none)", 0),
     OPT_WORD(
         C, samples, "samples", "auto", "auto|windows|documents|apart", NULL,
-        "what a training sequence is: a window of T tokens that begins anywhere, whole documents or "
-        "conversations from their start, as many as fit, or one conversation (auto: documents for the stories, "
-        "apart for --chat, windows otherwise)",
+        "what a training sequence is: a window of T tokens that begins anywhere, whole documents, conversations "
+        "or pairs from their start, as many as fit, or one of these (auto: documents for the stories, apart for "
+        "--chat and --pairs, windows otherwise)",
         0),
     OPT_FLAG(C, shuffle, "shuffle", "true",
-             "visit the windows or conversations in a new random order in every epoch", 0),
+             "visit the windows, conversations or pairs in a new random order in every epoch", 0),
 };
 static const struct option_row batch_rows[] = {
     OPT_INT(C, batch_size, "batch-size", "auto", 0, 1 << 20, "B",
@@ -72,7 +78,7 @@ static const struct option_row batch_rows[] = {
              0),
     OPT_SIZE(
         C, steps, "steps", "auto", 0, 1e12, "N",
-        "optimizer steps (auto: --epochs decides; without it 2600 for the stories, three epochs of --chat, "
+        "optimizer steps (auto: --epochs decides; without it 2600 for the stories, three epochs of --chat or --pairs, "
         "else one, but at least 500)",
         0),
     OPT_REAL(C, epochs, "epochs", "0", 0, 1e9, "X", "passes over the training data; used if --steps is 0", 0),
@@ -268,7 +274,7 @@ bool run_starts_from_weights(const struct run_config *c) {
            (gpt_preset_exists(c->model) ? checkpoint_holds_model(c->model) : path_exists(c->model));
 }
 
-static bool on_stories(const struct run_config *c) { return !c->text && !c->data && !c->chat; }
+static bool on_stories(const struct run_config *c) { return !c->text && !c->data && !run_samples_file(c); }
 
 /* The model of the stories where nothing is said of it. Rotary positions find what was said before by its
  * distance: after 2,000 steps they are 6.5 % above the entropy, learned ones 8.4 %. */
@@ -400,24 +406,24 @@ enum { STORY_TOKENS = 116 };
 
 /* Shorter rows compute less, and multiples of 16 suit the hardware. The last token is only a target. */
 static int64_t longest_sequence(const struct run_config *c) {
-    return c->chat ? min_i64(1024, round_up(max_i64(1, c->longest - 1), 16)) : 1024;
+    return run_samples_file(c) ? min_i64(1024, round_up(max_i64(1, c->longest - 1), 16)) : 1024;
 }
 
 static bool choose_samples(struct run_config *c, struct error *err) {
+    const char *apart = run_samples_file(c);
     if (c->samples == SAMPLES_CHOICE_AUTO)
-        c->samples = c->chat              ? SAMPLES_CHOICE_APART
+        c->samples = apart                ? SAMPLES_CHOICE_APART
                      : c->text || c->data ? SAMPLES_CHOICE_WINDOWS
                                           : SAMPLES_CHOICE_DOCUMENTS;
-    if (c->samples == SAMPLES_CHOICE_APART && !c->chat)
-        return fail(err, "--samples apart: only --chat has conversations, which are kept apart");
-    return c->samples != SAMPLES_CHOICE_WINDOWS || !c->chat ||
-           fail(err, "--samples windows: conversations of --chat are not cut; give apart or documents");
+    if (c->samples == SAMPLES_CHOICE_APART && !apart)
+        return fail(err, "--samples apart: only --chat and --pairs have samples that are kept apart");
+    return c->samples != SAMPLES_CHOICE_WINDOWS || !apart ||
+           fail(err, "--samples windows: samples of --%s are not cut; give apart or documents",
+                run_samples_option(c));
 }
 
 static bool complete_adapters(struct run_config *c, const struct gpt_config *model, struct error *err) {
     if (!c->lora_rank) return true;
-    if (!run_starts_from_weights(c))
-        return fail(err, "--lora %" PRId64 ": adapters need a model to adapt: --model DIR", c->lora_rank);
     if (c->optimizer == OPTIMIZER_CHOICE_MUON)
         return fail(err,
                     "--optimizer muon is for the matrices of the blocks, which --lora does not train; give "
@@ -477,9 +483,9 @@ static bool choose_steps(struct run_config *c, const struct options *o, int64_t 
     }
     if (steps > epochs) c->epochs = 0; /* that was another plan */
     if (!c->steps)
-        c->steps = on_stories(c) ? STORIES_STEPS
-                   : c->chat     ? max_i64(1, 3 * epoch_samples * c->seq_len / c->tokens_per_step)
-                                 : max_i64(FEWEST_STEPS, epoch_steps);
+        c->steps = on_stories(c)         ? STORIES_STEPS
+                   : run_samples_file(c) ? max_i64(1, 3 * epoch_samples * c->seq_len / c->tokens_per_step)
+                                         : max_i64(FEWEST_STEPS, epoch_steps);
     return c->steps >= step || fail(err,
                                     "--steps %" PRId64 ": the run has already made %" PRId64
                                     " steps; give more, or leave the option out",

@@ -36,7 +36,7 @@ struct run_config {
     const char *model;       /* preset, or a directory with weights; NULL: RUN_DEFAULT_MODEL */
     struct gpt_config shape; /* what is said of it; the vocabulary also goes to a tokenizer that is trained */
     /* data */
-    const char *text, *field, *data, *val, *chat, *tokenizer;
+    const char *text, *field, *data, *val, *chat, *pairs, *tokenizer;
     enum chat_family chat_template;
     enum text_format format;
     int64_t stories;
@@ -76,7 +76,7 @@ struct run_config {
     int64_t zero_group;
     bool bind, rank_logs, tensorboard;
     int64_t world;   /* processes of the run; not an option, run_open() sets it; 0 means 1 */
-    int64_t longest; /* tokens of the longest conversation; not an option, run_data_open() knows it */
+    int64_t longest; /* tokens of the longest conversation or pair; not an option, run_data_open() knows it */
     /* device and memory */
     const char *device;
     enum dtype_choice dtype;
@@ -86,6 +86,14 @@ struct run_config {
     bool graph, master_weights, stochastic_rounding, tf32;
     const char *autotune;
 };
+
+/* The file of samples that stay apart, or NULL, and the option that names it. */
+static inline const char *run_samples_file(const struct run_config *c) {
+    return c->chat ? c->chat : c->pairs;
+}
+static inline const char *run_samples_option(const struct run_config *c) {
+    return c->chat ? "chat" : "pairs";
+}
 
 extern const struct option_group run_option_groups[];
 enum { RUN_OPTION_GROUPS = 10 };

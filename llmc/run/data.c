@@ -158,16 +158,18 @@ static bool encode(struct run_data *d, const struct run_config *c, const struct 
     return true;
 }
 
-/* --- conversations --- */
+/* --- conversations and pairs --- */
+
+static bool need_tokenizer(const struct run_data *d, const struct run_config *c, struct error *err) {
+    return d->tokenizer ||
+           fail(err, "--%s %s: there is no tokenizer; --tokenizer names one, or --model a directory with one",
+                run_samples_option(c), run_samples_file(c));
+}
 
 /* By the tokens that begin and end a text of the weights' model. */
 static bool open_chat_format(struct run_data *d, const struct run_config *c, const struct run_weights *w,
                              struct error *err) {
     struct gpt_config model = {.vocab_size = 0};
-    if (!d->tokenizer)
-        return fail(
-            err, "--chat %s: there is no tokenizer; --tokenizer names one, or --model a directory with one",
-            c->chat);
     if (w->checkpoint && !checkpoint_config(&model, w->checkpoint, err)) return false;
     if (!model_chat_open(&d->chat, c->chat_template, d->tokenizer, &model, err)) return false;
     char *jinja = xstrdup(chat_jinja(&d->chat));
@@ -176,45 +178,77 @@ static bool open_chat_format(struct run_data *d, const struct run_config *c, con
     return true;
 }
 
-/* Samples answer the first conversation of the validation set, or of all. */
-static bool choose_prompt(struct run_data *d, const struct chat_file *f, const bool *validation,
-                          struct error *err) {
-    int64_t i = 0, count = 0;
-    while (i + 1 < f->count && !validation[i]) i++;
-    if (!validation[i]) i = 0;
-    const struct conversation *c = &f->conversations[i];
-    while (c->messages[count].role != CHAT_ASSISTANT) count++;
-    d->chat_prompt_text = xstrdup(count ? c->messages[count - 1].text : "");
-    return chat_render(&d->chat, c->messages, count, true, &d->chat_prompt, err);
+/* Samples answer the first one of the validation set, or of all. */
+static int64_t first_of(const bool *validation, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        if (validation[i]) return i;
+    return 0;
 }
 
-static bool encode_chat(struct run_data *d, struct run_config *c, const struct chat_file *f,
-                        const bool *validation, struct error *err) {
+static bool choose_chat_prompt(struct run_data *d, const struct conversation *c, struct error *err) {
+    int64_t count = 0;
+    while (c->messages[count].role != CHAT_ASSISTANT) count++;
+    d->prompt_text = xstrdup(count ? c->messages[count - 1].text : "");
+    d->prompt_end = d->chat.end_of_turn;
+    return chat_render(&d->chat, c->messages, count, true, &d->prompt, err);
+}
+
+/* Both sets are there, and `kept` of `all` samples are for validation. */
+static void summarize(struct run_data *d, const struct run_config *c, const char *what, int64_t all,
+                      const bool *validation) {
     int64_t kept = 0;
-    for (int64_t i = 0; i < f->count; i++) kept += validation[i];
-    c->longest = 0;
-    if (!(d->train = chat_file_encode(f, validation, false, &d->chat, &c->longest, err))) return false;
-    if (kept && !(d->val = chat_file_encode(f, validation, true, &d->chat, &c->longest, err))) return false;
+    for (int64_t i = 0; i < all; i++) kept += validation[i];
     d->val_order = SAMPLES_APART;
-    snprintf(d->summary, sizeof d->summary,
-             "%.120s: %" PRId64 " conversations by the template %s, %stokens; %" PRId64
-             " conversations for validation",
-             c->chat, f->count - kept, chat_family_name(d->chat.family),
-             human_count((double)dataset_tokens(d->train)), kept);
-    return true;
+    snprintf(d->summary, sizeof d->summary, "%.120s: %" PRId64 " %s, %stokens; %" PRId64 " for validation",
+             run_samples_file(c), all - kept, what, human_count((double)dataset_tokens(d->train)), kept);
 }
 
 static bool open_chat(struct run_data *d, struct run_config *c, const struct run_weights *w,
                       struct error *err) {
     struct chat_file f;
-    if (!check_read_once("chat", c->chat, c->world, err) || !choose_tokenizer(d, c, w, NULL, err) ||
-        !open_chat_format(d, c, w, err) || !chat_file_read(&f, c->chat, err))
-        return false;
+    if (!open_chat_format(d, c, w, err) || !chat_file_read(&f, c->chat, err)) return false;
     bool *validation = chat_file_split(&f, c->validation_fraction, err);
-    bool ok = validation && choose_prompt(d, &f, validation, err) && encode_chat(d, c, &f, validation, err);
+    bool ok = validation && choose_chat_prompt(d, &f.conversations[first_of(validation, f.count)], err) &&
+              (d->train = chat_file_encode(&f, validation, false, &d->chat, &c->longest, err));
+    if (ok && validation[first_of(validation, f.count)])
+        ok = (d->val = chat_file_encode(&f, validation, true, &d->chat, &c->longest, err)) != NULL;
+    if (ok)
+        summarize(d, c, temp_printf("conversations by the template %s", chat_family_name(d->chat.family)),
+                  f.count, validation);
     free(validation);
     chat_file_free(&f);
     return ok;
+}
+
+static bool open_pairs(struct run_data *d, struct run_config *c, struct error *err) {
+    struct pair_file f;
+    if (run_end_of_text(d) < 0)
+        return fail(err, "--pairs %s: the tokenizer has no <|endoftext|>, which ends a source and a target",
+                    c->pairs);
+    if (!pair_file_read(&f, c->pairs, err)) return false;
+    bool *validation = pair_file_split(&f, c->validation_fraction, err);
+    bool ok =
+        validation && (d->train = pair_file_encode(&f, validation, false, d->tokenizer, &c->longest, err));
+    if (ok) {
+        int64_t first = first_of(validation, f.count);
+        d->prompt_text = xstrdup(f.pairs[first].source);
+        d->prompt_end = run_end_of_text(d);
+        ok = encode_source(d->tokenizer, d->prompt_text, &d->prompt.ids, err) &&
+             (!validation[first] ||
+              (d->val = pair_file_encode(&f, validation, true, d->tokenizer, &c->longest, err)));
+    }
+    if (ok) summarize(d, c, "pairs", f.count, validation);
+    free(validation);
+    pair_file_free(&f);
+    return ok;
+}
+
+static bool open_apart(struct run_data *d, struct run_config *c, const struct run_weights *w,
+                       struct error *err) {
+    c->longest = 0;
+    return check_read_once(run_samples_option(c), run_samples_file(c), c->world, err) &&
+           choose_tokenizer(d, c, w, NULL, err) && need_tokenizer(d, c, err) &&
+           (c->chat ? open_chat(d, c, w, err) : open_pairs(d, c, err));
 }
 
 /* --- opening --- */
@@ -274,11 +308,15 @@ bool run_data_open(struct run_data *d, struct run_config *c, const struct run_we
     memset(d, 0, sizeof *d);
     d->floor_loss = NAN;
     if (c->text && c->data) return fail(err, "--text and --data exclude each other: give one of them");
-    if (c->chat && (c->text || c->data))
-        return fail(err, "--chat and --%s exclude each other: give one of them", c->text ? "text" : "data");
+    if (run_samples_file(c) && (c->text || c->data))
+        return fail(err, "--%s and --%s exclude each other: give one of them", run_samples_option(c),
+                    c->text ? "text" : "data");
+    if (c->chat && c->pairs) return fail(err, "--chat and --pairs exclude each other: give one of them");
     if (c->val && !c->data)
         return fail(err, "--val is for --data; of a text, --validation-fraction is held out");
-    return c->chat ? open_chat(d, c, w, err) : c->data ? open_data(d, c, w, err) : open_text(d, c, w, err);
+    return run_samples_file(c) ? open_apart(d, c, w, err)
+           : c->data           ? open_data(d, c, w, err)
+                               : open_text(d, c, w, err);
 }
 
 bool run_data_set_vocabulary(struct run_data *d, int64_t model_vocab, struct error *err) {
@@ -291,7 +329,7 @@ bool run_data_set_vocabulary(struct run_data *d, int64_t model_vocab, struct err
 }
 
 bool run_data_check_samples(const struct run_data *d, const struct run_config *c, struct error *err) {
-    return c->samples != SAMPLES_CHOICE_DOCUMENTS || c->chat || run_end_of_text(d) >= 0 ||
+    return c->samples != SAMPLES_CHOICE_DOCUMENTS || run_samples_file(c) || run_end_of_text(d) >= 0 ||
            fail(err, "--samples documents: %s; --samples windows needs no documents",
                 d->tokenizer ? "the tokenizer has no <|endoftext|> token that begins one"
                              : "where a document of --data begins is not known: --tokenizer must name the "
@@ -317,8 +355,8 @@ void run_data_close(struct run_data *d) {
     if (d->val) dataset_free(d->val);
     if (d->tokenizer) tokenizer_free(d->tokenizer);
     chat_close(&d->chat);
-    chat_tokens_free(&d->chat_prompt);
-    free(d->chat_prompt_text);
+    chat_tokens_free(&d->prompt);
+    free(d->prompt_text);
     shard_tokenizer_free(&d->shards);
     shard_tokenizer_free(&d->val_shards);
     memset(d, 0, sizeof *d);

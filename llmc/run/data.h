@@ -4,6 +4,7 @@
 #define LLMC_RUN_DATA_H
 
 #include "llmc/corpus/chat_file.h"
+#include "llmc/corpus/pair_file.h"
 #include "llmc/corpus/shard_manifest.h"
 #include "llmc/run/config.h"
 #include "llmc/text/tokenizer.h"
@@ -20,9 +21,10 @@ struct run_data {
     bool stories;            /* the built-in corpus, whose samples can be graded */
     struct chat_format chat; /* of --chat */
     struct chat_tokens
-        chat_prompt;        /* what samples of --chat answer: a conversation up to its first answer, ... */
-    char *chat_prompt_text; /* ... and the user's last words in it */
-    char summary[256];      /* one line for the user */
+        prompt;         /* of --chat and --pairs, what samples answer: a conversation up to its first */
+    char *prompt_text;  /* answer, or a source; the user's last words in it; the token that ends the */
+    int64_t prompt_end; /* answer */
+    char summary[256];  /* one line for the user */
 };
 
 /* The weights that the run starts from. */

@@ -56,9 +56,9 @@ void run_validate(struct run *r) {
     struct dataloader *loader = run_open_validation(r, &err);
     check(loader, "%s", err.message);
     int64_t all = ceil_div(dataloader_samples(loader), r->config.batch_size);
-    int64_t batches = r->config.val_batches                 ? r->config.val_batches
-                      : r->data.val_bytes || r->config.chat ? all
-                                                            : 20;
+    int64_t batches = r->config.val_batches                               ? r->config.val_batches
+                      : r->data.val_bytes || run_samples_file(&r->config) ? all
+                                                                          : 20;
     struct eval_progress progress = {report_progress, r};
     batches = min_i64(batches, all);
     int64_t own = batches / world + (rank < batches % world);
@@ -140,11 +140,11 @@ static char *sample_text(struct run *r, uint64_t seed) {
     struct rank_busy *busy = rank_busy_begin(r->group, "writing a sample", r->state.step);
     int64_t tokens = r->data.stories ? min_i64(r->model.context - 1, STORY_TOKENS) : 200;
     char *text;
-    if (r->config.chat) {
-        const struct token_buffer *prompt = &r->data.chat_prompt.ids;
+    if (run_samples_file(&r->config)) {
+        const struct token_buffer *prompt = &r->data.prompt.ids;
         char *answer = generate_answer(&r->generator, r->data.tokenizer, &sampling, prompt->ids,
-                                       prompt->count, tokens, r->data.chat.end_of_turn);
-        text = xasprintf("%s\n-> %s", r->data.chat_prompt_text, answer);
+                                       prompt->count, tokens, r->data.prompt_end);
+        text = xasprintf("%s\n-> %s", r->data.prompt_text, answer);
         free(answer);
     } else {
         text = generate_text(&r->generator, r->data.tokenizer, &sampling, "", tokens);

@@ -10,7 +10,8 @@ static bool adapters(const struct run *r) { return r->config.lora_rank; }
 static bool no_chat(const struct run *r) { return !r->config.chat; }
 static bool shards(const struct run *r) { return r->config.data; }
 static bool shuffled_documents(const struct run *r) {
-    return r->config.samples == SAMPLES_CHOICE_DOCUMENTS && r->config.shuffle && !r->config.chat;
+    return r->config.samples == SAMPLES_CHOICE_DOCUMENTS && r->config.shuffle &&
+           !run_samples_file(&r->config);
 }
 static bool no_wsd(const struct run *r) { return r->config.schedule != SCHEDULE_WSD; }
 static bool no_end_of_decay(const struct run *r) {

@@ -221,13 +221,14 @@ static void print_sample_command(const struct run *r) {
     if (gpt_looks_ahead(&r->model)) return;
     char *program = program_name(NULL), *out = shell_quote(r->out),
          *base = shell_quote(r->start ? r->start : "");
-    char *says = shell_quote(r->config.chat ? r->data.chat_prompt_text : "");
+    char *says = shell_quote(run_samples_file(&r->config) ? r->data.prompt_text : "");
     say("sample    %s sample --from %s%s%s%s%s\n", program, r->config.lora_rank ? base : out,
         r->config.lora_rank ? " --adapter " : "", r->config.lora_rank ? out : "",
-        r->data.stories  ? " --prompt Once"
-        : r->config.chat ? " --chat "
-                         : "",
-        r->config.chat ? says : "");
+        r->data.stories   ? " --prompt Once"
+        : r->config.chat  ? " --chat "
+        : r->config.pairs ? " --source "
+                          : "",
+        run_samples_file(&r->config) ? says : "");
     free(says);
     free(base);
     free(program);

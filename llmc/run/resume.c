@@ -24,6 +24,7 @@ static const struct resume_row {
     {"val", RESUME_WARNED},
     {"chat", RESUME_DATA},
     {"chat-template", RESUME_DATA},
+    {"pairs", RESUME_DATA},
     {"tokenizer", RESUME_DATA},
     {"stories", RESUME_DATA},
     {"validation-fraction", RESUME_DATA},
@@ -240,15 +241,16 @@ static bool is_open(const struct option_row *row, const char *value) {
  * data, because two such options exclude each other. */
 static bool other_source(const struct run_config *was, const char *option) {
     return (strcmp(option, "text") == 0 && !was->text) || (strcmp(option, "data") == 0 && !was->data) ||
-           (strcmp(option, "chat") == 0 && !was->chat);
+           (strcmp(option, "chat") == 0 && !was->chat) || (strcmp(option, "pairs") == 0 && !was->pairs);
 }
 
 static bool refuse_source(const struct resume *r, const char *option, const char *is, struct error *err) {
     const struct run_config *c = &r->config;
     const char *was = c->text   ? temp_printf("--text %s", c->text)
                       : c->data ? temp_printf("--data %s", c->data)
-                      : c->chat ? temp_printf("--chat %s", c->chat)
-                                : "the built-in stories";
+                      : run_samples_file(c)
+                          ? temp_printf("--%s %s", run_samples_option(c), run_samples_file(c))
+                          : "the built-in stories";
     return fail(err, "--%s %s: %s is of a run that trains on %s; leave the option out at --resume", option,
                 is, r->checkpoint, was);
 }

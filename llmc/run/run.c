@@ -31,7 +31,7 @@
 /* Of runs/stories, runs/stories-2, ... the first that does not exist, or the last that holds a run (to
  * resume). */
 static char *default_out(const struct run_config *c, bool existing, struct error *err) {
-    const char *name = c->text || c->data || c->chat ? "train" : "stories";
+    const char *name = c->text || c->data || run_samples_file(c) ? "train" : "stories";
     char *path = xasprintf("runs/%s", name), *last = NULL;
     for (int i = 2; path_exists(path); i++) {
         if (directory_holds_run(path)) {
@@ -51,13 +51,9 @@ static bool check_inputs(const struct run *r, struct error *err) {
     const struct run_config *c = &r->config;
     const struct {
         const char *option, *value;
-    } inputs[] = {{"text", c->text},
-                  {"data", c->data},
-                  {"val", c->val},
-                  {"chat", c->chat},
-                  {"tokenizer", c->tokenizer},
-                  {"model", c->model},
-                  {"eval-tasks", c->eval_tasks}};
+    } inputs[] = {
+        {"text", c->text},   {"data", c->data},           {"val", c->val},     {"chat", c->chat},
+        {"pairs", c->pairs}, {"tokenizer", c->tokenizer}, {"model", c->model}, {"eval-tasks", c->eval_tasks}};
     for (size_t i = 0; i < ARRAY_LENGTH(inputs); i++)
         if (!owner_check_input(&r->owner, inputs[i].option, inputs[i].value, err)) return false;
     return true;
@@ -111,12 +107,14 @@ static void choose(struct run *r) {
     check_all_ranks(r->group, ok, &err);
 }
 
-/* Says once what a conversation that does not fit loses. */
+/* Says once what samples that do not fit lose. */
 static void warn_about_cut(const struct run *r, const struct dataloader *l, const char *what) {
-    if (dataloader_cut(l))
-        warn("--chat %s: %" PRId64 " conversations for %s are longer than --seq-len %" PRId64
-             " and lose their ends; %" PRId64 " of them lose all that the assistant says, and are left out",
-             r->config.chat, dataloader_cut(l), what, r->config.seq_len, dataloader_left_out(l));
+    const struct run_config *c = &r->config;
+    if (!dataloader_cut(l)) return;
+    warn("--%s %s: %" PRId64 " %ss for %s are longer than --seq-len %" PRId64 " and lose their ends; %" PRId64
+         " of them lose all that %s, and are left out",
+         run_samples_option(c), run_samples_file(c), dataloader_cut(l), c->chat ? "conversation" : "pair",
+         what, c->seq_len, dataloader_left_out(l), c->chat ? "the assistant says" : "is to be learned");
 }
 
 static struct dataloader *open_loader(const struct run *r, struct error *err) {
@@ -128,7 +126,7 @@ static struct dataloader *open_loader(const struct run *r, struct error *err) {
                                      .order = c->samples != SAMPLES_CHOICE_WINDOWS ? orders[c->samples]
                                               : c->shuffle                         ? SAMPLES_SHUFFLED
                                                                                    : SAMPLES_IN_ORDER,
-                                     .shuffle_rows = c->chat && c->shuffle,
+                                     .shuffle_rows = run_samples_file(c) && c->shuffle,
                                      .end_of_text = run_end_of_text(&r->data),
                                      .seed = (uint64_t)c->seed,
                                      .step_samples = c->tokens_per_step / c->seq_len,
@@ -188,6 +186,8 @@ static bool open_data_and_model(struct run *r, const struct resume *was, struct 
         r->adapter = r->start;
         r->start = NULL;
     }
+    if (c->lora_rank && !run_starts_from_weights(c))
+        return fail(err, "--lora %" PRId64 ": adapters need a model to adapt: --model DIR", c->lora_rank);
     bool fine_tunes = !r->start && run_starts_from_weights(c);
     if (fine_tunes && !(r->start = checkpoint_find(c->model, err))) return false;
     if (r->resumed && !(checkpoint_config(&r->model, r->start, err) &&

@@ -201,7 +201,7 @@ struct renderer {
     bool failed;
 };
 
-static void set_learned(struct chat_tokens *out, int64_t from, bool learned) {
+void chat_mark_learned(struct chat_tokens *out, int64_t from, bool learned) {
     if (out->ids.count > out->capacity) {
         out->capacity = 2 * out->ids.count;
         out->learned = (uint8_t *)xrealloc(out->learned, (size_t)out->capacity);
@@ -213,7 +213,7 @@ static void encode_text(struct renderer *r, bool learned) {
     int64_t from = r->out->ids.count;
     if (r->size && tokenizer_encode(r->f->tokenizer, r->text, r->size, &r->out->ids) < 0) r->failed = true;
     r->size = 0;
-    set_learned(r->out, from, learned);
+    chat_mark_learned(r->out, from, learned);
 }
 
 static void put_token(struct renderer *r, int64_t id, bool learned) {
@@ -223,7 +223,7 @@ static void put_token(struct renderer *r, int64_t id, bool learned) {
     from = r->out->ids.count;
     token_buffer_reserve(&r->out->ids, 1);
     r->out->ids.ids[r->out->ids.count++] = (uint32_t)id;
-    set_learned(r->out, from, learned);
+    chat_mark_learned(r->out, from, learned);
 }
 
 static void put_text(struct renderer *r, const char *text, int64_t size) {

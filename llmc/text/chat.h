@@ -66,6 +66,8 @@ struct chat_tokens {
     int64_t capacity;
 };
 void chat_tokens_free(struct chat_tokens *out);
+/* Sets `learned` for the tokens from `from` on. */
+void chat_mark_learned(struct chat_tokens *out, int64_t from, bool learned);
 
 /* The tokens of a conversation replace what is in *out. With `answer` they end where the assistant is to
  * speak. Marks are single tokens. A mark inside a message is ordinary text, so nobody can speak as somebody

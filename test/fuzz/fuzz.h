@@ -24,6 +24,7 @@ typedef void fuzz_seed_fn(void *user, const void *data, size_t size);
     X(tokenizer_json)                                                                                        \
     X(tokenizer_gpt2)                                                                                        \
     X(chat_file)                                                                                             \
+    X(pair_file)                                                                                             \
     X(task_json)                                                                                             \
     X(task_csv)                                                                                              \
     X(options)                                                                                               \

@@ -122,8 +122,8 @@ static void wrong_input_is_refused(void **state) {
     } cases[] = {
         {"$T --chat chat.jsonl " SHAPE, "--chat chat.jsonl: there is no tokenizer"},
         {"$T --text chat.jsonl " CHAT, "--chat and --text exclude each other"},
-        {"$T --samples windows " CHAT SHAPE, "--samples windows: conversations of --chat are not cut"},
-        {"$T --samples apart --stories 100 " SHAPE, "--samples apart: only --chat"},
+        {"$T --samples windows " CHAT SHAPE, "--samples windows: samples of --chat are not cut"},
+        {"$T --samples apart --stories 100 " SHAPE, "--samples apart: only --chat and --pairs"},
         {"$T --ranks 2 --chat - --tokenizer bytes " SHAPE "<chat.jsonl", "--chat -: each of the 2 processes"},
         {"echo '{' >bad.jsonl; $T --chat bad.jsonl --tokenizer bytes " SHAPE, "bad.jsonl:1: not JSON"},
         {"$T sample --from run --chat hi --prompt ho", "--chat and --prompt exclude each other"},

@@ -78,6 +78,7 @@ static const struct {
     {"data", "shards/*n_?.bin", "shards_run"},
     {"val", "other.bin", "shards_run"},
     {"chat", "questions.jsonl"},
+    {"pairs", "questions.jsonl"},
     {"lora-targets", "up"},
     {"field", "story"},
     {"tokenizer", "bytes"},
