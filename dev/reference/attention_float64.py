@@ -4,8 +4,8 @@ of a model at work.
     build/train_gpt view --device cpu --from RUN/step-00000100 --prompt "Once upon a time" --json view.json
     python3 dev/reference/attention_float64.py RUN/step-00000100 view.json
 
-Reads config.json and model.safetensors, GPT-2's or Llama's kind, runs the network of its papers (Radford et al. 2019,
-Touvron et al. 2023) on the tokens of the JSON with numpy in float64, and compares: attention of every head, logits of
+Reads config.json and model.safetensors of a GPT-2, Llama, Qwen2 or Qwen3, runs the network of its papers (Radford et
+al. 2019, Touvron et al. 2023, Qwen Team 2025) on the tokens of the JSON with numpy in float64, and compares: attention of every head, logits of
 the listed next tokens, and that the parts which the JSON gives of a logit add up to it. Prints the largest differences;
 status 1 if one is above its bound.
 """
@@ -92,6 +92,8 @@ def llama(c, w, tokens):
         b = f"model.layers.{l}."
         n, NH, NKV = norm(x, b + "input_layernorm"), c["num_attention_heads"], c["num_key_value_heads"]
         q, k, v = (heads(linear(n, b + f"self_attn.{p}_proj"), m) for p, m in (("q", NH), ("k", NKV), ("v", NKV)))
+        if b + "self_attn.q_norm.weight" in w:
+            q, k = norm(q, b + "self_attn.q_norm"), norm(k, b + "self_attn.k_norm")
         k, v = (np.repeat(y, NH // NKV, 0) for y in (rotate(k, theta), v))
         P, out = attend(rotate(q, theta), k, v)
         all_P.append(P)
@@ -107,7 +109,7 @@ def main(directory, path):
     weights = load(directory + "/model.safetensors")
     said = json.load(open(path))
     arrays = {name: np.array(a["data"], np.float64).reshape(a["shape"]) for name, a in said["arrays"].items()}
-    P, logits = {"gpt2": gpt2, "llama": llama}[config["model_type"]](config, weights, np.array(said["tokens"]))
+    P, logits = {"gpt2": gpt2}.get(config["model_type"], llama)(config, weights, np.array(said["tokens"]))
     listed = np.take_along_axis(logits, arrays["next_token"].astype(int), -1)
     parts = sum(arrays[n] for n in ("token_effect", "position_effect", "constant_effect"))
     parts = parts + sum(arrays[n].sum(axis=tuple(i for i in range(arrays[n].ndim) if i != 1))

@@ -2,13 +2,14 @@
 transformers. Writes nothing.
     gguf_check.py MODEL.gguf DIR      every tensor (names, shapes, values within the rounding of its type), the
                                       hyperparameters, and the tokenizer token by token
+    gguf_check.py MODEL.gguf DIR --prompt "Once upon a time"      also runs llama.cpp (package xllamacpp) and prints
+                                      its most probable continuation, which `sample --temperature 0` must give, too
 
 q8_0 is also compared bit for bit with the gguf package's own quantization. The exit status is 0 if everything passed.
 """
 import argparse
 import json
 import os
-import re
 import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # only local directories, ever
@@ -43,7 +44,33 @@ def stored(directory):
         with safe_open(os.path.join(directory, name), framework="pt") as file:
             for key in file.keys():
                 tensors[key.removeprefix("transformer.")] = file.get_tensor(key).to(torch.float32).numpy()
-    return {k: v for k, v in tensors.items() if k != "lm_head.weight" and not k.endswith((".attn.bias", ".masked_bias"))}
+    return {k: v for k, v in tensors.items() if not k.endswith((".attn.bias", ".masked_bias"))}
+
+
+def gpt2_tensors(config, originals):
+    """What the file must hold: llama.cpp's name -> values. Matrices of Conv1D are turned."""
+    expected = {"output.weight": originals.get("lm_head.weight", originals["wte.weight"])}  # for older readers
+    for name, (short, turned) in NAMES.items():
+        block = short.startswith(("attn.", "mlp.", "ln_1", "ln_2"))
+        for i in range(config["n_layer"] if block else 1):
+            value = originals[f"h.{i}.{short}" if block else short]
+            expected[f"blk.{i}.{name}" if block else name] = value.T if turned else value
+    return expected
+
+
+def llama_tensors(config, originals):
+    """The same for Llama, Qwen2 and Qwen3, with the names that the gguf package itself gives."""
+    arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
+    names = gguf.get_tensor_name_map(arch[config["model_type"]], config["num_hidden_layers"])
+    heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+    expected = {}
+    for name, value in originals.items():
+        part = name.split(".")[-2]
+        if config["model_type"] == "llama" and part in heads:  # llama.cpp rotates neighbours
+            n = heads[part]
+            value = value.reshape(n, 2, -1, *value.shape[1:]).swapaxes(1, 2).reshape(value.shape)
+        expected[names.get_name(name, try_suffixes=(".weight", ".bias"))] = value
+    return expected
 
 
 def tolerance(type_, found, scale):
@@ -57,21 +84,15 @@ def tolerance(type_, found, scale):
     return scale * (0.5 + 127 * 2.0**-11)
 
 
-def check_tensors(reader, originals):
-    good, left, types = True, dict(originals), {}
+def check_tensors(reader, expected):
+    good, left, types = True, dict(expected), {}
     for tensor in reader.tensors:
-        match = re.fullmatch(r"blk\.(\d+)\.(.*)", tensor.name)
-        short, turned = NAMES.get(match[2] if match else tensor.name, (None, False))
-        name = f"h.{match[1]}.{short}" if match else short
-        if tensor.name == "output.weight":  # the tied head, stored for older readers
-            name, short = "wte.weight", "wte.weight"
-        original = originals.get(name)
-        left.pop(name, None)
+        original = left.pop(tensor.name, None)
         if original is None:
             print(f"  {tensor.name}: no such tensor in the directory: FAIL")
             good = False
             continue
-        original = np.ascontiguousarray(original.T if turned else original)
+        original = np.ascontiguousarray(original)
         shape = tuple(int(n) for n in reversed(tensor.shape))
         type_ = tensor.tensor_type
         types[type_.name] = types.get(type_.name, 0) + 1
@@ -98,15 +119,31 @@ def check_tensors(reader, originals):
     return good
 
 
-def check_keys(reader, directory):
-    with open(os.path.join(directory, "config.json"), encoding="utf-8") as file:
-        config = json.load(file)
-    expected = {
+def gpt2_keys(config):
+    return {
         "general.architecture": "gpt2", "general.type": "model", "gpt2.context_length": config["n_positions"], "gpt2.block_count": config["n_layer"],
         "gpt2.embedding_length": config["n_embd"], "gpt2.feed_forward_length": 4 * config["n_embd"],
         "gpt2.attention.head_count": config["n_head"], "gpt2.vocab_size": config["vocab_size"],
         "gpt2.attention.layer_norm_epsilon": float(np.float32(config.get("layer_norm_epsilon", 1e-5))),
     }
+
+
+def llama_keys(config):
+    arch, heads = config["model_type"], config["num_attention_heads"]
+    theta = config.get("rope_theta") or config["rope_parameters"]["rope_theta"]
+    keys = {
+        "context_length": config["max_position_embeddings"], "block_count": config["num_hidden_layers"],
+        "embedding_length": config["hidden_size"], "feed_forward_length": config["intermediate_size"],
+        "attention.head_count": heads, "attention.head_count_kv": config["num_key_value_heads"],
+        "vocab_size": config["vocab_size"], "rope.freq_base": float(np.float32(theta)),
+        "attention.layer_norm_rms_epsilon": float(np.float32(config["rms_norm_eps"])),
+    }
+    if arch == "qwen3":
+        keys["attention.key_length"] = keys["attention.value_length"] = config["head_dim"]
+    return {"general.architecture": arch, "general.type": "model", **{f"{arch}.{k}": v for k, v in keys.items()}}
+
+
+def check_keys(reader, expected):
     good = True
     for key, value in expected.items():
         field = reader.get_field(key)
@@ -114,7 +151,7 @@ def check_keys(reader, directory):
             print(f"  {key} is {field and field.contents()!r}, expected {value!r}: FAIL")
             good = False
     print(f"hyperparameters: {'ok' if good else 'FAIL'}")
-    return good, config["vocab_size"]
+    return good
 
 
 def check_tokenizer(reader, directory, vocab_size):
@@ -138,15 +175,32 @@ def check_tokenizer(reader, directory, vocab_size):
     return good
 
 
+def continue_prompt(path, prompt):
+    import xllamacpp
+
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path, parameters.n_ctx, parameters.cpuparams.n_threads = path, 128, 1
+    answer = xllamacpp.Server(parameters).handle_completions({"prompt": prompt, "n_predict": 16, "temperature": 0.0})
+    answer = answer if isinstance(answer, dict) else json.loads(answer)
+    print("llama.cpp:", prompt + answer["choices"][0]["text"])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("gguf", help="the exported file")
     parser.add_argument("directory", help="the Hugging Face directory or checkpoint it was exported from")
+    parser.add_argument("--prompt", help="what llama.cpp is to continue")
     a = parser.parse_args()
     reader = gguf.GGUFReader(a.gguf)
-    good, vocab_size = check_keys(reader, a.directory)
-    good &= check_tensors(reader, stored(a.directory))
-    good &= check_tokenizer(reader, a.directory, vocab_size)
+    with open(os.path.join(a.directory, "config.json"), encoding="utf-8") as file:
+        config = json.load(file)
+    gpt2 = config["model_type"] == "gpt2"
+    good = check_keys(reader, gpt2_keys(config) if gpt2 else llama_keys(config))
+    originals = stored(a.directory)
+    good &= check_tensors(reader, gpt2_tensors(config, originals) if gpt2 else llama_tensors(config, originals))
+    good &= check_tokenizer(reader, a.directory, config["vocab_size"])
+    if a.prompt:
+        continue_prompt(a.gguf, a.prompt)
     sys.exit(0 if good else 1)
 
 
