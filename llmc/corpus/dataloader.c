@@ -3,6 +3,7 @@
  * stored. A second thread reads batch i + 1 while the caller works on batch i. */
 #include "llmc/corpus/dataloader.h"
 #include "llmc/base/rng.h"
+#include "llmc/corpus/mixture.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +25,8 @@ struct dataset {
     uint32_t *memory; /* the tokens of the only shard, or NULL: they are in files */
     uint8_t *marks;   /* of these, enum token_mark; or NULL */
     int64_t vocab_size, tokens;
+    struct mixture mixture;
+    struct dataset **part; /* (mixture.count) views of the shards, one part behind the other */
 };
 
 static int by_name(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
@@ -77,6 +80,50 @@ struct dataset *dataset_open(const char *pattern, int64_t vocab_size, struct err
     return NULL;
 }
 
+/* The shards of all parts, one part behind the other, as one data set. */
+static void join_parts(struct dataset *d) {
+    for (int64_t k = 0; k < d->mixture.count; k++) d->count += d->part[k]->count;
+    d->shards = (struct shard *)xcalloc((size_t)d->count, sizeof *d->shards);
+    d->hashes = (uint64_t *)xcalloc((size_t)d->count, sizeof *d->hashes);
+    int64_t at = 0;
+    for (int64_t k = 0; k < d->mixture.count; k++) {
+        struct dataset *part = d->part[k];
+        memcpy(d->shards + at, part->shards, (size_t)part->count * sizeof *d->shards);
+        memcpy(d->hashes + at, part->hashes, (size_t)part->count * sizeof *d->hashes);
+        free(part->shards);
+        free(part->hashes);
+        part->shards = d->shards + at;
+        part->hashes = NULL;
+        at += part->count;
+        d->tokens += part->tokens;
+    }
+}
+
+struct dataset *dataset_open_mixture(const char *text, int64_t vocab_size, struct error *err) {
+    struct mixture m;
+    if (!mixture_parse(&m, text, err)) return NULL;
+    if (m.count == 0) return dataset_open(text, vocab_size, err);
+    struct dataset *d = (struct dataset *)xcalloc(1, sizeof *d);
+    *d = (struct dataset){.name = xstrdup(text), .vocab_size = vocab_size, .mixture = m};
+    d->part = (struct dataset **)xcalloc((size_t)m.count, sizeof *d->part);
+    bool ok = true;
+    for (int64_t k = 0; ok && k < m.count; k++)
+        ok = (d->part[k] = dataset_open(m.pattern[k], vocab_size, err)) != NULL;
+    if (ok) {
+        join_parts(d);
+        return d;
+    }
+    dataset_free(d);
+    return NULL;
+}
+
+int64_t dataset_parts(const struct dataset *d) { return d->mixture.count; }
+
+const char *dataset_part(const struct dataset *d, int64_t part, double *share) {
+    *share = (double)d->mixture.share[part] / (double)d->mixture.period;
+    return d->mixture.pattern[part];
+}
+
 struct dataset *dataset_from_tokens(const char *name, uint32_t *tokens, int64_t count, int64_t vocab_size) {
     struct dataset *d = (struct dataset *)xcalloc(1, sizeof *d);
     d->name = xstrdup(name);
@@ -101,6 +148,16 @@ struct dataset *dataset_from_marked_tokens(const char *name, uint32_t *tokens, u
 
 void dataset_free(struct dataset *d) {
     if (!d) return;
+    for (int64_t k = 0; k < d->mixture.count; k++) {
+        struct dataset *part = d->part[k];
+        if (part && d->shards) { /* its shards are a part of these */
+            part->shards = NULL;
+            part->count = 0;
+        }
+        dataset_free(part);
+    }
+    free(d->part);
+    mixture_free(&d->mixture);
     for (int64_t i = 0; i < d->count; i++) shard_free(&d->shards[i]);
     free(d->shards);
     free(d->hashes);
@@ -110,7 +167,10 @@ void dataset_free(struct dataset *d) {
     free(d);
 }
 
-void dataset_set_vocabulary(struct dataset *d, int64_t vocab_size) { d->vocab_size = vocab_size; }
+void dataset_set_vocabulary(struct dataset *d, int64_t vocab_size) {
+    d->vocab_size = vocab_size;
+    for (int64_t k = 0; k < d->mixture.count; k++) d->part[k]->vocab_size = vocab_size;
+}
 
 const char *dataset_shard(const struct dataset *d, int64_t shard, int64_t *tokens) {
     *tokens = d->shards[shard].tokens;
@@ -131,6 +191,7 @@ uint64_t dataset_fingerprint(const struct dataset *d) {
         if (!d->memory) XXH3_64bits_update(h, base, strlen(base) + 1);
         XXH3_64bits_update(h, numbers, sizeof numbers);
     }
+    XXH3_64bits_update(h, d->mixture.share, (size_t)d->mixture.count * sizeof *d->mixture.share);
     if (d->memory) XXH3_64bits_update(h, d->memory, (size_t)d->tokens * sizeof *d->memory);
     if (d->marks) XXH3_64bits_update(h, d->marks, (size_t)d->tokens);
     uint64_t hash = XXH3_64bits_digest(h);
@@ -284,7 +345,9 @@ struct dataloader {
     int64_t stretch_count;
     struct row *rows; /* (row_count) for orders by rows; samples after them are ignored rows */
     int64_t row_count, row_capacity;
-    int64_t cut, left_out; /* samples of marked tokens */
+    int64_t cut, left_out;    /* samples of marked tokens */
+    struct dataloader **part; /* of a mixture: where the samples of each part are; no threads of their own */
+    int64_t *first_shard;     /* of each part */
 
     /* The reading thread's own. */
     struct reader reader;
@@ -327,7 +390,17 @@ static int64_t shard_of(const struct dataloader *l, int64_t token) {
 
 static bool by_rows(const struct loader_options *o) { return o->order >= SAMPLES_DOCUMENTS; }
 
+static struct row locate(const struct dataloader *l, int64_t sample);
+
+static struct row locate_in_part(const struct dataloader *l, int64_t sample) {
+    int64_t of_part, part = mixture_part(&l->d->mixture, sample, &of_part);
+    struct row r = locate(l->part[part], of_part);
+    r.shard += l->first_shard[part];
+    return r;
+}
+
 static struct row locate(const struct dataloader *l, int64_t sample) {
+    if (l->part) return locate_in_part(l, sample);
     int64_t index = sample % l->samples, count = by_rows(&l->o) ? l->row_count : l->samples;
     if (index >= count) return (struct row){0, 0, 0};
     if (by_rows(&l->o) ? l->o.shuffle_rows : l->o.order == SAMPLES_SHUFFLED)
@@ -451,7 +524,29 @@ static void find_stretches(struct dataloader *l) {
     count_stretch(l, token);
 }
 
+static struct dataloader *new_loader(const struct dataset *d, const struct loader_options *o,
+                                     struct error *err);
+
+/* Each part is cut into samples by itself, and shuffled in its own order. */
+static bool find_samples_of_parts(struct dataloader *l, struct error *err) {
+    int64_t count = l->d->mixture.count, shard = 0;
+    l->part = (struct dataloader **)xcalloc((size_t)count, sizeof *l->part);
+    l->first_shard = (int64_t *)xcalloc((size_t)count, sizeof *l->first_shard);
+    for (int64_t k = 0; k < count; k++) {
+        struct loader_options own = l->o;
+        own.B = own.world = own.step_samples = 1;
+        own.seed ^= (uint64_t)k << 32;
+        if (!(l->part[k] = new_loader(l->d->part[k], &own, err))) return false;
+        l->first_shard[k] = shard;
+        shard += l->d->part[k]->count;
+        l->samples += l->part[k]->samples;
+        l->unused += l->part[k]->unused;
+    }
+    return true;
+}
+
 static bool find_samples(struct dataloader *l, struct error *err) {
+    if (l->d->mixture.count) return find_samples_of_parts(l, err);
     const struct dataset *d = l->d;
     int64_t longest = 0, group = l->o.B * l->o.world;
     for (int64_t i = 0; i < d->count; i++) longest = max_i64(longest, d->shards[i].tokens);
@@ -529,6 +624,10 @@ static void stop_thread(struct dataloader *l) {
 
 static void loader_free(struct dataloader *l) {
     reader_free(&l->reader);
+    for (int64_t k = 0; l->part && k < l->d->mixture.count; k++)
+        if (l->part[k]) loader_free(l->part[k]);
+    free(l->part);
+    free(l->first_shard);
     for (int i = 0; i < 2; i++) {
         free(l->slots[i].tokens);
         free(l->slots[i].targets);
@@ -544,6 +643,21 @@ static void loader_free(struct dataloader *l) {
     free(l);
 }
 
+/* Knows where the samples are; its thread is not started. */
+static struct dataloader *new_loader(const struct dataset *d, const struct loader_options *o,
+                                     struct error *err) {
+    struct dataloader *l = (struct dataloader *)xcalloc(1, sizeof *l);
+    l->d = d;
+    l->o = *o;
+    pthread_mutex_init(&l->lock, NULL);
+    pthread_cond_init(&l->may_fill, NULL);
+    pthread_cond_init(&l->may_take, NULL);
+    reader_open(&l->reader, d);
+    if (find_samples(l, err)) return l;
+    loader_free(l);
+    return NULL;
+}
+
 struct dataloader *dataloader_open(const struct dataset *d, const struct loader_options *options,
                                    struct error *err) {
     const struct loader_options *o = options;
@@ -553,17 +667,8 @@ struct dataloader *dataloader_open(const struct dataset *d, const struct loader_
           (long long)o->first_sample);
     check(d->marks ? by_rows(o) : o->order != SAMPLES_APART, "data loader: order %d of %s tokens",
           (int)o->order, d->marks ? "marked" : "unmarked");
-    struct dataloader *l = (struct dataloader *)xcalloc(1, sizeof *l);
-    l->d = d;
-    l->o = *o;
-    pthread_mutex_init(&l->lock, NULL);
-    pthread_cond_init(&l->may_fill, NULL);
-    pthread_cond_init(&l->may_take, NULL);
-    reader_open(&l->reader, d);
-    if (!find_samples(l, err)) {
-        loader_free(l);
-        return NULL;
-    }
+    struct dataloader *l = new_loader(d, o, err);
+    if (!l) return NULL;
     l->batch_rows = (struct row *)xcalloc((size_t)o->B, sizeof *l->batch_rows);
     l->scratch = (uint32_t *)xcalloc((size_t)o->T + 1, sizeof *l->scratch);
     for (int i = 0; i < 2; i++) {
@@ -581,6 +686,10 @@ void dataloader_close(struct dataloader *l) {
 }
 
 int64_t dataloader_samples(const struct dataloader *l) { return l->samples; }
+int64_t dataloader_part_samples(const struct dataloader *l, int64_t part) { return l->part[part]->samples; }
+int64_t dataloader_part_taken(const struct dataloader *l, int64_t part, int64_t samples) {
+    return mixture_taken(&l->d->mixture, part, samples);
+}
 int64_t dataloader_unused(const struct dataloader *l) { return l->unused; }
 int64_t dataloader_cut(const struct dataloader *l) { return l->cut; }
 int64_t dataloader_left_out(const struct dataloader *l) { return l->left_out; }

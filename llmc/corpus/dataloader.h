@@ -17,6 +17,11 @@ struct dataset; /* immutable; shared by loaders and threads */
  * differ. Headers and sizes are checked now, token ids (< vocab_size) when they are read: a bad one ends
  * the process with shard, offset and value, because data and model do not belong together. */
 struct dataset *dataset_open(const char *pattern, int64_t vocab_size, struct error *err);
+/* The same for a mixture (mixture.h); each part must have shards. Text that is no mixture is a pattern. */
+struct dataset *dataset_open_mixture(const char *text, int64_t vocab_size, struct error *err);
+/* Of a mixture; else 0. The pattern of a part, and its share of the samples. */
+int64_t dataset_parts(const struct dataset *d);
+const char *dataset_part(const struct dataset *d, int64_t part, double *share);
 /* Takes over `tokens` (malloc). `name` is for messages. */
 struct dataset *dataset_from_tokens(const char *name, uint32_t *tokens, int64_t count, int64_t vocab_size);
 /* Of a token in a set of samples that stay apart, such as conversations. */
@@ -35,7 +40,8 @@ void dataset_set_vocabulary(struct dataset *d, int64_t vocab_size);
 const char *dataset_shard(const struct dataset *d, int64_t shard, int64_t *tokens);
 int64_t dataset_tokens(const struct dataset *d);
 int64_t dataset_shards(const struct dataset *d);
-/* Depends on names (without directories), sizes and headers of the shards, or on the tokens in memory. A
+/* Depends on names (without directories), sizes and headers of the shards, or on the tokens in memory, and on
+ * the shares of a mixture. A
  * resumed run compares it to see whether the data is the same. */
 uint64_t dataset_fingerprint(const struct dataset *d);
 /* A hash of the tokens: of all in memory, of each shard as shard_hash() says. */
@@ -78,10 +84,14 @@ struct dataloader *dataloader_open(const struct dataset *d, const struct loader_
                                    struct error *err);
 void dataloader_close(struct dataloader *l); /* NULL is fine */
 
-/* Samples in one epoch. Sample i of a shard is tokens [iT, iT+T]; the last is only a target. Shards that are
+/* Samples in one epoch. The parts of a mixture have their own epochs, and begin each with another
+ * permutation; that of the whole is as many samples as all parts have. Sample i of a shard is tokens [iT, iT+T]; the last is only a target. Shards that are
  * too short for a sample are joined to the shard before them, as if they were its end. Tokens after the last
  * whole sample of such a stretch are not used. */
 int64_t dataloader_samples(const struct dataloader *l);
+/* Samples in one epoch of a part of a mixture, and how many of the first `samples` samples came from it. */
+int64_t dataloader_part_samples(const struct dataloader *l, int64_t part);
+int64_t dataloader_part_taken(const struct dataloader *l, int64_t part, int64_t samples);
 /* Tokens that are in no sample. */
 int64_t dataloader_unused(const struct dataloader *l);
 /* Samples of marked tokens that are longer than a row; those of them whose first T + 1 tokens have no target,

@@ -36,7 +36,11 @@ static const struct option_row data_rows[] = {
         "- for the standard input (default: the built-in stories)",
         0),
     TEXT_FORMAT_OPTIONS(C, "of --text; "),
-    OPT_TEXT(C, data, "data", NULL, "GLOB", "train on these token shards (.bin, as llm.c writes them)", 0),
+    OPT_TEXT(
+        C, data, "data", NULL, "GLOB",
+        "train on these token shards (.bin, as llm.c writes them); GLOB:0.7,GLOB:0.3 is a mixture, whose "
+        "parts have these shares of the samples",
+        0),
     OPT_TEXT(C, val, "val", NULL, "GLOB",
              "token shards to validate on; needed with --data to validate at all", 0),
     OPT_TEXT(C, chat, "chat", NULL, "FILE",

@@ -255,7 +255,7 @@ static bool open_apart(struct run_data *d, struct run_config *c, const struct ru
 
 /* Ids are limited later, by run_data_set_vocabulary(). */
 static bool open_shards(struct run_data *d, const struct run_config *c, struct error *err) {
-    if (!(d->train = dataset_open(c->data, INT64_MAX, err)) ||
+    if (!(d->train = dataset_open_mixture(c->data, INT64_MAX, err)) ||
         !shard_tokenizer_find(&d->shards, d->train, err))
         return false;
     return !c->val || ((d->val = dataset_open(c->val, INT64_MAX, err)) &&

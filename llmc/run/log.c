@@ -68,6 +68,18 @@ static bool write_files(const struct run *r, struct error *err) {
     return ok;
 }
 
+/* The parts of a mixture in the first `samples` samples. */
+static void print_mixture(const struct run *r, int64_t samples, const char *takes) {
+    for (int64_t k = 0; k < dataset_parts(r->data.train); k++) {
+        double share;
+        const char *part = dataset_part(r->data.train, k, &share);
+        int64_t taken = dataloader_part_taken(r->train, k, samples);
+        say("mixture   %.4g %%: %s, %s %" PRId64 " samples of it (%.4g %%), %.3g epochs\n", 100.0 * share,
+            part, takes, taken, 100.0 * (double)taken / (double)max_i64(1, samples),
+            (double)taken / (double)dataloader_part_samples(r->train, k));
+    }
+}
+
 static void introduce(const struct run *r) {
     char *options = options_text(&r->options, r->config.verbose);
     say("%s\n", options);
@@ -81,6 +93,7 @@ static void introduce(const struct run *r) {
     if (dataloader_unused(r->train))
         say("; %" PRId64 " tokens that fill no sample are not used", dataloader_unused(r->train));
     say("\n");
+    print_mixture(r, r->config.steps * r->config.tokens_per_step / r->config.seq_len, "the run takes");
     say("model     %s: %sparameters, %s of memory\n", r->model.name, human_count((double)r->gpt.layout.count),
         human_bytes((double)ctx_memory_total(&r->ctx)));
     if (r->config.lora_rank)
@@ -242,6 +255,7 @@ void run_print_result(const struct run *r) {
         return;
     }
     if (r->data.val) print_loss(r);
+    print_mixture(r, dataloader_position(r->train), "it took");
     char *timing = rank_timing_summary(&r->timing);
     if (timing) say("timing    %s\n", timing);
     free(timing);

@@ -6,6 +6,7 @@
 
 #include "llmc/base/file.h"
 #include "llmc/base/json_file.h"
+#include "llmc/corpus/mixture.h"
 #include "llmc/format/adapter.h"
 #include "llmc/format/model_config.h"
 #include "llmc/process/launch.h"
@@ -49,11 +50,21 @@ static char *default_out(const struct run_config *c, bool existing, struct error
 /* What the run reads must not lie where --overwrite deletes. */
 static bool check_inputs(const struct run *r, struct error *err) {
     const struct run_config *c = &r->config;
+    struct mixture m = {.count = 0};
+    bool ok = !c->data || mixture_parse(&m, c->data, err);
+    if (ok && m.count == 0) ok = owner_check_input(&r->owner, "data", c->data, err);
+    for (int64_t k = 0; ok && k < m.count; k++) ok = owner_check_input(&r->owner, "data", m.pattern[k], err);
+    mixture_free(&m);
+    if (!ok) return false;
     const struct {
         const char *option, *value;
-    } inputs[] = {
-        {"text", c->text},   {"data", c->data},           {"val", c->val},     {"chat", c->chat},
-        {"pairs", c->pairs}, {"tokenizer", c->tokenizer}, {"model", c->model}, {"eval-tasks", c->eval_tasks}};
+    } inputs[] = {{"text", c->text},
+                  {"val", c->val},
+                  {"chat", c->chat},
+                  {"pairs", c->pairs},
+                  {"tokenizer", c->tokenizer},
+                  {"model", c->model},
+                  {"eval-tasks", c->eval_tasks}};
     for (size_t i = 0; i < ARRAY_LENGTH(inputs); i++)
         if (!owner_check_input(&r->owner, inputs[i].option, inputs[i].value, err)) return false;
     return true;

@@ -228,6 +228,35 @@ static void other_data_under_the_same_names_is_noticed(void **state) {
     expect_command(0, "", "rm -r shards text.txt && mv kept shards && mv kept.txt text.txt");
 }
 
+#define MIXTURE "--data 'shards/train_0.bin:0.7,shards/train_1.bin:0.3' "
+
+static void the_shares_of_a_mixture_are_fixed(void **state) {
+    const char *run = "$T " MIXTURE MODEL "--steps 50 --val shards/val.bin --seed 5 --save-every 20 --out ";
+    struct ran r = run_command("%s mixed", run);
+    assert_int_equal(r.status, 0);
+    assert_mentions(
+        r.out, "mixture   70 %: shards/train_0.bin, the run takes 70 samples of it (70 %), 0.753 epochs");
+    assert_mentions(r.out,
+                    "mixture   30 %: shards/train_1.bin, it took 30 samples of it (30 %), 0.484 epochs");
+    expect_command(
+        0, "",
+        "%s again --max-time 0.001s >/dev/null; for i in 1 2; do $T --resume --out again --max-time "
+        "0.001s >/dev/null; done; $T --resume --out again >/dev/null && cmp mixed/log.jsonl again/log.jsonl && "
+        "cmp mixed/step-00000050/model.safetensors again/step-00000050/model.safetensors",
+        run);
+    expect_command(0, "", RESUME "--data 'shards/train_0.bin:7,shards/train_1.bin:3'", "mixed");
+    expect_command(1, "is not what the run was started on (--data shards/train_0.bin:0.6",
+                   RESUME "--data 'shards/train_0.bin:0.6,shards/train_1.bin:0.4'", "mixed");
+    expect_command(1, "shards/none.bin: no such file",
+                   RESUME "--data 'shards/train_0.bin:1,shards/none.bin:1'", "mixed");
+    expect_command(1, "shards/train_1.bin: has no weight",
+                   "$T --data 'shards/train_0.bin:1,shards/train_1.bin' --out no");
+    expect_command(
+        1, "lies in --out mixed",
+        "cp shards/*.bin mixed && $T --overwrite --out mixed --data 'shards/train_0.bin:1,mixed/train_1.bin:1'");
+    expect_command(0, "", "test -e mixed/log.jsonl && rm -r mixed again run; ! test -e no");
+}
+
 static void another_kind_of_data(void **state) {
     expect_command(1, "trains on --text text.txt", RESUME "--data 'shards/*.bin'", "text");
     expect_command(1, "trains on --data shards/train_*.bin", RESUME "--text text.txt", "shards_run");
@@ -326,6 +355,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(the_rules_are_in_the_help),
         cmocka_unit_test(the_same_options_again),
         cmocka_unit_test(other_data_under_the_same_names_is_noticed),
+        cmocka_unit_test(the_shares_of_a_mixture_are_fixed),
         cmocka_unit_test(another_kind_of_data),
         cmocka_unit_test(the_tokenizer_is_the_checkpoints),
         cmocka_unit_test(epochs_replace_steps_and_steps_epochs),
