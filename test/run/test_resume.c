@@ -240,9 +240,9 @@ static void the_shares_of_a_mixture_are_fixed(void **state) {
                     "mixture   30 %: shards/train_1.bin, it took 30 samples of it (30 %), 0.484 epochs");
     expect_command(
         0, "",
-        "%s again --max-time 0.001s >/dev/null; for i in 1 2; do $T --resume --out again --max-time "
-        "0.001s >/dev/null; done; $T --resume --out again >/dev/null && cmp mixed/log.jsonl again/log.jsonl && "
-        "cmp mixed/step-00000050/model.safetensors again/step-00000050/model.safetensors",
+        "%s parts --max-time 0.001s >/dev/null; for i in 1 2; do $T --resume --out parts --max-time "
+        "0.001s >/dev/null; done; $T --resume --out parts >/dev/null && cmp mixed/log.jsonl parts/log.jsonl && "
+        "cmp mixed/step-00000050/model.safetensors parts/step-00000050/model.safetensors",
         run);
     expect_command(0, "", RESUME "--data 'shards/train_0.bin:7,shards/train_1.bin:3'", "mixed");
     expect_command(1, "is not what the run was started on (--data shards/train_0.bin:0.6",
@@ -254,7 +254,7 @@ static void the_shares_of_a_mixture_are_fixed(void **state) {
     expect_command(
         1, "lies in --out mixed",
         "cp shards/*.bin mixed && $T --overwrite --out mixed --data 'shards/train_0.bin:1,mixed/train_1.bin:1'");
-    expect_command(0, "", "test -e mixed/log.jsonl && rm -r mixed again run; ! test -e no");
+    expect_command(0, "", "test -e mixed/log.jsonl && rm -r mixed parts run; ! test -e no");
 }
 
 static void another_kind_of_data(void **state) {
