@@ -135,16 +135,16 @@ void batch_add(struct batch *b, struct generation *g, const uint32_t *prompt, in
 /* Threads wait for each other after every operation, so a thread needs weights of some size to pay: to read
  * 4 MiB takes it as long as all that waiting. The model of the built-in stories is three times as fast with
  * one thread. */
-static void use_threads_for(const struct gpt *gpt, int64_t positions, int64_t all) {
+static void use_threads_for(const struct gpt *gpt, double positions, int64_t all) {
     struct device *d = gpt->ctx->device;
     double bytes = (double)gpt->layout.count * (double)dtype_size(gpt->params.dtype);
-    if (all) d->use_threads(d, max_i64(1, (int64_t)fmin((double)all, bytes * (double)positions / (4 << 20))));
+    if (all) d->use_threads(d, max_i64(1, (int64_t)fmin((double)all, bytes * positions / (4 << 20))));
 }
 
 /* The logits after what the text in this place has beyond its cache, in a pass by itself. */
 static void read_tokens(struct batch *b, struct place *p, int64_t threads) {
     int64_t Vp = gpt_padded_vocab(&b->gpt->config);
-    use_threads_for(b->gpt, p->known - p->computed, threads);
+    use_threads_for(b->gpt, (double)(p->known - p->computed), threads);
     gpt_use_cache(b->gpt, p - b->place);
     gpt_set_batch(b->gpt, p->ids, NULL);
     gpt_set_prefix(b->gpt, &p->prefix);
@@ -168,7 +168,9 @@ static void compute(struct batch *b, int64_t threads) {
         p->computed++;
     }
     if (n == 0) return;
-    use_threads_for(b->gpt, n, threads);
+    /* of the ten operations of a layer, three run for each text by itself: with more texts there is more to do,
+     * and more to wait for */
+    use_threads_for(b->gpt, 10.0 * (double)n / (7.0 + 3.0 * (double)n), threads);
     gpt_forward_next(b->gpt, b->next, n);
     gpt_next_logits(b->gpt, n, b->logits);
 }
@@ -191,8 +193,9 @@ bool batch_step(struct batch *b) {
     int64_t threads = d->use_threads ? d->use_threads(d, 0) : 0;
     compute(b, threads);
     if (threads) d->use_threads(d, threads);
-    bool several = b->places - batch_room(b) > 1;
-#pragma omp parallel for schedule(dynamic) if (several)
+    /* choosing takes a few nanoseconds for each token of the vocabulary, waking a thread some microseconds */
+    bool long_enough = (b->places - batch_room(b)) * b->gpt->config.vocab_size > 1 << 17;
+#pragma omp parallel for schedule(dynamic) if (long_enough)
     for (int64_t i = 0; i < b->places; i++) {
         struct place *p = &b->place[i];
         if (p->text) b->chosen[i] = sampler_pick(p->text->sampler, p->logits, (uint64_t)p->position);
