@@ -3,6 +3,7 @@
 #include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/cli/commands.h"
+#include "llmc/cli/eval_pairs.h"
 #include "llmc/cli/prompt.h"
 #include "llmc/corpus/corpus.h"
 #include "llmc/corpus/shard_manifest.h"
@@ -19,7 +20,7 @@
 #include <unistd.h>
 
 struct eval_config {
-    const char *from, *adapter, *tokenizer, *device, *data, *text, *field, *tasks, *details;
+    const char *from, *adapter, *tokenizer, *device, *data, *text, *field, *tasks, *pairs, *details;
     enum text_format format;
     int64_t batch_size, seq_len, batches, threads;
     bool overwrite;
@@ -49,8 +50,15 @@ static const struct option_row what_rows[] = {
         "answer multiple-choice questions: files or patterns, separated by commas, of HellaSwag (.jsonl), "
         "MMLU (.csv or .jsonl), or lines {\"context\": ..., \"choices\": [...], \"answer\": 0}",
         0),
-    OPT_TEXT(C, details, "details", NULL, "FILE", "write the scores of every question to FILE, as JSON lines",
-             0),
+    OPT_TEXT(
+        C, pairs, "pairs", NULL, "FILE",
+        "write the targets of these sources (lines of SOURCE<tab>TARGET, or JSON), the most probable token "
+        "at each place, and compare them with the targets there: BLEU, as sacrebleu has it",
+        0),
+    OPT_TEXT(
+        C, details, "details", NULL, "FILE",
+        "write the scores of every question of --tasks, or the targets of --pairs, to FILE, as JSON lines",
+        0),
     OPT_FLAG(C, overwrite, "overwrite", "false", "replace the FILE of --details", OPTION_THIS_RUN),
 };
 static const struct option_row batch_rows[] = {
@@ -66,9 +74,9 @@ static const struct option_group groups[] = {{"Model", model_rows, ARRAY_LENGTH(
                                              {"What", what_rows, ARRAY_LENGTH(what_rows)},
                                              {"Batch", batch_rows, ARRAY_LENGTH(batch_rows)}};
 const struct option_command eval_command = {
-    "train_gpt eval --from DIR [--data GLOB | --text PATH] [--tasks LIST] [options]",
+    "train_gpt eval --from DIR [--data GLOB | --text PATH] [--tasks LIST] [--pairs FILE] [options]",
     "Measures a checkpoint: loss, perplexity and bits per byte on tokens or text, and the share of "
-    "multiple-choice questions that it answers correctly.",
+    "multiple-choice questions that it answers correctly; or BLEU of the targets that it writes.",
     groups, ARRAY_LENGTH(groups)};
 
 /* --- the model --- */
@@ -303,11 +311,13 @@ int cmd_eval(int argc, char **argv) {
     struct evaluation e = {0};
     int status = command_options(&options, &eval_command, &e.c, argc, argv);
     if (status >= 0) return status;
-    const char *wrong = !e.c.data && !e.c.text && !e.c.tasks
-                            ? "nothing to evaluate on: give --data, --text or --tasks"
-                        : e.c.data && e.c.text      ? "--data and --text exclude each other: give one of them"
-                        : e.c.details && !e.c.tasks ? "--details goes with --tasks"
-                                                    : NULL;
+    bool others = e.c.data || e.c.text || e.c.tasks;
+    const char *wrong =
+        !others && !e.c.pairs  ? "nothing to evaluate on: give --data, --text, --tasks or --pairs"
+        : others && e.c.pairs  ? "--pairs excludes --data, --text and --tasks: give one of them"
+        : e.c.data && e.c.text ? "--data and --text exclude each other: give one of them"
+        : e.c.details && !e.c.tasks && !e.c.pairs ? "--details goes with --tasks and --pairs"
+                                                  : NULL;
     if (wrong) {
         report_error("%s", wrong);
         options_free(&options);
@@ -316,6 +326,16 @@ int cmd_eval(int argc, char **argv) {
     warn_idle(&options, &e.c);
     struct error err;
     check(!e.c.details || may_write_file(e.c.details, e.c.overwrite, &err), "--details %s", err.message);
+    if (e.c.pairs) {
+        struct text_model_config model = {.from = e.c.from,
+                                          .adapter = e.c.adapter,
+                                          .tokenizer = e.c.tokenizer,
+                                          .device = e.c.device,
+                                          .threads = e.c.threads};
+        evaluate_pairs(&model, e.c.pairs, e.c.details);
+        options_free(&options);
+        return 0;
+    }
     open_evaluation(&e);
     if (e.c.data || e.c.text) evaluate_loss(&e);
     if (e.c.tasks) evaluate_tasks(&e);

@@ -38,6 +38,15 @@ static void a_model_learns_to_write_targets(void **state) {
         assert_string_equal(target, "hund rot\n");
         free(target);
     }
+    expect_command(0, "pairs.tsv: BLEU ", "$T eval --from run --pairs pairs.tsv --details written.jsonl");
+    expect_command(0, "100.00 % right to the last character",
+                   "head -3 pairs.tsv >three.tsv; "
+                   "$T eval --from run --pairs three.tsv");
+    expect_command(0, "",
+                   "test $(wc -l <written.jsonl) = 64 && head -1 written.jsonl | grep -qx "
+                   "'{\"source\":\"cat cat\",\"target\":\"katze katze\",\"written\":\"katze katze\"}'");
+    expect_command(0, " 0.00 % right",
+                   "printf 'cat\tHUND\n' >wrong.tsv; $T eval --from run --pairs wrong.tsv");
     /* the command that is printed at the end */
     expect_command(0, "",
                    "$T --resume --out run | sed -n 's/^sample  *//p' | grep -e --source >hint && sh hint");
@@ -105,6 +114,9 @@ static void wrong_input_is_refused(void **state) {
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         expect_command(1, cases[i].message, "%s", cases[i].command);
+    expect_command(2, "--pairs excludes --data, --text and --tasks",
+                   "$T eval --from run --pairs pairs.tsv --text pairs.tsv");
+    expect_command(1, "--pairs bad:2: not JSON", "$T eval --from run --pairs bad");
     expect_command(
         0, "60 pairs for training are longer than --seq-len 12",
         "sed 60q pairs.tsv | sed 's/\\t/ \\t/; s/$/ and more/' >many.tsv; "

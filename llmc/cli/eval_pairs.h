@@ -1,0 +1,11 @@
+/* The part of `train_gpt eval` that has a model write targets, and compares them with the right ones. */
+#ifndef LLMC_EVAL_PAIRS_H
+#define LLMC_EVAL_PAIRS_H
+
+#include "llmc/cli/text_model.h"
+
+/* Prints BLEU and the share of targets that are right to the last character, for the most probable token at each
+ * place. Writes the targets to `details` as JSON lines, if not NULL. Dies if something is missing. */
+void evaluate_pairs(const struct text_model_config *model, const char *path, const char *details);
+
+#endif
