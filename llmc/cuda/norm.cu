@@ -174,26 +174,31 @@ __global__ void norm_backward_rows_naive_kernel(T *dinp, const T *dresidual, con
 /* partials: (blocks, 2, C), what each block adds to dweight and dbias. A block takes ROWS rows at a time,
  * so that a thread has 3*ROWS independent 16-byte loads in flight and one barrier serves 2*ROWS sums. Sums
  * alternate between two buffers, so that no warp overwrites what a slower one still reads. dinp may be dout
- * or dresidual, since a thread touches only its own elements and reads them first. */
-template <class T, int ROWS, int THREADS>
-__global__ void __launch_bounds__(THREADS, 512 / THREADS)
+ * or dresidual, since a thread touches only its own elements and reads them first. A block has WARPS warps:
+ * as a constant it makes the sums over warps a few instructions. */
+template <class T, int ROWS, int WARPS>
+__global__ void __launch_bounds__(WARPS *WARP_SIZE, WARPS <= 3    ? 6
+                                                    : WARPS <= 16 ? 16 / WARPS
+                                                                  : 1)
     norm_backward_kernel(T *dinp, float *partials, const T *dresidual, const T *dout, const T *inp,
                          const float *mean, const float *rstd, const T *weight, int64_t rows, int C) {
     constexpr int size = vec<T>::size;
-    SHARED(float, sums, [2][ROWS * 2][THREADS / WARP_SIZE]);
-    int tid = (int)threadIdx.x, lane = tid % WARP_SIZE, warp = tid / WARP_SIZE,
-        warps = (int)blockDim.x / WARP_SIZE, c = tid * size, buffer = 0;
+    SHARED(float, sums, [2][ROWS * 2][WARPS]);
+    int tid = (int)threadIdx.x, lane = tid % WARP_SIZE, warp = tid / WARP_SIZE, c = tid * size, buffer = 0;
     bool active = c < C;
-    vec<T> w;
-    if (active) w = vec<T>::load(weight + c);
+    float w[size] = {};
+    if (active) to_floats(w, vec<T>::load(weight + c));
     float dw[size] = {}, db[size] = {}, inverse_C = 1.0f / (float)C;
 
     for (int64_t first = (int64_t)blockIdx.x * ROWS; first < rows; first += (int64_t)gridDim.x * ROWS) {
         vec<T> d[ROWS], x[ROWS], past[ROWS];
+        float m[ROWS], r[ROWS];
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
+            int64_t row = first + k < rows ? first + k : rows - 1, at = row * C + c;
+            m[k] = mean ? mean[row] : 0.0f;
+            r[k] = rstd[row];
             if (first + k >= rows || !active) continue;
-            int64_t at = (first + k) * C + c;
             d[k] = vec<T>::load_streaming(dout + at);
             x[k] = vec<T>::load_streaming(inp + at);
             if (dresidual) past[k] = vec<T>::load_streaming(dresidual + at);
@@ -202,15 +207,15 @@ __global__ void __launch_bounds__(THREADS, 512 / THREADS)
         for (int k = 0; k < ROWS; k++) {
             float sum_g = 0.0f, sum_gx = 0.0f;
             if (first + k < rows && active) {
-                float m = mean ? mean[first + k] : 0.0f, r = rstd[first + k];
+                float ds[size], xs[size];
+                to_floats(ds, d[k]), to_floats(xs, x[k]);
 #pragma unroll
                 for (int e = 0; e < size; e++) {
-                    float de = to_float(d[k][e]), xhat = (to_float(x[k][e]) - m) * r;
-                    float g = de * to_float(w[e]);
+                    float xhat = (xs[e] - m[k]) * r[k], g = ds[e] * w[e];
                     sum_g += g;
                     sum_gx = fmaf(g, xhat, sum_gx);
-                    dw[e] = fmaf(de, xhat, dw[e]);
-                    db[e] += de;
+                    dw[e] = fmaf(ds[e], xhat, dw[e]);
+                    db[e] += ds[e];
                 }
             }
             sum_g = warp_sum(sum_g);
@@ -221,18 +226,21 @@ __global__ void __launch_bounds__(THREADS, 512 / THREADS)
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
             if (first + k >= rows || !active) continue;
-            float m = mean ? mean[first + k] : 0.0f, r = rstd[first + k], mean_g = 0.0f, mean_gx = 0.0f;
-            for (int i = 0; i < warps; i++) {
+            float mean_g = 0.0f, mean_gx = 0.0f;
+#pragma unroll
+            for (int i = 0; i < WARPS; i++) {
                 mean_g += sums[buffer][2 * k][i];
                 mean_gx += sums[buffer][2 * k + 1][i];
             }
             mean_g = mean ? mean_g * inverse_C : 0.0f;
             mean_gx *= inverse_C;
+            float ds[size], xs[size], ps[size];
+            to_floats(ds, d[k]), to_floats(xs, x[k]), to_floats(ps, past[k]);
 #pragma unroll
             for (int e = 0; e < size; e++) {
-                float xhat = (to_float(x[k][e]) - m) * r;
-                float dx = r * (to_float(d[k][e]) * to_float(w[e]) - mean_g - xhat * mean_gx);
-                d[k][e] = from_float<T>(dresidual ? to_float(past[k][e]) + dx : dx);
+                float xhat = (xs[e] - m[k]) * r[k];
+                float dx = r[k] * (ds[e] * w[e] - mean_g - xhat * mean_gx);
+                d[k][e] = from_float<T>(dresidual ? ps[e] + dx : dx);
             }
             d[k].store(dinp + (first + k) * C + c);
         }
@@ -274,7 +282,7 @@ static int64_t residual_norm_forward_vec_need(struct tensor *residual, struct te
                : OP_UNSUPPORTED;
 }
 
-/* Calls f with `vecs` as a compile-time number. */
+/* Calls f with `vecs`, at most 8, as a compile-time number. */
 template <class F> static void with_vecs(int64_t vecs, F f) {
     if (vecs <= 1) return f(std::integral_constant<int, 1>());
     if (vecs <= 2) return f(std::integral_constant<int, 2>());
@@ -348,12 +356,13 @@ static void norm_backward_naive(const struct op_env *env, struct tensor *dinp, s
     });
 }
 
-/* Two shapes of block: up to 256 threads with 3 rows in flight, or up to 1024 threads (64 registers each)
- * with one. There are three blocks for each SM of an H200; on every device, so that the bits do not depend
- * on it. */
-constexpr int NARROW_THREADS = 256, NARROW_ROWS = 3, WIDE_THREADS = 1024, WIDE_ROWS = 1;
-static int64_t norm_backward_blocks(int64_t rows, int64_t vectors) {
-    return min_i64(3 * 132, ceil_div(rows, vectors <= NARROW_THREADS ? NARROW_ROWS : WIDE_ROWS));
+/* Two shapes of block: up to 8 warps with 3 rows in flight, or up to 32 warps (64 registers a thread) with
+ * one. There are three blocks for each SM of an H200, or six of up to 3 warps, of which one computes while another
+ * loads; on every device, so that the bits do not depend on it. */
+constexpr int NARROW_WARPS = 8, NARROW_ROWS = 3, WIDE_BLOCK_WARPS = 32, WIDE_ROWS = 1;
+static int64_t norm_backward_blocks(int64_t rows, int64_t warps) {
+    return min_i64((warps <= 3 ? 6 : 3) * 132,
+                   ceil_div(rows, warps <= NARROW_WARPS ? NARROW_ROWS : WIDE_ROWS));
 }
 
 static int64_t norm_backward_vec_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
@@ -361,8 +370,10 @@ static int64_t norm_backward_vec_need(struct tensor *dinp, struct tensor *dweigh
                                       const struct tensor *inp, const struct tensor *mean,
                                       const struct tensor *rstd, const struct tensor *weight) {
     int64_t C = tensor_cols(inp), vectors = C * (int64_t)dtype_size(inp->dtype) / 16;
-    if (!rows_of_vectors(dinp, dresidual, dout, inp, weight) || vectors > WIDE_THREADS) return OP_UNSUPPORTED;
-    return norm_backward_blocks(tensor_rows(inp), vectors) * 2 * C * (int64_t)sizeof(float);
+    if (!rows_of_vectors(dinp, dresidual, dout, inp, weight) || vectors > WIDE_BLOCK_WARPS * WARP_SIZE)
+        return OP_UNSUPPORTED;
+    return norm_backward_blocks(tensor_rows(inp), ceil_div(vectors, WARP_SIZE)) * 2 * C *
+           (int64_t)sizeof(float);
 }
 
 static void norm_backward_vec(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
@@ -372,13 +383,22 @@ static void norm_backward_vec(const struct op_env *env, struct tensor *dinp, str
     int64_t rows = tensor_rows(inp), C = tensor_cols(inp);
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);
-        int64_t vectors = C / vec<T>::size, blocks = norm_backward_blocks(rows, vectors);
+        int64_t warps = ceil_div(C / vec<T>::size, WARP_SIZE), blocks = norm_backward_blocks(rows, warps);
         float *partials = (float *)env->scratch; /* (blocks, 2, C) */
-        auto kernel = vectors <= NARROW_THREADS ? norm_backward_kernel<T, NARROW_ROWS, NARROW_THREADS>
-                                                : norm_backward_kernel<T, WIDE_ROWS, WIDE_THREADS>;
-        launch({grid_size(blocks, 1), (unsigned)round_up(vectors, WARP_SIZE), 0, env->stream}, kernel,
-               data_of<T>(dinp), partials, data_of<T>(dresidual), data_of<T>(dout), data_of<T>(inp),
-               data_of<float>(mean), f32(rstd), data_of<T>(weight), rows, (int)C);
+        auto go = [&](auto kernel, int64_t block_warps) {
+            launch({grid_size(blocks, 1), (unsigned)(block_warps * WARP_SIZE), 0, env->stream}, kernel,
+                   data_of<T>(dinp), partials, data_of<T>(dresidual), data_of<T>(dout), data_of<T>(inp),
+                   data_of<float>(mean), f32(rstd), data_of<T>(weight), rows, (int)C);
+        };
+        if (warps <= NARROW_WARPS)
+            with_vecs(warps, [&](auto number) {
+                constexpr int WARPS = decltype(number)::value;
+                go(norm_backward_kernel<T, NARROW_ROWS, WARPS>, WARPS);
+            });
+        else if (warps <= WIDE_BLOCK_WARPS / 2)
+            go(norm_backward_kernel<T, WIDE_ROWS, WIDE_BLOCK_WARPS / 2>, WIDE_BLOCK_WARPS / 2);
+        else
+            go(norm_backward_kernel<T, WIDE_ROWS, WIDE_BLOCK_WARPS>, WIDE_BLOCK_WARPS);
         int columns = (int)(dbias ? 2 * C : C);
         launch({grid_size(columns, WARP_SIZE), {WARP_SIZE, FINISH_SLICES}, 0, env->stream},
                norm_backward_finish_kernel<T>, data_of<T>(dweight), data_of<T>(dbias), partials, (int)blocks,
