@@ -372,16 +372,16 @@ blame() {
 predictions='matmul_forward 17.0
 matmul_backward 34.9
 head 21.7
-attn_forward 4.3
-attn_backward 12.6
-loss 4.2
+attn_forward 4.1
+attn_backward 8.6
+loss 3.4
 act 2.4
 norm_forward 2.5
-norm_backward 2.8
+norm_backward 2.6
 embed 0.2
 update 0.95
 gaps 0.35
-step 104'
+step 99'
 stage5() {
     stage_begin 5 profile $S5
     run profile 55 $TRAIN profile $model_124m --device cuda --repeats $repeats
