@@ -58,8 +58,7 @@ struct request;
 struct choice {
     struct request *request;
     int64_t index;
-    bool begun;
-    struct sampler *sampler;
+    struct sampler *sampler; /* while it is written */
     struct generation generation;
     struct answer answer;
     int64_t sent, tokens_sent; /* of a stream: bytes and tokens; tokens_sent is -1 before the first event */
@@ -68,8 +67,9 @@ struct choice {
 struct request {
     struct api_request q;
     struct http_later *later;
-    int64_t id, left; /* texts that have not ended */
-    bool gone;        /* nobody waits for it */
+    int64_t id, begun, left; /* texts that have begun, that have not ended */
+    int64_t turn;            /* the smallest is next */
+    bool gone;               /* nobody waits for it */
     struct choice *choices;
     int64_t count;
     struct request *next;
@@ -81,7 +81,8 @@ struct serve {
     struct api api;
     struct batch *batch;
     struct request *requests; /* the oldest first */
-    int64_t count, seed;      /* requests so far, and the seed of the next one without its own */
+    int64_t count, turns;     /* requests so far; see request.turn */
+    int64_t seed;             /* of the next request without its own */
 };
 
 static void add_request(struct serve *s, struct api_request *q, struct http_later *later) {
@@ -89,6 +90,7 @@ static void add_request(struct serve *s, struct api_request *q, struct http_late
     r->q = *q;
     r->later = later;
     r->id = ++s->count;
+    r->turn = ++s->turns;
     r->left = r->count = q->prompt_count * q->n;
     r->choices = (struct choice *)xcalloc((size_t)r->count, sizeof *r->choices);
     if (!q->seeded) r->q.sampling.seed = s->seed++;
@@ -118,7 +120,6 @@ static void begin_choice(struct serve *s, struct choice *c) {
                                           .top = q->top};
     c->generation =
         (struct generation){.sampler = c->sampler, .tokens = q->tokens, .each = take_token, .user = c};
-    c->begun = true;
     batch_add(s->batch, &c->generation, prompt->ids, prompt->count);
 }
 
@@ -193,20 +194,23 @@ static void free_request(struct request *r) {
 
 /* --- the work between requests --- */
 
-/* Texts of clients that have gone end at their next token, and those that wait do not begin. */
+/* Texts of clients that have gone end at their next token; those of them that wait never begin. */
+static void drop_gone(struct request *r) {
+    r->gone = r->gone || http_gone(r->later);
+    for (; r->gone && r->begun < r->count; r->begun++) r->left--;
+}
+
+/* Gives the free places to the texts that wait, one of each request in turn: many texts of one client leave
+ * room for others. */
 static void begin_choices(struct serve *s) {
-    for (struct request *r = s->requests; r; r = r->next) {
-        r->gone = r->gone || http_gone(r->later);
-        for (int64_t i = 0; i < r->count; i++) {
-            struct choice *c = &r->choices[i];
-            if (c->begun) continue;
-            if (r->gone) {
-                c->begun = c->generation.ended = true;
-                end_choice(c);
-            } else if (batch_room(s->batch) > 0) {
-                begin_choice(s, c);
-            }
-        }
+    for (struct request *r = s->requests; r; r = r->next) drop_gone(r);
+    while (batch_room(s->batch) > 0) {
+        struct request *first = NULL;
+        for (struct request *r = s->requests; r; r = r->next)
+            if (r->begun < r->count && (!first || r->turn < first->turn)) first = r;
+        if (!first) return;
+        first->turn = ++s->turns;
+        begin_choice(s, &first->choices[first->begun++]);
     }
 }
 

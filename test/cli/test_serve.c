@@ -59,7 +59,7 @@ static json_t *body_json(char *answer) {
     char *body = strstr(answer, "\r\n\r\n");
     json_error_t why;
     assert_non_null(body);
-    json_t *root = json_loads(body + 4, JSON_REJECT_DUPLICATES, &why);
+    json_t *root = json_loads(body + 4, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &why);
     if (!root) fail_msg("%s: %s", why.text, answer);
     free(answer);
     return root;
@@ -250,6 +250,24 @@ static void test_at_the_same_time(void **state) {
     stop_server();
 }
 
+/* A request for many texts lets others through: each gets its turn. */
+static void test_turns(void **state) {
+    serve("--batch-size 1 --tokens 1M");
+    int many =
+        begin_post("/v1/completions", "{\"prompt\":\"Once\",\"n\":8,\"max_tokens\":3000,\"temperature\":3,"
+                                      "\"min_p\":0,\"logit_bias\":{}}");
+    usleep(50000);
+    json_t *root = post("/v1/completions", "{\"prompt\":\"Once\",\"seed\":1,\"max_tokens\":5}", NULL);
+    char byte;
+    assert_int_equal(recv(many, &byte, 1, MSG_DONTWAIT), -1); /* not yet */
+    assert_text(choice_of(root, 0), "--prompt Once --seed 1 --tokens 5");
+    json_decref(root);
+    root = body_json(rest_of(many));
+    assert_int_equal(json_array_size(json_object_get(root, "choices")), 8);
+    json_decref(root);
+    stop_server();
+}
+
 /* --- what is wrong --- */
 
 static void assert_refused(const char *path, const char *body, const char *param, const char *says) {
@@ -391,6 +409,7 @@ int main(int argc, char **argv) {
         SERVED(test_chat_answers_are_those_of_sample),
         SERVED(test_streams),
         SERVED(test_at_the_same_time),
+        SERVED(test_turns),
         SERVED(test_wrong_requests),
         SERVED(test_strangers),
         SERVED(test_clients_that_vanish),
