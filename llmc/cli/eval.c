@@ -10,9 +10,11 @@
 #include "llmc/format/adapter.h"
 #include "llmc/format/checkpoint.h"
 #include "llmc/model/eval.h"
+#include "llmc/report/json_text.h"
 #include "llmc/run/owner.h"
 
 #include <inttypes.h>
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,9 +22,10 @@
 #include <unistd.h>
 
 struct eval_config {
-    const char *from, *adapter, *tokenizer, *device, *data, *text, *field, *tasks, *pairs, *details;
+    const char *from, *adapter, *tokenizer, *device, *data, *text, *field, *tasks, *pairs, *details,
+        *examples, *json;
     enum text_format format;
-    int64_t batch_size, seq_len, batches, threads;
+    int64_t batch_size, seq_len, batches, threads, shots;
     bool overwrite;
 };
 
@@ -48,8 +51,13 @@ static const struct option_row what_rows[] = {
     OPT_TEXT(
         C, tasks, "tasks", NULL, "LIST",
         "answer multiple-choice questions: files or patterns, separated by commas, of HellaSwag (.jsonl), "
-        "MMLU (.csv or .jsonl), or lines {\"context\": ..., \"choices\": [...], \"answer\": 0}",
+        "MMLU (.csv or .jsonl), ARC, PIQA and WinoGrande (.jsonl), or lines {\"context\": ..., \"choices\": [...], \"answer\": 0}",
         0),
+    OPT_INT(C, shots, "shots", "0", 0, 1000, "N",
+            "put N answered questions of --examples before each question", 0),
+    OPT_TEXT(C, examples, "examples", NULL, "LIST",
+             "files of answered questions for --shots, of the same form as those of --tasks", 0),
+    OPT_TEXT(C, json, "json", NULL, "FILE", "write a summary of all results to FILE, as one JSON object", 0),
     OPT_TEXT(
         C, pairs, "pairs", NULL, "FILE",
         "write the targets of these sources (lines of SOURCE<tab>TARGET, or JSON), the most probable token "
@@ -59,7 +67,8 @@ static const struct option_row what_rows[] = {
         C, details, "details", NULL, "FILE",
         "write the scores of every question of --tasks, or the targets of --pairs, to FILE, as JSON lines",
         0),
-    OPT_FLAG(C, overwrite, "overwrite", "false", "replace the FILE of --details", OPTION_THIS_RUN),
+    OPT_FLAG(C, overwrite, "overwrite", "false", "replace the FILE of --details and of --json",
+             OPTION_THIS_RUN),
 };
 static const struct option_row batch_rows[] = {
     OPT_INT(C, batch_size, "batch-size", "auto", 0, 1 << 20, "B",
@@ -87,6 +96,7 @@ struct evaluation {
     struct gpt_config model;
     struct tokenizer *tokenizer; /* NULL: none known */
     struct device *device;
+    struct json_t *summary; /* for --json */
 };
 
 static void open_evaluation(struct evaluation *e) {
@@ -183,6 +193,15 @@ static void print_loss(const struct eval_loss *r, const char *name) {
     say("\n");
 }
 
+/* JSON has no NaN. */
+static json_t *number(double v) { return isfinite(v) ? json_real(v) : json_null(); }
+
+static json_t *loss_to_json(const struct eval_loss *r, const char *name) {
+    return json_pack("{s:o, s:I, s:o, s:o, s:o}", "data", json_text(name, (int64_t)strlen(name)), "tokens",
+                     (json_int_t)r->targets, "loss", number(r->loss), "perplexity", number(r->perplexity),
+                     "bits_per_byte", number(r->bits_per_byte));
+}
+
 static void evaluate_loss(const struct evaluation *e) {
     struct error err;
     struct gpt gpt;
@@ -206,6 +225,7 @@ static void evaluate_loss(const struct evaluation *e) {
     struct eval_loss r = eval_loss(&gpt, l, batches, e->tokenizer, &progress);
     progress_done(&progress);
     print_loss(&r, name);
+    json_object_set_new(e->summary, "loss", loss_to_json(&r, name));
     dataloader_close(l);
     dataset_free(d);
     ctx_free(&ctx);
@@ -233,11 +253,23 @@ static void write_answer(void *user, int64_t question, int count, int answer, co
     writer_printf(&d->w, "]}\n");
 }
 
-static void print_result(const char *name, int width, const struct eval_result *r) {
-    /* The standard error of a proportion by Agresti and Coull, with two right and two wrong answers more: two
-     * right answers of two do not make it 0. */
+/* The standard error of a proportion by Agresti and Coull, with two right and two wrong answers more: two
+ * right answers of two do not make it 0. */
+static double standard_error(const struct eval_result *r) {
     double n = (double)r->questions + 4, p = (r->accuracy * (double)r->questions + 2) / n;
-    double error = sqrt(p * (1 - p) / n);
+    return sqrt(p * (1 - p) / n);
+}
+
+/* acc and acc_norm are the names of EleutherAI's evaluation harness. */
+static json_t *result_to_json(const char *name, const struct eval_result *r, int64_t shots) {
+    return json_pack("{s:o, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "task",
+                     json_text(name, (int64_t)strlen(name)), "questions", (json_int_t)r->questions, "shots",
+                     (json_int_t)shots, "acc", r->accuracy, "acc_stderr", standard_error(r), "acc_norm",
+                     r->per_character, "acc_per_token", r->per_token, "chance", r->chance);
+}
+
+static void print_result(const char *name, int width, const struct eval_result *r) {
+    double error = standard_error(r);
     say("%-*s %9" PRId64 "  %6.2f %% +- %4.2f  %6.2f %%  %10.2f %%  %6.2f %%\n", width, name, r->questions,
         100 * r->accuracy, 100 * error, 100 * r->per_token, 100 * r->per_character, 100 * r->chance);
 }
@@ -267,6 +299,7 @@ static void run_tasks(const struct evaluation *e, const struct eval_tasks *l, st
         struct eval_result r = eval_task_run(l->task[i], gpt, &answers, &progress);
         progress_done(&progress);
         print_result(name, width, &r);
+        json_array_append_new(json_object_get(e->summary, "tasks"), result_to_json(name, &r, e->c.shots));
         add_result(&sum, &r);
     }
     if (l->count > 1) print_result("all questions", width, &sum);
@@ -278,7 +311,12 @@ static void evaluate_tasks(const struct evaluation *e) {
     struct error err;
     struct details details = {0};
     struct eval_tasks l;
-    check(eval_tasks_open(&l, e->c.tasks, e->tokenizer, e->c.seq_len, &err), "--tasks: %s", err.message);
+    struct eval_shots shots = {.count = 0};
+    check(!e->c.shots || eval_shots_open(&shots, e->c.shots, e->c.examples, &err), "--examples: %s",
+          err.message);
+    check(eval_tasks_open(&l, e->c.tasks, e->tokenizer, e->c.seq_len, &shots, &err), "--tasks: %s",
+          err.message);
+    eval_shots_free(&shots);
     if (l.cut)
         warn("%" PRId64 " of %" PRId64 " questions are longer than %" PRId64
              " tokens: their beginnings are left out",
@@ -293,6 +331,15 @@ static void evaluate_tasks(const struct evaluation *e) {
 
 /* --- the command --- */
 
+static void write_summary(const struct evaluation *e) {
+    struct error err;
+    char *text = json_dumps(e->summary, JSON_INDENT(2));
+    check(text, "--json: out of memory");
+    check(!e->c.json || write_file_atomic(e->c.json, text, strlen(text), &err), "--json %s", err.message);
+    free(text);
+    json_decref(e->summary);
+}
+
 /* Options of what is not evaluated. */
 static void warn_idle(const struct options *o, const struct eval_config *c) {
     const struct {
@@ -300,6 +347,8 @@ static void warn_idle(const struct options *o, const struct eval_config *c) {
         bool idle;
     } rows[] = {{"format", "--text", !c->text},
                 {"field", "--text", !c->text},
+                {"shots", "--tasks", !c->tasks},
+                {"examples", "--tasks and --shots", !c->tasks || !c->shots},
                 {"batches", "--data and --text", !c->text && !c->data}};
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++)
         if (rows[i].idle && options_given(o, rows[i].option))
@@ -317,7 +366,10 @@ int cmd_eval(int argc, char **argv) {
         : others && e.c.pairs  ? "--pairs excludes --data, --text and --tasks: give one of them"
         : e.c.data && e.c.text ? "--data and --text exclude each other: give one of them"
         : e.c.details && !e.c.tasks && !e.c.pairs ? "--details goes with --tasks and --pairs"
-                                                  : NULL;
+        : e.c.json && !others                     ? "--json goes with --data, --text and --tasks"
+        : e.c.shots && !e.c.examples
+            ? "--shots needs --examples: files with answered questions, such as the dev set"
+            : NULL;
     if (wrong) {
         report_error("%s", wrong);
         options_free(&options);
@@ -326,6 +378,7 @@ int cmd_eval(int argc, char **argv) {
     warn_idle(&options, &e.c);
     struct error err;
     check(!e.c.details || may_write_file(e.c.details, e.c.overwrite, &err), "--details %s", err.message);
+    check(!e.c.json || may_write_file(e.c.json, e.c.overwrite, &err), "--json %s", err.message);
     if (e.c.pairs) {
         struct text_model_config model = {.from = e.c.from,
                                           .adapter = e.c.adapter,
@@ -337,9 +390,12 @@ int cmd_eval(int argc, char **argv) {
         return 0;
     }
     open_evaluation(&e);
+    e.summary = json_pack("{s:o, s:n, s:[]}", "from", json_text(e.directory, (int64_t)strlen(e.directory)),
+                          "loss", "tasks");
     if (e.c.data || e.c.text) evaluate_loss(&e);
     if (e.c.tasks) evaluate_tasks(&e);
     check(fflush(stdout) == 0 && !ferror(stdout), "cannot write the results to standard output");
+    write_summary(&e);
     tokenizer_free(e.tokenizer);
     e.device->close(e.device);
     free(e.directory);

@@ -33,7 +33,11 @@ static void add_choice(struct question *q, char *text) {
 
 void task_file_free(struct task_file *f) {
     for (int64_t i = 0; i < f->count; i++) {
-        for (int k = 0; k < f->questions[i].count; k++) free(f->questions[i].choices[k]);
+        for (int k = 0; k < f->questions[i].count; k++) {
+            free(f->questions[i].choices[k]);
+            if (f->questions[i].contexts) free(f->questions[i].contexts[k]);
+        }
+        free(f->questions[i].contexts);
         free(f->questions[i].choices);
         free(f->questions[i].context);
     }
@@ -84,7 +88,9 @@ static void set_mmlu_question(struct question *q, const char *subject, const cha
     check(out, "out of host memory");
     fputs("The following are multiple choice questions (with answers) about ", out);
     for (const char *p = subject; *p; p++) fputc(*p == '_' ? ' ' : *p, out);
-    fprintf(out, ".\n\n%s\n", question);
+    fputs(".\n\n", out);
+    q->heading = ftell(out);
+    fprintf(out, "%s\n", question);
     for (int i = 0; i < n; i++) fprintf(out, "%c. %s\n", 'A' + i, choice[i]);
     fputs("Answer:", out);
     fclose(out);
@@ -94,6 +100,7 @@ static void set_mmlu_question(struct question *q, const char *subject, const cha
     q->count = 0;
     for (int i = 0; i < n; i++) add_choice(q, xasprintf(" %c", 'A' + i));
     q->answer = answer;
+    q->form = "MMLU";
 }
 
 /* --- JSON lines --- */
@@ -163,8 +170,103 @@ static bool find_answer(struct question *q, const json_t *answer, const json_t *
                               : "");
 }
 
+/* --- ARC, PIQA, WinoGrande --- */
+
+static const char *text_member(const json_t *object, const char *name, const struct place *at,
+                               struct error *err) {
+    const json_t *v = json_object_get(object, name);
+    const char *text = json_string_value(v);
+    if (!text || !*text)
+        fail(err, "%s:%" PRId64 ": \"%s\" is %s, expected a string that is not empty", at->path, at->line,
+             name, text ? "an empty string" : json_kind(v));
+    return text && *text ? text : NULL;
+}
+
+static bool add_arc(struct task_file *f, const json_t *object, const struct place *at, struct error *err) {
+    const json_t *choices = json_object_get(object, "choices"), *text = json_object_get(choices, "text"),
+                 *label = json_object_get(choices, "label");
+    const char *question = text_member(object, "question", at, err);
+    const char *key = question ? text_member(object, "answerKey", at, err) : NULL;
+    size_t n = json_array_size(text);
+    if (!question || !key) return false;
+    if (n < 2 || n > TASK_MAX_CHOICES || json_array_size(label) != n)
+        return fail(err,
+                    "%s:%" PRId64 ": \"choices\" is not {\"text\": [...], \"label\": [...]} of 2 to %d each",
+                    at->path, at->line, TASK_MAX_CHOICES);
+    struct question *q = add_question(f, at->line);
+    q->form = "ARC";
+    q->context = xasprintf("Question: %s\nAnswer:", question);
+    q->answer = -1;
+    for (size_t i = 0; i < n; i++) {
+        const char *choice = json_string_value(json_array_get(text, i));
+        const char *name = json_string_value(json_array_get(label, i));
+        if (!choice || !*choice || !name)
+            return fail(err, "%s:%" PRId64 ": choice %zu has no text or no label", at->path, at->line, i + 1);
+        add_choice(q, xasprintf(" %s", choice));
+        if (strcmp(name, key) == 0) q->answer = (int)i;
+    }
+    return q->answer >= 0 || fail(err, "%s:%" PRId64 ": \"answerKey\" is \"%.40s\", which is no label",
+                                  at->path, at->line, option_show(key).text);
+}
+
+/* Of two choices, numbered from `first`. */
+static bool set_answer_of_two(struct question *q, const json_t *answer, const char *name, int first,
+                              const struct place *at, struct error *err) {
+    const char *text = json_string_value(answer);
+    json_int_t index = json_is_integer(answer)       ? json_integer_value(answer)
+                       : text && text[0] && !text[1] ? text[0] - '0'
+                                                     : -1;
+    q->answer = (int)(index - first);
+    return index == first || index == first + 1 ||
+           fail(err,
+                "%s:%" PRId64
+                ": \"%s\" is not %d or %d; the test sets are published without answers, use the "
+                "validation set",
+                at->path, at->line, name, first, first + 1);
+}
+
+static bool add_piqa(struct task_file *f, const json_t *object, const struct place *at, struct error *err) {
+    const char *goal = text_member(object, "goal", at, err), *sol[2];
+    if (!goal || !(sol[0] = text_member(object, "sol1", at, err)) ||
+        !(sol[1] = text_member(object, "sol2", at, err)))
+        return false;
+    struct question *q = add_question(f, at->line);
+    q->form = "PIQA";
+    q->context = xasprintf("Question: %s\nAnswer:", goal);
+    for (int k = 0; k < 2; k++) add_choice(q, xasprintf(" %s", sol[k]));
+    return set_answer_of_two(q, json_object_get(object, "label"), "label", 0, at, err);
+}
+
+static bool add_winogrande(struct task_file *f, const json_t *object, const struct place *at,
+                           struct error *err) {
+    const char *sentence = text_member(object, "sentence", at, err), *option[2];
+    if (!sentence || !(option[0] = text_member(object, "option1", at, err)) ||
+        !(option[1] = text_member(object, "option2", at, err)))
+        return false;
+    const char *blank = strchr(sentence, '_'), *rest = blank ? blank + 1 + strspn(blank + 1, " ") : "";
+    size_t size = strlen(rest);
+    while (size && isspace((unsigned char)rest[size - 1])) size--;
+    if (!size)
+        return fail(err, "%s:%" PRId64 ": \"sentence\" has no \"_\" with something behind it", at->path,
+                    at->line);
+    struct question *q = add_question(f, at->line);
+    q->form = "WinoGrande";
+    q->context = xstrdup("");
+    q->contexts = (char **)xcalloc(2, sizeof *q->contexts);
+    for (int k = 0; k < 2; k++) {
+        q->contexts[k] = xasprintf("%.*s%s", (int)(blank - sentence), sentence, option[k]);
+        add_choice(q, xasprintf(" %.*s", (int)size, rest));
+    }
+    return set_answer_of_two(q, json_object_get(object, "answer"), "answer", 1, at, err);
+}
+
+/* --- all forms --- */
+
 static bool add_json_question(struct task_file *f, const json_t *object, const struct place *at,
                               struct error *err) {
+    if (json_object_get(object, "goal")) return add_piqa(f, object, at, err);
+    if (json_object_get(object, "sentence")) return add_winogrande(f, object, at, err);
+    if (json_object_get(object, "answerKey")) return add_arc(f, object, at, err);
     const struct members *m = json_object_get(object, hellaswag.context) ? &hellaswag
                               : json_object_get(object, "context") || !json_object_get(object, "question")
                                   ? &generic
@@ -175,7 +277,8 @@ static bool add_json_question(struct task_file *f, const json_t *object, const s
             err,
             "%s:%" PRId64
             ": expected an object with \"ctx\", \"endings\", \"label\" (HellaSwag), with \"question\", "
-            "\"choices\", \"answer\" (MMLU) or with \"context\", \"choices\", \"answer\"; found %s "
+            "\"choices\", \"answer\" (MMLU), of ARC (\"answerKey\"), PIQA (\"goal\") or WinoGrande "
+            "(\"sentence\"), or with \"context\", \"choices\", \"answer\"; found %s "
             "without \"ctx\", \"question\" and \"context\"",
             at->path, at->line, json_kind(object));
     if (!json_is_string(context))
@@ -183,6 +286,7 @@ static bool add_json_question(struct task_file *f, const json_t *object, const s
                     json_kind(context));
     struct question *q = add_question(f, at->line);
     q->context = xstrdup(json_string_value(context));
+    q->form = m == &hellaswag ? "HellaSwag" : "context and choices";
     const json_t *list = json_object_get(object, m->choices);
     if (!add_json_choices(q, list, m, at, err) ||
         !find_answer(q, json_object_get(object, m->answer), list, m, at, err))

@@ -1,5 +1,5 @@
-/* Multiple-choice questions in the forms in which data sets publish them: HellaSwag's JSON lines, MMLU's
- * CSV, and plain JSON lines for questions of one's own. */
+/* Multiple-choice questions in the forms in which data sets publish them: the JSON lines of HellaSwag, ARC,
+ * PIQA and WinoGrande, MMLU's CSV, and plain JSON lines for questions of one's own. */
 #ifndef LLMC_TASK_FILE_H
 #define LLMC_TASK_FILE_H
 
@@ -12,8 +12,11 @@ extern "C" {
 #define TASK_MAX_CHOICES 64
 
 struct question {
-    char *context;  /* what the model reads first; may be empty */
-    char **choices; /* (count) possible continuations, with the space before them; not empty */
+    const char *form; /* "ARC"; constant */
+    char *context;    /* what the model reads first; may be empty */
+    char **contexts;  /* (count) one for each choice instead; NULL: `context` is before all of them */
+    int64_t heading; /* bytes of `context` that say what all questions are about; examples come behind them */
+    char **choices;  /* (count) possible continuations, with the space before them; not empty */
     int count, answer;
     int64_t line; /* in the file, from 1 */
 };
@@ -34,11 +37,20 @@ struct task_file {
  * with SUBJECT from a name like world_religions_test.csv if no column has it, and the choices are
  * " A" to " D".
  *
- * Any other file has one JSON object per line, in one of three forms:
+ * Any other file has one JSON object per line, in one of these forms:
  *
  *     {"ctx": "...", "endings": ["...", ...], "label": 3}        HellaSwag (Zellers et al. 2019); also "3"
  *     {"question": "...", "choices": ["...", ...], "answer": 3}  MMLU, as above; also with "subject"
+ *     {"question": "...", "choices": {"text": ["...", ...], "label": ["A", ...]}, "answerKey": "B"}
+ *                                                                ARC (Clark et al. 2018)
+ *     {"goal": "...", "sol1": "...", "sol2": "...", "label": 0}  PIQA (Bisk et al. 2020)
+ *     {"sentence": "... _ ...", "option1": "...", "option2": "...", "answer": "1"}
+ *                                                                WinoGrande (Sakaguchi et al. 2020)
  *     {"context": "...", "choices": ["...", ...], "answer": 3}   answer: an index from 0, or a choice's text
+ *
+ * ARC and PIQA become "Question: ...\nAnswer:". Of WinoGrande each choice is read in place of the blank, and the
+ * rest of the sentence counts, which is the same for both. These are the forms of EleutherAI's evaluation
+ * harness, so accuracy is its acc, and accuracy by character its acc_norm.
  *
  * A space is put between context and choice; in the last form only if neither has white space there
  * already and the context is not empty.

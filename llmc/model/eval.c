@@ -11,6 +11,7 @@
 #include <glob.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -114,26 +115,68 @@ static bool cut_row(struct eval_task *task, struct task_row *row, int64_t T) {
     return true;
 }
 
-static bool add_question(struct eval_task *task, const struct question *q, const struct tokenizer *t,
-                         int64_t T, const char *path, struct error *err) {
-    struct token_buffer *b = &task->tokens;
-    int64_t context = b->count; /* where its tokens begin; they stay there, each choice gets a copy */
-    if (!encode(b, t, q->context, path, q->line, err)) return false;
-    if (b->count == context) {
-        if (tokenizer_end_of_text(t) < 0)
-            return fail(err,
-                        "%s:%" PRId64
-                        ": the context is empty, and the tokenizer has no <|endoftext|> to begin with",
-                        path, q->line);
-        *room_for(b, 1) = (uint32_t)tokenizer_end_of_text(t);
+/* An empty context is <|endoftext|>. */
+static bool encode_context(struct token_buffer *b, const struct tokenizer *t, const char *text,
+                           const char *path, int64_t line, struct error *err) {
+    int64_t before = b->count;
+    if (!encode(b, t, text, path, line, err)) return false;
+    if (b->count > before) return true;
+    if (tokenizer_end_of_text(t) < 0)
+        return fail(
+            err, "%s:%" PRId64 ": the context is empty, and the tokenizer has no <|endoftext|> to begin with",
+            path, line);
+    *room_for(b, 1) = (uint32_t)tokenizer_end_of_text(t);
+    return true;
+}
+
+static const char *context_of(const struct question *q, int choice) {
+    return q->contexts ? q->contexts[choice] : q->context;
+}
+
+static bool is_example_for(const struct question *e, const struct question *q) {
+    return strcmp(e->form, q->form) == 0 && e->heading == q->heading &&
+           memcmp(e->context, q->context, (size_t)q->heading) == 0 &&
+           strcmp(context_of(e, 0), context_of(q, 0)) != 0;
+}
+
+/* The context of a choice with the examples in it. The caller frees; NULL if there are too few. */
+static char *context_with(const struct eval_shots *shots, const struct question *q, int choice,
+                          const char *path, struct error *err) {
+    int64_t count = shots ? shots->count : 0, found = 0;
+    char *text = NULL;
+    size_t size;
+    FILE *out = open_memstream(&text, &size);
+    check(out, "out of host memory");
+    fwrite(q->context, 1, (size_t)q->heading, out);
+    for (int64_t i = 0; found < count && i < shots->examples.count; i++) {
+        const struct question *e = &shots->examples.questions[i];
+        if (!is_example_for(e, q)) continue;
+        fprintf(out, "%s%s\n\n", context_of(e, e->answer) + e->heading, e->choices[e->answer]);
+        found++;
     }
-    int64_t context_count = b->count - context;
+    fputs(context_of(q, choice) + q->heading, out);
+    fclose(out);
+    if (found == count) return text;
+    free(text);
+    fail(err,
+         "%s:%" PRId64 ": --shots %" PRId64 ": --examples has only %" PRId64
+         " questions like this one (%s%s%.*s)",
+         path, q->line, count, found, q->form, q->heading ? ": " : "", (int)max_i64(0, q->heading - 2),
+         q->context);
+    return NULL;
+}
+
+static bool add_question(struct eval_task *task, const struct question *q, const struct tokenizer *t,
+                         int64_t T, const struct eval_shots *shots, const char *path, struct error *err) {
+    struct token_buffer *b = &task->tokens;
     task->questions[task->question_count++] = (struct task_question){task->row_count, q->count, q->answer};
     bool cut = false;
     for (int k = 0; k < q->count; k++) {
         int64_t first = b->count;
-        uint32_t *copy = room_for(b, context_count);
-        memcpy(copy, b->ids + context, (size_t)context_count * sizeof *copy);
+        char *context = context_with(shots, q, k, path, err);
+        bool ok = context && encode_context(b, t, context, path, q->line, err);
+        free(context);
+        if (!ok) return false;
         int64_t before = b->count;
         if (!encode(b, t, q->choices[k], path, q->line, err)) return false;
         if (b->count - first > INT32_MAX)
@@ -148,7 +191,8 @@ static bool add_question(struct eval_task *task, const struct question *q, const
     return true;
 }
 
-struct eval_task *eval_task_open(const char *path, const struct tokenizer *t, int64_t T, struct error *err) {
+struct eval_task *eval_task_open(const char *path, const struct tokenizer *t, int64_t T,
+                                 const struct eval_shots *shots, struct error *err) {
     struct task_file f;
     if (!task_file_read(&f, path, err)) return NULL;
     struct eval_task *task = (struct eval_task *)xcalloc(1, sizeof *task);
@@ -159,7 +203,8 @@ struct eval_task *eval_task_open(const char *path, const struct tokenizer *t, in
     task->rows = (struct task_row *)xcalloc((size_t)rows, sizeof *task->rows);
     task->questions = (struct task_question *)xcalloc((size_t)f.count, sizeof *task->questions);
     bool ok = true;
-    for (int64_t i = 0; ok && i < f.count; i++) ok = add_question(task, &f.questions[i], t, T, path, err);
+    for (int64_t i = 0; ok && i < f.count; i++)
+        ok = add_question(task, &f.questions[i], t, T, shots, path, err);
     task_file_free(&f);
     if (ok) return task;
     eval_task_free(task);
@@ -267,8 +312,8 @@ struct eval_result eval_task_run(const struct eval_task *task, struct gpt *gpt,
 /* --- several files --- */
 
 static bool add_task(struct eval_tasks *l, const char *path, const struct tokenizer *t, int64_t T,
-                     struct error *err) {
-    struct eval_task *task = eval_task_open(path, t, T, err);
+                     const struct eval_shots *shots, struct error *err) {
+    struct eval_task *task = eval_task_open(path, t, T, shots, err);
     if (!task) return false;
     l->task = (struct eval_task **)xrealloc(l->task, (size_t)(l->count + 1) * sizeof(struct eval_task *));
     l->task[l->count++] = task;
@@ -278,11 +323,12 @@ static bool add_task(struct eval_tasks *l, const char *path, const struct tokeni
     return true;
 }
 
-bool eval_tasks_open(struct eval_tasks *l, const char *list, const struct tokenizer *t, int64_t T,
-                     struct error *err) {
+/* Calls `add` for each file of a list: files and patterns, separated by commas. */
+typedef bool add_file_fn(void *user, const char *path, struct error *err);
+static bool for_each_file(const char *list, add_file_fn *add, void *user, struct error *err) {
     char *copy = xstrdup(list), *rest = copy;
     bool ok = true;
-    memset(l, 0, sizeof *l);
+    int64_t count = 0;
     for (char *pattern; ok && (pattern = strsep(&rest, ",")) != NULL;) {
         glob_t found;
         if (!*pattern) continue;
@@ -293,14 +339,52 @@ bool eval_tasks_open(struct eval_tasks *l, const char *list, const struct tokeni
             ok = fail(err, "no file is named %s", pattern);
             break;
         }
-        for (size_t i = 0; ok && i < found.gl_pathc; i++) ok = add_task(l, found.gl_pathv[i], t, T, err);
+        for (size_t i = 0; ok && i < found.gl_pathc; i++, count++) ok = add(user, found.gl_pathv[i], err);
         globfree(&found);
     }
     free(copy);
-    if (ok && l->count == 0) ok = fail(err, "\"%s\" names no file", list);
+    return ok && (count > 0 || fail(err, "\"%s\" names no file", list));
+}
+
+struct adding {
+    struct eval_tasks *tasks;
+    const struct tokenizer *t;
+    int64_t T;
+    const struct eval_shots *shots;
+};
+static bool add_task_file(void *user, const char *path, struct error *err) {
+    const struct adding *a = (const struct adding *)user;
+    return add_task(a->tasks, path, a->t, a->T, a->shots, err);
+}
+
+bool eval_tasks_open(struct eval_tasks *l, const char *list, const struct tokenizer *t, int64_t T,
+                     const struct eval_shots *shots, struct error *err) {
+    struct adding adding = {l, t, T, shots};
+    memset(l, 0, sizeof *l);
+    bool ok = for_each_file(list, add_task_file, &adding, err);
     if (!ok) eval_tasks_free(l);
     return ok;
 }
+
+static bool add_examples(void *user, const char *path, struct error *err) {
+    struct task_file *all = (struct task_file *)user, f;
+    if (!task_file_read(&f, path, err)) return false;
+    all->questions =
+        (struct question *)xrealloc(all->questions, (size_t)(all->count + f.count) * sizeof *f.questions);
+    memcpy(all->questions + all->count, f.questions, (size_t)f.count * sizeof *f.questions);
+    all->capacity = all->count += f.count;
+    free(f.questions); /* what they consist of is in `all` now */
+    return true;
+}
+
+bool eval_shots_open(struct eval_shots *s, int64_t count, const char *list, struct error *err) {
+    *s = (struct eval_shots){.count = count};
+    bool ok = for_each_file(list, add_examples, &s->examples, err);
+    if (!ok) eval_shots_free(s);
+    return ok;
+}
+
+void eval_shots_free(struct eval_shots *s) { task_file_free(&s->examples); }
 
 void eval_tasks_free(struct eval_tasks *l) {
     for (int64_t i = 0; i < l->count; i++) eval_task_free(l->task[i]);

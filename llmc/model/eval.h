@@ -7,6 +7,7 @@
 #define LLMC_EVAL_H
 
 #include "llmc/corpus/dataloader.h"
+#include "llmc/corpus/task_file.h"
 #include "llmc/model/gpt.h"
 #include "llmc/text/tokenizer.h"
 
@@ -36,12 +37,23 @@ struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t b
 
 /* --- multiple choice --- */
 
+/* Answered questions that a model reads before each one: the first `count` of the same form, and for MMLU of
+ * the same subject, that are not the question itself. A blank line stands between them. */
+struct eval_shots {
+    int64_t count;
+    struct task_file examples;
+};
+/* `list` is one as for eval_tasks_open(). */
+bool eval_shots_open(struct eval_shots *s, int64_t count, const char *list, struct error *err);
+void eval_shots_free(struct eval_shots *s);
+
 /* The questions of one file, as tokens. Context and choice are encoded separately and the probability of
  * the choice's tokens after the context is what counts; nothing is put before the context, but if it is
- * empty, <|endoftext|> stands in its place. Contexts that do not fit into T tokens are cut from the
+ * empty, <|endoftext|> stands in its place. `shots` may be NULL: none. Contexts that do not fit into T tokens are cut from the
  * left. */
 struct eval_task;
-struct eval_task *eval_task_open(const char *path, const struct tokenizer *t, int64_t T, struct error *err);
+struct eval_task *eval_task_open(const char *path, const struct tokenizer *t, int64_t T,
+                                 const struct eval_shots *shots, struct error *err);
 void eval_task_free(struct eval_task *task);
 
 const char *eval_task_name(const struct eval_task *task); /* the path without its folders */
@@ -56,7 +68,7 @@ struct eval_tasks {
     int64_t longest, cut, questions; /* of all */
 };
 bool eval_tasks_open(struct eval_tasks *tasks, const char *list, const struct tokenizer *t, int64_t T,
-                     struct error *err);
+                     const struct eval_shots *shots, struct error *err);
 void eval_tasks_free(struct eval_tasks *tasks);
 
 /* Share of the questions whose right choice has the highest score. Equal scores: the first one counts; NaN

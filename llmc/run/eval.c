@@ -79,7 +79,7 @@ void run_open_tasks(struct run *r) {
     if (!r->config.eval_tasks) return;
     check(r->data.tokenizer,
           "--eval-tasks: with token shards, --tokenizer must say how the questions become tokens");
-    check(eval_tasks_open(&r->tasks, r->config.eval_tasks, r->data.tokenizer, r->config.seq_len, &err),
+    check(eval_tasks_open(&r->tasks, r->config.eval_tasks, r->data.tokenizer, r->config.seq_len, NULL, &err),
           "--eval-tasks: %s", err.message);
     if (is_rank_0(r) && r->tasks.cut)
         warn("%" PRId64 " of %" PRId64 " questions are longer than %" PRId64

@@ -8,7 +8,7 @@
 FUZZ_TARGET(task_json) {
     struct error err;
     struct tokenizer *t = tokenizer_bytes();
-    struct eval_task *task = eval_task_open(fuzz_file("task.jsonl", data, size), t, 16, &err);
+    struct eval_task *task = eval_task_open(fuzz_file("task.jsonl", data, size), t, 16, NULL, &err);
     if (task) {
         check(eval_task_longest(task) <= 16 && eval_task_questions(task) > 0, "a task that does not fit");
         fuzz_accept();

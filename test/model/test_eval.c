@@ -131,6 +131,32 @@ static void json_lines_in_both_forms(void **state) {
     task_file_free(&f);
 }
 
+/* The texts are those that lm-evaluation-harness makes of the same rows. */
+static void arc_piqa_and_winogrande(void **state) {
+    struct task_file f = read_task(
+        "t.jsonl",
+        "{\"id\": \"x\", \"question\": \"Why?\", \"choices\": {\"text\": [\"rain\", \"the sun\", \"ice\"], "
+        "\"label\": [\"A\", \"B\", \"C\"]}, \"answerKey\": \"C\"}\n"
+        "{\"question\": \"How?\", \"choices\": {\"text\": [\"so\", \"thus\"], \"label\": [\"1\", \"2\"]}, "
+        "\"answerKey\": \"1\"}\n"
+        "{\"goal\": \"Open a jar\", \"sol1\": \"twist it\", \"sol2\": \"eat it\", \"label\": 0}\n"
+        "{\"goal\": \"Dry\", \"sol1\": \"a\", \"sol2\": \"b\", \"label\": \"1\"}\n"
+        "{\"sentence\": \"The cup did not fit the box as the _ was too big. \", \"option1\": \"cup\", "
+        "\"option2\": \"box\", \"answer\": \"1\"}\n"
+        "{\"sentence\": \"_'s hat fell.\", \"option1\": \"Ann\", \"option2\": \"Bob\", \"answer\": \"2\"}\n");
+    assert_int_equal(f.count, 6);
+    assert_question(&f, 0, 1, "Question: Why?\nAnswer:", 2, "[ rain][ the sun][ ice]");
+    assert_question(&f, 1, 2, "Question: How?\nAnswer:", 0, "[ so][ thus]");
+    assert_question(&f, 2, 3, "Question: Open a jar\nAnswer:", 0, "[ twist it][ eat it]");
+    assert_question(&f, 3, 4, "Question: Dry\nAnswer:", 1, "[ a][ b]");
+    assert_question(&f, 4, 5, "", 0, "[ was too big.][ was too big.]");
+    assert_string_equal(f.questions[4].contexts[0], "The cup did not fit the box as the cup");
+    assert_string_equal(f.questions[4].contexts[1], "The cup did not fit the box as the box");
+    assert_question(&f, 5, 6, "", 1, "[ 's hat fell.][ 's hat fell.]");
+    assert_string_equal(f.questions[5].contexts[1], "Bob");
+    task_file_free(&f);
+}
+
 static void mmlu_csv(void **state) {
     struct task_file f =
         read_task("world_religions_test.CSV",
@@ -227,6 +253,19 @@ static void bad_task_files_are_refused(void **state) {
         {"a.jsonl", "{\"ctx\": \"a\", \"endings\": [\"b\", \"c\"], \"label\": 0.0}", "\"label\" is a number"},
         {"a.jsonl", "{\"context\": \"a\", \"choices\": [\"b\", \"c\"], \"answer\": \"d\"}",
          "\"answer\" is \"d\", expected 0 to 1 or the text of a choice"},
+        {"a.jsonl", "{\"goal\": \"a\", \"sol1\": \"b\"}", "\"sol2\" is missing, expected a string"},
+        {"a.jsonl", "{\"goal\": \"a\", \"sol1\": \"b\", \"sol2\": \"c\", \"label\": -1}",
+         "\"label\" is not 0 or 1; the test sets are published without answers"},
+        {"a.jsonl", "{\"sentence\": \"a b\", \"option1\": \"c\", \"option2\": \"d\", \"answer\": \"1\"}",
+         "\"sentence\" has no \"_\" with something behind it"},
+        {"a.jsonl", "{\"sentence\": \"a _ b\", \"option1\": \"c\", \"option2\": \"d\", \"answer\": \"\"}",
+         "\"answer\" is not 1 or 2"},
+        {"a.jsonl",
+         "{\"question\": \"a\", \"choices\": {\"text\": [\"b\", \"c\"], \"label\": [\"A\", \"B\"]}, "
+         "\"answerKey\": \"C\"}",
+         "a.jsonl:1: \"answerKey\" is \"C\", which is no label"},
+        {"a.jsonl", "{\"question\": \"a\", \"choices\": [\"b\", \"c\"], \"answerKey\": \"A\"}",
+         "\"choices\" is not {\"text\": [...], \"label\": [...]}"},
         {"a.csv", "q,a,b,c,d\n", "a.csv:1: 5 columns, expected 6: question, A, B, C, D, answer"},
         {"a.csv", "q,a,b,c,d,A\nq,a,b,c,d,A,x\n", "a.csv:2: 7 columns, expected 6"},
         {"a.csv", "q,a,b,c,d,E\n", "a.csv:1: the answer in column 6 is \"E\", expected A to D, or 0 to 3"},
@@ -428,7 +467,7 @@ static void see(void *user, int64_t question, int count, int answer, const doubl
 
 static struct eval_task *open_task(const char *path, const struct tokenizer *t, int64_t T) {
     struct error err = {""};
-    struct eval_task *task = eval_task_open(path, t, T, &err);
+    struct eval_task *task = eval_task_open(path, t, T, NULL, &err);
     if (!task) fail_msg("%s", err.message);
     return task;
 }
@@ -638,6 +677,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(csv_records),
         SCRATCH_TEST(json_lines_in_both_forms),
+        SCRATCH_TEST(arc_piqa_and_winogrande),
         SCRATCH_TEST(mmlu_csv),
         SCRATCH_TEST(mmlu_as_published),
         SCRATCH_TEST(quotes_in_a_list_of_choices),
