@@ -524,10 +524,11 @@ struct device *run_open_device(const struct run_config *c) {
     enum { WORTH_TIMING = 1000000000 }; /* FLOPs: a few microseconds, beside which a launch counts */
     struct error err;
     struct device_options options = {.threads = c->threads, .tf32 = c->tf32};
-    bool automatic = strcmp(c->autotune, "auto") == 0;
+    const char *tune = c->autotune ? c->autotune : "auto"; /* NULL: a run from before there was a default */
+    bool automatic = strcmp(tune, "auto") == 0;
     char *cached = automatic ? cache_file("matmul.tune") : NULL;
     if (automatic) options.tune_flops = WORTH_TIMING;
-    if (strcmp(c->autotune, "off") != 0) options.tune_file = automatic ? cached : c->autotune;
+    if (strcmp(tune, "off") != 0) options.tune_file = automatic ? cached : tune;
     struct device *device = device_open(c->device, &options, &err);
     check(device, "%s", err.message);
     free(cached);
