@@ -1,6 +1,8 @@
 /* qk_norm_forward, qk_norm_backward. Shapes: {N, NH, NKV, HS}. */
 #include "test/ops/op_harness.h"
 
+#include <string.h>
+
 enum { LARGE_EPS = OP_FLAG(0), OVER_DOUT = OP_FLAG(1) };
 
 static float eps_of(const struct op_case *c) { return c->flags & LARGE_EPS ? 0.5f : 1e-5f; }
@@ -33,6 +35,15 @@ static double rstd_at(struct op_instance *x, int64_t at) {
     double squares = 0.0;
     for (int64_t i = 0; i < HS; i++) squares += (double)inp[i] * (double)inp[i];
     return 1.0 / sqrt(squares / (double)HS + (double)eps_of(x->c));
+}
+
+/* rstd of every head in double: the reference is not the CPU's operation, whose forward and backward pass
+ * share a function, so that a mistake in it would be in both. */
+static struct tensor all_rstd(struct op_instance *x) {
+    const int64_t *d = x->c->d, HS = d[3], heads = d[0] * (d[1] + 2 * d[2]);
+    struct tensor t = op_temporary(x, heads, 0, 0);
+    for (int64_t h = 0; h < heads; h++) f32(&t)[h] = (float)rstd_at(x, h * HS);
+    return t;
 }
 
 /* Values must come through bit by bit. */
@@ -72,6 +83,18 @@ static void qk_norm_forward_make(struct op_instance *x) {
     add_heads(x, ROLE_OUT, "out");
 }
 
+static void normalise(struct op_instance *x, int64_t at, const char *weight) {
+    const float *inp = op_initial(x, "inp") + at, *w = op_initial(x, weight);
+    double r = rstd_at(x, at);
+    for (int64_t i = 0; i < x->c->d[3]; i++)
+        f32(A("out"))[at + i] = (float)((double)inp[i] * r * (double)w[i]);
+}
+
+static void qk_norm_forward_reference(struct ctx *cpu, struct op_instance *x) {
+    memcpy(f32(A("out")), op_initial(x, "inp"), (size_t)op_find(x, "inp")->count * sizeof(float));
+    each_head(x, normalise);
+}
+
 static void allow_forward(struct op_instance *x, int64_t at, const char *weight) {
     double e = op_sum_error((double)x->c->d[3]) + 4.0 * UNIT_F32;
     for (int64_t i = 0; i < x->c->d[3]; i++)
@@ -84,8 +107,10 @@ static void qk_norm_forward_bound(struct op_instance *x) {
 }
 
 static const struct op_case qk_norm_forward_cases[] = {QK_NORM_CASES};
-OP_TEST(qk_norm_forward, (.bound = qk_norm_forward_bound, .model_cases = qk_norm_model_cases), A("out"),
-        A("inp"), A("q_weight"), A("k_weight"), heads_of(x->c), kv_heads_of(x->c), eps_of(x->c));
+OP_TEST(qk_norm_forward,
+        (.bound = qk_norm_forward_bound, .model_cases = qk_norm_model_cases,
+         .reference = qk_norm_forward_reference),
+        A("out"), A("inp"), A("q_weight"), A("k_weight"), heads_of(x->c), kv_heads_of(x->c), eps_of(x->c));
 
 /* --- qk_norm_backward --- */
 
@@ -98,6 +123,39 @@ static void qk_norm_backward_make(struct op_instance *x) {
     if (x->c->flags & OVER_DOUT) op_alias(x, "dinp", "dout");
     op_add(x, ROLE_ADD, x->dtype, "dq_weight", HS, 0, 0);
     op_add(x, ROLE_ADD, x->dtype, "dk_weight", HS, 0, 0);
+}
+
+static void differentiate(struct op_instance *x, int64_t at, const char *weight) {
+    const float *inp = op_initial(x, "inp") + at, *dout = op_initial(x, "dout") + at;
+    const float *w = op_initial(x, weight);
+    int64_t HS = x->c->d[3];
+    double r = rstd_at(x, at), sum_gx = 0.0;
+    for (int64_t i = 0; i < HS; i++) sum_gx += (double)dout[i] * (double)w[i] * (double)inp[i] * r;
+    for (int64_t i = 0; i < HS; i++)
+        f32(A("dinp"))[at + i] =
+            (float)(r * ((double)dout[i] * (double)w[i] - (double)inp[i] * r * sum_gx / (double)HS));
+}
+
+/* The heads [first, first + count) of every row add to dweight. */
+static void add_up(struct op_instance *x, const char *dweight, int64_t first, int64_t count,
+                   const struct tensor *rstd) {
+    const int64_t *d = x->c->d, HS = d[3], all = d[1] + 2 * d[2];
+    const float *inp = op_initial(x, "inp"), *dout = op_initial(x, "dout");
+    for (int64_t i = 0; i < HS; i++) {
+        double sum = (double)op_initial(x, dweight)[i];
+        for (int64_t n = 0; n < d[0]; n++)
+            for (int64_t h = n * all + first; h < n * all + first + count; h++)
+                sum += (double)dout[h * HS + i] * (double)inp[h * HS + i] * (double)f32(rstd)[h];
+        f32(A(dweight))[i] = (float)sum;
+    }
+}
+
+static void qk_norm_backward_reference(struct ctx *cpu, struct op_instance *x) {
+    struct tensor rstd = all_rstd(x);
+    memcpy(f32(A("dinp")), op_initial(x, "dout"), (size_t)op_find(x, "dout")->count * sizeof(float));
+    each_head(x, differentiate);
+    add_up(x, "dq_weight", 0, x->c->d[1], &rstd);
+    add_up(x, "dk_weight", x->c->d[1], x->c->d[2], &rstd);
 }
 
 /* rstd is off by the error of a sum, here twice as much; so is each of the terms that it multiplies. */
@@ -135,6 +193,8 @@ static const struct op_case qk_norm_backward_cases[] = {
     {"over dout, grouped", INPUT_RANDOM, {35, 4, 2, 64}, OVER_DOUT, SIZE_SMALL},
     {"over dout, odd", INPUT_RANDOM, {5, 3, 1, 7}, OVER_DOUT, SIZE_SMALL},
 };
-OP_TEST(qk_norm_backward, (.bound = qk_norm_backward_bound, .model_cases = qk_norm_model_cases), A("dinp"),
-        A("dq_weight"), A("dk_weight"), A("dout"), A("inp"), A("q_weight"), A("k_weight"), heads_of(x->c),
-        kv_heads_of(x->c), eps_of(x->c));
+OP_TEST(qk_norm_backward,
+        (.bound = qk_norm_backward_bound, .model_cases = qk_norm_model_cases,
+         .reference = qk_norm_backward_reference),
+        A("dinp"), A("dq_weight"), A("dk_weight"), A("dout"), A("inp"), A("q_weight"), A("k_weight"),
+        heads_of(x->c), kv_heads_of(x->c), eps_of(x->c));
