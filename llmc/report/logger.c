@@ -322,7 +322,10 @@ void logger_validation(struct logger *l, int64_t step, double loss) {
     double floor = l->o.floor_loss;
     if (isfinite(floor) && floor > 0)
         snprintf(above, sizeof above, "  (floor %.4f, %+.1f %%)", floor, 100 * (loss - floor) / floor);
-    logger_say(l, "step %" PRId64 "  validation loss %.4f%s", step, loss, above);
+    char bits[48] = "";
+    if (l->o.val_bytes > 0)
+        snprintf(bits, sizeof bits, ", %.3f bits per byte", loss / log(2.0) / l->o.val_bytes);
+    logger_say(l, "step %" PRId64 "  validation loss %.4f%s%s", step, loss, bits, above);
 }
 
 /* --- the plot --- */

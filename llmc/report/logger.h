@@ -21,6 +21,7 @@ struct log_options {
     double peak_flops; /* the matmul rate measured on this machine; 0: unknown */
     double floor_loss; /* entropy of the data, drawn as a line and shown beside the validation loss; NAN:
                           unknown */
+    double val_bytes;  /* of text behind a target of the validation set; 0: unknown */
     bool quiet;        /* no terminal output */
     bool tensorboard;  /* also write event files (event_file.h) into the run directory */
 };

@@ -115,6 +115,12 @@ static void introduce(const struct run *r) {
     free(out);
 }
 
+/* Of the validation text; 0: unknown. */
+static double bytes_per_target(const struct run *r) {
+    int64_t bytes = r->data.val ? r->data.val_bytes : 0;
+    return bytes ? (double)bytes / (double)(dataset_tokens(r->data.val) - 1) : 0.0;
+}
+
 static bool open_logger(struct run *r, struct error *err) {
     bool writes = is_rank_0(r);
     struct log_options options = {.out = writes ? r->out : NULL,
@@ -125,6 +131,7 @@ static bool open_logger(struct run *r, struct error *err) {
                                   .flops_per_token = flops_per_token(r),
                                   .peak_flops = peak_flops(r),
                                   .floor_loss = r->data.floor_loss,
+                                  .val_bytes = bytes_per_target(r),
                                   .tensorboard = writes && r->config.tensorboard};
     return (r->log = logger_open(&options, err)) != NULL;
 }
@@ -219,10 +226,7 @@ static void print_stopped(const struct run *r) {
 
 static void print_loss(const struct run *r) {
     say("loss      %.4f nats per token on the validation set", r->val_loss);
-    if (r->data.val_bytes) {
-        double tokens = (double)(dataset_tokens(r->data.val) - 1);
-        say(", %.3f bits per byte", r->val_loss / log(2.0) * tokens / (double)r->data.val_bytes);
-    }
+    if (bytes_per_target(r) > 0) say(", %.3f bits per byte", r->val_loss / log(2.0) / bytes_per_target(r));
     if (isfinite(r->data.floor_loss))
         say("; %.1f %% above the lower bound %.4f, the entropy of the data",
             100.0 * (r->val_loss / r->data.floor_loss - 1.0), r->data.floor_loss);

@@ -2,6 +2,7 @@
 #include "test/program.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,10 +103,30 @@ static void a_profile_has_no_impossible_rates(void **state) {
     assert_true(rows > 10);
 }
 
+/* With bytes as tokens a loss in bits is one per byte, but for the token that ends the text. */
+static void losses_on_text_come_in_bits_per_byte(void **state) {
+    char text[4000] = "";
+    for (int i = 0; i < 200; i++) strcat(text, i % 7 ? "the cat ran " : "a dog sat ");
+    put_text("text.txt", text);
+    struct ran r =
+        run_command("$T --text text.txt --tokenizer bytes --batch-size 2 --steps 20 --val-every 10 "
+                    "--validation-fraction 0.4 --out run " MODEL);
+    const char *step = strstr(r.out, "step 20  validation loss "), *end = strstr(r.out, "loss      ");
+    double loss = 0, bits = 0, last_loss = 0, last_bits = 0;
+    assert_true(step && end);
+    assert_int_equal(sscanf(step, "step 20  validation loss %lf, %lf bits per byte", &loss, &bits), 2);
+    assert_int_equal(sscanf(end, "loss      %lf nats per token on the validation set, %lf bits per byte",
+                            &last_loss, &last_bits),
+                     2);
+    assert_true(loss == last_loss && bits == last_bits);
+    assert_true(fabs(bits / (loss / log(2.0)) - 1.0) < 0.01);
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         SCRATCH_TEST(every_step_has_its_own_time),
         SCRATCH_TEST(commands_can_be_pasted),
+        SCRATCH_TEST(losses_on_text_come_in_bits_per_byte),
         SCRATCH_TEST(a_profile_has_no_impossible_rates),
     };
     return test_main(argc, argv, tests, NULL, NULL);
