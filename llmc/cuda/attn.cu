@@ -147,7 +147,8 @@ __global__ void attn_forward_naive_kernel(T *out, float *lse, const T *qkv, int6
 
 /* --- backward --- */
 
-/* A query or key gets a multiple of itself from scores that need norms; each lane has a part of the factor. */
+/* A query or key gets a multiple of itself from scores that need norms; each lane has a part of the
+ * factor. */
 template <class T>
 DEVICE_INLINE void add_own(float (&sum)[4], float factor, const T *row, const warp_place &p, int HS) {
     factor = warp_sum(factor);

@@ -18,13 +18,13 @@
 extern "C" {
 #endif
 
-/* Uploads tokens and targets (B,T). Targets may be NULL (generation); -1 is ignored. With the prefix mask, the
- * prefix of a sequence is what comes before its first target that is not ignored: a source text; without
+/* Uploads tokens and targets (B,T). Targets may be NULL (generation); -1 is ignored. With the prefix mask,
+ * the prefix of a sequence is what comes before its first target that is not ignored: a source text; without
  * targets it is empty. */
 void gpt_set_batch(struct gpt *gpt, const int32_t *tokens, const int32_t *targets);
 
-/* After gpt_set_batch: other prefixes (B), each the number of first tokens that see each other. A model without
- * the prefix mask has none. */
+/* After gpt_set_batch: other prefixes (B), each the number of first tokens that see each other. A model
+ * without the prefix mask has none. */
 void gpt_set_prefix(struct gpt *gpt, const int32_t *lengths);
 
 /* The rule of this model's attention, without dropout. */
@@ -61,8 +61,8 @@ void gpt_loss(struct gpt *gpt);
  * device, so that a recorded step can run with another one. */
 void gpt_set_loss_scale(struct gpt *gpt, float scale);
 
-/* Forward and backward of one micro-batch, the only pass with dropout. The first one of a step overwrites gradients and STEP_LOSS (the
- * scaled sum of losses), the others add. */
+/* Forward and backward of one micro-batch, the only pass with dropout. The first one of a step overwrites
+ * gradients and STEP_LOSS (the scaled sum of losses), the others add. */
 void gpt_forward_backward(struct gpt *gpt, bool first_micro_batch);
 
 /* Logits (Vp) of one position after gpt_forward; B = 1. They lie in A_LOGITS; copied to `host` unless

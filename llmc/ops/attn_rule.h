@@ -1,9 +1,9 @@
 /* How attention turns queries and keys into weights: the score of a query and a key, and which keys a query
  * sees. The operations attn_forward and attn_backward (ops.h) follow such a rule.
  *
- * Every score here depends on three numbers only: the dot product q.k and the squares |q|^2 and |k|^2. Every
- * mask lets a query see one stretch of keys, and a key one stretch of queries. So one loop over a stretch, with
- * one function for the score, computes all rules. */
+ * Every score here depends on three numbers only: the dot product q.k and the squares |q|^2 and |k|^2.
+ * Every mask lets a query see one stretch of keys, and a key one stretch of queries. So one loop over a
+ * stretch, with one function for the score, computes all rules. */
 #ifndef LLMC_ATTN_RULE_H
 #define LLMC_ATTN_RULE_H
 
@@ -60,8 +60,8 @@ struct attn_range {
     int64_t first, end;
 };
 
-/* The keys that query t sees in a sequence of T tokens, and the queries that see key s. `prefix` is the number
- * of first tokens that see each other, of ATTN_PREFIX; above T it counts as T. */
+/* The keys that query t sees in a sequence of T tokens, and the queries that see key s. `prefix` is the
+ * number of first tokens that see each other, of ATTN_PREFIX; above T it counts as T. */
 static inline LLMC_HD struct attn_range attn_keys(struct attn_rule r, int64_t prefix, int64_t T, int64_t t) {
     struct attn_range keys = {0, t + 1};
     if (r.mask == ATTN_ANTI_CAUSAL) keys.first = t;
@@ -101,8 +101,8 @@ static inline LLMC_HD float attn_score_of(enum attn_score score, float scale, fl
                                 : x;
 }
 
-/* With a gradient g of the score, q gets attn_factor() * attn_slope() * g times k, plus attn_own_slope() of the
- * product attn_slope() * g times q. k gets the same with q and k exchanged. */
+/* With a gradient g of the score, and d = attn_slope() * g, the gradient of q is attn_factor() * d * k plus
+ * attn_own_slope() * d * q. That of k is the same with q and k exchanged. */
 static inline LLMC_HD float attn_slope(enum attn_score score, float scale, float x, float q_norm,
                                        float k_norm) {
     return score == ATTN_COSINE ? q_norm * k_norm / scale

@@ -1,9 +1,9 @@
-/* Dropout (Srivastava et al. 2014, JMLR 15): in training, each number of a tensor becomes 0 with probability p, and is
- * divided by 1-p otherwise, so that its expectation stays.
+/* Dropout (Srivastava et al. 2014, JMLR 15): in training, each number of a tensor becomes 0 with probability
+ * p, and is divided by 1-p otherwise, so that its expectation stays.
  *
- * Which numbers these are is a function of a seed, the tensor's place in the model, the sample and the index within the
- * sample. So the backward pass, recomputation, a restart and any division of a batch among processes choose the same ones,
- * and no mask is stored. */
+ * Which numbers these are is a function of a seed, the tensor's place in the model, the sample and the index
+ * within the sample. So the backward pass, recomputation, a restart and any division of a batch among
+ * processes choose the same ones, and no mask is stored. */
 #ifndef LLMC_DROPOUT_H
 #define LLMC_DROPOUT_H
 
@@ -35,7 +35,8 @@ static inline LLMC_HD struct dropout_key dropout_key_of(float p, uint64_t seed, 
     return k;
 }
 
-/* What number `index` of the sample is multiplied with: 0 or 1/(1-p). Four numbers share a block of random bits. */
+/* What number `index` of the sample is multiplied with: 0 or 1/(1-p). Four numbers share a block of random
+ * bits. */
 static inline LLMC_HD struct rng4 dropout_block(struct dropout_key k, int64_t index) {
     return rng_philox(k.seed, k.purpose, (uint64_t)index / 4);
 }

@@ -202,8 +202,8 @@ LLMC_OP(glu_backward, struct tensor *dinp, /* (N,2F) = */
         const struct tensor *inp,          /* (N,2F) */
         enum activation act);
 
-/* out = inp, of which some numbers become 0 and the others larger: dropout.h. The gradient of inp is dropout of that
- * of out. */
+/* out = inp, of which some numbers become 0 and the others larger: dropout.h. The gradient of inp is the same
+ * of that of out. */
 LLMC_OP(dropout, struct tensor *out, /* (B,...) = ; may be inp */
         const struct tensor *inp,    /* as out */
         const struct dropout_rule *how);
@@ -213,7 +213,8 @@ LLMC_OP(dropout, struct tensor *out, /* (B,...) = ; may be inp */
 /* A row of qkv is NH heads of queries, NKV of keys and NKV of values, of HS columns each; out has NH heads.
  * Query head h reads the keys and values of head h/(NH/NKV): with NKV < NH this is grouped-query attention
  * (Ainslie et al. 2023, arXiv 2305.13245). `rule` says what a score S is and which keys s a query t sees
- * (attn_rule.h); by default S[t,s] = q[t].k[s]/sqrt(HS) for s <= t. Per sequence and query head, over those s:
+ * (attn_rule.h); by default S[t,s] = q[t].k[s]/sqrt(HS) for s <= t. Per sequence and query head, over those
+ * s:
  *   P = softmax of each row of S;  out[t] = sum_s P[t,s] v[s]
  *   lse[t] = log sum_s exp(S[t,s]), all that backward needs of the softmax (Dao 2022, arXiv 2205.14135)
  * With dropout, P is multiplied by its factors F before it meets v.
@@ -227,8 +228,8 @@ LLMC_OP(attn_forward, struct tensor *out, /* (B,T,NH*HS) =, rows t >= t0 */
 
 /* With D[t] = out[t].dout[t], P = exp(S - lse), and scaled dot products, scale = 1/sqrt(HS):
  *   dv[s] = sum_t P[t,s] dout[t];  dS = P * (dout v^T - D);  dq = scale * dS k;  dk = scale * dS^T q
- * with F*P in dv and F * (dout v^T) in dS. dk and dv are also sums over the query heads that share the head. For other scores, dq and dk follow
- * from dS by the chain rule. */
+ * where dk and dv are also sums over the query heads that share the head. With dropout, F*P stands for P in
+ * dv, and F * (dout v^T) for dout v^T. For other scores, dq and dk follow from dS by the chain rule. */
 LLMC_OP(attn_backward, struct tensor *dqkv, /* (B,T,(NH+2*NKV)*HS) = */
         const struct tensor *dout,          /* (B,T,NH*HS) */
         const struct tensor *out,           /* (B,T,NH*HS) */
