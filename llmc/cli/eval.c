@@ -25,7 +25,7 @@ struct eval_config {
     const char *from, *adapter, *tokenizer, *device, *data, *text, *field, *tasks, *pairs, *details,
         *examples, *json;
     enum text_format format;
-    int64_t batch_size, seq_len, batches, threads, shots;
+    int64_t batch_size, seq_len, batches, threads, shots, beams;
     bool overwrite;
 };
 
@@ -63,6 +63,8 @@ static const struct option_row what_rows[] = {
         "write the targets of these sources (lines of SOURCE<tab>TARGET, or JSON), the most probable token "
         "at each place, and compare them with the targets there: BLEU, as sacrebleu has it",
         0),
+    OPT_INT(C, beams, "beams", "1", 1, 256, "N",
+            "with --pairs: find each target by a beam search of this width", 0),
     OPT_TEXT(
         C, details, "details", NULL, "FILE",
         "write the scores of every question of --tasks, or the targets of --pairs, to FILE, as JSON lines",
@@ -345,11 +347,9 @@ static void warn_idle(const struct options *o, const struct eval_config *c) {
     const struct {
         const char *option, *goes_with;
         bool idle;
-    } rows[] = {{"format", "--text", !c->text},
-                {"field", "--text", !c->text},
-                {"shots", "--tasks", !c->tasks},
-                {"examples", "--tasks and --shots", !c->tasks || !c->shots},
-                {"batches", "--data and --text", !c->text && !c->data}};
+    } rows[] = {{"format", "--text", !c->text},  {"field", "--text", !c->text},
+                {"shots", "--tasks", !c->tasks}, {"examples", "--tasks and --shots", !c->tasks || !c->shots},
+                {"beams", "--pairs", !c->pairs}, {"batches", "--data and --text", !c->text && !c->data}};
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++)
         if (rows[i].idle && options_given(o, rows[i].option))
             warn("--%s has no effect: it goes with %s", rows[i].option, rows[i].goes_with);
@@ -385,7 +385,7 @@ int cmd_eval(int argc, char **argv) {
                                           .tokenizer = e.c.tokenizer,
                                           .device = e.c.device,
                                           .threads = e.c.threads};
-        evaluate_pairs(&model, e.c.pairs, e.c.details);
+        evaluate_pairs(&model, e.c.pairs, e.c.details, e.c.beams);
         options_free(&options);
         return 0;
     }

@@ -27,16 +27,22 @@ struct writing {
     struct written *all; /* (pairs.count) */
 };
 
-static void begin(struct writing *w, struct batch *b, int64_t i) {
-    struct written *t = &w->all[i];
+static struct token_buffer source_of(const struct writing *w, int64_t i) {
     struct token_buffer ids = {0};
     struct error err;
-    struct sampler_options greedy = {.temperature = 0.0, .top_p = 1.0, .seed = 1};
-    check(encode_source(w->m.tokenizer, w->pairs.pairs[i].source, &ids, &err), "%s:%" PRId64 ": %s",
-          w->pairs.path, w->pairs.pairs[i].line, err.message);
+    const struct pair *p = &w->pairs.pairs[i];
+    check(encode_source(w->m.tokenizer, p->source, &ids, &err), "%s:%" PRId64 ": %s", w->pairs.path, p->line,
+          err.message);
     check(ids.count < w->m.config.context,
           "%s:%" PRId64 ": the source has %" PRId64 " tokens, the model's context is of %" PRId64,
-          w->pairs.path, w->pairs.pairs[i].line, ids.count, w->m.config.context);
+          w->pairs.path, p->line, ids.count, w->m.config.context);
+    return ids;
+}
+
+static void begin(struct writing *w, struct batch *b, int64_t i) {
+    struct written *t = &w->all[i];
+    struct token_buffer ids = source_of(w, i);
+    struct sampler_options greedy = {.temperature = 0.0, .top_p = 1.0, .seed = 1};
     t->sampler = sampler_new(&greedy, w->m.V);
     t->answer.o = (struct answer_options){.tokenizer = w->m.tokenizer,
                                           .model = &w->m.config,
@@ -60,6 +66,17 @@ static void write_all(struct writing *w) {
     } while (batch_step(b) || begun < count);
     if (isatty(STDERR_FILENO)) fputs("\r\033[K", stderr);
     batch_free(b);
+}
+
+static void search_all(struct writing *w, int64_t beams) {
+    int64_t end = tokenizer_end_of_text(w->m.tokenizer), made = 0;
+    for (int64_t i = 0; i < w->pairs.count; i++) {
+        struct token_buffer ids = source_of(w, i);
+        struct answer *a = &w->all[i].answer;
+        a->text =
+            beam_text(&w->m, end, beams, 1.0, ids.ids, ids.count, w->m.config.context - ids.count, &made);
+        token_buffer_free(&ids);
+    }
 }
 
 static const char *text_of(const struct written *t) { return t->answer.text ? t->answer.text : ""; }
@@ -98,7 +115,8 @@ static void print_scores(const struct writing *w) {
         100.0 * (double)right / (double)w->pairs.count);
 }
 
-void evaluate_pairs(const struct text_model_config *model, const char *path, const char *details) {
+void evaluate_pairs(const struct text_model_config *model, const char *path, const char *details,
+                    int64_t beams) {
     struct writing w = {.all = NULL};
     struct error err;
     text_model_find(&w.m, model, path);
@@ -107,12 +125,16 @@ void evaluate_pairs(const struct text_model_config *model, const char *path, con
     check(pair_file_read(&w.pairs, path, &err), "--pairs %s", err.message);
     w.all = (struct written *)xcalloc((size_t)w.pairs.count, sizeof *w.all);
     int64_t T = w.m.config.context;
-    text_model_load(&w.m, model, text_model_batch(&w.m, 0, w.pairs.count, T), T);
-    write_all(&w);
+    check(beams <= T, "--beams %" PRId64 ": more than the model's context of %" PRId64, beams, T);
+    text_model_load(&w.m, model, beams > 1 ? beams : text_model_batch(&w.m, 0, w.pairs.count, T), T);
+    if (beams > 1)
+        search_all(&w, beams);
+    else
+        write_all(&w);
     print_scores(&w);
     check(!details || write_details(&w, details, &err), "--details %s", err.message);
     for (int64_t i = 0; i < w.pairs.count; i++) {
-        sampler_free(w.all[i].sampler);
+        if (w.all[i].sampler) sampler_free(w.all[i].sampler);
         answer_free(&w.all[i].answer);
     }
     free(w.all);

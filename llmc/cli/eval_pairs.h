@@ -5,7 +5,8 @@
 #include "llmc/cli/text_model.h"
 
 /* Prints BLEU and the share of targets that are right to the last character, for the most probable token at each
- * place. Writes the targets to `details` as JSON lines, if not NULL. Dies if something is missing. */
-void evaluate_pairs(const struct text_model_config *model, const char *path, const char *details);
+ * place, or with `beams` > 1 for the text that a beam search finds. Writes the targets to `details` as JSON lines, if not NULL. Dies if something is missing. */
+void evaluate_pairs(const struct text_model_config *model, const char *path, const char *details,
+                    int64_t beams);
 
 #endif

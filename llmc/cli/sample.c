@@ -44,6 +44,13 @@ static const struct option_row text_rows[] = {
             "texts to generate from each prompt, with the seeds SEED, SEED+1, ...", 0),
     OPT_INT(C, batch_size, "batch-size", "auto", 0, 4096, "N",
             "texts that are computed at the same time (auto: up to 16, as memory allows)", 0),
+    OPT_INT(
+        C, beams, "beams", "1", 1, 256, "N",
+        "search for the most probable text: keep the N best beginnings at every length (1: choose token by "
+        "token)",
+        0),
+    OPT_REAL(C, length_penalty, "length-penalty", "1", 0, 10, "A",
+             "with --beams: log-probabilities are divided by ((5 + length) / 6) to the power of A", 0),
     OPT_TEXT(C, stop, "stop", NULL, "TEXT", "end a text before it says TEXT; may be given several times",
              OPTION_REPEATED),
     OPT_FLAG(C, past_end, "past-end", "false", "continue after <|endoftext|>", 0),
@@ -252,7 +259,25 @@ static void make_texts(struct sample *s) {
     batch_free(b);
 }
 
+/* The most probable text of each prompt that a beam search finds. */
+static void search_texts(struct sample *s) {
+    for (int64_t i = 0; i < s->prompt_count; i++) {
+        const struct prompt *p = &s->prompts[i];
+        int64_t shown = -1, room = s->m.gpt.options.T - p->ids.count;
+        check(room > 0, "--beams: the prompt has %" PRId64 " tokens, the model's context is of %" PRId64,
+              p->ids.count, s->m.gpt.options.T);
+        char *text = beam_text(&s->m, s->answer.end, s->c->beams, s->c->length_penalty, p->ids.ids,
+                               p->ids.count, min_i64(s->c->tokens, room), &s->made);
+        print_more(s, i, &shown);
+        sample_put(s, text, (int64_t)strlen(text));
+        putchar('\n');
+        free(text);
+    }
+}
+
 static void check_texts(const struct sample_config *c) {
+    check(c->beams == 1 || (!c->interactive && !c->json && !c->stop && !c->past_end && c->count == 1),
+          "--beams finds one text: it takes no --interactive, --json, --stop, --past-end and --count");
     if (c->interactive) {
         check(
             !c->prompt[0] && !c->prompt_file && (!c->chat || !c->chat[0]),
@@ -303,11 +328,19 @@ int cmd_sample(int argc, char **argv) {
     if (!c.interactive) read_texts(&s);
     int64_t T = c.interactive ? s.m.config.context : positions_needed(&s);
     int64_t caches = text_model_batch(&s.m, c.interactive ? 1 : c.batch_size, max_i64(1, s.text_count), T);
+    if (c.beams > 1) {
+        check(c.beams <= s.m.config.context, "--beams %" PRId64 ": more than the model's context of %" PRId64,
+              c.beams, s.m.config.context);
+        caches = c.beams;
+        T = max_i64(T, caches);
+    }
     text_model_load(&s.m, &c.model, caches, T);
 
     double started = now_seconds();
     if (c.interactive)
         sample_interactive(&s);
+    else if (c.beams > 1)
+        search_texts(&s);
     else
         make_texts(&s);
     double seconds = now_seconds() - started;
@@ -316,7 +349,7 @@ int cmd_sample(int argc, char **argv) {
                 "The text is longer than the model's context of %" PRId64
                 " tokens: each time it was full, the model went on from the later half of it.\n",
                 s.m.config.context);
-    if (c.stats && !c.interactive) print_stats(&s, seconds);
+    if (c.stats && !c.interactive && c.beams == 1) print_stats(&s, seconds);
     free_texts(&s);
     text_model_close(&s.m);
     free(stops);

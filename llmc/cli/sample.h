@@ -11,7 +11,8 @@ struct sample_config {
     struct text_model_config model;
     const char *prompt, *prompt_file, *chat, *system, *source, *stop;
     enum chat_family chat_template;
-    int64_t tokens, count, batch_size, top;
+    int64_t tokens, count, batch_size, top, beams;
+    double length_penalty;
     struct sampling_config sampling;
     bool past_end, json, interactive, stats;
 };

@@ -1,6 +1,7 @@
 #include "llmc/cli/text_model.h"
 
 #include "llmc/cli/prompt.h"
+#include "llmc/model/beam.h"
 #include "llmc/format/adapter.h"
 #include "llmc/format/checkpoint.h"
 
@@ -58,6 +59,25 @@ void text_model_load(struct text_model *m, const struct text_model_config *c, in
     ctx_init(&m->ctx, m->device, m->device->ops, false);
     generator_create(&m->gpt, &m->ctx, &m->config, c->dtype ? DTYPE_BF16 : DTYPE_F32, NULL, caches, T);
     check(checkpoint_load_adapted(&m->gpt, m->directory, m->adapter, &err), "%s", err.message);
+}
+
+char *beam_text(struct text_model *m, int64_t end, int64_t width, double length_penalty,
+                const uint32_t *prompt, int64_t count, int64_t tokens, int64_t *made) {
+    int64_t ends[GPT_MOST_IDS + 2], end_count = 0;
+    double score;
+    check(m->tokenizer, "--beams: a text needs a tokenizer");
+    if (end >= 0) ends[end_count++] = end;
+    if (tokenizer_end_of_text(m->tokenizer) >= 0) ends[end_count++] = tokenizer_end_of_text(m->tokenizer);
+    for (int i = 0; i < m->config.eos.count; i++) ends[end_count++] = m->config.eos.id[i];
+    struct beam_options o = {width, tokens, m->V, ends, end_count, length_penalty};
+    uint32_t *ids = (uint32_t *)xmalloc((size_t)tokens * sizeof *ids);
+    int64_t n = beam_search(&m->gpt, &o, prompt, count, ids, &score);
+    int64_t size = tokenizer_decode(m->tokenizer, ids, n, NULL, 0);
+    char *text = (char *)xcalloc((size_t)size + 1, 1);
+    tokenizer_decode(m->tokenizer, ids, n, text, size);
+    *made += n;
+    free(ids);
+    return text;
 }
 
 void text_model_close(struct text_model *m) {

@@ -34,6 +34,10 @@ void text_model_find(struct text_model *m, const struct text_model_config *c, co
 int64_t text_model_batch(const struct text_model *m, int64_t wanted, int64_t texts, int64_t T);
 /* Then loads the weights, for `caches` texts of T tokens. */
 void text_model_load(struct text_model *m, const struct text_model_config *c, int64_t caches, int64_t T);
+/* The most probable continuation that a beam search of this width finds (model/beam.h), until a token that
+ * ends texts of this model, <|endoftext|> or `end` (-1: none). Adds its tokens to *made. The caller frees. */
+char *beam_text(struct text_model *m, int64_t end, int64_t width, double length_penalty,
+                const uint32_t *prompt, int64_t count, int64_t tokens, int64_t *made);
 void text_model_close(struct text_model *m);
 
 #endif

@@ -34,6 +34,7 @@ static void a_model_learns_to_write_targets(void **state) {
                        "--mask %s --steps 200 --learning-rate 5e-3",
                        masks[i]);
         expect_command(0, "", "$T sample --from run --source 'dog red' --temperature 0 --no-stats >target");
+        expect_command(0, "", "$T sample --from run --source 'dog red' --beams 3 >found && cmp found target");
         char *target = get_text("target");
         assert_string_equal(target, "hund rot\n");
         free(target);
@@ -41,7 +42,8 @@ static void a_model_learns_to_write_targets(void **state) {
     expect_command(0, "pairs.tsv: BLEU ", "$T eval --from run --pairs pairs.tsv --details written.jsonl");
     expect_command(0, "100.00 % right to the last character",
                    "head -3 pairs.tsv >three.tsv; "
-                   "$T eval --from run --pairs three.tsv");
+                   "$T eval --from run --pairs three.tsv && "
+                   "$T eval --from run --pairs three.tsv --beams 2 | grep -q '100.00 %% right'");
     expect_command(0, "",
                    "test $(wc -l <written.jsonl) = 64 && head -1 written.jsonl | grep -qx "
                    "'{\"source\":\"cat cat\",\"target\":\"katze katze\",\"written\":\"katze katze\"}'");
@@ -111,6 +113,8 @@ static void wrong_input_is_refused(void **state) {
         {"$T --pairs pairs.tsv --samples windows " SHAPE, "samples of --pairs are not cut"},
         {"$T --pairs pairs.tsv --seq-len 4 " SHAPE, "use longer sequences"},
         {"$T sample --from run --source x --prompt y", "--source excludes --prompt"},
+        {"$T sample --from run --source x --beams 2 --json", "--beams finds one text"},
+        {"$T sample --from run --source x --beams 200", "--beams 200: more than the model's context of 128"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         expect_command(1, cases[i].message, "%s", cases[i].command);
