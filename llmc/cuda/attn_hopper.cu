@@ -206,7 +206,7 @@ DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task 
             for (int i = 0; i < HS / 2; i++) acc[i] *= shrink[i / 2 % 2];
             pack<STEP>(p, s);
         }
-        release(shared.queries_empty);
+        release_converged(shared.queries_empty); /* all lanes have read the place, too */
 
         const bf16 *values = wait_for_tile();
         wgmma_fence();
