@@ -283,9 +283,9 @@ static void qk_norm_forward_vec(const struct op_env *env, struct tensor *out, co
     });
 }
 
-/* Blocks of backward; at most three for each SM of an H200. */
+/* Blocks of backward; at most two for each SM of an H200, which has registers for no more (120 a thread). */
 static int64_t backward_blocks(const struct tensor *inp, int64_t HS) {
-    return min_i64(3 * 132, ceil_div(heads_in(inp, HS), BLOCK / lanes_of_head(inp, HS) * HEADS));
+    return min_i64(2 * 132, ceil_div(heads_in(inp, HS), BLOCK / lanes_of_head(inp, HS) * HEADS));
 }
 
 static int64_t qk_norm_backward_vec_need(struct tensor *dinp, struct tensor *dq_weight,
