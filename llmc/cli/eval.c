@@ -51,7 +51,8 @@ static const struct option_row what_rows[] = {
     OPT_TEXT(
         C, tasks, "tasks", NULL, "LIST",
         "answer multiple-choice questions: files or patterns, separated by commas, of HellaSwag (.jsonl), "
-        "MMLU (.csv or .jsonl), ARC, PIQA and WinoGrande (.jsonl), or lines {\"context\": ..., \"choices\": [...], \"answer\": 0}",
+        "MMLU (.csv or .jsonl), ARC, PIQA and WinoGrande (.jsonl), or lines {\"context\": ..., \"choices\": "
+        "[...], \"answer\": 0}",
         0),
     OPT_INT(C, shots, "shots", "0", 0, 1000, "N",
             "put N answered questions of --examples before each question", 0),

@@ -84,10 +84,10 @@ struct dataloader *dataloader_open(const struct dataset *d, const struct loader_
                                    struct error *err);
 void dataloader_close(struct dataloader *l); /* NULL is fine */
 
-/* Samples in one epoch. The parts of a mixture have their own epochs, and begin each with another
- * permutation; that of the whole is as many samples as all parts have. Sample i of a shard is tokens [iT, iT+T]; the last is only a target. Shards that are
+/* Samples in one epoch. Sample i of a shard is tokens [iT, iT+T]; the last is only a target. Shards that are
  * too short for a sample are joined to the shard before them, as if they were its end. Tokens after the last
- * whole sample of such a stretch are not used. */
+ * whole sample of such a stretch are not used. The parts of a mixture have their own epochs, and begin each
+ * with another permutation; an epoch of the whole is as many samples as all parts have together. */
 int64_t dataloader_samples(const struct dataloader *l);
 /* Samples in one epoch of a part of a mixture, and how many of the first `samples` samples came from it. */
 int64_t dataloader_part_samples(const struct dataloader *l, int64_t part);

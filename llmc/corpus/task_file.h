@@ -48,8 +48,8 @@ struct task_file {
  *                                                                WinoGrande (Sakaguchi et al. 2020)
  *     {"context": "...", "choices": ["...", ...], "answer": 3}   answer: an index from 0, or a choice's text
  *
- * ARC and PIQA become "Question: ...\nAnswer:". Of WinoGrande each choice is read in place of the blank, and the
- * rest of the sentence counts, which is the same for both. These are the forms of EleutherAI's evaluation
+ * ARC and PIQA become "Question: ...\nAnswer:". Of WinoGrande each choice is read in place of the blank, and
+ * the rest of the sentence counts, which is the same for both. These are the forms of EleutherAI's evaluation
  * harness, so accuracy is its acc, and accuracy by character its acc_norm.
  *
  * A space is put between context and choice; in the last form only if neither has white space there

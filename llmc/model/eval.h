@@ -49,8 +49,8 @@ void eval_shots_free(struct eval_shots *s);
 
 /* The questions of one file, as tokens. Context and choice are encoded separately and the probability of
  * the choice's tokens after the context is what counts; nothing is put before the context, but if it is
- * empty, <|endoftext|> stands in its place. `shots` may be NULL: none. Contexts that do not fit into T tokens are cut from the
- * left. */
+ * empty, <|endoftext|> stands in its place. `shots` may be NULL: none. Contexts that do not fit into T tokens
+ * are cut from the left. */
 struct eval_task;
 struct eval_task *eval_task_open(const char *path, const struct tokenizer *t, int64_t T,
                                  const struct eval_shots *shots, struct error *err);

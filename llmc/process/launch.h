@@ -10,9 +10,9 @@
  * the first.
  *
  * The first SIGINT, SIGTERM or SIGHUP is forwarded: the processes save after the current step and exit.
- * Further ones change nothing; SIGQUIT kills them. SIGUSR1 is forwarded each time, unless it stops the run. When a process fails, the others get three seconds
- * to exit; then they are killed. The last line says which rank failed first, why, and how to go on. The
- * launcher exits with the status of that rank. */
+ * Further ones change nothing; SIGQUIT kills them. SIGUSR1 is forwarded each time, unless it stops the run.
+ * When a process fails, the others get three seconds to exit; then they are killed. The last line says which
+ * rank failed first, why, and how to go on. The launcher exits with the status of that rank. */
 #ifndef LLMC_LAUNCH_H
 #define LLMC_LAUNCH_H
 

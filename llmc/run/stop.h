@@ -16,8 +16,8 @@
 /* Reasons to stop that are no signal: larger than the number of any. */
 enum { STOP_TIME = 1000, STOP_EARLY };
 
-/* SIGPIPE and SIGXFSZ: what cannot be written is reported where it is written, and ends no run. SIGUSR1: there
- * is nothing to save yet. Processes that are started inherit this. */
+/* SIGPIPE and SIGXFSZ: what cannot be written is reported where it is written, and ends no run. SIGUSR1:
+ * there is nothing to save yet. Processes that are started inherit this. */
 void run_ignore_signals(void);
 /* SIGUSR1, which --requeue gives a meaning from the beginning. */
 void run_catch_usr1(bool requeue);

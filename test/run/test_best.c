@@ -1,5 +1,5 @@
-/* --keep-best and --early-stop: which checkpoint is the best, that it stays, and where a run ends. A text whose
- * second half has other words is learned by heart: the validation loss falls, and then rises. */
+/* --keep-best and --early-stop: which checkpoint is the best, that it stays, and where a run ends. A text
+ * whose second half has other words is learned by heart: the validation loss falls, and then rises. */
 #include "test/program.h"
 
 #include <stdio.h>
