@@ -183,6 +183,17 @@ static void samples_fill_rows_whole(void **state) {
     expect_rows(SAMPLES_APART, 3, "0-2 5-7 11-13 25-27 45-47 49-51 ", 4, 2);
 }
 
+static void a_row_has_no_sample_that_is_left_out(void **state) {
+    static const int lengths[] = {5, 2, 5};
+    struct dataset *d = samples(lengths, ARRAY_LENGTH(lengths), 3);
+    struct dataloader *l = open_rows(d, (struct loader_options){.B = 1, .T = 32, .order = SAMPLES_DOCUMENTS});
+    char *is = rows(l, 32, dataloader_samples(l));
+    assert_string_equal(is, "0-3 7-10 ");
+    free(is);
+    dataloader_close(l);
+    dataset_free(d);
+}
+
 static void nothing_to_learn_is_an_error(void **state) {
     static const int lengths[] = {9, 9};
     struct dataset *d = samples(lengths, 2, 5);
@@ -252,6 +263,7 @@ int main(int argc, char **argv) {
         SCRATCH_TEST(a_hash_decides_what_is_for_validation),
         SCRATCH_TEST(a_row_is_a_conversation_and_its_targets_the_answer),
         cmocka_unit_test(samples_fill_rows_whole),
+        cmocka_unit_test(a_row_has_no_sample_that_is_left_out),
         cmocka_unit_test(nothing_to_learn_is_an_error),
         cmocka_unit_test(rows_are_shuffled_without_state),
         cmocka_unit_test(marks_are_part_of_the_fingerprint),

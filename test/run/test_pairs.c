@@ -49,6 +49,9 @@ static void a_model_learns_to_write_targets(void **state) {
                    "'{\"source\":\"cat cat\",\"target\":\"katze katze\",\"written\":\"katze katze\"}'");
     expect_command(0, " 0.00 % right",
                    "printf 'cat\tHUND\n' >wrong.tsv; $T eval --from run --pairs wrong.tsv");
+    expect_command(1, "--pairs bad:1: expected a source", "echo no tab >bad; $T eval --from run --pairs bad");
+    expect_command(1, "--beams 200: more than the model's context of 128",
+                   "$T sample --from run --source x --beams 200");
     /* the command that is printed at the end */
     expect_command(0, "",
                    "$T --resume --out run | sed -n 's/^sample  *//p' | grep -e --source >hint && sh hint");
@@ -101,7 +104,11 @@ static void wrong_input_is_refused(void **state) {
         {"{\"source\": \"a\", \"target\": \"b\"}\na\tb\n", "bad:2: not JSON"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(files); i++) {
+        struct pair_file f;
+        struct error err;
         put_text("bad", files[i].text);
+        assert_false(pair_file_read(&f, in_scratch("bad"), &err));
+        assert_mentions(err.message, files[i].message);
         expect_command(1, files[i].message, "$T --pairs bad " SHAPE);
     }
     static const struct {
@@ -114,13 +121,11 @@ static void wrong_input_is_refused(void **state) {
         {"$T --pairs pairs.tsv --seq-len 4 " SHAPE, "use longer sequences"},
         {"$T sample --from run --source x --prompt y", "--source excludes --prompt"},
         {"$T sample --from run --source x --beams 2 --json", "--beams finds one text"},
-        {"$T sample --from run --source x --beams 200", "--beams 200: more than the model's context of 128"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         expect_command(1, cases[i].message, "%s", cases[i].command);
     expect_command(2, "--pairs excludes --data, --text and --tasks",
                    "$T eval --from run --pairs pairs.tsv --text pairs.tsv");
-    expect_command(1, "--pairs bad:2: not JSON", "$T eval --from run --pairs bad");
     expect_command(
         0, "60 pairs for training are longer than --seq-len 12",
         "sed 60q pairs.tsv | sed 's/\\t/ \\t/; s/$/ and more/' >many.tsv; "
