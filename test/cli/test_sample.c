@@ -177,7 +177,7 @@ static void interactive(void **state) {
                    "printf 'Hello\\nAnd you?\\n/new\\nHello\\n' | " SAMPLE
                    "--interactive --chat --temperature 0 >turns && test $(wc -l <turns) -ge 3");
     expect_command(0, "",
-                   "mkfifo in; (exec $T sample --from run --tokens 1e9 --past-end --threads 1 --device cpu "
+                   "mkfifo in; (exec $T sample --from run --tokens 1e6 --past-end --threads 1 --device cpu "
                    "--interactive <in >out) & p=$!; exec 3>in; echo Once >&3; "
                    "while test $(wc -c <out) -lt 2000; do sleep 0.05; done; kill -INT $p; sleep 0.3; "
                    "a=$(wc -c <out); sleep 0.3; b=$(wc -c <out); echo Tom >&3; "
