@@ -1,6 +1,8 @@
-/* build/stories: writes stories of the default corpus, prints their entropy, or grades a text.
+/* build/stories: writes stories of the default corpus or pairs made of them, prints their entropy, or grades a
+ * text.
  *
  *     build/stories --count 1000 --seed 1 > FILE      one story a line, with lines <|endoftext|> between them
+ *     build/stories --pairs reversed --count 1000     a sentence a line, a tab, and its words from the last on
  *     build/stories --entropy
  *     build/stories --grade FILE */
 #include "llmc/stories/stories.h"
@@ -21,11 +23,18 @@ struct config {
     int64_t count, seed, first;
     bool entropy;
     const char *grade;
+    enum pairs { PAIRS_NONE, PAIRS_REVERSED, PAIRS_SORTED } pairs;
 };
 static const struct option_row rows[] = {
     OPT_SIZE(struct config, count, "count", "10", 1, 1e12, "N", "stories to write", 0),
     OPT_INT(struct config, seed, "seed", "1", 0, INFINITY, "N", "seed of the stories", 0),
     OPT_SIZE(struct config, first, "first", "0", 0, 1e15, "N", "number of the first story", 0),
+    OPT_WORD(
+        struct config, pairs, "pairs", "none", "none|reversed|sorted", NULL,
+        "write a sentence of each story in place of it, with a tab and the target of train_gpt --pairs: its "
+        "words from the last to the first, or in the order of their bytes. The target follows from the "
+        "sentence: a perfect model has a loss of 0 and a BLEU of 100",
+        0),
     OPT_FLAG(struct config, entropy, "entropy", "false",
              "print the entropy in nats: no model of the stories can have a lower loss", 0),
     OPT_TEXT(struct config, grade, "grade", NULL, "FILE",
@@ -34,7 +43,8 @@ static const struct option_row rows[] = {
 static const struct option_group groups[] = {{"Options", rows, ARRAY_LENGTH(rows)}};
 static const struct option_command command = {
     "stories [options]",
-    "Writes stories of the default corpus to the standard output, prints their entropy, or grades a text.",
+    "Writes stories of the default corpus or pairs made of them to the standard output, prints their entropy, "
+    "or grades a text.",
     groups,
     1,
     NULL,
@@ -49,6 +59,46 @@ static void write_stories(const struct config *c) {
         check(ok, "cannot write the stories: %s", strerror(errno));
     }
     check(fflush(stdout) == 0, "cannot write the stories: %s", strerror(errno));
+}
+
+/* --- pairs --- */
+
+enum { MOST_WORDS = 64 };
+
+/* Does the word end a sentence? Its full stop may stand before a quotation mark. */
+static bool ends_sentence(const char *word) {
+    size_t n = strcspn(word, " ");
+    while (n > 0 && word[n - 1] == '"') n--;
+    return n > 0 && strchr(".!?", word[n - 1]);
+}
+
+/* Cuts sentence `index` of the story, counted round and round, into words; returns how many. */
+static int words_of_sentence(char *words[MOST_WORDS], char *story, int64_t index) {
+    int sentences = 0, at = 0, count = 0;
+    for (char *p = story; p; p = strchr(p, ' ') ? strchr(p, ' ') + 1 : NULL) sentences += ends_sentence(p);
+    index %= max_i64(1, sentences);
+    for (char *p = story, *rest = story; (p = strsep(&rest, " ")) != NULL;) {
+        if (at == index && count < MOST_WORDS) words[count++] = p;
+        at += ends_sentence(p);
+    }
+    return count;
+}
+
+static int by_bytes(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+static void write_pairs(const struct config *c) {
+    for (int64_t i = c->first; i < c->first + c->count; i++) {
+        char *story = story_make((uint64_t)c->seed, (uint64_t)i), *words[MOST_WORDS];
+        int n = words_of_sentence(words, story, i);
+        bool ok = true;
+        for (int k = 0; k < n; k++) ok = ok && printf("%s%s", k ? " " : "", words[k]) > 0;
+        if (c->pairs == PAIRS_SORTED) qsort(words, (size_t)n, sizeof *words, by_bytes);
+        for (int k = 0; k < n; k++)
+            ok = ok && printf("%s%s", k ? " " : "\t", words[c->pairs == PAIRS_SORTED ? k : n - 1 - k]) > 0;
+        free(story);
+        check(ok && putchar('\n') != EOF, "cannot write the pairs: %s", strerror(errno));
+    }
+    check(fflush(stdout) == 0, "cannot write the pairs: %s", strerror(errno));
 }
 
 static void print_entropy(const struct config *c) {
@@ -97,6 +147,8 @@ int main(int argc, char **argv) {
         print_grade(c.grade);
     } else if (c.entropy) {
         print_entropy(&c);
+    } else if (c.pairs) {
+        write_pairs(&c);
     } else {
         write_stories(&c);
     }

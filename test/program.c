@@ -14,7 +14,8 @@
 /* --- commands --- */
 
 static void set_programs(void) {
-    static const char *const names[][2] = {{"T", "train_gpt"}, {"P", "prepare"}, {"B", "bench"}};
+    static const char *const names[][2] = {
+        {"T", "train_gpt"}, {"P", "prepare"}, {"S", "stories"}, {"B", "bench"}};
     const char *build = getenv("BUILD");
     char here[PATH_MAX];
     if (getenv("T")) return;

@@ -57,6 +57,25 @@ static void a_model_learns_to_write_targets(void **state) {
                    "$T --resume --out run | sed -n 's/^sample  *//p' | grep -e --source >hint && sh hint");
 }
 
+/* A sentence of each story, and a target that awk makes of it, too. */
+static void pairs_are_made_of_stories(void **state) {
+    expect_command(0, "",
+                   "$S --pairs reversed --count 300 >made && test $(wc -l <made) = 300 && "
+                   "awk -F'\t' '{ n = split($1, w, \" \"); r = w[n]; "
+                   "while (--n) r = r \" \" w[n]; print $1 \"\t\" r }' made | cmp - made");
+    expect_command(
+        0, "",
+        "$S --pairs sorted --count 300 >made && cut -f1 made | while read -r s; do "
+        "printf '%%s\n' $s | LC_ALL=C sort | paste -sd' '; done >sorted; cut -f2 made | cmp - sorted");
+    /* the sentences are those of the stories */
+    expect_command(0, "",
+                   "$S --count 300 | grep -v endoftext >stories; $S --pairs reversed --count 300 | cut -f1 | "
+                   "paste -d'\t' - stories | awk -F'\t' '!index($2, $1) { exit 1 }'");
+    expect_command(0, " pairs, ",
+                   "$S --pairs reversed --first 7 --count 40 >few; $T --out few-run --pairs few " SHAPE
+                   "--context 256 --steps 1");
+}
+
 static void both_forms_are_the_same_data(void **state) {
     expect_command(0, "",
                    "$T --out tsv --pairs pairs.tsv " SHAPE "--steps 3 && "
@@ -134,7 +153,8 @@ static void wrong_input_is_refused(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_model_learns_to_write_targets), cmocka_unit_test(both_forms_are_the_same_data),
-        cmocka_unit_test(the_target_is_learned), cmocka_unit_test(wrong_input_is_refused)};
+        cmocka_unit_test(a_model_learns_to_write_targets), cmocka_unit_test(pairs_are_made_of_stories),
+        cmocka_unit_test(both_forms_are_the_same_data), cmocka_unit_test(the_target_is_learned),
+        cmocka_unit_test(wrong_input_is_refused)};
     return test_main(argc, argv, tests, set_up, remove_scratch);
 }
