@@ -1,13 +1,13 @@
 #!/bin/sh
 # Trains the model of the built-in stories once with every score and every mask of attention, and writes a table: the
-# validation loss and its distance from the entropy of the stories, and of the stories that each model wrote, the shares of
-# grammatical sentences and of references that are right. A model whose tokens see those after them sees the word that it has
-# to predict: its loss falls below the entropy, and it writes no stories.
+# validation loss and its distance from the entropy of the stories, and of the stories that each model wrote, the shares
+# of grammatical sentences and of references that are right. A model whose tokens see those after them sees the word
+# that it has to predict: its loss falls below the entropy, and it writes no stories.
 #
 #     profiling/attention_variants.sh [DIR] >profiling/results/attention-variants.txt
 #
-# STEPS=N trains shorter (2600: as `make train`, some minutes for each of the rows), SEED=N chooses the seed, PROGRAM=FILE
-# another trainer. The runs are left in DIR if it is given.
+# STEPS=N trains shorter (2600: as `make train`, some minutes for each of the rows), SEED=N chooses the seed,
+# PROGRAM=FILE another trainer. The runs are left in DIR if it is given.
 set -eu
 steps=${STEPS:-2600} seed=${SEED:-1} program=${PROGRAM:-build/train_gpt}
 if [ $# -gt 0 ]; then

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The first minutes on a GPU: what is here, what is correct, how fast a training step is, and where its time goes. In
-# stages, the most valuable first. A stage has a time limit, and so has every command in it; what fails, dies or hangs is
-# reported and costs only itself.
+# stages, the most valuable first. A stage has a time limit, and so has every command in it; what fails, dies or hangs
+# is reported and costs only itself.
 #
 #     1  device, driver, clocks, copy and matmul rates                     20 s
 #     2  every operation x variant x type against the CPU, each in a process of its own
@@ -18,9 +18,9 @@
 #     measure_gpu.sh [--only STAGES]        e.g. --only 2,4
 #
 # It runs in the folder of `make bundle CUDA=1`, or in a checkout after `make CUDA=1 gpu-programs`.
-# OUT=DIR (gpu-results) receives a file for each stage with everything that was printed, and summary.txt, which is also the
-# last screen. LIMIT=SECONDS for all (570). PYTHON=python3. LLMC_DIR: where train_gpt2cu is. SIM=1 runs every stage in small
-# on the simulated device, which tests this script (test/test_measure_gpu.sh) and measures nothing.
+# OUT=DIR (gpu-results) receives a file for each stage with everything that was printed, and summary.txt, which is also
+# the last screen. LIMIT=SECONDS for all (570). PYTHON=python3. LLMC_DIR: where train_gpt2cu is. SIM=1 runs every stage in
+# small on the simulated device, which tests this script (test/test_measure_gpu.sh) and measures nothing.
 # The exit status is 1 if something is wrong, but not if only a peer or a tool is missing.
 # shellcheck disable=SC2086 # variables with several options in them
 set -u
@@ -313,7 +313,8 @@ stage3() {
 # speed RUN: the median of its steps but the first quarter
 speed() {
     # step, seconds, tokens and FLOPs per second
-    sed -n '/"tokens_per_second"/s/[{}]*"[a-z_]*"://gp' "$WORK/$1/timing.jsonl" | tr ',' ' ' | awk -v n=$steps '$1 > n / 4' | sort -k 2,2n | awk '{ line[NR] = $0 }
+    sed -n '/"tokens_per_second"/s/[{}]*"[a-z_]*"://gp' "$WORK/$1/timing.jsonl" | tr ',' ' ' |
+        awk -v n=$steps '$1 > n / 4' | sort -k 2,2n | awk '{ line[NR] = $0 }
         END { if (!NR) exit 1
               split(line[int((NR + 1) / 2)], a, " "); split(line[1], b, " ")
               printf "%.0f tokens/s, step %.2f ms (best %.2f, of %d), ", a[3], 1e3 * a[2], 1e3 * b[2], NR
@@ -365,10 +366,10 @@ blame() {
     rm -rf "$WORK/without"
 }
 
-# Milliseconds of a step of 124M, B=64, T=1024, in one micro-step on an H200. Products of matrices: their FLOPs at 560 to
-# 720 TFLOP/s by shape. Attention, loss: instructions of the compiled kernels (nvdisasm) per tile and scheduler. The
-# others: the bytes of their contracts at 90 to 95 % of a copy rate of 4.3 TB/s. `gaps`: about 300 kernels of a graph, 1 us
-# each.
+# Milliseconds of a step of 124M, B=64, T=1024, in one micro-step on an H200. Products of matrices: their FLOPs at 560
+# to 720 TFLOP/s by shape. Attention, loss: instructions of the compiled kernels (nvdisasm) per tile and scheduler. The
+# others: the bytes of their contracts at 90 to 95 % of a copy rate of 4.3 TB/s. `gaps`: about 300 kernels of a graph,
+# 1 us each.
 predictions='matmul_forward 17.0
 matmul_backward 34.9
 head 21.7
