@@ -22,23 +22,14 @@
 #include <unistd.h>
 
 struct eval_config {
-    const char *from, *adapter, *tokenizer, *device, *data, *text, *field, *tasks, *pairs, *details,
-        *examples, *json;
+    struct text_model_config model;
+    const char *data, *text, *field, *tasks, *pairs, *details, *examples, *json;
     enum text_format format;
-    int64_t batch_size, seq_len, batches, threads, shots, beams;
+    int64_t batch_size, seq_len, batches, shots, beams;
     bool overwrite;
 };
 
 #define C struct eval_config
-static const struct option_row model_rows[] = {
-    OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint, a Hugging Face directory or a GGUF file",
-             OPTION_REQUIRED),
-    ADAPTER_OPTION(C),
-    OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
-             "tokenizer.json, a directory with one, or the word bytes (default: the tokenizer in DIR)", 0),
-    OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
-    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: the cores it may use)", 0),
-};
 static const struct option_row what_rows[] = {
     OPT_TEXT(C, data, "data", NULL, "GLOB", "measure the loss on these token shards, in windows of T tokens",
              0),
@@ -82,9 +73,11 @@ static const struct option_row batch_rows[] = {
             "only the first N batches of --data or --text (0: all)", 0),
 };
 #undef C
-static const struct option_group groups[] = {{"Model", model_rows, ARRAY_LENGTH(model_rows)},
-                                             {"What", what_rows, ARRAY_LENGTH(what_rows)},
-                                             {"Batch", batch_rows, ARRAY_LENGTH(batch_rows)}};
+static const struct option_group groups[] = {
+    TEXT_MODEL_OPTION_GROUP(offsetof(struct eval_config, model), MODEL_ROWS_ADAPTER),
+    {"What", what_rows, ARRAY_LENGTH(what_rows)},
+    {"Batch", batch_rows, ARRAY_LENGTH(batch_rows)},
+};
 const struct option_command eval_command = {
     "train_gpt eval --from DIR [--data GLOB | --text PATH] [--tasks LIST] [--pairs FILE] [options]",
     "Measures a checkpoint: loss, perplexity and bits per byte on tokens or text, and the share of "
@@ -95,52 +88,30 @@ const struct option_command eval_command = {
 
 struct evaluation {
     struct eval_config c;
-    char *directory, *adapter; /* `adapter` may be NULL */
-    struct gpt_config model;
-    struct tokenizer *tokenizer; /* NULL: none known */
-    struct device *device;
+    struct text_model m;
     struct json_t *summary; /* for --json */
 };
 
 static void open_evaluation(struct evaluation *e) {
-    struct error err = {""};
-    e->directory = checkpoint_find(e->c.from, &err);
-    check(e->directory, "%s", err.message);
-    e->adapter = open_adapter(e->c.adapter);
-    check(checkpoint_config(&e->model, e->directory, &err), "%s", err.message);
-    e->tokenizer =
-        e->c.tokenizer
-            ? tokenizer_open(e->c.tokenizer, &err)
-            : checkpoint_load_tokenizer(adapter_tokenizer_directory(e->adapter, e->directory), &err);
-    check(e->tokenizer || !err.message[0], "%s", err.message);
-    check(e->tokenizer || (!e->c.text && !e->c.tasks),
-          "%s has no tokenizer.json: --tokenizer must name one for the text", e->directory);
-    int V = e->tokenizer ? tokenizer_vocab_size(e->tokenizer) : 0;
-    check(V <= e->model.vocab_size, "the tokenizer has %d tokens, the model only %" PRId64, V,
-          e->model.vocab_size);
-    if (e->c.tokenizer && !checkpoint_tokenizer_is(e->directory, e->tokenizer))
-        warn("--tokenizer %s is not the tokenizer of %s: the same numbers are other tokens to the model",
-             e->c.tokenizer, e->directory);
-    if (!e->c.seq_len) e->c.seq_len = e->model.context;
-    check(e->c.seq_len <= e->model.context,
-          "--seq-len %" PRId64 " is longer than the model's context of %" PRId64, e->c.seq_len,
-          e->model.context);
-    struct device_options options = {.threads = e->c.threads};
-    e->device = device_open(e->c.device, &options, &err);
-    check(e->device, "%s", err.message);
+    text_model_find(&e->m, &e->c.model, e->c.text ? e->c.text : e->c.tasks);
+    int64_t context = e->m.config.context;
+    if (!e->c.seq_len) e->c.seq_len = context;
+    check(e->c.seq_len <= context, "--seq-len %" PRId64 " is longer than the model's context of %" PRId64,
+          e->c.seq_len, context);
 }
 
 /* A model for at least two sequences of T tokens. One alone would make it a model for generation, which has
- * room for the logits of one position only, and the loss would be slow. */
-static void make_model(struct gpt *gpt, struct ctx *ctx, const struct evaluation *e, int64_t T) {
+ * room for the logits of one position only, and the loss would be slow. Ends with ctx_free(). */
+static void make_model(struct evaluation *e, int64_t T) {
     enum { BATCH_TOKENS = 4096, HEAD_ROWS = 512 };
     struct error err;
+    struct text_model *m = &e->m;
     int64_t B = e->c.batch_size ? e->c.batch_size : max_i64(2, BATCH_TOKENS / T);
     struct gpt_options options = {
         .B = B, .T = T, .head_chunks = ceil_div(B * T, HEAD_ROWS), .dtype = DTYPE_F32};
-    ctx_init(ctx, e->device, e->device->ops, false);
-    gpt_create(gpt, ctx, &e->model, &options);
-    check(checkpoint_load_adapted(gpt, e->directory, e->adapter, &err), "%s", err.message);
+    ctx_init(&m->ctx, m->device, m->device->ops, false);
+    gpt_create(&m->gpt, &m->ctx, &m->config, &options);
+    check(checkpoint_load_adapted(&m->gpt, m->directory, m->adapter, &err), "%s", err.message);
 }
 
 static void show_progress(void *user, double done) {
@@ -169,19 +140,19 @@ static struct dataset *open_text(const struct evaluation *e, struct error *err) 
     int64_t count;
     if (!corpus_open(&corpus, e->c.text, &options, 0.0, err)) return NULL;
     corpus_warn(&corpus, e->c.text, e->c.field);
-    bool ok = corpus_encode(&corpus, false, e->tokenizer, &ids, &count, err);
+    bool ok = corpus_encode(&corpus, false, e->m.tokenizer, &ids, &count, err);
     corpus_free(&corpus);
-    return ok ? dataset_from_tokens(e->c.text, ids, count, e->model.vocab_size) : NULL;
+    return ok ? dataset_from_tokens(e->c.text, ids, count, e->m.config.vocab_size) : NULL;
 }
 
 static struct dataset *open_shards(const struct evaluation *e, struct error *err) {
-    struct dataset *d = dataset_open(e->c.data, e->model.vocab_size, err);
+    struct dataset *d = dataset_open(e->c.data, e->m.config.vocab_size, err);
     struct shard_tokenizer made_with;
     if (!d) return NULL;
     bool ok = shard_tokenizer_find(&made_with, d, err) &&
-              shard_tokenizer_is(&made_with, e->tokenizer, temp_printf("--data %s", e->c.data),
-                                 e->c.tokenizer ? temp_printf("--tokenizer %s", e->c.tokenizer)
-                                                : temp_printf("that of %s", e->directory),
+              shard_tokenizer_is(&made_with, e->m.tokenizer, temp_printf("--data %s", e->c.data),
+                                 e->c.model.tokenizer ? temp_printf("--tokenizer %s", e->c.model.tokenizer)
+                                                      : temp_printf("that of %s", e->m.directory),
                                  err);
     shard_tokenizer_free(&made_with);
     if (ok) return d;
@@ -205,33 +176,32 @@ static json_t *loss_to_json(const struct eval_loss *r, const char *name) {
                      "bits_per_byte", number(r->bits_per_byte));
 }
 
-static void evaluate_loss(const struct evaluation *e) {
+static void evaluate_loss(struct evaluation *e) {
     struct error err;
-    struct gpt gpt;
-    struct ctx ctx;
+    struct gpt *gpt = &e->m.gpt;
     const char *name = e->c.data ? e->c.data : e->c.text;
     struct dataset *d = e->c.data ? open_shards(e, &err) : open_text(e, &err);
     check(d, "%s", err.message);
     /* SAMPLES_DOCUMENTS takes every token once and pads the last batch. Shards are cut into windows
      * regardless of documents (no token ends one), as published losses are measured. */
-    make_model(&gpt, &ctx, e, e->c.seq_len);
-    struct loader_options o = {.B = gpt.options.B,
-                               .T = gpt.options.T,
+    make_model(e, e->c.seq_len);
+    struct loader_options o = {.B = gpt->options.B,
+                               .T = gpt->options.T,
                                .order = SAMPLES_DOCUMENTS,
                                .world = 1,
-                               .end_of_text = e->c.data ? -1 : tokenizer_end_of_text(e->tokenizer)};
+                               .end_of_text = e->c.data ? -1 : tokenizer_end_of_text(e->m.tokenizer)};
     struct dataloader *l = dataloader_open(d, &o, &err);
     check(l, "%s", err.message);
     int64_t batches = dataloader_samples(l) / o.B;
     if (e->c.batches) batches = min_i64(batches, e->c.batches);
     struct eval_progress progress = progress_named(name);
-    struct eval_loss r = eval_loss(&gpt, l, batches, e->tokenizer, &progress);
+    struct eval_loss r = eval_loss(gpt, l, batches, e->m.tokenizer, &progress);
     progress_done(&progress);
     print_loss(&r, name);
     json_object_set_new(e->summary, "loss", loss_to_json(&r, name));
     dataloader_close(l);
     dataset_free(d);
-    ctx_free(&ctx);
+    ctx_free(&e->m.ctx);
 }
 
 /* --- tasks --- */
@@ -286,8 +256,7 @@ static void add_result(struct eval_result *sum, const struct eval_result *r) {
     sum->questions += r->questions;
 }
 
-static void run_tasks(const struct evaluation *e, const struct eval_tasks *l, struct gpt *gpt,
-                      struct details *details) {
+static void run_tasks(struct evaluation *e, const struct eval_tasks *l, struct details *details) {
     int width = (int)strlen("all questions");
     for (int64_t i = 0; i < l->count; i++)
         width = (int)max_i64(width, (int64_t)strlen(eval_task_name(l->task[i])));
@@ -299,7 +268,7 @@ static void run_tasks(const struct evaluation *e, const struct eval_tasks *l, st
         struct eval_progress progress = progress_named(name);
         struct eval_answers answers = {e->c.details ? write_answer : NULL, details};
         details->task = name;
-        struct eval_result r = eval_task_run(l->task[i], gpt, &answers, &progress);
+        struct eval_result r = eval_task_run(l->task[i], &e->m.gpt, &answers, &progress);
         progress_done(&progress);
         print_result(name, width, &r);
         json_array_append_new(json_object_get(e->summary, "tasks"), result_to_json(name, &r, e->c.shots));
@@ -308,16 +277,14 @@ static void run_tasks(const struct evaluation *e, const struct eval_tasks *l, st
     if (l->count > 1) print_result("all questions", width, &sum);
 }
 
-static void evaluate_tasks(const struct evaluation *e) {
-    struct gpt gpt;
-    struct ctx ctx;
+static void evaluate_tasks(struct evaluation *e) {
     struct error err;
     struct details details = {0};
     struct eval_tasks l;
     struct eval_shots shots = {.count = 0};
     check(!e->c.shots || eval_shots_open(&shots, e->c.shots, e->c.examples, &err), "--examples: %s",
           err.message);
-    check(eval_tasks_open(&l, e->c.tasks, e->tokenizer, e->c.seq_len, &shots, &err), "--tasks: %s",
+    check(eval_tasks_open(&l, e->c.tasks, e->m.tokenizer, e->c.seq_len, &shots, &err), "--tasks: %s",
           err.message);
     eval_shots_free(&shots);
     if (l.cut)
@@ -325,11 +292,11 @@ static void evaluate_tasks(const struct evaluation *e) {
              " tokens: their beginnings are left out",
              l.cut, l.questions, e->c.seq_len);
     check(!e->c.details || writer_open(&details.w, e->c.details, &err), "%s", err.message);
-    make_model(&gpt, &ctx, e, l.longest);
-    run_tasks(e, &l, &gpt, &details);
+    make_model(e, l.longest);
+    run_tasks(e, &l, &details);
     check(!e->c.details || writer_close(&details.w, &err), "%s", err.message);
     eval_tasks_free(&l);
-    ctx_free(&ctx);
+    ctx_free(&e->m.ctx);
 }
 
 /* --- the command --- */
@@ -381,26 +348,18 @@ int cmd_eval(int argc, char **argv) {
     check(!e.c.details || may_write_file(e.c.details, e.c.overwrite, &err), "--details %s", err.message);
     check(!e.c.json || may_write_file(e.c.json, e.c.overwrite, &err), "--json %s", err.message);
     if (e.c.pairs) {
-        struct text_model_config model = {.from = e.c.from,
-                                          .adapter = e.c.adapter,
-                                          .tokenizer = e.c.tokenizer,
-                                          .device = e.c.device,
-                                          .threads = e.c.threads};
-        evaluate_pairs(&model, e.c.pairs, e.c.details, e.c.beams);
+        evaluate_pairs(&e.c.model, e.c.pairs, e.c.details, e.c.beams);
         options_free(&options);
         return 0;
     }
     open_evaluation(&e);
-    e.summary = json_pack("{s:o, s:n, s:[]}", "from", json_text(e.directory, (int64_t)strlen(e.directory)),
-                          "loss", "tasks");
+    e.summary = json_pack("{s:o, s:n, s:[]}", "from",
+                          json_text(e.m.directory, (int64_t)strlen(e.m.directory)), "loss", "tasks");
     if (e.c.data || e.c.text) evaluate_loss(&e);
     if (e.c.tasks) evaluate_tasks(&e);
     check(fflush(stdout) == 0 && !ferror(stdout), "cannot write the results to standard output");
     write_summary(&e);
-    tokenizer_free(e.tokenizer);
-    e.device->close(e.device);
-    free(e.directory);
-    free(e.adapter);
+    text_model_close(&e.m);
     options_free(&options);
     return 0;
 }

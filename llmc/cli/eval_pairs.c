@@ -1,18 +1,18 @@
 #include "llmc/cli/eval_pairs.h"
 
-#include <inttypes.h>
-#include <jansson.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/cli/answer.h"
 #include "llmc/corpus/pair_file.h"
 #include "llmc/report/json_text.h"
 #include "llmc/text/bleu.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 /* A target that is being written. */
 struct written {
@@ -120,6 +120,7 @@ void evaluate_pairs(const struct text_model_config *model, const char *path, con
     struct writing w = {.all = NULL};
     struct error err;
     text_model_find(&w.m, model, path);
+    text_model_check_writes(&w.m);
     check(tokenizer_end_of_text(w.m.tokenizer) >= 0,
           "--pairs %s: the tokenizer has no <|endoftext|>, which ends a source and a target", path);
     check(pair_file_read(&w.pairs, path, &err), "--pairs %s", err.message);
@@ -134,7 +135,7 @@ void evaluate_pairs(const struct text_model_config *model, const char *path, con
     print_scores(&w);
     check(!details || write_details(&w, details, &err), "--details %s", err.message);
     for (int64_t i = 0; i < w.pairs.count; i++) {
-        if (w.all[i].sampler) sampler_free(w.all[i].sampler);
+        sampler_free(w.all[i].sampler);
         answer_free(&w.all[i].answer);
     }
     free(w.all);

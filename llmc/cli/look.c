@@ -28,9 +28,11 @@ static int64_t make_temperatures(double *list, double wanted) {
     return n;
 }
 
-/* Those of the run `from`, or the one that is no run's. Takes over `found`. */
-static void find_checkpoints(struct look_model *m, const char *from, char *found) {
+/* Those of the run `named`, or the one that is no run's. */
+static void find_checkpoints(struct look_model *m, const char *named, const char *found) {
     struct checkpoint_list list = {0};
+    char *from = xstrdup(named);
+    for (size_t n = strlen(from); n > 1 && from[n - 1] == '/'; n--) from[n - 1] = 0;
     const char *slash = strrchr(found, '/');
     int64_t own = checkpoint_step(slash ? slash + 1 : found), at = 0;
     if (strcmp(found, from) != 0) checkpoint_list(&list, from, NULL);
@@ -45,28 +47,14 @@ static void find_checkpoints(struct look_model *m, const char *from, char *found
         m->checkpoint[i] = in_run ? xasprintf("%s/step-%08" PRId64, from, m->step[i]) : xstrdup(found);
     }
     free(list.step);
-    free(found);
+    free(from);
 }
 
 void look_open(struct look_model *m, const struct look_options *o) {
-    struct error err;
-    struct gpt_config model;
-    struct device_options device_options = {.threads = o->threads};
     *m = (struct look_model){.o = *o};
-    char *from = xstrdup(o->from);
-    for (size_t n = strlen(from); n > 1 && from[n - 1] == '/'; n--) from[n - 1] = 0;
-    char *directory = checkpoint_find(from, &err);
-    check(directory, "%s", err.message);
-    check(checkpoint_config(&model, directory, &err), "%s", err.message);
-    m->tokenizer = open_prompt_tokenizer(o->tokenizer, directory, o->prompt, model.vocab_size);
-    m->V = m->tokenizer ? tokenizer_vocab_size(m->tokenizer) : model.vocab_size;
-    m->device = device_open(o->device, &device_options, &err);
-    check(m->device, "%s", err.message);
-    ctx_init(&m->ctx, m->device, m->device->ops, false);
-    generator_create(&m->gpt, &m->ctx, &model, DTYPE_F32, NULL, 0, 0);
-    check(checkpoint_load_weights(&m->gpt, directory, &err), "%s", err.message);
-    find_checkpoints(m, from, directory);
-    free(from);
+    text_model_find(&m->model, &o->model, o->prompt);
+    text_model_load(&m->model, &o->model, 0, 0);
+    find_checkpoints(m, o->model.from, m->model.directory);
     m->temperatures = make_temperatures(m->temperature, o->sampling.temperature);
 }
 
@@ -74,9 +62,7 @@ void look_close(struct look_model *m) {
     for (int64_t i = 0; i < m->count; i++) free(m->checkpoint[i]);
     free(m->checkpoint);
     free(m->step);
-    tokenizer_free(m->tokenizer);
-    ctx_free(&m->ctx);
-    m->device->close(m->device);
+    text_model_close(&m->model);
 }
 
 static bool same_shape(const struct gpt_config *a, const struct gpt_config *b) {
@@ -92,9 +78,10 @@ bool look_load(struct look_model *m, int64_t checkpoint, struct error *err) {
     if (checkpoint < 0 || checkpoint >= m->count) return fail(err, "there is no such checkpoint");
     const char *directory = m->checkpoint[checkpoint];
     if (!checkpoint_config(&model, directory, err)) return false;
-    if (!same_shape(&model, &m->gpt.config)) return fail(err, "%s: its model has another shape", directory);
+    if (!same_shape(&model, &m->model.gpt.config))
+        return fail(err, "%s: its model has another shape", directory);
     m->loaded = -1;
-    if (!checkpoint_load_weights(&m->gpt, directory, err)) return false;
+    if (!checkpoint_load_weights(&m->model.gpt, directory, err)) return false;
     m->loaded = checkpoint;
     return true;
 }
@@ -126,8 +113,8 @@ static json_t *model_facts(const struct gpt *g) {
 
 json_t *look_vocabulary(const struct look_model *m) {
     json_t *vocabulary = json_array();
-    for (int64_t v = 0; v < m->gpt.config.vocab_size; v++)
-        json_array_append_new(vocabulary, token_text(m->tokenizer, v));
+    for (int64_t v = 0; v < m->model.gpt.config.vocab_size; v++)
+        json_array_append_new(vocabulary, token_text(m->model.tokenizer, v));
     return vocabulary;
 }
 
@@ -228,9 +215,9 @@ static void list_arrays(struct look *l) {
 void look(struct look *l, struct look_model *m, const struct token_buffer *ids, int64_t prompt_count,
           const struct gpt_config *config, const struct ablation *ablation, bool vocabulary, bool attention) {
     memset(l, 0, sizeof *l);
-    ctx_init(&l->ctx, m->device, m->device->ops, false);
-    inspect_create(&l->gpt, &l->ctx, &m->gpt, config, ids->count);
-    inspect(&l->x, &l->gpt, (const int32_t *)ids->ids, m->V, m->temperature, m->temperatures, ablation);
+    ctx_init(&l->ctx, m->model.device, m->model.device->ops, false);
+    inspect_create(&l->gpt, &l->ctx, &m->model.gpt, config, ids->count);
+    inspect(&l->x, &l->gpt, (const int32_t *)ids->ids, m->model.V, m->temperature, m->temperatures, ablation);
     l->attention = attention ? all_attention(&l->x) : NULL;
     l->facts = make_facts(m, l, prompt_count, vocabulary);
     list_arrays(l);

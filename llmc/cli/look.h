@@ -4,6 +4,7 @@
 #define LLMC_LOOK_H
 
 #include "llmc/cli/prompt.h"
+#include "llmc/cli/text_model.h"
 #include "llmc/model/inspect.h"
 #include "llmc/report/view_page.h"
 
@@ -12,20 +13,16 @@ struct json_t;
 enum { LOOK_TEMPERATURES = 64, LOOK_ARRAYS = 32 };
 
 struct look_options {
-    const char *from, *tokenizer, *device, *prompt;
-    int64_t threads;
+    struct text_model_config model;
+    const char *prompt;
     struct sampling_config sampling;
 };
 
 struct look_model {
     struct look_options o;
-    struct device *device;
-    struct ctx ctx;
-    struct gpt gpt;              /* the parameters of checkpoint `loaded` */
-    struct tokenizer *tokenizer; /* NULL: token ids stand for text */
-    int64_t V;                   /* tokens that can be predicted */
-    char **checkpoint;           /* directories by increasing step; one if `from` is no run */
-    int64_t *step;               /* of each; -1: unknown */
+    struct text_model model; /* the parameters of checkpoint `loaded` */
+    char **checkpoint;       /* directories by increasing step; one if `from` is no run */
+    int64_t *step;           /* of each; -1: unknown */
     int64_t count, loaded;
     double temperature[LOOK_TEMPERATURES]; /* of the page's slider */
     int64_t temperatures;
@@ -36,9 +33,9 @@ void look_close(struct look_model *m);
 /* Loads the weights of a checkpoint, which must have the shape of the model. */
 bool look_load(struct look_model *m, int64_t checkpoint, struct error *err);
 
-/* What a pass over T tokens leaves out: heads, and links of attention from one token to another. It is given as
- * {"off": [[layer, head], ...], "cut": [[to, from, layer, head], ...]}, where -1 for the layer or head of a cut
- * stands for all. */
+/* What a pass over T tokens leaves out: heads, and links of attention from one token to another. It is given
+ * as {"off": [[layer, head], ...], "cut": [[to, from, layer, head], ...]}, where -1 for the layer or head of a
+ * cut stands for all. */
 enum { LOOK_CUTS = 256 };
 struct look_without {
     struct ablation ablation; /* points to the others */

@@ -14,7 +14,7 @@ enum { HEAD_STORIES = 96, HEAD_BATCH = 16 };
 bool look_knows_stories(const struct look_model *m) {
     struct train_state state = {0};
     struct error err;
-    if (!m->tokenizer || tokenizer_end_of_text(m->tokenizer) < 0 ||
+    if (!m->model.tokenizer || tokenizer_end_of_text(m->model.tokenizer) < 0 ||
         !checkpoint_load_state(&state, m->checkpoint[m->loaded], &err))
         return false;
     const json_t *values = json_object_get(state.options, "values");
@@ -34,7 +34,7 @@ static json_t *counts(const int64_t *hits, int64_t count) {
 static json_t *links_of(struct look_model *m, struct gpt *g, bool persons, struct error *err) {
     struct head_texts d;
     int64_t heads = g->config.layers * g->config.heads;
-    if (!head_texts_of_stories(&d, m->tokenizer, HEAD_STORIES, g->options.T, persons, err)) return NULL;
+    if (!head_texts_of_stories(&d, m->model.tokenizer, HEAD_STORIES, g->options.T, persons, err)) return NULL;
     int64_t *hits = (int64_t *)xcalloc((size_t)heads, sizeof *hits);
     head_hits(hits, &d, g);
     json_t *links = json_pack("{s:I, s:f, s:o}", "links", (json_int_t)d.links, "chance", head_chance(&d),
@@ -48,7 +48,7 @@ static json_t *links_of(struct look_model *m, struct gpt *g, bool persons, struc
 static json_t *losses_of(struct look_model *m, struct gpt *g, struct error *err) {
     struct head_texts d;
     int64_t heads = g->config.layers * g->config.heads;
-    if (!head_texts_of_stories(&d, m->tokenizer, HEAD_STORIES, g->options.T, false, err)) return NULL;
+    if (!head_texts_of_stories(&d, m->model.tokenizer, HEAD_STORIES, g->options.T, false, err)) return NULL;
     bool *off = (bool *)xcalloc((size_t)heads, sizeof *off);
     struct ablation a = {.off = off};
     json_t *without = json_array(), *loss = json_real(head_loss(&d, g, NULL));
@@ -66,10 +66,12 @@ json_t *look_heads(struct look_model *m, int64_t checkpoint, struct error *err) 
     struct ctx ctx;
     struct gpt g;
     if (!look_load(m, checkpoint, err)) return NULL;
-    struct gpt_options options = {
-        .B = HEAD_BATCH, .T = m->gpt.config.context, .dtype = DTYPE_F32, .params = &m->gpt.params};
-    ctx_init(&ctx, m->device, m->device->ops, false);
-    gpt_create(&g, &ctx, &m->gpt.config, &options);
+    struct gpt_options options = {.B = HEAD_BATCH,
+                                  .T = m->model.gpt.config.context,
+                                  .dtype = DTYPE_F32,
+                                  .params = &m->model.gpt.params};
+    ctx_init(&ctx, m->model.device, m->model.device->ops, false);
+    gpt_create(&g, &ctx, &m->model.gpt.config, &options);
     json_t *things = links_of(m, &g, false, err), *persons = things ? links_of(m, &g, true, err) : NULL,
            *loss = persons ? losses_of(m, &g, err) : NULL;
     json_t *heads = loss ? json_pack("{s:I, s:O, s:O, s:O}", "step", (json_int_t)m->step[checkpoint],

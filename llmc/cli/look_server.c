@@ -70,17 +70,18 @@ static bool take_question(struct question *q, const struct look_server *s, const
                     : checkpoint                ? -1
                                                 : m->loaded;
     if (json_is_string(text)) {
-        if (!m->tokenizer) return fail(err, "the model has no tokenizer: its text cannot be changed");
-        if (!try_encode_prompt(&q->ids, m->tokenizer, &m->gpt.config, json_string_value(text), err))
+        if (!m->model.tokenizer) return fail(err, "the model has no tokenizer: its text cannot be changed");
+        if (!try_encode_prompt(&q->ids, m->model.tokenizer, &m->model.gpt.config, json_string_value(text),
+                               err))
             return false;
-        if (q->ids.count > m->gpt.config.context)
+        if (q->ids.count > m->model.gpt.config.context)
             return fail(err, "the text has %" PRId64 " tokens, the model's context only %" PRId64,
-                        q->ids.count, m->gpt.config.context);
+                        q->ids.count, m->model.gpt.config.context);
     }
-    q->config = m->gpt.config;
+    q->config = m->model.gpt.config;
     return take_attention(&q->config, json_object_get(root, "attention"), err) &&
-           look_take_without(&q->without, root, &m->gpt.config, q->ids.count ? q->ids.count : s->ids->count,
-                             err);
+           look_take_without(&q->without, root, &m->model.gpt.config,
+                             q->ids.count ? q->ids.count : s->ids->count, err);
 }
 
 static char *answer_question(struct look_server *s, const json_t *root, struct error *err) {

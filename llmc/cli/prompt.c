@@ -114,7 +114,7 @@ struct tokenizer *open_prompt_tokenizer(const char *path, const char *directory,
     if (path && !checkpoint_tokenizer_is(directory, t))
         warn("--tokenizer %s is not the tokenizer of %s: the same numbers are other tokens to the model",
              path, directory);
-    if (!t) {
+    if (!t && prompt) {
         check(!prompt[0], "%s has no tokenizer.json: --tokenizer must name one for the text", directory);
         warn("%s has no tokenizer.json: token ids stand for text (--tokenizer PATH names one)", directory);
     }

@@ -63,9 +63,11 @@ static const struct option_row text_rows[] = {
     OPT_FLAG(C, stats, "stats", "true", "print the speed on standard error", 0),
 };
 #undef C
-static const struct option_group groups[] = {TEXT_MODEL_OPTION_GROUP(offsetof(struct sample_config, model)),
-                                             {"Text", text_rows, ARRAY_LENGTH(text_rows)},
-                                             SAMPLING_OPTION_GROUP(offsetof(struct sample_config, sampling))};
+static const struct option_group groups[] = {
+    TEXT_MODEL_OPTION_GROUP(offsetof(struct sample_config, model), MODEL_ROWS_DTYPE),
+    {"Text", text_rows, ARRAY_LENGTH(text_rows)},
+    SAMPLING_OPTION_GROUP(offsetof(struct sample_config, sampling)),
+};
 const struct option_command sample_command = {"train_gpt sample --from DIR [options]",
                                               "Continues a prompt with a trained model, or answers with one "
                                               "that was trained on conversations.",
@@ -316,6 +318,7 @@ int cmd_sample(int argc, char **argv) {
     for (size_t i = 0; i < ARRAY_LENGTH(encoded); i++)
         if (encoded[i]) text = encoded[i];
     text_model_find(&s.m, &c.model, text);
+    text_model_check_writes(&s.m);
     s.answer = (struct answer_options){.tokenizer = s.m.tokenizer,
                                        .model = &s.m.config,
                                        .V = s.m.V,

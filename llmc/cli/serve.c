@@ -39,15 +39,15 @@ static const struct option_row serve_rows[] = {
 };
 #undef C
 static const struct option_group groups[] = {
-    TEXT_MODEL_OPTION_GROUP(offsetof(struct serve_config, model)),
+    TEXT_MODEL_OPTION_GROUP(offsetof(struct serve_config, model), MODEL_ROWS_DTYPE),
     {"Server", serve_rows, ARRAY_LENGTH(serve_rows)},
     SAMPLING_OPTION_GROUP(offsetof(struct serve_config, sampling)),
 };
 const struct option_command serve_command = {
     "train_gpt serve --from DIR [options]",
-    "Serves a model to programs that speak OpenAI's API: /v1/models, /v1/completions and /v1/chat/completions, "
-    "also as streams. The options of the choice of the next token are for what a request leaves open; without "
-    "a seed of its own each request has another one, the first that of --seed.",
+    "Serves a model to programs that speak OpenAI's API: /v1/models, /v1/completions and "
+    "/v1/chat/completions, also as streams. The options of the choice of the next token are for what a "
+    "request leaves open; without a seed of its own each request has another one, the first that of --seed.",
     groups, ARRAY_LENGTH(groups)};
 
 /* --- requests and their texts --- */
@@ -306,6 +306,7 @@ int cmd_serve(int argc, char **argv) {
     struct error err;
     struct serve s = {.seed = c.sampling.seed};
     text_model_find(&s.m, &c.model, "");
+    text_model_check_writes(&s.m);
     bool chat = s.m.tokenizer && model_chat_open(&s.chat, c.chat_template, s.m.tokenizer, &s.m.config, &err);
     check(chat || !s.m.tokenizer || c.chat_template == CHAT_AUTO, "%s", err.message);
     if (!chat && s.m.tokenizer) warn("/v1/chat/completions is not served: %s", err.message);

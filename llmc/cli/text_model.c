@@ -1,27 +1,27 @@
 #include "llmc/cli/text_model.h"
 
 #include "llmc/cli/prompt.h"
-#include "llmc/model/beam.h"
 #include "llmc/format/adapter.h"
 #include "llmc/format/checkpoint.h"
+#include "llmc/model/beam.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 #define C struct text_model_config
-const struct option_row text_model_rows[TEXT_MODEL_ROWS] = {
+const struct option_row text_model_rows[MODEL_ROWS_DTYPE] = {
     OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint, a Hugging Face directory or a GGUF file",
              OPTION_REQUIRED),
-    ADAPTER_OPTION(C),
     OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
              "tokenizer.json, a directory with one, or the word bytes (default: the tokenizer in DIR)", 0),
     OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
+    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: the cores it may use)", 0),
+    ADAPTER_OPTION(C),
     OPT_WORD(
         C, dtype, "dtype", "fp32", "fp32|bf16", NULL,
         "type of the weights: in bf16 they take half the memory, and a token takes less time; on a CPU the "
         "computation stays in fp32",
         0),
-    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: the cores it may use)", 0),
 };
 #undef C
 
@@ -31,15 +31,18 @@ void text_model_find(struct text_model *m, const struct text_model_config *c, co
     check(m->directory, "%s", err.message);
     m->adapter = open_adapter(c->adapter);
     check(checkpoint_config(&m->config, m->directory, &err), "%s", err.message);
-    check(
-        !gpt_looks_ahead(&m->config),
-        "%s: tokens of this model see those after them (its mask is anti-causal or full), so it cannot write",
-        m->directory);
     m->tokenizer = open_prompt_tokenizer(c->tokenizer, adapter_tokenizer_directory(m->adapter, m->directory),
                                          text, m->config.vocab_size);
     m->V = m->tokenizer ? tokenizer_vocab_size(m->tokenizer) : m->config.vocab_size;
     m->device = device_open(c->device, &(struct device_options){.threads = c->threads}, &err);
     check(m->device, "%s", err.message);
+}
+
+void text_model_check_writes(const struct text_model *m) {
+    check(
+        !gpt_looks_ahead(&m->config),
+        "%s: tokens of this model see those after them (its mask is anti-causal or full), so it cannot write",
+        m->directory);
 }
 
 int64_t text_model_batch(const struct text_model *m, int64_t wanted, int64_t texts, int64_t T) {

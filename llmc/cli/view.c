@@ -15,21 +15,14 @@
 #include <string.h>
 
 struct view_config {
-    const char *from, *tokenizer, *device, *prompt, *without, *html, *json, *address;
-    int64_t threads, tokens, port;
+    struct text_model_config model;
+    const char *prompt, *without, *html, *json, *address;
+    int64_t tokens, port;
     bool overwrite, serve, token;
     struct sampling_config sampling;
 };
 
 #define C struct view_config
-static const struct option_row model_rows[] = {
-    OPT_TEXT(C, from, "from", NULL, "DIR", "a run, a checkpoint, a Hugging Face directory or a GGUF file",
-             OPTION_REQUIRED),
-    OPT_TEXT(C, tokenizer, "tokenizer", NULL, "PATH|bytes",
-             "tokenizer.json, a directory with one, or the word bytes (default: the tokenizer in DIR)", 0),
-    OPT_TEXT(C, device, "device", "auto", "NAME", "cpu, cuda, cuda:N, or auto", 0),
-    OPT_INT(C, threads, "threads", "auto", 0, 4096, "N", "CPU threads (auto: the cores it may use)", 0),
-};
 static const struct option_row text_rows[] = {
     OPT_TEXT(C, prompt, "prompt", "", "TEXT", "the text to look at; - reads it from standard input",
              OPTION_MAY_BE_EMPTY),
@@ -54,7 +47,7 @@ static const struct option_row output_rows[] = {
 };
 #undef C
 static const struct option_group groups[] = {
-    {"Model", model_rows, ARRAY_LENGTH(model_rows)},
+    TEXT_MODEL_OPTION_GROUP(offsetof(struct view_config, model), MODEL_ROWS),
     {"Text", text_rows, ARRAY_LENGTH(text_rows)},
     SAMPLING_OPTION_GROUP(offsetof(struct view_config, sampling)),
     {"Output", output_rows, ARRAY_LENGTH(output_rows)},
@@ -110,7 +103,7 @@ static bool take_without(struct look_without *w, const char *text, const struct 
     json_error_t why;
     json_t *root = json_loads(text, JSON_REJECT_DUPLICATES, &why);
     bool ok = json_is_object(root)
-                  ? look_take_without(w, root, &m->gpt.config, T, err)
+                  ? look_take_without(w, root, &m->model.gpt.config, T, err)
                   : fail(err, "it is no JSON object%s%s", root ? "" : ": ", root ? "" : why.text);
     json_decref(root);
     return ok || fail(err, "--without: %s", temp_printf("%s", err->message));
@@ -134,7 +127,7 @@ static bool write_files(const struct view_config *c, struct look_model *m, const
 
 int cmd_view(int argc, char **argv) {
     struct options options;
-    struct view_config c;
+    struct view_config c = {0};
     struct look_model m;
     struct error err;
     int status = command_options(&options, &view_command, &c, argc, argv);
@@ -145,15 +138,15 @@ int cmd_view(int argc, char **argv) {
         options_free(&options);
         return 2;
     }
-    struct look_options o = {c.from, c.tokenizer, c.device, c.prompt, c.threads, c.sampling};
+    struct look_options o = {c.model, c.prompt, c.sampling};
     look_open(&m, &o);
     char *prompt = read_prompt(c.prompt);
-    struct token_buffer ids = encode_prompt(m.tokenizer, &m.gpt.config, prompt);
-    int64_t prompt_count = ids.count, context = m.gpt.config.context;
+    struct token_buffer ids = encode_prompt(m.model.tokenizer, &m.model.gpt.config, prompt);
+    int64_t prompt_count = ids.count, context = m.model.gpt.config.context;
     check(ids.count + c.tokens <= context,
           "the prompt has %" PRId64 " tokens%s, but the model's context only %" PRId64 ": shorten the text",
           ids.count, c.tokens ? temp_printf(", and --tokens adds %" PRId64, c.tokens) : "", context);
-    continue_text(&c, &m.gpt, m.tokenizer, m.V, &ids);
+    continue_text(&c, &m.model.gpt, m.model.tokenizer, m.model.V, &ids);
     check(write_files(&c, &m, &ids, prompt_count, &err), "%s", err.message);
     check(!c.serve || look_serve(&m, &ids, prompt_count, c.address, c.port, c.token, &err), "%s",
           err.message);

@@ -176,13 +176,14 @@ static void interactive(void **state) {
     expect_command(0, "",
                    "printf 'Hello\\nAnd you?\\n/new\\nHello\\n' | " SAMPLE
                    "--interactive --chat --temperature 0 >turns && test $(wc -l <turns) -ge 3");
-    expect_command(0, "",
-                   "mkfifo in; (exec $T sample --from run --tokens 1e6 --past-end --threads 1 --device cpu "
-                   "--interactive <in >out) & p=$!; exec 3>in; echo Once >&3; "
-                   "while test $(wc -c <out) -lt 2000; do sleep 0.05; done; kill -INT $p; sleep 0.3; "
-                   "a=$(wc -c <out); sleep 0.3; b=$(wc -c <out); echo Tom >&3; "
-                   "while test $(wc -c <out) -lt $((b + 2000)); do sleep 0.05; done; kill -INT $p; "
-                   "exec 3>&-; wait $p && test $a = $b");
+    expect_command(
+        0, "",
+        "mkfifo in; >out; (exec $T sample --from run --tokens 1e6 --past-end --threads 1 --device cpu "
+        "--interactive <in >out) & p=$!; exec 3>in; echo Once >&3; "
+        "while test $(wc -c <out) -lt 2000; do sleep 0.05; done; kill -INT $p; sleep 0.3; "
+        "a=$(wc -c <out); sleep 0.3; b=$(wc -c <out); echo Tom >&3; "
+        "while test $(wc -c <out) -lt $((b + 2000)); do sleep 0.05; done; kill -INT $p; "
+        "exec 3>&-; wait $p && test $a = $b");
     expect_command(1, "--interactive reads what is typed", SAMPLE "--interactive --prompt Once");
     expect_command(1, "--chat: give it what the user says", SAMPLE "--chat");
 }
