@@ -7,7 +7,6 @@
 #include "llmc/cli/prompt.h"
 #include "llmc/corpus/corpus.h"
 #include "llmc/corpus/shard_manifest.h"
-#include "llmc/format/adapter.h"
 #include "llmc/format/checkpoint.h"
 #include "llmc/model/eval.h"
 #include "llmc/report/json_text.h"
