@@ -57,6 +57,7 @@ static const struct {
     {"zero", undivided, "one process has nobody to divide its memory with"},
     {"zero-group", one_process, "one process has nobody to divide its memory with"},
     {"zero", adapters, "every process stores the adapters and their state whole"},
+    {"zero-group", adapters, "every process stores the adapters and their state whole"},
     {"lora-alpha", no_adapters, "it is for --lora"},
     {"lora-targets", no_adapters, "it is for --lora"},
     {"comm-timeout", one_process, "there is one process only"},

@@ -113,6 +113,8 @@ static void wrong_use_is_refused(void **state) {
         expect_command(1, cases[i].message, "%s", cases[i].command);
     expect_command(0, "--zero has no effect",
                    "rm -rf x; $T --out x --model gpt2 --zero 1 --steps 1 " LORA TEXT CPU);
+    expect_command(0, "--zero-group has no effect: every process stores the adapters",
+                   "rm -rf x; $T --out x --model gpt2 --ranks 2 --zero-group 2 --steps 1 " LORA TEXT CPU);
     expect_command(0, "--lora-targets has no effect",
                    "rm -rf x; $T --out x --lora-targets up --steps 1 " TEXT GPT2 CPU);
     expect_command(0, "the adapters",
