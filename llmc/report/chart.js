@@ -14,6 +14,7 @@
  * them instead of a place on the axis.
  */
 const COLOURS = 8; /* --c0 ... --c7 in page.css */
+const colour = i => `var(--c${i % COLOURS})`;
 const DASHES = ['', '7 3', '2 3'];
 
 /* Round numbers from low to high, about n of them. */
@@ -39,20 +40,6 @@ function textWidth(text) {
   textWidth.pen = textWidth.pen || document.createElement('canvas').getContext('2d');
   textWidth.pen.font = '11.5px system-ui, sans-serif';
   return textWidth.pen.measureText(text).width + 2;
-}
-/* A bar from left to right; `parts` are {value, colour, faint, title}, `whole` is its full length. A value at
- * `mark` becomes a line across it. */
-function bar(parts, whole, mark) {
-  let from = 0;
-  const share = v => `${(100 * Math.min(1, v / whole)).toFixed(3)}%`;
-  const pieces = parts.filter(part => part.value > 0).map(part => {
-    const piece = element('i', {class: part.faint ? 'faint' : '', title: part.title,
-        style: `left:${share(from)};width:${share(part.value)};background:${part.colour}`});
-    from += part.value;
-    return piece;
-  });
-  if (known(mark)) pieces.push(element('i', {class: 'limit', style: `left:${share(mark)}`}));
-  return element('span', {class: 'track'}, ...pieces);
 }
 /* The range that the lines fill. */
 function rangeOf(lines, levels, log) {
@@ -309,8 +296,8 @@ class Chart {
     });
     order.forEach((i, k) => {
       const point = this.points[i], [x, y] = places[k];
-      parts.push(svg('circle', {cx: x.toFixed(1), cy: y.toFixed(1), r: point.radius.toFixed(1), class: 'point',
-          'data-point': i, style: `fill:${point.colour}`},
+      parts.push(svg('circle', {cx: x.toFixed(1), cy: y.toFixed(1), r: point.radius.toFixed(1),
+          class: 'point', 'data-point': i, style: `fill:${point.colour}`},
         svg('title', {}, `${point.name}: ${point.about}`)));
       for (const name of [point.name, point.brief]) {
         const box = name && this.freeBox(taken, x, y, point.radius, textWidth(name));
@@ -325,7 +312,8 @@ class Chart {
     });
     return [...parts, ...names];
   }
-  /* A box of this width and the height of a line near a point, in eight directions and up to six lines away. */
+  /* A box of this width and the height of a line near a point, in eight directions and up to six lines
+   * away. */
   freeBox(taken, x, y, radius, width) {
     const high = 14, edge = [this.left, this.top, this.left + this.wide, this.top + this.high];
     for (let ring = 0; ring < 6; ring++) for (const turn of [0, 4, 6, 2, 7, 5, 1, 3]) {

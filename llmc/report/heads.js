@@ -36,10 +36,10 @@ function drawStudy() {
   const chance = kind => ` (${fixed(100 * r[kind].chance / r[kind].links, 0)} % by chance)`;
   const worst = heads.reduce((b, i) => r.loss.without[i] > r.loss.without[b] ? i : b, 0);
   $('study-says').textContent = `After step ${r.step}: ${headName(best('persons'))} finds who ` +
-    `\u201che\u201d and \u201cshe\u201d are for ${share('persons', best('persons'))} pronouns${chance('persons')}, ` +
-    `${headName(best('things'))} what \u201cit\u201d is for ${share('things', best('things'))}` +
-    `${chance('things')}. The loss, ${fixed(r.loss.whole, 3)}, rises most ` +
-    `without ${headName(worst)}, to ${fixed(r.loss.without[worst], 3)}.`;
+    `\u201che\u201d and \u201cshe\u201d are for ${share('persons', best('persons'))} pronouns` +
+    `${chance('persons')}, ${headName(best('things'))} what \u201cit\u201d is for ` +
+    `${share('things', best('things'))}${chance('things')}. The loss, ${fixed(r.loss.whole, 3)}, ` +
+    `rises most without ${headName(worst)}, to ${fixed(r.loss.without[worst], 3)}.`;
 }
 async function measureHeads() {
   if (study.running) return;

@@ -27,6 +27,7 @@
     PART(chart, js, "text/javascript")                                                                       \
     PART(pass, js, "text/javascript")                                                                        \
     PART(view, js, "text/javascript")                                                                        \
+    PART(next_token, js, "text/javascript")                                                                  \
     PART(what_if, js, "text/javascript")                                                                     \
     PART(heads, js, "text/javascript")                                                                       \
     PART(watch, js, "text/javascript")                                                                       \

@@ -22,10 +22,31 @@ function svg(tag, attributes, ...children) {
   e.append(...children.filter(child => child !== undefined));
   return e;
 }
+/* The colour of what a row or a line is about, as a small square. */
+const swatch = colour => element('span', {class: 'swatch', style: `background:${colour}`});
+/* A bar from left to right; `parts` are {value, colour, faint, title}, `whole` is its full length. A value at
+ * `mark` becomes a line across it. */
+function bar(parts, whole, mark) {
+  let from = 0;
+  const share = v => `${(100 * Math.min(1, v / whole)).toFixed(3)}%`;
+  const pieces = parts.filter(part => part.value > 0).map(part => {
+    const piece = element('i', {class: part.faint ? 'faint' : '', title: part.title,
+        style: `left:${share(from)};width:${share(part.value)};background:${part.colour}`});
+    from += part.value;
+    return piece;
+  });
+  if (known(mark)) pieces.push(element('i', {class: 'limit', style: `left:${share(mark)}`}));
+  return element('span', {class: 'track'}, ...pieces);
+}
 /* Control characters become their pictures. */
 const visible = text => text.replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029]/g,
     c => c === '\n' ? '\u23ce' : c === '\t' ? '\u21e5'
   : c.charCodeAt(0) < 32 ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : '\ufffd');
+/* Draws again when the window has another size, once a frame. */
+function onResize(draw) {
+  let frame = 0;
+  window.onresize = () => { cancelAnimationFrame(frame); frame = requestAnimationFrame(draw); };
+}
 
 /* --- numbers --- */
 const known = x => x !== null && x !== undefined && Number.isFinite(x);

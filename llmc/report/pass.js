@@ -1,7 +1,7 @@
 'use strict';
 /* One pass of the model over a text: what the program hands out of it, facts and arrays of numbers, and what
- * follows from these, as llmc/model/inspect.h has the formulas. An array, or one layer of one, is unpacked when
- * it is first wanted. */
+ * follows from these, as llmc/model/inspect.h has the formulas. An array, or one layer of one, is unpacked
+ * when it is first wanted. */
 function unpack(kind, text) {
   const chars = atob(text), bytes = new Uint8Array(chars.length);
   for (let i = 0; i < chars.length; i++) bytes[i] = chars.charCodeAt(i);
@@ -45,10 +45,14 @@ function inPass(p, f) {
   try { return f(); } finally { take(shown); }
 }
 
+const sameTokens = (p, q) => p.facts.tokens.length === q.facts.tokens.length &&
+    p.facts.tokens.every((id, t) => id === q.facts.tokens[t]);
+
 const keyHead = h => Math.floor(h * NKV / NH);
 const isCut = (l, h, t, s) => facts.without.cut.some(([to, from, layer, head]) => to === t && from === s &&
   (layer < 0 || layer === l) && (head < 0 || head === h));
-const isOff = (l, h) => facts.without.off.some(([layer, head]) => layer === l && head === h);
+const hasHead = (list, l, h) => list.some(([layer, head]) => layer === l && head === h);
+const isOff = (l, h) => hasHead(facts.without.off, l, h);
 function queryKey(l, h, t, s, each) {
   const q = array('q', l), k = array('k', l), qi = (t * NH + h) * HS, ki = (s * NKV + keyHead(h)) * HS;
   let sum = 0;
@@ -60,8 +64,8 @@ function queryKey(l, h, t, s, each) {
   return sum;
 }
 const lse = (l, h, t) => array('lse', l)[h * T + t];
-/* The rule of attention, as llmc/ops/attn_rule.h has it: the tokens that token t sees, and a score from q.k, |q|^2
- * and |k|^2. */
+/* The rule of attention, as llmc/ops/attn_rule.h has it: the tokens that token t sees, and a score from q.k,
+ * |q|^2 and |k|^2. */
 function keysOf(t) {
   const {mask} = model, ahead = mask === 'full' || mask === 'anti-causal';
   return {first: mask === 'anti-causal' ? t : mask === 'window' ? Math.max(0, t - model.window + 1) : 0,
@@ -94,8 +98,8 @@ const share = (l, h, t, s) => !sees(t, s) || isCut(l, h, t, s) ? 0
     : Math.exp(score(l, h, t, s) - lse(l, h, t));
 /* Row t of a head's attention, into out[at], out[at + 1] ... */
 function fillRow(out, at, l, h, t) {
-  const q = array('q', l), k = array('k', l), qi = (t * NH + h) * HS, z = lse(l, h, t), {first, end} = keysOf(t),
-      qq = hasNorms() ? squareOf(q, qi) : 0;
+  const q = array('q', l), k = array('k', l), qi = (t * NH + h) * HS, z = lse(l, h, t);
+  const {first, end} = keysOf(t), qq = hasNorms() ? squareOf(q, qi) : 0;
   for (let s = first, ki = (first * NKV + keyHead(h)) * HS; s < end; s++, ki += NKV * HS) {
     let sum = 0;
     for (let i = 0; i < HS; i++) sum += q[qi + i] * k[ki + i];

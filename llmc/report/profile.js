@@ -3,11 +3,12 @@
  * its FLOPs per byte and its FLOP/s. */
 const facts = embedded('facts');
 const FAMILIES = [ /* the first whose pattern is found in an operation's name; the colour is its place */
-  ['matmul', /^matmul/], ['attention', /^(attn|rope)/], ['norm', /norm_/], ['activation', /^(act|glu|dropout)/],
-  ['loss', /^loss/], ['embedding', /^embed/], ['other', /^(cast|fill|randn|sum$)/], ['optimizer', /^/],
+  ['matmul', /^matmul/], ['attention', /^(attn|rope)/], ['norm', /norm_/],
+  ['activation', /^(act|glu|dropout)/], ['loss', /^loss/], ['embedding', /^embed/],
+  ['other', /^(cast|fill|randn|sum$)/], ['optimizer', /^/],
 ];
 const familyOf = row => FAMILIES.findIndex(([, pattern]) => pattern.test(row.name));
-const colourOf = row => `var(--c${familyOf(row)})`;
+const colourOf = row => colour(familyOf(row));
 const ms = x => fixed(1e3 * x, 3);
 const percent = x => fixed(100 * x, 1);
 const named = row => row.name.replace('->', '\u2192');
@@ -29,10 +30,11 @@ function drawHead() {
   document.title = facts.title;
   $('about').textContent = `${facts.title}; ${facts.date}. ${ms(facts.step)} ms a step (median of ` +
     `${facts.repeats}, \u00b1 ${percent(facts.spread / facts.step)} %), ` +
-    `${fixed(facts.tokens / facts.step, 0)} tokens/s, ${humanCount(facts.model_flops / facts.step)}FLOP/s by the ` +
-    `convention of papers: ${percent(facts.model_flops / facts.step / facts.matmul_rate)} % of the matmul ` +
-    `rate measured in the same run (${humanCount(facts.matmul_rate)}FLOP/s; copying moves ` +
-    `${humanCount(facts.copy_rate)}B/s). Every operation at its roofline, the step would take ${ms(facts.ideal)} ms.`;
+    `${fixed(facts.tokens / facts.step, 0)} tokens/s, ${humanCount(facts.model_flops / facts.step)}FLOP/s ` +
+    `by the convention of papers: ${percent(facts.model_flops / facts.step / facts.matmul_rate)} % of the ` +
+    `matmul rate measured in the same run (${humanCount(facts.matmul_rate)}FLOP/s; copying moves ` +
+    `${humanCount(facts.copy_rate)}B/s). Every operation at its roofline, the step would take ` +
+    `${ms(facts.ideal)} ms.`;
 }
 
 function drawStep() {
@@ -44,7 +46,7 @@ function drawStep() {
   whole.style.height = '2.2rem';
   $('step').replaceChildren(whole);
   $('families').replaceChildren(...sums.map(family => element('li', {},
-    element('span', {class: 'swatch', style: `background:var(--c${family.k})`}),
+    swatch(colour(family.k)),
     `${family.name} ${ms(family.seconds)} ms, ${percent(family.seconds / facts.in_ops)} %`)));
 }
 
@@ -67,8 +69,8 @@ function drawTable() {
   $('rows').tFoot.replaceChildren(element('tr', {},
     ...line(['all operations'], '', '', facts.in_ops, facts.ideal, ['', ''])));
   const cached = facts.rows.filter(row => row.ideal === row.seconds).length;
-  $('cached').textContent = cached ? `${cached} of them had their data in a cache and were faster than memory: ` +
-    'they count as 100 %.' : '';
+  $('cached').textContent = cached ? `${cached} of them had their data in a cache and were faster than ` +
+    'memory: they count as 100 %.' : '';
 }
 
 function pick(i) {
@@ -79,22 +81,23 @@ function pick(i) {
 
 function drawRoofline() {
   if (!chart)
-    chart = new Chart($('roofline'), {title: 'FLOP/s', unit: 'over FLOPs per byte, both logarithmic', format: count,
-        height: 520, onPoint: pick});
+    chart = new Chart($('roofline'), {title: 'FLOP/s', unit: 'over FLOPs per byte, both logarithmic',
+        format: count, height: 520, onPoint: pick});
   const ridge = facts.matmul_rate / facts.copy_rate, small = innerWidth < 640 ? 0.6 : 1;
   const points = shown.map(row => ({name: brief(row), brief: String(facts.rows.indexOf(row) + 1),
       colour: colourOf(row), x: row.flops / row.bytes, y: row.flops / row.seconds,
       radius: small * (3.5 + 15 * Math.sqrt(row.seconds / facts.in_ops)),
-      about: `${ms(row.seconds)} ms in ${row.calls} calls of ${row.variant}, ${humanCount(row.flops / row.seconds)}FLOP/s, ` +
-        `${humanCount(row.bytes / row.seconds)}B/s, ${short(row.flops / row.bytes)} FLOPs per byte: ` +
-        `${percent(row.ideal / row.seconds)} % of the roofline, ${ms(gain(row))} ms to gain`}));
+      about: `${ms(row.seconds)} ms in ${row.calls} calls of ${row.variant}, ` +
+        `${humanCount(row.flops / row.seconds)}FLOP/s, ${humanCount(row.bytes / row.seconds)}B/s, ` +
+        `${short(row.flops / row.bytes)} FLOPs per byte: ${percent(row.ideal / row.seconds)} % of the ` +
+        `roofline, ${ms(gain(row))} ms to gain`}));
   const from = Math.min(ridge, ...points.map(point => point.x)) / 3,
       to = Math.max(ridge, ...points.map(point => point.x)) * 3;
   chart.draw({x: {from, to, log: true, format: short}, y: {log: true}, points, lines: [
     {name: 'memory', label: `copy ${humanCount(facts.copy_rate)}B/s`, colour: 'var(--fg)', x: [from, ridge],
       y: [from * facts.copy_rate, facts.matmul_rate]},
-    {name: 'matmul', label: `matmul ${humanCount(facts.matmul_rate)}FLOP/s`, colour: 'var(--fg)', x: [ridge, to],
-      y: [facts.matmul_rate, facts.matmul_rate]}]});
+    {name: 'matmul', label: `matmul ${humanCount(facts.matmul_rate)}FLOP/s`, colour: 'var(--fg)',
+      x: [ridge, to], y: [facts.matmul_rate, facts.matmul_rate]}]});
 }
 
 drawHead();
@@ -102,4 +105,4 @@ drawStep();
 drawTable();
 drawRoofline();
 $('sort').onchange = drawTable;
-window.onresize = () => requestAnimationFrame(drawRoofline);
+onResize(drawRoofline);

@@ -1,7 +1,7 @@
 'use strict';
 /* The page of a pass: the text with the attention of one token, all heads, the matrix of one, how a score and
- * an effect come about, the residual stream, the next token. A token, a head and a source are chosen; everything
- * is drawn from them. */
+ * an effect come about, the residual stream, the next token (next_token.js). A token, a head and a source are
+ * chosen; everything is drawn from them. */
 
 /* --- state; the part of the address behind # --- */
 const state = {t: 0, l: 0, h: 0, s: 0, all: false, sort: 'attention'};
@@ -288,7 +288,8 @@ function drawProducts(canvas, products, largest) {
 function drawSources() {
   const {t, l, h} = state, p = row(l, h, t), {first, end} = keysOf(t), shownAtOnce = 10;
   const all = Array.from({length: end - first}, (_, i) => first + i);
-  const effects = Array.from({length: T}, (_, s) => sees(t, s) ? sourceEffect(l, h, t, s) : 0), norm = array('value_norm', l);
+  const effects = Array.from({length: T}, (_, s) => sees(t, s) ? sourceEffect(l, h, t, s) : 0);
+  const norm = array('value_norm', l);
   const by = {attention: (a, b) => p[b] - p[a], effect: (a, b) => Math.abs(effects[b]) - Math.abs(effects[a]),
     position: (a, b) => a - b}[state.sort];
   all.sort(by);
@@ -375,14 +376,16 @@ function drawSteps() {
     chart(`key of ${quoted(facts.tokens[s])}`, b, i => fixed(b[i], 3)),
     chart('product', ab, times(a, b, ab)));
   $('formula').replaceChildren(scoreInWords(sum, qq, kk), element('b', {}, fixed(value, 3)),
-    `. The softmax divides e`, element('sup', {}, 'score'), softmaxInWords(t), element('sup', {}, fixed(z, 3)),
+    `. The softmax divides e`, element('sup', {}, 'score'), softmaxInWords(t),
+    element('sup', {}, fixed(z, 3)),
     `: attention e`, element('sup', {}, fixed(value - z, 3)), ' = ',
     element('b', {}, fixed(100 * p, 1) + ' %'), maskInWords(t));
   $('value').replaceChildren(chart(`value of ${quoted(facts.tokens[s])}`, v, i => fixed(v[i], 3)),
     chart(`direction to ${quoted(target[t])}`, w, i => fixed(w[i], 3)),
     chart('product', vw, times(v, w, vw)));
   $('effect').replaceChildren(`Sum of the products ${fixed(taken, 3)} \u00d7 attention ${p.toFixed(4)} ` +
-    `\u00d7 scale of the last norm ${rstd.toFixed(4)} = effect on the logit `, element('b', {}, signed(rstd * p * taken)), '.');
+    `\u00d7 scale of the last norm ${rstd.toFixed(4)} = effect on the logit `,
+    element('b', {}, signed(rstd * p * taken)), '.');
 }
 
 /* --- the residual stream --- */
@@ -411,15 +414,15 @@ function drawStream() {
     rows.push(element('div', {class: 'layer'},
       element('div', {}, element('span', {class: 'name'}, l < 0 ? 'embedding' : `layer ${l}`)),
       element('div', {}, element('div', {class: 'chips'}, ...chipsOf), element('span', {class: 'dim'},
-        `${quoted(target[t])}: ${percent(array('lens_target_p')[at])}, rank ${array('lens_rank')[at]}; entropy ` +
-        `${array('lens_entropy')[at].toFixed(2)} nats`)),
+        `${quoted(target[t])}: ${percent(array('lens_target_p')[at])}, rank ${array('lens_rank')[at]}; ` +
+        `entropy ${array('lens_entropy')[at].toFixed(2)} nats`)),
       element('div', {class: 'dim'}, ...added)));
   }
   $('stream').replaceChildren(...rows);
   const next = t + 1 < T ? `In this text, ${quoted(target[t])} follows.` :
     `Nothing follows in this text; the most probable token is ${quoted(target[t])}.`;
-  $('what').textContent = ` ${next} On the right is what each half of the layer adds: its effect on the logit of ` +
-    `${quoted(target[t])}, and its length.`;
+  $('what').textContent = ` ${next} On the right is what each half of the layer adds: its effect on the ` +
+    `logit of ${quoted(target[t])}, and its length.`;
 }
 function signedBar(x, largest) {
   const size = 50 * Math.abs(x) / largest;
@@ -450,61 +453,6 @@ function drawParts() {
     `the model's logit is ${fixed(array('target_logit')[t], 4)}.`;
 }
 
-/* --- the next token --- */
-let topKs = [];
-const listTopKs = () => [0, ...new Set([1, 2, 3, 5, 10, 20, 40, 50, 100, 200, 500, 1000, sampling.top_k])]
-    .filter((k, i) => i === 0 || k > 0 && k <= K)
-  .sort((a, b) => a - b);
-function buildSliders() {
-  topKs = listTopKs();
-  const nearest = (list, x) =>
-    list.reduce((best, y, i) => Math.abs(y - x) < Math.abs(list[best] - x) ? i : best, 0);
-  $('temperature').max = facts.temperatures.length;
-  $('temperature').value = sampling.temperature === 0 ? 0
-      : 1 + nearest(facts.temperatures, sampling.temperature);
-  $('top-k').max = topKs.length - 1;
-  $('top-k').value = topKs.indexOf(sampling.top_k) < 0 ? 0 : topKs.indexOf(sampling.top_k);
-  $('top-p').value = Math.max(1, Math.round(100 * sampling.top_p));
-  for (const id of ['temperature', 'top-k', 'top-p']) $(id).oninput = drawNext;
-}
-/* As llmc/model/sampler.c narrows the choice. `weights` are of the listed tokens, `rest` of all others
- * together. */
-function narrow(weights, rest, k, p) {
-  const V = vocabulary.length;
-  const n = k > 0 ? Math.min(k, K) : K, listed = weights.slice(0, n).reduce((a, b) => a + b, 0);
-  const total = k > 0 ? listed : listed + rest;
-  if (p >= 1) return {kept: n, sum: total, exact: true, others: k === 0 && K < V};
-  let sum = 0, kept = 0;
-  while (kept < n && (kept === 0 || sum < p * total)) sum += weights[kept++];
-  return sum >= p * total || k > 0 ? {kept, sum, exact: true}
-      : {kept, sum: p * total, exact: false, others: true};
-}
-function drawNext() {
-  const V = vocabulary.length;
-  const t = state.t, step = Number($('temperature').value), k = topKs[Number($('top-k').value)],
-      p = Number($('top-p').value) / 100;
-  const tau = step === 0 ? 0 : facts.temperatures[step - 1],
-      ids = array('next_token').subarray(t * K, t * K + K);
-  const logits = array('next_logit').subarray(t * K, t * K + K);
-  $('temperature-value').textContent = tau === 0 ? '0 (the most probable)' : String(Number(tau.toFixed(3)));
-  $('top-k-value').textContent = k === 0 ? 'all' : String(k);
-  $('top-p-value').textContent = p >= 1 ? 'all' : p.toFixed(2);
-  const weights = Array.from(logits, x => tau === 0 ? 0 : Math.exp((x - logits[0]) / tau));
-  const rest = step === 0 ? 0 : array('next_rest')[t * facts.temperatures.length + step - 1];
-  if (tau === 0) weights[0] = 1;
-  const cut = tau === 0 ? {kept: 1, sum: 1, exact: true} : narrow(weights, rest, k, p), list = [];
-  for (let i = 0; i < Math.min(15, K); i++) {
-    const is = i < cut.kept, x = is ? weights[i] / cut.sum : 0;
-    list.push(element('span', {class: 'name token' + (is ? '' : ' cut')}, named(ids[i])),
-      element('span', {class: 'track'}, element('i', {style: `left:0;width:${100 * x}%`})),
-      element('span', {class: 'number' + (is ? '' : ' dim')}, is ? percent(x) : 'cut off'));
-  }
-  $('next').replaceChildren(...list);
-  const kept = cut.exact ? (cut.others ? V : cut.kept) : `more than ${K}`;
-  $('kept').textContent = `${kept} of ${V} tokens ${kept === 1 ? 'is' : 'are'} left to choose from` +
-    (cut.exact ? '.' : '; the probabilities shown are right to the share of one rare token.');
-}
-
 /* --- everything --- */
 function setAll(selector, text) { for (const e of document.querySelectorAll(selector)) e.textContent = text; }
 function draw() {
@@ -514,10 +462,12 @@ function draw() {
   setAll('h2 .token, h3 .token, p .token', quoted(facts.tokens[t]));
   setAll('.source', quoted(facts.tokens[s]));
   setAll('.target', quoted(target[t]));
-  setAll('.seen', {'anti-causal': 'A token sees itself and what follows, also the word that it has to predict.',
+  setAll('.seen', {
+    'anti-causal': 'A token sees itself and what follows, also the word that it has to predict.',
     full: 'A token sees all others, also the word that it has to predict.',
-    window: `A token sees itself and the ${model.window - 1} tokens before it, never what follows.`}[model.mask] ??
-    'A token sees itself and what stands before it, never what follows, because that is what it has to predict.');
+    window: `A token sees itself and the ${model.window - 1} tokens before it, never what follows.`,
+  }[model.mask] ?? 'A token sees itself and what stands before it, never what follows, because that is ' +
+    'what it has to predict.');
   $('chosen').textContent = `${t}: ${named(facts.tokens[t])}`;
   $('before').disabled = t === 0;
   $('after').disabled = t === T - 1;
@@ -546,8 +496,7 @@ function redraw() {
 const options = n => Array.from({length: n}, (_, i) => element('option', {value: i}, String(i)));
 /* Shows another pass; the place that is looked at stays where there is one. */
 function show(p) {
-  const before = pass, sameText = before && before.facts.tokens.length === p.facts.tokens.length &&
-    before.facts.tokens.every((id, t) => id === p.facts.tokens[t]);
+  const before = pass, sameText = before && sameTokens(before, p);
   const fromEnd = before ? T - 1 - state.t : 0;
   take(p);
   if (!sameText) {
@@ -573,7 +522,8 @@ function start(p) {
     `${vocabulary.length.toLocaleString('en')} tokens. Positions: ${model.positions}; ` +
     `norm: ${model.norm}; MLP: ${model.mlp} of ${model.ff}; score: ${model.score}; mask: ${model.mask}.` +
     (facts.step >= 0 ? ` As it was after step ${facts.step}.` : '') +
-    [...facts.without.off.map(offInWords), ...facts.without.cut.map(cutInWords)].map(what => ` Here ${what}.`).join('');
+    [...facts.without.off.map(offInWords), ...facts.without.cut.map(cutInWords)]
+        .map(what => ` Here ${what}.`).join('');
   document.title = `How ${model.name || 'a model'} reads a text`;
   $('layer').append(...options(L));
   $('head').append(...options(NH));
@@ -589,8 +539,7 @@ function start(p) {
   chooseHead(state.t);
   readAddress();
   redraw();
-  let resized = 0;
-  window.onresize = () => { cancelAnimationFrame(resized); resized = requestAnimationFrame(draw); };
+  onResize(draw);
   window.onhashchange = () => {
     const now = new URLSearchParams(location.hash.slice(1));
     for (const key of ['t', 'l', 'h', 's']) if (now.has(key)) address.set(key, now.get(key));

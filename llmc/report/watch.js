@@ -18,7 +18,6 @@ const SMOOTH = [0, .5, .8, .9, .95, .98, .99, .995, .998, .999, .9995];
 const view = {axis: 'step', smooth: 0, logx: false, logy: false, from: null, to: null, hidden: new Set()};
 let state = null, series = null, asked = '', cursorAt = null;
 const charts = new Map();
-const colour = i => `var(--c${i % COLOURS})`;
 
 /* --- the view, and the part of the address behind # --- */
 function readView() {
@@ -185,10 +184,10 @@ function drawRuns() {
       run.left_out ? `${run.left_out} rows left out` : '', facts.device || '',
       facts.parameters ? `${count(facts.parameters)} parameters` : ''].filter(Boolean).join(', ');
     return element('tr', {}, element('td', {}, element('label', {}, box, ' ',
-        element('span', {class: 'swatch', style: `background:${colour(i)}`}),
-        run.name), ' ', element('span', {class: `state ${kind}`}, says), element('small', {}, about)),
+        swatch(colour(i)), run.name), ' ', element('span', {class: `state ${kind}`}, says),
+        element('small', {}, about)),
       element('td', {'data-label': 'progress'}, `${run.step} / ${known(run.steps) ? run.steps : '?'}`,
-        element('span', {class: 'bar'}, element('i', {style: `width:${100 * share}%`}))),
+        bar([{value: share, colour: 'var(--bar)'}], 1)),
       cell('ETA', kind === 'done' ? '\u2013' : duration(run.eta),
           known(run.seconds) ? `after ${duration(run.seconds)}` : ''),
       cell('loss', known(last.loss) ? fixed(last.loss, 4) : '\u2013'),
@@ -216,8 +215,7 @@ function drawSamples() {
       d.open = wasOpen.get(key) ?? n === 0;
       return d;
     });
-    return element('div', {}, element('h3', {}, element('span',
-        {class: 'swatch', style: `background:${colour(i)}`}), run.name), ...list);
+    return element('div', {}, element('h3', {}, swatch(colour(i)), run.name), ...list);
   });
   $('samples').replaceChildren(...(columns.length ? columns : [element('p', {class: 'note'},
     'No sample yet. --sample-every N writes one every N steps; the last step has one.')]));
@@ -247,7 +245,7 @@ function drawOptions() {
 const quoted = path => /^[\w./+-]+$/.test(path) ? path : `'${path.replace(/'/g, "'\\''")}'`;
 function drawCheckpoints() {
   const rows = state.runs.flatMap((run, i) => [...run.checkpoints].reverse().map(c => element('tr', {},
-    element('td', {}, element('span', {class: 'swatch', style: `background:${colour(i)}`}), run.name),
+    element('td', {}, swatch(colour(i)), run.name),
     element('td', {}, String(c.step)),
     element('td', {}, `${count(c.bytes)}B`), element('td', {}, new Date(1000 * c.written).toLocaleString()),
     element('td', {}, element('code', {}, 'train_gpt view --serve --from ' +
@@ -319,12 +317,9 @@ function start() {
   $('zoom-out').onclick = () => zoomBy(2);
   $('zoom-all').onclick = () => zoom(null, null);
   $('differing').onchange = () => drawTables();
-  let resized = 0;
-  window.onresize = () => {
-    cancelAnimationFrame(resized);
-    resized = requestAnimationFrame(() => { if (series) drawCharts(); });
-  };
-  matchMedia('(prefers-color-scheme: dark)').onchange = () => { if (series) drawCharts(); };
+  const again = () => { if (series) drawCharts(); };
+  onResize(again);
+  matchMedia('(prefers-color-scheme: dark)').onchange = again;
   if (file) {
     $('live').parentElement.hidden = true;
     say(`As it was on ${new Date(1000 * file.state.now).toLocaleString()}.`);

@@ -1,6 +1,6 @@
 'use strict';
-/* What if: other words, a head that is off, an edge that is cut, another rule of attention, another checkpoint. A server runs the model
- * again; what it was before and what it is then stand side by side. */
+/* What if: other words, a head that is off, an edge that is cut, another rule of attention, another
+ * checkpoint. A server runs the model again; what it was before and what it is then stand side by side. */
 let whatIf = null; /* only on a server */
 const question = () => ({checkpoint: whatIf.checkpoint, ...(whatIf.text === null ? {} : {text: whatIf.text}),
     off: whatIf.off, cut: whatIf.cut, attention: whatIf.attention});
@@ -33,8 +33,8 @@ async function askAgain(changes) {
     show(whatIf.after && whatIf.shows === 'after' ? whatIf.after : whatIf.before);
   } catch (e) {
     if (turn !== whatIf.turn) return;
-    Object.assign(whatIf, {off: old.off, cut: old.cut, attention: old.attention, text: old.text, start: old.start,
-        checkpoint: old.checkpoint, after: old.after});
+    Object.assign(whatIf, {off: old.off, cut: old.cut, attention: old.attention, text: old.text,
+        start: old.start, checkpoint: old.checkpoint, after: old.after});
     $('waiting').textContent = e.message.trim();
     $('waiting').classList.add('wrong');
     drawWhatIf();
@@ -42,7 +42,7 @@ async function askAgain(changes) {
 }
 
 /* --- the text --- */
-const ends = id => word(id).startsWith('<|') || false;
+const ends = id => word(id).startsWith('<|');
 /* The text of the tokens, and where each begins in it; the one that begins a text is none of it. */
 function textOf(p) {
   const from = [];
@@ -70,10 +70,12 @@ function swapped(p, t, s) {
 }
 
 /* --- the rule of attention --- */
-const scores = ['scaled-dot', 'dot', 'cosine', 'l2', 'dot2'], masks = ['causal', 'anti-causal', 'full', 'window'];
+const scores = ['scaled-dot', 'dot', 'cosine', 'l2', 'dot2'];
+const masks = ['causal', 'anti-causal', 'full', 'window'];
 /* What is chosen, where it is not what the model was trained with. */
 function chosenRule() {
-  const own = whatIf.before.facts.model, rule = {}, score = $('rule-score').value, mask = $('rule-mask').value;
+  const own = whatIf.before.facts.model, rule = {};
+  const score = $('rule-score').value, mask = $('rule-mask').value;
   const window = Math.max(1, Math.round(Number($('rule-window').value) || 8));
   const softcap = Math.max(0, Number($('rule-softcap').value) || 0);
   if (score !== own.score) rule.score = score;
@@ -98,7 +100,8 @@ function drawRule() {
 function ruleInWords() {
   const {score, mask, window, softcap} = whatIf.attention;
   return [score && `score: ${score}`, mask && `mask: ${mask}${window ? ` of ${window}` : ''}`,
-    softcap !== undefined && (softcap > 0 ? `soft cap: ${softcap}` : 'no soft cap')].filter(x => x).join(', ');
+    softcap !== undefined && (softcap > 0 ? `soft cap: ${softcap}` : 'no soft cap')]
+      .filter(x => x).join(', ');
 }
 
 /* --- before and after --- */
@@ -108,27 +111,23 @@ function lossOfText() {
   for (let t = 0; t + 1 < T; t++) sum += lossAt(t);
   return T > 1 ? sum / (T - 1) : NaN;
 }
-/* Probabilities of the next token: of the listed ones, by token. */
-function nextOf(t) {
-  const ids = array('next_token').subarray(t * K, t * K + K),
-      logits = array('next_logit').subarray(t * K, t * K + K);
-  const one = facts.temperatures.findIndex(x => Math.abs(x - 1) < 1e-9),
-      weights = Array.from(logits, x => Math.exp(x - logits[0]));
-  const sum = weights.reduce((a, b) => a + b, 0) +
-      (one < 0 ? 0 : array('next_rest')[t * facts.temperatures.length + one]);
-  return new Map(weights.map((w, i) => [ids[i], w / sum]));
+/* A bar and a number before, and the same after; a row is {name, key, before, after}. */
+function pairs(title, rows, whole, text) {
+  const label = words => element('span', {class: 'dim'}, words), half = (value, kind) =>
+      bar([{value, colour: `var(--${kind})`}], whole);
+  return element('div', {}, element('h3', {}, title), element('div', {class: 'pairs'},
+      element('span', {}), label('before'), element('span', {}), label('after'), element('span', {}),
+    ...rows.flatMap(({name, key, before, after}) => [name,
+      half(before, 'minus'), element('span', {class: 'number was', 'data-before': key}, text(before)),
+      half(after, 'bar'), element('span', {class: 'number', 'data-after': key}, text(after))])));
 }
-const pairsHead = () => [element('span', {}), element('span', {class: 'dim'}, 'before'), element('span', {}),
-    element('span', {class: 'dim'}, 'after'), element('span', {})];
-function pairs(title, names, before, after) {
-  const bar = (x, kind) => element('span', {class: `track ${kind}`},
-      element('i', {style: `left:0;width:${100 * (x || 0)}%`}));
-  return element('div', {}, element('h3', {}, title),
-      element('div', {class: 'pairs'}, ...pairsHead(), ...names.flatMap(({key, text}) => [
-    element('span', {class: 'name token'}, text), bar(before.get(key), 'was'),
-    element('span', {class: 'number was', 'data-before': text}, percent(before.get(key) || 0)),
-    bar(after.get(key), 'is'), element('span', {class: 'number', 'data-after': text},
-        percent(after.get(key) || 0))])));
+/* Of the eight largest shares, by key; `textOfKey` names them. */
+function pairsOfShares(title, before, after, textOfKey) {
+  return pairs(title, largest(before, after, 8).map(key => {
+    const text = textOfKey(key);
+    return {name: element('span', {class: 'name token'}, text), key: text, before: before.get(key) || 0,
+      after: after.get(key) || 0};
+  }), 1, percent);
 }
 function largest(before, after, n) {
   const keys = [...new Set([...before.keys(), ...after.keys()])],
@@ -140,40 +139,32 @@ function drawComparison() {
   $('compare').hidden = !after;
   if (!after) return;
   const fromEnd = T - 1 - state.t, place = () => Math.max(0, T - 1 - fromEnd);
-  const same = before.facts.tokens.length === after.facts.tokens.length &&
-      before.facts.tokens.every((id, t) => id === after.facts.tokens[t]);
   const [l0, n0, p0, w0] = inPass(before, () => [lossOfText(), nextOf(place()),
       row(state.l, state.h, place()), quoted(facts.tokens[place()])]);
   const [l1, n1, p1, w1] = inPass(after, () => [lossOfText(), nextOf(place()), row(state.l, state.h, place()),
       quoted(facts.tokens[place()])]);
-  const parts = [pairs(`What comes after ${w0 === w1 ? w0 : `${w0}, now ${w1}`}`,
-      largest(n0, n1, 8).map(key => ({key, text: named(key)})), n0, n1)];
+  const parts = [pairsOfShares(`What comes after ${w0 === w1 ? w0 : `${w0}, now ${w1}`}`, n0, n1, named)];
   const name = p => s => inPass(p, () => `${named(facts.tokens[s])} ${s}`);
   const asMap = (p, of) => new Map(Array.from(p, (x, s) => [of(s), x]).filter(([, x]) => x > 0.001));
   const a0 = asMap(p0, name(before)), a1 = asMap(p1, name(after));
-  parts.push(pairs(`Attention of layer ${state.l}, head ${state.h}, from there`,
-      largest(a0, a1, 8).map(key => ({key, text: key})), a0, a1));
-  if (same) {
+  parts.push(pairsOfShares(`Attention of layer ${state.l}, head ${state.h}, from there`, a0, a1, key => key));
+  if (sameTokens(before, after)) {
     const losses = p => inPass(p, () => Array.from({length: T - 1}, (_, t) => lossAt(t))), x = losses(before),
         y = losses(after);
-    const most = Array.from(x.keys()).sort((i, j) => Math.abs(y[j] - x[j]) - Math.abs(y[i] - x[i])).slice(0, 8);
-    const scale = Math.max(1e-9, ...x, ...y);
-    parts.push(element('div', {}, element('h3', {}, 'Tokens whose loss changes most'),
-        element('div', {class: 'pairs'}, ...pairsHead(), ...most.flatMap(t => [
-      element('button', {class: 'name token', onclick: () => choose({t})},
-          `${named(after.facts.tokens[t + 1])} ${t + 1}`),
-      element('span', {class: 'track was'}, element('i', {style: `left:0;width:${100 * x[t] / scale}%`})),
-      element('span', {class: 'number was'}, fixed(x[t], 3)),
-      element('span', {class: 'track is'}, element('i', {style: `left:0;width:${100 * y[t] / scale}%`})),
-      element('span', {class: 'number'}, fixed(y[t], 3))]))));
+    const most = Array.from(x.keys()).sort((i, j) => Math.abs(y[j] - x[j]) - Math.abs(y[i] - x[i]));
+    parts.push(pairs('Tokens whose loss changes most', most.slice(0, 8).map(t => ({
+      name: element('button', {class: 'name token', onclick: () => choose({t})},
+          `${named(after.facts.tokens[t + 1])} ${t + 1}`), before: x[t], after: y[t]})),
+      Math.max(1e-9, ...x, ...y), x => fixed(x, 3)));
   }
   $('loss-before').textContent = fixed(l0, 4);
   $('loss-after').textContent = fixed(l1, 4);
-  $('loss-change').textContent = ` (${l1 < l0 ? '\u2212' : '+'}${Math.abs(100 * (l1 / l0 - 1)).toFixed(1)} %)`;
+  $('loss-change').textContent =
+      ` (${l1 < l0 ? '\u2212' : '+'}${Math.abs(100 * (l1 / l0 - 1)).toFixed(1)} %)`;
   $('comparison').replaceChildren(...parts);
 }
 function drawWhatIf() {
-  const {t, l, h, s} = state, off = whatIf.off.some(([a, b]) => a === l && b === h);
+  const {t, l, h, s} = state, off = hasHead(whatIf.off, l, h);
   const x = wordAt(pass, t), y = wordAt(pass, s);
   const shortly = text => text.length > 18 ? text.slice(0, 17) + '\u2026' : text;
   $('swap').textContent = `swap \u201c${shortly(x.word)}\u201d and \u201c${shortly(y.word)}\u201d`;
@@ -182,7 +173,8 @@ function drawWhatIf() {
   $('cut').textContent = `${quoted(facts.tokens[t])} (${t}) may not see ${quoted(facts.tokens[s])} (${s})`;
   const list = [...whatIf.off.map((head, i) => [offInWords(head),
       () => askAgain({off: whatIf.off.filter((_, k) => k !== i)})]),
-    ...whatIf.cut.map((cut, i) => [cutInWords(cut), () => askAgain({cut: whatIf.cut.filter((_, k) => k !== i)})]),
+    ...whatIf.cut.map((cut, i) => [cutInWords(cut),
+      () => askAgain({cut: whatIf.cut.filter((_, k) => k !== i)})]),
     ...(ruleInWords() ? [[ruleInWords(), () => askAgain({attention: {}})]] : []),
     ...(whatIf.text !== whatIf.start ? [['another text', () => askAgain({text: whatIf.start})]] : [])];
   $('changes').replaceChildren(...list.map(([text, undo]) =>
@@ -222,7 +214,7 @@ async function startServed() {
   };
   $('swap').onclick = () => askAgain({text: swapped(pass, state.t, state.s), cut: []});
   $('head-off').onclick = () => {
-    const {l, h} = state, is = whatIf.off.some(([a, b]) => a === l && b === h);
+    const {l, h} = state, is = hasHead(whatIf.off, l, h);
     askAgain({off: is ? whatIf.off.filter(([a, b]) => a !== l || b !== h) : [...whatIf.off, [l, h]]});
   };
   $('cut').onclick = () => {

@@ -258,7 +258,7 @@ static void test_page_is_escaped(void **state) {
     assert_null(strstr(page, "alert"));
     assert_null(strstr(page, "<img"));
     assert_int_equal(count_of(page, "<script"), count_of(page, "</script>"));
-    assert_int_equal(count_of(frame, "<script"), 5);
+    assert_int_equal(count_of(frame, "<script"), 6);
     json_t *root = json_loads(facts, JSON_REJECT_DUPLICATES, &why);
     if (!root) fail_msg("the facts are not JSON: %s", why.text);
     json_t *all = load(in_scratch("page.json"));
