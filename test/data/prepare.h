@@ -6,6 +6,7 @@
 #include "test/scratch.h"
 
 #include "llmc/corpus/dataloader.h"
+#include "llmc/corpus/documents.h"
 #include "llmc/base/rng.h"
 #include "llmc/text/tokenizer.h"
 
