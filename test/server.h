@@ -1,4 +1,5 @@
-/* A command of train_gpt that serves a page, started and asked as a browser would, on the loopback interface. */
+/* A command of train_gpt that serves a page, started and asked as a browser would, on the loopback
+ * interface. */
 #ifndef LLMC_TEST_SERVER_H
 #define LLMC_TEST_SERVER_H
 

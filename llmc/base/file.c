@@ -5,6 +5,7 @@
  * Every error message has the path, the operation and the system's reason. */
 #include "llmc/base/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -67,6 +68,17 @@ bool path_is_directory(const char *path) {
 bool path_ends_with(const char *path, const char *end) {
     size_t n = strlen(path), m = strlen(end);
     return n >= m && strcmp(path + n - m, end) == 0;
+}
+
+int64_t directory_bytes(const char *path) {
+    DIR *dir = opendir(path);
+    int64_t bytes = 0;
+    struct stat st;
+    for (struct dirent *e; dir && (e = readdir(dir)) != NULL;)
+        if (fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+            bytes += st.st_size;
+    if (dir) closedir(dir);
+    return bytes;
 }
 
 char *path_pattern(const char *pattern) {

@@ -21,6 +21,8 @@ bool path_exists(const char *path);
 bool path_is_directory(const char *path);
 /* Whether the name has this ending, ".gz". */
 bool path_ends_with(const char *path, const char *end);
+/* The bytes of the files that lie in a directory itself; 0 if it cannot be read. */
+int64_t directory_bytes(const char *path);
 /* mkdir -p */
 bool make_directories(const char *path, struct error *err);
 /* The directory that the path lies in: "." for a plain name. The caller frees. */

@@ -246,7 +246,8 @@ bool option_value_from_text(const struct option_row *row, const char *text, unio
         return out->b || strcmp(text, "false") == 0 || fail(err, "%s: must be true or false", label);
     case OPTION_TEXT:
         out->s = text;
-        return text[0] || (row->flags & (OPTION_MAY_BE_EMPTY | OPTION_BARE)) || fail(err, "%s: empty value", label);
+        return text[0] || (row->flags & (OPTION_MAY_BE_EMPTY | OPTION_BARE)) ||
+               fail(err, "%s: empty value", label);
     case OPTION_WORD:
         return read_word(row, text, &out->i, label, err);
     }

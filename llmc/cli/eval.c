@@ -34,8 +34,8 @@ static const struct option_row what_rows[] = {
              0),
     OPT_TEXT(
         C, text, "text", NULL, "PATH",
-        "measure the loss on this text, each document from its start: a file, also compressed (.gz, .zst), JSON "
-        "lines, a directory of such files, or - for the standard input",
+        "measure the loss on this text, each document from its start: a file, also compressed (.gz, .zst), "
+        "JSON lines, a directory of such files, or - for the standard input",
         0),
     TEXT_FORMAT_OPTIONS(C, "of --text; "),
     OPT_TEXT(

@@ -20,8 +20,8 @@ struct export_config {
 
 static const struct option_row rows[] = {
     OPT_TEXT(struct export_config, from, "from", NULL, "PATH",
-             "run directory (its newest intact checkpoint), checkpoint, Hugging Face directory, GGUF file, or "
-             "llm.c model file",
+             "run directory (its newest intact checkpoint), checkpoint, Hugging Face directory, GGUF file, "
+             "or llm.c model file",
              OPTION_REQUIRED),
     ADAPTER_OPTION(struct export_config),
     OPT_TEXT(struct export_config, to, "to", NULL, "PATH",

@@ -33,9 +33,9 @@ void look_close(struct look_model *m);
 /* Loads the weights of a checkpoint, which must have the shape of the model. */
 bool look_load(struct look_model *m, int64_t checkpoint, struct error *err);
 
-/* What a pass over T tokens leaves out: heads, and links of attention from one token to another. It is given
- * as {"off": [[layer, head], ...], "cut": [[to, from, layer, head], ...]}, where -1 for the layer or head of a
- * cut stands for all. */
+/* What a pass over T tokens leaves out: heads, and links of attention from one token to another. It is
+ * given as {"off": [[layer, head], ...], "cut": [[to, from, layer, head], ...]}, where -1 for the layer or
+ * head of a cut stands for all. */
 enum { LOOK_CUTS = 256 };
 struct look_without {
     struct ablation ablation; /* points to the others */
@@ -56,8 +56,8 @@ struct look {
     struct view_array array[LOOK_ARRAYS];
     int count;
 };
-/* Over these tokens, the first `prompt_count` of which are the user's, as `config` says (NULL: as the model is;
- * inspect_create()), without what `ablation` takes away (NULL: nothing; it must outlive the look).
+/* Over these tokens, the first `prompt_count` of which are the user's, as `config` says (NULL: as the model
+ * is; inspect_create()), without what `ablation` takes away (NULL: nothing; it must outlive the look).
  * `vocabulary`: the facts hold the text of all tokens. */
 void look(struct look *l, struct look_model *m, const struct token_buffer *ids, int64_t prompt_count,
           const struct gpt_config *config, const struct ablation *ablation, bool vocabulary, bool attention);

@@ -1,5 +1,5 @@
-/* What each head of a checkpoint does with the pronouns of the built-in stories, whose grammar knows the right
- * answers; for models that were trained on them. */
+/* What each head of a checkpoint does with the pronouns of the built-in stories, whose grammar knows the
+ * right answers; for models that were trained on them. */
 #include "llmc/cli/look.h"
 
 #include "llmc/format/checkpoint.h"

@@ -29,11 +29,12 @@ struct option_command plan_command(struct option_group groups[RUN_OPTION_GROUPS 
     groups[RUN_OPTION_GROUPS] = (struct option_group){"Plan", rows, ARRAY_LENGTH(rows)};
     return (struct option_command){
         "train_gpt plan [options of training] [--html FILE]",
-        "Prints the memory that a training run with these options needs, by category, the largest --batch-size "
-        "that fits, and the FLOPs of a step. With --gpus N or --ranks N it prints the memory of each process, "
-        "for every level of --zero. It runs the real step in a mode that neither allocates nor computes, so "
-        "that plan and run cannot differ. The options of a run can be given as they are: those that change "
-        "neither memory nor work, such as --out, do nothing. Exits with 1 if the memory does not suffice.",
+        "Prints the memory that a training run with these options needs, by category, the largest "
+        "--batch-size that fits, and the FLOPs of a step. With --gpus N or --ranks N it prints the memory "
+        "of each process, for every level of --zero. It runs the real step in a mode that neither "
+        "allocates nor computes, so that plan and run cannot differ. The options of a run can be given as "
+        "they are: those that change neither memory nor work, such as --out, do nothing. Exits with 1 if "
+        "the memory does not suffice.",
         groups, RUN_OPTION_GROUPS + 1};
 }
 

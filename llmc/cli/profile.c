@@ -1,8 +1,8 @@
 /* `train_gpt profile`: where the time of a training step goes. For each operation, and each shape of a
  * matmul, it measures the time with device events and compares it with the roofline: the time for moving
- * its bytes at the rate of memory, or for its FLOPs at the matmul rate if that is longer, both measured on this
- * device. The difference is what a better kernel could gain. Prints a table, and with --html writes a page
- * (profile_page.c). */
+ * its bytes at the rate of memory, or for its FLOPs at the matmul rate if that is longer, both measured on
+ * this device. The difference is what a better kernel could gain. Prints a table, and with --html writes a
+ * page (profile_page.c). */
 #include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/base/rng.h"

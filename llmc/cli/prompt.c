@@ -35,7 +35,7 @@ struct sampler_options sampling_options(const struct sampling_config *c, int64_t
                                     .top_p = c->top_p,
                                     .min_p = c->min_p,
                                     .repetition_penalty = c->repetition_penalty,
-                                    .seed = (uint64_t)(c->seed + index)};
+                                    .seed = (uint64_t)c->seed + (uint64_t)index};
 }
 
 static char *read_all(FILE *f, size_t *length) {

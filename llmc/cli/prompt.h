@@ -34,9 +34,9 @@ char *read_prompt(const char *prompt);
  * object, the strings "prompt" of JSON lines. "-" is standard input. The caller frees each and the list. */
 char **read_prompts(const char *path, int64_t *count);
 
-/* The tokenizer at `path`, or without one that of the model in `directory`. Dies if it has more tokens than the
- * model (V). NULL if there is none, which a prompt that is not "" does not allow; of "" it is a warning that ids
- * stand for text. A prompt of NULL: no text is read or written. */
+/* The tokenizer at `path`, or without one that of the model in `directory`. Dies if it has more tokens than
+ * the model (V). NULL if there is none, which a prompt that is not "" does not allow; of "" it is a warning
+ * that ids stand for text. A prompt of NULL: no text is read or written. */
 struct tokenizer *open_prompt_tokenizer(const char *path, const char *directory, const char *prompt,
                                         int64_t V);
 

@@ -56,7 +56,8 @@ static const struct option_row text_rows[] = {
     OPT_FLAG(C, past_end, "past-end", "false", "continue after <|endoftext|>", 0),
     OPT_FLAG(
         C, json, "json", "false",
-        "write a JSON object a line for each text: prompt, seed, text, tokens, log-probabilities, why it ended",
+        "write a JSON object a line for each text: prompt, seed, text, tokens, log-probabilities, why it "
+        "ended",
         0),
     OPT_INT(C, top, "top-logprobs", "5", 0, 1000, "N",
             "with --json: the N most probable tokens at each place", 0),

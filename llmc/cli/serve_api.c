@@ -65,9 +65,15 @@ static bool take_flag(const json_t *root, const char *key, bool *out, struct api
     return true;
 }
 
-static bool add_stop(struct api_request *q, const json_t *v, struct api_error *e) {
+/* The text of a string without the character 0, else NULL. */
+static const char *text_of(const json_t *v) {
     const char *text = json_string_value(v);
-    if (!text || !text[0] || strlen(text) != json_string_length(v) || q->stop_count == API_STOPS)
+    return text && strlen(text) == json_string_length(v) ? text : NULL;
+}
+
+static bool add_stop(struct api_request *q, const json_t *v, struct api_error *e) {
+    const char *text = text_of(v);
+    if (!text || !text[0] || q->stop_count == API_STOPS)
         return wrong(e, "stop", "stop must be a text or a list of at most %d texts, none of them empty",
                      API_STOPS);
     q->stop[q->stop_count++] = xstrdup(text);
@@ -173,13 +179,14 @@ static bool take_text(struct api_request *q, const struct api *api, const json_t
     struct error err;
     if (q->prompt_count == API_CHOICES)
         return wrong(e, "prompt", "at most %d prompts at a time", API_CHOICES);
-    if (!json_is_string(v) || strlen(json_string_value(v)) != json_string_length(v))
+    const char *text = text_of(v);
+    if (!text)
         return wrong(e, "prompt",
                      "prompt must be a text without the character 0, a list of token ids, or a list of such");
     if (!api->m->tokenizer)
         return wrong(e, "prompt", "the model has no tokenizer: prompt must be a list of token ids");
     struct token_buffer *ids = new_prompt(q);
-    if (!try_encode_prompt(ids, api->m->tokenizer, &api->m->config, json_string_value(v), &err))
+    if (!try_encode_prompt(ids, api->m->tokenizer, &api->m->config, text, &err))
         return wrong(e, "prompt", "%s", err.message);
     return fits(api, ids, "prompt", e);
 }
@@ -232,15 +239,11 @@ static bool take_prompts(struct api_request *q, const struct api *api, const jso
 static char *content_of(const json_t *content) {
     const json_t *part;
     size_t i;
-    if (json_is_string(content))
-        return strlen(json_string_value(content)) == json_string_length(content)
-                   ? xstrdup(json_string_value(content))
-                   : NULL;
-    if (!json_is_array(content)) return NULL;
+    if (!json_is_array(content)) return text_of(content) ? xstrdup(text_of(content)) : NULL;
     char *text = xstrdup("");
     json_array_foreach(content, i, part) {
         const char *type = json_string_value(json_object_get(part, "type"));
-        const char *more = json_string_value(json_object_get(part, "text"));
+        const char *more = text_of(json_object_get(part, "text"));
         if (!type || strcmp(type, "text") != 0 || !more) {
             free(text);
             return NULL;

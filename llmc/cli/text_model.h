@@ -11,7 +11,8 @@ struct text_model_config {
     const char *adapter;
     int dtype; /* 1: bf16 */
 };
-/* How many rows a command takes: all need the first ones; then --adapter, and --dtype for those that write. */
+/* How many rows a command takes: all need the first ones; then --adapter, and --dtype for those that
+ * write. */
 enum { MODEL_ROWS = 4, MODEL_ROWS_ADAPTER, MODEL_ROWS_DTYPE };
 extern const struct option_row text_model_rows[MODEL_ROWS_DTYPE];
 /* The options of a struct text_model_config at `offset` in the command's configuration. The fields whose rows

@@ -31,8 +31,8 @@ static const struct option_row text_rows[] = {
     OPT_TEXT(
         C, without, "without", NULL, "JSON",
         "read the text without some heads or links of attention: {\"off\": [[layer, head], ...], \"cut\": "
-        "[[token, seen token, layer, head], ...]}, all from 0; -1: all layers or heads. For --html and --json; "
-        "with --serve the page asks what if",
+        "[[token, seen token, layer, head], ...]}, all from 0; -1: all layers or heads. For --html and "
+        "--json; with --serve the page asks what if",
         0),
 };
 static const struct option_row output_rows[] = {
@@ -54,8 +54,9 @@ static const struct option_group groups[] = {
 };
 const struct option_command view_command = {
     "train_gpt view --from DIR --prompt TEXT --serve [options]",
-    "Shows how a model reads a text: which token attends to which, what queries, keys and values do, and what "
-    "every part adds to the prediction of the next token. The page's sliders start from the sampling options.",
+    "Shows how a model reads a text: which token attends to which, what queries, keys and values do, and "
+    "what every part adds to the prediction of the next token. The page's sliders start from the sampling "
+    "options.",
     groups, ARRAY_LENGTH(groups)};
 
 /* --- the text --- */

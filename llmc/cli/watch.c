@@ -25,8 +25,8 @@ static const struct option_row rows[] = {
 static const struct option_group groups[] = {{"Page", rows, ARRAY_LENGTH(rows)}};
 const struct option_command watch_command = {
     "train_gpt watch [RUN ...] [options]",
-    "Shows the curves, samples, options and checkpoints of one or several runs in a browser, and follows those "
-    "that are training. Only reads files of the runs. Without a RUN, all under runs/.",
+    "Shows the curves, samples, options and checkpoints of one or several runs in a browser, and follows "
+    "those that are training. Only reads files of the runs. Without a RUN, all under runs/.",
     groups,
     ARRAY_LENGTH(groups),
     "RUN",

@@ -275,8 +275,8 @@ static bool accept_ranks(struct group_state *s, struct error *err) {
             missing_ranks(missing, sizeof missing, s);
             ok = fail(
                 err,
-                "%lld of %lld ranks did not connect within %.0f s: missing %s. Rank 0 on %s listens at %s: is "
-                "it reachable from their machines (MASTER_ADDR, MASTER_PORT, firewall), and were they "
+                "%lld of %lld ranks did not connect within %.0f s: missing %s. Rank 0 on %s listens at %s: "
+                "is it reachable from their machines (MASTER_ADDR, MASTER_PORT, firewall), and were they "
                 "started?",
                 (long long)(in->missing + 1) / 2, (long long)world, s->timeout, missing, s->group->host,
                 net_text(&at));

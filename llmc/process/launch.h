@@ -26,6 +26,13 @@ extern "C" {
  * which programs tell HTCondor that they have saved and want to be started again. */
 enum { LAUNCH_RESUME_STATUS = 85 };
 
+/* The command `notify` gets facts in its environment:
+ *   LLMC_EVENT    finished; stopped, by a signal or because its time was over; failed
+ *   LLMC_STATUS   the exit status
+ *   LLMC_RUN      the run's directory; empty if none was chosen yet
+ *   LLMC_STEP     the step of the last checkpoint; empty if there is none
+ *   LLMC_MESSAGE  of a failure: the error
+ * The launcher waits for it for ten seconds at most, and warns if it fails. */
 struct launch_options {
     int64_t ranks;
     int64_t restarts;   /* how often to start again after a failure that may not recur */
@@ -33,20 +40,12 @@ struct launch_options {
     bool bind;          /* to its share of the cores */
     bool usr1_stops;    /* SIGUSR1 stops a run as SIGTERM does */
     const char *option; /* "--gpus 8 " or "": shown in the command that resumes the run */
-    const char *notify; /* a command for the shell when all has ended; NULL: none */
+    const char *notify; /* for the shell, when all has ended; NULL: none */
 };
 
 /* "mpirun (OMPI_COMM_WORLD_SIZE=4)" if such a launcher has started this process as one of several; then it
  * must not start processes itself. Else NULL. The caller frees. */
 char *launch_foreign(void);
-
-/* `notify` gets facts in its environment:
- *   LLMC_EVENT    finished; stopped, by a signal or because its time was over; failed
- *   LLMC_STATUS   the exit status
- *   LLMC_RUN      the run's directory; empty if none was chosen yet
- *   LLMC_STEP     the step of the last checkpoint; empty if there is none
- *   LLMC_MESSAGE  of a failure: the error
- * The launcher waits for it for ten seconds at most, and warns if it fails. */
 
 /* Starts the program again with these arguments (argv[0] is its name), once for each rank. Returns the exit
  * status when all processes have ended. */

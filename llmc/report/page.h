@@ -1,5 +1,6 @@
 /* The pages of this program: HTML, styles and scripts that the build makes part of it. A server hands them
- * out one by one (serve/http.h); a page in a file has everything in it, its data too, and needs no network. */
+ * out one by one (serve/http.h); a page in a file has everything in it, its data too, and needs no
+ * network. */
 #ifndef LLMC_PAGE_H
 #define LLMC_PAGE_H
 

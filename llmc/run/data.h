@@ -20,10 +20,10 @@ struct run_data {
     double floor_loss;       /* exact entropy of the validation set, nats per target; NAN: unknown */
     bool stories;            /* the built-in corpus, whose samples can be graded */
     struct chat_format chat; /* of --chat */
-    struct chat_tokens
-        prompt;         /* of --chat and --pairs, what samples answer: a conversation up to its first */
-    char *prompt_text;  /* answer, or a source; the user's last words in it; the token that ends the */
-    int64_t prompt_end; /* answer */
+    /* Of --chat and --pairs, what samples answer: a conversation up to its first answer, or a source. */
+    struct chat_tokens prompt;
+    char *prompt_text;  /* the user's last words in it, or the source */
+    int64_t prompt_end; /* the token that ends an answer */
     char summary[256];  /* one line for the user */
 };
 

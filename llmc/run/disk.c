@@ -3,12 +3,9 @@
 
 #include "llmc/base/file.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <sys/statvfs.h>
 
 /* Of log.jsonl and timing.jsonl together. */
@@ -29,17 +26,6 @@ static int64_t free_bytes(const char *path) {
     return statvfs(path, &s) == 0 && s.f_blocks > 0 ? (int64_t)s.f_bavail * (int64_t)s.f_frsize : -1;
 }
 
-static int64_t bytes_in(const char *directory) {
-    DIR *dir = opendir(directory);
-    int64_t bytes = 0;
-    struct stat st;
-    for (struct dirent *e; dir && (e = readdir(dir)) != NULL;)
-        if (fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
-            bytes += st.st_size;
-    if (dir) closedir(dir);
-    return bytes;
-}
-
 /* Of the checkpoints that a resumed run deletes one by one, or --overwrite all at once. */
 static int64_t replaced_bytes(const struct run *r) {
     struct checkpoint_list list;
@@ -47,7 +33,7 @@ static int64_t replaced_bytes(const struct run *r) {
     if (!checkpoint_list(&list, r->out, NULL)) return 0;
     for (int64_t i = 0; i < list.count; i++) {
         char *path = xasprintf("%s/step-%08" PRId64, r->out, list.step[i]);
-        bytes += bytes_in(path);
+        bytes += directory_bytes(path);
         free(path);
     }
     free(list.step);

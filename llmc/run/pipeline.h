@@ -4,8 +4,8 @@
  *     targets = pipeline_next_batch(p);
  *     for (i = 0; i < p->micro_steps; i++) pipeline_micro_step(p, i);    forward and backward
  *     ... the update ...
- *     pipeline_end_step(p, lr);
- *     while (pipeline_read(p, STEPS_IN_FLIGHT - 1, &step)) ...           the numbers of the previous step
+ *     pipeline_end_step(p, lr, &limits);
+ *     while (pipeline_read(p, STEPS_IN_FLIGHT - 1, &step, &limits)) ...  the numbers of the previous step
  *
  * None of these but pipeline_read() waits for the device. Each step in flight therefore has buffers of its
  * own for the batch that is copied to the device and for the numbers that come back. A step's duration is

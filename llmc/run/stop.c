@@ -65,13 +65,9 @@ static bool time_for(const struct run *r, double seconds) {
 }
 
 bool run_time_for_evaluation(struct run *r) {
-    int64_t world = r->group->world,
-            fits = r->evaluation_seconds <= 0.0 || time_for(r, r->evaluation_seconds);
     if (r->config.max_time <= 0.0) return true;
-    int64_t *all = (int64_t *)xmalloc((size_t)world * sizeof *all);
-    group_exchange(r->group, all, &fits, sizeof fits);
-    for (int64_t i = 0; i < world; i++) fits = min_i64(fits, all[i]);
-    free(all);
+    bool fits = r->evaluation_seconds <= 0.0 || time_for(r, r->evaluation_seconds);
+    fits = group_agree(r->group, fits, NULL);
     if (!fits && !r->stop) r->stop = STOP_TIME;
     return fits;
 }

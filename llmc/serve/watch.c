@@ -101,18 +101,6 @@ static void read_samples(struct watched_run *r) {
     free(text);
 }
 
-static double bytes_in(const char *directory) {
-    double sum = 0.0;
-    DIR *d = opendir(directory);
-    for (struct dirent *e; d && (e = readdir(d)) != NULL;) {
-        struct stat st;
-        if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
-            sum += (double)st.st_size;
-    }
-    if (d) closedir(d);
-    return sum;
-}
-
 /* The newest ones, by increasing step. */
 static void read_checkpoints(struct watched_run *r) {
     struct checkpoint_list list;
@@ -122,8 +110,9 @@ static void read_checkpoints(struct watched_run *r) {
         char *path = xasprintf("%s/step-%08lld", r->path, (long long)list.step[i]);
         struct stat st;
         double written = stat(path, &st) == 0 ? (double)st.st_mtime : 0.0;
-        json_array_append_new(r->checkpoints, json_pack("{s:I, s:f, s:f}", "step", (json_int_t)list.step[i],
-                                                        "bytes", bytes_in(path), "written", written));
+        json_array_append_new(r->checkpoints,
+                              json_pack("{s:I, s:f, s:f}", "step", (json_int_t)list.step[i], "bytes",
+                                        (double)directory_bytes(path), "written", written));
         free(path);
     }
     free(list.step);

@@ -1,5 +1,5 @@
-/* `train_gpt eval` with examples before the questions: the scores are those of a file in which the whole text is
- * written out; and the summary of --json. */
+/* `train_gpt eval` with examples before the questions: the scores are those of a file in which the whole
+ * text is written out; and the summary of --json. */
 #include "test/program.h"
 
 #include "llmc/base/json_file.h"
@@ -57,11 +57,11 @@ static void mmlu_has_one_heading(void **state) {
     put_text("cats_test.csv", "Q?,a,b,c,d,C\n");
     put_text("dogs_dev.csv", "D?,a,b,c,d,A\n");
     put_text("cats_dev.csv", "E?,e,f,g,h,B\nF?,i,j,k,l,D\n");
-    put_text(
-        "mmlu.jsonl",
-        "{\"context\": \"The following are multiple choice questions (with answers) about cats.\\n\\nE?\\nA. e\\nB. "
-        "f\\nC. g\\nD. h\\nAnswer: B\\n\\nQ?\\nA. a\\nB. b\\nC. c\\nD. d\\nAnswer:\", \"choices\": [\" A\", \" "
-        "B\", \" C\", \" D\"], \"answer\": 2}\n");
+    put_text("mmlu.jsonl",
+             "{\"context\": \"The following are multiple choice questions (with answers) about "
+             "cats.\\n\\nE?\\nA. e\\nB. f\\nC. g\\nD. h\\nAnswer: B\\n\\nQ?\\nA. a\\nB. b\\nC. c\\nD. "
+             "d\\nAnswer:\", \"choices\": [\" A\", \" "
+             "B\", \" C\", \" D\"], \"answer\": 2}\n");
     expect_command(0, "", SCORES("cats_test.csv", "--shots 1 --examples '*_dev.csv'", "a"));
     expect_command(0, "", SCORES("mmlu.jsonl", "", "b"));
     expect_command(0, "", "cmp a b");

@@ -75,18 +75,19 @@ static int end(void **state) {
 }
 #define PAGE_TEST(f) cmocka_unit_test_setup_teardown(f, make_scratch, end)
 
-/* Opens the page, and checks its roofline: every point stands where its FLOPs, bytes and seconds belong on the
- * axes, and inside them, and no name covers another. */
+/* Opens the page, and checks its roofline: every point stands where its FLOPs, bytes and seconds belong on
+ * the axes, and inside them, and no name covers another. */
 static void check_page(const char *path, int points) {
     browser_go(temp_printf("file://%s", path));
     browser_wait(10, "document.querySelectorAll('.point').length === %d", points);
     assert_true(browser_number("shown.length") == points);
     double furthest = browser_number(
-        "Math.max(...shown.map((row, i) => { const dot = document.querySelector(`[data-point='${i}'].point`), "
-        "place = (v, [low, high], from, size) => from + size * Math.log(v / low) / Math.log(high / low), "
-        "x = place(row.flops / row.bytes, [chart.x.from, chart.x.to], chart.left, chart.wide), "
-        "y = place(row.flops / row.seconds, [chart.range[1], chart.range[0]], chart.top, chart.high); "
-        "return Math.hypot(dot.getAttribute('cx') - x, dot.getAttribute('cy') - y); }))");
+        "Math.max(...shown.map((row, i) => { const dot = "
+        "document.querySelector(`[data-point='${i}'].point`), place = (v, [low, high], from, size) => from "
+        "+ size * Math.log(v / low) / Math.log(high / low), x = place(row.flops / row.bytes, "
+        "[chart.x.from, chart.x.to], chart.left, chart.wide), y = place(row.flops / row.seconds, "
+        "[chart.range[1], chart.range[0]], chart.top, chart.high); return "
+        "Math.hypot(dot.getAttribute('cx') - x, dot.getAttribute('cy') - y); }))");
     if (!(furthest <= 0.1)) fail_msg("a point is %g pixels off", furthest);
     assert_true(
         browser_number("[...document.querySelectorAll('.point')].filter(dot => "

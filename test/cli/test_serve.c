@@ -324,6 +324,9 @@ static const char *const chats[][3] = {
     {"{\"messages\":[{\"role\":\"user\"}]}", "messages", "content must be"},
     {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", "messages",
      "content must be"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":\"a\\u0000b\"}]}", "messages", "the character 0"},
+    {"{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\\u0000b\"}]}]}",
+     "messages", "the character 0"},
     {"{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":[{}]}", "tools", "not supported"},
 };
 

@@ -44,11 +44,10 @@ static const char nasty[] =
 static int make_model(void **state) {
     if (make_scratch(state)) return -1;
     put_file("nasty.txt", nasty, sizeof nasty - 1);
-    free(run(
-        0,
-        "--device cpu --stories 200 --steps 2 --layers 2 --heads 2 --channels 32 --context 256 --vocab-size 400 "
-        "--batch-size 2 --seq-len 32 --tokens-per-step 64 --out %s 2>&1",
-        in_scratch("run")));
+    free(run(0,
+             "--device cpu --stories 200 --steps 2 --layers 2 --heads 2 --channels 32 --context 256 "
+             "--vocab-size 400 --batch-size 2 --seq-len 32 --tokens-per-step 64 --out %s 2>&1",
+             in_scratch("run")));
     free(run(0, "view --from %s --prompt - --html %s --json %s <%s 2>&1", in_scratch("run"),
              in_scratch("page.html"), in_scratch("page.json"), in_scratch("nasty.txt")));
     return 0;

@@ -58,10 +58,10 @@ static void make_run(const char *name, int64_t steps, const char *learning_rate)
         temp_printf("%s/options.json", name),
         temp_printf("{\"learning-rate\": %s, \"steps\": 200, \"tokens-per-step\": 1024, \"text\": \"%s\"}",
                     learning_rate, nasty));
-    put_text(
-        temp_printf("%s/run.json", name),
-        "{\"format\": \"llmc run 1\", \"steps\": 200, \"tokens_per_step\": 1024, \"floor_loss\": 1.9, "
-        "\"parameters\": 1234567, \"flops_per_token\": 1e6, \"peak_flops\": 1e10, \"device\": \"<b>CPU</b>\"}");
+    put_text(temp_printf("%s/run.json", name),
+             "{\"format\": \"llmc run 1\", \"steps\": 200, \"tokens_per_step\": 1024, \"floor_loss\": 1.9, "
+             "\"parameters\": 1234567, \"flops_per_token\": 1e6, \"peak_flops\": 1e10, \"device\": "
+             "\"<b>CPU</b>\"}");
     put_text(temp_printf("%s/samples.jsonl", name),
              temp_printf(
                  "{\"step\":50,\"text\":\"Once upon\"}\n{\"step\":100,\"text\":\"a %s time\"}\n{\"step\":1",
@@ -399,8 +399,8 @@ static void points_stand_for_their_rows(void **state) {
     history_close(&h);
 }
 
-/* Resumed: the file is cut and goes on with other rows, between two looks at it. And a row of an earlier step,
- * which no run writes, takes the place of what came after it. */
+/* Resumed: the file is cut and goes on with other rows, between two looks at it. And a row of an earlier
+ * step, which no run writes, takes the place of what came after it. */
 static void rows_that_are_taken_back(void **state) {
     struct history h;
     make_run("a", 50, "1e-3");
@@ -545,7 +545,8 @@ static void the_page_follows_a_run(void **state) {
     double seconds = browser_wait(10, "charts.get('loss').x.to === 120");
     if (seconds > 2.0) fail_msg("the page shows new rows after %.1f s", seconds);
     compare_with_file("a", "a");
-    FILE *samples = open_log("a", "samples.jsonl", "w"); /* what was shut stays shut, and the newest is open */
+    FILE *samples =
+        open_log("a", "samples.jsonl", "w"); /* what was shut stays shut, and the newest is open */
     fputs("{\"step\":50,\"text\":\"Once upon\"}\n{\"step\":120,\"text\":\"quite new\"}\n", samples);
     fclose(samples);
     browser_wait(5, "$('samples').innerText.includes('quite new')");

@@ -129,7 +129,8 @@ static void test_wrong_questions(void **state) {
         "{\"checkpoint\": 4}",
         "{\"checkpoint\": -1}",
         "{\"checkpoint\": 1e30}",
-        "{\"text\": \"a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a "
+        "{\"text\": \"a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a "
+        "a a a a a a a a a a "
         "a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a a\"}"};
     serve();
     for (size_t i = 0; i < ARRAY_LENGTH(wrong); i++) {
@@ -251,8 +252,8 @@ static void test_page_asks_what_if(void **state) {
     stop_server();
 }
 
-/* Every score and every mask, chosen on the page. What the page makes of queries and keys adds up to 1 with the
- * program's denominators only if both mean the same by a rule. */
+/* Every score and every mask, chosen on the page. What the page makes of queries and keys adds up to 1 with
+ * the program's denominators only if both mean the same by a rule. */
 static void test_page_asks_for_other_attention(void **state) {
     static const char *const scores[] = {"dot", "cosine", "l2", "dot2", "scaled-dot"};
     static const char *const masks[] = {"anti-causal", "full", "window", "causal", "full"};

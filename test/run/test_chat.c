@@ -85,7 +85,8 @@ static double last_number(const char *path, const char *key) {
     return value;
 }
 
-/* A tokenizer with the marks of ChatML: its template is taken, and the model is said to end with <|im_end|>. */
+/* A tokenizer with the marks of ChatML: its template is taken, and the model is said to end with
+ * <|im_end|>. */
 static void marks_of_the_tokenizer_are_used(void **state) {
     expect_command(0, "", "$T --out bytes --tokenizer bytes --stories 100 --steps 1 " SHAPE);
     expect_command(0, "", "mkdir marked && cp bytes/step-00000001/tokenizer.json marked/");

@@ -240,8 +240,8 @@ static void the_shares_of_a_mixture_are_fixed(void **state) {
                     "mixture   30 %: shards/train_1.bin, it took 30 samples of it (30 %), 0.484 epochs");
     expect_command(
         0, "",
-        "%s parts --max-time 0.001s >/dev/null; for i in 1 2; do $T --resume --out parts --max-time "
-        "0.001s >/dev/null; done; $T --resume --out parts >/dev/null && cmp mixed/log.jsonl parts/log.jsonl && "
+        "%s parts --max-time 0.001s >/dev/null; for i in 1 2; do $T --resume --out parts --max-time 0.001s "
+        ">/dev/null; done; $T --resume --out parts >/dev/null && cmp mixed/log.jsonl parts/log.jsonl && "
         "cmp mixed/step-00000050/model.safetensors parts/step-00000050/model.safetensors",
         run);
     expect_command(0, "", RESUME "--data 'shards/train_0.bin:7,shards/train_1.bin:3'", "mixed");

@@ -62,11 +62,10 @@ static void usr1_with_requeue_ends(void **state) {
         expect_command(0, "", "ls -d run/step-* && rm -r run");
     }
     /* before there is anything to save, it must not be lost */
-    expect_command(
-        85, "stopped at step 0",
-        "mkfifo pipe; $T --text - " MODEL "--steps 50 --requeue --out run <pipe & "
-        "exec 3>pipe; until grep -q '^SigCgt:.*[2367abef]..$' /proc/$!/status; do sleep 0.02; "
-        "done; kill -USR1 $!; cat text.txt >&3; exec 3>&-; wait $!");
+    expect_command(85, "stopped at step 0",
+                   "mkfifo pipe; $T --text - " MODEL "--steps 50 --requeue --out run <pipe & "
+                   "exec 3>pipe; until grep -q '^SigCgt:.*[2367abef]..$' /proc/$!/status; do sleep 0.02; "
+                   "done; kill -USR1 $!; cat text.txt >&3; exec 3>&-; wait $!");
     expect_command(0, "", "rm -r run");
 }
 
