@@ -92,7 +92,7 @@ static void count_step(struct count *counts, const struct gpt_config *c, int64_t
         double pairs = B * NH * T * (T + 1) / 2, HS = C / NH;
         add(&counts[OP_attn_forward], L, pairs * HS * 2 * 2, 2 * (3 * N * C + N * C) + 4 * NH * N);
         add(&counts[OP_attn_backward], L, pairs * HS * 2 * 5, 2 * (6 * N * C + 2 * N * C) + 4 * NH * N);
-        add(&counts[OP_loss_forward], 1, 5 * N * V, 2 * 2 * N * Vp + 8 * N + 4);
+        add(&counts[OP_loss_forward], 1, 5 * N * V, 2 * N * (V + Vp) + 8 * N + 4);
         add(&counts[OP_sum], 1, N, 4 * N + 4 + (first ? 4 : 8));
         double vectors = 2 * 5 * C; /* the weight, and two gradients that are added to: read and written */
         add(&counts[OP_norm_backward], 2 * L, 13 * N * C, 2 * 4 * N * C + vectors + 8 * N);
