@@ -407,9 +407,10 @@ static bool find_sources(struct prepare *p, const char *const *inputs, int count
 static void say_training(const struct prepare *p) {
     static const char *const options[] = {" --data ", " --val ", " --tokenizer "};
     char *program = program_name("train_gpt");
-    char *paths[] = {xasprintf("%s/%s_train_*.bin", p->o->out, p->o->name),
-                     xasprintf("%s/%s_val_*.bin", p->o->out, p->o->name),
-                     xasprintf("%s/tokenizer.json", p->o->out)};
+    const char *slash = path_ends_with(p->o->out, "/") ? "" : "/";
+    char *paths[] = {xasprintf("%s%s%s_train_*.bin", p->o->out, slash, p->o->name),
+                     xasprintf("%s%s%s_val_*.bin", p->o->out, slash, p->o->name),
+                     xasprintf("%s%stokenizer.json", p->o->out, slash)};
     say("train on them with\n  %s", program);
     for (size_t i = 0; i < ARRAY_LENGTH(paths); i++) {
         char *quoted = shell_quote(paths[i]);

@@ -198,7 +198,8 @@ static bool open_data_and_model(struct run *r, const struct resume *was, struct 
         r->start = NULL;
     }
     if (c->lora_rank && !run_starts_from_weights(c))
-        return fail(err, "--lora %" PRId64 ": adapters need a model to adapt: --model DIR", c->lora_rank);
+        return fail(err, "--lora %" PRId64 ": adapters need a model to adapt: --model DIR%s%s", c->lora_rank,
+                    c->model ? "; there is none at " : "", c->model ? c->model : "");
     bool fine_tunes = !r->start && run_starts_from_weights(c);
     if (fine_tunes && !(r->start = checkpoint_find(c->model, err))) return false;
     if (r->resumed && !(checkpoint_config(&r->model, r->start, err) &&

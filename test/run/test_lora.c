@@ -96,7 +96,8 @@ static void wrong_use_is_refused(void **state) {
     static const struct {
         const char *command, *message;
     } cases[] = {
-        {"$T --lora 3 " TEXT CPU, "--lora 3: adapters need a model to adapt: --model DIR"},
+        {"$T --lora 3 " TEXT CPU, "--lora 3: adapters need a model to adapt: --model DIR\n"},
+        {"$T --lora 3 --model runs/none " TEXT CPU, "adapt: --model DIR; there is none at runs/none\n"},
         {"$T --model gpt2 --lora-targets q " LORA TEXT CPU,
          "--lora-targets q: \"q\" is no linear layer of this model"},
         {"$T --model gpt2 --optimizer muon " LORA TEXT CPU, "--optimizer muon is for the matrices"},
