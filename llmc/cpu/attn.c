@@ -294,12 +294,15 @@ static void forward_row(const struct head *h, float *S, int64_t t, float *out, f
     *lse = max + logf(sum);
 }
 
-/* S (keys,TILE) = e^(S - max), with the maximum and the sum of each query. */
+/* S (keys,TILE) = e^(S - max), with the maximum and the sum of each query. Without `simd` gcc does
+ * not vectorise the maxima, and tests for each row whether it overlaps the other operands. */
 static void exponentials(float *S, int64_t keys, float *sum, float *max) {
     for (int i = 0; i < TILE; i++) max[i] = -INFINITY, sum[i] = 0.0f;
     for (int64_t j = 0; j < keys; j++)
+#pragma omp simd
         for (int i = 0; i < TILE; i++) max[i] = S[j * TILE + i] > max[i] ? S[j * TILE + i] : max[i];
     for (int64_t j = 0; j < keys; j++)
+#pragma omp simd
         for (int i = 0; i < TILE; i++) sum[i] += S[j * TILE + i] = cpu_expf(S[j * TILE + i] - max[i]);
 }
 
@@ -381,6 +384,7 @@ static void query_statistics(float *D, float *lse, const struct gradients *g, in
 /* Scores S become P = e^(S - lse), and dP becomes dS = P * (dP - D), both (keys,TILE). */
 static void score_gradients(float *S, float *dP, const float *D, const float *lse, int64_t keys) {
     for (int64_t j = 0; j < keys; j++)
+#pragma omp simd
         for (int i = 0; i < TILE; i++) {
             float p = S[j * TILE + i] = cpu_expf(S[j * TILE + i] - lse[i]);
             dP[j * TILE + i] = p * (dP[j * TILE + i] - D[i]);
