@@ -103,11 +103,8 @@ static void muon_update_run(const struct op_env *env, struct tensor *param, stru
     for (int64_t i = 0; i < n; i++) p[i] = w[i] = w[i] * keep - lr * u[i];
 }
 
-CPU_VARIANT(adamw, NULL);
-CPU_VARIANT(lion, NULL);
-CPU_VARIANT(muon_momentum, NULL);
-CPU_VARIANT(normalize, NULL);
-CPU_VARIANT(ns_factor, NULL);
+/* --- outliers --- */
+
 static void skip_outlier_run(const struct op_env *env, struct tensor *sumsq_of_grad, struct tensor *seen,
                              const struct tensor *loss, float max_loss, float max_sumsq) {
     float *norm = f32(sumsq_of_grad);
@@ -115,5 +112,10 @@ static void skip_outlier_run(const struct op_env *env, struct tensor *sumsq_of_g
     if (!(f32(loss)[0] <= max_loss && norm[0] <= max_sumsq)) norm[0] = INFINITY;
 }
 
+CPU_VARIANT(adamw, NULL);
+CPU_VARIANT(lion, NULL);
+CPU_VARIANT(muon_momentum, NULL);
+CPU_VARIANT(normalize, NULL);
+CPU_VARIANT(ns_factor, NULL);
 CPU_VARIANT(muon_update, NULL);
 CPU_VARIANT(skip_outlier, NULL);

@@ -1,132 +1,11 @@
-/* The front doors: one function per operation, for all back ends. Each one
- *   (1) checks ranks, shapes and dtypes; the message names the op and the tensor that is wrong,
- *   (2) chooses the variant and reserves its scratch,
- *   (3) counts FLOPs and the bytes that must move,
- *   (4) returns here in plan mode,
- *   (5) runs the variant in a range with the op's name, timed if the context profiles.
- * Variants may rely on (1): what a front door has checked, need() does not check again. */
-#include "llmc/ops/ops.h"
-
-#include "llmc/ops/ctx.h"
+/* The front doors: one function per operation, for all back ends. It checks ranks, shapes and dtypes, where
+ * the message names the op and the tensor that is wrong, and says how many FLOPs the operation takes and how
+ * many bytes must move. DISPATCH() does the rest, and returns before the variant runs in plan mode. Variants
+ * rely on the checks: need() does not repeat them. */
+#include "llmc/ops/dispatch.h"
 
 #include <float.h>
 #include <inttypes.h>
-#include <stdio.h>
-#include <string.h>
-
-/* --- dispatch --- */
-
-const char *op_name(enum op_id id) {
-#define X(op) #op,
-    static const char *const names[OP_COUNT] = {LLMC_OPS(X)};
-#undef X
-    return names[id];
-}
-
-/* Does LLMC_VARIANT allow this variant? OP:NAME allows only this variant of the op, OP:-NAME all others; an
- * op that is not mentioned has all of them. */
-static bool variant_allowed(const struct ctx *ctx, enum op_id id, const char *name) {
-    const char *op = op_name(id);
-    size_t op_length = strlen(op), name_length = strlen(name);
-    for (const char *p = ctx->forced; p && *p;) {
-        const char *end = p + strcspn(p, ",");
-        if (strncmp(p, op, op_length) == 0 && p[op_length] == ':') {
-            const char *want = p + op_length + 1;
-            bool excludes = *want == '-';
-            want += excludes;
-            bool same = (size_t)(end - want) == name_length && strncmp(want, name, name_length) == 0;
-            if (!excludes) return same;
-            if (same) return false;
-        }
-        p = *end ? end + 1 : end;
-    }
-    return true;
-}
-
-bool op_runs_on(const struct ctx *ctx, int arch) {
-    return arch == 0 || (ctx->device && ctx->device->arch == arch);
-}
-
-double op_matmul_rate(const struct ctx *ctx, const char *variant, double plain_rate) {
-    return !ctx->device->unified && strcmp(variant, "fp8") == 0 ? 2.0 * plain_rate : plain_rate;
-}
-
-/* Before an op: reserves scratch, counts, opens a range for profilers and, with ctx->profile, records the
- * first of the op's two events. */
-static void op_begin(struct ctx *ctx, enum op_id id, const char *variant, int64_t need, double flops,
-                     double bytes, struct op_env *env) {
-    ctx_reserve_scratch(ctx, need);
-    ctx->variant_in_use[id] = variant;
-    ctx->stats[id].calls++;
-    ctx->stats[id].flops += flops;
-    ctx->stats[id].bytes += bytes;
-    env->stream = ctx->stream;
-    env->scratch = ctx->scratch;
-    env->zeros = ctx->scratch ? (char *)ctx->scratch + ctx->scratch_capacity : NULL;
-    env->state = ctx->device ? ctx->device->state : NULL;
-    env->recomputes = ctx->recomputes;
-    ctx_range_push(ctx, op_name(id));
-    if (!ctx->profile || ctx->plan) return;
-    if (ctx->mark_count == ctx->mark_capacity) {
-        int64_t more = ctx->mark_capacity ? ctx->mark_capacity : 256;
-        ctx->marks =
-            (struct op_mark *)xrealloc(ctx->marks, (size_t)(ctx->mark_capacity + more) * sizeof *ctx->marks);
-        for (int64_t i = 0; i < more; i++, ctx->mark_capacity++) {
-            ctx->marks[ctx->mark_capacity].first = ctx->device->event_new(ctx->device);
-            ctx->marks[ctx->mark_capacity].last = ctx->device->event_new(ctx->device);
-        }
-    }
-    struct op_mark *mark = &ctx->marks[ctx->mark_count];
-    mark->op = id;
-    mark->variant = variant;
-    mark->flops = flops;
-    mark->bytes = bytes;
-    bool matmul = id == OP_matmul_forward || id == OP_matmul_backward;
-    for (int i = 0; i < 3; i++) mark->shape[i] = matmul ? ctx->matmul_shape[i] : 0;
-    ctx->device->event_record(ctx->device, mark->first, ctx->stream);
-}
-
-static void op_end(struct ctx *ctx) {
-    if (ctx->profile) ctx->device->event_record(ctx->device, ctx->marks[ctx->mark_count++].last, ctx->stream);
-    ctx_range_pop(ctx);
-}
-
-static void append_name(char *list, size_t size, const char *name) {
-    size_t used = strlen(list);
-    snprintf(list + used, size - used, "%s%s", used ? ", " : "", name);
-}
-
-static _Noreturn void no_variant(const struct ctx *ctx, const char *op, const char *names,
-                                 const struct tensor *first) {
-    die("%s: no %s variant%s%s takes these operands (first one: %s); its variants are %s", op,
-        ctx->ops->backend, ctx->forced ? " allowed by LLMC_VARIANT=" : "", ctx->forced ? ctx->forced : "",
-        tensor_text(first), names);
-}
-
-/* Runs the first variant that LLMC_VARIANT allows, that is made for this device and that takes the
- * operands. The macro's own names end in an underscore: the arguments are expressions in the caller's
- * names. */
-#define DISPATCH(ctx, op, flops, bytes, ...)                                                                 \
-    do {                                                                                                     \
-        const struct op##_variant *variant_ = (ctx)->ops->op;                                                \
-        int64_t need_ = OP_UNSUPPORTED;                                                                      \
-        for (; variant_->name; variant_++)                                                                   \
-            if (variant_allowed(ctx, OP_##op, variant_->name) && op_runs_on(ctx, variant_->arch) &&          \
-                (need_ = OP_NEED(variant_, __VA_ARGS__)) >= 0)                                               \
-                break;                                                                                       \
-        if (!variant_->name) {                                                                               \
-            char names_[256] = "";                                                                           \
-            for (variant_ = (ctx)->ops->op; variant_->name; variant_++)                                      \
-                append_name(names_, sizeof names_, variant_->name);                                          \
-            no_variant(ctx, #op, names_, FIRST(__VA_ARGS__, 0));                                             \
-        }                                                                                                    \
-        struct op_env env_;                                                                                  \
-        op_begin(ctx, OP_##op, variant_->name, need_, (double)(flops), (double)(bytes), &env_);              \
-        if ((ctx)->plan) return;                                                                             \
-        variant_->run(&env_, __VA_ARGS__);                                                                   \
-        op_end(ctx);                                                                                         \
-    } while (0)
-#define FIRST(a, ...) (a)
 
 /* --- operand checks --- */
 
@@ -609,6 +488,12 @@ void ns_factor(struct ctx *ctx, struct tensor *out, const struct tensor *gram, c
     DISPATCH(ctx, ns_factor, 4 * n * n, BYTES(out, gram, gram2), out, gram, gram2, a, b, c);
 }
 
+void muon_update(struct ctx *ctx, struct tensor *param, struct tensor *master, const struct tensor *update,
+                 const struct tensor *sumsq_of_grad, const struct update_args *args) {
+    double bytes = want_update(ctx, "muon_update", param, master, update, sumsq_of_grad);
+    DISPATCH(ctx, muon_update, 3 * tensor_count(param), bytes, param, master, update, sumsq_of_grad, args);
+}
+
 void skip_outlier(struct ctx *ctx, struct tensor *sumsq_of_grad, struct tensor *seen,
                   const struct tensor *loss, float max_loss, float max_sumsq) {
     want_number("skip_outlier", sumsq_of_grad);
@@ -616,12 +501,6 @@ void skip_outlier(struct ctx *ctx, struct tensor *sumsq_of_grad, struct tensor *
     want_number("skip_outlier", loss);
     DISPATCH(ctx, skip_outlier, 0, 2 * BYTES(sumsq_of_grad) + BYTES(seen, loss), sumsq_of_grad, seen, loss,
              max_loss, max_sumsq);
-}
-
-void muon_update(struct ctx *ctx, struct tensor *param, struct tensor *master, const struct tensor *update,
-                 const struct tensor *sumsq_of_grad, const struct update_args *args) {
-    double bytes = want_update(ctx, "muon_update", param, master, update, sumsq_of_grad);
-    DISPATCH(ctx, muon_update, 3 * tensor_count(param), bytes, param, master, update, sumsq_of_grad, args);
 }
 
 /* --- buffer --- */

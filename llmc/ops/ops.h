@@ -11,7 +11,7 @@
  * does not compile, a missing operation does not link.
  *
  * A front door checks the operands, counts FLOPs and bytes, chooses the first variant that takes the
- * operands, provides its scratch and, except in plan mode, runs it.
+ * operands, provides its scratch and, except in plan mode, runs it (dispatch.h).
  *
  * Contracts. Shapes stand in trailing comments; N is the number of rows (B*T), every tensor is row-major.
  * `=` overwrites the output, whatever it held; `+=` adds to it. Every reduction has a fixed order: the same
