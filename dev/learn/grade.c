@@ -117,7 +117,9 @@ static int64_t attn_plain_need(struct tensor *out, struct tensor *lse, const str
 }
 static int64_t attn_mask_need(struct tensor *out, struct tensor *lse, const struct tensor *qkv,
                               const struct tensor *prefix, const struct attn_rule *rule, int t0) {
-    return rule->score == ATTN_SCALED_DOT && rule->softcap == 0.0f && !rule->dropout ? 0 : OP_UNSUPPORTED;
+    return rule->score == ATTN_SCALED_DOT && rule->softcap == 0.0f && !rule->dropout && !rule->first
+               ? 0
+               : OP_UNSUPPORTED;
 }
 
 /* --- chapter 2 --- */

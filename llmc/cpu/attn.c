@@ -99,6 +99,7 @@ struct head {
     float *norms;           /* (T) of the keys; NULL unless the rule needs them */
     int64_t number;         /* of the query head */
     struct dropout_key key; /* with rule.dropout */
+    const int32_t *first;   /* (T), or NULL: attn_rule.h */
 };
 
 /* Query head h of sequence b, with its keys and values, which other query heads may share; parts of qkv. */
@@ -123,11 +124,12 @@ static struct head head_of(const struct tensor *qkv, const struct tensor *prefix
                          NULL,
                          h,
                          d ? dropout_key_of(d->p, d->seed, d->place, i32(d->samples)[b])
-                           : (struct dropout_key){0}};
+                           : (struct dropout_key){0},
+                         rule->first ? i32(rule->first) + b * T : NULL};
 }
 
 static struct attn_range keys_of(const struct head *h, int64_t t) {
-    return attn_keys(h->rule, h->prefix, h->T, t);
+    return attn_keys_in_document(attn_keys(h->rule, h->prefix, h->T, t), h->first, t);
 }
 
 /* The number of a query or key that its scores need besides dot products. */
@@ -201,8 +203,8 @@ static inline struct capped soften(float score, float cap) {
     return (struct capped){copysignf(cap * tanh_of, score), 4.0f * e / ((1.0f + e) * (1.0f + e))};
 }
 
-/* The keys that a tile of queries sees, each of them some: a stretch, as its queries' stretches are and
- * overlap. */
+/* The keys that a tile of queries sees, each of them some: a stretch, because a query sees itself and each
+ * one's stretch therefore reaches or touches the next one's. */
 static struct attn_range keys_of_tile(const struct head *h, int64_t first, int64_t rows) {
     return (struct attn_range){keys_of(h, first).first, keys_of(h, first + rows - 1).end};
 }

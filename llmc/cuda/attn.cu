@@ -36,6 +36,7 @@ DEVICE_INLINE warp_place place_of_warp(int heads) {
 struct rule_of_call {
     attn_rule rule;
     const int32_t *prefixes; /* (B) or NULL */
+    const int32_t *first;    /* (B,T) or NULL: attn_rule.h */
     const int32_t *samples;  /* (B) or NULL: without dropout */
     float p;
     uint64_t seed;
@@ -43,6 +44,16 @@ struct rule_of_call {
     float factor, scale; /* attn_rule.h */
 
     __device__ int64_t prefix(int64_t b) const { return prefixes ? prefixes[b] : 0; }
+    /* The keys that query t sees in sequence b, and the queries that see key s. */
+    __device__ attn_range keys(int64_t b, int64_t length, int64_t t) const {
+        return attn_keys_in_document(attn_keys(rule, prefix(b), length, t), first_of(b, length), t);
+    }
+    __device__ attn_range queries(int64_t b, int64_t length, int64_t s) const {
+        return attn_queries_in_document(attn_queries(rule, prefix(b), length, s), first_of(b, length), s);
+    }
+    __device__ const int32_t *first_of(int64_t b, int64_t length) const {
+        return first ? first + b * length : NULL;
+    }
     __device__ dropout_key key(int64_t b) const {
         return samples ? dropout_key_of(p, seed, place, samples[b]) : dropout_key{};
     }
@@ -118,7 +129,7 @@ __global__ void attn_forward_naive_kernel(T *out, float *lse, const T *qkv, int6
     const T *q = qkv + (p.b * length + t) * stride + p.h * HS;
     const T *keys = qkv + p.b * length * stride + keys_of(p.h, NH, NKV, HS); /* (T,HS) */
     const T *values = keys + (int64_t)NKV * HS;                              /* (T,HS) */
-    attn_range seen = attn_keys(r.rule, r.prefix(p.b), length, t);
+    attn_range seen = r.keys(p.b, length, t);
     dropout_key dropped = r.key(p.b);
     float max = NO_SCORE, total = 0.0f, sum[4] = {}, q_norm = norm_of(r, q, HS);
     float *weight = probabilities[p.warp];
@@ -186,7 +197,7 @@ __global__ void attn_backward_query_naive_kernel(T *dqkv, const T *dout, const f
     const T *keys = qkv + p.b * length * stride + keys_of(p.h, NH, NKV, HS);
     const T *values = keys + (int64_t)NKV * HS;
     const T *d = dout + (p.b * length + t) * C + p.h * HS;
-    attn_range seen = attn_keys(r.rule, r.prefix(p.b), length, t);
+    attn_range seen = r.keys(p.b, length, t);
     dropout_key dropped = r.key(p.b);
     float sum[4] = {}, own = 0.0f, q_norm = norm_of(r, q, HS);
     int64_t statistic = (p.b * NH + p.h) * length + t;
@@ -224,7 +235,7 @@ __global__ void attn_backward_key_naive_kernel(T *dqkv, const T *dout, const flo
     if (s >= length) return;
     int64_t key_at = (p.b * length + s) * stride + C + p.h * HS, value_at = key_at + (int64_t)NKV * HS;
     const T *k = qkv + key_at, *v = qkv + value_at;
-    attn_range seen_by = attn_queries(r.rule, r.prefix(p.b), length, s);
+    attn_range seen_by = r.queries(p.b, length, s);
     dropout_key dropped = r.key(p.b);
     float dk[4] = {}, dv[4] = {}, own = 0.0f, k_norm = norm_of(r, k, HS);
     float *probability = probabilities[p.warp], *gradient = gradients[p.warp];
@@ -277,13 +288,14 @@ static launch_config attn_grid(const struct op_env *env, int64_t rows, const str
 static rule_of_call rule_on(const struct tensor *out, const struct tensor *prefix,
                             const struct attn_rule *rule) {
     float scale = 1.0f / sqrtf((float)(out->dim[2] / rule->heads));
-    rule_of_call r = {*rule, prefix ? i32(prefix) : NULL};
+    rule_of_call r = {*rule, prefix ? i32(prefix) : NULL, rule->first ? i32(rule->first) : NULL};
+    r.rule.first = NULL; /* like dropout's, this tensor's description lies on the host */
     if (rule->dropout) {
         r.samples = i32(rule->dropout->samples);
         r.p = rule->dropout->p;
         r.seed = rule->dropout->seed;
         r.place = rule->dropout->place;
-        r.rule.dropout = NULL; /* it lies on the host */
+        r.rule.dropout = NULL;
     }
     r.factor = attn_factor(rule->score, scale);
     r.scale = scale;

@@ -47,11 +47,15 @@ struct attn_rule {
     int window;    /* N of ATTN_WINDOW, >= 1; otherwise 0 */
     float softcap; /* X > 0: a score s becomes X * tanh(s/X) (Gemma 2, arXiv 2408.00118); 0: it stays */
     const struct dropout_rule *dropout; /* of the weights P (NH,T,T) of a sample (or NULL) */
+    /* (B,T) int32 (or NULL): the first key that query t may see, where its document begins. 0 <= first[t] <= t,
+     * and it never falls from t to t+1. It narrows ATTN_CAUSAL and ATTN_WINDOW; other masks have none. */
+    const struct tensor *first;
 };
 
 /* Scaled dot products under the causal mask, which the fastest kernels are made for. */
 static inline bool attn_rule_is_plain(const struct attn_rule *r) {
-    return r->score == ATTN_SCALED_DOT && r->mask == ATTN_CAUSAL && r->softcap == 0.0f && !r->dropout;
+    return r->score == ATTN_SCALED_DOT && r->mask == ATTN_CAUSAL && r->softcap == 0.0f && !r->dropout &&
+           !r->first;
 }
 
 /* --- masks --- */
@@ -77,6 +81,25 @@ static inline LLMC_HD struct attn_range attn_queries(struct attn_rule r, int64_t
     if (r.mask == ATTN_PREFIX && s < prefix) queries.first = 0;
     if (r.mask == ATTN_ANTI_CAUSAL) queries.end = s + 1;
     if (r.mask == ATTN_WINDOW && s + r.window < T) queries.end = s + r.window;
+    return queries;
+}
+
+/* What documents leave of these ranges. `first` (T) is the row of attn_rule.first for the sequence, or NULL. It
+ * never falls, so the queries that see key s end where it passes s, which bisection finds. */
+static inline LLMC_HD struct attn_range attn_keys_in_document(struct attn_range keys, const int32_t *first,
+                                                              int64_t t) {
+    if (first && keys.first < first[t]) keys.first = first[t];
+    return keys;
+}
+static inline LLMC_HD struct attn_range attn_queries_in_document(struct attn_range queries,
+                                                                 const int32_t *first, int64_t s) {
+    for (int64_t low = s + 1; first && low < queries.end;) {
+        int64_t middle = low + (queries.end - low) / 2;
+        if (first[middle] <= s)
+            low = middle + 1;
+        else
+            queries.end = middle;
+    }
     return queries;
 }
 

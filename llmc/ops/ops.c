@@ -313,7 +313,8 @@ void dropout(struct ctx *ctx, struct tensor *out, const struct tensor *inp, cons
 
 /* --- attn --- */
 
-static void want_rule(const char *op, const struct attn_rule *r, const struct tensor *prefix, int64_t B) {
+static void want_rule(const char *op, const struct attn_rule *r, const struct tensor *prefix, int64_t B,
+                      int64_t T) {
     check(r->score < ATTN_SCORES && r->mask < ATTN_MASKS, "%s: there is no score %d or no mask %d", op,
           (int)r->score, (int)r->mask);
     check(r->mask == ATTN_WINDOW ? r->window >= 1 : r->window == 0,
@@ -321,6 +322,13 @@ static void want_rule(const char *op, const struct attn_rule *r, const struct te
     check(r->softcap >= 0.0f && r->softcap <= FLT_MAX, "%s: softcap is %g, should not be negative", op,
           (double)r->softcap);
     if (r->dropout) want_dropout(op, r->dropout, B);
+    if (r->first) {
+        check(r->mask == ATTN_CAUSAL || r->mask == ATTN_WINDOW,
+              "%s: %s is for the causal mask and the window, not for mask %d", op, tensor_text(r->first),
+              (int)r->mask);
+        want_count(op, r->first, B * T);
+        want_dtype(op, r->first, DTYPE_I32);
+    }
     check((r->mask == ATTN_PREFIX) == (prefix != NULL), "%s: %s", op,
           prefix ? temp_printf("%s is for the prefix mask", tensor_text(prefix))
                  : "the prefix mask needs the lengths of the prefixes");
@@ -343,12 +351,13 @@ static void want_attn(const struct ctx *ctx, const char *op, const struct tensor
           tensor_text(out), NH, NKV);
     want_count(op, lse, B * NH * T);
     want_dtype(op, lse, DTYPE_F32);
-    want_rule(op, rule, prefix, B);
+    want_rule(op, rule, prefix, B, T);
     WANT_ALIKE(ctx, op, qkv, out);
 }
 
-/* Pairs of a query and a key that it sees, for one head. Exact but for prefixes, which only the device knows:
- * they count as causal. The T^2/2 of the literature omits the diagonal. */
+/* Pairs of a query and a key that it sees, for one head. Exact but for prefixes, which count as causal,
+ * and documents, which count as one: only the device knows them. The T^2/2 of the literature omits the
+ * diagonal. */
 static double visible_pairs(const struct attn_rule *rule, int64_t t0, int64_t T) {
     if (rule->mask == ATTN_CAUSAL || rule->mask == ATTN_PREFIX)
         return 0.5 * (double)(T - t0) * (double)(T + t0 + 1);
@@ -366,7 +375,7 @@ void attn_forward(struct ctx *ctx, struct tensor *out, struct tensor *lse, const
     int64_t B = out->dim[0], T = out->dim[1], width = out->dim[2];
     check(t0 >= 0 && t0 < T, "attn_forward: first row %d is outside %s", t0, tensor_text(out));
     DISPATCH(ctx, attn_forward, 4.0 * (double)(B * width) * visible_pairs(rule, t0, T),
-             BYTES(out, qkv, lse, prefix), out, lse, qkv, prefix, rule, t0);
+             BYTES(out, qkv, lse, prefix, rule->first), out, lse, qkv, prefix, rule, t0);
 }
 
 void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
@@ -379,7 +388,7 @@ void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *do
     WANT_ALIKE(ctx, "attn_backward", qkv, dout, dqkv);
     int64_t B = out->dim[0], T = out->dim[1], width = out->dim[2];
     DISPATCH(ctx, attn_backward, 10.0 * (double)(B * width) * visible_pairs(rule, 0, T),
-             BYTES(dqkv, dout, out, lse, qkv, prefix), dqkv, dout, out, lse, qkv, prefix, rule);
+             BYTES(dqkv, dout, out, lse, qkv, prefix, rule->first), dqkv, dout, out, lse, qkv, prefix, rule);
 }
 
 /* --- rope --- */

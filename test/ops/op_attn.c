@@ -8,6 +8,7 @@ enum { RISING = OP_FLAG(0), LOW = OP_FLAG(1), FALLING = OP_FLAG(2), SOFTCAP = OP
 /* The rule of a case stands in its flags. */
 #define SCORE(score) ((unsigned)(score) << 8)
 #define MASK(mask)   ((unsigned)(mask) << 11)
+#define DOCUMENTS    (1u << 14)
 #define WINDOW(n)    (MASK(ATTN_WINDOW) | (unsigned)(n) << 16)
 
 static int64_t kv_heads(const struct op_case *c) { return c->d[5] ? c->d[5] : c->d[2]; }
@@ -21,15 +22,18 @@ static struct attn_rule rule_of(const struct op_case *c) {
                               c->flags & SOFTCAP ? 1.5f : 0.0f};
 }
 
-/* With dropout, the samples are those of the running side. */
-static const struct attn_rule *rule_with(const struct op_case *c, struct tensor *samples,
-                                         struct attn_rule *rule, struct dropout_rule *d) {
+/* With the tensors of the running side, or NULL. */
+static const struct attn_rule *rule_with(const struct op_case *c, const struct tensor *samples,
+                                         const struct tensor *first, struct attn_rule *rule,
+                                         struct dropout_rule *d) {
     *rule = rule_of(c);
     *d = (struct dropout_rule){0.3f, 17, 5, samples};
     if (samples) rule->dropout = d;
+    rule->first = first;
     return rule;
 }
-#define RULE rule_with(x->c, A("samples"), (struct attn_rule[1]){{0}}, (struct dropout_rule[1]){{0}})
+#define RULE                                                                                                 \
+    rule_with(x->c, A("samples"), A("first"), (struct attn_rule[1]){{0}}, (struct dropout_rule[1]){{0}})
 
 static int64_t width_of(const struct op_case *c) { return (c->d[2] + 2 * kv_heads(c)) * c->d[3]; }
 
@@ -54,9 +58,20 @@ static void fill_qkv(struct op_instance *x, struct operand *o) {
     op_round(o, o->initial);
 }
 
+/* Documents of random lengths, some of a single token, about three in a sequence. */
+static void fill_documents(struct op_instance *x, struct operand *o) {
+    int64_t T = x->c->d[1];
+    op_fill_index(x, o, 0, T / 3 + 1);
+    for (int64_t i = 0; i < o->count; i++) {
+        bool begins = i % T == 0 || o->initial[i] == 0.0f;
+        o->initial[i] = begins ? (float)(i % T) : o->initial[i - 1];
+    }
+}
+
 /* Some prefixes end beyond the sequence. */
 static void add_indices(struct op_instance *x) {
-    check(x->c->d[0] <= 8, "%s: a batch of more than 8", x->c->name);
+    if (x->c->flags & DOCUMENTS)
+        fill_documents(x, op_add(x, ROLE_IN, DTYPE_I32, "first", x->c->d[0], x->c->d[1], 0));
     if (x->c->flags & DROP)
         op_fill_index(x, op_add(x, ROLE_IN, DTYPE_I32, "samples", x->c->d[0], 0, 0), 0, 1000);
     if (rule_of(x->c).mask != ATTN_PREFIX) return;
@@ -73,6 +88,7 @@ struct rows {
     bool drops;
     int64_t head;
     struct dropout_key key;
+    const float *first; /* (T), or NULL */
 };
 
 static struct rows rows_of(struct op_instance *x, int64_t bh) {
@@ -97,7 +113,8 @@ static struct rows rows_of(struct op_instance *x, int64_t bh) {
                          bh % NH,
                          x->c->flags & DROP
                              ? dropout_key_of(0.3f, 17, 5, (int32_t)op_initial(x, "samples")[bh / NH])
-                             : (struct dropout_key){0}};
+                             : (struct dropout_key){0},
+                         x->c->flags & DOCUMENTS ? op_initial(x, "first") + bh / NH * T : NULL};
 }
 
 /* What the weight of query t and key s is multiplied with. */
@@ -106,7 +123,9 @@ static double factor_of(const struct rows *r, int64_t t, int64_t s) {
 }
 
 static struct attn_range keys_of(const struct rows *r, int64_t t) {
-    return attn_keys(r->rule, r->prefix, r->T, t);
+    struct attn_range keys = attn_keys(r->rule, r->prefix, r->T, t);
+    if (r->first) keys.first = max_i64(keys.first, (int64_t)r->first[t]);
+    return keys;
 }
 
 static double dot(const float *a, const float *b, int64_t n, double *magnitude) {
@@ -268,6 +287,10 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         SMALL_RULE("softcap", SOFTCAP), SMALL_RULE("l2, softcap", SOFTCAP | SCORE(ATTN_L2)),                 \
         SMALL_RULE("cosine, window, softcap", SOFTCAP | SCORE(ATTN_COSINE) | WINDOW(3)),                     \
         SMALL_RULE("dot2, full, softcap", SOFTCAP | SCORE(ATTN_DOT2) | MASK(ATTN_FULL)),                     \
+        SMALL_RULE("documents", DOCUMENTS),                                                                  \
+        SMALL_RULE("documents, l2, window, softcap", DOCUMENTS | SCORE(ATTN_L2) | WINDOW(6) | SOFTCAP),      \
+        RULE_CASE("documents, many tiles", DOCUMENTS, 2, 200, 2, 64),                                        \
+        RULE_CASE("documents, cosine, dropout", DOCUMENTS | SCORE(ATTN_COSINE) | DROP, 2, 60, 4, 16, 0, 2),  \
         SMALL_RULE("dropout", DROP), SMALL_RULE("dropout, l2, window", DROP | SCORE(ATTN_L2) | WINDOW(5)),   \
         RULE_CASE("window of one", WINDOW(1), 1, 40, 2, 16),                                                 \
         RULE_CASE("wide window", WINDOW(50), 1, 40, 2, 16),                                                  \
@@ -337,6 +360,8 @@ static const struct op_case attn_forward_cases[] = {
     {"a row, dot2", INPUT_RANDOM, {1, 70, 2, 16, 69}, SCORE(ATTN_DOT2), SIZE_SMALL},
     {"a row, anti-causal", INPUT_RANDOM, {1, 20, 2, 16, 19}, MASK(ATTN_ANTI_CAUSAL), SIZE_SMALL},
     {"a row, dropout", INPUT_RANDOM, {2, 30, 4, 8, 29, 2}, DROP, SIZE_SMALL},
+    {"a row, documents", INPUT_RANDOM, {3, 50, 2, 16, 49}, DOCUMENTS, SIZE_SMALL},
+    {"span, documents", INPUT_RANDOM, {2, 90, 2, 16, 37}, DOCUMENTS, SIZE_SMALL},
     {"span, window", INPUT_RANDOM, {1, 90, 2, 16, 37}, WINDOW(20), SIZE_SMALL},
     {"span, prefix, cosine",
      INPUT_RANDOM,
@@ -349,13 +374,13 @@ OP_TEST(attn_forward, (.bound = attn_forward_bound, .model_cases = attn_model_ca
 
 /* --- attn_backward --- */
 
-/* An operand (B) of integers before the tensors of the reference have memory; NULL if the case has none. */
-static struct tensor *initial_index(struct op_instance *x, const char *name, int32_t *memory,
-                                    struct tensor *t) {
+/* An operand of integers before the tensors of the reference have memory; NULL if the case has none. */
+static struct tensor *initial_index(struct op_instance *x, const char *name, struct tensor *t) {
     struct operand *o = op_find(x, name);
     if (!o) return NULL;
-    for (int64_t b = 0; b < o->count; b++) memory[b] = (int32_t)o->initial[b];
-    *t = tensor_make(name, DTYPE_I32, memory, o->count, 0, 0, 0);
+    *t = op_temporary(x, o->count, 0, 0);
+    t->dtype = DTYPE_I32;
+    for (int64_t i = 0; i < o->count; i++) i32(t)[i] = (int32_t)o->initial[i];
     return t;
 }
 
@@ -371,11 +396,11 @@ static void attn_backward_make(struct op_instance *x) {
     out->reference.data = out->initial;
     lse->reference.data = lse->initial;
     qkv->reference.data = qkv->initial;
-    int32_t numbers[2][8];
-    struct tensor prefix, samples, *p = initial_index(x, "prefix", numbers[0], &prefix),
-                                   *s = initial_index(x, "samples", numbers[1], &samples);
+    struct tensor prefix, samples, first, *p = initial_index(x, "prefix", &prefix),
+                                          *s = initial_index(x, "samples", &samples),
+                                          *f = initial_index(x, "first", &first);
     attn_forward(&x->reference, &out->reference, &lse->reference, &qkv->reference, p,
-                 rule_with(x->c, s, (struct attn_rule[1]){{0}}, (struct dropout_rule[1]){{0}}), 0);
+                 rule_with(x->c, s, f, (struct attn_rule[1]){{0}}, (struct dropout_rule[1]){{0}}), 0);
     op_round(out, out->initial);
     op_add(x, ROLE_OUT, x->dtype, "dqkv", B, T, width_of(x->c));
 }

@@ -200,8 +200,8 @@ static void test_grouped_attention(void **state) {
     }
 }
 
-/* Attention by the words of attn_rule.h: every score under every mask, with and without a cap, and from every
- * first row. */
+/* Attention by the words of attn_rule.h: every score under every mask, with and without a cap, dropout and
+ * documents, and from every first row. */
 enum { RULE_T = 37, RULE_NH = 2, RULE_HS = 5, RULE_PREFIX = 21, RULE_WINDOW = 18 };
 
 static bool sees(enum attn_mask mask, int t, int s) {
@@ -219,6 +219,9 @@ static bool sees(enum attn_mask mask, int t, int s) {
     }
 }
 
+/* The documents of the sequence, in letters. */
+static const char documents[RULE_T + 1] = "aaaaaaaaaaaaaaaaaaaaabccddddddddddddd";
+
 static double score_by_words(const struct attn_rule *r, const float *q, const float *k) {
     double qk = 0.0, qq = 1e-6, kk = 1e-6, distance = 0.0, root = sqrt((double)RULE_HS), score;
     for (int c = 0; c < RULE_HS; c++) {
@@ -233,7 +236,8 @@ static double score_by_words(const struct attn_rule *r, const float *q, const fl
     return r->softcap > 0.0f ? (double)r->softcap * tanh(score / (double)r->softcap) : score;
 }
 
-static void check_rule(struct ctx *ctx, const struct attn_rule *r, const float *data, int t0, bool drops) {
+static void check_rule(struct ctx *ctx, const struct attn_rule *r, const float *data, int t0, bool drops,
+                       bool divided) {
     enum { C = RULE_NH * RULE_HS, WIDTH = 3 * C };
     float out_data[RULE_T * C], lse_data[RULE_NH * RULE_T];
     int32_t lengths = RULE_PREFIX;
@@ -247,13 +251,17 @@ static void check_rule(struct ctx *ctx, const struct attn_rule *r, const float *
     struct dropout_key key = dropout_key_of(0.4f, 3, 2, sample);
     struct attn_rule rule = *r;
     if (drops) rule.dropout = &d;
+    int32_t begins[RULE_T];
+    for (int t = 0; t < RULE_T; t++) begins[t] = (int32_t)(strchr(documents, documents[t]) - documents);
+    struct tensor first = tensor_make("first", DTYPE_I32, begins, 1, RULE_T, 0, 0);
+    if (divided) rule.first = &first;
     attn_forward(ctx, &out, &lse, &qkv, r->mask == ATTN_PREFIX ? &prefix : NULL, &rule, t0);
     for (int h = 0; h < RULE_NH; h++)
         for (int t = t0; t < RULE_T; t++) {
             double sum = 0.0, want[RULE_HS] = {0};
             for (int s = 0; s < RULE_T; s++) {
                 const float *row = data + s * WIDTH + h * RULE_HS;
-                if (!sees(r->mask, t, s)) continue;
+                if (!sees(r->mask, t, s) || (divided && documents[t] != documents[s])) continue;
                 double e = exp(score_by_words(r, data + t * WIDTH + h * RULE_HS, row + C));
                 sum += e;
                 if (drops) e *= (double)dropout_factor(key, (h * RULE_T + t) * RULE_T + s);
@@ -280,16 +288,19 @@ static void test_attention_by_every_rule(void **state) {
     for (int score = 0; score < ATTN_SCORES; score++)
         for (int mask = 0; mask < ATTN_MASKS; mask++)
             for (int cap = 0; cap < 2; cap++)
-                for (int t0 = 0; t0 < RULE_T; t0 += t0 ? 9 : 1) {
+                for (int t0 = 0; t0 < RULE_T; t0 += t0 ? 7 : 1) {
                     struct attn_rule rule = {RULE_NH,
                                              RULE_NH,
                                              (enum attn_score)score,
                                              (enum attn_mask)mask,
                                              mask == ATTN_WINDOW ? RULE_WINDOW : 0,
                                              cap ? 3.0f : 0.0f,
+                                             NULL,
                                              NULL};
-                    check_rule(ctx_of(state), &rule, data, t0, false);
-                    check_rule(ctx_of(state), &rule, data, t0, true);
+                    for (int drops = 0; drops < 2; drops++)
+                        check_rule(ctx_of(state), &rule, data, t0, drops, false);
+                    if (mask == ATTN_CAUSAL || mask == ATTN_WINDOW)
+                        check_rule(ctx_of(state), &rule, data, t0, t0 % 2, true);
                 }
 }
 
