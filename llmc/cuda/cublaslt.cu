@@ -165,10 +165,9 @@ static choice keep_choice(cublaslt *lt, const choice &c) {
     FILE *f = made ? fopen(lt->tune_file.c_str(), "a+") : nullptr;
     if (!f) {
         if (!lt->warned)
-            warn(
-                "cannot write %s, where the fastest matmuls are kept: they are found anew in every run, whose "
-                "bits may differ; --autotune FILE names another place",
-                lt->tune_file.c_str());
+            warn("cannot write %s, where the fastest matmuls are kept: they are found anew in every run, "
+                 "whose bits may differ; --autotune FILE names another place",
+                 lt->tune_file.c_str());
         lt->warned = true;
         lt->choices.push_back(c);
         return c;
@@ -193,13 +192,12 @@ static bool tunes(const cublaslt *lt, const lt_product &p) {
     return !lt->tune_file.empty() && 2.0 * (double)p.m * (double)p.n * (double)p.k >= lt->tune_flops;
 }
 
-/* Seconds of the fastest of a few runs of `work`; infinity if it returns false. */
-template <class F> static double fastest_of_few(cudaStream_t stream, F work) {
+double fastest_run(cudaStream_t stream, int runs, double least, const std::function<bool()> &work) {
     cudaEvent_t start, end;
     cuda_check(cudaEventCreate(&start));
     cuda_check(cudaEventCreate(&end));
-    double best = INFINITY;
-    for (int run = 0; run < 4; run++) { /* the first one warms up */
+    double best = INFINITY, total = 0.0;
+    for (int run = 0; run < runs || total < least; run++) {
         cuda_check(cudaEventRecord(start, stream));
         bool works = work();
         cuda_check(cudaEventRecord(end, stream));
@@ -207,7 +205,9 @@ template <class F> static double fastest_of_few(cudaStream_t stream, F work) {
         if (!works) break;
         float milliseconds = 0;
         cuda_check(cudaEventElapsedTime(&milliseconds, start, end));
-        if (run > 0 && milliseconds * 1e-3 < best) best = milliseconds * 1e-3;
+        double seconds = milliseconds * 1e-3;
+        total += seconds;
+        if (seconds < best) best = seconds;
     }
     cuda_check(cudaEventDestroy(start));
     cuda_check(cudaEventDestroy(end));
@@ -230,6 +230,8 @@ static bool take_known(const cublaslt *lt, plan *p, const std::string &key) {
     return true;
 }
 
+constexpr int RUNS = 4; /* of which the first one warms up */
+
 /* Times the candidates on the real operands; a product that accumulates has its output in temporary memory.
  * If there is none, the heuristic's first proposal stays. */
 static void tune(cublaslt *lt, plan *p, const std::string &key, const lt_operands &operands, void *workspace,
@@ -251,7 +253,7 @@ static void tune(cublaslt *lt, plan *p, const std::string &key, const lt_operand
     const cublasLtMatmulAlgo_t *best = nullptr;
     double seconds = INFINITY;
     for (int i = 0; i < found; i++) {
-        double s = fastest_of_few(stream, [&] {
+        double s = fastest_run(stream, RUNS, 0.0, [&] {
             return multiply(lt, *p, results[i].algo, o, workspace, stream) == CUBLAS_STATUS_SUCCESS;
         });
         if (s < seconds) seconds = s, best = &results[i].algo;
@@ -355,7 +357,7 @@ bool lt_fuses(struct cublaslt *lt, const lt_product &fused, const lt_operands &f
     } else {
         if (is_capturing(stream)) return otherwise;
         const plan *p = plan_of(lt, plain, plain_operands, workspace, stream);
-        double in_pass = fastest_of_few(stream, [&] { return pass(), true; });
+        double in_pass = fastest_run(stream, RUNS, 0.0, [&] { return pass(), true; });
         double separate = p->seconds + in_pass;
         if (std::isnan(f->seconds) || std::isnan(separate)) return otherwise;
         fuses = f->seconds <= separate;

@@ -61,4 +61,9 @@ bool lt_fuses(struct cublaslt *lt, const lt_product &fused, const lt_operands &f
               const lt_product &plain, const lt_operands &plain_operands, const std::function<void()> &pass,
               bool otherwise, void *workspace, cudaStream_t stream);
 
+/* Calls `work`, which launches something on the stream, at least `runs` times and for `least` seconds in all.
+ * Returns the device's seconds for the fastest run, or infinity if `work` returns false. Waits for the
+ * stream. */
+double fastest_run(cudaStream_t stream, int runs, double least, const std::function<bool()> &work);
+
 #endif

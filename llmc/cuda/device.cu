@@ -148,25 +148,6 @@ static void gpu_range_pop(struct device *) { nvtxRangePop(); }
 
 /* --- measuring --- */
 
-/* Runs `work` for `least` seconds, at least a few times, and returns the seconds of the fastest. */
-template <class F> static double fastest(struct device *d, double least, F work) {
-    enum { REPEATS = 6 };
-    void *first = gpu_event_new(d), *last = gpu_event_new(d);
-    double best = INFINITY, total = 0.0;
-    for (int i = 0; i < REPEATS || total < least; i++) {
-        gpu_event_record(d, first, d->stream);
-        work();
-        gpu_event_record(d, last, d->stream);
-        gpu_event_wait(d, last);
-        double seconds = gpu_event_seconds(d, first, last);
-        total += seconds;
-        if (seconds < best) best = seconds;
-    }
-    gpu_event_free(d, first);
-    gpu_event_free(d, last);
-    return best;
-}
-
 /* One allocation for `n` buffers of `bytes`; if memory is short, halves `bytes` until it fits. */
 static char *alloc_at_most(struct device *d, int n, size_t *bytes) {
     for (; *bytes >= 4096; *bytes /= 2)
@@ -188,6 +169,8 @@ static void fill_random(struct device *d, void *p, size_t bytes, uint64_t seed) 
  * few multiprocessors, is not kept busy for so long. A rate for which there is no memory is 0. */
 static void gpu_measure(struct device *d, double *matmul_flops, double *copy_bytes) {
     use(d);
+    enum { RUNS = 6 };
+    cudaStream_t stream = (cudaStream_t)d->stream;
     int multiprocessors;
     cuda_check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, d->index));
     bool small = multiprocessors < 16;
@@ -202,8 +185,8 @@ static void gpu_measure(struct device *d, double *matmul_flops, double *copy_byt
         lt_product product = {DTYPE_BF16, true, false, n, n, n, CUBLASLT_EPILOGUE_DEFAULT, false};
         lt_operands operands = {p, p + bytes, p + 2 * bytes, nullptr, nullptr};
         if (workspace) {
-            double seconds = fastest(d, least, [&] {
-                lt_run((struct cublaslt *)d->state, product, operands, workspace, (cudaStream_t)d->stream);
+            double seconds = fastest_run(stream, RUNS, least, [&] {
+                return lt_run((struct cublaslt *)d->state, product, operands, workspace, stream);
             });
             *matmul_flops = 2.0 * (double)n * (double)n * (double)n / seconds;
             gpu_free(d, workspace);
@@ -213,7 +196,8 @@ static void gpu_measure(struct device *d, double *matmul_flops, double *copy_byt
     bytes = small ? (size_t)1 << 20 : (size_t)512 << 20;
     if (char *p = alloc_at_most(d, 2, &bytes)) {
         fill_random(d, p + bytes, bytes, 2);
-        double seconds = fastest(d, least, [&] { gpu_copy(d, p, p + bytes, bytes, d->stream); });
+        double seconds =
+            fastest_run(stream, RUNS, least, [&] { return gpu_copy(d, p, p + bytes, bytes, stream), true; });
         *copy_bytes = 2.0 * (double)bytes / seconds;
         gpu_free(d, p);
     }

@@ -308,18 +308,14 @@ struct embed_scratch {
 
 static struct embed_scratch embed_scratch_cut(void *base, int64_t n, int64_t C) {
     struct embed_scratch s = {};
-    char *p = (char *)base;
-    auto take = [&](int64_t bytes) {
-        char *at = base ? p + s.bytes : nullptr;
-        s.bytes += round_up(bytes, 256);
-        return at;
-    };
+    scratch_pieces p = {base, 0};
     s.n = n;
     s.tiles = ceil_div(n, SORT_TILE);
     s.borders = ceil_div(n, RUN) - 1;
-    for (int k = 0; k < 2; k++) s.keys[k] = (int *)take(n * 4), s.positions[k] = (int *)take(n * 4);
-    s.counts = (int *)take(s.tiles * DIGITS * 4);
-    s.pieces = (float *)take((s.borders + 1) * 2 * C * 4);
+    for (int k = 0; k < 2; k++) s.keys[k] = p.take<int>(n), s.positions[k] = p.take<int>(n);
+    s.counts = p.take<int>(s.tiles * DIGITS);
+    s.pieces = p.take<float>((s.borders + 1) * 2 * C);
+    s.bytes = p.bytes;
     return s;
 }
 

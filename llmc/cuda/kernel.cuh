@@ -96,6 +96,18 @@ template <class F> void with_dtype(enum dtype dtype, F f) {
 }
 template <class T> T *data_of(const struct tensor *t) { return t ? static_cast<T *>(t->data) : nullptr; }
 
+/* Host side: cuts scratch memory into pieces, one after another. Without memory it only counts their
+ * bytes. */
+struct scratch_pieces {
+    void *memory;
+    int64_t bytes;
+    template <class T> T *take(int64_t count) {
+        T *piece = (T *)((uintptr_t)memory + (uintptr_t)bytes);
+        bytes += round_up(count * (int64_t)sizeof(T), 256);
+        return piece;
+    }
+};
+
 /* --- vectors: 16 bytes, the widest access of a thread --- */
 
 template <class T> struct alignas(16) vec {

@@ -179,8 +179,8 @@ __global__ void __launch_bounds__(512, 2)
     loss_forward_shared_kernel(float *losses, T *logits, const int *targets, int V, int Vp,
                                const float *dloss, loss_terms terms) {
     constexpr int size = vec<T>::size;
-    DYNAMIC_SHARED(T,
-                   x); /* (Vp), then 32 floats for the sums: a static array would cost 1 KiB of alignment */
+    /* (Vp), then 32 floats for the sums: a static array would cost 1 KiB of alignment */
+    DYNAMIC_SHARED(T, x);
     int64_t row = row_of_block();
     T *global = logits + row * Vp;
     int target = targets[row], step = (int)blockDim.x * size;

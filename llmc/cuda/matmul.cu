@@ -1,10 +1,10 @@
 /* Linear layers: forward, backward. Contracts in ops.h. The variants:
  *
- *   cublaslt        NVIDIA's library. Its epilogues add the bias and can compute GELU, its derivative and the
- *                   bias gradient, each of which saves a pass over memory, but restricts the choice of
- *                   algorithms. Where cublaslt.cu times, the faster way is taken; elsewhere GELU is a pass, and
- *                   so is a bias gradient that is added to another. GELU's epilogue starts from the fp32 sum,
- *                   a recomputed activation from the stored one: where both must agree, GELU is a pass.
+ *   cublaslt        NVIDIA's library. Its epilogues add the bias and can compute GELU, its derivative and
+ *                   the bias gradient. Each saves a pass over memory, but restricts the choice of algorithms.
+ *                   Where cublaslt.cu times, the faster way is taken; elsewhere GELU is a pass, and so is a
+ *                   bias gradient that is added to another. GELU's epilogue starts from the fp32 sum, a
+ *                   recomputed activation from the stored one: where both must agree, GELU is a pass.
  *   cublaslt_gelu   forward with GELU in the epilogue, if there is one.
  *   fp8             the library's products of e4m3 and e5m2 copies of the operands (fp8.cuh). It takes layers
  *                   whose weight is marked; beside it only "naive" does.
@@ -272,7 +272,8 @@ static int64_t backward_lt_need(struct tensor *dinp, struct tensor *dweight, str
 }
 
 /* dweight^T (C,OC) = or += inp^T (C,N) @ dout (N,OC);  dbias (OC) = or += column sums of dout
- * The epilogue can only overwrite, so where dbias accumulates it writes to scratch, and a small kernel adds. */
+ * The epilogue can only overwrite, so where dbias accumulates it writes to scratch, and a small kernel adds
+ * that to dbias. */
 template <class T>
 static void backward_lt_parameters(const struct op_env *env, T *dweight, T *dbias, const struct tensor *dout,
                                    const struct tensor *inp, bool accumulate) {
@@ -349,17 +350,6 @@ static void backward_lt(const struct op_env *env, struct tensor *dinp, struct te
 
 /* --- fp8 --- */
 
-/* Divides scratch into pieces, one after another. Without memory it only counts their bytes. */
-struct pieces {
-    void *memory;
-    int64_t bytes;
-    template <class T> T *take(int64_t count) {
-        T *piece = (T *)((uintptr_t)memory + (uintptr_t)bytes);
-        bytes += round_up(count * (int64_t)sizeof(T), 256);
-        return piece;
-    }
-};
-
 /* An operand, its largest magnitude and its copies. */
 struct fp8_operand {
     const struct tensor *source;
@@ -368,7 +358,7 @@ struct fp8_operand {
     fp8_copies copies;
 };
 
-static fp8_operand take_operand(pieces *s, const struct tensor *t, fp8_format format, bool as_is,
+static fp8_operand take_operand(scratch_pieces *s, const struct tensor *t, fp8_format format, bool as_is,
                                 bool transposed) {
     fp8_operand o = {t, format, {s->take<uint32_t>(AMAX_MOST), 0}, {nullptr, nullptr, s->take<float>(1)}};
     if (as_is) o.copies.as_is = s->take<uint8_t>(tensor_count(t));
@@ -388,7 +378,7 @@ struct forward_fp8_scratch {
     int64_t bytes;
 };
 static forward_fp8_scratch take_forward(void *memory, const struct tensor *inp, const struct tensor *weight) {
-    pieces s = {memory, 0};
+    scratch_pieces s = {memory, 0};
     s.take<char>(lt_workspace(tensor_rows(weight), tensor_rows(inp)));
     fp8_operand x = take_operand(&s, inp, FP8_E4M3, true, false);
     fp8_operand w = take_operand(&s, weight, FP8_E4M3, true, false);
@@ -432,7 +422,7 @@ static backward_fp8_scratch take_backward(void *memory, const struct tensor *din
                                           const struct tensor *dweight, const struct tensor *dbias,
                                           const struct tensor *dout, const struct tensor *inp,
                                           const struct tensor *weight) {
-    pieces s = {memory, 0};
+    scratch_pieces s = {memory, 0};
     int64_t chunks = column_sum_chunks(tensor_rows(dout)), OC = tensor_cols(dout);
     s.take<char>(backward_lt_workspace(dout, inp));
     backward_fp8_scratch b = {};

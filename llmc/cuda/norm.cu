@@ -171,6 +171,37 @@ __global__ void norm_backward_rows_naive_kernel(T *dinp, const T *dresidual, con
 
 /* --- backward: one pass over the rows --- */
 
+/* What a thread's vector of a row adds to the row's two sums, and to the columns' sums over rows. */
+template <class T, int size>
+DEVICE_INLINE void norm_backward_add(const vec<T> &d, const vec<T> &x, float m, float r,
+                                     const float (&w)[size], float (&dw)[size], float (&db)[size],
+                                     float &sum_g, float &sum_gx) {
+    float ds[size], xs[size];
+    to_floats(ds, d), to_floats(xs, x);
+#pragma unroll
+    for (int e = 0; e < size; e++) {
+        float xhat = (xs[e] - m) * r, g = ds[e] * w[e];
+        sum_g += g;
+        sum_gx = fmaf(g, xhat, sum_gx);
+        dw[e] = fmaf(ds[e], xhat, dw[e]);
+        db[e] += ds[e];
+    }
+}
+
+/* d becomes the vector's gradient, added to `past` if there is a gradient of the residual. */
+template <class T, int size>
+DEVICE_INLINE void norm_input_gradient(vec<T> &d, const vec<T> &x, const vec<T> &past, bool residual, float m,
+                                       float r, const float (&w)[size], float mean_g, float mean_gx) {
+    float ds[size], xs[size], ps[size];
+    to_floats(ds, d), to_floats(xs, x), to_floats(ps, past);
+#pragma unroll
+    for (int e = 0; e < size; e++) {
+        float xhat = (xs[e] - m) * r;
+        float dx = r * (ds[e] * w[e] - mean_g - xhat * mean_gx);
+        d[e] = from_float<T>(residual ? ps[e] + dx : dx);
+    }
+}
+
 /* partials: (blocks, 2, C), what each block adds to dweight and dbias. A block takes ROWS rows at a time,
  * so that a thread has 3*ROWS independent 16-byte loads in flight and one barrier serves 2*ROWS sums. Sums
  * alternate between two buffers, so that no warp overwrites what a slower one still reads. dinp may be dout
@@ -206,18 +237,8 @@ __global__ void __launch_bounds__(WARPS *WARP_SIZE, WARPS <= 3    ? 6
 #pragma unroll
         for (int k = 0; k < ROWS; k++) {
             float sum_g = 0.0f, sum_gx = 0.0f;
-            if (first + k < rows && active) {
-                float ds[size], xs[size];
-                to_floats(ds, d[k]), to_floats(xs, x[k]);
-#pragma unroll
-                for (int e = 0; e < size; e++) {
-                    float xhat = (xs[e] - m[k]) * r[k], g = ds[e] * w[e];
-                    sum_g += g;
-                    sum_gx = fmaf(g, xhat, sum_gx);
-                    dw[e] = fmaf(ds[e], xhat, dw[e]);
-                    db[e] += ds[e];
-                }
-            }
+            if (first + k < rows && active)
+                norm_backward_add(d[k], x[k], m[k], r[k], w, dw, db, sum_g, sum_gx);
             sum_g = warp_sum(sum_g);
             sum_gx = warp_sum(sum_gx);
             if (lane == 0) sums[buffer][2 * k][warp] = sum_g, sums[buffer][2 * k + 1][warp] = sum_gx;
@@ -233,15 +254,7 @@ __global__ void __launch_bounds__(WARPS *WARP_SIZE, WARPS <= 3    ? 6
                 mean_gx += sums[buffer][2 * k + 1][i];
             }
             mean_g = mean ? mean_g * inverse_C : 0.0f;
-            mean_gx *= inverse_C;
-            float ds[size], xs[size], ps[size];
-            to_floats(ds, d[k]), to_floats(xs, x[k]), to_floats(ps, past[k]);
-#pragma unroll
-            for (int e = 0; e < size; e++) {
-                float xhat = (xs[e] - m[k]) * r[k];
-                float dx = r[k] * (ds[e] * w[e] - mean_g - xhat * mean_gx);
-                d[k][e] = from_float<T>(dresidual ? ps[e] + dx : dx);
-            }
+            norm_input_gradient(d[k], x[k], past[k], dresidual, m[k], r[k], w, mean_g, mean_gx * inverse_C);
             d[k].store(dinp + (first + k) * C + c);
         }
         buffer ^= 1;
@@ -357,8 +370,8 @@ static void norm_backward_naive(const struct op_env *env, struct tensor *dinp, s
 }
 
 /* Two shapes of block: up to 8 warps with 3 rows in flight, or up to 32 warps (64 registers a thread) with
- * one. There are three blocks for each SM of an H200, or six of up to 3 warps, of which one computes while another
- * loads; on every device, so that the bits do not depend on it. */
+ * one. There are three blocks for each SM of an H200, or six of up to 3 warps, of which one computes while
+ * another loads; on every device, so that the bits do not depend on it. */
 constexpr int NARROW_WARPS = 8, NARROW_ROWS = 3, WIDE_BLOCK_WARPS = 32, WIDE_ROWS = 1;
 static int64_t norm_backward_blocks(int64_t rows, int64_t warps) {
     return min_i64((warps <= 3 ? 6 : 3) * 132,

@@ -1,8 +1,8 @@
 /* RMSNorm of the heads of queries and keys: forward, backward. Contracts in ops.h.
  *
- * A head is 64 to 256 columns, at most 32 vectors of 16 bytes, so LANES neighbouring lanes of a warp take one,
- * a vector each. They hold it in registers: the sum of squares, the second sum of backward and the result need
- * one pass over memory. A thread has a vector of HEADS heads in flight.
+ * A head is 64 to 256 columns, at most 32 vectors of 16 bytes, so LANES neighbouring lanes of a warp take
+ * one, a vector each. They hold it in registers: the sum of squares, the second sum of backward and the
+ * result need one pass over memory. A thread has a vector of HEADS heads in flight.
  *
  * In backward a thread meets the same columns in every head, so that it sums what both weights' gradients get
  * in registers. A block adds these up in a fixed order and leaves them in scratch; a second kernel adds the

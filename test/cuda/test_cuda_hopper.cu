@@ -236,8 +236,9 @@ static __global__ void take_kernel(int *taken, unsigned *count, tile_list list) 
 }
 
 /* Every tile is taken once, by any number of blocks, and the counter is 0 again at the end. One block takes
- * them ordered by party, then by length. Returns by what share of the mean the busiest of `blocks` exceeds it
- * if each takes the next tile when it is done with the one before, and a tile takes as long as it has steps. */
+ * them ordered by party, then by length. Returns by what share of the mean the busiest of `blocks` exceeds
+ * it. Each block takes its next tile when it is done with the one before, and a tile takes as long as it has
+ * steps. */
 static double check_tiles(int tiles, int heads, int fitting, int blocks) {
     int all = tiles * heads;
     buffer<unsigned> counters(2); /* of the list, of what was taken */

@@ -53,8 +53,6 @@ static const std::pair<char *const, allocation> *find_allocation(const void *p) 
     return (char *)p < it->first + it->second.mapped ? &*it : nullptr;
 }
 
-size_t memory_used() { return memory.used; }
-
 bool is_device_pointer(const void *p) {
     return memory.base && (char *)p >= memory.base && (char *)p < memory.base + memory.top;
 }

@@ -3,8 +3,6 @@
  * run. */
 #include "test/sim/runtime.h"
 
-#include <map>
-
 namespace sim {
 
 static thread_local cudaError_t last_error = cudaSuccess;
@@ -29,13 +27,8 @@ static int arch() {
 
 enum { MULTIPROCESSORS = 4, SHARED_DEFAULT = 48 << 10, SHARED_OPTIN = 227 << 10 };
 
-static std::map<const void *, size_t> &dynamic_shared_limits() {
-    static std::map<const void *, size_t> limits;
-    return limits;
-}
-
-/* launch() of kernel.cuh raises a kernel's limit itself, so only the hardware's own limits are left to
- * check. */
+/* launch() raises a kernel's limit of dynamic shared memory itself, so only the hardware's own limits are
+ * left to check. */
 void check_launch(const launch_info &l) {
     uint64_t threads = (uint64_t)l.block.x * l.block.y * l.block.z;
     if (threads == 0 || threads > 1024 || l.block.x > 1024 || l.block.y > 1024 || l.block.z > 64)
@@ -123,25 +116,13 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attribute, int) {
     }
     return cudaSuccess;
 }
-cudaError_t cudaDeviceReset(void) { return cudaDeviceSynchronize(); }
 
 /* --- kernels --- */
 
-cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute, int value) {
-    SIM_API_LOCK;
-    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
-    if (value < 0 || value > SHARED_OPTIN) return report(cudaErrorInvalidValue);
-    dynamic_shared_limits()[kernel] = (size_t)value;
-    return cudaSuccess;
-}
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *attributes, const void *) {
     memset(attributes, 0, sizeof *attributes);
     attributes->maxThreadsPerBlock = 1024;
     return fault("other-device") ? report(cudaErrorNoKernelImageForDevice) : cudaSuccess;
-}
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int *blocks, const void *, int threads, size_t) {
-    *blocks = 2048 / (threads > 0 ? threads : 1);
-    return cudaSuccess;
 }
 
 /* --- errors --- */
@@ -151,7 +132,6 @@ cudaError_t cudaGetLastError(void) {
     last_error = cudaSuccess;
     return e;
 }
-cudaError_t cudaPeekAtLastError(void) { return last_error; }
 
 static const struct {
     cudaError_t error;
@@ -166,7 +146,6 @@ static const struct {
     {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
      "no kernel image is available for execution on the device"},
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
-    {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
     {cudaErrorIllegalState, "cudaErrorIllegalState",
      "the operation cannot be performed in the present state"},
     {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",

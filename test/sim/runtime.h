@@ -21,7 +21,6 @@ void initialize();
 
 /* --- memory.cpp --- */
 
-size_t memory_used();
 /* Fails unless the range lies in one live allocation. */
 void check_device_range(const void *p, size_t bytes, const char *what);
 bool is_pinned(const void *p);

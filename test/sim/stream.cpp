@@ -163,7 +163,6 @@ cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *s, unsigned flags, int) {
     return cudaStreamCreateWithFlags(s, flags);
 }
-cudaError_t cudaStreamCreate(cudaStream_t *s) { return cudaStreamCreateWithFlags(s, cudaStreamDefault); }
 
 cudaError_t cudaStreamDestroy(cudaStream_t s) {
     SIM_API_LOCK;
@@ -185,19 +184,13 @@ cudaError_t cudaDeviceSynchronize(void) {
     drain_all();
     return cudaSuccess;
 }
-cudaError_t cudaStreamQuery(cudaStream_t s) {
-    SIM_API_LOCK;
-    advance_others();
-    return of(s)->done == of(s)->pushed ? cudaSuccess : cudaErrorNotReady;
-}
 
 /* --- events --- */
 
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *e, unsigned) {
+cudaError_t cudaEventCreate(cudaEvent_t *e) {
     *e = (cudaEvent_t) new event();
     return cudaSuccess;
 }
-cudaError_t cudaEventCreate(cudaEvent_t *e) { return cudaEventCreateWithFlags(e, 0); }
 cudaError_t cudaEventDestroy(cudaEvent_t e) {
     delete (event *)e;
     return cudaSuccess;
@@ -230,12 +223,6 @@ cudaError_t cudaEventSynchronize(cudaEvent_t handle) {
     advance_others();
     if (e->stream) run_until(e->stream, e->sequence);
     return cudaSuccess;
-}
-cudaError_t cudaEventQuery(cudaEvent_t handle) {
-    SIM_API_LOCK;
-    event *e = (event *)handle;
-    advance_others();
-    return !e->stream || e->stream->done >= e->sequence ? cudaSuccess : cudaErrorNotReady;
 }
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t start, cudaEvent_t end) {
     *milliseconds = (float)(*((event *)end)->milliseconds - *((event *)start)->milliseconds);

@@ -259,8 +259,7 @@ static void check_total(const struct shape *s, const struct op_instance *x, doub
         if (e && x->operand[k].role == ROLE_OUT) moved -= (double)ranges[k].bytes;
     }
     /* the last logits of a row are read as a whole vector */
-    if (s->op == OP_loss_forward)
-        counted += (double)s->d[0] * (double)(round_up(s->d[1], 8) - s->d[1]) * 2.0;
+    if (s->op == OP_loss_forward) counted += (double)s->d[0] * (double)(round_up(s->d[1], 8) - s->d[1]) * 2.0;
     if (print) printf("%-70s moves %.0f bytes; the front door counts %.0f\n", what, moved, counted);
     /* the front door does not know which rows of a table are touched, and counts them as distinct */
     bool table = s->op == OP_embed_forward || s->op == OP_embed_backward;
