@@ -1,6 +1,7 @@
 """Compares `train_gpt eval` with an independent implementation: transformers in float64, Python's json and csv modules,
-Hugging Face tokenizers. Makes a random GPT-2 with its tokenizer, tasks in all three formats, a text and a token shard,
-runs the program on them and compares the score of every choice, every accuracy, the losses and the bits per byte:
+Hugging Face tokenizers. Makes a random GPT-2 with its tokenizer, tasks in three formats of multiple choice and in that
+of LAMBADA, a text and a token shard, runs the program on them and compares the score of every choice, what greedy
+decoding writes, every accuracy, the perplexities, the losses and the bits per byte:
 
     eval_reference.py build/train_gpt WORK_DIRECTORY
 
@@ -82,6 +83,27 @@ def make_tasks(directory, r):
     return paths
 
 
+def make_lambada(directory, model, tokenizer, r):
+    """Texts whose last word is by turns a random one, and what the model writes after the words before it."""
+    path, rows, tries = os.path.join(directory, "lambada.jsonl"), [], 0
+    while len(rows) < 60 and tries < 20000:
+        tries += 1
+        context = sentence(r, 3, 30)
+        word = " " + r.choice(WORDS).strip()
+        if len(rows) % 2:
+            ids, made = tokenizer.encode(context).ids, []
+            for _ in range(1 + len(rows) // 2 % 3):
+                with torch.no_grad():
+                    made.append(int(model(torch.tensor([ids + made])).logits[0, -1].argmax()))
+            word = tokenizer.decode(made)
+            if not re.fullmatch(r" [^\s\ufffd]+", word) or tokenizer.encode(word).ids != made:
+                continue
+        rows.append({"text": context + word})
+    with open(path, "w", encoding="utf-8") as f:
+        f.writelines(json.dumps(row) + "\n" for row in rows)
+    return path
+
+
 def make_data(directory, tokenizer, r):
     documents = [sentence(r, 5, 150) for _ in range(40)]
     text = os.path.join(directory, "some.txt")
@@ -123,11 +145,42 @@ def read_task(path):
         yield context, joined, choices, choices.index(answer) if isinstance(answer, str) else answer
 
 
+def logits_before(model, ids):
+    with torch.no_grad():
+        return model(torch.tensor([ids[:-1]])).logits[0].double()
+
+
 def log_probabilities(model, ids):
     """Log-probability of each token after the first, given those before it."""
-    with torch.no_grad():
-        logits = model(torch.tensor([ids[:-1]])).logits[0].double()
-    return torch.log_softmax(logits, -1)[range(len(ids) - 1), ids[1:]].tolist()
+    return torch.log_softmax(logits_before(model, ids), -1)[range(len(ids) - 1), ids[1:]].tolist()
+
+
+def score_lambada(model, tokenizer, path):
+    """As lambada_openai of lm-evaluation-harness: (log-probability of the last word, is it what greedy decoding writes)."""
+    for line in open(path, encoding="utf-8"):
+        text = json.loads(line)["text"]
+        context, word = " ".join(text.split(" ")[:-1]), " " + text.split(" ")[-1]
+        whole = tokenizer.encode(context + word).ids
+        n = len(whole) - len(tokenizer.encode(context).ids)
+        logits = logits_before(model, whole[-(CONTEXT + 1):])
+        scores = torch.log_softmax(logits, -1)[-n:, :]
+        yield sum(scores[i, t].item() for i, t in enumerate(whole[-n:])), scores.argmax(-1).tolist() == whole[-n:]
+
+
+def compare_lambada(program, directory, model, tokenizer, path, details):
+    expected = list(score_lambada(model, tokenizer, path))
+    summary = os.path.join(directory, "lambada.json")
+    out = subprocess.run([program, "eval", "--from", directory, "--device", "cpu", "--tasks", path, "--details", details,
+                          "--json", summary, "--overwrite"], check=True, capture_output=True, text=True).stdout
+    print(out)
+    rows, task = [json.loads(line) for line in open(details, encoding="utf-8")], json.load(open(summary))["tasks"][0]
+    right = sum(greedy for _, greedy in expected) / len(expected)
+    perplexity = math.exp(-sum(s for s, _ in expected) / len(expected))
+    compare("lambada scores", [row["scores"][0] for row in rows], [s for s, _ in expected], 2e-5)
+    compare("lambada greedy", [row["greedy"] for row in rows], [g for _, g in expected], 0)
+    compare("lambada accuracy and perplexity", [task["acc"], task["perplexity"]], [right, perplexity], 1e-5)
+    m = re.search(r"([0-9.]+) % \+-.*perplexity ([0-9.]+)", out)
+    compare("lambada printed", [float(x) for x in m.groups()], [100 * right, perplexity], 6e-3)
 
 
 def score_task(model, tokenizer, path):
@@ -215,6 +268,7 @@ def main():
         line = next(l for l in out.stdout.splitlines() if l.startswith(name + " "))
         shown = [float(x) / 100 for x in re.findall(r"([0-9.]+) %", line)][:3]
         compare(f"{name} shares", shown, shares, 6e-5)
+    compare_lambada(program, directory, model, tokenizer, make_lambada(directory, model, tokenizer, r), details)
     text, documents, shard, ids = make_data(directory, tokenizer, r)
     bytes_of_text = sum(len(d.encode()) for d in documents)
     for what, arguments, losses in (("shard", ("--data", shard), loss_of_windows(model, ids)),

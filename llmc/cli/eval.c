@@ -1,5 +1,5 @@
-/* `train_gpt eval`: the loss of a checkpoint on tokens or text, and its answers to multiple-choice
- * questions. Loss and tasks need different sequence lengths, so each creates the model anew. */
+/* `train_gpt eval`: the loss of a checkpoint on tokens or text, and its answers to questions. Loss and tasks
+ * need different sequence lengths, so each creates the model anew. */
 #include "llmc/base/console.h"
 #include "llmc/base/file.h"
 #include "llmc/cli/commands.h"
@@ -40,8 +40,8 @@ static const struct option_row what_rows[] = {
     TEXT_FORMAT_OPTIONS(C, "of --text; "),
     OPT_TEXT(
         C, tasks, "tasks", NULL, "LIST",
-        "answer multiple-choice questions: files or patterns, separated by commas, of HellaSwag (.jsonl), "
-        "MMLU (.csv or .jsonl), ARC, PIQA and WinoGrande (.jsonl), or lines {\"context\": ..., \"choices\": "
+        "answer questions: files or patterns, separated by commas, of HellaSwag (.jsonl), MMLU (.csv or "
+        ".jsonl), ARC, PIQA, WinoGrande and LAMBADA (.jsonl), or lines {\"context\": ..., \"choices\": "
         "[...], \"answer\": 0}",
         0),
     OPT_INT(C, shots, "shots", "0", 0, 1000, "N",
@@ -210,19 +210,18 @@ struct details {
     const char *task;
 };
 
-static void write_answer(void *user, int64_t question, int count, int answer, const double *score,
-                         const int32_t *tokens) {
+static void write_answer(void *user, const struct eval_answer *a) {
     struct details *d = (struct details *)user;
     writer_printf(&d->w, "{\"task\":\"");
     for (const char *p = d->task; *p; p++)
         writer_printf(&d->w, (unsigned char)*p < ' ' || *p == '"' || *p == '\\' ? "\\u%04x" : "%c",
                       (unsigned char)*p);
-    writer_printf(&d->w, "\",\"question\":%" PRId64 ",\"answer\":%d,\"scores\":[", question, answer);
-    for (int k = 0; k < count; k++)
-        writer_printf(&d->w, isfinite(score[k]) ? "%s%.9g" : "%snull", k ? "," : "", score[k]);
+    writer_printf(&d->w, "\",\"question\":%" PRId64 ",\"answer\":%d,\"scores\":[", a->question, a->answer);
+    for (int k = 0; k < a->count; k++)
+        writer_printf(&d->w, isfinite(a->score[k]) ? "%s%.9g" : "%snull", k ? "," : "", a->score[k]);
     writer_printf(&d->w, "],\"tokens\":[");
-    for (int k = 0; k < count; k++) writer_printf(&d->w, "%s%d", k ? "," : "", tokens[k]);
-    writer_printf(&d->w, "]}\n");
+    for (int k = 0; k < a->count; k++) writer_printf(&d->w, "%s%d", k ? "," : "", a->tokens[k]);
+    writer_printf(&d->w, a->completion ? "],\"greedy\":%s}\n" : "]}\n", a->right ? "true" : "false");
 }
 
 /* The standard error of a proportion by Agresti and Coull, with two right and two wrong answers more: two
@@ -232,18 +231,26 @@ static double standard_error(const struct eval_result *r) {
     return sqrt(p * (1 - p) / n);
 }
 
-/* acc and acc_norm are the names of EleutherAI's evaluation harness. */
+/* acc, acc_norm and perplexity are the names of EleutherAI's evaluation harness. */
 static json_t *result_to_json(const char *name, const struct eval_result *r, int64_t shots) {
-    return json_pack("{s:o, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "task",
-                     json_text(name, (int64_t)strlen(name)), "questions", (json_int_t)r->questions, "shots",
-                     (json_int_t)shots, "acc", r->accuracy, "acc_stderr", standard_error(r), "acc_norm",
-                     r->per_character, "acc_per_token", r->per_token, "chance", r->chance);
+    json_t *row = json_pack("{s:o, s:I, s:I, s:f, s:f}", "task", json_text(name, (int64_t)strlen(name)),
+                            "questions", (json_int_t)r->questions, "shots", (json_int_t)shots, "acc",
+                            r->accuracy, "acc_stderr", standard_error(r));
+    if (r->completions)
+        json_object_set_new(row, "perplexity", number(r->perplexity));
+    else
+        json_object_update_new(row, json_pack("{s:f, s:f, s:f}", "acc_norm", r->per_character,
+                                              "acc_per_token", r->per_token, "chance", r->chance));
+    return row;
 }
 
 static void print_result(const char *name, int width, const struct eval_result *r) {
-    double error = standard_error(r);
-    say("%-*s %9" PRId64 "  %6.2f %% +- %4.2f  %6.2f %%  %10.2f %%  %6.2f %%\n", width, name, r->questions,
-        100 * r->accuracy, 100 * error, 100 * r->per_token, 100 * r->per_character, 100 * r->chance);
+    say("%-*s %9" PRId64 "  %6.2f %% +- %4.2f", width, name, r->questions, 100 * r->accuracy,
+        100 * standard_error(r));
+    if (r->completions)
+        say("  perplexity %.2f\n", r->perplexity);
+    else
+        say("  %6.2f %%  %10.2f %%  %6.2f %%\n", 100 * r->per_token, 100 * r->per_character, 100 * r->chance);
 }
 
 static void add_result(struct eval_result *sum, const struct eval_result *r) {
@@ -257,10 +264,13 @@ static void add_result(struct eval_result *sum, const struct eval_result *r) {
 
 static void run_tasks(struct evaluation *e, const struct eval_tasks *l, struct details *details) {
     int width = (int)strlen("all questions");
-    for (int64_t i = 0; i < l->count; i++)
+    int64_t of_choices = 0;
+    for (int64_t i = 0; i < l->count; i++) {
         width = (int)max_i64(width, (int64_t)strlen(eval_task_name(l->task[i])));
-    printf("%-*s %9s  %17s  %8s  %12s  %8s\n", width, "", "questions", "accuracy", "by token", "by character",
-           "guessing");
+        of_choices += !eval_task_completes(l->task[i]);
+    }
+    printf("%-*s %9s  %17s", width, "", "questions", "accuracy");
+    printf(of_choices ? "  %8s  %12s  %8s\n" : "\n", "by token", "by character", "guessing");
     struct eval_result sum = {0};
     for (int64_t i = 0; i < l->count; i++) {
         const char *name = eval_task_name(l->task[i]);
@@ -271,9 +281,9 @@ static void run_tasks(struct evaluation *e, const struct eval_tasks *l, struct d
         progress_done(&progress);
         print_result(name, width, &r);
         json_array_append_new(json_object_get(e->summary, "tasks"), result_to_json(name, &r, e->c.shots));
-        add_result(&sum, &r);
+        if (!r.completions) add_result(&sum, &r);
     }
-    if (l->count > 1) print_result("all questions", width, &sum);
+    if (of_choices > 1) print_result("all questions", width, &sum);
 }
 
 static void evaluate_tasks(struct evaluation *e) {

@@ -1,5 +1,5 @@
-/* Reads multiple-choice questions: JSON lines in two forms, told apart by their members, and MMLU's CSV.
- * Any line that has neither form is an error, because a skipped question would change the score. */
+/* Reads questions: JSON lines, whose forms are told apart by their members, and MMLU's CSV. A line of no
+ * known form is an error, because a skipped question would change the score. */
 #include "llmc/corpus/task_file.h"
 
 #include "llmc/corpus/csv.h"
@@ -260,6 +260,27 @@ static bool add_winogrande(struct task_file *f, const json_t *object, const stru
     return set_answer_of_two(q, json_object_get(object, "answer"), "answer", 1, at, err);
 }
 
+/* --- LAMBADA --- */
+
+static bool add_lambada(struct task_file *f, const json_t *object, const struct place *at,
+                        struct error *err) {
+    const char *text = text_member(object, "text", at, err);
+    if (!text) return false;
+    size_t end = strlen(text);
+    while (end && isspace((unsigned char)text[end - 1])) end--;
+    size_t context = end;
+    while (context && text[context - 1] != ' ') context--;
+    while (context && isspace((unsigned char)text[context - 1])) context--;
+    if (!context)
+        return fail(err, "%s:%" PRId64 ": \"text\" has no space with a word on either side (LAMBADA)",
+                    at->path, at->line);
+    struct question *q = add_question(f, at->line);
+    q->form = "LAMBADA";
+    q->context = xasprintf("%.*s", (int)context, text);
+    add_choice(q, xasprintf("%.*s", (int)(end - context), text + context));
+    return true;
+}
+
 /* --- all forms --- */
 
 static bool add_json_question(struct task_file *f, const json_t *object, const struct place *at,
@@ -267,6 +288,7 @@ static bool add_json_question(struct task_file *f, const json_t *object, const s
     if (json_object_get(object, "goal")) return add_piqa(f, object, at, err);
     if (json_object_get(object, "sentence")) return add_winogrande(f, object, at, err);
     if (json_object_get(object, "answerKey")) return add_arc(f, object, at, err);
+    if (json_object_get(object, "text")) return add_lambada(f, object, at, err);
     const struct members *m = json_object_get(object, hellaswag.context) ? &hellaswag
                               : json_object_get(object, "context") || !json_object_get(object, "question")
                                   ? &generic
@@ -277,8 +299,8 @@ static bool add_json_question(struct task_file *f, const json_t *object, const s
             err,
             "%s:%" PRId64
             ": expected an object with \"ctx\", \"endings\", \"label\" (HellaSwag), with \"question\", "
-            "\"choices\", \"answer\" (MMLU), of ARC (\"answerKey\"), PIQA (\"goal\") or WinoGrande "
-            "(\"sentence\"), or with \"context\", \"choices\", \"answer\"; found %s "
+            "\"choices\", \"answer\" (MMLU), of ARC (\"answerKey\"), PIQA (\"goal\"), WinoGrande "
+            "(\"sentence\") or LAMBADA (\"text\"), or with \"context\", \"choices\", \"answer\"; found %s "
             "without \"ctx\", \"question\" and \"context\"",
             at->path, at->line, json_kind(object));
     if (!json_is_string(context))
@@ -327,6 +349,10 @@ static bool read_json_lines(struct task_file *f, const char *text, int64_t size,
         bool ok = add_json_question(f, object, &at, err);
         json_decref(object);
         if (!ok) return false;
+        const struct question *one = f->questions, *other = &f->questions[f->count - 1];
+        if ((one->count == 1) != (other->count == 1))
+            return fail(err, "%s:%" PRId64 ": %s in a file of %s: put them into files of their own", path,
+                        at.line, other->form, one->form);
     }
     return true;
 }

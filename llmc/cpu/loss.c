@@ -1,4 +1,4 @@
-/* Softmax cross-entropy with its gradient in place. Contract in ops.h.
+/* Softmax cross-entropy with its gradient in place, and top-1 hits. Contracts in ops.h.
  *
  * A row's maximum and sum are taken over blocks of columns, LANES at a time. One fp32 sum of 50,257
  * exponentials drops terms below half a unit in the last place of the running total: on random logits the
@@ -75,3 +75,25 @@ static void loss_forward_run(const struct op_env *env, struct tensor *losses, st
 }
 
 CPU_VARIANT(loss_forward, NULL);
+
+/* --- top1 --- */
+
+static bool is_largest(const float *x, int64_t target, int64_t n) {
+    if (isnan(x[target])) return false;
+    for (int64_t v = 0; v < target; v++)
+        if (x[v] >= x[target]) return false;
+    for (int64_t v = target + 1; v < n; v++)
+        if (x[v] > x[target]) return false;
+    return true;
+}
+
+static void top1_run(const struct op_env *env, struct tensor *hits, const struct tensor *logits,
+                     const struct tensor *targets, int V) {
+    int64_t N = tensor_rows(logits), Vp = tensor_cols(logits);
+    const int32_t *target = i32(targets);
+#pragma omp parallel for schedule(static)
+    for (int64_t n = 0; n < N; n++)
+        f32(hits)[n] = target[n] >= 0 && is_largest(f32(logits) + n * Vp, target[n], V) ? 1.0f : 0.0f;
+}
+
+CPU_VARIANT(top1, NULL);

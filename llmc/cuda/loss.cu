@@ -1,4 +1,4 @@
-/* Softmax cross-entropy with its gradient in place. Contract in ops.h.
+/* Softmax cross-entropy with its gradient in place, and top-1 hits. Contracts in ops.h.
  *
  * A block takes a row. Variant "shared" copies the logits to shared memory, finds maximum and sum in one
  * online pass over them there, and writes the gradients from there, so that memory is read and written
@@ -211,6 +211,25 @@ __global__ void __launch_bounds__(512, 2)
     loss_of_row(losses + row, x, x, V, Vp, target, dloss, terms, scratch);
 }
 
+template <class T>
+__global__ void top1_kernel(float *hits, const T *logits, const int *targets, int V, int64_t Vp) {
+    SHARED(float, scratch, [32]);
+    int64_t row = blockIdx.x;
+    const T *x = logits + row * Vp;
+    int target = targets[row];
+    if (target < 0) {
+        if (threadIdx.x == 0) hits[row] = 0.0f;
+        return;
+    }
+    float at_target = to_float(x[target]), beaten = isnan(at_target) ? 1.0f : 0.0f;
+    for (int v = (int)threadIdx.x; v < V; v += (int)blockDim.x) {
+        float logit = to_float(x[v]);
+        if (logit > at_target || (logit == at_target && v < target)) beaten = 1.0f;
+    }
+    beaten = block_max(beaten, scratch);
+    if (threadIdx.x == 0) hits[row] = 1.0f - beaten;
+}
+
 /* --- launchers --- */
 
 static struct loss_terms terms_of(const struct loss_terms *terms) {
@@ -276,6 +295,15 @@ static void loss_forward_shared(const struct op_env *env, struct tensor *losses,
     });
 }
 
+static void top1_rows(const struct op_env *env, struct tensor *hits, const struct tensor *logits,
+                      const struct tensor *targets, int V) {
+    with_dtype(logits->dtype, [&](auto tag) {
+        using T = decltype(tag);
+        launch({grid_size(tensor_rows(logits), 1), 256, 0, env->stream}, top1_kernel<T>, f32(hits),
+               data_of<T>(logits), i32(targets), V, tensor_cols(logits));
+    });
+}
+
 /* --- variants --- */
 
 extern "C" {
@@ -284,4 +312,5 @@ const struct loss_forward_variant cuda_loss_forward_variants[] = {
     {"online", loss_forward_online, loss_forward_online_need},
     {"naive", loss_forward_naive},
     {}};
+const struct top1_variant cuda_top1_variants[] = {{"rows", top1_rows}, {}};
 }

@@ -1,8 +1,9 @@
-/* Evaluation: the loss on a dataset, and multiple-choice questions.
+/* Evaluation: the loss on a dataset, and questions.
  *
  * A question is answered by the choice that the model finds most probable after the context: as a whole,
  * per token, and per character, which gives three accuracies. So every choice becomes one row of a batch,
- * with targets only in its own tokens, and rows of many questions share forward passes. */
+ * with targets only in its own tokens, and rows of many questions share forward passes. A question with one
+ * choice is right if each of these targets is the most probable token at its place. */
 #include "llmc/model/eval.h"
 
 #include "llmc/base/file.h"
@@ -21,13 +22,18 @@ static void report(const struct eval_progress *p, int64_t done, int64_t all) {
 
 /* --- losses of a batch --- */
 
-/* (B,T) tokens and targets on the host, and the loss of each target. */
-static void losses_of_batch(struct gpt *gpt, const int32_t *tokens, const int32_t *targets, float *losses) {
-    struct tensor on_device = gpt_act(gpt, A_LOSSES, 0); /* (B,T) */
+/* (B,T) tokens and targets on the host; the loss of each target and, unless NULL, A_HITS. */
+static void losses_of_batch(struct gpt *gpt, const int32_t *tokens, const int32_t *targets, float *losses,
+                            float *hits) {
     gpt_set_batch(gpt, tokens, targets);
     gpt_forward(gpt, 0, gpt->options.T);
-    gpt_loss(gpt);
-    ctx_download(gpt->ctx, losses, on_device.data, tensor_bytes(&on_device));
+    struct tensor loss = gpt_act(gpt, A_LOSSES, 0), hit = gpt_act(gpt, A_HITS, 0);
+    if (hits)
+        gpt_loss_and_hits(gpt);
+    else
+        gpt_loss(gpt);
+    ctx_download(gpt->ctx, losses, loss.data, tensor_bytes(&loss));
+    if (hits) ctx_download(gpt->ctx, hits, hit.data, tensor_bytes(&hit));
 }
 
 /* --- loss on data --- */
@@ -42,7 +48,7 @@ struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t b
     for (int64_t i = 0; i < batches; i++) {
         const int32_t *tokens, *targets;
         dataloader_next(loader, &tokens, &targets, NULL);
-        losses_of_batch(gpt, tokens, targets, losses);
+        losses_of_batch(gpt, tokens, targets, losses, NULL);
         for (int64_t k = 0; k < n; k++) {
             if (targets[k] < 0) continue;
             int size = 0;
@@ -80,6 +86,7 @@ struct eval_task {
     struct task_row *rows;
     struct task_question *questions;
     int64_t row_count, question_count, cut, longest;
+    bool completions; /* each question has one choice */
 };
 
 /* The space that joins a choice to its context is not counted; at least 1. */
@@ -199,6 +206,7 @@ struct eval_task *eval_task_open(const char *path, const struct tokenizer *t, in
     const char *slash = strrchr(path, '/');
     int64_t rows = 0;
     for (int64_t i = 0; i < f.count; i++) rows += f.questions[i].count;
+    task->completions = f.questions[0].count == 1;
     task->name = xstrdup(slash ? slash + 1 : path);
     task->rows = (struct task_row *)xcalloc((size_t)rows, sizeof *task->rows);
     task->questions = (struct task_question *)xcalloc((size_t)f.count, sizeof *task->questions);
@@ -222,6 +230,7 @@ void eval_task_free(struct eval_task *task) {
 
 const char *eval_task_name(const struct eval_task *task) { return task->name; }
 int64_t eval_task_questions(const struct eval_task *task) { return task->question_count; }
+bool eval_task_completes(const struct eval_task *task) { return task->completions; }
 int64_t eval_task_cut(const struct eval_task *task) { return task->cut; }
 int64_t eval_task_longest(const struct eval_task *task) { return task->longest; }
 
@@ -245,29 +254,33 @@ static void fill_row(const struct eval_task *task, const struct task_row *row, i
     }
 }
 
-/* Log-probability of every row's choice, B rows at a time. */
-static double *score_rows(const struct eval_task *task, struct gpt *gpt,
-                          const struct eval_progress *progress) {
+/* Log-probability of every row's choice, and of completions the number of tokens that greedy decoding would
+ * write. B rows at a time. */
+static void score_rows(const struct eval_task *task, struct gpt *gpt, double *score, int32_t *greedy,
+                       const struct eval_progress *progress) {
     int64_t B = gpt->options.B, T = gpt->options.T, V = gpt->config.vocab_size;
-    double *score = (double *)xcalloc((size_t)task->row_count, sizeof *score);
-    int32_t *tokens = (int32_t *)xmalloc((size_t)(B * T) * sizeof *tokens);   /* (B,T) */
-    int32_t *targets = (int32_t *)xmalloc((size_t)(B * T) * sizeof *targets); /* (B,T) */
-    float *losses = (float *)xmalloc((size_t)(B * T) * sizeof *losses);       /* (B,T) */
+    int32_t *tokens = (int32_t *)xmalloc((size_t)(B * T) * sizeof *tokens);                    /* (B,T) */
+    int32_t *targets = (int32_t *)xmalloc((size_t)(B * T) * sizeof *targets);                  /* (B,T) */
+    float *losses = (float *)xmalloc((size_t)(B * T) * sizeof *losses);                        /* (B,T) */
+    float *hits = task->completions ? (float *)xmalloc((size_t)(B * T) * sizeof *hits) : NULL; /* (B,T) */
     static const struct task_row nothing = {0, 0, 0, 0};
     for (int64_t first = 0; first < task->row_count; first += B) {
         int64_t count = min_i64(B, task->row_count - first);
         for (int64_t b = 0; b < B; b++)
             fill_row(task, b < count ? &task->rows[first + b] : &nothing, T, V, tokens + b * T,
                      targets + b * T);
-        losses_of_batch(gpt, tokens, targets, losses);
-        for (int64_t i = 0; i < count * T; i++)
-            if (targets[i] >= 0) score[first + i / T] -= (double)losses[i];
+        losses_of_batch(gpt, tokens, targets, losses, hits);
+        for (int64_t i = 0; i < count * T; i++) {
+            if (targets[i] < 0) continue;
+            score[first + i / T] -= (double)losses[i];
+            greedy[first + i / T] += hits && hits[i] > 0.0f;
+        }
         report(progress, first + count, task->row_count);
     }
     free(tokens);
     free(targets);
     free(losses);
-    return score;
+    free(hits);
 }
 
 static bool right(const double *score, int count, int answer) {
@@ -281,8 +294,11 @@ struct eval_result eval_task_run(const struct eval_task *task, struct gpt *gpt,
                                  const struct eval_answers *answers, const struct eval_progress *progress) {
     check(task->longest <= gpt->options.T, "%s: rows of %" PRId64 " tokens do not fit into %" PRId64,
           task->name, task->longest, gpt->options.T);
-    double *score = score_rows(task, gpt, progress);
-    struct eval_result r = {.questions = task->question_count};
+    double *score = (double *)xcalloc((size_t)task->row_count, sizeof *score);
+    int32_t *greedy = (int32_t *)xcalloc((size_t)task->row_count, sizeof *greedy);
+    score_rows(task, gpt, score, greedy, progress);
+    struct eval_result r = {.questions = task->question_count, .completions = task->completions};
+    double log_probability = 0.0;
     for (int64_t i = 0; i < task->question_count; i++) {
         const struct task_question *q = &task->questions[i];
         const struct task_row *rows = task->rows + q->first_row;
@@ -293,19 +309,27 @@ struct eval_result eval_task_run(const struct eval_task *task, struct gpt *gpt,
             by_token[k] = score[q->first_row + k] / rows[k].scored;
             by_character[k] = score[q->first_row + k] / rows[k].characters;
         }
-        r.accuracy += right(score + q->first_row, q->count, q->answer);
-        r.per_token += right(by_token, q->count, q->answer);
-        r.per_character += right(by_character, q->count, q->answer);
-        r.chance += 1.0 / q->count;
-        if (answers && answers->call)
-            answers->call(answers->user, i, q->count, q->answer, score + q->first_row, tokens);
+        struct eval_answer a = {i,      q->count,          q->answer, score + q->first_row,
+                                tokens, task->completions, false};
+        a.right = task->completions ? greedy[q->first_row] == tokens[0] : right(a.score, q->count, q->answer);
+        r.accuracy += a.right;
+        if (task->completions) {
+            log_probability += a.score[0];
+        } else {
+            r.per_token += right(by_token, q->count, q->answer);
+            r.per_character += right(by_character, q->count, q->answer);
+            r.chance += 1.0 / q->count;
+        }
+        if (answers && answers->call) answers->call(answers->user, &a);
     }
     double n = (double)task->question_count;
     r.accuracy /= n;
     r.per_token /= n;
     r.per_character /= n;
     r.chance /= n;
+    r.perplexity = exp(-log_probability / n);
     free(score);
+    free(greedy);
     return r;
 }
 

@@ -1,5 +1,5 @@
-/* Evaluation of a model: its loss on tokens, and its answers to multiple-choice questions. `train_gpt eval`
- * and training use it.
+/* Evaluation of a model: its loss on tokens, its answers to multiple-choice questions, and whether it writes
+ * the end of a text. `train_gpt eval` and training use it.
  *
  * Both run forward passes of a struct gpt that the caller made, with its B and T, and overwrite its batch,
  * activations and STEP_LOSS; parameters and gradients stay as they are. */
@@ -35,7 +35,7 @@ struct eval_loss {
 struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t batches,
                            const struct tokenizer *t, const struct eval_progress *progress);
 
-/* --- multiple choice --- */
+/* --- questions --- */
 
 /* Answered questions that a model reads before each one: the first `count` of the same form, and for MMLU of
  * the same subject, that are not the question itself. A blank line stands between them. */
@@ -58,6 +58,7 @@ void eval_task_free(struct eval_task *task);
 
 const char *eval_task_name(const struct eval_task *task); /* the path without its folders */
 int64_t eval_task_questions(const struct eval_task *task);
+bool eval_task_completes(const struct eval_task *task);  /* each question has one choice */
 int64_t eval_task_cut(const struct eval_task *task);     /* questions of which something was cut */
 int64_t eval_task_longest(const struct eval_task *task); /* inputs of the longest row: what T must hold */
 
@@ -71,10 +72,13 @@ bool eval_tasks_open(struct eval_tasks *tasks, const char *list, const struct to
                      const struct eval_shots *shots, struct error *err);
 void eval_tasks_free(struct eval_tasks *tasks);
 
-/* Share of the questions whose right choice has the highest score. Equal scores: the first one counts; NaN
- * never wins. */
+/* Of multiple choice, the share of the questions whose right choice has the highest score. Equal scores: the
+ * first one counts; NaN never wins. Of completions (questions with one choice), the share of which greedy
+ * decoding would write every token; the other shares are 0. */
 struct eval_result {
     int64_t questions;
+    bool completions;
+    double perplexity;    /* of completions: exp(-mean log-probability of a whole one) */
     double accuracy;      /* score: log-probability of the choice */
     double per_token;     /* divided by its tokens, as llm.c reports HellaSwag */
     double per_character; /* divided by its characters, the space before it not counted: acc_norm of
@@ -82,9 +86,15 @@ struct eval_result {
     double chance;        /* what guessing gives */
 };
 
-/* What became of one question: `score` (count) and `tokens` (count) of its choices. */
-typedef void eval_answer_fn(void *user, int64_t question, int count, int answer, const double *score,
-                            const int32_t *tokens);
+/* What became of one question. */
+struct eval_answer {
+    int64_t question;
+    int count, answer;
+    const double *score;   /* (count): log-probability of each choice */
+    const int32_t *tokens; /* (count): of each choice */
+    bool completion, right;
+};
+typedef void eval_answer_fn(void *user, const struct eval_answer *a);
 struct eval_answers {
     eval_answer_fn *call;
     void *user;

@@ -450,9 +450,9 @@ static void logits_of_rows(struct gpt *g, struct tensor *logits, int64_t first, 
     matmul_forward(g->ctx, logits, NULL, &lnf, &weight, NULL, ACT_NONE);
 }
 
-/* Logits, losses and, in training, the gradients of ln_f's output and of the head's weight, a chunk of rows
- * at a time, so that the logits of a chunk are all that is ever held. */
-static void head(struct gpt *g, bool accumulate, bool train) {
+/* Logits, losses, with `hits` A_HITS, and in training the gradients of ln_f's output and of the head's weight,
+ * a chunk of rows at a time, so that the logits of a chunk are all that is ever held. */
+static void head(struct gpt *g, bool accumulate, bool train, bool hits) {
     struct tensor room = gpt_act(g, A_LOGITS, 0), weight = gpt_param(g, head_weight(g), 0), dweight,
                   *dw = NULL;
     struct tensor lnf_all = gpt_act(g, A_LNF, 0), dlnf_all = {0};
@@ -472,6 +472,10 @@ static void head(struct gpt *g, bool accumulate, bool train) {
         logits_of_rows(g, &logits, first, rows);
         loss_forward(g->ctx, &losses, &logits, &targets, train ? &scale : NULL, (int)g->config.vocab_size,
                      train && added ? &g->options.loss : NULL);
+        if (hits) {
+            struct tensor all = gpt_act(g, A_HITS, 0), some = tensor_range(&all, first, rows);
+            top1(g->ctx, &some, &logits, &targets, (int)g->config.vocab_size);
+        }
         if (!train) continue;
         struct tensor lnf = tensor_slice_rows(&lnf_all, first, rows),
                       dlnf = tensor_slice_rows(&dlnf_all, first, rows);
@@ -482,7 +486,8 @@ static void head(struct gpt *g, bool accumulate, bool train) {
     ctx_range_pop(g->ctx);
 }
 
-void gpt_loss(struct gpt *g) { head(g, false, false); }
+void gpt_loss(struct gpt *g) { head(g, false, false, false); }
+void gpt_loss_and_hits(struct gpt *g) { head(g, false, false, true); }
 
 /* The scale travels as a kernel's argument, so no host buffer must outlive an asynchronous copy. */
 void gpt_set_loss_scale(struct gpt *g, float scale) {
@@ -555,7 +560,7 @@ void gpt_forward_backward(struct gpt *g, bool first_micro_batch) {
     if (first_micro_batch && !adapters) zero_small_gradients(g);
     g->drops = g->options.dropout > 0.0f;
     gpt_forward(g, 0, g->options.T);
-    head(g, !first_micro_batch, true);
+    head(g, !first_micro_batch, true, false);
 
     int64_t last = g->config.layers - 1;
     struct tensor dlnf = gpt_act(g, A_DBRANCH, 0), out = gpt_act(g, A_RESID_OUT, last);

@@ -56,6 +56,8 @@ void gpt_next_logits(struct gpt *gpt, int64_t n, float *host);
 
 /* After gpt_forward: A_LOSSES, and their sum in STEP_LOSS. No gradients. */
 void gpt_loss(struct gpt *gpt);
+/* And A_HITS: 1 where greedy decoding would choose the target (top1 in ops.h). */
+void gpt_loss_and_hits(struct gpt *gpt);
 
 /* 1 / (targets in the whole step), for the calls of gpt_forward_backward that follow. It is kept on the
  * device, so that a recorded step can run with another one. */

@@ -142,6 +142,7 @@ static const struct act_row act_rows[ACT_ROWS] = {
     [A_BRANCH] = {"branch", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
     [A_LOGITS] = {"logits", false, SHAPE_LOGITS, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
     [A_LOSSES] = {"losses", false, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, NULL},
+    [A_HITS] = {"hits", false, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, NULL},
     [A_DRESID] = {"dresidual", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, TRAINING, NULL},
     [A_DBRANCH] = {"dbranch", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, TRAINING, NULL},
     [A_DATTN] = {"dattn", false, SHAPE_Q, KIND_DATA, RECOMPUTE_NONE, TRAINING, other_width},

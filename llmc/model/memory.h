@@ -42,6 +42,7 @@ enum act_id {
     A_BRANCH,
     A_LOGITS,
     A_LOSSES,
+    A_HITS,   /* of gpt_loss_and_hits() */
     A_DRESID, /* gradients, shared by all layers */
     A_DBRANCH,
     A_DATTN,

@@ -428,6 +428,19 @@ void loss_forward(struct ctx *ctx, struct tensor *losses, struct tensor *logits,
              dloss, V, terms);
 }
 
+void top1(struct ctx *ctx, struct tensor *hits, const struct tensor *logits, const struct tensor *targets,
+          int V) {
+    int64_t N = tensor_rows(logits), Vp = tensor_cols(logits);
+    want_count("top1", hits, N);
+    want_count("top1", targets, N);
+    want_dtype("top1", hits, DTYPE_F32);
+    want_dtype("top1", targets, DTYPE_I32);
+    WANT_ALIKE(ctx, "top1", logits);
+    check(V > 0 && V <= Vp, "top1: vocabulary %d does not fit %s", V, tensor_text(logits));
+    DISPATCH(ctx, top1, N * V, (double)(N * V) * (double)dtype_size(logits->dtype) + BYTES(hits, targets),
+             hits, logits, targets, V);
+}
+
 /* --- optim --- */
 
 /* Operands of an update; param is only written where there is a master copy. Returns the bytes of param,

@@ -272,6 +272,13 @@ LLMC_OP(loss_forward, struct tensor *losses, /* (N) fp32 = */
         const struct tensor *dloss,          /* (1) fp32 (or NULL): gradient of each loss */
         int V, const struct loss_terms *terms /* (or NULL: plain cross-entropy) */);
 
+/* hits[n] = 1 if the target has the largest of the logits[n,v<V], of equal ones the first, so that greedy
+ * decoding would choose it; else 0, also where the target is -1 (ignored) or its logit is NaN. */
+LLMC_OP(top1, struct tensor *hits,    /* (N) fp32 = */
+        const struct tensor *logits,  /* (N,Vp) */
+        const struct tensor *targets, /* (N) int32, each -1 or in [0,V) */
+        int V);
+
 /* --- optim --- */
 
 /* What an update needs besides its tensors. Each optimizer takes its own of these. */
@@ -397,6 +404,7 @@ LLMC_OP(randn, struct tensor *out, /* (n) = */
     X(attn_backward)                                                                                         \
     X(rope)                                                                                                  \
     X(loss_forward)                                                                                          \
+    X(top1)                                                                                                  \
     X(adamw)                                                                                                 \
     X(lion)                                                                                                  \
     X(muon_momentum)                                                                                         \

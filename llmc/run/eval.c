@@ -118,14 +118,20 @@ void run_answer_tasks(struct run *r) {
         struct eval_result a = eval_task_run(r->tasks.task[i], &r->gpt, NULL, &progress);
         if (!is_rank_0(r)) continue;
         const char *name = eval_task_name(r->tasks.task[i]);
-        logger_say(r->log,
-                   "step %" PRId64 "  %s: %.2f %% of %" PRId64
-                   " correct (by mean per token %.2f %%, by guessing %.2f %%)",
-                   r->state.step, name, 100.0 * a.accuracy, a.questions, 100.0 * a.per_token,
-                   100.0 * a.chance);
-        put_result(&r->task_log, json_pack("{s:I, s:s, s:f, s:f, s:f}", "step", (json_int_t)r->state.step,
-                                           "task", name, "accuracy", a.accuracy, "per_token", a.per_token,
-                                           "per_character", a.per_character));
+        const char *other = a.completions ? temp_printf("perplexity %.2f", a.perplexity)
+                                          : temp_printf("by mean per token %.2f %%, by guessing %.2f %%",
+                                                        100.0 * a.per_token, 100.0 * a.chance);
+        logger_say(r->log, "step %" PRId64 "  %s: %.2f %% of %" PRId64 " correct (%s)", r->state.step, name,
+                   100.0 * a.accuracy, a.questions, other);
+        json_t *row = json_pack("{s:I, s:s, s:f}", "step", (json_int_t)r->state.step, "task", name,
+                                "accuracy", a.accuracy);
+        if (a.completions)
+            json_object_set_new(row, "perplexity",
+                                isfinite(a.perplexity) ? json_real(a.perplexity) : json_null());
+        else
+            json_object_update_new(
+                row, json_pack("{s:f, s:f}", "per_token", a.per_token, "per_character", a.per_character));
+        put_result(&r->task_log, row);
     }
 }
 

@@ -112,12 +112,41 @@ static void the_summary_says_what_was_printed(void **state) {
         "$T eval --from run --text - --json all.json --overwrite <text.txt && grep -q bits_per_byte all.json");
 }
 
+/* The mean of the scores in --details gives the perplexity, and each score goes with what is greedy. */
+static void lambada_says_accuracy_and_perplexity(void **state) {
+    struct error err;
+    put_text("lambada.jsonl", "{\"text\": \"a dog was too big\"}\n{\"text\": \"a dog was too bad\"}\n");
+    struct ran r = run_command("$T eval --from run --tasks lambada.jsonl --json l.json --details l.jsonl");
+    assert_int_equal(r.status, 0);
+    json_t *all = json_file_load(in_scratch("l.json"), &err),
+           *task = json_array_get(json_object_get(all, "tasks"), 0);
+    assert_non_null(all);
+    double perplexity = json_real_value(json_object_get(task, "perplexity")), sum = 0.0;
+    assert_null(json_object_get(task, "acc_norm"));
+    char printed[64], *lines = get_text("l.jsonl");
+    snprintf(printed, sizeof printed, "perplexity %.2f\n", perplexity);
+    assert_mentions(r.out, printed);
+    snprintf(printed, sizeof printed, "%.2f %% +-", 100 * json_real_value(json_object_get(task, "acc")));
+    assert_mentions(r.out, printed);
+    assert_null(strstr(r.out, "guessing"));
+    for (char *p = lines; (p = strstr(p, "\"scores\":[")) != NULL;) sum += strtod(p += 10, &p);
+    assert_float_equal(perplexity, exp(-sum / 2), 1e-6 * perplexity);
+    assert_true((strstr(lines, "\"greedy\":true") != NULL) ==
+                (json_real_value(json_object_get(task, "acc")) > 0));
+    free(lines);
+    json_decref(all);
+    put_text("arc.jsonl", ARC("who?", "cat", "dog", "B"));
+    expect_command(0, "guessing", "$T eval --from run --tasks lambada.jsonl,arc.jsonl | tee both");
+    expect_command(0, "", "! grep -q 'all questions' both"); /* one of each kind: nothing to add up */
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(examples_stand_before_each_question),
         cmocka_unit_test(mmlu_has_one_heading),
         cmocka_unit_test(winogrande_scores_the_rest),
         cmocka_unit_test(the_summary_says_what_was_printed),
+        cmocka_unit_test(lambada_says_accuracy_and_perplexity),
     };
     return test_main(argc, argv, tests, set_up, remove_scratch);
 }

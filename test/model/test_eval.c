@@ -157,6 +157,19 @@ static void arc_piqa_and_winogrande(void **state) {
     task_file_free(&f);
 }
 
+/* lm-evaluation-harness splits at the last space, and moves white space at the end of a context to what
+ * follows. */
+static void lambada(void **state) {
+    struct task_file f = read_task("t.jsonl", "{\"text\": \"He ate\\nthe \\\"bread.\\\"\"}\n"
+                                              "{\"text\": \"two  spaces\"}\n"
+                                              "{\"text\": \"at the end \\n\"}\n");
+    assert_int_equal(f.count, 3);
+    assert_question(&f, 0, 1, "He ate\nthe", 0, "[ \"bread.\"]");
+    assert_question(&f, 1, 2, "two", 0, "[  spaces]");
+    assert_question(&f, 2, 3, "at the", 0, "[ end]");
+    task_file_free(&f);
+}
+
 static void mmlu_csv(void **state) {
     struct task_file f =
         read_task("world_religions_test.CSV",
@@ -271,7 +284,12 @@ static void bad_task_files_are_refused(void **state) {
         {"a.csv", "q,a,b,c,d,E\n", "a.csv:1: the answer in column 6 is \"E\", expected A to D, or 0 to 3"},
         {"a.csv", "q,a,b,c,d,AB\n", "the answer in column 6 is \"AB\""},
         {"a.csv", "q,a,b,c,d,A\nquestion,A,B,C,D,answer\n", "a.csv:2: the answer in column 6 is \"answer\""},
-        {"a.jsonl", "{\"text\": \"a\"}", "found an object without \"ctx\", \"question\" and \"context\""},
+        {"a.jsonl", "{\"txt\": \"a\"}", "found an object without \"ctx\", \"question\" and \"context\""},
+        {"a.jsonl", "{\"text\": \"word \"}", "a.jsonl:1: \"text\" has no space with a word on either side"},
+        {"a.jsonl", "{\"text\": \" \"}", "\"text\" has no space with a word on either side"},
+        {"a.jsonl", "{\"text\": 3}", "\"text\" is an integer, expected a string"},
+        {"a.jsonl", "{\"text\": \"a b\"}\n{\"ctx\": \"a\", \"endings\": [\"b\", \"c\"], \"label\": 1}",
+         "a.jsonl:2: HellaSwag in a file of LAMBADA: put them into files of their own"},
         {"a.jsonl", "{\"question\": \"a\", \"choices\": [\"b\", \"c\"], \"answer\": \"C\"}",
          "\"answer\" is \"C\", expected 0 to 1 or a letter"},
         {"a.csv", "question,answer\nq,a\n", "a.csv:1: 2 columns, expected 6"},
@@ -326,8 +344,10 @@ static void plain_linear(const struct gpt *g, enum param_id w, enum param_id b, 
     }
 }
 
-/* Log-probability of ids[i + 1] after ids[0..i], into out[i]; count - 1 numbers. */
-static void plain_log_probabilities(const struct gpt *g, double *out, const uint32_t *ids, int count) {
+/* Log-probability of ids[i + 1] after ids[0..i], into out[i], and, unless NULL, the most probable token there,
+ * into best[i]; count - 1 numbers. */
+static void plain_predictions(const struct gpt *g, double *out, uint32_t *best, const uint32_t *ids,
+                              int count) {
     static double x[T_MAX][CHANNELS], qkv[T_MAX][3 * CHANNELS];
     double n[CHANNELS], a[CHANNELS], wide[4 * CHANNELS], logits[V];
     int T = count - 1;
@@ -379,7 +399,13 @@ static void plain_log_probabilities(const struct gpt *g, double *out, const uint
             sum += exp(logits[v]);
         }
         out[t] = logits[ids[t + 1]] - log(sum);
+        for (uint32_t v = best ? (uint32_t)(best[t] = 0) : V; v < V; v++)
+            if (logits[v] > logits[best[t]]) best[t] = v;
     }
+}
+
+static void plain_log_probabilities(const struct gpt *g, double *out, const uint32_t *ids, int count) {
+    plain_predictions(g, out, NULL, ids, count);
 }
 
 /* --- a small model --- */
@@ -453,15 +479,14 @@ struct seen {
     int tokens[32];
 };
 
-static void see(void *user, int64_t question, int count, int answer, const double *score,
-                const int32_t *tokens) {
+static void see(void *user, const struct eval_answer *a) {
     static const int counts[] = {3, 2, 2, 2}, answers[] = {1, 1, 0, 1};
     struct seen *s = user;
-    assert_int_equal(count, counts[question]);
-    assert_int_equal(answer, answers[question]);
-    for (int k = 0; k < count; k++) {
-        s->score[s->rows] = score[k];
-        s->tokens[s->rows++] = tokens[k];
+    assert_int_equal(a->count, counts[a->question]);
+    assert_int_equal(a->answer, answers[a->question]);
+    for (int k = 0; k < a->count; k++) {
+        s->score[s->rows] = a->score[k];
+        s->tokens[s->rows++] = a->tokens[k];
     }
 }
 
@@ -537,6 +562,68 @@ static void nan_never_wins_and_the_first_of_equals_does(void **state) {
     ((float *)w.data)[0] = NAN;
     r = eval_task_run(task, &m.gpt, NULL, NULL);
     assert_float_equal(r.accuracy, 0, 0);
+    model_close(&m);
+    eval_task_free(task);
+    tokenizer_free(t);
+}
+
+/* --- completions --- */
+
+enum { TEXTS = 60, CONTEXTS = 12 }; /* contexts of 1 to 12 bytes, then " x" */
+
+/* What the plain computation makes of text i. */
+struct completed {
+    bool right;
+    double score;
+};
+
+static void see_completion(void *user, const struct eval_answer *a) {
+    const struct completed *expected = (const struct completed *)user + a->question;
+    assert_true(a->completion && a->count == 1 && a->answer == 0 && a->tokens[0] == 2);
+    assert_float_equal(a->score[0], expected->score, 1e-5 * fabs(expected->score));
+    assert_int_equal(a->right, expected->right);
+}
+
+/* The model prefers " " and "x", but which of them follows from the context: some texts are right, some wrong
+ * at the first token of their last word " x", some at the second. */
+static void completions_equal_the_plain_computation(void **state) {
+    static char text[TEXTS][CONTEXTS + 3], file[TEXTS * 40];
+    struct completed expected[TEXTS];
+    struct tokenizer *t = tokenizer_bytes();
+    struct model m;
+    int kinds[4] = {0}, right = 0;
+    double sum = 0;
+    for (int i = 0; i < TEXTS; i++) {
+        for (int k = 0; k <= i % CONTEXTS; k++)
+            text[i][k] = (char)('a' + rng_philox(9, RNG_TEST, (uint64_t)(i * 99 + k)).v[0] % 26);
+        strcat(text[i], " x");
+        sprintf(file + strlen(file), "{\"text\": \"%s\"}\n", text[i]);
+    }
+    struct eval_task *task = open_task(put("lambada.jsonl", file), t, 20);
+    assert_true(eval_task_completes(task));
+    model_open(&m, 5, CONTEXTS + 1);
+    float *bias = (float *)gpt_param(&m.gpt, P_LNF_B, 0).data,
+          *wte = (float *)gpt_param(&m.gpt, P_WTE, 0).data, *space = wte + ' ' * CHANNELS,
+          *x = wte + 'x' * CHANNELS;
+    for (int64_t c = 0; c < CHANNELS; c++) bias[c] += (space[c] *= 2.0f) + (x[c] *= 2.0f);
+    for (int i = 0; i < TEXTS; i++) {
+        uint32_t ids[CONTEXTS + 2], best[CONTEXTS + 2];
+        double p[CONTEXTS + 2];
+        int n = (int)strlen(text[i]);
+        for (int k = 0; k < n; k++) ids[k] = (unsigned char)text[i][k];
+        plain_predictions(&m.gpt, p, best, ids, n);
+        bool first = best[n - 3] == ' ', second = best[n - 2] == 'x';
+        expected[i] = (struct completed){first && second, p[n - 3] + p[n - 2]};
+        kinds[2 * first + second]++;
+        right += expected[i].right;
+        sum += expected[i].score;
+    }
+    assert_true(kinds[1] > 0 && kinds[2] > 0 && kinds[3] > 0);
+    struct eval_answers answers = {see_completion, expected};
+    struct eval_result r = eval_task_run(task, &m.gpt, &answers, NULL);
+    assert_true(r.completions && r.questions == TEXTS);
+    assert_float_equal(r.accuracy, (double)right / TEXTS, 1e-12);
+    assert_float_equal(r.perplexity, exp(-sum / TEXTS), 1e-4 * exp(-sum / TEXTS));
     model_close(&m);
     eval_task_free(task);
     tokenizer_free(t);
@@ -678,12 +765,14 @@ int main(int argc, char **argv) {
         cmocka_unit_test(csv_records),
         SCRATCH_TEST(json_lines_in_both_forms),
         SCRATCH_TEST(arc_piqa_and_winogrande),
+        SCRATCH_TEST(lambada),
         SCRATCH_TEST(mmlu_csv),
         SCRATCH_TEST(mmlu_as_published),
         SCRATCH_TEST(quotes_in_a_list_of_choices),
         SCRATCH_TEST(bad_task_files_are_refused),
         SCRATCH_TEST(scores_equal_the_plain_computation),
         SCRATCH_TEST(nan_never_wins_and_the_first_of_equals_does),
+        SCRATCH_TEST(completions_equal_the_plain_computation),
         cmocka_unit_test(losses_equal_the_plain_computation),
         SCRATCH_TEST(the_command),
     };

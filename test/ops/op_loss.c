@@ -1,4 +1,4 @@
-/* loss_forward: softmax cross-entropy and its gradient. Shapes: {N, V, Vp}. */
+/* loss_forward: softmax cross-entropy and its gradient; top1. Shapes: {N, V, Vp}. */
 #include "test/ops/op_harness.h"
 
 enum {
@@ -110,3 +110,41 @@ static const struct op_case loss_forward_cases[] = {
 OP_TEST(loss_forward, (.bound = loss_forward_bound, .model_cases = loss_forward_model_cases), A("losses"),
         A("logits"), A("targets"), A("dloss"), (int)x->c->d[1],
         x->c->flags &(SMOOTH | Z_LOSS) ? (struct loss_terms[1]){terms_of(x->c)} : NULL);
+
+/* --- top1 --- */
+
+static void top1_make(struct op_instance *x) {
+    int64_t N = x->c->d[0], V = x->c->d[1], Vp = x->c->d[2];
+    struct operand *targets = op_add(x, ROLE_IN, DTYPE_I32, "targets", N, 0, 0);
+    op_fill_index(x, targets, 0, V);
+    struct operand *logits = op_add(x, ROLE_IN, x->dtype, "logits", N, Vp, 0);
+    for (int64_t n = 0; n < N; n++) {
+        float *row = logits->initial + n * Vp;
+        int64_t at = 0;
+        for (int64_t v = V; v < Vp; v++) row[v] = 30000.0f; /* padding must not count */
+        for (int64_t v = 1; v < V; v++) at = row[v] > row[at] ? v : at;
+        if (n % 2) targets->initial[n] = (float)at;          /* a hit */
+        if (n % 4 == 3 && at + 1 < V) row[at + 1] = row[at]; /* also before a later one that is equal */
+        if (n % 8 == 6 && at + 1 < V) {                      /* but not after one */
+            row[at + 1] = row[at];
+            targets->initial[n] = (float)(at + 1);
+        }
+        if (x->c->flags & SPIKE && n % 3 == 0) row[(int64_t)targets->initial[n]] = NAN;
+        if (x->c->flags & IGNORED && n % 3 == 1) targets->initial[n] = -1.0f;
+    }
+    op_add(x, ROLE_OUT, DTYPE_F32, "hits", N, 0, 0)->exact = true;
+}
+
+static const struct op_case top1_cases[] = {
+    {"odd", INPUT_RANDOM, {9, 37, 40}, 0, SIZE_SMALL},
+    {"ignored", INPUT_RANDOM, {8, 37, 40}, IGNORED, SIZE_SMALL},
+    {"no padding", INPUT_RANDOM, {16, 64, 64}, 0, SIZE_SMALL},
+    {"one", INPUT_RANDOM, {1, 1, 1}, 0, SIZE_SMALL},
+    {"long rows", INPUT_RANDOM, {8, 2057, 2176}, 0, SIZE_SMALL},
+    {"many equal", INPUT_INTEGER, {24, 70, 72}, 0, SIZE_SMALL},
+    {"all equal", INPUT_FLAT, {24, 7, 8}, 0, SIZE_SMALL},
+    {"not a number", INPUT_RANDOM, {12, 37, 40}, SPIKE, SIZE_SMALL},
+    {"unaligned", INPUT_RANDOM, {9, 60, 64}, UNALIGNED, SIZE_SMALL},
+    {"gpt2", INPUT_RANDOM, {64, 50257, 50304}, IGNORED, SIZE_LARGE},
+};
+OP_TEST(top1, (.bound = NULL), A("hits"), A("logits"), A("targets"), (int)x->c->d[1]);

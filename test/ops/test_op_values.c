@@ -373,6 +373,19 @@ static void test_long_sums(void **state) {
     free(x.data);
 }
 
+static void test_top1(void **state) {
+    float row[][4] = {{1, 3, 2, 9},   {1, 3, 2, 9},   {3, 3, 2, 9}, {3, 3, 2, 9},
+                      {NAN, 3, 3, 9}, {1, NAN, 0, 9}, {1, 3, 2, 9}},
+          hit[7];
+    int32_t target[] = {1, 2, 0, 1, 1, 1, -1};
+    static const float expected[] = {1, 0, 1, 0, 1, 0, 0};
+    struct tensor logits = tensor_make("logits", DTYPE_F32, row, 7, 4, 0, 0);
+    struct tensor targets = tensor_make("targets", DTYPE_I32, target, 7, 0, 0, 0);
+    struct tensor hits = tensor_make("hits", DTYPE_F32, hit, 7, 0, 0, 0);
+    top1(ctx_of(state), &hits, &logits, &targets, 3); /* the last column is padding */
+    assert_memory_equal(hit, expected, sizeof hit);
+}
+
 /* Every element, in both directions, also those after the last whole vector. */
 static void test_cast(void **state) {
     enum { N = 37 };
@@ -433,6 +446,7 @@ int main(int argc, char **argv) {
                                        CPU_TEST(test_matmul_of_few_and_many_rows),
                                        CPU_TEST(test_weights_in_bf16),
                                        CPU_TEST(test_long_sums),
+                                       CPU_TEST(test_top1),
                                        CPU_TEST(test_cast),
                                        CPU_TEST(test_normal_numbers)};
     return test_main(argc, argv, tests, NULL, NULL);

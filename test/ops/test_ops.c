@@ -461,6 +461,7 @@ static bool size_is_free(int id, const char *name) {
     case OP_sumsq:
         return strcmp(name, "inp") == 0;
     case OP_loss_forward:
+    case OP_top1:
         return strcmp(name, "logits") == 0; /* more padding */
     default:
         return false;
