@@ -53,8 +53,7 @@ static const char *const directory_commands[] = {
     "$T --resume --out",
     "$T --resume --steps 9 --out",
     "$T --stories 200 " MODEL "--steps 1 --overwrite --out",
-    "$T --model run "
-    "--text text.txt --steps 1 --overwrite --out",
+    "$T --model run --text text.txt --steps 1 --overwrite --out",
     "$P --tokenizer bytes text.txt --out",
     "$P --tokenizer bytes text.txt --overwrite --out",
     "$P --tokenizer bytes text.txt --resume --out",

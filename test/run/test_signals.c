@@ -191,8 +191,8 @@ static void control_characters_are_not_printed(void **state) {
         "$T --text n*.txt --steps 1 --out run2",
         "cp -r run \"$(printf 'r\\033[2J')\" && $T --resume --steps 3 --out r?*2J",
         "$P --tokenizer bytes --out shards q*.jsonl",
-        "sed -i 's/\"wpe/\"\\\\u001b[2J/' run/step-00000002/model.safetensors; "
-        "$T eval --from run/step-00000002 --text text.txt",
+        ("sed -i 's/\"wpe/\"\\\\u001b[2J/' run/step-00000002/model.safetensors; "
+         "$T eval --from run/step-00000002 --text text.txt"),
     };
     for (size_t i = 0; i < ARRAY_LENGTH(commands); i++) {
         struct ran r = run_command("%s", commands[i]);
