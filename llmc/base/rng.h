@@ -22,7 +22,8 @@ enum rng_purpose {
     RNG_ROUND = 4,   /* stochastic rounding */
     RNG_STORIES = 5, /* the default corpus */
     RNG_TEST = 6,
-    RNG_DROPOUT = 7 /* + (place << 8) + (sample << 32): dropout.h */
+    RNG_DROPOUT = 7, /* + (place << 8) + (sample << 32): dropout.h */
+    RNG_SHOTS = 8    /* examples before a question; + (question << 8) */
 };
 
 struct rng4 {

@@ -24,7 +24,8 @@ struct eval_config {
     struct text_model_config model;
     const char *data, *text, *field, *tasks, *pairs, *details, *examples, *json;
     enum text_format format;
-    int64_t batch_size, seq_len, batches, shots, beams;
+    int64_t batch_size, seq_len, batches, shots, seed, beams;
+    int shot_order; /* enum shot_order */
     bool overwrite;
 };
 
@@ -38,16 +39,20 @@ static const struct option_row what_rows[] = {
         "JSON lines, a directory of such files, or - for the standard input",
         0),
     TEXT_FORMAT_OPTIONS(C, "of --text; "),
-    OPT_TEXT(
-        C, tasks, "tasks", NULL, "LIST",
-        "answer questions: files or patterns, separated by commas, of HellaSwag (.jsonl), MMLU (.csv or "
-        ".jsonl), ARC, PIQA, WinoGrande and LAMBADA (.jsonl), or lines {\"context\": ..., \"choices\": "
-        "[...], \"answer\": 0}",
-        0),
+    OPT_TEXT(C, tasks, "tasks", NULL, "LIST",
+             "answer questions: files or patterns, separated by commas, of HellaSwag (.jsonl), MMLU (.csv or "
+             ".jsonl), ARC, PIQA, WinoGrande and LAMBADA (.jsonl), or lines {\"context\": ..., \"choices\": "
+             "[...], \"answer\": 0}",
+             0),
     OPT_INT(C, shots, "shots", "0", 0, 1000, "N",
             "put N answered questions of --examples before each question", 0),
     OPT_TEXT(C, examples, "examples", NULL, "LIST",
              "files of answered questions for --shots, of the same form as those of --tasks", 0),
+    OPT_WORD(C, shot_order, "shot-order", "first", "first|random", NULL,
+             "take the first N of --examples, the same before each question; or N at random for each, as "
+             "lm-evaluation-harness does, though other ones: its generator is Python's",
+             0),
+    OPT_INT(C, seed, "seed", "1", 0, INFINITY, "N", "seed of --shot-order random", 0),
     OPT_TEXT(C, json, "json", NULL, "FILE", "write a summary of all results to FILE, as one JSON object", 0),
     OPT_TEXT(
         C, pairs, "pairs", NULL, "FILE",
@@ -232,10 +237,12 @@ static double standard_error(const struct eval_result *r) {
 }
 
 /* acc, acc_norm and perplexity are the names of EleutherAI's evaluation harness. */
-static json_t *result_to_json(const char *name, const struct eval_result *r, int64_t shots) {
+static json_t *result_to_json(const struct evaluation *e, const char *name, const struct eval_result *r) {
     json_t *row = json_pack("{s:o, s:I, s:I, s:f, s:f}", "task", json_text(name, (int64_t)strlen(name)),
-                            "questions", (json_int_t)r->questions, "shots", (json_int_t)shots, "acc",
+                            "questions", (json_int_t)r->questions, "shots", (json_int_t)e->c.shots, "acc",
                             r->accuracy, "acc_stderr", standard_error(r));
+    if (e->c.shots && e->c.shot_order == SHOTS_RANDOM)
+        json_object_set_new(row, "seed", json_integer(e->c.seed));
     if (r->completions)
         json_object_set_new(row, "perplexity", number(r->perplexity));
     else
@@ -280,7 +287,7 @@ static void run_tasks(struct evaluation *e, const struct eval_tasks *l, struct d
         struct eval_result r = eval_task_run(l->task[i], &e->m.gpt, &answers, &progress);
         progress_done(&progress);
         print_result(name, width, &r);
-        json_array_append_new(json_object_get(e->summary, "tasks"), result_to_json(name, &r, e->c.shots));
+        json_array_append_new(json_object_get(e->summary, "tasks"), result_to_json(e, name, &r));
         if (!r.completions) add_result(&sum, &r);
     }
     if (of_choices > 1) print_result("all questions", width, &sum);
@@ -290,9 +297,9 @@ static void evaluate_tasks(struct evaluation *e) {
     struct error err;
     struct details details = {0};
     struct eval_tasks l;
-    struct eval_shots shots = {.count = 0};
-    check(!e->c.shots || eval_shots_open(&shots, e->c.shots, e->c.examples, &err), "--examples: %s",
-          err.message);
+    struct eval_shots shots = {
+        .count = e->c.shots, .order = (enum shot_order)e->c.shot_order, .seed = (uint64_t)e->c.seed};
+    check(!e->c.shots || eval_shots_open(&shots, e->c.examples, &err), "--examples: %s", err.message);
     check(eval_tasks_open(&l, e->c.tasks, e->m.tokenizer, e->c.seq_len, &shots, &err), "--tasks: %s",
           err.message);
     eval_shots_free(&shots);
@@ -324,9 +331,14 @@ static void warn_idle(const struct options *o, const struct eval_config *c) {
     const struct {
         const char *option, *goes_with;
         bool idle;
-    } rows[] = {{"format", "--text", !c->text},  {"field", "--text", !c->text},
-                {"shots", "--tasks", !c->tasks}, {"examples", "--tasks and --shots", !c->tasks || !c->shots},
-                {"beams", "--pairs", !c->pairs}, {"batches", "--data and --text", !c->text && !c->data}};
+    } rows[] = {{"format", "--text", !c->text},
+                {"field", "--text", !c->text},
+                {"shots", "--tasks", !c->tasks},
+                {"examples", "--tasks and --shots", !c->tasks || !c->shots},
+                {"shot-order", "--tasks and --shots", !c->tasks || !c->shots},
+                {"seed", "--shot-order random", !c->tasks || !c->shots || c->shot_order != SHOTS_RANDOM},
+                {"beams", "--pairs", !c->pairs},
+                {"batches", "--data and --text", !c->text && !c->data}};
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++)
         if (rows[i].idle && options_given(o, rows[i].option))
             warn("--%s has no effect: it goes with %s", rows[i].option, rows[i].goes_with);

@@ -7,6 +7,7 @@
 #include "llmc/model/eval.h"
 
 #include "llmc/base/file.h"
+#include "llmc/base/rng.h"
 #include "llmc/corpus/task_file.h"
 
 #include <glob.h>
@@ -146,48 +147,75 @@ static bool is_example_for(const struct question *e, const struct question *q) {
            strcmp(context_of(e, 0), context_of(q, 0)) != 0;
 }
 
-/* The context of a choice with the examples in it. The caller frees; NULL if there are too few. */
-static char *context_with(const struct eval_shots *shots, const struct question *q, int choice,
-                          const char *path, struct error *err) {
-    int64_t count = shots ? shots->count : 0, found = 0;
+/* A random number below n. What is left of 2^64 / n makes some of them likelier by n / 2^64. */
+static int64_t random_below(int64_t n, uint64_t seed, uint64_t purpose, int64_t index) {
+    struct rng4 r = rng_philox(seed, purpose, (uint64_t)index);
+    return (int64_t)(((uint64_t)r.v[0] << 32 | r.v[1]) % (uint64_t)n);
+}
+
+/* The examples for question number `index` of a file, s->count of them; NULL if there are too few. The caller
+ * frees. */
+static const struct question **examples_for(const struct eval_shots *s, const struct question *q,
+                                            int64_t index, const char *path, struct error *err) {
+    int64_t found = 0, all = s->examples.count;
+    const struct question **e = (const struct question **)xmalloc((size_t)(all + 1) * sizeof *e);
+    for (int64_t i = 0; i < all && (s->order == SHOTS_RANDOM || found < s->count); i++)
+        if (is_example_for(&s->examples.questions[i], q)) e[found++] = &s->examples.questions[i];
+    if (found < s->count) {
+        fail(err,
+             "%s:%" PRId64 ": --shots %" PRId64 ": --examples has only %" PRId64
+             " questions like this one (%s%s%.*s)",
+             path, q->line, s->count, found, q->form, q->heading ? ": " : "", (int)max_i64(0, q->heading - 2),
+             q->context);
+        free(e);
+        return NULL;
+    }
+    for (int64_t i = 0; s->order == SHOTS_RANDOM && i < s->count; i++) { /* the first part of a shuffle */
+        int64_t other = i + random_below(found - i, s->seed, RNG_SHOTS | (uint64_t)index << 8, i);
+        const struct question *drawn = e[other];
+        e[other] = e[i];
+        e[i] = drawn;
+    }
+    return e;
+}
+
+/* The context of a choice with the examples in it. The caller frees. */
+static char *context_with(const struct question *const *examples, int64_t count, const struct question *q,
+                          int choice) {
     char *text = NULL;
     size_t size;
     FILE *out = open_memstream(&text, &size);
     check(out, "out of host memory");
     fwrite(q->context, 1, (size_t)q->heading, out);
-    for (int64_t i = 0; found < count && i < shots->examples.count; i++) {
-        const struct question *e = &shots->examples.questions[i];
-        if (!is_example_for(e, q)) continue;
+    for (int64_t i = 0; i < count; i++) {
+        const struct question *e = examples[i];
         fprintf(out, "%s%s\n\n", context_of(e, e->answer) + e->heading, e->choices[e->answer]);
-        found++;
     }
     fputs(context_of(q, choice) + q->heading, out);
     fclose(out);
-    if (found == count) return text;
-    free(text);
-    fail(err,
-         "%s:%" PRId64 ": --shots %" PRId64 ": --examples has only %" PRId64
-         " questions like this one (%s%s%.*s)",
-         path, q->line, count, found, q->form, q->heading ? ": " : "", (int)max_i64(0, q->heading - 2),
-         q->context);
-    return NULL;
+    return text;
 }
 
 static bool add_question(struct eval_task *task, const struct question *q, const struct tokenizer *t,
                          int64_t T, const struct eval_shots *shots, const char *path, struct error *err) {
     struct token_buffer *b = &task->tokens;
+    bool cut = false, ok = true;
+    const struct question **examples = NULL;
+    if (shots && shots->count) {
+        examples = examples_for(shots, q, task->question_count, path, err);
+        if (!examples) return false;
+    }
     task->questions[task->question_count++] = (struct task_question){task->row_count, q->count, q->answer};
-    bool cut = false;
-    for (int k = 0; k < q->count; k++) {
-        int64_t first = b->count;
-        char *context = context_with(shots, q, k, path, err);
-        bool ok = context && encode_context(b, t, context, path, q->line, err);
+    for (int k = 0; ok && k < q->count; k++) {
+        int64_t first = b->count, before;
+        char *context = context_with(examples, examples ? shots->count : 0, q, k);
+        ok = encode_context(b, t, context, path, q->line, err);
         free(context);
-        if (!ok) return false;
-        int64_t before = b->count;
-        if (!encode(b, t, q->choices[k], path, q->line, err)) return false;
-        if (b->count - first > INT32_MAX)
-            return fail(err, "%s:%" PRId64 ": the text is too long", path, q->line);
+        before = b->count;
+        ok = ok && encode(b, t, q->choices[k], path, q->line, err) &&
+             (b->count - first <= INT32_MAX ||
+              fail(err, "%s:%" PRId64 ": the text is too long", path, q->line));
+        if (!ok) break;
         struct task_row *row = &task->rows[task->row_count++];
         *row = (struct task_row){first, (int32_t)(b->count - first), (int32_t)(b->count - before),
                                  count_characters(q->choices[k])};
@@ -195,7 +223,8 @@ static bool add_question(struct eval_task *task, const struct question *q, const
         task->longest = max_i64(task->longest, row->count - 1);
     }
     task->cut += cut;
-    return true;
+    free(examples);
+    return ok;
 }
 
 struct eval_task *eval_task_open(const char *path, const struct tokenizer *t, int64_t T,
@@ -401,8 +430,8 @@ static bool add_examples(void *user, const char *path, struct error *err) {
     return true;
 }
 
-bool eval_shots_open(struct eval_shots *s, int64_t count, const char *list, struct error *err) {
-    *s = (struct eval_shots){.count = count};
+bool eval_shots_open(struct eval_shots *s, const char *list, struct error *err) {
+    memset(&s->examples, 0, sizeof s->examples);
     bool ok = for_each_file(list, add_examples, &s->examples, err);
     if (!ok) eval_shots_free(s);
     return ok;

@@ -37,14 +37,18 @@ struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t b
 
 /* --- questions --- */
 
-/* Answered questions that a model reads before each one: the first `count` of the same form, and for MMLU of
- * the same subject, that are not the question itself. A blank line stands between them. */
+/* Answered questions that a model reads before each one, of the same form, and for MMLU of the same subject,
+ * but not the question itself: the first `count`, or as many drawn without replacement, anew for each question
+ * of a file. A blank line stands between them. */
+enum shot_order { SHOTS_FIRST, SHOTS_RANDOM };
 struct eval_shots {
     int64_t count;
+    enum shot_order order;
+    uint64_t seed; /* of SHOTS_RANDOM */
     struct task_file examples;
 };
-/* `list` is one as for eval_tasks_open(). */
-bool eval_shots_open(struct eval_shots *s, int64_t count, const char *list, struct error *err);
+/* Reads s->examples; the other members are the caller's. `list` is one as for eval_tasks_open(). */
+bool eval_shots_open(struct eval_shots *s, const char *list, struct error *err);
 void eval_shots_free(struct eval_shots *s);
 
 /* The questions of one file, as tokens. Context and choice are encoded separately and the probability of
