@@ -4,94 +4,11 @@
 #include "llmc/corpus/dataset_impl.h"
 
 #include "llmc/base/rng.h"
+#include "llmc/corpus/packing.h"
 
-#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-/* --- reading ranges of a data set --- */
-
-enum { OPEN_SHARDS = 256 }; /* far below the usual limit of 1024 files per process */
-
-/* Descriptors that stay open between batches. One reader per thread. */
-struct reader {
-    const struct dataset *d;
-    int *fd; /* (shards) -1: not open */
-    int open;
-};
-
-static void reader_open(struct reader *r, const struct dataset *d) {
-    *r = (struct reader){.d = d, .fd = (int *)xmalloc((size_t)d->count * sizeof *r->fd)};
-    for (int64_t i = 0; i < d->count; i++) r->fd[i] = -1;
-}
-
-static void reader_close_files(struct reader *r) {
-    for (int64_t i = 0; i < r->d->count; i++) {
-        if (r->fd[i] >= 0) close(r->fd[i]);
-        r->fd[i] = -1;
-    }
-    r->open = 0;
-}
-
-static void reader_free(struct reader *r) {
-    if (!r->fd) return;
-    reader_close_files(r);
-    free(r->fd);
-    r->fd = NULL;
-}
-
-/* Opens the shard, again if necessary, checks that it has not changed, and lets the kernel start reading
- * the range. */
-static bool reader_prepare(struct reader *r, int64_t shard, int64_t first, int64_t count, struct error *err) {
-    const struct shard *s = &r->d->shards[shard];
-    if (r->d->memory) return true;
-    if (r->fd[shard] < 0) {
-        if (r->open >= OPEN_SHARDS) reader_close_files(r);
-        struct shard now;
-        int fd = shard_open(&now, s->path, err);
-        bool same = fd >= 0 && now.tokens == s->tokens && now.token_bytes == s->token_bytes;
-        if (fd >= 0 && !same)
-            fail(err, "%s: has %lld tokens of %d bytes, but had %lld of %d bytes when the run started",
-                 s->path, (long long)now.tokens, now.token_bytes, (long long)s->tokens, s->token_bytes);
-        shard_free(&now);
-        if (!same) {
-            if (fd >= 0) close(fd);
-            return false;
-        }
-        r->fd[shard] = fd;
-        r->open++;
-    }
-    (void)posix_fadvise(r->fd[shard], SHARD_HEADER_BYTES + first * s->token_bytes, count * s->token_bytes,
-                        POSIX_FADV_WILLNEED);
-    return true;
-}
-
-static bool reader_read(struct reader *r, int64_t shard, int64_t first, int64_t count, uint32_t *out,
-                        struct error *err) {
-    const struct shard *s = &r->d->shards[shard];
-    if (!r->d->memory)
-        return reader_prepare(r, shard, first, count, err) &&
-               shard_read(s, r->fd[shard], first, count, r->d->vocab_size, out, err);
-    memcpy(out, r->d->memory + first, (size_t)count * sizeof *out);
-    for (int64_t i = 0; i < count; i++)
-        if (out[i] >= r->d->vocab_size)
-            return token_id_fail(s->path, first + i, -1, out[i], r->d->vocab_size, err);
-    return true;
-}
-
-/* The same for a range that may go on in the shards behind. */
-static bool reader_read_on(struct reader *r, int64_t shard, int64_t first, int64_t count, uint32_t *out,
-                           struct error *err) {
-    for (; count > 0; shard++, first = 0) {
-        int64_t n = min_i64(count, r->d->shards[shard].tokens - first);
-        if (!reader_read(r, shard, first, n, out, err)) return false;
-        out += n;
-        count -= n;
-    }
-    return true;
-}
 
 /* --- the permutation --- */
 
@@ -128,8 +45,17 @@ struct stretch {
     int64_t first_sample, first_token; /* counted from the beginning of the data */
 };
 
+/* The tokens of a sample: a row, and with SAMPLES_PACKED those of more pieces behind it. */
+struct sample {
+    const struct dataloader *l; /* of a mixture: that of the part */
+    int64_t first_shard;        /* of the part */
+    struct row row;             /* of length 0: an ignored one */
+    int64_t piece;              /* the next one, or -1 */
+};
+
 struct slot {
     int32_t *tokens, *targets; /* (B,T) */
+    int32_t *first;            /* (B,T) of SAMPLES_PACKED */
     int64_t valid_targets;
 };
 
@@ -137,19 +63,20 @@ struct dataloader {
     const struct dataset *d;
     struct loader_options o;
     int64_t samples, unused;   /* in an epoch; tokens in no sample */
-    int64_t *first_token;      /* (shards) tokens in the shards before; not for orders by rows, ... */
-    struct stretch *stretches; /* (stretch_count) ... neither are these */
+    int64_t *first_token;      /* (shards) tokens in the shards before */
+    struct stretch *stretches; /* (stretch_count) not for orders by rows */
     int64_t stretch_count;
     struct row *rows; /* (row_count) for orders by rows; samples after them are ignored rows */
     int64_t row_count, row_capacity;
+    struct packing packing;   /* in place of `rows`, for SAMPLES_PACKED */
     int64_t cut, left_out;    /* samples of marked tokens */
     struct dataloader **part; /* of a mixture: where the samples of each part are; no threads of their own */
     int64_t *first_shard;     /* of each part */
 
     /* The reading thread's own. */
     struct reader reader;
-    struct row *batch_rows; /* (B) */
-    uint32_t *scratch;      /* (T + 1) */
+    struct sample *batch; /* (B) */
+    uint32_t *scratch;    /* (T + 1) */
 
     /* Shared between the threads under the lock. Batches are counted from the last start; batch i is in
      * slot i % 2. */
@@ -187,53 +114,96 @@ static int64_t shard_of(const struct dataloader *l, int64_t token) {
 
 static bool by_rows(const struct loader_options *o) { return o->order >= SAMPLES_DOCUMENTS; }
 
-static struct row locate(const struct dataloader *l, int64_t sample);
-
-static struct row locate_in_part(const struct dataloader *l, int64_t sample) {
-    int64_t of_part, part = mixture_part(&l->d->mixture, sample, &of_part);
-    struct row r = locate(l->part[part], of_part);
-    r.shard += l->first_shard[part];
-    return r;
+/* Tokens [token, token + length), counted from the beginning of the data, and the one behind them. */
+static struct row row_at(const struct dataloader *l, int64_t token, int64_t length) {
+    int64_t shard = shard_of(l, token);
+    return (struct row){shard, token - l->first_token[shard], length};
 }
 
-static struct row locate(const struct dataloader *l, int64_t sample) {
+/* Goes on to the next piece of a row. False at its end. */
+static bool next_piece(struct sample *s) {
+    if (s->piece < 0) return false;
+    const struct piece *p = &s->l->packing.pieces[s->piece];
+    s->row = row_at(s->l, p->first, p->length);
+    s->row.shard += s->first_shard;
+    s->piece = p->next;
+    return true;
+}
+
+static struct sample locate(const struct dataloader *l, int64_t sample);
+
+static struct sample locate_in_part(const struct dataloader *l, int64_t sample) {
+    int64_t of_part, part = mixture_part(&l->d->mixture, sample, &of_part);
+    struct sample s = locate(l->part[part], of_part);
+    s.first_shard = l->first_shard[part];
+    s.row.shard += s.first_shard;
+    return s;
+}
+
+static struct sample locate(const struct dataloader *l, int64_t sample) {
     if (l->part) return locate_in_part(l, sample);
     int64_t index = sample % l->samples, count = by_rows(&l->o) ? l->row_count : l->samples;
-    if (index >= count) return (struct row){0, 0, 0};
+    struct sample s = {.l = l, .piece = -1};
+    if (index >= count) return s;
     if (by_rows(&l->o) ? l->o.shuffle_rows : l->o.order == SAMPLES_SHUFFLED)
         index = shuffle_index(l->o.seed, sample / l->samples, index, count);
-    if (by_rows(&l->o)) return l->rows[index];
-    const struct stretch *s = stretch_of(l, index);
-    int64_t token = s->first_token + (index - s->first_sample) * l->o.T, shard = shard_of(l, token);
-    return (struct row){shard, token - l->first_token[shard], l->o.T};
+    if (l->o.order == SAMPLES_PACKED) {
+        s.piece = l->packing.rows[index];
+        (void)next_piece(&s);
+    } else if (by_rows(&l->o)) {
+        s.row = l->rows[index];
+    } else {
+        const struct stretch *stretch = stretch_of(l, index);
+        s.row = row_at(l, stretch->first_token + (index - stretch->first_sample) * l->o.T, l->o.T);
+    }
+    return s;
 }
 
-static bool fill_slot(struct dataloader *l, struct slot *out, int64_t sample, struct error *err) {
-    int64_t T = l->o.T;
-    for (int64_t b = 0; b < l->o.B; b++) {
-        struct row *r = &l->batch_rows[b];
-        *r = locate(l, sample + b);
-        int64_t here = min_i64(r->length + 1, l->d->shards[r->shard].tokens - r->first);
-        if (r->length > 0 && !reader_prepare(&l->reader, r->shard, r->first, here, err)) return false;
-    }
-    out->valid_targets = 0;
-    for (int64_t b = 0; b < l->o.B; b++) {
-        const struct row *r = &l->batch_rows[b];
-        int32_t *tokens = out->tokens + b * T, *targets = out->targets + b * T; /* (T) */
+/* Lets the kernel read a sample ahead. */
+static bool prepare_sample(struct dataloader *l, struct sample s, struct error *err) {
+    do {
+        int64_t here = min_i64(s.row.length + 1, l->d->shards[s.row.shard].tokens - s.row.first);
+        if (s.row.length > 0 && !reader_prepare(&l->reader, s.row.shard, s.row.first, here, err))
+            return false;
+    } while (next_piece(&s));
+    return true;
+}
+
+/* Row b of a batch. */
+static bool fill_row(struct dataloader *l, struct slot *out, int64_t b, struct sample s, struct error *err) {
+    int64_t T = l->o.T, at = 0;
+    int32_t *tokens = out->tokens + b * T, *targets = out->targets + b * T,
+            *first = out->first ? out->first + b * T : NULL; /* (T) */
+    do {
+        const struct row *r = &s.row;
         if (r->length > 0 && !reader_read_on(&l->reader, r->shard, r->first, r->length + 1, l->scratch, err))
             return false;
         const uint8_t *marks = l->d->marks && r->length ? l->d->marks + r->first : NULL;
         for (int64_t t = 0; t < r->length; t++) {
             bool given = marks && (marks[t + 1] & MARK_GIVEN);
-            tokens[t] = (int32_t)l->scratch[t];
-            targets[t] = given ? -1 : (int32_t)l->scratch[t + 1];
+            tokens[at + t] = (int32_t)l->scratch[t];
+            targets[at + t] = given ? -1 : (int32_t)l->scratch[t + 1];
+            if (first) first[at + t] = (int32_t)at;
             out->valid_targets += !given;
         }
-        for (int64_t t = r->length; t < T; t++) {
-            tokens[t] = (int32_t)max_i64(l->o.end_of_text, 0);
-            targets[t] = -1;
-        }
+        at += r->length;
+    } while (next_piece(&s));
+    for (; at < T; at++) {
+        tokens[at] = (int32_t)max_i64(l->o.end_of_text, 0);
+        targets[at] = -1;
+        if (first) first[at] = (int32_t)at;
     }
+    return true;
+}
+
+static bool fill_slot(struct dataloader *l, struct slot *out, int64_t sample, struct error *err) {
+    for (int64_t b = 0; b < l->o.B; b++) {
+        l->batch[b] = locate(l, sample + b);
+        if (!prepare_sample(l, l->batch[b], err)) return false;
+    }
+    out->valid_targets = 0;
+    for (int64_t b = 0; b < l->o.B; b++)
+        if (!fill_row(l, out, b, l->batch[b], err)) return false;
     return true;
 }
 
@@ -245,11 +215,23 @@ static void add_row(struct dataloader *l, int64_t shard, int64_t first, int64_t 
     l->rows[l->row_count++] = (struct row){shard, first, length};
 }
 
-/* Finds the rows of one shard for SAMPLES_DOCUMENTS. `row` is the start of the open row, `whole` the last
- * place where it may end: the first token of a document is the last target of the row before. */
-static bool add_document_rows(struct dataloader *l, int64_t shard, struct error *err) {
+/* A document, inputs [first, end) of a shard. Of SAMPLES_DOCUMENTS it goes to the row of those before it, as long
+ * as they fit, or is cut into rows. */
+static void add_document(struct dataloader *l, int64_t shard, int64_t first, int64_t end) {
+    struct row *last = l->row_count ? &l->rows[l->row_count - 1] : NULL;
+    if (l->o.order == SAMPLES_PACKED)
+        packing_add(&l->packing, l->first_token[shard] + first, end - first);
+    else if (last && last->shard == shard && last->first + last->length == first &&
+             end - last->first <= l->o.T)
+        last->length = end - last->first;
+    else
+        for (; first < end; first += l->o.T) add_row(l, shard, first, min_i64(l->o.T, end - first));
+}
+
+/* The first token of a document is the last target of the one before. */
+static bool find_documents(struct dataloader *l, int64_t shard, struct error *err) {
     enum { CHUNK = 1 << 16 };
-    int64_t n = l->d->shards[shard].tokens, T = l->o.T, row = 0, whole = 0;
+    int64_t n = l->d->shards[shard].tokens, document = 0;
     uint32_t *chunk = (uint32_t *)xmalloc(CHUNK * sizeof *chunk);
     bool ok = true;
     for (int64_t first = 0; ok && first < n; first += CHUNK) {
@@ -257,16 +239,11 @@ static bool add_document_rows(struct dataloader *l, int64_t shard, struct error 
         ok = reader_read(&l->reader, shard, first, count, chunk, err);
         for (int64_t i = 0; ok && i < count; i++) {
             int64_t at = first + i;
-            if (at - row >
-                T) { /* full: the row ends at the last document that fits, or inside its only one */
-                int64_t end = whole > row ? whole : row + T;
-                add_row(l, shard, row, end - row);
-                row = end;
-            }
-            if (chunk[i] == (uint32_t)l->o.end_of_text || at == n - 1) whole = at;
+            if (at == document || (chunk[i] != (uint32_t)l->o.end_of_text && at < n - 1)) continue;
+            add_document(l, shard, document, at);
+            document = at;
         }
     }
-    if (ok && whole > row) add_row(l, shard, row, whole - row);
     free(chunk);
     return ok;
 }
@@ -290,6 +267,8 @@ static void add_marked_rows(struct dataloader *l) {
         l->cut += count < end - first;
         if (!has_target(marks, first, count))
             l->left_out++;
+        else if (l->o.order == SAMPLES_PACKED)
+            packing_add(&l->packing, first, count - 1);
         else if (joins)
             last->length = end - 1 - last->first;
         else
@@ -308,10 +287,8 @@ static void count_stretch(struct dataloader *l, int64_t end) {
 static void find_stretches(struct dataloader *l) {
     const struct dataset *d = l->d;
     int64_t token = 0;
-    l->first_token = (int64_t *)xmalloc((size_t)d->count * sizeof *l->first_token);
     l->stretches = (struct stretch *)xmalloc((size_t)d->count * sizeof *l->stretches);
     for (int64_t i = 0; i < d->count; i++) {
-        l->first_token[i] = token;
         if (i == 0 || d->shards[i].tokens > l->o.T) {
             if (i > 0) count_stretch(l, token);
             l->stretches[l->stretch_count++] = (struct stretch){l->samples, token};
@@ -342,12 +319,29 @@ static bool find_samples_of_parts(struct dataloader *l, struct error *err) {
     return true;
 }
 
+static bool find_rows(struct dataloader *l, struct error *err) {
+    const struct dataset *d = l->d;
+    bool packed = l->o.order == SAMPLES_PACKED;
+    if (packed) packing_init(&l->packing, l->o.T);
+    if (d->marks) add_marked_rows(l);
+    for (int64_t i = 0; !d->marks && i < d->count; i++)
+        if (!find_documents(l, i, err)) return false;
+    if (packed) packing_finish(&l->packing);
+    if (packed) l->row_count = l->packing.row_count;
+    return true;
+}
+
 static bool find_samples(struct dataloader *l, struct error *err) {
     if (l->d->mixture.count) return find_samples_of_parts(l, err);
     const struct dataset *d = l->d;
-    int64_t longest = 0, group = l->o.B * l->o.world;
-    for (int64_t i = 0; i < d->count; i++) longest = max_i64(longest, d->shards[i].tokens);
-    if (d->marks) add_marked_rows(l);
+    int64_t longest = 0, tokens = 0, group = l->o.B * l->o.world;
+    l->first_token = (int64_t *)xmalloc((size_t)d->count * sizeof *l->first_token);
+    for (int64_t i = 0; i < d->count; i++) {
+        l->first_token[i] = tokens;
+        tokens += d->shards[i].tokens;
+        longest = max_i64(longest, d->shards[i].tokens);
+    }
+    if (by_rows(&l->o) && !find_rows(l, err)) return false;
     if (d->marks && !l->row_count)
         return fail(
             err,
@@ -355,8 +349,6 @@ static bool find_samples(struct dataloader *l, struct error *err) {
             "sequences",
             d->name, (long long)l->o.T + 1);
     if (by_rows(&l->o)) {
-        for (int64_t i = 0; !d->marks && i < d->count; i++)
-            if (!add_document_rows(l, i, err)) return false;
         l->samples = round_up(l->row_count, max_i64(group, l->o.step_samples));
         if (l->samples > 0) return true;
         return fail(
@@ -428,13 +420,15 @@ static void loader_free(struct dataloader *l) {
     for (int i = 0; i < 2; i++) {
         free(l->slots[i].tokens);
         free(l->slots[i].targets);
+        free(l->slots[i].first);
     }
     pthread_mutex_destroy(&l->lock);
     pthread_cond_destroy(&l->may_fill);
     pthread_cond_destroy(&l->may_take);
-    free(l->batch_rows);
+    free(l->batch);
     free(l->scratch);
     free(l->rows);
+    packing_free(&l->packing);
     free(l->first_token);
     free(l->stretches);
     free(l);
@@ -466,11 +460,13 @@ struct dataloader *dataloader_open(const struct dataset *d, const struct loader_
           (int)o->order, d->marks ? "marked" : "unmarked");
     struct dataloader *l = new_loader(d, o, err);
     if (!l) return NULL;
-    l->batch_rows = (struct row *)xcalloc((size_t)o->B, sizeof *l->batch_rows);
+    l->batch = (struct sample *)xcalloc((size_t)o->B, sizeof *l->batch);
     l->scratch = (uint32_t *)xcalloc((size_t)o->T + 1, sizeof *l->scratch);
     for (int i = 0; i < 2; i++) {
         l->slots[i].tokens = (int32_t *)xcalloc((size_t)(o->B * o->T), sizeof(int32_t));
         l->slots[i].targets = (int32_t *)xcalloc((size_t)(o->B * o->T), sizeof(int32_t));
+        if (o->order == SAMPLES_PACKED)
+            l->slots[i].first = (int32_t *)xcalloc((size_t)(o->B * o->T), sizeof(int32_t));
     }
     start_thread(l, o->first_sample);
     return l;
@@ -491,6 +487,17 @@ int64_t dataloader_unused(const struct dataloader *l) { return l->unused; }
 int64_t dataloader_cut(const struct dataloader *l) { return l->cut; }
 int64_t dataloader_left_out(const struct dataloader *l) { return l->left_out; }
 
+struct packed_counts dataloader_packed(const struct dataloader *l) {
+    struct packed_counts sum = {l->packing.documents, l->packing.row_count, l->packing.tokens};
+    for (int64_t k = 0; l->part && k < l->d->mixture.count; k++) {
+        struct packed_counts part = dataloader_packed(l->part[k]);
+        sum.documents += part.documents;
+        sum.rows += part.rows;
+        sum.tokens += part.tokens;
+    }
+    return sum;
+}
+
 void dataloader_next(struct dataloader *l, const int32_t **tokens, const int32_t **targets,
                      int64_t *valid_targets) {
     pthread_mutex_lock(&l->lock);
@@ -507,6 +514,10 @@ void dataloader_next(struct dataloader *l, const int32_t **tokens, const int32_t
     *tokens = s->tokens;
     *targets = s->targets;
     if (valid_targets) *valid_targets = s->valid_targets;
+}
+
+const int32_t *dataloader_first_of_document(const struct dataloader *l) {
+    return l->slots[(l->taken + 1) % 2].first; /* of batch taken - 1 */
 }
 
 int64_t dataloader_position(const struct dataloader *l) { return l->start + l->taken * l->o.B * l->o.world; }

@@ -60,20 +60,24 @@ enum sample_order {
      * with ignored rows: each token but the first of a shard is a target exactly once. Of marked tokens, a
      * sample longer than a row loses its end. */
     SAMPLES_DOCUMENTS,
-    SAMPLES_APART /* the same, with one sample of marked tokens a row */
+    SAMPLES_APART, /* the same, with one sample of marked tokens a row */
+    /* The same with the documents, or samples of marked tokens, in the rows of packing.h: not in order, but none is
+     * divided unless it is longer than a row. */
+    SAMPLES_PACKED
 };
 
 struct loader_options {
     int64_t B, T; /* rows, tokens a row */
     enum sample_order order;
-    bool shuffle_rows; /* of the last two orders: as SAMPLES_SHUFFLED does it, with ignored rows at the end */
+    bool
+        shuffle_rows; /* of the last three orders: as SAMPLES_SHUFFLED does it, with ignored rows at the end */
     uint64_t seed;
     int64_t first_sample; /* where to start: epoch * dataloader_samples + index */
     int64_t rank, world;  /* of each B * world samples this loader reads its B; 0, 1 for one process */
     /* Samples in a step, a multiple of B * world; 0: B * world. With it the samples of a step do not depend
-     * on B and world, SAMPLES_DOCUMENTS included. */
+     * on B and world, the orders by rows included. */
     int64_t step_samples;
-    int64_t end_of_text; /* token that precedes each document, for SAMPLES_DOCUMENTS; -1: there is none */
+    int64_t end_of_text; /* token that precedes each document, for orders by rows; -1: there is none */
 };
 
 /* Starts the reading thread. Fails, with all sizes in the message, if the data does not hold one sample (T
@@ -98,12 +102,21 @@ int64_t dataloader_unused(const struct dataloader *l);
  * and which are left out. */
 int64_t dataloader_cut(const struct dataloader *l);
 int64_t dataloader_left_out(const struct dataloader *l);
+/* Of SAMPLES_PACKED: documents, rows, and the tokens in these, of T places each; of a mixture, of all parts. */
+struct packed_counts {
+    int64_t documents, rows, tokens;
+};
+struct packed_counts dataloader_packed(const struct dataloader *l);
 
 /* The next batch: (B,T) each, valid until the next call. Targets are the following tokens, or -1 where
  * ignored. `valid_targets` (or NULL) receives the number of targets that are not ignored. Ends the process
  * with the reading thread's message if the batch could not be read. */
 void dataloader_next(struct dataloader *l, const int32_t **tokens, const int32_t **targets,
                      int64_t *valid_targets);
+
+/* Of the last batch with SAMPLES_PACKED: where the document of each token begins in its row (B,T). A place without
+ * a token begins at itself. NULL with other orders. */
+const int32_t *dataloader_first_of_document(const struct dataloader *l);
 
 /* The first sample of the next batch over all ranks, which a checkpoint stores. */
 int64_t dataloader_position(const struct dataloader *l);
