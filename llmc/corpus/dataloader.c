@@ -215,8 +215,8 @@ static void add_row(struct dataloader *l, int64_t shard, int64_t first, int64_t 
     l->rows[l->row_count++] = (struct row){shard, first, length};
 }
 
-/* A document, inputs [first, end) of a shard. Of SAMPLES_DOCUMENTS it goes to the row of those before it, as long
- * as they fit, or is cut into rows. */
+/* A document, inputs [first, end) of a shard. Of SAMPLES_DOCUMENTS it goes to the row of those before it,
+ * as long as they fit, or is cut into rows. */
 static void add_document(struct dataloader *l, int64_t shard, int64_t first, int64_t end) {
     struct row *last = l->row_count ? &l->rows[l->row_count - 1] : NULL;
     if (l->o.order == SAMPLES_PACKED)

@@ -54,23 +54,22 @@ bool dataset_overlap(const struct dataset *a, const struct dataset *b, const cha
 enum sample_order {
     SAMPLES_SHUFFLED, /* each epoch a permutation of all samples, a pure function of (seed, epoch, index) */
     SAMPLES_IN_ORDER, /* first to last, then again */
-    /* In order, for validation: a row starts at a document and holds as many whole documents as fit; the
+    /* An order by rows, like those below: in order, for validation. A row starts at a document and holds as many whole documents as fit; the
      * rest of it is ignored (target -1). A document longer than a row is cut into rows. So every target is
      * predicted from its whole document so far, up to T tokens. An epoch is a whole number of steps, filled
      * with ignored rows: each token but the first of a shard is a target exactly once. Of marked tokens, a
      * sample longer than a row loses its end. */
     SAMPLES_DOCUMENTS,
     SAMPLES_APART, /* the same, with one sample of marked tokens a row */
-    /* The same with the documents, or samples of marked tokens, in the rows of packing.h: not in order, but none is
-     * divided unless it is longer than a row. */
+    /* The same with the documents, or samples of marked tokens, in the rows of packing.h: not in order,
+     * but none is divided unless it is longer than a row. */
     SAMPLES_PACKED
 };
 
 struct loader_options {
     int64_t B, T; /* rows, tokens a row */
     enum sample_order order;
-    bool
-        shuffle_rows; /* of the last three orders: as SAMPLES_SHUFFLED does it, with ignored rows at the end */
+    bool shuffle_rows; /* of orders by rows: as SAMPLES_SHUFFLED does it, with ignored rows at the end */
     uint64_t seed;
     int64_t first_sample; /* where to start: epoch * dataloader_samples + index */
     int64_t rank, world;  /* of each B * world samples this loader reads its B; 0, 1 for one process */
@@ -102,7 +101,8 @@ int64_t dataloader_unused(const struct dataloader *l);
  * and which are left out. */
 int64_t dataloader_cut(const struct dataloader *l);
 int64_t dataloader_left_out(const struct dataloader *l);
-/* Of SAMPLES_PACKED: documents, rows, and the tokens in these, of T places each; of a mixture, of all parts. */
+/* Of SAMPLES_PACKED: documents, rows, and the tokens in these, of T places each; of a mixture, of all
+ * parts. */
 struct packed_counts {
     int64_t documents, rows, tokens;
 };
@@ -114,8 +114,8 @@ struct packed_counts dataloader_packed(const struct dataloader *l);
 void dataloader_next(struct dataloader *l, const int32_t **tokens, const int32_t **targets,
                      int64_t *valid_targets);
 
-/* Of the last batch with SAMPLES_PACKED: where the document of each token begins in its row (B,T). A place without
- * a token begins at itself. NULL with other orders. */
+/* Of the last batch with SAMPLES_PACKED: where the document of each token begins in its row (B,T). A place
+ * without a token begins at itself. NULL with other orders. */
 const int32_t *dataloader_first_of_document(const struct dataloader *l);
 
 /* The first sample of the next batch over all ranks, which a checkpoint stores. */

@@ -1,5 +1,5 @@
-/* What a data set consists of: for dataset.c, which opens it, and dataset_reader.c and dataloader.c, which read
- * it. */
+/* What a data set consists of: for dataset.c, which opens it, and dataset_reader.c and dataloader.c, which
+ * read it. */
 #ifndef LLMC_DATASET_IMPL_H
 #define LLMC_DATASET_IMPL_H
 

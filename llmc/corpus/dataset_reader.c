@@ -1,5 +1,5 @@
-/* Ranges of tokens of a data set, from files or memory. Files stay open from one range to the next, and are opened
- * again when there are too many of them. */
+/* Ranges of tokens of a data set, from files or memory. Files stay open from one range to the next, and
+ * are opened again when there are too many of them. */
 #include "llmc/corpus/dataset_impl.h"
 
 #include <fcntl.h>

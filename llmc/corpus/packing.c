@@ -1,8 +1,8 @@
 /* Best-fit packing: see packing.h.
  *
- * Pieces of one length are a list, and so are rows with the same space, because neither differ in anything that
- * the rule asks for. A binary tree over the spaces 0..T says where there are rows, so that the least space of at
- * least n is found in O(log T) steps. */
+ * Pieces of one length are a list, and so are rows with the same space, because neither differ in anything
+ * that the rule asks for. A binary tree over the spaces 0..T says where there are rows, so that the least
+ * space of at least n is found in O(log T) steps. */
 #include "llmc/corpus/packing.h"
 
 #include <stdlib.h>

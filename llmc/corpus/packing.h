@@ -1,12 +1,12 @@
 /* Documents in rows of T places, none of them across two rows: best-fit packing (Ding et al. 2024, "Fewer
  * Truncations Improve Language Modeling", arXiv 2404.10830).
  *
- * From the longest document to the shortest, each goes to the row with the least space that holds it, or to a
- * new row. A document longer than T is cut into pieces of T first, and what is left of it is packed as the others
- * are. The rows follow from the lengths and the order of the documents alone.
+ * From the longest document to the shortest, each goes to the row with the least space that holds it, or
+ * to a new row. A document longer than T is cut into pieces of T first, and what is left of it is packed
+ * as the others are. The rows follow from the lengths and the order of the documents alone.
  *
- * Memory: 16 bytes a piece and 4 a row, and while it packs twice that at most. 1e9 tokens in 2 million documents
- * of 500 need 32 MB for the pieces and 4 MB for the million rows of 1024. */
+ * Memory: 16 bytes a piece and 4 a row, and while it packs twice that at most. 1e9 tokens in 2 million
+ * documents of 500 need 32 MB for the pieces and 4 MB for the million rows of 1024. */
 #ifndef LLMC_PACKING_H
 #define LLMC_PACKING_H
 

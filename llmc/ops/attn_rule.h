@@ -47,8 +47,9 @@ struct attn_rule {
     int window;    /* N of ATTN_WINDOW, >= 1; otherwise 0 */
     float softcap; /* X > 0: a score s becomes X * tanh(s/X) (Gemma 2, arXiv 2408.00118); 0: it stays */
     const struct dropout_rule *dropout; /* of the weights P (NH,T,T) of a sample (or NULL) */
-    /* (B,T) int32 (or NULL): the first key that query t may see, where its document begins. 0 <= first[t] <= t,
-     * and it never falls from t to t+1. It narrows ATTN_CAUSAL and ATTN_WINDOW; other masks have none. */
+    /* (B,T) int32 (or NULL): the first key that query t may see, where its document begins. 0 <= first[t]
+     * <= t, and it never falls from t to t+1. It narrows ATTN_CAUSAL and ATTN_WINDOW; other masks have
+     * none. */
     const struct tensor *first;
 };
 
@@ -84,8 +85,8 @@ static inline LLMC_HD struct attn_range attn_queries(struct attn_rule r, int64_t
     return queries;
 }
 
-/* What documents leave of these ranges. `first` (T) is the row of attn_rule.first for the sequence, or NULL. It
- * never falls, so the queries that see key s end where it passes s, which bisection finds. */
+/* What documents leave of these ranges. `first` (T) is the row of attn_rule.first for the sequence, or
+ * NULL. It never falls, so the queries that see key s end where it passes s, which bisection finds. */
 static inline LLMC_HD struct attn_range attn_keys_in_document(struct attn_range keys, const int32_t *first,
                                                               int64_t t) {
     if (first && keys.first < first[t]) keys.first = first[t];

@@ -217,8 +217,8 @@ LLMC_OP(dropout, struct tensor *out, /* (B,...) = ; may be inp */
  * s:
  *   P = softmax of each row of S;  out[t] = sum_s P[t,s] v[s]
  *   lse[t] = log sum_s exp(S[t,s]), all that backward needs of the softmax (Dao 2022, arXiv 2205.14135)
- * With dropout, P is multiplied by its factors F before it meets v. With rule->first, a query sees only keys of
- * its own document.
+ * With dropout, P is multiplied by its factors F before it meets v. With rule->first, a query sees only keys
+ * of its own document.
  * Only rows t in [t0, T) are computed. Keys and values come from all rows, so that qkv serves as the cache of
  * a generation step; training has t0 = 0. */
 LLMC_OP(attn_forward, struct tensor *out, /* (B,T,NH*HS) =, rows t >= t0 */

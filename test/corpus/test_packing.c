@@ -13,8 +13,8 @@ static int64_t length_at(uint64_t trial, int64_t i, int64_t longest) {
     return 1 + (int64_t)((uint64_t)r.v[0] * (r.v[1] % 4 ? (uint64_t)longest / 3 : (uint64_t)longest) >> 32);
 }
 
-/* Rows of T that the lengths need, and the space that each keeps: the longest first into the row with the least
- * space that holds them, or in their order into the first row that holds them. */
+/* Rows of T that the lengths need, and the space that each keeps: the longest first into the row with the
+ * least space that holds them, or in their order into the first row that holds them. */
 static int64_t rows_by_search(int64_t *space, const int64_t *length, int64_t count, int64_t T, bool best) {
     int64_t rows = 0;
     bool *placed = calloc((size_t)count, sizeof *placed);
@@ -32,13 +32,15 @@ static int64_t rows_by_search(int64_t *space, const int64_t *length, int64_t cou
     return rows;
 }
 
-/* Of equal lengths, and of rows with the same space, any may be the next: the spaces that are kept are the same. */
+/* Of equal lengths, and of rows with the same space, any may be the next: the spaces that are kept are the
+ * same. */
 static int by_space(const void *a, const void *b) {
     int64_t d = *(const int64_t *)a - *(const int64_t *)b;
     return (d > 0) - (d < 0);
 }
 
-/* The rows and spaces that the search finds, and no more rows than by first-fit; every piece in one row, no row overfull. */
+/* The rows and spaces that the search finds, and no more rows than by first-fit; every piece in one row,
+ * no row overfull. */
 static void packs_by_the_rule(void **state) {
     enum { MOST = 300 };
     for (uint64_t trial = 0; trial < 80; trial++) {
@@ -124,8 +126,8 @@ static void check_document(const int32_t *tokens, const int32_t *targets, int64_
     }
 }
 
-/* Each token but the first of a shard is a target once an epoch; no document goes on in another row, unless it
- * is longer than one. */
+/* Each token but the first of a shard is a target once an epoch; no document goes on in another row,
+ * unless it is longer than one. */
 static void packed_documents_are_whole(void **state) {
     enum { SHARDS = 3, MOST = 400 };
     for (uint64_t trial = 0; trial < 40; trial++) {
@@ -181,8 +183,8 @@ static bool same_rows(const int32_t *a, const int32_t *b, int64_t rows, int64_t 
     return same;
 }
 
-/* A sample is a function of seed and number: other batches, processes and starts have the same, and each epoch the
- * same rows in another order. */
+/* A sample is a function of seed and number: other batches, processes and starts have the same, and each
+ * epoch the same rows in another order. */
 static void packed_samples_do_not_depend_on_the_division(void **state) {
     enum { T = 9, STEP = 6, N = 300 };
     static const int64_t divisions[][3] = {{6, 1, 0}, {2, 1, 12}, {1, 2, 6}, {1, 3, 0}, {2, 3, 60}};
@@ -256,8 +258,8 @@ static void parts_of_a_mixture_are_packed(void **state) {
     dataset_free(d);
 }
 
-/* Samples of marked tokens share a row wherever they lie. Their last token is no input, and one that is too long
- * loses its end. */
+/* Samples of marked tokens share a row wherever they lie. Their last token is no input, and one that is
+ * too long loses its end. */
 static void marked_samples_are_packed(void **state) {
     enum { G = MARK_GIVEN, S = MARK_BEGINS };
     static const uint32_t text[] = {10, 11, 12, 13, 20, 21, 30, 31, 32, 33, 34, 35, 36, 40, 41, 42};
