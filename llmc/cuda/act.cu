@@ -4,7 +4,8 @@
  * its output. An H200 SM gets about 19 bytes a clock from memory, so an element may cost at most 27 (act
  * forward) to 67 (glu backward) of the SM's 128 instructions a clock before arithmetic shows. Predicted:
  * activation.cuh takes about 12 for GELU and 20 for its derivative, less for the others, and all kernels
- * run at the rate of a copy. */
+ * run at the rate of a copy. Blocks of the production variants take the end of the tensors first, which the
+ * matmul before left in L2. */
 #include "llmc/cuda/activation.cuh"
 #include "llmc/cuda/operands.cuh"
 
@@ -27,7 +28,7 @@ __global__ void act_backward_naive_kernel(T *dinp, const T *dout, const T *inp, 
 /* The output is the next matmul's input, so it is stored for reuse; the input is next needed in backward. */
 template <class T, enum activation ACT>
 __global__ void act_forward_vec_kernel(T *out, const T *inp, int64_t vectors) {
-    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    int64_t i = (int64_t)block_from_end() * blockDim.x + threadIdx.x;
     if (i >= vectors) return;
     vec<T> x = vec<T>::load_streaming(inp + i * vec<T>::size);
 #pragma unroll
@@ -38,7 +39,7 @@ __global__ void act_forward_vec_kernel(T *out, const T *inp, int64_t vectors) {
 /* dinp may be dout: a thread reads its 16 bytes before it writes them. */
 template <class T, enum activation ACT>
 __global__ void act_backward_vec_kernel(T *dinp, const T *dout, const T *inp, int64_t vectors) {
-    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    int64_t i = (int64_t)block_from_end() * blockDim.x + threadIdx.x;
     if (i >= vectors) return;
     vec<T> x = vec<T>::load_streaming(inp + i * vec<T>::size);
     vec<T> d = vec<T>::load_streaming(dout + i * vec<T>::size);
@@ -73,7 +74,7 @@ __global__ void glu_backward_naive_kernel(T *dinp, const T *dout, const T *inp, 
 template <class T, enum activation ACT>
 __global__ void glu_forward_vec_kernel(T *out, const T *inp, unsigned vectors, unsigned vectors_a_row) {
     constexpr int size = vec<T>::size;
-    unsigned i = blockIdx.x * blockDim.x + threadIdx.x, row = i / vectors_a_row;
+    unsigned i = block_from_end() * blockDim.x + threadIdx.x, row = i / vectors_a_row;
     if (i >= vectors) return;
     int64_t F = (int64_t)vectors_a_row * size;
     const T *from =
@@ -89,7 +90,7 @@ template <class T, enum activation ACT>
 __global__ void glu_backward_vec_kernel(T *dinp, const T *dout, const T *inp, unsigned vectors,
                                         unsigned vectors_a_row) {
     constexpr int size = vec<T>::size;
-    unsigned i = blockIdx.x * blockDim.x + threadIdx.x, row = i / vectors_a_row;
+    unsigned i = block_from_end() * blockDim.x + threadIdx.x, row = i / vectors_a_row;
     if (i >= vectors) return;
     int64_t F = (int64_t)vectors_a_row * size, at = ((int64_t)i + (int64_t)row * vectors_a_row) * size;
     vec<T> gate = vec<T>::load_streaming(inp + at), up = vec<T>::load_streaming(inp + at + F);

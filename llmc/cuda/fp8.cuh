@@ -139,7 +139,7 @@ static __global__ void __launch_bounds__(COPY_THREADS)
     uint32_t part = threadIdx.x < largest.count ? largest.parts[threadIdx.x] : 0u;
     float scale = fp8_scale_of<F>(block_max_bits(part, warp, lane, COPY_THREADS / WARP_SIZE, scratch));
     if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) *out.descale = 1.0f / scale;
-    int64_t row0 = (int64_t)(gridDim.x - 1 - blockIdx.x) * COPY_TILE, col0 = (int64_t)blockIdx.y * COPY_TILE;
+    int64_t row0 = (int64_t)block_from_end() * COPY_TILE, col0 = (int64_t)blockIdx.y * COPY_TILE;
     int col = (lane % 4 + warp % 4 * 4) * 8;
     for (int pass = 0; pass < 2; pass++) {
         int group = lane / 4 + warp / 4 * 8 + pass * 16;

@@ -161,6 +161,13 @@ template <class T> bool vec_aligned(const T *p, int64_t cols) {
     return (uintptr_t)p % 16 == 0 && cols % vec<T>::size == 0;
 }
 
+/* --- the order of blocks --- */
+
+/* This block's number, counted from the end of the grid. Blocks start in the order of blockIdx, and the L2
+ * cache holds less than a tensor. A kernel that takes the end first still finds there what the kernel before
+ * wrote last, and leaves there what the next one begins with. */
+DEVICE_INLINE unsigned block_from_end() { return gridDim.x - 1 - blockIdx.x; }
+
 /* --- block reductions --- */
 
 /* Sum and maximum over a one-dimensional block of whole warps, in a fixed order. Every thread must call,

@@ -4,7 +4,7 @@
  * online pass over them there, and writes the gradients from there, so that memory is read and written
  * once. 50304 bf16 take 98.25 KiB, so that two blocks share an SM of an H100 or H200 and one loads while
  * the other computes. Rows that do not fit are read twice (variant "online"), the second time from L2.
- * Blocks take the last row first, because the matmul before left the end of the logits in L2. */
+ * Blocks take the last rows first, which the matmul before left in L2. */
 #include "llmc/cuda/operands.cuh"
 
 #include <cfloat>
@@ -138,8 +138,6 @@ DEVICE_INLINE void loss_of_row(float *loss, T *out, const T *x, int V, int Vp, i
     zero_columns(out, (V + size - 1) / size * size, Vp);
 }
 
-DEVICE_INLINE int64_t row_of_block() { return (int64_t)gridDim.x - 1 - blockIdx.x; }
-
 /* --- kernels --- */
 
 template <class T>
@@ -181,7 +179,7 @@ __global__ void __launch_bounds__(512, 2)
     constexpr int size = vec<T>::size;
     /* (Vp), then 32 floats for the sums: a static array would cost 1 KiB of alignment */
     DYNAMIC_SHARED(T, x);
-    int64_t row = row_of_block();
+    int64_t row = block_from_end();
     T *global = logits + row * Vp;
     int target = targets[row], step = (int)blockDim.x * size;
     if (target < 0) {
@@ -200,7 +198,7 @@ __global__ void __launch_bounds__(512, 2)
     loss_forward_online_kernel(float *losses, T *logits, const int *targets, int V, int Vp,
                                const float *dloss, loss_terms terms) {
     SHARED(float, scratch, [32]);
-    int64_t row = row_of_block();
+    int64_t row = block_from_end();
     T *x = logits + row * Vp;
     int target = targets[row];
     if (target < 0) {

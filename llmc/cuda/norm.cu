@@ -6,7 +6,8 @@
  * Forward reads a row into registers and passes over it three times there: mean, squared deviations from
  * the mean (the one-pass E[x^2] - mean^2 cancels when |mean| is far above the deviation), output.
  * residual_norm_forward is the same kernel with an addition in front, rounded to the storage type before it
- * is normalised, so that it gives the bits of the two separate ops.
+ * is normalised, so that it gives the bits of the two separate ops. Blocks take the last rows first, which
+ * the matmul before left in L2, and leave the first rows there for the next matmul.
  *
  * In backward a thread owns one vector of columns for all rows of its block, so that the sums over rows for
  * dweight and dbias stay in its registers. The two sums over the columns of a row go through shared memory,
@@ -74,7 +75,8 @@ __global__ void __launch_bounds__(WARPS == 1 ? ROWS_A_BLOCK * WARP_SIZE : WARPS 
     constexpr int size = vec<T>::size, threads = WARPS * WARP_SIZE;
     SHARED(float, scratch, [32]);
     int tid = (int)threadIdx.x % threads;
-    int64_t row = WARPS == 1 ? (int64_t)blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP_SIZE : blockIdx.x;
+    int64_t block = block_from_end(),
+            row = WARPS == 1 ? block * ROWS_A_BLOCK + threadIdx.x / WARP_SIZE : block;
     if (row >= rows) return; /* whole warps; with WARPS > 1 there is no such row */
 
     vec<T> x[VECS];
