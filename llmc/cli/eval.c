@@ -10,6 +10,7 @@
 #include "llmc/format/checkpoint.h"
 #include "llmc/model/eval.h"
 #include "llmc/report/json_text.h"
+#include "llmc/report/loss_text.h"
 #include "llmc/run/owner.h"
 
 #include <inttypes.h>
@@ -22,11 +23,11 @@
 
 struct eval_config {
     struct text_model_config model;
-    const char *data, *text, *field, *tasks, *pairs, *details, *examples, *json;
+    const char *data, *text, *field, *tasks, *pairs, *details, *examples, *json, *html;
     enum text_format format;
     int64_t batch_size, seq_len, batches, shots, seed, beams;
     int shot_order; /* enum shot_order */
-    bool overwrite;
+    bool show, overwrite;
 };
 
 #define C struct eval_config
@@ -39,6 +40,13 @@ static const struct option_row what_rows[] = {
         "JSON lines, a directory of such files, or - for the standard input",
         0),
     TEXT_FORMAT_OPTIONS(C, "of --text; "),
+    OPT_FLAG(
+        C, show, "show", "false",
+        "print the text of --text or --data with each token shaded by its loss; without colours (a file, "
+        "a pipe, NO_COLOR) a digit under each token is its level",
+        0),
+    OPT_TEXT(C, html, "html", NULL, "FILE", "write the same as a page for a browser, complete in one file",
+             0),
     OPT_TEXT(C, tasks, "tasks", NULL, "LIST",
              "answer questions: files or patterns, separated by commas, of HellaSwag (.jsonl), MMLU (.csv or "
              ".jsonl), ARC, PIQA, WinoGrande and LAMBADA (.jsonl), or lines {\"context\": ..., \"choices\": "
@@ -65,7 +73,7 @@ static const struct option_row what_rows[] = {
         C, details, "details", NULL, "FILE",
         "write the scores of every question of --tasks, or the targets of --pairs, to FILE, as JSON lines",
         0),
-    OPT_FLAG(C, overwrite, "overwrite", "false", "replace the FILE of --details and of --json",
+    OPT_FLAG(C, overwrite, "overwrite", "false", "replace the FILE of --details, --html and --json",
              OPTION_THIS_RUN),
 };
 static const struct option_row batch_rows[] = {
@@ -180,6 +188,35 @@ static json_t *loss_to_json(const struct eval_loss *r, const char *name) {
                      "bits_per_byte", number(r->bits_per_byte));
 }
 
+/* --- the text, shaded --- */
+
+struct shading {
+    struct loss_text text;
+    const struct tokenizer *t;
+};
+
+static void add_token(void *user, int32_t token, double loss) {
+    struct shading *s = (struct shading *)user;
+    int size;
+    const char *bytes = tokenizer_token_bytes(s->t, token, &size);
+    loss_text_add(&s->text, bytes, size, loss, token == tokenizer_end_of_text(s->t));
+}
+
+static void show_tokens(const struct evaluation *e, const struct loss_text *text, const struct eval_loss *r,
+                        const char *name) {
+    struct error err;
+    if (e->c.show) {
+        loss_text_print(text, stdout, loss_text_form(), terminal_width());
+        printf("\n");
+    }
+    if (!e->c.html) return;
+    json_t *facts = loss_to_json(r, name);
+    json_object_set_new(facts, "model", json_text(e->m.directory, (int64_t)strlen(e->m.directory)));
+    check(loss_text_write_page(text, facts, e->c.html, &err), "--html %s", err.message);
+    fprintf(stderr, "%s: open it in a browser\n", e->c.html);
+    json_decref(facts);
+}
+
 static void evaluate_loss(struct evaluation *e) {
     struct error err;
     struct gpt *gpt = &e->m.gpt;
@@ -199,8 +236,15 @@ static void evaluate_loss(struct evaluation *e) {
     int64_t batches = dataloader_samples(l) / o.B;
     if (e->c.batches) batches = min_i64(batches, e->c.batches);
     struct eval_progress progress = progress_named(name);
-    struct eval_loss r = eval_loss(gpt, l, batches, e->m.tokenizer, &progress);
+    struct shading shading = {.t = e->m.tokenizer};
+    struct eval_tokens each = {add_token, &shading};
+    bool shaded = e->c.show || e->c.html;
+    check(!shaded || shading.t, "--show and --html need a tokenizer: %s has none, give --tokenizer",
+          e->m.directory);
+    struct eval_loss r = eval_loss(gpt, l, batches, e->m.tokenizer, shaded ? &each : NULL, &progress);
     progress_done(&progress);
+    if (shaded) show_tokens(e, &shading.text, &r, name);
+    loss_text_free(&shading.text);
     print_loss(&r, name);
     json_object_set_new(e->summary, "loss", loss_to_json(&r, name));
     dataloader_close(l);
@@ -333,6 +377,8 @@ static void warn_idle(const struct options *o, const struct eval_config *c) {
         bool idle;
     } rows[] = {{"format", "--text", !c->text},
                 {"field", "--text", !c->text},
+                {"show", "--data and --text", !c->text && !c->data},
+                {"html", "--data and --text", !c->text && !c->data},
                 {"shots", "--tasks", !c->tasks},
                 {"examples", "--tasks and --shots", !c->tasks || !c->shots},
                 {"shot-order", "--tasks and --shots", !c->tasks || !c->shots},
@@ -367,6 +413,7 @@ int cmd_eval(int argc, char **argv) {
     warn_idle(&options, &e.c);
     struct error err;
     check(!e.c.details || may_write_file(e.c.details, e.c.overwrite, &err), "--details %s", err.message);
+    check(!e.c.html || may_write_file(e.c.html, e.c.overwrite, &err), "--html %s", err.message);
     check(!e.c.json || may_write_file(e.c.json, e.c.overwrite, &err), "--json %s", err.message);
     if (e.c.pairs) {
         evaluate_pairs(&e.c.model, e.c.pairs, e.c.details, e.c.beams);

@@ -40,7 +40,8 @@ static void losses_of_batch(struct gpt *gpt, const int32_t *tokens, const int32_
 /* --- loss on data --- */
 
 struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t batches,
-                           const struct tokenizer *t, const struct eval_progress *progress) {
+                           const struct tokenizer *t, const struct eval_tokens *each,
+                           const struct eval_progress *progress) {
     int64_t n = gpt->options.B * gpt->options.T;
     float *losses = (float *)xmalloc((size_t)n * sizeof *losses); /* (B,T) */
     struct eval_loss r = {0};
@@ -50,10 +51,12 @@ struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t b
         const int32_t *tokens, *targets;
         dataloader_next(loader, &tokens, &targets, NULL);
         losses_of_batch(gpt, tokens, targets, losses, NULL);
+        if (i == 0 && each && tokens[0] != end_of_text) each->call(each->user, tokens[0], NAN);
         for (int64_t k = 0; k < n; k++) {
             if (targets[k] < 0) continue;
             int size = 0;
             if (t && targets[k] != end_of_text) tokenizer_token_bytes(t, targets[k], &size);
+            if (each) each->call(each->user, targets[k], (double)losses[k]);
             sum += (double)losses[k];
             r.bytes += size;
             r.targets++;

@@ -31,15 +31,25 @@ struct eval_loss {
     double perplexity, bits_per_byte; /* of the loss; NAN: unknown */
 };
 
-/* The next `batches` of the loader (whose B and T must be the model's). Special tokens have no bytes. */
+/* Called for each target in order, and first of all for the first input, whose loss is NAN, unless it is
+ * <|endoftext|>. */
+typedef void eval_token_fn(void *user, int32_t token, double loss);
+struct eval_tokens {
+    eval_token_fn *call;
+    void *user;
+};
+
+/* The next `batches` of the loader (whose B and T must be the model's). Special tokens have no bytes. `each`
+ * may be NULL. */
 struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t batches,
-                           const struct tokenizer *t, const struct eval_progress *progress);
+                           const struct tokenizer *t, const struct eval_tokens *each,
+                           const struct eval_progress *progress);
 
 /* --- questions --- */
 
 /* Answered questions that a model reads before each one, of the same form, and for MMLU of the same subject,
- * but not the question itself: the first `count`, or as many drawn without replacement, anew for each question
- * of a file. A blank line stands between them. */
+ * but not the question itself: the first `count`, or as many drawn without replacement, others for each
+ * question. A blank line stands between them. */
 enum shot_order { SHOTS_FIRST, SHOTS_RANDOM };
 struct eval_shots {
     int64_t count;

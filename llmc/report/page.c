@@ -20,6 +20,7 @@
     PART(watch, html, "text/html")                                                                           \
     PART(profile, html, "text/html")                                                                         \
     PART(plan, html, "text/html")                                                                            \
+    PART(eval, html, "text/html")                                                                            \
     PART(page, css, "text/css")                                                                              \
     PART(view, css, "text/css")                                                                              \
     PART(watch, css, "text/css")                                                                             \
@@ -32,7 +33,8 @@
     PART(heads, js, "text/javascript")                                                                       \
     PART(watch, js, "text/javascript")                                                                       \
     PART(profile, js, "text/javascript")                                                                     \
-    PART(plan, js, "text/javascript")
+    PART(plan, js, "text/javascript")                                                                        \
+    PART(eval, js, "text/javascript")
 PARTS
 #undef PART
 

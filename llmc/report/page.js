@@ -42,6 +42,26 @@ function bar(parts, whole, mark) {
 const visible = text => text.replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029]/g,
     c => c === '\n' ? '\u23ce' : c === '\t' ? '\u21e5'
   : c.charCodeAt(0) < 32 ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : '\ufffd');
+
+/* --- shades of a number from 0 to 1, by its root --- */
+let shades = [], pixels; /* 256 colours, as numbers and as pixels */
+function makeShades() {
+  const style = getComputedStyle(document.documentElement);
+  const [low, mid, high] = ['--low', '--mid', '--high']
+      .map(n => style.getPropertyValue(n).trim().split(' ').map(Number));
+  shades = Array.from({length: 256}, (_, i) => {
+    const x = Math.sqrt(i / 255), [a, b, f] = x < 0.5 ? [low, mid, 2 * x] : [mid, high, 2 * x - 1];
+    return a.map((from, c) => Math.round(from + (b[c] - from) * f));
+  });
+  pixels = new Uint32Array(new Uint8Array(shades.flatMap(c => [...c, 255])).buffer);
+}
+const shade = p => shades[Math.max(0, Math.min(255, Math.round(255 * p)))];
+function paint(e, p) {
+  const c = shade(p), light = (0.3 * c[0] + 0.59 * c[1] + 0.11 * c[2]) > 128;
+  e.style.background = `rgb(${c})`;
+  e.style.color = light ? '#111' : '#fff';
+}
+
 /* Draws again when the window has another size, once a frame. */
 function onResize(draw) {
   let frame = 0;

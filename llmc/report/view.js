@@ -48,23 +48,6 @@ const signed = x => (x < 0 ? '\u2212' : '+') + Math.abs(x).toFixed(3);
 const percent = p => p >= 0.9995 && p < 1 ? '> 99.9 %' : p > 0 && p < 0.0005 ? '< 0.1 %'
     : (100 * p).toFixed(1) + ' %';
 
-let shades = [], pixels; /* 256 colours, as numbers and as pixels */
-function makeShades() {
-  const style = getComputedStyle(document.documentElement);
-  const [low, mid, high] = ['--low', '--mid', '--high']
-      .map(n => style.getPropertyValue(n).trim().split(' ').map(Number));
-  shades = Array.from({length: 256}, (_, i) => {
-    const x = Math.sqrt(i / 255), [a, b, f] = x < 0.5 ? [low, mid, 2 * x] : [mid, high, 2 * x - 1];
-    return a.map((from, c) => Math.round(from + (b[c] - from) * f));
-  });
-  pixels = new Uint32Array(new Uint8Array(shades.flatMap(c => [...c, 255])).buffer);
-}
-const shade = p => shades[Math.max(0, Math.min(255, Math.round(255 * p)))];
-function paint(e, p) {
-  const c = shade(p), light = (0.3 * c[0] + 0.59 * c[1] + 0.11 * c[2]) > 128;
-  e.style.background = `rgb(${c})`;
-  e.style.color = light ? '#111' : '#fff';
-}
 /* One pixel for each value, a number from 0 to 1. */
 function fillImage(canvas, width, height, values) {
   canvas.width = width;

@@ -62,10 +62,10 @@ void run_validate(struct run *r) {
     struct eval_progress progress = {report_progress, r};
     batches = min_i64(batches, all);
     int64_t own = batches / world + (rank < batches % world);
-    struct eval_loss loss = eval_loss(&r->gpt, loader, own, NULL, &progress);
+    struct eval_loss loss = eval_loss(&r->gpt, loader, own, NULL, NULL, &progress);
     /* a rank without a batch in the last round computes one for nothing: gathering parameters needs all
      * ranks */
-    if (own < ceil_div(batches, world)) eval_loss(&r->gpt, loader, 1, NULL, NULL);
+    if (own < ceil_div(batches, world)) eval_loss(&r->gpt, loader, 1, NULL, NULL, NULL);
     dataloader_close(loader);
     r->val_loss = mean_over_ranks(r, &loss);
     logger_validation(r->log, r->state.step, r->val_loss);

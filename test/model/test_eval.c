@@ -344,8 +344,8 @@ static void plain_linear(const struct gpt *g, enum param_id w, enum param_id b, 
     }
 }
 
-/* Log-probability of ids[i + 1] after ids[0..i], into out[i], and, unless NULL, the most probable token there,
- * into best[i]; count - 1 numbers. */
+/* Log-probability of ids[i + 1] after ids[0..i], into out[i], and the most probable token there, into best[i]
+ * (best may be NULL); count - 1 numbers. */
 static void plain_predictions(const struct gpt *g, double *out, uint32_t *best, const uint32_t *ids,
                               int count) {
     static double x[T_MAX][CHANNELS], qkv[T_MAX][3 * CHANNELS];
@@ -657,7 +657,7 @@ static void losses_equal_the_plain_computation(void **state) {
     int64_t batches = dataloader_samples(l) / B;
     assert_int_equal(batches, 3); /* 6 windows of 16 and one of 6 targets, in threes */
     for (int with = 0; with < 2; with++) {
-        struct eval_loss r = eval_loss(&m.gpt, l, batches, with ? t : NULL, NULL);
+        struct eval_loss r = eval_loss(&m.gpt, l, batches, with ? t : NULL, NULL, NULL);
         assert_int_equal(r.targets, targets);
         assert_int_equal(r.bytes, with ? bytes : 0);
         assert_float_equal(r.loss, sum / (double)targets, 1e-5);
