@@ -1,8 +1,9 @@
-/* Causal attention forward on tensor cores, for bf16 and head sizes that are a multiple of 16, up to 128.
- * Contract in ops.h; attn_flash.cuh explains the tiles. Backward is in attn_flash_backward.cu.
+/* Attention forward on tensor cores: scaled dot products under any mask, for bf16 and head sizes that are a
+ * multiple of 16, up to 128. Contract in ops.h; attn_flash.cuh explains the tiles. Backward is in
+ * attn_flash_backward.cu.
  *
- * A block takes a tile of queries and walks the tiles of keys and values up to the diagonal, with an online
- * softmax. Scores and probabilities stay in registers. */
+ * A block takes a tile of queries and walks the tiles of keys and values that some of them see, with an
+ * online softmax. Scores and probabilities stay in registers. */
 #include "llmc/cuda/attn_flash.cuh"
 
 /* --- tiles --- */
@@ -28,8 +29,9 @@ DEVICE_INLINE float quad_max(float v) {
 }
 
 /* Turns scores into probabilities relative to the new maximum, and rescales `acc` and the sums to it.
- * `scale` includes log2(e). Every query sees key 0, so after the first step no maximum is -infinity. */
-template <int HS, int M, int STEP>
+ * `scale` includes log2(e). Under a causal mask every query sees key 0, so after the first step no maximum is
+ * -infinity; under another one a query may see none of a tile's keys. */
+template <flash_kind KIND, int HS, int M, int STEP>
 DEVICE_INLINE void softmax_step(row_softmax<M> &state, accumulator<M, STEP> &s, accumulator<M, HS> &acc,
                                 float scale) {
 #pragma unroll
@@ -40,7 +42,8 @@ DEVICE_INLINE void softmax_step(row_softmax<M> &state, accumulator<M, STEP> &s, 
 #pragma unroll
             for (int n = 0; n < STEP / 8; n++) max = fmaxf(max, fmaxf(s[m][n][2 * h], s[m][n][2 * h + 1]));
             max = quad_max(max);
-            float shrink = fast_exp2((state.max[m][h] - max) * scale), base = max * scale, sum = 0.0f;
+            float finite = KIND != PLAIN && max == -INFINITY ? 0.0f : max;
+            float shrink = fast_exp2((state.max[m][h] - finite) * scale), base = finite * scale, sum = 0.0f;
 #pragma unroll
             for (int n = 0; n < STEP / 8; n++)
 #pragma unroll
@@ -55,11 +58,12 @@ DEVICE_INLINE void softmax_step(row_softmax<M> &state, accumulator<M, STEP> &s, 
 
 /* --- forward --- */
 
-/* Grid: tiles of queries, those with the most keys first; heads of all sequences. */
-template <int HS>
+/* Grid: tiles of queries, from the end, which under a causal mask puts those with the most keys first; heads of
+ * all sequences. */
+template <int HS, flash_kind KIND>
 __global__ void __launch_bounds__(THREADS, 2)
     attn_forward_flash_kernel(bf16 *out, float *lse, const bf16 *qkv, int length, int NH, int NKV, int t0,
-                              float scale) {
+                              flash_rule rule) {
     using tile = forward_tile<HS>;
     constexpr int M = tile::M, STEP = tile::STEP;
     DYNAMIC_SHARED(bf16, shared);
@@ -69,11 +73,14 @@ __global__ void __launch_bounds__(THREADS, 2)
     head_place head = place_of_head((int)blockIdx.y, length, NH, NKV, HS);
     int first_query = t0 + (int)(gridDim.x - 1 - blockIdx.x) * tile::ROWS;
     int warp = (int)threadIdx.x / WARP_SIZE, first_row = first_query + warp * 16 * M; /* of this warp */
-    int steps = (min(first_query + tile::ROWS, length) - 1) / STEP + 1;
+    sequence_mask<KIND> mask(rule, head.b, length);
+    int first_step = mask.keys(first_query).first / STEP;
+    int steps = mask.keys(min(first_query + tile::ROWS, length) - 1).last / STEP + 1;
+    float scale = rule.factor;
     key_walk<HS, STEP> walk = {qkv + head.k, qkv + head.v, head.stride, length, steps, keys, values};
 
     copy_tile<HS, tile::ROWS>(queries, qkv + head.q, head.stride, first_query, length);
-    walk.copy(0);
+    walk.copy(first_step);
 
     own_rows<HS, M, tile::RESIDENT> own(queries, warp * 16 * M);
     accumulator<M, HS> acc;
@@ -84,15 +91,16 @@ __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
         for (int h = 0; h < 2; h++) state.max[m][h] = -INFINITY, state.sum[m][h] = 0.0f;
 
-    for (int step = 0; step < steps; step++) {
+    for (int step = first_step; step < steps; step++) {
         int first_key = step * STEP;
         walk.arrive(step);
-        if (step == 0) own.open();
-        if (first_key > first_row + 16 * M - 1) continue; /* all of its keys come after the warp's queries */
+        if (step == first_step) own.open();
+        if (mask.hides_all(first_row, 16 * M, first_key, STEP)) continue;
         accumulator<M, STEP> s;
         multiply_transposed<HS, M, STEP>(s, own, walk.key_tile(step));
-        if (first_key + STEP - 1 > first_row) mask_keys<M, STEP>(s, first_row, first_key);
-        softmax_step<HS, M, STEP>(state, s, acc, scale * LOG2_E);
+        if (mask.hides_some(first_row, 16 * M, first_key, STEP))
+            mask_keys<M, STEP>(s, mask, first_row, first_key);
+        softmax_step<KIND, HS, M, STEP>(state, s, acc, scale * LOG2_E);
         multiply_add<HS, M, STEP>(acc, s, walk.value_tile(step));
     }
 
@@ -125,12 +133,13 @@ void attn_forward_flash(const struct op_env *env, struct tensor *out, struct ten
     int NH = rule->heads, NKV = rule->kv_heads;
     int64_t length = out->dim[1];
     unsigned heads = (unsigned)(out->dim[0] * NH);
-    with_head_size(out->dim[2] / NH, [&](auto head_size) {
+    with_kind(rule, out->dim[2] / NH, [&](auto kind, auto head_size) {
         constexpr int HS = decltype(head_size)::value;
+        constexpr flash_kind KIND = decltype(kind)::value;
         using tile = forward_tile<HS>;
         size_t smem = sizeof(bf16) * (tile_elements<HS>(tile::ROWS) + 4 * tile_elements<HS>(tile::STEP));
         launch({{grid_size(length - t0, tile::ROWS), heads}, THREADS, smem, env->stream},
-               attn_forward_flash_kernel<HS>, data_of<bf16>(out), f32(lse), data_of<bf16>(qkv), (int)length,
-               NH, NKV, t0, 1.0f / sqrtf((float)HS));
+               attn_forward_flash_kernel<HS, KIND>, data_of<bf16>(out), f32(lse), data_of<bf16>(qkv),
+               (int)length, NH, NKV, t0, flash_rule_on(out, prefix, rule));
     });
 }

@@ -22,6 +22,60 @@ template <int HS> __host__ __device__ constexpr int tile_elements(int rows) { re
 
 constexpr float LOG2_E = 1.4426950408889634f;
 
+/* --- rules --- */
+
+/* What a kernel is compiled for, so that plain attention (attn_rule_is_plain) pays nothing for other masks. */
+enum flash_kind { PLAIN, MASKED };
+
+/* What a launch needs of the rule. */
+struct flash_rule {
+    attn_rule rule;
+    const int32_t *prefixes; /* (B) or NULL */
+    float factor;            /* attn_factor() */
+};
+
+/* Of keys or queries; both ends belong to it. */
+struct stretch {
+    int first, last;
+};
+/* The mask of one sequence. With every mask of attn_rule.h query t sees the keys from max(t - back, 0) to
+ * max(t, reach). Neither end moves back from one query to the next. So the ends for the first and for the last
+ * query of a tile bound those for all. */
+template <flash_kind KIND> struct sequence_mask {
+    int length, back = 0, reach = 0;
+
+    __device__ __forceinline__ sequence_mask(const flash_rule &r, int b, int length_) : length(length_) {
+        if constexpr (KIND != PLAIN) {
+            int64_t prefix = r.prefixes ? r.prefixes[b] : 0, t = length - 1;
+            int first = (int)attn_keys(r.rule, prefix, length, t).first;
+            back = first == 0 ? length : (int)t - first;
+            reach = (int)attn_keys(r.rule, prefix, length, 0).end - 1;
+        }
+    }
+
+    __device__ __forceinline__ stretch keys(int query) const {
+        if constexpr (KIND == PLAIN) return {0, query};
+        pin_register(query); /* else the ends are kept through the loop, in the accumulators' registers */
+        return {max(query - back, 0), max(query, reach)};
+    }
+    /* The queries that see some of the keys first..last. */
+    __device__ __forceinline__ stretch queries(int first, int last) const {
+        if constexpr (KIND == PLAIN) return {first, length - 1};
+        return {first <= reach ? 0 : first, min(last + back, length - 1)};
+    }
+    __device__ __forceinline__ static bool hides(const stretch &keys, int key) {
+        if constexpr (KIND == PLAIN) return key > keys.last;
+        return key > keys.last || key < keys.first;
+    }
+    /* Of a tile of scores: does no query see any key; does some query not see some key? */
+    __device__ __forceinline__ bool hides_all(int query, int queries, int key, int count) const {
+        return key > keys(query + queries - 1).last || (KIND != PLAIN && key + count <= keys(query).first);
+    }
+    __device__ __forceinline__ bool hides_some(int query, int queries, int key, int count) const {
+        return key + count - 1 > keys(query).last || (KIND != PLAIN && key < keys(query + queries - 1).first);
+    }
+};
+
 /* --- fragments: 16x16 blocks of a tile in the registers of mma (kernel_ptx.cuh) --- */
 
 /* a: rows r..r+15, columns k..k+15. */
@@ -208,6 +262,7 @@ DEVICE_INLINE void store_rows(bf16 *rows, int64_t stride, int first, int limit, 
 
 /* Offsets of the first elements of a query head, and of the keys and values that it reads. */
 struct head_place {
+    int b;             /* the sequence */
     int64_t stride;    /* between rows of qkv */
     int64_t C;         /* between rows of out: NH*HS */
     int64_t q, k, v;   /* in qkv and dqkv */
@@ -217,6 +272,7 @@ struct head_place {
 DEVICE_INLINE head_place place_of_head(int bh, int length, int NH, int NKV, int HS) {
     head_place p;
     int b = bh / NH, h = bh % NH;
+    p.b = b;
     p.C = (int64_t)NH * HS;
     p.stride = p.C + 2 * (int64_t)NKV * HS;
     p.q = b * length * p.stride + h * HS;
@@ -229,16 +285,21 @@ DEVICE_INLINE head_place place_of_head(int bh, int length, int NH, int NKV, int 
 
 /* --- mask --- */
 
-/* s[query row][key column] of keys after the query becomes -infinity. */
-template <int M, int STEP>
-DEVICE_INLINE void mask_keys(accumulator<M, STEP> &s, int first_query, int first_key) {
+/* s[query row][key column] of keys that the query does not see becomes -infinity. */
+template <int M, int STEP, flash_kind KIND>
+DEVICE_INLINE void mask_keys(accumulator<M, STEP> &s, const sequence_mask<KIND> &mask, int first_query,
+                             int first_key) {
 #pragma unroll
     for (int m = 0; m < M; m++)
 #pragma unroll
-        for (int n = 0; n < STEP / 8; n++)
+        for (int h = 0; h < 2; h++) {
+            stretch seen = mask.keys(first_query + row_of(m, h));
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                if (first_key + column_of(n, i) > first_query + row_of(m, i / 2)) s[m][n][i] = -INFINITY;
+            for (int n = 0; n < STEP / 8; n++)
+#pragma unroll
+                for (int i = 0; i < 2; i++)
+                    if (mask.hides(seen, first_key + column_of(n, i))) s[m][n][2 * h + i] = -INFINITY;
+        }
 }
 
 /* The sum over the four lanes that share a row. */
@@ -252,31 +313,45 @@ DEVICE_INLINE float quad_sum(float v) {
 static inline bool flash_takes(const struct tensor *out, const struct tensor *qkv,
                                const struct attn_rule *rule) {
     int64_t NH = rule->heads, HS = out->dim[2] / NH;
-    return attn_rule_is_plain(rule) && out->dtype == DTYPE_BF16 && HS % 16 == 0 && HS <= 128 &&
-           starts_on_vector(out, qkv) && out->dim[0] * NH < 65536 && out->dim[1] < (1 << 30);
+    return rule->score == ATTN_SCALED_DOT && rule->softcap == 0.0f && !rule->dropout && !rule->first &&
+           out->dtype == DTYPE_BF16 && HS % 16 == 0 && HS <= 128 && starts_on_vector(out, qkv) &&
+           out->dim[0] * NH < 65536 && out->dim[1] < (1 << 30);
 }
 
-/* Calls f with the head size as a compile-time number. */
-template <class F> static void with_head_size(int64_t HS, F f) {
+static inline flash_rule flash_rule_on(const struct tensor *out, const struct tensor *prefix,
+                                       const struct attn_rule *rule) {
+    float scale = 1.0f / sqrtf((float)(out->dim[2] / rule->heads));
+    return {*rule, prefix ? i32(prefix) : NULL, attn_factor(rule->score, scale)};
+}
+
+/* Calls f with the kind of the rule and the head size as compile-time numbers. */
+template <flash_kind KIND, class F> static void with_head_size(int64_t HS, F f) {
+    constexpr std::integral_constant<flash_kind, KIND> kind = {};
     switch (HS) {
     case 16:
-        return f(std::integral_constant<int, 16>());
+        return f(kind, std::integral_constant<int, 16>());
     case 32:
-        return f(std::integral_constant<int, 32>());
+        return f(kind, std::integral_constant<int, 32>());
     case 48:
-        return f(std::integral_constant<int, 48>());
+        return f(kind, std::integral_constant<int, 48>());
     case 64:
-        return f(std::integral_constant<int, 64>());
+        return f(kind, std::integral_constant<int, 64>());
     case 80:
-        return f(std::integral_constant<int, 80>());
+        return f(kind, std::integral_constant<int, 80>());
     case 96:
-        return f(std::integral_constant<int, 96>());
+        return f(kind, std::integral_constant<int, 96>());
     case 112:
-        return f(std::integral_constant<int, 112>());
+        return f(kind, std::integral_constant<int, 112>());
     case 128:
-        return f(std::integral_constant<int, 128>());
+        return f(kind, std::integral_constant<int, 128>());
     }
     die("attention: no kernel for head size %lld", (long long)HS);
+}
+template <class F> static void with_kind(const struct attn_rule *rule, int64_t HS, F f) {
+    if (attn_rule_is_plain(rule))
+        with_head_size<PLAIN>(HS, f);
+    else
+        with_head_size<MASKED>(HS, f);
 }
 
 #endif

@@ -1,9 +1,9 @@
-/* Causal attention backward on tensor cores, for bf16 and head sizes that are a multiple of 16, up to 128.
- * Contract in ops.h; attn_flash.cuh explains the tiles.
+/* Attention backward on tensor cores: scaled dot products under any mask, for bf16 and head sizes that are a
+ * multiple of 16, up to 128. Contract in ops.h; attn_flash.cuh explains the tiles.
  *
- * There are two kernels. For dq a block takes a tile of queries and walks the tiles of keys up to the
- * diagonal. For dk and dv it takes a tile of keys and walks the tiles of queries from the diagonal on, with
- * the scores transposed (keys are rows), so that P^T and dS^T leave one mma in the registers where the next
+ * There are two kernels. For dq a block takes a tile of queries and walks the tiles of keys that some of them
+ * see. For dk and dv it takes a tile of keys and walks the tiles of queries that see some of them, with the
+ * scores transposed (keys are rows), so that P^T and dS^T leave one mma in the registers where the next
  * one takes them. P = exp(S - lse) is computed twice, so a pair of tiles takes 7 products where 5 would do.
  * In return every sum stays in the registers of one warp, in a fixed order: there are no atomics, and every
  * run gives the same bits. */
@@ -49,11 +49,11 @@ DEVICE_INLINE void dot_rows(float (&D)[M][2], const bf16 *dout_tile, const bf16 
         }
 }
 
-template <int HS>
+template <int HS, flash_kind KIND>
 __global__ void __launch_bounds__(THREADS, 2)
     attn_backward_dq_flash_kernel(bf16 *dqkv, float *D_out, const bf16 *dout, const bf16 *out,
                                   const float *lse, const bf16 *qkv, int length, int NH, int NKV,
-                                  float scale) {
+                                  flash_rule rule) {
     using tile = dq_tile<HS>;
     constexpr int M = tile::M, STEP = tile::STEP;
     DYNAMIC_SHARED(bf16, shared);
@@ -64,12 +64,15 @@ __global__ void __launch_bounds__(THREADS, 2)
     head_place head = place_of_head((int)blockIdx.y, length, NH, NKV, HS);
     int first_query = (int)(gridDim.x - 1 - blockIdx.x) * tile::ROWS;
     int warp = (int)threadIdx.x / WARP_SIZE, first_row = first_query + warp * 16 * M; /* of this warp */
-    int steps = (min(first_query + tile::ROWS, length) - 1) / STEP + 1;
+    sequence_mask<KIND> mask(rule, head.b, length);
+    int first_step = mask.keys(first_query).first / STEP;
+    int steps = mask.keys(min(first_query + tile::ROWS, length) - 1).last / STEP + 1;
+    float scale = rule.factor;
     key_walk<HS, STEP> walk = {qkv + head.k, qkv + head.v, head.stride, length, steps, keys, values};
 
     copy_tile<HS, tile::ROWS>(queries, qkv + head.q, head.stride, first_query, length);
     copy_tile<HS, tile::ROWS>(douts, dout + head.out, head.C, first_query, length);
-    walk.copy(0);
+    walk.copy(first_step);
 
     own_rows<HS, M, tile::RESIDENT> own_query(queries, warp * 16 * M), own_dout(douts, warp * 16 * M);
     accumulator<M, HS> dq;
@@ -83,18 +86,19 @@ __global__ void __launch_bounds__(THREADS, 2)
             base[m][h] = t < length ? lse[head.statistic + t] * LOG2_E : 0.0f;
         }
 
-    for (int step = 0; step < steps; step++) {
+    for (int step = first_step; step < steps; step++) {
         int first_key = step * STEP;
         walk.arrive(step);
-        if (step == 0) {
+        if (step == first_step) {
             own_query.open();
             own_dout.open();
             dot_rows<HS, M>(D, douts, out + head.out, head.C, first_row, length, warp * 16 * M);
         }
-        if (first_key > first_row + 16 * M - 1) continue; /* all of its keys come after the warp's queries */
+        if (mask.hides_all(first_row, 16 * M, first_key, STEP)) continue;
         accumulator<M, STEP> s, dp;
         multiply_transposed<HS, M, STEP>(s, own_query, walk.key_tile(step));
-        if (first_key + STEP - 1 > first_row) mask_keys<M, STEP>(s, first_row, first_key);
+        if (mask.hides_some(first_row, 16 * M, first_key, STEP))
+            mask_keys<M, STEP>(s, mask, first_row, first_key);
         multiply_transposed<HS, M, STEP>(dp, own_dout, walk.value_tile(step));
 #pragma unroll
         for (int m = 0; m < M; m++)
@@ -122,27 +126,42 @@ __global__ void __launch_bounds__(THREADS, 2)
 
 /* --- dk and dv --- */
 
-/* Of a query: lse in units of log2, and D. Queries beyond the end have zeros for q and dout, which add
- * nothing whatever P is. */
-struct query_statistic {
+/* Of a query: lse in units of log2, D, and the keys that it sees. Queries beyond the end have zeros for q and
+ * dout, which add nothing whatever P is. */
+struct plain_statistic {
     float base, D;
+    __device__ __forceinline__ void set_keys(const stretch &) {}
+    __device__ __forceinline__ stretch keys(int query) const { return {0, query}; }
 };
-DEVICE_INLINE query_statistic load_statistic(const float *lse, const float *D, int t, int length) {
-    query_statistic s = {0.0f, 0.0f};
-    if (t < length) s.base = lse[t] * LOG2_E, s.D = D[t];
+struct masked_statistic {
+    float base, D;
+    stretch seen;
+    __device__ __forceinline__ void set_keys(const stretch &keys) { seen = keys; }
+    __device__ __forceinline__ stretch keys(int) const { return seen; }
+};
+template <flash_kind KIND>
+using query_statistic = std::conditional_t<KIND == PLAIN, plain_statistic, masked_statistic>;
+
+template <flash_kind KIND>
+DEVICE_INLINE query_statistic<KIND> load_statistic(const float *lse, const float *D, int t,
+                                                   const sequence_mask<KIND> &mask) {
+    query_statistic<KIND> s = {};
+    if (t < mask.length) s.base = lse[t] * LOG2_E, s.D = D[t];
+    s.set_keys(mask.keys(t));
     return s;
 }
 
-/* Grid: tiles of keys, those with the most queries first; heads of keys of all sequences. A block walks the
- * tiles of queries of one query head after another, in one sequence of turns. */
-template <int HS>
+/* Grid: tiles of keys, in their order, which under a causal mask puts those with the most queries first; heads
+ * of keys of all sequences. A block walks the tiles of queries of one query head after another, in one
+ * sequence of turns. */
+template <int HS, flash_kind KIND>
 __global__ void __launch_bounds__(THREADS, 2)
     attn_backward_dkv_flash_kernel(bf16 *dqkv, const bf16 *dout, const float *lse, const float *D,
-                                   const bf16 *qkv, int length, int NH, int NKV, float scale) {
+                                   const bf16 *qkv, int length, int NH, int NKV, flash_rule rule) {
     using tile = dkv_tile<HS>;
     constexpr int M = tile::M, STEP = tile::STEP;
     static_assert(STEP <= THREADS, "a thread fetches the statistic of one query");
-    SHARED_ALIGNED(query_statistic, statistics, [2][STEP], 16);
+    SHARED_ALIGNED(query_statistic<KIND>, statistics, [2][STEP], 16);
     DYNAMIC_SHARED(bf16, shared);
     bf16 *keys = shared;                                    /* (ROWS,HS) */
     bf16 *values = keys + tile_elements<HS>(tile::ROWS);    /* (ROWS,HS) */
@@ -156,14 +175,18 @@ __global__ void __launch_bounds__(THREADS, 2)
     const float *lse_head = lse + head.statistic, *D_head = D + head.statistic;
     int tid = (int)threadIdx.x, warp = tid / WARP_SIZE;
     int first_key = (int)blockIdx.x * tile::ROWS, first_row = first_key + warp * 16 * M; /* of this warp */
-    int first_step = first_key / STEP, steps = (length - 1) / STEP + 1, turns = group * (steps - first_step);
+    sequence_mask<KIND> mask(rule, head.b, length);
+    stretch seen_by = mask.queries(first_key, min(first_key + tile::ROWS, length) - 1);
+    int first_step = seen_by.first / STEP, steps = seen_by.last / STEP + 1;
+    int turns = group * (steps - first_step);
+    float scale = rule.factor;
 
     copy_tile<HS, tile::ROWS>(keys, k, head.stride, first_key, length);
     copy_tile<HS, tile::ROWS>(values, v, head.stride, first_key, length);
     copy_tile<HS, STEP>(queries, q, head.stride, first_step * STEP, length);
     copy_tile<HS, STEP>(douts, d, head.C, first_step * STEP, length);
     cp_async_commit();
-    if (tid < STEP) statistics[0][tid] = load_statistic(lse_head, D_head, first_step * STEP + tid, length);
+    if (tid < STEP) statistics[0][tid] = load_statistic(lse_head, D_head, first_step * STEP + tid, mask);
 
     own_rows<HS, M, tile::RESIDENT> own_key(keys, warp * 16 * M), own_value(values, warp * 16 * M);
     accumulator<M, HS> dk, dv;
@@ -174,11 +197,11 @@ __global__ void __launch_bounds__(THREADS, 2)
         const bf16 *query_tile = queries + turn % 2 * tile_elements<HS>(STEP);
         const bf16 *dout_tile = douts + turn % 2 * tile_elements<HS>(STEP);
         int next_query = first_query + STEP;
-        if (next_query >= length) { /* the next query head */
+        if (next_query >= seen_by.last + 1) { /* the next query head */
             next_query = first_step * STEP;
             q += HS, d += HS, lse_head += length, D_head += length;
         }
-        query_statistic next_statistic = {};
+        query_statistic<KIND> next_statistic = {};
         cp_async_wait<0>();
         __syncthreads(); /* this step's tiles have arrived, and no warp reads the previous ones */
         if (turn + 1 < turns) {
@@ -186,30 +209,30 @@ __global__ void __launch_bounds__(THREADS, 2)
             copy_tile<HS, STEP>(queries + next, q, head.stride, next_query, length);
             copy_tile<HS, STEP>(douts + next, d, head.C, next_query, length);
             cp_async_commit();
-            if (tid < STEP) next_statistic = load_statistic(lse_head, D_head, next_query + tid, length);
+            if (tid < STEP) next_statistic = load_statistic(lse_head, D_head, next_query + tid, mask);
         }
         if (turn == 0) {
             own_key.open();
             own_value.open();
         }
-        if (first_query + STEP > first_row) { /* some query sees some key of this warp */
-            accumulator<M, STEP> p, ds;       /* transposed: rows are keys, columns are queries */
+        if (!mask.hides_all(first_query, STEP, first_row, 16 * M)) {
+            accumulator<M, STEP> p, ds; /* transposed: rows are keys, columns are queries */
             multiply_transposed<HS, M, STEP>(p, own_key, query_tile);
             multiply_transposed<HS, M, STEP>(ds, own_value, dout_tile);
-            bool on_diagonal = first_query < first_row + 16 * M - 1;
+            bool on_edge = mask.hides_some(first_query, STEP, first_row, 16 * M);
 #pragma unroll
             for (int n = 0; n < STEP / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    query_statistic statistic = statistics[turn % 2][column_of(n, i)];
+                    query_statistic<KIND> statistic = statistics[turn % 2][column_of(n, i)];
+                    stretch seen = statistic.keys(first_query + column_of(n, i));
 #pragma unroll
                     for (int m = 0; m < M; m++)
 #pragma unroll
                         for (int h = 0; h < 2; h++) {
                             float &pe = p[m][n][2 * h + i], &de = ds[m][n][2 * h + i];
                             pe = fast_exp2(fmaf(pe, scale * LOG2_E, -statistic.base));
-                            if (on_diagonal && first_query + column_of(n, i) < first_row + row_of(m, h))
-                                pe = 0.0f;
+                            if (on_edge && mask.hides(seen, first_row + row_of(m, h))) pe = 0.0f;
                             de = pe * (de - statistic.D);
                         }
                 }
@@ -244,19 +267,20 @@ void attn_backward_flash(const struct op_env *env, struct tensor *dqkv, const st
     int64_t length = out->dim[1];
     unsigned heads = (unsigned)(out->dim[0] * NH);
     float *D = (float *)env->scratch; /* (B,NH,T) */
-    with_head_size(out->dim[2] / NH, [&](auto head_size) {
+    flash_rule on_device = flash_rule_on(out, prefix, rule);
+    with_kind(rule, out->dim[2] / NH, [&](auto kind, auto head_size) {
         constexpr int HS = decltype(head_size)::value;
+        constexpr flash_kind KIND = decltype(kind)::value;
         using dq = dq_tile<HS>;
         using dkv = dkv_tile<HS>;
-        float scale = 1.0f / sqrtf((float)HS);
         size_t smem_dq = sizeof(bf16) * (2 * tile_elements<HS>(dq::ROWS) + 4 * tile_elements<HS>(dq::STEP));
         size_t smem_dkv =
             sizeof(bf16) * (2 * tile_elements<HS>(dkv::ROWS) + 4 * tile_elements<HS>(dkv::STEP));
         launch({{grid_size(length, dq::ROWS), heads}, THREADS, smem_dq, env->stream},
-               attn_backward_dq_flash_kernel<HS>, data_of<bf16>(dqkv), D, data_of<bf16>(dout),
-               data_of<bf16>(out), f32(lse), data_of<bf16>(qkv), (int)length, NH, NKV, scale);
+               attn_backward_dq_flash_kernel<HS, KIND>, data_of<bf16>(dqkv), D, data_of<bf16>(dout),
+               data_of<bf16>(out), f32(lse), data_of<bf16>(qkv), (int)length, NH, NKV, on_device);
         launch({{grid_size(length, dkv::ROWS), heads / (unsigned)(NH / NKV)}, THREADS, smem_dkv, env->stream},
-               attn_backward_dkv_flash_kernel<HS>, data_of<bf16>(dqkv), data_of<bf16>(dout), f32(lse), D,
-               data_of<bf16>(qkv), (int)length, NH, NKV, scale);
+               attn_backward_dkv_flash_kernel<HS, KIND>, data_of<bf16>(dqkv), data_of<bf16>(dout), f32(lse),
+               D, data_of<bf16>(qkv), (int)length, NH, NKV, on_device);
     });
 }

@@ -76,9 +76,6 @@ template <int N> DEVICE_INLINE void pin_registers(float (&d)[N]) {
     for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-/* Keeps the compiler from computing ahead of this line what depends on x. */
-DEVICE_INLINE void pin_register(int &x) { asm volatile("" : "+r"(x)); }
-
 /* Makes x and what it is computed from be computed here, before a wait, while products run. Otherwise the
  * assembler moves the wait up across arithmetic that does not depend on it. A sleep that practically never
  * happens serves: it may not be moved, and its condition needs x. */

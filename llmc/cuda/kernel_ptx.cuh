@@ -98,6 +98,11 @@ template <int pending> DEVICE_INLINE void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
 }
 
+/* --- registers --- */
+
+/* Keeps the compiler from computing ahead of this line what depends on x. */
+DEVICE_INLINE void pin_register(int &x) { asm volatile("" : "+r"(x)); }
+
 /* --- fast mathematics: hardware approximations, relative error about 2^-22 (tanh: absolute 2^-11) --- */
 
 DEVICE_INLINE float fast_exp2(float x) {

@@ -87,9 +87,10 @@ static void count_step(struct count *counts, const struct gpt_config *c, int64_t
         linear(counts, L, N, C, 4 * C, true, true, false, first);  /* fc, GELU after it */
         linear(counts, L, N, 4 * C, C, true, false, true, first);  /* fcproj, GELU before it */
         linear(counts, 1, N, C, Vp, false, false, false, first);   /* the lm_head */
-        /* per head and query t, with t+1 keys of HS numbers: a product each with k and v, and five of them
-         * back */
-        double pairs = B * NH * T * (T + 1) / 2, HS = C / NH;
+        /* per head and query t, with t+1 keys of HS numbers, but no more than the window: a product each with
+         * k and v, and five of them back */
+        double seen = c->window > 0 ? fmin((double)c->window, T) : T, HS = C / NH;
+        double pairs = B * NH * (seen * (seen + 1) / 2 + (T - seen) * seen);
         add(&counts[OP_attn_forward], L, pairs * HS * 2 * 2, 2 * (3 * N * C + N * C) + 4 * NH * N);
         add(&counts[OP_attn_backward], L, pairs * HS * 2 * 5, 2 * (6 * N * C + 2 * N * C) + 4 * NH * N);
         add(&counts[OP_loss_forward], 1, 5 * N * V, 2 * N * (V + Vp) + 8 * N + 4);
@@ -217,6 +218,18 @@ static void test_small_batch(void **state) {
     compare_counts("gpt2 at B=2, T=100", front, mine);
 }
 
+/* A window saves FLOPs of attention, and no bytes: every key is seen by some query. */
+static void test_window(void **state) {
+    struct gpt_config config = model_config("gpt2");
+    struct count front[OP_COUNT], mine[OP_COUNT];
+    config.mask = MASK_WINDOW;
+    for (config.window = 1; config.window <= 4096; config.window *= 16) {
+        plan_step(front, &config, 8, 1024, RECOMPUTE_NONE, 1);
+        count_step(mine, &config, 8, 1024, 1);
+        compare_counts("gpt2 with a window", front, mine);
+    }
+}
+
 /* What recomputation adds: per layer a GELU pass (read 4C, write 4C); two norms; the block once more but for
  * the last matmul and norm of its MLP half. */
 static void test_recompute(void **state) {
@@ -241,6 +254,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_step_costs_what_its_contracts_say),
         cmocka_unit_test(test_micro_steps),
         cmocka_unit_test(test_small_batch),
+        cmocka_unit_test(test_window),
         cmocka_unit_test(test_recompute),
     };
     return test_main(argc, argv, tests, NULL, NULL);

@@ -302,6 +302,24 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         "softcap, large", INPUT_LARGE, {1, 40, 2, 16}, SOFTCAP, SIZE_SMALL                                   \
     }
 
+/* Windows of a tile of keys, one less and one more; masks whose tiles are cut on both sides, or on none. */
+#define FLASH_CASE(name, rule, ...)                                                                          \
+    { name, INPUT_RANDOM, {__VA_ARGS__}, rule, SIZE_SMALL, "flash" }
+#define FLASH_CASES                                                                                          \
+    FLASH_CASE("window, itself alone", WINDOW(1), 1, 130, 1, 64),                                            \
+        FLASH_CASE("window, less than a tile", WINDOW(63), 1, 200, 1, 64),                                   \
+        FLASH_CASE("window, a tile", WINDOW(64), 1, 200, 1, 64),                                             \
+        FLASH_CASE("window, more than a tile", WINDOW(65), 2, 200, 1, 64),                                   \
+        FLASH_CASE("window, up to the last key of a tile", WINDOW(66), 1, 200, 1, 64),                       \
+        FLASH_CASE("window, head 128", WINDOW(33), 1, 150, 1, 128),                                          \
+        FLASH_CASE("window, head 128, several tiles", WINDOW(100), 1, 230, 1, 128),                          \
+        FLASH_CASE("window, as long as the sequence", WINDOW(131), 1, 131, 1, 64),                           \
+        FLASH_CASE("window, grouped, tiles", WINDOW(50), 2, 200, 4, 16, 0, 2),                               \
+        FLASH_CASE("full, a key more than tiles", MASK(ATTN_FULL), 1, 129, 2, 64),                           \
+        FLASH_CASE("full, grouped, head 128", MASK(ATTN_FULL), 1, 100, 4, 128, 0, 2),                        \
+        FLASH_CASE("anti-causal, tiles", MASK(ATTN_ANTI_CAUSAL), 1, 200, 1, 64),                             \
+        FLASH_CASE("prefix, tiles", MASK(ATTN_PREFIX), 4, 140, 2, 32)
+
 #define ATTN_CASES                                                                                           \
     {"odd", INPUT_RANDOM, {2, 5, 2, 3}, 0, SIZE_SMALL}, {"one", INPUT_RANDOM, {1, 1, 1, 1}, 0, SIZE_SMALL},  \
         {"one position", INPUT_RANDOM, {3, 1, 2, 8}, 0, SIZE_SMALL},                                         \
@@ -333,7 +351,7 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         {"grouped, large", INPUT_LARGE, {1, 70, 4, 32, 0, 1}, 0, SIZE_SMALL},                                \
         {"grouped, rising", INPUT_RANDOM, {1, 100, 2, 64, 0, 1}, RISING, SIZE_SMALL},                        \
         {"unaligned", INPUT_RANDOM, {1, 20, 2, 16}, UNALIGNED, SIZE_SMALL}, HOPPER_CASES, RULE_CASES,        \
-        {"gpt2", INPUT_RANDOM, {2, 1024, 12, 64}, 0, SIZE_LARGE}, {                                          \
+        FLASH_CASES, {"gpt2", INPUT_RANDOM, {2, 1024, 12, 64}, 0, SIZE_LARGE}, {                             \
         "gpt2-xl", INPUT_LARGE, {1, 515, 25, 64}, 0, SIZE_LARGE                                              \
     }
 
@@ -363,6 +381,8 @@ static const struct op_case attn_forward_cases[] = {
     {"a row, documents", INPUT_RANDOM, {3, 50, 2, 16, 49}, DOCUMENTS, SIZE_SMALL},
     {"span, documents", INPUT_RANDOM, {2, 90, 2, 16, 37}, DOCUMENTS, SIZE_SMALL},
     {"span, window", INPUT_RANDOM, {1, 90, 2, 16, 37}, WINDOW(20), SIZE_SMALL},
+    {"span, window, tiles", INPUT_RANDOM, {1, 200, 2, 64, 37}, WINDOW(70), SIZE_SMALL, "flash"},
+    {"span, full, tiles", INPUT_RANDOM, {1, 150, 1, 64, 70}, MASK(ATTN_FULL), SIZE_SMALL, "flash"},
     {"span, prefix, cosine",
      INPUT_RANDOM,
      {2, 40, 2, 16, 13},

@@ -45,7 +45,6 @@ DEVICE_INLINE void wgmma_fence() {}
 DEVICE_INLINE void wgmma_commit() { sim::wgmma_commit(); }
 template <int pending> DEVICE_INLINE void wgmma_wait(SIM_HERE) { sim::wgmma_wait(pending, file, line); }
 template <int N> DEVICE_INLINE void pin_registers(float (&)[N]) {}
-DEVICE_INLINE void pin_register(int &) {}
 DEVICE_INLINE void settle(float) {}
 template <int N> DEVICE_INLINE void settle_all(const float (&)[N]) {}
 template <bool a_mn_major, bool b_mn_major, int N>

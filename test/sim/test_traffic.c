@@ -142,6 +142,8 @@ static const struct shape shapes[] = {
     {OP_attn_backward, "head 64, two tiles", {1, 256, 2, 64, 0}, NULL},
     {OP_attn_forward, "grouped, head 64", {1, 256, 4, 64, 0, 2}, NULL},
     {OP_attn_backward, "grouped, head 64", {1, 256, 4, 64, 0, 2}, NULL},
+    {OP_attn_forward, "window, a tile", {1, 512, 1, 64, 0}, "flash"},
+    {OP_attn_backward, "window, a tile", {1, 512, 1, 64, 0}, "flash"},
     {OP_rope, "head 64", {1, 48, 4, 2, 64, 16}, NULL},
     {OP_loss_forward, "odd", {6, 50257, 50304}, NULL},
     {OP_adamw, "master", {40000, 5}, NULL},
@@ -189,6 +191,11 @@ static const struct exception {
     {OP_attn_forward, "grouped, head 64", "qkv", NULL, 2, false,
      "and by each of two heads that share k and v"},
     {OP_attn_backward, "grouped, head 64", "qkv", NULL, 4.75, false, "and k and v by each of two heads"},
+    {OP_attn_forward, "window, a tile", "qkv", NULL, 1.25, false,
+     "q once; k and v by each tile of 128 queries, which sees 3 tiles of 64, the first 2"},
+    {OP_attn_backward, "window, a tile", "qkv", NULL, 2.875, false,
+     "a pass for dk and dv and one for dq, in each the other side by tiles of 64, which see 2, one of them 1"},
+    {OP_attn_backward, "window, a tile", "dout", NULL, 2.875, false, "as qkv"},
 };
 
 static const struct exception *exception_for(const struct shape *s, const char *operand,

@@ -184,6 +184,7 @@ template <int pending> DEVICE_INLINE void cp_async_wait() { sim::copy_async_wait
 
 /* --- fast mathematics: exact here --- */
 
+DEVICE_INLINE void pin_register(int &) {}
 DEVICE_INLINE float fast_exp2(float x) { return exp2f(x); }
 DEVICE_INLINE float fast_tanh(float x) { return tanhf(x); }
 
