@@ -29,7 +29,7 @@ static void set_value(struct options *o, struct option_state *state, union optio
     }
     option_value_store(state->row, field_of(o, state), &v);
     state->source = source;
-    if (source >= OPTION_FROM_FILE) state->given = true;
+    if (source >= OPTION_FROM_FILE) state->given = !option_value_is_auto(state->row, &v);
 }
 
 static struct option_state *find_state(const struct options *o, const char *name, size_t length) {
@@ -502,7 +502,7 @@ bool options_import(struct options *o, const json_t *stored, const char *where, 
         if (!state || (state->row->flags & OPTION_THIS_RUN)) continue;
         bool not_finite = state->row->type == OPTION_REAL && json_is_null(v);
         if (!not_finite && !take_json(o, where, name, v, OPTION_FROM_STORED, err)) return false;
-        state->given = state->given || listed(given, name);
+        if (state->source <= OPTION_FROM_STORED) state->given = listed(given, name);
     }
     return true;
 }

@@ -113,7 +113,7 @@ struct option_state {
     const struct option_row *row;
     size_t offset; /* of the value in the command's configuration */
     enum option_source source;
-    bool given;  /* by the user, in this run or in the stored run it continues */
+    bool given;  /* by the user and not as "auto", in this run or in the stored run it continues */
     char *owned; /* memory behind an OPTION_TEXT value */
 };
 

@@ -428,10 +428,14 @@ static char *size_text(int64_t v) {
     return xasprintf("%lld%s", (long long)v, suffix[unit]);
 }
 
+bool option_value_is_auto(const struct option_row *row, const union option_value *v) {
+    return may_be_automatic(row) && (row->type == OPTION_REAL ? v->d == 0 : v->i == 0);
+}
+
 char *option_value_to_text(const struct option_row *row, const union option_value *v) {
     size_t length;
     const char *word;
-    if (may_be_automatic(row) && (row->type == OPTION_REAL ? v->d == 0 : v->i == 0)) return xstrdup("auto");
+    if (option_value_is_auto(row, v)) return xstrdup("auto");
     switch (row->type) {
     case OPTION_INT:
         return xasprintf("%lld", (long long)v->i);

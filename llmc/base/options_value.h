@@ -37,6 +37,8 @@ bool option_value_from_json(const struct option_row *row, const struct json_t *v
 /* Real numbers that are not finite become null. NULL if the value has no JSON form (text that is not
  * UTF-8). */
 struct json_t *option_value_to_json(const struct option_row *row, const union option_value *v);
+/* Whether the value leaves the choice to the program: 0 of a row whose default is "auto". */
+bool option_value_is_auto(const struct option_row *row, const union option_value *v);
 /* As a user would type it; the caller frees. */
 char *option_value_to_text(const struct option_row *row, const union option_value *v);
 

@@ -5,7 +5,7 @@
 #include "llmc/cli/commands.h"
 #include "llmc/report/json_text.h"
 #include "llmc/report/page.h"
-#include "llmc/run/config.h"
+#include "llmc/run/batch.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -56,21 +56,18 @@ struct planned {
 };
 
 /* A step in plan mode; returns the FLOPs of the update. */
-static double plan_step(const struct planned *p, struct ctx *ctx, int level, int64_t batch_size) {
+static double plan_step(const struct planned *p, struct ctx *ctx, int level) {
     struct run_config c = *p->run;
     c.zero = (enum zero_level)level;
-    c.batch_size = batch_size;
     struct gpt_options options = run_gpt_options(&c, p->device);
     ctx_init(ctx, p->device, p->device->ops, true);
     return run_plan_step(ctx, p->model, &options, run_optimizer_options(&c, &options), &c);
 }
 
 static int64_t bytes_with(const struct planned *p, int level, int64_t batch_size) {
-    struct ctx ctx;
-    plan_step(p, &ctx, level, batch_size);
-    int64_t bytes = ctx_memory_total(&ctx);
-    ctx_free(&ctx);
-    return bytes;
+    struct run_config c = *p->run;
+    c.zero = (enum zero_level)level;
+    return run_planned_bytes(&c, p->model, p->device, batch_size);
 }
 
 /* What one process may use. */
@@ -80,11 +77,9 @@ static bool plan_fits(const struct planned *p, int level) {
     return ctx_memory_total(&p->step[level]) <= available(p);
 }
 
-enum { BATCH_MAX = 1 << 16 }; /* no further is searched */
-
 /* Memory grows with the batch: the largest that fits, by bisection. */
 static int64_t largest_batch(const struct planned *p, int level) {
-    int64_t fits = 0, fails = BATCH_MAX + 1;
+    int64_t fits = 0, fails = run_batch_limit(p->model, p->device) + 1;
     for (int64_t b = 1; b < fails; b *= 2)
         if (bytes_with(p, level, b) <= available(p))
             fits = b;
@@ -107,7 +102,7 @@ static void make_plans(struct planned *p) {
     p->chosen = p->levels > 1 ? (int)p->run->zero : 0;
     p->device->memory_info(p->device, &p->free_bytes, &p->all_bytes);
     for (int level = 0; level < p->levels; level++) {
-        p->update[level] = plan_step(p, &p->step[level], level, p->run->batch_size);
+        p->update[level] = plan_step(p, &p->step[level], level);
         p->largest[level] = largest_batch(p, level);
     }
 }
@@ -145,7 +140,7 @@ static char *say_verdict(const struct planned *p) {
     if (plan_fits(p, p->chosen)) return xasprintf("This fits%s.", where);
     if (other < p->levels) return xasprintf("This does NOT fit%s; --zero %d does.", where, other);
     return xasprintf("This does NOT fit%s. %s.", where,
-                     ctx_memory_advice(&p->step[p->chosen], p->free_bytes));
+                     ctx_memory_advice(&p->step[p->chosen], p->free_bytes, p->run->batch_size == 1));
 }
 
 static char *say_work(const struct run_config *c) {
@@ -242,7 +237,7 @@ static json_t *batch_facts(const struct planned *p) {
         most = max_i64(most, p->largest[level]);
         json_array_append_new(bytes, json_array());
     }
-    for (int64_t b = 1; b < 2 * most + 2 && b <= BATCH_MAX; b *= 2) {
+    for (int64_t b = 1; b < 2 * most + 2 && b <= run_batch_limit(p->model, p->device); b *= 2) {
         json_array_append_new(sizes, json_integer(b));
         for (int level = 0; level < p->levels; level++)
             json_array_append_new(json_array_get(bytes, (size_t)level),
@@ -287,12 +282,17 @@ int cmd_plan(int argc, char **argv) {
     c.run.world = max_i64(c.run.gpus, c.run.ranks);
     check(run_config_complete(&c.run, &model, &err), "%s", err.message);
     struct planned p = {.run = &c.run, .model = &model, .device = run_open_device(&c.run)};
+    struct batch_choice batch = {.size = c.run.batch_size};
+    if (!batch.size) batch = run_choose_batch(&c.run, &model, p.device, 0, INT64_MAX);
+    c.run.batch_size = batch.size;
     make_plans(&p);
     char *said[] = {say_model(&p), say_memory(&p), say_verdict(&p), say_work(&c.run)};
     say("%s\n", said[0]);
     printf("%s\n", said[1]);
     print_memory(&p);
-    printf("%s\n%s\n", said[2], said[3]);
+    printf("%s\n", said[2]);
+    if (batch.sequences && p.device->arch) printf("batch: %s\n", run_batch_text(&batch));
+    printf("%s\n", said[3]);
     print_work(work_of(&p));
     if (c.html) {
         check(page_write(c.html, "plan.html", put_facts, &p, &err), "%s", err.message);

@@ -8,7 +8,7 @@
 #include "llmc/base/rng.h"
 #include "llmc/cli/commands.h"
 #include "llmc/report/profile_page.h"
-#include "llmc/run/config.h"
+#include "llmc/run/batch.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -225,6 +225,7 @@ int cmd_profile(int argc, char **argv) {
     check(run_model_config(&model, &directory, &c.run, c.run.shape.vocab_size, &err), "%s", err.message);
     check(run_config_complete(&c.run, &model, &err), "%s", err.message);
     struct device *device = run_open_device(&c.run);
+    if (!c.run.batch_size) c.run.batch_size = run_choose_batch(&c.run, &model, device, 0, INT64_MAX).size;
     struct ctx ctx;
     struct gpt gpt;
     struct optimizer optimizer;

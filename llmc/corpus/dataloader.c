@@ -90,6 +90,7 @@ struct dataloader {
     /* The caller's own. */
     pthread_t thread;
     int64_t start, taken; /* sample of batch 0; batches handed out */
+    int64_t end;          /* samples from here on are ignored rows; fixed while the thread runs */
 };
 
 /* The last stretch that begins at or before the sample, and the last shard that begins at or before the
@@ -141,10 +142,10 @@ static struct sample locate_in_part(const struct dataloader *l, int64_t sample) 
 }
 
 static struct sample locate(const struct dataloader *l, int64_t sample) {
-    if (l->part) return locate_in_part(l, sample);
+    if (l->part && sample < l->end) return locate_in_part(l, sample);
     int64_t index = sample % l->samples, count = by_rows(&l->o) ? l->row_count : l->samples;
     struct sample s = {.l = l, .piece = -1};
-    if (index >= count) return s;
+    if (index >= count || sample >= l->end) return s;
     if (by_rows(&l->o) ? l->o.shuffle_rows : l->o.order == SAMPLES_SHUFFLED)
         index = shuffle_index(l->o.seed, sample / l->samples, index, count);
     if (l->o.order == SAMPLES_PACKED) {
@@ -440,6 +441,7 @@ static struct dataloader *new_loader(const struct dataset *d, const struct loade
     struct dataloader *l = (struct dataloader *)xcalloc(1, sizeof *l);
     l->d = d;
     l->o = *o;
+    l->end = INT64_MAX;
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->may_fill, NULL);
     pthread_cond_init(&l->may_take, NULL);
@@ -526,8 +528,11 @@ int64_t dataloader_first_sample(const struct dataloader *l) {
     return dataloader_position(l) + l->o.rank * l->o.B;
 }
 
-void dataloader_seek(struct dataloader *l, int64_t sample) {
+void dataloader_seek_range(struct dataloader *l, int64_t sample, int64_t end) {
     check(sample >= 0, "data loader: cannot start at sample %lld", (long long)sample);
     stop_thread(l);
+    l->end = end;
     start_thread(l, sample);
 }
+
+void dataloader_seek(struct dataloader *l, int64_t sample) { dataloader_seek_range(l, sample, INT64_MAX); }

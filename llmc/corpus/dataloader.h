@@ -124,6 +124,8 @@ int64_t dataloader_position(const struct dataloader *l);
 int64_t dataloader_first_sample(const struct dataloader *l);
 /* Restarts at `sample`. Batches returned before are no longer valid. */
 void dataloader_seek(struct dataloader *l, int64_t sample);
+/* The same; samples from `end` on are ignored rows. */
+void dataloader_seek_range(struct dataloader *l, int64_t sample, int64_t end);
 
 /* The permutation of SAMPLES_SHUFFLED: the position of `index` (0 <= index < count) in this epoch. */
 int64_t shuffle_index(uint64_t seed, int64_t epoch, int64_t index, int64_t count);

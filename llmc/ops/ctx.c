@@ -55,15 +55,17 @@ void ctx_free(struct ctx *ctx) {
     memset(ctx, 0, sizeof *ctx);
 }
 
-const char *ctx_memory_advice(const struct ctx *ctx, int64_t available) {
+const char *ctx_memory_advice(const struct ctx *ctx, int64_t available, bool one_sequence) {
     int64_t model = ctx->memory[MEM_PARAMETERS] + ctx->memory[MEM_GRADIENTS] + ctx->memory[MEM_OPTIMIZER];
     if (model > available)
         return temp_printf(
             "Parameters, gradients and optimizer take %s, whatever the batch: a smaller --model, "
             "--no-master-weights or, on several GPUs, a higher --zero level need less",
             human_bytes((double)model));
-    return "A smaller --batch-size (with the same --tokens-per-step), a shorter --seq-len, --recompute block, "
-           "--head-chunks 4 or, on several GPUs, a higher --zero level need less";
+    return temp_printf(
+        "%s --seq-len, --recompute block, --head-chunks 4 or, on several GPUs, a higher --zero level need less",
+        one_sequence ? "One sequence alone does not fit: a shorter"
+                     : "A smaller --batch-size (with the same --tokens-per-step), a shorter");
 }
 
 /* The caller has already added `bytes` to the context's accounts. */
@@ -76,7 +78,7 @@ static void *alloc_or_explain(struct ctx *ctx, int64_t bytes, const char *what) 
         "plan` with the same options shows how much",
         ctx->device->name, what, what[strlen(what) - 1] == 's' ? "" : "s", human_bytes((double)bytes),
         human_bytes((double)free_bytes), human_bytes((double)total_bytes), human_bytes((double)used),
-        ctx_memory_advice(ctx, free_bytes + used));
+        ctx_memory_advice(ctx, free_bytes + used, false));
 }
 
 /* ctx_free() will free p. */

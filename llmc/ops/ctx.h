@@ -67,8 +67,9 @@ void *ctx_alloc(struct ctx *ctx, enum memory_kind kind, int64_t bytes, const cha
 void ctx_reserve_scratch(struct ctx *ctx, int64_t bytes);
 
 int64_t ctx_memory_total(const struct ctx *ctx);
-/* A sentence: which options need less memory than this context does, where `available` bytes are too few. */
-const char *ctx_memory_advice(const struct ctx *ctx, int64_t available);
+/* A sentence: which options need less memory than this context does, where `available` bytes are too few.
+ * `one_sequence`: its batch cannot be smaller. */
+const char *ctx_memory_advice(const struct ctx *ctx, int64_t available, bool one_sequence);
 double ctx_flops(const struct ctx *ctx); /* sum over ops since the last ctx_reset_stats */
 void ctx_reset_stats(struct ctx *ctx);
 /* Waits for the device and adds the times of all ops since the last call to their stats. */

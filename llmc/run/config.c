@@ -107,9 +107,10 @@ static bool check_zero_group(const struct run_config *c, struct error *err) {
 }
 
 static bool choose_tokens_per_step(struct run_config *c, struct error *err) {
-    int64_t world = max_i64(1, c->world), micro = c->batch_size * c->seq_len * world;
-    if (!c->tokens_per_step) c->tokens_per_step = micro;
+    int64_t world = max_i64(1, c->world), micro = max_i64(1, c->batch_size) * c->seq_len * world;
+    if (!c->tokens_per_step) c->tokens_per_step = c->usual_batch * c->seq_len * world;
     if (c->tokens_per_step % micro == 0) return true;
+    const char *batch = c->batch_size ? temp_printf("--batch-size %" PRId64 " times ", c->batch_size) : "";
     char processes[64] = "";
     if (world > 1) snprintf(processes, sizeof processes, " times %" PRId64 " processes", world);
     char nearest[64];
@@ -118,10 +119,9 @@ static bool choose_tokens_per_step(struct run_config *c, struct error *err) {
         snprintf(nearest, sizeof nearest, "the nearest are %" PRId64 " and %" PRId64, below, below + micro);
     else
         snprintf(nearest, sizeof nearest, "the smallest is %" PRId64, micro);
-    return fail(err,
-                "--tokens-per-step %" PRId64 " is not a multiple of --batch-size %" PRId64
-                " times --seq-len %" PRId64 "%s = %" PRId64 "; %s",
-                c->tokens_per_step, c->batch_size, c->seq_len, processes, micro, nearest);
+    return fail(
+        err, "--tokens-per-step %" PRId64 " is not a multiple of %s--seq-len %" PRId64 "%s = %" PRId64 "; %s",
+        c->tokens_per_step, batch, c->seq_len, processes, micro, nearest);
 }
 
 /* Options of one optimizer are refused with another. */
@@ -186,7 +186,7 @@ static bool complete_adapters(struct run_config *c, const struct gpt_config *mod
 
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, struct error *err) {
     bool small = model->channels < 512, from_weights = run_starts_from_weights(c);
-    if (!c->batch_size) c->batch_size = small ? 8 : 4;
+    c->usual_batch = c->batch_size ? c->batch_size : small ? 8 : 4;
     bool stories = on_stories(c);
     if (!c->seq_len) c->seq_len = min_i64(model->context, stories ? STORY_TOKENS : longest_sequence(c));
     if (c->seq_len > model->context)

@@ -75,6 +75,9 @@ struct run_config {
     enum zero_level zero;
     int64_t zero_group;
     bool bind, rank_logs, tensorboard;
+    /* Not an option; run_config_complete() sets it: --batch-size if it is given, else what every device has by
+     * default. The default of --tokens-per-step and the size of a validation follow from it. */
+    int64_t usual_batch;
     int64_t world;   /* processes of the run; not an option, run_open() sets it; 0 means 1 */
     int64_t longest; /* tokens of the longest conversation or pair; not an option, run_data_open() knows it */
     /* device and memory */
@@ -110,8 +113,8 @@ bool run_starts_from_weights(const struct run_config *c);
 bool run_model_config(struct gpt_config *model, char **directory, const struct run_config *c,
                       int64_t vocab_size, struct error *err);
 
-/* Chooses the values that were left open (0, -1, auto), but for those that count steps, and checks those
- * that depend on each other: sequence and context, batch and tokens per step. */
+/* Chooses the values that were left open (0, -1, auto), but for those that count steps and the batch size
+ * (batch.h), and checks those that depend on each other: sequence and context, batch and tokens per step. */
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, struct error *err);
 /* Chooses the number of steps and what follows from it, when the samples in an epoch are known. A resumed
  * run has done `step` steps and `sample` samples: --epochs counts these, too. Of --steps and --epochs, the

@@ -59,17 +59,21 @@ static const struct option_row data_rows[] = {
              "visit the windows, conversations or pairs in a new random order in every epoch", 0),
 };
 static const struct option_row batch_rows[] = {
-    OPT_INT(C, batch_size, "batch-size", "auto", 0, 1 << 20, "B",
-            "sequences that a process computes at a time (auto: 8 below 512 channels, else 4)", 0),
     OPT_INT(
-        C, seq_len, "seq-len", "auto", 0, 1 << 24, "T",
-        "tokens in a sequence (auto: 116 for the stories, the longest sample of --chat or --pairs, else "
-        "1024; at most 1024 and the model's context)",
+        C, batch_size, "batch-size", "auto", 0, 1 << 20, "B",
+        "sequences that a process computes at a time (auto: a divisor of a step's; on a GPU the largest that "
+        "fits, on the CPU at most 8 below 512 channels, else 4)",
         0),
-    OPT_SIZE(C, tokens_per_step, "tokens-per-step", "auto", 0, 1e12, "N",
-             "tokens in an optimizer step, a multiple of B * T * processes; larger steps accumulate the "
-             "gradients of several micro-batches (auto: B * T * processes)",
-             0),
+    OPT_INT(C, seq_len, "seq-len", "auto", 0, 1 << 24, "T",
+            "tokens in a sequence (auto: 116 for the stories, the longest sample of --chat or --pairs, else "
+            "1024; at most 1024 and the model's context)",
+            0),
+    OPT_SIZE(
+        C, tokens_per_step, "tokens-per-step", "auto", 0, 1e12, "N",
+        "tokens in an optimizer step, a multiple of B * T * processes; larger steps accumulate the "
+        "gradients of several micro-batches (auto: B * T * processes; without --batch-size on any device as "
+        "with 8 below 512 channels, else 4)",
+        0),
     OPT_SIZE(
         C, steps, "steps", "auto", 0, 1e12, "N",
         "optimizer steps (auto: --epochs decides; without it 2600 for the stories, three epochs of --chat or "

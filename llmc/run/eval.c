@@ -55,12 +55,15 @@ void run_validate(struct run *r) {
     struct error err;
     struct dataloader *loader = run_open_validation(r, &err);
     check(loader, "%s", err.message);
-    int64_t all = ceil_div(dataloader_samples(loader), r->config.batch_size);
+    /* in batches of the usual size, so that the samples do not depend on the one that was chosen */
+    int64_t usual = r->config.usual_batch, all = ceil_div(dataloader_samples(loader), usual);
     int64_t batches = r->config.val_batches                               ? r->config.val_batches
                       : r->data.val_bytes || run_samples_file(&r->config) ? all
                                                                           : 20;
     struct eval_progress progress = {report_progress, r};
-    batches = min_i64(batches, all);
+    int64_t samples = min_i64(batches, all) * usual;
+    dataloader_seek_range(loader, 0, samples);
+    batches = ceil_div(samples, r->config.batch_size);
     int64_t own = batches / world + (rank < batches % world);
     struct eval_loss loss = eval_loss(&r->gpt, loader, own, NULL, NULL, &progress);
     /* a rank without a batch in the last round computes one for nothing: gathering parameters needs all

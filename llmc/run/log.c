@@ -59,6 +59,7 @@ static json_t *facts_of(const struct run *r) {
 static bool write_files(const struct run *r, struct error *err) {
     char *stories = xasprintf("%s/stories.txt", r->out);
     json_t *stored = options_export(&r->options), *facts = facts_of(r);
+    json_object_set(facts, "explicit", json_object_get(stored, "explicit")); /* as a checkpoint stores it */
     if (r->data.stories && !path_exists(stories)) run_data_write_stories(&r->config, stories);
     bool ok = write_json(r, "options.json", json_object_get(stored, "values"), err) &&
               write_json(r, "run.json", facts, err);
@@ -96,6 +97,7 @@ static void introduce(const struct run *r) {
     print_mixture(r, r->config.steps * r->config.tokens_per_step / r->config.seq_len, "the run takes");
     say("model     %s: %sparameters, %s of memory\n", r->model.name, human_count((double)r->gpt.layout.count),
         human_bytes((double)ctx_memory_total(&r->ctx)));
+    if (r->batch.size && r->device->arch) say("batch     %s\n", run_batch_text(&r->batch));
     if (r->config.lora_rank)
         say("adapters  rank %" PRId64 ", alpha %g, on %s: %sparameters are trained, %.3g %% of the model's\n",
             r->config.lora_rank, r->config.lora_alpha, r->config.lora_targets,

@@ -84,13 +84,19 @@ static bool choose_run(struct run *r, struct error *err) {
 
 /* The options of a run that was killed before its first checkpoint. */
 static bool import_first_options(struct run *r, struct error *err) {
-    char *path = xasprintf("%s/options.json", r->out);
+    char *path = xasprintf("%s/options.json", r->out), *facts_path = xasprintf("%s/run.json", r->out);
     json_t *values = path_exists(path) ? json_file_load(path, err) : NULL;
+    json_t *facts = path_exists(facts_path) ? json_file_load(facts_path, NULL) : NULL;
+    json_t *given = json_object_get(facts, "explicit");
     bool ok = values ||
               fail(err, "%s: has neither a checkpoint nor %s: begin again with --overwrite", r->out, path);
-    json_t *stored = ok ? json_pack("{s:o, s:[]}", "values", values, "explicit") : NULL;
+    json_t *stored =
+        ok ? json_pack("{s:o, s:o}", "values", values, "explicit", given ? json_incref(given) : json_array())
+           : NULL;
     ok = ok && resume_import(&r->options, stored, path, err);
     json_decref(stored);
+    json_decref(facts);
+    free(facts_path);
     free(path);
     if (ok) warn("%s has no checkpoint yet: the run begins again", r->out);
     return ok;
@@ -193,6 +199,11 @@ static bool check_validation(const struct run *r, struct error *err) {
 
 static bool open_data_and_model(struct run *r, const struct resume *was, struct error *err) {
     struct run_config *c = &r->config;
+    /* what the program has chosen for the run so far (batch.h) */
+    if (c->resume && !options_given(&r->options, "batch-size")) {
+        r->batch.size = c->batch_size;
+        c->batch_size = 0;
+    }
     if (r->resumed && adapter_is_one(r->start)) {
         r->adapter = r->start;
         r->start = NULL;
@@ -208,11 +219,31 @@ static bool open_data_and_model(struct run *r, const struct resume *was, struct 
     struct run_weights weights = {
         r->start, r->resumed, r->resumed && options_source(&r->options, "tokenizer") == OPTION_FROM_STORED};
     return run_data_open(&r->data, c, &weights, err) && open_model_config(r, err) &&
-           run_config_complete(c, &r->model, err) && run_data_check_samples(&r->data, c, err) &&
-           (r->train = open_loader(r, err)) && find_position(r, was, err) && check_validation(r, err);
+           run_config_complete(c, &r->model, err) && run_data_check_samples(&r->data, c, err);
+}
+
+static bool open_loaders(struct run *r, const struct resume *was, struct error *err) {
+    return (r->train = open_loader(r, err)) && find_position(r, was, err) && check_validation(r, err);
 }
 
 /* --- several processes --- */
+
+/* No batch has a sample twice. */
+static void choose_batch(struct run *r) {
+    struct run_config *c = &r->config;
+    if (c->batch_size) return;
+    int64_t world = c->world, shards = dataset_shards(r->data.train);
+    int64_t samples = dataset_tokens(r->data.train) / c->seq_len - shards; /* or more */
+    int64_t most = max_i64(1, samples / world);
+    struct batch_choice own = run_choose_batch(c, &r->model, r->device, r->batch.size, most);
+    struct batch_choice *all = (struct batch_choice *)xmalloc((size_t)world * sizeof *all);
+    group_exchange(r->group, all, &own, sizeof own);
+    r->batch = all[0];
+    for (int64_t i = 1; i < world; i++)
+        if (all[i].size < r->batch.size) r->batch = all[i];
+    free(all);
+    c->batch_size = r->batch.size;
+}
 
 static void open_data(struct run *r) {
     struct error err;
@@ -220,6 +251,11 @@ static void open_data(struct run *r) {
     struct rank_busy *busy = rank_busy_begin(r->group, "reading the data", -1);
     bool ok = (!r->resumed || resume_open(&was, &r->options, r->state.options, r->start, &err)) &&
               open_data_and_model(r, &was, &err);
+    rank_busy_end(busy);
+    check_all_ranks(r->group, ok, &err);
+    choose_batch(r);
+    busy = rank_busy_begin(r->group, "reading the data", -1);
+    ok = open_loaders(r, &was, &err);
     rank_busy_end(busy);
     check_all_ranks(r->group, ok, &err);
     if (r->resumed) resume_close(&was);
@@ -297,7 +333,7 @@ static void create_model(struct run *r) {
     check(needed <= free_bytes,
           "this run needs %s, but %s of %s is free on %s. %s; `train_gpt plan` shows what each option needs",
           human_bytes((double)needed), human_bytes((double)free_bytes), human_bytes((double)total_bytes),
-          r->device->name, ctx_memory_advice(&plan, free_bytes / sharing));
+          r->device->name, ctx_memory_advice(&plan, free_bytes / sharing, r->config.batch_size == 1));
     ctx_init(&r->ctx, r->device, r->device->ops, false);
     gpt_create(&r->gpt, &r->ctx, &r->model, &options);
     zero_create(&r->zero, &r->gpt, &r->optimizer, r->comm, r->config.zero, kept);

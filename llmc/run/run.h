@@ -9,6 +9,7 @@
 #include "llmc/report/log_file.h"
 #include "llmc/report/logger.h"
 #include "llmc/report/nvml.h"
+#include "llmc/run/batch.h"
 #include "llmc/run/data.h"
 #include "llmc/run/guard.h"
 #include "llmc/run/owner.h"
@@ -41,6 +42,7 @@ struct run {
     /* what it trains */
     struct run_data data;
     struct dataloader *train;
+    struct batch_choice batch; /* if --batch-size leaves it open */
     struct gpt_config model;
     struct ctx ctx;
     struct gpt gpt, generator; /* the generator, for samples, reads gpt's parameters */

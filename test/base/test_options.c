@@ -316,6 +316,7 @@ static void test_automatic(void **state) {
         assert_int_equal(n.steps, 0);
         assert_true(options_parse(&o, 2, args, &err));
         assert_true(n.steps == 0 && n.rate == 0);
+        assert_true(!options_given(&o, "steps") && options_source(&o, "steps") == OPTION_FROM_COMMAND);
         char *text = options_text(&o, true);
         assert_non_null(strstr(text, "auto"));
         assert_null(strstr(text, "* "));

@@ -129,6 +129,15 @@ static void batches_cross_epochs(void **state) {
     int32_t *got = take(l, 5, 2, 3);
     for (int r = 0; r < 10; r++) assert_int_equal(got[r / 2 * 12 + r % 2 * 3], r % 5 * 3);
     free(got);
+    dataloader_seek_range(l, 1, 4); /* samples 1 and 2, 3 and none */
+    for (int batch = 0; batch < 2; batch++) {
+        const int32_t *tokens, *targets;
+        int64_t valid;
+        dataloader_next(l, &tokens, &targets, &valid);
+        assert_int_equal(tokens[0], (1 + 2 * batch) * 3);
+        assert_int_equal(targets[3], batch ? -1 : 7);
+        assert_int_equal(valid, batch ? 3 : 6);
+    }
     dataloader_close(l);
     dataset_free(d);
 }
