@@ -210,6 +210,11 @@ void make_ready(worker *w, thread *t);
 /* Runs other threads until the current one is ready again; its state says what it waits for. */
 void suspend(worker *w);
 
+/* waiting.cpp: lets the threads go on that wait at a barrier, or in an operation of a warp. `last` is the one
+ * that runs and came last; nullptr: a thread for which they waited has exited. */
+void release_barrier(worker *w, int id, const thread *last);
+void finish_warp_op(worker *w, int warp_number, int op_number, const thread *last);
+
 /* shared.cpp */
 void shared_begin_block(worker *w);
 void shared_end_block(worker *w);
