@@ -75,8 +75,9 @@ static void column_sum(float *out, const float *x, int64_t N, int64_t C, int64_t
 
 /* --- forward and backward --- */
 
-/* With few rows reading the weights takes all the time. Dot products read them once; a blocked GEMM
- * would first copy them into its own layout. Weights in bf16 halve the bytes.
+/* With few rows reading the weights takes all the time. Dot products read them once; a blocked GEMM would
+ * first copy them into its own layout. Weights in bf16 halve the bytes: two of them are read as one word, of
+ * which a shift makes the even one and a mask the odd one, and split_pairs() brings the rows into this order.
  *
  * A tile of rows and columns is computed at a time, so that a weight that was read serves several rows.
  * Each element has one accumulator of LANES partial sums whatever its tile is: the rows beside it change
@@ -84,19 +85,18 @@ static void column_sum(float *out, const float *x, int64_t N, int64_t C, int64_t
 enum { FEW_ROWS = 4, FEW_COLS = 64 };
 
 #if defined(__AVX512F__)
-enum { LANES = 16, TILE_ROWS = 4, TILE_COLS = 4 };
+enum { LANES = 16, TILE_ROWS = 4, TILE_COLS = 2 };
 #elif defined(__AVX__)
 enum { LANES = 8, TILE_ROWS = 4, TILE_COLS = 2 };
 #elif defined(__aarch64__)
-enum { LANES = 4, TILE_ROWS = 4, TILE_COLS = 4 };
+enum { LANES = 4, TILE_ROWS = 4, TILE_COLS = 2 };
 #else
 enum { LANES = 4, TILE_ROWS = 4, TILE_COLS = 2 };
 #endif
 typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 typedef float fours __attribute__((vector_size(4 * sizeof(float))));
-typedef uint32_t lanes_u32 __attribute__((vector_size(LANES * sizeof(uint32_t))));
-typedef uint16_t lanes_u16
-    __attribute__((vector_size(LANES * sizeof(uint16_t)), aligned(sizeof(uint16_t)), may_alias));
+typedef uint32_t pairs
+    __attribute__((vector_size(LANES * sizeof(uint32_t)), aligned(sizeof(uint16_t)), may_alias));
 
 /* Whether rows are multiplied by dot products. Rows (N,1,C) continue different sequences in text
  * generation, and each gets the bits that it gets alone. */
@@ -104,10 +104,14 @@ static bool by_dot_products(const struct tensor *inp) {
     return tensor_rows(inp) <= FEW_ROWS || (inp->rank == 3 && inp->dim[1] == 1);
 }
 
-static inline lanes load_lanes(bool bf16, const void *w, int64_t at) {
-    if (!bf16) return *(const lanes *)((const float *)w + at);
-    lanes_u16 half = *(const lanes_u16 *)((const uint16_t *)w + at);
-    return (lanes)(__builtin_convertvector(half, lanes_u32) << 16);
+/* Rows of K numbers: of each 2*LANES, first those with even index and then the others. A rest stays. */
+static void split_pairs(float *to, const float *x, int64_t rows, int64_t K) {
+    for (int64_t i = 0; i < rows; i++, to += K, x += K) {
+        int64_t whole = K - K % (2 * LANES);
+        for (int64_t k = 0; k < whole; k += 2 * LANES)
+            for (int l = 0; l < LANES; l++) to[k + l] = x[k + 2 * l], to[k + LANES + l] = x[k + 2 * l + 1];
+        for (int64_t k = whole; k < K; k++) to[k] = x[k];
+    }
 }
 
 static inline float load_one(bool bf16, const void *w, int64_t at) {
@@ -122,21 +126,33 @@ static inline float sum_lanes(lanes v) {
     return (x[0][0] + x[0][2]) + (x[0][1] + x[0][3]);
 }
 
-/* out (rows,cols) = x (rows,K) @ w (cols,K)^T, rows of out ldo floats apart. Meanwhile the column at
- * `ahead` (or NULL) comes nearer: reading weights and computing with them overlap only so. Inlined with
- * constant rows, cols and bf16, so that the compiler keeps `sum` in registers. */
+/* out (rows,cols) = x (rows,K) @ w (cols,K)^T, rows of out ldo floats apart. With `ahead`, the columns after
+ * these come nearer meanwhile: reading weights and computing with them overlap only so. Inlined with constant
+ * rows, cols and bf16, so that the compiler keeps `sum` in registers. */
 static inline void dot_tile(int rows, int cols, bool bf16, float *out, int64_t ldo, const float *x,
-                            const void *w, const char *ahead, int64_t K) {
+                            const char *w, int64_t K, bool ahead) {
     lanes sum[TILE_ROWS][TILE_COLS];
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < cols; j++) sum[i][j] = (lanes){0};
-    int64_t whole = K - K % LANES;
-    for (int64_t k = 0; k < whole; k += LANES) {
-        lanes weight[TILE_COLS];
-        if (ahead) __builtin_prefetch(ahead + k * (bf16 ? 2 : 4), 0, 2);
-        for (int j = 0; j < cols; j++) weight[j] = load_lanes(bf16, w, j * K + k);
+    int64_t size = bf16 ? 2 : 4, column = K * size, step = bf16 ? 2 * LANES : LANES, whole = K - K % step;
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < whole; k += step) {
+        lanes even[TILE_COLS], odd[TILE_COLS];
+        for (int j = 0; j < cols; j++) {
+            const char *at = w + j * column + k * size;
+            if (ahead) __builtin_prefetch(at + cols * column);
+            if (bf16) {
+                pairs two = *(const pairs *)at;
+                even[j] = (lanes)(two << 16), odd[j] = (lanes)(two & 0xffff0000u);
+            } else {
+                even[j] = *(const lanes *)at;
+            }
+        }
         for (int i = 0; i < rows; i++)
-            for (int j = 0; j < cols; j++) sum[i][j] += *(const lanes *)(x + i * K + k) * weight[j];
+            for (int j = 0; j < cols; j++) {
+                sum[i][j] += *(const lanes *)(x + i * K + k) * even[j];
+                if (bf16) sum[i][j] += *(const lanes *)(x + i * K + k + LANES) * odd[j];
+            }
     }
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < cols; j++) {
@@ -146,17 +162,15 @@ static inline void dot_tile(int rows, int cols, bool bf16, float *out, int64_t l
         }
 }
 
-/* All rows times `cols` columns; each tile but the first has one of the next columns come nearer. */
+/* All rows times `cols` columns. */
 static inline void dot_columns(int cols, bool bf16, const struct product *p, int64_t first, const char *w) {
-    int64_t n = 0, tile = 0, column = p->K * (bf16 ? 2 : 4);
+    bool ahead = first + 2 * cols <= p->N;
     float *out = p->c + first;
-    for (; n + TILE_ROWS <= p->M; n += TILE_ROWS, tile++) {
-        bool more = tile > 0 && tile <= TILE_COLS && first + cols + tile <= p->N;
-        dot_tile(TILE_ROWS, cols, bf16, out + n * p->N, p->N, p->a + n * p->K, w,
-                 more ? w + (cols + tile - 1) * column : NULL, p->K);
-    }
-    for (; n < p->M; n++)
-        dot_tile(1, cols, bf16, out + n * p->N, p->N, p->a + n * p->K, w, NULL, p->K);
+    int64_t n = 0;
+    for (; n + TILE_ROWS <= p->M; n += TILE_ROWS, ahead = false)
+        dot_tile(TILE_ROWS, cols, bf16, out + n * p->N, p->N, p->a + n * p->K, w, p->K, ahead);
+    for (; n < p->M; n++, ahead = false)
+        dot_tile(1, cols, bf16, out + n * p->N, p->N, p->a + n * p->K, w, p->K, ahead);
 }
 
 static inline void dot_block(bool bf16, const struct product *p, struct block k, const void *weight) {
@@ -174,7 +188,11 @@ static int64_t matmul_forward_need(struct tensor *out, struct tensor *pre, const
                                    const struct tensor *weight, const struct tensor *bias,
                                    enum activation act) {
     if (matmul_in_fp8(inp, weight)) return OP_UNSUPPORTED;
-    return (by_dot_products(inp) ? 0 : cpu_copy_bytes(weight)) + cpu_copy_bytes(bias);
+    bool bf16 = weight->dtype == DTYPE_BF16;
+    return (!bf16                  ? 0
+            : by_dot_products(inp) ? tensor_bytes(inp)
+                                   : cpu_copy_bytes(weight)) +
+           cpu_copy_bytes(bias);
 }
 
 /* out = act(product + bias) in a block, where the product is in `p->c`. */
@@ -194,7 +212,7 @@ static void matmul_forward_run(const struct op_env *env, struct tensor *out, str
                                const struct tensor *bias, enum activation act) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp), OC = tensor_rows(weight);
     float *memory = (float *)env->scratch;
-    bool few = by_dot_products(inp);
+    bool few = by_dot_products(inp), bf16 = weight->dtype == DTYPE_BF16;
     const float *b = bias ? cpu_weight(bias, &memory) : NULL;
     struct product p = cut((struct product){.M = N,
                                             .N = OC,
@@ -204,10 +222,11 @@ static void matmul_forward_run(const struct op_env *env, struct tensor *out, str
                                             .b_transposed = true,
                                             .c = f32(pre ? pre : out)});
     if (few) p.rows = N, p.cols = FEW_COLS;
+    if (few && bf16) split_pairs(memory, p.a, N, C), p.a = memory;
 #pragma omp parallel for schedule(dynamic) if (worth_threads(&p))
     for (int64_t i = 0; i < block_count(&p); i++) {
         struct block k = block_at(&p, i);
-        if (few && weight->dtype == DTYPE_BF16)
+        if (few && bf16)
             dot_block(true, &p, k, weight->data);
         else if (few)
             dot_block(false, &p, k, weight->data);
