@@ -5,9 +5,11 @@
 #include "llmc/cli/commands.h"
 #include "llmc/cli/eval_pairs.h"
 #include "llmc/cli/prompt.h"
+#include "llmc/corpus/chat_file.h"
 #include "llmc/corpus/corpus.h"
 #include "llmc/corpus/shard_manifest.h"
 #include "llmc/format/checkpoint.h"
+#include "llmc/format/model_config.h"
 #include "llmc/model/eval.h"
 #include "llmc/report/json_text.h"
 #include "llmc/report/loss_text.h"
@@ -23,8 +25,9 @@
 
 struct eval_config {
     struct text_model_config model;
-    const char *data, *text, *field, *tasks, *pairs, *details, *examples, *json, *html;
+    const char *data, *text, *chat, *field, *tasks, *pairs, *details, *examples, *json, *html;
     enum text_format format;
+    enum chat_family chat_template;
     int64_t batch_size, seq_len, batches, shots, seed, beams;
     int shot_order; /* enum shot_order */
     bool show, overwrite;
@@ -40,6 +43,11 @@ static const struct option_row what_rows[] = {
         "JSON lines, a directory of such files, or - for the standard input",
         0),
     TEXT_FORMAT_OPTIONS(C, "of --text; "),
+    OPT_TEXT(C, chat, "chat", NULL, "FILE",
+             "measure the loss on what the assistant says in these conversations, JSON lines as training's "
+             "--chat takes them, and on the tokens that end its turns",
+             0),
+    CHAT_TEMPLATE_OPTION(C),
     OPT_FLAG(
         C, show, "show", "false",
         "print the text of --text or --data with each token shaded by its loss; without colours (a file, "
@@ -82,7 +90,7 @@ static const struct option_row batch_rows[] = {
     OPT_INT(C, seq_len, "seq-len", "auto", 0, 1 << 24, "T",
             "tokens in a sequence (auto: the model's context)", 0),
     OPT_INT(C, batches, "batches", "0", 0, INFINITY, "N",
-            "only the first N batches of --data or --text (0: all)", 0),
+            "only the first N batches of --data, --text or --chat (0: all)", 0),
 };
 #undef C
 static const struct option_group groups[] = {
@@ -91,9 +99,10 @@ static const struct option_group groups[] = {
     {"Batch", batch_rows, ARRAY_LENGTH(batch_rows)},
 };
 const struct option_command eval_command = {
-    "train_gpt eval --from DIR [--data GLOB | --text PATH] [--tasks LIST] [--pairs FILE] [options]",
-    "Measures a checkpoint: loss, perplexity and bits per byte on tokens or text, and the share of "
-    "multiple-choice questions that it answers correctly; or BLEU of the targets that it writes.",
+    "train_gpt eval --from DIR [--data GLOB | --text PATH | --chat FILE] [--tasks LIST] [--pairs FILE] "
+    "[options]",
+    "Measures a checkpoint: loss, perplexity and bits per byte on tokens, text or conversations, and the share "
+    "of questions that it answers correctly; or BLEU of the targets that it writes.",
     groups, ARRAY_LENGTH(groups)};
 
 /* --- the model --- */
@@ -105,7 +114,7 @@ struct evaluation {
 };
 
 static void open_evaluation(struct evaluation *e) {
-    text_model_find(&e->m, &e->c.model, e->c.text ? e->c.text : e->c.tasks);
+    text_model_find(&e->m, &e->c.model, e->c.text ? e->c.text : e->c.chat ? e->c.chat : e->c.tasks);
     int64_t context = e->m.config.context;
     if (!e->c.seq_len) e->c.seq_len = context;
     check(e->c.seq_len <= context, "--seq-len %" PRId64 " is longer than the model's context of %" PRId64,
@@ -172,6 +181,37 @@ static struct dataset *open_shards(const struct evaluation *e, struct error *err
     return NULL;
 }
 
+/* What the assistant does not say is no target, as in training. */
+static struct dataset *open_chats(struct evaluation *e, struct error *err) {
+    struct chat_format format;
+    struct chat_file f;
+    struct dataset *d = NULL;
+    int64_t longest = 1;
+    if (!e->m.tokenizer) {
+        fail(err, "--chat %s: %s has no tokenizer: give --tokenizer", e->c.chat, e->m.directory);
+        return NULL;
+    }
+    if (!model_chat_open(&format, e->c.chat_template, e->m.tokenizer, &e->m.config, err)) return NULL;
+    if (chat_file_read(&f, e->c.chat, err)) {
+        d = chat_file_encode(&f, NULL, false, &format, &longest, err);
+        if (d)
+            say("%s: %" PRId64 " conversations by the template %s\n", e->c.chat, f.count,
+                chat_family_name(format.family));
+        chat_file_free(&f);
+    }
+    chat_close(&format);
+    e->c.seq_len = min_i64(e->c.seq_len, max_i64(1, longest - 1));
+    return d;
+}
+
+static void warn_about_cut(const struct evaluation *e, const struct dataloader *l) {
+    if (dataloader_cut(l))
+        warn("--chat %s: %" PRId64 " conversations are longer than %" PRId64
+             " tokens and lose their ends; %" PRId64
+             " of them lose all that the assistant says, and are left out",
+             e->c.chat, dataloader_cut(l), e->c.seq_len, dataloader_left_out(l));
+}
+
 static void print_loss(const struct eval_loss *r, const char *name) {
     say("%s: loss %.4f nats per token over %" PRId64 " tokens, perplexity %.2f", name, r->loss, r->targets,
         r->perplexity);
@@ -220,25 +260,28 @@ static void show_tokens(const struct evaluation *e, const struct loss_text *text
 static void evaluate_loss(struct evaluation *e) {
     struct error err;
     struct gpt *gpt = &e->m.gpt;
-    const char *name = e->c.data ? e->c.data : e->c.text;
-    struct dataset *d = e->c.data ? open_shards(e, &err) : open_text(e, &err);
+    const char *name = e->c.data ? e->c.data : e->c.chat ? e->c.chat : e->c.text;
+    struct dataset *d = e->c.data   ? open_shards(e, &err)
+                        : e->c.chat ? open_chats(e, &err)
+                                    : open_text(e, &err);
     check(d, "%s", err.message);
-    /* SAMPLES_DOCUMENTS takes every token once and pads the last batch. Shards are cut into windows
-     * regardless of documents (no token ends one), as published losses are measured. */
+    /* Both orders take every token once and pad the last batch. Shards are cut into windows regardless of
+     * documents (no token ends one), as published losses are measured. */
     make_model(e, e->c.seq_len);
     struct loader_options o = {.B = gpt->options.B,
                                .T = gpt->options.T,
-                               .order = SAMPLES_DOCUMENTS,
+                               .order = e->c.chat ? SAMPLES_APART : SAMPLES_DOCUMENTS,
                                .world = 1,
                                .end_of_text = e->c.data ? -1 : tokenizer_end_of_text(e->m.tokenizer)};
     struct dataloader *l = dataloader_open(d, &o, &err);
     check(l, "%s", err.message);
+    warn_about_cut(e, l);
     int64_t batches = dataloader_samples(l) / o.B;
     if (e->c.batches) batches = min_i64(batches, e->c.batches);
     struct eval_progress progress = progress_named(name);
     struct shading shading = {.t = e->m.tokenizer};
     struct eval_tokens each = {add_token, &shading};
-    bool shaded = e->c.show || e->c.html;
+    bool shaded = !e->c.chat && (e->c.show || e->c.html);
     check(!shaded || shading.t, "--show and --html need a tokenizer: %s has none, give --tokenizer",
           e->m.directory);
     struct eval_loss r = eval_loss(gpt, l, batches, e->m.tokenizer, shaded ? &each : NULL, &progress);
@@ -377,6 +420,7 @@ static void warn_idle(const struct options *o, const struct eval_config *c) {
         bool idle;
     } rows[] = {{"format", "--text", !c->text},
                 {"field", "--text", !c->text},
+                {"chat-template", "--chat", !c->chat},
                 {"show", "--data and --text", !c->text && !c->data},
                 {"html", "--data and --text", !c->text && !c->data},
                 {"shots", "--tasks", !c->tasks},
@@ -384,7 +428,7 @@ static void warn_idle(const struct options *o, const struct eval_config *c) {
                 {"shot-order", "--tasks and --shots", !c->tasks || !c->shots},
                 {"seed", "--shot-order random", !c->tasks || !c->shots || c->shot_order != SHOTS_RANDOM},
                 {"beams", "--pairs", !c->pairs},
-                {"batches", "--data and --text", !c->text && !c->data}};
+                {"batches", "--data, --text and --chat", !c->text && !c->data && !c->chat}};
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++)
         if (rows[i].idle && options_given(o, rows[i].option))
             warn("--%s has no effect: it goes with %s", rows[i].option, rows[i].goes_with);
@@ -395,13 +439,14 @@ int cmd_eval(int argc, char **argv) {
     struct evaluation e = {0};
     int status = command_options(&options, &eval_command, &e.c, argc, argv);
     if (status >= 0) return status;
-    bool others = e.c.data || e.c.text || e.c.tasks;
+    int losses = (e.c.data != NULL) + (e.c.text != NULL) + (e.c.chat != NULL);
+    bool others = losses || e.c.tasks;
     const char *wrong =
-        !others && !e.c.pairs  ? "nothing to evaluate on: give --data, --text, --tasks or --pairs"
-        : others && e.c.pairs  ? "--pairs excludes --data, --text and --tasks: give one of them"
-        : e.c.data && e.c.text ? "--data and --text exclude each other: give one of them"
+        !others && !e.c.pairs ? "nothing to evaluate on: give --data, --text, --chat, --tasks or --pairs"
+        : others && e.c.pairs ? "--pairs excludes --data, --text, --chat and --tasks: give one of them"
+        : losses > 1          ? "--data, --text and --chat exclude each other: give one of them"
         : e.c.details && !e.c.tasks && !e.c.pairs ? "--details goes with --tasks and --pairs"
-        : e.c.json && !others                     ? "--json goes with --data, --text and --tasks"
+        : e.c.json && !others                     ? "--json goes with --data, --text, --chat and --tasks"
         : e.c.shots && !e.c.examples
             ? "--shots needs --examples: files with answered questions, such as the dev set"
             : NULL;
@@ -423,7 +468,7 @@ int cmd_eval(int argc, char **argv) {
     open_evaluation(&e);
     e.summary = json_pack("{s:o, s:n, s:[]}", "from",
                           json_text(e.m.directory, (int64_t)strlen(e.m.directory)), "loss", "tasks");
-    if (e.c.data || e.c.text) evaluate_loss(&e);
+    if (losses) evaluate_loss(&e);
     if (e.c.tasks) evaluate_tasks(&e);
     check(fflush(stdout) == 0 && !ferror(stdout), "cannot write the results to standard output");
     write_summary(&e);

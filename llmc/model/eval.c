@@ -55,7 +55,8 @@ struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t b
         for (int64_t k = 0; k < n; k++) {
             if (targets[k] < 0) continue;
             int size = 0;
-            if (t && targets[k] != end_of_text) tokenizer_token_bytes(t, targets[k], &size);
+            if (t && tokenizer_token_kind(t, targets[k]) != TOKEN_KIND_SPECIAL)
+                tokenizer_token_bytes(t, targets[k], &size);
             if (each) each->call(each->user, targets[k], (double)losses[k]);
             sum += (double)losses[k];
             r.bytes += size;

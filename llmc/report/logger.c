@@ -310,7 +310,7 @@ void logger_ranks(struct logger *l, int64_t step, const double *seconds, int64_t
     free(line);
 }
 
-void logger_validation(struct logger *l, int64_t step, double loss) {
+void logger_validation(struct logger *l, int64_t step, double loss, double bytes) {
     if (l->last_validation != step) {
         put_row(l, &(struct log_row){.validation = true, .step = step, .loss = loss});
         event_scalar(l->events, step, "loss/validation", loss);
@@ -323,8 +323,7 @@ void logger_validation(struct logger *l, int64_t step, double loss) {
     if (isfinite(floor) && floor > 0)
         snprintf(above, sizeof above, "  (floor %.4f, %+.1f %%)", floor, 100 * (loss - floor) / floor);
     char bits[48] = "";
-    if (l->o.val_bytes > 0)
-        snprintf(bits, sizeof bits, ", %.3f bits per byte", loss / log(2.0) / l->o.val_bytes);
+    if (bytes > 0) snprintf(bits, sizeof bits, ", %.3f bits per byte", loss / log(2.0) / bytes);
     logger_say(l, "step %" PRId64 "  validation loss %.4f%s%s", step, loss, bits, above);
 }
 

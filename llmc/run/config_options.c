@@ -152,7 +152,7 @@ static const struct option_row evaluation_rows[] = {
     OPT_INT(C, val_batches, "val-batches", "auto", 0, INFINITY, "N",
             "batches in a validation (auto: the whole held-out text, or 20 batches of shards)", 0),
     OPT_TEXT(C, eval_tasks, "eval-tasks", NULL, "LIST",
-             "multiple-choice questions to answer during training; files as for `train_gpt eval --tasks`", 0),
+             "questions to answer during training; files as for `train_gpt eval --tasks`", 0),
     OPT_INT(C, eval_every, "eval-every", "auto", 0, INFINITY, "N",
             "steps between two rounds of --eval-tasks (auto: as --val-every)", 0),
     OPT_INT(C, sample_every, "sample-every", "0", 0, INFINITY, "N",

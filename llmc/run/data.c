@@ -148,7 +148,6 @@ static bool encode(struct run_data *d, const struct run_config *c, const struct 
     d->train = dataset_from_tokens(name, train, train_count, vocab);
     if (val) d->val = dataset_from_tokens(name, val, val_count, vocab);
     d->val_order = SAMPLES_DOCUMENTS;
-    d->val_bytes = corpus->validation_bytes;
     if (d->stories && val) d->floor_loss = stories_floor(corpus, val_count - 1);
     snprintf(d->summary, sizeof d->summary,
              "%s: %" PRId64 " documents, %s, %stokens (%.2f bytes a token); %stokens for validation", name,

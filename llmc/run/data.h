@@ -16,7 +16,6 @@ struct run_data {
     struct shard_tokenizer shards, val_shards; /* what the manifests beside --data and --val say */
     struct dataset *train, *val;               /* val may be NULL: no validation */
     enum sample_order val_order;
-    int64_t val_bytes;       /* of the validation text; 0: unknown */
     double floor_loss;       /* exact entropy of the validation set, nats per target; NAN: unknown */
     bool stories;            /* the built-in corpus, whose samples can be graded */
     struct chat_format chat; /* of --chat */

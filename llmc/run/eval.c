@@ -22,22 +22,24 @@ static void report_progress(void *run, double done) {
     group_progress(r->group, "evaluating", r->state.step);
 }
 
-/* Over the targets of all ranks. */
-static double mean_over_ranks(const struct run *r, const struct eval_loss *loss) {
+/* Loss and bytes of a target, on average over those of all ranks. */
+static void set_validation(struct run *r, const struct eval_loss *loss) {
     struct part {
         double sum;
-        int64_t targets;
-    } mine = {loss->targets ? loss->loss * (double)loss->targets : 0.0, loss->targets}, all = {0.0, 0};
+        int64_t targets, bytes;
+    } mine = {loss->targets ? loss->loss * (double)loss->targets : 0.0, loss->targets, loss->bytes},
+      all = {0.0, 0, 0};
     int64_t world = r->group->world;
-    if (world == 1) return loss->loss;
     struct part *of_rank = (struct part *)xmalloc((size_t)world * sizeof *of_rank);
     group_exchange(r->group, of_rank, &mine, sizeof mine);
     for (int64_t i = 0; i < world; i++) {
         all.sum += of_rank[i].sum;
         all.targets += of_rank[i].targets;
+        all.bytes += of_rank[i].bytes;
     }
     free(of_rank);
-    return all.targets ? all.sum / (double)all.targets : (double)NAN;
+    r->val_loss = world == 1 ? loss->loss : all.targets ? all.sum / (double)all.targets : (double)NAN;
+    r->val_bytes = all.targets ? (double)all.bytes / (double)all.targets : 0.0;
 }
 
 struct dataloader *run_open_validation(const struct run *r, struct error *err) {
@@ -57,21 +59,19 @@ void run_validate(struct run *r) {
     check(loader, "%s", err.message);
     /* in batches of the usual size, so that the samples do not depend on the one that was chosen */
     int64_t usual = r->config.usual_batch, all = ceil_div(dataloader_samples(loader), usual);
-    int64_t batches = r->config.val_batches                               ? r->config.val_batches
-                      : r->data.val_bytes || run_samples_file(&r->config) ? all
-                                                                          : 20;
+    int64_t batches = r->config.val_batches ? r->config.val_batches : r->config.data ? 20 : all;
     struct eval_progress progress = {report_progress, r};
     int64_t samples = min_i64(batches, all) * usual;
     dataloader_seek_range(loader, 0, samples);
     batches = ceil_div(samples, r->config.batch_size);
     int64_t own = batches / world + (rank < batches % world);
-    struct eval_loss loss = eval_loss(&r->gpt, loader, own, NULL, NULL, &progress);
+    struct eval_loss loss = eval_loss(&r->gpt, loader, own, r->data.tokenizer, NULL, &progress);
     /* a rank without a batch in the last round computes one for nothing: gathering parameters needs all
      * ranks */
     if (own < ceil_div(batches, world)) eval_loss(&r->gpt, loader, 1, NULL, NULL, NULL);
     dataloader_close(loader);
-    r->val_loss = mean_over_ranks(r, &loss);
-    logger_validation(r->log, r->state.step, r->val_loss);
+    set_validation(r, &loss);
+    logger_validation(r->log, r->state.step, r->val_loss, r->val_bytes);
     run_best_update(r);
 }
 

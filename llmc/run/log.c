@@ -117,12 +117,6 @@ static void introduce(const struct run *r) {
     free(out);
 }
 
-/* Of the validation text; 0: unknown. */
-static double bytes_per_target(const struct run *r) {
-    int64_t bytes = r->data.val ? r->data.val_bytes : 0;
-    return bytes ? (double)bytes / (double)(dataset_tokens(r->data.val) - 1) : 0.0;
-}
-
 static bool open_logger(struct run *r, struct error *err) {
     bool writes = is_rank_0(r);
     struct log_options options = {.out = writes ? r->out : NULL,
@@ -133,7 +127,6 @@ static bool open_logger(struct run *r, struct error *err) {
                                   .flops_per_token = flops_per_token(r),
                                   .peak_flops = peak_flops(r),
                                   .floor_loss = r->data.floor_loss,
-                                  .val_bytes = bytes_per_target(r),
                                   .tensorboard = writes && r->config.tensorboard};
     return (r->log = logger_open(&options, err)) != NULL;
 }
@@ -228,7 +221,7 @@ static void print_stopped(const struct run *r) {
 
 static void print_loss(const struct run *r) {
     say("loss      %.4f nats per token on the validation set", r->val_loss);
-    if (bytes_per_target(r) > 0) say(", %.3f bits per byte", r->val_loss / log(2.0) / bytes_per_target(r));
+    if (r->val_bytes > 0) say(", %.3f bits per byte", r->val_loss / log(2.0) / r->val_bytes);
     if (isfinite(r->data.floor_loss))
         say("; %.1f %% above the lower bound %.4f, the entropy of the data",
             100.0 * (r->val_loss / r->data.floor_loss - 1.0), r->data.floor_loss);
@@ -266,9 +259,12 @@ void run_print_result(const struct run *r) {
     if (timing) say("timing    %s\n", timing);
     free(timing);
     say("weights   %s/step-%08" PRId64 "%s\n", r->out, r->state.step, r->saved ? "" : " COULD NOT BE SAVED");
-    if (r->config.keep_best && r->best.kept >= 0)
-        say("best      %s/best, after step %" PRId64 ": %.4f nats per token\n", r->out, r->best.kept,
+    if (r->config.keep_best && r->best.kept >= 0) {
+        say("best      %s/best, after step %" PRId64 ": %.4f nats per token", r->out, r->best.kept,
             r->state.best_val_loss);
+        if (r->val_bytes > 0) say(", %.3f bits per byte", r->state.best_val_loss / log(2.0) / r->val_bytes);
+        say("\n");
+    }
     say("log       %s/log.jsonl\nplot      %s/loss.svg\n", r->out, r->out);
     if (r->saved) print_sample_command(r);
 }

@@ -56,6 +56,7 @@ struct run {
     struct guard guard; /* against outliers */
     int64_t diverged;   /* the step at which the run has diverged, until it goes back; 0: it has not */
     double val_loss;    /* of the last validation; the lowest one is state.best_val_loss, ... */
+    double val_bytes;   /* of text behind a target of it, on average; 0: unknown */
     struct run_best {
         int64_t step;      /* ... after this step; -1: none yet */
         int64_t kept;      /* the step that RUN/best is a link to; -1: none */

@@ -743,9 +743,9 @@ static void the_command(void **state) {
     assert_mentions(out, " bits per byte\n");
 
     assert_int_equal(RUN("--from", run), 2);
-    assert_mentions(out, "error: nothing to evaluate on: give --data, --text, --tasks or --pairs");
+    assert_mentions(out, "error: nothing to evaluate on: give --data, --text, --chat, --tasks or --pairs");
     assert_int_equal(RUN("--from", run, "--text", path, "--data", path), 2);
-    assert_mentions(out, "--data and --text exclude each other");
+    assert_mentions(out, "--data, --text and --chat exclude each other");
     assert_int_equal(RUN("--from", run, "--tasks", "/nonexistent/*.csv"), 1);
     assert_mentions(out, "error: --tasks: no file is named /nonexistent/*.csv");
     assert_int_equal(RUN("--from", run, "--tasks", path), 1);

@@ -168,14 +168,14 @@ static void log_one_step(struct logger *l, int64_t s) {
                                       .grad_norm = sqrt((double)s),
                                       .skipped = s == 9,
                                       .seconds = 0.25});
-    if (s % VALIDATE_EVERY == 0) logger_validation(l, s, 1.3 + 2 / (double)s);
+    if (s % VALIDATE_EVERY == 0) logger_validation(l, s, 1.3 + 2 / (double)s, 0);
 }
 
 static void log_steps(const char *out, int64_t resumed, int64_t last) {
     struct log_options o = options_for(out, resumed);
     struct logger *l = open_or_fail(&o);
     /* A driver may validate again at the step where it resumes; that must not leave a second row. */
-    if (resumed && resumed % VALIDATE_EVERY == 0) logger_validation(l, resumed, 1.3 + 2 / (double)resumed);
+    if (resumed && resumed % VALIDATE_EVERY == 0) logger_validation(l, resumed, 1.3 + 2 / (double)resumed, 0);
     for (int64_t s = resumed + 1; s <= last; s++) log_one_step(l, s);
     logger_sync(l);
     logger_close(l);

@@ -2,8 +2,10 @@
 #include "test/program.h"
 
 #include "llmc/base/json_file.h"
+#include "llmc/corpus/chat_file.h"
 
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,6 +87,60 @@ static double last_number(const char *path, const char *key) {
     return value;
 }
 
+/* What eval says: of the answers every byte and the token that ends them is a target, and only the bytes are
+ * text. Returns the loss. */
+static double loss_of_answers(const char *summary, int64_t answers, int64_t bytes) {
+    struct error err;
+    json_t *root = json_file_load(in_scratch("%s", summary), &err), *loss = json_object_get(root, "loss");
+    assert_non_null(root);
+    double nats = json_number_value(json_object_get(loss, "loss"));
+    int64_t tokens = json_integer_value(json_object_get(loss, "tokens"));
+    assert_int_equal(tokens, bytes + answers);
+    assert_float_equal(json_number_value(json_object_get(loss, "bits_per_byte")),
+                       nats * (double)tokens / log(2) / (double)bytes, 1e-9);
+    json_decref(root);
+    return nats;
+}
+
+/* The validation set of a run in a file of its own has the loss that the run logs. */
+static void eval_has_the_loss_of_validation(void **state) {
+    struct chat_file f;
+    struct error err;
+    int64_t answers = 0, bytes = 0;
+    expect_command(0, "bits per byte",
+                   "$T --out counted " SHAPE CHAT "--steps 4 --val-every 4 --validation-fraction 0.2");
+    assert_true(chat_file_read(&f, in_scratch("chat.jsonl"), &err));
+    bool *validation = chat_file_split(&f, 0.2, &err);
+    FILE *out = fopen(in_scratch("val.jsonl"), "w");
+    char *text = get_text("chat.jsonl"), *line = text;
+    assert_non_null(validation);
+    for (int64_t i = 0; i < f.count; i++) {
+        char *end = strchr(line, '\n') + 1;
+        const struct conversation *c = &f.conversations[i];
+        if (validation[i]) fwrite(line, 1, (size_t)(end - line), out);
+        if (validation[i]) answers++, bytes += c->messages[c->count - 1].size;
+        line = end;
+    }
+    fclose(out);
+    free(text);
+    free(validation);
+    chat_file_free(&f);
+    expect_command(0, "conversations by the template plain",
+                   "$T eval --from counted --chat val.jsonl --device cpu --threads 1 --json e.json");
+    expect_command(
+        0, "",
+        "sed -n 's/.*\"val_loss\":\\([0-9.]*\\).*/{\"val_loss\": \\1}/p' counted/log.jsonl | tail -1 >v.json");
+    assert_float_equal(loss_of_answers("e.json", answers, bytes), last_number("v.json", "val_loss"), 1e-5);
+    expect_command(0, "lose their ends; ",
+                   "$T eval --from counted --chat val.jsonl --device cpu --seq-len 26");
+    expect_command(0, "--show has no effect",
+                   "$T eval --from counted --chat val.jsonl --device cpu --batches 1 --show");
+    expect_command(1, "bad.jsonl:1: not JSON",
+                   "echo '{' >bad.jsonl; $T eval --from counted --chat bad.jsonl");
+    expect_command(1, "no token <|im_start|>",
+                   "$T eval --from counted --chat val.jsonl --chat-template chatml");
+}
+
 /* A tokenizer with the marks of ChatML: its template is taken, and the model is said to end with
  * <|im_end|>. */
 static void marks_of_the_tokenizer_are_used(void **state) {
@@ -98,6 +154,9 @@ static void marks_of_the_tokenizer_are_used(void **state) {
                    "$T --out chatml --chat chat.jsonl --tokenizer marked --steps 2 " SHAPE);
     assert_true(last_number("chatml/step-00000002/config.json", "eos_token_id") == 258);
     assert_true(last_number("chatml/step-00000002/generation_config.json", "eos_token_id") == 258);
+    expect_command(0, "64 conversations by the template chatml",
+                   "$T eval --from chatml --chat chat.jsonl --device cpu --json m.json");
+    loss_of_answers("m.json", 64, 16 * (4 + 4 + 3 + 4));
     expect_command(
         0, "by the template plain",
         "$T --out plain --chat chat.jsonl --tokenizer marked --chat-template plain --steps 2 " SHAPE);
@@ -139,8 +198,8 @@ static void wrong_input_is_refused(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_model_learns_to_answer), cmocka_unit_test(interrupted_is_uninterrupted),
-        cmocka_unit_test(marks_of_the_tokenizer_are_used), cmocka_unit_test(what_does_not_fit_is_said),
-        cmocka_unit_test(wrong_input_is_refused)};
+        cmocka_unit_test(a_model_learns_to_answer),        cmocka_unit_test(interrupted_is_uninterrupted),
+        cmocka_unit_test(eval_has_the_loss_of_validation), cmocka_unit_test(marks_of_the_tokenizer_are_used),
+        cmocka_unit_test(what_does_not_fit_is_said),       cmocka_unit_test(wrong_input_is_refused)};
     return test_main(argc, argv, tests, set_up, remove_scratch);
 }
