@@ -46,7 +46,8 @@ void logger_ranks(struct logger *l, int64_t step, const double *seconds, int64_t
 /* Adds a row to timing.jsonl: the state of the GPU; unknown values are null. */
 void logger_gpu(struct logger *l, int64_t step, const struct nvml_reading *r);
 /* Reports a validation; step 0 is before training. A resumed run may repeat the validation of its first
- * step: it is shown, but log.jsonl keeps one row. `bytes`: of text behind a target, on average; 0: unknown. */
+ * step: it is shown, but log.jsonl keeps one row. `bytes` of text are behind a target, on average; 0:
+ * unknown. */
 void logger_validation(struct logger *l, int64_t step, double loss, double bytes);
 /* Adds a text to the event file, if there is one: as it is, not as Markdown. */
 void logger_text(struct logger *l, int64_t step, const char *tag, const char *text);
