@@ -124,13 +124,19 @@ static int64_t attn_mask_need(struct tensor *out, struct tensor *lse, const stru
 
 /* --- chapter 2 --- */
 
-static void rope_yours(const struct op_env *env, struct tensor *qkv, int NH, int NKV, int t0, float theta,
-                       bool backward) {
+static int64_t rope_need(struct tensor *qkv, int NH, int NKV, int t0, const struct rope_rule *rule,
+                         bool backward) {
+    return rule->factor == 0.0f ? 0 : OP_UNSUPPORTED;
+}
+
+static void rope_yours(const struct op_env *env, struct tensor *qkv, int NH, int NKV, int t0,
+                       const struct rope_rule *rule, bool backward) {
     int64_t B = qkv->dim[0], T = qkv->dim[1], HS = qkv->dim[2] / (NH + 2 * NKV);
     for (int64_t b = 0; b < B; b++)
         for (int64_t t = t0; t < T; t++)
             for (int64_t h = 0; h < NH + NKV; h++)
-                yours(env)->rotate(f32(qkv) + (b * T + t) * qkv->dim[2] + h * HS, HS, t, theta, backward);
+                yours(env)->rotate(f32(qkv) + (b * T + t) * qkv->dim[2] + h * HS, HS, t, rule->theta,
+                                   backward);
 }
 
 /* --- chapter 6 --- */
@@ -208,7 +214,7 @@ static void adamw_yours(const struct op_env *env, struct tensor *param, struct t
     static const struct op##_variant array[] = {{.name = "yours", .run = function, .need = takes}, {0}};
 YOURS(your_attention, attn_forward, attn_yours, attn_plain_need)
 YOURS(your_mask, attn_forward, attn_yours, attn_mask_need)
-YOURS(your_rope, rope, rope_yours, NULL)
+YOURS(your_rope, rope, rope_yours, rope_need)
 YOURS(your_norm, norm_forward, norm_yours, layer_norm_need)
 YOURS(your_act, act_backward, act_yours, gelu_need)
 YOURS(your_loss, loss_forward, loss_yours, plain_loss_need)

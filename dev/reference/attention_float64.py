@@ -72,9 +72,21 @@ def gpt2(c, w, tokens):
     return np.array(all_P), norm(x, "ln_f") @ w.get("lm_head.weight", w["wte.weight"]).T
 
 
-def rotate(x, theta):  # (heads,T,HS), the two halves of a head turned against each other
+def frequencies(c, HS):
+    p = {**(c.get("rope_parameters") or {}), **(c.get("rope_scaling") or {})}
+    f = (c.get("rope_theta") or p.get("rope_theta", 10000.0)) ** (-np.arange(0, HS, 2) / HS)
+    if p.get("rope_type") == "linear":
+        return f / p["factor"]
+    if p.get("rope_type") != "llama3":
+        return f
+    turns, low, high = p["original_max_position_embeddings"] * f / (2 * np.pi), p["low_freq_factor"], p["high_freq_factor"]
+    ramp = (turns - low) / (high - low)
+    return np.select([turns >= high, turns <= low], [f, f / p["factor"]], f * (ramp + (1 - ramp) / p["factor"]))
+
+
+def rotate(x, c):  # (heads,T,HS), the two halves of a head turned against each other
     T, HS = x.shape[1:]
-    angle = np.outer(np.arange(T), theta ** (-np.arange(0, HS, 2) / HS))
+    angle = np.outer(np.arange(T), frequencies(c, HS))
     a, b = x[..., : HS // 2], x[..., HS // 2 :]
     return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], -1)
 
@@ -86,7 +98,6 @@ def llama(c, w, tokens):
     def linear(x, name):
         return x @ w[name + ".weight"].T + w.get(name + ".bias", 0.0)
 
-    theta = c.get("rope_theta") or c.get("rope_parameters", {}).get("rope_theta", 10000.0)
     x, all_P = w["model.embed_tokens.weight"][tokens], []
     for l in range(c["num_hidden_layers"]):
         b = f"model.layers.{l}."
@@ -94,8 +105,8 @@ def llama(c, w, tokens):
         q, k, v = (heads(linear(n, b + f"self_attn.{p}_proj"), m) for p, m in (("q", NH), ("k", NKV), ("v", NKV)))
         if b + "self_attn.q_norm.weight" in w:
             q, k = norm(q, b + "self_attn.q_norm"), norm(k, b + "self_attn.k_norm")
-        k, v = (np.repeat(y, NH // NKV, 0) for y in (rotate(k, theta), v))
-        P, out = attend(rotate(q, theta), k, v)
+        k, v = (np.repeat(y, NH // NKV, 0) for y in (rotate(k, c), v))
+        P, out = attend(rotate(q, c), k, v)
         all_P.append(P)
         x = x + linear(out, b + "self_attn.o_proj")
         n = norm(x, b + "post_attention_layernorm")

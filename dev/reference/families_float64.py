@@ -1,4 +1,4 @@
-"""Llama, Qwen2 and Qwen3 in float64, by transformers: the reference for models that are not GPT-2. Writes
+"""Llama, Qwen2, Qwen3, and Llama with scaled rotary positions in float64, by transformers: the reference for models that are not GPT-2. Writes
 test/golden/family_<name>.safetensors.
 
 Network and gradients are those of transformers' own classes, small and random. A golden holds
@@ -35,6 +35,14 @@ FAMILIES = {
               dict(num_key_value_heads=2, hidden_size=16, tie_word_embeddings=True, rms_norm_eps=1e-3)),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM,
               dict(num_key_value_heads=2, head_dim=8, tie_word_embeddings=True, rms_norm_eps=1e-6)),
+    # the pairs of a head turn 10.2, 2.4, 0.6 and 0.1 times in 64 tokens: one stays, one is on the ramp, two are slow
+    "llama3": (transformers.LlamaConfig, transformers.LlamaForCausalLM,
+               dict(num_key_value_heads=2, head_dim=8, tie_word_embeddings=True, rms_norm_eps=1e-5, max_position_embeddings=128,
+                    rope_parameters={"rope_type": "llama3", "rope_theta": 300.0, "factor": 8.0, "low_freq_factor": 1.0,
+                                     "high_freq_factor": 4.0, "original_max_position_embeddings": 64})),
+    "linear": (transformers.LlamaConfig, transformers.LlamaForCausalLM,
+               dict(num_key_value_heads=2, head_dim=6, tie_word_embeddings=True, rms_norm_eps=1e-5,
+                    rope_parameters={"rope_type": "linear", "rope_theta": 300.0, "factor": 2.5})),
 }
 
 

@@ -58,12 +58,27 @@ def gpt2_tensors(config, originals):
     return expected
 
 
+def rope_freqs(config, scaling):
+    """As llama.cpp's convert_hf_to_gguf.py computes it."""
+    dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    freqs = 1.0 / config["rope_theta"] ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)
+    factor, low, high, length = (scaling[k] for k in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"))
+    divisors = []
+    for wave in (2 * np.pi / freqs).tolist():
+        smooth = (length / wave - low) / (high - low)
+        divisors.append(1.0 if wave < length / high else factor if wave > length / low else 1 / ((1 - smooth) / factor + smooth))
+    return np.array(divisors, np.float32)
+
+
 def llama_tensors(config, originals):
     """The same for Llama, Qwen2 and Qwen3, with the names that the gguf package itself gives."""
     arch = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
     names = gguf.get_tensor_name_map(arch[config["model_type"]], config["num_hidden_layers"])
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
     expected = {}
+    scaling = config.get("rope_scaling") or {}
+    if scaling.get("rope_type") == "llama3":
+        expected["rope_freqs.weight"] = rope_freqs(config, scaling)
     for name, value in originals.items():
         part = name.split(".")[-2]
         if config["model_type"] == "llama" and part in heads:  # llama.cpp rotates neighbours
@@ -73,10 +88,10 @@ def llama_tensors(config, originals):
     return expected
 
 
-def tolerance(type_, found, scale):
+def tolerance(name, type_, found, scale):
     """How far a value may be from the original: half a unit in the last place of its type."""
     if type_ == Type.F32:
-        return np.zeros_like(found)
+        return np.abs(found) * 1e-5 if name == "rope_freqs.weight" else np.zeros_like(found)  # computed in fp32
     if type_ == Type.F16:
         return np.abs(found) * 2.0**-11 + 2.0**-25
     if type_ == Type.BF16:
@@ -108,7 +123,7 @@ def check_tensors(reader, expected):
             if not np.array_equal(gguf.quants.quantize(original, Type.Q8_0).reshape(-1, 34), blocks):
                 print(f"  {tensor.name}: not the blocks that gguf itself makes: FAIL")
                 good = False
-        worst = np.max(np.abs(found - original) - tolerance(type_, found, scale))
+        worst = np.max(np.abs(found - original) - tolerance(tensor.name, type_, found, scale))
         if not worst <= 0.0:
             print(f"  {tensor.name} ({type_.name}): values differ by {worst:.3g} more than rounding explains: FAIL")
             good = False
@@ -138,6 +153,8 @@ def llama_keys(config):
         "vocab_size": config["vocab_size"], "rope.freq_base": float(np.float32(theta)),
         "attention.layer_norm_rms_epsilon": float(np.float32(config["rms_norm_eps"])),
     }
+    if (config.get("rope_scaling") or {}).get("rope_type") == "linear":
+        keys["rope.scaling.type"], keys["rope.scaling.factor"] = "linear", float(np.float32(config["rope_scaling"]["factor"]))
     if arch == "qwen3":
         keys["attention.key_length"] = keys["attention.value_length"] = config["head_dim"]
     return {"general.architecture": arch, "general.type": "model", **{f"{arch}.{k}": v for k, v in keys.items()}}

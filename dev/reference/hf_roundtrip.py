@@ -54,6 +54,7 @@ def create_llama(a):
         hidden_size=a.embd, intermediate_size=a.ff or 3 * a.embd, vocab_size=a.vocab,
         max_position_embeddings=a.positions, bos_token_id=a.vocab - 1, eos_token_id=a.vocab - 1,
         tie_word_embeddings=not a.untied, rms_norm_eps=1e-5, **own,
+        **({"rope_parameters": {"rope_theta": 10000.0, **json.loads(a.rope)}} if a.rope else {}),
     )
     return make_model(config)
 
@@ -195,6 +196,7 @@ def parse():
     group.add_argument("--family", default="gpt2", choices=("gpt2", *LLAMAS))
     group.add_argument("--kv-heads", type=int, default=0, help="of a Llama or Qwen (default: as many as --heads)")
     group.add_argument("--head-dim", type=int, default=0, help="of a Llama or Qwen (default: --embd / --heads)")
+    group.add_argument("--rope", metavar="JSON", help="rope_parameters of a Llama or Qwen, such as {\"rope_type\": \"linear\", \"factor\": 2.0}")
     group.add_argument("--ff", type=int, help="width of the MLP (default: 4 times --embd, of a Llama or Qwen 3 times)")
     for flag, value in (("layers", 2), ("heads", 3), ("embd", 12), ("vocab", 37), ("positions", 16), ("seed", 1)):
         group.add_argument(f"--{flag}", type=int, default=value, help=f"(default {value})")

@@ -13,9 +13,10 @@ struct turn {
     double cos[PAIRS], sin[PAIRS], step_cos[PAIRS], step_sin[PAIRS];
 };
 
-static void turn_to(struct turn *a, int64_t t, int64_t first_pair, int64_t count, int64_t HS, double theta) {
+static void turn_to(struct turn *a, int64_t t, int64_t first_pair, int64_t count, int64_t HS,
+                    struct rope_rule rule) {
     for (int64_t i = 0; i < count; i++) {
-        double step = pow(theta, -2.0 * (double)(first_pair + i) / (double)HS), angle = (double)t * step;
+        double step = rope_frequency(rule, first_pair + i, HS), angle = (double)t * step;
         a->cos[i] = cos(angle);
         a->sin[i] = sin(angle);
         a->step_cos[i] = cos(step);
@@ -41,8 +42,8 @@ static void rotate(float *x, float *y, const float *c, const float *s, int64_t c
     }
 }
 
-static void rope_run(const struct op_env *env, struct tensor *qkv, int NH, int NKV, int t0, float theta,
-                     bool backward) {
+static void rope_run(const struct op_env *env, struct tensor *qkv, int NH, int NKV, int t0,
+                     const struct rope_rule *rule, bool backward) {
     int64_t B = qkv->dim[0], T = qkv->dim[1], width = qkv->dim[2], HS = width / (NH + 2 * NKV), half = HS / 2;
 #pragma omp parallel for schedule(static)
     for (int64_t chunk = t0; chunk < T; chunk += CHUNK)
@@ -50,7 +51,7 @@ static void rope_run(const struct op_env *env, struct tensor *qkv, int NH, int N
             int64_t count = min_i64(PAIRS, half - pair);
             struct turn a;
             float c[PAIRS], s[PAIRS];
-            turn_to(&a, chunk, pair, count, HS, (double)theta);
+            turn_to(&a, chunk, pair, count, HS, *rule);
             for (int64_t t = chunk; t < min_i64(T, chunk + CHUNK); t++, turn_on(&a, count)) {
                 for (int64_t i = 0; i < count; i++) {
                     c[i] = (float)a.cos[i];

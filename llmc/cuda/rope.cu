@@ -13,11 +13,11 @@
 
 template <class T>
 __global__ void rope_naive_kernel(T *qkv, int64_t pairs, int64_t length, int heads, int HS, int64_t width,
-                                  int t0, double theta, bool backward) {
+                                  int t0, rope_rule rule, bool backward) {
     int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, half = HS / 2, rows = length - t0;
     if (i >= pairs) return;
     int64_t pair = i % half, h = i / half % heads, row = i / half / heads, t = t0 + row % rows;
-    double angle = (double)t * pow(theta, -2.0 * (double)pair / (double)HS);
+    double angle = (double)t * rope_frequency(rule, pair, HS);
     float c = (float)cos(angle), s = (float)sin(backward ? -angle : angle);
     T *x = qkv + (row / rows * length + t) * width + h * HS + pair, *y = x + half;
     float xi = to_float(*x), yi = to_float(*y);
@@ -83,37 +83,38 @@ __global__ void __launch_bounds__(BLOCK)
 
 /* --- launchers --- */
 
-static void rope_naive(const struct op_env *env, struct tensor *qkv, int NH, int NKV, int t0, float theta,
-                       bool backward) {
+static void rope_naive(const struct op_env *env, struct tensor *qkv, int NH, int NKV, int t0,
+                       const struct rope_rule *rule, bool backward) {
     int64_t B = qkv->dim[0], T = qkv->dim[1], width = qkv->dim[2];
     int HS = (int)(width / (NH + 2 * NKV)), heads = NH + NKV;
     int64_t pairs = B * (T - t0) * heads * (HS / 2);
     with_dtype(qkv->dtype, [&](auto tag) {
         using E = decltype(tag);
         launch({grid_size(pairs, BLOCK), BLOCK, 0, env->stream}, rope_naive_kernel<E>, data_of<E>(qkv), pairs,
-               T, heads, HS, width, t0, (double)theta, backward);
+               T, heads, HS, width, t0, *rule, backward);
     });
 }
 
-static int64_t rope_vec_need(struct tensor *qkv, int NH, int NKV, int t0, float theta, bool backward) {
+static int64_t rope_vec_need(struct tensor *qkv, int NH, int NKV, int t0, const struct rope_rule *rule,
+                             bool backward) {
     int64_t half = qkv->dim[2] / (NH + 2 * NKV) / 2;
     bool whole = half * (int64_t)dtype_size(qkv->dtype) % 16 == 0;
     return whole && half <= MOST_PAIRS && rows_of_vectors(qkv) && qkv->dim[1] < (1ll << 31) ? 0
                                                                                             : OP_UNSUPPORTED;
 }
 
-static rope_frequencies frequencies_of(int HS, float theta) {
+static rope_frequencies frequencies_of(int HS, rope_rule rule) {
     constexpr double two_pi = 6.283185307179586;
     rope_frequencies f = {};
     for (int i = 0; i < HS / 2; i++) {
-        double turns = pow((double)theta, -2.0 * i / HS) / two_pi;
+        double turns = rope_frequency(rule, i, HS) / two_pi;
         f.turns[i] = turns - floor(turns);
     }
     return f;
 }
 
-static void rope_vec(const struct op_env *env, struct tensor *qkv, int NH, int NKV, int t0, float theta,
-                     bool backward) {
+static void rope_vec(const struct op_env *env, struct tensor *qkv, int NH, int NKV, int t0,
+                     const struct rope_rule *rule, bool backward) {
     int64_t rows = qkv->dim[0] * (qkv->dim[1] - t0), width = qkv->dim[2];
     int HS = (int)(width / (NH + 2 * NKV)), heads = NH + NKV;
     with_dtype(qkv->dtype, [&](auto tag) {
@@ -122,7 +123,7 @@ static void rope_vec(const struct op_env *env, struct tensor *qkv, int NH, int N
                 BLOCK,
                 0,
                 env->stream},
-               rope_vec_kernel<T>, data_of<T>(qkv), frequencies_of(HS, theta), rows, (int)qkv->dim[1], heads,
+               rope_vec_kernel<T>, data_of<T>(qkv), frequencies_of(HS, *rule), rows, (int)qkv->dim[1], heads,
                HS, width, t0, backward ? -1.0f : 1.0f);
     });
 }

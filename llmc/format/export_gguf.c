@@ -99,6 +99,12 @@ static void put_model_keys(struct output *g, const struct gpt_config *c, enum gp
             key_u32(g, name, (int64_t)value);
         free(name);
     }
+    if (c->rope_scaling == ROPE_SCALING_LINEAR) {
+        key_string(g, temp_printf("%s.rope.scaling.type", arch), "linear");
+        key_f32(g, temp_printf("%s.rope.scaling.factor", arch), (float)c->rope_factor);
+    }
+    if (c->rope_scaling == ROPE_SCALING_LLAMA3) /* with rope_freqs.weight */
+        key_u32(g, temp_printf("%s.rope.scaling.original_context_length", arch), c->rope_original);
     if (format == FORMAT_GGUF_LLAMA) key_u32(g, "llama.rope.dimension_count", c->head_size);
     if (format == FORMAT_GGUF_QWEN3) key_u32(g, "qwen3.attention.value_length", c->head_size);
 }
@@ -171,7 +177,9 @@ static bool doubles_head(enum gpt_format format, const struct gpt_config *c) {
     return format == FORMAT_GGUF_GPT2 && c->tied == SWITCH_ON;
 }
 
-/* Calls visit() for every tensor, in the order of the file. */
+static bool has_rope_freqs(const struct gpt_config *c) { return c->rope_scaling == ROPE_SCALING_LLAMA3; }
+
+/* Calls visit() for every parameter, in the order of the file. */
 struct tensor_visit {
     struct output *g;
     const struct weights *w;
@@ -198,20 +206,24 @@ static bool each_tensor(struct tensor_visit *v, enum gpt_format format,
     return visit(v, P_WTE, &head[0], 0);
 }
 
-static bool put_info(struct tensor_visit *v, enum param_id id, const struct piece *p, int64_t layer) {
+/* cols 0: a vector */
+static void put_shape(struct tensor_visit *v, const char *name, int64_t rows, int64_t cols,
+                      enum export_type type) {
     static const enum ggml_type ggml_types[] = {[EXPORT_F32] = GGML_F32,
                                                 [EXPORT_F16] = GGML_F16,
                                                 [EXPORT_Q8_0] = GGML_Q8_0,
                                                 [EXPORT_BF16] = GGML_BF16};
-    const char *name = piece_name(p, layer);
-    enum export_type type = tensor_type(id, v->type);
     put_string(v->g, name, strlen(name));
-    put_u32(v->g, p->vector ? 1 : 2);
-    if (!p->vector) put_u64(v->g, (uint64_t)p->cols);
-    put_u64(v->g, (uint64_t)p->rows);
+    put_u32(v->g, cols ? 2 : 1);
+    if (cols) put_u64(v->g, (uint64_t)cols);
+    put_u64(v->g, (uint64_t)rows);
     put_u32(v->g, ggml_types[type]);
     put_u64(v->g, (uint64_t)v->offset);
-    v->offset = round_up(v->offset + tensor_bytes_as(type, p->rows * p->cols), GGUF_ALIGNMENT);
+    v->offset = round_up(v->offset + tensor_bytes_as(type, rows * max_i64(1, cols)), GGUF_ALIGNMENT);
+}
+
+static bool put_info(struct tensor_visit *v, enum param_id id, const struct piece *p, int64_t layer) {
+    put_shape(v, piece_name(p, layer), p->rows, p->vector ? 0 : p->cols, tensor_type(id, v->type));
     return true;
 }
 
@@ -265,6 +277,17 @@ static bool put_tensor(struct tensor_visit *v, enum param_id id, const struct pi
     return true;
 }
 
+/* rope_freqs.weight: what llama.cpp divides the frequency of each pair by. */
+static void put_rope_freqs(struct output *g, const struct gpt_config *c) {
+    struct rope_rule scaled = gpt_rope_rule(c), plain = {.theta = scaled.theta};
+    put_padding(g);
+    for (int64_t i = 0; i < c->head_size / 2; i++) {
+        float divisor =
+            (float)(rope_frequency(plain, i, c->head_size) / rope_frequency(scaled, i, c->head_size));
+        writer_put(&g->w, &divisor, sizeof divisor);
+    }
+}
+
 static bool put_data(struct output *g, const struct weights *w, enum gpt_format format, enum export_type type,
                      struct error *err) {
     const struct gpt_config *c = &w->config;
@@ -278,6 +301,7 @@ static bool put_data(struct output *g, const struct weights *w, enum gpt_format 
                              .narrow = (uint8_t *)xmalloc(2 * values),
                              .err = err};
     bool ok = each_tensor(&v, format, put_tensor);
+    if (ok && has_rope_freqs(c)) put_rope_freqs(g, c);
     put_padding(g);
     free(v.narrow);
     free(v.turned);
@@ -292,7 +316,8 @@ static bool put_data(struct output *g, const struct weights *w, enum gpt_format 
 static bool write_file(const char *path, const struct weights *w, const struct tokenizer *t,
                        enum gpt_format format, enum export_type type, struct error *err) {
     struct output g = {.keys = 0};
-    int64_t keys = 0, tensors = format_tensor_count(format, &w->config) + doubles_head(format, &w->config);
+    int64_t keys = 0, tensors = format_tensor_count(format, &w->config) + doubles_head(format, &w->config) +
+                                has_rope_freqs(&w->config);
     for (int pass = 0; pass < 2; pass++) {
         if (!writer_open(&g.w, pass ? path : "/dev/null", err)) return false;
         g.keys = 0;
@@ -307,6 +332,8 @@ static bool write_file(const char *path, const struct weights *w, const struct t
     }
     struct tensor_visit v = {.g = &g, .w = w, .type = type};
     each_tensor(&v, format, put_info);
+    if (has_rope_freqs(&w->config))
+        put_shape(&v, "rope_freqs.weight", w->config.head_size / 2, 0, EXPORT_F32);
     put_padding(&g);
     struct error why = {""};
     bool good = put_data(&g, w, format, type, &why);

@@ -11,6 +11,7 @@
 
 #include "llmc/base/options_value.h"
 #include "llmc/format/names.h"
+#include "llmc/model/gpt.h"
 #include "llmc/text/pretokenize.h"
 
 static bool is_text(const struct gguf_value *v, const char *text) {
@@ -94,13 +95,17 @@ static bool check_key(const struct gguf_value *v, const char *key, const struct 
                       enum gpt_format format, const struct gguf_file *g, struct error *err) {
     static const char *const sizes[] = {"rope.dimension_count", "attention.key_length",
                                         "attention.value_length"};
+    static const char *const scaling[] = {
+        "rope.scaling.type", "rope.scaling.factor", "rope.scaling.finetuned",
+        "rope.scaling.original_context_length"}; /* of read_rope_scaling() */
     double expected = strcmp(key, "vocab_size") == 0 ? (double)c->vocab_size : 0.0;
     for (size_t i = 0; i < ARRAY_LENGTH(sizes); i++)
         if (strcmp(key, sizes[i]) == 0) expected = (double)c->head_size;
     if (expected > 0.0)
         return gguf_number(v) == expected ||
                fail(err, "%s: %s is %s, expected %.0f", g->file.path, v->key, text_of(v), expected);
-    if (strcmp(key, "rope.scaling.type") == 0 && is_text(v, "none")) return true;
+    for (size_t i = 0; i < ARRAY_LENGTH(scaling); i++)
+        if (strcmp(key, scaling[i]) == 0) return true;
     for (int i = 0; i < GPT_FIELD_COUNT; i++) {
         const char *known = gpt_fields[i].in[format].key;
         if (known && strcmp(key, known) == 0) return true;
@@ -117,10 +122,85 @@ static bool check_keys(const struct gpt_config *c, enum gpt_format format, const
         if (strncmp(v->key, name, n) != 0 || v->key[n] != '.') continue;
         if (!check_key(v, v->key + n + 1, c, format, g, err)) return false;
     }
-    return !find_tensor(g, "rope_freqs.weight") ||
+    return true;
+}
+
+/* --- scaling of rotary positions --- */
+
+/* llama.cpp's files do not say the two limits of Llama 3.1's rule, only what comes of it: the divisor of each
+ * pair's frequency. Between the limits, which are numbers of turns, 1/divisor is a linear function of the turns,
+ * so that two pairs there give both limits. Where there are not two, the limits are those of all published
+ * models, 1 and 4. */
+static void find_limits(struct gpt_config *c, const float *divisor) {
+    double turns[2] = {0}, kept[2] = {0};
+    int found = 0;
+    for (int64_t i = 0; i < c->head_size / 2; i++) {
+        double share = (1.0 / (double)divisor[i] - 1.0 / c->rope_factor) / (1.0 - 1.0 / c->rope_factor);
+        if (!(share > 1e-3 && share < 1.0 - 1e-3)) continue;
+        int k = found++ > 0;
+        kept[k] = share;
+        turns[k] = (double)c->rope_original / 6.283185307179586 *
+                   rope_frequency((struct rope_rule){.theta = (float)c->rope_theta}, i, c->head_size);
+    }
+    double width = found > 1 ? (turns[0] - turns[1]) / (kept[0] - kept[1]) : 3.0;
+    double low = found > 1 ? turns[0] - kept[0] * width : 1.0;
+    c->rope_low = strtod(temp_printf("%.5g", low), NULL);
+    c->rope_high = strtod(temp_printf("%.5g", low + width), NULL);
+}
+
+/* Whether the rule gives these divisors, as exactly as converters compute them in fp32. */
+static bool rule_gives(struct rope_rule r, const float *divisor, int64_t HS) {
+    for (int64_t i = 0; i < HS / 2; i++) {
+        double f = rope_frequency((struct rope_rule){.theta = r.theta}, i, HS) / rope_frequency(r, i, HS);
+        if (!(fabs(f / (double)divisor[i] - 1.0) <= 1e-4)) return false;
+    }
+    return true;
+}
+
+static bool read_rope_freqs(struct gpt_config *c, enum gpt_format format, const struct gguf_file *g,
+                            const struct st_view *v, struct error *err) {
+    const struct gguf_value *original = find_of_model(g, format, "rope.scaling.original_context_length");
+    int64_t pairs = c->head_size / 2;
+    if (v->rank != 1 || v->dtype != ST_F32 || v->dim[0] != pairs || pairs < 1)
+        return fail(err, "%s: rope_freqs.weight should be %" PRId64 " numbers in F32", g->file.path, pairs);
+    float *divisor = (float *)xmalloc((size_t)pairs * sizeof *divisor);
+    memcpy(divisor, v->data, (size_t)pairs * sizeof *divisor);
+    c->rope_factor = as_written((double)divisor[pairs - 1]);
+    double length = original ? gguf_number(original) : 8192.0;
+    bool good = format == FORMAT_GGUF_LLAMA && c->rope_scaling == ROPE_SCALING_NONE &&
+                c->rope_factor >= 1.0 && c->rope_factor <= 1e6 && length >= 1.0 && length <= 1 << 24;
+    if (good && c->rope_factor > 1.0) {
+        c->rope_scaling = ROPE_SCALING_LLAMA3;
+        c->rope_original = (int64_t)length;
+        find_limits(c, divisor);
+    } else {
+        c->rope_factor = 0.0;
+    }
+    good = good && (c->rope_factor == 0.0 || (c->rope_low > 0.0 && c->rope_low < c->rope_high)) &&
+           rule_gives(gpt_rope_rule(c), divisor, c->head_size);
+    free(divisor);
+    return good ||
            fail(err,
-                "%s: has rope_freqs.weight: scaling of rotary positions is not implemented by this engine",
+                "%s: rope_freqs.weight is not what Llama 3.1's scaling gives, and other scaling of rotary "
+                "positions by pairs is not implemented by this engine",
                 g->file.path);
+}
+
+/* Without a type, llama.cpp takes a factor for a linear one. */
+static bool read_rope_scaling(struct gpt_config *c, enum gpt_format format, const struct gguf_file *g,
+                              struct error *err) {
+    const struct gguf_value *type = find_of_model(g, format, "rope.scaling.type"),
+                            *factor = find_of_model(g, format, "rope.scaling.factor");
+    const struct st_view *freqs = find_tensor(g, "rope_freqs.weight");
+    double value = factor ? as_written(gguf_number(factor)) : 1.0;
+    if (type && !is_text(type, "none") && !is_text(type, "linear"))
+        return fail(err, "%s: %s is %s, this engine implements none and linear", g->file.path, type->key,
+                    text_of(type));
+    if (!is_text(type, "none") && value != 1.0) {
+        c->rope_scaling = ROPE_SCALING_LINEAR;
+        c->rope_factor = value;
+    }
+    return !freqs || read_rope_freqs(c, format, g, freqs, err);
 }
 
 /* For messages: what the writer called the model, else the file. */
@@ -163,6 +243,7 @@ bool gguf_config(struct gpt_config *c, enum gpt_format *format, const struct ggu
     c->vocab_size = embedding->dim[0];
     c->tied = is_tied(g, *format, embedding) ? SWITCH_ON : SWITCH_OFF;
     gpt_config_complete(c);
+    if (c->positions == POSITIONS_ROPE && !read_rope_scaling(c, *format, g, err)) return false;
     struct error why;
     if (!gpt_config_check(c, &why)) return fail(err, "%s: %s", g->file.path, why.message);
     add_id(&c->bos, g, "tokenizer.ggml.bos_token_id", c->vocab_size);

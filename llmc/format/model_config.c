@@ -54,7 +54,7 @@ static const struct constant {
     {LLAMAS, "use_cache", "true", true, NULL},
     {LLAMA | QWEN3, "attention_bias", "false", true, "attention with biases"},
     {LLAMA, "mlp_bias", "false", true, "an MLP with biases"},
-    {LLAMAS, "rope_scaling", "null", true, "scaling of rotary positions"},
+    {LLAMAS, "rope_scaling", "null", true, NULL}, /* of models without; the fields read it */
     {QWEN2 | QWEN3, "use_sliding_window", "false", true, "a sliding window of attention"},
 };
 #undef GPT2
@@ -125,21 +125,34 @@ static bool check_constants(const json_t *root, enum gpt_format format, const ch
     return true;
 }
 
-/* Newer versions of transformers keep the base of rotary positions in an object. */
-static bool check_rope(const json_t *root, const char *path, struct error *err) {
-    const json_t *rope = json_object_get(root, "rope_parameters");
-    const char *type = json_string_value(json_object_get(rope, "rope_type"));
-    return !type || strcmp(type, "default") == 0 ||
-           fail(
-               err,
-               "%s: \"rope_type\" is \"%.80s\": scaling of rotary positions is not implemented by this engine",
-               path, type);
+/* "a.b" is b of the object a. What is said of rotary positions, newer versions of transformers keep in
+ * "rope_parameters"; older ones call "rope_type" "type". */
+static const json_t *find_key(const json_t *root, const char *key) {
+    static const char scaling[] = "rope_scaling.";
+    const json_t *parameters = json_object_get(root, "rope_parameters"), *found;
+    if (strncmp(key, scaling, sizeof scaling - 1) == 0) {
+        const json_t *old = json_object_get(root, "rope_scaling");
+        key += sizeof scaling - 1;
+        found = json_object_get(json_is_object(old) ? old : parameters, key);
+        if (!found && strcmp(key, "rope_type") == 0) found = json_object_get(old, "type");
+    } else {
+        found = json_object_get(root, key);
+        if (!found) found = json_object_get(parameters, key);
+    }
+    return json_is_null(found) ? NULL : found;
 }
 
-static const json_t *find_key(const json_t *root, const char *key) {
-    const json_t *found = json_object_get(root, key);
-    if (!found) found = json_object_get(json_object_get(root, "rope_parameters"), key);
-    return json_is_null(found) ? NULL : found;
+/* The counterpart, which writes "rope_scaling" as published models have it. */
+static void set_key(json_t *root, const char *key, json_t *value) {
+    const char *dot = strchr(key, '.');
+    if (!dot) {
+        json_object_set_new(root, key, value);
+        return;
+    }
+    char *outer = xasprintf("%.*s", (int)(dot - key), key);
+    if (!json_object_get(root, outer)) json_object_set_new(root, outer, json_object());
+    json_object_set_new(json_object_get(root, outer), dot + 1, value);
+    free(outer);
 }
 
 /* "a, b or c" of the words that the format has. The caller frees. */
@@ -227,7 +240,7 @@ static bool parse_config(struct gpt_config *c, enum gpt_format *format, const js
     if (!gpt_config_check(c, &why)) return fail(err, "%s: %s", path, why.message);
     read_ids(&c->bos, json_object_get(root, "bos_token_id"), c->vocab_size);
     read_ids(&c->eos, json_object_get(root, "eos_token_id"), c->vocab_size);
-    return check_constants(root, *format, path, err) && check_rope(root, path, err);
+    return check_constants(root, *format, path, err);
 }
 
 bool model_config_read(struct gpt_config *config, enum gpt_format *format, const char *dir,
@@ -349,10 +362,11 @@ static json_t *config_json(const struct gpt_config *c, enum st_dtype dtype, json
     for (int i = 0; i < GPT_FIELD_COUNT; i++)
         if (gpt_fields[i].in[format].key) {
             json_t *value = field_json(c, &gpt_fields[i], format);
-            if (value) json_object_set_new(root, gpt_fields[i].in[format].key, value);
+            if (value) set_key(root, gpt_fields[i].in[format].key, value);
         }
     for (size_t i = 0; i < ARRAY_LENGTH(constants); i++)
-        if (constants[i].formats >> format & 1 && constants[i].written)
+        if (constants[i].formats >> format & 1 && constants[i].written &&
+            !json_object_get(root, constants[i].key))
             json_object_set_new(root, constants[i].key,
                                 json_loads(constants[i].value, JSON_DECODE_ANY, NULL));
     /* llama.cpp's converter reads the context's old name */

@@ -151,6 +151,7 @@ static bool check_others(const struct model_file *m, const char *skip, struct er
     for (int64_t i = 0; i < m->st.count; i++) {
         const struct st_view *v = &m->st.tensors[i];
         if (is_constant(v->name) || is_parameter(w, v)) continue;
+        if (m->gguf && strcmp(v->name, "rope_freqs.weight") == 0) continue; /* gguf_config() reads it */
         if (strcmp(v->name, m->gguf ? "output.weight" : "lm_head.weight") == 0 &&
             w->config.tied == SWITCH_ON) {
             if (!check_head(v, w, err)) return false;

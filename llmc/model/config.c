@@ -36,10 +36,17 @@
         GGUF_LLAMAS(ALWAYS(value))                                                                           \
     }
 /* The family of Llama: the same keys, and kinds that differ little. */
-#define HF_QWENS(...)  [FORMAT_HF_QWEN2] = __VA_ARGS__, [FORMAT_HF_QWEN3] = __VA_ARGS__
-#define HF_LLAMAS(...) [FORMAT_HF_LLAMA] = __VA_ARGS__, HF_QWENS(__VA_ARGS__)
-#define GGUF_LLAMAS(...)                                                                                     \
-    [FORMAT_GGUF_LLAMA] = __VA_ARGS__, [FORMAT_GGUF_QWEN2] = __VA_ARGS__, [FORMAT_GGUF_QWEN3] = __VA_ARGS__
+#define HF_QWENS(...)    [FORMAT_HF_QWEN2] = __VA_ARGS__, [FORMAT_HF_QWEN3] = __VA_ARGS__
+#define HF_LLAMAS(...)   [FORMAT_HF_LLAMA] = __VA_ARGS__, HF_QWENS(__VA_ARGS__)
+#define GGUF_QWENS(...)  [FORMAT_GGUF_QWEN2] = __VA_ARGS__, [FORMAT_GGUF_QWEN3] = __VA_ARGS__
+#define GGUF_LLAMAS(...) [FORMAT_GGUF_LLAMA] = __VA_ARGS__, GGUF_QWENS(__VA_ARGS__)
+
+/* A number of rope_scaling, under Hugging Face's name. */
+#define SCALING_OF_ROPE(name)                                                                                \
+    {                                                                                                        \
+        [FORMAT_HF_GPT2] = FOLLOWS, HF_LLAMAS(RARE("rope_scaling." name)),                                   \
+        [FORMAT_OWN] = RARE("rope_" name), [FORMAT_GGUF_GPT2] = FOLLOWS, GGUF_LLAMAS(BY_TENSORS)             \
+    }
 
 const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
     {OPT_INT(C, context, "context", "auto", 0, 1 << 24, "N",
@@ -121,6 +128,36 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
       [FORMAT_OWN] = OPTIONAL("rope_theta", 0),
       [FORMAT_GGUF_GPT2] = FOLLOWS,
       GGUF_LLAMAS(OPTIONAL("rope.freq_base", 0))}},
+    {OPT_WORD(
+         C, rope_scaling, "rope-scaling", "auto", "auto|none|linear|llama3", NULL,
+         "which rotary positions turn slower, for longer texts: none, all, or the slow ones as in Llama 3.1 "
+         "(auto: as the model says)",
+         0),
+     "scaling of rotary positions",
+     {[FORMAT_HF_GPT2] = FOLLOWS,
+      HF_LLAMAS({.key = "rope_scaling.rope_type", .out_if_usual = true, .words = "|default|linear|llama3"}),
+      [FORMAT_OWN] = RARE("rope_scaling"),
+      [FORMAT_GGUF_GPT2] = FOLLOWS,
+      [FORMAT_GGUF_LLAMA] = BY_TENSORS,
+      GGUF_QWENS({.key = "", .words = "|none|linear|"})}}, /* llama.cpp reads their rope_freqs nowhere */
+    {OPT_REAL(C, rope_factor, "rope-factor", "0", 0, 1e6, "X",
+              "how many times slower those become (0: as the model says)", 0),
+     "factor of the scaling of rotary positions", SCALING_OF_ROPE("factor")},
+    {OPT_INT(C, rope_original, "rope-original-context", "0", 0, 1 << 24, "N",
+             "with --rope-scaling llama3: length of the sequences before the scaling (0: as the model says)",
+             0),
+     "context length before the scaling", SCALING_OF_ROPE("original_max_position_embeddings")},
+    {OPT_REAL(
+         C, rope_low, "rope-low-freq-factor", "0", 0, 1e6, "X",
+         "with --rope-scaling llama3: what turns at most X times in that length becomes slower (0: as the "
+         "model says)",
+         0),
+     "number of turns of slow positions", SCALING_OF_ROPE("low_freq_factor")},
+    {OPT_REAL(C, rope_high, "rope-high-freq-factor", "0", 0, 1e6, "X",
+              "with --rope-scaling llama3: what turns at least X times in it stays as it is (0: as the model "
+              "says)",
+              0),
+     "number of turns of fast positions", SCALING_OF_ROPE("high_freq_factor")},
     {OPT_SIZE(
          C, vocab_size, "vocab-size", "auto", 0, INT32_MAX / 2, "N",
          "tokens in the vocabulary (auto: as the model or the data says; a tokenizer that is trained for the run has "
@@ -308,6 +345,7 @@ void gpt_config_complete(struct gpt_config *c) {
     if (!c->ff) c->ff = gpt_mlp_gated(c) ? round_up(ceil_div(8 * c->channels, 3), 64) : 4 * c->channels;
     if (c->norm_eps == 0.0) c->norm_eps = 1e-5;
     if (c->rope_theta == 0.0 && c->positions == POSITIONS_ROPE) c->rope_theta = 10000.0;
+    if (!c->rope_scaling) c->rope_scaling = ROPE_SCALING_NONE;
 }
 
 static bool check_limits(const struct gpt_config *c, struct error *err) {
@@ -324,6 +362,33 @@ static bool check_limits(const struct gpt_config *c, struct error *err) {
             return fail(err, "model %s: the %s is %s, must be between %g and %.0f", c->name, f->what,
                         gpt_field_text(c, f), least, f->option.max);
     }
+    return true;
+}
+
+/* Whether the scaling of rotary positions has the numbers of its kind, and no others. */
+static bool check_rope_scaling(const struct gpt_config *c, struct error *err) {
+    static const char *const kinds[] = {"auto", "none", "linear", "llama3"};
+    enum gpt_rope_scaling kind = c->rope_scaling;
+    const struct {
+        const char *option;
+        double value;
+        bool wanted;
+    } numbers[] = {{"factor", c->rope_factor, kind != ROPE_SCALING_NONE},
+                   {"original-context", (double)c->rope_original, kind == ROPE_SCALING_LLAMA3},
+                   {"low-freq-factor", c->rope_low, kind == ROPE_SCALING_LLAMA3},
+                   {"high-freq-factor", c->rope_high, kind == ROPE_SCALING_LLAMA3}};
+    if (kind != ROPE_SCALING_NONE && c->positions != POSITIONS_ROPE)
+        return fail(err, "model %s: --rope-scaling is for rotary positions, and this model has others",
+                    c->name);
+    for (size_t i = 0; i < ARRAY_LENGTH(numbers); i++)
+        if (numbers[i].wanted != (numbers[i].value != 0.0))
+            return fail(err, "model %s: --rope-scaling %s %s --rope-%s", c->name, kinds[kind],
+                        numbers[i].wanted ? "needs" : "takes no", numbers[i].option);
+    if (c->rope_factor != 0.0 && c->rope_factor < 1.0)
+        return fail(err, "model %s: --rope-factor is %g, must be at least 1", c->name, c->rope_factor);
+    if (c->rope_low != 0.0 && c->rope_low >= c->rope_high)
+        return fail(err, "model %s: --rope-low-freq-factor %g must be below --rope-high-freq-factor %g",
+                    c->name, c->rope_low, c->rope_high);
     return true;
 }
 
@@ -344,6 +409,7 @@ bool gpt_config_check(const struct gpt_config *c, struct error *err) {
                     c->positions == POSITIONS_NONE      ? "no"
                     : c->positions == POSITIONS_LEARNED ? "learned"
                                                         : "sinusoidal");
+    if (!check_rope_scaling(c, err)) return false;
     if (c->mask == MASK_WINDOW && c->window == 0)
         return fail(err, "model %s: --mask window needs --window N, the number of tokens that a token sees",
                     c->name);
@@ -364,14 +430,16 @@ bool gpt_config_check(const struct gpt_config *c, struct error *err) {
  * heads do not divide 2048), and the default of `make train`. */
 #define PRESET(label, maxT, V, L, NH, width)                                                                 \
     { .name = label, .context = maxT, .vocab_size = V, .layers = L, .heads = NH, .channels = width }
-/* The shapes that the models' own config.json files give. Llama 3.2 scales its rotary positions beyond the
- * 8192 tokens that it was first trained with, and this engine does not, so its context ends there. */
+/* The shapes that the models' own config.json files give. */
 #define LLAMA(label, maxT, V, L, NH, NKV, width, F, theta, tie, ...)                                         \
     {                                                                                                        \
         .name = label, .context = maxT, .vocab_size = V, .layers = L, .heads = NH, .kv_heads = NKV,          \
         .channels = width, .ff = F, .rope_theta = theta, .tied = tie, .positions = POSITIONS_ROPE,           \
         .norm = NORM_RMS, .mlp = MLP_SWIGLU, .bias = SWITCH_OFF, __VA_ARGS__                                 \
     }
+#define LLAMA3_SCALING(times)                                                                                \
+    .rope_scaling = ROPE_SCALING_LLAMA3, .rope_factor = times, .rope_original = 8192, .rope_low = 1,         \
+    .rope_high = 4
 static const struct gpt_config presets[] = {
     PRESET("tiny", 128, 1024, 2, 4, 128),
     PRESET("gpt2", 1024, 50257, 12, 12, 768),
@@ -385,7 +453,10 @@ static const struct gpt_config presets[] = {
     LLAMA("smollm2-135m", 8192, 49152, 30, 9, 3, 576, 1536, 100000, SWITCH_ON, .norm_eps = 1e-5),
     LLAMA("smollm2-360m", 8192, 49152, 32, 15, 5, 960, 2560, 100000, SWITCH_ON, .norm_eps = 1e-5),
     LLAMA("tinyllama-1.1b", 2048, 32000, 22, 32, 4, 2048, 5632, 10000, SWITCH_OFF, .norm_eps = 1e-5),
-    LLAMA("llama-3.2-1b", 8192, 128256, 16, 32, 8, 2048, 8192, 500000, SWITCH_ON, .norm_eps = 1e-5),
+    LLAMA("llama-3.2-1b", 131072, 128256, 16, 32, 8, 2048, 8192, 500000, SWITCH_ON, .norm_eps = 1e-5,
+          LLAMA3_SCALING(32)),
+    LLAMA("llama-3.2-3b", 131072, 128256, 28, 24, 8, 3072, 8192, 500000, SWITCH_ON, .norm_eps = 1e-5,
+          LLAMA3_SCALING(32)),
     LLAMA("qwen2.5-0.5b", 32768, 151936, 24, 14, 2, 896, 4864, 1000000, SWITCH_ON, .norm_eps = 1e-6,
           .qkv_bias = SWITCH_ON),
     LLAMA("qwen3-0.6b", 40960, 151936, 28, 16, 8, 1024, 3072, 1000000, SWITCH_ON, .norm_eps = 1e-6,
@@ -394,7 +465,7 @@ static const struct gpt_config presets[] = {
 
 const char *gpt_preset_names(void) {
     return "tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m, gpt3-350m, gpt3-760m, gpt3-1.3b, smollm2-135m, "
-           "smollm2-360m, tinyllama-1.1b, llama-3.2-1b, qwen2.5-0.5b, qwen3-0.6b, dN and modern-dN (N layers)";
+           "smollm2-360m, tinyllama-1.1b, llama-3.2-1b, llama-3.2-3b, qwen2.5-0.5b, qwen3-0.6b, dN and modern-dN (N layers)";
 }
 
 /* Through the published (depth, width) pairs, linear between them, in steps of 64 with heads of 64. d12 is
@@ -446,15 +517,24 @@ bool gpt_preset_exists(const char *name) {
     return find_preset(&config, name, NULL);
 }
 
+/* What a preset says of rotary positions goes where `changes` has other positions, or another scaling. */
+static void forget_rotary(struct gpt_config *c, const struct gpt_config *changes) {
+    bool none = changes->positions && changes->positions != POSITIONS_ROPE;
+    if (none) c->rope_theta = 0.0;
+    if (!none && (!changes->rope_scaling || changes->rope_scaling == c->rope_scaling)) return;
+    c->rope_scaling = ROPE_SCALING_AUTO;
+    c->rope_factor = c->rope_low = c->rope_high = 0.0;
+    c->rope_original = 0;
+}
+
 bool gpt_config_from_name(struct gpt_config *config, const char *name, const struct gpt_config *changes,
                           struct error *err) {
     if (!find_preset(config, name, err)) return false;
+    if (changes) forget_rotary(config, changes);
     for (int i = 0; changes && i < GPT_FIELD_COUNT; i++) {
         double value = gpt_field_get(changes, &gpt_fields[i]);
         if (value != 0.0) gpt_field_set(config, &gpt_fields[i], value);
     }
-    bool other_positions = changes && changes->positions && changes->positions != POSITIONS_ROPE;
-    if (other_positions && changes->rope_theta == 0.0) config->rope_theta = 0.0; /* the preset's */
     gpt_config_complete(config);
     return gpt_config_check(config, err);
 }

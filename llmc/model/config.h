@@ -38,6 +38,8 @@ enum gpt_mlp {
     MLP_SWIGLU, /* gated (Shazeer 2020, arXiv 2002.05202) */
     MLP_GEGLU   /* gated, with GELU's tanh form (same) */
 };
+/* How the frequencies of rotary positions are made slower: rope_rule.h. */
+enum gpt_rope_scaling { ROPE_SCALING_AUTO, ROPE_SCALING_NONE, ROPE_SCALING_LINEAR, ROPE_SCALING_LLAMA3 };
 /* Scores and masks of attention: attn_rule.h has the definitions and their sources. */
 enum gpt_score { SCORE_AUTO, SCORE_SCALED_DOT, SCORE_DOT, SCORE_COSINE, SCORE_L2, SCORE_DOT2 };
 enum gpt_mask {
@@ -76,6 +78,10 @@ struct gpt_config {
     enum gpt_switch tied;     /* the output head is the token embedding */
     double norm_eps;          /* added to the variance in every norm */
     double rope_theta;        /* base of the wavelengths of rotary positions; 0 without them */
+    enum gpt_rope_scaling rope_scaling;
+    double rope_factor;         /* by which the frequencies are divided; 0 without scaling */
+    int64_t rope_original;      /* of llama3, else 0: tokens of the sequences before the scaling */
+    double rope_low, rope_high; /* of llama3, else 0: turns within them, see rope_rule.h */
     enum gpt_score score;
     enum gpt_mask mask;
     int64_t window; /* tokens that a token sees, with itself; 0 with other masks */
@@ -90,7 +96,7 @@ struct gpt_config {
     {                                                                                                        \
         name, context, vocab_size, layers, heads, channels, heads, (channels) / (heads), 4 * (channels),     \
             POSITIONS_LEARNED, NORM_LAYER, MLP_GELU, SWITCH_ON, SWITCH_ON, SWITCH_OFF, SWITCH_ON, 1e-5, 0.0, \
-            SCORE_SCALED_DOT, MASK_CAUSAL, 0, 0.0                                                            \
+            ROPE_SCALING_NONE, 0.0, 0, 0.0, 0.0, SCORE_SCALED_DOT, MASK_CAUSAL, 0, 0.0                       \
     }
 
 /* Formats that name fields. A family of Hugging Face models and an architecture of GGUF each have keys of
@@ -110,7 +116,9 @@ enum gpt_format {
 
 /* What one format says of a field. */
 struct gpt_format_key {
-    const char *key;    /* NULL: none, the format always means `otherwise`; "": it shows in the tensors */
+    /* NULL: none, the format always means `otherwise`; "": it shows in the tensors, or in several keys that
+     * the format's own code knows. "a.b" in a config.json: key b of the object a. */
+    const char *key;
     double otherwise;   /* the value where the key is missing or null; 0: what follows from other fields */
     bool required;      /* a file without the key is refused */
     bool null_if_usual; /* written as null where the value is what follows from other fields */
@@ -126,7 +134,7 @@ struct gpt_field {
     const char *what;         /* for messages: "number of layers" */
     struct gpt_format_key in[GPT_FORMATS];
 };
-enum { GPT_FIELD_COUNT = 21 };
+enum { GPT_FIELD_COUNT = 26 };
 extern const struct gpt_field gpt_fields[GPT_FIELD_COUNT];
 /* The options of a model's shape, for a struct gpt_config at `offset` in the command's configuration. */
 #define GPT_OPTION_GROUP(heading, offset)                                                                    \

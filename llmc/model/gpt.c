@@ -143,11 +143,20 @@ static void norm_heads_back(struct gpt *g, int64_t l, struct tensor *dqkv) {
                      (float)c->norm_eps);
 }
 
+struct rope_rule gpt_rope_rule(const struct gpt_config *c) {
+    return (struct rope_rule){.theta = (float)c->rope_theta,
+                              .factor = (float)c->rope_factor,
+                              .original = (float)c->rope_original,
+                              .low = (float)c->rope_low,
+                              .high = (float)c->rope_high};
+}
+
 /* Rotates queries and keys by their positions, or their gradients back. */
 static void rotate(struct gpt *g, struct tensor *qkv, int64_t t0, bool backward) {
     const struct gpt_config *c = &g->config;
+    struct rope_rule rule = gpt_rope_rule(c);
     if (c->positions == POSITIONS_ROPE)
-        rope(g->ctx, qkv, (int)c->heads, (int)c->kv_heads, (int)t0, (float)c->rope_theta, backward);
+        rope(g->ctx, qkv, (int)c->heads, (int)c->kv_heads, (int)t0, &rule, backward);
 }
 
 struct attn_rule gpt_attn_rule(const struct gpt_config *c) {

@@ -29,6 +29,8 @@ void gpt_set_prefix(struct gpt *gpt, const int32_t *lengths);
 
 /* The rule of this model's attention, without dropout. */
 struct attn_rule gpt_attn_rule(const struct gpt_config *config);
+/* How its rotary positions turn. */
+struct rope_rule gpt_rope_rule(const struct gpt_config *config);
 
 /* With dropout, before gpt_forward_backward: the number of each sequence of the batch (B), by which dropout.h
  * tells them apart. Without dropout it does nothing. */

@@ -393,17 +393,24 @@ void attn_backward(struct ctx *ctx, struct tensor *dqkv, const struct tensor *do
 
 /* --- rope --- */
 
-void rope(struct ctx *ctx, struct tensor *qkv, int NH, int NKV, int t0, float theta, bool backward) {
+void rope(struct ctx *ctx, struct tensor *qkv, int NH, int NKV, int t0, const struct rope_rule *rule,
+          bool backward) {
     check(qkv->rank == 3, "rope: %s should be (B,T,(NH+2*NKV)*HS)", tensor_text(qkv));
     int64_t rows = qkv->dim[0] * (qkv->dim[1] - t0), heads = NH + 2 * NKV;
     check(NH > 0 && NKV > 0 && qkv->dim[2] % heads == 0 && qkv->dim[2] / heads % 2 == 0,
           "rope: %s does not hold %d heads of queries and %d of keys and values, of even size",
           tensor_text(qkv), NH, NKV);
     check(t0 >= 0 && t0 < qkv->dim[1], "rope: first row %d is outside %s", t0, tensor_text(qkv));
-    check(theta >= 1.0f && theta <= FLT_MAX, "rope: theta is %g, should be at least 1", (double)theta);
+    check(rule->theta >= 1.0f && rule->theta <= FLT_MAX, "rope: theta is %g, should be at least 1",
+          (double)rule->theta);
+    check(rule->factor == 0.0f || (rule->factor >= 1.0f && rule->factor <= FLT_MAX),
+          "rope: factor is %g, should be 0 or at least 1", (double)rule->factor);
+    check(rule->original == 0.0f || (rule->original > 0.0f && rule->low > 0.0f && rule->low < rule->high),
+          "rope: low %g and high %g, of %g tokens, should be above 0 and the first below the second",
+          (double)rule->low, (double)rule->high, (double)rule->original);
     WANT_ALIKE(ctx, "rope", qkv);
     int64_t rotated = rows * (NH + NKV) * (qkv->dim[2] / heads);
-    DISPATCH(ctx, rope, 3 * rotated, 2 * rotated * (int64_t)dtype_size(qkv->dtype), qkv, NH, NKV, t0, theta,
+    DISPATCH(ctx, rope, 3 * rotated, 2 * rotated * (int64_t)dtype_size(qkv->dtype), qkv, NH, NKV, t0, rule,
              backward);
 }
 

@@ -31,6 +31,21 @@ static struct gpt_config with(struct gpt_config base, const char *option, double
     return base;
 }
 
+static struct gpt_config linear(struct gpt_config c) {
+    c.rope_scaling = ROPE_SCALING_LINEAR;
+    c.rope_factor = 2.5;
+    return c;
+}
+
+static struct gpt_config llama3(struct gpt_config c) {
+    c.rope_scaling = ROPE_SCALING_LLAMA3;
+    c.rope_factor = 32;
+    c.rope_original = 512;
+    c.rope_low = 1.5;
+    c.rope_high = 20;
+    return c;
+}
+
 static struct gpt_config gpt2(void) { return small; }
 
 /* As Qwen2 0.5B: grouped heads, a tied head. */
@@ -68,6 +83,11 @@ static void directories_come_back(void **state) {
         {with(llama(), "tied", SWITCH_ON), "llama", "model.layers.2.mlp.up_proj.weight"},
         {with(llama(), "mlp", MLP_GEGLU), "llama", "model.norm.weight"},
         {with(llama(), "rope-theta", 500000), "llama", "lm_head.weight"},
+        {linear(llama()), "llama", "model.norm.weight"},
+        {llama3(llama()), "llama", "model.norm.weight"},
+        {linear(qwen3()), "qwen3", "model.layers.1.self_attn.k_norm.weight"},
+        {llama3(qwen2()), "qwen2", "model.layers.2.self_attn.v_proj.bias"},
+        {with(llama3(llama()), "norm", NORM_LAYER), "llmc", "h.0.attn.c_attn.weight"},
         {qwen2(), "qwen2", "model.layers.2.self_attn.v_proj.bias"},
         {with(qwen2(), "tied", SWITCH_OFF), "qwen2", "lm_head.weight"},
         {with(qwen2(), "head-dim", 6), "qwen2", "model.layers.0.self_attn.k_proj.bias"},
@@ -117,8 +137,8 @@ static void presets_belong_to_their_families(void **state) {
         enum gpt_format format;
     } known[] = {{"gpt2-xl", FORMAT_HF_GPT2},         {"smollm2-360m", FORMAT_HF_LLAMA},
                  {"tinyllama-1.1b", FORMAT_HF_LLAMA}, {"llama-3.2-1b", FORMAT_HF_LLAMA},
-                 {"qwen2.5-0.5b", FORMAT_HF_QWEN2},   {"qwen3-0.6b", FORMAT_HF_QWEN3},
-                 {"modern-d12", FORMAT_OWN}};
+                 {"llama-3.2-3b", FORMAT_HF_LLAMA},   {"qwen2.5-0.5b", FORMAT_HF_QWEN2},
+                 {"qwen3-0.6b", FORMAT_HF_QWEN3},     {"modern-d12", FORMAT_OWN}};
     for (size_t i = 0; i < ARRAY_LENGTH(known); i++) {
         struct gpt_config c;
         struct error err;
@@ -285,7 +305,7 @@ static void check_against_transformers(const char *family) {
 }
 
 static void gradients_are_those_of_transformers(void **state) {
-    static const char *const families[] = {"llama", "qwen2", "qwen3"};
+    static const char *const families[] = {"llama", "qwen2", "qwen3", "llama3", "linear"};
     for (size_t i = 0; i < ARRAY_LENGTH(families); i++) check_against_transformers(families[i]);
 }
 
@@ -400,15 +420,28 @@ static void configurations(void **state) {
     static const char head[] =
         "\"hidden_size\": 16, \"intermediate_size\": 40, \"max_position_embeddings\": 9, "
         "\"num_attention_heads\": 4, \"num_hidden_layers\": 3, \"vocab_size\": 37";
+#define LLAMA3(before, high)                                                                                 \
+    before ": \"llama3\", \"factor\": 32.0, \"low_freq_factor\": 1.0, \"high_freq_factor\": " high           \
+           ", \"original_max_position_embeddings\": 8192}"
     static const struct {
         const char *type, *more, *says; /* NULL: accepted */
     } files[] = {
         {"llama", "", NULL},
         {"llama", ", \"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\": \"default\"}", NULL},
-        {"llama", ", \"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\": \"llama3\"}", "llama3"},
+        {"llama", ", \"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\": \"llama3\"}",
+         "llama3 needs --rope-factor"},
+        {"llama", LLAMA3(", \"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\"", "4.0"), NULL},
+        {"llama", LLAMA3(", \"rope_theta\": 500000.0, \"rope_scaling\": {\"rope_type\"", "4.0"), NULL},
+        {"llama", LLAMA3(", \"rope_scaling\": {\"rope_type\"", "0.5"),
+         "must be below --rope-high-freq-factor 0.5"},
+        {"llama", ", \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 0.5}", "must be at least 1"},
+        {"llama", ", \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": \"x\"}", "not a number"},
+        {"llama", ", \"rope_scaling\": {\"rope_type\": \"dynamic\", \"factor\": 2.0}",
+         "is \"dynamic\", this engine implements \"default\", \"linear\", \"llama3\""},
+        {"llama", ", \"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\": \"longrope\"}",
+         "is \"longrope\", this engine implements \"default\", \"linear\", \"llama3\""},
         {"llama", ", \"rope_theta\": 500000.0, \"rope_scaling\": null", NULL},
-        {"llama", ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}",
-         "scaling of rotary positions"},
+        {"llama", ", \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2.0}", NULL},
         {"llama", ", \"attention_bias\": true", "attention with biases"},
         {"llama", ", \"mlp_bias\": true", "an MLP with biases"},
         {"llama", ", \"hidden_act\": \"gelu\"", "\"silu\", \"gelu_pytorch_tanh\""},
@@ -422,7 +455,7 @@ static void configurations(void **state) {
         {"qwen2", ", \"num_key_value_heads\": 4, \"use_sliding_window\": true", "sliding window"},
         {"qwen2", "", "\"num_key_value_heads\" is missing"},
         {"qwen2", ", \"num_key_value_heads\": 4, \"rope_scaling\": {\"type\": \"yarn\"}",
-         "scaling of rotary"},
+         "is \"yarn\", this engine implements \"default\", \"linear\", \"llama3\""},
         {"qwen3", ", \"num_key_value_heads\": 2, \"head_dim\": 8", NULL},
         {"qwen3", ", \"num_key_value_heads\": 4, \"attention_bias\": true", "attention with biases"},
         {"qwen3", ", \"num_key_value_heads\": 4, \"use_sliding_window\": true", "sliding window"},
@@ -443,6 +476,13 @@ static void configurations(void **state) {
             assert_true(c.bias == SWITCH_OFF && c.qkv_bias == (two ? SWITCH_ON : SWITCH_OFF));
             assert_true(c.qk_norm == (three ? SWITCH_ON : SWITCH_OFF));
             assert_true(c.rope_theta == (strstr(files[i].more, "500000") ? 500000.0 : 10000.0));
+            bool scaled = strstr(files[i].more, "llama3"), slower = strstr(files[i].more, "linear");
+            assert_int_equal(c.rope_scaling, scaled   ? ROPE_SCALING_LLAMA3
+                                             : slower ? ROPE_SCALING_LINEAR
+                                                      : ROPE_SCALING_NONE);
+            assert_true(c.rope_factor == (scaled ? 32.0 : slower ? 2.0 : 0.0));
+            assert_true(c.rope_original == (scaled ? 8192 : 0) && c.rope_low == (scaled ? 1.0 : 0.0));
+            assert_true(c.rope_high == (scaled ? 4.0 : 0.0));
             assert_true(c.tied == SWITCH_OFF && c.norm_eps == 1e-6);
             assert_true(c.head_size == (three ? 8 : 4) && c.kv_heads == (three ? 2 : 4));
         }

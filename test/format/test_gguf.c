@@ -38,6 +38,22 @@ static struct gpt_config qwen3(void) {
     return c;
 }
 
+static struct gpt_config linear(struct gpt_config c) {
+    c.rope_scaling = ROPE_SCALING_LINEAR;
+    c.rope_factor = 2.5;
+    return c;
+}
+
+/* As Llama 3.2, or with other limits. Its four pairs turn 0.16 L, 6e-3 L, 2e-4 L and 8e-6 L times in L tokens. */
+static struct gpt_config llama3(struct gpt_config c, int64_t L, double low, double high) {
+    c.rope_scaling = ROPE_SCALING_LLAMA3;
+    c.rope_factor = 32;
+    c.rope_original = L;
+    c.rope_low = low;
+    c.rope_high = high;
+    return c;
+}
+
 static struct tokenizer *trained(void) {
     static const char text[] = "the cat sat on the mat. the cat ate the rat, and the rat sat on the hat. ";
     struct text_span span = {text, sizeof text - 1};
@@ -79,7 +95,14 @@ static void assert_weights(const char *path, const struct model *m, double allow
 }
 
 static void models_come_back(void **state) {
-    const struct gpt_config models[] = {gpt2(), llama(), qwen2(), qwen3()};
+    const struct gpt_config models[] = {gpt2(),
+                                        llama(),
+                                        qwen2(),
+                                        qwen3(),
+                                        linear(llama()),
+                                        linear(qwen2()),
+                                        llama3(llama(), 8192, 1.0, 4.0),
+                                        llama3(llama(), 65536, 1.5, 1000.0)};
     static const double allowed[] = {[EXPORT_F32] = 0.0,
                                      [EXPORT_F16] = 1.0 / 2048,
                                      [EXPORT_BF16] = 1.0 / 256,
@@ -116,7 +139,14 @@ static void assert_same_file(const char *a, const char *b) {
 
 /* Exported again, as GGUF and as a directory: the same bytes. */
 static void exported_again(void **state) {
-    const struct gpt_config models[] = {gpt2(), llama(), qwen2(), qwen3()};
+    const struct gpt_config models[] = {gpt2(),
+                                        llama(),
+                                        qwen2(),
+                                        qwen3(),
+                                        linear(llama()),
+                                        linear(qwen2()),
+                                        llama3(llama(), 8192, 1.0, 4.0),
+                                        llama3(llama(), 65536, 1.5, 1000.0)};
     struct tokenizer *t = trained();
     for (size_t i = 0; i < ARRAY_LENGTH(models); i++) {
         struct model m;
@@ -206,6 +236,45 @@ static void lies_are_refused(void **state) {
     tokenizer_free(t);
 }
 
+/* rope_freqs.weight stands last: four numbers, and padding. */
+static void other_scaling_is_refused(void **state) {
+    enum { OWN = 100 }; /* times what stands there */
+    static const struct {
+        float divisor[4];
+        int scaling; /* 0: refused */
+    } files[] = {{{1, 1, OWN, 32}, ROPE_SCALING_LLAMA3},
+                 {{1, 1, 1, 1}, ROPE_SCALING_NONE},
+                 {{1, 8, 1, 32}, 0},
+                 {{1, 1, OWN, 0.5f}, 0},
+                 {{1, 1, OWN, NAN}, 0},
+                 {{1, 1, 1.001f * OWN, 32}, 0},
+                 {{2, 1, OWN, 32}, 0}};
+    struct gpt_config c = llama3(llama(), 8192, 1.0, 4.0), found;
+    struct tokenizer *t = trained();
+    struct model m;
+    struct error err;
+    const char *path = export_model(&m, &c, t, EXPORT_F16);
+    size_t size;
+    char *data = get_file(path, &size);
+    float own[4];
+    memcpy(own, data + size - GGUF_ALIGNMENT, sizeof own);
+    assert_true(own[0] == 1.0f && own[1] == 1.0f && own[2] > 1.0f && own[2] < 32.0f && own[3] == 32.0f);
+    for (size_t i = 0; i < ARRAY_LENGTH(files); i++) {
+        float divisor[4];
+        memcpy(divisor, files[i].divisor, sizeof divisor);
+        if (divisor[2] >= OWN) divisor[2] *= own[2] / OWN;
+        memcpy(data + size - GGUF_ALIGNMENT, divisor, sizeof divisor);
+        put_file(path, data, size);
+        bool ok = checkpoint_config(&found, path, &err);
+        if (ok != (files[i].scaling > 0)) fail_msg("file %d: %s", (int)i, ok ? "taken" : err.message);
+        if (ok) assert_int_equal(found.rope_scaling, files[i].scaling);
+        if (!ok && !strstr(err.message, "is not what Llama 3.1's scaling gives")) fail_msg("%s", err.message);
+    }
+    free(data);
+    model_free(&m);
+    tokenizer_free(t);
+}
+
 static void every_truncation_is_refused(void **state) {
     struct gpt_config c = qwen2();
     struct tokenizer *t = trained();
@@ -258,8 +327,11 @@ static void other_tokenizers_are_named(void **state) {
 }
 
 int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {
-        SCRATCH_TEST(models_come_back), SCRATCH_TEST(exported_again), SCRATCH_TEST(lies_are_refused),
-        SCRATCH_TEST(every_truncation_is_refused), SCRATCH_TEST(other_tokenizers_are_named)};
+    const struct CMUnitTest tests[] = {SCRATCH_TEST(models_come_back),
+                                       SCRATCH_TEST(exported_again),
+                                       SCRATCH_TEST(lies_are_refused),
+                                       SCRATCH_TEST(other_scaling_is_refused),
+                                       SCRATCH_TEST(every_truncation_is_refused),
+                                       SCRATCH_TEST(other_tokenizers_are_named)};
     return test_main(argc, argv, tests, NULL, NULL);
 }

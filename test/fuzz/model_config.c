@@ -31,6 +31,13 @@ FUZZ_SEEDS(model_config) {
     config.rope_theta = 10000.0;
     check(model_config_write(fuzz_path(""), &config, ST_F32, NULL, &err), "%s", err.message);
     fuzz_seed_file(add, user, "config.json");
+    config.rope_scaling = ROPE_SCALING_LLAMA3;
+    config.rope_factor = 8.0;
+    config.rope_original = 64;
+    config.rope_low = 1.0;
+    config.rope_high = 4.0;
+    check(model_config_write(fuzz_path(""), &config, ST_F32, NULL, &err), "%s", err.message);
+    fuzz_seed_file(add, user, "config.json");
     config.qkv_bias = SWITCH_ON;
     check(model_config_write(fuzz_path(""), &config, ST_F32, NULL, &err), "%s", err.message);
     fuzz_seed_file(add, user, "config.json");

@@ -557,6 +557,7 @@ static void test_presets(void **state) {
                  {"smollm2-360m", 361821120},
                  {"tinyllama-1.1b", 1100048384},
                  {"llama-3.2-1b", 1235814400},
+                 {"llama-3.2-3b", 3212749824},
                  {"qwen2.5-0.5b", 494032768},
                  {"qwen3-0.6b", 596049920},
                  /* nanochat says 560988160; here the norms have weights */
@@ -588,6 +589,14 @@ static void test_presets(void **state) {
     changes.rope_theta = 5000.0;
     assert_false(gpt_config_from_name(&c, "smollm2-135m", &changes, &err));
     assert_non_null(strstr(err.message, "--rope-theta"));
+    changes = (struct gpt_config){.positions = POSITIONS_NONE};
+    assert_true(gpt_config_from_name(&c, "llama-3.2-1b", &changes, &err) && c.rope_factor == 0.0);
+    changes = (struct gpt_config){.rope_scaling = ROPE_SCALING_LINEAR, .rope_factor = 2.0};
+    assert_true(gpt_config_from_name(&c, "llama-3.2-1b", &changes, &err) && c.rope_original == 0);
+    changes = (struct gpt_config){.rope_factor = 8.0};
+    assert_true(gpt_config_from_name(&c, "llama-3.2-1b", &changes, &err) && c.rope_original == 8192);
+    assert_false(gpt_config_from_name(&c, "smollm2-135m", &changes, &err));
+    assert_non_null(strstr(err.message, "--rope-scaling none takes no --rope-factor"));
 }
 
 static void test_schedules(void **state) {

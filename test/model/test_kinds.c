@@ -313,6 +313,13 @@ static int64_t walk(void (*check_config)(const struct gpt_config *config)) {
                     c.qkv_bias = k < 16 ? c.bias : SWITCH_ON;
                     c.ff = 24;
                     c.norm_eps = 1e-3;
+                    if (positions == POSITIONS_ROPE && k & 1) { /* a head's first pair is on the ramp */
+                        c.rope_scaling = ROPE_SCALING_LLAMA3;
+                        c.rope_factor = 4.0;
+                        c.rope_original = T;
+                        c.rope_low = 0.5;
+                        c.rope_high = 3.0;
+                    }
                     gpt_config_complete(&c);
                     snprintf(c.name, sizeof c.name, "%s/%s/%s/tied %s/%d kv/bias %s, %s/qk-norm %s",
                              text_of(&c, "positions"), text_of(&c, "norm"), text_of(&c, "mlp"),

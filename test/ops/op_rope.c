@@ -1,13 +1,28 @@
 /* rope. Shapes: {B, T, NH, NKV, HS, t0}. */
 #include "test/ops/op_harness.h"
 
-enum { BACKWARD = OP_FLAG(0), THETA_500000 = OP_FLAG(1) };
+enum { BACKWARD = OP_FLAG(0), THETA_500000 = OP_FLAG(1), LINEAR = OP_FLAG(2), LLAMA3 = OP_FLAG(3) };
 
-static float theta_of(const struct op_case *c) { return c->flags & THETA_500000 ? 500000.0f : 10000.0f; }
+static struct rope_rule rule_of(const struct op_case *c) {
+    struct rope_rule r = {.theta = c->flags & THETA_500000 ? 500000.0f : 10000.0f};
+    if (c->flags & (LINEAR | LLAMA3)) r.factor = c->flags & LINEAR ? 2.5f : 32.0f;
+    if (c->flags & LLAMA3) r.original = 256.0f, r.low = 1.0f, r.high = 4.0f;
+    return r;
+}
 
 static void rope_make(struct op_instance *x) {
     const int64_t *d = x->c->d;
     op_add(x, ROLE_UPDATE, x->dtype, "qkv", d[0], d[1], (d[2] + 2 * d[3]) * d[4]);
+}
+
+/* Radians a token, in the three cases of transformers' _compute_llama3_parameters(). */
+static double frequency(struct rope_rule r, int64_t i, int64_t HS) {
+    double f = exp(-2.0 * (double)i / (double)HS * log((double)r.theta)), wave = 2.0 * acos(-1.0) / f;
+    if (r.factor == 0.0f) return f;
+    if (r.original > 0.0f && wave < (double)(r.original / r.high)) return f;
+    if (r.original == 0.0f || wave > (double)(r.original / r.low)) return f / (double)r.factor;
+    double smooth = ((double)r.original / wave - (double)r.low) / (double)(r.high - r.low);
+    return (1.0 - smooth) * f / (double)r.factor + smooth * f;
 }
 
 /* Calls f for every rotated pair, with the index of its first element and its angle in double. */
@@ -19,7 +34,7 @@ static void each_pair(struct op_instance *x, void (*f)(struct op_instance *, int
             for (int64_t h = 0; h < heads; h++)
                 for (int64_t i = 0; i < HS / 2; i++)
                     f(x, (b * T + t) * width + h * HS + i, HS / 2,
-                      (double)t * pow((double)theta_of(x->c), -2.0 * (double)i / (double)HS));
+                      (double)t * frequency(rule_of(x->c), i, HS));
 }
 
 static void rotate(struct op_instance *x, int64_t at, int64_t half, double angle) {
@@ -64,6 +79,11 @@ static const struct op_case rope_cases[] = {
     {"head 300", INPUT_RANDOM, {1, 5, 2, 1, 300}, 0, SIZE_SMALL},
     {"from the cache", INPUT_RANDOM, {2, 21, 2, 1, 16, 20}, 0, SIZE_SMALL},
     {"span from the cache", INPUT_RANDOM, {2, 70, 2, 2, 32, 37}, BACKWARD, SIZE_SMALL},
+    {"linear", INPUT_RANDOM, {1, 33, 2, 1, 16}, LINEAR, SIZE_SMALL},
+    {"linear, head 6", INPUT_RANDOM, {2, 5, 3, 1, 6}, LINEAR | BACKWARD, SIZE_SMALL},
+    {"llama3", INPUT_RANDOM, {1, 300, 2, 1, 64, 250}, LLAMA3, SIZE_SMALL},
+    {"llama3, backward", INPUT_RANDOM, {2, 19, 4, 2, 64}, LLAMA3 | THETA_500000 | BACKWARD, SIZE_SMALL},
+    {"llama3, head 20", INPUT_RANDOM, {1, 19, 2, 2, 20}, LLAMA3, SIZE_SMALL},
     {"position 131071", INPUT_ONE_HOT, {1, 131072, 1, 1, 8, 131040}, 0, SIZE_SMALL},
     {"large", INPUT_LARGE, {1, 9, 2, 1, 16}, 0, SIZE_SMALL},
     {"tiny", INPUT_TINY, {1, 9, 2, 1, 16}, 0, SIZE_SMALL},
@@ -73,4 +93,5 @@ static const struct op_case rope_cases[] = {
     {"llama", INPUT_RANDOM, {1, 8192, 32, 8, 128}, THETA_500000 | BACKWARD, SIZE_LARGE},
 };
 OP_TEST(rope, (.bound = rope_bound, .model_cases = rope_model_cases, .reference = rope_reference), A("qkv"),
-        (int)x->c->d[2], (int)x->c->d[3], (int)x->c->d[5], theta_of(x->c), (x->c->flags & BACKWARD) != 0);
+        (int)x->c->d[2], (int)x->c->d[3], (int)x->c->d[5], (struct rope_rule[1]){rule_of(x->c)},
+        (x->c->flags & BACKWARD) != 0);

@@ -285,10 +285,12 @@ static void test_gradient_loss(void **state) {
 }
 
 enum { ROPE_HEADS = 2, ROPE_KV_HEADS = 1, ROPE_T0 = 1 };
+static const struct rope_rule rope_rule = {
+    .theta = 100.0f, .factor = 4.0f, .original = 60.0f, .low = 1.0f, .high = 3.0f};
 static double rope_value(void *user) {
     struct pair *p = (struct pair *)user;
     memcpy(p->out.data, p->inp.data, sizeof p->inp.data);
-    rope(p->ctx, &p->out.t, ROPE_HEADS, ROPE_KV_HEADS, ROPE_T0, 100.0f, false);
+    rope(p->ctx, &p->out.t, ROPE_HEADS, ROPE_KV_HEADS, ROPE_T0, &rope_rule, false);
     return field_dot(&p->out, &p->dout);
 }
 
@@ -300,7 +302,7 @@ static void test_gradient_rope(void **state) {
     field_zero(&p->out, &p->inp);
     field_zero(&p->dinp, &p->inp);
     memcpy(p->dinp.data, p->dout.data, sizeof p->dout.data);
-    rope(p->ctx, &p->dinp.t, ROPE_HEADS, ROPE_KV_HEADS, ROPE_T0, 100.0f, true);
+    rope(p->ctx, &p->dinp.t, ROPE_HEADS, ROPE_KV_HEADS, ROPE_T0, &rope_rule, true);
     check_gradient("rope qkv", &p->inp, &p->dinp, rope_value, p);
     free(p);
 }

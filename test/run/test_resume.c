@@ -83,6 +83,7 @@ static const struct {
     {"field", "story"},
     {"tokenizer", "bytes"},
     {"positions", "rope"},
+    {"rope-scaling", "linear"},
     {"norm", "rms"},
     {"mlp", "relu2"},
     {"bias", "off"},
