@@ -56,14 +56,14 @@ static void add_scaled_run(const struct op_env *env, struct tensor *out, const s
     int64_t n = tensor_count(out);
     float *o = f32(out);
     const float *x = f32(inp), *from = base ? f32(base) : NULL;
-#pragma omp parallel for simd schedule(static, CPU_CHUNK)
+#pragma omp parallel for simd schedule(static, cpu_share(n))
     for (int64_t i = 0; i < n; i++) o[i] = (from ? from[i] : 0.0f) + scale * x[i];
 }
 
 static void fill_run(const struct op_env *env, struct tensor *out, float value) {
     int64_t n = tensor_count(out);
     float *o = f32(out);
-#pragma omp parallel for simd schedule(static, CPU_CHUNK)
+#pragma omp parallel for simd schedule(static, cpu_share(n))
     for (int64_t i = 0; i < n; i++) o[i] = value;
 }
 

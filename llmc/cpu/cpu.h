@@ -11,6 +11,7 @@
 #include "llmc/ops/ops.h"
 
 #include <math.h>
+#include <omp.h>
 
 #ifndef CPU_ISA /* in an editor */
 #define CPU_ISA plain
@@ -22,11 +23,14 @@
 #define CPU_NAME(name)   CPU_JOIN(name, CPU_ISA)
 #define CPU_VARIANT_NAME CPU_STRING(CPU_ISA)
 
-/* Elements that a thread takes at a time in a loop over all elements. In w*a - u*b either product may be fused
- * with the subtraction, and gcc decides differently in a vector loop and in the scalar loop after it. With
- * whole vectors in every chunk but the last, the number of threads does not decide which of them an element
- * is in. */
-enum { CPU_CHUNK = 4096 };
+/* The stretch of n elements that a thread takes in a loop over all of them. In w*a - u*b either product may be
+ * fused with the subtraction, and gcc decides differently in a vector loop and in the scalar loop after it.
+ * With whole vectors in every stretch but the last, the number of threads does not decide which of them an
+ * element is in. One long stretch each, because the hardware prefetches anew after every jump. */
+static inline int64_t cpu_share(int64_t n) {
+    enum { WHOLE = 4096 };
+    return max_i64(WHOLE, round_up(ceil_div(n, omp_get_max_threads()), WHOLE));
+}
 
 /* e^x to 2 ulp for -87.33 < x < 88.72. It is inlined and has no branch, so that loops over it vectorise;
  * libm's expf does not without -ffast-math. x = n*ln2 + r with |r| <= ln2/2; e^r is its Taylor series to
@@ -105,7 +109,7 @@ static inline const float *cpu_weight(const struct tensor *t, float **memory) {
     const uint16_t *from = (const uint16_t *)t->data;
     float *to = *memory;
     int64_t n = tensor_count(t);
-#pragma omp parallel for simd schedule(static, CPU_CHUNK) if (n > 1 << 16)
+#pragma omp parallel for simd schedule(static, cpu_share(n)) if (n > 1 << 16)
     for (int64_t i = 0; i < n; i++) to[i] = f32_from_bf16(from[i]);
     *memory += n;
     return to;

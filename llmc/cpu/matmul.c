@@ -291,7 +291,7 @@ static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, s
  * NaN is the largest. */
 static float largest_magnitude(const float *x, int64_t n) {
     uint32_t most = 0;
-#pragma omp parallel for simd schedule(static, CPU_CHUNK) reduction(max : most)
+#pragma omp parallel for simd schedule(static, cpu_share(n)) reduction(max : most)
     for (int64_t i = 0; i < n; i++) {
         union {
             float f;
@@ -311,7 +311,7 @@ static struct tensor through_fp8(const struct tensor *t, enum fp8_format format,
     const float *x = f32(t);
     int64_t n = tensor_count(t);
     float scale = fp8_scale(format, largest_magnitude(x, n));
-#pragma omp parallel for simd schedule(static, CPU_CHUNK)
+#pragma omp parallel for simd schedule(static, cpu_share(n))
     for (int64_t i = 0; i < n; i++) memory[i] = fp8_through(format, x[i], scale);
     copy.data = memory;
     copy.fp8 = false;

@@ -24,7 +24,7 @@ static void adamw_run(const struct op_env *env, struct tensor *param, struct ten
     int64_t n = tensor_count(param);
     float *p = f32(param), *w = master ? f32(master) : p, *mm = f32(m), *vv = f32(v);
     const float *g = f32(grad);
-#pragma omp parallel for simd schedule(static, CPU_CHUNK)
+#pragma omp parallel for simd schedule(static, cpu_share(n))
     for (int64_t i = 0; i < n; i++) {
         float gi = g[i] * clip;
         float mi = mm[i] = beta1 * mm[i] + (1.0f - beta1) * gi;
@@ -42,7 +42,7 @@ static void lion_run(const struct op_env *env, struct tensor *param, struct tens
     int64_t n = tensor_count(param);
     float *p = f32(param), *w = master ? f32(master) : p, *mm = f32(m);
     const float *g = f32(grad);
-#pragma omp parallel for simd schedule(static, CPU_CHUNK)
+#pragma omp parallel for simd schedule(static, cpu_share(n))
     for (int64_t i = 0; i < n; i++) {
         float gi = g[i] * clip, direction = beta1 * mm[i] + (1.0f - beta1) * gi;
         mm[i] = beta2 * mm[i] + (1.0f - beta2) * gi;
@@ -63,7 +63,7 @@ static void muon_momentum_run(const struct op_env *env, struct tensor *out, stru
         memset(o, 0, (size_t)n * sizeof *o);
         return;
     }
-#pragma omp parallel for simd schedule(static, CPU_CHUNK)
+#pragma omp parallel for simd schedule(static, cpu_share(n))
     for (int64_t i = 0; i < n; i++) {
         float gi = (1.0f - mu) * (g[i] * clip), mi = mm[i] = mu * mm[i] + gi;
         o[i] = mu * mi + gi;
@@ -75,7 +75,7 @@ static void normalize_run(const struct op_env *env, struct tensor *out, const st
     float scale = 1.0f / (sqrtf(f32(sumsq_of_inp)[0]) + eps), *o = f32(out);
     int64_t n = tensor_count(out);
     const float *x = f32(inp);
-#pragma omp parallel for simd schedule(static, CPU_CHUNK)
+#pragma omp parallel for simd schedule(static, cpu_share(n))
     for (int64_t i = 0; i < n; i++) o[i] = x[i] * scale;
 }
 
@@ -99,7 +99,7 @@ static void muon_update_run(const struct op_env *env, struct tensor *param, stru
     int64_t n = tensor_count(param);
     float *p = f32(param), *w = master ? f32(master) : p;
     const float *u = f32(update);
-#pragma omp parallel for simd schedule(static, CPU_CHUNK)
+#pragma omp parallel for simd schedule(static, cpu_share(n))
     for (int64_t i = 0; i < n; i++) p[i] = w[i] = w[i] * keep - lr * u[i];
 }
 
