@@ -54,11 +54,11 @@ bool dataset_overlap(const struct dataset *a, const struct dataset *b, const cha
 enum sample_order {
     SAMPLES_SHUFFLED, /* each epoch a permutation of all samples, a pure function of (seed, epoch, index) */
     SAMPLES_IN_ORDER, /* first to last, then again */
-    /* An order by rows, like those below: in order, for validation. A row starts at a document and holds as many whole documents as fit; the
-     * rest of it is ignored (target -1). A document longer than a row is cut into rows. So every target is
-     * predicted from its whole document so far, up to T tokens. An epoch is a whole number of steps, filled
-     * with ignored rows: each token but the first of a shard is a target exactly once. Of marked tokens, a
-     * sample longer than a row loses its end. */
+    /* The orders by rows. In order, for validation: a row starts at a document and holds as many whole
+     * documents as fit; the rest of it is ignored (target -1). A document longer than a row is cut into rows.
+     * So every target is predicted from its whole document so far, up to T tokens. An epoch is a whole number
+     * of steps, filled with ignored rows: each token but the first of a shard is a target exactly once. Of
+     * marked tokens, a sample longer than a row loses its end. */
     SAMPLES_DOCUMENTS,
     SAMPLES_APART, /* the same, with one sample of marked tokens a row */
     /* The same with the documents, or samples of marked tokens, in the rows of packing.h: not in order,

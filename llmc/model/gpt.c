@@ -211,6 +211,12 @@ static struct tensor *prefix_or_null(const struct gpt *g, struct tensor *t) {
     return t;
 }
 
+static const struct tensor *first_or_null(const struct gpt *g, struct tensor *t) {
+    if (!g->divided) return NULL;
+    *t = gpt_act(g, A_FIRST, 0);
+    return t;
+}
+
 /* --- half-layers --- */
 
 /* Attention of the positions in the span, to all of their sequence up to there. Its first row becomes row
@@ -218,7 +224,8 @@ static struct tensor *prefix_or_null(const struct gpt *g, struct tensor *t) {
 static void attend(struct gpt *g, int64_t l, const struct span *s, int64_t row) {
     int64_t T = s->t0 + s->count;
     struct attn_rule rule = gpt_attn_rule(&g->config);
-    struct tensor prefix, samples, attn = act_prefix(g, A_ATTN, l, T, s), lse = act_prefix(g, A_LSE, l, T, s);
+    struct tensor prefix, samples, first, attn = act_prefix(g, A_ATTN, l, T, s),
+                                          lse = act_prefix(g, A_LSE, l, T, s);
     struct dropout_rule d;
     struct tensor qkv = act_prefix(g, A_QKV, l, T, s);
     int64_t row_bytes = attn.dim[2] * (int64_t)dtype_size(attn.dtype);
@@ -226,6 +233,7 @@ static void attend(struct gpt *g, int64_t l, const struct span *s, int64_t row) 
         attn.data = (char *)attn.data + (row - s->t0) * row_bytes; /* rows before t0 stay as they are */
     rotate(g, &qkv, s->t0, false);
     rule.dropout = dropout_or_null(g, DROP_ATTENTION, l, &d, &samples);
+    rule.first = first_or_null(g, &first);
     attn_forward(g->ctx, &attn, &lse, &qkv, prefix_or_null(g, &prefix), &rule, (int)s->t0);
 }
 
@@ -272,9 +280,10 @@ static void attn_half_backward(struct gpt *g, int64_t l, const struct span *s, b
     struct tensor dout = branch_gradient(g, &dresid, DROP_ATTN_BRANCH, l);
     linear_backward(g, &dattn, &dout, &attn, P_PROJ_W, P_PROJ_B, l, NULL, accumulate);
     struct attn_rule rule = gpt_attn_rule(&g->config);
-    struct tensor prefix, samples;
+    struct tensor prefix, samples, first;
     struct dropout_rule d;
     rule.dropout = dropout_or_null(g, DROP_ATTENTION, l, &d, &samples);
+    rule.first = first_or_null(g, &first);
     attn_backward(g->ctx, &dqkv, &dattn, &attn, &lse, &qkv, prefix_or_null(g, &prefix), &rule);
     rotate(g, &dqkv, 0, true);
     if (has_qk_norm(g)) norm_heads_back(g, l, &dqkv);
@@ -348,41 +357,22 @@ static void layer_needed(struct gpt *g, int64_t l, int64_t next) {
     if (g->lora.layout.parts) lora_merge(g, l);
 }
 
-void gpt_set_prefix(struct gpt *g, const int32_t *lengths) {
-    struct tensor t;
-    if (prefix_or_null(g, &t)) ctx_upload(g->ctx, t.data, lengths, tensor_bytes(&t));
-}
-
-void gpt_set_samples(struct gpt *g, const int32_t *numbers) {
-    if (!gpt_has_act(g, A_SAMPLES)) return;
-    struct tensor t = gpt_act(g, A_SAMPLES, 0);
-    ctx_upload(g->ctx, t.data, numbers, tensor_bytes(&t));
-}
-
-/* The first target is the token after the prefix. */
-static void set_prefix_before_targets(struct gpt *g, const int32_t *targets) {
-    if (!gpt_has_act(g, A_PREFIX)) return;
-    int64_t B = g->options.B, T = g->options.T;
-    int32_t *lengths = (int32_t *)xcalloc((size_t)B, sizeof *lengths);
-    for (int64_t b = 0; targets && b < B; b++) {
-        int64_t t = 0;
-        while (t < T && targets[b * T + t] < 0) t++;
-        lengths[b] = (int32_t)min_i64(t + 1, T);
-    }
-    gpt_set_prefix(g, lengths);
-    free(lengths);
-}
-
-void gpt_set_batch(struct gpt *g, const int32_t *tokens, const int32_t *targets) {
-    struct tensor t = gpt_act(g, A_TOKENS, 0), y = gpt_act(g, A_TARGETS, 0);
-    ctx_upload(g->ctx, t.data, tokens, tensor_bytes(&t));
-    if (targets) ctx_upload(g->ctx, y.data, targets, tensor_bytes(&y));
-    set_prefix_before_targets(g, targets);
+/* The positions of documents are looked up like tokens, and added. */
+static void embed_documents(struct gpt *g, struct tensor *out, const struct tensor *tokens,
+                            const struct tensor *wte, const struct tensor *positions) {
+    struct tensor ids = gpt_act(g, A_POSITION_IDS, 0), added = gpt_act(g, A_BRANCH, 0);
+    embed_forward(g->ctx, out, tokens, wte, NULL, 0);
+    embed_forward(g->ctx, &added, &ids, positions, NULL, 0);
+    add_scaled(g->ctx, out, out, &added, 1.0f);
 }
 
 static void embed(struct gpt *g, const struct span *s) {
     struct tensor tokens = act_span(g, A_TOKENS, 0, s), out = act_span(g, A_EMBED, 0, s);
     struct tensor wte = gpt_param(g, P_WTE, 0), wpe, *positions = positions_or_null(g, &wpe);
+    if (g->divided && positions) {
+        embed_documents(g, &out, &tokens, &wte, positions);
+        return;
+    }
     if (!s->next) {
         embed_forward(g->ctx, &out, &tokens, &wte, positions, (int)s->t0);
         return;
@@ -391,6 +381,17 @@ static void embed(struct gpt *g, const struct span *s) {
         struct tensor row = tensor_slice_rows(&out, i, 1), token = tensor_slice_rows(&tokens, i, 1);
         embed_forward(g->ctx, &row, &token, &wte, positions, (int)s->next[i].t0);
     }
+}
+
+/* dresid: gradient of the first layer's input -> gradients of the embeddings. */
+static void embed_back(struct gpt *g) {
+    struct tensor dwte = gpt_grad(g, P_WTE, 0), dwpe, dresid = gpt_act(g, A_DRESID, 0);
+    struct tensor tokens = gpt_act(g, A_TOKENS, 0), *positions = grad_or_null(g, P_WPE, 0, &dwpe);
+    drop(g, &dresid, &dresid, DROP_EMBEDDING, 0);
+    embed_backward(g->ctx, &dwte, g->divided ? NULL : positions, &dresid, &tokens);
+    if (!g->divided || !positions) return;
+    struct tensor ids = gpt_act(g, A_POSITION_IDS, 0);
+    embed_backward(g->ctx, positions, NULL, &dresid, &ids);
 }
 
 static void forward(struct gpt *g, const struct span *s) {
@@ -418,6 +419,7 @@ void gpt_forward(struct gpt *g, int64_t t0, int64_t count) {
     check(t0 >= 0 && count > 0 && t0 + count <= g->options.T,
           "gpt_forward: positions %" PRId64 "..%" PRId64 " are beyond the %" PRId64 " allocated", t0,
           t0 + count, g->options.T);
+    check(s.whole || !g->divided, "gpt_forward: documents need whole sequences");
     forward(g, &s);
 }
 
@@ -584,12 +586,7 @@ void gpt_forward_backward(struct gpt *g, bool first_micro_batch) {
         if (adapters) lora_backward(g, l);
         if (g->hooks.layer_ready) g->hooks.layer_ready(g->hooks.arg, l);
     }
-    if (!adapters) {
-        struct tensor dwte = gpt_grad(g, P_WTE, 0), dwpe, dresid = gpt_act(g, A_DRESID, 0);
-        struct tensor tokens = gpt_act(g, A_TOKENS, 0);
-        drop(g, &dresid, &dresid, DROP_EMBEDDING, 0);
-        embed_backward(g->ctx, &dwte, grad_or_null(g, P_WPE, 0, &dwpe), &dresid, &tokens);
-    }
+    if (!adapters) embed_back(g);
     g->drops = false;
     ctx_range_pop(g->ctx);
 }

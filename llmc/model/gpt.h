@@ -27,7 +27,14 @@ void gpt_set_batch(struct gpt *gpt, const int32_t *tokens, const int32_t *target
  * without the prefix mask has none. */
 void gpt_set_prefix(struct gpt *gpt, const int32_t *lengths);
 
-/* The rule of this model's attention, without dropout. */
+/* With options.documents, after gpt_set_batch: the batch consists of documents. first (B,T) is where the
+ * one of each token begins in its sequence, as attn_rule.first; NULL: every sequence is one. A token sees
+ * only its own document, and positions count from its start, so that a document has the losses and
+ * gradients that it has alone. Rotary positions need not count anew, because a score depends on their
+ * distance only. Without options.documents it does nothing. */
+void gpt_set_documents(struct gpt *gpt, const int32_t *first);
+
+/* The rule of this model's attention, without dropout and documents. */
 struct attn_rule gpt_attn_rule(const struct gpt_config *config);
 /* How its rotary positions turn. */
 struct rope_rule gpt_rope_rule(const struct gpt_config *config);

@@ -101,6 +101,10 @@ static bool gated(const struct gpt *g) { return gpt_mlp_gated(&g->config); }
 static bool sinusoidal(const struct gpt *g) { return g->config.positions == POSITIONS_SINUSOIDAL; }
 static bool prefixed(const struct gpt *g) { return g->config.mask == MASK_PREFIX; }
 static bool drops(const struct gpt *g) { return g->options.dropout > 0.0f; }
+static bool documents(const struct gpt *g) { return g->options.documents; }
+static bool counts_positions(const struct gpt *g) {
+    return documents(g) && (sinusoidal(g) || g->config.positions == POSITIONS_LEARNED);
+}
 /* Where the heads together are as wide as the model, gradients of both fit one buffer. */
 static bool other_width(const struct gpt *g) { return gpt_dim_size(&g->config, DIM_Q) != g->config.channels; }
 
@@ -120,6 +124,9 @@ static const struct act_row act_rows[ACT_ROWS] = {
     [A_PREFIX] = {"prefix", false, SHAPE_B, KIND_INT32, RECOMPUTE_NONE, ALWAYS, prefixed},
     [A_POSITIONS] = {"positions", false, SHAPE_TC, KIND_DATA, RECOMPUTE_NONE, ALWAYS, sinusoidal},
     [A_SAMPLES] = {"samples", false, SHAPE_B, KIND_INT32, RECOMPUTE_NONE, TRAINING, drops},
+    [A_FIRST] = {"first", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, TRAINING, documents},
+    [A_POSITION_IDS] = {"position_ids", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, TRAINING,
+                        counts_positions},
     [A_EMBED] = {"embed", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
     [A_LN1] = {"ln_1", true, SHAPE_C, KIND_DATA, RECOMPUTE_NORM, ALWAYS, NULL},
     [A_LN1_MEAN] = {"ln_1.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, centred},
@@ -246,6 +253,8 @@ static void check_options(const struct gpt_config *c, const struct gpt_options *
     check(o->T <= c->context,
           "--seq-len %" PRId64 " is longer than the context of model %s (%" PRId64 " positions)", o->T,
           c->name, c->context);
+    check(!o->documents || c->mask == MASK_CAUSAL || c->mask == MASK_WINDOW,
+          "gpt_create: documents can be kept apart under the causal mask and the window only");
     for (int d = DIM_C; o->fp8 && d <= DIM_FC; d++)
         check(gpt_dim_size(c, (enum gpt_dim)d) % 16 == 0 && o->B * o->T % 16 == 0,
               "--matmul fp8: the channels (%" PRId64 ") and --batch-size times --seq-len (%" PRId64

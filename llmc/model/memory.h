@@ -17,9 +17,11 @@ enum recompute { RECOMPUTE_NONE, RECOMPUTE_ACT, RECOMPUTE_NORM, RECOMPUTE_BLOCK 
 enum act_id {
     A_TOKENS,
     A_TARGETS,
-    A_PREFIX,    /* of MASK_PREFIX */
-    A_POSITIONS, /* of POSITIONS_SINUSOIDAL: (T,C), written once */
-    A_SAMPLES,   /* with dropout */
+    A_PREFIX,       /* of MASK_PREFIX */
+    A_POSITIONS,    /* of POSITIONS_SINUSOIDAL: (T,C), written once */
+    A_SAMPLES,      /* with dropout */
+    A_FIRST,        /* with options.documents: gpt_set_documents() */
+    A_POSITION_IDS, /* the same, if positions are added to embeddings: the position in the document */
     A_EMBED,
     A_LN1, /* per layer, up to A_RESID_OUT */
     A_LN1_MEAN,
@@ -65,6 +67,7 @@ struct gpt_options {
     struct loss_terms loss; /* of training; gpt_loss() is plain cross-entropy */
     float dropout; /* of training: of the embedding, attention's weights and the half-layers' branches */
     uint64_t dropout_seed;
+    bool documents; /* training: sequences hold several documents, which gpt_set_documents() divides */
     const struct tensor *params; /* use this buffer (another model's) instead of allocating one; or NULL */
     struct lora_options lora; /* train adapters in place of the model; it then has no gradients of its own */
     int64_t param_slots, grad_slots; /* of the two buffers, see gpt_stored_total; they need hooks */
@@ -102,6 +105,7 @@ struct gpt {
     struct tensor grads;   /* (layout.total), fewer with slots; only with options.train, without adapters */
     struct tensor numbers; /* (STEP_NUMBERS) fp32 */
     bool drops;            /* a pass of training with dropout is running */
+    bool divided;          /* the batch is divided into documents */
     struct lora lora;      /* with options.lora, and of a generator whose model trains with it */
     char *act_data[ACT_ROWS];
     int64_t act_stride[ACT_ROWS]; /* bytes from one layer to the next; 0 where layers share */
