@@ -23,10 +23,12 @@ static void report(const struct eval_progress *p, int64_t done, int64_t all) {
 
 /* --- losses of a batch --- */
 
-/* (B,T) tokens and targets on the host; the loss of each target and, unless NULL, A_HITS. */
-static void losses_of_batch(struct gpt *gpt, const int32_t *tokens, const int32_t *targets, float *losses,
-                            float *hits) {
+/* (B,T) tokens, targets and, unless NULL, the first tokens of their documents, on the host; the loss of each
+ * target and, unless NULL, A_HITS. */
+static void losses_of_batch(struct gpt *gpt, const int32_t *tokens, const int32_t *targets,
+                            const int32_t *first, float *losses, float *hits) {
     gpt_set_batch(gpt, tokens, targets);
+    if (first) gpt_set_documents(gpt, first);
     gpt_forward(gpt, 0, gpt->options.T);
     struct tensor loss = gpt_act(gpt, A_LOSSES, 0), hit = gpt_act(gpt, A_HITS, 0);
     if (hits)
@@ -50,7 +52,7 @@ struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t b
     for (int64_t i = 0; i < batches; i++) {
         const int32_t *tokens, *targets;
         dataloader_next(loader, &tokens, &targets, NULL);
-        losses_of_batch(gpt, tokens, targets, losses, NULL);
+        losses_of_batch(gpt, tokens, targets, dataloader_first_of_document(loader), losses, NULL);
         if (i == 0 && each && tokens[0] != end_of_text) each->call(each->user, tokens[0], NAN);
         for (int64_t k = 0; k < n; k++) {
             if (targets[k] < 0) continue;
@@ -302,7 +304,7 @@ static void score_rows(const struct eval_task *task, struct gpt *gpt, double *sc
         for (int64_t b = 0; b < B; b++)
             fill_row(task, b < count ? &task->rows[first + b] : &nothing, T, V, tokens + b * T,
                      targets + b * T);
-        losses_of_batch(gpt, tokens, targets, losses, hits);
+        losses_of_batch(gpt, tokens, targets, NULL, losses, hits);
         for (int64_t i = 0; i < count * T; i++) {
             if (targets[i] < 0) continue;
             score[first + i / T] -= (double)losses[i];

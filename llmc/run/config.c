@@ -164,8 +164,20 @@ static bool choose_samples(struct run_config *c, struct error *err) {
     if (c->samples == SAMPLES_CHOICE_APART && !apart)
         return fail(err, "--samples apart: only --chat and --pairs have samples that are kept apart");
     return c->samples != SAMPLES_CHOICE_WINDOWS || !apart ||
-           fail(err, "--samples windows: samples of --%s are not cut; give apart or documents",
+           fail(err, "--samples windows: samples of --%s are not cut; give apart, documents or packed",
                 run_samples_option(c));
+}
+
+static bool check_document_mask(const struct run_config *c, const struct gpt_config *model,
+                                struct error *err) {
+    static const char *const masks[] = {
+        [MASK_ANTI_CAUSAL] = "anti-causal", [MASK_FULL] = "full", [MASK_PREFIX] = "prefix"};
+    return !run_masks_documents(c) || model->mask == MASK_CAUSAL || model->mask == MASK_WINDOW ||
+           fail(
+               err,
+               "--samples packed: a token sees only its own document under --mask causal and --mask window, not "
+               "under --mask %s; --no-document-mask lets it see the others in its row",
+               masks[model->mask]);
 }
 
 static bool complete_adapters(struct run_config *c, const struct gpt_config *model, struct error *err) {
@@ -196,7 +208,8 @@ bool run_config_complete(struct run_config *c, const struct gpt_config *model, s
                     from_weights ? "" : "; --context gives a new model a longer one");
     if (!c->model) c->model = RUN_DEFAULT_MODEL;
     if (!check_zero_group(c, err) || !choose_tokens_per_step(c, err)) return false;
-    if (!choose_samples(c, err) || !complete_optimizer(c, err) || !complete_adapters(c, model, err))
+    if (!choose_samples(c, err) || !check_document_mask(c, model, err) || !complete_optimizer(c, err) ||
+        !complete_adapters(c, model, err))
         return false;
     if (c->init_std <= 0 && !from_weights) c->init_std = choose_init_std(stories, model->channels);
     if (c->learning_rate <= 0) c->learning_rate = choose_learning_rate(c, model->channels, from_weights);
@@ -318,6 +331,7 @@ struct gpt_options run_gpt_options(const struct run_config *c, const struct devi
                                   .lora = c->lora,
                                   .dropout = (float)c->dropout,
                                   .dropout_seed = (uint64_t)c->seed,
+                                  .documents = run_masks_documents(c),
                                   .dtype = dtype};
     zero_gpt_options(&options, c->zero, c->world);
     return options;
@@ -364,6 +378,7 @@ double run_plan_step(struct ctx *ctx, const struct gpt_config *model, const stru
     double update = ctx_flops(ctx);
     ctx_reset_stats(ctx);
     gpt_set_batch(&gpt, NULL, NULL);
+    gpt_set_documents(&gpt, NULL);
     gpt_set_loss_scale(&gpt, 1.0f);
     zero_micro_step(&zero, true, true);
     zero_free(&zero);

@@ -20,7 +20,8 @@ enum samples_choice {
     SAMPLES_CHOICE_AUTO,
     SAMPLES_CHOICE_WINDOWS,
     SAMPLES_CHOICE_DOCUMENTS,
-    SAMPLES_CHOICE_APART
+    SAMPLES_CHOICE_APART,
+    SAMPLES_CHOICE_PACKED
 };
 enum optimizer_choice {
     OPTIMIZER_CHOICE_AUTO,
@@ -43,6 +44,7 @@ struct run_config {
     double validation_fraction;
     bool shuffle;
     enum samples_choice samples;
+    bool document_mask;
     /* batch and length */
     int64_t batch_size, seq_len, tokens_per_step, steps;
     double epochs;
@@ -96,6 +98,11 @@ static inline const char *run_samples_file(const struct run_config *c) {
 }
 static inline const char *run_samples_option(const struct run_config *c) {
     return c->chat ? "chat" : "pairs";
+}
+
+/* Whether a row holds documents that attention keeps apart. */
+static inline bool run_masks_documents(const struct run_config *c) {
+    return c->samples == SAMPLES_CHOICE_PACKED && c->document_mask;
 }
 
 extern const struct option_group run_option_groups[];

@@ -50,13 +50,18 @@ static const struct option_row data_rows[] = {
     OPT_REAL(C, validation_fraction, "validation-fraction", "0.02", 0, 0.5, "X",
              "share of the text that is held out for validation (0: none)", 0),
     OPT_WORD(
-        C, samples, "samples", "auto", "auto|windows|documents|apart", NULL,
-        "what a training sequence is: a window of T tokens that begins anywhere, whole documents, "
-        "conversations or pairs from their start, as many as fit, or one of these (auto: documents for the "
+        C, samples, "samples", "auto", "auto|windows|documents|apart|packed", NULL,
+        "what a training sequence is. windows: T tokens from anywhere. documents: whole documents, "
+        "conversations or pairs from their start, as many in a row as fit. packed: the same, but each in the "
+        "row where it leaves the fewest places empty. apart: one conversation or pair (auto: documents for the "
         "stories, apart for --chat and --pairs, windows otherwise)",
         0),
+    OPT_FLAG(C, document_mask, "document-mask", "true",
+             "with --samples packed, a token sees only its own document, and positions count from its start",
+             0),
     OPT_FLAG(C, shuffle, "shuffle", "true",
-             "visit the windows, conversations or pairs in a new random order in every epoch", 0),
+             "visit the windows, packed rows, conversations or pairs in a new random order in every epoch",
+             0),
 };
 static const struct option_row batch_rows[] = {
     OPT_INT(

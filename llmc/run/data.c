@@ -328,8 +328,11 @@ bool run_data_set_vocabulary(struct run_data *d, int64_t model_vocab, struct err
 }
 
 bool run_data_check_samples(const struct run_data *d, const struct run_config *c, struct error *err) {
-    return c->samples != SAMPLES_CHOICE_DOCUMENTS || run_samples_file(c) || run_end_of_text(d) >= 0 ||
-           fail(err, "--samples documents: %s; --samples windows needs no documents",
+    bool packed = c->samples == SAMPLES_CHOICE_PACKED,
+         whole = packed || c->samples == SAMPLES_CHOICE_DOCUMENTS;
+    return !whole || run_samples_file(c) || run_end_of_text(d) >= 0 ||
+           fail(err, "--samples %s: %s; --samples windows needs no documents",
+                packed ? "packed" : "documents",
                 d->tokenizer ? "the tokenizer has no <|endoftext|> token that begins one"
                              : "where a document of --data begins is not known: --tokenizer must name the "
                                "tokenizer that the shards were made with");

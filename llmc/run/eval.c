@@ -42,10 +42,15 @@ static void set_validation(struct run *r, const struct eval_loss *loss) {
     r->val_bytes = all.targets ? (double)all.bytes / (double)all.targets : 0.0;
 }
 
+/* Where training keeps documents apart, validation does, too. The longest come first in packed rows, so
+ * the first batches of a permutation are taken. */
 struct dataloader *run_open_validation(const struct run *r, struct error *err) {
+    bool masked = run_masks_documents(&r->config);
     struct loader_options loading = {.B = r->config.batch_size,
                                      .T = r->config.seq_len,
-                                     .order = r->data.val_order,
+                                     .order = masked ? SAMPLES_PACKED : r->data.val_order,
+                                     .shuffle_rows = masked,
+                                     .seed = (uint64_t)r->config.seed,
                                      .rank = r->group->rank,
                                      .world = r->group->world,
                                      .end_of_text = run_end_of_text(&r->data)};

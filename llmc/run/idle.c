@@ -13,6 +13,7 @@ static bool shuffled_documents(const struct run *r) {
     return r->config.samples == SAMPLES_CHOICE_DOCUMENTS && r->config.shuffle &&
            !run_samples_file(&r->config);
 }
+static bool not_packed(const struct run *r) { return r->config.samples != SAMPLES_CHOICE_PACKED; }
 static bool no_wsd(const struct run *r) { return r->config.schedule != SCHEDULE_WSD; }
 static bool no_end_of_decay(const struct run *r) {
     return r->config.schedule == SCHEDULE_CONSTANT || r->config.schedule == SCHEDULE_NOAM;
@@ -44,6 +45,7 @@ static const struct {
     {"stories", no_stories, "the run does not train on the built-in stories"},
     {"validation-fraction", shards, "--val names the shards to validate on"},
     {"shuffle", shuffled_documents, "whole documents are read in their order"},
+    {"document-mask", not_packed, "it is for --samples packed"},
     {"final-lr-fraction", no_end_of_decay,
      "with this --schedule the learning rate does not fall to a last value"},
     {"decay-fraction", no_wsd, "it is for --schedule wsd"},

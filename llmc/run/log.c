@@ -81,6 +81,19 @@ static void print_mixture(const struct run *r, int64_t samples, const char *take
     }
 }
 
+/* What packing loses. Rows that only fill up the epoch do not count. */
+static void print_packing(const struct run *r) {
+    struct packed_counts n = dataloader_packed(r->train);
+    double places = (double)n.rows * (double)r->config.seq_len;
+    if (!n.rows) return;
+    say("packed    %" PRId64 " %s in %" PRId64 " rows, %.2g %% of the places empty; %s\n", n.documents,
+        r->config.chat    ? "conversations"
+        : r->config.pairs ? "pairs"
+                          : "documents",
+        n.rows, 100.0 * (places - (double)n.tokens) / places,
+        r->config.document_mask ? "a token sees only its own" : "a token sees all before it in its row");
+}
+
 static void introduce(const struct run *r) {
     char *options = options_text(&r->options, r->config.verbose);
     say("%s\n", options);
@@ -94,6 +107,7 @@ static void introduce(const struct run *r) {
     if (dataloader_unused(r->train))
         say("; %" PRId64 " tokens that fill no sample are not used", dataloader_unused(r->train));
     say("\n");
+    print_packing(r);
     print_mixture(r, r->config.steps * r->config.tokens_per_step / r->config.seq_len, "the run takes");
     say("model     %s: %sparameters, %s of memory\n", r->model.name, human_count((double)r->gpt.layout.count),
         human_bytes((double)ctx_memory_total(&r->ctx)));

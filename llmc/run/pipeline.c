@@ -22,8 +22,9 @@ void pipeline_open(struct pipeline *p, struct run *run) {
     struct device *d = run->device;
     *p = (struct pipeline){.run = run, .first = run->state.step, .read = run->state.step};
     p->micro_steps = run->config.tokens_per_step / (micro_batch_size(p) * run->comm->world);
+    p->parts = run_masks_documents(&run->config) ? 3 : 2;
     for (int i = 0; i < STEPS_IN_FLIGHT; i++) {
-        size_t values = (size_t)(p->micro_steps * 2 * micro_batch_size(p));
+        size_t values = (size_t)(p->micro_steps * p->parts * micro_batch_size(p));
         p->step[i].batch = (int32_t *)d->alloc_host(d, values * sizeof(int32_t));
         p->step[i].numbers = (float *)d->alloc_host(d, STEP_NUMBERS * sizeof(float));
     }
@@ -70,8 +71,9 @@ int64_t pipeline_next_batch(struct pipeline *p) {
         int64_t valid;
         p->first_sample[i] = dataloader_first_sample(r->train);
         dataloader_next(r->train, &tokens, &targets, &valid);
-        memcpy(batch + 2 * i * size, tokens, (size_t)size * sizeof *batch);
-        memcpy(batch + (2 * i + 1) * size, targets, (size_t)size * sizeof *batch);
+        const int32_t *part[] = {tokens, targets, dataloader_first_of_document(r->train)};
+        for (int64_t k = 0; k < p->parts; k++)
+            memcpy(batch + (p->parts * i + k) * size, part[k], (size_t)size * sizeof *batch);
         targets_in_step += valid;
     }
     return max_i64(1, targets_on_all_ranks(r, targets_in_step));
@@ -108,8 +110,9 @@ static void number_samples(struct pipeline *p, int64_t i) {
 void pipeline_micro_step(struct pipeline *p, int64_t i) {
     struct run *r = p->run;
     int64_t size = micro_batch_size(p);
-    const int32_t *tokens = step_at(p, r->state.step)->batch + 2 * i * size, *targets = tokens + size;
+    const int32_t *tokens = step_at(p, r->state.step)->batch + p->parts * i * size, *targets = tokens + size;
     gpt_set_batch(&r->gpt, tokens, targets);
+    if (p->parts > 2) gpt_set_documents(&r->gpt, targets + size);
     number_samples(p, i);
     ctx_range_push(&r->ctx, "micro-step");
     run_or_launch(p, i == 0, i == p->micro_steps - 1);

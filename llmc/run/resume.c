@@ -30,6 +30,7 @@ static const struct resume_row {
     {"validation-fraction", RESUME_DATA},
     {"samples", RESUME_ORDER},
     {"shuffle", RESUME_ORDER},
+    {"document-mask", RESUME_FREE},
     /* batch and length */
     {"batch-size", RESUME_FREE},
     {"seq-len", RESUME_ORDER},

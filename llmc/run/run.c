@@ -135,15 +135,17 @@ static void warn_about_cut(const struct run *r, const struct dataloader *l, cons
 }
 
 static struct dataloader *open_loader(const struct run *r, struct error *err) {
-    static const enum sample_order orders[] = {
-        [SAMPLES_CHOICE_DOCUMENTS] = SAMPLES_DOCUMENTS, [SAMPLES_CHOICE_APART] = SAMPLES_APART};
+    static const enum sample_order orders[] = {[SAMPLES_CHOICE_DOCUMENTS] = SAMPLES_DOCUMENTS,
+                                               [SAMPLES_CHOICE_APART] = SAMPLES_APART,
+                                               [SAMPLES_CHOICE_PACKED] = SAMPLES_PACKED};
     const struct run_config *c = &r->config;
+    bool orders_rows = run_samples_file(c) || c->samples == SAMPLES_CHOICE_PACKED;
     struct loader_options loading = {.B = c->batch_size,
                                      .T = c->seq_len,
                                      .order = c->samples != SAMPLES_CHOICE_WINDOWS ? orders[c->samples]
                                               : c->shuffle                         ? SAMPLES_SHUFFLED
                                                                                    : SAMPLES_IN_ORDER,
-                                     .shuffle_rows = run_samples_file(c) && c->shuffle,
+                                     .shuffle_rows = orders_rows && c->shuffle,
                                      .end_of_text = run_end_of_text(&r->data),
                                      .seed = (uint64_t)c->seed,
                                      .step_samples = c->tokens_per_step / c->seq_len,

@@ -139,7 +139,8 @@ static void a_document_is_as_alone(void **state) {
         }
 }
 
-/* One document a sequence is what a model without documents computes, and the next batch is divided no more. */
+/* One document a sequence is what a model without documents computes, and the next batch is divided no
+ * more. */
 static void documents_end_with_the_batch(void **state) {
     struct gpt_config c = small_model(POSITIONS_LEARNED, MASK_CAUSAL);
     struct model divided, plain;

@@ -83,6 +83,19 @@ static void documents_need_a_token_that_begins_them(void **state) {
                    TRAIN "--vocab-size 300 --samples documents --data unknown.bin");
     expect_no_warning(TRAIN "--samples documents --data unknown.bin --tokenizer bytes");
     expect_no_warning(TRAIN "--samples documents " PREPARED);
+    expect_command(1, "--samples packed: where a document of --data begins is not known",
+                   TRAIN "--vocab-size 300 --samples packed --data unknown.bin");
+}
+
+/* What is said, and which masks go with it. */
+static void packed_rows_are_counted_and_masked(void **state) {
+    expect_command(0, "% of the places empty; a token sees only its own", TRAIN "--samples packed " PREPARED);
+    expect_command(0, "% of the places empty; a token sees all before it in its row",
+                   TRAIN "--samples packed --no-document-mask " PREPARED);
+    expect_command(1, "under --mask causal and --mask window, not under --mask full",
+                   TRAIN "--samples packed --mask full " PREPARED);
+    expect_no_warning(TRAIN "--samples packed --mask full --no-document-mask " PREPARED);
+    expect_no_warning(TRAIN "--samples packed --mask window --window 9 " PREPARED);
 }
 
 static void a_warmup_longer_than_the_run_is_said(void **state) {
@@ -283,6 +296,7 @@ static void options_without_effect_are_said(void **state) {
         {PREPARED, "--stories 200"},
         {PREPARED, "--validation-fraction 0.1"},
         {PREPARED "--samples documents", "--shuffle"},
+        {PREPARED "--samples documents", "--no-document-mask"},
         {PREPARED "--schedule constant", "--final-lr-fraction 0.2"},
         {PREPARED, "--decay-fraction 0.5"},
         {"--vocab-size 300 --data unknown.bin", "--val-every 1"},
@@ -327,6 +341,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(vocab_size_is_honoured_or_refused),
         cmocka_unit_test(documents_need_a_token_that_begins_them),
+        cmocka_unit_test(packed_rows_are_counted_and_masked),
         cmocka_unit_test(a_warmup_longer_than_the_run_is_said),
         cmocka_unit_test(an_epoch_is_an_epoch),
         cmocka_unit_test(validation_data_is_looked_at_first),

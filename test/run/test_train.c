@@ -189,28 +189,40 @@ static int losses_of(const char *run, double *loss, int most) {
     return n;
 }
 
-/* What is dropped depends on neither a restart nor the number of processes. */
-static void test_dropout_resumed_and_divided(void **state) {
-    double one[64], two[64], none[64];
-    expect("--out $D/drop --dropout 0.2 --tokens-per-step 192 " SMALL, 0, "weights");
-    expect("--out $D/drop2 --dropout 0.2 --tokens-per-step 192 " SMALL, 0, "weights");
-    assert_true(remove_tree(in_scratch("drop2/step-00000040")));
-    expect("--resume --out $D/drop2", 0, "weights");
-    assert_same_file("drop", "drop2", "log.jsonl");
-    assert_same_file("drop", "drop2", "step-00000040/model.safetensors");
-    expect("--out $D/drop3 --dropout 0.2 --tokens-per-step 192 --batch-size 2 --ranks 2 " SMALL_BUT_BATCH, 0,
-           "weights");
-    expect("--out $D/plain --tokens-per-step 192 " SMALL, 0, "weights");
-    int n = losses_of("drop", one, 64);
-    assert_int_equal(n, losses_of("drop3", two, 64));
-    assert_int_equal(n, losses_of("plain", none, 64));
+/* The run with these options depends on neither a restart nor the number of processes, and is another one
+ * than without. */
+static void check_resumed_and_divided(const char *name, const char *options) {
+    double one[64], two[64], without[64];
+    char *again = xasprintf("%s2", name);
+    expect(temp_printf("--out $D/%s %s --tokens-per-step 192 " SMALL, name, options), 0, "weights");
+    expect(temp_printf("--out $D/%s %s --tokens-per-step 192 " SMALL, again, options), 0, "weights");
+    assert_true(remove_tree(in_scratch("%s/step-00000040", again)));
+    expect(temp_printf("--resume --out $D/%s", again), 0, "weights");
+    assert_same_file(name, again, "log.jsonl");
+    assert_same_file(name, again, "step-00000040/model.safetensors");
+    expect(temp_printf("--out $D/%s3 %s --tokens-per-step 192 --batch-size 2 --ranks 2 " SMALL_BUT_BATCH,
+                       name, options),
+           0, "weights");
+    expect(temp_printf("--out $D/%s4 --tokens-per-step 192 " SMALL, name), 0, "weights");
+    int n = losses_of(name, one, 64);
+    assert_int_equal(n, losses_of(temp_printf("%s3", name), two, 64));
+    assert_int_equal(n, losses_of(temp_printf("%s4", name), without, 64));
     assert_true(n >= 40);
     double furthest = 0.0;
     for (int i = 0; i < n; i++) {
-        if (!(fabs(one[i] - two[i]) <= 1e-3)) fail_msg("loss %d: %g, of two processes %g", i, one[i], two[i]);
-        furthest = fmax(furthest, fabs(one[i] - none[i]));
+        if (!(fabs(one[i] - two[i]) <= 1e-3))
+            fail_msg("%s: loss %d: %g, of two processes %g", options, i, one[i], two[i]);
+        furthest = fmax(furthest, fabs(one[i] - without[i]));
     }
     assert_true(furthest > 1e-2);
+    free(again);
+}
+
+static void test_dropout_resumed_and_divided(void **state) {
+    check_resumed_and_divided("drop", "--dropout 0.2");
+}
+static void test_packed_rows_resumed_and_divided(void **state) {
+    check_resumed_and_divided("packed", "--samples packed");
 }
 
 /* No checkpoint fits on the disk: the run reports it, continues, and exits with 1. Later there is room
@@ -450,6 +462,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_killed_and_resumed),
         cmocka_unit_test(test_terminated_and_resumed),
         cmocka_unit_test(test_dropout_resumed_and_divided),
+        cmocka_unit_test(test_packed_rows_resumed_and_divided),
         cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_damaged_checkpoint_is_passed_over),
         cmocka_unit_test(test_reaches_the_entropy_of_a_known_source),
