@@ -173,11 +173,10 @@ static bool check_document_mask(const struct run_config *c, const struct gpt_con
     static const char *const masks[] = {
         [MASK_ANTI_CAUSAL] = "anti-causal", [MASK_FULL] = "full", [MASK_PREFIX] = "prefix"};
     return !run_masks_documents(c) || model->mask == MASK_CAUSAL || model->mask == MASK_WINDOW ||
-           fail(
-               err,
-               "--samples packed: a token sees only its own document under --mask causal and --mask window, not "
-               "under --mask %s; --no-document-mask lets it see the others in its row",
-               masks[model->mask]);
+           fail(err,
+                "--samples packed: a token sees only its own document under --mask causal and --mask window, "
+                "not under --mask %s; --no-document-mask lets it see the others in its row",
+                masks[model->mask]);
 }
 
 static bool complete_adapters(struct run_config *c, const struct gpt_config *model, struct error *err) {

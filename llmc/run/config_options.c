@@ -52,9 +52,9 @@ static const struct option_row data_rows[] = {
     OPT_WORD(
         C, samples, "samples", "auto", "auto|windows|documents|apart|packed", NULL,
         "what a training sequence is. windows: T tokens from anywhere. documents: whole documents, "
-        "conversations or pairs from their start, as many in a row as fit. packed: the same, but each in the "
-        "row where it leaves the fewest places empty. apart: one conversation or pair (auto: documents for the "
-        "stories, apart for --chat and --pairs, windows otherwise)",
+        "conversations or pairs from their start, as many in a row as fit. packed: the same, but each in "
+        "the row where it leaves the fewest places empty. apart: one conversation or pair (auto: documents "
+        "for the stories, apart for --chat and --pairs, windows otherwise)",
         0),
     OPT_FLAG(C, document_mask, "document-mask", "true",
              "with --samples packed, a token sees only its own document, and positions count from its start",
