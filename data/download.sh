@@ -22,7 +22,7 @@ usage: data/download.sh NAME [--to DIR] [--shards N]
 Data:
   tinyshakespeare   1 MB of text                          fineweb10B       103 shards of 100M tokens, 20 GB
   tinystories       2.2 GB of short stories               fineweb-edu10B    99 shards of 100M tokens, 20 GB
-  hellaswag         10042 questions, 12 MB
+  hellaswag         10042 questions, 12 MB                lambada          5153 last words, 2 MB
 
 Models with their tokenizers:
   gpt2              124M, 550 MB                          smollm2-135m     Llama-shaped, 270 MB
@@ -196,6 +196,8 @@ bring() { # part file
 }
 
 fetch() { # url file [size [sha256]]
+    [ -z "$limit" ] || die "--shards: $name has no shards; fineweb10B and fineweb-edu10B have"
+    command -v curl >/dev/null || die "curl is missing; install it with: apt-get install curl"
     url=$1 file=$2 part=$2.part want_size=${3:-} want_sha=${4:-}
     mkdir -p "$(dirname "$file")" || die "$(dirname "$file"): cannot create directory"
     if [ -f "$file" ]; then
@@ -224,8 +226,8 @@ fetch() { # url file [size [sha256]]
 # --- the data sets ---
 
 shards() { # repository prefix count
-    count=$3
-    if [ -n "$limit" ] && [ "$limit" -lt "$count" ]; then count=$limit; fi
+    count=${limit:-$3} limit=""
+    [ "$count" -le "$3" ] || die "--shards $count: $name has $3 training shards"
     fetch "$hf/datasets/$1/resolve/main/$2_val_000000.bin" "$dir/$2_val_000000.bin"
     i=1
     while [ $i -le "$count" ]; do
@@ -238,8 +240,8 @@ shards() { # repository prefix count
 
 model() { # repository [revision size sha256]
     at=$hf/$1/resolve/${2:-main}
-    for name in config.json generation_config.json tokenizer.json tokenizer_config.json vocab.json merges.txt; do
-        fetch "$at/$name" "$dir/$name"
+    for item in config.json generation_config.json tokenizer.json tokenizer_config.json vocab.json merges.txt; do
+        fetch "$at/$item" "$dir/$item"
     done
     fetch "$at/model.safetensors" "$dir/model.safetensors" "${3:-}" "${4:-}"
     hint "fine-tune with:" --model "$dir" --text FILE
@@ -262,7 +264,6 @@ done
 [ -n "$name" ] || { usage >&2; exit 2; }
 case $limit in *[!0-9]* | 0) die "--shards $limit: expected a number from 1" ;; esac
 dir=${dir:-data/$name}
-command -v curl >/dev/null || die "curl is missing; install it with: apt-get install curl"
 
 case $name in
 tinyshakespeare)
@@ -291,7 +292,11 @@ hellaswag)
     fetch "$github/rowanz/hellaswag/master/data/hellaswag_val.jsonl" "$dir/hellaswag_val.jsonl" '' \
         0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588
     hint "evaluate with:" eval --from DIR --tasks "$dir/hellaswag_val.jsonl" ;;
+lambada)
+    fetch "$hf/datasets/EleutherAI/lambada_openai/resolve/900124bf3b8235c6daf21033af9948b3f07346c4/data/lambada_test.jsonl" \
+        "$dir/lambada_test.jsonl" 1819752 4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226
+    hint "evaluate with:" eval --from DIR --tasks "$dir/lambada_test.jsonl" ;;
 *)
     usage >&2
-    die "$name: no such data set" ;;
+    die "$name: no such data set or model; the names are listed above" ;;
 esac

@@ -459,6 +459,8 @@ static void pinned_hashes_are_compared(void **state) {
     assert_absent("data/input.txt");
     expect(s, "hellaswag", 1, "expected 0aa3b88843990f3f");
     assert_absent("data/hellaswag_val.jsonl");
+    expect(s, "lambada", 1, "has 300001 bytes, expected 1819752");
+    assert_absent("data/lambada_test.jsonl");
     expect(s, "gpt2", 1, "expected 548105171");
     assert_absent("data/model.safetensors");
     assert_whole("data/tokenizer.json");
@@ -478,7 +480,11 @@ static void shards_by_number(void **state) {
 
 static void the_command_line_is_checked(void **state) {
     struct server none = {.port = 1};
-    expect(none, "tinystorys", 1, "no such data set");
+    expect(none, "tinystorys", 1, "tinystorys: no such data set or model; the names are listed above");
+    expect(none, "tinystorys", 1, "fineweb-edu10B"); /* the list */
+    expect(none, "GPT2", 1, "GPT2: no such data set or model");
+    expect(none, "gpt2 --shards 3", 1, "--shards: gpt2 has no shards; fineweb10B and fineweb-edu10B have");
+    expect(none, "fineweb10B --shards 104", 1, "--shards 104: fineweb10B has 103 training shards");
     expect(none, "fineweb10B --shards 0", 1, "--shards 0");
     expect(none, "fineweb10B --shards x", 1, "--shards x");
     expect(none, "--frobnicate", 1, "unknown option");
