@@ -75,9 +75,9 @@ __global__ void __launch_bounds__(WARPS == 1 ? ROWS_A_BLOCK * WARP_SIZE : WARPS 
     constexpr int size = vec<T>::size, threads = WARPS * WARP_SIZE;
     SHARED(float, scratch, [32]);
     int tid = (int)threadIdx.x % threads;
-    int64_t block = block_from_end(),
-            row = WARPS == 1 ? block * ROWS_A_BLOCK + threadIdx.x / WARP_SIZE : block;
-    if (row >= rows) return; /* whole warps; with WARPS > 1 there is no such row */
+    int64_t row =
+        rows - 1 - (WARPS == 1 ? (int64_t)blockIdx.x * ROWS_A_BLOCK + threadIdx.x / WARP_SIZE : blockIdx.x);
+    if (row < 0) return; /* whole warps; with WARPS > 1 there is no such row */
 
     vec<T> x[VECS];
 #pragma unroll
