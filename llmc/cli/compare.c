@@ -214,7 +214,7 @@ static void random_batch(struct side *s, const struct gpt_config *model, uint64_
         tokens[i] =
             (int32_t)(rng_uniform(seed, RNG_TEST, (uint64_t)((step << 40) + i)) * (double)model->vocab_size);
     gpt_set_batch(&s->gpt, tokens, tokens + 1);
-    gpt_set_documents(&s->gpt, NULL);
+    gpt_set_documents(&s->gpt, NULL, NULL);
     ctx_download(&s->ctx, tokens, gpt_act(&s->gpt, A_TOKENS, 0).data,
                  4); /* waits: `tokens` must outlive the copy */
     free(tokens);

@@ -239,7 +239,7 @@ int cmd_profile(int argc, char **argv) {
     for (int64_t i = 0; i <= n; i++)
         tokens[i] = (int32_t)(rng_uniform(1, RNG_TEST, (uint64_t)i) * (double)model.vocab_size);
     gpt_set_batch(&gpt, tokens, tokens + 1);
-    gpt_set_documents(&gpt, NULL);
+    gpt_set_documents(&gpt, NULL, NULL);
 
     struct profile *p = (struct profile *)xcalloc(1, sizeof *p);
     p->tokens = (double)c.run.tokens_per_step;

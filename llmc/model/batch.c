@@ -38,17 +38,23 @@ void gpt_set_batch(struct gpt *g, const int32_t *tokens, const int32_t *targets)
     g->divided = false;
 }
 
-void gpt_set_documents(struct gpt *g, const int32_t *first) {
+void gpt_position_ids(int32_t *ids, const int32_t *first, int64_t n, int64_t T) {
+    for (int64_t i = 0; i < n; i++) ids[i] = (int32_t)(i % T) - first[i];
+}
+
+void gpt_set_documents(struct gpt *g, const int32_t *first, const int32_t *position_ids) {
     if (!gpt_has_act(g, A_FIRST)) return;
-    struct tensor t = gpt_act(g, A_FIRST, 0), ids;
-    int32_t *numbers = (int32_t *)xcalloc((size_t)tensor_count(&t), sizeof *numbers);
-    ctx_upload(g->ctx, t.data, first ? first : numbers, tensor_bytes(&t));
+    struct tensor t = gpt_act(g, A_FIRST, 0);
+    int64_t n = tensor_count(&t);
+    bool given = first && position_ids;
+    int32_t *own = given ? NULL : (int32_t *)xcalloc((size_t)(2 * n), sizeof *own);
+    if (!first) first = own;
+    ctx_upload(g->ctx, t.data, first, tensor_bytes(&t));
     if (gpt_has_act(g, A_POSITION_IDS)) {
-        ids = gpt_act(g, A_POSITION_IDS, 0);
-        for (int64_t i = 0; i < tensor_count(&ids); i++)
-            numbers[i] = (int32_t)(i % g->options.T) - (first ? first[i] : 0);
-        ctx_upload(g->ctx, ids.data, numbers, tensor_bytes(&ids));
+        t = gpt_act(g, A_POSITION_IDS, 0);
+        if (!position_ids) gpt_position_ids(own + n, first, n, g->options.T);
+        ctx_upload(g->ctx, t.data, position_ids ? position_ids : own + n, tensor_bytes(&t));
     }
-    free(numbers);
+    free(own);
     g->divided = true;
 }

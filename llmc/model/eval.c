@@ -28,7 +28,7 @@ static void report(const struct eval_progress *p, int64_t done, int64_t all) {
 static void losses_of_batch(struct gpt *gpt, const int32_t *tokens, const int32_t *targets,
                             const int32_t *first, float *losses, float *hits) {
     gpt_set_batch(gpt, tokens, targets);
-    if (first) gpt_set_documents(gpt, first);
+    if (first) gpt_set_documents(gpt, first, NULL);
     gpt_forward(gpt, 0, gpt->options.T);
     struct tensor loss = gpt_act(gpt, A_LOSSES, 0), hit = gpt_act(gpt, A_HITS, 0);
     if (hits)

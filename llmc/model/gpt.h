@@ -27,12 +27,17 @@ void gpt_set_batch(struct gpt *gpt, const int32_t *tokens, const int32_t *target
  * without the prefix mask has none. */
 void gpt_set_prefix(struct gpt *gpt, const int32_t *lengths);
 
-/* With options.documents, after gpt_set_batch: the batch consists of documents. first (B,T) is where the
- * one of each token begins in its sequence, as attn_rule.first; NULL: every sequence is one. A token sees
- * only its own document, and positions count from its start, so that a document has the losses and
- * gradients that it has alone. Rotary positions need not count anew, because a score depends on their
- * distance only. Without options.documents it does nothing. */
-void gpt_set_documents(struct gpt *gpt, const int32_t *first);
+/* With options.documents, after gpt_set_batch: the batch consists of documents. first (B,T) is where the one
+ * of each token begins in its sequence, as attn_rule.first; NULL: every sequence is one. A token sees only
+ * its own document, and positions count from its start, so that a document has the losses and gradients
+ * that it has alone. Rotary positions need not count anew, because a score depends on their distance only.
+ * Without options.documents it does nothing.
+ *
+ * position_ids (B,T) is what gpt_position_ids() writes, in memory that outlives the copy to the device; NULL:
+ * they are computed here, and a GPU may have to finish what it is doing first. */
+void gpt_set_documents(struct gpt *gpt, const int32_t *first, const int32_t *position_ids);
+/* The position of each of n tokens, rows of T, in its document. */
+void gpt_position_ids(int32_t *ids, const int32_t *first, int64_t n, int64_t T);
 
 /* The rule of this model's attention, without dropout and documents. */
 struct attn_rule gpt_attn_rule(const struct gpt_config *config);

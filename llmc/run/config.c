@@ -377,7 +377,7 @@ double run_plan_step(struct ctx *ctx, const struct gpt_config *model, const stru
     double update = ctx_flops(ctx);
     ctx_reset_stats(ctx);
     gpt_set_batch(&gpt, NULL, NULL);
-    gpt_set_documents(&gpt, NULL);
+    gpt_set_documents(&gpt, NULL, NULL);
     gpt_set_loss_scale(&gpt, 1.0f);
     zero_micro_step(&zero, true, true);
     zero_free(&zero);

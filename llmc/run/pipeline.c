@@ -22,7 +22,7 @@ void pipeline_open(struct pipeline *p, struct run *run) {
     struct device *d = run->device;
     *p = (struct pipeline){.run = run, .first = run->state.step, .read = run->state.step};
     p->micro_steps = run->config.tokens_per_step / (micro_batch_size(p) * run->comm->world);
-    p->parts = run_masks_documents(&run->config) ? 3 : 2;
+    p->parts = run_masks_documents(&run->config) ? 4 : 2;
     for (int i = 0; i < STEPS_IN_FLIGHT; i++) {
         size_t values = (size_t)(p->micro_steps * p->parts * micro_batch_size(p));
         p->step[i].batch = (int32_t *)d->alloc_host(d, values * sizeof(int32_t));
@@ -71,9 +71,14 @@ int64_t pipeline_next_batch(struct pipeline *p) {
         int64_t valid;
         p->first_sample[i] = dataloader_first_sample(r->train);
         dataloader_next(r->train, &tokens, &targets, &valid);
-        const int32_t *part[] = {tokens, targets, dataloader_first_of_document(r->train)};
-        for (int64_t k = 0; k < p->parts; k++)
-            memcpy(batch + (p->parts * i + k) * size, part[k], (size_t)size * sizeof *batch);
+        const int32_t *first = dataloader_first_of_document(r->train);
+        int32_t *to = batch + p->parts * i * size;
+        memcpy(to, tokens, (size_t)size * sizeof *to);
+        memcpy(to + size, targets, (size_t)size * sizeof *to);
+        if (p->parts > 2) {
+            memcpy(to + 2 * size, first, (size_t)size * sizeof *to);
+            gpt_position_ids(to + 3 * size, first, size, r->config.seq_len);
+        }
         targets_in_step += valid;
     }
     return max_i64(1, targets_on_all_ranks(r, targets_in_step));
@@ -112,7 +117,7 @@ void pipeline_micro_step(struct pipeline *p, int64_t i) {
     int64_t size = micro_batch_size(p);
     const int32_t *tokens = step_at(p, r->state.step)->batch + p->parts * i * size, *targets = tokens + size;
     gpt_set_batch(&r->gpt, tokens, targets);
-    if (p->parts > 2) gpt_set_documents(&r->gpt, targets + size);
+    if (p->parts > 2) gpt_set_documents(&r->gpt, targets + size, targets + 2 * size);
     number_samples(p, i);
     ctx_range_push(&r->ctx, "micro-step");
     run_or_launch(p, i == 0, i == p->micro_steps - 1);

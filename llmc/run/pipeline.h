@@ -26,12 +26,13 @@ enum { STEPS_IN_FLIGHT = 2 };
 struct pipeline {
     struct run *run;
     int64_t micro_steps; /* of this process in a step */
-    int64_t parts;       /* of a micro-batch: 3 if attention keeps documents apart, else 2 */
+    int64_t parts;       /* of a micro-batch: 4 if attention keeps documents apart, else 2 */
     int64_t first;       /* the step that this process begins with */
     int64_t read;        /* steps whose numbers pipeline_read() has returned, and those before `first` */
     void *mark[STEPS_IN_FLIGHT + 1]; /* events: [n % ...] is between step n - 1 and step n */
     struct step_in_flight {
-        int32_t *batch; /* page-locked, (micro_steps, parts, B, T): tokens, targets, where documents begin */
+        /* page-locked, (micro_steps, parts, B, T): tokens, targets, where documents begin, position ids */
+        int32_t *batch;
         float *numbers; /* page-locked, (STEP_NUMBERS): valid behind the step's mark */
         double lr, epoch;
         struct guard_limits limits;

@@ -32,6 +32,7 @@ struct trainer {
 /* Of the trainers that are opened next. */
 static enum optimizer_kind kind = OPTIMIZER_ADAMW;
 static struct lora_options adapters; /* rank 0: the model itself is trained */
+static bool documents;               /* several in a sequence */
 
 static void trainer_open(struct trainer *t, bool cuda, enum dtype dtype, enum recompute recompute) {
     struct error err;
@@ -40,6 +41,7 @@ static void trainer_open(struct trainer *t, bool cuda, enum dtype dtype, enum re
     ctx_init(&t->ctx, t->device, t->device->ops, false);
     struct gpt_options options = {
         .B = B, .T = T, .train = true, .recompute = recompute, .dtype = dtype, .lora = adapters};
+    options.documents = documents;
     gpt_create(&t->gpt, &t->ctx, &small, &options);
     optimizer_create(&t->optimizer, &t->gpt,
                      (struct optimizer_options){.kind = kind, .master_weights = dtype != DTYPE_F32});
@@ -74,11 +76,17 @@ static int batch_of(int32_t *tokens, int32_t *targets, int64_t number) {
  * replayed, although the scale of the losses differs between steps. */
 static double step(struct trainer *t, int64_t number, void **graphs) {
     int32_t tokens[MICRO][B * T], targets[MICRO][B * T];
+    int32_t first[B * T];
     int valid = 0;
+    for (int i = 0; i < B * T; i++) { /* of 1 to 7 tokens, others in each step */
+        int begins = i % T == 0 || (i * i + number) % 7 == 0;
+        first[i] = begins ? i % T : first[i - 1];
+    }
     for (int i = 0; i < MICRO; i++) valid += batch_of(tokens[i], targets[i], number * MICRO + i);
     gpt_set_loss_scale(&t->gpt, 1.0f / (float)valid);
     for (int i = 0; i < MICRO; i++) {
         gpt_set_batch(&t->gpt, tokens[i], targets[i]);
+        gpt_set_documents(&t->gpt, first, NULL);
         t->device->synchronize(t->device, t->ctx.stream); /* the batch is on the stack */
         if (!graphs || number == 0) {
             gpt_forward_backward(&t->gpt, i == 0);
@@ -188,6 +196,18 @@ static void test_adapters_follow_the_cpu(void **state) {
     free(base.params);
     free(again.params);
     adapters.rank = 0;
+}
+
+static void test_documents_follow_the_cpu(void **state) {
+    documents = true;
+    test_fp32_equals_the_cpu(state);
+    test_bf16_follows_the_cpu(state);
+    struct outcome base = train(true, DTYPE_BF16, RECOMPUTE_NONE, false),
+                   again = train(true, DTYPE_BF16, RECOMPUTE_BLOCK, true);
+    assert_identical(&base, &again, "documents, recomputed in recorded graphs");
+    free(base.params);
+    free(again.params);
+    documents = false;
 }
 
 /* --- against itself --- */
@@ -310,6 +330,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_muon_and_lion_equal_the_cpu),
         cmocka_unit_test(test_bf16_muon_follows_the_cpu),
         cmocka_unit_test(test_adapters_follow_the_cpu),
+        cmocka_unit_test(test_documents_follow_the_cpu),
         cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_checkpoints_change_devices),

@@ -95,7 +95,7 @@ static void check_model(const char *what, const struct gpt_config *config, enum 
     gpt_set_loss_scale(&alone.gpt, 1.0f / targets);
     step_alone(&alone, &x, losses);
     gpt_set_batch(&packed.gpt, x.tokens, x.targets);
-    gpt_set_documents(&packed.gpt, x.first);
+    gpt_set_documents(&packed.gpt, x.first, NULL);
     gpt_forward_backward(&packed.gpt, true);
     struct tensor loss = gpt_act(&packed.gpt, A_LOSSES, 0);
     compare(what, "the losses", f32(&loss), losses, B * T);
@@ -149,11 +149,11 @@ static void documents_end_with_the_batch(void **state) {
     model_open(&plain, &c, (struct gpt_options){.B = B});
     struct tensor a = gpt_act(&divided.gpt, A_LNF, 0), b = gpt_act(&plain.gpt, A_LNF, 0);
     gpt_set_batch(&plain.gpt, x.tokens, x.targets);
-    gpt_set_documents(&plain.gpt, x.first); /* does nothing */
+    gpt_set_documents(&plain.gpt, x.first, NULL); /* does nothing */
     gpt_forward(&plain.gpt, 0, T);
     for (int k = 0; k < 3; k++) {
         gpt_set_batch(&divided.gpt, x.tokens, x.targets);
-        if (k < 2) gpt_set_documents(&divided.gpt, k ? x.first : NULL);
+        if (k < 2) gpt_set_documents(&divided.gpt, k ? x.first : NULL, NULL);
         gpt_forward(&divided.gpt, 0, T);
         bool same = memcmp(a.data, b.data, (size_t)tensor_bytes(&a)) == 0;
         if (same != (k != 1)) fail_msg("batch %d", k);
