@@ -57,7 +57,8 @@ struct option_row {
     enum option_type type;
     size_t offset; /* of the field in the configuration structure */
     /* The default as a user would type it, checked like input; NULL: no text. "auto" for a number: the
-     * program chooses, the field is 0, and both words mean it on the command line. */
+     * program chooses, and the field is 0, or -1 if the range begins there because 0 has a meaning. The
+     * command line takes the number and the word. */
     const char *initial;
     double min, max;         /* inclusive unless flagged; INFINITY: no limit; integers below 2^53 */
     const char *words;       /* "cosine|linear" */

@@ -29,6 +29,17 @@ static char *initial_text(const struct option_row *row) {
     return option_value_to_text(row, &v);
 }
 
+/* What the value was before, and who has changed it: "  (default 4, from the stored run)". "" if the user
+ * gave a value to what has no default. */
+static char *change_text(const struct option_state *state, const char *initial) {
+    static const char *const origin[] = {"chosen by the program", "from the stored run",
+                                         "from the configuration file", ""};
+    const char *from = origin[state->source], *row_initial = state->row->initial;
+    if (row_initial && strcmp(row_initial, "auto") != 0)
+        return xasprintf("  (default %s%s%s)", initial, *from ? ", " : "", from);
+    return *from ? xasprintf("  (%s)", from) : xstrdup("");
+}
+
 /* --- help --- */
 
 struct page {
@@ -146,18 +157,18 @@ char *options_text(const struct options *o, bool all) {
     for (size_t g = 0; g < o->command->group_count; g++) {
         bool headed = false;
         for (size_t r = 0; r < o->command->groups[g].count; r++, i++) {
-            static const char *const origin[] = {", chosen by the program", ", from the stored run",
-                                                 ", from the configuration file", ""};
             const struct option_state *state = &o->state[i];
-            char *value = current_text(o, state), *initial = initial_text(state->row);
+            char *value = current_text(o, state), *initial = initial_text(state->row),
+                 *change = change_text(state, initial);
             bool differs = strcmp(value, initial) != 0;
             if ((all || differs) && !headed) fprintf(out, "%s\n", o->command->groups[g].heading);
             headed = headed || all || differs;
             if (differs)
-                fprintf(out, "* %-*s  %-20s  (default %s%s)\n", name_width, state->row->name, value, initial,
-                        origin[state->source]);
+                fprintf(out, "* %-*s  %-*s%s\n", name_width, state->row->name, *change ? 20 : 0, value,
+                        change);
             else if (all)
                 fprintf(out, "  %-*s  %s\n", name_width, state->row->name, value);
+            free(change);
             free(value);
             free(initial);
         }

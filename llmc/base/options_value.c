@@ -221,16 +221,21 @@ static bool read_word(const struct option_row *row, const char *text, int64_t *o
                 near < 0 ? "" : names[near], near < 0 ? "" : "?");
 }
 
-/* A number that the program chooses, unless it is given: 0, or "auto". */
+/* A number that the program chooses, unless it is given. */
 static bool may_be_automatic(const struct option_row *row) {
     return (is_integer_type(row->type) || row->type == OPTION_REAL) && row->initial &&
            strcmp(row->initial, "auto") == 0;
 }
 
+/* What stands for "auto". */
+static int automatic_number(const struct option_row *row) { return row->min < 0 ? -1 : 0; }
+
 bool option_value_from_text(const struct option_row *row, const char *text, union option_value *out,
                             const char *label, struct error *err) {
     if (may_be_automatic(row) && strcmp(text, "auto") == 0) {
-        *out = row->type == OPTION_REAL ? (union option_value){.d = 0} : (union option_value){.i = 0};
+        int number = automatic_number(row);
+        *out =
+            row->type == OPTION_REAL ? (union option_value){.d = number} : (union option_value){.i = number};
         return true;
     }
     switch (row->type) {
@@ -429,7 +434,8 @@ static char *size_text(int64_t v) {
 }
 
 bool option_value_is_auto(const struct option_row *row, const union option_value *v) {
-    return may_be_automatic(row) && (row->type == OPTION_REAL ? v->d == 0 : v->i == 0);
+    double number = row->type == OPTION_REAL ? v->d : (double)v->i;
+    return may_be_automatic(row) && number == automatic_number(row);
 }
 
 char *option_value_to_text(const struct option_row *row, const union option_value *v) {

@@ -300,22 +300,26 @@ static void test_automatic(void **state) {
     struct numbers {
         int64_t steps;
         double rate;
+        int64_t warmup; /* may be 0 */
     } n;
     static const struct option_row rows[] = {
         OPT_SIZE(struct numbers, steps, "steps", "auto", 0, 1e6, "N", "steps (auto: many)", 0),
-        OPT_REAL(struct numbers, rate, "rate", "auto", 0, 1, "X", "rate (auto: low)", OPTION_ABOVE_MIN)};
-    static const struct option_group group = {"G", rows, 2};
+        OPT_REAL(struct numbers, rate, "rate", "auto", 0, 1, "X", "rate (auto: low)", OPTION_ABOVE_MIN),
+        OPT_INT(struct numbers, warmup, "warmup", "auto", -1, 9, "N", "steps (auto: some)", 0)};
+    static const struct option_group group = {"G", rows, ARRAY_LENGTH(rows)};
     static const struct option_command cmd = {"x", NULL, &group, 1, NULL, 0, 0};
     struct options o;
     struct error err;
-    static const char *const given[][2] = {{"--steps=auto", "--rate=auto"}, {"--steps=0", "--rate=auto"}};
+    static const char *const given[][3] = {{"--steps=auto", "--rate=auto", "--warmup=auto"},
+                                           {"--steps=0", "--rate=auto", "--warmup=-1"}};
     for (size_t i = 0; i < ARRAY_LENGTH(given); i++) {
-        char *args[] = {(char *)(uintptr_t)given[i][0], (char *)(uintptr_t)given[i][1]};
-        n = (struct numbers){7, 7};
+        char *args[] = {(char *)(uintptr_t)given[i][0], (char *)(uintptr_t)given[i][1],
+                        (char *)(uintptr_t)given[i][2]};
+        n = (struct numbers){7, 7, 7};
         options_init(&o, &cmd, &n);
         assert_int_equal(n.steps, 0);
-        assert_true(options_parse(&o, 2, args, &err));
-        assert_true(n.steps == 0 && n.rate == 0);
+        assert_true(options_parse(&o, 3, args, &err));
+        assert_true(n.steps == 0 && n.rate == 0 && n.warmup == -1);
         assert_true(!options_given(&o, "steps") && options_source(&o, "steps") == OPTION_FROM_COMMAND);
         char *text = options_text(&o, true);
         assert_non_null(strstr(text, "auto"));
@@ -323,14 +327,23 @@ static void test_automatic(void **state) {
         free(text);
         options_free(&o);
     }
-    char steps[] = "--steps=2k", rate[] = "--rate=0.125", wrong[] = "--steps=automatic",
-         *args[] = {steps, rate, wrong};
+    char steps[] = "--steps=2k", rate[] = "--rate=0.125", warmup[] = "--warmup=0",
+         wrong[] = "--steps=automatic", *args[] = {steps, rate, warmup, wrong};
     options_init(&o, &cmd, &n);
-    assert_true(options_parse(&o, 2, args, &err));
-    assert_true(n.steps == 2048 && n.rate == 0.125);
+    assert_true(options_parse(&o, 3, args, &err));
+    assert_true(n.steps == 2048 && n.rate == 0.125 && n.warmup == 0);
+    char *text = options_text(&o, false);
+    assert_string_equal(text, "G\n* steps   2k\n* rate    0.125\n* warmup  0\n");
+    free(text);
     options_free(&o);
     options_init(&o, &cmd, &n);
-    assert_false(options_parse(&o, 1, args + 2, &err));
+    n.steps = 3; /* the program chose */
+    text = options_text(&o, false);
+    assert_string_equal(text, "G\n* steps   3                     (chosen by the program)\n");
+    free(text);
+    options_free(&o);
+    options_init(&o, &cmd, &n);
+    assert_false(options_parse(&o, 1, args + 3, &err));
     options_free(&o);
 }
 
