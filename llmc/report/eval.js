@@ -14,7 +14,7 @@ function paintLevel(e, level) { /* paint() takes the root */
 function drawHead() {
   $('model').textContent = facts.model;
   document.title = `Loss of ${facts.data}`;
-  $('about').textContent = `${facts.data}: loss ${fixed(facts.loss, 4)} nats a token over ${facts.tokens} ` +
+  $('about').textContent = `${facts.data}: loss ${known(facts.loss) ? fixed(facts.loss, 4) : 'not finite,'} nats a token over ${facts.tokens} ` +
     `tokens, perplexity ${short(facts.perplexity)}` +
     (known(facts.bits_per_byte) ? `, ${fixed(facts.bits_per_byte, 4)} bits per byte` : '') + '.';
 }
@@ -35,17 +35,17 @@ function drawText() {
   $('tokens').replaceChildren(...pieces.flatMap(({text, loss, ends}, i) => {
     const e = element('span', {class: 'token', 'data-token': i}, visible(text).replace(/\u23ce/g, '\u23ce\n'));
     if (known(loss)) paintLevel(e, levelOf(loss));
+    pieces[i].element = e;
     return ends ? [e, '\n'] : [e];
   }));
+  if (chosen !== null) choose(chosen);
 }
 
 function choose(i) {
-  const token = k => $('tokens').querySelector(`[data-token="${k}"]`);
-  if (chosen !== null) token(chosen).classList.remove('chosen');
+  if (chosen !== null) pieces[chosen].element.classList.remove('chosen');
   chosen = i;
-  if (i === null) { $('reading').replaceChildren(); return; }
-  token(i).classList.add('chosen');
-  const {text, loss, tokens} = pieces[i];
+  const {text, loss, tokens, element: e} = pieces[i];
+  e.classList.add('chosen');
   const about = !known(loss) ? 'not predicted'
       : `loss ${fixed(loss, 3)} nats, probability ${short(Number((100 * Math.exp(-loss)).toPrecision(3)))} %` +
         (tokens > 1 ? ` for the least expected of ${tokens} tokens` : '');

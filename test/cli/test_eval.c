@@ -52,40 +52,24 @@ static void examples_stand_before_each_question(void **state) {
                    "$T eval --from run --tasks arc.jsonl --examples train.jsonl");
 }
 
-/* Sixty times the same question, with examples drawn anew each time: every order of the three that are not
- * the question itself, and no other text. */
-static void examples_are_drawn_without_replacement(void **state) {
-    static const char *const example[] = {"Question: why?\\nAnswer: so\\n\\n",
-                                          "Question: one?\\nAnswer: yes\\n\\n",
-                                          "Question: two?\\nAnswer: no\\n\\n"};
-    static const int orders[][3] = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}};
-    char text[8000] = "";
-    for (int i = 0; i < 60; i++) strcat(text, ARC("who?", "cat", "dog", "B"));
-    put_text("same.jsonl", text);
-    put_text("train.jsonl", ARC("why?", "so", "big", "A") ARC("one?", "x", "yes", "B")
-                                ARC("who?", "cat", "dog", "B") ARC("two?", "no", "y", "A"));
-    *text = 0;
-    for (size_t i = 0; i < ARRAY_LENGTH(orders); i++)
-        sprintf(text + strlen(text),
-                "{\"context\": \"%s%s%sQuestion: who?\\nAnswer:\", \"choices\": [\" cat\", \" dog\"], "
-                "\"answer\": 1}\n",
-                example[orders[i][0]], example[orders[i][1]], example[orders[i][2]]);
-    put_text("orders.jsonl", text);
-    expect_command(0, "", SCORES("same.jsonl", "--shots 3 --examples train.jsonl --shot-order random", "a"));
-    expect_command(0, "", SCORES("orders.jsonl", "", "b"));
-    expect_command(0, "", "sort -u a >a1 && sort b | cmp - a1");
-    expect_command(
-        0, "", SCORES("same.jsonl", "--shots 3 --examples train.jsonl --shot-order random --seed 1", "b"));
-    expect_command(0, "", "cmp a b");
-    expect_command(
-        0, "", SCORES("same.jsonl", "--shots 3 --examples train.jsonl --shot-order random --seed 2", "b"));
+static void the_order_of_examples_can_be_random(void **state) {
+    put_text("arc.jsonl", ARC("who?", "cat", "dog", "B") ARC("why?", "so", "big", "A"));
+    put_text("train.jsonl",
+             ARC("one?", "x", "yes", "B") ARC("two?", "no", "y", "A") ARC("three?", "z", "yes", "A"));
+#define DRAWN "--shots 3 --examples train.jsonl --shot-order random "
+    expect_command(0, "", SCORES("arc.jsonl", DRAWN, "a"));
+    expect_command(0, "", SCORES("arc.jsonl", DRAWN "--seed 1 --json s.json", "b"));
+    expect_command(0, "", "cmp a b && grep -q '\"seed\": 1' s.json");
+    expect_command(0, "", SCORES("arc.jsonl", DRAWN "--seed 2", "b"));
     expect_command(0, "", "! cmp -s a b");
     expect_command(0, "--seed has no effect: it goes with --shot-order random",
-                   "$T eval --from run --tasks same.jsonl --shots 1 --examples train.jsonl --seed 2 --json "
-                   "s.json && ! grep -q seed s.json");
+                   "$T eval --from run --tasks arc.jsonl --shots 1 --examples train.jsonl --seed 2 --json "
+                   "f.json && ! grep -q seed f.json");
+    expect_command(0, "--shot-order has no effect: it goes with --tasks and --shots",
+                   "$T eval --from run --tasks arc.jsonl --shot-order random");
     expect_command(
         1, "has only 3 questions like this one",
-        "$T eval --from run --tasks same.jsonl --shots 4 --examples train.jsonl --shot-order random");
+        "$T eval --from run --tasks arc.jsonl --shots 4 --examples train.jsonl --shot-order random");
 }
 
 /* What the questions are about is said once, and the examples are of the same subject. */
@@ -179,7 +163,7 @@ static void lambada_says_accuracy_and_perplexity(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(examples_stand_before_each_question),
-        cmocka_unit_test(examples_are_drawn_without_replacement),
+        cmocka_unit_test(the_order_of_examples_can_be_random),
         cmocka_unit_test(mmlu_has_one_heading),
         cmocka_unit_test(winogrande_scores_the_rest),
         cmocka_unit_test(the_summary_says_what_was_printed),

@@ -1,4 +1,4 @@
-/* Multiple-choice questions as JSON lines, and their tokens. */
+/* Questions as JSON lines, and their tokens. */
 #include "test/fuzz/fuzz.h"
 
 #include "llmc/model/eval.h"
@@ -26,6 +26,7 @@ FUZZ_SEEDS(task_json) {
         "\"no\"}\n\n{\"context\": \"\", \"choices\": [\"a long one, longer "
         "than sixteen\", \"b\"], \"answer\": 0}",
         "{\"question\":\"Why?\",\"subject\":\"law\",\"choices\":[\"a\",\"b\"],"
-        "\"answer\":1}\n{\"question\":\"\",\"choices\":[\"a\",\"b\"],\"answer\":\"A\"}"};
+        "\"answer\":1}\n{\"question\":\"\",\"choices\":[\"a\",\"b\"],\"answer\":\"A\"}",
+        "{\"text\": \"He ate the bread.\"}\n{\"text\": \"two  spaces \"}"};
     for (size_t i = 0; i < ARRAY_LENGTH(texts); i++) add(user, texts[i], strlen(texts[i]));
 }

@@ -567,6 +567,63 @@ static void nan_never_wins_and_the_first_of_equals_does(void **state) {
     tokenizer_free(t);
 }
 
+/* --- examples --- */
+
+struct drawn {
+    const double *score; /* (6) of a question with each order of its examples */
+    int times[6];
+};
+
+static void see_draw(void *user, const struct eval_answer *a) {
+    struct drawn *d = user;
+    int order = 0;
+    while (order < 6 && !(fabs(a->score[0] - d->score[order]) <= 1e-5 * fabs(d->score[order]))) order++;
+    if (order == 6)
+        fail_msg("question %d: no order of the examples has score %g", (int)a->question, a->score[0]);
+    d->times[order]++;
+}
+
+/* The same question many times, with two examples drawn from three and from the question itself, which is none
+ * of its own: each ordered pair comes about as often as the others. */
+static void examples_are_drawn_without_replacement(void **state) {
+    enum { TIMES = 120 };
+    static const char *const example[] = {"p 1\n\n", "q 2\n\n", "r 3\n\n"};
+    char text[TIMES * 64] = "";
+    double score[6];
+    struct error err = {""};
+    struct tokenizer *t = tokenizer_bytes();
+    struct model m;
+    for (int i = 0; i < TIMES; i++)
+        strcat(text, "{\"context\": \"z\", \"choices\": [\"y\", \"x\"], \"answer\": 0}\n");
+    put_text("same.jsonl", text);
+    put_text("examples.jsonl", "{\"context\": \"p\", \"choices\": [\"1\", \"0\"], \"answer\": 0}\n"
+                               "{\"context\": \"z\", \"choices\": [\"y\", \"x\"], \"answer\": 0}\n"
+                               "{\"context\": \"q\", \"choices\": [\"0\", \"2\"], \"answer\": 1}\n"
+                               "{\"context\": \"r\", \"choices\": [\"3\", \"0\"], \"answer\": 0}\n");
+    model_open(&m, 7, T_MAX);
+    for (int i = 0; i < 6; i++) {
+        static const int first[] = {0, 0, 1, 1, 2, 2}, second[] = {1, 2, 0, 2, 0, 1};
+        int scored;
+        struct expected_row row = {temp_printf("%s%sz", example[first[i]], example[second[i]]), " y"};
+        score[i] = plain_score(&m.gpt, &row, T_MAX, &scored);
+    }
+    for (uint64_t seed = 1; seed <= 2; seed++) {
+        struct eval_shots shots = {.count = 2, .order = SHOTS_RANDOM, .seed = seed};
+        struct drawn drawn = {.score = score};
+        struct eval_answers answers = {see_draw, &drawn};
+        assert_true(eval_shots_open(&shots, in_scratch("examples.jsonl"), &err));
+        struct eval_task *task = eval_task_open(in_scratch("same.jsonl"), t, T_MAX, &shots, &err);
+        if (!task) fail_msg("%s", err.message);
+        eval_task_run(task, &m.gpt, &answers, NULL);
+        for (int i = 0; i < 6; i++)
+            assert_in_range(drawn.times[i], TIMES / 6 - 12, TIMES / 6 + 12); /* 3 sigma */
+        eval_task_free(task);
+        eval_shots_free(&shots);
+    }
+    model_close(&m);
+    tokenizer_free(t);
+}
+
 /* --- completions --- */
 
 enum { TEXTS = 60, CONTEXTS = 12 }; /* contexts of 1 to 12 bytes, then " x" */
@@ -772,6 +829,7 @@ int main(int argc, char **argv) {
         SCRATCH_TEST(bad_task_files_are_refused),
         SCRATCH_TEST(scores_equal_the_plain_computation),
         SCRATCH_TEST(nan_never_wins_and_the_first_of_equals_does),
+        SCRATCH_TEST(examples_are_drawn_without_replacement),
         SCRATCH_TEST(completions_equal_the_plain_computation),
         cmocka_unit_test(losses_equal_the_plain_computation),
         SCRATCH_TEST(the_command),
