@@ -1,7 +1,7 @@
 """Compares `train_gpt eval` with an independent implementation: transformers in float64, Python's json and csv modules,
 Hugging Face tokenizers. Makes a random GPT-2 with its tokenizer, tasks in three formats of multiple choice and in that
-of LAMBADA, a text and a token shard, runs the program on them and compares the score of every choice, what greedy
-decoding writes, every accuracy, the perplexities, the losses and the bits per byte:
+of LAMBADA, a text, conversations and a token shard, runs the program on them and compares the score of every choice,
+what greedy decoding writes, every accuracy, the perplexities, the losses and the bits per byte:
 
     eval_reference.py build/train_gpt WORK_DIRECTORY
 
@@ -232,6 +232,24 @@ def loss_of_documents(model, tokenizer, documents):
     return total
 
 
+def loss_of_chats(model, tokenizer, path):
+    """Loss of what the assistant says and of the end of its turns, in the plain template; and the bytes of its words."""
+    end, total, size = tokenizer.token_to_id(END), [], 0
+    for line in open(path, encoding="utf-8"):
+        ids, learned = [end], [False]
+        for m in json.loads(line)["messages"]:
+            head = {"system": "System:\n", "user": "User:\n", "assistant": "Assistant:\n"}[m["role"]]
+            if m["role"] != "assistant":
+                given = tokenizer.encode(head + m["content"] + "\n\n").ids
+                ids, learned = ids + given, learned + [False] * len(given)
+                continue
+            given, said = tokenizer.encode(head).ids, tokenizer.encode(m["content"]).ids + [end]
+            ids, learned = ids + given + said, learned + [False] * len(given) + [True] * len(said)
+            size += len(m["content"].encode())
+        total += [-p for p, l in zip(log_probabilities(model, ids), learned[1:]) if l]
+    return total, size
+
+
 # --- comparison ---
 
 failed = False
@@ -271,14 +289,23 @@ def main():
     compare_lambada(program, directory, model, tokenizer, make_lambada(directory, model, tokenizer, r), details)
     text, documents, shard, ids = make_data(directory, tokenizer, r)
     bytes_of_text = sum(len(d.encode()) for d in documents)
-    for what, arguments, losses in (("shard", ("--data", shard), loss_of_windows(model, ids)),
-                                    ("text", ("--text", text), loss_of_documents(model, tokenizer, documents))):
+    chats = os.path.join(directory, "chats.jsonl")
+    with open(chats, "w", encoding="utf-8") as f:
+        for i in range(30):
+            messages = [{"role": "system", "content": sentence(r, 1, 4)}] if i % 3 == 0 else []
+            messages += [{"role": role, "content": sentence(r, 1, 4)} for role in ("user", "assistant") * (1 + i % 2)]
+            f.write(json.dumps({"messages": messages}) + "\n")
+    chat_losses, chat_bytes = loss_of_chats(model, tokenizer, chats)
+    for what, arguments, losses, size in (
+            ("shard", ("--data", shard), loss_of_windows(model, ids), bytes_of_text),
+            ("text", ("--text", text), loss_of_documents(model, tokenizer, documents), bytes_of_text),
+            ("chat", ("--chat", chats), chat_losses, chat_bytes)):
         line = run(*arguments).stdout
         print(line, end="")
         m = re.search(r"loss ([0-9.]+) nats per token over (\d+) tokens, perplexity ([0-9.]+), ([0-9.]+) bits", line)
         mean = sum(losses) / len(losses)
         compare(what, [float(x) for x in m.groups()],
-                [mean, len(losses), math.exp(mean), sum(losses) / math.log(2) / bytes_of_text], 6e-5)
+                [mean, len(losses), math.exp(mean), sum(losses) / math.log(2) / size], 6e-5)
     sys.exit(failed)
 
 
