@@ -48,13 +48,6 @@ static const struct option_row what_rows[] = {
              "--chat takes them, and on the tokens that end its turns",
              0),
     CHAT_TEMPLATE_OPTION(C),
-    OPT_FLAG(
-        C, show, "show", "false",
-        "print the text of --text or --data with each token shaded by its loss; without colours (a file, "
-        "a pipe, NO_COLOR) a digit under each token is its level",
-        0),
-    OPT_TEXT(C, html, "html", NULL, "FILE", "write the same as a page for a browser, complete in one file",
-             0),
     OPT_TEXT(C, tasks, "tasks", NULL, "LIST",
              "answer questions: files or patterns, separated by commas, of HellaSwag (.jsonl), MMLU (.csv or "
              ".jsonl), ARC, PIQA, WinoGrande and LAMBADA (.jsonl), or lines {\"context\": ..., \"choices\": "
@@ -64,12 +57,12 @@ static const struct option_row what_rows[] = {
             "put N answered questions of --examples before each question", 0),
     OPT_TEXT(C, examples, "examples", NULL, "LIST",
              "files of answered questions for --shots, of the same form as those of --tasks", 0),
-    OPT_WORD(C, shot_order, "shot-order", "first", "first|random", NULL,
-             "take the first N of --examples, the same before each question; or N at random for each, as "
-             "lm-evaluation-harness does, though other ones: its generator is Python's",
-             0),
+    OPT_WORD(
+        C, shot_order, "shot-order", "first", "first|random", NULL,
+        "which of --examples: the first N, the same before each question, or N drawn at random for each. "
+        "lm-evaluation-harness draws at random, too, but by Python's generator, which gives others",
+        0),
     OPT_INT(C, seed, "seed", "1", 0, INFINITY, "N", "seed of --shot-order random", 0),
-    OPT_TEXT(C, json, "json", NULL, "FILE", "write a summary of all results to FILE, as one JSON object", 0),
     OPT_TEXT(
         C, pairs, "pairs", NULL, "FILE",
         "write the targets of these sources (lines of SOURCE<tab>TARGET, or JSON), the most probable token "
@@ -77,6 +70,16 @@ static const struct option_row what_rows[] = {
         0),
     OPT_INT(C, beams, "beams", "1", 1, 256, "N",
             "with --pairs: find each target by a beam search of this width", 0),
+};
+static const struct option_row output_rows[] = {
+    OPT_FLAG(
+        C, show, "show", "false",
+        "print the text of --text or --data with each token shaded by its loss; without colours (a file, "
+        "a pipe, NO_COLOR) a digit under each token is its level",
+        0),
+    OPT_TEXT(C, html, "html", NULL, "FILE", "write the same as a page for a browser, complete in one file",
+             0),
+    OPT_TEXT(C, json, "json", NULL, "FILE", "write a summary of all results to FILE, as one JSON object", 0),
     OPT_TEXT(
         C, details, "details", NULL, "FILE",
         "write the scores of every question of --tasks, or the targets of --pairs, to FILE, as JSON lines",
@@ -97,6 +100,7 @@ static const struct option_group groups[] = {
     TEXT_MODEL_OPTION_GROUP(offsetof(struct eval_config, model), MODEL_ROWS_ADAPTER),
     {"What", what_rows, ARRAY_LENGTH(what_rows)},
     {"Batch", batch_rows, ARRAY_LENGTH(batch_rows)},
+    {"Output", output_rows, ARRAY_LENGTH(output_rows)},
 };
 const struct option_command eval_command = {
     "train_gpt eval --from DIR [--data GLOB | --text PATH | --chat FILE] [--tasks LIST] [--pairs FILE] "

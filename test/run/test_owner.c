@@ -67,6 +67,7 @@ static const char *const file_commands[][2] = {
     {"$T plan " MODEL, "--html"},
     {"$T eval --from run --tasks questions.jsonl", "--details"},
     {"$T eval --from run --tasks questions.jsonl", "--json"},
+    {"$T eval --from run --text text.txt", "--html"},
     {"$T view --from run --prompt the", "--html"},
     {"$T view --from run --prompt the", "--json"},
     {"$T watch run", "--html"},
