@@ -16,7 +16,8 @@ void packing_init(struct packing *p, int64_t T) {
 
 static void add_piece(struct packing *p, int64_t first, int64_t length) {
     if (p->count == p->capacity) {
-        check(p->count < INT32_MAX / 2, "--samples packed: more than %d documents, or pieces of them",
+        check(p->count < INT32_MAX / 2,
+              "--samples packed: the data has more than %d documents; give --samples windows, or less data",
               INT32_MAX / 2);
         p->capacity = 2 * p->capacity + 64;
         p->pieces = (struct piece *)xrealloc(p->pieces, (size_t)p->capacity * sizeof *p->pieces);

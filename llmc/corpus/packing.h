@@ -30,8 +30,8 @@ struct packing {
     int32_t *rows; /* (row_count) the first piece of each; after packing_finish() */
     int64_t row_count;
     int64_t documents, tokens; /* that were added */
-    int32_t *
-        of_length; /* (T+1) the last piece of each length, from which `next` leads to the others; before it */
+    /* (T+1) before packing_finish(): the last piece of each length, from which `next` leads to the others */
+    int32_t *of_length;
 };
 
 void packing_init(struct packing *p, int64_t T);
