@@ -154,6 +154,26 @@ static void test_activations_by_definition(void **state) {
     free(data);
 }
 
+/* A NaN must reach the loss, where it is noticed: no bound on an activation's argument makes a number of it. */
+static void test_activations_keep_nan(void **state) {
+    static const enum activation acts[] = {ACT_GELU, ACT_SILU};
+    enum { N = 37 };
+    float x[N], ones[N], y[N], dx[N];
+    struct tensor inp = tensor_make("inp", DTYPE_F32, x, 1, N, 0, 0);
+    struct tensor out = tensor_make("out", DTYPE_F32, y, 1, N, 0, 0);
+    struct tensor dout = tensor_make("dout", DTYPE_F32, ones, 1, N, 0, 0);
+    struct tensor dinp = tensor_make("dinp", DTYPE_F32, dx, 1, N, 0, 0);
+    for (int i = 0; i < N; i++) x[i] = i % 3 ? (float)i : NAN, ones[i] = 1.0f;
+    for (size_t k = 0; k < ARRAY_LENGTH(acts); k++) {
+        act_forward(ctx_of(state), &out, &inp, acts[k]);
+        act_backward(ctx_of(state), &dinp, &dout, &inp, acts[k]);
+        for (int i = 0; i < N; i++) {
+            assert_int_equal(isnan(y[i]) != 0, i % 3 == 0);
+            assert_int_equal(isnan(dx[i]) != 0, i % 3 == 0);
+        }
+    }
+}
+
 /* Query heads that share keys and values compute the bits of heads with copies of these. The gradient of
  * what they share is the sum of the gradients of the copies. */
 static void test_grouped_attention(void **state) {
@@ -440,6 +460,7 @@ int main(int argc, char **argv) {
 #define CPU_TEST(f) cmocka_unit_test_setup_teardown(f, open_cpu, close_cpu)
     const struct CMUnitTest tests[] = {CPU_TEST(test_norm_by_definition),
                                        CPU_TEST(test_activations_by_definition),
+                                       CPU_TEST(test_activations_keep_nan),
                                        CPU_TEST(test_grouped_attention),
                                        CPU_TEST(test_attention_by_every_rule),
                                        CPU_TEST(test_dropout),
