@@ -54,6 +54,13 @@ static void a_model_learns_to_answer(void **state) {
                    "$T --resume --out run | sed -n 's/^sample  *//p' | grep -e --chat >hint && sh hint");
 }
 
+static void conversations_are_packed(void **state) {
+    expect_command(0, "conversations in ", "$T --out packed " SHAPE CHAT "--steps 2 --samples packed");
+    expect_command(1, "--samples apart: packed/step-00000002 is at a place in its data",
+                   "$T --resume --out packed --samples apart --steps 3");
+    expect_command(0, "weights", "$T --resume --out packed --no-document-mask --steps 3");
+}
+
 static void interrupted_is_uninterrupted(void **state) {
 #define RUN SHAPE CHAT "--batch-size 2 --tokens-per-step 256 --seq-len 32 --val-every 5 "
     expect_command(0, "", "$T --out whole " RUN "--steps 20");
@@ -199,7 +206,8 @@ static void wrong_input_is_refused(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_model_learns_to_answer),        cmocka_unit_test(interrupted_is_uninterrupted),
-        cmocka_unit_test(eval_has_the_loss_of_validation), cmocka_unit_test(marks_of_the_tokenizer_are_used),
-        cmocka_unit_test(what_does_not_fit_is_said),       cmocka_unit_test(wrong_input_is_refused)};
+        cmocka_unit_test(conversations_are_packed),        cmocka_unit_test(eval_has_the_loss_of_validation),
+        cmocka_unit_test(marks_of_the_tokenizer_are_used), cmocka_unit_test(what_does_not_fit_is_said),
+        cmocka_unit_test(wrong_input_is_refused)};
     return test_main(argc, argv, tests, set_up, remove_scratch);
 }

@@ -96,6 +96,9 @@ static void packed_rows_are_counted_and_masked(void **state) {
                    TRAIN "--samples packed --mask full " PREPARED);
     expect_no_warning(TRAIN "--samples packed --mask full --no-document-mask " PREPARED);
     expect_no_warning(TRAIN "--samples packed --mask window --window 9 " PREPARED);
+    expect_command(0, "% of the places empty",
+                   TRAIN "--samples packed --tokenizer prepared "
+                         "--data 'prepared/*_train_*.bin:0.7,prepared/*_val_*.bin:0.3'");
 }
 
 static void a_warmup_longer_than_the_run_is_said(void **state) {
