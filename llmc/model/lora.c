@@ -100,8 +100,7 @@ static struct tensor new_buffer(struct gpt *g, enum memory_kind kind, int64_t n,
 void lora_create(struct gpt *g) {
     struct lora *l = &g->lora;
     int64_t rank = g->options.lora.rank, matrix = 0, both = 0;
-    check(g->options.train && !g->options.param_slots && !g->options.grad_slots,
-          "adapters are for training on one process, or with --zero 0");
+    check(g->options.train && !g->options.grad_slots, "gpt_create: adapters are for training, and whole");
     lora_make_layout(&l->layout, &g->config, &g->options.lora);
     check(l->layout.parts > 0, "adapters without targets");
     for (int i = 0; i < l->layout.parts; i++) {

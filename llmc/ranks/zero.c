@@ -75,6 +75,9 @@ static void await(struct zero *z, int64_t *ticket) {
     *ticket = NONE;
 }
 
+/* Whether the model is frozen, and adapters are trained in its place. */
+static bool frozen(const struct zero *z) { return z->gpt->options.lora.rank > 0; }
+
 /* --- gathering parameters --- */
 
 /* Level 3: starts to gather the block into its slot, unless it is there. The block that was in the slot
@@ -204,7 +207,7 @@ void zero_settle(struct zero *z) {
 
 void zero_gpt_options(struct gpt_options *options, enum zero_level level, int64_t world) {
     options->param_slots = world > 1 && level >= ZERO_PARAMETERS ? SLOTS : 0;
-    options->grad_slots = world > 1 && level >= ZERO_GRADIENTS ? SLOTS : 0;
+    options->grad_slots = world > 1 && level >= ZERO_GRADIENTS && !options->lora.rank ? SLOTS : 0;
 }
 
 static int64_t *no_tickets(int64_t n) {
@@ -229,7 +232,7 @@ static int64_t make_parts(struct zero *z) {
     struct zero_state *s = z->state;
     struct gpt *g = z->gpt;
     int64_t at = 0, largest = 0, in_block = comm_part(g->layout.block, z->comm->parts, z->comm->part).count;
-    if (z->level >= ZERO_GRADIENTS)
+    if (z->level >= ZERO_GRADIENTS && !frozen(z))
         s->grad_shards = new_shards(z, MEM_GRADIENTS, in_block, "this rank's gradients");
     if (z->level >= ZERO_PARAMETERS)
         s->param_shards = new_shards(z, MEM_PARAMETERS, in_block, "this rank's parameters");
@@ -242,23 +245,46 @@ static int64_t make_parts(struct zero *z) {
                                       .at = at,
                                       .decay = b.decay,
                                       .block = b.layer >= 0};
-        struct tensor params = params_of(z, i), grads = grads_of(z, i);
+        struct tensor params = params_of(z, i);
         p->param = b.layer >= 0 && z->level >= ZERO_PARAMETERS
                        ? tensor_range(&s->param_shards, b.layer * in_block, in_block)
                        : own(z, &params);
-        p->grad = b.layer >= 0 && z->level >= ZERO_GRADIENTS
-                      ? tensor_range(&s->grad_shards, b.layer * in_block, in_block)
-                      : own(z, &grads);
+        if (!frozen(z)) {
+            struct tensor grads = grads_of(z, i);
+            p->grad = b.layer >= 0 && z->level >= ZERO_GRADIENTS
+                          ? tensor_range(&s->grad_shards, b.layer * in_block, in_block)
+                          : own(z, &grads);
+        }
         at += part.count;
         largest = max_i64(largest, b.end - b.first);
     }
     return largest;
 }
 
+/* For the parts, which a rank updates alone or with the others; `largest` is a bucket. */
+static void create_optimizer(struct zero *z, struct optimizer_options options, int64_t largest) {
+    struct zero_state *s = z->state;
+    struct gpt *g = z->gpt;
+    void *p = ctx_alloc(g->ctx, MEM_OPTIMIZER, s->buckets * (int64_t)sizeof(float), "the parts' norms");
+    s->norms = tensor_make("norms", DTYPE_F32, p, s->buckets, 0, 0, 0);
+    fill(g->ctx, &s->norms, 0.0f); /* empty parts, and those of other teams, stay zero */
+    if (z->level == ZERO_NONE) {
+        optimizer_create(z->optimizer, g, options);
+        return;
+    }
+    if (options.kind == OPTIMIZER_MUON) {
+        p = ctx_alloc(g->ctx, MEM_OPTIMIZER, g->layout.block * (int64_t)dtype_size(g->options.dtype),
+                      "Muon's updates on their way");
+        s->transit = tensor_make("transit", g->options.dtype, p, g->layout.block, 0, 0, 0);
+    }
+    optimizer_create_pieces(z->optimizer, g, s->parts, s->buckets, options);
+    ctx_reserve_scratch(g->ctx, largest * (int64_t)sizeof(float)); /* zero_whole's */
+}
+
 void zero_create(struct zero *z, struct gpt *g, struct optimizer *opt, struct comm *comm,
                  enum zero_level level, struct optimizer_options options) {
     *z = (struct zero){.comm = comm, .gpt = g, .optimizer = opt};
-    if (comm->world == 1 || g->options.lora.rank) {
+    if (comm->world == 1 || (frozen(z) && level < ZERO_PARAMETERS)) {
         optimizer_create(opt, g, options);
         return;
     }
@@ -269,26 +295,15 @@ void zero_create(struct zero *z, struct gpt *g, struct optimizer *opt, struct co
     s->param_ticket = no_tickets(s->buckets);
     s->grad_ticket = no_tickets(s->buckets);
     for (int i = 0; i < SLOTS; i++) s->in_param_slot[i] = s->in_grad_slot[i] = NONE;
-    void *p = ctx_alloc(g->ctx, MEM_OPTIMIZER, s->buckets * (int64_t)sizeof(float), "the parts' norms");
-    s->norms = tensor_make("norms", DTYPE_F32, p, s->buckets, 0, 0, 0);
-    fill(g->ctx, &s->norms, 0.0f); /* empty parts, and those of other teams, stay zero */
     int64_t largest = make_parts(z);
-    if (level > ZERO_NONE && options.kind == OPTIMIZER_MUON) {
-        p = ctx_alloc(g->ctx, MEM_OPTIMIZER, g->layout.block * (int64_t)dtype_size(g->options.dtype),
-                      "Muon's updates on their way");
-        s->transit = tensor_make("transit", g->options.dtype, p, g->layout.block, 0, 0, 0);
-    }
-    if (level == ZERO_NONE) {
+    if (frozen(z))
         optimizer_create(opt, g, options);
-    } else {
-        optimizer_create_pieces(opt, g, s->parts, s->buckets, options);
-        ctx_reserve_scratch(g->ctx, largest * (int64_t)sizeof(float)); /* zero_whole's */
-    }
-    g->hooks = (struct gpt_hooks){.arg = z, .layer_ready = layer_ready};
-    if (level >= ZERO_OPTIMIZER) {
-        g->hooks.layer_needed = layer_needed;
-        g->hooks.layer_grads_needed = layer_grads_needed;
-    }
+    else
+        create_optimizer(z, options, largest);
+    g->hooks = (struct gpt_hooks){.arg = z};
+    if (level >= ZERO_OPTIMIZER) g->hooks.layer_needed = layer_needed;
+    if (level >= ZERO_OPTIMIZER && !frozen(z)) g->hooks.layer_grads_needed = layer_grads_needed;
+    if (!frozen(z)) g->hooks.layer_ready = layer_ready;
     if (level >= ZERO_PARAMETERS) g->hooks.layer_written = layer_written;
 }
 
@@ -316,13 +331,13 @@ bool zero_communicates(const struct zero *z, bool last) {
 
 void zero_micro_step(struct zero *z, bool first, bool last) {
     struct zero_state *s = z->state;
-    if (s) {
+    if (s && !frozen(z)) {
         s->first = first;
         s->reduce = last || z->level >= ZERO_GRADIENTS;
         if (first && z->level >= ZERO_OPTIMIZER) clear_gaps(z, 0);
     }
     gpt_forward_backward(z->gpt, first);
-    if (!s || !last) return;
+    if (!s || !last || frozen(z)) return;
     reduce(z, 0);
     reduce(z, s->buckets - 1);
 }
@@ -354,7 +369,7 @@ static void update_by_muon(struct zero *z, const struct update_args *args) {
     }
 }
 
-/* Adapters and their gradients are small: every rank stores them whole. */
+/* Adapters, their gradients and their state are small: every rank stores them whole, at every level. */
 static void reduce_adapters(struct zero *z) {
     struct tensor loss = tensor_range(&z->gpt->numbers, STEP_LOSS, 1), grads = z->gpt->lora.grads;
     int64_t ticket = z->comm->all_reduce(z->comm, &grads, z->gpt->ctx->stream);
@@ -366,7 +381,7 @@ static void reduce_adapters(struct zero *z) {
 void zero_update(struct zero *z, const struct update_args *args) {
     struct zero_state *s = z->state;
     struct gpt *g = z->gpt;
-    if (!s) {
+    if (!s || frozen(z)) {
         if (z->comm && z->comm->world > 1) reduce_adapters(z);
         optimizer_step(z->optimizer, g, args);
         return;

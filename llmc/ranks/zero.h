@@ -45,12 +45,15 @@ struct zero_bucket {
 int64_t zero_bucket_count(const struct gpt_config *config);
 struct zero_bucket zero_bucket(const struct gpt_params *layout, const struct gpt_config *config, int64_t i);
 
-/* Sets the model's options that depend on the level: the slots of parameters and gradients. */
+/* Sets the model's options that depend on the level: the slots of parameters and gradients. `options->lora` is
+ * set. */
 void zero_gpt_options(struct gpt_options *options, enum zero_level level, int64_t world);
 
 enum zero_what { ZERO_PARAMS, ZERO_GRADS, ZERO_M, ZERO_V, ZERO_MASTER };
 
-/* With adapters (lora.h) the level is 0, and their gradients are summed before the update.
+/* With adapters (lora.h) the model is frozen, and level 3 alone divides it; levels 1 and 2 are level 0. Every
+ * rank stores the adapters, their gradients and their state whole, and the gradients are summed before the
+ * update, so all levels give the same bits.
  * With only `gpt` and `optimizer` set and all else zero, it describes a single process. */
 struct zero {
     enum zero_level level; /* 0 when the world is 1 */

@@ -185,11 +185,8 @@ static bool complete_adapters(struct run_config *c, const struct gpt_config *mod
         return fail(err,
                     "--optimizer muon is for the matrices of the blocks, which --lora does not train; give "
                     "adamw or lion");
-    if (c->zero > ZERO_OPTIMIZER)
-        return fail(err, "--zero %d: --lora trains adapters, which every process stores whole; leave it out",
-                    (int)c->zero);
     if (c->lora_alpha <= 0) c->lora_alpha = 2.0 * (double)c->lora_rank;
-    c->zero = ZERO_NONE;
+    if (c->zero < ZERO_PARAMETERS) c->zero = ZERO_NONE; /* as it is (zero.h) */
     c->lora.rank = c->lora_rank;
     c->lora.scale = (float)(c->lora_alpha / (double)c->lora_rank);
     return lora_targets_parse(&c->lora.targets, c->lora_targets, model, err);

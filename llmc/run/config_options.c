@@ -209,10 +209,12 @@ static const struct option_row process_rows[] = {
     OPT_INT(C, ranks, "ranks", "0", 0, 1024, "N",
             "start N processes on this machine, for any device; on the CPU they share its cores",
             OPTION_THIS_RUN),
-    OPT_WORD(C, zero, "zero", "1", "0|1|2|3", NULL,
-             "what the processes divide among them to save memory: 1 the optimizer state, 2 also gradients, "
-             "3 also parameters; `train_gpt plan` shows the memory of each level",
-             0),
+    OPT_WORD(
+        C, zero, "zero", "1", "0|1|2|3", NULL,
+        "what the processes divide among them to save memory: 1 the optimizer state, 2 also gradients, "
+        "3 also parameters; `train_gpt plan` shows the memory of each level. With --lora, 3 divides the model, "
+        "and 1 and 2 nothing",
+        0),
     OPT_INT(
         C, zero_group, "zero-group", "0", 0, 1e6, "N",
         "divide among N processes in a row, such as those of one machine; every group of N then holds all "

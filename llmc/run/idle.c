@@ -6,7 +6,9 @@
 static bool no_text(const struct run *r) { return !r->config.text; }
 static bool no_stories(const struct run *r) { return !r->data.stories; }
 static bool no_adapters(const struct run *r) { return !r->config.lora_rank; }
-static bool adapters(const struct run *r) { return r->config.lora_rank; }
+static bool whole_model(const struct run *r) {
+    return r->config.lora_rank && r->config.zero != ZERO_PARAMETERS;
+}
 static bool no_chat(const struct run *r) { return !r->config.chat; }
 static bool shards(const struct run *r) { return r->config.data; }
 static bool shuffled_documents(const struct run *r) {
@@ -58,8 +60,8 @@ static const struct {
     {"sample-every", no_tokenizer, "there is no tokenizer to write text with; --tokenizer names one"},
     {"zero", undivided, "one process has nobody to divide its memory with"},
     {"zero-group", one_process, "one process has nobody to divide its memory with"},
-    {"zero", adapters, "every process stores the adapters and their state whole"},
-    {"zero-group", adapters, "every process stores the adapters and their state whole"},
+    {"zero", whole_model, "with --lora only --zero 3 divides something, the model"},
+    {"zero-group", whole_model, "with --lora only --zero 3 divides something, the model"},
     {"lora-alpha", no_adapters, "it is for --lora"},
     {"lora-targets", no_adapters, "it is for --lora"},
     {"comm-timeout", one_process, "there is one process only"},

@@ -17,9 +17,10 @@
 #define TEXT  "--text text.txt --batch-size 2 --tokens-per-step 128 --seq-len 32 "
 #define GPT2  "--layers 2 --channels 32 --heads 2 --context 32 --tokenizer bytes "
 #define LLAMA GPT2 "--positions rope --norm rms --mlp swiglu --no-bias --kv-heads 1 "
+#define DEEP  "--layers 5 --channels 24 --heads 2 --context 32 --tokenizer bytes "
 #define LORA  "--lora 3 --lora-alpha 5 --learning-rate 0.02 "
 
-/* gpt2, llama: trained bases; another: the same as gpt2, with another seed */
+/* gpt2, llama: trained bases; another: the same as gpt2, with another seed; deep: more blocks than slots */
 static int set_up(void **state) {
     static const char *const words[] = {"the", "cat", "saw", "a", "dog", "and", "ran", "home"};
     if (make_scratch(state) != 0) return -1;
@@ -29,6 +30,7 @@ static int set_up(void **state) {
     expect_command(0, "", "$T --out gpt2 --steps 8 " TEXT GPT2 CPU);
     expect_command(0, "", "$T --out another --seed 2 --steps 2 " TEXT GPT2 CPU);
     expect_command(0, "", "$T --out llama --steps 8 " TEXT LLAMA CPU);
+    expect_command(0, "", "$T --out deep --steps 2 " TEXT DEEP CPU);
     return 0;
 }
 
@@ -90,6 +92,43 @@ static void interrupted_is_uninterrupted(void **state) {
     expect_command(1, "--lora-targets up: ", "$T --resume --out parts --steps 22 --lora-targets up");
 }
 
+static void expect_same_adapters(const char *a, const char *b) {
+    expect_command(0, "",
+                   "for f in adapter_config.json adapter_model.safetensors optimizer.safetensors; do cmp "
+                   "%s/step-00000008/$f %s/step-00000008/$f || exit 1; done",
+                   a, b);
+}
+
+/* The model in parts gives the bits of the whole one, and a run may change between them. */
+static void the_model_is_divided(void **state) {
+#define DIVIDED                                                                                                \
+    "--model deep --schedule constant --warmup 2 --val-every 4 --sample-every 4 --text text.txt --seq-len 32 " \
+    "--batch-size 1 --tokens-per-step 128 " LORA CPU
+    static const char *const others[] = {"--lora-targets qkv,down", "--optimizer lion --recompute block"};
+    for (size_t i = 0; i < ARRAY_LENGTH(others); i++) {
+        expect_command(0, "",
+                       "rm -rf whole two parts; $T --out whole --ranks 2 --zero 0 --steps 8 %s " DIVIDED,
+                       others[i]);
+        expect_command(0, "", "$T --out two --ranks 2 --zero 3 --steps 8 %s " DIVIDED, others[i]);
+        expect_same_adapters("whole", "two");
+        expect_command(0, "", "$T --out parts --ranks 2 --zero 3 --steps 3 %s " DIVIDED, others[i]);
+        expect_command(0, "", "$T --out parts --ranks 2 --zero 0 --steps 5 --resume");
+        expect_command(0, "", "$T --out parts --ranks 2 --zero 3 --steps 8 --resume");
+        expect_same_adapters("whole", "parts");
+    }
+    expect_command(0, "", "$T --out four --ranks 4 --zero 0 --steps 8 " DIVIDED);
+    expect_command(0, "", "$T --out teams --ranks 4 --zero 3 --zero-group 2 --steps 8 " DIVIDED);
+    expect_same_adapters("four", "teams");
+    expect_command(0, "", "$T --out one --steps 8 " DIVIDED);
+    double one = loss_of("$T eval --from deep --adapter one --text text.txt --seq-len 32 " CPU);
+    double four = loss_of("$T eval --from deep --adapter teams --text text.txt --seq-len 32 " CPU);
+    assert_true(fabs(one - four) < 2e-4);
+    /* the parameters of each process */
+    expect_command(0, "",
+                   "$T plan --model d12 --ranks 4 --lora 4 --device cpu | "
+                   "awk '/^  parameters/ { less = $8 < 0.7 * $2 && $6 == $2 } END { exit !less }'");
+}
+
 static void wrong_use_is_refused(void **state) {
     expect_command(
         0, "", "rm -rf tuned; $T --out tuned --model gpt2 --steps 2 --lora-targets qkv,down " LORA TEXT CPU);
@@ -101,7 +140,6 @@ static void wrong_use_is_refused(void **state) {
         {"$T --model gpt2 --lora-targets q " LORA TEXT CPU,
          "--lora-targets q: \"q\" is no linear layer of this model"},
         {"$T --model gpt2 --optimizer muon " LORA TEXT CPU, "--optimizer muon is for the matrices"},
-        {"$T --model gpt2 --zero 2 " LORA TEXT CPU, "--zero 2: --lora trains adapters"},
         {"$T --model tuned " TEXT CPU, "is an adapter, not a model"},
         {"$T sample --from tuned", "is an adapter, not a model"},
         {"$T sample --from another --adapter tuned", "is the adapter of another model"},
@@ -112,9 +150,11 @@ static void wrong_use_is_refused(void **state) {
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         expect_command(1, cases[i].message, "%s", cases[i].command);
-    expect_command(0, "--zero has no effect",
-                   "rm -rf x; $T --out x --model gpt2 --zero 1 --steps 1 " LORA TEXT CPU);
-    expect_command(0, "--zero-group has no effect: every process stores the adapters",
+    expect_command(0, "--zero has no effect: with --lora only --zero 3 divides",
+                   "rm -rf x; $T --out x --model gpt2 --ranks 2 --zero 2 --steps 1 " LORA TEXT CPU);
+    expect_command(0, "--zero has no effect: one process",
+                   "rm -rf x; $T --out x --model gpt2 --zero 3 --steps 1 " LORA TEXT CPU);
+    expect_command(0, "--zero-group has no effect: with --lora only",
                    "rm -rf x; $T --out x --model gpt2 --ranks 2 --zero-group 2 --steps 1 " LORA TEXT CPU);
     expect_command(0, "--lora-targets has no effect",
                    "rm -rf x; $T --out x --lora-targets up --steps 1 " TEXT GPT2 CPU);
@@ -223,6 +263,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(adapters_are_trained_used_and_merged),
         cmocka_unit_test(interrupted_is_uninterrupted),
+        cmocka_unit_test(the_model_is_divided),
         cmocka_unit_test(wrong_use_is_refused),
         cmocka_unit_test(adapters_of_peft_are_read),
         cmocka_unit_test(what_is_no_plain_lora_is_refused),

@@ -7,11 +7,11 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export SIM_GPUS=2 SIM_WORKERS=1 OMP_NUM_THREADS=1
 
+shape='--layers 2 --heads 2 --channels 32 --context 32 --vocab-size 300'
 train() { # NAME STEPS OPTION...
     name=$1 steps=$2
     shift 2
-    timeout 120 "$BUILD/sim/plain/train_gpt" --device cuda --dtype fp32 --layers 2 --heads 2 --channels 32 --context 32 \
-        --vocab-size 300 --stories 100 --batch-size 1 --seq-len 20 --tokens-per-step 80 --val-batches 2 \
+    timeout 120 "$BUILD/sim/plain/train_gpt" --device cuda --dtype fp32 $shape --stories 100 --batch-size 1 --seq-len 20 --tokens-per-step 80 --val-batches 2 \
         --steps $steps --val-every $(((steps + 2) / 3)) --out "$work/$name" "$@" >"$work/$name.out" 2>&1
 }
 losses() { sed -n 's/.*"\(loss\|val_loss\)":\([0-9.e+-]*\).*/\2/p' "$work/$1/log.jsonl"; }
@@ -44,6 +44,11 @@ for level in 0 3; do # test_cuda_zero has them all
     SIM_LAZY=$((level % 2)) train zero$level 3 --gpus 2 --zero $level && grep -q 'NCCL 2' "$work/zero$level.out" && same zero$level
     report "two GPUs, --zero $level: the losses of one"
 done
+for level in 0 3; do
+    shape='' SIM_LAZY=$((level % 2)) train lora$level 3 --gpus 2 --zero $level --model "$work/one" --lora 2 --learning-rate 0.01
+done
+cmp "$work/lora0/step-00000003/adapter_model.safetensors" "$work/lora3/step-00000003/adapter_model.safetensors"
+report adapters beside a divided model: the bits of a whole one
 ! train many 3 --gpus 3 && grep -q -- '--gpus 3: this machine has 2' "$work/many.out"
 report more processes than GPUs
 
