@@ -11,7 +11,8 @@ shape='--layers 2 --heads 2 --channels 32 --context 32 --vocab-size 300'
 train() { # NAME STEPS OPTION...
     name=$1 steps=$2
     shift 2
-    timeout 120 "$BUILD/sim/plain/train_gpt" --device cuda --dtype fp32 $shape --stories 100 --batch-size 1 --seq-len 20 --tokens-per-step 80 --val-batches 2 \
+    timeout 120 "$BUILD/sim/plain/train_gpt" --device cuda --dtype fp32 $shape --stories 100 --batch-size 1 \
+        --seq-len 20 --tokens-per-step 80 --val-batches 2 \
         --steps $steps --val-every $(((steps + 2) / 3)) --out "$work/$name" "$@" >"$work/$name.out" 2>&1
 }
 losses() { sed -n 's/.*"\(loss\|val_loss\)":\([0-9.e+-]*\).*/\2/p' "$work/$1/log.jsonl"; }
