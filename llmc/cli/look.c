@@ -135,7 +135,11 @@ static json_t *make_facts(const struct look_model *m, const struct look *l, int6
                           bool vocabulary) {
     const struct inspection *x = &l->x;
     json_t *tokens = json_array(), *temperatures = json_array();
-    for (int64_t t = 0; t < x->T; t++) json_array_append_new(tokens, json_integer(x->tokens[t]));
+    int64_t bytes = 0; /* of what is predicted */
+    for (int64_t t = 0; t < x->T; t++) {
+        json_array_append_new(tokens, json_integer(x->tokens[t]));
+        if (t && m->model.tokenizer) bytes += tokenizer_text_bytes(m->model.tokenizer, x->tokens[t]);
+    }
     for (int64_t i = 0; i < x->temperature_count; i++)
         json_array_append_new(temperatures, json_real(x->temperature[i]));
     const struct sampling_config *s = &m->o.sampling;
@@ -146,6 +150,7 @@ static json_t *make_facts(const struct look_model *m, const struct look *l, int6
                               "sampling", "temperature", s->temperature, "top_k", (json_int_t)s->top_k,
                               "top_p", s->top_p, "seed", (json_int_t)s->seed);
     check(facts != NULL, "out of memory for the facts of the page");
+    json_object_set_new(facts, "target_bytes", json_integer((json_int_t)bytes));
     if (vocabulary) json_object_set_new(facts, "vocabulary", look_vocabulary(m));
     return facts;
 }

@@ -56,12 +56,9 @@ struct eval_loss eval_loss(struct gpt *gpt, struct dataloader *loader, int64_t b
         if (i == 0 && each && tokens[0] != end_of_text) each->call(each->user, tokens[0], NAN);
         for (int64_t k = 0; k < n; k++) {
             if (targets[k] < 0) continue;
-            int size = 0;
-            if (t && tokenizer_token_kind(t, targets[k]) != TOKEN_KIND_SPECIAL)
-                tokenizer_token_bytes(t, targets[k], &size);
             if (each) each->call(each->user, targets[k], (double)losses[k]);
             sum += (double)losses[k];
-            r.bytes += size;
+            r.bytes += t ? tokenizer_text_bytes(t, targets[k]) : 0;
             r.targets++;
         }
         report(progress, i + 1, batches);

@@ -111,6 +111,8 @@ function lossOfText() {
   for (let t = 0; t + 1 < T; t++) sum += lossAt(t);
   return T > 1 ? sum / (T - 1) : NaN;
 }
+/* The same for a byte of the text; 0 bytes: there is no tokenizer. */
+const bitsPerByte = () => facts.target_bytes ? lossOfText() * (T - 1) / Math.LN2 / facts.target_bytes : NaN;
 /* A bar and a number before, and the same after; a row is {name, key, before, after}. */
 function pairs(title, rows, whole, text) {
   const label = words => element('span', {class: 'dim'}, words), half = (value, kind) =>
@@ -139,10 +141,10 @@ function drawComparison() {
   $('compare').hidden = !after;
   if (!after) return;
   const fromEnd = T - 1 - state.t, place = () => Math.max(0, T - 1 - fromEnd);
-  const [l0, n0, p0, w0] = inPass(before, () => [lossOfText(), nextOf(place()),
-      row(state.l, state.h, place()), quoted(facts.tokens[place()])]);
-  const [l1, n1, p1, w1] = inPass(after, () => [lossOfText(), nextOf(place()), row(state.l, state.h, place()),
-      quoted(facts.tokens[place()])]);
+  const [l0, n0, p0, w0, b0] = inPass(before, () => [lossOfText(), nextOf(place()),
+      row(state.l, state.h, place()), quoted(facts.tokens[place()]), bitsPerByte()]);
+  const [l1, n1, p1, w1, b1] = inPass(after, () => [lossOfText(), nextOf(place()), row(state.l, state.h, place()),
+      quoted(facts.tokens[place()]), bitsPerByte()]);
   const parts = [pairsOfShares(`What comes after ${w0 === w1 ? w0 : `${w0}, now ${w1}`}`, n0, n1, named)];
   const name = p => s => inPass(p, () => `${named(facts.tokens[s])} ${s}`);
   const asMap = (p, of) => new Map(Array.from(p, (x, s) => [of(s), x]).filter(([, x]) => x > 0.001));
@@ -161,6 +163,8 @@ function drawComparison() {
   $('loss-after').textContent = fixed(l1, 4);
   $('loss-change').textContent =
       ` (${l1 < l0 ? '\u2212' : '+'}${Math.abs(100 * (l1 / l0 - 1)).toFixed(1)} %)`;
+  $('loss-bits').textContent = known(b0) && known(b1)
+      ? `; ${fixed(b0, 4)} and ${fixed(b1, 4)} bits per byte` : '';
   $('comparison').replaceChildren(...parts);
 }
 function drawWhatIf() {

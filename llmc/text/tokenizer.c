@@ -361,6 +361,12 @@ enum token_kind tokenizer_token_kind(const struct tokenizer *t, int64_t id) {
     return !a ? TOKEN_KIND_MODEL : a->special ? TOKEN_KIND_SPECIAL : TOKEN_KIND_ADDED;
 }
 
+int tokenizer_text_bytes(const struct tokenizer *t, int64_t id) {
+    int size = 0;
+    if (tokenizer_token_kind(t, id) != TOKEN_KIND_SPECIAL) tokenizer_token_bytes(t, id, &size);
+    return size;
+}
+
 char *tokenizer_token_name(const struct tokenizer *t, int64_t id) {
     const struct added_token *a = added_with_id(t, id);
     return a ? xstrdup(a->content) : printable_name(t, (uint32_t)id);

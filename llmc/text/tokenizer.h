@@ -65,6 +65,8 @@ int64_t tokenizer_safe_cut(const struct tokenizer *t, const char *text, int64_t 
 /* The bytes of one token, for streaming: not NUL-terminated, possibly part of a UTF-8 character, owned by
  * the tokenizer. NULL and size 0 if the id is not in the vocabulary. */
 const char *tokenizer_token_bytes(const struct tokenizer *t, int64_t id, int *size);
+/* The bytes of text that a token stands for, by which bits per byte are counted: 0 of a special one. */
+int tokenizer_text_bytes(const struct tokenizer *t, int64_t id);
 /* Writes up to `capacity` bytes of the text of `ids` and returns its full length; -1 if an id is not in the
  * vocabulary. `out` may be NULL if capacity is 0. */
 int64_t tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, int64_t count, char *out,

@@ -211,6 +211,16 @@ static void test_page_asks_what_if(void **state) {
     assert_true(fabs(before - browser_number("inPass(whatIf.before, lossOfText)")) < 1e-4);
     assert_true(fabs(after - browser_number("inPass(whatIf.after, lossOfText)")) < 1e-4);
     assert_true(before != after);
+    /* a byte has its share of what all tokens after the first lose: that one is <|endoftext|> */
+    double tokens = browser_number("T - 1"), bytes = (double)strlen(prompt);
+    text = browser_text("$('loss-bits').textContent");
+    const char *bits = strchr(text, ';');
+    assert_non_null(bits);
+    double each[2] = {0};
+    assert_int_equal(sscanf(bits, "; %lf and %lf bits per byte", &each[0], &each[1]), 2);
+    assert_true(fabs(each[0] - before * tokens / log(2) / bytes) < 1e-3);
+    assert_true(fabs(each[1] - after * tokens / log(2) / bytes) < 1e-3);
+    free(text);
     browser_click("'#undo'");
     browser_wait(10, "!whatIf.after && $('compare').hidden");
     /* an edge: token 8 may not see token 3, in this head */
