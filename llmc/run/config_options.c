@@ -59,9 +59,11 @@ static const struct option_row data_rows[] = {
     OPT_FLAG(C, document_mask, "document-mask", "true",
              "with --samples packed, a token sees only its own document, and positions count from its start",
              0),
-    OPT_FLAG(C, shuffle, "shuffle", "true",
-             "visit the windows, packed rows, conversations or pairs in a new random order in every epoch",
-             0),
+    OPT_FLAG(
+        C, shuffle, "shuffle", "true",
+        "visit the windows, packed rows, conversations or pairs in a new random order in every epoch; packed "
+        "rows otherwise begin with the longest documents",
+        0),
 };
 static const struct option_row batch_rows[] = {
     OPT_INT(
