@@ -199,8 +199,8 @@ static struct dataset *open_chats(struct evaluation *e, struct error *err) {
     if (chat_file_read(&f, e->c.chat, err)) {
         d = chat_file_encode(&f, NULL, false, &format, &longest, err);
         if (d)
-            say("%s: %" PRId64 " conversations by the template %s\n", e->c.chat, f.count,
-                chat_family_name(format.family));
+            say("%s: %" PRId64 " conversation%s by the template %s\n", e->c.chat, f.count,
+                f.count == 1 ? "" : "s", chat_family_name(format.family));
         chat_file_free(&f);
     }
     chat_close(&format);
