@@ -7,7 +7,7 @@
  * mask those up to the diagonal, and a thread needs T*TILE floats of scratch instead of T*T. All products go
  * through one function that keeps a piece of the result in registers; BLAS would also compute the half above
  * the diagonal. Sums have a fixed order, so the number of threads changes no bit. */
-#include "llmc/cpu/cpu.h"
+#include "llmc/cpu/tile.h"
 
 #include <math.h>
 #include <omp.h>
@@ -15,50 +15,17 @@
 
 enum { TILE = 16 }; /* queries */
 
-/* A piece of a product, ROWS by COLS vectors of LANES floats, has to fit the processor's registers: a
- * vector type that is wider than they are is taken apart through memory, and accumulators beyond them are
- * spilled (on AVX2 the pieces for AVX-512 made backward 14 times slower). Eight accumulators cover the
- * latency of a multiply-add. */
+/* A tile of a product has to fit the processor's registers: accumulators beyond them are spilled (on AVX2 the
+ * tiles for AVX-512 made backward 14 times slower). Eight accumulators cover the latency of a multiply-add. */
 #if defined(__AVX512F__)
-enum { LANES = 16, ROWS = 8, COLS = 2 };
-#elif defined(__AVX__)
-enum { LANES = 8, ROWS = 4, COLS = 2 };
+enum { ROWS = 8, COLS = 2 };
 #elif defined(__aarch64__)
-enum { LANES = 4, ROWS = 4, COLS = 4 };
+enum { ROWS = 4, COLS = 4 };
 #else
-enum { LANES = 4, ROWS = 4, COLS = 2 };
+enum { ROWS = 4, COLS = 2 };
 #endif
 
 /* --- the product --- */
-
-typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
-
-/* A matrix whose element (i,j) is at i*row + j*col. */
-struct matrix {
-    const float *at;
-    int64_t row, col;
-};
-
-/* out (m, LANES*cols) = or += a (m,k) @ b (k,n); the rows of b are contiguous. Inlined with constant m and
- * cols, so that the compiler keeps `sum` in registers. */
-static inline void multiply_tile(int m, int cols, float *out, int64_t ldo, struct matrix a, const float *b,
-                                 int64_t ldb, int64_t k, bool add) {
-    lanes sum[ROWS][COLS];
-    for (int i = 0; i < m; i++)
-        for (int j = 0; j < cols; j++) sum[i][j] = (lanes){0};
-    for (int64_t l = 0; l < k; l++)
-        for (int i = 0; i < m; i++)
-            for (int j = 0; j < cols; j++)
-                sum[i][j] += a.at[i * a.row + l * a.col] * *(const lanes *)(b + l * ldb + j * LANES);
-    for (int i = 0; i < m; i++)
-        for (int j = 0; j < cols; j++) {
-            lanes *o = (lanes *)(out + i * ldo + j * LANES);
-            if (add)
-                *o += sum[i][j];
-            else
-                *o = sum[i][j];
-        }
-}
 
 /* Columns that do not fill a vector, where LANES does not divide the head size. */
 static void multiply_rest(int64_t m, int64_t n, int64_t k, float *out, int64_t ldo, struct matrix a,
@@ -167,26 +134,12 @@ static int64_t scratch_bytes(const struct tensor *out, const struct attn_rule *r
     return omp_get_max_threads() * scratch_floats(out, rule, tiles, copies) * (int64_t)sizeof(float);
 }
 
-typedef float quad __attribute__((vector_size(16), aligned(sizeof(float)), may_alias));
-
-/* Four columns of four rows become four rows of `to`, TILE floats apart. */
-static inline void transpose_4x4(float *to, const float *rows, int64_t stride, float scale) {
-    quad a = *(const quad *)rows, b = *(const quad *)(rows + stride);
-    quad c = *(const quad *)(rows + 2 * stride), d = *(const quad *)(rows + 3 * stride);
-    quad ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab2 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    quad cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd2 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-    *(quad *)to = scale * __builtin_shufflevector(ab0, cd0, 0, 1, 4, 5);
-    *(quad *)(to + TILE) = scale * __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7);
-    *(quad *)(to + 2 * TILE) = scale * __builtin_shufflevector(ab2, cd2, 0, 1, 4, 5);
-    *(quad *)(to + 3 * TILE) = scale * __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7);
-}
-
 /* to (HS,TILE) = scale * rows (count,HS) transposed; missing rows, up to TILE, are zeros. */
 static void transpose(float *to, const float *rows, int64_t stride, int64_t count, int64_t HS, float scale) {
     int64_t whole_rows = count - count % 4, whole_columns = HS - HS % 4;
     for (int64_t i = 0; i < whole_rows; i += 4)
         for (int64_t c = 0; c < whole_columns; c += 4)
-            transpose_4x4(to + c * TILE + i, rows + i * stride + c, stride, scale);
+            transpose_4x4(to + c * TILE + i, TILE, rows + i * stride + c, stride, scale);
     for (int64_t c = 0; c < HS; c++)
         for (int64_t i = c < whole_columns ? whole_rows : 0; i < TILE; i++)
             to[c * TILE + i] = i < count ? scale * rows[i * stride + c] : 0.0f;

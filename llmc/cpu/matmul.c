@@ -1,64 +1,15 @@
-/* Linear layers on BLAS: forward, backward, and both in fp8. Contracts in ops.h.
+/* Linear layers: forward, backward, and both in fp8. Contracts in ops.h.
  *
- * A product is cut into blocks. A thread takes one block at a time: it calls BLAS, which runs on that thread
- * alone, and then adds the bias and applies the activation while the block is in its cache. The cut depends
- * on the shape alone, so the number of threads changes no bit, and any build of OpenBLAS will do.
+ * A product is cut into blocks (product.h). A thread takes one block at a time: it multiplies, and then adds
+ * the bias and applies the activation while the block is in its cache.
  *
  * fp8 rounds copies of the operands and multiplies these in fp32: it defines the result, and shows without a
  * GPU what fp8 does to a model. */
 #include "llmc/ops/fp8.h"
-#include "llmc/cpu/cpu.h"
+#include "llmc/cpu/product.h"
+#include "llmc/cpu/tile.h"
 
-#include <cblas.h>
 #include <string.h>
-
-/* --- a product in blocks --- */
-
-/* c (M,N) = a (M,K) @ b (K,N), plus c with `add`. A transposed operand is stored as (K,M) or (N,K). */
-struct product {
-    int64_t M, N, K;
-    const float *a, *b;
-    bool a_transposed, b_transposed;
-    float *c;
-    bool add;
-    int64_t rows, cols; /* of a block; those at the edges are smaller */
-};
-
-struct block {
-    int64_t row, col, rows, cols;
-};
-
-/* Halves the longer side of the blocks until there are enough for the threads of a desktop, and until one
- * fits a core's cache. Blocks below 64 rows or columns would make BLAS slow. */
-static struct product cut(struct product p) {
-    enum { FEWEST = 4, MOST_ELEMENTS = 1 << 17, SHORTEST = 64 };
-    p.rows = p.M, p.cols = p.N;
-    while (ceil_div(p.M, p.rows) * ceil_div(p.N, p.cols) < FEWEST || p.rows * p.cols > MOST_ELEMENTS) {
-        int64_t *longer = p.rows > p.cols ? &p.rows : &p.cols;
-        if (*longer <= SHORTEST) break;
-        *longer = max_i64(SHORTEST, round_up(ceil_div(*longer, 2), 16));
-    }
-    return p;
-}
-
-static int64_t block_count(const struct product *p) {
-    return ceil_div(p->M, p->rows) * ceil_div(p->N, p->cols);
-}
-
-/* Neighbours in this order share columns of b. */
-static struct block block_at(const struct product *p, int64_t index) {
-    int64_t down = ceil_div(p->M, p->rows), row = index % down * p->rows, col = index / down * p->cols;
-    return (struct block){row, col, min_i64(p->rows, p->M - row), min_i64(p->cols, p->N - col)};
-}
-
-static void multiply_block(const struct product *p, struct block k) {
-    int64_t lda = p->a_transposed ? p->M : p->K, ldb = p->b_transposed ? p->K : p->N;
-    cblas_sgemm(CblasRowMajor, p->a_transposed ? CblasTrans : CblasNoTrans,
-                p->b_transposed ? CblasTrans : CblasNoTrans, (int)k.rows, (int)k.cols, (int)p->K, 1.0f,
-                p->a + k.row * (p->a_transposed ? 1 : lda), (int)lda,
-                p->b + k.col * (p->b_transposed ? ldb : 1), (int)ldb, p->add ? 1.0f : 0.0f,
-                p->c + k.row * p->N + k.col, (int)p->N);
-}
 
 /* out = or += the sums of `count` columns of x (N,C). Rows are added in order. */
 static void column_sum(float *out, const float *x, int64_t N, int64_t C, int64_t count, bool accumulate) {
@@ -84,16 +35,7 @@ static void column_sum(float *out, const float *x, int64_t N, int64_t C, int64_t
  * no bit. */
 enum { FEW_ROWS = 4, FEW_COLS = 64 };
 
-#if defined(__AVX512F__)
-enum { LANES = 16, TILE_ROWS = 4, TILE_COLS = 2 };
-#elif defined(__AVX__)
-enum { LANES = 8, TILE_ROWS = 4, TILE_COLS = 2 };
-#elif defined(__aarch64__)
-enum { LANES = 4, TILE_ROWS = 4, TILE_COLS = 2 };
-#else
-enum { LANES = 4, TILE_ROWS = 4, TILE_COLS = 2 };
-#endif
-typedef float lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
+enum { TILE_ROWS = 4, TILE_COLS = 2 };
 typedef float fours __attribute__((vector_size(4 * sizeof(float))));
 typedef uint32_t pairs
     __attribute__((vector_size(LANES * sizeof(uint32_t)), aligned(sizeof(uint16_t)), may_alias));
@@ -180,19 +122,16 @@ static inline void dot_block(bool bf16, const struct product *p, struct block k,
     for (; j < end; j++) dot_columns(1, bf16, p, j, (const char *)weight + j * column);
 }
 
-/* Up to this many multiply-adds, waking another thread takes longer than it saves. It is also where OpenBLAS,
- * which is then called outside of a parallel region, begins to use threads of its own. */
+/* Up to this many multiply-adds, waking another thread takes longer than it saves. */
 static bool worth_threads(const struct product *p) { return p->M * p->N * p->K > 1 << 18; }
 
 static int64_t matmul_forward_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                    const struct tensor *weight, const struct tensor *bias,
                                    enum activation act) {
     if (matmul_in_fp8(inp, weight)) return OP_UNSUPPORTED;
-    bool bf16 = weight->dtype == DTYPE_BF16;
-    return (!bf16                  ? 0
-            : by_dot_products(inp) ? tensor_bytes(inp)
-                                   : cpu_copy_bytes(weight)) +
-           cpu_copy_bytes(bias);
+    int64_t bytes = cpu_copy_bytes(bias);
+    if (!by_dot_products(inp)) return bytes + cpu_copy_bytes(weight) + product_scratch_bytes();
+    return bytes + (weight->dtype == DTYPE_BF16 ? tensor_bytes(inp) : 0);
 }
 
 /* out = act(product + bias) in a block, where the product is in `p->c`. */
@@ -214,24 +153,24 @@ static void matmul_forward_run(const struct op_env *env, struct tensor *out, str
     float *memory = (float *)env->scratch;
     bool few = by_dot_products(inp), bf16 = weight->dtype == DTYPE_BF16;
     const float *b = bias ? cpu_weight(bias, &memory) : NULL;
-    struct product p = cut((struct product){.M = N,
-                                            .N = OC,
-                                            .K = C,
-                                            .a = f32(inp),
-                                            .b = few ? NULL : cpu_weight(weight, &memory),
-                                            .b_transposed = true,
-                                            .c = f32(pre ? pre : out)});
+    struct product p = product_cut((struct product){.M = N,
+                                                    .N = OC,
+                                                    .K = C,
+                                                    .a = f32(inp),
+                                                    .b = few ? NULL : cpu_weight(weight, &memory),
+                                                    .b_transposed = true,
+                                                    .c = f32(pre ? pre : out)});
     if (few) p.rows = N, p.cols = FEW_COLS;
     if (few && bf16) split_pairs(memory, p.a, N, C), p.a = memory;
 #pragma omp parallel for schedule(dynamic) if (worth_threads(&p))
-    for (int64_t i = 0; i < block_count(&p); i++) {
-        struct block k = block_at(&p, i);
+    for (int64_t i = 0; i < product_blocks(&p); i++) {
+        struct block k = product_block(&p, i);
         if (few && bf16)
             dot_block(true, &p, k, weight->data);
         else if (few)
             dot_block(false, &p, k, weight->data);
         else
-            multiply_block(&p, k);
+            product_multiply_block(&p, k, memory);
         finish_block(&p, k, f32(out), b, act);
     }
 }
@@ -239,7 +178,7 @@ static void matmul_forward_run(const struct op_env *env, struct tensor *out, str
 static int64_t matmul_backward_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                     const struct tensor *dout, const struct tensor *inp,
                                     const struct tensor *weight, const struct tensor *pre, bool accumulate) {
-    return matmul_in_fp8(inp, weight) ? OP_UNSUPPORTED : 0;
+    return matmul_in_fp8(inp, weight) ? OP_UNSUPPORTED : product_scratch_bytes();
 }
 
 /* The gradient in a block, times the derivative of the activation at x. */
@@ -258,28 +197,29 @@ static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, s
     int64_t N = tensor_rows(dout), C = tensor_cols(inp), OC = tensor_cols(dout);
     struct product dw = {0}, dx = {0};
     if (dweight)
-        dw = cut((struct product){.M = OC,
-                                  .N = C,
-                                  .K = N,
-                                  .a = f32(dout),
-                                  .a_transposed = true,
-                                  .b = f32(inp),
-                                  .c = f32(dweight),
-                                  .add = accumulate});
+        dw = product_cut((struct product){.M = OC,
+                                          .N = C,
+                                          .K = N,
+                                          .a = f32(dout),
+                                          .a_transposed = true,
+                                          .b = f32(inp),
+                                          .c = f32(dweight),
+                                          .add = accumulate});
     if (dinp)
-        dx = cut((struct product){.M = N, .N = C, .K = OC, .a = f32(dout), .b = f32(weight), .c = f32(dinp)});
+        dx = product_cut(
+            (struct product){.M = N, .N = C, .K = OC, .a = f32(dout), .b = f32(weight), .c = f32(dinp)});
 #pragma omp parallel if (worth_threads(dweight ? &dw : &dx))
     {
 #pragma omp for schedule(dynamic) nowait
-        for (int64_t i = 0; i < (dweight ? block_count(&dw) : 0); i++) {
-            struct block k = block_at(&dw, i);
-            multiply_block(&dw, k);
+        for (int64_t i = 0; i < (dweight ? product_blocks(&dw) : 0); i++) {
+            struct block k = product_block(&dw, i);
+            product_multiply_block(&dw, k, env->scratch);
             if (dbias && k.col == 0) column_sum(f32(dbias) + k.row, dw.a + k.row, N, OC, k.rows, accumulate);
         }
 #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < (dinp ? block_count(&dx) : 0); i++) {
-            struct block k = block_at(&dx, i);
-            multiply_block(&dx, k);
+        for (int64_t i = 0; i < (dinp ? product_blocks(&dx) : 0); i++) {
+            struct block k = product_block(&dx, i);
+            product_multiply_block(&dx, k, env->scratch);
             if (pre) multiply_by_derivative(&dx, k, f32(pre));
         }
     }
@@ -305,50 +245,54 @@ static float largest_magnitude(const float *x, int64_t n) {
     return amax;
 }
 
-/* A copy of `t` in `memory`, each element rounded to fp8 with the scale of the tensor. */
-static struct tensor through_fp8(const struct tensor *t, enum fp8_format format, float *memory) {
+/* A copy of `t`, each element rounded to fp8 with the scale of the tensor. It takes the beginning of the
+ * scratch, which then points behind it. */
+static struct tensor through_fp8(const struct tensor *t, enum fp8_format format, struct op_env *rest) {
     struct tensor copy = *t;
     const float *x = f32(t);
+    float *memory = (float *)rest->scratch;
     int64_t n = tensor_count(t);
     float scale = fp8_scale(format, largest_magnitude(x, n));
 #pragma omp parallel for simd schedule(static, cpu_share(n))
     for (int64_t i = 0; i < n; i++) memory[i] = fp8_through(format, x[i], scale);
     copy.data = memory;
     copy.fp8 = false;
+    rest->scratch = memory + n;
     return copy;
 }
 
 static int64_t matmul_forward_fp8_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                        const struct tensor *weight, const struct tensor *bias,
                                        enum activation act) {
-    return matmul_in_fp8(inp, weight) ? tensor_bytes(inp) + tensor_bytes(weight) : OP_UNSUPPORTED;
+    if (!matmul_in_fp8(inp, weight)) return OP_UNSUPPORTED;
+    return tensor_bytes(inp) + tensor_bytes(weight) + cpu_copy_bytes(bias) + product_scratch_bytes();
 }
 
 static void matmul_forward_fp8(const struct op_env *env, struct tensor *out, struct tensor *pre,
                                const struct tensor *inp, const struct tensor *weight,
                                const struct tensor *bias, enum activation act) {
-    float *memory = (float *)env->scratch;
-    struct tensor inp8 = through_fp8(inp, FP8_E4M3, memory);
-    struct tensor weight8 = through_fp8(weight, FP8_E4M3, memory + tensor_count(inp));
-    matmul_forward_run(env, out, pre, &inp8, &weight8, bias, act);
+    struct op_env rest = *env;
+    struct tensor inp8 = through_fp8(inp, FP8_E4M3, &rest);
+    struct tensor weight8 = through_fp8(weight, FP8_E4M3, &rest);
+    matmul_forward_run(&rest, out, pre, &inp8, &weight8, bias, act);
 }
 
 static int64_t matmul_backward_fp8_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                         const struct tensor *dout, const struct tensor *inp,
                                         const struct tensor *weight, const struct tensor *pre,
                                         bool accumulate) {
-    return matmul_in_fp8(inp, weight) ? tensor_bytes(dout) + tensor_bytes(inp) + tensor_bytes(weight)
-                                      : OP_UNSUPPORTED;
+    if (!matmul_in_fp8(inp, weight)) return OP_UNSUPPORTED;
+    return tensor_bytes(dout) + tensor_bytes(inp) + tensor_bytes(weight) + product_scratch_bytes();
 }
 
 static void matmul_backward_fp8(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
                                 struct tensor *dbias, const struct tensor *dout, const struct tensor *inp,
                                 const struct tensor *weight, const struct tensor *pre, bool accumulate) {
-    float *memory = (float *)env->scratch;
-    struct tensor dout8 = through_fp8(dout, FP8_E5M2, memory);
-    struct tensor inp8 = through_fp8(inp, FP8_E4M3, memory += tensor_count(dout));
-    struct tensor weight8 = through_fp8(weight, FP8_E4M3, memory + tensor_count(inp));
-    matmul_backward_run(env, dinp, dweight, NULL, &dout8, &inp8, &weight8, pre, accumulate);
+    struct op_env rest = *env;
+    struct tensor dout8 = through_fp8(dout, FP8_E5M2, &rest);
+    struct tensor inp8 = through_fp8(inp, FP8_E4M3, &rest);
+    struct tensor weight8 = through_fp8(weight, FP8_E4M3, &rest);
+    matmul_backward_run(&rest, dinp, dweight, NULL, &dout8, &inp8, &weight8, pre, accumulate);
     int64_t N = tensor_rows(dout), OC = tensor_cols(dout);
     if (dbias) column_sum(f32(dbias), f32(dout), N, OC, OC, accumulate);
 }

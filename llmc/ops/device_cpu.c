@@ -100,22 +100,6 @@ static void cpu_measure(struct device *d, double *matmul_flops, double *copy_byt
     free(b);
 }
 
-/* OpenBLAS chooses its kernels by the processor, too, unless it was built for one or OPENBLAS_CORETYPE is
- * set. Those without AVX2 multiply at a quarter of the speed, which nothing else would show. */
-static void warn_of_old_kernels(const char *isa) {
-    static const char *const old[] = {"Prescott",    "Core2",     "Penryn",  "Dunnington", "Nehalem",
-                                      "Atom",        "Opteron",   "Athlon",  "Barcelona",  "Bobcat",
-                                      "Sandybridge", "Bulldozer", "Generic", "Katmai",     "Banias"};
-    if (strcmp(isa, "avx512") != 0 && strcmp(isa, "avx2") != 0) return;
-    for (size_t i = 0; i < ARRAY_LENGTH(old); i++)
-        if (strncasecmp(openblas_get_corename(), old[i], strlen(old[i])) == 0)
-            warn(
-                "OpenBLAS multiplies with its kernels for %s, but this processor has %s: matrix products take "
-                "several times as long. Unset OPENBLAS_CORETYPE, or install an OpenBLAS with DYNAMIC_ARCH "
-                "(Debian: libopenblas0)",
-                openblas_get_corename(), isa);
-}
-
 static void cpu_close(struct device *d) { free(d); }
 
 struct device *device_open_cpu(void) {
@@ -151,7 +135,6 @@ struct device *device_open_cpu(void) {
     while (f && fgets(line, sizeof line, f))
         if (sscanf(line, "model name : %95[^\n]", model) == 1) break;
     if (f) fclose(f);
-    warn_of_old_kernels(d->ops->adamw[0].name);
     use_blas_threads(1);
     snprintf(d->name, sizeof d->name, "%s, %d thread%s, %s", model, omp_get_max_threads(),
              omp_get_max_threads() == 1 ? "" : "s", d->ops->adamw[0].name);

@@ -187,22 +187,6 @@ static void test_all_operations_have_all_instruction_sets(void **state) {
     }
 }
 
-/* OpenBLAS reads the variable when it is loaded, so this takes another program. */
-static void test_old_kernels_are_named(void **state) {
-    const char *build = getenv("BUILD");
-    if (strcmp(cpu_ops()->adamw[0].name, "plain") == 0 || strcmp(cpu_ops()->adamw[0].name, "neon") == 0)
-        skip();
-    for (int old = 0; old < 2; old++) {
-        FILE *f = popen(temp_printf("OPENBLAS_CORETYPE=%s %s/train_gpt plan --model tiny --device cpu 2>&1",
-                                    old ? "Nehalem" : "Haswell", build ? build : "build"),
-                        "r");
-        char text[8192];
-        text[fread(text, 1, sizeof text - 1, f)] = '\0';
-        assert_int_equal(pclose(f), 0);
-        assert_int_equal(strstr(text, "OpenBLAS multiplies with its kernels for Nehalem") != NULL, old);
-    }
-}
-
 int main(int argc, char **argv) {
     unsetenv("LLMC_VARIANT");
     static const struct CMUnitTest tests[] = {
@@ -211,7 +195,6 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_threads_follow_the_affinity_mask),
         cmocka_unit_test(test_an_instruction_set_is_forced),
         cmocka_unit_test(test_all_operations_have_all_instruction_sets),
-        cmocka_unit_test(test_old_kernels_are_named),
     };
     return test_main(argc, argv, tests, NULL, NULL);
 }

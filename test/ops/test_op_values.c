@@ -29,6 +29,58 @@ static void test_matmul_of_few_and_many_rows(void **state) {
     }
 }
 
+/* Products that are cut into blocks in every direction, with an odd rest in each. Small integers are exact, so
+ * that a term that is missing or counted twice shows. */
+static float small_integer(int seed, int64_t i) {
+    return (float)(rng_philox((uint64_t)seed, RNG_TEST, (uint64_t)i).v[0] % 9) - 4.0f;
+}
+
+/* An element of a product, whose terms are `stride` apart in each operand. */
+static float exact_sum(const float *a, int64_t a_stride, const float *b, int64_t b_stride, int64_t count) {
+    float sum = 0.0f;
+    for (int64_t k = 0; k < count; k++) sum += a[k * a_stride] * b[k * b_stride];
+    return sum;
+}
+
+static void check_blocks(struct ctx *ctx, int64_t N, int64_t C, int64_t OC) {
+    float *inp = (float *)xmalloc((size_t)(N * C) * sizeof *inp),
+          *dinp = (float *)xcalloc((size_t)(N * C), 4);
+    float *weight = (float *)xmalloc((size_t)(OC * C) * sizeof *weight),
+          *bias = (float *)xmalloc((size_t)OC * 4);
+    float *dweight = (float *)xmalloc((size_t)(OC * C) * sizeof *dweight),
+          *dbias = (float *)xcalloc((size_t)OC, 4);
+    float *out = (float *)xcalloc((size_t)(N * OC), 4),
+          *dout = (float *)xmalloc((size_t)(N * OC) * sizeof *dout);
+    for (int64_t i = 0; i < N * C; i++) inp[i] = small_integer(1, i);
+    for (int64_t i = 0; i < OC * C; i++) weight[i] = small_integer(2, i), dweight[i] = 1.0f;
+    for (int64_t i = 0; i < N * OC; i++) dout[i] = small_integer(3, i);
+    for (int64_t i = 0; i < OC; i++) bias[i] = small_integer(4, i);
+    struct tensor x = tensor_make("inp", DTYPE_F32, inp, N, C, 0, 0),
+                  b = tensor_make("b", DTYPE_F32, bias, OC, 0, 0, 0);
+    struct tensor w = tensor_make("weight", DTYPE_F32, weight, OC, C, 0, 0);
+    struct tensor y = tensor_make("out", DTYPE_F32, out, N, OC, 0, 0),
+                  dx = tensor_make("dinp", DTYPE_F32, dinp, N, C, 0, 0);
+    struct tensor dy = tensor_make("dout", DTYPE_F32, dout, N, OC, 0, 0);
+    struct tensor dw = tensor_make("dweight", DTYPE_F32, dweight, OC, C, 0, 0);
+    struct tensor db = tensor_make("dbias", DTYPE_F32, dbias, OC, 0, 0, 0);
+    matmul_forward(ctx, &y, NULL, &x, &w, &b, ACT_NONE);
+    matmul_backward(ctx, &dx, &dw, &db, &dy, &x, &w, NULL, true);
+    for (int64_t i = 0; i < N * OC; i++)
+        if (out[i] != bias[i % OC] + exact_sum(inp + i / OC * C, 1, weight + i % OC * C, 1, C))
+            fail_msg("out[%d]", (int)i);
+    for (int64_t i = 0; i < N * C; i++)
+        if (dinp[i] != exact_sum(dout + i / C * OC, 1, weight + i % C, C, OC)) fail_msg("dinp[%d]", (int)i);
+    for (int64_t i = 0; i < OC * C; i++)
+        if (dweight[i] != 1.0f + exact_sum(dout + i / C, OC, inp + i % C, C, N))
+            fail_msg("dweight[%d]", (int)i);
+    free(inp), free(dinp), free(weight), free(bias), free(dweight), free(dbias), free(out), free(dout);
+}
+
+static void test_matmul_of_many_blocks(void **state) {
+    check_blocks(ctx_of(state), 301, 271, 267);
+    check_blocks(ctx_of(state), 9, 37, 2203); /* few rows: the columns are cut into strips */
+}
+
 /* --- weights in bf16 beside fp32 activations --- */
 
 enum { INPUTS = 40, OUTPUTS = 70 };
@@ -465,6 +517,7 @@ int main(int argc, char **argv) {
                                        CPU_TEST(test_attention_by_every_rule),
                                        CPU_TEST(test_dropout),
                                        CPU_TEST(test_matmul_of_few_and_many_rows),
+                                       CPU_TEST(test_matmul_of_many_blocks),
                                        CPU_TEST(test_weights_in_bf16),
                                        CPU_TEST(test_long_sums),
                                        CPU_TEST(test_top1),
