@@ -181,11 +181,13 @@ static int64_t matmul_backward_need(struct tensor *dinp, struct tensor *dweight,
     return matmul_in_fp8(inp, weight) ? OP_UNSUPPORTED : product_scratch_bytes();
 }
 
-/* The gradient in a block, times the derivative of the activation at x. */
+/* The gradient in a block, times the derivative of the activation at x. The next row of x, which comes from
+ * memory, is fetched meanwhile. */
 static void multiply_by_derivative(const struct product *p, struct block k, const float *x) {
     for (int64_t n = k.row; n < k.row + k.rows; n++) {
         float *d = p->c + n * p->N + k.col;
         const float *at = x + n * p->N + k.col;
+        for (int64_t c = 0; n + 1 < p->M && c < k.cols; c += 16) __builtin_prefetch(at + p->N + c);
 #pragma omp simd
         for (int64_t c = 0; c < k.cols; c++) d[c] *= cpu_gelu_derivative(at[c]);
     }
