@@ -39,7 +39,7 @@ struct block product_block(const struct product *p, int64_t index) {
 /* Of the tile that stays in registers; 12 or 24 accumulators. ROW_STRIP is a multiple of ROWS. */
 enum { ROWS = LANES == 16 ? 12 : 6, COLS = 2, WIDTH = COLS * LANES, DEPTH = 256, ROW_STRIP = 144 };
 enum { SCRATCH = DEPTH * (ROW_STRIP + STRIP) /* floats of a thread */ };
-enum { IN_CACHE = 1 << 19 /* floats of a result that a core's cache may hold */ };
+enum { IN_CACHE = 1 << 19 /* floats of a matrix that a core's cache may hold */ };
 
 int64_t product_scratch_bytes(void) {
     return omp_get_max_threads() * (int64_t)SCRATCH * (int64_t)sizeof(float);
@@ -72,6 +72,12 @@ __attribute__((always_inline)) static inline void pack(int width, float *to, con
         }
 }
 
+/* Rows of a come nearer, which the next tile is the first to read. */
+static inline void fetch_rows(const float *a, int64_t lda, int64_t rows, int64_t k) {
+    for (int64_t i = 0; i < min_i64(ROWS, rows); i++)
+        for (int64_t l = 0; l < k; l += 16) __builtin_prefetch(a + i * lda + l);
+}
+
 /* With `far`, the tile of the result comes nearer while its sums are computed. */
 static inline void fetch_tile(const float *out, int64_t ldo, bool far) {
     for (int y = 0; far && y < ROWS; y++)
@@ -96,7 +102,7 @@ __attribute__((noinline)) static void tile_of_panel(float *out, int64_t ldo, con
 static void multiply_strip(const struct product *p, float *c, const float *a, float *A, const float *b,
                            int64_t rows, int64_t cols, int64_t k, bool add) {
     int64_t lda = p->a_transposed ? p->M : p->K, in_place = p->a_transposed ? 0 : rows - rows % ROWS;
-    bool far = p->M * p->N > IN_CACHE;
+    bool far = p->M * p->N > IN_CACHE, a_far = p->M * p->K > IN_CACHE;
     pack(ROWS, A + in_place * k, a + in_place * lda, lda, !p->a_transposed, rows - in_place, k);
     for (int64_t j = 0; j < cols; j += WIDTH)
         for (int64_t i = 0; i < rows; i += ROWS) {
@@ -104,6 +110,8 @@ static void multiply_strip(const struct product *p, float *c, const float *a, fl
             bool whole = i + ROWS <= rows && j + WIDTH <= cols;
             float *out = whole ? to : edge;
             int64_t ldo = whole ? p->N : WIDTH;
+            int64_t next = i + ROWS;
+            if (a_far && j == 0 && next < in_place) fetch_rows(a + next * lda, lda, in_place - next, k);
             if (i < in_place)
                 tile_of_rows(out, ldo, a + i * lda, lda, b + j * k, k, whole && add, far);
             else
