@@ -15,8 +15,9 @@
 
 enum { TILE = 16 }; /* queries */
 
-/* A tile of a product has to fit the processor's registers: accumulators beyond them are spilled (on AVX2 the
- * tiles for AVX-512 made backward 14 times slower). Eight accumulators cover the latency of a multiply-add. */
+/* A tile of a product has to fit the processor's registers: accumulators beyond them are spilled (on AVX2
+ * the tiles for AVX-512 made backward 14 times slower). Eight accumulators cover the latency of a
+ * multiply-add. */
 #if defined(__AVX512F__)
 enum { ROWS = 8, COLS = 2 };
 #elif defined(__aarch64__)
@@ -227,7 +228,8 @@ static float score(const struct head *h, const float *q, const float *k, float q
     return h->rule.softcap > 0.0f ? soften(s, h->rule.softcap).score : s;
 }
 
-/* A row of keys or values comes nearer. Those of a head are so far apart that the hardware fetches none ahead. */
+/* A row of keys or values comes nearer. Those of a head are so far apart that the hardware fetches none
+ * ahead. */
 static inline void fetch_row(const float *row, int64_t HS) {
     for (int64_t c = 0; c < HS; c += 16) __builtin_prefetch(row + c);
 }
@@ -257,8 +259,8 @@ static void forward_row(const struct head *h, float *S, int64_t t, float *out, f
     *lse = max + logf(sum);
 }
 
-/* S (keys,TILE) = e^(S - max), with the maximum and the sum of each query. Without `simd` gcc does
- * not vectorise the maxima, and tests for each row whether it overlaps the other operands. */
+/* S (keys,TILE) = e^(S - max), with the maximum and the sum of each query. Without `simd` gcc does not
+ * vectorise the maxima, and tests for each row whether it overlaps the other operands. */
 static void exponentials(float *S, int64_t keys, float *sum, float *max) {
     for (int i = 0; i < TILE; i++) max[i] = -INFINITY, sum[i] = 0.0f;
     for (int64_t j = 0; j < keys; j++)

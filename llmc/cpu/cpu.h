@@ -23,10 +23,10 @@
 #define CPU_NAME(name)   CPU_JOIN(name, CPU_ISA)
 #define CPU_VARIANT_NAME CPU_STRING(CPU_ISA)
 
-/* The stretch of n elements that a thread takes in a loop over all of them. In w*a - u*b either product may be
- * fused with the subtraction, and gcc decides differently in a vector loop and in the scalar loop after it.
- * With whole vectors in every stretch but the last, the number of threads does not decide which of them an
- * element is in. One long stretch each, because the hardware prefetches anew after every jump. */
+/* The stretch of n elements that a thread takes in a loop over all of them: a long one, because after every
+ * jump the hardware starts to prefetch anew. In w*a - u*b either product may be fused with the subtraction,
+ * and gcc decides differently in a vector loop and in the scalar loop after it. With whole vectors in every
+ * stretch but the last, the number of threads does not decide which of them an element is in. */
 static inline int64_t cpu_share(int64_t n) {
     enum { WHOLE = 4096 };
     return max_i64(WHOLE, round_up(ceil_div(n, omp_get_max_threads()), WHOLE));

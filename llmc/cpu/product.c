@@ -1,10 +1,11 @@
-/* A block of a matrix product, with AVX2 and AVX-512 by the method of Goto and van de Geijn (2008, "Anatomy of
- * high-performance matrix multiplication"), elsewhere by BLAS.
+/* A block of a matrix product. With AVX2 and AVX-512 it is computed by the method of Goto and van de Geijn
+ * (2008, "Anatomy of high-performance matrix multiplication"), elsewhere by BLAS.
  *
- * DEPTH columns of a and rows of b are multiplied at a time. Their rows of b are first copied into panels of
- * WIDTH columns, which the inner loop reads from one end to the other. Columns of a transposed operand are
- * copied into panels of ROWS in the same way; other rows of a are read where they are, as each of them is
- * contiguous. An element is the sum of its terms in the order of K, of DEPTH at a time, wherever it is. */
+ * The product is a sum over K, of which DEPTH terms are added at a time. The rows of b that they need are
+ * first copied into panels of WIDTH columns, which the inner loop reads from one end to the other. A
+ * transposed a is copied into panels of ROWS in the same way; another one is read where it is, as its rows
+ * are contiguous. An element is the sum of its terms in the order of K, DEPTH at a time, wherever it is: its
+ * bits depend neither on the other rows and columns nor on the cut. */
 #include "llmc/cpu/product.h"
 
 #include "llmc/cpu/tile.h"
@@ -84,8 +85,8 @@ static inline void fetch_tile(const float *out, int64_t ldo, bool far) {
         for (int x = 0; x < WIDTH; x += 16) __builtin_prefetch(out + y * ldo + x, 1);
 }
 
-/* One function for rows of a where they are, and one for panels: with constant strides each. Inlined, they are
- * 4 % slower, as the loops around them take registers. */
+/* One function for rows of a where they are, and one for panels: with constant strides each. Inlined, they
+ * are 4 % slower, as the loops around them take registers. */
 __attribute__((noinline)) static void tile_of_rows(float *out, int64_t ldo, const float *a, int64_t lda,
                                                    const float *b, int64_t k, bool add, bool far) {
     fetch_tile(out, ldo, far);

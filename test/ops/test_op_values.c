@@ -29,8 +29,8 @@ static void test_matmul_of_few_and_many_rows(void **state) {
     }
 }
 
-/* Products that are cut into blocks in every direction, with an odd rest in each. Small integers are exact, so
- * that a term that is missing or counted twice shows. */
+/* Products that are cut into blocks in every direction, with an odd rest in each. Small integers are exact,
+ * so that a term that is missing or counted twice shows. */
 static float small_integer(int seed, int64_t i) {
     return (float)(rng_philox((uint64_t)seed, RNG_TEST, (uint64_t)i).v[0] % 9) - 4.0f;
 }
@@ -206,7 +206,8 @@ static void test_activations_by_definition(void **state) {
     free(data);
 }
 
-/* A NaN must reach the loss, where it is noticed: no bound on an activation's argument makes a number of it. */
+/* A NaN must reach the loss, where it is noticed: no bound on an activation's argument makes a number of
+ * it. */
 static void test_activations_keep_nan(void **state) {
     static const enum activation acts[] = {ACT_GELU, ACT_SILU};
     enum { N = 37 };
