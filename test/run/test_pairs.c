@@ -143,7 +143,7 @@ static void wrong_input_is_refused(void **state) {
     };
     for (size_t i = 0; i < ARRAY_LENGTH(cases); i++)
         expect_command(1, cases[i].message, "%s", cases[i].command);
-    expect_command(2, "--pairs excludes --data, --text and --tasks",
+    expect_command(2, "--pairs excludes --data, --text, --chat and --tasks",
                    "$T eval --from run --pairs pairs.tsv --text pairs.tsv");
     expect_command(
         0, "60 pairs for training are longer than --seq-len 12",
