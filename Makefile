@@ -81,6 +81,13 @@ test: deps  ## install what is missing, build and run every test (SANITIZE=1: un
 build-tests: deps  ## install what is missing and build every test, but run none
 	$(MAKE) --no-print-directory tests
 
+# These three start make again, because only then it finds the libraries that deps has installed. Beside other goals
+# (`make all build-tests`) two makes would write the same files, so each of the three waits for the goals before it.
+AGAIN = train test build-tests
+$(filter $(AGAIN),$(MAKECMDGOALS)): | $(filter-out $(AGAIN) test-long,$(MAKECMDGOALS))
+test build-tests: | $(filter train,$(MAKECMDGOALS))
+build-tests: | $(filter test,$(MAKECMDGOALS))
+
 deps:  ## install the Debian packages that are missing (as root), or print the command that does
 	missing=; for p in $(DEBIAN_PACKAGES); do \
 	    dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'install ok installed' || missing="$$missing $$p"; done; \
