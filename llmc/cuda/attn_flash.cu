@@ -1,6 +1,6 @@
-/* Attention forward on tensor cores: scaled dot products under any mask, for bf16 and head sizes that are a
- * multiple of 16, up to 128. Contract in ops.h; attn_flash.cuh explains the tiles. Backward is in
- * attn_flash_backward.cu.
+/* Attention forward on tensor cores: scaled dot products, also with a soft cap, under any mask, for bf16 and head
+ * sizes that are a multiple of 16, up to 128. Contract in ops.h; attn_flash.cuh explains the tiles. Backward is
+ * in attn_flash_backward.cu.
  *
  * A block takes a tile of queries and walks the tiles of keys and values that some of them see, with an
  * online softmax. Scores and probabilities stay in registers. */
@@ -56,6 +56,17 @@ DEVICE_INLINE void softmax_step(row_softmax<M> &state, accumulator<M, STEP> &s, 
         }
 }
 
+/* Caps the products q.k. */
+template <int M, int STEP> DEVICE_INLINE void bend_all(accumulator<M, STEP> &s, float cap) {
+    float inverse_cap = 1.0f / cap;
+#pragma unroll
+    for (int m = 0; m < M; m++)
+#pragma unroll
+        for (int n = 0; n < STEP / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) bend(s[m][n][i], cap, inverse_cap);
+}
+
 /* --- forward --- */
 
 /* Grid: tiles of queries, from the end, which under a causal mask puts those with the most keys first; heads of
@@ -98,6 +109,7 @@ __global__ void __launch_bounds__(THREADS, 2)
         if (mask.hides_all(first_row, 16 * M, first_key, STEP)) continue;
         accumulator<M, STEP> s;
         multiply_transposed<HS, M, STEP>(s, own, walk.key_tile(step));
+        if constexpr (KIND == CAPPED) bend_all<M, STEP>(s, rule.cap);
         if (mask.hides_some(first_row, 16 * M, first_key, STEP))
             mask_keys<M, STEP>(s, mask, first_row, first_key);
         softmax_step<KIND, HS, M, STEP>(state, s, acc, scale * LOG2_E);

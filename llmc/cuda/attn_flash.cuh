@@ -24,14 +24,16 @@ constexpr float LOG2_E = 1.4426950408889634f;
 
 /* --- rules --- */
 
-/* What a kernel is compiled for, so that plain attention (attn_rule_is_plain) pays nothing for other masks. */
-enum flash_kind { PLAIN, MASKED };
+/* What a kernel is compiled for, so that plain attention (attn_rule_is_plain) pays nothing for other rules.
+ * CAPPED has any mask, too. */
+enum flash_kind { PLAIN, MASKED, CAPPED };
 
 /* What a launch needs of the rule. */
 struct flash_rule {
     attn_rule rule;
     const int32_t *prefixes; /* (B) or NULL */
     float factor;            /* attn_factor() */
+    float cap;               /* of q.k, before the factor: softcap / factor */
 };
 
 /* Of keys or queries; both ends belong to it. */
@@ -302,6 +304,19 @@ DEVICE_INLINE void mask_keys(accumulator<M, STEP> &s, const sequence_mask<KIND> 
         }
 }
 
+/* --- soft cap --- */
+
+/* tanh x = 1 - w with w = 2/(1 + e^2x), and its derivative is w(2 - w). That takes a hardware exponential and a
+ * fast division. The error of tanh is about 2^-22, absolute; e^2x = infinity gives w = 0. */
+DEVICE_INLINE float one_minus_tanh(float x) { return __fdividef(2.0f, 1.0f + fast_exp2(2.0f * LOG2_E * x)); }
+
+/* A product q.k becomes its capped value. Returns the slope there. */
+DEVICE_INLINE float bend(float &product, float cap, float inverse_cap) {
+    float w = one_minus_tanh(product * inverse_cap);
+    product = cap - cap * w;
+    return w * (2.0f - w);
+}
+
 /* The sum over the four lanes that share a row. */
 DEVICE_INLINE float quad_sum(float v) {
     v += __shfl_xor_sync(ALL_LANES, v, 1);
@@ -310,10 +325,13 @@ DEVICE_INLINE float quad_sum(float v) {
 
 /* --- host side --- */
 
+/* The error of a capped score is about 2^-22 of the cap. */
+constexpr float LARGEST_CAP = 1000.0f;
+
 static inline bool flash_takes(const struct tensor *out, const struct tensor *qkv,
                                const struct attn_rule *rule) {
     int64_t NH = rule->heads, HS = out->dim[2] / NH;
-    return rule->score == ATTN_SCALED_DOT && rule->softcap == 0.0f && !rule->dropout && !rule->first &&
+    return rule->score == ATTN_SCALED_DOT && rule->softcap <= LARGEST_CAP && !rule->dropout && !rule->first &&
            out->dtype == DTYPE_BF16 && HS % 16 == 0 && HS <= 128 && starts_on_vector(out, qkv) &&
            out->dim[0] * NH < 65536 && out->dim[1] < (1 << 30);
 }
@@ -321,7 +339,8 @@ static inline bool flash_takes(const struct tensor *out, const struct tensor *qk
 static inline flash_rule flash_rule_on(const struct tensor *out, const struct tensor *prefix,
                                        const struct attn_rule *rule) {
     float scale = 1.0f / sqrtf((float)(out->dim[2] / rule->heads));
-    return {*rule, prefix ? i32(prefix) : NULL, attn_factor(rule->score, scale)};
+    float factor = attn_factor(rule->score, scale);
+    return {*rule, prefix ? i32(prefix) : NULL, factor, rule->softcap / factor};
 }
 
 /* Calls f with the kind of the rule and the head size as compile-time numbers. */
@@ -350,6 +369,8 @@ template <flash_kind KIND, class F> static void with_head_size(int64_t HS, F f) 
 template <class F> static void with_kind(const struct attn_rule *rule, int64_t HS, F f) {
     if (attn_rule_is_plain(rule))
         with_head_size<PLAIN>(HS, f);
+    else if (rule->softcap > 0.0f)
+        with_head_size<CAPPED>(HS, f);
     else
         with_head_size<MASKED>(HS, f);
 }

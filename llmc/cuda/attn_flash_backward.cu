@@ -1,5 +1,5 @@
-/* Attention backward on tensor cores: scaled dot products under any mask, for bf16 and head sizes that are a
- * multiple of 16, up to 128. Contract in ops.h; attn_flash.cuh explains the tiles.
+/* Attention backward on tensor cores: scaled dot products, also with a soft cap, under any mask, for bf16 and
+ * head sizes that are a multiple of 16, up to 128. Contract in ops.h; attn_flash.cuh explains the tiles.
  *
  * There are two kernels. For dq a block takes a tile of queries and walks the tiles of keys that some of them
  * see. For dk and dv it takes a tile of keys and walks the tiles of queries that see some of them, with the
@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     sequence_mask<KIND> mask(rule, head.b, length);
     int first_step = mask.keys(first_query).first / STEP;
     int steps = mask.keys(min(first_query + tile::ROWS, length) - 1).last / STEP + 1;
-    float scale = rule.factor;
+    float scale = rule.factor, inverse_cap = 1.0f / rule.cap;
     key_walk<HS, STEP> walk = {qkv + head.k, qkv + head.v, head.stride, length, steps, keys, values};
 
     copy_tile<HS, tile::ROWS>(queries, qkv + head.q, head.stride, first_query, length);
@@ -97,7 +97,7 @@ __global__ void __launch_bounds__(THREADS, 2)
         if (mask.hides_all(first_row, 16 * M, first_key, STEP)) continue;
         accumulator<M, STEP> s, dp;
         multiply_transposed<HS, M, STEP>(s, own_query, walk.key_tile(step));
-        if (mask.hides_some(first_row, 16 * M, first_key, STEP))
+        if (mask.hides_some(first_row, 16 * M, first_key, STEP)) /* a hidden key bends to slope 0 */
             mask_keys<M, STEP>(s, mask, first_row, first_key);
         multiply_transposed<HS, M, STEP>(dp, own_dout, walk.value_tile(step));
 #pragma unroll
@@ -106,8 +106,9 @@ __global__ void __launch_bounds__(THREADS, 2)
             for (int n = 0; n < STEP / 8; n++)
 #pragma unroll
                 for (int i = 0; i < 4; i++) {
+                    float slope = KIND == CAPPED ? bend(s[m][n][i], rule.cap, inverse_cap) : 1.0f;
                     float p = fast_exp2(fmaf(s[m][n][i], scale * LOG2_E, -base[m][i / 2]));
-                    s[m][n][i] = p * (dp[m][n][i] - D[m][i / 2]);
+                    s[m][n][i] = p * (dp[m][n][i] - D[m][i / 2]) * slope;
                 }
         multiply_add<HS, M, STEP>(dq, s, walk.key_tile(step));
     }
@@ -179,7 +180,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     stretch seen_by = mask.queries(first_key, min(first_key + tile::ROWS, length) - 1);
     int first_step = seen_by.first / STEP, steps = seen_by.last / STEP + 1;
     int turns = group * (steps - first_step);
-    float scale = rule.factor;
+    float scale = rule.factor, inverse_cap = 1.0f / rule.cap;
 
     copy_tile<HS, tile::ROWS>(keys, k, head.stride, first_key, length);
     copy_tile<HS, tile::ROWS>(values, v, head.stride, first_key, length);
@@ -231,9 +232,10 @@ __global__ void __launch_bounds__(THREADS, 2)
 #pragma unroll
                         for (int h = 0; h < 2; h++) {
                             float &pe = p[m][n][2 * h + i], &de = ds[m][n][2 * h + i];
+                            float slope = KIND == CAPPED ? bend(pe, rule.cap, inverse_cap) : 1.0f;
                             pe = fast_exp2(fmaf(pe, scale * LOG2_E, -statistic.base));
                             if (on_edge && mask.hides(seen, first_row + row_of(m, h))) pe = 0.0f;
-                            de = pe * (de - statistic.D);
+                            de = pe * (de - statistic.D) * slope;
                         }
                 }
             multiply_add<HS, M, STEP>(dv, p, dout_tile);

@@ -315,6 +315,9 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         FLASH_CASE("window, head 128, several tiles", WINDOW(100), 1, 230, 1, 128),                          \
         FLASH_CASE("window, as long as the sequence", WINDOW(131), 1, 131, 1, 64),                           \
         FLASH_CASE("window, grouped, tiles", WINDOW(50), 2, 200, 4, 16, 0, 2),                               \
+        FLASH_CASE("softcap, tiles", SOFTCAP, 1, 131, 2, 64),                                                \
+        FLASH_CASE("softcap, window, grouped", SOFTCAP | WINDOW(66), 1, 200, 2, 128, 0, 1),                  \
+        FLASH_CASE("softcap, full", SOFTCAP | MASK(ATTN_FULL), 1, 70, 2, 16),                                \
         FLASH_CASE("full, a key more than tiles", MASK(ATTN_FULL), 1, 129, 2, 64),                           \
         FLASH_CASE("full, grouped, head 128", MASK(ATTN_FULL), 1, 100, 4, 128, 0, 2),                        \
         FLASH_CASE("anti-causal, tiles", MASK(ATTN_ANTI_CAUSAL), 1, 200, 1, 64),                             \
