@@ -42,9 +42,8 @@ mutants: export LINK_$(1) = $(CXX) $(CUDA_LINK)
 mutants: export LIBS_$(1) = $(BUILD)/sim/$(1)/libcuda.a $(BUILD)/test/libtest.a $(BUILD)/libllmc.a $(LDLIBS) $(SIM_SAN_$(1)) -lcmocka
 endef
 $(foreach b,$(MUTANT_SIM),$(eval $(call MUTANT_RULES,$(b))))
-mutants: $(addprefix $(BUILD)/test/,$(addprefix ops/test_,ops op_gradients op_harness op_values fp8) model/test_gpt model/test_kinds model/test_generate \
-        corpus/test_dataloader corpus/test_dataset run/test_resume \
-        model/test_inspect model/test_heads report/test_event_file cli/test_watch learn/test_learn) \
+MUTANT_TESTS := $(filter-out test/cuda/%,$(sort $(shell grep '^\[' dev/mutants.txt | grep -o 'test/[a-z_]*/test_[a-z0-9_]*')))
+mutants: $(PROGRAMS) $(addprefix $(BUILD)/,$(MUTANT_TESTS)) \
     $(foreach b,$(MUTANT_SIM),$(addprefix $(BUILD)/sim/$(b)/test/cuda/,test_cuda_ops test_cuda_fp8))
 mutants:  ## break the sources in many ways, one at a time: a test must notice each (ARGS=WORD: only some)
 	sh dev/mutants.sh "$(ARGS)"
