@@ -1,5 +1,5 @@
-/* build/stories: writes stories of the default corpus or pairs made of them, prints their entropy, or grades a
- * text.
+/* build/stories: writes stories of the default corpus or pairs made of them, prints their entropy, or grades
+ * a text.
  *
  *     build/stories --count 1000 --seed 1 > FILE      one story a line, with lines <|endoftext|> between them
  *     build/stories --pairs reversed --count 1000     a sentence a line, a tab, and its words from the last on

@@ -14,8 +14,8 @@
  *   tree   (all_reduce only) up and down a chain inside each machine and a double binary tree between them
  * all_reduce uses the faster of the two; its ring moves twice the bytes. reduce_scatter and all_gather have
  * only the ring, as in NCCL. With groups (--zero-group) reduce_scatter is one over the group, and then an
- * all_reduce of a part over the groups, in which the GPUs of a machine share its cards. See Thakur, Rabenseifner, Gropp 2005 for the rings, Sanders, Speck, Traeff
- * 2009 for the trees. */
+ * all_reduce of a part over the groups, in which the GPUs of a machine share its cards. See Thakur,
+ * Rabenseifner, Gropp 2005 for the rings, Sanders, Speck, Traeff 2009 for the trees. */
 #include "llmc/cli/commands.h"
 #include "llmc/run/config.h"
 #include "llmc/ranks/zero.h"

@@ -10,8 +10,8 @@ struct ran {
 };
 
 /* A shell command in the scratch directory. $T is train_gpt, $P prepare, $S stories, $B bench, each with its
- * absolute path. Nothing is left in the scratch directory but what the command leaves. The result is valid until the
- * next call. */
+ * absolute path. Nothing is left in the scratch directory but what the command leaves. The result is valid
+ * until the next call. */
 struct ran run_command(const char *fmt, ...) LLMC_PRINTF(1, 2);
 /* Fails the test unless the command ends with this status and says `said` on standard output or standard
  * error. */

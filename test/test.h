@@ -12,7 +12,8 @@
 
 /* Runs the tests of a program and returns its exit status.
  *     test_NAME [--list | --reverse | --shuffle SEED] [TEST]...
- * TEST is the name of a test, with or without its "test_", or a pattern ("norm*"); without one all are run. */
+ * TEST is the name of a test, with or without its "test_", or a pattern ("norm*"); without one all are
+ * run. */
 #define test_main(argc, argv, tests, setup, teardown)                                                        \
     test_main_of(argc, argv, tests, sizeof(tests) / sizeof *(tests), setup, teardown)
 #undef cmocka_run_group_tests /* leaves the command line out */

@@ -1,5 +1,5 @@
-/* Data sets: token shards that a pattern names, the parts of a mixture, or tokens in memory. They are declared
- * in dataloader.h. */
+/* Data sets: token shards that a pattern names, the parts of a mixture, or tokens in memory. They are
+ * declared in dataloader.h. */
 #include "llmc/corpus/dataset_impl.h"
 
 #include <errno.h>

@@ -5,7 +5,8 @@
  *     {"source": "...", "target": "..."}
  *
  * also compressed. The first line that is not blank decides: JSON if it begins with "{". As tokens a pair is
- * <|endoftext|> source <|endoftext|> target <|endoftext|>, of which the target and the last one are learned. */
+ * <|endoftext|> source <|endoftext|> target <|endoftext|>, of which the target and the last one are
+ * learned. */
 #ifndef LLMC_PAIR_FILE_H
 #define LLMC_PAIR_FILE_H
 

@@ -29,15 +29,15 @@ const char *json_kind(const struct json_t *value);
 /* Whether there is nothing but white space. */
 bool is_blank(const char *text, int64_t size);
 
-/* Which samples are for validation, about `fraction` (at most 0.5) of them: its hash decides for each, so that
- * further ones move none. Neither side is empty. (count) flags, which the caller frees; NULL with the reason
- * if there are too few. `what` is for the message: "conversation". */
+/* Which samples are for validation, about `fraction` (at most 0.5) of them: its hash decides for each, so
+ * that further ones move none. Neither side is empty. (count) flags, which the caller frees; NULL with the
+ * reason if there are too few. `what` is for the message: "conversation". */
 bool *split_samples(const uint64_t *hash, int64_t count, double fraction, const char *path, const char *what,
                     struct error *err);
 
 /* The samples with this flag (flags NULL: all) as a data set: what encode() does not call learned is
- * MARK_GIVEN. encode() is called for several samples at a time, each with its own `out`; it gives one token at
- * least. *longest receives the tokens of the longest sample, unless it is more already. */
+ * MARK_GIVEN. encode() is called for several samples at a time, each with its own `out`; it gives one token
+ * at least. *longest receives the tokens of the longest sample, unless it is more already. */
 typedef bool encode_sample_fn(const void *user, int64_t i, struct chat_tokens *out, struct error *err);
 struct sample_set {
     const char *path;

@@ -1,6 +1,6 @@
-/* Attention forward on tensor cores: scaled dot products, also with a soft cap, under any mask, for bf16 and head
- * sizes that are a multiple of 16, up to 128. Contract in ops.h; attn_flash.cuh explains the tiles. Backward is
- * in attn_flash_backward.cu.
+/* Attention forward on tensor cores: scaled dot products, also with a soft cap, under any mask, for bf16 and
+ * head sizes that are a multiple of 16, up to 128. Contract in ops.h; attn_flash.cuh explains the tiles.
+ * Backward is in attn_flash_backward.cu.
  *
  * A block takes a tile of queries and walks the tiles of keys and values that some of them see, with an
  * online softmax. Scores and probabilities stay in registers. */
@@ -69,8 +69,8 @@ template <int M, int STEP> DEVICE_INLINE void bend_all(accumulator<M, STEP> &s, 
 
 /* --- forward --- */
 
-/* Grid: tiles of queries, from the end, which under a causal mask puts those with the most keys first; heads of
- * all sequences. */
+/* Grid: tiles of queries, from the end, which under a causal mask puts those with the most keys first; heads
+ * of all sequences. */
 template <int HS, flash_kind KIND>
 __global__ void __launch_bounds__(THREADS, 2)
     attn_forward_flash_kernel(bf16 *out, float *lse, const bf16 *qkv, int length, int NH, int NKV, int t0,

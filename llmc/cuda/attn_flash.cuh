@@ -41,8 +41,8 @@ struct stretch {
     int first, last;
 };
 /* The mask of one sequence. With every mask of attn_rule.h query t sees the keys from max(t - back, 0) to
- * max(t, reach). Neither end moves back from one query to the next. So the ends for the first and for the last
- * query of a tile bound those for all. */
+ * max(t, reach). Neither end moves back from one query to the next. So the ends for the first and for the
+ * last query of a tile bound those for all. */
 template <flash_kind KIND> struct sequence_mask {
     int length, back = 0, reach = 0;
 
@@ -306,8 +306,8 @@ DEVICE_INLINE void mask_keys(accumulator<M, STEP> &s, const sequence_mask<KIND> 
 
 /* --- soft cap --- */
 
-/* tanh x = 1 - w with w = 2/(1 + e^2x), and its derivative is w(2 - w). That takes a hardware exponential and a
- * fast division. The error of tanh is about 2^-22, absolute; e^2x = infinity gives w = 0. */
+/* tanh x = 1 - w with w = 2/(1 + e^2x), and its derivative is w(2 - w). That takes a hardware exponential
+ * and a fast division. The error of tanh is about 2^-22, absolute; e^2x = infinity gives w = 0. */
 DEVICE_INLINE float one_minus_tanh(float x) { return __fdividef(2.0f, 1.0f + fast_exp2(2.0f * LOG2_E * x)); }
 
 /* A product q.k becomes its capped value. Returns the slope there. */

@@ -152,8 +152,8 @@ DEVICE_INLINE query_statistic<KIND> load_statistic(const float *lse, const float
     return s;
 }
 
-/* Grid: tiles of keys, in their order, which under a causal mask puts those with the most queries first; heads
- * of keys of all sequences. A block walks the tiles of queries of one query head after another, in one
+/* Grid: tiles of keys, in their order, which under a causal mask puts those with the most queries first;
+ * heads of keys of all sequences. A block walks the tiles of queries of one query head after another, in one
  * sequence of turns. */
 template <int HS, flash_kind KIND>
 __global__ void __launch_bounds__(THREADS, 2)

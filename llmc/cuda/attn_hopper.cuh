@@ -42,11 +42,12 @@ DEVICE_INLINE tile_place place_of_tile(const tile_list &list, int number) {
     return {rest / heads, first + rest % heads};
 }
 
-/* There is one block per multiprocessor for the whole launch, so that the loads of a tile overlap with the end
- * of the one before. Each takes the next tile of the list when it has room for one: a block that shares its
- * multiprocessor, with NCCL during a reduction, takes fewer, and one that starts late takes none. Which block
- * computes a tile changes no bit of it. Every block asks until there are no more, so `taken` has wrapped to 0
- * when the launch ends. The producer asks, while the ring holds work for the consumers, and tells them. */
+/* There is one block per multiprocessor for the whole launch, so that the loads of a tile overlap with the
+ * end of the one before. Each takes the next tile of the list when it has room for one: a block that shares
+ * its multiprocessor, with NCCL during a reduction, takes fewer, and one that starts late takes none. Which
+ * block computes a tile changes no bit of it. Every block asks until there are no more, so `taken` has
+ * wrapped to 0 when the launch ends. The producer asks, while the ring holds work for the consumers, and
+ * tells them. */
 DEVICE_INLINE tile_place take_tile(const tile_list &list) {
     unsigned count = (unsigned)(list.tiles * list.heads);
     unsigned number = atomicInc(list.taken, count + gridDim.x - 1);

@@ -39,8 +39,8 @@ const char *adapter_tokenizer_directory(const char *adapter, const char *model) 
     return adapter && has_file(adapter, "tokenizer.json") ? adapter : model;
 }
 
-/* The layer in the file's names: "transformer.h.3.attn.c_attn", by temp_printf. A layer that is only a part of
- * a tensor there has the word of its target behind it. */
+/* The layer in the file's names: "transformer.h.3.attn.c_attn", by temp_printf. A layer that is only a part
+ * of a tensor there has the word of its target behind it. */
 static const char *layer_name(const struct gpt_config *c, const struct lora_part *p, int64_t layer) {
     struct piece piece[MOST_PIECES];
     int pieces = format_pieces(piece, format_for_directory(c), c, p->id), k = 0;

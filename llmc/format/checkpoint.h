@@ -85,8 +85,8 @@ struct checkpoint_list {
     int64_t *step; /* newest first; the caller frees */
     int64_t count;
 };
-/* The checkpoints in a run's directory by their names, damaged ones too. Fails, with an empty list, if there is
- * no such directory. */
+/* The checkpoints in a run's directory by their names, damaged ones too. Fails, with an empty list, if there
+ * is no such directory. */
 bool checkpoint_list(struct checkpoint_list *list, const char *run, struct error *err);
 
 /* The path to load from: `path` itself if it is a file or holds a model (if it also has a trainer.json,
@@ -95,16 +95,16 @@ bool checkpoint_list(struct checkpoint_list *list, const char *run, struct error
  * begins with "PATH: has no checkpoint" if there is not even a damaged one. The caller frees. */
 char *checkpoint_find(const char *path, struct error *err);
 
-/* Whether there is a model: a GGUF file, an llm.c model file, a directory with config.json and weights, or one with
- * checkpoints, whole or damaged. */
+/* Whether there is a model: a GGUF file, an llm.c model file, a directory with config.json and weights, or
+ * one with checkpoints, whole or damaged. */
 bool checkpoint_holds_model(const char *path);
 
 /* The parts of a checkpoint directory. Configuration and weights may also be those of a published Hugging
  * Face GPT-2 (fp32, fp16, bf16; one file or sharded; names with or without "transformer."; causal masks are
- * ignored, an lm_head.weight must equal wte), or a GGUF file or an llm.c model file (gpt2_124M.bin) in place of
- * the directory. Everything is checked against config.json and the model's rows, before anything of that size
- * is allocated: checkpoint_config fails if the tensors do not fit. Weights that are not finite are loaded,
- * with a warning. */
+ * ignored, an lm_head.weight must equal wte), or a GGUF file or an llm.c model file (gpt2_124M.bin) in place
+ * of the directory. Everything is checked against config.json and the model's rows, before anything of that
+ * size is allocated: checkpoint_config fails if the tensors do not fit. Weights that are not finite are
+ * loaded, with a warning. */
 bool checkpoint_config(struct gpt_config *config, const char *dir, struct error *err);
 /* Writes every parameter, and zeros in padding and gaps: gpt_init_weights is not needed before. */
 bool checkpoint_load_weights(struct gpt *gpt, const char *dir, struct error *err);
@@ -118,8 +118,8 @@ bool checkpoint_load_parameters(struct zero *zero, const char *dir, struct error
 /* What this rank keeps of the moments. */
 bool checkpoint_load_moments(struct zero *zero, const char *dir, struct error *err);
 bool checkpoint_load_state(struct train_state *state, const char *dir, struct error *err);
-/* The tokenizer in the directory or GGUF file, or NULL with err->message "" if it has none, or NULL with the reason
- * (also if it has more tokens than the model). */
+/* The tokenizer in the directory or GGUF file, or NULL with err->message "" if it has none, or NULL with the
+ * reason (also if it has more tokens than the model). */
 struct tokenizer *checkpoint_load_tokenizer(const char *dir, struct error *err);
 /* Whether the tokenizer in the directory is this one, or it has none. */
 bool checkpoint_tokenizer_is(const char *dir, const struct tokenizer *t);

@@ -1,7 +1,8 @@
 /* Exports a model: to GGUF for llama.cpp, or to a Hugging Face directory without the state of the training.
  *
  * `from` is anything that checkpoint_config accepts (a checkpoint, a Hugging Face directory, an llm.c
- * file); with an adapter (adapter.h; or NULL), which is merged into its weights. The target appears under its name only when it is complete and on the disk. */
+ * file); with an adapter (adapter.h; or NULL), which is merged into its weights. The target appears under
+ * its name only when it is complete and on the disk. */
 #ifndef LLMC_EXPORT_H
 #define LLMC_EXPORT_H
 
@@ -15,10 +16,10 @@ enum export_type { EXPORT_F32, EXPORT_F16, EXPORT_BF16, EXPORT_Q8_0 };
 #define EXPORT_TYPE_WORDS "f32|f16|bf16|q8_0"
 const char *export_type_name(enum export_type type);
 
-/* GGUF version 3, architecture "gpt2", "llama", "qwen2" or "qwen3", tokenizer included (which is why `from` must have
- * one, of a kind that llama.cpp knows). Matrices are stored in `type`; vectors and position embeddings in
- * f32, as llama.cpp's own converter has it. q8_0: blocks of 32 values share one fp16 scale, so n_embd
- * must be a multiple of 32. A tied head of architecture "gpt2" is stored again as output.weight, since
+/* GGUF version 3, architecture "gpt2", "llama", "qwen2" or "qwen3", tokenizer included (which is why `from`
+ * must have one, of a kind that llama.cpp knows). Matrices are stored in `type`; vectors and position
+ * embeddings in f32, as llama.cpp's own converter has it. q8_0: blocks of 32 values share one fp16 scale, so
+ * n_embd must be a multiple of 32. A tied head of architecture "gpt2" is stored again as output.weight, since
  * llama.cpp before 2025 asks for it. Warns where llama.cpp makes other tokens of a text. Replaces a
  * file. */
 bool export_gguf(const char *from, const char *adapter, const char *to, enum export_type type,

@@ -128,9 +128,9 @@ static bool check_keys(const struct gpt_config *c, enum gpt_format format, const
 /* --- scaling of rotary positions --- */
 
 /* llama.cpp's files do not say the two limits of Llama 3.1's rule, only what comes of it: the divisor of each
- * pair's frequency. Between the limits, which are numbers of turns, 1/divisor is a linear function of the turns,
- * so that two pairs there give both limits. Where there are not two, the limits are those of all published
- * models, 1 and 4. */
+ * pair's frequency. Between the limits, which are numbers of turns, 1/divisor is a linear function of the
+ * turns, so that two pairs there give both limits. Where there are not two, the limits are those of all
+ * published models, 1 and 4. */
 static void find_limits(struct gpt_config *c, const float *divisor) {
     double turns[2] = {0}, kept[2] = {0};
     int found = 0;

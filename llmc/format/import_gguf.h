@@ -17,8 +17,8 @@ extern "C" {
 bool gguf_config(struct gpt_config *config, enum gpt_format *format, const struct gguf_file *g,
                  struct error *err);
 
-/* Byte-level BPE ("gpt2") that cuts words like GPT-2, Llama 3 or Qwen 2. NULL with err->message "" if the file
- * has no tokenizer, with the reason if it has another one. */
+/* Byte-level BPE ("gpt2") that cuts words like GPT-2, Llama 3 or Qwen 2. NULL with err->message "" if the
+ * file has no tokenizer, with the reason if it has another one. */
 struct tokenizer *gguf_tokenizer(const struct gguf_file *g, struct error *err);
 
 #ifdef __cplusplus

@@ -25,8 +25,8 @@ struct weights {
 };
 const struct st_view **weights_view(const struct weights *w, enum param_id id, int piece, int64_t layer);
 /* Fills the table with the tensors PREFIX + piece_name() of `st`. `skip` is a beginning of the names that
- * `st` leaves out, as the published GPT-2 leaves out "transformer."; or "". Without `blocks`, `st` has none of
- * the blocks' matrices. */
+ * `st` leaves out, as the published GPT-2 leaves out "transformer."; or "". Without `blocks`, `st` has none
+ * of the blocks' matrices. */
 bool weights_find(struct weights *w, const struct gpt_config *config, enum gpt_format format,
                   const struct safetensors *st, const char *prefix, const char *skip, bool blocks,
                   struct error *err);
@@ -53,8 +53,8 @@ struct model_file {
     struct mapped_file bin; /* of an llm.c file */
     struct st_view *bin_views;
 };
-/* `path` is a directory, a GGUF file or an llm.c file. Nothing of the tensors' values is read, except that of a
- * separate head of a tied model, which must equal wte. On failure `m` is empty. */
+/* `path` is a directory, a GGUF file or an llm.c file. Nothing of the tensors' values is read, except that
+ * of a separate head of a tied model, which must equal wte. On failure `m` is empty. */
 bool model_file_open(struct model_file *m, const char *path, struct error *err);
 /* The same with the adapter in a directory (adapter_find()), or without one (NULL). */
 bool model_file_open_adapted(struct model_file *m, const char *path, const char *adapter, struct error *err);

@@ -89,8 +89,8 @@ const char *safetensors_metadata(const struct safetensors *st, const char *key);
 const char *st_view_text(const struct st_view *v);
 
 /* Elements [first, first+count) of `v` as fp32, on all cores: F32, BF16, F16, F64 (rounded to nearest; too
- * large becomes infinity) and Q8_0 (whole blocks). Other dtypes are an error; a range outside the tensor is a programming
- * error. */
+ * large becomes infinity) and Q8_0 (whole blocks). Other dtypes are an error; a range outside the tensor is
+ * a programming error. */
 bool safetensors_to_f32(float *out, const struct st_view *v, int64_t first, int64_t count, struct error *err);
 
 /* Writing: declare everything, open, put the data of all tensors in the declared order, close. Equal input

@@ -1,6 +1,6 @@
-/* Beam search: see beam.h. Every beginning has a cache of the model. When one has several successors, the first
- * goes on in its cache, and the others in copies, for which there is room: each successor too many means that
- * another beginning has none. */
+/* Beam search: see beam.h. Every beginning has a cache of the model. When one has several successors, the
+ * first goes on in its cache, and the others in copies, for which there is room: each successor too many
+ * means that another beginning has none. */
 #include "llmc/model/beam.h"
 
 #include <inttypes.h>

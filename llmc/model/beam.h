@@ -20,7 +20,8 @@ struct beam_options {
 
 /* Writes the continuation, without the token that ends it, to out (tokens) and returns its length; *score is
  * that of the formula, the length with that token. A text has ended if it was among the `width` best when
- * it did; the search ends when no beginning can become better than the best of these. The prompt (count >= 1) and the continuation must fit the model's T. */
+ * it did; the search ends when no beginning can become better than the best of these. The prompt (count >=
+ * 1) and the continuation must fit the model's T. */
 int64_t beam_search(struct gpt *gpt, const struct beam_options *o, const uint32_t *prompt, int64_t count,
                     uint32_t *out, double *score);
 

@@ -168,8 +168,8 @@ static void compute(struct batch *b, int64_t threads) {
         p->computed++;
     }
     if (n == 0) return;
-    /* of the ten operations of a layer, three run for each text by itself: with more texts there is more to do,
-     * and more to wait for */
+    /* of the ten operations of a layer, three run for each text by itself: with more texts there is more to
+     * do, and more to wait for */
     use_threads_for(b->gpt, 10.0 * (double)n / (7.0 + 3.0 * (double)n), threads);
     gpt_forward_next(b->gpt, b->next, n);
     gpt_next_logits(b->gpt, n, b->logits);

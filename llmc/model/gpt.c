@@ -461,8 +461,8 @@ static void logits_of_rows(struct gpt *g, struct tensor *logits, int64_t first, 
     matmul_forward(g->ctx, logits, NULL, &lnf, &weight, NULL, ACT_NONE);
 }
 
-/* Logits, losses, with `hits` A_HITS, and in training the gradients of ln_f's output and of the head's weight,
- * a chunk of rows at a time, so that the logits of a chunk are all that is ever held. */
+/* Logits, losses, with `hits` A_HITS, and in training the gradients of ln_f's output and of the head's
+ * weight, a chunk of rows at a time, so that the logits of a chunk are all that is ever held. */
 static void head(struct gpt *g, bool accumulate, bool train, bool hits) {
     struct tensor room = gpt_act(g, A_LOGITS, 0), weight = gpt_param(g, head_weight(g), 0), dweight,
                   *dw = NULL;

@@ -29,11 +29,11 @@ struct head_texts {
 };
 void head_texts_free(struct head_texts *d);
 
-/* Stories of the built-in grammar that no training has seen, of T tokens at most each, with their pronouns for
- * things (it, they, them), or with `persons` those for persons. A link is from the token that predicts the
- * pronoun, because there the model has to know what it stands for; its sources are the tokens of all nouns
- * before it (story_links.h), of which those that name this are right. Pronouns without a wrong noun before
- * them are left out. */
+/* Stories of the built-in grammar that no training has seen, of T tokens at most each, with their pronouns
+ * for things (it, they, them), or with `persons` those for persons. A link is from the token that predicts
+ * the pronoun, because there the model has to know what it stands for; its sources are the tokens of all
+ * nouns before it (story_links.h), of which those that name this are right. Pronouns without a wrong noun
+ * before them are left out. */
 bool head_texts_of_stories(struct head_texts *d, const struct tokenizer *t, int64_t stories, int64_t T,
                            bool persons, struct error *err);
 

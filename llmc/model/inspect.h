@@ -36,9 +36,9 @@ struct inspection {
     int32_t *tokens, *target;        /* (T) */
     const struct ablation *ablation; /* what the model was without; NULL: nothing */
     /* Attention, per layer. Query head h reads key and value head h*NKV/NH. q and k are as attention reads
-     * them: normalised and rotated, where the model does that. P[t,s] = exp(score(q[t], k[s]) - lse[t]) for the
-     * tokens s that t sees, by `rule` with an empty prefix, and 0 where an edge is cut; of a head that is off,
-     * `value_norm` and `write` are 0. */
+     * them: normalised and rotated, where the model does that. P[t,s] = exp(score(q[t], k[s]) - lse[t]) for
+     * the tokens s that t sees, by `rule` with an empty prefix, and 0 where an edge is cut; of a head that
+     * is off, `value_norm` and `write` are 0. */
     float *q;          /* (L,T,NH,HS) */
     float *k, *v;      /* (L,T,NKV,HS) */
     float *lse;        /* (L,NH,T) */
@@ -71,9 +71,9 @@ struct inspection {
     float *next_rest;    /* (T,temperature_count) */
 };
 
-/* A model that inspect() can look into: one sequence of T tokens, in fp32, with the parameters of `from`, and as
- * `config` says (NULL: as `from`), which may differ in what no parameter depends on, such as the score and the
- * mask of attention. `ctx` owns its activations. */
+/* A model that inspect() can look into: one sequence of T tokens, in fp32, with the parameters of `from`,
+ * and as `config` says (NULL: as `from`), which may differ in what no parameter depends on, such as the
+ * score and the mask of attention. `ctx` owns its activations. */
 void inspect_create(struct gpt *gpt, struct ctx *ctx, const struct gpt *from, const struct gpt_config *config,
                     int64_t T);
 

@@ -5,11 +5,11 @@
  *
  * B starts at zero, so that training starts from the model itself.
  *
- * W' is made for one block at a time, just before the block runs, forward and backward, and the gradients come
- * from that of W':  dB = scale * dW' A^T,  dA = scale * B^T dW'. Every operation and back end takes part as it
- * is: fused activations, stacked matrices, fp8, recomputation. The other way, two narrow products beside each
- * linear layer, saves dW', a third of the matrix work of a step, but each of these would need a second form.
- * In bf16, W' is rounded as the weights of a full training are that keeps fp32 copies.
+ * W' is made for one block at a time, just before the block runs, forward and backward, and the gradients
+ * come from that of W':  dB = scale * dW' A^T,  dA = scale * B^T dW'. Every operation and back end takes
+ * part as it is: fused activations, stacked matrices, fp8, recomputation. The other way, two narrow products
+ * beside each linear layer, saves dW', a third of the matrix work of a step, but each of these would need a
+ * second form. In bf16, W' is rounded as the weights of a full training are that keeps fp32 copies.
  *
  * Memory beside the model's: one block of W', one of dW', and the adapters with their gradients and optimizer
  * state. Frozen tensors have neither.

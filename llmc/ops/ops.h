@@ -243,8 +243,8 @@ LLMC_OP(attn_backward, struct tensor *dqkv, /* (B,T,(NH+2*NKV)*HS) = */
 /* --- rope: rotary position embedding (Su et al. 2021, arXiv 2104.09864) --- */
 
 /* Rotates queries and keys, in place, by angles that grow with the position. In each of the first NH+NKV
- * heads of row t, columns i and i+HS/2 are a pair, for i < HS/2 (as in Llama). With a = t * rope_frequency(i),
- * which is t * theta^(-2i/HS) without scaling:
+ * heads of row t, columns i and i+HS/2 are a pair, for i < HS/2 (as in Llama). With a = t *
+ * rope_frequency(i), which is t * theta^(-2i/HS) without scaling:
  *   x[i] = x[i]*cos(a) - x[i+HS/2]*sin(a);  x[i+HS/2] = x[i+HS/2]*cos(a) + x[i]*sin(a)
  * `backward` rotates by -a: gradients of the rotated values become gradients of the values. Only rows t in
  * [t0, T) change. For t < 2^17, cos(a) and sin(a) are off by at most 3 * 2^-24. */

@@ -7,7 +7,8 @@
 int processors_allowed(void);
 
 /* The smallest CPU quota, in processors, of the control groups that the file `cgroups` (/proc/self/cgroup)
- * names and of those above them, under `root` (/sys/fs/cgroup); 0 if there is none. Knows versions 1 and 2. */
+ * names and of those above them, under `root` (/sys/fs/cgroup); 0 if there is none. Knows versions 1 and
+ * 2. */
 double cgroup_quota(const char *cgroups, const char *root);
 
 #endif

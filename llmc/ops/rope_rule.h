@@ -2,9 +2,10 @@
  * frequencies from here.
  *
  * Pair i of a head turns by f(i) = theta^(-2i/HS) radians a token (Su et al. 2021, arXiv 2104.09864). A model
- * that was trained with L tokens reads longer texts after its frequencies are divided by a factor: all of them
- * (linear: Chen et al. 2023, arXiv 2306.15595), or only those whose turns are long beside L, with a ramp between
- * the two kinds (Llama 3.1: Grattafiori et al. 2024, arXiv 2407.21783; the formula is that of its code). */
+ * that was trained with L tokens reads longer texts after its frequencies are divided by a factor: all of
+ * them (linear: Chen et al. 2023, arXiv 2306.15595), or only those whose turns are long beside L, with a
+ * ramp between the two kinds (Llama 3.1: Grattafiori et al. 2024, arXiv 2407.21783; the formula is that of
+ * its code). */
 #ifndef LLMC_ROPE_RULE_H
 #define LLMC_ROPE_RULE_H
 

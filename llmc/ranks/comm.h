@@ -44,7 +44,8 @@ struct comm {
     /* Every rank's own part is copied to the rank of its team that owns part `root`; elsewhere nothing
      * changes. */
     int64_t (*gather)(struct comm *c, struct tensor *t, int64_t root, void *stream);
-    /* The reverse: every rank's own part becomes what the root of its team has there; its other parts stay. */
+    /* The reverse: every rank's own part becomes what the root of its team has there; its other parts
+     * stay. */
     int64_t (*scatter)(struct comm *c, struct tensor *t, int64_t root, void *stream);
     void (*wait)(struct comm *c, int64_t ticket, void *stream);
     void (*close)(struct comm *c);

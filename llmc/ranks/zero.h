@@ -45,8 +45,8 @@ struct zero_bucket {
 int64_t zero_bucket_count(const struct gpt_config *config);
 struct zero_bucket zero_bucket(const struct gpt_params *layout, const struct gpt_config *config, int64_t i);
 
-/* Sets the model's options that depend on the level: the slots of parameters and gradients. `options->lora` is
- * set. */
+/* Sets the model's options that depend on the level: the slots of parameters and gradients. `options->lora`
+ * is set. */
 void zero_gpt_options(struct gpt_options *options, enum zero_level level, int64_t world);
 
 enum zero_what { ZERO_PARAMS, ZERO_GRADS, ZERO_M, ZERO_V, ZERO_MASTER };

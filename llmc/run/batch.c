@@ -1,4 +1,5 @@
-/* The batch size, tried from the largest divisor of a step down. A plan takes milliseconds (plan mode in ctx.h). */
+/* The batch size, tried from the largest divisor of a step down. A plan takes milliseconds (plan mode in
+ * ctx.h). */
 #include "llmc/run/batch.h"
 
 #include <inttypes.h>

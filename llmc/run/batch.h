@@ -17,8 +17,8 @@
 int64_t run_planned_bytes(const struct run_config *c, const struct gpt_config *model, struct device *device,
                           int64_t batch_size);
 
-/* More sequences no device takes at a time: a grid of CUDA has at most 65535 rows, and the kernels of attention
- * have one for each head of each sequence. */
+/* More sequences no device takes at a time: a grid of CUDA has at most 65535 rows, and the kernels of
+ * attention have one for each head of each sequence. */
 int64_t run_batch_limit(const struct gpt_config *model, const struct device *device);
 
 struct batch_choice {

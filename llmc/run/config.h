@@ -77,8 +77,8 @@ struct run_config {
     enum zero_level zero;
     int64_t zero_group;
     bool bind, rank_logs, tensorboard;
-    /* Not an option; run_config_complete() sets it: --batch-size if it is given, else what every device has by
-     * default. The default of --tokens-per-step and the size of a validation follow from it. */
+    /* Not an option; run_config_complete() sets it: --batch-size if it is given, else what every device has
+     * by default. The default of --tokens-per-step and the size of a validation follow from it. */
     int64_t usual_batch;
     int64_t world;   /* processes of the run; not an option, run_open() sets it; 0 means 1 */
     int64_t longest; /* tokens of the longest conversation or pair; not an option, run_data_open() knows it */

@@ -1,5 +1,5 @@
-/* Shared by the tests of shards, data sets and data loaders. Most tests number the tokens of the data set, so that
- * a row shows its origin. */
+/* Shared by the tests of shards, data sets and data loaders. Most tests number the tokens of the data set,
+ * so that a row shows its origin. */
 #ifndef LLMC_TEST_LOADER_H
 #define LLMC_TEST_LOADER_H
 

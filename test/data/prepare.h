@@ -1,5 +1,5 @@
-/* Shared by the tests of build/prepare: running it as a user does, killing it, and what it wrote. The tokens are
- * bytes unless a test says otherwise, so that documents can be read back from the shards. */
+/* Shared by the tests of build/prepare: running it as a user does, killing it, and what it wrote. The tokens
+ * are bytes unless a test says otherwise, so that documents can be read back from the shards. */
 #ifndef LLMC_TEST_PREPARE_H
 #define LLMC_TEST_PREPARE_H
 

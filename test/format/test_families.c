@@ -338,8 +338,8 @@ static const struct gguf_part gguf_parts[] = {
     {"blk.1.ffn_down.weight", P_FCPROJ_W, DIM_C, {DIM_NONE}, false},
 };
 
-/* `neighbours`: row p HS/2 + i of a head, with p = 0 or 1, has become row 2i + p, as llama.cpp's converter does
- * for the architecture llama. */
+/* `neighbours`: row p HS/2 + i of a head, with p = 0 or 1, has become row 2i + p, as llama.cpp's converter
+ * does for the architecture llama. */
 static void check_gguf_part(const struct gguf *g, const struct gpt *gpt, const struct gguf_part *part,
                             bool neighbours) {
     const struct gpt_config *c = &gpt->config;

@@ -1,6 +1,6 @@
 /* GGUF files as models: what export wrote comes back, in every type and architecture, with its tokenizer;
- * files that lie are refused with the key or tensor that is wrong. test_export.c has the other direction, with
- * a reader of its own. */
+ * files that lie are refused with the key or tensor that is wrong. test_export.c has the other direction,
+ * with a reader of its own. */
 #include "test/format/checkpoint.h"
 
 #include "llmc/format/export.h"
@@ -44,7 +44,8 @@ static struct gpt_config linear(struct gpt_config c) {
     return c;
 }
 
-/* As Llama 3.2, or with other limits. Its four pairs turn 0.16 L, 6e-3 L, 2e-4 L and 8e-6 L times in L tokens. */
+/* As Llama 3.2, or with other limits. Its four pairs turn 0.16 L, 6e-3 L, 2e-4 L and 8e-6 L times in L
+ * tokens. */
 static struct gpt_config llama3(struct gpt_config c, int64_t L, double low, double high) {
     c.rope_scaling = ROPE_SCALING_LLAMA3;
     c.rope_factor = 32;
@@ -76,8 +77,8 @@ static const char *export_model(struct model *m, const struct gpt_config *c, con
     return path;
 }
 
-/* The same model; its values, at most 1.5, to a relative error. q8_0 rounds to 1/127 of the largest in a block,
- * and that scale to fp16. */
+/* The same model; its values, at most 1.5, to a relative error. q8_0 rounds to 1/127 of the largest in a
+ * block, and that scale to fp16. */
 static void assert_weights(const char *path, const struct model *m, double allowed) {
     struct gpt_config c;
     struct error err;

@@ -1,5 +1,5 @@
-/* The headers Host and Origin, each up to a NUL. What is trusted on loopback is trusted everywhere, and a site
- * that is not this one never is. */
+/* The headers Host and Origin, each up to a NUL. What is trusted on loopback is trusted everywhere, and a
+ * site that is not this one never is. */
 #include "test/fuzz/fuzz.h"
 
 #include "llmc/serve/http.h"

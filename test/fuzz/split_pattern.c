@@ -1,5 +1,5 @@
-/* Split patterns: what is translated must be a pattern for PCRE2, unless it is too large, and must cut any text
- * into words that make up the text. */
+/* Split patterns: what is translated must be a pattern for PCRE2, unless it is too large, and must cut any
+ * text into words that make up the text. */
 #include "test/fuzz/fuzz.h"
 
 #include <stdlib.h>

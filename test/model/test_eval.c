@@ -583,8 +583,8 @@ static void see_draw(void *user, const struct eval_answer *a) {
     d->times[order]++;
 }
 
-/* The same question many times, with two examples drawn from three and from the question itself, which is none
- * of its own: each ordered pair comes about as often as the others. */
+/* The same question many times, with two examples drawn from three and from the question itself, which is
+ * none of its own: each ordered pair comes about as often as the others. */
 static void examples_are_drawn_without_replacement(void **state) {
     enum { TIMES = 120 };
     static const char *const example[] = {"p 1\n\n", "q 2\n\n", "r 3\n\n"};

@@ -98,8 +98,8 @@ static bool token_is(const struct tokenizer *t, int64_t id, const char *const *w
     return bytes && is_word(bytes, (struct story_span){space, size - space}, words, count);
 }
 
-/* All parameters are 0 but these: every token has feature 0, the name of a thing feature 1, too; in one head the
- * query is feature 0 and the key feature 1. Everywhere else all scores are 0. */
+/* All parameters are 0 but these: every token has feature 0, the name of a thing feature 1, too; in one head
+ * the query is feature 0 and the key feature 1. Everywhere else all scores are 0. */
 static void plant(struct planted *p) {
     static const char *const things[] = {"ball", "kite", "drum",  "boat",  "doll", "bear",
                                          "book", "bike", "boots", "socks", "shoes"};

@@ -271,8 +271,8 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         HOPPER_CASE("many falling tiles", FALLING, 1, 300, 2, 64),                                           \
         HOPPER_CASE("falling, head 128", FALLING | EVERYWHERE, 1, 257, 1, 128)
 
-/* Every score, every mask, and pairs of them; more than one tile of any kernel, and heads that share. Small ones
- * are for finite differences. */
+/* Every score, every mask, and pairs of them; more than one tile of any kernel, and heads that share. Small
+ * ones are for finite differences. */
 #define RULE_CASE(name, rule, ...)                                                                           \
     { name, INPUT_RANDOM, {__VA_ARGS__}, rule, SIZE_SMALL }
 #define SMALL_RULE(name, rule)                                                                               \

@@ -1,5 +1,5 @@
-/* Interface of the execution model (execution.cpp, waiting.cpp): what intrinsics, wrappers and the runtime API
- * ask of it.
+/* Interface of the execution model (execution.cpp, waiting.cpp): what intrinsics, wrappers and the runtime
+ * API ask of it.
  *
  * A grid is a loop over blocks, a block a loop over its CUDA threads. A thread runs until it must wait for
  * others; then its fiber is suspended and another thread runs. Kernels that never wait never switch. */
