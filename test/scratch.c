@@ -64,7 +64,10 @@ void put_file(const char *path, const void *data, size_t size) {
     free(name);
 }
 
-void put_text(const char *path, const char *text) { put_file(path, text, strlen(text)); }
+const char *put_text(const char *path, const char *text) {
+    put_file(path, text, strlen(text));
+    return absolute(path);
+}
 
 char *get_file(const char *path, size_t *size) {
     struct mapped_file f;

@@ -20,7 +20,8 @@ const char *in_scratch(const char *fmt, ...) LLMC_PRINTF(1, 2);
 /* Files, in the scratch directory unless `path` is absolute. Directories on the way are made; nothing is
  * flushed to the disk. */
 void put_file(const char *path, const void *data, size_t size);
-void put_text(const char *path, const char *text);
+/* Returns the absolute path. */
+const char *put_text(const char *path, const char *text);
 /* The content with a 0 behind it; the caller frees. `size` may be NULL. */
 char *get_file(const char *path, size_t *size);
 /* The same for text, which has no other 0. */
