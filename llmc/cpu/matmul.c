@@ -35,7 +35,7 @@ static void column_sum(float *out, const float *x, int64_t N, int64_t C, int64_t
  * no bit. */
 enum { FEW_ROWS = 4, FEW_COLS = 64 };
 
-enum { TILE_ROWS = 4, TILE_COLS = 2 };
+enum { TILE_ROWS = LANES == 16 ? 8 : 4, TILE_COLS = 2 };
 typedef float fours __attribute__((vector_size(4 * sizeof(float))));
 typedef uint32_t pairs
     __attribute__((vector_size(LANES * sizeof(uint32_t)), aligned(sizeof(uint16_t)), may_alias));
@@ -68,21 +68,24 @@ static inline float sum_lanes(lanes v) {
     return (x[0][0] + x[0][2]) + (x[0][1] + x[0][3]);
 }
 
-/* out (rows,cols) = x (rows,K) @ w (cols,K)^T, rows of out ldo floats apart. With `ahead`, the columns after
- * these come nearer meanwhile: reading weights and computing with them overlap only so. Inlined with constant
- * rows, cols and bf16, so that the compiler keeps `sum` in registers. */
-static inline void dot_tile(int rows, int cols, bool bf16, float *out, int64_t ldo, const float *x,
-                            const char *w, int64_t K, bool ahead) {
+/* out (rows,cols) = x (rows,K) @ w (cols,K)^T, rows of out ldo floats apart. The columns after these come
+ * nearer meanwhile, because reading weights and computing with them overlap only so: each of `tiles` tiles
+ * fetches its share of them, from `ahead` on (NULL: there are none). Inlined with constant rows, cols and
+ * bf16, so that the compiler keeps `sum` in registers. */
+__attribute__((always_inline)) static inline void dot_tile(int rows, int cols, bool bf16, float *out,
+                                                           int64_t ldo, const float *x, const char *w,
+                                                           int64_t K, const char *ahead, int64_t tiles) {
     lanes sum[TILE_ROWS][TILE_COLS];
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < cols; j++) sum[i][j] = (lanes){0};
-    int64_t size = bf16 ? 2 : 4, column = K * size, step = bf16 ? 2 * LANES : LANES, whole = K - K % step;
+    int64_t size = bf16 ? 2 : 4, column = K * size, step = bf16 ? 2 * LANES : LANES, whole = K - K % step,
+            pace = step * size / tiles;
 #pragma GCC unroll 2
     for (int64_t k = 0; k < whole; k += step) {
         lanes even[TILE_COLS], odd[TILE_COLS];
         for (int j = 0; j < cols; j++) {
             const char *at = w + j * column + k * size;
-            if (ahead) __builtin_prefetch(at + cols * column);
+            if (ahead) __builtin_prefetch(tiles == 1 ? at + cols * column : ahead + j * column);
             if (bf16) {
                 pairs two = *(const pairs *)at;
                 even[j] = (lanes)(two << 16), odd[j] = (lanes)(two & 0xffff0000u);
@@ -95,6 +98,7 @@ static inline void dot_tile(int rows, int cols, bool bf16, float *out, int64_t l
                 sum[i][j] += *(const lanes *)(x + i * K + k) * even[j];
                 if (bf16) sum[i][j] += *(const lanes *)(x + i * K + k + LANES) * odd[j];
             }
+        if (ahead) ahead += pace;
     }
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < cols; j++) {
@@ -105,17 +109,28 @@ static inline void dot_tile(int rows, int cols, bool bf16, float *out, int64_t l
 }
 
 /* All rows times `cols` columns. */
-static inline void dot_columns(int cols, bool bf16, const struct product *p, int64_t first, const char *w) {
-    bool ahead = first + 2 * cols <= p->N;
+__attribute__((always_inline)) static inline void dot_columns(int cols, bool bf16, const struct product *p,
+                                                              int64_t first, const char *w) {
+    int64_t column = p->K * (bf16 ? 2 : 4), tiles = p->M / TILE_ROWS + p->M % TILE_ROWS,
+            share = column / tiles;
+    const char *ahead = first + 2 * cols <= p->N ? w + cols * column : NULL;
     float *out = p->c + first;
-    int64_t n = 0;
-    for (; n + TILE_ROWS <= p->M; n += TILE_ROWS, ahead = false)
-        dot_tile(TILE_ROWS, cols, bf16, out + n * p->N, p->N, p->a + n * p->K, w, p->K, ahead);
-    for (; n < p->M; n++, ahead = false)
-        dot_tile(1, cols, bf16, out + n * p->N, p->N, p->a + n * p->K, w, p->K, ahead);
+    if (p->M == 1) /* with a constant pace, which is worth 5 % */
+        dot_tile(1, cols, bf16, out, p->N, p->a, w, p->K, ahead, 1);
+    for (int64_t n = 0; p->M > 1 && n < p->M;) {
+        bool whole = n + TILE_ROWS <= p->M;
+        const float *x = p->a + n * p->K;
+        if (whole)
+            dot_tile(TILE_ROWS, cols, bf16, out + n * p->N, p->N, x, w, p->K, ahead, tiles);
+        else
+            dot_tile(1, cols, bf16, out + n * p->N, p->N, x, w, p->K, ahead, tiles);
+        n += whole ? TILE_ROWS : 1;
+        if (ahead) ahead += share;
+    }
 }
 
-static inline void dot_block(bool bf16, const struct product *p, struct block k, const void *weight) {
+__attribute__((always_inline)) static inline void dot_block(bool bf16, const struct product *p,
+                                                            struct block k, const void *weight) {
     int64_t column = p->K * (bf16 ? 2 : 4), j = k.col, end = k.col + k.cols;
     for (; j + TILE_COLS <= end; j += TILE_COLS)
         dot_columns(TILE_COLS, bf16, p, j, (const char *)weight + j * column);
