@@ -95,21 +95,28 @@ static void assert_weights(const char *path, const struct model *m, double allow
     model_free(&found);
 }
 
+enum { MODELS = 8 };
+static void every_model(struct gpt_config models[MODELS]) {
+    const struct gpt_config all[MODELS] = {gpt2(),
+                                           llama(),
+                                           qwen2(),
+                                           qwen3(),
+                                           linear(llama()),
+                                           linear(qwen2()),
+                                           llama3(llama(), 8192, 1.0, 4.0),
+                                           llama3(llama(), 65536, 1.5, 1000.0)};
+    memcpy(models, all, sizeof all);
+}
+
 static void models_come_back(void **state) {
-    const struct gpt_config models[] = {gpt2(),
-                                        llama(),
-                                        qwen2(),
-                                        qwen3(),
-                                        linear(llama()),
-                                        linear(qwen2()),
-                                        llama3(llama(), 8192, 1.0, 4.0),
-                                        llama3(llama(), 65536, 1.5, 1000.0)};
+    struct gpt_config models[MODELS];
+    every_model(models);
     static const double allowed[] = {[EXPORT_F32] = 0.0,
                                      [EXPORT_F16] = 1.0 / 2048,
                                      [EXPORT_BF16] = 1.0 / 256,
                                      [EXPORT_Q8_0] = 0.5 / 127 + 1.0 / 2048};
     struct tokenizer *t = trained();
-    for (size_t i = 0; i < ARRAY_LENGTH(models); i++)
+    for (int i = 0; i < MODELS; i++)
         for (int type = EXPORT_F32; type <= EXPORT_Q8_0; type++) {
             struct model m;
             struct error err;
@@ -140,16 +147,10 @@ static void assert_same_file(const char *a, const char *b) {
 
 /* Exported again, as GGUF and as a directory: the same bytes. */
 static void exported_again(void **state) {
-    const struct gpt_config models[] = {gpt2(),
-                                        llama(),
-                                        qwen2(),
-                                        qwen3(),
-                                        linear(llama()),
-                                        linear(qwen2()),
-                                        llama3(llama(), 8192, 1.0, 4.0),
-                                        llama3(llama(), 65536, 1.5, 1000.0)};
+    struct gpt_config models[MODELS];
+    every_model(models);
     struct tokenizer *t = trained();
-    for (size_t i = 0; i < ARRAY_LENGTH(models); i++) {
+    for (int i = 0; i < MODELS; i++) {
         struct model m;
         struct error err;
         const char *path = export_model(&m, &models[i], t, EXPORT_BF16), *again = in_scratch("again.gguf");

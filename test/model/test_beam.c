@@ -1,5 +1,6 @@
 /* Beam search against all texts: with room for every beginning it finds the best of them. */
 #include "test/test.h"
+#include "test/model/model.h"
 
 #include "llmc/model/beam.h"
 #include "llmc/model/generate.h"
@@ -10,27 +11,15 @@
 
 enum { V = 6, END = 2, PROMPT = 4, LENGTH = 3, T = 64 };
 
-struct model {
-    struct device *device;
-    struct ctx ctx;
-    struct gpt gpt;
-};
-
 static void open_model(struct model *m, int64_t caches, enum gpt_mask mask, uint64_t seed) {
     struct gpt_config c = {
         .name = "beam", .context = T, .vocab_size = V, .layers = 2, .heads = 2, .channels = 16};
     c.mask = mask;
     gpt_config_complete(&c);
-    m->device = device_open_cpu();
-    ctx_init(&m->ctx, m->device, m->device->ops, false);
+    model_open_empty(m);
     generator_create(&m->gpt, &m->ctx, &c, DTYPE_F32, NULL, caches, T);
     m->gpt.options.init_std = 0.4f;
     gpt_init_weights(&m->gpt, seed);
-}
-
-static void close_model(struct model *m) {
-    ctx_free(&m->ctx);
-    m->device->close(m->device);
 }
 
 static const uint32_t prompt[PROMPT] = {1, 5, 0, 3};
@@ -87,7 +76,7 @@ static void with_room_for_all_the_best_is_found(void **state) {
         assert_memory_equal(out, best.ids, (size_t)n * sizeof *out);
         longest += n == LENGTH;
         ended += n < LENGTH;
-        close_model(&m);
+        model_close(&m);
     }
     assert_true(longest > 0 && ended > 0);
 }
@@ -118,7 +107,7 @@ static void the_score_is_the_texts(void **state) {
             log_p += (double)logits[i < n ? (int)out[i] : END] - log(sum);
         }
         if (!(fabs(score - log_p) < 1e-4)) fail_msg("width %d: %g, but the text has %g", width, score, log_p);
-        close_model(&m);
+        model_close(&m);
     }
 }
 

@@ -1,5 +1,6 @@
 /* Documents in one sequence: each has the losses and gradients that it has alone. */
 #include "test/test.h"
+#include "test/model/model.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -15,26 +16,12 @@ static const struct document {
     int b, at, length;
 } documents[DOCUMENTS] = {{0, 0, 3}, {0, 3, 1}, {0, 4, 25}, {0, 29, 12}, {1, 0, 17}, {1, 17, 2}, {1, 19, 18}};
 
-struct model {
-    struct device *device;
-    struct ctx ctx;
-    struct gpt gpt;
-};
-
-static void model_open(struct model *m, const struct gpt_config *config, struct gpt_options options) {
-    m->device = device_open_cpu();
-    ctx_init(&m->ctx, m->device, m->device->ops, false);
+static void open_model(struct model *m, const struct gpt_config *config, struct gpt_options options) {
     options.T = T;
     options.train = true;
-    options.dtype = DTYPE_F32;
     options.init_std = 0.2f;
-    gpt_create(&m->gpt, &m->ctx, config, &options);
-    gpt_init_weights(&m->gpt, 7);
+    model_open(m, config, options, 7);
     fill(&m->ctx, &m->gpt.grads, NAN);
-}
-static void model_close(struct model *m) {
-    ctx_free(&m->ctx);
-    m->device->close(m->device);
 }
 
 struct batch {
@@ -87,8 +74,8 @@ static void check_model(const char *what, const struct gpt_config *config, enum 
     struct model packed, alone;
     struct batch x = packed_batch();
     float losses[B * T] = {0};
-    model_open(&packed, config, (struct gpt_options){.B = B, .documents = true, .recompute = recompute});
-    model_open(&alone, config, (struct gpt_options){.B = 1});
+    open_model(&packed, config, (struct gpt_options){.B = B, .documents = true, .recompute = recompute});
+    open_model(&alone, config, (struct gpt_options){.B = 1});
     float targets = 0.0f;
     for (int i = 0; i < B * T; i++) targets += x.targets[i] >= 0;
     gpt_set_loss_scale(&packed.gpt, 1.0f / targets);
@@ -145,8 +132,8 @@ static void documents_end_with_the_batch(void **state) {
     struct gpt_config c = small_model(POSITIONS_LEARNED, MASK_CAUSAL);
     struct model divided, plain;
     struct batch x = packed_batch();
-    model_open(&divided, &c, (struct gpt_options){.B = B, .documents = true});
-    model_open(&plain, &c, (struct gpt_options){.B = B});
+    open_model(&divided, &c, (struct gpt_options){.B = B, .documents = true});
+    open_model(&plain, &c, (struct gpt_options){.B = B});
     struct tensor a = gpt_act(&divided.gpt, A_LNF, 0), b = gpt_act(&plain.gpt, A_LNF, 0);
     gpt_set_batch(&plain.gpt, x.tokens, x.targets);
     gpt_set_documents(&plain.gpt, x.first, NULL); /* does nothing */

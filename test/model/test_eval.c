@@ -3,6 +3,7 @@
  * The plain forward pass below is written from the formulas in gpt.h, one position and one number at a
  * time. */
 #include "test/scratch.h"
+#include "test/model/model.h"
 
 #include "llmc/format/checkpoint.h"
 #include "llmc/cli/commands.h"
@@ -110,29 +111,15 @@ static void plain_log_probabilities(const struct gpt *g, double *out, const uint
 
 /* --- a small model --- */
 
-struct model {
-    struct device *device;
-    struct ctx ctx;
-    struct gpt gpt;
-};
-
 /* Weights large enough that every part of the network matters. */
-static void model_open(struct model *m, int64_t B, int64_t T) {
+static void open_model(struct model *m, int64_t B, int64_t T) {
     struct gpt_config config = GPT2_CONFIG("small", T_MAX, V, LAYERS, HEADS, CHANNELS);
-    struct gpt_options options = {.B = B, .T = T, .head_chunks = B > 2 ? 3 : 1, .dtype = DTYPE_F32};
-    m->device = device_open_cpu();
-    ctx_init(&m->ctx, m->device, m->device->ops, false);
-    gpt_create(&m->gpt, &m->ctx, &config, &options);
-    gpt_init_weights(&m->gpt, 3);
+    struct gpt_options options = {.B = B, .T = T, .head_chunks = B > 2 ? 3 : 1};
+    model_open(m, &config, options, 3);
     float *p = (float *)m->gpt.params.data;
     for (int64_t i = 0; i < m->gpt.layout.total; i++)
         if (p[i] != 0.0f || i >= m->gpt.layout.matrices)
             p[i] += (float)(0.8 * rng_uniform(5, RNG_TEST, (uint64_t)i) - 0.4);
-}
-
-static void model_close(struct model *m) {
-    ctx_free(&m->ctx);
-    m->device->close(m->device);
 }
 
 /* --- multiple choice --- */
@@ -215,7 +202,7 @@ static void scores_equal_the_plain_computation(void **state) {
         struct model m;
         struct seen seen = {0};
         struct eval_answers answers = {see, &seen};
-        model_open(&m, B, B == 1 ? 20 : 22); /* more room than needed changes nothing */
+        open_model(&m, B, B == 1 ? 20 : 22); /* more room than needed changes nothing */
         struct eval_result r = eval_task_run(task, &m.gpt, &answers, NULL);
         assert_int_equal(seen.rows, ARRAY_LENGTH(rows));
         double score[16], one[16], tokens[16], characters[16] = {8, 2, 5, 1, 2, 1, 4, 40, 1};
@@ -254,7 +241,7 @@ static void nan_never_wins_and_the_first_of_equals_does(void **state) {
                                "{\"context\": \"a\", \"choices\": [\"b\", \"b\", \"b\"], \"answer\": 1}\n";
     struct eval_task *task = open_task(put_text("equal.jsonl", text), t, 8);
     struct model m;
-    model_open(&m, 2, 8);
+    open_model(&m, 2, 8);
     struct eval_result r = eval_task_run(task, &m.gpt, NULL, NULL);
     assert_float_equal(r.accuracy, 0.5, 0);
     assert_float_equal(r.per_character, 0.5, 0);
@@ -300,7 +287,7 @@ static void examples_are_drawn_without_replacement(void **state) {
                                "{\"context\": \"z\", \"choices\": [\"y\", \"x\"], \"answer\": 0}\n"
                                "{\"context\": \"q\", \"choices\": [\"0\", \"2\"], \"answer\": 1}\n"
                                "{\"context\": \"r\", \"choices\": [\"3\", \"0\"], \"answer\": 0}\n");
-    model_open(&m, 7, T_MAX);
+    open_model(&m, 7, T_MAX);
     for (int i = 0; i < 6; i++) {
         static const int first[] = {0, 0, 1, 1, 2, 2}, second[] = {1, 2, 0, 2, 0, 1};
         int scored;
@@ -358,7 +345,7 @@ static void completions_equal_the_plain_computation(void **state) {
     }
     struct eval_task *task = open_task(put_text("lambada.jsonl", file), t, 20);
     assert_true(eval_task_completes(task));
-    model_open(&m, 5, CONTEXTS + 1);
+    open_model(&m, 5, CONTEXTS + 1);
     float *bias = (float *)gpt_param(&m.gpt, P_LNF_B, 0).data,
           *wte = (float *)gpt_param(&m.gpt, P_WTE, 0).data, *space = wte + ' ' * CHANNELS,
           *x = wte + 'x' * CHANNELS;
@@ -397,7 +384,7 @@ static void losses_equal_the_plain_computation(void **state) {
     double p[T], sum = 0;
     int64_t targets = 0, bytes = 0;
     for (uint32_t i = 0; i < N; i++) ids[i] = i % 29 == 0 ? 256 : rng_philox(1, RNG_TEST, i).v[0] % 256;
-    model_open(&m, B, T);
+    open_model(&m, B, T);
     for (int first = 0; first + 1 < N; first += T) {
         int count = (int)min_i64(T + 1, N - first);
         plain_log_probabilities(&m.gpt, p, ids + first, count);
@@ -471,7 +458,7 @@ static void the_command(void **state) {
     char out[8192];
     const char *run = in_scratch("run"), *path = in_scratch("some.txt");
     assert_true(make_directories(run, &err));
-    model_open(&m, 1, T_MAX);
+    open_model(&m, 1, T_MAX);
     optimizer_create(&opt, &m.gpt, (struct optimizer_options){0});
     struct zero zero = {.gpt = &m.gpt, .optimizer = &opt};
     if (!checkpoint_save(run, &zero, t, &train, &err)) fail_msg("%s", err.message);

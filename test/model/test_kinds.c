@@ -5,6 +5,7 @@
  * slope of L(p + e g/|g|) at e = 0 is |g|. Two central differences, at e and e/2, are combined so that the
  * error is of order e^4 (Richardson). fp32 noise in the loss then decides: a few 1e-4 of the slope. */
 #include "test/test.h"
+#include "test/model/model.h"
 
 #include <math.h>
 #include <omp.h>
@@ -17,24 +18,6 @@
 #include "llmc/model/gpt.h"
 
 enum { B = 2, T = 7, TOKENS = B * T, V = 40, RULES = 5 * 5 * 2, KINDS = 4 * 2 * 4 * 24 };
-
-struct model {
-    struct device *device;
-    struct ctx ctx;
-    struct gpt gpt;
-};
-
-static void model_open(struct model *m, const struct gpt_config *config, struct gpt_options options) {
-    m->device = device_open_cpu();
-    ctx_init(&m->ctx, m->device, m->device->ops, false);
-    options.dtype = DTYPE_F32;
-    gpt_create(&m->gpt, &m->ctx, config, &options);
-    gpt_init_weights(&m->gpt, 7);
-}
-static void model_close(struct model *m) {
-    ctx_free(&m->ctx);
-    m->device->close(m->device);
-}
 
 static void random_tokens(int32_t *out, int64_t n, uint64_t seed) {
     for (int64_t i = 0; i < n; i++) out[i] = (int32_t)(rng_uniform(seed, RNG_TEST, (uint64_t)i) * V);
@@ -58,7 +41,7 @@ static void step(struct model *m, const struct gpt_config *config, struct gpt_op
     options.B = B / batches;
     options.train = true;
     options.init_std = 0.2f;
-    model_open(m, config, options);
+    model_open(m, config, options, 7);
     disturb(&m->gpt);
     gpt_set_loss_scale(&m->gpt, 1.0f / TOKENS);
     int32_t numbers[B] = {100, 101};
@@ -178,8 +161,8 @@ static void check_cache(const struct gpt_config *config) {
     float expected[T][V], logits[128];
     random_tokens(tokens, T, 5);
     struct gpt_options options = {.B = 1, .T = T, .init_std = 0.2f};
-    model_open(&whole, config, options);
-    model_open(&parts, config, options);
+    model_open(&whole, config, options, 7);
+    model_open(&parts, config, options, 7);
     disturb(&whole.gpt);
     disturb(&parts.gpt);
     gpt_set_batch(&whole.gpt, tokens, NULL);
@@ -211,11 +194,11 @@ static void check_next(const struct gpt_config *config) {
     struct model together, alone[SEQUENCES];
     int32_t tokens[SEQUENCES][T];
     float logits[SEQUENCES][128], expected[128];
-    model_open(&together, config,
-               (struct gpt_options){.B = 1, .T = T, .caches = SEQUENCES, .init_std = 0.2f});
+    model_open(&together, config, (struct gpt_options){.B = 1, .T = T, .caches = SEQUENCES, .init_std = 0.2f},
+               7);
     disturb(&together.gpt);
     for (int64_t i = 0; i < SEQUENCES; i++) {
-        model_open(&alone[i], config, (struct gpt_options){.B = 1, .T = T, .init_std = 0.2f});
+        model_open(&alone[i], config, (struct gpt_options){.B = 1, .T = T, .init_std = 0.2f}, 7);
         disturb(&alone[i].gpt);
         random_tokens(tokens[i], T, (uint64_t)i);
         gpt_use_cache(&together.gpt, i);

@@ -1,6 +1,7 @@
 /* Adapters against a model whose weights are W + scale * B A: the same loss, and gradients that follow from
  * those of its weights, worked out here in double precision. What is frozen stays, and takes no memory. */
 #include "test/test.h"
+#include "test/model/model.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -12,12 +13,6 @@
 
 enum { B = 2, T = 7, TOKENS = B * T, V = 40, RANK = 3 };
 static const float SCALE = 1.7f;
-
-struct model {
-    struct device *device;
-    struct ctx ctx;
-    struct gpt gpt;
-};
 
 static struct gpt_config kind_of(bool llama) {
     struct gpt_config c = {
@@ -42,23 +37,15 @@ static unsigned targets_of(const struct gpt_config *c, const char *words) {
 }
 
 static void open_model(struct model *m, const struct gpt_config *c, struct gpt_options options) {
-    m->device = device_open_cpu();
-    ctx_init(&m->ctx, m->device, m->device->ops, false);
     options.B = B;
     options.T = T;
     options.train = true;
     options.init_std = 0.2f;
-    gpt_create(&m->gpt, &m->ctx, c, &options);
-    gpt_init_weights(&m->gpt, 7);
+    model_open(m, c, options, 7);
     struct tensor vectors =
         gpt_param_range(&m->gpt, m->gpt.layout.matrices, m->gpt.layout.total - m->gpt.layout.matrices);
     for (int64_t i = 0; i < tensor_count(&vectors); i++)
         f32(&vectors)[i] += 0.3f * (float)(rng_uniform(9, RNG_TEST, (uint64_t)i) - 0.5);
-}
-
-static void close_model(struct model *m) {
-    ctx_free(&m->ctx);
-    m->device->close(m->device);
 }
 
 /* With random A and B. */
@@ -167,8 +154,8 @@ static void check_kind(const struct gpt_config *c, const char *words, struct gpt
             for (int i = 0; i < m.gpt.lora.layout.parts; i++)
                 check_part(&m, &whole, &m.gpt.lora.layout.part[i], layer);
     }
-    close_model(&m);
-    close_model(&whole);
+    model_close(&m);
+    model_close(&whole);
 }
 
 static void loss_and_gradients_are_those_of_the_merged_model(void **state) {
@@ -235,8 +222,8 @@ static void a_step_changes_the_adapters_alone(void **state) {
         }
         assert_memory_equal(m.gpt.params.data, whole.gpt.params.data, (size_t)tensor_bytes(&m.gpt.params));
         if (!(loss_of(&m) < 0.8f * first)) fail_msg("loss %g after %g", (double)loss_of(&m), (double)first);
-        close_model(&m);
-        close_model(&whole);
+        model_close(&m);
+        model_close(&whole);
     }
 }
 
@@ -261,8 +248,8 @@ static void the_generator_has_the_adapters(void **state) {
     struct tensor logits = gpt_act(&whole.gpt, A_LOGITS, 0);
     memcpy(expected, f32(&logits) + (T - 1) * gpt_padded_vocab(&c), sizeof expected);
     for (int v = 0; v < V; v++) near((double)is[v], (double)expected[v], 1.0, "a logit");
-    close_model(&m);
-    close_model(&whole);
+    model_close(&m);
+    model_close(&whole);
 }
 
 static int64_t planned(struct device *d, const struct gpt_config *c, struct lora_options lora,

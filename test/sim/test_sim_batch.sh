@@ -3,6 +3,7 @@
 # resumed run keeps its own, and several processes take the smallest. Prints TAP.
 #     [BUILD=build] test/sim/test_sim_batch.sh
 : "${BUILD:=build}"
+. test/sim/runs.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export SIM_WORKERS=1 OMP_NUM_THREADS=1
@@ -15,25 +16,7 @@ train() { # MEMORY NAME OPTION...
     SIM_MEM_MB=$memory timeout 120 "$BUILD/sim/plain/train_gpt" --out "$work/$name" "$@" >"$work/$name.out" 2>&1
 }
 says() { grep -q -- "$2" "$work/$1.out"; }
-losses() { sed -n 's/.*"\(loss\|val_loss\)":\([0-9.e+-]*\).*/\2/p' "$work/$1/log.jsonl"; }
 same_weights() { cmp "$work/$1/step-00000004/model.safetensors" "$work/$2/step-00000004/model.safetensors"; }
-
-# Equal to 1e-5, and all there: 4 steps and 2 validations.
-same_losses() {
-    losses "$1" >"$work/a"
-    losses "$2" >"$work/b"
-    paste "$work/a" "$work/b" | awk '{ d = $1 - $2; if (d < 0) d = -d; if (!($1 > 1 && d <= 1e-5 * $1)) bad = 1 }
-        END { exit bad || NR != 6 }'
-}
-
-number=0
-report() { # TEXT: ok if the command before it succeeded
-    status=$?
-    number=$((number + 1))
-    [ $status -eq 0 ] && echo "ok $number - $*" && return
-    echo "not ok $number - $*"
-    tail -n 30 "$work/$name.out"
-}
 
 train 4096 usual $shape --steps 1 && says usual '^batch     all 8 sequences of a step at a time$' && says usual ' 1 step of 160 tokens'
 report without --tokens-per-step a step is as on any device

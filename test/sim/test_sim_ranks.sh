@@ -3,6 +3,7 @@
 # at ZeRO 0 and 3, the latter with lazy streams; a rank that is killed must end the run. Prints TAP.
 #     [BUILD=build] test/sim/test_sim_ranks.sh
 : "${BUILD:=build}"
+. test/sim/runs.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export SIM_GPUS=2 SIM_WORKERS=1 OMP_NUM_THREADS=1
@@ -15,24 +16,6 @@ train() { # NAME STEPS OPTION...
         --seq-len 20 --tokens-per-step 80 --val-batches 2 \
         --steps $steps --val-every $(((steps + 2) / 3)) --out "$work/$name" "$@" >"$work/$name.out" 2>&1
 }
-losses() { sed -n 's/.*"\(loss\|val_loss\)":\([0-9.e+-]*\).*/\2/p' "$work/$1/log.jsonl"; }
-
-number=0
-report() { # TEXT: ok if the command before it succeeded
-    status=$?
-    number=$((number + 1))
-    [ $status -eq 0 ] && echo "ok $number - $*" && return
-    echo "not ok $number - $*"
-    cat "$work"/*.out
-}
-
-# Equal to 1e-5, and all there: 3 steps and 3 validations.
-same() {
-    losses one >"$work/a"
-    losses "$1" >"$work/b"
-    paste "$work/a" "$work/b" | awk '{ d = $1 - $2; if (d < 0) d = -d; if (!($1 > 1 && d <= 1e-5 * $1)) bad = 1 }
-        END { exit bad || NR != 6 }'
-}
 
 export LLMC_NCCL=/nonexistent/libnccl.so.2
 train one 3
@@ -42,7 +25,7 @@ report two GPUs, without NCCL: what to do
 unset LLMC_NCCL
 
 for level in 0 3; do # test_cuda_zero has them all
-    SIM_LAZY=$((level % 2)) train zero$level 3 --gpus 2 --zero $level && grep -q 'NCCL 2' "$work/zero$level.out" && same zero$level
+    SIM_LAZY=$((level % 2)) train zero$level 3 --gpus 2 --zero $level && grep -q 'NCCL 2' "$work/zero$level.out" && same_losses one zero$level
     report "two GPUs, --zero $level: the losses of one"
 done
 for level in 0 3; do
