@@ -1,71 +1,13 @@
-/* Options: every error by its message; the precedence of command line, file and stored run; the columns of
- * the help. */
+/* Options on the command line: values, times and words, and every error by its message. */
 #include "test/scratch.h"
 
-#include "llmc/base/options.h"
+#include "test/base/tool.h"
 
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-enum shape { SHAPE_COSINE, SHAPE_LINEAR, SHAPE_CONSTANT };
-struct config {
-    int64_t batch, seed, tokens;
-    double lr, beta, decay;
-    bool graph, resume;
-    const char *out, *prompt;
-    enum shape shape;
-};
-#define C struct config
-static const struct option_row training[] = {
-    OPT_INT(C, batch, "batch-size", "4", 1, 65536, "B", "sequences in one micro-batch", 0),
-    OPT_INT(C, seed, "seed", "1", -INFINITY, INFINITY, "N", "seed of every random number", 0),
-    OPT_SIZE(C, tokens, "tokens-per-step", "64k", 0, INFINITY, "N", "tokens in one optimizer step", 0),
-    OPT_REAL(C, lr, "learning-rate", "3e-4", 0, 1, "X", "peak learning rate", OPTION_ABOVE_MIN),
-    OPT_REAL(C, beta, "beta2", "0.95", 0, 1, "X", "decay of the second moment", OPTION_BELOW_MAX),
-    OPT_REAL(
-        C, decay, "weight-decay", "0.1", 0, INFINITY, "X",
-        "decoupled weight decay, applied to matrices only and never to biases or to the gains of a layernorm",
-        0),
-    OPT_WORD(C, shape, "schedule", "cosine", "cosine|linear|constant", NULL, "shape of the learning rate", 0),
-};
-static const struct option_row running[] = {
-    OPT_FLAG(C, graph, "graph", "true", "capture a step in a graph", 0),
-    OPT_FLAG(C, resume, "resume", "false", "go on with a run", OPTION_THIS_RUN),
-    OPT_TEXT(C, out, "out", "runs/with/a/rather/long/default", "DIR", "where the run is stored", 0),
-    OPT_TEXT(C, prompt, "prompt", NULL, "TEXT", "what samples begin with", OPTION_MAY_BE_EMPTY),
-};
-static const struct option_group groups[] = {{"Training", training, ARRAY_LENGTH(training)},
-                                             {"Run", running, ARRAY_LENGTH(running)}};
-static const struct option_command command = {"tool [options]", "Trains a model.", groups, 2, NULL, 0, 0};
-static const struct option_command command_files = {"tool INPUT...", NULL, groups, 2, "INPUT", 1, 2};
-
-static bool parse(struct options *o, struct config *c, struct error *err, const struct option_command *cmd,
-                  const char *const *args) {
-    int n = 0;
-    while (args[n]) n++;
-    memset(c, 0xa5, sizeof *c);
-    err->message[0] = '\0';
-    options_init(o, cmd, c);
-    return options_parse(o, n, (char **)(uintptr_t)args, err);
-}
-#define ARGS(...) ((const char *const[]){__VA_ARGS__, NULL})
-
-static void expect_ok(struct options *o, struct config *c, const char *const *args) {
-    struct error err;
-    if (!parse(o, c, &err, &command, args)) fail_msg("refused: %s", err.message);
-}
-static void expect_error(const char *message, const char *const *args) {
-    struct options o;
-    struct config c;
-    struct error err;
-    if (parse(&o, &c, &err, &command, args)) fail_msg("accepted, expected: %s", message);
-    assert_string_equal(err.message, message);
-    options_free(&o);
-}
 
 /* --- values --- */
 
@@ -131,15 +73,15 @@ static void test_positional(void **state) {
     struct config c;
     struct error err;
     (void)state;
-    assert_true(parse(&o, &c, &err, &command_files, ARGS("a", "--batch-size", "2", "--", "--b")));
+    assert_true(tool_parse(&o, &c, &err, &tool_files, ARGS("a", "--batch-size", "2", "--", "--b")));
     assert_int_equal(o.positional_count, 2);
     assert_string_equal(o.positional[0], "a");
     assert_string_equal(o.positional[1], "--b");
     options_free(&o);
-    assert_false(parse(&o, &c, &err, &command_files, ARGS("--batch-size", "2")));
+    assert_false(tool_parse(&o, &c, &err, &tool_files, ARGS("--batch-size", "2")));
     assert_string_equal(err.message, "INPUT: at least 1 expected, found 0");
     options_free(&o);
-    assert_false(parse(&o, &c, &err, &command_files, ARGS("a", "b", "c")));
+    assert_false(tool_parse(&o, &c, &err, &tool_files, ARGS("a", "b", "c")));
     assert_string_equal(err.message, "c: unexpected argument; at most 2 INPUT");
     options_free(&o);
     expect_error("a: unexpected argument", ARGS("a"));
@@ -237,10 +179,10 @@ static void expect_faulty(const char *message, struct option_row a, struct optio
 }
 
 static void test_table(void **state) {
-    struct option_row good = training[0], graph = running[0], bad;
+    struct option_row good = tool.groups[0].rows[0], graph = tool.groups[1].rows[0], bad;
     struct error err;
     (void)state;
-    assert_true(options_check(&command, &err));
+    assert_true(options_check(&tool, &err));
     expect_faulty("option table: --batch-size and --batch-size clash", good, good);
     bad = good;
     bad.name = "no-graph";
@@ -250,14 +192,14 @@ static void test_table(void **state) {
     expect_faulty("option table: malformed name \"Batch\"", good, bad);
     bad.name = "config";
     expect_faulty("option table: --config is built in", good, bad);
-    bad = training[1];
+    bad = tool.groups[0].rows[1];
     bad.max = 0;
     expect_faulty("option table: default of --seed, 1: must be at most 0", good, bad);
     bad.initial = NULL;
     expect_faulty("option table: --seed has no default", good, bad);
     bad.help = NULL;
     expect_faulty("option table: --seed has no help", good, bad);
-    bad = training[6];
+    bad = tool.groups[0].rows[6];
     bad.initial = "wsd";
     expect_faulty("option table: default of --schedule, wsd: must be one of cosine, linear, constant", good,
                   bad);
@@ -266,7 +208,7 @@ static void test_table(void **state) {
 }
 
 static void test_required(void **state) {
-    struct option_row row = running[2];
+    struct option_row row = tool.groups[1].rows[2];
     row.flags = OPTION_REQUIRED;
     row.initial = NULL;
     struct option_group group = {"G", &row, 1};
@@ -275,22 +217,22 @@ static void test_required(void **state) {
     struct config c;
     struct error err;
     (void)state;
-    assert_false(parse(&o, &c, &err, &cmd, (const char *const[]){NULL}));
+    assert_false(tool_parse(&o, &c, &err, &cmd, (const char *const[]){NULL}));
     assert_string_equal(err.message, "--out: required, but not given");
     char *help = options_help(&o, 100);
     assert_non_null(strstr(help, "where the run is stored (required)"));
     free(help);
     options_free(&o);
-    assert_true(parse(&o, &c, &err, &cmd, ARGS("--out", "d")));
+    assert_true(tool_parse(&o, &c, &err, &cmd, ARGS("--out", "d")));
     options_free(&o);
     /* a text that must be given needs no name */
-    assert_true(parse(&o, &c, &err, &cmd, ARGS("d")));
+    assert_true(tool_parse(&o, &c, &err, &cmd, ARGS("d")));
     assert_string_equal(c.out, "d");
     options_free(&o);
-    assert_false(parse(&o, &c, &err, &cmd, ARGS("d", "e")));
+    assert_false(tool_parse(&o, &c, &err, &cmd, ARGS("d", "e")));
     assert_string_equal(err.message, "e: unexpected argument");
     options_free(&o);
-    assert_false(parse(&o, &c, &err, &cmd, ARGS("d", "--out", "e")));
+    assert_false(tool_parse(&o, &c, &err, &cmd, ARGS("d", "--out", "e")));
     assert_string_equal(err.message, "--out: given more than once");
     options_free(&o);
 }
@@ -345,106 +287,6 @@ static void test_automatic(void **state) {
     options_init(&o, &cmd, &n);
     assert_false(options_parse(&o, 1, args + 3, &err));
     options_free(&o);
-}
-
-/* --- configuration files --- */
-
-static const char *write_config(const char *text) {
-    put_text("c.json", text);
-    return in_scratch("c.json");
-}
-
-/* A text that may be given several times, in a file as a list. What the command line gives replaces what the
- * file gives. */
-struct texts {
-    const char *stop;
-};
-static const char *stops_of(struct options *o, int argc, const char *const *args, struct error *err) {
-    static const struct option_row rows[] = {
-        OPT_TEXT(struct texts, stop, "stop", NULL, "TEXT", "where to end", OPTION_REPEATED)};
-    static const struct option_group groups_of[] = {{"Text", rows, ARRAY_LENGTH(rows)}};
-    static const struct option_command cmd = {.usage = "x", .groups = groups_of, .group_count = 1};
-    static struct texts c;
-    options_init(o, &cmd, &c);
-    assert_null(c.stop);
-    return options_parse(o, argc, (char **)(uintptr_t)args, err) ? c.stop : NULL;
-}
-
-static void test_repeated(void **state) {
-    struct options o;
-    struct error err;
-    assert_string_equal(stops_of(&o, 3, ARGS("--stop", "x", "--stop=y z"), &err), "x\x1ey z");
-    options_free(&o);
-    const char *path = write_config("{\"stop\": [\"a\", \"b, c\"]}");
-    assert_string_equal(stops_of(&o, 2, ARGS("--config", path), &err), "a\x1e"
-                                                                       "b, c");
-    options_free(&o);
-    assert_string_equal(stops_of(&o, 4, ARGS("--stop", "x", "--config", path), &err), "x");
-    options_free(&o);
-    assert_null(stops_of(&o, 2, ARGS("--config", write_config("{\"stop\": [\"a\", 1]}")), &err));
-    assert_mentions(err.message, "must be a string, found an integer");
-    options_free(&o);
-}
-
-static void test_config(void **state) {
-    struct options o;
-    struct config c;
-    (void)state;
-    const char *path =
-        write_config("{\"batch-size\": 8, \"seed\": 5, \"tokens-per-step\": \"2k\", \"graph\": false, "
-                     "\"out\": \"file\", \"learning-rate\": 1, \"schedule\": \"linear\", \"prompt\": null}");
-    /* The command line wins wherever it stands. */
-    for (int first = 0; first < 2; first++) {
-        if (first)
-            expect_ok(&o, &c, ARGS("--config", path, "--batch-size", "2", "--out", "line"));
-        else
-            expect_ok(&o, &c, ARGS("--batch-size", "2", "--out", "line", "--config", path));
-        assert_true(c.batch == 2 && c.seed == 5 && c.tokens == 2048 && !c.graph && c.lr == 1);
-        assert_int_equal(c.shape, SHAPE_LINEAR);
-        assert_string_equal(c.out, "line");
-        assert_null(c.prompt);
-        assert_int_equal(options_source(&o, "seed"), OPTION_FROM_FILE);
-        assert_int_equal(options_source(&o, "batch-size"), OPTION_FROM_COMMAND);
-        assert_true(options_given(&o, "seed") && !options_given(&o, "beta2"));
-        options_free(&o);
-    }
-}
-
-static void expect_config_error(const char *text, const char *message) {
-    const char *path = write_config(text);
-    char full[600];
-    snprintf(full, sizeof full, "%s%s", path, message);
-    expect_error(full, ARGS("--config", path));
-}
-
-static void test_config_errors(void **state) {
-    char message[600];
-    (void)state;
-    expect_config_error("{\"batchsize\": 8}", ": batchsize: unknown option; did you mean batch-size?");
-    expect_config_error("{\"batch-size\": 0}", ": batch-size 0: must be between 1 and 65536");
-    expect_config_error("{\"batch-size\": \"8\"}", ": batch-size \"8\": must be an integer, found a string");
-    expect_config_error("{\"batch-size\": 1.5}", ": batch-size 1.5: must be an integer, found a real number");
-    expect_config_error(
-        "{\"tokens-per-step\": \"2x\"}",
-        ": tokens-per-step \"2x\": not a size such as 4096, 64k or 1M (\"x\" after the number)");
-    expect_config_error("{\"learning-rate\": \"1\"}",
-                        ": learning-rate \"1\": must be a number, found a string");
-    expect_config_error("{\"graph\": 1}", ": graph 1: must be true or false, found an integer");
-    expect_config_error("{\"out\": [1]}", ": out [1]: must be a string, found an array");
-    expect_config_error("{\"schedule\": null}", ": schedule null: must be a string, found null");
-    expect_config_error("{\"seed\": 1, \"seed\": 2}",
-                        ":1:18: not JSON: duplicate object key near '\"seed\"'");
-    expect_config_error("[1]", ": expected a JSON object such as {\"batch-size\": 8}, found an array");
-    expect_config_error("{", ":1:1: not JSON: string or '}' expected near end of file");
-    /* Checked even where the command line wins. */
-    snprintf(message, sizeof message, "%s/c.json: seed true: must be an integer, found a truth value",
-             scratch_directory());
-    expect_error(message, ARGS("--seed", "3", "--config", write_config("{\"seed\": true}")));
-    snprintf(message, sizeof message, "%s/none.json: No such file or directory", scratch_directory());
-    expect_error(message, ARGS("--config", in_scratch("none.json")));
-    snprintf(message, sizeof message, "%s: is a directory; expected a JSON file with options",
-             scratch_directory());
-    expect_error(message, ARGS("--config", scratch_directory()));
 }
 
 /* --- times --- */
@@ -503,220 +345,6 @@ static void test_times(void **state) {
     options_free(&o);
 }
 
-/* --- stored runs --- */
-
-static void test_stored(void **state) {
-    struct options o;
-    struct config c;
-    struct error err;
-    (void)state;
-    expect_ok(&o, &c,
-              ARGS("--batch-size", "8", "--learning-rate", "0.1", "--prompt", "hi", "--schedule", "linear",
-                   "--resume"));
-    c.tokens = 12345; /* derived by the program: stored, though nobody gave it */
-    json_t *stored = options_export(&o);
-    options_free(&o);
-    char *text = json_dumps(stored, JSON_COMPACT);
-    assert_string_equal(
-        text, "{\"values\":{\"batch-size\":8,\"seed\":1,\"tokens-per-step\":12345,\"learning-rate\":"
-              "0.10000000000000001,\"beta2\":0.94999999999999996,\"weight-decay\":0.10000000000000001,"
-              "\"schedule\":\"linear\",\"graph\":true,\"out\":\"runs/with/a/rather/long/default\","
-              "\"prompt\":\"hi\"},\"explicit\":[\"batch-size\",\"learning-rate\",\"schedule\",\"prompt\"]}");
-    free(text);
-    expect_ok(&o, &c, ARGS("--batch-size", "2", "--config", write_config("{\"prompt\": \"file\"}")));
-    assert_true(options_import(&o, stored, "trainer.json", &err));
-    assert_true(c.batch == 2 && c.tokens == 12345 && c.lr == 0.1 && c.shape == SHAPE_LINEAR && !c.resume);
-    assert_string_equal(c.prompt, "file");
-    assert_int_equal(options_source(&o, "learning-rate"), OPTION_FROM_STORED);
-    assert_true(options_given(&o, "learning-rate") && !options_given(&o, "beta2"));
-    json_t *again = options_export(&o);
-    assert_int_equal(json_array_size(json_object_get(again, "explicit")), 4);
-    json_decref(again);
-
-    json_object_set_new(json_object_get(stored, "values"), "old-option", json_integer(1));
-    assert_true(options_import(&o, stored, "trainer.json", &err));
-    json_array_append_new(json_object_get(stored, "explicit"), json_string("old-option"));
-    assert_false(options_import(&o, stored, "trainer.json", &err));
-    assert_string_equal(
-        err.message, "trainer.json: the stored run was given --old-option, which this version does not have");
-    json_object_del(json_object_get(stored, "values"), "old-option");
-    json_object_set_new(json_object_get(stored, "values"), "beta2", json_real(1.5));
-    assert_false(options_import(&o, stored, "trainer.json", &err));
-    assert_string_equal(err.message, "trainer.json: beta2 1.5: must be at least 0 and below 1");
-    json_object_del(stored, "explicit");
-    assert_false(options_import(&o, stored, "trainer.json", &err));
-    assert_string_equal(err.message,
-                        "trainer.json: expected stored options {\"values\": {...}, \"explicit\": [...]}");
-    json_decref(stored);
-    options_free(&o);
-}
-
-static void test_values_of_another_run(void **state) {
-    struct options o, from;
-    struct config c, other;
-    (void)state;
-    expect_ok(&o, &c, ARGS("--batch-size", "8", "--out", "here"));
-    expect_ok(&from, &other, ARGS("--tokens-per-step", "2048", "--out", "there", "--schedule", "linear"));
-    static const char *const rows[][2] = {{"batch-size", "4"},    {"tokens-per-step", "2k"},
-                                          {"schedule", "linear"}, {"out", "there"},
-                                          {"graph", "true"},      {"prompt", "(none)"}};
-    for (size_t i = 0; i < ARRAY_LENGTH(rows); i++) {
-        options_copy(&o, &from, rows[i][0]);
-        char *value = options_value(&o, rows[i][0]);
-        assert_string_equal(value, rows[i][1]);
-        free(value);
-    }
-    options_free(&from);
-    assert_string_equal(c.out, "there");
-    assert_int_equal(options_source(&o, "batch-size"), OPTION_FROM_DEFAULT);
-    assert_int_equal(options_source(&o, "out"), OPTION_FROM_COMMAND);
-    options_free(&o);
-}
-
-/* --- printing --- */
-
-static char *two_paragraphs(void) {
-    return xstrdup("One paragraph.\nAnother, which is long enough to be wrapped, because a page has a width "
-                   "of no more than 100 columns here.\n");
-}
-
-static void test_help(void **state) {
-    struct options o;
-    struct config c;
-    (void)state;
-    expect_ok(&o, &c, ARGS("--batch-size", "8"));
-    char *help = options_help(&o, 100);
-    static const char expected[] =
-        "usage: tool [options]\n"
-        "Trains a model.\n"
-        "\n"
-        "Training\n"
-        "  --batch-size B       sequences in one micro-batch                                              "
-        "[4]\n"
-        "  --seed N             seed of every random number                                               "
-        "[1]\n"
-        "  --tokens-per-step N  tokens in one optimizer step                                            "
-        "[64k]\n"
-        "  --learning-rate X    peak learning rate                                                     "
-        "[3e-4]\n"
-        "  --beta2 X            decay of the second moment                                             "
-        "[0.95]\n"
-        "  --weight-decay X     decoupled weight decay, applied to matrices only and never to           "
-        "[0.1]\n"
-        "                       biases or to the gains of a layernorm\n"
-        "  --schedule cosine|linear|constant\n"
-        "                       shape of the learning rate                                           "
-        "[cosine]\n"
-        "\n"
-        "Run\n"
-        "  --[no-]graph         capture a step in a graph                                              "
-        "[true]\n"
-        "  --[no-]resume        go on with a run                                                      "
-        "[false]\n"
-        "  --out DIR            where the run is stored [runs/with/a/rather/long/default]\n"
-        "  --prompt TEXT        what samples begin with\n"
-        "\n"
-        "General\n"
-        "  --config FILE        JSON object with these names, e.g. {\"some-option\": 8}; the command\n"
-        "                       line wins\n"
-        "  --help, -h           this text\n";
-    assert_string_equal(help, expected);
-    for (const char *line = help; *line; line += strcspn(line, "\n") + 1) {
-        size_t n = strcspn(line, "\n");
-        assert_true(n <= 100);
-        if (n && line[n - 1] == ']' && line[2] == '-' && !memmem(line, n, "long", 4))
-            assert_int_equal(n, 100);
-    }
-    free(help);
-    struct option_command with_notes = *o.command;
-    with_notes.notes = two_paragraphs;
-    o.command = &with_notes;
-    help = options_help(&o, 100);
-    assert_non_null(strstr(help, "this text\n\nOne paragraph.\nAnother, which is long"));
-    assert_non_null(strstr(help, "no more than 100 columns\n    here.\n"));
-    free(help);
-    options_free(&o);
-}
-
-static int longest_line(const char *text) {
-    int longest = 0;
-    for (; *text; text += strcspn(text, "\n") + 1) {
-        int n = (int)strcspn(text, "\n");
-        if (n > longest) longest = n;
-    }
-    return longest;
-}
-
-/* Every width holds, and no word is lost: the help without its spaces is the same but for the brackets. */
-static void test_help_width(void **state) {
-    struct options o;
-    struct config c;
-    (void)state;
-    expect_ok(&o, &c, (const char *const[]){NULL});
-    for (int width = 40; width <= 100; width++) {
-        char *help = options_help(&o, width);
-        if (longest_line(help) > width) fail_msg("width %d: a line of %d", width, longest_line(help));
-        assert_non_null(strstr(help, "--tokens-per-step N"));
-        assert_non_null(strstr(help, "layernorm"));
-        assert_non_null(strstr(help, "[3e-4]"));
-        free(help);
-    }
-    char *narrow = options_help(&o, 48);
-    assert_non_null(strstr(narrow, "\n  --batch-size B\n      sequences in one micro-batch [4]\n"));
-    free(narrow);
-    options_free(&o);
-}
-
-/* What other trainers call an option, with '_' or '-', is answered with our name, if there is one. */
-static void test_synonyms(void **state) {
-    (void)state;
-    expect_error("--lr: unknown option; did you mean --learning-rate?", ARGS("--lr", "1"));
-    expect_error("--learning_rate: unknown option; did you mean --learning-rate?", ARGS("--learning_rate=1"));
-    expect_error("--out_dir: unknown option; did you mean --out?", ARGS("--out_dir", "x"));
-    expect_error("--per_device_train_batch_size: unknown option; did you mean --batch-size?",
-                 ARGS("--per_device_train_batch_size", "8"));
-    expect_error("--gradient-accumulation-steps: unknown option; did you mean --tokens-per-step?",
-                 ARGS("--gradient-accumulation-steps=8"));
-    /* This table has no --layers to suggest. */
-    expect_error("--n_layer: unknown option; --help lists all", ARGS("--n_layer", "2"));
-}
-
-static void test_text(void **state) {
-    struct options o;
-    struct config c;
-    (void)state;
-    /* 0.0003 is the default in another spelling. */
-    expect_ok(&o, &c,
-              ARGS("--batch-size", "8", "--learning-rate", "0.0003", "--schedule", "linear", "--config",
-                   write_config("{\"beta2\": 0.99}")));
-    c.tokens = 3 << 20;
-    char *text = options_text(&o, true);
-    assert_string_equal(
-        text, "Training\n"
-              "* batch-size       8                     (default 4)\n"
-              "  seed             1\n"
-              "* tokens-per-step  3M                    (default 64k, chosen by the program)\n"
-              "  learning-rate    0.0003\n"
-              "* beta2            0.99                  (default 0.95, from the configuration file)\n"
-              "  weight-decay     0.1\n"
-              "* schedule         linear                (default cosine)\n"
-              "Run\n"
-              "  graph            true\n"
-              "  resume           false\n"
-              "  out              runs/with/a/rather/long/default\n"
-              "  prompt           (none)\n");
-    free(text);
-    text = options_text(&o, false); /* no heading of a group without a line */
-    assert_string_equal(
-        text, "Training\n"
-              "* batch-size       8                     (default 4)\n"
-              "* tokens-per-step  3M                    (default 64k, chosen by the program)\n"
-              "* beta2            0.99                  (default 0.95, from the configuration file)\n"
-              "* schedule         linear                (default cosine)\n");
-    free(text);
-    options_free(&o);
-}
-
 /* --- words --- */
 
 static void test_words(void **state) {
@@ -742,26 +370,10 @@ static void test_words(void **state) {
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults),
-        cmocka_unit_test(test_values),
-        cmocka_unit_test(test_positional),
-        cmocka_unit_test(test_unknown),
-        cmocka_unit_test(test_malformed),
-        cmocka_unit_test(test_range),
-        cmocka_unit_test(test_table),
-        cmocka_unit_test(test_required),
-        cmocka_unit_test(test_automatic),
-        cmocka_unit_test(test_repeated),
-        cmocka_unit_test(test_config),
-        cmocka_unit_test(test_config_errors),
-        cmocka_unit_test(test_times),
-        cmocka_unit_test(test_stored),
-        cmocka_unit_test(test_values_of_another_run),
-        cmocka_unit_test(test_help),
-        cmocka_unit_test(test_help_width),
-        cmocka_unit_test(test_synonyms),
-        cmocka_unit_test(test_text),
-        cmocka_unit_test(test_words),
+        cmocka_unit_test(test_defaults), cmocka_unit_test(test_values),    cmocka_unit_test(test_positional),
+        cmocka_unit_test(test_unknown),  cmocka_unit_test(test_malformed), cmocka_unit_test(test_range),
+        cmocka_unit_test(test_table),    cmocka_unit_test(test_required),  cmocka_unit_test(test_automatic),
+        cmocka_unit_test(test_times),    cmocka_unit_test(test_words),
     };
     return test_main(argc, argv, tests, make_scratch, remove_scratch);
 }
