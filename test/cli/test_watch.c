@@ -1,6 +1,7 @@
 /* `train_gpt watch` as a user runs it: what the server refuses, what it says of runs that grow, end, are
  * damaged or deleted, and what a real browser shows of it. */
 #include "test/browser.h"
+#include "test/report/logged_run.h"
 #include "test/server.h"
 
 #include "llmc/report/history.h"
@@ -14,61 +15,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-/* --- runs --- */
-
-static double loss_at(int64_t step) {
-    return 2.0 + 3.0 * exp(-(double)step / 50.0) + 0.01 * sin((double)step);
-}
-
-static FILE *open_log(const char *run, const char *name, const char *mode) {
-    FILE *f = fopen(in_scratch("%s/%s", run, name), mode);
-    assert_non_null(f);
-    return f;
-}
-
-/* Rows of steps (from, to], with a validation every 10 steps. */
-static void write_rows(const char *run, int64_t from, int64_t to) {
-    FILE *log = open_log(run, "log.jsonl", "a"), *timing = open_log(run, "timing.jsonl", "a");
-    for (int64_t s = from + 1; s <= to; s++) {
-        fprintf(
-            log,
-            "{\"step\":%lld,\"epoch\":%.3f,\"loss\":%.9g,\"lr\":0.0003,\"grad_norm\":%.6g,\"skipped\":false}\n",
-            (long long)s, (double)s / 100.0, loss_at(s), 1.0 + 0.5 * sin((double)s / 7.0));
-        if (s % 10 == 0) fprintf(log, "{\"step\":%lld,\"val_loss\":%.9g}\n", (long long)s, loss_at(s) + 0.1);
-        fprintf(
-            timing,
-            "{\"step\":%lld,\"seconds\":0.5,\"tokens_per_second\":2048,\"flops_per_second\":1e9,\"flops_share\":0.25}\n",
-            (long long)s);
-        if (s % 5 == 0)
-            fprintf(
-                timing,
-                "{\"step\":%lld,\"gpu_watts\":300,\"gpu_celsius\":60.5,\"gpu_sm_mhz\":1700,"
-                "\"gpu_utilisation\":0.9,\"gpu_slowed\":null}\n{\"step\":%lld,\"rank_seconds\":[0.5,0.5]}\n",
-                (long long)s, (long long)s);
-    }
-    fclose(log);
-    fclose(timing);
-}
-
-static const char nasty[] = "</script><script>alert(1)</script><img src=x onerror=alert(2)>";
-
-static void make_run(const char *name, int64_t steps, const char *learning_rate) {
-    put_text(
-        temp_printf("%s/options.json", name),
-        temp_printf("{\"learning-rate\": %s, \"steps\": 200, \"tokens-per-step\": 1024, \"text\": \"%s\"}",
-                    learning_rate, nasty));
-    put_text(temp_printf("%s/run.json", name),
-             "{\"format\": \"llmc run 1\", \"steps\": 200, \"tokens_per_step\": 1024, \"floor_loss\": 1.9, "
-             "\"parameters\": 1234567, \"flops_per_token\": 1e6, \"peak_flops\": 1e10, \"device\": "
-             "\"<b>CPU</b>\"}");
-    put_text(temp_printf("%s/samples.jsonl", name),
-             temp_printf(
-                 "{\"step\":50,\"text\":\"Once upon\"}\n{\"step\":100,\"text\":\"a %s time\"}\n{\"step\":1",
-                 nasty));
-    put_text(temp_printf("%s/step-00000100/trainer.json", name), "{}");
-    write_rows(name, 0, steps);
-}
 
 static json_t *run_of(json_t *state, size_t i) { return json_array_get(json_object_get(state, "runs"), i); }
 
@@ -355,87 +301,6 @@ static void logs_of_other_versions(void **state) {
     stop_server();
 }
 
-/* --- thinning out --- */
-
-/* Every stretch, at every number of points: a second computation of what a point stands for. */
-static void points_stand_for_their_rows(void **state) {
-    struct history h;
-    make_run("a", 173, "1e-3");
-    history_open(&h, in_scratch("a"));
-    history_update(&h);
-    for (int64_t wanted = 1; wanted < 200; wanted += 13)
-        for (int64_t from = 0; from < 173; from += 31) {
-            struct history_points p;
-            int64_t row = max_i64(1, from - 1), last = min_i64(173, from + 41);
-            history_points(&p, &h, HISTORY_LOSS, (double)from, (double)from + 40, wanted);
-            assert_true(p.count <= wanted);
-            for (int64_t i = 0; i < p.count; i++) {
-                double low = INFINITY, high = -INFINITY, sum = 0.0;
-                assert_int_equal(p.step[i], row + p.rows[i] - 1);
-                for (int64_t k = 0; k < p.rows[i]; k++, row++) {
-                    low = fmin(low, loss_at(row));
-                    high = fmax(high, loss_at(row));
-                    sum += loss_at(row);
-                }
-                assert_true(fabs(p.min[i] - low) < 1e-8 && fabs(p.max[i] - high) < 1e-8);
-                assert_true(fabs(p.mean[i] - sum / (double)p.rows[i]) < 1e-8);
-            }
-            assert_int_equal(row, last + 1);
-            history_points_free(&p);
-        }
-    FILE *timing = open_log("a", "timing.jsonl", "a"); /* 2 steps of 1000 tokens in 4 s and 0.1 s */
-    fputs(
-        "{\"step\":174,\"seconds\":4,\"tokens_per_second\":250}\n{\"step\":175,\"seconds\":0.1,\"tokens_per_second\":10000}\n",
-        timing);
-    fclose(timing);
-    history_update(&h);
-    struct history_points rate;
-    history_points(&rate, &h, HISTORY_TOKENS_PER_SECOND, 175, 175, 1);
-    assert_int_equal(rate.count, 1);
-    assert_true(fabs(rate.mean[0] - 2000.0 / 4.1) < 1e-9);
-    history_points_free(&rate);
-    assert_true(fabs(history_time(&h, 100.5) - 50.25) < 1e-9);
-    assert_true(history_step_at(&h, 50.0) == 100.0);
-    history_close(&h);
-}
-
-/* Resumed: the file is cut and goes on with other rows, between two looks at it. And a row of an earlier
- * step, which no run writes, takes the place of what came after it. */
-static void rows_that_are_taken_back(void **state) {
-    struct history h;
-    make_run("a", 50, "1e-3");
-    history_open(&h, in_scratch("a"));
-    history_update(&h);
-    assert_int_equal(history_last_step(&h), 50);
-    char *text = get_text(in_scratch("a/log.jsonl"));
-    assert_int_equal(truncate(in_scratch("a/log.jsonl"), strstr(text, "{\"step\":31,") - text), 0);
-    free(text);
-    FILE *log = open_log("a", "log.jsonl", "a");
-    for (int s = 31; s <= 80; s++)
-        fprintf(log, "{\"step\":%d,\"epoch\":1,\"loss\":7,\"lr\":1,\"grad_norm\":1,\"skipped\":false}\n", s);
-    fclose(log);
-    history_update(&h);
-    struct history_points p;
-    history_points(&p, &h, HISTORY_LOSS, 0, INFINITY, 1000);
-    assert_int_equal(p.count, 80);
-    for (int s = 1; s <= 80; s++) {
-        assert_int_equal(p.step[s - 1], s);
-        assert_true(fabs(p.mean[s - 1] - (s <= 30 ? loss_at(s) : 7.0)) < 1e-8);
-    }
-    history_points_free(&p);
-    log = open_log("a", "log.jsonl", "a");
-    fputs("{\"step\":60,\"loss\":8}\n{\"step\":61,\"loss\":}\n{\"step\":62,\"loss\":-}\n", log);
-    fclose(log);
-    history_update(&h);
-    assert_int_equal(history_last_step(&h), 60);
-    assert_true(history_last(&h, HISTORY_LOSS) == 8.0);
-    assert_int_equal(h.unreadable, 2);
-    history_points(&p, &h, HISTORY_LOSS, 0, INFINITY, 1000);
-    assert_int_equal(p.count, 60);
-    history_points_free(&p);
-    history_close(&h);
-}
-
 /* --- in a browser --- */
 
 /* What a chart shows of a line at the cursor, as a number. */
@@ -631,8 +496,6 @@ int main(int argc, char **argv) {
         WATCH_TEST(a_run_that_grows),
         WATCH_TEST(a_run_that_is_deleted_or_begun_again),
         WATCH_TEST(logs_of_other_versions),
-        WATCH_TEST(points_stand_for_their_rows),
-        WATCH_TEST(rows_that_are_taken_back),
         WATCH_TEST(the_page_of_two_runs),
         WATCH_TEST(a_pointer_and_keys_zoom),
         WATCH_TEST(the_page_follows_a_run),
