@@ -38,37 +38,6 @@ static const char *string_at(const json_t *object, const char *key) {
     return json_string_value(json_object_get(object, key));
 }
 
-/* --- names of tokens: one printable character per byte, see byte_to_code_point --- */
-
-enum {
-    NAME_CODES = 256 + 68
-}; /* the 68 bytes without a printable character have the code points from 256 on */
-
-struct names {
-    int16_t byte_of[NAME_CODES]; /* -1: stands for no byte */
-};
-
-static void names_init(struct names *n) {
-    for (int code = 0; code < NAME_CODES; code++)
-        n->byte_of[code] = (int16_t)code_point_to_byte((uint32_t)code);
-}
-
-/* Writes the bytes that a name (valid UTF-8) stands for, at most strlen(name), and returns their number; -1
- * if one of its characters stands for no byte. */
-static int64_t name_to_bytes(const struct names *n, const char *name, char *out) {
-    int64_t size = 0;
-    for (const uint8_t *p = (const uint8_t *)name; *p;) {
-        uint32_t code = *p++;
-        if (code >= 0x80) {
-            if (code >= 0xe0) return -1; /* three bytes or more: beyond all code points in use */
-            code = (code & 0x1f) << 6 | (*p++ & 0x3f);
-        }
-        if (code >= NAME_CODES || n->byte_of[code] < 0) return -1;
-        out[size++] = (char)n->byte_of[code];
-    }
-    return size;
-}
-
 /* --- the vocabulary --- */
 
 /* Fills name_of[id] for all tokens of the model and added ones. Refuses ids that occur twice, and gaps. */
@@ -173,8 +142,6 @@ static bool fill_added(struct tokenizer *t, const struct source *src, struct err
  * model means the same bytes, it is no token of the model. */
 static bool fill_tokens(struct tokenizer *t, const struct source *src, const char **name_of,
                         struct error *err) {
-    struct names names;
-    names_init(&names);
     uint8_t *is_added = (uint8_t *)xcalloc((size_t)t->vocab_size, 1);
     for (int i = 0; i < t->added_count; i++) is_added[t->added[i].id] = 1;
     int64_t at = 0;
@@ -182,7 +149,7 @@ static bool fill_tokens(struct tokenizer *t, const struct source *src, const cha
     for (int id = 0; ok && id < t->vocab_size; id++) {
         const char *name = name_of[id];
         char *bytes = t->token_data + at;
-        int64_t length = (int64_t)strlen(name), size = name_to_bytes(&names, name, bytes);
+        int64_t length = (int64_t)strlen(name), size = name_to_bytes(name, bytes);
         t->in_model[id] = size >= 0 && json_object_get(src->vocab, name) != NULL;
         if (is_added[id]) {
             t->in_model[id] = t->in_model[id] && size == length && !memcmp(bytes, name, (size_t)size);

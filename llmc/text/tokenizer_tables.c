@@ -25,9 +25,8 @@ uint32_t byte_to_code_point(uint8_t byte) {
 
 int code_point_to_byte(uint32_t code) {
     if (code < 256) return byte_is_itself((int)code) ? (int)code : -1;
-    for (int b = 0; b < 256; b++)
-        if (!byte_is_itself(b) && code-- == 256) return b;
-    return -1;
+    uint32_t n = code - 256; /* among the bytes 0 to 32, 127 to 160, and 173 */
+    return n < 33 ? (int)n : n < 67 ? (int)n - 33 + 127 : n == 67 ? 173 : -1;
 }
 
 char *printable_name(const struct tokenizer *t, uint32_t id) {
@@ -36,6 +35,19 @@ char *printable_name(const struct tokenizer *t, uint32_t id) {
         to += utf8_encode((uint8_t *)to, byte_to_code_point((uint8_t)t->token_data[i]));
     *to = 0;
     return name;
+}
+
+int64_t name_to_bytes(const char *name, char *out) {
+    int64_t size = 0;
+    for (const uint8_t *p = (const uint8_t *)name; *p;) {
+        uint32_t code = *p++;
+        if (code >= 0xe0) return -1; /* three bytes or more: beyond all code points in use */
+        if (code >= 0x80) code = (code & 0x1f) << 6 | (*p++ & 0x3f);
+        int byte = code_point_to_byte(code);
+        if (byte < 0) return -1;
+        out[size++] = (char)byte;
+    }
+    return size;
 }
 
 /* --- making one --- */

@@ -77,6 +77,9 @@ uint32_t byte_to_code_point(uint8_t byte);
 int code_point_to_byte(uint32_t code); /* -1 if it stands for no byte */
 /* The name of a token in vocab.json: that character for each of its bytes. The caller frees. */
 char *printable_name(const struct tokenizer *t, uint32_t id);
+/* The reverse: writes the bytes that a name (valid UTF-8) stands for, at most strlen(name), and returns their
+ * number; -1 if one of its characters stands for no byte. */
+int64_t name_to_bytes(const char *name, char *out);
 
 static inline int token_size(const struct tokenizer *t, uint32_t id) {
     return (int)(t->token_start[id + 1] - t->token_start[id]);
