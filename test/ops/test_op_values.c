@@ -10,23 +10,40 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* matmul_forward has one path for a few rows and one for many: both against sums in double. */
+/* matmul_forward has one path for a few rows, and for those of different sequences, and one for many: both
+ * against sums in double, with weights in fp32 and bf16. A row of a sequence has the bits that it has alone,
+ * and nothing is written behind the last one. */
 static void test_matmul_of_few_and_many_rows(void **state) {
-    enum { N = 6, C = 37, OC = 5 };
-    float inp[N * C], weight[OC * C], out[N * OC];
+    enum { N = 19, C = 75, OC = 5 };
+    float inp[N * C], weight[OC * C], out[(N + 1) * OC], alone[OC];
+    uint16_t halves[OC * C];
     for (int i = 0; i < N * C; i++) inp[i] = (float)(2.0 * rng_uniform(1, RNG_TEST, (uint64_t)i) - 1.0);
-    for (int i = 0; i < OC * C; i++) weight[i] = (float)(2.0 * rng_uniform(2, RNG_TEST, (uint64_t)i) - 1.0);
-    struct tensor w = tensor_make("weight", DTYPE_F32, weight, OC, C, 0, 0);
-    for (int rows = 1; rows <= N; rows++) {
-        struct tensor x = tensor_make("inp", DTYPE_F32, inp, rows, C, 0, 0);
-        struct tensor y = tensor_make("out", DTYPE_F32, out, rows, OC, 0, 0);
-        matmul_forward(ctx_of(state), &y, NULL, &x, &w, NULL, ACT_NONE);
-        for (int i = 0; i < rows * OC; i++) {
-            double sum = 0.0;
-            for (int c = 0; c < C; c++) sum += (double)inp[i / OC * C + c] * (double)weight[i % OC * C + c];
-            if (!(fabs((double)out[i] - sum) <= 1e-5)) fail_msg("%d rows: out[%d]", rows, i);
-        }
+    for (int i = 0; i < OC * C; i++) {
+        halves[i] = bf16_from_f32((float)(2.0 * rng_uniform(2, RNG_TEST, (uint64_t)i) - 1.0));
+        weight[i] = f32_from_bf16(halves[i]);
     }
+    for (int bf16 = 0; bf16 < 2; bf16++)
+        for (int rows = 1; rows <= N; rows++)
+            for (int sequences = 0; sequences < 2; sequences++) {
+                struct tensor w = tensor_make("weight", bf16 ? DTYPE_BF16 : DTYPE_F32,
+                                              bf16 ? (void *)halves : (void *)weight, OC, C, 0, 0);
+                struct tensor x = sequences ? tensor_make("inp", DTYPE_F32, inp, rows, 1, C, 0)
+                                            : tensor_make("inp", DTYPE_F32, inp, rows, C, 0, 0);
+                struct tensor y = tensor_make("out", DTYPE_F32, out, rows, OC, 0, 0);
+                for (int i = 0; i < (N + 1) * OC; i++) out[i] = NAN;
+                matmul_forward(ctx_of(state), &y, NULL, &x, &w, NULL, ACT_NONE);
+                for (int i = 0; i < rows * OC; i++) {
+                    double sum = 0.0;
+                    for (int c = 0; c < C; c++)
+                        sum += (double)inp[i / OC * C + c] * (double)weight[i % OC * C + c];
+                    if (!(fabs((double)out[i] - sum) <= 1e-5)) fail_msg("%d rows: out[%d]", rows, i);
+                }
+                for (int i = rows * OC; i < (N + 1) * OC; i++) assert_true(isnan(out[i]));
+                struct tensor last = tensor_make("inp", DTYPE_F32, inp + (rows - 1) * C, 1, C, 0, 0);
+                y = tensor_make("out", DTYPE_F32, alone, 1, OC, 0, 0);
+                matmul_forward(ctx_of(state), &y, NULL, &last, &w, NULL, ACT_NONE);
+                if (sequences) assert_memory_equal(alone, out + (rows - 1) * OC, sizeof alone);
+            }
 }
 
 /* Products that are cut into blocks in every direction, with an odd rest in each. Small integers are exact,
