@@ -6,10 +6,10 @@ TEST_LIB_OBJ = $(patsubst %.c,$(BUILD)/%.o,$(filter-out $(wildcard test/*/test_*
 # What runs on the simulated device; test/run.sh explains the assignments. A missing barrier shows in the results of some
 # order of threads, and in every order to ThreadSanitizer, which needs the small cases only.
 SIM_RUN   = $(addprefix $(BUILD)/sim/$(1)/test/cuda/,$(notdir $(CUDA_TEST)))
-RUN_tsan  = $(SIM_TRAFFIC) test/sim/test_sim_bugs.sh \
+RUN_tsan  = $(BUILD)/sim/test_traffic \
             OMP_NUM_THREADS=1 LLMC_TEST_SIZE=small LLMC_TEST_LADDERS=0 $(filter-out %_zero,$(call SIM_RUN,tsan)) \
             OMP_NUM_THREADS= LLMC_TEST_SIZE= LLMC_TEST_LADDERS=
-RUN_plain = test/test_backends.sh test/test_measure_gpu.sh test/sim/test_sim_ranks.sh test/sim/test_sim_batch.sh LLMC_TEST_LADDERS=0 $(call SIM_RUN,plain) \
+RUN_plain = test/sim/test_sim_bugs.sh test/test_backends.sh test/test_measure_gpu.sh test/sim/test_sim_ranks.sh test/sim/test_sim_batch.sh LLMC_TEST_LADDERS=0 $(call SIM_RUN,plain) \
             SIM_LAZY=1 SIM_ORDER=reverse $(call SIM_RUN,plain) SIM_LAZY= SIM_ORDER= LLMC_TEST_LADDERS=
 RUN_asan  = test/sim/test_sim_bugs.sh $(call SIM_RUN,asan)
 RUN_LONG  = OMP_NUM_THREADS=1 $(call SIM_RUN,tsan) OMP_NUM_THREADS= \

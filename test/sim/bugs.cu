@@ -557,7 +557,9 @@ static const struct {
     {"misaligned_vector", misaligned_vector, "forward asan"},
     {"index_overflow", index_overflow, "forward asan"},
     {"host_pointer", host_pointer, "forward"},
+#if __has_builtin(__builtin_clear_padding) /* else structs with padding are not looked into */
     {"host_pointer_in_struct", host_pointer_in_struct, "forward"},
+#endif
     {"host_touches_device", host_touches_device, "protect"},
     {"freed_pointer", freed_pointer, "forward"},
     {"freed_pointer_in_struct", freed_pointer_in_struct, "forward asan"},
