@@ -23,6 +23,7 @@
 /* --- one rank of a run --- */
 
 enum { MOST_RANKS = 4, STEPS = 6, TOKENS = 12 };
+static const float LEARNING_RATE = 3e-3f;
 
 struct result {
     float loss[STEPS], norm[STEPS], validation;
@@ -189,7 +190,7 @@ static void train(struct zero *z, struct observer *o, const struct run *r, struc
             gpt_set_batch(z->gpt, tokens, targets);
             zero_micro_step(z, i == 0, i == r->accumulation - 1);
         }
-        struct update_args args = {.lr = 3e-3f,
+        struct update_args args = {.lr = LEARNING_RATE,
                                    .beta1 = 0.9f,
                                    .beta2 = 0.95f,
                                    .eps = 3e-2f, /* rounding stays rounding: no division by tiny roots */
@@ -197,7 +198,7 @@ static void train(struct zero *z, struct observer *o, const struct run *r, struc
                                    .max_norm = step % 2 ? 0.1f : 1e9f,
                                    .step = step + 1,
                                    .momentum = 0.9f,
-                                   .muon_lr = 3e-3f};
+                                   .muon_lr = LEARNING_RATE};
         zero_update(z, &args);
         o->held[0] = 0;
         o->held[1] = -1;
@@ -382,13 +383,18 @@ static void same_bits(const struct run *r, const struct result *a, const struct 
 }
 
 static void near(const struct run *r, const char *what, double got, double want, double scale) {
-    if (!(fabs(got - want) <= 1e-6 * scale)) fail_msg("%s: %s is %.9g, not %.9g", text(r), what, got, want);
+    /* Muon lifts small singular values, and the rounding in them, by up to 3.4445^5 = 485. */
+    double error = r->optimizer == OPTIMIZER_MUON ? 1e-5 : 1e-6;
+    if (!(fabs(got - want) <= error * scale)) fail_msg("%s: %s is %.9g, not %.9g", text(r), what, got, want);
 }
 
-/* The same to 1e-6: of a number, of the largest element of a tensor. */
+/* The same but for rounding: of a number; in a tensor, of its largest element and of as far as the updates
+ * could move it, because those of AdamW are a quotient of gradients, whose rounding does not shrink with a
+ * small parameter. */
 static void same_values(const struct run *r, const struct result *a, const struct result *b) {
     struct gpt_params layout;
     gpt_params_layout(&layout, r->config);
+    double moved = (double)LEARNING_RATE * (double)(r->first_step + r->steps);
     for (int64_t i = r->first_step; i < r->first_step + r->steps; i++) {
         near(r, "a loss", (double)a->loss[i], (double)b->loss[i], (double)b->loss[i]);
         near(r, "a norm", (double)a->norm[i], (double)b->norm[i], (double)b->norm[i]);
@@ -399,10 +405,10 @@ static void same_values(const struct run *r, const struct result *a, const struc
         for (int64_t l = 0; l < gpt_param_copies(r->config, (enum param_id)id); l++) {
             const float *x = a->params + layout.offset[id] + l * layout.stride[id];
             const float *y = b->params + layout.offset[id] + l * layout.stride[id];
-            double largest = 0;
-            for (int64_t i = 0; i < n; i++) largest = max_f64(largest, fabs((double)y[i]));
+            double most = 0;
+            for (int64_t i = 0; i < n; i++) most = max_f64(most, fabs((double)y[i]));
             for (int64_t i = 0; i < n; i++)
-                near(r, gpt_param_name((enum param_id)id, l), (double)x[i], (double)y[i], largest);
+                near(r, gpt_param_name((enum param_id)id, l), (double)x[i], (double)y[i], most + moved);
         }
     }
     for (int64_t i = 0; i < layout.total; i++) assert_true(isfinite(a->params[i])); /* the gaps, too */

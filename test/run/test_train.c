@@ -313,11 +313,16 @@ static void test_plan_and_sample(void **state) {
            "the smallest is 768");
     expect("plan --device cpu --ranks 6 --zero-group 4", 1, "the next smaller size that fits is 3");
     expect("plan --device cpu --ranks 6 --zero-group 3 --zero 0", 1, "--zero 0 divides nothing");
+    char *variant = getenv("LLMC_VARIANT") ? xstrdup(getenv("LLMC_VARIANT")) : NULL;
     setenv("LLMC_VARIANT", "cast:plain,attn:naive", 1);
     expect("plan --batch-size 2 --device cpu", 1, "\"attn:naive\" should be OPERATION:VARIANT");
     setenv("LLMC_VARIANT", "attn_forward:nope", 1);
     expect("plan --batch-size 2 --device cpu", 1, "; its variants are ");
-    unsetenv("LLMC_VARIANT");
+    if (variant)
+        setenv("LLMC_VARIANT", variant, 1);
+    else
+        unsetenv("LLMC_VARIANT");
+    free(variant);
     expect("--out $D/sampled " SMALL, 0, "sample    ");
     struct result a = run_limited(
         "sample --from $D/sampled --prompt Once --tokens 60 --top-k 20 --top-p 0.9 --no-stats", 0);
