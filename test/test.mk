@@ -24,7 +24,7 @@ LONGEST = $(filter %/test_launch %/test_train,$(TESTS))
 # Programs use the fastest instruction set of llmc/cpu that the processor has; these tests run with the others, too.
 CPU_HAS  := plain $(shell grep -m 1 '^flags' /proc/cpuinfo | grep -ow avx2)
 OTHER_ISA = $(foreach isa,$(filter $(CPU_HAS),$(wordlist 2,9,$(CPU_ISA))),LLMC_VARIANT=cpu:$(isa) $(CPU_TESTS)) LLMC_VARIANT=
-CPU_TESTS = $(addprefix $(BUILD)/test/,ops/test_ops ops/test_op_values ops/test_op_gradients ops/test_fp8 model/test_gpt)
+CPU_TESTS = $(addprefix $(BUILD)/test/,ops/test_ops ops/test_op_values ops/test_op_gradients ops/test_fp8 model/test_gpt model/test_kinds model/test_generate ranks/test_zero)
 run-tests: tests
 	$(if $(SIM_MISSING),echo "simulated GPU $(SIM_MISSING)",:)
 	BUILD=$(BUILD) sh test/run.sh test/test_layout.sh test/test_mutants.sh test/test_install.sh $(LONGEST) $(foreach b,$(filter tsan,$(SIM_BUILDS)),$(RUN_$(b))) \
