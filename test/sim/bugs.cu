@@ -329,7 +329,7 @@ static void host_pointer() {
     launch({1, 1}, sum_kernel, out.device, x.data(), 64);
     expect(first(out), 64);
 }
-static void host_pointer_in_struct() {
+[[maybe_unused]] static void host_pointer_in_struct() {
     std::vector<float> x(64, 0.0f);
     launch({1, 64}, struct_kernel, pointer_in_struct{x.data(), 64});
     cuda_check(cudaDeviceSynchronize());
