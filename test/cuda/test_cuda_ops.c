@@ -82,8 +82,8 @@ static int check_variant(struct gpu *gpu, const struct op_test *op, const char *
         bool wrong = plant_fault(gpu, row);
         for (size_t i = 0; i < op->case_count; i++) {
             const struct op_case *c = &op->cases[i];
-            if ((c->size == SIZE_LARGE && !gpu->large) || (c->only && strcmp(c->only, variant) != 0))
-                continue;
+            if ((c->size == SIZE_LARGE && !gpu->large) || (c->size == SIZE_MEDIUM && gpu->small)) continue;
+            if (c->only && strcmp(c->only, variant) != 0) continue;
             if (c->only && (dtype != DTYPE_BF16 || (gpu->small && !(c->flags & EVERYWHERE)))) continue;
             struct error err;
             struct op_target target = {

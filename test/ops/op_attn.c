@@ -289,7 +289,7 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         SMALL_RULE("dot2, full, softcap", SOFTCAP | SCORE(ATTN_DOT2) | MASK(ATTN_FULL)),                     \
         SMALL_RULE("documents", DOCUMENTS),                                                                  \
         SMALL_RULE("documents, l2, window, softcap", DOCUMENTS | SCORE(ATTN_L2) | WINDOW(6) | SOFTCAP),      \
-        RULE_CASE("documents, many tiles", DOCUMENTS, 2, 200, 2, 64),                                        \
+        {"documents, many tiles", INPUT_RANDOM, {2, 200, 2, 64}, DOCUMENTS, SIZE_MEDIUM},                    \
         RULE_CASE("documents, cosine, dropout", DOCUMENTS | SCORE(ATTN_COSINE) | DROP, 2, 60, 4, 16, 0, 2),  \
         SMALL_RULE("dropout", DROP), SMALL_RULE("dropout, l2, window", DROP | SCORE(ATTN_L2) | WINDOW(5)),   \
         RULE_CASE("window of one", WINDOW(1), 1, 40, 2, 16),                                                 \

@@ -34,8 +34,9 @@ enum op_input {
     INPUT_INTEGER  /* -3 .. 3: sums and products are exact, so linear ops must be, too */
 };
 
-/* Large cases are too much work for a simulated device; LLMC_TEST_SIZE=large runs them. */
-enum op_size { SIZE_SMALL, SIZE_LARGE };
+/* Medium cases are too much work for ThreadSanitizer; LLMC_TEST_SIZE=small leaves them out. Large ones are too
+ * much for a simulated device; LLMC_TEST_SIZE=large runs them. */
+enum op_size { SIZE_SMALL, SIZE_MEDIUM, SIZE_LARGE };
 
 /* Flags common to all ops; op-specific ones start at OP_FLAG(0). */
 enum {

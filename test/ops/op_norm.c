@@ -196,7 +196,7 @@ static const struct op_case norm_backward_cases[] = {
     NORM_CASES,
     {"no residual", INPUT_RANDOM, {5, 13}, NO_RESIDUAL, SIZE_SMALL},
     {"no residual, vectors", INPUT_RANDOM, {3, 768}, NO_RESIDUAL, SIZE_SMALL},
-    {"more rows than blocks", INPUT_RANDOM, {2385, 264}, 0, SIZE_SMALL}, /* 792 of them take 3 each */
+    {"more rows than blocks", INPUT_RANDOM, {2385, 264}, 0, SIZE_MEDIUM}, /* 792 of them take 3 each */
     {"over dresidual", INPUT_RANDOM, {7, 72}, IN_PLACE, SIZE_SMALL},
     {"over dout", INPUT_RANDOM, {7, 72}, OVER_DOUT, SIZE_SMALL},
     {"over dout, no residual", INPUT_RANDOM, {5, 13}, OVER_DOUT | NO_RESIDUAL, SIZE_SMALL},
