@@ -1,7 +1,8 @@
 """Three steps of Muon and of Lion in float64, from the definitions. Writes test/golden/muon_steps.safetensors.
 
-A model of 2 blocks with grouped heads and a gated MLP, so that c_attn holds matrices of different heights and c_fc two
-of them. The gradients are drawn, not computed: only the update is under test. With g the gradient of step t = 1, 2, 3:
+A model of 2 blocks with grouped heads, a gated MLP and an output head of its own, so that c_attn holds matrices of
+different heights and c_fc two of them. The gradients are drawn, not computed: only the update is under test. With g the
+gradient of step t = 1, 2, 3:
   norm  = sqrt(sum of g^2 over all parameters);  g *= min(1, CLIP/norm)
 
 Muon, for the matrices of the blocks, each one of the stacked matrices by itself:
@@ -9,11 +10,13 @@ Muon, for the matrices of the blocks, each one of the stacked matrices by itself
   u = U S V^T, its singular value decomposition;  s = S / sqrt(sum of S^2)
   five times:  s = A s + B s^3 + C s^5
   w -= LR * FACTOR * (0.2 sqrt(max(rows, columns)) U s V^T + WEIGHT_DECAY w)
-and AdamW for everything else, with decay of matrices only:
-  m = B1 m + (1-B1) g;  v = B2 v + (1-B2) g^2;  w -= LR (m/(1-B1^t) / (sqrt(v/(1-B2^t)) + EPS) + decay w)
+and AdamW for everything else, without decay:
+  m = B1 m + (1-B1) g;  v = B2 v + (1-B2) g^2;  w -= rate (m/(1-B1^t) / (sqrt(v/(1-B2^t)) + EPS))
 
 Lion, for all parameters, with decay of matrices only:
-  w -= LR (sign(B1 m + (1-B1) g) + decay w);  m = B2 m + (1-B2) g
+  w -= rate (sign(B1 m + (1-B1) g) + decay w);  m = B2 m + (1-B2) g
+
+rate = LR * EMBEDDING_FACTOR for embeddings and output head, else LR.
 
 The engine never computes a singular value: it multiplies matrices, by another order of the same polynomial. Here the
 polynomial is applied to the singular values, which is the same function by another way.
@@ -32,6 +35,7 @@ import golden
 
 L, HEADS, KV_HEADS, HEAD_SIZE, CHANNELS, FF, V, CONTEXT = 2, 3, 1, 4, 12, 20, 17, 8
 STEPS, LR, FACTOR, MU, B1, B2, EPS, WEIGHT_DECAY, CLIP = 3, 0.02, 1.5, 0.9, 0.8, 0.95, 1e-8, 0.1, 12.0
+EMBEDDING_FACTOR = 2.5
 A, B, C = 3.4445, -4.7750, 2.0315
 
 
@@ -46,7 +50,16 @@ def shapes():
         found[f"h.{layer}.mlp.c_proj.weight"] = ([CHANNELS], FF)
         found[f"h.{layer}.ln_1.weight"] = ([CHANNELS], None)
         found[f"h.{layer}.ln_2.weight"] = ([CHANNELS], None)
+    found["lm_head.weight"] = ([V], CHANNELS)
     return found
+
+
+def is_embedding(name):
+    return name in ("wte.weight", "wpe.weight", "lm_head.weight")
+
+
+def rate_of(name):
+    return LR * EMBEDDING_FACTOR if is_embedding(name) else LR
 
 
 def draw():
@@ -89,9 +102,8 @@ def muon(parameters, gradients):
                 continue
             m[name] = B1 * m[name] + (1.0 - B1) * g
             v[name] = B2 * v[name] + (1.0 - B2) * g * g
-            decay = 0.0 if columns is None else WEIGHT_DECAY
             step = m[name] / (1.0 - B1**t) / (np.sqrt(v[name] / (1.0 - B2**t)) + EPS)
-            w[name] = w[name] - LR * (step + decay * w[name])
+            w[name] = w[name] - rate_of(name) * step
     return w, m
 
 
@@ -101,7 +113,7 @@ def lion(parameters, gradients):
     for t in range(STEPS):
         for name, g in clipped(gradients[t]).items():
             decay = 0.0 if shapes()[name][1] is None else WEIGHT_DECAY
-            w[name] = w[name] - LR * (np.sign(B1 * m[name] + (1.0 - B1) * g) + decay * w[name])
+            w[name] = w[name] - rate_of(name) * (np.sign(B1 * m[name] + (1.0 - B1) * g) + decay * w[name])
             m[name] = B2 * m[name] + (1.0 - B2) * g
     return w
 
@@ -119,7 +131,8 @@ def make_golden():
             tensors[f"muon.m.{name}"] = momentum[name]
     constants = {
         "layers": L, "heads": HEADS, "kv_heads": KV_HEADS, "head_size": HEAD_SIZE, "channels": CHANNELS, "ff": FF,
-        "vocab_size": V, "context": CONTEXT, "steps": STEPS, "lr": LR, "muon_lr_factor": FACTOR, "momentum": MU,
+        "vocab_size": V, "context": CONTEXT, "steps": STEPS, "lr": LR, "muon_lr_factor": FACTOR,
+        "embedding_lr_factor": EMBEDDING_FACTOR, "momentum": MU,
         "beta1": B1, "beta2": B2, "eps": EPS, "weight_decay": WEIGHT_DECAY, "clip": CLIP,
     }
     return tensors, {"generator": "muon_float64.py", **constants}

@@ -1,5 +1,5 @@
-/* The optimizers over pieces of the parameter buffer. Weight decay applies to matrices alone, which come
- * first in the buffer, so an update by AdamW or Lion is two calls of the operation for each piece at most.
+/* The optimizers over pieces of the parameter buffer, each of one group: embeddings, blocks and vectors may
+ * differ in learning rate and weight decay. An update by AdamW or Lion is one call of the operation a piece.
  * Muon goes from block to block: momentum of the block, each of its matrices made orthogonal, update. */
 #include "llmc/model/optimizer.h"
 
@@ -57,7 +57,7 @@ static void create_state(struct optimizer *opt, struct gpt *g, int64_t n, bool m
     struct optimizer_piece *pieces = opt->pieces ? opt->pieces : opt->whole;
     for (int64_t i = 0; i < opt->count; i++) {
         pieces[i].at_v = second;
-        if (optimizer_has_v(opt, pieces[i].block)) second += pieces[i].count;
+        if (optimizer_has_v(opt, pieces[i].group == GROUP_BLOCKS)) second += pieces[i].count;
     }
     opt->has_master = master_weights;
     opt->m = new_state(g, "exp_avg", DTYPE_F32, n, "the optimizer's first moment");
@@ -77,7 +77,7 @@ static void create_for_adapters(struct optimizer *opt, struct gpt *g, struct opt
     check(options.kind != OPTIMIZER_MUON, "Muon is for the matrices of the blocks, not for adapters");
     *opt = (struct optimizer){.kind = options.kind, .count = 1};
     opt->whole[0] = (struct optimizer_piece){
-        .count = l->layout.total, .decay = true, .param = l->params, .grad = l->grads};
+        .count = l->layout.total, .group = GROUP_BLOCKS, .param = l->params, .grad = l->grads};
     create_state(opt, g, l->layout.total, options.master_weights);
 }
 
@@ -88,16 +88,15 @@ void optimizer_create(struct optimizer *opt, struct gpt *g, struct optimizer_opt
     }
     const struct gpt_params *p = &g->layout;
     const int64_t bounds[] = {0, p->blocks, p->matrices, p->total};
-    bool apart = options.kind == OPTIMIZER_MUON; /* the blocks from the other matrices */
-    *opt = (struct optimizer){.kind = options.kind};
+    *opt = (struct optimizer){.kind = options.kind, .count = 3};
     for (int i = 0; i < 3; i++) {
-        int64_t first = i == 1 && !apart ? 0 : bounds[i], count = bounds[i + 1] - first;
-        if (i == 0 && !apart) continue;
-        struct optimizer_piece *piece = &opt->whole[opt->count++];
-        *piece = (struct optimizer_piece){
-            .first = first, .count = count, .at = first, .decay = i < 2, .block = i == 1};
-        piece->param = gpt_param_range(g, first, count);
-        piece->grad = gpt_grad_range(g, first, count);
+        int64_t first = bounds[i], count = bounds[i + 1] - first;
+        opt->whole[i] = (struct optimizer_piece){.first = first,
+                                                 .count = count,
+                                                 .at = first,
+                                                 .group = (enum optimizer_group)i,
+                                                 .param = gpt_param_range(g, first, count),
+                                                 .grad = gpt_grad_range(g, first, count)};
     }
     create_state(opt, g, p->total, options.master_weights);
 }
@@ -130,7 +129,9 @@ static struct update_args args_at(const struct update_args *args, const struct o
                                   int64_t at) {
     struct update_args a = *args;
     a.offset = piece->first + at;
-    if (!piece->decay) a.weight_decay = 0.0f;
+    bool embeddings = piece->group == GROUP_EMBEDDINGS;
+    if (piece->group == GROUP_VECTORS || (embeddings && args->no_embedding_decay)) a.weight_decay = 0.0f;
+    if (embeddings && args->embedding_lr > 0.0f) a.lr = args->embedding_lr;
     return a;
 }
 
@@ -213,7 +214,7 @@ void optimizer_update(struct optimizer *opt, struct gpt *g, const struct update_
     for (int64_t i = 0; i < opt->count; i++) {
         const struct optimizer_piece *piece = &optimizer_pieces(opt)[i];
         if (!piece->count) continue;
-        if (by_muon(opt, piece->block)) {
+        if (by_muon(opt, piece->group == GROUP_BLOCKS)) {
             if (!opt->pieces) update_blocks(opt, g, piece, args);
             continue;
         }

@@ -1,10 +1,10 @@
 /* The optimizers: AdamW, Lion and Muon over the parameter buffer or this process's parts of it, and the
  * learning-rate schedule.
  *
- * Muon is for the matrices of the blocks; embeddings, head, norms and biases are updated by AdamW with the
- * same learning rate. A matrix's momentum becomes (nearly) orthogonal: its singular values become (nearly) 1,
- * so that directions that rarely show in the gradients move as far as the others. The iteration of Newton
- * and Schulz does this with products alone; see optimizer_orthogonalize(). */
+ * Muon is for the matrices of the blocks; embeddings, head, norms and biases are updated by AdamW. A matrix's
+ * momentum becomes (nearly) orthogonal: its singular values become (nearly) 1, so that directions that rarely
+ * show in the gradients move as far as the others. The iteration of Newton and Schulz does this with products
+ * alone; see optimizer_orthogonalize(). */
 #ifndef LLMC_OPTIMIZER_H
 #define LLMC_OPTIMIZER_H
 
@@ -17,6 +17,13 @@ extern "C" {
 enum optimizer_kind { OPTIMIZER_ADAMW, OPTIMIZER_MUON, OPTIMIZER_LION };
 const char *optimizer_name(enum optimizer_kind kind);
 
+/* Parameters that an optimizer treats alike, in the order of the buffer. */
+enum optimizer_group {
+    GROUP_EMBEDDINGS, /* and the output head */
+    GROUP_BLOCKS,     /* the blocks' matrices */
+    GROUP_VECTORS     /* norms and biases: no weight decay */
+};
+
 struct optimizer_options {
     enum optimizer_kind kind;
     bool master_weights; /* keep fp32 copies of low-precision parameters */
@@ -24,19 +31,18 @@ struct optimizer_options {
 
 /* A range of the parameters that this process updates, and where its values are. */
 struct optimizer_piece {
-    int64_t first, count;      /* elements of the whole parameter buffer; may be none */
-    int64_t at;                /* its first element in m and master */
-    int64_t at_v;              /* in v; set by optimizer_create_pieces() */
-    bool decay;                /* weight decay applies */
-    bool block;                /* it is a part of one block's matrices, or all of all blocks */
-    struct tensor param, grad; /* (count) */
+    int64_t first, count;       /* elements of the whole parameter buffer; may be none */
+    int64_t at;                 /* its first element in m and master */
+    int64_t at_v;               /* in v; set by optimizer_create_pieces() */
+    enum optimizer_group group; /* of the blocks: a part of one of them, or all of all */
+    struct tensor param, grad;  /* (count) */
 };
 
 struct optimizer {
     enum optimizer_kind kind;
     struct optimizer_piece *pieces; /* not owned; NULL: `whole` */
     int64_t count;
-    struct optimizer_piece whole[3]; /* of a process that updates everything */
+    struct optimizer_piece whole[3]; /* groups, of a process that updates everything */
     struct tensor m;                 /* (elements of all pieces) fp32; `whole`: laid out as parameters */
     struct tensor v;      /* (elements of the pieces that AdamW updates) fp32; data NULL if there are none */
     struct tensor master; /* (as m) fp32 copy of low-precision parameters; data NULL if there is none */
@@ -68,7 +74,8 @@ void optimizer_copy_master(struct optimizer *opt, struct gpt *gpt);
 void optimizer_skip_outlier(struct gpt *gpt, const struct update_args *args);
 /* One update from gpt->grads, or those of the adapters; leaves the squared gradient norm in
  * gpt->numbers[STEP_SUMSQ].
- * args->weight_decay goes to matrices only. A gradient with a NaN or Inf changes nothing. */
+ * args->weight_decay goes to matrices only, with no_embedding_decay to those of the blocks only. A gradient
+ * with a NaN or Inf changes nothing. */
 void optimizer_step(struct optimizer *opt, struct gpt *gpt, const struct update_args *args);
 /* Its second half: from the pieces' gradients, given the squared norm of the whole one. Leaves out the
  * pieces of blocks that Muon updates, if those are parts. */

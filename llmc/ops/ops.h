@@ -292,7 +292,9 @@ struct update_args {
     bool stochastic; /* round stochastically */
     float momentum;  /* Muon's, and its learning rate */
     float muon_lr;
-    bool skip_outliers; /* for the optimizer: skip_outlier comes first, with these limits */
+    float embedding_lr;      /* for the optimizer: of embeddings and output head (or 0: lr), */
+    bool no_embedding_decay; /* and whether they have no weight decay */
+    bool skip_outliers;      /* for the optimizer: skip_outlier comes first, with these limits */
     float max_loss, max_sumsq;
 };
 /* In every update, g = grad*clip; w is `master` if given, and param = w rounded. If sumsq, the sum of

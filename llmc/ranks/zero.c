@@ -29,9 +29,9 @@ int64_t zero_bucket_count(const struct gpt_config *config) { return config->laye
 struct zero_bucket zero_bucket(const struct gpt_params *p, const struct gpt_config *config, int64_t i) {
     int64_t L = config->layers, first = p->blocks + (i - 1) * p->block;
     check(i >= 0 && i <= L + 1, "zero_bucket: no bucket %" PRId64 " of %" PRId64, i, L + 2);
-    if (i == 0) return (struct zero_bucket){0, p->blocks, -1, true};
-    if (i == L + 1) return (struct zero_bucket){p->matrices, p->total, -1, false};
-    return (struct zero_bucket){first, first + p->block, i - 1, true};
+    if (i == 0) return (struct zero_bucket){0, p->blocks, -1, GROUP_EMBEDDINGS};
+    if (i == L + 1) return (struct zero_bucket){p->matrices, p->total, -1, GROUP_VECTORS};
+    return (struct zero_bucket){first, first + p->block, i - 1, GROUP_BLOCKS};
 }
 
 static struct zero_bucket bucket_of(const struct zero *z, int64_t i) {
@@ -240,11 +240,8 @@ static int64_t make_parts(struct zero *z) {
         struct zero_bucket b = bucket_of(z, i);
         struct comm_part part = comm_part(b.end - b.first, z->comm->parts, z->comm->part);
         struct optimizer_piece *p = &s->parts[i];
-        *p = (struct optimizer_piece){.first = b.first + part.first,
-                                      .count = part.count,
-                                      .at = at,
-                                      .decay = b.decay,
-                                      .block = b.layer >= 0};
+        *p = (struct optimizer_piece){
+            .first = b.first + part.first, .count = part.count, .at = at, .group = b.group};
         struct tensor params = params_of(z, i);
         p->param = b.layer >= 0 && z->level >= ZERO_PARAMETERS
                        ? tensor_range(&s->param_shards, b.layer * in_block, in_block)

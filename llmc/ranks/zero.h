@@ -39,7 +39,7 @@ enum zero_level { ZERO_NONE, ZERO_OPTIMIZER, ZERO_GRADIENTS, ZERO_PARAMETERS };
 struct zero_bucket {
     int64_t first, end; /* elements of the whole parameter buffer */
     int64_t layer;      /* -1: embeddings or vectors */
-    bool decay;
+    enum optimizer_group group;
 };
 /* Bucket 0: embeddings; 1 ... L: blocks; L + 1: vectors. */
 int64_t zero_bucket_count(const struct gpt_config *config);

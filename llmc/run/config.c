@@ -79,14 +79,16 @@ static double choose_init_std(bool stories, int64_t channels) {
 /* Weights that are trained already get a tenth: there their own training has ended (--final-lr-fraction), and
  * the full rate would undo what the last part of it has learned. GPT was fine-tuned with 6.25e-5 after 2.5e-4
  * (Radford et al. 2018), BERT with 2e-5 to 5e-5 after 1e-4. Lion's updates are larger: Chen et al. 2023 take
- * 0.1 to 0.3 of AdamW's rate.
+ * 0.1 to 0.3 of AdamW's rate. Muon bears a larger rate, and so do the embeddings and norms beside it:
+ * profiling/results/muon-stories.txt.
  *
  * Adapters are new, so they get the full rate, ten times that of the weights. Hu et al. 2021 trained those of
  * GPT-2 with 2e-4; Schulman et al. 2025 ("LoRA Without Regret") find the best rate at ten times that of full
  * fine-tuning, whatever the rank. */
 static double choose_learning_rate(const struct run_config *c, int64_t channels, bool from_weights) {
-    bool stories = on_stories(c), lion = c->optimizer == OPTIMIZER_CHOICE_LION;
-    double rate = lion ? 0.3 * rate_for_width(channels) : stories ? 4e-3 : rate_for_width(channels);
+    bool lion = c->optimizer == OPTIMIZER_CHOICE_LION, muon = c->optimizer == OPTIMIZER_CHOICE_MUON;
+    double rate = on_stories(c) && !lion ? 4e-3 : rate_for_width(channels);
+    rate *= lion ? 0.3 : muon ? 2.0 : 1.0;
     return from_weights && !c->lora_rank ? 0.1 * rate : rate;
 }
 
@@ -133,6 +135,8 @@ static bool complete_optimizer(struct run_config *c, struct error *err) {
         return fail(err, "--momentum %g: must be 0 or more, and below 1", c->momentum);
     if (c->beta2 < 0.0 && c->beta2 != -1.0)
         return fail(err, "--beta2 %g: must be 0 or more, and below 1", c->beta2);
+    if (c->embedding_lr_factor <= 0.0)
+        return fail(err, "--embedding-lr-factor %g: must be above 0", c->embedding_lr_factor);
     if (!muon && c->momentum >= 0.0)
         return fail(err, "--momentum is Muon's, and --optimizer is %s, which has --beta1 and --beta2", name);
     if (!muon && c->muon_lr_factor > 0.0)
@@ -142,6 +146,7 @@ static bool complete_optimizer(struct run_config *c, struct error *err) {
         return fail(err, "--eps is AdamW's, and --optimizer is lion, which divides by nothing");
     if (muon && c->momentum < 0.0) c->momentum = 0.95;
     if (muon && c->muon_lr_factor <= 0.0) c->muon_lr_factor = 1.0;
+    if (c->embedding_decay == SWITCH_AUTO) c->embedding_decay = muon ? SWITCH_OFF : SWITCH_ON;
     if (c->beta2 < 0.0) c->beta2 = lion ? 0.99 : 0.95;
     if (!lion && c->eps <= 0.0) c->eps = 1e-8;
     return true;
@@ -348,6 +353,8 @@ struct update_args run_update_args(const struct run_config *c, double learning_r
                                 .eps = (float)c->eps,
                                 .momentum = (float)c->momentum,
                                 .muon_lr = (float)(learning_rate * c->muon_lr_factor),
+                                .embedding_lr = (float)(learning_rate * c->embedding_lr_factor),
+                                .no_embedding_decay = c->embedding_decay == SWITCH_OFF,
                                 .weight_decay = (float)c->weight_decay,
                                 .max_norm = (float)c->grad_clip,
                                 .skip_outliers = limits && c->skip_outliers > 0.0,

@@ -50,7 +50,8 @@ struct run_config {
     double epochs;
     /* optimizer */
     double learning_rate, final_lr_fraction, decay_fraction, weight_decay, beta1, beta2, eps, grad_clip;
-    double momentum, muon_lr_factor, label_smoothing, z_loss, dropout;
+    double momentum, muon_lr_factor, embedding_lr_factor, label_smoothing, z_loss, dropout;
+    enum gpt_switch embedding_decay;
     enum optimizer_choice optimizer;
     enum schedule_kind schedule;
     int64_t warmup;

@@ -93,8 +93,8 @@ static const struct option_row optimizer_rows[] = {
              "muon updates the matrices of the blocks, and adamw the rest (auto: adamw)", 0),
     OPT_REAL(
         C, learning_rate, "learning-rate", "auto", 0, 100, "X",
-        "peak learning rate (auto: 4e-3 for the stories, else by the model's width, 6e-4 at 768 channels; a "
-        "tenth of that for weights from --model DIR, but not for --lora)",
+        "peak learning rate (auto: 4e-3 for the stories, else by the model's width, 6e-4 at 768 channels; "
+        "twice that with muon; a tenth for weights from --model DIR, but not for --lora)",
         0),
     OPT_WORD(C, schedule, "schedule", "cosine", "cosine|linear|constant|wsd|noam", NULL,
              "shape of the learning rate after the warmup; wsd is constant and decays at the "
@@ -112,6 +112,10 @@ static const struct option_row optimizer_rows[] = {
              OPTION_BELOW_MAX),
     OPT_REAL(C, muon_lr_factor, "muon-lr-factor", "auto", 0, 1000, "X",
              "Muon's learning rate of the matrices, as a multiple of --learning-rate (auto: 1)", 0),
+    OPT_REAL(C, embedding_lr_factor, "embedding-lr-factor", "1", 0, 1000, "X",
+             "learning rate of embeddings and output head, as a multiple of --learning-rate", 0),
+    OPT_WORD(C, embedding_decay, "embedding-decay", "auto", "auto|on|off", NULL,
+             "whether --weight-decay applies to embeddings and output head (auto: on, but off with muon)", 0),
     OPT_REAL(C, beta1, "beta1", "0.9", 0, 1, "X", "AdamW's and Lion's decay rate of the first moment",
              OPTION_BELOW_MAX),
     OPT_REAL(

@@ -5,10 +5,9 @@
 
 static bool no_text(const struct run *r) { return !r->config.text; }
 static bool no_stories(const struct run *r) { return !r->data.stories; }
-static bool no_adapters(const struct run *r) { return !r->config.lora_rank; }
-static bool whole_model(const struct run *r) {
-    return r->config.lora_rank && r->config.zero != ZERO_PARAMETERS;
-}
+static bool no_adapters(const struct run *r) { return r->config.lora_rank == 0; }
+static bool adapters(const struct run *r) { return r->config.lora_rank > 0; }
+static bool whole_model(const struct run *r) { return adapters(r) && r->config.zero != ZERO_PARAMETERS; }
 static bool no_chat(const struct run *r) { return !r->config.chat; }
 static bool shards(const struct run *r) { return r->config.data; }
 static bool shuffled_documents(const struct run *r) {
@@ -62,6 +61,8 @@ static const struct {
     {"zero-group", one_process, "one process has nobody to divide its memory with"},
     {"zero", whole_model, "with --lora only --zero 3 divides something, the model"},
     {"zero-group", whole_model, "with --lora only --zero 3 divides something, the model"},
+    {"embedding-lr-factor", adapters, "--lora does not train the embeddings"},
+    {"embedding-decay", adapters, "--lora does not train the embeddings"},
     {"lora-alpha", no_adapters, "it is for --lora"},
     {"lora-targets", no_adapters, "it is for --lora"},
     {"comm-timeout", one_process, "there is one process only"},

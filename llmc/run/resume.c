@@ -47,6 +47,8 @@ static const struct resume_row {
     {"weight-decay", RESUME_FREE},
     {"momentum", RESUME_FREE},
     {"muon-lr-factor", RESUME_FREE},
+    {"embedding-lr-factor", RESUME_FREE},
+    {"embedding-decay", RESUME_FREE},
     {"beta1", RESUME_FREE},
     {"beta2", RESUME_FREE},
     {"eps", RESUME_FREE},
@@ -168,6 +170,9 @@ bool resume_import(struct options *now, const json_t *stored, const char *where,
     json_t *copy = json_deep_copy(stored), *values = json_object_get(copy, "values");
     for (size_t i = 0; i < ARRAY_LENGTH(rows); i++)
         if (rows[i].rule == RESUME_COMMAND) json_object_del(values, rows[i].option);
+    /* runs from before there was a choice had decay of all matrices with every optimizer */
+    if (values && !json_object_get(values, "embedding-decay"))
+        json_object_set_new(values, "embedding-decay", json_string("on"));
     bool ok = options_import(now, copy, where, err);
     json_decref(copy);
     return ok;

@@ -108,7 +108,8 @@ static double step(struct trainer *t, int64_t number, void **graphs) {
                                .step = number + 1,
                                .seed = 5,
                                .momentum = 0.9f,
-                               .muon_lr = 1e-2f};
+                               .muon_lr = 1e-2f,
+                               .embedding_lr = 6e-3f};
     optimizer_step(&t->optimizer, &t->gpt, &args);
     float loss;
     ctx_download(&t->ctx, &loss, f32(&t->gpt.numbers) + STEP_LOSS, sizeof loss);

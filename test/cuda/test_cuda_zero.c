@@ -68,7 +68,9 @@ static void train(struct zero *z, struct result *out) {
                                    .step = step + 1,
                                    .seed = 5,
                                    .momentum = 0.9f,
-                                   .muon_lr = 3e-3f};
+                                   .muon_lr = 3e-3f,
+                                   .embedding_lr = 6e-3f,
+                                   .no_embedding_decay = true};
         zero_update(z, &args);
         float numbers[STEP_NUMBERS];
         ctx_download(g->ctx, numbers, g->numbers.data, sizeof numbers);

@@ -328,7 +328,8 @@ static void train(struct model *m, int64_t first, int64_t count) {
                                    .max_norm = 1.0f,
                                    .step = step + 1,
                                    .momentum = 0.9f,
-                                   .muon_lr = 0.02f};
+                                   .muon_lr = 0.02f,
+                                   .embedding_lr = 0.03f};
         optimizer_step(&m->opt, &m->gpt, &args);
     }
 }

@@ -261,7 +261,7 @@ static void steps_of(enum optimizer_kind kind) {
     config.ff = meta_int(&st, "ff");
     config.mlp = MLP_SWIGLU;
     config.norm = NORM_RMS;
-    config.bias = config.qkv_bias = SWITCH_OFF;
+    config.bias = config.qkv_bias = config.tied = SWITCH_OFF;
     struct model m;
     model_open_for(&m, &config, (struct gpt_options){.B = 1, .T = 4, .train = true}, kind);
     fill(&m.ctx, &m.gpt.params, 0.0f);
@@ -274,6 +274,8 @@ static void steps_of(enum optimizer_kind kind) {
                                .max_norm = (float)meta_real(&st, "clip"),
                                .momentum = (float)meta_real(&st, "momentum")};
     args.muon_lr = args.lr * (float)meta_real(&st, "muon_lr_factor");
+    args.no_embedding_decay = kind == OPTIMIZER_MUON;
+    args.embedding_lr = args.lr * (float)meta_real(&st, "embedding_lr_factor");
     for (args.step = 1; args.step <= meta_int(&st, "steps"); args.step++) {
         golden_values(&m.gpt, &st, temp_printf("grad.%" PRId64 ".", args.step), true);
         optimizer_step(&m.opt, &m.gpt, &args);

@@ -108,8 +108,8 @@ static void count_step(struct count *counts, const struct gpt_config *c, int64_t
     add(&counts[OP_fill], 1, 0, 4); /* the scale of the losses */
     double total = small + positions + Vp * C + 12 * L * C * C;
     add(&counts[OP_sumsq], 1, 2 * total, 2 * total + 4);
-    /* matrices and vectors apart: gradient read, parameter written; moments and master read and written */
-    counts[OP_adamw] = (struct count){2, 16 * total, (2 + 2 + 3 * 8) * total + 2 * 4};
+    /* embeddings, blocks and vectors apart: gradient read, parameter written; moments and master read and written */
+    counts[OP_adamw] = (struct count){3, 16 * total, (2 + 2 + 3 * 8) * total + 3 * 4};
 }
 
 static void compare_counts(const char *what, const struct count *front, const struct count *mine) {

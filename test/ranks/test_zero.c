@@ -198,7 +198,9 @@ static void train(struct zero *z, struct observer *o, const struct run *r, struc
                                    .max_norm = step % 2 ? 0.1f : 1e9f,
                                    .step = step + 1,
                                    .momentum = 0.9f,
-                                   .muon_lr = LEARNING_RATE};
+                                   .muon_lr = LEARNING_RATE,
+                                   .embedding_lr = 0.5f * LEARNING_RATE,
+                                   .no_embedding_decay = true};
         zero_update(z, &args);
         o->held[0] = 0;
         o->held[1] = -1;
@@ -477,7 +479,7 @@ static void teams(void **state) {
             run_free(one, &odd);
             run_free(two, &odd);
             run_free(want, &odd);
-            r.steps = 1; /* not clipped */
+            r.steps = 1;                                     /* not clipped */
             r.accumulation = level < ZERO_GRADIENTS ? 3 : 1; /* else the sum so far is added elsewhere */
             r.team = 0;
             want = run(&r);

@@ -156,6 +156,10 @@ static void wrong_use_is_refused(void **state) {
                    "rm -rf x; $T --out x --model gpt2 --zero 3 --steps 1 " LORA TEXT CPU);
     expect_command(0, "--zero-group has no effect: with --lora only",
                    "rm -rf x; $T --out x --model gpt2 --ranks 2 --zero-group 2 --steps 1 " LORA TEXT CPU);
+    expect_command(0, "--embedding-lr-factor has no effect: --lora does not train the embeddings",
+                   "rm -rf x; $T --out x --model gpt2 --embedding-lr-factor 2 --steps 1 " LORA TEXT CPU);
+    expect_command(0, "--embedding-decay has no effect: --lora does not train the embeddings",
+                   "rm -rf x; $T --out x --model gpt2 --embedding-decay off --steps 1 " LORA TEXT CPU);
     expect_command(0, "--lora-targets has no effect",
                    "rm -rf x; $T --out x --lora-targets up --steps 1 " TEXT GPT2 CPU);
     expect_command(0, "the adapters",

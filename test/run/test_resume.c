@@ -311,6 +311,18 @@ static void a_jump_of_the_learning_rate_is_said(void **state) {
     if (r.status != 0 || *r.err) fail_msg("%s", r.err);
 }
 
+/* Embeddings decayed with Muon, too, before there was --embedding-decay. */
+static void a_run_from_before_an_option_keeps_its_meaning(void **state) {
+    expect_command(0, "begins again",
+                   "rm -rf run; cp -r muon_run run; rm -r run/step-*; "
+                   "sed -i '/\"embedding-decay\"/d' run/options.json; $T --resume --out run");
+    char *before = recorded("muon_run", "embedding-decay"), *now = recorded("run", "embedding-decay");
+    assert_string_equal(before, "off");
+    assert_string_equal(now, "on");
+    free(before);
+    free(now);
+}
+
 /* --- the place in the data --- */
 
 /* Whole documents, resumed in the middle of an epoch with steps of another size: each row once. */
@@ -361,6 +373,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(the_tokenizer_is_the_checkpoints),
         cmocka_unit_test(epochs_replace_steps_and_steps_epochs),
         cmocka_unit_test(a_jump_of_the_learning_rate_is_said),
+        cmocka_unit_test(a_run_from_before_an_option_keeps_its_meaning),
         cmocka_unit_test(the_position_survives_another_size_of_step),
     };
     return test_main(argc, argv, tests, set_up, remove_scratch);

@@ -364,6 +364,7 @@ static void test_wrong_options(void **state) {
         {"--momentum 1", 2, "--momentum"},
         {"plan --optimizer muon --momentum -0.5", 1, "must be 0 or more, and below 1"},
         {"plan --optimizer adamw --momentum 0.9", 1, "--momentum is Muon's"},
+        {"plan --embedding-lr-factor 0", 1, "--embedding-lr-factor 0: must be above 0"},
         {"plan --muon-lr-factor 2", 1, "--muon-lr-factor is Muon's"},
         {"plan --optimizer lion --eps 1e-8", 1, "--eps is AdamW's"},
         {"--label-smoothing 1", 2, "--label-smoothing"},
