@@ -1,6 +1,7 @@
 #include "llmc/cli/answer.h"
 
 #include "llmc/format/model_config.h"
+#include "llmc/model/sampler.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -69,12 +70,9 @@ static void make_room(struct answer *a) {
 
 /* Of equal ones the first token comes first. */
 static void take_logprobs(struct answer *a, int64_t token, const float *logits) {
-    double max = -INFINITY, sum = 0.0;
+    double lse = log_sum_exp(logits, a->o.V);
     struct token_logprob *top = a->top + a->ids.count * a->o.top;
     int64_t kept = 0;
-    for (int64_t v = 0; v < a->o.V; v++) max = fmax(max, logits[v]);
-    for (int64_t v = 0; v < a->o.V; v++) sum += exp(logits[v] - max);
-    double lse = max + log(sum);
     a->logprob[a->ids.count] = logits[token] - lse;
     for (int64_t v = 0; v < a->o.V && a->o.top; v++) {
         double x = logits[v] - lse;

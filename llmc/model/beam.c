@@ -3,6 +3,8 @@
  * means that another beginning has none. */
 #include "llmc/model/beam.h"
 
+#include "llmc/model/sampler.h"
+
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -66,11 +68,9 @@ static void find_candidates(struct search *s) {
     s->candidates = 0;
     for (int64_t i = 0; i < s->alive; i++) {
         const float *x = s->logits + i * Vp;
-        double most = -INFINITY, sum = 0.0;
-        for (int64_t v = 0; v < s->o->V; v++) most = fmax(most, (double)x[v]);
-        for (int64_t v = 0; v < s->o->V; v++) sum += exp((double)x[v] - most);
+        double lse = log_sum_exp(x, s->o->V);
         for (int64_t v = 0; v < s->o->V; v++)
-            consider(s, (struct candidate){i, v, s->now[i].log_p + (double)x[v] - most - log(sum)});
+            consider(s, (struct candidate){i, v, s->now[i].log_p + (double)x[v] - lse});
     }
 }
 

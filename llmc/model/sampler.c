@@ -53,6 +53,12 @@ static int64_t most_probable(const float *logits, int64_t V) {
     return best;
 }
 
+double log_sum_exp(const float *logits, int64_t V) {
+    double max = (double)logits[most_probable(logits, V)], sum = 0.0;
+    for (int64_t v = 0; v < V; v++) sum += exp((double)logits[v] - max);
+    return max + log(sum);
+}
+
 /* Tokens with a logit of at least `least`, unsorted. */
 static int64_t collect(struct sampler *s, const float *logits, float least) {
     int64_t n = 0;

@@ -30,6 +30,10 @@ int64_t sampler_pick(struct sampler *s, const float *logits, uint64_t index);
 void sampler_see(struct sampler *s, int64_t token);
 void sampler_free(struct sampler *s);
 
+/* log(sum of exp(logits)) over the V tokens: a token's log-probability is its logit less this. In double
+ * precision, relative to the largest logit, so that nothing overflows. */
+double log_sum_exp(const float *logits, int64_t V);
+
 #ifdef __cplusplus
 }
 #endif
