@@ -175,7 +175,8 @@ static void act_yours(const struct op_env *env, struct tensor *dinp, const struc
 
 static int64_t plain_loss_need(struct tensor *losses, struct tensor *logits, const struct tensor *targets,
                                const struct tensor *dloss, int V, const struct loss_terms *terms) {
-    return terms && (terms->smoothing != 0.0f || terms->z != 0.0f) ? OP_UNSUPPORTED : 0;
+    return terms && (terms->smoothing != 0.0f || terms->z != 0.0f || terms->softcap != 0.0f) ? OP_UNSUPPORTED
+                                                                                             : 0;
 }
 
 static void loss_yours(const struct op_env *env, struct tensor *losses, struct tensor *logits,

@@ -146,17 +146,6 @@ static void transpose(float *to, const float *rows, int64_t stride, int64_t coun
             to[c * TILE + i] = i < count ? scale * rows[i * stride + c] : 0.0f;
 }
 
-/* A score that is held between -cap and cap, and its derivative by what it was before. The error is 2^-22 of
- * the cap. */
-struct capped {
-    float score, slope;
-};
-static inline struct capped soften(float score, float cap) {
-    float e = cpu_expf_bounded(fmaxf(-2.0f * fabsf(score) / cap, -80.0f));
-    float tanh_of = (1.0f - e) / (1.0f + e);
-    return (struct capped){copysignf(cap * tanh_of, score), 4.0f * e / ((1.0f + e) * (1.0f + e))};
-}
-
 /* The keys that a tile of queries sees, each of them some: a stretch, because a query sees itself and each
  * one's stretch therefore reaches or touches the next one's. */
 static struct attn_range keys_of_tile(const struct head *h, int64_t first, int64_t rows) {
@@ -192,7 +181,7 @@ static void scores_of_dots(float *S, const struct head *h, int64_t first, int64_
     for (int64_t j = 0; j < keys.end - keys.first; j++) {
         float *s = S + j * TILE, k_norm = h->norms ? h->norms[keys.first + j] : 0.0f;
         for (int i = 0; i < TILE; i++) s[i] = attn_score_of(h->rule.score, h->scale, s[i], norms[i], k_norm);
-        for (int i = 0; cap > 0.0f && i < TILE; i++) s[i] = soften(s[i], cap).score;
+        for (int i = 0; cap > 0.0f && i < TILE; i++) s[i] = cpu_soften(s[i], cap).value;
     }
 }
 
@@ -225,7 +214,7 @@ static float score(const struct head *h, const float *q, const float *k, float q
 #pragma omp simd reduction(+ : x)
     for (int64_t c = 0; c < h->HS; c++) x += q[c] * k[c];
     float s = attn_score_of(h->rule.score, h->scale, h->factor * x, q_norm, norm_of(h, k));
-    return h->rule.softcap > 0.0f ? soften(s, h->rule.softcap).score : s;
+    return h->rule.softcap > 0.0f ? cpu_soften(s, h->rule.softcap).value : s;
 }
 
 /* A row of keys or values comes nearer. Those of a head are so far apart that the hardware fetches none
@@ -376,8 +365,8 @@ static void dot_gradients(float *S, float *dP, const struct head *h, const struc
             float x = s[i], value = attn_score_of(kind, h->scale, x, norms[i], k_norm);
             float slope = attn_slope(kind, h->scale, x, norms[i], k_norm);
             if (cap > 0.0f) {
-                struct capped c = soften(value, cap);
-                value = c.score, slope *= c.slope;
+                struct cpu_capped c = cpu_soften(value, cap);
+                value = c.value, slope *= c.slope;
             }
             float p = cpu_expf(value - lse[i]);
             s[i] = j >= from[i] && j < end[i] ? p : 0.0f;

@@ -108,6 +108,16 @@ static inline float cpu_act_derivative(enum activation act, float x) {
                              : 0.0f;
 }
 
+/* x held between -cap and cap, cap*tanh(x/cap), and its derivative by x. The error is 2^-22 of the cap. */
+struct cpu_capped {
+    float value, slope;
+};
+static inline struct cpu_capped cpu_soften(float x, float cap) {
+    float e = cpu_expf_bounded(fmaxf(-2.0f * fabsf(x) / cap, -80.0f));
+    float tanh_of = (1.0f - e) / (1.0f + e);
+    return (struct cpu_capped){copysignf(cap * tanh_of, x), 4.0f * e / ((1.0f + e) * (1.0f + e))};
+}
+
 /* The elements of a weight in fp32: its own, or of a bf16 one a copy in `*memory`, which then points behind
  * the copy. The copy takes cpu_copy_bytes() of scratch. */
 static inline const float *cpu_weight(const struct tensor *t, float **memory) {

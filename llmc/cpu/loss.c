@@ -7,6 +7,7 @@
 #include "llmc/cpu/cpu.h"
 
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 enum { LANES = 64, BLOCK = 1024 };
@@ -47,19 +48,43 @@ static double row_sum(const float *x, int64_t n) {
     return total;
 }
 
+/* The model's logits of a row: those of the matmul, x, after a soft cap. */
+static void cap_row(float *logits, const float *x, int64_t n, float cap) {
+#pragma omp simd
+    for (int64_t v = 0; v < n; v++) logits[v] = cpu_soften(x[v], cap).value;
+}
+
+/* x becomes its gradient, from that of the logits. */
+static void cap_row_backward(float *x, const float *dlogits, int64_t n, float cap) {
+#pragma omp simd
+    for (int64_t v = 0; v < n; v++) x[v] = dlogits[v] * cpu_soften(x[v], cap).slope;
+}
+
+/* A soft cap needs a row for each thread: the gradient asks for the logits before it and after it. */
+static int64_t loss_forward_need(struct tensor *losses, struct tensor *logits, const struct tensor *targets,
+                                 const struct tensor *dloss, int V, const struct loss_terms *terms) {
+    bool capped = terms && terms->softcap > 0.0f;
+    return capped ? omp_get_max_threads() * (int64_t)V * (int64_t)sizeof(float) : 0;
+}
+
 static void loss_forward_run(const struct op_env *env, struct tensor *losses, struct tensor *logits,
                              const struct tensor *targets, const struct tensor *dloss, int V,
                              const struct loss_terms *terms) {
     double smoothing = terms ? (double)terms->smoothing : 0.0, z = terms ? (double)terms->z : 0.0;
+    float cap = terms ? terms->softcap : 0.0f;
     int64_t N = tensor_rows(logits), Vp = tensor_cols(logits);
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
-        float *x = f32(logits) + n * Vp;
+        float *row = f32(logits) + n * Vp, *x = row;
         int32_t target = i32(targets)[n];
         if (target < 0) {
             f32(losses)[n] = 0.0f;
             if (dloss) memset(x, 0, (size_t)Vp * sizeof *x);
             continue;
+        }
+        if (cap > 0.0f) {
+            x = (float *)env->scratch + omp_get_thread_num() * (int64_t)V;
+            cap_row(x, row, V, cap);
         }
         float max = row_max(x, V), target_logit = x[target];
         double mean = smoothing > 0.0 ? row_sum(x, V) / (double)V : 0.0;
@@ -71,11 +96,12 @@ static void loss_forward_run(const struct op_env *env, struct tensor *losses, st
         float scale = (float)(d / total * (1.0 + 2.0 * z * lse)), each = (float)(d * smoothing / (double)V);
         for (int64_t v = 0; v < V; v++) x[v] = x[v] * scale - each;
         x[target] -= (float)(d * (1.0 - smoothing));
-        for (int64_t v = V; v < Vp; v++) x[v] = 0.0f;
+        if (cap > 0.0f) cap_row_backward(row, x, V, cap);
+        for (int64_t v = V; v < Vp; v++) row[v] = 0.0f;
     }
 }
 
-CPU_VARIANT(loss_forward, NULL);
+CPU_VARIANT(loss_forward, loss_forward_need);
 
 /* --- top1 --- */
 

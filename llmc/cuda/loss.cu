@@ -79,6 +79,22 @@ struct loss_gradient {
     float scale, of_target, each; /* exp(x-max)*scale - of_target at the target - each */
 };
 
+/* The model's logit from the matmul's x: with a soft cap X, X*tanh(x/X). tanh(z) = 2/(1 + e^-2z) - 1 is off by
+ * 2^-22 at most, and e^-2z = infinity gives -1. Kernels without a cap are instances of their own, so that they
+ * pay nothing; in the others the compiler takes the division by the cap out of the loops. */
+template <bool CAPPED> DEVICE_INLINE float logit_of(float x, float cap) {
+    if constexpr (CAPPED)
+        return cap * (__fdividef(2.0f, 1.0f + fast_exp2(-2.0f * LOG2_E / cap * x)) - 1.0f);
+    else
+        return x;
+}
+
+/* The gradient of x from that of the model's logit: times 1 - tanh(x/X)^2. */
+template <bool CAPPED> DEVICE_INLINE float times_slope(float gradient, float logit, float cap) {
+    float tanh_of = CAPPED ? logit * (1.0f / cap) : 0.0f;
+    return CAPPED ? gradient * (1.0f - tanh_of * tanh_of) : gradient;
+}
+
 /* The gradient's factors; and the loss of the row, if this thread `writes` it. `sum`: of e^(x - max);
  * `logits`: of x, if there is label smoothing. */
 DEVICE_INLINE loss_gradient finish_row(float *loss, bool writes, float max, float sum, float logits,
@@ -97,20 +113,27 @@ DEVICE_INLINE loss_gradient finish_row(float *loss, bool writes, float max, floa
 /* A row of V logits, x, and its gradient, out (Vp), which may be x. A thread reads and writes the same
  * vectors in each pass, and the one that has the target's also writes the loss and corrects the gradient
  * there: so no thread reads what another one has written. */
-template <class T>
+template <bool CAPPED, class T>
 DEVICE_INLINE void loss_of_row(float *loss, T *out, const T *x, int V, int Vp, int target, const float *dloss,
                                const loss_terms &terms, float *scratch) {
     constexpr int size = vec<T>::size;
     bool has_target = target / size % (int)blockDim.x == (int)threadIdx.x;
-    float at_target = has_target ? to_float(x[target]) : 0.0f, logits_sum = 0.0f;
+    float at_target = has_target ? logit_of<CAPPED>(to_float(x[target]), terms.softcap) : 0.0f;
+    float logits_sum = 0.0f;
+    auto cap = [&](float(&logits)[size]) {
+#pragma unroll
+        for (int k = 0; k < size; k++) logits[k] = logit_of<CAPPED>(logits[k], terms.softcap);
+    };
     softmax_sum s;
     for_logits(x, V, [&](int v, float(&logits)[size], bool partial) {
+        cap(logits);
         if (partial) fill_padding(logits, v, V, -INFINITY);
         softmax_add(s, logits);
     });
     s = softmax_join(s, scratch);
     if (terms.smoothing > 0.0f) {
         for_logits(x, V, [&](int v, float(&logits)[size], bool partial) {
+            cap(logits);
             if (partial) fill_padding(logits, v, V, 0.0f);
 #pragma unroll
             for (int k = 0; k < size; k++) logits_sum += logits[k];
@@ -127,20 +150,23 @@ DEVICE_INLINE void loss_of_row(float *loss, T *out, const T *x, int V, int Vp, i
     };
     for_logits(x, V, [&](int v, float(&logits)[size], bool partial) {
         vec<T> d;
+        cap(logits);
 #pragma unroll
-        for (int k = 0; k < size; k++) logits[k] = gradient(logits[k]);
+        for (int k = 0; k < size; k++)
+            logits[k] = times_slope<CAPPED>(gradient(logits[k]), logits[k], terms.softcap);
         if (partial) fill_padding(logits, v, V, 0.0f);
 #pragma unroll
         for (int k = 0; k < size; k++) d[k] = from_float<T>(logits[k]);
         d.store_streaming(out + v);
     });
-    if (has_target) out[target] = from_float<T>(gradient(at_target) - g.of_target);
+    float of_target = times_slope<CAPPED>(gradient(at_target) - g.of_target, at_target, terms.softcap);
+    if (has_target) out[target] = from_float<T>(of_target);
     zero_columns(out, (V + size - 1) / size * size, Vp);
 }
 
 /* --- kernels --- */
 
-template <class T>
+template <class T, bool CAPPED>
 __global__ void loss_forward_naive_kernel(float *losses, T *logits, const int *targets, int V, int64_t Vp,
                                           const float *dloss, loss_terms terms) {
     SHARED(float, scratch, [32]);
@@ -152,27 +178,31 @@ __global__ void loss_forward_naive_kernel(float *losses, T *logits, const int *t
         for (int64_t v = threadIdx.x; dloss && v < Vp; v += blockDim.x) x[v] = from_float<T>(0.0f);
         return;
     }
+    auto logit = [&](int64_t v) {
+        float raw = to_float(x[v]), cap = terms.softcap;
+        return CAPPED ? cap * tanhf(raw / cap) : raw;
+    };
     float d_of_loss = dloss ? *dloss : 0.0f, max = -FLT_MAX, sum = 0.0f;
-    for (int v = (int)threadIdx.x; v < V; v += (int)blockDim.x) max = fmaxf(max, to_float(x[v]));
+    for (int v = (int)threadIdx.x; v < V; v += (int)blockDim.x) max = fmaxf(max, logit(v));
     max = block_max(max, scratch);
-    for (int v = (int)threadIdx.x; v < V; v += (int)blockDim.x) sum += expf(to_float(x[v]) - max);
+    for (int v = (int)threadIdx.x; v < V; v += (int)blockDim.x) sum += expf(logit(v) - max);
     sum = block_sum(sum, scratch);
     float logits_sum = 0.0f;
     if (terms.smoothing > 0.0f) {
-        for (int v = (int)threadIdx.x; v < V; v += (int)blockDim.x) logits_sum += to_float(x[v]);
+        for (int v = (int)threadIdx.x; v < V; v += (int)blockDim.x) logits_sum += logit(v);
         logits_sum = block_sum(logits_sum, scratch);
     }
-    loss_gradient g = finish_row(losses + row, threadIdx.x == 0, max, sum, logits_sum, to_float(x[target]), V,
-                                 d_of_loss, terms);
+    loss_gradient g =
+        finish_row(losses + row, threadIdx.x == 0, max, sum, logits_sum, logit(target), V, d_of_loss, terms);
     if (!dloss) return;
     __syncthreads(); /* all threads have read x[target]; now its owner may overwrite it */
     for (int64_t v = threadIdx.x; v < Vp; v += blockDim.x) {
-        float d = v < V ? expf(to_float(x[v]) - max) * g.scale - g.each : 0.0f;
-        x[v] = from_float<T>(v == target ? d - g.of_target : d);
+        float y = v < V ? logit(v) : 0.0f, d = v < V ? expf(y - max) * g.scale - g.each : 0.0f;
+        x[v] = from_float<T>(times_slope<CAPPED>(v == target ? d - g.of_target : d, y, terms.softcap));
     }
 }
 
-template <class T>
+template <class T, bool CAPPED>
 __global__ void __launch_bounds__(512, 2)
     loss_forward_shared_kernel(float *losses, T *logits, const int *targets, int V, int Vp,
                                const float *dloss, loss_terms terms) {
@@ -190,10 +220,11 @@ __global__ void __launch_bounds__(512, 2)
     for (int v = (int)threadIdx.x * size; v < V; v += step) cp_async16(x + v, global + v);
     cp_async_commit();
     cp_async_wait<0>(); /* the thread's own copies, which are all that it reads */
-    loss_of_row(losses + row, global, x, V, Vp, target, dloss, terms, reinterpret_cast<float *>(x + Vp));
+    loss_of_row<CAPPED>(losses + row, global, x, V, Vp, target, dloss, terms,
+                        reinterpret_cast<float *>(x + Vp));
 }
 
-template <class T>
+template <class T, bool CAPPED>
 __global__ void __launch_bounds__(512, 2)
     loss_forward_online_kernel(float *losses, T *logits, const int *targets, int V, int Vp,
                                const float *dloss, loss_terms terms) {
@@ -206,7 +237,7 @@ __global__ void __launch_bounds__(512, 2)
         if (dloss) zero_columns(x, 0, Vp);
         return;
     }
-    loss_of_row(losses + row, x, x, V, Vp, target, dloss, terms, scratch);
+    loss_of_row<CAPPED>(losses + row, x, x, V, Vp, target, dloss, terms, scratch);
 }
 
 template <class T>
@@ -235,12 +266,23 @@ static struct loss_terms terms_of(const struct loss_terms *terms) {
     return terms ? *terms : none;
 }
 
+/* Calls f with the type of the logits and whether they have a soft cap. */
+template <class F> static void with_cap(enum dtype dtype, const struct loss_terms *terms, F f) {
+    with_dtype(dtype, [&](auto tag) {
+        if (terms && terms->softcap > 0.0f)
+            f(tag, std::true_type());
+        else
+            f(tag, std::false_type());
+    });
+}
+
 static void loss_forward_naive(const struct op_env *env, struct tensor *losses, struct tensor *logits,
                                const struct tensor *targets, const struct tensor *dloss, int V,
                                const struct loss_terms *terms) {
-    with_dtype(logits->dtype, [&](auto tag) {
+    with_cap(logits->dtype, terms, [&](auto tag, auto capped) {
         using T = decltype(tag);
-        launch({grid_size(tensor_rows(logits), 1), 128, 0, env->stream}, loss_forward_naive_kernel<T>,
+        constexpr bool CAPPED = decltype(capped)::value;
+        launch({grid_size(tensor_rows(logits), 1), 128, 0, env->stream}, loss_forward_naive_kernel<T, CAPPED>,
                f32(losses), data_of<T>(logits), i32(targets), V, tensor_cols(logits), data_of<float>(dloss),
                terms_of(terms));
     });
@@ -272,10 +314,11 @@ static unsigned loss_block(const struct tensor *logits) {
 static void loss_forward_online(const struct op_env *env, struct tensor *losses, struct tensor *logits,
                                 const struct tensor *targets, const struct tensor *dloss, int V,
                                 const struct loss_terms *terms) {
-    with_dtype(logits->dtype, [&](auto tag) {
+    with_cap(logits->dtype, terms, [&](auto tag, auto capped) {
         using T = decltype(tag);
+        constexpr bool CAPPED = decltype(capped)::value;
         launch({grid_size(tensor_rows(logits), 1), loss_block(logits), 0, env->stream},
-               loss_forward_online_kernel<T>, f32(losses), data_of<T>(logits), i32(targets), V,
+               loss_forward_online_kernel<T, CAPPED>, f32(losses), data_of<T>(logits), i32(targets), V,
                (int)tensor_cols(logits), data_of<float>(dloss), terms_of(terms));
     });
 }
@@ -283,13 +326,14 @@ static void loss_forward_online(const struct op_env *env, struct tensor *losses,
 static void loss_forward_shared(const struct op_env *env, struct tensor *losses, struct tensor *logits,
                                 const struct tensor *targets, const struct tensor *dloss, int V,
                                 const struct loss_terms *terms) {
-    with_dtype(logits->dtype, [&](auto tag) {
+    with_cap(logits->dtype, terms, [&](auto tag, auto capped) {
         using T = decltype(tag);
+        constexpr bool CAPPED = decltype(capped)::value;
         int64_t Vp = tensor_cols(logits);
         launch({grid_size(tensor_rows(logits), 1), loss_block(logits), (size_t)Vp * sizeof(T) + SCRATCH_BYTES,
                 env->stream},
-               loss_forward_shared_kernel<T>, f32(losses), data_of<T>(logits), i32(targets), V, (int)Vp,
-               data_of<float>(dloss), terms_of(terms));
+               loss_forward_shared_kernel<T, CAPPED>, f32(losses), data_of<T>(logits), i32(targets), V,
+               (int)Vp, data_of<float>(dloss), terms_of(terms));
     });
 }
 

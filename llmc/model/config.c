@@ -259,6 +259,10 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
     {OPT_REAL(C, softcap, "softcap", "0", 0, 1e6, "X",
               "keep scores of attention between -X and X: X*tanh(score/X) (0: as the model says)", 0),
      "soft cap of scores", ONLY_OWN("softcap", 0)},
+    {OPT_REAL(C, logit_softcap, "logit-softcap", "0", 0, 1e6, "X",
+              "keep logits between -X and X: X*tanh(logit/X), in training and in use (0: as the model says)",
+              0),
+     "soft cap of logits", ONLY_OWN("logit_softcap", 0)},
 };
 #undef C
 

@@ -8,6 +8,7 @@
 #include "llmc/model/gpt.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
 /* --- views --- */
@@ -473,7 +474,9 @@ static void head(struct gpt *g, bool accumulate, bool train, bool hits) {
         dw = grad_or_null(g, head_weight(g), 0, &dweight);
     }
     struct tensor scale = tensor_range(&g->numbers, STEP_SCALE, 1);
-    bool added = g->options.loss.smoothing > 0.0f || g->options.loss.z > 0.0f;
+    struct loss_terms terms = train ? g->options.loss : (struct loss_terms){0};
+    terms.softcap = (float)g->config.logit_softcap;
+    bool plain = terms.smoothing == 0.0f && terms.z == 0.0f && terms.softcap == 0.0f;
     int64_t N = g->options.B * g->options.T, chunk = room.dim[0];
     ctx_range_push(g->ctx, "head");
     for (int64_t first = 0; first < N; first += chunk) {
@@ -482,7 +485,7 @@ static void head(struct gpt *g, bool accumulate, bool train, bool hits) {
         struct tensor targets = tensor_range(&targets_all, first, rows);
         logits_of_rows(g, &logits, first, rows);
         loss_forward(g->ctx, &losses, &logits, &targets, train ? &scale : NULL, (int)g->config.vocab_size,
-                     train && added ? &g->options.loss : NULL);
+                     plain ? NULL : &terms);
         if (hits) {
             struct tensor all = gpt_act(g, A_HITS, 0), some = tensor_range(&all, first, rows);
             top1(g->ctx, &some, &logits, &targets, (int)g->config.vocab_size);
@@ -506,18 +509,30 @@ void gpt_set_loss_scale(struct gpt *g, float scale) {
     fill(g->ctx, &on_device, scale);
 }
 
+void gpt_cap_logits(const struct gpt_config *c, float *logits, int64_t n) {
+    float cap = (float)c->logit_softcap;
+    if (cap == 0.0f) return;
+#pragma omp parallel for schedule(static) if (n > 1 << 16)
+    for (int64_t i = 0; i < n; i++) logits[i] = cap * tanhf(logits[i] / cap);
+}
+
+static void download_logits(struct gpt *g, float *host, const struct tensor *logits) {
+    ctx_download_f32(g->ctx, host, logits);
+    gpt_cap_logits(&g->config, host, tensor_count(logits));
+}
+
 void gpt_logits(struct gpt *g, int64_t position, float *host) {
     check(g->options.B == 1, "gpt_logits: needs a batch of one");
     struct tensor logits;
     logits_of_rows(g, &logits, position, 1);
-    if (host) ctx_download_f32(g->ctx, host, &logits);
+    if (host) download_logits(g, host, &logits);
 }
 
 void gpt_next_logits(struct gpt *g, int64_t n, float *host) {
     struct tensor lnf = next_rows(gpt_act(g, A_LNF, 0), n), weight = gpt_param(g, head_weight(g), 0);
     struct tensor room = gpt_act(g, A_LOGITS, 0), logits = tensor_slice_rows(&room, 0, n);
     matmul_forward(g->ctx, &logits, NULL, &lnf, &weight, NULL, ACT_NONE);
-    ctx_download_f32(g->ctx, host, &logits);
+    download_logits(g, host, &logits);
 }
 
 void gpt_all_logits(struct gpt *g) {

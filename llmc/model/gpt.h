@@ -81,9 +81,12 @@ void gpt_set_loss_scale(struct gpt *gpt, float scale);
  * gradients and STEP_LOSS (the scaled sum of losses), the others add. */
 void gpt_forward_backward(struct gpt *gpt, bool first_micro_batch);
 
-/* Logits (Vp) of one position after gpt_forward; B = 1. They lie in A_LOGITS; copied to `host` unless
- * NULL. */
+/* Logits (Vp) of one position after gpt_forward; B = 1. Copied to `host` unless NULL. What stays in A_LOGITS
+ * has not passed the soft cap of the logits, here and below. */
 void gpt_logits(struct gpt *gpt, int64_t position, float *host);
+
+/* Applies the soft cap, if the model has one, to n numbers of A_LOGITS that were copied to the host. */
+void gpt_cap_logits(const struct gpt_config *config, float *logits, int64_t n);
 
 /* Logits of all positions, (B*T,Vp), left in A_LOGITS; head_chunks must be 1. */
 void gpt_all_logits(struct gpt *gpt);

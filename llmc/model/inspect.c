@@ -125,13 +125,20 @@ static void read_lens(struct inspection *x, int64_t depth, int64_t t, const floa
         x->lens_p[at * INSPECT_TOP + i] = (float)(exp((double)logits[top[i]] - max) / sum);
 }
 
+/* Of the model's own output, before its soft cap. */
+static void read_target(struct inspection *x, int64_t t, const float *logits) {
+    int32_t best = 0;
+    for (int32_t v = 1; v < x->V; v++)
+        if (logits[v] > logits[best]) best = v;
+    x->target[t] = t + 1 < x->T ? x->tokens[t + 1] : best;
+    x->target_logit[t] = logits[x->target[t]];
+}
+
 /* Of the model's own output alone. */
 static void read_next(struct inspection *x, int64_t t, const float *logits) {
     struct candidate *sorted = (struct candidate *)xmalloc((size_t)x->V * sizeof *sorted);
     for (int64_t v = 0; v < x->V; v++) sorted[v] = (struct candidate){logits[v], (int32_t)v};
     qsort(sorted, (size_t)x->V, sizeof *sorted, by_logit);
-    x->target[t] = t + 1 < x->T ? x->tokens[t + 1] : sorted[0].token;
-    x->target_logit[t] = logits[x->target[t]];
     for (int64_t i = 0; i < x->next_count; i++) {
         x->next_token[t * x->next_count + i] = sorted[i].token;
         x->next_logit[t * x->next_count + i] = sorted[i].logit;
@@ -149,6 +156,8 @@ static void read_next(struct inspection *x, int64_t t, const float *logits) {
 static void read_logits(struct inspection *x, struct gpt *g, int64_t depth) {
     float *logits = ctx_host_copy(g->ctx, gpt_act(g, A_LOGITS, 0));
     int64_t Vp = gpt_padded_vocab(&g->config);
+    for (int64_t t = 0; depth == x->L && t < x->T; t++) read_target(x, t, logits + t * Vp);
+    gpt_cap_logits(&g->config, logits, x->T * Vp);
 #pragma omp parallel for schedule(dynamic)
     for (int64_t t = 0; t < x->T; t++) {
         if (depth == x->L) read_next(x, t, logits + t * Vp);

@@ -12,7 +12,7 @@
  * u of the output head,
  *   logit[t] = rstd[t] * (x[t] . d) + b . u,   d = g*u - mean(g*u)   (RMSNorm subtracts no mean)
  * so every summand of x has a part of the logit: its direct effect. What a summand changes in later layers
- * is not in it. */
+ * is not in it. A soft cap is not linear: effects are on the logit before it, predictions come after it. */
 #ifndef LLMC_INSPECT_H
 #define LLMC_INSPECT_H
 
@@ -54,7 +54,7 @@ struct inspection {
     float *token_effect;    /* (T): of the token's embedding */
     float *position_effect; /* (T): of the position's; 0 where no embedding of positions is added */
     float *constant_effect; /* (T): b . u */
-    float *target_logit;    /* (T): from the model's own output */
+    float *target_logit;    /* (T): from the model's own output, before a soft cap */
     float *rstd;            /* (T): of the last norm */
     /* Lenses: the stream normalised by the last norm and multiplied with the output head (nostalgebraist
      * 2020, "interpreting GPT: the logit lens"). The last one is the model's prediction. */

@@ -429,6 +429,8 @@ void loss_forward(struct ctx *ctx, struct tensor *losses, struct tensor *logits,
     check(!terms || (terms->smoothing >= 0.0f && terms->smoothing < 1.0f && terms->z >= 0.0f),
           "loss_forward: label smoothing %g should be in [0,1), the z-loss %g not negative",
           (double)terms->smoothing, (double)terms->z);
+    check(!terms || (terms->softcap >= 0.0f && terms->softcap <= FLT_MAX),
+          "loss_forward: softcap is %g, should not be negative", (double)terms->softcap);
     double bytes = (double)(N * V) * (double)dtype_size(logits->dtype); /* the padding is only written */
     if (dloss) bytes += bytes_of(logits);
     DISPATCH(ctx, loss_forward, 5 * N * V, bytes + BYTES(losses, targets, dloss), losses, logits, targets,

@@ -255,18 +255,21 @@ LLMC_OP(rope, struct tensor *qkv, /* (B,T,(NH+2*NKV)*HS), HS even: read, and = i
 
 /* --- loss: softmax cross-entropy --- */
 
-/* What is added to the cross-entropy; all zero: nothing.
+/* What differs from plain cross-entropy; all zero: nothing.
  *   smoothing   a share of the target's probability goes to all V tokens alike: label smoothing (Szegedy et al.
  *               2015, arXiv 1512.00567)
- *   z           times lse^2: keeps the logits from drifting away (Chowdhery et al. 2022, arXiv 2204.02311) */
+ *   z           times lse^2: keeps the logits from drifting away (Chowdhery et al. 2022, arXiv 2204.02311)
+ *   softcap     X > 0: l = X*tanh(logits/X) stand for the logits in the loss and in what the other two add
+ *               (Gemma 2, arXiv 2408.00118) */
 struct loss_terms {
-    float smoothing, z; /* [0,1), >= 0 */
+    float smoothing, z, softcap; /* [0,1), >= 0, >= 0 */
 };
 /* losses[n] = lse - (1-smoothing)*logits[n,target] - smoothing/V * sum_{v<V} logits[n,v] + z*lse^2, where
  * lse = log sum_{v<V} exp(logits[n,v]); 0 where the target is -1 (ignored).
  * With dloss, logits become their own gradients: (softmax*(1 + 2*z*lse) - (1-smoothing)*onehot(target) -
- * smoothing/V) * dloss, and 0 in ignored rows and in the padding columns v >= V. Without dloss, logits do not
- * change. dloss lies on the device, so that a recorded step can run with another value. */
+ * smoothing/V) * dloss, with a soft cap times 1 - (l/X)^2, and 0 in ignored rows and in the padding columns
+ * v >= V. Without dloss, logits do not change. dloss lies on the device, so that a recorded step can run with
+ * another value. */
 LLMC_OP(loss_forward, struct tensor *losses, /* (N) fp32 = */
         struct tensor *logits,               /* (N,Vp): read, and = with dloss */
         const struct tensor *targets,        /* (N) int32, each -1 or in [0,V) */

@@ -433,7 +433,7 @@ function drawParts() {
               : element('span', {class: 'name'}, part.name),
     signedBar(part.x, largest), element('span', {class: 'number'}, signed(part.x))]));
   $('sum').textContent = `All ${count} parts add up to ${fixed(sum, 4)}; ` +
-    `the model's logit is ${fixed(array('target_logit')[t], 4)}.`;
+    `the model's logit${model['logit-softcap'] ? ' before its soft cap' : ''} is ${fixed(array('target_logit')[t], 4)}.`;
 }
 
 /* --- everything --- */

@@ -106,6 +106,7 @@ static void directories_come_back(void **state) {
         {with(gpt2(), "mask", MASK_PREFIX), "llmc", "wpe.weight"},
         {with(with(gpt2(), "mask", MASK_WINDOW), "window", 4), "llmc", "wpe.weight"},
         {with(llama(), "softcap", 20.5), "llmc", "ln_f.weight"},
+        {with(llama(), "logit-softcap", 15), "llmc", "ln_f.weight"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(models); i++) {
         struct model m;
@@ -263,6 +264,31 @@ static const struct st_view *golden_tensor(const struct safetensors *st, const c
     return v;
 }
 
+/* Of the first sequence, as sampling gets them. */
+static void check_logits(const struct gpt *trained, const struct safetensors *st, const int32_t *tokens,
+                         const char *family) {
+    const struct st_view *v = golden_tensor(st, "logits");
+    int64_t T = v->dim[1], V = v->dim[2], Vp = gpt_padded_vocab(&trained->config);
+    float *logits = (float *)xmalloc((size_t)Vp * sizeof *logits),
+          *expected = (float *)xmalloc((size_t)V * sizeof *expected);
+    struct error err;
+    struct ctx ctx;
+    struct gpt g;
+    ctx_init(&ctx, trained->ctx->device, cpu_ops(), false);
+    gpt_create(&g, &ctx, &trained->config,
+               &(struct gpt_options){.B = 1, .T = T, .dtype = DTYPE_F32, .params = &trained->params});
+    gpt_set_batch(&g, tokens, NULL);
+    gpt_forward(&g, 0, T);
+    for (int64_t t = 0; t < T; t++) {
+        gpt_logits(&g, t, logits);
+        ASSERT_OK(safetensors_to_f32(expected, v, t * V, V, &err), err);
+        assert_values(logits, expected, V, family, "a row of logits");
+    }
+    ctx_free(&ctx);
+    free(logits);
+    free(expected);
+}
+
 static void check_against_transformers(const char *family) {
     struct safetensors st;
     struct gpt_config config;
@@ -273,6 +299,8 @@ static void check_against_transformers(const char *family) {
     ASSERT_OK(safetensors_open(&st, temp_printf("test/golden/family_%s.safetensors", family), &err), err);
     put_text("config.json", safetensors_metadata(&st, "config"));
     ASSERT_OK(model_config_read(&config, &format, scratch_directory(), &err), err);
+    if (safetensors_metadata(&st, "logit_softcap"))
+        config.logit_softcap = atof(safetensors_metadata(&st, "logit_softcap"));
     const struct st_view *tokens = golden_tensor(&st, "tokens"), *targets = golden_tensor(&st, "targets");
     int64_t B = tokens->dim[0], T = tokens->dim[1], counted = 0;
     for (int64_t i = 0; i < B * T; i++) counted += ((const int32_t *)targets->data)[i] >= 0;
@@ -298,6 +326,7 @@ static void check_against_transformers(const char *family) {
             assert_values(f32(&grad), expected + at, tensor_count(&grad), family,
                           gpt_param_name((enum param_id)id, l));
         }
+    check_logits(&g, &st, (const int32_t *)tokens->data, family);
     free(expected);
     ctx_free(&ctx);
     device->close(device);
@@ -305,7 +334,7 @@ static void check_against_transformers(const char *family) {
 }
 
 static void gradients_are_those_of_transformers(void **state) {
-    static const char *const families[] = {"llama", "qwen2", "qwen3", "llama3", "linear"};
+    static const char *const families[] = {"llama", "qwen2", "qwen3", "llama3", "linear", "softcap"};
     for (size_t i = 0; i < ARRAY_LENGTH(families); i++) check_against_transformers(families[i]);
 }
 

@@ -1,17 +1,21 @@
 /* loss_forward: softmax cross-entropy and its gradient; top1. Shapes: {N, V, Vp}. */
 #include "test/ops/op_harness.h"
 
+#include <stdlib.h>
+
 enum {
     KEEP_LOGITS = OP_FLAG(0),
     IGNORED = OP_FLAG(1),
     ALL_IGNORED = OP_FLAG(2),
     SPIKE = OP_FLAG(3),
     SMOOTH = OP_FLAG(4),
-    Z_LOSS = OP_FLAG(5)
+    Z_LOSS = OP_FLAG(5),
+    SOFTCAP = OP_FLAG(6)
 };
 
 static struct loss_terms terms_of(const struct op_case *c) {
-    return (struct loss_terms){c->flags & SMOOTH ? 0.1f : 0.0f, c->flags & Z_LOSS ? 1e-2f : 0.0f};
+    return (struct loss_terms){c->flags & SMOOTH ? 0.1f : 0.0f, c->flags & Z_LOSS ? 1e-2f : 0.0f,
+                               c->flags & SOFTCAP ? 15.0f : 0.0f};
 }
 
 static void loss_forward_make(struct op_instance *x) {
@@ -41,7 +45,8 @@ static void loss_forward_make(struct op_instance *x) {
 
 /* Each part of max + log sum exp(x - max) - x[target] is rounded to fp32. A probability has the error of
  * the sum and that of its exponent, 2 u |x - max|. The sum of the logits has that of a loop; the z-loss and
- * its gradient multiply the error of lse by 2 z lse and by 2 z. */
+ * its gradient multiply the error of lse by 2 z lse and by 2 z. A soft cap X adds 2^-21 X to the error of each
+ * logit, and 2^-20 to its slope. */
 static void loss_forward_bound(struct op_instance *x) {
     int64_t N = x->c->d[0], V = x->c->d[1], Vp = x->c->d[2];
     const float *logits = op_initial(x, "logits"), *targets = op_initial(x, "targets");
@@ -49,32 +54,41 @@ static void loss_forward_bound(struct op_instance *x) {
     double *dlogits = x->c->flags & KEEP_LOGITS ? NULL : op_allowed(x, "logits");
     double dloss = dlogits ? (double)op_initial(x, "dloss")[0] : 0.0;
     double smoothing = (double)terms_of(x->c).smoothing, z = (double)terms_of(x->c).z;
+    double cap = (double)terms_of(x->c).softcap, capped = 8.0 * UNIT_F32 * cap;
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
         if (targets[n] < 0.0f) continue; /* exactly 0 */
-        const float *row = logits + n * Vp;
+        double *row = (double *)xmalloc((size_t)V * sizeof *row);
         double max = -INFINITY, total = 0.0, spread = 0.0, sizes = 0.0;
-        for (int64_t v = 0; v < V; v++) max = max_f64(max, (double)row[v]);
         for (int64_t v = 0; v < V; v++) {
-            double p = exp((double)row[v] - max);
-            total += p;
-            spread += p * (max - (double)row[v]);
-            sizes += fabs((double)row[v]) / (double)V;
+            double raw = (double)logits[n * Vp + v];
+            row[v] = cap > 0.0 ? cap * tanh(raw / cap) : raw;
         }
-        double target = (double)row[(int64_t)targets[n]], lse = max + log(total);
-        double lse_error = e + 4.0 * UNIT_F32 * (spread / total + fabs(max) + log(total));
+        for (int64_t v = 0; v < V; v++) max = max_f64(max, row[v]);
+        for (int64_t v = 0; v < V; v++) {
+            double p = exp(row[v] - max);
+            total += p;
+            spread += p * (max - row[v]);
+            sizes += fabs(row[v]) / (double)V;
+        }
+        double target = row[(int64_t)targets[n]], lse = max + log(total);
+        double lse_error = e + 4.0 * UNIT_F32 * (spread / total + fabs(max) + log(total)) + capped;
         losses[n] += lse_error * (1.0 + 2.0 * z * fabs(lse)) +
                      4.0 * UNIT_F32 * (fabs(target) + z * lse * lse) +
-                     smoothing * sizes * (e + 4.0 * UNIT_F32);
+                     smoothing * sizes * (e + 4.0 * UNIT_F32) + capped;
         for (int64_t v = 0; dlogits && v < V; v++) {
-            double p = exp((double)row[v] - max) / total;
-            double relative = e + 4.0 * UNIT_F32 * (max - (double)row[v] + spread / total);
+            double p = exp(row[v] - max) / total;
+            double relative = e + 4.0 * UNIT_F32 * (max - row[v] + spread / total) + 2.0 * capped;
             double factor = 1.0 + 2.0 * z * fabs(lse);
             dlogits[n * Vp + v] +=
                 dloss *
                 (p * (relative * factor + 2.0 * z * lse_error + (z > 0.0 ? 4.0 * UNIT_F32 * factor : 0.0)) +
                  ((int64_t)targets[n] == v ? 4.0 * UNIT_F32 : 0.0) + 4.0 * UNIT_F32 * smoothing / (double)V);
+            if (cap > 0.0)
+                dlogits[n * Vp + v] += dloss * 16.0 * UNIT_F32 *
+                                       (p * factor + ((int64_t)targets[n] == v) + smoothing / (double)V);
         }
+        free(row);
     }
 }
 
@@ -105,11 +119,18 @@ static const struct op_case loss_forward_cases[] = {
     {"both", INPUT_RANDOM, {5, 70, 72}, SMOOTH | Z_LOSS, SIZE_SMALL},
     {"both, odd columns", INPUT_RANDOM, {5, 30, 31}, SMOOTH | Z_LOSS | IGNORED, SIZE_SMALL},
     {"both, logits kept", INPUT_RANDOM, {5, 37, 40}, SMOOTH | Z_LOSS | KEEP_LOGITS, SIZE_SMALL},
+    {"soft cap", INPUT_RANDOM, {5, 37, 40}, SOFTCAP | IGNORED, SIZE_SMALL},
+    {"soft cap, long rows", INPUT_RANDOM, {3, 2057, 2176}, SOFTCAP, SIZE_SMALL},
+    {"soft cap, large", INPUT_LARGE, {5, 70, 72}, SOFTCAP, SIZE_SMALL},
+    {"soft cap, spike", INPUT_RANDOM, {9, 301, 384}, SOFTCAP | SPIKE, SIZE_SMALL},
+    {"soft cap, both", INPUT_RANDOM, {5, 70, 72}, SOFTCAP | SMOOTH | Z_LOSS, SIZE_SMALL},
+    {"soft cap, odd columns", INPUT_RANDOM, {5, 30, 31}, SOFTCAP | SMOOTH | Z_LOSS | IGNORED, SIZE_SMALL},
+    {"soft cap, logits kept", INPUT_RANDOM, {5, 37, 40}, SOFTCAP | SMOOTH | Z_LOSS | KEEP_LOGITS, SIZE_SMALL},
     {"gpt2", INPUT_RANDOM, {256, 50257, 50304}, IGNORED, SIZE_LARGE},
 };
 OP_TEST(loss_forward, (.bound = loss_forward_bound, .model_cases = loss_forward_model_cases), A("losses"),
         A("logits"), A("targets"), A("dloss"), (int)x->c->d[1],
-        x->c->flags &(SMOOTH | Z_LOSS) ? (struct loss_terms[1]){terms_of(x->c)} : NULL);
+        x->c->flags &(SMOOTH | Z_LOSS | SOFTCAP) ? (struct loss_terms[1]){terms_of(x->c)} : NULL);
 
 /* --- top1 --- */
 

@@ -273,7 +273,8 @@ static void test_gradient_loss(void **state) {
     p->tokens = tensor_make("targets", DTYPE_I32, p->token, 5, 0, 0, 0);
     float value = loss_scale;
     struct tensor dloss = tensor_make("dloss", DTYPE_F32, &value, 1, 0, 0, 0);
-    static const struct loss_terms terms[] = {{0}, {.smoothing = 0.2f}, {.z = 0.3f}, {0.1f, 0.2f}};
+    static const struct loss_terms terms[] = {{0},          {.smoothing = 0.2f}, {.z = 0.3f},
+                                              {0.1f, 0.2f}, {.softcap = 1.5f},   {0.1f, 0.2f, 2.0f}};
     for (size_t i = 0; i < ARRAY_LENGTH(terms); i++) {
         p->terms = i ? &terms[i] : NULL;
         p->dinp = p->inp;
