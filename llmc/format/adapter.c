@@ -289,7 +289,7 @@ bool adapter_save(const char *dir, struct gpt *g, const struct optimizer *opt, s
          *optimizer = xasprintf("%s/optimizer.safetensors", dir);
     bool ok = json_file_write(config, config_json(g), err) &&
               write_tensors(model, g, values, no_prefix, 1, err) &&
-              write_tensors(optimizer, g, state, moments, optimizer_has_v(opt, false) ? 2 : 1, err);
+              write_tensors(optimizer, g, state, moments, optimizer_has_v(opt, true) ? 2 : 1, err);
     free(config);
     free(model);
     free(optimizer);
@@ -331,7 +331,7 @@ bool adapter_load(struct gpt *g, struct optimizer *opt, const char *dir, struct 
         safetensors_close(&st);
         return false;
     }
-    bool has_v = optimizer_has_v(opt, false);
+    bool has_v = optimizer_has_v(opt, true);
     int64_t pairs = g->config.layers * g->lora.layout.parts;
     bool ok = is_for(&st, g->lora.base_hash, dir, g->lora.base, err) &&
               read_buffer(g, &g->lora.params, &st, "", err) &&

@@ -32,20 +32,47 @@ static struct tensor new_state(struct gpt *g, const char *name, enum dtype dtype
     return tensor_make(name, dtype, p, n, 0, 0, 0);
 }
 
+/* A matrix that Muon makes orthogonal by itself. */
+struct block_matrix {
+    int64_t at, rows, cols; /* its first element in the block */
+};
+enum { MOST_MATRICES = PARAM_ROWS * GPT_MOST_STACKED };
+
+/* Of a block of what is trained: the matrices of the model, or A^T and B of each adapter. Returns how many. */
+static int block_matrices(struct block_matrix m[MOST_MATRICES], const struct gpt *g) {
+    const struct lora_layout *l = &g->lora.layout;
+    int count = 0;
+    for (int i = 0; i < l->parts; i++) {
+        const struct lora_part *p = &l->part[i];
+        m[count++] = (struct block_matrix){p->a, p->cols, g->options.lora.rank};
+        m[count++] = (struct block_matrix){p->b, p->rows, g->options.lora.rank};
+    }
+    for (int id = 0; id < PARAM_ROWS && l->parts == 0; id++) {
+        if (!gpt_param_in_blocks((enum param_id)id)) continue;
+        int64_t rows[GPT_MOST_STACKED], cols = gpt_dim_size(&g->config, gpt_param_rows[id].cols);
+        int stacked = gpt_param_stacked(&g->config, (enum param_id)id, rows);
+        int64_t at = g->layout.offset[id] - g->layout.blocks;
+        for (int i = 0; i < stacked; at += rows[i++] * cols)
+            m[count++] = (struct block_matrix){at, rows[i], cols};
+    }
+    return count;
+}
+
+/* Elements of such a block. */
+static int64_t block_elements(const struct gpt *g) {
+    return g->options.lora.rank ? g->lora.layout.block : g->layout.block;
+}
+
 /* For the largest matrix of a block, and squares of its short side. */
 static void create_muon(struct optimizer *opt, struct gpt *g) {
+    struct block_matrix m[MOST_MATRICES];
     int64_t largest = 0, side = 0;
-    for (int id = 0; id < PARAM_ROWS; id++) {
-        const struct param_row *row = &gpt_param_rows[id];
-        int64_t rows[GPT_MOST_STACKED], cols = gpt_dim_size(&g->config, row->cols);
-        if (!gpt_param_in_blocks((enum param_id)id)) continue;
-        for (int i = gpt_param_stacked(&g->config, (enum param_id)id, rows) - 1; i >= 0; i--) {
-            largest = max_i64(largest, rows[i] * cols);
-            side = max_i64(side, min_i64(rows[i], cols));
-        }
+    for (int i = block_matrices(m, g) - 1; i >= 0; i--) {
+        largest = max_i64(largest, m[i].rows * m[i].cols);
+        side = max_i64(side, min_i64(m[i].rows, m[i].cols));
     }
     enum dtype dtype = g->options.dtype;
-    opt->block = new_state(g, "update", dtype, g->layout.block, "Muon's updates");
+    opt->block = new_state(g, "update", dtype, block_elements(g), "Muon's updates");
     opt->other = new_state(g, "iterate", dtype, largest, "Muon's iterates");
     opt->gram = new_state(g, "gram", dtype, side * side, "Muon's products");
     opt->factor = new_state(g, "factor", dtype, side * side, "Muon's factors");
@@ -74,7 +101,6 @@ static void create_state(struct optimizer *opt, struct gpt *g, int64_t n, bool m
 /* Adapters take the place of the parameters. */
 static void create_for_adapters(struct optimizer *opt, struct gpt *g, struct optimizer_options options) {
     const struct lora *l = &g->lora;
-    check(options.kind != OPTIMIZER_MUON, "Muon is for the matrices of the blocks, not for adapters");
     *opt = (struct optimizer){.kind = options.kind, .count = 1};
     opt->whole[0] = (struct optimizer_piece){
         .count = l->layout.total, .group = GROUP_BLOCKS, .param = l->params, .grad = l->grads};
@@ -185,22 +211,16 @@ static void newton_schulz(struct optimizer *opt, struct gpt *g, struct tensor *x
 }
 
 void optimizer_orthogonalize(struct optimizer *opt, struct gpt *g, struct tensor *block) {
-    for (int id = 0; id < PARAM_ROWS; id++) {
-        const struct param_row *row = &gpt_param_rows[id];
-        if (!gpt_param_in_blocks((enum param_id)id)) continue;
-        int64_t rows[GPT_MOST_STACKED], cols = gpt_dim_size(&g->config, row->cols);
-        int stacked = gpt_param_stacked(&g->config, (enum param_id)id, rows);
-        int64_t at = g->layout.offset[id] - g->layout.blocks;
-        for (int i = 0; i < stacked; at += rows[i++] * cols) {
-            struct tensor x = tensor_range(block, at, rows[i] * cols);
-            newton_schulz(opt, g, &x, rows[i], cols);
-        }
+    struct block_matrix m[MOST_MATRICES];
+    for (int i = 0, count = block_matrices(m, g); i < count; i++) {
+        struct tensor x = tensor_range(block, m[i].at, m[i].rows * m[i].cols);
+        newton_schulz(opt, g, &x, m[i].rows, m[i].cols);
     }
 }
 
 static void update_blocks(struct optimizer *opt, struct gpt *g, const struct optimizer_piece *piece,
                           const struct update_args *args) {
-    for (int64_t at = 0; at < piece->count; at += g->layout.block) {
+    for (int64_t at = 0; at < piece->count; at += block_elements(g)) {
         optimizer_momentum(opt, g, piece, at, &opt->block, args);
         optimizer_orthogonalize(opt, g, &opt->block);
         optimizer_apply(opt, g, piece, at, &opt->block, args);

@@ -4,7 +4,7 @@
  * Muon is for the matrices of the blocks; embeddings, head, norms and biases are updated by AdamW. A matrix's
  * momentum becomes (nearly) orthogonal: its singular values become (nearly) 1, so that directions that rarely
  * show in the gradients move as far as the others. The iteration of Newton and Schulz does this with products
- * alone; see optimizer_orthogonalize(). */
+ * alone; see optimizer_orthogonalize(). Where adapters (lora.h) are trained, they are the matrices. */
 #ifndef LLMC_OPTIMIZER_H
 #define LLMC_OPTIMIZER_H
 
@@ -20,7 +20,7 @@ const char *optimizer_name(enum optimizer_kind kind);
 /* Parameters that an optimizer treats alike, in the order of the buffer. */
 enum optimizer_group {
     GROUP_EMBEDDINGS, /* and the output head */
-    GROUP_BLOCKS,     /* the blocks' matrices */
+    GROUP_BLOCKS,     /* the blocks' matrices, or their adapters */
     GROUP_VECTORS     /* norms and biases: no weight decay */
 };
 
@@ -86,8 +86,8 @@ void optimizer_update(struct optimizer *opt, struct gpt *gpt, const struct updat
 /* out = the momentum of a range of a piece, `at` elements from its start. */
 void optimizer_momentum(struct optimizer *opt, struct gpt *gpt, const struct optimizer_piece *piece,
                         int64_t at, struct tensor *out, const struct update_args *args);
-/* Makes each matrix of a block, which is laid out as in the parameter buffer, orthogonal in place, times
- * 0.2 sqrt(max(rows, columns)).
+/* Makes each matrix of a block, which is laid out as in the parameter buffer or among the adapters, orthogonal
+ * in place, times 0.2 sqrt(max(rows, columns)).
  *
  * From X = M/|M| (Frobenius), five times X = (a I + b G + c G^2) X, where G = X X^T or, for more rows than
  * columns, X = X (a I + b G + c G^2), where G = X^T X: always on the short side. The coefficients
@@ -98,7 +98,8 @@ void optimizer_momentum(struct optimizer *opt, struct gpt *gpt, const struct opt
  *
  * Queries, keys and values are made orthogonal apart, and so are the halves of a gated MLP: they are
  * different maps that are stored below each other. In one matrix the one with the largest gradient would
- * take the room of the others.
+ * take the room of the others. A and B of an adapter are made orthogonal apart, too: each is a matrix that is
+ * trained, and their product is none.
  *
  * FLOPs: an m x n matrix with m <= n takes 5 (4 m^2 n + 2 m^3). For a block of GPT-2, four matrices of
  * C x C and two of C x 4C, that is 5 (4*6 + 2*18) C^3 = 300 C^3, or 25 C for each of the 12 C^2 parameters of

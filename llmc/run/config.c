@@ -186,10 +186,6 @@ static bool check_document_mask(const struct run_config *c, const struct gpt_con
 
 static bool complete_adapters(struct run_config *c, const struct gpt_config *model, struct error *err) {
     if (!c->lora_rank) return true;
-    if (c->optimizer == OPTIMIZER_CHOICE_MUON)
-        return fail(err,
-                    "--optimizer muon is for the matrices of the blocks, which --lora does not train; give "
-                    "adamw or lion");
     if (c->lora_alpha <= 0) c->lora_alpha = 2.0 * (double)c->lora_rank;
     if (c->zero < ZERO_PARAMETERS) c->zero = ZERO_NONE; /* as it is (zero.h) */
     c->lora.rank = c->lora_rank;

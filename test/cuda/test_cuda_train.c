@@ -196,6 +196,10 @@ static void test_adapters_follow_the_cpu(void **state) {
     assert_identical(&base, &again, "adapters, recomputed in recorded graphs");
     free(base.params);
     free(again.params);
+    kind = OPTIMIZER_MUON;
+    test_fp32_equals_the_cpu(state);
+    test_bf16_follows_the_cpu(state);
+    kind = OPTIMIZER_ADAMW;
     adapters.rank = 0;
 }
 

@@ -227,6 +227,86 @@ static void a_step_changes_the_adapters_alone(void **state) {
     }
 }
 
+/* --- Muon, in double precision --- */
+
+/* u (n,RANK), n >= RANK, becomes its update. */
+static void make_orthogonal(double *u, int64_t n) {
+    double norm = 0.0;
+    for (int64_t i = 0; i < n * RANK; i++) norm += u[i] * u[i];
+    for (int64_t i = 0; i < n * RANK; i++) u[i] /= sqrt(norm);
+    for (int pass = 0; pass < 5; pass++) {
+        double gram[RANK][RANK] = {{0}}, factor[RANK][RANK];
+        for (int64_t i = 0; i < n; i++)
+            for (int j = 0; j < RANK; j++)
+                for (int k = 0; k < RANK; k++) gram[j][k] += u[i * RANK + j] * u[i * RANK + k];
+        for (int j = 0; j < RANK; j++)
+            for (int k = 0; k < RANK; k++) {
+                double square = 0.0;
+                for (int l = 0; l < RANK; l++) square += gram[j][l] * gram[l][k];
+                factor[j][k] = (j == k ? 3.4445 : 0.0) - 4.7750 * gram[j][k] + 2.0315 * square;
+            }
+        for (int64_t i = 0; i < n; i++) {
+            double row[RANK] = {0};
+            for (int j = 0; j < RANK; j++)
+                for (int k = 0; k < RANK; k++) row[k] += u[i * RANK + j] * factor[j][k];
+            memcpy(&u[i * RANK], row, sizeof row);
+        }
+    }
+    for (int64_t i = 0; i < n * RANK; i++) u[i] *= 0.2 * sqrt((double)n);
+}
+
+enum { MOST = 4096 }; /* elements of a matrix and its moment */
+
+/* What the first two steps make of A or B, given the gradients of both; none is clipped. */
+static void two_steps(double *w, const float *const grads[2], int64_t n, const struct update_args *args) {
+    double m[MOST] = {0}, u[MOST], mu = (double)args->momentum;
+    for (int t = 0; t < 2; t++) {
+        for (int64_t i = 0; i < n * RANK; i++) {
+            m[i] = mu * m[i] + (1.0 - mu) * (double)grads[t][i];
+            u[i] = mu * m[i] + (1.0 - mu) * (double)grads[t][i];
+        }
+        make_orthogonal(u, n);
+        for (int64_t i = 0; i < n * RANK; i++)
+            w[i] -= (double)args->muon_lr * (u[i] + (double)args->weight_decay * w[i]);
+    }
+}
+
+/* Each A and each B by itself: together, or in the wrong shape, their updates would be others. */
+static void muon_makes_each_matrix_orthogonal(void **state) {
+    for (int llama = 0; llama < 2; llama++) {
+        struct gpt_config c = kind_of(llama);
+        struct model m;
+        struct optimizer opt;
+        open_adapted(&m, &c, "all", (struct gpt_options){.recompute = RECOMPUTE_NONE});
+        struct lora *l = &m.gpt.lora;
+        size_t bytes = (size_t)tensor_bytes(&l->params);
+        float *first = (float *)xmalloc(bytes), *grads[2];
+        memcpy(first, l->params.data, bytes);
+        optimizer_create(&opt, &m.gpt, (struct optimizer_options){.kind = OPTIMIZER_MUON});
+        struct update_args args = {.lr = 9.0f, .momentum = 0.9f, .muon_lr = 0.2f, .weight_decay = 0.3f};
+        for (args.step = 1; args.step <= 2; args.step++) {
+            step(&m, 1);
+            grads[args.step - 1] = (float *)memcpy(xmalloc(bytes), l->grads.data, bytes);
+            optimizer_step(&opt, &m.gpt, &args);
+        }
+        for (int64_t layer = 0; layer < c.layers; layer++)
+            for (int i = 0; i < 2 * l->layout.parts; i++) {
+                const struct lora_part *p = &l->layout.part[i / 2];
+                struct tensor t =
+                    i % 2 ? lora_b(&m.gpt, &l->params, p, layer) : lora_a(&m.gpt, &l->params, p, layer);
+                int64_t at = f32(&t) - f32(&l->params), n = i % 2 ? p->rows : p->cols;
+                double w[MOST];
+                for (int64_t k = 0; k < n * RANK; k++) w[k] = (double)first[at + k];
+                two_steps(w, (const float *const[]){grads[0] + at, grads[1] + at}, n, &args);
+                for (int64_t k = 0; k < n * RANK; k++)
+                    near((double)f32(&t)[k], w[k], 1.0, lora_word(p->target));
+            }
+        free(first);
+        for (int t = 0; t < 2; t++) free(grads[t]);
+        model_close(&m);
+    }
+}
+
 /* The generator of samples reads the model with its adapters. */
 static void the_generator_has_the_adapters(void **state) {
     struct gpt_config c = kind_of(true);
@@ -288,6 +368,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(loss_and_gradients_are_those_of_the_merged_model),
         cmocka_unit_test(targets_are_the_layers_of_the_model),
         cmocka_unit_test(a_step_changes_the_adapters_alone),
+        cmocka_unit_test(muon_makes_each_matrix_orthogonal),
         cmocka_unit_test(the_generator_has_the_adapters),
         cmocka_unit_test(frozen_weights_take_no_gradients_and_no_state),
     };
