@@ -5,7 +5,7 @@
 #     sh dev/bench_cpu.sh [BUILD]        LLMC_VARIANT=cpu:avx2 OPENBLAS_CORETYPE=Haswell: as on a processor without AVX-512
 set -eu
 build=${1:-build}
-export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-1000}" # as train_gpt sets it
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-2500}" # as train_gpt sets it
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

@@ -12,12 +12,14 @@
 #include <unistd.h>
 
 static void *cpu_alloc(struct device *d, size_t bytes) {
-    /* Large buffers use huge pages: with 4 KiB pages the optimizer, which streams four buffers of the size
-     * of the model, spends a tenth of its time in TLB misses. */
-    size_t huge = (size_t)2 << 20, align = bytes >= huge ? huge : 256;
+    /* Large buffers use huge pages, also for their ends: with 4 KiB pages the optimizer, which streams four
+     * buffers of the size of the model, spends a tenth of its time in TLB misses, and GELU of 3 MB that are in
+     * no cache takes twice as long. */
+    size_t huge = (size_t)2 << 20, align = bytes >= huge / 8 ? huge : 256;
+    size_t whole = (size_t)round_up((int64_t)bytes, (int64_t)align);
     void *p = NULL;
-    if (posix_memalign(&p, align, (size_t)round_up((int64_t)bytes, (int64_t)align)) != 0) return NULL;
-    if (align == huge) madvise(p, bytes, MADV_HUGEPAGE);
+    if (posix_memalign(&p, align, whole) != 0) return NULL;
+    if (align == huge) madvise(p, whole, MADV_HUGEPAGE);
     return p;
 }
 
