@@ -61,10 +61,10 @@ template <class T> __global__ void act_forward_3_kernel(T *out, const T *inp, in
 /* --- variants --- */
 
 static int64_t any_operands(struct tensor *out, const struct tensor *inp, enum activation act) {
-    return act == ACT_GELU ? 0 : OP_UNSUPPORTED;
+    return act == ACT_GELU && out->dtype != DTYPE_E4M3 ? 0 : OP_UNSUPPORTED;
 }
 static int64_t whole_vectors(struct tensor *out, const struct tensor *inp, enum activation act) {
-    return act == ACT_GELU && vectors_in(out, inp) ? 0 : OP_UNSUPPORTED;
+    return vectors_in(out, inp) ? any_operands(out, inp, act) : OP_UNSUPPORTED;
 }
 
 template <int STEP>

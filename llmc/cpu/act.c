@@ -25,6 +25,7 @@ static void act_forward_run(const struct op_env *env, struct tensor *out, const 
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i += BLOCK)
         WITH_ACTIVATION(act, forward, f32(out) + i, f32(inp) + i, min_i64(BLOCK, n - i));
+    cpu_round_marked(out);
 }
 
 static inline void backward(enum activation act, float *dx, const float *d, const float *x, int64_t count) {
@@ -56,6 +57,7 @@ static void glu_forward_run(const struct op_env *env, struct tensor *out, const 
             const float *gate = f32(inp) + n * 2 * F + c;
             WITH_ACTIVATION(act, gated, f32(out) + n * F + c, gate, gate + F, min_i64(BLOCK, F - c));
         }
+    cpu_round_marked(out);
 }
 
 static inline void gated_backward(enum activation act, float *dgate, float *dup, const float *d,

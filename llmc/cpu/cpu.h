@@ -8,10 +8,12 @@
 #ifndef LLMC_CPU_H
 #define LLMC_CPU_H
 
+#include "llmc/ops/fp8.h"
 #include "llmc/ops/ops.h"
 
 #include <math.h>
 #include <omp.h>
+#include <string.h>
 
 #ifndef CPU_ISA /* in an editor */
 #define CPU_ISA plain
@@ -132,6 +134,35 @@ static inline const float *cpu_weight(const struct tensor *t, float **memory) {
 }
 static inline int64_t cpu_copy_bytes(const struct tensor *t) {
     return t && t->dtype == DTYPE_BF16 ? tensor_count(t) * (int64_t)sizeof(float) : 0;
+}
+
+/* The largest magnitude, or NaN if there is one. Compared as bits, numbers without a sign are in order, and
+ * NaN is the largest. */
+static inline float cpu_largest_magnitude(const float *x, int64_t n) {
+    uint32_t most = 0;
+#pragma omp parallel for simd schedule(static, cpu_share(n)) reduction(max : most)
+    for (int64_t i = 0; i < n; i++) {
+        union {
+            float f;
+            uint32_t u;
+        } v = {x[i]};
+        uint32_t bits = v.u & 0x7fffffffu;
+        most = bits > most ? bits : most;
+    }
+    float amax;
+    memcpy(&amax, &most, sizeof amax);
+    return amax;
+}
+
+/* to = x, each of n elements rounded to fp8 with the scale of their largest magnitude; may be x. */
+static inline void cpu_round_to_fp8(float *to, const float *x, int64_t n, enum fp8_format format) {
+    float scale = fp8_scale(format, cpu_largest_magnitude(x, n));
+#pragma omp parallel for simd schedule(static, cpu_share(n))
+    for (int64_t i = 0; i < n; i++) to[i] = fp8_through(format, x[i], scale);
+}
+/* An output that may be marked fp8, except a norm's. */
+static inline void cpu_round_marked(struct tensor *out) {
+    if (out->fp8) cpu_round_to_fp8(f32(out), f32(out), tensor_count(out), FP8_E4M3);
 }
 
 /* The variants of each op, defined in the file of the op. */

@@ -5,7 +5,6 @@
  *
  * fp8 rounds copies of the operands and multiplies these in fp32: it defines the result, and shows without a
  * GPU what fp8 does to a model. */
-#include "llmc/ops/fp8.h"
 #include "llmc/cpu/product.h"
 #include "llmc/cpu/tile.h"
 
@@ -245,37 +244,15 @@ static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, s
 
 /* --- fp8 --- */
 
-/* The largest magnitude, or NaN if there is one. Compared as bits, numbers without a sign are in order, and
- * NaN is the largest. */
-static float largest_magnitude(const float *x, int64_t n) {
-    uint32_t most = 0;
-#pragma omp parallel for simd schedule(static, cpu_share(n)) reduction(max : most)
-    for (int64_t i = 0; i < n; i++) {
-        union {
-            float f;
-            uint32_t u;
-        } v = {x[i]};
-        uint32_t bits = v.u & 0x7fffffffu;
-        most = bits > most ? bits : most;
-    }
-    float amax;
-    memcpy(&amax, &most, sizeof amax);
-    return amax;
-}
-
 /* A copy of `t`, each element rounded to fp8 with the scale of the tensor. It takes the beginning of the
  * scratch, which then points behind it. */
 static struct tensor through_fp8(const struct tensor *t, enum fp8_format format, struct op_env *rest) {
     struct tensor copy = *t;
-    const float *x = f32(t);
     float *memory = (float *)rest->scratch;
-    int64_t n = tensor_count(t);
-    float scale = fp8_scale(format, largest_magnitude(x, n));
-#pragma omp parallel for simd schedule(static, cpu_share(n))
-    for (int64_t i = 0; i < n; i++) memory[i] = fp8_through(format, x[i], scale);
+    cpu_round_to_fp8(memory, f32(t), tensor_count(t), format);
     copy.data = memory;
     copy.fp8 = false;
-    rest->scratch = memory + n;
+    rest->scratch = memory + tensor_count(t);
     return copy;
 }
 
@@ -293,6 +270,7 @@ static void matmul_forward_fp8(const struct op_env *env, struct tensor *out, str
     struct tensor inp8 = through_fp8(inp, FP8_E4M3, &rest);
     struct tensor weight8 = through_fp8(weight, FP8_E4M3, &rest);
     matmul_forward_run(&rest, out, pre, &inp8, &weight8, bias, act);
+    cpu_round_marked(out);
 }
 
 static int64_t matmul_backward_fp8_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,

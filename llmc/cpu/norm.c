@@ -14,16 +14,26 @@ static float mean_of(const float *x, int64_t C) {
     return s / (float)C;
 }
 
-/* Weight and bias in fp32; the bias may be NULL. */
+/* Weight and bias in fp32; the bias may be NULL. `fp8`: the scale of an output that is marked, else 0. */
 struct scale {
     const float *weight, *bias;
+    float fp8;
 };
 
-static struct scale scale_of(const struct op_env *env, const struct tensor *weight,
+static struct scale scale_of(const struct op_env *env, const struct tensor *out, const struct tensor *weight,
                              const struct tensor *bias) {
     float *memory = (float *)env->scratch;
-    const float *w = cpu_weight(weight, &memory);
-    return (struct scale){w, bias ? cpu_weight(bias, &memory) : NULL};
+    const float *w = cpu_weight(weight, &memory), *b = bias ? cpu_weight(bias, &memory) : NULL;
+    struct scale s = {w, b, 0.0f};
+    if (!out->fp8) return s;
+    int64_t C = tensor_cols(out);
+    float root = sqrtf((float)C), bound = 0.0f;
+    for (int64_t c = 0; c < C && !isnan(bound); c++) { /* NaN is the largest */
+        float most = fp8_norm_bound(w[c], b ? b[c] : 0.0f, root);
+        bound = most <= bound ? bound : most;
+    }
+    s.fp8 = fp8_scale(FP8_E4M3, bound);
+    return s;
 }
 
 static void norm_row(struct tensor *out, struct tensor *mean, struct tensor *rstd, const float *x,
@@ -39,6 +49,8 @@ static void norm_row(struct tensor *out, struct tensor *mean, struct tensor *rst
     } else {
         for (int64_t c = 0; c < C; c++) o[c] = (x[c] - m) * r * w[c];
     }
+    if (out->fp8)
+        for (int64_t c = 0; c < C; c++) o[c] = fp8_through(FP8_E4M3, o[c], s->fp8);
     if (mean) f32(mean)[n] = m;
     f32(rstd)[n] = r;
 }
@@ -53,7 +65,7 @@ static void norm_forward_run(const struct op_env *env, struct tensor *out, struc
                              struct tensor *rstd, const struct tensor *inp, const struct tensor *weight,
                              const struct tensor *bias, float eps) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp);
-    struct scale s = scale_of(env, weight, bias);
+    struct scale s = scale_of(env, out, weight, bias);
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) norm_row(out, mean, rstd, f32(inp) + n * C, &s, eps, n);
 }
@@ -70,7 +82,7 @@ static void residual_norm_forward_run(const struct op_env *env, struct tensor *r
                                       const struct tensor *delta, const struct tensor *weight,
                                       const struct tensor *bias, float eps) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp);
-    struct scale s = scale_of(env, weight, bias);
+    struct scale s = scale_of(env, out, weight, bias);
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
         float *x = f32(residual) + n * C;

@@ -7,6 +7,7 @@
  * run at the rate of a copy. Blocks of the production variants take the end of the tensors first, which the
  * matmul before left in L2. */
 #include "llmc/cuda/activation.cuh"
+#include "llmc/cuda/fp8.cuh"
 #include "llmc/cuda/operands.cuh"
 
 constexpr int BLOCK = 256;
@@ -105,6 +106,74 @@ __global__ void glu_backward_vec_kernel(T *dinp, const T *dout, const T *inp, un
     up.store(dinp + at + F);
 }
 
+/* --- outputs in e4m3 ---
+ *
+ * The scale depends on the largest magnitude of the output, so the output is computed twice: a pass finds
+ * the maximum, another stores. Each element is read twice, 4 bytes in all, and takes one byte instead of the
+ * 2 that would be stored and then read twice by a cast. */
+
+/* Where eight elements of act's output come from, and of glu's, whose vectors are counted as above. */
+template <enum activation ACT> struct act_source {
+    const bf16 *inp;
+    __device__ __forceinline__ void eight(float (&y)[8], int64_t i) const {
+        to_floats(y, vec<bf16>::load_streaming(inp + i * 8));
+#pragma unroll
+        for (int k = 0; k < 8; k++) y[k] = activation_of<ACT>(y[k]);
+    }
+};
+template <enum activation ACT> struct glu_source {
+    const bf16 *inp;
+    unsigned vectors_a_row;
+    __device__ __forceinline__ void eight(float (&y)[8], int64_t i) const {
+        unsigned row = (unsigned)i / vectors_a_row;
+        const bf16 *gate = inp + (i + (int64_t)row * vectors_a_row) * 8;
+        float up[8];
+        to_floats(y, vec<bf16>::load_streaming(gate));
+        to_floats(up, vec<bf16>::load_streaming(gate + (int64_t)vectors_a_row * 8));
+#pragma unroll
+        for (int k = 0; k < 8; k++) y[k] = activation_of<ACT>(y[k]) * up[k];
+    }
+};
+
+/* parts (gridDim.x): the largest magnitude in each block, as bits. */
+template <class S>
+static __global__ void __launch_bounds__(AMAX_THREADS)
+    output_amax_kernel(uint32_t *parts, S source, int64_t vectors) {
+    SHARED(uint32_t, scratch, [AMAX_THREADS / WARP_SIZE]);
+    uint32_t largest = 0;
+    int64_t step = (int64_t)gridDim.x * AMAX_THREADS;
+#pragma unroll 4
+    for (int64_t i = (int64_t)blockIdx.x * AMAX_THREADS + threadIdx.x; i < vectors; i += step) {
+        float y[8];
+        source.eight(y, i);
+#pragma unroll
+        for (int k = 0; k < 8; k++) largest = max(largest, magnitude_bits(y[k]));
+    }
+    int warp = (int)threadIdx.x / WARP_SIZE, lane = (int)threadIdx.x % WARP_SIZE;
+    largest = block_max_bits(largest, warp, lane, AMAX_THREADS / WARP_SIZE, scratch);
+    if (threadIdx.x == 0) parts[blockIdx.x] = largest;
+}
+
+/* Takes the end first, which the pass for the maximum left in L2. */
+template <class S>
+static __global__ void output_e4m3_kernel(e4m3 *out, const float *descale, S source, int64_t vectors) {
+    int64_t i = (int64_t)block_from_end() * blockDim.x + threadIdx.x;
+    if (i >= vectors) return;
+    float y[8];
+    source.eight(y, i);
+    store_scaled(out + i * 8, y, 1.0f / *descale);
+}
+
+template <class S> static void store_e4m3(const struct op_env *env, struct tensor *out, S source) {
+    int64_t vectors = tensor_count(out) / 8;
+    amax largest = {(uint32_t *)env->scratch, amax_parts(tensor_count(out))};
+    launch({(unsigned)largest.count, AMAX_THREADS, 0, env->stream}, output_amax_kernel<S>, largest.parts,
+           source, vectors);
+    launch({1, AMAX_THREADS, 0, env->stream}, descale_kernel<FP8_E4M3>, out->descale, largest);
+    launch({grid_size(vectors, BLOCK), BLOCK, 0, env->stream}, output_e4m3_kernel<S>, data_of<e4m3>(out),
+           out->descale, source, vectors);
+}
+
 /* --- launchers --- */
 
 /* Calls f with a value of the storage type and the activation as compile-time constants. */
@@ -113,9 +182,22 @@ template <class F> static void with_instance(const struct tensor *t, enum activa
                [&](auto tag) { with_activation(act, [&](auto activation) { f(tag, activation); }); });
 }
 
+static void act_forward_e4m3(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                             enum activation act) {
+    with_activation(act, [&](auto activation) {
+        store_e4m3(env, out, act_source<decltype(activation)::value>{data_of<bf16>(inp)});
+    });
+}
+
+/* Also of glu_forward. e4m3 tensors are whole vectors, so one way to store them serves all variants. */
+static int64_t act_forward_naive_need(struct tensor *out, const struct tensor *inp, enum activation act) {
+    return out->dtype == DTYPE_E4M3 ? E4M3_OUTPUT_BYTES : 0;
+}
+
 static void act_forward_naive(const struct op_env *env, struct tensor *out, const struct tensor *inp,
                               enum activation act) {
     int64_t n = tensor_count(inp);
+    if (out->dtype == DTYPE_E4M3) return act_forward_e4m3(env, out, inp, act);
     with_instance(inp, act, [&](auto tag, auto activation) {
         using T = decltype(tag);
         launch({grid_size(n, BLOCK), BLOCK, 0, env->stream},
@@ -124,11 +206,12 @@ static void act_forward_naive(const struct op_env *env, struct tensor *out, cons
 }
 
 static int64_t act_forward_vec_need(struct tensor *out, const struct tensor *inp, enum activation act) {
-    return vectors_in(out, inp) ? 0 : OP_UNSUPPORTED;
+    return vectors_in(out, inp) ? act_forward_naive_need(out, inp, act) : OP_UNSUPPORTED;
 }
 
 static void act_forward_vec(const struct op_env *env, struct tensor *out, const struct tensor *inp,
                             enum activation act) {
+    if (out->dtype == DTYPE_E4M3) return act_forward_e4m3(env, out, inp, act);
     with_instance(inp, act, [&](auto tag, auto activation) {
         using T = decltype(tag);
         int64_t vectors = tensor_count(inp) / vec<T>::size;
@@ -165,9 +248,19 @@ static void act_backward_vec(const struct op_env *env, struct tensor *dinp, cons
     });
 }
 
+static void glu_forward_e4m3(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                             enum activation act) {
+    with_activation(act, [&](auto activation) {
+        store_e4m3(
+            env, out,
+            glu_source<decltype(activation)::value>{data_of<bf16>(inp), (unsigned)(tensor_cols(out) / 8)});
+    });
+}
+
 static void glu_forward_naive(const struct op_env *env, struct tensor *out, const struct tensor *inp,
                               enum activation act) {
     int64_t n = tensor_count(out);
+    if (out->dtype == DTYPE_E4M3) return glu_forward_e4m3(env, out, inp, act);
     with_instance(inp, act, [&](auto tag, auto activation) {
         using T = decltype(tag);
         launch({grid_size(n, BLOCK), BLOCK, 0, env->stream},
@@ -191,12 +284,14 @@ static void glu_backward_naive(const struct op_env *env, struct tensor *dinp, co
 static int64_t vectors_of(const struct tensor *t) { return tensor_bytes(t) / 16; }
 
 static int64_t glu_forward_vec_need(struct tensor *out, const struct tensor *inp, enum activation act) {
-    return rows_of_vectors(out, inp) && vectors_of(out) < (1ll << 31) ? 0 : OP_UNSUPPORTED;
+    bool fits = rows_of_vectors(out, inp) && vectors_of(inp) < (1ll << 32);
+    return fits ? act_forward_naive_need(out, inp, act) : OP_UNSUPPORTED;
 }
 
 static void glu_forward_vec(const struct op_env *env, struct tensor *out, const struct tensor *inp,
                             enum activation act) {
     int64_t vectors = vectors_of(out);
+    if (out->dtype == DTYPE_E4M3) return glu_forward_e4m3(env, out, inp, act);
     with_instance(inp, act, [&](auto tag, auto activation) {
         using T = decltype(tag);
         launch({grid_size(vectors, BLOCK), BLOCK, 0, env->stream},
@@ -249,12 +344,12 @@ static void dropout_naive(const struct op_env *env, struct tensor *out, const st
 
 extern "C" {
 const struct act_forward_variant cuda_act_forward_variants[] = {
-    {"vec", act_forward_vec, act_forward_vec_need}, {"naive", act_forward_naive}, {}};
+    {"vec", act_forward_vec, act_forward_vec_need}, {"naive", act_forward_naive, act_forward_naive_need}, {}};
 const struct act_backward_variant cuda_act_backward_variants[] = {
     {"vec", act_backward_vec, act_backward_vec_need}, {"naive", act_backward_naive}, {}};
 const struct dropout_variant cuda_dropout_variants[] = {{"naive", dropout_naive}, {}};
 const struct glu_forward_variant cuda_glu_forward_variants[] = {
-    {"vec", glu_forward_vec, glu_forward_vec_need}, {"naive", glu_forward_naive}, {}};
+    {"vec", glu_forward_vec, glu_forward_vec_need}, {"naive", glu_forward_naive, act_forward_naive_need}, {}};
 const struct glu_backward_variant cuda_glu_backward_variants[] = {
     {"vec", glu_backward_vec, glu_backward_vec_need}, {"naive", glu_backward_naive}, {}};
 }

@@ -4,15 +4,9 @@
  * A tensor's scale comes from its own largest magnitude ("current" scaling), which takes a pass over it. A
  * scale from earlier steps ("delayed" scaling) would save that pass, but it is state: checkpoints must save
  * it, processes must agree on it, a recomputed layer must use the same one, and values that grow faster
- * saturate. Bytes per token and layer, of 7C inputs (needed in both directions) and 9C gradients (both
- * copies made in one pass):
- *   current   inputs 2 (2 + 2 + 1), gradients 2 + 2 + 2: 124 C, of which 18 C also yield the bias gradients
- *   delayed   inputs 2 (2 + 1), gradients 2 + 2: 78 C
- * For 1558M and 65,536 tokens that is 145 and 91 ms at 4.3 TB/s, beside a step of 631 ms with the blocks'
- * products at 1450 TFLOP/s, and of 965 ms in bf16: 1.24 and 1.34 times as fast (predicted, not yet
- * measured), before what the L2 cache saves of the second pass. A kernel that writes a tensor could leave
- * its largest magnitude and so save the pass without state: `struct amax` is all that it would have to hand
- * over. */
+ * saturate. What saves more is that most tensors are never stored in bf16 and then cast: norms, whose scale
+ * follows from their weights, and activations write e4m3 at once, and the backward pass transposes bytes.
+ * profiling/README.md has the bytes of every operand before and after, and what is left. */
 #ifndef LLMC_CUDA_FP8_CUH
 #define LLMC_CUDA_FP8_CUH
 
@@ -31,10 +25,42 @@ template <fp8_format F> DEVICE_INLINE uint32_t fp8_pair(float lo, float hi) {
     return __nv_cvt_float2_to_fp8x2(make_float2(lo, hi), __NV_SATFINITE, fp8_code<F>);
 }
 
+/* Eight numbers times `scale`. */
+template <fp8_format F> DEVICE_INLINE uint2 fp8_eight(const float (&x)[8], float scale) {
+    uint32_t pair[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++) pair[k] = fp8_pair<F>(x[2 * k] * scale, x[2 * k + 1] * scale);
+    return make_uint2(pair[0] | pair[1] << 16, pair[2] | pair[3] << 16);
+}
+/* fp8_round() of one number, and fp8_value() of a byte. */
+template <fp8_format F> DEVICE_INLINE uint8_t fp8_byte(float x) {
+    return __nv_cvt_float_to_fp8(x, __NV_SATFINITE, fp8_code<F>);
+}
+template <fp8_format F> DEVICE_INLINE float fp8_value_device(uint8_t code) {
+    return __half2float(__half(__nv_cvt_fp8_to_halfraw(code, fp8_code<F>)));
+}
 /* fp8_through(). */
 template <fp8_format F> DEVICE_INLINE float fp8_through_device(float x, float scale) {
-    __nv_fp8_storage_t code = __nv_cvt_float_to_fp8(x * scale, __NV_SATFINITE, fp8_code<F>);
-    return __half2float(__half(__nv_cvt_fp8_to_halfraw(code, fp8_code<F>))) / scale;
+    return fp8_value_device<F>(fp8_byte<F>(x * scale)) / scale;
+}
+
+/* An element of e4m3 storage. */
+struct e4m3 {
+    uint8_t code;
+};
+/* A vector of an output, or one element, as it is stored: in e4m3 multiplied by `scale` first. */
+template <class T> DEVICE_INLINE void store_scaled(T *out, const float (&x)[vec<T>::size], float) {
+    vec<T> v;
+#pragma unroll
+    for (int k = 0; k < vec<T>::size; k++) v[k] = from_float<T>(x[k]);
+    v.store(out);
+}
+template <class T> DEVICE_INLINE void store_scaled(T *out, float x, float) { *out = from_float<T>(x); }
+DEVICE_INLINE void store_scaled(e4m3 *out, const float (&x)[8], float scale) {
+    *reinterpret_cast<uint2 *>(out) = fp8_eight<FP8_E4M3>(x, scale);
+}
+DEVICE_INLINE void store_scaled(e4m3 *out, float x, float scale) {
+    out->code = fp8_byte<FP8_E4M3>(x * scale);
 }
 
 /* --- largest magnitude --- */
@@ -56,6 +82,11 @@ template <fp8_format F> DEVICE_INLINE float fp8_scale_of(uint32_t amax) {
     float scale;
     memcpy(&scale, &bits, sizeof scale);
     return scale;
+}
+
+/* 1 / fp8_scale(), which is exact. */
+template <fp8_format F> DEVICE_INLINE float fp8_descale_of(uint32_t amax) {
+    return 1.0f / fp8_scale_of<F>(amax);
 }
 
 /* The maximum over a block of whole warps, in every thread. `warp` is this thread's warp; `scratch` holds
@@ -98,11 +129,29 @@ static __global__ void __launch_bounds__(AMAX_THREADS)
     if (threadIdx.x == 0) parts[blockIdx.x] = largest;
 }
 
+/* Scratch of act_forward and glu_forward for an e4m3 output. */
+constexpr int64_t E4M3_OUTPUT_BYTES = AMAX_MOST * (int64_t)sizeof(uint32_t);
+
 /* A tensor's largest magnitude is the largest of `count` <= AMAX_MOST words. */
 struct amax {
     uint32_t *parts;
     int64_t count;
 };
+
+/* Its bits, in every thread of a block of AMAX_THREADS. */
+DEVICE_INLINE uint32_t amax_of(const amax &largest, int warp, int lane, uint32_t *scratch) {
+    uint32_t part = threadIdx.x < largest.count ? largest.parts[threadIdx.x] : 0u;
+    return block_max_bits(part, warp, lane, AMAX_THREADS / WARP_SIZE, scratch);
+}
+
+/* *descale of a tensor with this largest magnitude. One block. */
+template <fp8_format F>
+static __global__ void __launch_bounds__(AMAX_THREADS) descale_kernel(float *descale, amax largest) {
+    SHARED(uint32_t, scratch, [AMAX_THREADS / WARP_SIZE]);
+    int warp = (int)threadIdx.x / WARP_SIZE, lane = (int)threadIdx.x % WARP_SIZE;
+    uint32_t most = amax_of(largest, warp, lane, scratch);
+    if (threadIdx.x == 0) *descale = fp8_descale_of<F>(most);
+}
 
 template <class T> static void find_amax(cudaStream_t stream, amax *a, const T *x, int64_t count) {
     a->count = amax_parts(count);
@@ -123,45 +172,52 @@ struct fp8_copies {
 };
 
 constexpr int COPY_TILE = 128,
-              COPY_THREADS = 256; /* 128 rows of 128 columns: a row is 256 bytes read, 128 written */
+              COPY_THREADS = AMAX_THREADS; /* 128 rows of 128 columns: a row is 256 bytes read, 128 written */
 
-/* Reads x (N,C) once and writes both copies. N and C are multiples of 16, and x is aligned to 16 bytes. A
- * thread takes 8 columns of four rows, twice; the four bytes of a column are a word of the transposed tile.
+/* Reads x (N,C) once and writes both copies; of e4m3 the transposed one only. N and C are multiples of 16,
+ * and x is aligned to 16 bytes. A thread takes 8 columns of four rows, twice; the four bytes of a column are a word of the transposed tile.
  * Four lanes share a row and eight lanes a vector of columns, so that the words of a warp lie in 32 banks:
  * word `group` of column 8v + i is in bank 8v + i + group (mod 32), with v = 0..3 and eight groups in a
  * row. Blocks take the last tile first, because the pass for the maximum left the end of the tensor in L2. */
-template <fp8_format F>
+template <fp8_format F, class S>
 static __global__ void __launch_bounds__(COPY_THREADS)
-    fp8_copy_kernel(fp8_copies out, const bf16 *x, amax largest, int64_t N, int64_t C) {
+    fp8_copy_kernel(fp8_copies out, const S *x, amax largest, int64_t N, int64_t C) {
     SHARED(uint32_t, tile, [COPY_TILE][COPY_TILE / 4 + 1]); /* [column][four rows] */
     SHARED(uint32_t, scratch, [COPY_THREADS / WARP_SIZE]);
     int lane = (int)threadIdx.x % WARP_SIZE, warp = (int)threadIdx.x / WARP_SIZE;
-    uint32_t part = threadIdx.x < largest.count ? largest.parts[threadIdx.x] : 0u;
-    float scale = fp8_scale_of<F>(block_max_bits(part, warp, lane, COPY_THREADS / WARP_SIZE, scratch));
-    if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) *out.descale = 1.0f / scale;
+    float scale = 1.0f;
+    if constexpr (std::is_same<S, bf16>::value) {
+        scale = fp8_scale_of<F>(amax_of(largest, warp, lane, scratch));
+        if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) *out.descale = 1.0f / scale;
+    }
     int64_t row0 = (int64_t)block_from_end() * COPY_TILE, col0 = (int64_t)blockIdx.y * COPY_TILE;
     int col = (lane % 4 + warp % 4 * 4) * 8;
     for (int pass = 0; pass < 2; pass++) {
         int group = lane / 4 + warp / 4 * 8 + pass * 16;
         int64_t at = (row0 + 4 * group) * C + col0 + col;
         if (row0 + 4 * group >= N || col0 + col >= C) continue;
-        uint32_t pairs[4][4]; /* [row][columns 2p, 2p+1] */
-        vec<bf16> v[4];
+        uint2 eight[4]; /* [row] */
+        if constexpr (std::is_same<S, bf16>::value) {
+            vec<bf16> v[4];
 #pragma unroll
-        for (int r = 0; r < 4; r++) v[r] = vec<bf16>::load_streaming(x + at + r * C);
+            for (int r = 0; r < 4; r++) v[r] = vec<bf16>::load_streaming(x + at + r * C);
 #pragma unroll
-        for (int r = 0; r < 4; r++) {
+            for (int r = 0; r < 4; r++) {
+                float values[8];
+                to_floats(values, v[r]);
+                eight[r] = fp8_eight<F>(values, scale);
+                if (out.as_is) *reinterpret_cast<uint2 *>(out.as_is + at + r * C) = eight[r];
+            }
+        } else {
 #pragma unroll
-            for (int p = 0; p < 4; p++)
-                pairs[r][p] = fp8_pair<F>(to_float(v[r][2 * p]) * scale, to_float(v[r][2 * p + 1]) * scale);
-            uint2 eight = make_uint2(pairs[r][0] | pairs[r][1] << 16, pairs[r][2] | pairs[r][3] << 16);
-            if (out.as_is) *reinterpret_cast<uint2 *>(out.as_is + at + r * C) = eight;
+            for (int r = 0; r < 4; r++) eight[r] = __ldcs(reinterpret_cast<const uint2 *>(x + at + r * C));
         }
 #pragma unroll
         for (int i = 0; i < 8; i++) {
             uint32_t word = 0;
 #pragma unroll
-            for (int r = 0; r < 4; r++) word |= (pairs[r][i / 2] >> i % 2 * 8 & 0xffu) << 8 * r;
+            for (int r = 0; r < 4; r++)
+                word |= ((i < 4 ? eight[r].x : eight[r].y) >> i % 4 * 8 & 0xffu) << 8 * r;
             tile[col + i][group] = word;
         }
     }
@@ -173,14 +229,24 @@ static __global__ void __launch_bounds__(COPY_THREADS)
     }
 }
 
+static launch_config copy_config(cudaStream_t stream, int64_t N, int64_t C) {
+    return {dim3(grid_size(N, COPY_TILE), grid_size(C, COPY_TILE)), COPY_THREADS, 0, stream};
+}
+
 /* Makes the copies of x (N,C) in bf16, whose largest magnitude is `largest`. */
 static inline void fp8_copy(cudaStream_t stream, fp8_format format, const fp8_copies &out, const bf16 *x,
                             const amax &largest, int64_t N, int64_t C) {
-    launch_config config = {dim3(grid_size(N, COPY_TILE), grid_size(C, COPY_TILE)), COPY_THREADS, 0, stream};
     if (format == FP8_E4M3)
-        launch(config, fp8_copy_kernel<FP8_E4M3>, out, x, largest, N, C);
+        launch(copy_config(stream, N, C), fp8_copy_kernel<FP8_E4M3, bf16>, out, x, largest, N, C);
     else
-        launch(config, fp8_copy_kernel<FP8_E5M2>, out, x, largest, N, C);
+        launch(copy_config(stream, N, C), fp8_copy_kernel<FP8_E5M2, bf16>, out, x, largest, N, C);
+}
+
+/* transposed (C,N) = x (N,C) */
+static inline void fp8_transpose(cudaStream_t stream, uint8_t *transposed, const e4m3 *x, int64_t N,
+                                 int64_t C) {
+    launch(copy_config(stream, N, C), fp8_copy_kernel<FP8_E4M3, e4m3>,
+           fp8_copies{nullptr, transposed, nullptr}, x, amax{}, N, C);
 }
 
 #endif

@@ -6,8 +6,8 @@
  *                   bias gradient that is added to another. GELU's epilogue starts from the fp32 sum, a
  *                   recomputed activation from the stored one: where both must agree, GELU is a pass.
  *   cublaslt_gelu   forward with GELU in the epilogue, if there is one.
- *   fp8             the library's products of e4m3 and e5m2 copies of the operands (fp8.cuh). It takes layers
- *                   whose weight is marked; beside it only "naive" does.
+ *   fp8             the library's products of e4m3 and e5m2 copies of the operands (fp8.cuh), or of inputs that
+ *                   are e4m3 already. It takes layers whose weight is marked; beside it only "naive" does.
  *   naive           a tiled kernel for any shape and alignment; the yardstick for the others. */
 #include "llmc/cuda/cublaslt.cuh"
 #include "llmc/cuda/fp8.cuh"
@@ -24,6 +24,8 @@ template <class T> struct strided {
     int64_t row_stride, col_stride;
     fp8_format format = FP8_NONE; /* rounds each element as it is read */
     amax largest = {};            /* of the tensor, in fp8 */
+    const e4m3 *stored = nullptr; /* in place of data */
+    const float *descale = nullptr;
 
     __device__ float scale() const {
         uint32_t most = 0;
@@ -31,7 +33,9 @@ template <class T> struct strided {
         return format == FP8_E5M2 ? fp8_scale_of<FP8_E5M2>(most) : fp8_scale_of<FP8_E4M3>(most);
     }
     __device__ float at(int64_t row, int64_t col, float scale) const {
-        float v = to_float(data[row * row_stride + col * col_stride]);
+        int64_t i = row * row_stride + col * col_stride;
+        if (stored) return fp8_value_device<FP8_E4M3>(stored[i].code) * *descale;
+        float v = to_float(data[i]);
         return format == FP8_NONE   ? v
                : format == FP8_E4M3 ? fp8_through_device<FP8_E4M3>(v, scale)
                                     : fp8_through_device<FP8_E5M2>(v, scale);
@@ -100,7 +104,8 @@ template <class T>
 static strided<T> naive_operand(const struct op_env *env, const struct tensor *t, int64_t row_stride,
                                 int64_t col_stride, fp8_format format, int slot) {
     strided<T> operand = {data_of<T>(t), row_stride, col_stride, format};
-    if (format == FP8_NONE) return operand;
+    if (t->dtype == DTYPE_E4M3) operand.stored = data_of<e4m3>(t), operand.descale = t->descale;
+    if (format == FP8_NONE || operand.stored) return operand;
     operand.largest.parts = (uint32_t *)env->scratch + slot * AMAX_MOST;
     find_amax((cudaStream_t)env->stream, &operand.largest, operand.data, tensor_count(t));
     return operand;
@@ -108,10 +113,11 @@ static strided<T> naive_operand(const struct op_env *env, const struct tensor *t
 
 /* --- what both directions share --- */
 
-/* GELU by the fastest variant of act.cu that takes these operands. */
+/* GELU by the fastest variant of act.cu that takes these operands. An e4m3 output takes E4M3_OUTPUT_BYTES of
+ * the scratch. */
 static void gelu_pass(const struct op_env *env, struct tensor *out, const struct tensor *inp) {
     const struct act_forward_variant *variant = cuda_act_forward_variants;
-    while (OP_NEED(variant, out, inp, ACT_GELU) != 0) variant++; /* the last takes anything */
+    while (OP_NEED(variant, out, inp, ACT_GELU) < 0) variant++; /* the last takes anything */
     variant->run(env, out, inp, ACT_GELU);
 }
 static void gelu_backward_pass(const struct op_env *env, struct tensor *dinp, const struct tensor *dout,
@@ -146,16 +152,18 @@ static void forward_naive(const struct op_env *env, struct tensor *out, struct t
                           const struct tensor *inp, const struct tensor *weight, const struct tensor *bias,
                           enum activation act) {
     int64_t N = tensor_rows(inp), C = tensor_cols(inp), OC = tensor_rows(weight);
-    with_dtype(out->dtype, [&](auto tag) {
+    with_dtype((pre ? pre : out)->dtype, [&](auto tag) {
         using T = decltype(tag);
         naive_epilogue<T> e = {};
-        e.pre = data_of<T>(pre);
+        bool fp8_out = out->dtype == DTYPE_E4M3; /* from `pre`, in passes of its own */
+        e.pre = fp8_out ? nullptr : data_of<T>(pre);
         e.bias = data_of<T>(bias);
-        e.gelu_out = act == ACT_GELU;
+        e.gelu_out = act == ACT_GELU && !fp8_out;
         fp8_format format = matmul_in_fp8(inp, weight) ? FP8_E4M3 : FP8_NONE;
-        naive_product<T>((cudaStream_t)env->stream, data_of<T>(out),
+        naive_product<T>((cudaStream_t)env->stream, data_of<T>(fp8_out ? pre : out),
                          naive_operand<T>(env, inp, C, 1, format, 0),
                          naive_operand<T>(env, weight, 1, C, format, 1), N, OC, C, e);
+        if (fp8_out) gelu_pass(env, out, pre);
     });
 }
 
@@ -168,7 +176,7 @@ static int64_t forward_lt_need(struct tensor *out, struct tensor *pre, const str
 /* out^T (OC,N) = weight (OC,C) @ inp^T (C,N) */
 static lt_product forward_product(const struct tensor *inp, const struct tensor *weight,
                                   cublasLtEpilogue_t epilogue) {
-    return {inp->dtype,       true,     false, tensor_rows(weight), tensor_rows(inp),
+    return {weight->dtype,    true,     false, tensor_rows(weight), tensor_rows(inp),
             tensor_cols(inp), epilogue, false};
 }
 
@@ -350,7 +358,7 @@ static void backward_lt(const struct op_env *env, struct tensor *dinp, struct te
 
 /* --- fp8 --- */
 
-/* An operand, its largest magnitude and its copies. */
+/* An operand, its largest magnitude and its copies. An e4m3 tensor is its own copy as it is. */
 struct fp8_operand {
     const struct tensor *source;
     fp8_format format;
@@ -360,13 +368,23 @@ struct fp8_operand {
 
 static fp8_operand take_operand(scratch_pieces *s, const struct tensor *t, fp8_format format, bool as_is,
                                 bool transposed) {
-    fp8_operand o = {t, format, {s->take<uint32_t>(AMAX_MOST), 0}, {nullptr, nullptr, s->take<float>(1)}};
-    if (as_is) o.copies.as_is = s->take<uint8_t>(tensor_count(t));
+    fp8_operand o = {t, format, {}, {data_of<uint8_t>(t), nullptr, t->descale}};
+    if (t->dtype != DTYPE_E4M3) {
+        o.largest.parts = s->take<uint32_t>(AMAX_MOST);
+        o.copies.descale = s->take<float>(1);
+        o.copies.as_is = as_is ? s->take<uint8_t>(tensor_count(t)) : nullptr;
+    }
     if (transposed) o.copies.transposed = s->take<uint8_t>(tensor_count(t));
     return o;
 }
 
 static void copy_operand(cudaStream_t stream, fp8_operand *o) {
+    if (o->source->dtype == DTYPE_E4M3) {
+        if (o->copies.transposed)
+            fp8_transpose(stream, o->copies.transposed, data_of<e4m3>(o->source), tensor_rows(o->source),
+                          tensor_cols(o->source));
+        return;
+    }
     if (!o->largest.count) find_amax(stream, &o->largest, data_of<bf16>(o->source), tensor_count(o->source));
     fp8_copy(stream, o->format, o->copies, data_of<bf16>(o->source), o->largest, tensor_rows(o->source),
              tensor_cols(o->source));
@@ -387,9 +405,9 @@ static forward_fp8_scratch take_forward(void *memory, const struct tensor *inp, 
 
 static int64_t forward_fp8_need(struct tensor *out, struct tensor *pre, const struct tensor *inp,
                                 const struct tensor *weight, const struct tensor *bias, enum activation act) {
-    bool fits = out->dtype == DTYPE_BF16 && rows_of_vectors(out, pre, inp, weight, bias) &&
+    bool fits = weight->dtype == DTYPE_BF16 && rows_of_vectors(out, pre, inp, weight, bias) &&
                 matmul_in_fp8(inp, weight);
-    return fits ? take_forward(nullptr, inp, weight).bytes : OP_UNSUPPORTED;
+    return fits ? max_i64(take_forward(nullptr, inp, weight).bytes, E4M3_OUTPUT_BYTES) : OP_UNSUPPORTED;
 }
 
 static void forward_fp8(const struct op_env *env, struct tensor *out, struct tensor *pre,

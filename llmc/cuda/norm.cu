@@ -6,7 +6,8 @@
  * Forward reads a row into registers and passes over it three times there: mean, squared deviations from
  * the mean (the one-pass E[x^2] - mean^2 cancels when |mean| is far above the deviation), output.
  * residual_norm_forward is the same kernel with an addition in front, rounded to the storage type before it
- * is normalised, so that it gives the bits of the two separate ops. Blocks take the last rows first, which
+ * is normalised, so that it gives the bits of the two separate ops. An output in e4m3 is rounded from fp32 and
+ * takes one pass, because its scale comes from the weights. Blocks take the last rows first, which
  * the matmul before left in L2, and leave the first rows there for the next matmul.
  *
  * In backward a thread owns one vector of columns for all rows of its block, so that the sums over rows for
@@ -15,13 +16,33 @@
  *
  * Predicted for C = 768 in bf16 on an H200: forward moves 4 bytes per element (of a sum 8), backward 8 and
  * another 1 % for the blocks' sums, both at the rate of a copy. */
+#include "llmc/cuda/fp8.cuh"
 #include "llmc/cuda/norm.cuh"
 #include "llmc/cuda/operands.cuh"
 
+/* --- forward in fp8: the scale --- */
+
+/* *descale of an e4m3 output: from fp8_norm_bound() of all channels. One block. */
+static __global__ void __launch_bounds__(AMAX_THREADS)
+    norm_descale_kernel(float *descale, const bf16 *weight, const bf16 *bias, int C) {
+    SHARED(uint32_t, scratch, [AMAX_THREADS / WARP_SIZE]);
+    int warp = (int)threadIdx.x / WARP_SIZE, lane = (int)threadIdx.x % WARP_SIZE;
+    float root = sqrtf((float)C);
+    uint32_t bound = 0;
+    for (int c = (int)threadIdx.x; c < C; c += AMAX_THREADS) {
+        float b = bias ? fabsf(to_float(bias[c])) : 0.0f;
+        bound = max(bound, magnitude_bits(fmaf(root, fabsf(to_float(weight[c])), b)));
+    }
+    bound = block_max_bits(bound, warp, lane, AMAX_THREADS / WARP_SIZE, scratch);
+    if (threadIdx.x == 0) *descale = fp8_descale_of<FP8_E4M3>(bound);
+}
+
+DEVICE_INLINE float scale_of(const float *descale) { return descale ? 1.0f / *descale : 1.0f; }
+
 /* --- forward, naive: a block per row, three passes over memory --- */
 
-template <class T>
-DEVICE_INLINE void norm_row_naive(T *out, float *mean, float *rstd, const T *x, const T *weight,
+template <class O, class T>
+DEVICE_INLINE void norm_row_naive(O *out, float scale, float *mean, float *rstd, const T *x, const T *weight,
                                   const T *bias, float eps, int64_t C, float *scratch) {
     float sum = 0.0f, squares = 0.0f, m = 0.0f;
     if (mean) {
@@ -34,18 +55,19 @@ DEVICE_INLINE void norm_row_naive(T *out, float *mean, float *rstd, const T *x, 
     }
     float r = 1.0f / sqrtf(block_sum(squares, scratch) / (float)C + eps);
     for (int64_t c = threadIdx.x; c < C; c += blockDim.x)
-        out[c] = from_float<T>(
-            fmaf((to_float(x[c]) - m) * r, to_float(weight[c]), bias ? to_float(bias[c]) : 0.0f));
+        store_scaled(out + c,
+                     fmaf((to_float(x[c]) - m) * r, to_float(weight[c]), bias ? to_float(bias[c]) : 0.0f),
+                     scale);
     if (threadIdx.x > 0) return;
     if (mean) *mean = m;
     *rstd = r;
 }
 
 /* With `delta`, x is inp + delta and stored in `residual`, which may be inp. */
-template <class T>
-__global__ void norm_forward_naive_kernel(T *residual, T *out, float *mean, float *rstd, const T *inp,
-                                          const T *delta, const T *weight, const T *bias, float eps,
-                                          int64_t C) {
+template <class T, class O>
+__global__ void norm_forward_naive_kernel(T *residual, O *out, const float *descale, float *mean, float *rstd,
+                                          const T *inp, const T *delta, const T *weight, const T *bias,
+                                          float eps, int64_t C) {
     SHARED(float, scratch, [32]);
     int64_t row = blockIdx.x;
     const T *x = inp + row * C;
@@ -54,7 +76,8 @@ __global__ void norm_forward_naive_kernel(T *residual, T *out, float *mean, floa
             residual[row * C + c] = from_float<T>(to_float(x[c]) + to_float(delta[row * C + c]));
         x = residual + row * C; /* a thread reads back its own writes */
     }
-    norm_row_naive(out + row * C, mean ? mean + row : nullptr, rstd + row, x, weight, bias, eps, C, scratch);
+    norm_row_naive(out + row * C, scale_of(descale), mean ? mean + row : nullptr, rstd + row, x, weight, bias,
+                   eps, C, scratch);
 }
 
 /* --- forward: WARPS warps take a row, VECS vectors per thread --- */
@@ -68,10 +91,10 @@ template <int WARPS> DEVICE_INLINE float row_sum(float v, float *scratch) {
         return block_sum(v, scratch);
 }
 
-template <class T, int VECS, int WARPS>
+template <class T, class O, int VECS, int WARPS>
 __global__ void __launch_bounds__(WARPS == 1 ? ROWS_A_BLOCK * WARP_SIZE : WARPS * WARP_SIZE)
-    norm_forward_kernel(T *residual, T *out, float *mean, float *rstd, const T *inp, const T *delta,
-                        const T *weight, const T *bias, float eps, int64_t rows, int C) {
+    norm_forward_kernel(T *residual, O *out, const float *descale, float *mean, float *rstd, const T *inp,
+                        const T *delta, const T *weight, const T *bias, float eps, int64_t rows, int C) {
     constexpr int size = vec<T>::size, threads = WARPS * WARP_SIZE;
     SHARED(float, scratch, [32]);
     int tid = (int)threadIdx.x % threads;
@@ -114,17 +137,18 @@ __global__ void __launch_bounds__(WARPS == 1 ? ROWS_A_BLOCK * WARP_SIZE : WARPS 
                 float d = to_float(x[i][k]) - m;
                 squares = fmaf(d, d, squares);
             }
-    float r = 1.0f / sqrtf(row_sum<WARPS>(squares, scratch) / (float)C + eps);
+    float r = 1.0f / sqrtf(row_sum<WARPS>(squares, scratch) / (float)C + eps), scale = scale_of(descale);
 #pragma unroll
     for (int i = 0; i < VECS; i++) {
         int c = (i * threads + tid) * size;
         if (c >= C) continue;
         vec<T> w = vec<T>::load(weight + c), b = {};
         if (bias) b = vec<T>::load(bias + c);
+        float y[size];
 #pragma unroll
         for (int k = 0; k < size; k++)
-            x[i][k] = from_float<T>(fmaf((to_float(x[i][k]) - m) * r, to_float(w[k]), to_float(b[k])));
-        x[i].store(out + row * C + c);
+            y[k] = fmaf((to_float(x[i][k]) - m) * r, to_float(w[k]), to_float(b[k]));
+        store_scaled(out + row * C + c, y, scale);
     }
     if (tid == 0 && mean) mean[row] = m;
     if (tid == 0) rstd[row] = r;
@@ -273,15 +297,30 @@ constexpr int NAIVE_BLOCK = 128;
 constexpr int WIDE_WARPS = 8; /* for a row that is too long for one warp */
 constexpr int MAX_VECS = 8;   /* of a row, in a thread's registers */
 
+/* Calls f with a value of the dtype of inp and with the output's data, after the scale of an e4m3 output has
+ * been found. */
+template <class F>
+static void with_output(const struct op_env *env, struct tensor *out, const struct tensor *inp,
+                        const struct tensor *weight, const struct tensor *bias, F f) {
+    if (out->dtype == DTYPE_E4M3) {
+        launch({1, AMAX_THREADS, 0, env->stream}, norm_descale_kernel, out->descale, data_of<bf16>(weight),
+               data_of<bf16>(bias), (int)tensor_cols(inp));
+        f(bf16(), data_of<e4m3>(out));
+        return;
+    }
+    with_dtype(inp->dtype, [&](auto tag) { f(tag, data_of<decltype(tag)>(out)); });
+}
+
 static void residual_norm_forward_naive(const struct op_env *env, struct tensor *residual, struct tensor *out,
                                         struct tensor *mean, struct tensor *rstd, const struct tensor *inp,
                                         const struct tensor *delta, const struct tensor *weight,
                                         const struct tensor *bias, float eps) {
-    with_dtype(inp->dtype, [&](auto tag) {
+    with_output(env, out, inp, weight, bias, [&](auto tag, auto *y) {
         using T = decltype(tag);
-        launch({grid_size(tensor_rows(inp), 1), NAIVE_BLOCK, 0, env->stream}, norm_forward_naive_kernel<T>,
-               data_of<T>(residual), data_of<T>(out), data_of<float>(mean), f32(rstd), data_of<T>(inp),
-               data_of<T>(delta), data_of<T>(weight), data_of<T>(bias), eps, tensor_cols(inp));
+        launch({grid_size(tensor_rows(inp), 1), NAIVE_BLOCK, 0, env->stream},
+               norm_forward_naive_kernel<T, std::remove_pointer_t<decltype(y)>>, data_of<T>(residual), y,
+               out->descale, data_of<float>(mean), f32(rstd), data_of<T>(inp), data_of<T>(delta),
+               data_of<T>(weight), data_of<T>(bias), eps, tensor_cols(inp));
     });
 }
 
@@ -313,23 +352,24 @@ static void residual_norm_forward_vec(const struct op_env *env, struct tensor *r
                                       struct tensor *mean, struct tensor *rstd, const struct tensor *inp,
                                       const struct tensor *delta, const struct tensor *weight,
                                       const struct tensor *bias, float eps) {
-    with_dtype(inp->dtype, [&](auto tag) {
+    with_output(env, out, inp, weight, bias, [&](auto tag, auto *y) {
         using T = decltype(tag);
+        using O = std::remove_pointer_t<decltype(y)>;
         int64_t rows = tensor_rows(inp), C = tensor_cols(inp), vectors = C / vec<T>::size;
         auto go = [&](const launch_config &config, auto kernel) {
-            launch(config, kernel, data_of<T>(residual), data_of<T>(out), data_of<float>(mean), f32(rstd),
+            launch(config, kernel, data_of<T>(residual), y, out->descale, data_of<float>(mean), f32(rstd),
                    data_of<T>(inp), data_of<T>(delta), data_of<T>(weight), data_of<T>(bias), eps, rows,
                    (int)C);
         };
         if (vectors <= WARP_SIZE * MAX_VECS)
             with_vecs(ceil_div(vectors, WARP_SIZE), [&](auto vecs) {
                 go({grid_size(rows, ROWS_A_BLOCK), ROWS_A_BLOCK * WARP_SIZE, 0, env->stream},
-                   norm_forward_kernel<T, decltype(vecs)::value, 1>);
+                   norm_forward_kernel<T, O, decltype(vecs)::value, 1>);
             });
         else
             with_vecs(ceil_div(vectors, WIDE_WARPS * WARP_SIZE), [&](auto vecs) {
                 go({grid_size(rows, 1), WIDE_WARPS * WARP_SIZE, 0, env->stream},
-                   norm_forward_kernel<T, decltype(vecs)::value, WIDE_WARPS>);
+                   norm_forward_kernel<T, O, decltype(vecs)::value, WIDE_WARPS>);
             });
     });
 }

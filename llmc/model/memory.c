@@ -90,9 +90,11 @@ enum act_shape {
     SHAPE_FF,
     SHAPE_FC,
     SHAPE_LSE,
-    SHAPE_LOGITS
+    SHAPE_LOGITS,
+    SHAPE_DESCALES
 };
-enum act_kind { KIND_DATA, KIND_FP32, KIND_INT32 };
+/* KIND_FP8: as KIND_DATA, but rounded to fp8 if the blocks multiply in it. Nothing else reads these. */
+enum act_kind { KIND_DATA, KIND_FP8, KIND_FP32, KIND_INT32 };
 enum act_use { ALWAYS, TRAINING, CACHES }; /* CACHES: only with several of them */
 
 static bool centred(const struct gpt *g) { return g->config.norm == NORM_LAYER; }
@@ -105,6 +107,7 @@ static bool documents(const struct gpt *g) { return g->options.documents; }
 static bool counts_positions(const struct gpt *g) {
     return documents(g) && (sinusoidal(g) || g->config.positions == POSITIONS_LEARNED);
 }
+static bool stores_fp8(const struct gpt *g) { return g->options.fp8 && g->options.dtype == DTYPE_BF16; }
 /* Where the heads together are as wide as the model, gradients of both fit one buffer. */
 static bool other_width(const struct gpt *g) { return gpt_dim_size(&g->config, DIM_Q) != g->config.channels; }
 
@@ -128,7 +131,8 @@ static const struct act_row act_rows[ACT_ROWS] = {
     [A_POSITION_IDS] = {"position_ids", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, TRAINING,
                         counts_positions},
     [A_EMBED] = {"embed", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
-    [A_LN1] = {"ln_1", true, SHAPE_C, KIND_DATA, RECOMPUTE_NORM, ALWAYS, NULL},
+    [A_DESCALES] = {"descales", true, SHAPE_DESCALES, KIND_FP32, RECOMPUTE_NONE, ALWAYS, stores_fp8},
+    [A_LN1] = {"ln_1", true, SHAPE_C, KIND_FP8, RECOMPUTE_NORM, ALWAYS, NULL},
     [A_LN1_MEAN] = {"ln_1.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, centred},
     [A_LN1_RSTD] = {"ln_1.rstd", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, NULL},
     [A_QKV_RAW] = {"qkv_raw", true, SHAPE_QKV, KIND_DATA, RECOMPUTE_BLOCK, ALWAYS, qk_norm},
@@ -136,11 +140,11 @@ static const struct act_row act_rows[ACT_ROWS] = {
     [A_ATTN] = {"attn", true, SHAPE_Q, KIND_DATA, RECOMPUTE_BLOCK, ALWAYS, NULL},
     [A_LSE] = {"attn.lse", true, SHAPE_LSE, KIND_FP32, RECOMPUTE_BLOCK, ALWAYS, NULL},
     [A_RESID_MID] = {"residual_mid", true, SHAPE_C, KIND_DATA, RECOMPUTE_BLOCK, ALWAYS, NULL},
-    [A_LN2] = {"ln_2", true, SHAPE_C, KIND_DATA, RECOMPUTE_NORM, ALWAYS, NULL},
+    [A_LN2] = {"ln_2", true, SHAPE_C, KIND_FP8, RECOMPUTE_NORM, ALWAYS, NULL},
     [A_LN2_MEAN] = {"ln_2.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_BLOCK, ALWAYS, centred},
     [A_LN2_RSTD] = {"ln_2.rstd", true, SHAPE_BT, KIND_FP32, RECOMPUTE_BLOCK, ALWAYS, NULL},
     [A_FC] = {"fc", true, SHAPE_FC, KIND_DATA, RECOMPUTE_BLOCK, ALWAYS, NULL},
-    [A_MLP_ACT] = {"mlp_act", true, SHAPE_FF, KIND_DATA, RECOMPUTE_ACT, ALWAYS, NULL},
+    [A_MLP_ACT] = {"mlp_act", true, SHAPE_FF, KIND_FP8, RECOMPUTE_ACT, ALWAYS, NULL},
     [A_RESID_OUT] = {"residual_out", true, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
     [A_QKV_NEXT] = {"qkv.next", false, SHAPE_QKV, KIND_DATA, RECOMPUTE_NONE, CACHES, NULL},
     [A_LNF] = {"ln_f", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
@@ -184,6 +188,18 @@ static int64_t cache_bytes(const struct gpt *g) {
     return round_up(elements * (int64_t)dtype_size(g->options.dtype), 256);
 }
 
+/* Where the scale of an activation is kept that is stored in fp8. */
+enum { DESCALE_LN1, DESCALE_LN2, DESCALE_MLP_ACT, DESCALES };
+
+static void mark_fp8(const struct gpt *g, struct tensor *t, enum act_id id, int64_t layer) {
+    t->fp8 = g->options.fp8;
+    if (!stores_fp8(g)) return;
+    int i = id == A_LN1 ? DESCALE_LN1 : id == A_LN2 ? DESCALE_LN2 : DESCALE_MLP_ACT;
+    struct tensor descales = gpt_act(g, A_DESCALES, layer);
+    t->dtype = DTYPE_E4M3;
+    t->descale = descales.data ? f32(&descales) + i : NULL;
+}
+
 struct tensor gpt_act(const struct gpt *g, enum act_id id, int64_t layer) {
     static const enum gpt_dim widths[] = {[SHAPE_C] = DIM_C,
                                           [SHAPE_Q] = DIM_Q,
@@ -201,10 +217,14 @@ struct tensor gpt_act(const struct gpt *g, enum act_id id, int64_t layer) {
     if (id == A_QKV && data) data = (char *)data + g->cache * cache_bytes(g);
     if (row->shape == SHAPE_BT) return tensor_make(row->name, dtype, data, B, T, 0, 0);
     if (row->shape == SHAPE_TC) return tensor_make(row->name, dtype, data, T, g->config.channels, 0, 0);
+    if (row->shape == SHAPE_DESCALES) return tensor_make(row->name, dtype, data, DESCALES, 0, 0, 0);
     if (row->shape == SHAPE_LSE) return tensor_make(row->name, dtype, data, B, g->config.heads, T, 0);
     if (row->shape == SHAPE_LOGITS)
         return tensor_make(row->name, dtype, data, head_chunk_rows(g), gpt_padded_vocab(&g->config), 0, 0);
-    return tensor_make(row->name, dtype, data, B, T, gpt_dim_size(&g->config, widths[row->shape]), 0);
+    struct tensor t =
+        tensor_make(row->name, dtype, data, B, T, gpt_dim_size(&g->config, widths[row->shape]), 0);
+    if (row->kind == KIND_FP8) mark_fp8(g, &t, id, layer);
+    return t;
 }
 
 /* All activations in one allocation: what does not fit fails at once. */

@@ -23,7 +23,8 @@ enum act_id {
     A_FIRST,        /* with options.documents: gpt_set_documents() */
     A_POSITION_IDS, /* the same, if positions are added to embeddings: the position in the document */
     A_EMBED,
-    A_LN1, /* per layer, up to A_RESID_OUT */
+    A_DESCALES, /* per layer, up to A_RESID_OUT; with fp8 in bf16: of A_LN1, A_LN2 and A_MLP_ACT */
+    A_LN1,
     A_LN1_MEAN,
     A_LN1_RSTD,
     A_QKV_RAW, /* before the norm of queries and keys, if there is one */

@@ -3,6 +3,7 @@
  * Operations run one after another on one stream, so all of them share one block of scratch, which grows to
  * the largest request. bf16 tensors are converted on the host, a piece at a time. */
 #include "llmc/ops/ctx.h"
+#include "llmc/ops/fp8.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -153,7 +154,7 @@ enum { CONVERT = 1 << 16 };
 
 void ctx_upload_f32(struct ctx *ctx, struct tensor *t, const float *src) {
     int64_t n = tensor_count(t);
-    check(t->dtype != DTYPE_I32, "%s: not a floating-point tensor", tensor_text(t));
+    check(t->dtype == DTYPE_F32 || t->dtype == DTYPE_BF16, "%s: neither fp32 nor bf16", tensor_text(t));
     if (t->dtype == DTYPE_F32 || ctx->plan) {
         ctx_upload(ctx, t->data, src, n * (int64_t)sizeof *src);
         return;
@@ -167,11 +168,25 @@ void ctx_upload_f32(struct ctx *ctx, struct tensor *t, const float *src) {
     free(piece);
 }
 
+static void download_fp8(struct ctx *ctx, float *dst, const struct tensor *t) {
+    int64_t n = tensor_count(t);
+    uint8_t *codes = (uint8_t *)xmalloc((size_t)n);
+    float descale;
+    ctx_download(ctx, codes, t->data, n);
+    ctx_download(ctx, &descale, t->descale, sizeof descale);
+    for (int64_t i = 0; i < n; i++) dst[i] = fp8_value(FP8_E4M3, codes[i]) * descale;
+    free(codes);
+}
+
 void ctx_download_f32(struct ctx *ctx, float *dst, const struct tensor *t) {
     int64_t n = tensor_count(t);
     check(t->dtype != DTYPE_I32, "%s: not a floating-point tensor", tensor_text(t));
     if (t->dtype == DTYPE_F32 || ctx->plan) {
         ctx_download(ctx, dst, t->data, n * (int64_t)sizeof *dst);
+        return;
+    }
+    if (t->dtype == DTYPE_E4M3) {
+        download_fp8(ctx, dst, t);
         return;
     }
     uint16_t *piece = (uint16_t *)xmalloc(CONVERT * sizeof *piece);

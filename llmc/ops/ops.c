@@ -37,6 +37,22 @@ static void want_alike(const struct ctx *ctx, const char *op, const struct tenso
         check(!t[i] || t[i]->dtype == t[0]->dtype, "%s: %s should be %s, as is %s", op, tensor_text(t[i]),
               dtype_name(t[0]->dtype), tensor_text(t[0]));
 }
+/* x and another operand, which may be e4m3 beside bf16. Of a tensor that is marked fp8, back ends with bf16
+ * keep no other form. */
+static void want_alike_or_fp8(const struct ctx *ctx, const char *op, const struct tensor *x,
+                              const struct tensor *other) {
+    if (other->dtype != DTYPE_E4M3) {
+        WANT_ALIKE(ctx, op, x, other);
+        check(!other->fp8 || !ctx->ops->bf16, "%s: %s is marked fp8, and should be e4m3", op,
+              tensor_text(other));
+        return;
+    }
+    WANT_ALIKE(ctx, op, x);
+    check(x->dtype == DTYPE_BF16, "%s: %s should be bf16 beside %s", op, tensor_text(x), tensor_text(other));
+    check(tensor_cols(other) % 16 == 0 && (uintptr_t)other->data % 16 == 0 && (uintptr_t)x->data % 16 == 0,
+          "%s: %s should start on 16 bytes, and so should %s, with a multiple of 16 columns", op,
+          tensor_text(x), tensor_text(other));
+}
 /* Of an operation of the forward pass: x and at most two weights, each of which may be NULL. */
 static void want_weights(const struct ctx *ctx, const char *op, const struct tensor *x,
                          const struct tensor *weight, const struct tensor *other) {
@@ -47,7 +63,9 @@ static void want_weights(const struct ctx *ctx, const char *op, const struct ten
 }
 /* Bytes of operands, each counted once; an operand that is read and written is counted twice by its caller.
  * NULL is skipped. */
-static double bytes_of(const struct tensor *t) { return t ? (double)tensor_bytes(t) : 0.0; }
+static double bytes_of(const struct tensor *t) {
+    return t ? (double)tensor_bytes(t) + (t->dtype == DTYPE_E4M3 ? sizeof *t->descale : 0.0) : 0.0;
+}
 #define BYTES(...)                                                                                           \
     bytes_of_all((const struct tensor *const[]){__VA_ARGS__},                                                \
                  sizeof((const struct tensor *const[]){__VA_ARGS__}) / sizeof(struct tensor *))
@@ -117,7 +135,7 @@ void norm_forward(struct ctx *ctx, struct tensor *out, struct tensor *mean, stru
     want_norm("norm_forward", inp, mean, rstd, weight);
     if (bias) want_count("norm_forward", bias, C);
     check(eps > 0.0f, "norm_forward: eps is %g, should be above 0", (double)eps);
-    WANT_ALIKE(ctx, "norm_forward", inp, out);
+    want_alike_or_fp8(ctx, "norm_forward", inp, out);
     want_weights(ctx, "norm_forward", inp, weight, bias);
     DISPATCH(ctx, norm_forward, (4 + (mean ? 3 : 0) + (bias ? 1 : 0)) * N * C,
              BYTES(out, mean, rstd, inp, weight, bias), out, mean, rstd, inp, weight, bias, eps);
@@ -133,7 +151,8 @@ void residual_norm_forward(struct ctx *ctx, struct tensor *residual, struct tens
     want_norm("residual_norm_forward", inp, mean, rstd, weight);
     if (bias) want_count("residual_norm_forward", bias, C);
     check(eps > 0.0f, "residual_norm_forward: eps is %g, should be above 0", (double)eps);
-    WANT_ALIKE(ctx, "residual_norm_forward", inp, delta, residual, out);
+    WANT_ALIKE(ctx, "residual_norm_forward", inp, delta, residual);
+    want_alike_or_fp8(ctx, "residual_norm_forward", inp, out);
     want_weights(ctx, "residual_norm_forward", inp, weight, bias);
     DISPATCH(ctx, residual_norm_forward, (5 + (mean ? 3 : 0) + (bias ? 1 : 0)) * N * C,
              BYTES(residual, out, mean, rstd, inp, delta, weight, bias), residual, out, mean, rstd, inp,
@@ -216,8 +235,12 @@ void matmul_forward(struct ctx *ctx, struct tensor *out, struct tensor *pre, con
     want("matmul_forward", out, N, OC);
     if (bias) want_count("matmul_forward", bias, OC);
     if (pre) want("matmul_forward", pre, N, OC);
-    WANT_ALIKE(ctx, "matmul_forward", inp, out, pre);
-    want_weights(ctx, "matmul_forward", inp, weight, bias);
+    const struct tensor *stored = pre ? pre : out;
+    want_alike_or_fp8(ctx, "matmul_forward", stored, inp);
+    want_alike_or_fp8(ctx, "matmul_forward", stored, out);
+    want_weights(ctx, "matmul_forward", stored, weight, bias);
+    check((inp->dtype != DTYPE_E4M3 && out->dtype != DTYPE_E4M3) || matmul_in_fp8(inp, weight),
+          "matmul_forward: %s does not multiply in fp8, and cannot take e4m3", tensor_text(weight));
     check(act == ACT_NONE || act == ACT_GELU, "matmul_forward: activation %d is not fused", (int)act);
     check(!pre || act != ACT_NONE, "matmul_forward: %s would equal the output: no activation is applied",
           tensor_text(pre));
@@ -236,7 +259,10 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
     if (dinp) want("matmul_backward", dinp, N, C);
     if (dbias) want_count("matmul_backward", dbias, OC);
     if (pre) want("matmul_backward", pre, N, C);
-    WANT_ALIKE(ctx, "matmul_backward", dout, inp, weight, dweight, dinp, dbias, pre);
+    WANT_ALIKE(ctx, "matmul_backward", dout, weight, dweight, dinp, dbias, pre);
+    want_alike_or_fp8(ctx, "matmul_backward", dout, inp);
+    check(inp->dtype != DTYPE_E4M3 || matmul_in_fp8(inp, weight),
+          "matmul_backward: %s does not multiply in fp8, and cannot take e4m3", tensor_text(weight));
     check(!pre || dinp, "matmul_backward: pre-activation given, but no input gradient to apply it to");
     check(dweight || (dinp && !dbias), "matmul_backward: no weight gradient, and %s",
           dbias ? "a bias gradient" : "no input gradient");
@@ -265,7 +291,7 @@ static void want_act(const char *op, enum activation act) {
 void act_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp, enum activation act) {
     want_act("act_forward", act);
     want("act_forward", out, tensor_rows(inp), tensor_cols(inp));
-    WANT_ALIKE(ctx, "act_forward", inp, out);
+    want_alike_or_fp8(ctx, "act_forward", inp, out);
     DISPATCH(ctx, act_forward, act_flops[act].forward * tensor_count(inp), BYTES(out, inp), out, inp, act);
 }
 
@@ -282,7 +308,7 @@ void act_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dou
 void glu_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp, enum activation act) {
     want_act("glu_forward", act);
     want("glu_forward", inp, tensor_rows(out), 2 * tensor_cols(out));
-    WANT_ALIKE(ctx, "glu_forward", inp, out);
+    want_alike_or_fp8(ctx, "glu_forward", inp, out);
     DISPATCH(ctx, glu_forward, (act_flops[act].forward + 1) * tensor_count(out), BYTES(out, inp), out, inp,
              act);
 }

@@ -88,7 +88,7 @@ LLMC_OP(embed_backward, struct tensor *dwte, /* (Vp,C) += */
 /* LayerNorm (Ba, Kiros, Hinton 2016, arXiv 1607.06450) and RMSNorm (Zhang, Sennrich 2019, arXiv 1910.07467).
  * Per row x: mean = sum(x)/C, rstd = 1/sqrt(sum((x-mean)^2)/C + eps), out = (x-mean)*rstd*weight + bias.
  * Without `mean` it is RMSNorm: no mean is subtracted, so that 1/rstd is the root mean square. */
-LLMC_OP(norm_forward, struct tensor *out, /* (N,C) = */
+LLMC_OP(norm_forward, struct tensor *out, /* (N,C) =, or e4m3 (matmul below) */
         struct tensor *mean,              /* (N) fp32 = (or NULL) */
         struct tensor *rstd,              /* (N) fp32 = */
         const struct tensor *inp,         /* (N,C) */
@@ -99,7 +99,7 @@ LLMC_OP(norm_forward, struct tensor *out, /* (N,C) = */
 /* residual = inp + delta;  (out, mean, rstd) = norm_forward(residual). The bits are those of the two
  * steps. */
 LLMC_OP(residual_norm_forward, struct tensor *residual, /* (N,C) = ; may be inp */
-        struct tensor *out,                             /* (N,C) = */
+        struct tensor *out,                             /* (N,C) =, or e4m3 */
         struct tensor *mean,                            /* (N) fp32 = (or NULL) */
         struct tensor *rstd,                            /* (N) fp32 = */
         const struct tensor *inp,                       /* (N,C) */
@@ -151,7 +151,15 @@ LLMC_OP(qk_norm_backward, struct tensor *dinp, /* (N,(NH+2*NKV)*HS) = ; may be d
 /* A weight marked fp8 makes its layer multiply rounded operands: x becomes round(x*s)/s, with round() to
  * e4m3 for inp and weight and to e5m2 for dout, and s a power of two for the whole tensor (fp8.h). Sums,
  * bias, activation, dbias and stored values do not change. The mark has no effect unless N, C and OC are
- * multiples of 16, which tensor cores need. */
+ * multiples of 16, which tensor cores need.
+ *
+ * Where such layers alone read an output of norm_forward, residual_norm_forward, act_forward, glu_forward or
+ * matmul_forward, it can be marked, too: then it is rounded where it is made. A back end with bf16 stores it
+ * as e4m3, a byte for an element, beside bf16 operands: round(x*s), and 1/s in *descale. In fp32 it holds
+ * the rounded numbers, which a matmul rounds to themselves. s = fp8_scale() of
+ *   norms        the largest fp8_norm_bound() of its channels, which depends on the weights alone
+ *   the others   the largest magnitude of the output
+ * An e4m3 tensor starts on 16 bytes and has a multiple of 16 columns. */
 static inline bool matmul_in_fp8(const struct tensor *inp, const struct tensor *weight) {
     return weight->fp8 && tensor_rows(inp) % 16 == 0 && tensor_cols(inp) % 16 == 0 &&
            tensor_rows(weight) % 16 == 0;
@@ -159,9 +167,9 @@ static inline bool matmul_in_fp8(const struct tensor *inp, const struct tensor *
 
 /* pre = inp @ weight^T + bias;  out = act(pre). `pre` is kept for the backward pass when an activation is
  * fused. */
-LLMC_OP(matmul_forward, struct tensor *out, /* (N,OC) = */
+LLMC_OP(matmul_forward, struct tensor *out, /* (N,OC) = ; e4m3 with `pre` only */
         struct tensor *pre,                 /* (N,OC) = (or NULL: not kept) ; must be NULL for ACT_NONE */
-        const struct tensor *inp,           /* (N,C) */
+        const struct tensor *inp,           /* (N,C), or e4m3 */
         const struct tensor *weight,        /* (OC,C) */
         const struct tensor *bias,          /* (OC) (or NULL) */
         enum activation act);               /* ACT_NONE or ACT_GELU */
@@ -173,7 +181,7 @@ LLMC_OP(matmul_backward, struct tensor *dinp, /* (N,C) = (or NULL) */
         struct tensor *dweight,               /* (OC,C) = or += (or NULL: the weight is not trained) */
         struct tensor *dbias,                 /* (OC) = or += (or NULL, as it must be without dweight) */
         const struct tensor *dout,            /* (N,OC) */
-        const struct tensor *inp,             /* (N,C) */
+        const struct tensor *inp,             /* (N,C), or e4m3 */
         const struct tensor *weight,          /* (OC,C) */
         const struct tensor *pre,             /* (N,C) (or NULL): pre-activation of inp, GELU */
         bool accumulate);
@@ -181,7 +189,7 @@ LLMC_OP(matmul_backward, struct tensor *dinp, /* (N,C) = (or NULL) */
 /* --- act: activations, and gated linear units with them --- */
 
 /* out = act(inp), element by element. act is not ACT_NONE. */
-LLMC_OP(act_forward, struct tensor *out, /* (N,C) = */
+LLMC_OP(act_forward, struct tensor *out, /* (N,C) =, or e4m3 */
         const struct tensor *inp,        /* (N,C) */
         enum activation act);
 
@@ -193,7 +201,7 @@ LLMC_OP(act_backward, struct tensor *dinp, /* (N,C) = ; may be dout */
 
 /* out = act(gate) * up, where a row of inp is gate, then up (Shazeer 2020, arXiv 2002.05202): SwiGLU with
  * ACT_SILU, GeGLU with ACT_GELU. */
-LLMC_OP(glu_forward, struct tensor *out, /* (N,F) = */
+LLMC_OP(glu_forward, struct tensor *out, /* (N,F) =, or e4m3 */
         const struct tensor *inp,        /* (N,2F) */
         enum activation act);
 

@@ -73,7 +73,23 @@ static double derivative_error(const struct op_case *c, double x) {
         "gpt2", INPUT_RANDOM, {4096, 3072}, 0, SIZE_LARGE                                                    \
     }
 
+/* Of the forward ops. */
+#define ACT_FP8_CASES                                                                                        \
+    {"fp8", INPUT_RANDOM, {16, 64}, OP_FP8, SIZE_SMALL},                                                     \
+        {"fp8, several parts", INPUT_RANDOM, {33, 1056}, OP_FP8, SIZE_SMALL},                                \
+        {"fp8, large", INPUT_LARGE, {7, 16}, OP_FP8, SIZE_SMALL},                                            \
+        {"fp8, tiny", INPUT_TINY, {7, 16}, OP_FP8, SIZE_SMALL},                                              \
+        {"fp8, silu", INPUT_RANDOM, {5, 48}, OP_FP8 | SILU, SIZE_SMALL}, {                                   \
+        "fp8, relu2", INPUT_RANDOM, {5, 48}, OP_FP8 | RELU2, SIZE_SMALL                                      \
+    }
+
 /* --- act --- */
+
+static int act_forward_model_cases(const struct op_model *m, struct op_case *out) {
+    out[0] = (struct op_case){"model", INPUT_RANDOM, {m->B * m->T, 4 * m->C}, 0, SIZE_LARGE};
+    out[1] = (struct op_case){"model, fp8", INPUT_RANDOM, {m->B * m->T, 4 * m->C}, OP_FP8, SIZE_LARGE};
+    return 2;
+}
 
 static int act_model_cases(const struct op_model *m, struct op_case *out) {
     out[0] = (struct op_case){"model", INPUT_RANDOM, {m->B * m->T, 4 * m->C}, 0, SIZE_LARGE};
@@ -83,17 +99,24 @@ static int act_model_cases(const struct op_model *m, struct op_case *out) {
 static void act_forward_make(struct op_instance *x) {
     int64_t N = x->c->d[0], C = x->c->d[1];
     fill_curve(x, op_add(x, ROLE_IN, x->dtype, "inp", N, C, 0), C, C);
-    op_add(x, ROLE_OUT, x->dtype, "out", N, C, 0);
+    op_add_fp8(x, ROLE_OUT, "out", "out.descale", N, C);
+}
+
+/* The scale of `out` in fp8 is that of its largest magnitude. */
+static void allow_fp8_output(struct op_instance *x) {
+    struct operand *out = op_find(x, "out");
+    op_allow_fp8(x, "out", op_largest(out->expected, out->count));
 }
 
 static void act_forward_bound(struct op_instance *x) {
     const float *inp = op_initial(x, "inp");
     double *allow = op_allowed(x, "out");
     for (int64_t i = 0; i < op_find(x, "out")->count; i++) allow[i] += act_error(x->c, (double)inp[i]);
+    allow_fp8_output(x);
 }
 
-static const struct op_case act_forward_cases[] = {ACT_CASES};
-OP_TEST(act_forward, (.bound = act_forward_bound, .model_cases = act_model_cases), A("out"), A("inp"),
+static const struct op_case act_forward_cases[] = {ACT_CASES, ACT_FP8_CASES};
+OP_TEST(act_forward, (.bound = act_forward_bound, .model_cases = act_forward_model_cases), A("out"), A("inp"),
         activation_of(x->c));
 
 static void act_backward_make(struct op_instance *x) {
@@ -136,7 +159,7 @@ static void add_gate_and_up(struct op_instance *x) {
 
 static void glu_forward_make(struct op_instance *x) {
     add_gate_and_up(x);
-    op_add(x, ROLE_OUT, x->dtype, "out", x->c->d[0], x->c->d[1], 0);
+    op_add_fp8(x, ROLE_OUT, "out", "out.descale", x->c->d[0], x->c->d[1]);
 }
 
 /* Gate and up of element i of an operand (N,F). */
@@ -154,10 +177,12 @@ static void glu_forward_bound(struct op_instance *x) {
     for (int64_t i = 0; i < out->count; i++)
         out->allowed[i] += fabs(up_of(x, i)) * act_error(x->c, gate_of(x, i)) +
                            2.0 * UNIT_F32 * fabs((double)out->expected[i]);
+    allow_fp8_output(x);
 }
 
 static const struct op_case glu_forward_cases[] = {
     ACT_CASES,
+    ACT_FP8_CASES,
     {"llama", INPUT_RANDOM, {512, 5632}, SILU, SIZE_LARGE},
 };
 OP_TEST(glu_forward, (.bound = glu_forward_bound, .model_cases = glu_model_cases), A("out"), A("inp"),

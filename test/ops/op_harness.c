@@ -3,6 +3,7 @@
 #include "test/ops/op_harness.h"
 
 #include "llmc/base/rng.h"
+#include "llmc/ops/fp8.h"
 
 #include <float.h>
 #include <inttypes.h>
@@ -35,11 +36,22 @@ const char *op_case_text(const struct op_test *op, const struct op_case *c, enum
 
 /* --- operands --- */
 
-static double unit_of(enum dtype dtype) { return dtype == DTYPE_BF16 ? 1.0 / 256.0 : UNIT_F32; }
+static double unit_of(enum dtype dtype) {
+    return dtype == DTYPE_BF16 ? 1.0 / 256.0 : dtype == DTYPE_E4M3 ? 1.0 / 16.0 : UNIT_F32;
+}
+
+double op_largest(const float *values, int64_t count) {
+    float largest = 0.0f;
+    for (int64_t i = 0; i < count; i++) largest = fmaxf(largest, fabsf(values[i]));
+    return (double)largest;
+}
 
 void op_round(struct operand *o, float *values) {
     if (o->target.dtype == DTYPE_BF16)
         for (int64_t i = 0; i < o->count; i++) values[i] = f32_from_bf16(bf16_from_f32(values[i]));
+    if (o->target.dtype != DTYPE_E4M3) return;
+    float scale = fp8_scale(FP8_E4M3, (float)op_largest(values, o->count));
+    for (int64_t i = 0; i < o->count; i++) values[i] = fp8_through(FP8_E4M3, values[i], scale);
 }
 
 struct operand *op_find(struct op_instance *x, const char *name) {
@@ -122,7 +134,7 @@ struct operand *op_add(struct op_instance *x, enum operand_role role, enum dtype
                        int64_t d0, int64_t d1, int64_t d2) {
     check(x->count < (int)ARRAY_LENGTH(x->operand), "%s: too many operands", op_name(x->op->id));
     struct operand *o = &x->operand[x->count++];
-    *o = (struct operand){.name = name, .role = role, .alias = -1};
+    *o = (struct operand){.name = name, .role = role, .alias = -1, .descale = -1};
     o->target = tensor_make(name, dtype, NULL, d0, d1, d2, 0);
     o->reference = tensor_make(name, dtype == DTYPE_I32 ? DTYPE_I32 : DTYPE_F32, NULL, d0, d1, d2, 0);
     o->count = tensor_count(&o->target);
@@ -132,6 +144,39 @@ struct operand *op_add(struct op_instance *x, enum operand_role role, enum dtype
     else
         op_fill(x, o, 1.0);
     return o;
+}
+
+struct operand *op_add_fp8(struct op_instance *x, enum operand_role role, const char *name,
+                           const char *descale, int64_t d0, int64_t d1) {
+    bool stored = x->dtype == DTYPE_BF16, marked = x->c->flags & OP_FP8 && (stored || !x->ctx->ops->bf16);
+    struct operand *o = op_add(x, role, marked && stored ? DTYPE_E4M3 : x->dtype, name, d0, d1, 0);
+    o->target.fp8 = marked;
+    if (o->target.dtype != DTYPE_E4M3) return o;
+    o->descale = x->count;
+    op_add(x, role, DTYPE_F32, descale, 1, 0, 0)->exact = true;
+    return o;
+}
+
+void op_allow_fp8(struct op_instance *x, const char *name, double bound) {
+    struct operand *o = op_need_operand(x, name);
+    float descale = 1.0f / fp8_scale(FP8_E4M3, (float)bound);
+    if (!o->target.fp8) return;
+    for (int64_t i = 0; i < o->count; i++)
+        o->allowed[i] +=
+            2.0 * (unit_of(DTYPE_E4M3) - unit_of(o->target.dtype)) * fabs((double)o->expected[i]) +
+            0x1p-9 * (double)descale;
+    if (o->descale >= 0) x->operand[o->descale].expected[0] = descale;
+}
+
+/* An e4m3 input has the scale of its largest magnitude. */
+static void set_descales(struct op_instance *x) {
+    for (int k = 0; k < x->count; k++) {
+        struct operand *o = &x->operand[k];
+        if (o->descale < 0 || o->role != ROLE_IN) continue;
+        op_round(o, o->initial);
+        x->operand[o->descale].initial[0] =
+            1.0f / fp8_scale(FP8_E4M3, (float)op_largest(o->initial, o->count));
+    }
 }
 
 void op_alias(struct op_instance *x, const char *out, const char *in) {
@@ -176,6 +221,13 @@ static int64_t memory_bytes(const struct op_instance *x, const struct operand *o
     return data_offset(x, o) + tensor_bytes(&o->target) + GUARD_BYTES;
 }
 
+/* The byte of a number that is in the format. */
+static uint8_t e4m3_code(float x) {
+    uint8_t code = 0;
+    while (code < 0x7f && !(fp8_value(FP8_E4M3, code) >= fabsf(x))) code++;
+    return signbit(x) ? code | 0x80 : code;
+}
+
 /* The expected contents of the whole allocation: guards around the values in the operand's dtype. */
 static unsigned char *image_of(const struct op_instance *x, const struct operand *o, const float *values) {
     unsigned char *image = (unsigned char *)xmalloc((size_t)memory_bytes(x, o));
@@ -188,6 +240,9 @@ static unsigned char *image_of(const struct op_instance *x, const struct operand
         uint16_t half = bf16_from_f32(values[i]);
         int32_t integer = o->target.dtype == DTYPE_I32 ? (int32_t)values[i] : 0;
         switch (o->target.dtype) {
+        case DTYPE_E4M3:
+            *at = e4m3_code(values[i] / x->operand[o->descale].initial[0]);
+            break;
         case DTYPE_BF16:
             memcpy(at, &half, 2);
             break;
@@ -209,10 +264,11 @@ static unsigned char *read_back(struct op_instance *x, struct operand *o) {
 }
 
 static float value_in(const struct op_instance *x, const struct operand *o, const unsigned char *image,
-                      int64_t i) {
+                      int64_t i, float descale) {
     const unsigned char *at = image + data_offset(x, o) + i * (int64_t)dtype_size(o->target.dtype);
     uint16_t half;
     float single;
+    if (o->target.dtype == DTYPE_E4M3) return fp8_value(FP8_E4M3, *at) * descale;
     if (o->target.dtype == DTYPE_BF16) {
         memcpy(&half, at, 2);
         return f32_from_bf16(half);
@@ -258,6 +314,7 @@ void op_instance_create(struct op_instance *x, const struct op_test *op, const s
     ctx_init(&x->reference, x->cpu, cpu_ops(), false);
     x->reference.forced = NULL;
     op->make(x);
+    set_descales(x);
     compute_reference(x);
     for (int k = 0; k < x->count; k++) {
         struct operand *o = &x->operand[k];
@@ -270,6 +327,9 @@ void op_instance_create(struct op_instance *x, const struct op_test *op, const s
         struct operand *o = &x->operand[k], *owner = o->alias >= 0 ? &x->operand[o->alias] : o;
         o->target.data = (char *)owner->memory + data_offset(x, o);
     }
+    for (int k = 0; k < x->count; k++)
+        if (x->operand[k].descale >= 0)
+            x->operand[k].target.descale = f32(&x->operand[x->operand[k].descale].target);
     x->on_target = true;
 }
 
@@ -334,8 +394,10 @@ static bool compare_guards(struct op_instance *x, struct operand *o, const unsig
 
 static bool compare_values(struct op_instance *x, struct operand *o, const unsigned char *image,
                            double *worst, struct error *err) {
+    float descale = 1.0f;
+    if (o->descale >= 0) ctx_download(x->ctx, &descale, o->target.descale, sizeof descale);
     for (int64_t i = 0; i < o->count; i++) {
-        float got = value_in(x, o, image, i), want = o->expected[i];
+        float got = value_in(x, o, image, i, descale), want = o->expected[i];
         if (o->exact) {
             if (o->target.dtype == DTYPE_BF16) want = f32_from_bf16(bf16_from_f32(want));
             if (!(got == want || (isnan(got) && isnan(want))))
@@ -432,7 +494,7 @@ static int64_t find_variant(struct op_instance *x, const struct op_target *targe
 /* One output becomes something else. */
 static void spoil(struct op_instance *x) {
     for (int k = 0; k < x->count; k++)
-        if (x->operand[k].role != ROLE_IN && x->operand[k].target.dtype != DTYPE_I32) {
+        if (x->operand[k].role != ROLE_IN && x->operand[k].target.dtype <= DTYPE_BF16) {
             fill(x->ctx, &x->operand[k].target, 12345.0f);
             return;
         }

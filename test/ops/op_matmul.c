@@ -1,13 +1,17 @@
 /* matmul_forward, matmul_backward, both also in fp8. Shapes: {N, C, OC}. */
 #include "test/ops/op_harness.h"
 
+#include <string.h>
+
 enum {
     BIAS = OP_FLAG(0),
     GELU = OP_FLAG(1),
     KEEP_PRE = OP_FLAG(2),
     NO_DINP = OP_FLAG(3),
     ACCUMULATE = OP_FLAG(4),
-    NO_DWEIGHT = OP_FLAG(5)
+    NO_DWEIGHT = OP_FLAG(5),
+    FP8_INP = OP_FLAG(6), /* inp is stored as fp8, as norms and activations leave it */
+    FP8_OUT = OP_FLAG(7)  /* and so is out */
 };
 #define FP8 OP_FP8
 
@@ -20,10 +24,10 @@ static int model_shapes(const struct op_model *m, struct op_case *out) {
         {"fc", INPUT_RANDOM, {N, C, 4 * C}, BIAS, SIZE_LARGE},
         {"fcproj", INPUT_RANDOM, {N, 4 * C, C}, BIAS, SIZE_LARGE},
         {"lm_head", INPUT_RANDOM, {N, C, m->Vp}, 0, SIZE_LARGE},
-        {"qkv, fp8", INPUT_RANDOM, {N, C, 3 * C}, BIAS | FP8, SIZE_LARGE},
+        {"qkv, fp8", INPUT_RANDOM, {N, C, 3 * C}, BIAS | FP8 | FP8_INP, SIZE_LARGE},
         {"proj, fp8", INPUT_RANDOM, {N, C, C}, BIAS | FP8, SIZE_LARGE},
-        {"fc, fp8", INPUT_RANDOM, {N, C, 4 * C}, BIAS | FP8, SIZE_LARGE},
-        {"fcproj, fp8", INPUT_RANDOM, {N, 4 * C, C}, BIAS | FP8, SIZE_LARGE},
+        {"fc, fp8", INPUT_RANDOM, {N, C, 4 * C}, BIAS | FP8 | FP8_INP, SIZE_LARGE},
+        {"fcproj, fp8", INPUT_RANDOM, {N, 4 * C, C}, BIAS | FP8 | FP8_INP, SIZE_LARGE},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(shapes); i++) out[i] = shapes[i];
     return (int)ARRAY_LENGTH(shapes);
@@ -33,7 +37,9 @@ static int model_shapes(const struct op_model *m, struct op_case *out) {
  * largest, so that the scale of another tensor or of a part is far off. Integers stay exact. */
 static struct operand *add_factor(struct op_instance *x, const char *name, int64_t rows, int64_t cols,
                                   double scale, double fp8_scale) {
-    struct operand *o = op_add(x, ROLE_IN, x->dtype, name, rows, cols, 0);
+    bool stored = x->c->flags & FP8_INP && strcmp(name, "inp") == 0;
+    struct operand *o = stored ? op_add_fp8(x, ROLE_IN, name, "inp.descale", rows, cols)
+                               : op_add(x, ROLE_IN, x->dtype, name, rows, cols, 0);
     bool fp8 = x->c->flags & FP8, outlier = x->c->input == INPUT_RANDOM || x->c->input == INPUT_INTEGER;
     op_fill(x, o, fp8 ? scale * fp8_scale : scale);
     if (fp8 && outlier) o->initial[o->count - 1] = (float)(16.0 * scale * fp8_scale);
@@ -63,7 +69,10 @@ static void matmul_forward_make(struct op_instance *x) {
     add_weight(x, scale);
     if (x->c->flags & BIAS) op_fill(x, op_add(x, ROLE_IN, x->dtype, "bias", OC, 0, 0), scale);
     if (x->c->flags & KEEP_PRE) op_add(x, ROLE_OUT, x->dtype, "pre", N, OC, 0);
-    op_add(x, ROLE_OUT, x->dtype, "out", N, OC, 0)->exact = exact;
+    if (x->c->flags & FP8_OUT)
+        op_add_fp8(x, ROLE_OUT, "out", "out.descale", N, OC);
+    else
+        op_add(x, ROLE_OUT, x->dtype, "out", N, OC, 0)->exact = exact;
 }
 
 /* The product's error is relative to |inp| @ |weight|^T + |bias|. GELU multiplies it by its slope, at most
@@ -85,12 +94,13 @@ static void matmul_forward_bound(struct op_instance *x) {
         out->allowed[i] +=
             !(x->c->flags & GELU) ? product : 1.13 * (product + 2.0 * x->unit * fabs(p)) + op_gelu_error(p);
     }
+    if (x->c->flags & FP8_OUT) op_allow_fp8(x, "out", op_largest(out->expected, out->count));
 }
 
 static int matmul_forward_model_cases(const struct op_model *m, struct op_case *out) {
     int n = model_shapes(m, out);
     out[2].flags |= GELU | KEEP_PRE;
-    out[7].flags |= GELU | KEEP_PRE;
+    out[7].flags |= GELU | KEEP_PRE | FP8_OUT;
     return n;
 }
 
@@ -130,6 +140,14 @@ static const struct op_case matmul_forward_cases[] = {
     {"fp8, one-hot", INPUT_ONE_HOT, {16, 32, 16}, BIAS | FP8, SIZE_SMALL},
     {"fp8, integer", INPUT_INTEGER, {160, 48, 32}, BIAS | FP8, SIZE_SMALL},
     {"fp8, unaligned", INPUT_RANDOM, {16, 16, 32}, BIAS | FP8 | UNALIGNED, SIZE_SMALL},
+    {"fp8, stored", INPUT_RANDOM, {16, 32, 48}, BIAS | FP8 | FP8_INP, SIZE_SMALL},
+    {"fp8, stored, integer", INPUT_INTEGER, {160, 48, 32}, BIAS | FP8 | FP8_INP, SIZE_SMALL},
+    {"fp8, stored, gelu",
+     INPUT_RANDOM,
+     {32, 16, 64},
+     BIAS | GELU | KEEP_PRE | FP8 | FP8_INP | FP8_OUT,
+     SIZE_SMALL},
+    {"fp8, gelu to store", INPUT_RANDOM, {16, 48, 32}, GELU | KEEP_PRE | FP8 | FP8_OUT, SIZE_SMALL},
     {"fp8, gpt2 fc", INPUT_RANDOM, {512, 768, 3072}, BIAS | GELU | KEEP_PRE | FP8, SIZE_LARGE},
 };
 OP_TEST(matmul_forward, (.bound = matmul_forward_bound, .model_cases = matmul_forward_model_cases), A("out"),
@@ -231,6 +249,18 @@ static const struct op_case matmul_backward_cases[] = {
     {"fp8, one-hot", INPUT_ONE_HOT, {16, 32, 16}, BIAS | FP8, SIZE_SMALL},
     {"fp8, integer", INPUT_INTEGER, {160, 48, 32}, BIAS | ACCUMULATE | FP8, SIZE_SMALL},
     {"fp8, unaligned", INPUT_RANDOM, {16, 16, 32}, BIAS | ACCUMULATE | FP8 | UNALIGNED, SIZE_SMALL},
+    {"fp8, stored", INPUT_RANDOM, {16, 32, 48}, BIAS | FP8 | FP8_INP, SIZE_SMALL},
+    {"fp8, stored, tiles with tails",
+     INPUT_RANDOM,
+     {144, 160, 16},
+     BIAS | ACCUMULATE | FP8 | FP8_INP,
+     SIZE_SMALL},
+    {"fp8, stored, integer",
+     INPUT_INTEGER,
+     {160, 48, 32},
+     BIAS | GELU | ACCUMULATE | FP8 | FP8_INP,
+     SIZE_SMALL},
+    {"fp8, stored, no dweight", INPUT_RANDOM, {32, 16, 16}, NO_DWEIGHT | FP8 | FP8_INP, SIZE_SMALL},
     {"fp8, gpt2 fcproj", INPUT_RANDOM, {512, 3072, 768}, BIAS | GELU | FP8, SIZE_LARGE},
 };
 OP_TEST(matmul_backward, (.bound = matmul_backward_bound, .model_cases = matmul_backward_model_cases),

@@ -28,7 +28,7 @@ static void add_weights(struct op_instance *x) {
 }
 
 static void add_results(struct op_instance *x) {
-    op_add(x, ROLE_OUT, x->dtype, "out", x->c->d[0], x->c->d[1], 0);
+    op_add_fp8(x, ROLE_OUT, "out", "out.descale", x->c->d[0], x->c->d[1]);
     if (!(x->c->flags & RMS)) op_add(x, ROLE_OUT, DTYPE_F32, "mean", x->c->d[0], 0, 0);
     op_add(x, ROLE_OUT, DTYPE_F32, "rstd", x->c->d[0], 0, 0);
 }
@@ -54,6 +54,10 @@ static void rows_bound(struct op_instance *x, const float *rows) {
                               (biased ? 2.0 * UNIT_F32 * fabs((double)bias[c]) : 0.0);
         }
     }
+    double most = 0.0; /* |xhat| is at most sqrt(C) */
+    for (int64_t c = 0; c < C; c++)
+        most = fmax(most, sqrt((double)C) * fabs((double)weight[c]) + (biased ? fabs((double)bias[c]) : 0.0));
+    op_allow_fp8(x, "out", most);
 }
 
 #define NORM_CASES                                                                                           \
@@ -82,6 +86,21 @@ static void rows_bound(struct op_instance *x, const float *rows) {
         "gpt2", INPUT_RANDOM, {4096, 768}, 0, SIZE_LARGE                                                     \
     }
 
+#define NORM_FP8_CASES                                                                                       \
+    {"fp8", INPUT_RANDOM, {9, 64}, OP_FP8, SIZE_SMALL},                                                      \
+        {"fp8, gpt2-xl row", INPUT_RANDOM, {3, 1600}, OP_FP8, SIZE_SMALL},                                   \
+        {"fp8, long row", INPUT_RANDOM, {2, 2064}, OP_FP8, SIZE_SMALL},                                      \
+        {"fp8, offset", INPUT_RANDOM, {4, 96}, OP_FP8 | OFFSET, SIZE_SMALL},                                 \
+        {"fp8, one-hot rows", INPUT_ONE_HOT, {5, 48}, OP_FP8, SIZE_SMALL}, /* reaches the bound */           \
+    {                                                                                                        \
+        "fp8, rms", INPUT_RANDOM, {5, 80}, OP_FP8 | RMS | NO_BIAS, SIZE_SMALL                                \
+    }
+
+static int norm_forward_model_cases(const struct op_model *m, struct op_case *out) {
+    out[0] = (struct op_case){"model", INPUT_RANDOM, {m->B * m->T, m->C}, 0, SIZE_LARGE};
+    out[1] = (struct op_case){"model, fp8", INPUT_RANDOM, {m->B * m->T, m->C}, OP_FP8, SIZE_LARGE};
+    return 2;
+}
 static int norm_model_cases(const struct op_model *m, struct op_case *out) {
     out[0] = (struct op_case){"model", INPUT_RANDOM, {m->B * m->T, m->C}, 0, SIZE_LARGE};
     return 1;
@@ -97,9 +116,9 @@ static void norm_forward_make(struct op_instance *x) {
 
 static void norm_forward_bound(struct op_instance *x) { rows_bound(x, op_initial(x, "inp")); }
 
-static const struct op_case norm_forward_cases[] = {NORM_CASES};
-OP_TEST(norm_forward, (.bound = norm_forward_bound, .model_cases = norm_model_cases), A("out"), A("mean"),
-        A("rstd"), A("inp"), A("weight"), A("bias"), eps_of(x->c));
+static const struct op_case norm_forward_cases[] = {NORM_CASES, NORM_FP8_CASES};
+OP_TEST(norm_forward, (.bound = norm_forward_bound, .model_cases = norm_forward_model_cases), A("out"),
+        A("mean"), A("rstd"), A("inp"), A("weight"), A("bias"), eps_of(x->c));
 
 /* --- residual_norm_forward --- */
 
@@ -124,11 +143,12 @@ static void residual_norm_forward_bound(struct op_instance *x) { rows_bound(x, o
 
 static const struct op_case residual_norm_forward_cases[] = {
     NORM_CASES,
+    NORM_FP8_CASES,
     {"in place", INPUT_RANDOM, {5, 13}, IN_PLACE, SIZE_SMALL},
     {"in place, vectors", INPUT_RANDOM, {3, 768}, IN_PLACE, SIZE_SMALL},
 };
 OP_TEST(residual_norm_forward,
-        (.bound = residual_norm_forward_bound, .model_cases = norm_model_cases,
+        (.bound = residual_norm_forward_bound, .model_cases = norm_forward_model_cases,
          .reference = residual_norm_forward_reference),
         A("residual"), A("out"), A("mean"), A("rstd"), A("inp"), A("delta"), A("weight"), A("bias"),
         eps_of(x->c));

@@ -180,6 +180,39 @@ static const char *answer(const struct request *r, char *text, size_t size) {
     return text;
 }
 
+/* An output that is marked is the rounded unmarked one, with the scale that ops.h says. A bound of the norms'
+ * outputs is sqrt(C) |weight| + |bias| in the channel where that is largest. */
+static void test_marked_outputs(void **state) {
+    struct ctx *ctx = ctx_of(state);
+    struct tensor inp = random_matrix(1, N, 2 * C), weight = random_matrix(2, OC, C),
+                  sum = random_matrix(4, N, C);
+    struct tensor x = random_matrix(1, N, C), w = random_matrix(5, 1, C), b = random_matrix(6, 1, C), out[2],
+                  pre = random_matrix(7, N, OC),
+                  rstd = tensor_make("rstd", DTYPE_F32, xcalloc(N, 4), N, 0, 0, 0);
+    f32(&w)[C - 1] = -0.5f, f32(&w)[3] = 5.0f, f32(&b)[C - 1] = 30.0f, f32(&b)[3] = -40.0f;
+    weight.fp8 = true;
+    for (int op = 0; op < 5; op++) {
+        for (int marked = 0; marked < 2; marked++) {
+            out[marked] = random_matrix(3, N, op == 4 ? OC : C);
+            out[marked].fp8 = marked;
+            if (op == 0) norm_forward(ctx, &out[marked], NULL, &rstd, &x, &w, &b, 1e-5f);
+            if (op == 1) residual_norm_forward(ctx, &sum, &out[marked], NULL, &rstd, &x, &x, &w, &b, 1e-5f);
+            if (op == 2) act_forward(ctx, &out[marked], &x, ACT_GELU);
+            if (op == 3) glu_forward(ctx, &out[marked], &inp, ACT_SILU);
+            if (op == 4) matmul_forward(ctx, &out[marked], &pre, &x, &weight, NULL, ACT_GELU);
+        }
+        float bound = 0.0f;
+        for (int64_t i = 0; op > 1 && i < tensor_count(&out[0]); i++)
+            bound = fmaxf(bound, fabsf(f32(&out[0])[i]));
+        float scale = fp8_scale(FP8_E4M3, op > 1 ? bound : sqrtf((float)C) * 5.0f + 40.0f);
+        for (int64_t i = 0; i < tensor_count(&out[0]); i++)
+            assert_true(f32(&out[1])[i] == fp8_through(FP8_E4M3, f32(&out[0])[i], scale));
+        for (int k = 0; k < 2; k++) free(out[k].data);
+    }
+    struct tensor *all[] = {&inp, &weight, &sum, &x, &w, &b, &pre, &rstd};
+    for (size_t i = 0; i < ARRAY_LENGTH(all); i++) free(all[i]->data);
+}
+
 static void test_who_may_ask(void **state) {
     static const struct {
         struct request request;
@@ -201,9 +234,12 @@ static void test_who_may_ask(void **state) {
 }
 
 int main(int argc, char **argv) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_the_specification),
-                                       cmocka_unit_test(test_rounding), cmocka_unit_test(test_scale),
-                                       cmocka_unit_test_setup_teardown(test_products, open_cpu, close_cpu),
-                                       cmocka_unit_test(test_who_may_ask)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_specification),
+        cmocka_unit_test(test_rounding),
+        cmocka_unit_test(test_scale),
+        cmocka_unit_test_setup_teardown(test_products, open_cpu, close_cpu),
+        cmocka_unit_test_setup_teardown(test_marked_outputs, open_cpu, close_cpu),
+        cmocka_unit_test(test_who_may_ask)};
     return test_main(argc, argv, tests, NULL, NULL);
 }

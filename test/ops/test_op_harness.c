@@ -3,6 +3,7 @@
  * that cases and tolerances leave no room for such an error. */
 #include "test/test.h"
 
+#include "llmc/ops/fp8.h"
 #include "test/ops/cpu_ctx.h"
 #include "test/ops/op_harness.h"
 
@@ -39,9 +40,22 @@ static const char *const spoil_text[SPOILS] = {"",
                                                "the element after the end was written",
                                                "the element before the start was written"};
 
+/* The code in e4m3 whose value is nearest to x. */
+static uint8_t nearest_code(double x) {
+    uint8_t best = 0;
+    if (isnan(x)) return 0x7f;
+    for (int code = 0; code < 0x7f; code++)
+        if (fabs((double)fp8_value(FP8_E4M3, (uint8_t)code) - fabs(x)) <
+            fabs((double)fp8_value(FP8_E4M3, best) - fabs(x)))
+            best = (uint8_t)code;
+    return x < 0.0 ? best | 0x80 : best;
+}
+
 static void put(struct operand *o, int64_t i, double v) {
     struct tensor *t = &o->target;
-    if (t->dtype == DTYPE_BF16)
+    if (t->dtype == DTYPE_E4M3)
+        ((uint8_t *)t->data)[i] = nearest_code(v / (double)o[1].expected[0]); /* the operand after it */
+    else if (t->dtype == DTYPE_BF16)
         ((uint16_t *)t->data)[i] = bf16_from_f32((float)v);
     else
         f32(t)[i] = (float)v;
@@ -55,7 +69,7 @@ static void put_wrong_by_twice(struct operand *o, int64_t i) {
 static void write_result(struct operand *o, enum spoil spoil) {
     int64_t n = o->count, cols = tensor_cols(&o->target), row = tensor_rows(&o->target) / 2 * cols;
     /* more than rounding explains */
-    double factor = o->target.dtype == DTYPE_BF16 ? 1.0 + 0x1p-4 : 1.0 + 0x1p-10;
+    double factor = o->target.fp8 ? 1.5 : o->target.dtype == DTYPE_BF16 ? 1.0 + 0x1p-4 : 1.0 + 0x1p-10;
     for (int64_t i = 0; i < n; i++) {
         bool untouched = (spoil == ROW_NOT_WRITTEN && i >= row && i < row + cols) ||
                          (spoil == TAIL_NOT_WRITTEN && i >= (n - 1) / 4 * 4);

@@ -311,7 +311,7 @@ static void test_attention_spans(void **state) {
 static void test_fused_residual_norm_has_the_same_bits(void **state) {
     for (size_t i = 0; i < op_tests[OP_residual_norm_forward]->case_count; i++) {
         const struct op_case *c = &op_tests[OP_residual_norm_forward]->cases[i];
-        if (c->size == SIZE_LARGE) continue;
+        if (c->size == SIZE_LARGE || c->flags & OP_FP8) continue; /* whose reference is not rounded */
         struct op_instance x;
         op_instance_create(&x, op_tests[OP_residual_norm_forward], c, DTYPE_F32, ctx_of(state));
         op_instance_upload(&x);

@@ -160,6 +160,8 @@ static void count_product(const product &x) {
     cublasLtEpilogue_t e = x.desc.epilogue;
     count_matrix(x.pa, x.a, false);
     count_matrix(x.pb, x.b, false);
+    for (const float *scale : {x.desc.scale_a, x.desc.scale_b})
+        if (scale) count_access(scale, sizeof *scale, false);
     if (x.beta != 0.0f) count_matrix(x.pc, x.c, false);
     count_matrix(x.pd, x.d, true);
     matrix_layout aux = x.d;
