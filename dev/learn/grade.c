@@ -144,7 +144,7 @@ static void rope_yours(const struct op_env *env, struct tensor *qkv, int NH, int
 static int64_t layer_norm_need(struct tensor *out, struct tensor *mean, struct tensor *rstd,
                                const struct tensor *inp, const struct tensor *weight,
                                const struct tensor *bias, float eps) {
-    return mean ? 0 : OP_UNSUPPORTED; /* without, it is RMSNorm */
+    return mean && weight ? 0 : OP_UNSUPPORTED; /* without a mean, it is RMSNorm */
 }
 
 static void norm_yours(const struct op_env *env, struct tensor *out, struct tensor *mean, struct tensor *rstd,

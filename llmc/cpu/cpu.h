@@ -165,6 +165,18 @@ static inline void cpu_round_marked(struct tensor *out) {
     if (out->fp8) cpu_round_to_fp8(f32(out), f32(out), tensor_count(out), FP8_E4M3);
 }
 
+/* The same of a norm's weight, or n ones in `*memory` where it has none. It takes cpu_scale_bytes(). */
+static inline const float *cpu_scale(const struct tensor *t, int64_t n, float **memory) {
+    if (t) return cpu_weight(t, memory);
+    float *ones = *memory;
+    for (int64_t i = 0; i < n; i++) ones[i] = 1.0f;
+    *memory += n;
+    return ones;
+}
+static inline int64_t cpu_scale_bytes(const struct tensor *t, int64_t n) {
+    return t ? cpu_copy_bytes(t) : n * (int64_t)sizeof(float);
+}
+
 /* The variants of each op, defined in the file of the op. */
 #define X(op) extern const struct op##_variant CPU_NAME(cpu_##op##_variants)[];
 LLMC_OPS(X)

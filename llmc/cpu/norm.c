@@ -23,10 +23,10 @@ struct scale {
 static struct scale scale_of(const struct op_env *env, const struct tensor *out, const struct tensor *weight,
                              const struct tensor *bias) {
     float *memory = (float *)env->scratch;
-    const float *w = cpu_weight(weight, &memory), *b = bias ? cpu_weight(bias, &memory) : NULL;
+    int64_t C = tensor_cols(out);
+    const float *w = cpu_scale(weight, C, &memory), *b = bias ? cpu_weight(bias, &memory) : NULL;
     struct scale s = {w, b, 0.0f};
     if (!out->fp8) return s;
-    int64_t C = tensor_cols(out);
     float root = sqrtf((float)C), bound = 0.0f;
     for (int64_t c = 0; c < C && !isnan(bound); c++) { /* NaN is the largest */
         float most = fp8_norm_bound(w[c], b ? b[c] : 0.0f, root);
@@ -58,7 +58,7 @@ static void norm_row(struct tensor *out, struct tensor *mean, struct tensor *rst
 static int64_t norm_forward_need(struct tensor *out, struct tensor *mean, struct tensor *rstd,
                                  const struct tensor *inp, const struct tensor *weight,
                                  const struct tensor *bias, float eps) {
-    return cpu_copy_bytes(weight) + cpu_copy_bytes(bias);
+    return cpu_scale_bytes(weight, tensor_cols(inp)) + cpu_copy_bytes(bias);
 }
 
 static void norm_forward_run(const struct op_env *env, struct tensor *out, struct tensor *mean,
@@ -74,7 +74,7 @@ static int64_t residual_norm_forward_need(struct tensor *residual, struct tensor
                                           struct tensor *rstd, const struct tensor *inp,
                                           const struct tensor *delta, const struct tensor *weight,
                                           const struct tensor *bias, float eps) {
-    return cpu_copy_bytes(weight) + cpu_copy_bytes(bias);
+    return cpu_scale_bytes(weight, tensor_cols(inp)) + cpu_copy_bytes(bias);
 }
 
 static void residual_norm_forward_run(const struct op_env *env, struct tensor *residual, struct tensor *out,
@@ -100,8 +100,8 @@ static int64_t norm_backward_need(struct tensor *dinp, struct tensor *dweight, s
                                   const struct tensor *dresidual, const struct tensor *dout,
                                   const struct tensor *inp, const struct tensor *mean,
                                   const struct tensor *rstd, const struct tensor *weight) {
-    int64_t N = tensor_rows(inp), parts = ceil_div(N, rows_of_part(N));
-    return parts * 2 * tensor_cols(inp) * (int64_t)sizeof(float);
+    int64_t N = tensor_rows(inp), C = tensor_cols(inp), parts = ceil_div(N, rows_of_part(N));
+    return parts * 2 * C * (int64_t)sizeof(float) + cpu_scale_bytes(weight, C);
 }
 
 /* One row: dinp, and its contribution to dweight and dbias, in one pass over memory. dinp may be dout or
@@ -132,6 +132,8 @@ static void norm_backward_run(const struct op_env *env, struct tensor *dinp, str
     int64_t N = tensor_rows(inp), C = tensor_cols(inp), part_rows = rows_of_part(N),
             parts = ceil_div(N, part_rows);
     float *partial = (float *)env->scratch; /* (parts, 2, C): what each part adds to dweight and dbias */
+    float *memory = partial + parts * 2 * C;
+    const float *w = cpu_scale(weight, C, &memory);
 #pragma omp parallel for schedule(static)
     for (int64_t part = 0; part < parts; part++) {
         float *dw = partial + part * 2 * C, *db = dw + C;
@@ -139,9 +141,9 @@ static void norm_backward_run(const struct op_env *env, struct tensor *dinp, str
         for (int64_t n = part * part_rows; n < min_i64((part + 1) * part_rows, N); n++)
             norm_backward_row(f32(dinp) + n * C, dw, db, dresidual ? f32(dresidual) + n * C : NULL,
                               f32(dout) + n * C, f32(inp) + n * C, mean != NULL, number_of(mean, n),
-                              f32(rstd)[n], f32(weight), C);
+                              f32(rstd)[n], w, C);
     }
-    for (int64_t part = 0; part < parts; part++)
+    for (int64_t part = 0; dweight && part < parts; part++)
         for (int64_t c = 0; c < C; c++) {
             f32(dweight)[c] += partial[part * 2 * C + c];
             if (dbias) f32(dbias)[c] += partial[part * 2 * C + C + c];

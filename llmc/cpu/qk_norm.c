@@ -1,6 +1,10 @@
 /* RMSNorm of the heads of queries and keys: forward, backward. Contracts in ops.h. */
 #include "llmc/cpu/cpu.h"
 
+static int64_t head_size(const struct tensor *inp, int NH, int NKV) {
+    return tensor_cols(inp) / (NH + 2 * NKV);
+}
+
 /* 1 / root mean square of a head. */
 static float rstd_of(const float *x, int64_t HS, float eps) {
     float squares = 0.0f;
@@ -12,15 +16,16 @@ static float rstd_of(const float *x, int64_t HS, float eps) {
 static int64_t qk_norm_forward_need(struct tensor *out, const struct tensor *inp,
                                     const struct tensor *q_weight, const struct tensor *k_weight, int NH,
                                     int NKV, float eps) {
-    return cpu_copy_bytes(q_weight) + cpu_copy_bytes(k_weight);
+    int64_t HS = head_size(inp, NH, NKV);
+    return cpu_scale_bytes(q_weight, HS) + cpu_scale_bytes(k_weight, HS);
 }
 
 static void qk_norm_forward_run(const struct op_env *env, struct tensor *out, const struct tensor *inp,
                                 const struct tensor *q_weight, const struct tensor *k_weight, int NH, int NKV,
                                 float eps) {
-    int64_t N = tensor_rows(inp), width = tensor_cols(inp), HS = tensor_count(q_weight), QK = NH + NKV;
+    int64_t N = tensor_rows(inp), width = tensor_cols(inp), HS = head_size(inp, NH, NKV), QK = NH + NKV;
     float *memory = (float *)env->scratch;
-    const float *q = cpu_weight(q_weight, &memory), *k = cpu_weight(k_weight, &memory);
+    const float *q = cpu_scale(q_weight, HS, &memory), *k = cpu_scale(k_weight, HS, &memory);
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < N; n++) {
         const float *x = f32(inp) + n * width;
@@ -42,8 +47,9 @@ static int64_t qk_norm_backward_need(struct tensor *dinp, struct tensor *dq_weig
                                      const struct tensor *dout, const struct tensor *inp,
                                      const struct tensor *q_weight, const struct tensor *k_weight, int NH,
                                      int NKV, float eps) {
-    int64_t N = tensor_rows(inp);
-    return ceil_div(N, rows_of_part(N)) * 2 * tensor_count(q_weight) * (int64_t)sizeof(float);
+    int64_t N = tensor_rows(inp), HS = head_size(inp, NH, NKV);
+    return ceil_div(N, rows_of_part(N)) * 2 * HS * (int64_t)sizeof(float) + cpu_scale_bytes(q_weight, HS) +
+           cpu_scale_bytes(k_weight, HS);
 }
 
 /* One head: dinp, which may be d, and its contribution to dw. */
@@ -65,9 +71,11 @@ static void qk_norm_backward_run(const struct op_env *env, struct tensor *dinp, 
                                  struct tensor *dk_weight, const struct tensor *dout,
                                  const struct tensor *inp, const struct tensor *q_weight,
                                  const struct tensor *k_weight, int NH, int NKV, float eps) {
-    int64_t N = tensor_rows(inp), width = tensor_cols(inp), HS = tensor_count(q_weight), QK = NH + NKV;
+    int64_t N = tensor_rows(inp), width = tensor_cols(inp), HS = head_size(inp, NH, NKV), QK = NH + NKV;
     int64_t part_rows = rows_of_part(N), parts = ceil_div(N, part_rows);
     float *partial = (float *)env->scratch; /* (parts, 2, HS): what each part adds to the two weights */
+    float *memory = partial + parts * 2 * HS;
+    const float *q = cpu_scale(q_weight, HS, &memory), *k = cpu_scale(k_weight, HS, &memory);
 #pragma omp parallel for schedule(static)
     for (int64_t part = 0; part < parts; part++) {
         float *dq = partial + part * 2 * HS, *dk = dq + HS;
@@ -76,11 +84,11 @@ static void qk_norm_backward_run(const struct op_env *env, struct tensor *dinp, 
             const float *d = f32(dout) + n * width, *x = f32(inp) + n * width;
             float *to = f32(dinp) + n * width;
             for (int64_t h = 0; h < QK; h++, d += HS, x += HS, to += HS)
-                head_backward(to, h < NH ? dq : dk, d, x, f32(h < NH ? q_weight : k_weight), HS, eps);
+                head_backward(to, h < NH ? dq : dk, d, x, h < NH ? q : k, HS, eps);
             for (int64_t i = 0; i < NKV * HS; i++) to[i] = d[i];
         }
     }
-    for (int64_t part = 0; part < parts; part++)
+    for (int64_t part = 0; dq_weight && part < parts; part++)
         for (int64_t i = 0; i < HS; i++) {
             f32(dq_weight)[i] += partial[part * 2 * HS + i];
             f32(dk_weight)[i] += partial[part * 2 * HS + HS + i];

@@ -117,6 +117,12 @@ template <class T> struct alignas(16) vec {
     __device__ __forceinline__ T &operator[](int i) { return v[i]; }
     __device__ __forceinline__ const T &operator[](int i) const { return v[i]; }
 
+    static __device__ __forceinline__ vec filled(float value) {
+        vec r;
+#pragma unroll
+        for (int i = 0; i < size; i++) r.v[i] = from_float<T>(value);
+        return r;
+    }
     /* p must be 16-byte aligned. "streaming": the line is not reused soon, so it is evicted first. */
     static __device__ __forceinline__ vec load(const T *p) {
         return from_bits(*reinterpret_cast<const int4 *>(p));

@@ -1,7 +1,7 @@
 /* LayerNorm and RMSNorm: forward, forward of a sum, backward. Contracts in ops.h.
  *
- * RMSNorm (no operand `mean`) is computed as LayerNorm with the mean 0; all threads take the same side of
- * the branches on that.
+ * RMSNorm (no operand `mean`) is computed as LayerNorm with the mean 0, a norm without weights with ones; all
+ * threads take the same side of the branches on that.
  *
  * Forward reads a row into registers and passes over it three times there: mean, squared deviations from
  * the mean (the one-pass E[x^2] - mean^2 cancels when |mean| is far above the deviation), output.
@@ -31,7 +31,7 @@ static __global__ void __launch_bounds__(AMAX_THREADS)
     uint32_t bound = 0;
     for (int c = (int)threadIdx.x; c < C; c += AMAX_THREADS) {
         float b = bias ? fabsf(to_float(bias[c])) : 0.0f;
-        bound = max(bound, magnitude_bits(fmaf(root, fabsf(to_float(weight[c])), b)));
+        bound = max(bound, magnitude_bits(fmaf(root, fabsf(weight_at(weight, c)), b)));
     }
     bound = block_max_bits(bound, warp, lane, AMAX_THREADS / WARP_SIZE, scratch);
     if (threadIdx.x == 0) *descale = fp8_descale_of<FP8_E4M3>(bound);
@@ -56,7 +56,7 @@ DEVICE_INLINE void norm_row_naive(O *out, float scale, float *mean, float *rstd,
     float r = 1.0f / sqrtf(block_sum(squares, scratch) / (float)C + eps);
     for (int64_t c = threadIdx.x; c < C; c += blockDim.x)
         store_scaled(out + c,
-                     fmaf((to_float(x[c]) - m) * r, to_float(weight[c]), bias ? to_float(bias[c]) : 0.0f),
+                     fmaf((to_float(x[c]) - m) * r, weight_at(weight, c), bias ? to_float(bias[c]) : 0.0f),
                      scale);
     if (threadIdx.x > 0) return;
     if (mean) *mean = m;
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(WARPS == 1 ? ROWS_A_BLOCK * WARP_SIZE : WARPS 
     for (int i = 0; i < VECS; i++) {
         int c = (i * threads + tid) * size;
         if (c >= C) continue;
-        vec<T> w = vec<T>::load(weight + c), b = {};
+        vec<T> w = weights_at(weight, c), b = {};
         if (bias) b = vec<T>::load(bias + c);
         float y[size];
 #pragma unroll
@@ -182,14 +182,14 @@ __global__ void norm_backward_rows_naive_kernel(T *dinp, const T *dresidual, con
     int64_t row = blockIdx.x, at = row * C;
     float m = mean ? mean[row] : 0.0f, r = rstd[row], sum_g = 0.0f, sum_gx = 0.0f;
     for (int64_t c = threadIdx.x; c < C; c += blockDim.x) {
-        float g = to_float(dout[at + c]) * to_float(weight[c]);
+        float g = to_float(dout[at + c]) * weight_at(weight, c);
         sum_g += g;
         sum_gx += g * ((to_float(inp[at + c]) - m) * r);
     }
     float mean_g = mean ? block_sum(sum_g, scratch) / (float)C : 0.0f;
     float mean_gx = block_sum(sum_gx, scratch) / (float)C;
     for (int64_t c = threadIdx.x; c < C; c += blockDim.x) {
-        float g = to_float(dout[at + c]) * to_float(weight[c]);
+        float g = to_float(dout[at + c]) * weight_at(weight, c);
         float dx = r * (g - mean_g - (to_float(inp[at + c]) - m) * r * mean_gx);
         dinp[at + c] = from_float<T>(dresidual ? to_float(dresidual[at + c]) + dx : dx);
     }
@@ -228,7 +228,7 @@ DEVICE_INLINE void norm_input_gradient(vec<T> &d, const vec<T> &x, const vec<T> 
     }
 }
 
-/* partials: (blocks, 2, C), what each block adds to dweight and dbias. A block takes ROWS rows at a time,
+/* partials: (blocks, 2, C), what each block adds to dweight and dbias; NULL: they are not wanted. A block takes ROWS rows at a time,
  * so that a thread has 3*ROWS independent 16-byte loads in flight and one barrier serves 2*ROWS sums. Sums
  * alternate between two buffers, so that no warp overwrites what a slower one still reads. dinp may be dout
  * or dresidual, since a thread touches only its own elements and reads them first. A block has WARPS warps:
@@ -244,7 +244,7 @@ __global__ void __launch_bounds__(WARPS *WARP_SIZE, WARPS <= 3    ? 6
     int tid = (int)threadIdx.x, lane = tid % WARP_SIZE, warp = tid / WARP_SIZE, c = tid * size, buffer = 0;
     bool active = c < C;
     float w[size] = {};
-    if (active) to_floats(w, vec<T>::load(weight + c));
+    if (active) to_floats(w, weights_at(weight, c));
     float dw[size] = {}, db[size] = {}, inverse_C = 1.0f / (float)C;
 
     for (int64_t first = (int64_t)blockIdx.x * ROWS; first < rows; first += (int64_t)gridDim.x * ROWS) {
@@ -285,7 +285,7 @@ __global__ void __launch_bounds__(WARPS *WARP_SIZE, WARPS <= 3    ? 6
         }
         buffer ^= 1;
     }
-    if (!active) return;
+    if (!active || !partials) return;
     float *mine = partials + (int64_t)blockIdx.x * 2 * C + c;
 #pragma unroll
     for (int e = 0; e < size; e++) mine[e] = dw[e], mine[C + e] = db[e];
@@ -402,9 +402,10 @@ static void norm_backward_naive(const struct op_env *env, struct tensor *dinp, s
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);
         /* columns first, because dinp may overwrite dout */
-        launch({grid_size(C, NAIVE_BLOCK), NAIVE_BLOCK, 0, env->stream},
-               norm_backward_columns_naive_kernel<T>, data_of<T>(dweight), data_of<T>(dbias),
-               data_of<T>(dout), data_of<T>(inp), data_of<float>(mean), f32(rstd), rows, C);
+        if (dweight)
+            launch({grid_size(C, NAIVE_BLOCK), NAIVE_BLOCK, 0, env->stream},
+                   norm_backward_columns_naive_kernel<T>, data_of<T>(dweight), data_of<T>(dbias),
+                   data_of<T>(dout), data_of<T>(inp), data_of<float>(mean), f32(rstd), rows, C);
         launch({grid_size(rows, 1), NAIVE_BLOCK, 0, env->stream}, norm_backward_rows_naive_kernel<T>,
                data_of<T>(dinp), data_of<T>(dresidual), data_of<T>(dout), data_of<T>(inp),
                data_of<float>(mean), f32(rstd), data_of<T>(weight), C);
@@ -427,6 +428,7 @@ static int64_t norm_backward_vec_need(struct tensor *dinp, struct tensor *dweigh
     int64_t C = tensor_cols(inp), vectors = C * (int64_t)dtype_size(inp->dtype) / 16;
     if (!rows_of_vectors(dinp, dresidual, dout, inp, weight) || vectors > WIDE_BLOCK_WARPS * WARP_SIZE)
         return OP_UNSUPPORTED;
+    if (!dweight) return 0;
     return norm_backward_blocks(tensor_rows(inp), ceil_div(vectors, WARP_SIZE)) * 2 * C *
            (int64_t)sizeof(float);
 }
@@ -439,7 +441,7 @@ static void norm_backward_vec(const struct op_env *env, struct tensor *dinp, str
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);
         int64_t warps = ceil_div(C / vec<T>::size, WARP_SIZE), blocks = norm_backward_blocks(rows, warps);
-        float *partials = (float *)env->scratch; /* (blocks, 2, C) */
+        float *partials = dweight ? (float *)env->scratch : nullptr; /* (blocks, 2, C) */
         auto go = [&](auto kernel, int64_t block_warps) {
             launch({grid_size(blocks, 1), (unsigned)(block_warps * WARP_SIZE), 0, env->stream}, kernel,
                    data_of<T>(dinp), partials, data_of<T>(dresidual), data_of<T>(dout), data_of<T>(inp),
@@ -454,6 +456,7 @@ static void norm_backward_vec(const struct op_env *env, struct tensor *dinp, str
             go(norm_backward_kernel<T, WIDE_ROWS, WIDE_BLOCK_WARPS / 2>, WIDE_BLOCK_WARPS / 2);
         else
             go(norm_backward_kernel<T, WIDE_ROWS, WIDE_BLOCK_WARPS>, WIDE_BLOCK_WARPS);
+        if (!dweight) return;
         int columns = (int)(dbias ? 2 * C : C);
         launch({grid_size(columns, WARP_SIZE), {WARP_SIZE, FINISH_SLICES}, 0, env->stream},
                norm_backward_finish_kernel<T>, data_of<T>(dweight), data_of<T>(dbias), partials, (int)blocks,

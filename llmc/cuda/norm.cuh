@@ -1,8 +1,17 @@
-/* The end of a norm's backward pass, in which blocks have left sums of two parameters' gradients. */
+/* What the norms have in common: weights that may be absent, and the end of a backward pass, in which blocks
+ * have left sums of two parameters' gradients. */
 #ifndef LLMC_CUDA_NORM_CUH
 #define LLMC_CUDA_NORM_CUH
 
 #include "llmc/cuda/kernel.cuh"
+
+/* A weight, or 1 in a norm without weights (NULL). */
+template <class T> DEVICE_INLINE float weight_at(const T *weight, int64_t c) {
+    return weight ? to_float(weight[c]) : 1.0f;
+}
+template <class T> DEVICE_INLINE vec<T> weights_at(const T *weight, int64_t c) {
+    return weight ? vec<T>::load(weight + c) : vec<T>::filled(1.0f);
+}
 
 /* Adds the blocks' sums, partials (blocks, 2, C): threadIdx.x is a column of them, threadIdx.y a slice of the
  * blocks. Of the columns, C belong to dweight, and another C to dbias if it is wanted. */

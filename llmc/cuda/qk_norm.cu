@@ -30,7 +30,7 @@ __global__ void qk_norm_forward_naive_kernel(T *out, const T *inp, const T *q_we
     bool value = h >= NH + NKV;
     float r = value ? 1.0f : head_rstd(x, HS, eps);
     for (int64_t c = 0; c < HS; c++)
-        out[i * HS + c] = value ? x[c] : from_float<T>(to_float(x[c]) * r * to_float(w[c]));
+        out[i * HS + c] = value ? x[c] : from_float<T>(to_float(x[c]) * r * weight_at(w, c));
 }
 
 /* rstd (heads of all rows); entries of values are not used. */
@@ -66,9 +66,9 @@ __global__ void qk_norm_backward_heads_naive_kernel(T *dinp, const T *dout, cons
     bool value = h >= NH + NKV;
     float r = rstd[i], sum = 0.0f;
     for (int64_t c = 0; !value && c < HS; c++)
-        sum = fmaf(to_float(d[c]) * to_float(w[c]), to_float(x[c]) * r, sum);
+        sum = fmaf(to_float(d[c]) * weight_at(w, c), to_float(x[c]) * r, sum);
     for (int64_t c = 0; c < HS; c++) {
-        float dx = r * (to_float(d[c]) * to_float(w[c]) - to_float(x[c]) * r * (sum / (float)HS));
+        float dx = r * (to_float(d[c]) * weight_at(w, c) - to_float(x[c]) * r * (sum / (float)HS));
         dinp[i * HS + c] = value ? d[c] : from_float<T>(dx);
     }
 }
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(BLOCK)
         unsigned i = first + k * groups, h = i % all;
         if (i >= count || c >= HS) continue;
         if (h < NH + NKV) {
-            vec<T> w = vec<T>::load((h < NH ? q_weight : k_weight) + c);
+            vec<T> w = weights_at(h < NH ? q_weight : k_weight, c);
 #pragma unroll
             for (int e = 0; e < size; e++) x[k][e] = from_float<T>(to_float(x[k][e]) * r[k] * to_float(w[e]));
         }
@@ -142,7 +142,8 @@ template <int LANES, int SIZE> DEVICE_INLINE void put_block_sums(float *partials
     }
 }
 
-/* Heads are counted within those of a row that change: all, or without values where dinp is dout. */
+/* Heads are counted within those of a row that change: all, or without values where dinp is dout. Without
+ * `partials` the weights' gradients are not wanted. */
 template <class T, int LANES>
 __global__ void __launch_bounds__(BLOCK)
     qk_norm_backward_vec_kernel(T *dinp, float *partials, const T *dout, const T *inp, const T *q_weight,
@@ -152,7 +153,7 @@ __global__ void __launch_bounds__(BLOCK)
     int c = (int)(threadIdx.x % LANES) * size;
     float dw[2][size] = {};
     vec<T> weight[2] = {};
-    if (c < HS) weight[0] = vec<T>::load(q_weight + c), weight[1] = vec<T>::load(k_weight + c);
+    if (c < HS) weight[0] = weights_at(q_weight, c), weight[1] = weights_at(k_weight, c);
 
     for (unsigned block = blockIdx.x * (groups * HEADS); block < count;
          block += gridDim.x * (groups * HEADS)) {
@@ -194,19 +195,23 @@ __global__ void __launch_bounds__(BLOCK)
             d[k].store(dinp + at[k]);
         }
     }
-    put_block_sums<LANES>(partials, dw, HS);
+    if (partials) put_block_sums<LANES>(partials, dw, HS);
 }
 
 /* --- launchers --- */
 
 constexpr int NAIVE_BLOCK = 128;
 
+static int64_t head_size(const struct tensor *inp, int NH, int NKV) {
+    return tensor_cols(inp) / (NH + 2 * NKV);
+}
+
 static int64_t heads_in(const struct tensor *t, int64_t HS) { return tensor_count(t) / HS; }
 
 static void qk_norm_forward_naive(const struct op_env *env, struct tensor *out, const struct tensor *inp,
                                   const struct tensor *q_weight, const struct tensor *k_weight, int NH,
                                   int NKV, float eps) {
-    int64_t HS = tensor_count(q_weight), count = heads_in(inp, HS);
+    int64_t HS = head_size(inp, NH, NKV), count = heads_in(inp, HS);
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);
         launch({grid_size(count, NAIVE_BLOCK), NAIVE_BLOCK, 0, env->stream}, qk_norm_forward_naive_kernel<T>,
@@ -219,23 +224,24 @@ static int64_t qk_norm_backward_naive_need(struct tensor *dinp, struct tensor *d
                                            struct tensor *dk_weight, const struct tensor *dout,
                                            const struct tensor *inp, const struct tensor *q_weight,
                                            const struct tensor *k_weight, int NH, int NKV, float eps) {
-    return heads_in(inp, tensor_count(q_weight)) * (int64_t)sizeof(float);
+    return heads_in(inp, head_size(inp, NH, NKV)) * (int64_t)sizeof(float);
 }
 
 static void qk_norm_backward_naive(const struct op_env *env, struct tensor *dinp, struct tensor *dq_weight,
                                    struct tensor *dk_weight, const struct tensor *dout,
                                    const struct tensor *inp, const struct tensor *q_weight,
                                    const struct tensor *k_weight, int NH, int NKV, float eps) {
-    int64_t HS = tensor_count(q_weight), count = heads_in(inp, HS);
+    int64_t HS = head_size(inp, NH, NKV), count = heads_in(inp, HS);
     float *rstd = (float *)env->scratch;
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);
         launch_config by_head = {grid_size(count, NAIVE_BLOCK), NAIVE_BLOCK, 0, env->stream};
         launch(by_head, qk_norm_rstd_naive_kernel<T>, rstd, data_of<T>(inp), eps, count, HS);
         /* the weights first, because dinp may overwrite dout */
-        launch({grid_size(2 * HS, NAIVE_BLOCK), NAIVE_BLOCK, 0, env->stream},
-               qk_norm_backward_weights_naive_kernel<T>, data_of<T>(dq_weight), data_of<T>(dk_weight),
-               data_of<T>(dout), data_of<T>(inp), rstd, count, NH, NKV, HS);
+        if (dq_weight)
+            launch({grid_size(2 * HS, NAIVE_BLOCK), NAIVE_BLOCK, 0, env->stream},
+                   qk_norm_backward_weights_naive_kernel<T>, data_of<T>(dq_weight), data_of<T>(dk_weight),
+                   data_of<T>(dout), data_of<T>(inp), rstd, count, NH, NKV, HS);
         launch(by_head, qk_norm_backward_heads_naive_kernel<T>, data_of<T>(dinp), data_of<T>(dout),
                data_of<T>(inp), data_of<T>(q_weight), data_of<T>(k_weight), rstd, count, NH, NKV, HS);
     });
@@ -262,7 +268,7 @@ template <class F> static void with_lanes(int lanes, F f) {
 static int64_t qk_norm_forward_vec_need(struct tensor *out, const struct tensor *inp,
                                         const struct tensor *q_weight, const struct tensor *k_weight, int NH,
                                         int NKV, float eps) {
-    return fits_lanes(inp, tensor_count(q_weight)) && starts_on_vector(out, inp, q_weight, k_weight)
+    return fits_lanes(inp, head_size(inp, NH, NKV)) && starts_on_vector(out, inp, q_weight, k_weight)
                ? 0
                : OP_UNSUPPORTED;
 }
@@ -270,7 +276,7 @@ static int64_t qk_norm_forward_vec_need(struct tensor *out, const struct tensor 
 static void qk_norm_forward_vec(const struct op_env *env, struct tensor *out, const struct tensor *inp,
                                 const struct tensor *q_weight, const struct tensor *k_weight, int NH, int NKV,
                                 float eps) {
-    int64_t HS = tensor_count(q_weight), count = heads_in(inp, HS);
+    int64_t HS = head_size(inp, NH, NKV), count = heads_in(inp, HS);
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);
         with_lanes(lanes_of_head(inp, HS), [&](auto lanes) {
@@ -292,8 +298,9 @@ static int64_t qk_norm_backward_vec_need(struct tensor *dinp, struct tensor *dq_
                                          struct tensor *dk_weight, const struct tensor *dout,
                                          const struct tensor *inp, const struct tensor *q_weight,
                                          const struct tensor *k_weight, int NH, int NKV, float eps) {
-    int64_t HS = tensor_count(q_weight);
+    int64_t HS = head_size(inp, NH, NKV);
     if (!fits_lanes(inp, HS) || !starts_on_vector(dinp, dout, inp, q_weight, k_weight)) return OP_UNSUPPORTED;
+    if (!dq_weight) return 0;
     return backward_blocks(inp, HS) * 2 * HS * (int64_t)sizeof(float);
 }
 
@@ -301,18 +308,19 @@ static void qk_norm_backward_vec(const struct op_env *env, struct tensor *dinp, 
                                  struct tensor *dk_weight, const struct tensor *dout,
                                  const struct tensor *inp, const struct tensor *q_weight,
                                  const struct tensor *k_weight, int NH, int NKV, float eps) {
-    int64_t HS = tensor_count(q_weight), blocks = backward_blocks(inp, HS);
+    int64_t HS = head_size(inp, NH, NKV), blocks = backward_blocks(inp, HS);
     unsigned changed = (unsigned)(dinp->data == dout->data ? NH + NKV : NH + 2 * NKV);
     unsigned count = (unsigned)tensor_rows(inp) * changed;
     with_dtype(inp->dtype, [&](auto tag) {
         using T = decltype(tag);
-        float *partials = (float *)env->scratch; /* (blocks, 2, HS) */
+        float *partials = dq_weight ? (float *)env->scratch : nullptr; /* (blocks, 2, HS) */
         with_lanes(lanes_of_head(inp, HS), [&](auto lanes) {
             launch({(unsigned)blocks, BLOCK, 0, env->stream},
                    qk_norm_backward_vec_kernel<T, decltype(lanes)::value>, data_of<T>(dinp), partials,
                    data_of<T>(dout), data_of<T>(inp), data_of<T>(q_weight), data_of<T>(k_weight), eps, count,
                    changed, (unsigned)NH, (unsigned)NKV, (int)HS);
         });
+        if (!dq_weight) return;
         launch({grid_size(2 * HS, WARP_SIZE), {WARP_SIZE, FINISH_SLICES}, 0, env->stream},
                norm_backward_finish_kernel<T>, data_of<T>(dq_weight), data_of<T>(dk_weight), partials,
                (int)blocks, (int)(2 * HS), (int)HS);

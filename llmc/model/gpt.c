@@ -103,45 +103,43 @@ static const struct {
 static void norm(struct gpt *g, enum norm n, int64_t l, const struct tensor *inp, struct tensor *sum,
                  const struct tensor *delta, const struct span *s) {
     struct tensor out = act_span(g, norms[n].out, l, s), mean, rstd = act_span(g, norms[n].rstd, l, s);
-    struct tensor weight = gpt_param(g, norms[n].weight, l), bias,
-                  *b = param_or_null(g, norms[n].bias, l, &bias);
-    struct tensor *m = NULL;
+    struct tensor weight, *w = param_or_null(g, norms[n].weight, l, &weight);
+    struct tensor bias, *b = param_or_null(g, norms[n].bias, l, &bias), *m = NULL;
     float eps = (float)g->config.norm_eps;
     if (gpt_has_act(g, norms[n].mean)) *(m = &mean) = act_span(g, norms[n].mean, l, s);
     if (sum)
-        residual_norm_forward(g->ctx, sum, &out, m, &rstd, inp, delta, &weight, b, eps);
+        residual_norm_forward(g->ctx, sum, &out, m, &rstd, inp, delta, w, b, eps);
     else
-        norm_forward(g->ctx, &out, m, &rstd, inp, &weight, b, eps);
+        norm_forward(g->ctx, &out, m, &rstd, inp, w, b, eps);
 }
 
 /* dresid = (dresid or 0) + gradient of the norm's input `inp`, from dout. */
 static void norm_back(struct gpt *g, enum norm n, int64_t l, bool first, const struct tensor *dout,
                       const struct tensor *inp) {
     struct tensor dresid = gpt_act(g, A_DRESID, 0), mean, rstd = gpt_act(g, norms[n].rstd, l), *m = NULL;
-    struct tensor weight = gpt_param(g, norms[n].weight, l), dbias;
-    struct tensor dweight = g->options.lora.rank ? g->lora.unused : gpt_grad(g, norms[n].weight, l);
+    struct tensor weight, *w = param_or_null(g, norms[n].weight, l, &weight), dweight, dbias;
     if (gpt_has_act(g, norms[n].mean)) *(m = &mean) = gpt_act(g, norms[n].mean, l);
-    norm_backward(g->ctx, &dresid, &dweight, grad_or_null(g, norms[n].bias, l, &dbias),
-                  first ? NULL : &dresid, dout, inp, m, &rstd, &weight);
+    norm_backward(g->ctx, &dresid, grad_or_null(g, norms[n].weight, l, &dweight),
+                  grad_or_null(g, norms[n].bias, l, &dbias), first ? NULL : &dresid, dout, inp, m, &rstd, w);
 }
 
 static bool has_qk_norm(const struct gpt *g) { return g->config.qk_norm == SWITCH_ON; }
 
 /* qkv = inp, the heads of queries and keys normalised. */
 static void norm_heads(struct gpt *g, int64_t l, struct tensor *qkv, const struct tensor *inp) {
-    struct tensor q = gpt_param(g, P_Q_NORM_W, l), k = gpt_param(g, P_K_NORM_W, l);
+    struct tensor q, k;
     const struct gpt_config *c = &g->config;
-    qk_norm_forward(g->ctx, qkv, inp, &q, &k, (int)c->heads, (int)c->kv_heads, (float)c->norm_eps);
+    qk_norm_forward(g->ctx, qkv, inp, param_or_null(g, P_Q_NORM_W, l, &q),
+                    param_or_null(g, P_K_NORM_W, l, &k), (int)c->heads, (int)c->kv_heads, (float)c->norm_eps);
 }
 
 /* dqkv: gradient of the normalised heads -> of those before. */
 static void norm_heads_back(struct gpt *g, int64_t l, struct tensor *dqkv) {
-    struct tensor q = gpt_param(g, P_Q_NORM_W, l), dq = gpt_grad(g, P_Q_NORM_W, l);
-    struct tensor k = gpt_param(g, P_K_NORM_W, l), dk = gpt_grad(g, P_K_NORM_W, l);
-    struct tensor inp = gpt_act(g, A_QKV_RAW, l);
+    struct tensor q, k, dq, dk, inp = gpt_act(g, A_QKV_RAW, l);
     const struct gpt_config *c = &g->config;
-    qk_norm_backward(g->ctx, dqkv, &dq, &dk, dqkv, &inp, &q, &k, (int)c->heads, (int)c->kv_heads,
-                     (float)c->norm_eps);
+    qk_norm_backward(g->ctx, dqkv, grad_or_null(g, P_Q_NORM_W, l, &dq), grad_or_null(g, P_K_NORM_W, l, &dk),
+                     dqkv, &inp, param_or_null(g, P_Q_NORM_W, l, &q), param_or_null(g, P_K_NORM_W, l, &k),
+                     (int)c->heads, (int)c->kv_heads, (float)c->norm_eps);
 }
 
 struct rope_rule gpt_rope_rule(const struct gpt_config *c) {

@@ -114,7 +114,6 @@ void lora_create(struct gpt *g) {
     l->grads = new_buffer(g, MEM_GRADIENTS, l->layout.total, "the adapters' gradients");
     l->dweights = new_buffer(g, MEM_GRADIENTS, g->layout.block, "the gradients of a block");
     l->dparts = new_buffer(g, MEM_GRADIENTS, both, "the gradients of a pair of adapters");
-    l->unused = new_buffer(g, MEM_GRADIENTS, g->config.channels, "the gradients of a norm");
 }
 
 /* --- views --- */

@@ -63,7 +63,6 @@ struct lora {
     struct tensor params, grads;     /* (layout.total) */
     struct tensor weights, dweights; /* (a block) W' and its gradient, laid out as the blocks' matrices */
     struct tensor product, dparts;   /* (largest part) B A; (A and B of a part) gradients of a micro-batch */
-    struct tensor unused;            /* (C) gradients of the norms go here */
     bool first;                      /* the micro-batch begins a step: gradients are overwritten */
     /* Which model it is that they adapt, for files; set by whoever has loaded it. */
     const char *base;

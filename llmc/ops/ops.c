@@ -124,7 +124,7 @@ static void want_norm(const char *op, const struct tensor *x, const struct tenso
     if (mean) want_dtype(op, mean, DTYPE_F32);
     want_count(op, rstd, N);
     want_dtype(op, rstd, DTYPE_F32);
-    want_count(op, weight, C);
+    if (weight) want_count(op, weight, C);
 }
 
 void norm_forward(struct ctx *ctx, struct tensor *out, struct tensor *mean, struct tensor *rstd,
@@ -137,7 +137,7 @@ void norm_forward(struct ctx *ctx, struct tensor *out, struct tensor *mean, stru
     check(eps > 0.0f, "norm_forward: eps is %g, should be above 0", (double)eps);
     want_alike_or_fp8(ctx, "norm_forward", inp, out);
     want_weights(ctx, "norm_forward", inp, weight, bias);
-    DISPATCH(ctx, norm_forward, (4 + (mean ? 3 : 0) + (bias ? 1 : 0)) * N * C,
+    DISPATCH(ctx, norm_forward, (3 + (weight ? 1 : 0) + (mean ? 3 : 0) + (bias ? 1 : 0)) * N * C,
              BYTES(out, mean, rstd, inp, weight, bias), out, mean, rstd, inp, weight, bias, eps);
 }
 
@@ -154,7 +154,7 @@ void residual_norm_forward(struct ctx *ctx, struct tensor *residual, struct tens
     WANT_ALIKE(ctx, "residual_norm_forward", inp, delta, residual);
     want_alike_or_fp8(ctx, "residual_norm_forward", inp, out);
     want_weights(ctx, "residual_norm_forward", inp, weight, bias);
-    DISPATCH(ctx, residual_norm_forward, (5 + (mean ? 3 : 0) + (bias ? 1 : 0)) * N * C,
+    DISPATCH(ctx, residual_norm_forward, (4 + (weight ? 1 : 0) + (mean ? 3 : 0) + (bias ? 1 : 0)) * N * C,
              BYTES(residual, out, mean, rstd, inp, delta, weight, bias), residual, out, mean, rstd, inp,
              delta, weight, bias, eps);
 }
@@ -166,11 +166,13 @@ void norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweight,
     want("norm_backward", dinp, N, C);
     want("norm_backward", dout, N, C);
     if (dresidual) want("norm_backward", dresidual, N, C);
-    want_count("norm_backward", dweight, C);
+    if (dweight) want_count("norm_backward", dweight, C);
+    check(dweight || !dbias, "norm_backward: dbias without dweight");
     if (dbias) want_count("norm_backward", dbias, C);
     want_norm("norm_backward", inp, mean, rstd, weight);
     WANT_ALIKE(ctx, "norm_backward", inp, dout, dinp, weight, dresidual, dweight, dbias);
-    DISPATCH(ctx, norm_backward, (9 + (mean ? 3 : 0) + (dbias ? 1 : 0)) * N * C,
+    DISPATCH(ctx, norm_backward,
+             (6 + (weight ? 1 : 0) + (dweight ? 2 : 0) + (mean ? 3 : 0) + (dbias ? 1 : 0)) * N * C,
              BYTES(dinp, dout, inp, dresidual, mean, rstd, weight) + 2 * BYTES(dweight, dbias), dinp, dweight,
              dbias, dresidual, dout, inp, mean, rstd, weight);
 }
@@ -185,8 +187,9 @@ static int64_t want_qk_norm(const char *op, const struct tensor *inp, const stru
           "%s: %s does not hold %d heads of queries and %d of keys and values", op, tensor_text(inp), NH,
           NKV);
     int64_t HS = tensor_cols(inp) / heads;
-    want_count(op, q_weight, HS);
-    want_count(op, k_weight, HS);
+    check(!q_weight == !k_weight, "%s: a weight of queries or of keys alone", op);
+    if (q_weight) want_count(op, q_weight, HS);
+    if (k_weight) want_count(op, k_weight, HS);
     check(eps > 0.0f, "%s: eps is %g, should be above 0", op, (double)eps);
     return HS;
 }
@@ -198,7 +201,7 @@ void qk_norm_forward(struct ctx *ctx, struct tensor *out, const struct tensor *i
     want("qk_norm_forward", out, tensor_rows(inp), tensor_cols(inp));
     WANT_ALIKE(ctx, "qk_norm_forward", inp, out);
     want_weights(ctx, "qk_norm_forward", inp, q_weight, k_weight);
-    DISPATCH(ctx, qk_norm_forward, 4 * tensor_rows(inp) * (NH + NKV) * HS,
+    DISPATCH(ctx, qk_norm_forward, (q_weight ? 4 : 3) * tensor_rows(inp) * (NH + NKV) * HS,
              BYTES(out, inp, q_weight, k_weight), out, inp, q_weight, k_weight, NH, NKV, eps);
 }
 
@@ -209,12 +212,13 @@ void qk_norm_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dq_we
     int64_t HS = want_qk_norm("qk_norm_backward", inp, q_weight, k_weight, NH, NKV, eps);
     want("qk_norm_backward", dinp, tensor_rows(inp), tensor_cols(inp));
     want("qk_norm_backward", dout, tensor_rows(inp), tensor_cols(inp));
-    want_count("qk_norm_backward", dq_weight, HS);
-    want_count("qk_norm_backward", dk_weight, HS);
+    check(!dq_weight == !dk_weight, "qk_norm_backward: a gradient of queries' weight or of keys' alone");
+    if (dq_weight) want_count("qk_norm_backward", dq_weight, HS);
+    if (dk_weight) want_count("qk_norm_backward", dk_weight, HS);
     WANT_ALIKE(ctx, "qk_norm_backward", inp, dout, dinp, q_weight, k_weight, dq_weight, dk_weight);
     int64_t normed = tensor_rows(inp) * (NH + NKV) * HS, size = (int64_t)dtype_size(inp->dtype);
     double gradients = dinp->data == dout->data ? (double)(2 * normed * size) : BYTES(dinp, dout);
-    DISPATCH(ctx, qk_norm_backward, 11 * normed,
+    DISPATCH(ctx, qk_norm_backward, (8 + (q_weight ? 1 : 0) + (dq_weight ? 2 : 0)) * normed,
              gradients + (double)(normed * size) + BYTES(q_weight, k_weight) +
                  2 * BYTES(dq_weight, dk_weight),
              dinp, dq_weight, dk_weight, dout, inp, q_weight, k_weight, NH, NKV, eps);

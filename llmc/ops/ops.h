@@ -87,12 +87,13 @@ LLMC_OP(embed_backward, struct tensor *dwte, /* (Vp,C) += */
 
 /* LayerNorm (Ba, Kiros, Hinton 2016, arXiv 1607.06450) and RMSNorm (Zhang, Sennrich 2019, arXiv 1910.07467).
  * Per row x: mean = sum(x)/C, rstd = 1/sqrt(sum((x-mean)^2)/C + eps), out = (x-mean)*rstd*weight + bias.
- * Without `mean` it is RMSNorm: no mean is subtracted, so that 1/rstd is the root mean square. */
+ * Without `mean` it is RMSNorm: no mean is subtracted, so that 1/rstd is the root mean square. Without
+ * weight, here and below, 1 stands for it. */
 LLMC_OP(norm_forward, struct tensor *out, /* (N,C) =, or e4m3 (matmul below) */
         struct tensor *mean,              /* (N) fp32 = (or NULL) */
         struct tensor *rstd,              /* (N) fp32 = */
         const struct tensor *inp,         /* (N,C) */
-        const struct tensor *weight,      /* (C) */
+        const struct tensor *weight,      /* (C) (or NULL) */
         const struct tensor *bias,        /* (C) (or NULL) */
         float eps);                       /* > 0 */
 
@@ -104,7 +105,7 @@ LLMC_OP(residual_norm_forward, struct tensor *residual, /* (N,C) = ; may be inp 
         struct tensor *rstd,                            /* (N) fp32 = */
         const struct tensor *inp,                       /* (N,C) */
         const struct tensor *delta,                     /* (N,C) */
-        const struct tensor *weight,                    /* (C) */
+        const struct tensor *weight,                    /* (C) (or NULL) */
         const struct tensor *bias,                      /* (C) (or NULL) */
         float eps);                                     /* > 0 */
 
@@ -112,38 +113,38 @@ LLMC_OP(residual_norm_forward, struct tensor *residual, /* (N,C) = ; may be inp 
  *   dinp = dresidual + rstd * (g - sum(g)/C - xhat*sum(g*xhat)/C), without the term sum(g)/C in RMSNorm
  *   dweight += sum over rows of dout*xhat;   dbias += sum over rows of dout */
 LLMC_OP(norm_backward, struct tensor *dinp, /* (N,C) = ; may be dresidual or dout */
-        struct tensor *dweight,             /* (C) += */
-        struct tensor *dbias,               /* (C) += (or NULL) */
+        struct tensor *dweight,             /* (C) += (or NULL: the weight is absent, or not trained) */
+        struct tensor *dbias,               /* (C) += (or NULL, as it must be without dweight) */
         const struct tensor *dresidual,     /* (N,C) (or NULL): gradient that reaches inp past the norm */
         const struct tensor *dout,          /* (N,C) */
         const struct tensor *inp,           /* (N,C) */
         const struct tensor *mean,          /* (N) fp32 (or NULL): as norm_forward got it */
         const struct tensor *rstd,          /* (N) fp32 */
-        const struct tensor *weight);       /* (C) */
+        const struct tensor *weight);       /* (C) (or NULL) */
 
 /* --- qk_norm: RMSNorm of every head of queries and keys --- */
 
 /* As in Qwen3 (arXiv 2505.09388); Dehghani et al. 2023 (arXiv 2302.05442) have it against attention that
  * grows without bound. A row of inp is NH heads of queries, NKV of keys and NKV of values, of HS columns
  * each. A head x of queries or keys becomes x * rstd * weight, rstd = 1/sqrt(sum(x^2)/HS + eps), with one
- * weight for all heads of queries and one for those of keys. Values are copied. rstd is not kept, because a
- * head is so short that backward computes it again while it reads x. */
+ * weight for all heads of queries and one for those of keys, or with none. Values are copied. rstd is not
+ * kept, because a head is so short that backward computes it again while it reads x. */
 LLMC_OP(qk_norm_forward, struct tensor *out, /* (N,(NH+2*NKV)*HS) = */
         const struct tensor *inp,            /* (N,(NH+2*NKV)*HS) */
-        const struct tensor *q_weight,       /* (HS) */
-        const struct tensor *k_weight,       /* (HS) */
+        const struct tensor *q_weight,       /* (HS) (or NULL) */
+        const struct tensor *k_weight,       /* (HS) (or NULL, as q_weight) */
         int NH, int NKV, float eps);         /* > 0 */
 
 /* With xhat = x*rstd and g = dout*weight, per head of queries or keys:
  *   dinp = rstd * (g - xhat*sum(g*xhat)/HS);   dweight += sum over rows and heads of dout*xhat
  * and dinp = dout in the columns of the values. */
 LLMC_OP(qk_norm_backward, struct tensor *dinp, /* (N,(NH+2*NKV)*HS) = ; may be dout */
-        struct tensor *dq_weight,              /* (HS) += */
-        struct tensor *dk_weight,              /* (HS) += */
+        struct tensor *dq_weight,              /* (HS) += (or NULL) */
+        struct tensor *dk_weight,              /* (HS) += (or NULL, as dq_weight) */
         const struct tensor *dout,             /* (N,(NH+2*NKV)*HS) */
         const struct tensor *inp,              /* (N,(NH+2*NKV)*HS) */
-        const struct tensor *q_weight,         /* (HS) */
-        const struct tensor *k_weight,         /* (HS) */
+        const struct tensor *q_weight,         /* (HS) (or NULL) */
+        const struct tensor *k_weight,         /* (HS) (or NULL, as q_weight) */
         int NH, int NKV, float eps);           /* > 0 */
 
 /* --- matmul: linear layers --- */

@@ -24,6 +24,7 @@ static struct gpt_config kind_of(bool llama) {
         c.bias = SWITCH_OFF;
         c.tied = SWITCH_OFF;
         c.kv_heads = 2;
+        c.qk_norm = SWITCH_ON;
     }
     gpt_config_complete(&c);
     return c;

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { LARGE_EPS = OP_FLAG(0), OVER_DOUT = OP_FLAG(1) };
+enum { LARGE_EPS = OP_FLAG(0), OVER_DOUT = OP_FLAG(1), NO_WEIGHT = OP_FLAG(2), FROZEN = OP_FLAG(3) };
 
 static float eps_of(const struct op_case *c) { return c->flags & LARGE_EPS ? 0.5f : 1e-5f; }
 static int heads_of(const struct op_case *c) { return (int)c->d[1]; }
@@ -17,8 +17,14 @@ static struct operand *add_heads(struct op_instance *x, enum operand_role role, 
 static void add_operands(struct op_instance *x) {
     int64_t HS = x->c->d[3];
     op_fill(x, add_heads(x, ROLE_IN, "inp"), x->c->input == INPUT_LARGE ? 1e4 : 1.0);
+    if (x->c->flags & NO_WEIGHT) return;
     op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "q_weight", HS, 0, 0), 1.0, 0.5);
     op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "k_weight", HS, 0, 0), 0.5, 0.5);
+}
+
+/* Element i of a weight, 1 if it is absent. */
+static double weight_at(struct op_instance *x, const char *weight, int64_t i) {
+    return op_find(x, weight) ? (double)op_initial(x, weight)[i] : 1.0;
 }
 
 /* Calls f for every head that is normalised: with its first element, and its weight's name. */
@@ -66,6 +72,8 @@ static void exact_values(struct op_instance *x, const char *name) {
         {"tiny", INPUT_TINY, {4, 2, 1, 40}, 0, SIZE_SMALL},                                                  \
         {"flat rows", INPUT_FLAT, {4, 2, 1, 40}, 0, SIZE_SMALL},                                             \
         {"one-hot rows", INPUT_ONE_HOT, {4, 2, 1, 40}, 0, SIZE_SMALL},                                       \
+        {"no weights", INPUT_RANDOM, {5, 3, 1, 6}, NO_WEIGHT, SIZE_SMALL},                                   \
+        {"no weights, head 64", INPUT_RANDOM, {9, 4, 2, 64}, NO_WEIGHT, SIZE_SMALL},                         \
         {"unaligned", INPUT_RANDOM, {4, 2, 1, 40}, UNALIGNED, SIZE_SMALL}, {                                 \
         "qwen3", INPUT_RANDOM, {4096, 16, 8, 128}, 0, SIZE_LARGE                                             \
     }
@@ -84,10 +92,10 @@ static void qk_norm_forward_make(struct op_instance *x) {
 }
 
 static void normalise(struct op_instance *x, int64_t at, const char *weight) {
-    const float *inp = op_initial(x, "inp") + at, *w = op_initial(x, weight);
+    const float *inp = op_initial(x, "inp") + at;
     double r = rstd_at(x, at);
     for (int64_t i = 0; i < x->c->d[3]; i++)
-        f32(A("out"))[at + i] = (float)((double)inp[i] * r * (double)w[i]);
+        f32(A("out"))[at + i] = (float)((double)inp[i] * r * weight_at(x, weight, i));
 }
 
 static void qk_norm_forward_reference(struct ctx *cpu, struct op_instance *x) {
@@ -121,25 +129,26 @@ static void qk_norm_backward_make(struct op_instance *x) {
     if (x->c->input != INPUT_TINY) op_fill_normal(x, dout, 0.0, 1.0);
     add_heads(x, ROLE_OUT, "dinp");
     if (x->c->flags & OVER_DOUT) op_alias(x, "dinp", "dout");
+    if (x->c->flags & (NO_WEIGHT | FROZEN)) return;
     op_add(x, ROLE_ADD, x->dtype, "dq_weight", HS, 0, 0);
     op_add(x, ROLE_ADD, x->dtype, "dk_weight", HS, 0, 0);
 }
 
 static void differentiate(struct op_instance *x, int64_t at, const char *weight) {
     const float *inp = op_initial(x, "inp") + at, *dout = op_initial(x, "dout") + at;
-    const float *w = op_initial(x, weight);
     int64_t HS = x->c->d[3];
     double r = rstd_at(x, at), sum_gx = 0.0;
-    for (int64_t i = 0; i < HS; i++) sum_gx += (double)dout[i] * (double)w[i] * (double)inp[i] * r;
+    for (int64_t i = 0; i < HS; i++) sum_gx += (double)dout[i] * weight_at(x, weight, i) * (double)inp[i] * r;
     for (int64_t i = 0; i < HS; i++)
-        f32(A("dinp"))[at + i] =
-            (float)(r * ((double)dout[i] * (double)w[i] - (double)inp[i] * r * sum_gx / (double)HS));
+        f32(A("dinp"))[at + i] = (float)(r * ((double)dout[i] * weight_at(x, weight, i) -
+                                              (double)inp[i] * r * sum_gx / (double)HS));
 }
 
 /* The heads [first, first + count) of every row add to dweight. */
 static void add_up(struct op_instance *x, const char *dweight, int64_t first, int64_t count,
                    const struct tensor *rstd) {
     const int64_t *d = x->c->d, HS = d[3], all = d[1] + 2 * d[2];
+    if (!op_find(x, dweight)) return;
     const float *inp = op_initial(x, "inp"), *dout = op_initial(x, "dout");
     for (int64_t i = 0; i < HS; i++) {
         double sum = (double)op_initial(x, dweight)[i];
@@ -162,24 +171,24 @@ static void qk_norm_backward_reference(struct ctx *cpu, struct op_instance *x) {
 static void allow_backward(struct op_instance *x, int64_t at, const char *weight) {
     int64_t HS = x->c->d[3], heads = x->c->d[0] * (x->c->d[1] + x->c->d[2]);
     const float *inp = op_initial(x, "inp") + at, *dout = op_initial(x, "dout") + at;
-    const float *w = op_initial(x, weight);
+    const char *gradient = weight[0] == 'q' ? "dq_weight" : "dk_weight";
     double *dinp = op_allowed(x, "dinp") + at,
-           *dweight = op_allowed(x, weight[0] == 'q' ? "dq_weight" : "dk_weight");
+           *dweight = op_find(x, gradient) ? op_allowed(x, gradient) : NULL;
     double r = rstd_at(x, at), sum_gx = 0.0, row = 3.0 * op_sum_error((double)HS);
     double column = op_sum_error((double)heads) + row;
     for (int64_t i = 0; i < HS; i++)
-        sum_gx += fabs((double)dout[i] * (double)w[i] * (double)inp[i]) * r / (double)HS;
+        sum_gx += fabs((double)dout[i] * weight_at(x, weight, i) * (double)inp[i]) * r / (double)HS;
     for (int64_t i = 0; i < HS; i++) {
-        double g = fabs((double)dout[i] * (double)w[i]), xhat = fabs((double)inp[i]) * r;
+        double g = fabs((double)dout[i] * weight_at(x, weight, i)), xhat = fabs((double)inp[i]) * r;
         dinp[i] += row * r * (g + xhat * sum_gx);
-        dweight[i] += column * fabs((double)dout[i]) * xhat;
+        if (dweight) dweight[i] += column * fabs((double)dout[i]) * xhat;
     }
 }
 
 static void qk_norm_backward_bound(struct op_instance *x) {
     double column = op_sum_error((double)(x->c->d[0] * (x->c->d[1] + x->c->d[2])));
     exact_values(x, "dinp");
-    for (int64_t i = 0; i < x->c->d[3]; i++) {
+    for (int64_t i = 0; op_find(x, "dq_weight") && i < x->c->d[3]; i++) {
         op_allowed(x, "dq_weight")[i] += column * fabs((double)op_initial(x, "dq_weight")[i]);
         op_allowed(x, "dk_weight")[i] += column * fabs((double)op_initial(x, "dk_weight")[i]);
     }
@@ -189,6 +198,7 @@ static void qk_norm_backward_bound(struct op_instance *x) {
 static const struct op_case qk_norm_backward_cases[] = {
     QK_NORM_CASES,
     {"more heads than blocks take at once", INPUT_RANDOM, {3300, 2, 1, 128}, 0, SIZE_SMALL},
+    {"frozen", INPUT_RANDOM, {9, 4, 2, 64}, FROZEN, SIZE_SMALL},
     {"over dout", INPUT_RANDOM, {7, 3, 1, 72}, OVER_DOUT, SIZE_SMALL},
     {"over dout, grouped", INPUT_RANDOM, {35, 4, 2, 64}, OVER_DOUT, SIZE_SMALL},
     {"over dout, odd", INPUT_RANDOM, {5, 3, 1, 7}, OVER_DOUT, SIZE_SMALL},
