@@ -1,6 +1,6 @@
-/* Attention forward on tensor cores: scaled dot products, also with a soft cap, under any mask, for bf16 and
- * head sizes that are a multiple of 16, up to 128. Contract in ops.h; attn_flash.cuh explains the tiles.
- * Backward is in attn_flash_backward.cu.
+/* Attention forward on tensor cores: scaled dot products, also with a soft cap, under any mask and
+ * within documents, for bf16 and head sizes that are a multiple of 16, up to 128. Contract in ops.h;
+ * attn_flash.cuh explains the tiles. Backward is in attn_flash_backward.cu.
  *
  * A block takes a tile of queries and walks the tiles of keys and values that some of them see, with an
  * online softmax. Scores and probabilities stay in registers. */

@@ -1,5 +1,6 @@
-/* Attention backward on tensor cores: scaled dot products, also with a soft cap, under any mask, for bf16 and
- * head sizes that are a multiple of 16, up to 128. Contract in ops.h; attn_flash.cuh explains the tiles.
+/* Attention backward on tensor cores: scaled dot products, also with a soft cap, under any mask and
+ * within documents, for bf16 and head sizes that are a multiple of 16, up to 128. Contract in ops.h;
+ * attn_flash.cuh explains the tiles.
  *
  * There are two kernels. For dq a block takes a tile of queries and walks the tiles of keys that some of them
  * see. For dk and dv it takes a tile of keys and walks the tiles of queries that see some of them, with the

@@ -5,11 +5,12 @@
 
 enum { RISING = OP_FLAG(0), LOW = OP_FLAG(1), FALLING = OP_FLAG(2), SOFTCAP = OP_FLAG(3), DROP = OP_FLAG(4) };
 
-/* The rule of a case stands in its flags. */
-#define SCORE(score) ((unsigned)(score) << 8)
-#define MASK(mask)   ((unsigned)(mask) << 11)
-#define DOCUMENTS    (1u << 14)
-#define WINDOW(n)    (MASK(ATTN_WINDOW) | (unsigned)(n) << 16)
+/* The rule of a case stands in its flags. Documents have random lengths, or n tokens each. */
+#define SCORE(score)       ((unsigned)(score) << 8)
+#define MASK(mask)         ((unsigned)(mask) << 11)
+#define DOCUMENTS          (1u << 14)
+#define WINDOW(n)          (MASK(ATTN_WINDOW) | (unsigned)(n) << 16)
+#define EQUAL_DOCUMENTS(n) (DOCUMENTS | (unsigned)(n) << 24)
 
 static int64_t kv_heads(const struct op_case *c) { return c->d[5] ? c->d[5] : c->d[2]; }
 
@@ -18,7 +19,7 @@ static struct attn_rule rule_of(const struct op_case *c) {
                               (int)kv_heads(c),
                               (enum attn_score)(c->flags >> 8 & 7),
                               (enum attn_mask)(c->flags >> 11 & 7),
-                              (int)(c->flags >> 16),
+                              (int)(c->flags >> 16 & 255),
                               c->flags & SOFTCAP ? 1.5f : 0.0f};
 }
 
@@ -58,12 +59,13 @@ static void fill_qkv(struct op_instance *x, struct operand *o) {
     op_round(o, o->initial);
 }
 
-/* Documents of random lengths, some of a single token, about three in a sequence. */
+/* Documents of random lengths, some of a single token, about three in a sequence; or of equal lengths, of
+ * which the first one of each further sequence lacks a token more. */
 static void fill_documents(struct op_instance *x, struct operand *o) {
-    int64_t T = x->c->d[1];
+    int64_t T = x->c->d[1], equal = x->c->flags >> 24;
     op_fill_index(x, o, 0, T / 3 + 1);
     for (int64_t i = 0; i < o->count; i++) {
-        bool begins = i % T == 0 || o->initial[i] == 0.0f;
+        bool begins = i % T == 0 || (equal ? (i % T + i / T) % equal == 0 : o->initial[i] == 0.0f);
         o->initial[i] = begins ? (float)(i % T) : o->initial[i - 1];
     }
 }
@@ -321,7 +323,25 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         FLASH_CASE("full, a key more than tiles", MASK(ATTN_FULL), 1, 129, 2, 64),                           \
         FLASH_CASE("full, grouped, head 128", MASK(ATTN_FULL), 1, 100, 4, 128, 0, 2),                        \
         FLASH_CASE("anti-causal, tiles", MASK(ATTN_ANTI_CAUSAL), 1, 200, 1, 64),                             \
-        FLASH_CASE("prefix, tiles", MASK(ATTN_PREFIX), 4, 140, 2, 32)
+        FLASH_CASE("prefix, tiles", MASK(ATTN_PREFIX), 4, 140, 2, 32), DOCUMENT_CASES
+
+/* Documents that begin where a tile does (64 or 128 queries, 64 or 32 keys), before and after; single tokens;
+ * with every head size. */
+#define DOCUMENT_CASES                                                                                       \
+    FLASH_CASE("documents, tiles", EQUAL_DOCUMENTS(128), 2, 300, 1, 64),                                     \
+        FLASH_CASE("documents, a step", EQUAL_DOCUMENTS(64), 2, 270, 2, 64, 0, 1),                           \
+        FLASH_CASE("documents, less than a step", EQUAL_DOCUMENTS(63), 1, 200, 1, 64),                       \
+        FLASH_CASE("documents, more than a step", EQUAL_DOCUMENTS(65), 1, 270, 1, 16),                       \
+        FLASH_CASE("documents, a step, head 128", EQUAL_DOCUMENTS(32), 2, 150, 1, 128),                      \
+        FLASH_CASE("documents, single tokens", EQUAL_DOCUMENTS(1), 1, 130, 1, 64),                           \
+        FLASH_CASE("documents, window", EQUAL_DOCUMENTS(100) | WINDOW(70), 2, 270, 2, 64, 0, 1),             \
+        FLASH_CASE("documents, softcap", DOCUMENTS | SOFTCAP, 2, 150, 2, 64),                                \
+        FLASH_CASE("documents, softcap, window", DOCUMENTS | SOFTCAP | WINDOW(40), 1, 150, 2, 96, 0, 1),     \
+        FLASH_CASE("documents, grouped", DOCUMENTS, 3, 140, 6, 32, 0, 2),                                    \
+        FLASH_CASE("documents, head 48", DOCUMENTS, 2, 100, 1, 48),                                          \
+        FLASH_CASE("documents, head 80", DOCUMENTS, 2, 100, 1, 80),                                          \
+        FLASH_CASE("documents, head 112", DOCUMENTS, 2, 100, 1, 112),                                        \
+        FLASH_CASE("documents, head 128", DOCUMENTS, 2, 150, 2, 128, 0, 1)
 
 #define ATTN_CASES                                                                                           \
     {"odd", INPUT_RANDOM, {2, 5, 2, 3}, 0, SIZE_SMALL}, {"one", INPUT_RANDOM, {1, 1, 1, 1}, 0, SIZE_SMALL},  \
@@ -383,6 +403,7 @@ static const struct op_case attn_forward_cases[] = {
     {"a row, dropout", INPUT_RANDOM, {2, 30, 4, 8, 29, 2}, DROP, SIZE_SMALL},
     {"a row, documents", INPUT_RANDOM, {3, 50, 2, 16, 49}, DOCUMENTS, SIZE_SMALL},
     {"span, documents", INPUT_RANDOM, {2, 90, 2, 16, 37}, DOCUMENTS, SIZE_SMALL},
+    {"span, documents, tiles", INPUT_RANDOM, {2, 200, 1, 64, 70}, EQUAL_DOCUMENTS(50), SIZE_SMALL, "flash"},
     {"span, window", INPUT_RANDOM, {1, 90, 2, 16, 37}, WINDOW(20), SIZE_SMALL},
     {"span, window, tiles", INPUT_RANDOM, {1, 200, 2, 64, 37}, WINDOW(70), SIZE_SMALL, "flash"},
     {"span, full, tiles", INPUT_RANDOM, {1, 150, 1, 64, 70}, MASK(ATTN_FULL), SIZE_SMALL, "flash"},

@@ -151,6 +151,8 @@ static const struct shape shapes[] = {
     {OP_attn_backward, "grouped, head 64", {1, 256, 4, 64, 0, 2}, NULL},
     {OP_attn_forward, "window, a tile", {1, 512, 1, 64, 0}, "flash"},
     {OP_attn_backward, "window, a tile", {1, 512, 1, 64, 0}, "flash"},
+    {OP_attn_forward, "documents, tiles", {1, 512, 1, 64, 0}, "flash"},
+    {OP_attn_backward, "documents, tiles", {1, 512, 1, 64, 0}, "flash"},
     {OP_rope, "head 64", {1, 48, 4, 2, 64, 16}, NULL},
     {OP_loss_forward, "odd", {6, 50257, 50304}, NULL},
     {OP_adamw, "master", {40000, 5}, NULL},
@@ -211,6 +213,11 @@ static const struct exception {
     {OP_attn_backward, "window, a tile", "qkv", NULL, 2.875, false,
      "a pass for dk and dv and one for dq, in each the other side by tiles of 64, which see 2, one of them 1"},
     {OP_attn_backward, "window, a tile", "dout", NULL, 2.875, false, "as qkv"},
+    {OP_attn_forward, "documents, tiles", "qkv", NULL, 1, false,
+     "documents of 128 tokens: each tile of 128 queries sees its own keys only"},
+    {OP_attn_backward, "documents, tiles", "qkv", NULL, 2.5, false,
+     "as with the window, but every second tile sees 1"},
+    {OP_attn_backward, "documents, tiles", "dout", NULL, 2.5, false, "as qkv"},
 };
 
 static const struct exception *exception_for(const struct shape *s, const char *operand,
