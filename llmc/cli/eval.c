@@ -30,8 +30,10 @@ struct eval_config {
     enum chat_family chat_template;
     int64_t batch_size, seq_len, batches, shots, seed, beams;
     int shot_order; /* enum shot_order */
+    int samples;    /* enum eval_samples */
     bool show, overwrite;
 };
+enum eval_samples { EVAL_SAMPLES_AUTO, EVAL_SAMPLES_PACKED };
 
 #define C struct eval_config
 static const struct option_row what_rows[] = {
@@ -92,6 +94,10 @@ static const struct option_row batch_rows[] = {
             "sequences computed at a time (auto: as many as have 4096 tokens)", 0),
     OPT_INT(C, seq_len, "seq-len", "auto", 0, 1 << 24, "T",
             "tokens in a sequence (auto: the model's context)", 0),
+    OPT_WORD(C, samples, "samples", "auto", "auto|packed", NULL,
+             "packed: the documents of --data and --text are packed, and a token sees only its own, as in "
+             "training with --samples packed (auto: a token sees all before it in its sequence)",
+             0),
     OPT_INT(C, batches, "batches", "0", 0, INFINITY, "N",
             "only the first N batches of --data, --text or --chat (0: all)", 0),
 };
@@ -117,23 +123,36 @@ struct evaluation {
     struct json_t *summary; /* for --json */
 };
 
+/* Conversations stay apart in any case. */
+static bool packs(const struct evaluation *e) {
+    return e->c.samples == EVAL_SAMPLES_PACKED && (e->c.data || e->c.text);
+}
+
 static void open_evaluation(struct evaluation *e) {
     text_model_find(&e->m, &e->c.model, e->c.text ? e->c.text : e->c.chat ? e->c.chat : e->c.tasks);
     int64_t context = e->m.config.context;
     if (!e->c.seq_len) e->c.seq_len = context;
     check(e->c.seq_len <= context, "--seq-len %" PRId64 " is longer than the model's context of %" PRId64,
           e->c.seq_len, context);
+    check(
+        !packs(e) || e->m.config.mask == MASK_CAUSAL || e->m.config.mask == MASK_WINDOW,
+        "--samples packed: a token sees only its own document under --mask causal and --mask window; %s has "
+        "another mask",
+        e->m.directory);
 }
 
 /* A model for at least two sequences of T tokens. One alone would make it a model for generation, which has
  * room for the logits of one position only, and the loss would be slow. Ends with ctx_free(). */
-static void make_model(struct evaluation *e, int64_t T) {
+static void make_model(struct evaluation *e, int64_t T, bool documents) {
     enum { BATCH_TOKENS = 4096, HEAD_ROWS = 512 };
     struct error err;
     struct text_model *m = &e->m;
     int64_t B = e->c.batch_size ? e->c.batch_size : max_i64(2, BATCH_TOKENS / T);
-    struct gpt_options options = {
-        .B = B, .T = T, .head_chunks = ceil_div(B * T, HEAD_ROWS), .dtype = DTYPE_F32};
+    struct gpt_options options = {.B = B,
+                                  .T = T,
+                                  .head_chunks = ceil_div(B * T, HEAD_ROWS),
+                                  .dtype = DTYPE_F32,
+                                  .documents = documents};
     ctx_init(&m->ctx, m->device, m->device->ops, false);
     gpt_create(&m->gpt, &m->ctx, &m->config, &options);
     check(checkpoint_load_adapted(&m->gpt, m->directory, m->adapter, &err), "%s", err.message);
@@ -261,6 +280,29 @@ static void show_tokens(const struct evaluation *e, const struct loss_text *text
     json_decref(facts);
 }
 
+/* Every order takes every token once and pads the last batch. Shards are cut into windows regardless of
+ * documents (no token ends one), as published losses are measured, unless they are packed. Packed rows are
+ * shuffled, because the first ones have the longest documents, and --batches may leave out the others. */
+static struct dataloader *open_loader(const struct evaluation *e, const struct dataset *d,
+                                      struct error *err) {
+    bool packed = packs(e), windows = e->c.data && !packed;
+    int end_of_text = e->m.tokenizer && !windows ? tokenizer_end_of_text(e->m.tokenizer) : -1;
+    if (packed && end_of_text < 0) {
+        fail(err, "--samples packed: no token of %s says where a document begins: give --tokenizer",
+             e->m.directory);
+        return NULL;
+    }
+    struct loader_options o = {.B = e->m.gpt.options.B,
+                               .T = e->m.gpt.options.T,
+                               .order = packed      ? SAMPLES_PACKED
+                                        : e->c.chat ? SAMPLES_APART
+                                                    : SAMPLES_DOCUMENTS,
+                               .shuffle_rows = packed,
+                               .world = 1,
+                               .end_of_text = end_of_text};
+    return dataloader_open(d, &o, err);
+}
+
 static void evaluate_loss(struct evaluation *e) {
     struct error err;
     struct gpt *gpt = &e->m.gpt;
@@ -269,18 +311,11 @@ static void evaluate_loss(struct evaluation *e) {
                         : e->c.chat ? open_chats(e, &err)
                                     : open_text(e, &err);
     check(d, "%s", err.message);
-    /* Both orders take every token once and pad the last batch. Shards are cut into windows regardless of
-     * documents (no token ends one), as published losses are measured. */
-    make_model(e, e->c.seq_len);
-    struct loader_options o = {.B = gpt->options.B,
-                               .T = gpt->options.T,
-                               .order = e->c.chat ? SAMPLES_APART : SAMPLES_DOCUMENTS,
-                               .world = 1,
-                               .end_of_text = e->c.data ? -1 : tokenizer_end_of_text(e->m.tokenizer)};
-    struct dataloader *l = dataloader_open(d, &o, &err);
+    make_model(e, e->c.seq_len, packs(e));
+    struct dataloader *l = open_loader(e, d, &err);
     check(l, "%s", err.message);
     warn_about_cut(e, l);
-    int64_t batches = dataloader_samples(l) / o.B;
+    int64_t batches = dataloader_samples(l) / gpt->options.B;
     if (e->c.batches) batches = min_i64(batches, e->c.batches);
     struct eval_progress progress = progress_named(name);
     struct shading shading = {.t = e->m.tokenizer};
@@ -399,7 +434,7 @@ static void evaluate_tasks(struct evaluation *e) {
              " tokens: their beginnings are left out",
              l.cut, l.questions, e->c.seq_len);
     check(!e->c.details || writer_open(&details.w, e->c.details, &err), "%s", err.message);
-    make_model(e, l.longest);
+    make_model(e, l.longest, false);
     run_tasks(e, &l, &details);
     check(!e->c.details || writer_close(&details.w, &err), "%s", err.message);
     eval_tasks_free(&l);
@@ -425,6 +460,7 @@ static void warn_idle(const struct options *o, const struct eval_config *c) {
     } rows[] = {{"format", "--text", !c->text},
                 {"field", "--text", !c->text},
                 {"chat-template", "--chat", !c->chat},
+                {"samples", "--data and --text", !c->text && !c->data},
                 {"show", "--data and --text", !c->text && !c->data},
                 {"html", "--data and --text", !c->text && !c->data},
                 {"shots", "--tasks", !c->tasks},
@@ -451,6 +487,8 @@ int cmd_eval(int argc, char **argv) {
         : losses > 1          ? "--data, --text and --chat exclude each other: give one of them"
         : e.c.details && !e.c.tasks && !e.c.pairs ? "--details goes with --tasks and --pairs"
         : e.c.json && !others                     ? "--json goes with --data, --text, --chat and --tasks"
+        : e.c.samples == EVAL_SAMPLES_PACKED && (e.c.show || e.c.html)
+            ? "--show and --html need a text in its order: leave out --samples packed"
         : e.c.shots && !e.c.examples
             ? "--shots needs --examples: files with answered questions, such as the dev set"
             : NULL;

@@ -68,7 +68,7 @@ struct gpt_options {
     struct loss_terms loss; /* of training; gpt_loss() is plain cross-entropy */
     float dropout; /* of training: of the embedding, attention's weights and the half-layers' branches */
     uint64_t dropout_seed;
-    bool documents; /* training: sequences hold several documents, which gpt_set_documents() divides */
+    bool documents; /* sequences hold several documents, which gpt_set_documents() divides */
     const struct tensor *params; /* use this buffer (another model's) instead of allocating one; or NULL */
     struct lora_options lora; /* train adapters in place of the model; it then has no gradients of its own */
     int64_t param_slots, grad_slots; /* of the two buffers, see gpt_stored_total; they need hooks */

@@ -160,6 +160,42 @@ static void lambada_says_accuracy_and_perplexity(void **state) {
     expect_command(0, "", "! grep -q 'all questions' both"); /* one of each kind: nothing to add up */
 }
 
+/* The loss on a text or shards (--text FILE, --data FILES), and the number of targets. */
+static double loss_of(const char *options, int64_t *targets) {
+    struct error err;
+    expect_command(0, "", "$T eval --from run %s --overwrite --json loss.json", options);
+    json_t *all = json_file_load(in_scratch("loss.json"), &err), *loss = json_object_get(all, "loss");
+    assert_non_null(all);
+    double value = json_real_value(json_object_get(loss, "loss"));
+    *targets = json_integer_value(json_object_get(loss, "tokens"));
+    json_decref(all);
+    return value;
+}
+
+/* Each document has the loss that it has alone. Without --samples packed the second one sees the first. */
+static void packed_documents_stay_apart(void **state) {
+    int64_t a, b, n;
+    put_text("a.txt", "a dog was too big so the cat ran");
+    put_text("b.txt", "the cat ran");
+    put_text("both.txt", "a dog was too big so the cat ran\n<|endoftext|>\nthe cat ran");
+    double loss_a = loss_of("--text a.txt", &a), loss_b = loss_of("--text b.txt", &b);
+    double alone = (loss_a * (double)a + loss_b * (double)b) / (double)(a + b);
+    assert_float_equal(loss_of("--text both.txt --samples packed", &n), alone, 1e-6 * alone);
+    assert_int_equal(n, a + b);
+    assert_true(fabs(loss_of("--text both.txt", &n) - alone) > 1e-3 * alone);
+    expect_command(0, "", "$P --tokenizer run/step-* --validation-fraction 0 --out shards both.txt");
+    assert_float_equal(loss_of("--data 'shards/*.bin' --samples packed", &n), alone, 1e-6 * alone);
+    expect_command(0, "--samples has no effect: it goes with --data and --text",
+                   "$T eval --from run --tasks arc.jsonl --samples packed");
+    expect_command(2, "--show and --html need a text in its order",
+                   "$T eval --from run --text both.txt --samples packed --show");
+    expect_command(0, "weights",
+                   "$T --text text.txt --tokenizer bytes --layers 1 --channels 16 --heads 2 --seq-len 64 "
+                   "--mask full --threads 1 --device cpu --steps 1 --out full");
+    expect_command(1, "under --mask causal and --mask window; full",
+                   "$T eval --from full --text both.txt --samples packed");
+}
+
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(examples_stand_before_each_question),
@@ -168,6 +204,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(winogrande_scores_the_rest),
         cmocka_unit_test(the_summary_says_what_was_printed),
         cmocka_unit_test(lambada_says_accuracy_and_perplexity),
+        cmocka_unit_test(packed_documents_stay_apart),
     };
     return test_main(argc, argv, tests, set_up, remove_scratch);
 }
