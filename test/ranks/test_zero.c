@@ -1,376 +1,25 @@
 /* ZeRO: every level, number of ranks and accumulation against one process that sees the same tokens,
  * with the communicator of poison_comm.h, which makes a missing wait() visible, and with the CPU's
- * communicator itself.
- *
- * Everything that computes runs in forked processes, because OpenMP does not survive a fork. */
+ * communicator itself. */
 #include "test/test.h"
 
-#include "llmc/model/generate.h"
-#include "llmc/ranks/zero.h"
-#include "test/ranks/poison_comm.h"
-#include "test/ranks/ranks.h"
+#include "test/ranks/zero_run.h"
 
 #include <inttypes.h>
 #include <math.h>
-#include <omp.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-/* --- one rank of a run --- */
+/* --- results --- */
 
-enum { MOST_RANKS = 4, STEPS = 6, TOKENS = 12 };
-static const float LEARNING_RATE = 3e-3f;
-
-struct result {
-    float loss[STEPS], norm[STEPS], validation;
-    int64_t generated[TOKENS];
-    float *params, *m, *v; /* (layout.total) at the end */
-    int *owners;           /* (layout.total) ranks that store an element's moments */
-};
-
-struct run {
-    const struct gpt_config *config;
-    int64_t B, T, world, accumulation;
-    int64_t team; /* ranks of a team; 0: all */
-    enum zero_level level;
-    enum recompute recompute;
-    enum optimizer_kind optimizer;
-    int64_t first_step, steps;  /* of STEPS */
-    int64_t nan_step, nan_rank; /* a gradient of this rank is NaN in this step; 0: never */
-    bool look;                  /* validate and generate in the middle */
-    bool direct;                /* without poison_comm.h */
-    const struct result *from;  /* goes on from these values; NULL: initialised */
-};
-
-/* Micro-batch `index` of a step over all ranks; the last target of each is ignored. */
-static void batch(const struct run *r, int64_t step, int64_t index, int32_t *tokens, int32_t *targets) {
-    uint64_t x = (uint64_t)(step * 1000 + index) * 0x9e3779b97f4a7c15u + 12345;
-    for (int64_t i = 0; i < r->B * r->T; i++) {
-        x = x * 6364136223846793005u + 1442695040888963407u;
-        tokens[i] = (int32_t)((x >> 33) % (uint64_t)r->config->vocab_size);
-        x = x * 6364136223846793005u + 1442695040888963407u;
-        targets[i] = (int32_t)((x >> 33) % (uint64_t)r->config->vocab_size);
-    }
-    targets[r->B * r->T - 1] = -1;
-}
-
-/* Stands between the model and its hooks: sees that the next block is on its way before this one is
- * computed, and can spoil one element of a gradient just before the block is reported. */
-struct observer {
-    struct gpt_hooks hooks;
-    struct gpt *gpt;
-    const struct comm *comm; /* NULL: not one that can be asked */
-    int64_t held[2];         /* blocks that the slots hold, or will */
-    bool spoil;
-};
-
-static void observe_needed(void *arg, int64_t layer, int64_t next) {
-    struct observer *o = (struct observer *)arg;
-    if (o->hooks.layer_needed) o->hooks.layer_needed(o->hooks.arg, layer, next);
-    if (!o->gpt->options.param_slots || !o->comm) return;
-    const struct gpt_params *p = &o->gpt->layout;
-    o->held[layer % 2] = layer;
-    if (next < 0 || o->held[next % 2] == next) return;
-    struct tensor slot = gpt_param_range(o->gpt, p->blocks + next * p->block, p->block);
-    check(poison_comm_newest(o->comm) == slot.data,
-          "block %" PRId64 " is not on its way while block %" PRId64 " is computed", next, layer);
-    o->held[next % 2] = next;
-}
-static void observe_grads_needed(void *arg, int64_t layer) {
-    struct observer *o = (struct observer *)arg;
-    if (o->hooks.layer_grads_needed) o->hooks.layer_grads_needed(o->hooks.arg, layer);
-}
-static void observe_ready(void *arg, int64_t layer) {
-    struct observer *o = (struct observer *)arg;
-    struct tensor dw = gpt_grad(o->gpt, P_FCPROJ_W, layer);
-    if (o->spoil && layer == 0) f32(&dw)[tensor_count(&dw) - 1] = NAN;
-    if (o->hooks.layer_ready) o->hooks.layer_ready(o->hooks.arg, layer);
-}
-
-/* What a step starts: no gather of a block that a slot still holds, no reduction before the last micro-step
- * where gradients are whole. After it, at level 3, block 0 is on its way. */
-static int64_t collectives_of_step(const struct run *r) {
-    int64_t L = r->config->layers, A = r->accumulation;
-    int64_t M = r->optimizer == OPTIMIZER_MUON ? 2 * L : 0; /* to each block's owner and back */
-    switch (r->level) {
-    case ZERO_NONE:
-        return L + 2 + 1;
-    case ZERO_OPTIMIZER:
-        return L + 2 + 1 + M + L + 2;
-    case ZERO_GRADIENTS:
-        return A * L + 2 + 1 + M + L + 2;
-    default:
-        return A * L + 2 + 1 + M + 2 + L + max_i64(0, L - 2) * (2 * A - 1);
-    }
-}
-
-/* What no rank may read before it was written or gathered. */
-static void poison_slots(struct zero *z) {
-    struct gpt *g = z->gpt;
-    int64_t blocks = min_i64(2, g->config.layers) * g->layout.block;
-    for (int k = 0; k < 2; k++) {
-        if (!(k ? g->options.grad_slots : g->options.param_slots)) continue;
-        struct tensor t =
-            k ? gpt_grad_range(g, g->layout.blocks, blocks) : gpt_param_range(g, g->layout.blocks, blocks);
-        poison(&t);
-    }
-    struct zero_range range;
-    int64_t next = g->layout.blocks, count = g->layout.matrices - g->layout.blocks;
-    while (z->level >= ZERO_GRADIENTS && zero_stored(z, ZERO_GRADS, g->layout.blocks, count, &next, &range))
-        poison(&range.here);
-}
-
-/* In pieces that are parts of tensors or reach over several. */
-static void copy_stored(struct zero *z, enum zero_what what, float *values, bool write, int *owners) {
-    int64_t total = z->gpt->layout.total, step = what == ZERO_M ? 97 : 1999;
-    struct zero_range r;
-    for (int64_t first = 0, next = 0; first < total; first += step, next = first)
-        while (zero_stored(z, what, first, min_i64(step, total - first), &next, &r)) {
-            check(r.first >= first && r.count > 0 && r.count == tensor_count(&r.here),
-                  "a range that is none");
-            if (write) memcpy(r.here.data, values + r.first, (size_t)r.count * sizeof *values);
-            for (int64_t i = 0; i < r.count; i++) {
-                check(write || f32(&r.here)[i] == values[r.first + i], "stored and whole differ at %" PRId64,
-                      r.first + i);
-                if (owners) owners[r.first + i]++; /* ranks have their turns */
-            }
-        }
-}
-
-static void copy_whole(struct zero *z, enum zero_what what, float *out) {
-    for (int64_t i = 0; i < zero_bucket_count(&z->gpt->config); i++) {
-        struct zero_bucket b = zero_bucket(&z->gpt->layout, &z->gpt->config, i);
-        if (!zero_keeps(z, what, i)) {
-            memset(out + b.first, 0, (size_t)(b.end - b.first) * sizeof *out);
-            continue;
-        }
-        struct tensor t = zero_whole(z, what, i);
-        check(tensor_count(&t) == b.end - b.first, "zero_whole: not the whole bucket");
-        memcpy(out + b.first, t.data, (size_t)tensor_bytes(&t));
-    }
-}
-
-static float validate(struct gpt *g, const struct run *r, int32_t *tokens, int32_t *targets) {
-    batch(r, 77, 0, tokens, targets);
-    gpt_set_batch(g, tokens, targets);
-    gpt_forward(g, 0, r->T);
-    gpt_loss(g);
-    return f32(&g->numbers)[STEP_LOSS];
-}
-
-static bool note_token(void *user, int64_t token, const float *logits) {
-    int64_t **next = (int64_t **)user;
-    *(*next)++ = token;
-    return true;
-}
-
-static void generate_some(struct gpt *generator, int64_t *out) {
-    struct sampler_options options = {.temperature = 1.0, .top_p = 1.0, .seed = 3};
-    struct sampler *s = sampler_new(&options, generator->config.vocab_size);
-    uint32_t prompt[] = {1, 2, 3};
-    check(generate(generator, s, prompt, 3, TOKENS, note_token, &out) == TOKENS, "not all tokens were made");
-    sampler_free(s);
-}
-
-static void train(struct zero *z, struct observer *o, const struct run *r, struct result *out,
-                  struct gpt *generator) {
-    int64_t n = r->B * r->T, world = z->comm->world, rank = z->comm->rank;
-    int64_t started = o->comm ? poison_comm_started(o->comm) : 0;
-    int32_t *tokens = (int32_t *)xmalloc((size_t)n * 8), *targets = tokens + n;
-    float *numbers = f32(&z->gpt->numbers);
-    for (int64_t step = r->first_step; step < r->first_step + r->steps; step++) {
-        o->spoil = r->nan_step && step == r->nan_step && rank == r->nan_rank;
-        gpt_set_loss_scale(z->gpt, 1.0f / (float)((n - 1) * world * r->accumulation));
-        for (int64_t i = 0; i < r->accumulation; i++) {
-            batch(r, step, i * world + rank, tokens, targets);
-            gpt_set_batch(z->gpt, tokens, targets);
-            zero_micro_step(z, i == 0, i == r->accumulation - 1);
-        }
-        struct update_args args = {.lr = LEARNING_RATE,
-                                   .beta1 = 0.9f,
-                                   .beta2 = 0.95f,
-                                   .eps = 3e-2f, /* rounding stays rounding: no division by tiny roots */
-                                   .weight_decay = 0.1f,
-                                   .max_norm = step % 2 ? 0.1f : 1e9f,
-                                   .step = step + 1,
-                                   .momentum = 0.9f,
-                                   .muon_lr = LEARNING_RATE,
-                                   .embedding_lr = 0.5f * LEARNING_RATE,
-                                   .no_embedding_decay = true};
-        zero_update(z, &args);
-        o->held[0] = 0;
-        o->held[1] = -1;
-        out->loss[step] = numbers[STEP_LOSS];
-        out->norm[step] = sqrtf(numbers[STEP_SUMSQ]);
-        if (r->look && step == 2) {
-            out->validation = validate(z->gpt, r, tokens, targets);
-            generate_some(generator, out->generated);
-        }
-    }
-    free(tokens);
-    if (!o->comm || r->look) return;
-    int64_t want = r->steps * collectives_of_step(r) + (r->level == ZERO_PARAMETERS);
-    check(poison_comm_started(o->comm) - started == want, "%" PRId64 " collectives, not %" PRId64,
-          poison_comm_started(o->comm) - started, want);
-}
-
-/* What the plan of this run says. */
-static struct ctx plan_of(const struct run *r, struct device *device, const struct gpt_options *options) {
-    struct ctx plan;
-    struct gpt gpt;
-    struct optimizer opt;
-    struct zero z;
-    struct comm *idle = comm_open_plan(r->world, r->team);
-    ctx_init(&plan, device, cpu_ops(), true);
-    gpt_create(&gpt, &plan, r->config, options);
-    zero_create(&z, &gpt, &opt, idle, r->level, (struct optimizer_options){.kind = r->optimizer});
-    gpt_init_weights(&gpt, 1);
-    zero_micro_step(&z, true, true);
-    struct update_args args = {.step = 1};
-    zero_update(&z, &args);
-    zero_free(&z);
-    idle->close(idle);
-    return plan;
-}
-
-/* All ranks begin with the parameters of rank 0, or with stored ones, whatever was there before. */
-static void begin(struct zero *z, const struct run *r) {
-    struct gpt *g = z->gpt;
-    gpt_init_weights(g, z->comm->rank == 0 ? 1 : 2);
-    zero_parameters_changed(z);
-    if (r->from) {
-        int32_t *tokens = (int32_t *)xmalloc((size_t)(r->B * r->T) * 8);
-        validate(g, r, tokens, tokens + r->B * r->T);
-        free(tokens);
-        copy_stored(z, ZERO_PARAMS, r->from->params, true, NULL);
-        copy_stored(z, ZERO_M, r->from->m, true, NULL);
-        copy_stored(z, ZERO_V, r->from->v, true, NULL);
-        zero_parameters_changed(z);
-    }
-    poison_slots(z);
-}
-
-/* One rank after the other: all have the same values, and together store each. */
-static void compare_ranks(struct zero *z, const struct result *mine, struct result *out) {
-    size_t total = (size_t)z->gpt->layout.total, bytes = total * sizeof(float);
-    float *whole = (float *)xmalloc(3 * bytes);
-    copy_whole(z, ZERO_PARAMS, whole);
-    copy_whole(z, ZERO_M, whole + total);
-    copy_whole(z, ZERO_V, whole + 2 * total);
-    for (int64_t turn = 0; turn < z->comm->world; turn++, group_barrier(z->comm->group)) {
-        if (z->comm->rank != turn) continue;
-        if (turn == 0) memcpy(out->params, whole, 3 * bytes); /* m and v come after */
-        check(memcmp(whole, out->params, 3 * bytes) == 0, "rank %" PRId64 " has other values", turn);
-        check(memcmp(mine->loss, out->loss, sizeof out->loss) == 0 &&
-                  memcmp(mine->norm, out->norm, sizeof out->norm) == 0 &&
-                  memcmp(mine->generated, out->generated, sizeof out->generated) == 0,
-              "rank %" PRId64 " has seen other numbers", turn);
-        copy_stored(z, ZERO_PARAMS, whole, false, NULL);
-        copy_stored(z, ZERO_M, whole + total, false, out->owners);
-    }
-    free(whole);
-}
-
-static void run_rank(const struct run *r, struct comm *comm, struct device *device, struct result *out) {
-    omp_set_num_threads(1);
-    struct ctx ctx, plan;
-    struct gpt gpt, generator;
-    struct optimizer opt;
-    struct zero z;
-    struct gpt_options options = {
-        .B = r->B, .T = r->T, .train = true, .recompute = r->recompute, .init_std = 0.1f};
-    zero_gpt_options(&options, r->level, r->world);
-    plan = plan_of(r, device, &options);
-    ctx_init(&ctx, device, cpu_ops(), false);
-    gpt_create(&gpt, &ctx, r->config, &options);
-    poison(&gpt.params);
-    zero_create(&z, &gpt, &opt, comm, r->level, (struct optimizer_options){.kind = r->optimizer});
-    int64_t kinds[] = {MEM_PARAMETERS, MEM_GRADIENTS, MEM_OPTIMIZER, MEM_ACTIVATIONS};
-    for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++)
-        /* rank 0 is planned, the others may have smaller parts */
-        check(ctx.memory[kinds[i]] <= plan.memory[kinds[i]] &&
-                  (comm->part > 0 || ctx.memory[kinds[i]] == plan.memory[kinds[i]]),
-              "%s: planned %" PRId64 ", taken %" PRId64, memory_kind_name((enum memory_kind)kinds[i]),
-              plan.memory[kinds[i]], ctx.memory[kinds[i]]);
-    begin(&z, r);
-    struct observer o = {.hooks = gpt.hooks, .gpt = &gpt, .held = {-1, -1}};
-    if (r->world > 1 && !r->direct) o.comm = comm;
-    gpt.hooks = (struct gpt_hooks){&o, observe_needed, observe_grads_needed, observe_ready, NULL};
-    generator_create(&generator, &ctx, r->config, DTYPE_F32, &gpt, 0, 0);
-    struct result mine = *out, *result = comm->rank == 0 ? out : &mine;
-    train(&z, &o, r, result, &generator);
-    compare_ranks(&z, result, out);
-    check(ctx.memory[MEM_SCRATCH] <= plan.memory[MEM_SCRATCH], "more scratch than planned");
-    zero_free(&z);
-    ctx_free(&ctx);
-    ctx_free(&plan);
-}
-
-/* --- runs --- */
-
-static void run_free(struct result *r, const struct gpt_config *config) {
-    struct gpt_params layout;
-    gpt_params_layout(&layout, config);
-    munmap(r, sizeof *r + (size_t)layout.total * 4 * sizeof(float));
-}
-
-static const char *text(const struct run *r) {
+static const char *text(const struct zero_run *r) {
     static char buffer[128];
     snprintf(buffer, sizeof buffer, "%s, %" PRId64 " ranks, level %d, accumulation %" PRId64, r->config->name,
              r->world, (int)r->level, r->accumulation);
     return buffer;
 }
 
-struct job {
-    const struct run *run;
-    struct result *result;
-};
-
-static int run_in_process(const struct ranks *r, int64_t rank) {
-    const struct job *job = (const struct job *)r->arg;
-    struct error err;
-    struct group *g = ranks_open(r);
-    struct device *device = device_open_cpu();
-    struct comm *comm = comm_open(g, device, job->run->team, &err);
-    check(comm, "%s", err.message);
-    if (g->world > 1 && !job->run->direct) comm = poison_comm_open(comm);
-    run_rank(job->run, comm, device, job->result);
-    comm->close(comm);
-    group_close(g);
-    device->close(device);
-    return 0;
-}
-
-static struct result *run(const struct run *r) {
-    struct gpt_params layout;
-    gpt_params_layout(&layout, r->config);
-    size_t total = (size_t)layout.total;
-    struct result *out = (struct result *)mmap(NULL, sizeof *out + total * 4 * sizeof(float),
-                                               PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    assert_true(out != MAP_FAILED);
-    out->params = (float *)(out + 1);
-    out->m = out->params + total;
-    out->v = out->m + total;
-    out->owners = (int *)(out->v + total);
-    struct job job = {r, out};
-    struct ranks ranks;
-    ranks_init(&ranks, r->world, 30.0);
-    ranks.arg = &job;
-    ranks_start(&ranks, run_in_process);
-    ranks_finish(&ranks, 60.0);
-    ranks_expect_all(&ranks, 0, NULL);
-    ranks_free(&ranks);
-    int64_t teams = r->team ? r->world / r->team : 1;
-    for (size_t i = 0; i < total; i++)
-        assert_int_equal(out->owners[i], r->level == ZERO_NONE ? r->world : teams);
-    return out;
-}
-
-static void same_bits(const struct run *r, const struct result *a, const struct result *b) {
+static void same_bits(const struct zero_run *r, const struct zero_result *a, const struct zero_result *b) {
     struct gpt_params layout;
     gpt_params_layout(&layout, r->config);
     size_t bytes = (size_t)layout.total * sizeof(float);
@@ -384,7 +33,7 @@ static void same_bits(const struct run *r, const struct result *a, const struct 
         fail_msg("%s: other moments", text(r));
 }
 
-static void near(const struct run *r, const char *what, double got, double want, double scale) {
+static void near(const struct zero_run *r, const char *what, double got, double want, double scale) {
     /* Muon lifts small singular values, and the rounding in them, by up to 3.4445^5 = 485. */
     double error = r->optimizer == OPTIMIZER_MUON ? 1e-5 : 1e-6;
     if (!(fabs(got - want) <= error * scale)) fail_msg("%s: %s is %.9g, not %.9g", text(r), what, got, want);
@@ -393,10 +42,10 @@ static void near(const struct run *r, const char *what, double got, double want,
 /* The same but for rounding: of a number; in a tensor, of its largest element and of as far as the updates
  * could move it, because those of AdamW are a quotient of gradients, whose rounding does not shrink with a
  * small parameter. */
-static void same_values(const struct run *r, const struct result *a, const struct result *b) {
+static void same_values(const struct zero_run *r, const struct zero_result *a, const struct zero_result *b) {
     struct gpt_params layout;
     gpt_params_layout(&layout, r->config);
-    double moved = (double)LEARNING_RATE * (double)(r->first_step + r->steps);
+    double moved = (double)ZERO_LEARNING_RATE * (double)(r->first_step + r->steps);
     for (int64_t i = r->first_step; i < r->first_step + r->steps; i++) {
         near(r, "a loss", (double)a->loss[i], (double)b->loss[i], (double)b->loss[i]);
         near(r, "a norm", (double)a->norm[i], (double)b->norm[i], (double)b->norm[i]);
@@ -418,6 +67,8 @@ static void same_values(const struct run *r, const struct result *a, const struc
 
 /* --- the tests --- */
 
+enum { MOST_RANKS = 4 };
+
 /* Channels that leave gaps between the tensors, a vocabulary that nothing divides, T below the context. */
 static const struct gpt_config odd = GPT2_CONFIG("odd", 13, 131, 3, 2, 10);
 /* One block, so one slot; of 512 elements, of which the last of three ranks has none. */
@@ -425,27 +76,32 @@ static const struct gpt_config least = GPT2_CONFIG("least", 4, 37, 1, 1, 4);
 static const struct gpt_config even = GPT2_CONFIG("even", 8, 128, 4, 2, 16);
 
 static void check_levels(const struct gpt_config *config, int64_t T, enum optimizer_kind optimizer) {
-    struct run one = {
-        .config = config, .optimizer = optimizer, .B = 2, .T = T, .world = 1, .steps = STEPS, .look = true};
+    struct zero_run one = {.config = config,
+                           .optimizer = optimizer,
+                           .B = 2,
+                           .T = T,
+                           .world = 1,
+                           .steps = ZERO_STEPS,
+                           .look = true};
     for (int64_t world = 1; world <= MOST_RANKS; world++)
         for (int64_t accumulation = 1; accumulation <= 3; accumulation += 2) {
             one.accumulation = world * accumulation;
-            struct result *want = run(&one), *level[4];
-            struct run r = one;
+            struct zero_result *want = zero_run(&one), *level[4];
+            struct zero_run r = one;
             r.world = world;
             r.accumulation = accumulation;
             for (int i = 0; i < 4; i++) {
                 r.level = (enum zero_level)i;
-                level[i] = run(&r);
+                level[i] = zero_run(&r);
                 same_values(&r, level[i], want);
                 /* levels 2 and 3 add the micro-steps up after the ranks, 0 and 1 before */
                 same_bits(&r, level[i], level[accumulation == 1 || i < 2 ? 0 : 2]);
-                for (int64_t s = 0; s < STEPS; s++)
+                for (int64_t s = 0; s < ZERO_STEPS; s++)
                     assert_true(level[i]->norm[s] > 0.1f); /* every second update is clipped */
             }
             if (world == 1) same_bits(&r, level[0], want);
-            for (int i = 0; i < 4; i++) run_free(level[i], config);
-            run_free(want, config);
+            for (int i = 0; i < 4; i++) zero_run_free(level[i], config);
+            zero_run_free(want, config);
         }
 }
 
@@ -461,87 +117,124 @@ static void levels_of_lion(void **state) { check_levels(&even, 8, OPTIMIZER_LION
 /* Four ranks in two teams of two, and in four of one. The norms are added in another order, so a clipped
  * update differs by rounding; the sums of gradients have the same bits. */
 static void teams(void **state) {
-    struct run r = {.config = &odd, .B = 2, .T = 7, .world = 4, .look = true};
+    struct zero_run r = {.config = &odd, .B = 2, .T = 7, .world = 4, .look = true};
     for (int kind = OPTIMIZER_ADAMW; kind <= OPTIMIZER_LION; kind++) {
         r.optimizer = (enum optimizer_kind)kind;
         for (int level = ZERO_NONE; level <= ZERO_PARAMETERS; level++) {
             r.level = (enum zero_level)level;
             r.team = 0;
-            r.steps = STEPS;
+            r.steps = ZERO_STEPS;
             r.accumulation = 3;
-            struct result *want = run(&r), *two;
+            struct zero_result *want = zero_run(&r), *two;
             r.team = 2;
-            two = run(&r);
+            two = zero_run(&r);
             same_values(&r, two, want);
             r.team = 1;
-            struct result *one = run(&r);
+            struct zero_result *one = zero_run(&r);
             same_values(&r, one, want);
-            run_free(one, &odd);
-            run_free(two, &odd);
-            run_free(want, &odd);
+            zero_run_free(one, &odd);
+            zero_run_free(two, &odd);
+            zero_run_free(want, &odd);
             r.steps = 1;                                     /* not clipped */
             r.accumulation = level < ZERO_GRADIENTS ? 3 : 1; /* else the sum so far is added elsewhere */
             r.team = 0;
-            want = run(&r);
+            want = zero_run(&r);
             r.team = 2;
-            two = run(&r);
+            two = zero_run(&r);
             two->norm[0] = want->norm[0];
             same_bits(&r, two, want);
-            run_free(two, &odd);
-            run_free(want, &odd);
+            zero_run_free(two, &odd);
+            zero_run_free(want, &odd);
         }
+    }
+}
+
+/* Attention by other rules, and documents: no level or number of ranks changes the values. */
+static void kinds_of_attention(void **state) {
+    static const struct {
+        enum gpt_score score;
+        enum gpt_mask mask;
+        int64_t window;
+        double softcap;
+        bool documents;
+    } kinds[] = {{SCORE_DOT, MASK_CAUSAL, 0, 0, false},       {SCORE_COSINE, MASK_WINDOW, 3, 0, false},
+                 {SCORE_L2, MASK_FULL, 0, 2, false},          {SCORE_DOT2, MASK_ANTI_CAUSAL, 0, 0, false},
+                 {SCORE_SCALED_DOT, MASK_CAUSAL, 0, 0, true}, {SCORE_SCALED_DOT, MASK_WINDOW, 3, 2, true}};
+    for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++) {
+        struct gpt_config config = even;
+        config.score = kinds[i].score;
+        config.mask = kinds[i].mask;
+        config.window = kinds[i].window;
+        config.softcap = kinds[i].softcap;
+        struct zero_run r = {.config = &config,
+                             .B = 2,
+                             .T = 8,
+                             .world = 1,
+                             .accumulation = 3,
+                             .steps = 3,
+                             .documents = kinds[i].documents};
+        struct zero_result *want = zero_run(&r);
+        r.world = 3;
+        r.accumulation = 1;
+        for (int level = ZERO_NONE; level <= ZERO_PARAMETERS; level++) {
+            r.level = (enum zero_level)level;
+            struct zero_result *got = zero_run(&r);
+            same_values(&r, got, want);
+            zero_run_free(got, &config);
+        }
+        zero_run_free(want, &config);
     }
 }
 
 /* The communicator without poison, with many collectives started at a time. */
 static void without_poison(void **state) {
     for (int level = 0; level < 4; level++) {
-        struct run r = {.config = &odd,
-                        .B = 2,
-                        .T = 7,
-                        .world = 3,
-                        .accumulation = 2,
-                        .steps = STEPS,
-                        .level = (enum zero_level)level,
-                        .look = true};
-        struct result *want = run(&r);
+        struct zero_run r = {.config = &odd,
+                             .B = 2,
+                             .T = 7,
+                             .world = 3,
+                             .accumulation = 2,
+                             .steps = ZERO_STEPS,
+                             .level = (enum zero_level)level,
+                             .look = true};
+        struct zero_result *want = zero_run(&r);
         r.direct = true;
-        struct result *got = run(&r);
+        struct zero_result *got = zero_run(&r);
         same_bits(&r, got, want);
-        run_free(want, &odd);
-        run_free(got, &odd);
+        zero_run_free(want, &odd);
+        zero_run_free(got, &odd);
     }
 }
 
 static void recomputed(void **state) {
-    struct run r = {
+    struct zero_run r = {
         .config = &odd, .B = 1, .T = 7, .world = 2, .accumulation = 2, .steps = 3, .level = ZERO_PARAMETERS};
-    struct result *base = run(&r);
+    struct zero_result *base = zero_run(&r);
     for (int i = RECOMPUTE_ACT; i <= RECOMPUTE_BLOCK; i++) {
         r.recompute = (enum recompute)i;
-        struct result *other = run(&r);
+        struct zero_result *other = zero_run(&r);
         same_bits(&r, other, base);
-        run_free(other, &odd);
+        zero_run_free(other, &odd);
     }
-    run_free(base, &odd);
+    zero_run_free(base, &odd);
 }
 
 /* One NaN in the gradient of one rank: no rank applies that update, and the run goes on. */
 static void nan_on_one_rank(void **state) {
     for (int i = 0; i < 4 * 3; i++) {
-        struct run r = {.config = &odd,
-                        .B = 1,
-                        .T = 7,
-                        .world = 3,
-                        .accumulation = 2,
-                        .steps = 3,
-                        .level = (enum zero_level)(i % 4),
-                        .optimizer = (enum optimizer_kind)(i / 4)};
-        struct result *before = run(&r);
+        struct zero_run r = {.config = &odd,
+                             .B = 1,
+                             .T = 7,
+                             .world = 3,
+                             .accumulation = 2,
+                             .steps = 3,
+                             .level = (enum zero_level)(i % 4),
+                             .optimizer = (enum optimizer_kind)(i / 4)};
+        struct zero_result *before = zero_run(&r);
         r.steps = 4;
         r.nan_step = 3;
         r.nan_rank = 1;
-        struct result *skipped = run(&r);
+        struct zero_result *skipped = zero_run(&r);
         struct gpt_params layout;
         gpt_params_layout(&layout, &odd);
         size_t bytes = (size_t)layout.total * sizeof(float);
@@ -550,13 +243,13 @@ static void nan_on_one_rank(void **state) {
         assert_memory_equal(before->m, skipped->m, bytes);
         assert_memory_equal(before->v, skipped->v, bytes);
         r.steps = 5;
-        struct result *after = run(&r);
+        struct zero_result *after = zero_run(&r);
         assert_true(isfinite(after->norm[4]) && isfinite(after->loss[4]));
         assert_true(memcmp(after->params, before->params, bytes) != 0);
         for (int64_t k = 0; k < layout.total; k++) assert_true(isfinite(after->params[k]));
-        run_free(before, &odd);
-        run_free(skipped, &odd);
-        run_free(after, &odd);
+        zero_run_free(before, &odd);
+        zero_run_free(skipped, &odd);
+        zero_run_free(after, &odd);
     }
 }
 
@@ -568,35 +261,36 @@ static void goes_on_elsewhere(void **state) {
     } kinds[] = {{1, ZERO_NONE}, {2, ZERO_PARAMETERS}, {4, ZERO_OPTIMIZER}, {4, ZERO_PARAMETERS}};
     for (size_t i = 0; i < ARRAY_LENGTH(kinds); i++)
         for (size_t k = 0; k < ARRAY_LENGTH(kinds); k++) {
-            struct run r = {.config = &odd, .B = 1, .T = 7, .steps = STEPS};
+            struct zero_run r = {.config = &odd, .B = 1, .T = 7, .steps = ZERO_STEPS};
             r.optimizer = (i + k) % 2 ? OPTIMIZER_MUON : OPTIMIZER_ADAMW;
             r.world = kinds[i].world;
             r.level = kinds[i].level;
             r.accumulation = 4 / r.world;
-            struct result *whole = run(&r);
+            struct zero_result *whole = zero_run(&r);
             r.steps = 3;
-            struct result *half = run(&r);
+            struct zero_result *half = zero_run(&r);
             r.world = kinds[k].world;
             r.level = kinds[k].level;
             r.accumulation = 4 / r.world;
             r.first_step = 3;
             r.from = half;
-            struct result *rest = run(&r);
+            struct zero_result *rest = zero_run(&r);
             same_values(&r, rest, whole);
             if (i == k) assert_memory_equal(rest->loss + 3, whole->loss + 3, 3 * sizeof(float));
-            run_free(whole, &odd);
-            run_free(half, &odd);
-            run_free(rest, &odd);
+            zero_run_free(whole, &odd);
+            zero_run_free(half, &odd);
+            zero_run_free(rest, &odd);
         }
 }
 
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(levels_odd),        cmocka_unit_test(levels_least),
-        cmocka_unit_test(levels_even),       cmocka_unit_test(without_poison),
-        cmocka_unit_test(recomputed),        cmocka_unit_test(nan_on_one_rank),
-        cmocka_unit_test(goes_on_elsewhere), cmocka_unit_test(levels_of_muon),
-        cmocka_unit_test(levels_of_lion),    cmocka_unit_test(teams),
+        cmocka_unit_test(levels_odd),         cmocka_unit_test(levels_least),
+        cmocka_unit_test(levels_even),        cmocka_unit_test(without_poison),
+        cmocka_unit_test(recomputed),         cmocka_unit_test(nan_on_one_rank),
+        cmocka_unit_test(goes_on_elsewhere),  cmocka_unit_test(levels_of_muon),
+        cmocka_unit_test(levels_of_lion),     cmocka_unit_test(teams),
+        cmocka_unit_test(kinds_of_attention),
     };
     return test_main(argc, argv, tests, NULL, NULL);
 }
