@@ -173,7 +173,7 @@ static bool compare_act(struct comparison *c, enum act_id id, int64_t l, const c
 
 static bool compare_forward(struct comparison *c) {
     int64_t L = c->cpu.gpt.config.layers;
-    if (!compare_act(c, A_EMBED, 0, "embed_forward", 1)) return false;
+    if (!compare_act(c, A_EMBED, 0, "embed_forward, norm_forward", 1)) return false;
     for (int64_t l = 0; l < L; l++)
         for (size_t i = 0; i < ARRAY_LENGTH(layer_order); i++)
             if (!compare_act(c, layer_order[i].id, l, layer_order[i].op,
@@ -192,7 +192,7 @@ static bool compare_params(struct comparison *c, bool gradients) {
     for (int64_t l = -1; l <= L; l++) /* -1: before the layers, L: after them */
         for (int id = 0; id < PARAM_ROWS; id++) {
             enum param_id p = (enum param_id)id;
-            bool after = p >= P_LNF_W, in_layers = l >= 0 && l < L;
+            bool after = p >= P_LNF_W && p <= P_LM_HEAD, in_layers = l >= 0 && l < L;
             if (gpt_param_rows[id].per_layer != in_layers || (!in_layers && after != (l == L)) ||
                 !gpt_param_copies(&c->cpu.gpt.config, p))
                 continue;

@@ -129,6 +129,8 @@ static bool load_buffer(struct loader l, const struct weights *w, const char *wh
                                     sizeof *l.values);
     int64_t count, not_finite = 0, failed = -1, first_bad = INT64_MAX;
     struct row_range *list = list_ranges(&count, &g->config);
+    /* what a model without vectors has in their place is no padding of a tensor */
+    put_zeros(&l, g->layout.matrices, g->layout.total - g->layout.matrices);
 #pragma omp parallel for schedule(dynamic, 1) if (l.direct && g->layout.total > PIECE)
     for (int64_t i = 0; i < count; i++) {
         struct error why;

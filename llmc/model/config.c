@@ -263,6 +263,12 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
               "keep logits between -X and X: X*tanh(logit/X), in training and in use (0: as the model says)",
               0),
      "soft cap of logits", ONLY_OWN("logit_softcap", 0)},
+    {OPT_WORD(C, norm_weights, "norm-weights", "auto", "auto|on|off", NULL,
+              "learn weights and biases of the norms (auto: as the model says)", OPTION_SWITCH),
+     "use of weights in norms", ONLY_OWN("norm_weights", SWITCH_ON)},
+    {OPT_WORD(C, embedding_norm, "embedding-norm", "auto", "auto|on|off", NULL,
+              "normalise the embedding before the first layer (auto: as the model says)", OPTION_SWITCH),
+     "norm of the embedding", ONLY_OWN("embedding_norm", SWITCH_OFF)},
 };
 #undef C
 
@@ -342,6 +348,8 @@ void gpt_config_complete(struct gpt_config *c) {
     if (!c->qkv_bias) c->qkv_bias = c->bias;
     if (!c->qk_norm) c->qk_norm = SWITCH_OFF;
     if (!c->tied) c->tied = SWITCH_ON;
+    if (!c->norm_weights) c->norm_weights = SWITCH_ON;
+    if (!c->embedding_norm) c->embedding_norm = SWITCH_OFF;
     if (!c->score) c->score = SCORE_SCALED_DOT;
     if (!c->mask) c->mask = c->window > 0 ? MASK_WINDOW : MASK_CAUSAL;
     if (!c->kv_heads) c->kv_heads = c->heads;

@@ -84,9 +84,11 @@ struct gpt_config {
     double rope_low, rope_high; /* of llama3, else 0: turns within them, see rope_rule.h */
     enum gpt_score score;
     enum gpt_mask mask;
-    int64_t window;       /* tokens that a token sees, with itself; 0 with other masks */
-    double softcap;       /* scores stay between -softcap and softcap; 0: any */
-    double logit_softcap; /* the same of the output head's logits */
+    int64_t window;                 /* tokens that a token sees, with itself; 0 with other masks */
+    double softcap;                 /* scores stay between -softcap and softcap; 0: any */
+    double logit_softcap;           /* the same of the output head's logits */
+    enum gpt_switch norm_weights;   /* norms have weights, and biases if the model has such */
+    enum gpt_switch embedding_norm; /* the embedding is normalised before the first layer */
     /* Tokens that begin, and that end, a text, as config.json says. They are kept, but change nothing
      * that is computed, so they are no rows of the table. */
     struct gpt_token_ids bos, eos;
@@ -97,7 +99,8 @@ struct gpt_config {
     {                                                                                                        \
         name, context, vocab_size, layers, heads, channels, heads, (channels) / (heads), 4 * (channels),     \
             POSITIONS_LEARNED, NORM_LAYER, MLP_GELU, SWITCH_ON, SWITCH_ON, SWITCH_OFF, SWITCH_ON, 1e-5, 0.0, \
-            ROPE_SCALING_NONE, 0.0, 0, 0.0, 0.0, SCORE_SCALED_DOT, MASK_CAUSAL, 0, 0.0, 0.0                  \
+            ROPE_SCALING_NONE, 0.0, 0, 0.0, 0.0, SCORE_SCALED_DOT, MASK_CAUSAL, 0, 0.0, 0.0, SWITCH_ON,      \
+            SWITCH_OFF                                                                                       \
     }
 
 /* Formats that name fields. A family of Hugging Face models and an architecture of GGUF each have keys of
@@ -135,7 +138,7 @@ struct gpt_field {
     const char *what;         /* for messages: "number of layers" */
     struct gpt_format_key in[GPT_FORMATS];
 };
-enum { GPT_FIELD_COUNT = 27 };
+enum { GPT_FIELD_COUNT = 29 };
 extern const struct gpt_field gpt_fields[GPT_FIELD_COUNT];
 /* The options of a model's shape, for a struct gpt_config at `offset` in the command's configuration. */
 #define GPT_OPTION_GROUP(heading, offset)                                                                    \

@@ -89,11 +89,12 @@ static void linear_backward(struct gpt *g, struct tensor *dinp, const struct ten
 }
 
 /* A norm and the statistics that it leaves for backward. */
-enum norm { LN1, LN2, LNF };
+enum norm { LN_EMBED, LN1, LN2, LNF };
 static const struct {
     enum param_id weight, bias;
     enum act_id out, mean, rstd;
 } norms[] = {
+    [LN_EMBED] = {P_EMBED_NORM_W, P_EMBED_NORM_B, A_EMBED, A_EMBED_MEAN, A_EMBED_RSTD},
     [LN1] = {P_LN1_W, P_LN1_B, A_LN1, A_LN1_MEAN, A_LN1_RSTD},
     [LN2] = {P_LN2_W, P_LN2_B, A_LN2, A_LN2_MEAN, A_LN2_RSTD},
     [LNF] = {P_LNF_W, P_LNF_B, A_LNF, A_LNF_MEAN, A_LNF_RSTD},
@@ -365,21 +366,29 @@ static void embed_documents(struct gpt *g, struct tensor *out, const struct tens
     add_scaled(g->ctx, out, out, &added, 1.0f);
 }
 
-static void embed(struct gpt *g, const struct span *s) {
-    struct tensor tokens = act_span(g, A_TOKENS, 0, s), out = act_span(g, A_EMBED, 0, s);
+static void look_up(struct gpt *g, struct tensor *out, const struct span *s) {
+    struct tensor tokens = act_span(g, A_TOKENS, 0, s);
     struct tensor wte = gpt_param(g, P_WTE, 0), wpe, *positions = positions_or_null(g, &wpe);
     if (g->divided && positions) {
-        embed_documents(g, &out, &tokens, &wte, positions);
+        embed_documents(g, out, &tokens, &wte, positions);
         return;
     }
     if (!s->next) {
-        embed_forward(g->ctx, &out, &tokens, &wte, positions, (int)s->t0);
+        embed_forward(g->ctx, out, &tokens, &wte, positions, (int)s->t0);
         return;
     }
     for (int64_t i = 0; i < s->count; i++) {
-        struct tensor row = tensor_slice_rows(&out, i, 1), token = tensor_slice_rows(&tokens, i, 1);
+        struct tensor row = tensor_slice_rows(out, i, 1), token = tensor_slice_rows(&tokens, i, 1);
         embed_forward(g->ctx, &row, &token, &wte, positions, (int)s->next[i].t0);
     }
+}
+
+static void embed(struct gpt *g, const struct span *s) {
+    bool normed = gpt_has_act(g, A_EMBED_RAW);
+    struct tensor raw = act_span(g, normed ? A_EMBED_RAW : A_EMBED, 0, s), out = act_span(g, A_EMBED, 0, s);
+    look_up(g, &raw, s);
+    if (normed) norm(g, LN_EMBED, 0, &raw, NULL, NULL, s);
+    drop(g, &out, &out, DROP_EMBEDDING, 0);
 }
 
 /* dresid: gradient of the first layer's input -> gradients of the embeddings. */
@@ -387,6 +396,10 @@ static void embed_back(struct gpt *g) {
     struct tensor dwte = gpt_grad(g, P_WTE, 0), dwpe, dresid = gpt_act(g, A_DRESID, 0);
     struct tensor tokens = gpt_act(g, A_TOKENS, 0), *positions = grad_or_null(g, P_WPE, 0, &dwpe);
     drop(g, &dresid, &dresid, DROP_EMBEDDING, 0);
+    if (gpt_has_act(g, A_EMBED_RAW)) {
+        struct tensor raw = gpt_act(g, A_EMBED_RAW, 0);
+        norm_back(g, LN_EMBED, 0, true, &dresid, &raw);
+    }
     embed_backward(g->ctx, &dwte, g->divided ? NULL : positions, &dresid, &tokens);
     if (!g->divided || !positions) return;
     struct tensor ids = gpt_act(g, A_POSITION_IDS, 0);
@@ -397,7 +410,6 @@ static void forward(struct gpt *g, const struct span *s) {
     ctx_range_push(g->ctx, "forward");
     embed(g, s);
     struct tensor embedded = act_span(g, A_EMBED, 0, s);
-    drop(g, &embedded, &embedded, DROP_EMBEDDING, 0);
     norm(g, LN1, 0, &embedded, NULL, NULL, s);
     for (int64_t l = 0; l < g->config.layers; l++) {
         layer_needed(g, l, l + 1 < g->config.layers ? l + 1 : -1);

@@ -178,6 +178,18 @@ static void read_lenses(struct inspection *x, struct gpt *g) {
 
 /* --- what reaches a logit --- */
 
+/* A direction behind a norm, d (C), becomes that of the norm's input with the same effect. */
+static void through_norm(const struct gpt *g, float *d, const float *gain, float rstd) {
+    int64_t C = g->config.channels;
+    double mean = 0.0;
+    for (int64_t c = 0; c < C; c++) {
+        if (gain) d[c] *= gain[c];
+        mean += (double)d[c] / (double)C;
+    }
+    for (int64_t c = 0; c < C && g->config.norm == NORM_LAYER; c++) d[c] -= (float)mean;
+    for (int64_t c = 0; c < C; c++) d[c] *= rstd;
+}
+
 /* (T,C): the direction d of each position's target, times rstd; and the part of the logit that no summand
  * has. */
 static float *logit_directions(struct inspection *x, struct gpt *g) {
@@ -186,16 +198,11 @@ static float *logit_directions(struct inspection *x, struct gpt *g) {
     enum param_id head = g->config.tied == SWITCH_ON ? P_WTE : P_LM_HEAD;
     for (int64_t t = 0; t < x->T; t++) {
         float *d = direction + t * C;
-        double mean = 0.0, constant = 0.0;
+        double constant = 0.0;
         param_row_copy(g, d, head, x->target[t]);
-        for (int64_t c = 0; c < C; c++) {
-            if (bias) constant += (double)bias[c] * (double)d[c];
-            d[c] *= gain[c];
-            mean += (double)d[c] / (double)C;
-        }
+        for (int64_t c = 0; c < C && bias; c++) constant += (double)bias[c] * (double)d[c];
         x->constant_effect[t] = (float)constant;
-        for (int64_t c = 0; c < C && g->config.norm == NORM_LAYER; c++) d[c] -= (float)mean;
-        for (int64_t c = 0; c < C; c++) d[c] *= x->rstd[t];
+        through_norm(g, d, gain, x->rstd[t]);
     }
     free(gain);
     free(bias);
@@ -225,20 +232,30 @@ static float effect_of_step(const float *after, const float *before, const float
     return (float)sum;
 }
 
+/* With a norm of the embedding, token and position have the effects that its statistics leave them. */
 static void embedding_effects(struct inspection *x, struct gpt *g, const float *direction) {
-    float *row = floats(x->C), *table = NULL;
+    float *row = floats(x->C), *d = floats(x->C), *table = NULL, *rstd = NULL;
+    float *gain = param_copy(g, P_EMBED_NORM_W, 0), *bias = param_copy(g, P_EMBED_NORM_B, 0);
+    if (gpt_has_act(g, A_EMBED_RSTD)) rstd = ctx_host_copy(g->ctx, gpt_act(g, A_EMBED_RSTD, 0));
     if (gpt_has_act(g, A_POSITIONS)) table = ctx_host_copy(g->ctx, gpt_act(g, A_POSITIONS, 0));
     for (int64_t t = 0; t < x->T; t++) {
+        memcpy(d, direction + t * x->C, (size_t)x->C * sizeof *d);
+        if (bias) x->constant_effect[t] += dot(bias, d, x->C);
+        if (rstd) through_norm(g, d, gain, rstd[t]);
         param_row_copy(g, row, P_WTE, x->tokens[t]);
-        x->token_effect[t] = dot(row, direction + t * x->C, x->C);
+        x->token_effect[t] = dot(row, d, x->C);
         if (g->config.positions == POSITIONS_LEARNED) param_row_copy(g, row, P_WPE, t);
         const float *position = table                                      ? table + t * x->C
                                 : g->config.positions == POSITIONS_LEARNED ? row
                                                                            : NULL;
-        if (position) x->position_effect[t] = dot(position, direction + t * x->C, x->C);
+        if (position) x->position_effect[t] = dot(position, d, x->C);
     }
+    free(gain);
+    free(bias);
+    free(rstd);
     free(table);
     free(row);
+    free(d);
 }
 
 /* --- layers --- */

@@ -11,7 +11,7 @@
  * Given the statistics of the last norm, a logit is linear in x. With weight g, bias b of that norm and row
  * u of the output head,
  *   logit[t] = rstd[t] * (x[t] . d) + b . u,   d = g*u - mean(g*u)   (RMSNorm subtracts no mean)
- * so every summand of x has a part of the logit: its direct effect. What a summand changes in later layers
+ * so every summand of x has a part of the logit: its direct effect. A norm of the embedding is taken the same way. What a summand changes in later layers
  * is not in it. A soft cap is not linear: effects are on the logit before it, predictions come after it. */
 #ifndef LLMC_INSPECT_H
 #define LLMC_INSPECT_H
@@ -53,7 +53,7 @@ struct inspection {
     float *mlp_effect;      /* (L,T): with its biases */
     float *token_effect;    /* (T): of the token's embedding */
     float *position_effect; /* (T): of the position's; 0 where no embedding of positions is added */
-    float *constant_effect; /* (T): b . u */
+    float *constant_effect; /* (T): b . u, and that of the bias of the embedding's norm */
     float *target_logit;    /* (T): from the model's own output, before a soft cap */
     float *rstd;            /* (T): of the last norm */
     /* Lenses: the stream normalised by the last norm and multiplied with the output head (nostalgebraist

@@ -99,6 +99,8 @@ enum act_use { ALWAYS, TRAINING, CACHES }; /* CACHES: only with several of them 
 
 static bool centred(const struct gpt *g) { return g->config.norm == NORM_LAYER; }
 static bool qk_norm(const struct gpt *g) { return g->config.qk_norm == SWITCH_ON; }
+static bool embed_norm(const struct gpt *g) { return g->config.embedding_norm == SWITCH_ON; }
+static bool embed_centred(const struct gpt *g) { return embed_norm(g) && centred(g); }
 static bool gated(const struct gpt *g) { return gpt_mlp_gated(&g->config); }
 static bool sinusoidal(const struct gpt *g) { return g->config.positions == POSITIONS_SINUSOIDAL; }
 static bool prefixed(const struct gpt *g) { return g->config.mask == MASK_PREFIX; }
@@ -130,7 +132,10 @@ static const struct act_row act_rows[ACT_ROWS] = {
     [A_FIRST] = {"first", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, ALWAYS, documents},
     [A_POSITION_IDS] = {"position_ids", false, SHAPE_BT, KIND_INT32, RECOMPUTE_NONE, ALWAYS,
                         counts_positions},
+    [A_EMBED_RAW] = {"embed_raw", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, ALWAYS, embed_norm},
     [A_EMBED] = {"embed", false, SHAPE_C, KIND_DATA, RECOMPUTE_NONE, ALWAYS, NULL},
+    [A_EMBED_MEAN] = {"embed.mean", false, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, embed_centred},
+    [A_EMBED_RSTD] = {"embed.rstd", false, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, embed_norm},
     [A_DESCALES] = {"descales", true, SHAPE_DESCALES, KIND_FP32, RECOMPUTE_NONE, ALWAYS, stores_fp8},
     [A_LN1] = {"ln_1", true, SHAPE_C, KIND_FP8, RECOMPUTE_NORM, ALWAYS, NULL},
     [A_LN1_MEAN] = {"ln_1.mean", true, SHAPE_BT, KIND_FP32, RECOMPUTE_NONE, ALWAYS, centred},

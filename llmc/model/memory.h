@@ -22,7 +22,10 @@ enum act_id {
     A_SAMPLES,      /* with dropout */
     A_FIRST,        /* with options.documents: gpt_set_documents() */
     A_POSITION_IDS, /* the same, if positions are added to embeddings: the position in the document */
-    A_EMBED,
+    A_EMBED_RAW,    /* before the norm of the embedding, if there is one */
+    A_EMBED,        /* what the first layer reads */
+    A_EMBED_MEAN,
+    A_EMBED_RSTD,
     A_DESCALES, /* per layer, up to A_RESID_OUT; with fp8 in bf16: of A_LN1, A_LN2 and A_MLP_ACT */
     A_LN1,
     A_LN1_MEAN,

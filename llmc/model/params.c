@@ -10,8 +10,17 @@
 static bool learned_positions(const struct gpt_config *c) { return c->positions == POSITIONS_LEARNED; }
 static bool biases(const struct gpt_config *c) { return c->bias == SWITCH_ON; }
 static bool qkv_biases(const struct gpt_config *c) { return c->qkv_bias == SWITCH_ON; }
-static bool norm_biases(const struct gpt_config *c) { return c->bias == SWITCH_ON && c->norm == NORM_LAYER; }
-static bool qk_norm(const struct gpt_config *c) { return c->qk_norm == SWITCH_ON; }
+static bool norm_weights(const struct gpt_config *c) { return c->norm_weights == SWITCH_ON; }
+static bool norm_biases(const struct gpt_config *c) {
+    return norm_weights(c) && c->bias == SWITCH_ON && c->norm == NORM_LAYER;
+}
+static bool qk_norm(const struct gpt_config *c) { return norm_weights(c) && c->qk_norm == SWITCH_ON; }
+static bool embed_norm(const struct gpt_config *c) {
+    return norm_weights(c) && c->embedding_norm == SWITCH_ON;
+}
+static bool embed_norm_bias(const struct gpt_config *c) {
+    return norm_biases(c) && c->embedding_norm == SWITCH_ON;
+}
 static bool own_head(const struct gpt_config *c) { return c->tied == SWITCH_OFF; }
 
 const struct param_row gpt_param_rows[PARAM_ROWS] = {
@@ -21,19 +30,21 @@ const struct param_row gpt_param_rows[PARAM_ROWS] = {
     [P_PROJ_W] = {"h.%d.attn.c_proj.weight", true, DIM_C, DIM_Q, INIT_NORMAL_RESIDUAL, true, NULL},
     [P_FC_W] = {"h.%d.mlp.c_fc.weight", true, DIM_FC, DIM_C, INIT_NORMAL, true, NULL},
     [P_FCPROJ_W] = {"h.%d.mlp.c_proj.weight", true, DIM_C, DIM_FF, INIT_NORMAL_RESIDUAL, true, NULL},
-    [P_LN1_W] = {"h.%d.ln_1.weight", true, DIM_C, DIM_NONE, INIT_ONE, false, NULL},
+    [P_LN1_W] = {"h.%d.ln_1.weight", true, DIM_C, DIM_NONE, INIT_ONE, false, norm_weights},
     [P_LN1_B] = {"h.%d.ln_1.bias", true, DIM_C, DIM_NONE, INIT_ZERO, false, norm_biases},
     [P_QKV_B] = {"h.%d.attn.c_attn.bias", true, DIM_QKV, DIM_NONE, INIT_ZERO, false, qkv_biases},
     [P_PROJ_B] = {"h.%d.attn.c_proj.bias", true, DIM_C, DIM_NONE, INIT_ZERO, false, biases},
-    [P_LN2_W] = {"h.%d.ln_2.weight", true, DIM_C, DIM_NONE, INIT_ONE, false, NULL},
+    [P_LN2_W] = {"h.%d.ln_2.weight", true, DIM_C, DIM_NONE, INIT_ONE, false, norm_weights},
     [P_LN2_B] = {"h.%d.ln_2.bias", true, DIM_C, DIM_NONE, INIT_ZERO, false, norm_biases},
     [P_FC_B] = {"h.%d.mlp.c_fc.bias", true, DIM_FC, DIM_NONE, INIT_ZERO, false, biases},
     [P_FCPROJ_B] = {"h.%d.mlp.c_proj.bias", true, DIM_C, DIM_NONE, INIT_ZERO, false, biases},
-    [P_LNF_W] = {"ln_f.weight", false, DIM_C, DIM_NONE, INIT_ONE, false, NULL},
+    [P_LNF_W] = {"ln_f.weight", false, DIM_C, DIM_NONE, INIT_ONE, false, norm_weights},
     [P_LNF_B] = {"ln_f.bias", false, DIM_C, DIM_NONE, INIT_ZERO, false, norm_biases},
     [P_LM_HEAD] = {"lm_head.weight", false, DIM_VP, DIM_C, INIT_NORMAL, false, own_head},
     [P_Q_NORM_W] = {"h.%d.attn.q_norm.weight", true, DIM_HS, DIM_NONE, INIT_ONE, false, qk_norm},
     [P_K_NORM_W] = {"h.%d.attn.k_norm.weight", true, DIM_HS, DIM_NONE, INIT_ONE, false, qk_norm},
+    [P_EMBED_NORM_W] = {"ln_embed.weight", false, DIM_C, DIM_NONE, INIT_ONE, false, embed_norm},
+    [P_EMBED_NORM_B] = {"ln_embed.bias", false, DIM_C, DIM_NONE, INIT_ZERO, false, embed_norm_bias},
 };
 
 int64_t gpt_param_copies(const struct gpt_config *c, enum param_id id) {
@@ -95,9 +106,10 @@ static int64_t row_elements(const struct gpt_config *config, const struct param_
     return gpt_dim_size(config, row->rows) * gpt_dim_size(config, row->cols);
 }
 
+enum { ALIGN = 128 };
+
 /* The tensors that are not in layers first, then layer by layer; returns the end. */
 static int64_t place_group(struct gpt_params *p, const struct gpt_config *config, bool matrices, int64_t at) {
-    enum { ALIGN = 128 };
     for (int per_layer = 0; per_layer < 2; per_layer++) {
         int64_t start = at;
         for (int id = 0; id < PARAM_ROWS; id++) {
@@ -125,7 +137,8 @@ void gpt_params_layout(struct gpt_params *p, const struct gpt_config *config) {
     memset(p, 0, sizeof *p);
     for (int id = 0; id < PARAM_ROWS; id++) p->offset[id] = -1;
     p->matrices = place_group(p, config, true, 0);
-    p->total = place_group(p, config, false, p->matrices);
+    /* a model without vectors has a gap there, so that no range of the buffer is empty */
+    p->total = max_i64(place_group(p, config, false, p->matrices), p->matrices + ALIGN);
     int64_t padding = (gpt_padded_vocab(config) - config->vocab_size) * config->channels;
     for (int id = 0; id < PARAM_ROWS; id++) {
         const struct param_row *row = &gpt_param_rows[id];

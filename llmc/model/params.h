@@ -33,6 +33,8 @@ enum param_id {
     P_LM_HEAD,  /* (Vp,C): the output head, where it is not the token embedding */
     P_Q_NORM_W, /* per layer, (HS): of the norm of every head of queries, and of keys */
     P_K_NORM_W,
+    P_EMBED_NORM_W,
+    P_EMBED_NORM_B,
     PARAM_ROWS
 };
 enum param_init { INIT_NORMAL, INIT_NORMAL_POSITION, INIT_NORMAL_RESIDUAL, INIT_ZERO, INIT_ONE };

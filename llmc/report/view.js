@@ -424,7 +424,7 @@ function drawParts() {
       parts.push({name: `layer ${l}, attention's bias`, x: array('bias_effect')[l * T + t]});
   }
   if (array('constant_effect')[t] !== 0)
-    parts.push({name: "last norm's bias", x: array('constant_effect')[t]});
+    parts.push({name: model['embedding-norm'] === 'on' ? "norms' biases" : "last norm's bias", x: array('constant_effect')[t]});
   const sum = parts.reduce((a, part) => a + part.x, 0), count = parts.length;
   parts.sort((a, b) => Math.abs(b.x) - Math.abs(a.x));
   const list = parts.slice(0, 12), largest = Math.max(1e-9, Math.abs(list[0].x));

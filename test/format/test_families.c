@@ -107,6 +107,9 @@ static void directories_come_back(void **state) {
         {with(with(gpt2(), "mask", MASK_WINDOW), "window", 4), "llmc", "wpe.weight"},
         {with(llama(), "softcap", 20.5), "llmc", "ln_f.weight"},
         {with(llama(), "logit-softcap", 15), "llmc", "ln_f.weight"},
+        {with(gpt2(), "embedding-norm", SWITCH_ON), "llmc", "ln_embed.bias"},
+        {with(llama(), "norm-weights", SWITCH_OFF), "llmc", "h.0.attn.c_attn.weight"},
+        {with(with(llama(), "norm-weights", SWITCH_OFF), "embedding-norm", SWITCH_ON), "llmc", "wte.weight"},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(models); i++) {
         struct model m;

@@ -86,7 +86,7 @@ static double direction(const struct opened *o, int64_t t, double *d) {
         vector(&o->open, c->tied == SWITCH_ON ? P_WTE : P_LM_HEAD, 0) + o->x.target[t] * c->channels;
     double mean = 0.0, constant = 0.0;
     for (int64_t i = 0; i < c->channels; i++) {
-        d[i] = (double)gain[i] * (double)u[i];
+        d[i] = (gain ? (double)gain[i] : 1.0) * (double)u[i];
         mean += d[i] / (double)c->channels;
         constant += bias ? (double)bias[i] * (double)u[i] : 0.0;
     }
@@ -199,21 +199,45 @@ static double position_at(const struct gpt *g, int64_t t, int64_t i) {
     return (i == 2 * pair ? sin(angle) : cos(angle)) / sqrt((double)c->channels);
 }
 
+/* What the norm of the embedding x (C) at position t does, if there is one: x becomes `scale` (x - *mean) +
+ * `shift` for each column. */
+static void embedding_norm(const struct opened *o, const double *x, double *mean, double *scale,
+                           double *shift) {
+    const struct gpt_config *c = &o->open.config;
+    const float *gain = vector(&o->open, P_EMBED_NORM_W, 0), *bias = vector(&o->open, P_EMBED_NORM_B, 0);
+    int64_t C = c->channels;
+    double square = 0.0;
+    bool normed = c->embedding_norm == SWITCH_ON;
+    *mean = 0.0;
+    for (int64_t i = 0; i < C && normed && c->norm == NORM_LAYER; i++) *mean += x[i] / (double)C;
+    for (int64_t i = 0; i < C; i++) square += (x[i] - *mean) * (x[i] - *mean) / (double)C;
+    for (int64_t i = 0; i < C; i++) {
+        scale[i] = normed ? (gain ? (double)gain[i] : 1.0) / sqrt(square + c->norm_eps) : 1.0;
+        shift[i] = bias ? (double)bias[i] : 0.0;
+    }
+}
+
 /* Embedding and branches add up to the stream, and their effects to the logit. */
 static void check_stream(const struct opened *o) {
     const struct inspection *x = &o->x;
     const struct gpt *g = &o->open;
     int64_t C = x->C;
     double *stream = (double *)xcalloc((size_t)C, sizeof *stream),
-           *d = (double *)xcalloc((size_t)C, sizeof *d);
+           *d = (double *)xcalloc((size_t)C, sizeof *d), *scale = (double *)xcalloc((size_t)C, sizeof *scale),
+           *shift = (double *)xcalloc((size_t)C, sizeof *shift);
     const float *wte = vector(g, P_WTE, 0);
     for (int64_t t = 0; t < T; t++) {
-        double constant = direction(o, t, d), token = 0.0, position = 0.0;
+        double constant = direction(o, t, d), token = 0.0, position = 0.0, mean, token_mean = 0.0;
+        const float *row = wte + x->tokens[t] * C;
+        for (int64_t i = 0; i < C; i++) stream[i] = (double)row[i] + position_at(g, t, i);
+        embedding_norm(o, stream, &mean, scale, shift);
+        for (int64_t i = 0; i < C && mean != 0.0; i++) token_mean += (double)row[i] / (double)C;
         for (int64_t i = 0; i < C; i++) {
-            double of_token = (double)wte[x->tokens[t] * C + i], of_position = position_at(g, t, i);
-            token += (double)x->rstd[t] * d[i] * of_token;
-            position += (double)x->rstd[t] * d[i] * of_position;
-            stream[i] = of_token + of_position;
+            double of_logit = (double)x->rstd[t] * d[i];
+            token += of_logit * scale[i] * ((double)row[i] - token_mean);
+            position += of_logit * scale[i] * (position_at(g, t, i) - (mean - token_mean));
+            constant += of_logit * shift[i];
+            stream[i] = scale[i] * (stream[i] - mean) + shift[i];
         }
         assert_near((double)x->constant_effect[t], constant, 1e-4, "effect of the norm's bias");
         assert_near((double)x->token_effect[t], token, 1e-4, "effect of the token");
@@ -233,6 +257,8 @@ static void check_stream(const struct opened *o) {
     }
     free(stream);
     free(d);
+    free(scale);
+    free(shift);
 }
 
 static double capped(const struct opened *o, double logit) {
@@ -254,9 +280,9 @@ static void read_off(const struct opened *o, const float *resid, double *logits)
     for (int64_t v = 0; v < o->x.V; v++) {
         logits[v] = 0.0;
         for (int64_t i = 0; i < C; i++)
-            logits[v] +=
-                (((double)resid[i] - mean) * rstd * (double)gain[i] + (bias ? (double)bias[i] : 0.0)) *
-                (double)head[v * C + i];
+            logits[v] += (((double)resid[i] - mean) * rstd * (gain ? (double)gain[i] : 1.0) +
+                          (bias ? (double)bias[i] : 0.0)) *
+                         (double)head[v * C + i];
         logits[v] = capped(o, logits[v]);
     }
 }
@@ -366,6 +392,8 @@ static void test_kinds(void **state) {
         bool large = c.score == SCORE_DOT || c.score == SCORE_DOT2;
         c.softcap = large || i % 13 < 4 ? 2.0 : 0.0;
         c.logit_softcap = i % 3 ? 0.0 : 1.5;
+        c.norm_weights = i % 17 < 5 ? SWITCH_OFF : SWITCH_ON;
+        c.embedding_norm = i % 19 < 7 ? SWITCH_ON : SWITCH_OFF;
         gpt_config_complete(&c);
         if (!gpt_config_check(&c, &err)) continue;
         check_kind(c);

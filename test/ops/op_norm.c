@@ -109,6 +109,7 @@ static void rows_bound(struct op_instance *x, const float *rows) {
         {"fp8, gpt2-xl row", INPUT_RANDOM, {3, 1600}, OP_FP8, SIZE_SMALL},                                   \
         {"fp8, long row", INPUT_RANDOM, {2, 2064}, OP_FP8, SIZE_SMALL},                                      \
         {"fp8, offset", INPUT_RANDOM, {4, 96}, OP_FP8 | OFFSET, SIZE_SMALL},                                 \
+        {"fp8, no weight", INPUT_RANDOM, {5, 80}, OP_FP8 | RMS | NO_BIAS | NO_WEIGHT, SIZE_SMALL},           \
         {"fp8, one-hot rows", INPUT_ONE_HOT, {5, 48}, OP_FP8, SIZE_SMALL}, /* reaches the bound */           \
     {                                                                                                        \
         "fp8, rms", INPUT_RANDOM, {5, 80}, OP_FP8 | RMS | NO_BIAS, SIZE_SMALL                                \
