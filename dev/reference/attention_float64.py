@@ -4,9 +4,9 @@ of a model at work.
     build/train_gpt view --device cpu --from RUN/step-00000100 --prompt "Once upon a time" --json view.json
     python3 dev/reference/attention_float64.py RUN/step-00000100 view.json
 
-Reads config.json and model.safetensors of a GPT-2, Llama, Qwen2 or Qwen3, runs the network of its papers (Radford et
-al. 2019, Touvron et al. 2023, Qwen Team 2025) on the tokens of the JSON with numpy in float64, and compares: attention of every head, logits of
-the listed next tokens, and that the parts which the JSON gives of a logit add up to it. Prints the largest differences;
+Reads config.json and model.safetensors of a GPT-2, Llama, Qwen2, Qwen3 or nanochat, runs the network of its papers
+(Radford et al. 2019, Touvron et al. 2023, Qwen Team 2025; Karpathy 2025 as transformers has it) on the tokens of the
+JSON with numpy in float64, and compares: attention of every head, logits of the listed next tokens, and that the parts which the JSON gives of a logit add up to it. Prints the largest differences;
 status 1 if one is above its bound.
 """
 import json
@@ -84,9 +84,9 @@ def frequencies(c, HS):
     return np.select([turns >= high, turns <= low], [f, f / p["factor"]], f * (ramp + (1 - ramp) / p["factor"]))
 
 
-def rotate(x, c):  # (heads,T,HS), the two halves of a head turned against each other
+def rotate(x, c, sign=1):  # (heads,T,HS), the two halves of a head turned against each other
     T, HS = x.shape[1:]
-    angle = np.outer(np.arange(T), frequencies(c, HS))
+    angle = sign * np.outer(np.arange(T), frequencies(c, HS))
     a, b = x[..., : HS // 2], x[..., HS // 2 :]
     return np.concatenate([a * np.cos(angle) - b * np.sin(angle), b * np.cos(angle) + a * np.sin(angle)], -1)
 
@@ -115,17 +115,38 @@ def llama(c, w, tokens):
     return np.array(all_P), norm(x, "model.norm") @ w.get("lm_head.weight", w["model.embed_tokens.weight"]).T
 
 
+def nanochat(c, w, tokens):
+    def norm(x):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c["rms_norm_eps"])
+
+    def linear(x, name):
+        return x @ w[name + ".weight"].T
+
+    x, all_P = norm(w["model.embed_tokens.weight"][tokens]), []
+    for l in range(c["num_hidden_layers"]):
+        b = f"model.layers.{l}."
+        n, NH, NKV = norm(x), c["num_attention_heads"], c["num_key_value_heads"]
+        q, k, v = (heads(linear(n, b + f"self_attn.{p}_proj"), m) for p, m in (("q", NH), ("k", NKV), ("v", NKV)))
+        k, v = (np.repeat(y, NH // NKV, 0) for y in (norm(rotate(k, c, -1)), v))
+        P, out = attend(norm(rotate(q, c, -1)), k, v)
+        all_P.append(P)
+        x = x + linear(out, b + "self_attn.o_proj")
+        x = x + linear(np.maximum(linear(norm(x), b + "mlp.fc1"), 0) ** 2, b + "mlp.fc2")
+    return np.array(all_P), linear(norm(x), "lm_head")
+
+
 def main(directory, path):
     config = json.load(open(directory + "/config.json"))
     weights = load(directory + "/model.safetensors")
     said = json.load(open(path))
     arrays = {name: np.array(a["data"], np.float64).reshape(a["shape"]) for name, a in said["arrays"].items()}
-    P, logits = {"gpt2": gpt2}.get(config["model_type"], llama)(config, weights, np.array(said["tokens"]))
+    P, logits = {"gpt2": gpt2, "nanochat": nanochat}.get(config["model_type"], llama)(config, weights, np.array(said["tokens"]))
+    scale, cap = np.abs(logits).max(), config.get("final_logit_softcapping")
+    logits = cap * np.tanh(logits / cap) if cap else logits
     listed = np.take_along_axis(logits, arrays["next_token"].astype(int), -1)
     parts = sum(arrays[n] for n in ("token_effect", "position_effect", "constant_effect"))
     parts = parts + sum(arrays[n].sum(axis=tuple(i for i in range(arrays[n].ndim) if i != 1))
                         for n in ("head_effect", "bias_effect", "mlp_effect"))
-    scale = np.abs(logits).max()
     results = [("attention", np.abs(P - arrays["attention"]).max(), 1e-5),
                ("logits, of the largest", np.abs(listed - arrays["next_logit"]).max() / scale, 1e-5),
                ("sum of a logit's parts, of the largest", np.abs(parts - arrays["target_logit"]).max() / scale, 1e-5)]

@@ -1,4 +1,5 @@
-"""Llama, Qwen2, Qwen3, and Llama with scaled rotary positions in float64, by transformers: the reference for models that are not GPT-2. Writes
+"""Llama, Qwen2, Qwen3, Llama with scaled rotary positions, and NanoChat in float64, by transformers: the reference for
+models that are not GPT-2. Writes
 test/golden/family_<name>.safetensors.
 
 Network and gradients are those of transformers' own classes, small and random. A golden holds
@@ -9,8 +10,7 @@ Network and gradients are those of transformers' own classes, small and random. 
   logits        F64  (B,T,V)
   loss          F64  () mean over the targets that are not ignored
   grad.<name>   F64  d loss / d parameter; for a tied embedding the sum of both its uses
-and in its metadata `config`, the model's config.json, which the engine reads, and for one of them `logit_softcap`, X:
-its logits are X*tanh(l/X), with l those of transformers.
+and in its metadata `config`, the model's config.json, which the engine reads.
 """
 import json
 
@@ -44,9 +44,12 @@ FAMILIES = {
     "linear": (transformers.LlamaConfig, transformers.LlamaForCausalLM,
                dict(num_key_value_heads=2, head_dim=6, tie_word_embeddings=True, rms_norm_eps=1e-5,
                     rope_parameters={"rope_type": "linear", "rope_theta": 300.0, "factor": 2.5})),
+    # no vector at all; logits that their soft cap bends
+    "nanochat": (transformers.NanoChatConfig, transformers.NanoChatForCausalLM,
+                 dict(num_key_value_heads=2, hidden_size=16, tie_word_embeddings=False, rms_norm_eps=1e-4,
+                      final_logit_softcapping=1.5, pad_token_id=None)),
 }
-FAMILIES["softcap"] = FAMILIES["llama"]  # a Llama is never capped there
-SOFTCAP = {"softcap": 1.5}
+
 
 
 def draw(name):
@@ -71,8 +74,6 @@ def draw(name):
 def make_golden(name):
     config, model, tokens, targets = draw(name)
     logits = model(torch.tensor(tokens, dtype=torch.int64)).logits
-    cap = SOFTCAP.get(name)
-    logits = cap * torch.tanh(logits / cap) if cap else logits
     aims = torch.tensor(targets, dtype=torch.int64)
     losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), aims, ignore_index=-1, reduction="none")
     loss = losses.sum() / (aims >= 0).sum()
@@ -84,8 +85,7 @@ def make_golden(name):
         tensors[f"grad.{key}"] = value.grad.numpy()
     text = json.loads(config.to_json_string())
     text.pop("transformers_version")
-    said = {"logit_softcap": cap} if cap else {}
-    return tensors, {"written_by": "dev/reference/families_float64.py", "config": json.dumps(text, sort_keys=True), **said}
+    return tensors, {"written_by": "dev/reference/families_float64.py", "config": json.dumps(text, sort_keys=True)}
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ if a key is missing, unexpected or misshaped, and compares logits with the engin
     hf_roundtrip.py DIR --logits FILE           FILE: safetensors with `tokens` I32 (B,T) and `logits` F32 or F64 (B,T,V or Vp)
     hf_roundtrip.py DIR --prompt-ids 5 1 7 --greedy 20      prints the continuation that `sample` must give at temperature 0
     hf_roundtrip.py DIR --text "Once upon"      token ids by the directory's tokenizer.json
-Theirs to ours: creates a random GPT-2, Llama, Qwen2 or Qwen3 directory with save_pretrained, and logits that the engine must
-reproduce:
+Theirs to ours: creates a random GPT-2, Llama, Qwen2, Qwen3 or NanoChat directory with save_pretrained, and logits that
+the engine must reproduce:
     hf_roundtrip.py --create DIR --layers 2 --dtype bfloat16 --shard-size 20KB --write-logits FILE
 
 The exit status is 0 if all requested checks passed.
@@ -43,6 +43,7 @@ LLAMAS = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM),
+    "nanochat": (transformers.NanoChatConfig, transformers.NanoChatForCausalLM),
 }
 
 
@@ -70,7 +71,7 @@ def create(a):
         for name, parameter in model.named_parameters():
             shape = tuple(parameter.shape)
             size = 0.6 if name == "lm_head.weight" else 0.2
-            if name.endswith(("c_proj.weight", "o_proj.weight", "down_proj.weight")):
+            if name.endswith(("c_proj.weight", "o_proj.weight", "down_proj.weight", "fc2.weight")):
                 size = 0.6  # otherwise a tied head mostly repeats the last token, and --greedy shows nothing
             values = golden.normal32(random, shape, size)
             if len(shape) == 1 and name.endswith("weight"):

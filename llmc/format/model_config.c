@@ -26,14 +26,16 @@ static const struct {
     {FORMAT_HF_LLAMA, "llama", "LlamaForCausalLM"},
     {FORMAT_HF_QWEN2, "qwen2", "Qwen2ForCausalLM"},
     {FORMAT_HF_QWEN3, "qwen3", "Qwen3ForCausalLM"},
+    {FORMAT_HF_NANOCHAT, "nanochat", "NanoChatForCausalLM"},
     {FORMAT_OWN, "llmc", NULL},
 };
 
-#define GPT2   (1u << FORMAT_HF_GPT2)
-#define LLAMA  (1u << FORMAT_HF_LLAMA)
-#define QWEN2  (1u << FORMAT_HF_QWEN2)
-#define QWEN3  (1u << FORMAT_HF_QWEN3)
-#define LLAMAS (LLAMA | QWEN2 | QWEN3)
+#define GPT2     (1u << FORMAT_HF_GPT2)
+#define LLAMA    (1u << FORMAT_HF_LLAMA)
+#define QWEN2    (1u << FORMAT_HF_QWEN2)
+#define QWEN3    (1u << FORMAT_HF_QWEN3)
+#define NANOCHAT (1u << FORMAT_HF_NANOCHAT)
+#define ROTARY   (LLAMA | QWEN2 | QWEN3 | NANOCHAT)
 static const struct constant {
     unsigned formats;        /* a bit for each family */
     const char *key, *value; /* as JSON */
@@ -49,19 +51,21 @@ static const struct constant {
     {GPT2, "scale_attn_weights", "true", true, "attention without the division by sqrt(head size)"},
     {GPT2, "scale_attn_by_inverse_layer_idx", "false", true, "attention scaled by 1/(layer + 1)"},
     {GPT2, "add_cross_attention", "false", false, "cross-attention"},
-    {LLAMAS, "attention_dropout", "0.0", true, NULL},
-    {LLAMAS, "initializer_range", "0.02", true, NULL},
-    {LLAMAS, "use_cache", "true", true, NULL},
-    {LLAMA | QWEN3, "attention_bias", "false", true, "attention with biases"},
+    {ROTARY, "attention_dropout", "0.0", true, NULL},
+    {ROTARY, "initializer_range", "0.02", true, NULL},
+    {ROTARY, "use_cache", "true", true, NULL},
+    {LLAMA | QWEN3 | NANOCHAT, "attention_bias", "false", true, "attention with biases"},
     {LLAMA, "mlp_bias", "false", true, "an MLP with biases"},
-    {LLAMAS, "rope_scaling", "null", true, NULL}, /* of models without; the fields read it */
+    {ROTARY, "rope_scaling", "null", true, NULL}, /* of models without; the fields read it */
     {QWEN2 | QWEN3, "use_sliding_window", "false", true, "a sliding window of attention"},
+    {NANOCHAT, "pad_token_id", "null", true, NULL}, /* else it is token 1 */
 };
 #undef GPT2
 #undef LLAMA
 #undef QWEN2
 #undef QWEN3
-#undef LLAMAS
+#undef NANOCHAT
+#undef ROTARY
 
 /* --- reading --- */
 
@@ -189,7 +193,8 @@ static bool read_field(struct gpt_config *c, const struct gpt_field *f, const js
     const json_t *found = k->key ? find_key(root, k->key) : NULL;
     int word;
     if (!found) {
-        gpt_field_set(c, f, k->otherwise);
+        bool null = k->key && k->null_if_usual && json_is_null(json_object_get(root, k->key));
+        gpt_field_set(c, f, null ? 0.0 : k->otherwise);
         if (!k->required) return true;
         const char *kind = f->option.type == OPTION_REAL ? "a number" : "an integer";
         return json_object_get(root, k->key)

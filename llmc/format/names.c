@@ -31,6 +31,16 @@ static parts llama_parts[PARAM_ROWS] = {
     [P_LNF_W] = {{"model.norm.weight", DIM_C}},
     [P_LM_HEAD] = {{"lm_head.weight", DIM_VP}},
 };
+static parts nanochat_parts[PARAM_ROWS] = {
+    [P_WTE] = {{"model.embed_tokens.weight", DIM_VP}},
+    [P_QKV_W] = {{"model.layers.%d.self_attn.q_proj.weight", DIM_Q},
+                 {"model.layers.%d.self_attn.k_proj.weight", DIM_KV},
+                 {"model.layers.%d.self_attn.v_proj.weight", DIM_KV}},
+    [P_PROJ_W] = {{"model.layers.%d.self_attn.o_proj.weight", DIM_C}},
+    [P_FC_W] = {{"model.layers.%d.mlp.fc1.weight", DIM_FC}},
+    [P_FCPROJ_W] = {{"model.layers.%d.mlp.fc2.weight", DIM_C}},
+    [P_LM_HEAD] = {{"lm_head.weight", DIM_VP}},
+};
 static parts gguf_gpt2_parts[PARAM_ROWS] = {
     [P_WTE] = {{"token_embd.weight", DIM_VP}},           [P_WPE] = {{"position_embd.weight", DIM_CONTEXT}},
     [P_QKV_W] = {{"blk.%d.attn_qkv.weight", DIM_QKV}},   [P_QKV_B] = {{"blk.%d.attn_qkv.bias", DIM_QKV}},
@@ -64,7 +74,7 @@ static parts *const tables[GPT_FORMATS] = {
     [FORMAT_HF_LLAMA] = llama_parts,        [FORMAT_HF_QWEN2] = llama_parts,
     [FORMAT_GGUF_GPT2] = gguf_gpt2_parts,   [FORMAT_GGUF_LLAMA] = gguf_llama_parts,
     [FORMAT_GGUF_QWEN2] = gguf_llama_parts, [FORMAT_HF_QWEN3] = llama_parts,
-    [FORMAT_GGUF_QWEN3] = gguf_llama_parts,
+    [FORMAT_GGUF_QWEN3] = gguf_llama_parts, [FORMAT_HF_NANOCHAT] = nanochat_parts,
 };
 
 /* Rows as they are stored: the vocabulary without its padding. */
@@ -113,7 +123,7 @@ const char *piece_name(const struct piece *p, int64_t layer) {
 
 enum gpt_format format_for_directory(const struct gpt_config *c) {
     static const enum gpt_format families[] = {FORMAT_HF_GPT2, FORMAT_HF_LLAMA, FORMAT_HF_QWEN2,
-                                               FORMAT_HF_QWEN3};
+                                               FORMAT_HF_QWEN3, FORMAT_HF_NANOCHAT};
     for (size_t i = 0; i < ARRAY_LENGTH(families); i++)
         if (gpt_format_can_say(families[i], c, NULL)) return families[i];
     return FORMAT_OWN;

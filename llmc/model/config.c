@@ -28,23 +28,24 @@
 /* For this engine's own directories: a key that appears only where the field is not as usual. */
 #define RARE(name)                                                                                           \
     { .key = name, .out_if_usual = true }
-/* Of all formats, this engine's own directories alone can say another value. */
-#define ONLY_OWN(name, value)                                                                                \
+/* Of all formats, this engine's own directories alone can say another value; or these and a nanochat's. */
+#define ONLY_OWN(name, value) OWN_AND_NANOCHAT(name, value, ALWAYS(value))
+#define OWN_AND_NANOCHAT(name, value, ...)                                                                   \
     {                                                                                                        \
-        [FORMAT_HF_GPT2] = ALWAYS(value),                                                                    \
-        HF_LLAMAS(ALWAYS(value)), [FORMAT_OWN] = RARE(name), [FORMAT_GGUF_GPT2] = ALWAYS(value),             \
-        GGUF_LLAMAS(ALWAYS(value))                                                                           \
+        [FORMAT_HF_GPT2] = ALWAYS(value), HF_LLAMAS(ALWAYS(value)), [FORMAT_HF_NANOCHAT] = __VA_ARGS__,      \
+        [FORMAT_OWN] = RARE(name), [FORMAT_GGUF_GPT2] = ALWAYS(value), GGUF_LLAMAS(ALWAYS(value))            \
     }
-/* The family of Llama: the same keys, and kinds that differ little. */
+/* The family of Llama: the same keys, and kinds that differ little. A nanochat has most of these keys. */
 #define HF_QWENS(...)    [FORMAT_HF_QWEN2] = __VA_ARGS__, [FORMAT_HF_QWEN3] = __VA_ARGS__
 #define HF_LLAMAS(...)   [FORMAT_HF_LLAMA] = __VA_ARGS__, HF_QWENS(__VA_ARGS__)
+#define HF_ROTARY(...)   [FORMAT_HF_NANOCHAT] = __VA_ARGS__, HF_LLAMAS(__VA_ARGS__)
 #define GGUF_QWENS(...)  [FORMAT_GGUF_QWEN2] = __VA_ARGS__, [FORMAT_GGUF_QWEN3] = __VA_ARGS__
 #define GGUF_LLAMAS(...) [FORMAT_GGUF_LLAMA] = __VA_ARGS__, GGUF_QWENS(__VA_ARGS__)
 
 /* A number of rope_scaling, under Hugging Face's name. */
 #define SCALING_OF_ROPE(name)                                                                                \
     {                                                                                                        \
-        [FORMAT_HF_GPT2] = FOLLOWS, HF_LLAMAS(RARE("rope_scaling." name)),                                   \
+        [FORMAT_HF_GPT2] = FOLLOWS, HF_ROTARY(RARE("rope_scaling." name)),                                   \
         [FORMAT_OWN] = RARE("rope_" name), [FORMAT_GGUF_GPT2] = FOLLOWS, GGUF_LLAMAS(BY_TENSORS)             \
     }
 
@@ -53,7 +54,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
              "longest sequence that the model can take (auto: as the model says)", 0),
      "context length",
      {[FORMAT_HF_GPT2] = REQUIRED("n_positions"),
-      HF_LLAMAS(REQUIRED("max_position_embeddings")),
+      HF_ROTARY(REQUIRED("max_position_embeddings")),
       [FORMAT_OWN] = REQUIRED("context"),
       [FORMAT_GGUF_GPT2] = REQUIRED("context_length"),
       GGUF_LLAMAS(REQUIRED("context_length"))}},
@@ -61,7 +62,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
              "width of the residual stream (auto: as the model says)", 0),
      "number of channels",
      {[FORMAT_HF_GPT2] = REQUIRED("n_embd"),
-      HF_LLAMAS(REQUIRED("hidden_size")),
+      HF_ROTARY(REQUIRED("hidden_size")),
       [FORMAT_OWN] = REQUIRED("channels"),
       [FORMAT_GGUF_GPT2] = REQUIRED("embedding_length"),
       GGUF_LLAMAS(REQUIRED("embedding_length"))}},
@@ -69,14 +70,14 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
              "width of the MLP (auto: 4 times the channels; gated, 8/3 times, rounded up to 64)", 0),
      "width of the MLP",
      {[FORMAT_HF_GPT2] = {.key = "n_inner", .null_if_usual = true},
-      HF_LLAMAS(REQUIRED("intermediate_size")),
+      HF_ROTARY(REQUIRED("intermediate_size")),
       [FORMAT_OWN] = REQUIRED("ff"),
       [FORMAT_GGUF_GPT2] = REQUIRED("feed_forward_length"),
       GGUF_LLAMAS(REQUIRED("feed_forward_length"))}},
     {OPT_INT(C, layers, "layers", "auto", 0, 10000, "N", "transformer blocks (auto: as the model says)", 0),
      "number of layers",
      {[FORMAT_HF_GPT2] = REQUIRED("n_layer"),
-      HF_LLAMAS(REQUIRED("num_hidden_layers")),
+      HF_ROTARY(REQUIRED("num_hidden_layers")),
       [FORMAT_OWN] = REQUIRED("layers"),
       [FORMAT_GGUF_GPT2] = REQUIRED("block_count"),
       GGUF_LLAMAS(REQUIRED("block_count"))}},
@@ -86,7 +87,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
          0),
      "number of heads",
      {[FORMAT_HF_GPT2] = REQUIRED("n_head"),
-      HF_LLAMAS(REQUIRED("num_attention_heads")),
+      HF_ROTARY(REQUIRED("num_attention_heads")),
       [FORMAT_OWN] = REQUIRED("heads"),
       [FORMAT_GGUF_GPT2] = REQUIRED("attention.head_count"),
       GGUF_LLAMAS(REQUIRED("attention.head_count"))}},
@@ -97,6 +98,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
      "number of key and value heads",
      {[FORMAT_HF_GPT2] = FOLLOWS,
       [FORMAT_HF_LLAMA] = OPTIONAL("num_key_value_heads", 0),
+      [FORMAT_HF_NANOCHAT] = OPTIONAL("num_key_value_heads", 0),
       HF_QWENS(REQUIRED("num_key_value_heads")), /* else it would be 32 */
       [FORMAT_OWN] = OPTIONAL("kv_heads", 0),
       [FORMAT_GGUF_GPT2] = FOLLOWS,
@@ -106,6 +108,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
      "width of a head",
      {[FORMAT_HF_GPT2] = FOLLOWS,
       [FORMAT_HF_LLAMA] = OPTIONAL("head_dim", 0),
+      [FORMAT_HF_NANOCHAT] = FOLLOWS,
       [FORMAT_HF_QWEN2] = OPTIONAL("head_dim", 0),
       [FORMAT_HF_QWEN3] = OPTIONAL("head_dim", 128),
       [FORMAT_OWN] = OPTIONAL("head_dim", 0),
@@ -116,7 +119,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
     {OPT_REAL(C, norm_eps, "norm-eps", "auto", 0, 1, "X", "added to the variance in norms (auto: 1e-5)", 0),
      "epsilon of the norms",
      {[FORMAT_HF_GPT2] = OPTIONAL("layer_norm_epsilon", 1e-5),
-      HF_LLAMAS(OPTIONAL("rms_norm_eps", 1e-6)),
+      HF_ROTARY(OPTIONAL("rms_norm_eps", 1e-6)),
       [FORMAT_OWN] = OPTIONAL("norm_eps", 0),
       [FORMAT_GGUF_GPT2] = REQUIRED("attention.layer_norm_epsilon"),
       GGUF_LLAMAS(REQUIRED("attention.layer_norm_rms_epsilon"))}},
@@ -124,7 +127,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
               "base of the wavelengths of rotary positions (auto: 10000)", 0),
      "base of rotary positions",
      {[FORMAT_HF_GPT2] = FOLLOWS,
-      HF_LLAMAS(OPTIONAL("rope_theta", 10000)),
+      HF_ROTARY(OPTIONAL("rope_theta", 10000)),
       [FORMAT_OWN] = OPTIONAL("rope_theta", 0),
       [FORMAT_GGUF_GPT2] = FOLLOWS,
       GGUF_LLAMAS(OPTIONAL("rope.freq_base", 0))}},
@@ -135,7 +138,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
          0),
      "scaling of rotary positions",
      {[FORMAT_HF_GPT2] = FOLLOWS,
-      HF_LLAMAS({.key = "rope_scaling.rope_type", .out_if_usual = true, .words = "|default|linear|llama3"}),
+      HF_ROTARY({.key = "rope_scaling.rope_type", .out_if_usual = true, .words = "|default|linear|llama3"}),
       [FORMAT_OWN] = RARE("rope_scaling"),
       [FORMAT_GGUF_GPT2] = FOLLOWS,
       [FORMAT_GGUF_LLAMA] = BY_TENSORS,
@@ -165,7 +168,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
          0),
      "vocabulary size",
      {[FORMAT_HF_GPT2] = REQUIRED("vocab_size"),
-      HF_LLAMAS(REQUIRED("vocab_size")),
+      HF_ROTARY(REQUIRED("vocab_size")),
       [FORMAT_OWN] = REQUIRED("vocab_size"),
       [FORMAT_GGUF_GPT2] = REQUIRED("vocab_size"),
       GGUF_LLAMAS(REQUIRED("vocab_size"))}},
@@ -175,14 +178,14 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
          0),
      "kind of positions",
      {[FORMAT_HF_GPT2] = ALWAYS(POSITIONS_LEARNED),
-      HF_LLAMAS(ALWAYS(POSITIONS_ROPE)),
+      HF_ROTARY(ALWAYS(POSITIONS_ROPE)),
       [FORMAT_OWN] = OPTIONAL("positions", 0),
       [FORMAT_GGUF_GPT2] = ALWAYS(POSITIONS_LEARNED),
       GGUF_LLAMAS(ALWAYS(POSITIONS_ROPE))}},
     {OPT_WORD(C, norm, "norm", "auto", "auto|layer|rms", NULL, "kind of norm (auto: as the model says)", 0),
      "kind of norm",
      {[FORMAT_HF_GPT2] = ALWAYS(NORM_LAYER),
-      HF_LLAMAS(ALWAYS(NORM_RMS)),
+      HF_ROTARY(ALWAYS(NORM_RMS)),
       [FORMAT_OWN] = OPTIONAL("norm", 0),
       [FORMAT_GGUF_GPT2] = ALWAYS(NORM_LAYER),
       GGUF_LLAMAS(ALWAYS(NORM_RMS))}},
@@ -195,6 +198,9 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
       HF_LLAMAS({.key = "hidden_act",
                  .otherwise = MLP_SWIGLU,
                  .words = "|||silu,swish|gelu_pytorch_tanh,gelu_new"}),
+      [FORMAT_HF_NANOCHAT] = {.key = "hidden_act",
+                              .otherwise = MLP_RELU2,
+                              .words = "|gelu_pytorch_tanh,gelu_new|relu2||"},
       [FORMAT_OWN] = OPTIONAL("mlp", 0),
       [FORMAT_GGUF_GPT2] = ALWAYS(MLP_GELU),
       GGUF_LLAMAS(ALWAYS(MLP_SWIGLU))}},
@@ -202,7 +208,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
               "add biases in linear layers and layernorm (auto: as the model says)", OPTION_SWITCH),
      "use of biases",
      {[FORMAT_HF_GPT2] = ALWAYS(SWITCH_ON),
-      HF_LLAMAS(ALWAYS(SWITCH_OFF)),
+      HF_ROTARY(ALWAYS(SWITCH_OFF)),
       [FORMAT_OWN] = OPTIONAL("bias", 0),
       [FORMAT_GGUF_GPT2] = ALWAYS(SWITCH_ON),
       GGUF_LLAMAS(ALWAYS(SWITCH_OFF))}},
@@ -214,6 +220,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
       [FORMAT_HF_LLAMA] = FOLLOWS,
       [FORMAT_HF_QWEN2] = ALWAYS(SWITCH_ON),
       [FORMAT_HF_QWEN3] = FOLLOWS,
+      [FORMAT_HF_NANOCHAT] = FOLLOWS,
       [FORMAT_OWN] = RARE("qkv_bias"),
       [FORMAT_GGUF_GPT2] = FOLLOWS,
       [FORMAT_GGUF_LLAMA] = FOLLOWS,
@@ -227,6 +234,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
       [FORMAT_HF_LLAMA] = FOLLOWS,
       [FORMAT_HF_QWEN2] = FOLLOWS,
       [FORMAT_HF_QWEN3] = ALWAYS(SWITCH_ON),
+      [FORMAT_HF_NANOCHAT] = ALWAYS(SWITCH_ON), /* behind the rotation, which changes no weightless norm */
       [FORMAT_OWN] = RARE("qk_norm"),
       [FORMAT_GGUF_GPT2] = FOLLOWS,
       [FORMAT_GGUF_LLAMA] = FOLLOWS,
@@ -236,7 +244,7 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
               "use the token embedding as output head, too (auto: as the model says)", OPTION_SWITCH),
      "tying of the output head",
      {[FORMAT_HF_GPT2] = OPTIONAL("tie_word_embeddings", SWITCH_ON),
-      HF_LLAMAS(OPTIONAL("tie_word_embeddings", SWITCH_OFF)),
+      HF_ROTARY(OPTIONAL("tie_word_embeddings", SWITCH_OFF)),
       [FORMAT_OWN] = OPTIONAL("tied", 0),
       [FORMAT_GGUF_GPT2] = BY_TENSORS,
       GGUF_LLAMAS(BY_TENSORS)}},
@@ -262,13 +270,19 @@ const struct gpt_field gpt_fields[GPT_FIELD_COUNT] = {
     {OPT_REAL(C, logit_softcap, "logit-softcap", "0", 0, 1e6, "X",
               "keep logits between -X and X: X*tanh(logit/X), in training and in use (0: as the model says)",
               0),
-     "soft cap of logits", ONLY_OWN("logit_softcap", 0)},
+     "soft cap of logits",
+     OWN_AND_NANOCHAT("logit_softcap", 0,
+                      {.key = "final_logit_softcapping", .otherwise = 15, .null_if_usual = true})},
     {OPT_WORD(C, norm_weights, "norm-weights", "auto", "auto|on|off", NULL,
               "learn weights and biases of the norms (auto: as the model says)", OPTION_SWITCH),
-     "use of weights in norms", ONLY_OWN("norm_weights", SWITCH_ON)},
+     "use of weights in norms", OWN_AND_NANOCHAT("norm_weights", SWITCH_ON, ALWAYS(SWITCH_OFF))},
     {OPT_WORD(C, embedding_norm, "embedding-norm", "auto", "auto|on|off", NULL,
               "normalise the embedding before the first layer (auto: as the model says)", OPTION_SWITCH),
-     "norm of the embedding", ONLY_OWN("embedding_norm", SWITCH_OFF)},
+     "norm of the embedding", OWN_AND_NANOCHAT("embedding_norm", SWITCH_OFF, ALWAYS(SWITCH_ON))},
+    {OPT_WORD(C, rope_reverse, "rope-reverse", "auto", "auto|on|off", NULL,
+              "turn rotary positions the other way round, as nanochat does (auto: as the model says)",
+              OPTION_SWITCH),
+     "reversal of rotary positions", OWN_AND_NANOCHAT("rope_reverse", SWITCH_OFF, ALWAYS(SWITCH_ON))},
 };
 #undef C
 
@@ -358,6 +372,7 @@ void gpt_config_complete(struct gpt_config *c) {
     if (c->norm_eps == 0.0) c->norm_eps = 1e-5;
     if (c->rope_theta == 0.0 && c->positions == POSITIONS_ROPE) c->rope_theta = 10000.0;
     if (!c->rope_scaling) c->rope_scaling = ROPE_SCALING_NONE;
+    if (!c->rope_reverse) c->rope_reverse = SWITCH_OFF;
 }
 
 static bool check_limits(const struct gpt_config *c, struct error *err) {
@@ -421,6 +436,9 @@ bool gpt_config_check(const struct gpt_config *c, struct error *err) {
                     c->positions == POSITIONS_NONE      ? "no"
                     : c->positions == POSITIONS_LEARNED ? "learned"
                                                         : "sinusoidal");
+    if (c->positions != POSITIONS_ROPE && c->rope_reverse == SWITCH_ON)
+        return fail(err, "model %s: --rope-reverse is for rotary positions, and this model has others",
+                    c->name);
     if (!check_rope_scaling(c, err)) return false;
     if (c->mask == MASK_WINDOW && c->window == 0)
         return fail(err, "model %s: --mask window needs --window N, the number of tokens that a token sees",
@@ -477,7 +495,7 @@ static const struct gpt_config presets[] = {
 
 const char *gpt_preset_names(void) {
     return "tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m, gpt3-350m, gpt3-760m, gpt3-1.3b, smollm2-135m, "
-           "smollm2-360m, tinyllama-1.1b, llama-3.2-1b, llama-3.2-3b, qwen2.5-0.5b, qwen3-0.6b, dN and modern-dN (N layers)";
+           "smollm2-360m, tinyllama-1.1b, llama-3.2-1b, llama-3.2-3b, qwen2.5-0.5b, qwen3-0.6b, dN and nanochat-dN (N layers)";
 }
 
 /* Through the published (depth, width) pairs, linear between them, in steps of 64 with heads of 64. d12 is
@@ -492,17 +510,18 @@ static struct gpt_config gpt2_of_depth(int64_t depth) {
     return (struct gpt_config)PRESET("", 1024, 50257, depth, width / 64, width);
 }
 
-/* The widths and kinds of nanochat (Karpathy 2025) as it was first published. The norm after its embedding,
- * the soft cap of its logits and its norms without weights are not among this engine's kinds, and so the
- * preset does not have its name. */
-static struct gpt_config modern_of_depth(int64_t depth) {
+/* nanochat (Karpathy 2025) as it was first published: an odd depth, whose width its heads of 128 do not divide,
+ * is 64 wider here. Epsilon is that of transformers' NanoChatConfig. */
+static struct gpt_config nanochat_of_depth(int64_t depth) {
     int64_t width = round_up(64 * depth, 128);
     struct gpt_config c = PRESET("", 2048, 65536, depth, width / 128, width);
     c.positions = POSITIONS_ROPE;
     c.norm = NORM_RMS;
     c.mlp = MLP_RELU2;
-    c.bias = c.tied = SWITCH_OFF;
-    c.qk_norm = SWITCH_ON;
+    c.bias = c.tied = c.norm_weights = SWITCH_OFF;
+    c.qk_norm = c.embedding_norm = c.rope_reverse = SWITCH_ON;
+    c.norm_eps = 1e-6;
+    c.logit_softcap = 15.0;
     return c;
 }
 
@@ -512,15 +531,16 @@ static bool find_preset(struct gpt_config *config, const char *name, struct erro
             *config = presets[i];
             return true;
         }
-    bool modern = strncmp(name, "modern-", 7) == 0;
-    const char *d = modern ? name + 7 : name;
+    static const char prefix[] = "nanochat-";
+    bool nanochat = strncmp(name, prefix, sizeof prefix - 1) == 0;
+    const char *d = nanochat ? name + sizeof prefix - 1 : name;
     char *end = NULL;
     long depth = d[0] == 'd' ? strtol(d + 1, &end, 10) : 0;
     if (depth < 1 || depth > 96 || *end)
         return fail(err, "--model %s: neither a directory nor a preset. Presets: %s with 1 <= N <= 96", name,
                     gpt_preset_names());
-    *config = modern ? modern_of_depth(depth) : gpt2_of_depth(depth);
-    snprintf(config->name, sizeof config->name, "%sd%ld", modern ? "modern-" : "", depth);
+    *config = nanochat ? nanochat_of_depth(depth) : gpt2_of_depth(depth);
+    snprintf(config->name, sizeof config->name, "%sd%ld", nanochat ? prefix : "", depth);
     return true;
 }
 
@@ -532,7 +552,7 @@ bool gpt_preset_exists(const char *name) {
 /* What a preset says of rotary positions goes where `changes` has other positions, or another scaling. */
 static void forget_rotary(struct gpt_config *c, const struct gpt_config *changes) {
     bool none = changes->positions && changes->positions != POSITIONS_ROPE;
-    if (none) c->rope_theta = 0.0;
+    if (none) c->rope_theta = 0.0, c->rope_reverse = SWITCH_AUTO;
     if (!none && (!changes->rope_scaling || changes->rope_scaling == c->rope_scaling)) return;
     c->rope_scaling = ROPE_SCALING_AUTO;
     c->rope_factor = c->rope_low = c->rope_high = 0.0;
@@ -559,7 +579,7 @@ const char *gpt_format_name(enum gpt_format format) {
         [FORMAT_HF_QWEN2] = "a Hugging Face Qwen2",        [FORMAT_OWN] = "this engine's own directory",
         [FORMAT_GGUF_GPT2] = "GGUF's architecture gpt2",   [FORMAT_GGUF_LLAMA] = "GGUF's architecture llama",
         [FORMAT_GGUF_QWEN2] = "GGUF's architecture qwen2", [FORMAT_GGUF_QWEN3] = "GGUF's architecture qwen3",
-        [FORMAT_HF_QWEN3] = "a Hugging Face Qwen3",
+        [FORMAT_HF_QWEN3] = "a Hugging Face Qwen3",        [FORMAT_HF_NANOCHAT] = "a Hugging Face NanoChat",
     };
     return names[format];
 }

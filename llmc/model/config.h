@@ -89,6 +89,7 @@ struct gpt_config {
     double logit_softcap;           /* the same of the output head's logits */
     enum gpt_switch norm_weights;   /* norms have weights, and biases if the model has such */
     enum gpt_switch embedding_norm; /* the embedding is normalised before the first layer */
+    enum gpt_switch rope_reverse;   /* rotary positions turn the other way round */
     /* Tokens that begin, and that end, a text, as config.json says. They are kept, but change nothing
      * that is computed, so they are no rows of the table. */
     struct gpt_token_ids bos, eos;
@@ -100,7 +101,7 @@ struct gpt_config {
         name, context, vocab_size, layers, heads, channels, heads, (channels) / (heads), 4 * (channels),     \
             POSITIONS_LEARNED, NORM_LAYER, MLP_GELU, SWITCH_ON, SWITCH_ON, SWITCH_OFF, SWITCH_ON, 1e-5, 0.0, \
             ROPE_SCALING_NONE, 0.0, 0, 0.0, 0.0, SCORE_SCALED_DOT, MASK_CAUSAL, 0, 0.0, 0.0, SWITCH_ON,      \
-            SWITCH_OFF                                                                                       \
+            SWITCH_OFF, SWITCH_OFF                                                                           \
     }
 
 /* Formats that name fields. A family of Hugging Face models and an architecture of GGUF each have keys of
@@ -110,6 +111,7 @@ enum gpt_format {
     FORMAT_HF_LLAMA,
     FORMAT_HF_QWEN2,
     FORMAT_HF_QWEN3,
+    FORMAT_HF_NANOCHAT,
     FORMAT_OWN, /* config.json with this engine's names, for what no family of Hugging Face can say */
     FORMAT_GGUF_GPT2,
     FORMAT_GGUF_LLAMA,
@@ -123,9 +125,9 @@ struct gpt_format_key {
     /* NULL: none, the format always means `otherwise`; "": it shows in the tensors, or in several keys that
      * the format's own code knows. "a.b" in a config.json: key b of the object a. */
     const char *key;
-    double otherwise;   /* the value where the key is missing or null; 0: what follows from other fields */
+    double otherwise;   /* the value where the key is missing, or null; 0: what follows from other fields */
     bool required;      /* a file without the key is refused */
-    bool null_if_usual; /* written as null where the value is what follows from other fields */
+    bool null_if_usual; /* null where the value is what follows from other fields */
     bool out_if_usual;  /* not written there */
     /* The format's words, in the order of the option's; NULL: the same. "a|b,c|": the second is written
      * as b and read as b or c; the third cannot be said. */
@@ -138,7 +140,7 @@ struct gpt_field {
     const char *what;         /* for messages: "number of layers" */
     struct gpt_format_key in[GPT_FORMATS];
 };
-enum { GPT_FIELD_COUNT = 29 };
+enum { GPT_FIELD_COUNT = 30 };
 extern const struct gpt_field gpt_fields[GPT_FIELD_COUNT];
 /* The options of a model's shape, for a struct gpt_config at `offset` in the command's configuration. */
 #define GPT_OPTION_GROUP(heading, offset)                                                                    \
@@ -151,7 +153,7 @@ void gpt_field_set(struct gpt_config *config, const struct gpt_field *field, dou
 const char *gpt_field_text(const struct gpt_config *config, const struct gpt_field *field);
 
 /* A preset ("tiny", "gpt2" ... "gpt2-xl", "gpt3-125m" ... "gpt3-1.3b", "smollm2-135m" ... "qwen3-0.6b", or
- * "dN" and "modern-dN" for N layers) with the fields that `changes` (or NULL) says put over it, complete and
+ * "dN" and "nanochat-dN" for N layers) with the fields that `changes` (or NULL) says put over it, complete and
  * checked. */
 bool gpt_config_from_name(struct gpt_config *config, const char *name, const struct gpt_config *changes,
                           struct error *err);

@@ -155,8 +155,9 @@ struct rope_rule gpt_rope_rule(const struct gpt_config *c) {
 static void rotate(struct gpt *g, struct tensor *qkv, int64_t t0, bool backward) {
     const struct gpt_config *c = &g->config;
     struct rope_rule rule = gpt_rope_rule(c);
+    bool reverse = c->rope_reverse == SWITCH_ON;
     if (c->positions == POSITIONS_ROPE)
-        rope(g->ctx, qkv, (int)c->heads, (int)c->kv_heads, (int)t0, &rule, backward);
+        rope(g->ctx, qkv, (int)c->heads, (int)c->kv_heads, (int)t0, &rule, backward != reverse);
 }
 
 struct attn_rule gpt_attn_rule(const struct gpt_config *c) {

@@ -9,9 +9,9 @@ static const struct option_row model_rows[] = {
     OPT_TEXT(
         C, model, "model", NULL, "NAME|DIR",
         "tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m ... gpt3-1.3b, smollm2-135m, smollm2-360m, "
-        "tinyllama-1.1b, llama-3.2-1b, llama-3.2-3b, qwen2.5-0.5b, qwen3-0.6b, dN or modern-dN for N layers, or a "
-        "directory with weights to start from: a checkpoint, or a Hugging Face GPT-2, Llama, Qwen2 "
-        "or Qwen3, or a GGUF file of one of them (default: " RUN_DEFAULT_MODEL
+        "tinyllama-1.1b, llama-3.2-1b, llama-3.2-3b, qwen2.5-0.5b, qwen3-0.6b, dN or nanochat-dN for N layers, or a "
+        "directory with weights to start from: a checkpoint, or a Hugging Face GPT-2, Llama, Qwen2, "
+        "Qwen3 or NanoChat, or a GGUF file of one of the first four (default: " RUN_DEFAULT_MODEL
         ", with rotary positions for the stories)",
         0),
     OPT_REAL(

@@ -33,6 +33,7 @@ struct trainer {
 static enum optimizer_kind kind = OPTIMIZER_ADAMW;
 static struct lora_options adapters; /* rank 0: the model itself is trained */
 static bool documents;               /* several in a sequence */
+static const struct gpt_config *model = &small;
 
 static void trainer_open(struct trainer *t, bool cuda, enum dtype dtype, enum recompute recompute) {
     struct error err;
@@ -42,7 +43,7 @@ static void trainer_open(struct trainer *t, bool cuda, enum dtype dtype, enum re
     struct gpt_options options = {
         .B = B, .T = T, .train = true, .recompute = recompute, .dtype = dtype, .lora = adapters};
     options.documents = documents;
-    gpt_create(&t->gpt, &t->ctx, &small, &options);
+    gpt_create(&t->gpt, &t->ctx, model, &options);
     optimizer_create(&t->optimizer, &t->gpt,
                      (struct optimizer_options){.kind = kind, .master_weights = dtype != DTYPE_F32});
     gpt_init_weights(&t->gpt, 7);
@@ -215,6 +216,23 @@ static void test_documents_follow_the_cpu(void **state) {
     documents = false;
 }
 
+/* Norms without weights, one of the embedding, and a cap that bends the logits. */
+static void test_a_nanochat_follows_the_cpu(void **state) {
+    struct gpt_config nanochat,
+        shape = {.context = 20, .vocab_size = 70, .heads = 2, .channels = 32, .logit_softcap = 0.5};
+    struct error err;
+    check(gpt_config_from_name(&nanochat, "nanochat-d2", &shape, &err), "%s", err.message);
+    model = &nanochat;
+    test_fp32_equals_the_cpu(state);
+    test_bf16_follows_the_cpu(state);
+    struct outcome base = train(true, DTYPE_BF16, RECOMPUTE_NONE, false),
+                   again = train(true, DTYPE_BF16, RECOMPUTE_BLOCK, true);
+    assert_identical(&base, &again, "a nanochat, recomputed in recorded graphs");
+    free(base.params);
+    free(again.params);
+    model = &small;
+}
+
 /* --- against itself --- */
 
 static void test_same_bits(void **state) {
@@ -336,6 +354,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_bf16_muon_follows_the_cpu),
         cmocka_unit_test(test_adapters_follow_the_cpu),
         cmocka_unit_test(test_documents_follow_the_cpu),
+        cmocka_unit_test(test_a_nanochat_follows_the_cpu),
         cmocka_unit_test(test_same_bits),
         cmocka_unit_test(test_resume),
         cmocka_unit_test(test_checkpoints_change_devices),

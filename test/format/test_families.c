@@ -69,6 +69,15 @@ static struct gpt_config qwen3(void) {
     return c;
 }
 
+/* As the preset nanochat-dN, with fewer heads of keys and values. */
+static struct gpt_config nanochat(void) {
+    struct gpt_config c,
+        shape = {.context = 9, .vocab_size = 37, .heads = 4, .kv_heads = 2, .channels = 16, .ff = 40};
+    struct error err;
+    ASSERT_OK(gpt_config_from_name(&c, "nanochat-d2", &shape, &err), err);
+    return c;
+}
+
 static void directories_come_back(void **state) {
     const struct {
         struct gpt_config config;
@@ -107,6 +116,12 @@ static void directories_come_back(void **state) {
         {with(with(gpt2(), "mask", MASK_WINDOW), "window", 4), "llmc", "wpe.weight"},
         {with(llama(), "softcap", 20.5), "llmc", "ln_f.weight"},
         {with(llama(), "logit-softcap", 15), "llmc", "ln_f.weight"},
+        {nanochat(), "nanochat", "model.layers.1.mlp.fc2.weight"},
+        {with(nanochat(), "logit-softcap", 0), "nanochat", "lm_head.weight"},
+        {with(nanochat(), "tied", SWITCH_ON), "nanochat", "model.layers.0.self_attn.k_proj.weight"},
+        {with(nanochat(), "mlp", MLP_SWIGLU), "llmc", "h.1.mlp.c_fc.weight"},
+        {with(nanochat(), "rope-reverse", SWITCH_OFF), "llmc", "h.1.mlp.c_fc.weight"},
+        {with(nanochat(), "norm-weights", SWITCH_ON), "llmc", "ln_embed.weight"},
         {with(gpt2(), "embedding-norm", SWITCH_ON), "llmc", "ln_embed.bias"},
         {with(llama(), "norm-weights", SWITCH_OFF), "llmc", "h.0.attn.c_attn.weight"},
         {with(with(llama(), "norm-weights", SWITCH_OFF), "embedding-norm", SWITCH_ON), "llmc", "wte.weight"},
@@ -142,7 +157,7 @@ static void presets_belong_to_their_families(void **state) {
     } known[] = {{"gpt2-xl", FORMAT_HF_GPT2},         {"smollm2-360m", FORMAT_HF_LLAMA},
                  {"tinyllama-1.1b", FORMAT_HF_LLAMA}, {"llama-3.2-1b", FORMAT_HF_LLAMA},
                  {"llama-3.2-3b", FORMAT_HF_LLAMA},   {"qwen2.5-0.5b", FORMAT_HF_QWEN2},
-                 {"qwen3-0.6b", FORMAT_HF_QWEN3},     {"modern-d12", FORMAT_OWN}};
+                 {"qwen3-0.6b", FORMAT_HF_QWEN3},     {"nanochat-d12", FORMAT_HF_NANOCHAT}};
     for (size_t i = 0; i < ARRAY_LENGTH(known); i++) {
         struct gpt_config c;
         struct error err;
@@ -184,7 +199,7 @@ static void what_a_format_cannot_say_is_refused(void **state) {
     static struct gpt_config (*const bases[GPT_FORMATS])(void) = {
         [FORMAT_HF_GPT2] = gpt2,   [FORMAT_HF_LLAMA] = llama,   [FORMAT_HF_QWEN2] = qwen2,
         [FORMAT_GGUF_GPT2] = gpt2, [FORMAT_GGUF_LLAMA] = llama, [FORMAT_GGUF_QWEN2] = qwen2,
-        [FORMAT_HF_QWEN3] = qwen3, [FORMAT_GGUF_QWEN3] = qwen3,
+        [FORMAT_HF_QWEN3] = qwen3, [FORMAT_GGUF_QWEN3] = qwen3, [FORMAT_HF_NANOCHAT] = nanochat,
     };
     int refused = 0;
     for (int k = 0; k < GPT_FORMATS; k++) {
@@ -302,8 +317,6 @@ static void check_against_transformers(const char *family) {
     ASSERT_OK(safetensors_open(&st, temp_printf("test/golden/family_%s.safetensors", family), &err), err);
     put_text("config.json", safetensors_metadata(&st, "config"));
     ASSERT_OK(model_config_read(&config, &format, scratch_directory(), &err), err);
-    if (safetensors_metadata(&st, "logit_softcap"))
-        config.logit_softcap = atof(safetensors_metadata(&st, "logit_softcap"));
     const struct st_view *tokens = golden_tensor(&st, "tokens"), *targets = golden_tensor(&st, "targets");
     int64_t B = tokens->dim[0], T = tokens->dim[1], counted = 0;
     for (int64_t i = 0; i < B * T; i++) counted += ((const int32_t *)targets->data)[i] >= 0;
@@ -337,7 +350,7 @@ static void check_against_transformers(const char *family) {
 }
 
 static void gradients_are_those_of_transformers(void **state) {
-    static const char *const families[] = {"llama", "qwen2", "qwen3", "llama3", "linear", "softcap"};
+    static const char *const families[] = {"llama", "qwen2", "qwen3", "llama3", "linear", "nanochat"};
     for (size_t i = 0; i < ARRAY_LENGTH(families); i++) check_against_transformers(families[i]);
 }
 
@@ -491,7 +504,13 @@ static void configurations(void **state) {
         {"qwen3", ", \"num_key_value_heads\": 2, \"head_dim\": 8", NULL},
         {"qwen3", ", \"num_key_value_heads\": 4, \"attention_bias\": true", "attention with biases"},
         {"qwen3", ", \"num_key_value_heads\": 4, \"use_sliding_window\": true", "sliding window"},
-        {"qwen3_moe", "", "\"gpt2\", \"llama\", \"qwen2\", \"qwen3\""},
+        {"nanochat", "", NULL},
+        {"nanochat", ", \"rope_parameters\": {\"rope_theta\": 500000.0, \"rope_type\": \"default\"}", NULL},
+        {"nanochat", ", \"final_logit_softcapping\": null", NULL},
+        {"nanochat", ", \"final_logit_softcapping\": \"x\"", "not a number"},
+        {"nanochat", ", \"attention_bias\": true", "attention with biases"},
+        {"nanochat", ", \"hidden_act\": \"silu\"", "implements \"gelu_pytorch_tanh\", \"relu2\""},
+        {"qwen3_moe", "", "\"gpt2\", \"llama\", \"qwen2\", \"qwen3\", \"nanochat\""},
     };
     for (size_t i = 0; i < ARRAY_LENGTH(files); i++) {
         struct gpt_config c;
@@ -504,9 +523,18 @@ static void configurations(void **state) {
         if (!ok) assert_mentions(err.message, files[i].says);
         if (ok) {
             bool two = strcmp(files[i].type, "qwen2") == 0, three = strcmp(files[i].type, "qwen3") == 0;
-            assert_int_equal(format, two ? FORMAT_HF_QWEN2 : three ? FORMAT_HF_QWEN3 : FORMAT_HF_LLAMA);
+            bool nano = strcmp(files[i].type, "nanochat") == 0;
+            assert_int_equal(format, two     ? FORMAT_HF_QWEN2
+                                     : three ? FORMAT_HF_QWEN3
+                                     : nano  ? FORMAT_HF_NANOCHAT
+                                             : FORMAT_HF_LLAMA);
+            assert_true(c.logit_softcap == (nano && !strstr(files[i].more, "null") ? 15.0 : 0.0));
+            assert_true(c.embedding_norm == (nano ? SWITCH_ON : SWITCH_OFF));
+            assert_true(c.norm_weights == (nano ? SWITCH_OFF : SWITCH_ON));
+            assert_true(c.rope_reverse == c.embedding_norm);
+            assert_true(c.mlp == (nano ? MLP_RELU2 : MLP_SWIGLU));
             assert_true(c.bias == SWITCH_OFF && c.qkv_bias == (two ? SWITCH_ON : SWITCH_OFF));
-            assert_true(c.qk_norm == (three ? SWITCH_ON : SWITCH_OFF));
+            assert_true(c.qk_norm == (three || nano ? SWITCH_ON : SWITCH_OFF));
             assert_true(c.rope_theta == (strstr(files[i].more, "500000") ? 500000.0 : 10000.0));
             bool scaled = strstr(files[i].more, "llama3"), slower = strstr(files[i].more, "linear");
             assert_int_equal(c.rope_scaling, scaled   ? ROPE_SCALING_LLAMA3

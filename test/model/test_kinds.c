@@ -299,6 +299,7 @@ static int64_t walk(void (*check_config)(const struct gpt_config *config)) {
                     c.norm_weights = k % 5 ? SWITCH_ON : SWITCH_OFF;
                     c.embedding_norm = k % 4 == 3 || k % 5 == 0 ? SWITCH_ON : SWITCH_OFF;
                     c.norm_eps = 1e-3;
+                    if (positions == POSITIONS_ROPE && k & 8) c.rope_reverse = SWITCH_ON;
                     if (positions == POSITIONS_ROPE && k & 1) { /* a head's first pair is on the ramp */
                         c.rope_scaling = ROPE_SCALING_LLAMA3;
                         c.rope_factor = 4.0;

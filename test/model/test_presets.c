@@ -24,8 +24,7 @@ static void test_presets(void **state) {
                  {"llama-3.2-3b", 3212749824},
                  {"qwen2.5-0.5b", 494032768},
                  {"qwen3-0.6b", 596049920},
-                 /* nanochat says 560988160; here the norms have weights */
-                 {"modern-d20", 560988160 + (2 * 20 + 1) * 1280 + 2 * 20 * 128}};
+                 {"nanochat-d20", 560988160}}; /* as its report says */
     struct gpt_config c;
     struct error err;
     for (size_t i = 0; i < ARRAY_LENGTH(known); i++) {
@@ -35,16 +34,16 @@ static void test_presets(void **state) {
         assert_int_equal(p.count, known[i].count);
     }
     for (int depth = 1; depth <= 96; depth++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "d%d", depth);
         assert_true(gpt_config_from_name(&c, name, NULL, &err) && gpt_config_check(&c, &err));
         assert_true(c.layers == depth && c.channels % 64 == 0);
-        snprintf(name, sizeof name, "modern-d%d", depth);
+        snprintf(name, sizeof name, "nanochat-d%d", depth);
         assert_true(gpt_config_from_name(&c, name, NULL, &err) && gpt_config_check(&c, &err));
         assert_true(c.layers == depth && c.head_size == 128 && c.channels - 64 * depth < 128);
     }
-    static const char *const bad[] = {"gpt3", "d0",      "d97",       "d12x",     "",
-                                      "d",    "modern-", "modern-12", "modern-d0"};
+    static const char *const bad[] = {"gpt3", "d0",        "d97",         "d12x",       "",
+                                      "d",    "nanochat-", "nanochat-12", "nanochat-d0"};
     for (size_t i = 0; i < ARRAY_LENGTH(bad); i++) assert_false(gpt_config_from_name(&c, bad[i], NULL, &err));
     assert_false(gpt_config_from_name(&c, "gpt2", &(struct gpt_config){.heads = 7}, &err));
     assert_non_null(strstr(err.message, "7 heads do not divide 768 channels"));
@@ -53,6 +52,11 @@ static void test_presets(void **state) {
     changes.rope_theta = 5000.0;
     assert_false(gpt_config_from_name(&c, "smollm2-135m", &changes, &err));
     assert_non_null(strstr(err.message, "--rope-theta"));
+    changes = (struct gpt_config){.positions = POSITIONS_NONE};
+    assert_true(gpt_config_from_name(&c, "nanochat-d4", &changes, &err) && c.rope_reverse == SWITCH_OFF);
+    changes.rope_reverse = SWITCH_ON;
+    assert_false(gpt_config_from_name(&c, "nanochat-d4", &changes, &err));
+    assert_non_null(strstr(err.message, "--rope-reverse"));
     changes = (struct gpt_config){.positions = POSITIONS_NONE};
     assert_true(gpt_config_from_name(&c, "llama-3.2-1b", &changes, &err) && c.rope_factor == 0.0);
     changes = (struct gpt_config){.rope_scaling = ROPE_SCALING_LINEAR, .rope_factor = 2.0};
