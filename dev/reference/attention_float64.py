@@ -6,8 +6,8 @@ of a model at work.
 
 Reads config.json and model.safetensors of a GPT-2, Llama, Qwen2, Qwen3 or nanochat, runs the network of its papers
 (Radford et al. 2019, Touvron et al. 2023, Qwen Team 2025; Karpathy 2025 as transformers has it) on the tokens of the
-JSON with numpy in float64, and compares: attention of every head, logits of the listed next tokens, and that the parts which the JSON gives of a logit add up to it. Prints the largest differences;
-status 1 if one is above its bound.
+JSON with numpy in float64, and compares: attention of every head, logits of the listed next tokens, and that the parts
+which the JSON gives of a logit add up to it. Prints the largest differences; status 1 if one is above its bound.
 """
 import json
 import struct
@@ -140,7 +140,8 @@ def main(directory, path):
     weights = load(directory + "/model.safetensors")
     said = json.load(open(path))
     arrays = {name: np.array(a["data"], np.float64).reshape(a["shape"]) for name, a in said["arrays"].items()}
-    P, logits = {"gpt2": gpt2, "nanochat": nanochat}.get(config["model_type"], llama)(config, weights, np.array(said["tokens"]))
+    network = {"gpt2": gpt2, "nanochat": nanochat}.get(config["model_type"], llama)
+    P, logits = network(config, weights, np.array(said["tokens"]))
     scale, cap = np.abs(logits).max(), config.get("final_logit_softcapping")
     logits = cap * np.tanh(logits / cap) if cap else logits
     listed = np.take_along_axis(logits, arrays["next_token"].astype(int), -1)

@@ -1,6 +1,5 @@
 """Llama, Qwen2, Qwen3, Llama with scaled rotary positions, and NanoChat in float64, by transformers: the reference for
-models that are not GPT-2. Writes
-test/golden/family_<name>.safetensors.
+models that are not GPT-2. Writes test/golden/family_<name>.safetensors.
 
 Network and gradients are those of transformers' own classes, small and random. A golden holds
   param.<name>  F32  every parameter, under its Hugging Face name
@@ -49,7 +48,6 @@ FAMILIES = {
                  dict(num_key_value_heads=2, hidden_size=16, tie_word_embeddings=False, rms_norm_eps=1e-4,
                       final_logit_softcapping=1.5, pad_token_id=None)),
 }
-
 
 
 def draw(name):

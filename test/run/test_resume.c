@@ -85,6 +85,7 @@ static const struct {
     {"positions", "rope"},
     {"rope-scaling", "linear"},
     {"norm", "rms"},
+    {"norm-weights", "off"},
     {"mlp", "relu2"},
     {"bias", "off"},
     {"qkv-bias", "off"},
