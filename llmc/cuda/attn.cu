@@ -1,6 +1,7 @@
 /* Attention by any rule, for any head size and dtype, and the variants of the op. Contracts in ops.h.
  * Attention by scaled dot products has faster kernels: those on tensor cores in attn_flash.cu (any mask,
- * documents, soft caps) and attn_hopper.cu (causal), and the one for a single query in attn_decode.cu (causal).
+ * documents, soft caps) and attn_hopper.cu (causal, window, documents), and the one for a single query in
+ * attn_decode.cu (causal).
  *
  * A warp takes one query (or, for dk and dv, one key) and walks the other side in tiles of 32, one score
  * per lane, with an online softmax, so that scores stay in the warp. It accumulates CHUNK columns of the

@@ -1,10 +1,12 @@
-/* Causal attention forward on Hopper (sm_90a) for bf16 and heads of 64 or 128 columns, as in
- * FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608): a producer loads tiles by TMA, and two consuming
- * warpgroups overlap softmax with wgmma products. Backward is in attn_hopper_backward.cu.
+/* Causal attention forward on Hopper (sm_90a), also with a window and within documents, for bf16 and heads
+ * of 64 or 128 columns, as in FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608): a producer loads tiles
+ * by TMA, and two consuming warpgroups overlap softmax with wgmma products. Backward is in
+ * attn_hopper_backward.cu.
  *
  * A block takes tiles of 128 queries. Their keys come 128 at a time, beginning at the diagonal, so that
- * only the first step has a mask; keys after the queries are never loaded. At T = 1024 a tile of 128 rows
- * has 0.89 of its work below the diagonal, one of 192 rows would have 0.67.
+ * only the first step has a mask, and those at the start of a window or document; keys that none of the
+ * queries sees are never loaded. At T = 1024 a tile of 128 rows has 0.89 of its work below the diagonal, one
+ * of 192 rows would have 0.67.
  *
  * A step of a warpgroup of 64 queries takes, at head size 64, 2 * 64*128*64 multiply-adds, 512 clocks of a
  * multiprocessor's tensor cores, and 64*128 exponentials, 512 clocks at 16 per clock. Neither may wait for
@@ -38,6 +40,13 @@ struct forward_task {
     int length, NH;
     float scale;
     tile_list list; /* number 0 is the last tile of a head: the one with the most keys */
+    first_keys keys;
+
+    /* The step with the first keys that a tile of queries sees; it comes last. */
+    template <hopper_kind KIND> __device__ __forceinline__ int first_step(int head, int tile) const {
+        if constexpr (KIND == PLAIN) return 0;
+        return keys.of(head / NH, length, tile * ROWS) / STEP;
+    }
 };
 
 template <int HS> struct forward_shared {
@@ -89,7 +98,7 @@ DEVICE_INLINE void mask_keys(float (&s)[STEP / 2], int first_row) {
 /* --- producer: one thread --- */
 
 /* Tiles go through the ring in the order of their use: K K V K V ... K V V. */
-template <int HS>
+template <int HS, hopper_kind KIND>
 DEVICE_INLINE void produce(const forward_shared<HS> &shared, const CUtensorMap *map,
                            const forward_task &task) {
     using shape = forward_shape<HS>;
@@ -100,6 +109,7 @@ DEVICE_INLINE void produce(const forward_shared<HS> &shared, const CUtensorMap *
     for (; place.head >= 0; query_parity ^= 1) {
         int b = place.head / task.NH, col = place.head % task.NH * HS;
         int last = task.list.tiles - 1 - place.tile; /* the step on the diagonal has the number of the tile */
+        int first = task.first_step<KIND>(place.head, last);
         auto load = [&](int part, int step) {
             mbarrier_wait(&shared.empty[at.slot], at.parity ^ 1);
             mbarrier_expect(&shared.full[at.slot], bytes);
@@ -112,11 +122,11 @@ DEVICE_INLINE void produce(const forward_shared<HS> &shared, const CUtensorMap *
         *shared.place = place;
         mbarrier_expect(shared.queries_full, bytes);
         load_tile<HS, ROWS>(shared.queries, map, b, last * ROWS, col, shared.queries_full);
-        for (int step = last - 1; step >= 0; step--) {
+        for (int step = last - 1; step >= first; step--) {
             load(1, step);
             load(2, step + 1);
         }
-        load(2, 0);
+        load(2, first);
         place = take_tile(task.list);
     }
     mbarrier_wait(shared.queries_empty, query_parity);
@@ -146,7 +156,7 @@ DEVICE_INLINE void store_result(const forward_task &task, const tile_place &plac
     store_rows<HS>(task.out + b * task.length * C + h * HS, C, first, task.length, acc, inverse, staging);
 }
 
-template <int HS>
+template <int HS, hopper_kind KIND>
 DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task &task, int group) {
     using shape = forward_shape<HS>;
     ring<shape::SLOTS> at;
@@ -163,7 +173,9 @@ DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task 
         mbarrier_wait(shared.queries_full, query_parity);
         tile_place place = told_tile(shared.place);
         if (place.head < 0) break;
-        int last = task.list.tiles - 1 - place.tile;
+        int last = task.list.tiles - 1 - place.tile, first = task.first_step<KIND>(place.head, last);
+        if (KIND == NARROWED) first = agreed(first);
+        left_edge<KIND> edge(task.keys, place.head / task.NH, task.length, last * ROWS + group * 64);
         float s[STEP / 2], acc[HS / 2], shrink[2];
         uint32_t p[STEP / 16][4];
         row_softmax state;
@@ -177,10 +189,11 @@ DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task 
         release(&shared.empty[at.slot]);
         at.next();
         mask_keys(s, group * 64);
+        edge.hide(s, last * STEP, -INFINITY);
         softmax_step(state, s, shrink, scale);
         pack<STEP>(p, s);
 
-        for (int step = last - 1; step >= 0; step--) { /* scores of this step, values of the step before */
+        for (int step = last - 1; step >= first; step--) { /* its scores, values of the step before */
             keys = wait_for_tile();
             mbarrier *keys_empty = &shared.empty[at.slot];
             at.next();
@@ -196,6 +209,7 @@ DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task 
             wgmma_wait<1>();
             pin_registers(s);
             release(keys_empty);
+            edge.hide(s, step * STEP, -INFINITY);
             softmax_step(state, s, shrink, scale);
             settle(state.sum[0] + state.sum[1]); /* all exponentials, which run beside the products */
             wgmma_wait<0>();
@@ -210,7 +224,7 @@ DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task 
 
         const bf16 *values = wait_for_tile();
         wgmma_fence();
-        multiply_add<STEP>(acc, p, values, last > 0);
+        multiply_add<STEP>(acc, p, values, last > first);
         wgmma_commit();
         wgmma_wait<0>();
         pin_registers(acc);
@@ -223,7 +237,7 @@ DEVICE_INLINE void consume(const forward_shared<HS> &shared, const forward_task 
 
 /* --- kernel --- */
 
-template <int HS>
+template <int HS, hopper_kind KIND>
 __global__ void __launch_bounds__(THREADS, 1)
     attn_forward_hopper_kernel(const __grid_constant__ CUtensorMap map, forward_task task) {
     using shape = forward_shape<HS>;
@@ -244,10 +258,10 @@ __global__ void __launch_bounds__(THREADS, 1)
     int group = this_group() - 1;
     if (group < 0) {
         registers_shrink<PRODUCER_REGISTERS>();
-        if (threadIdx.x == 0) produce<HS>(shared, &map, task);
+        if (threadIdx.x == 0) produce<HS, KIND>(shared, &map, task);
     } else {
         registers_grow<CONSUMER_REGISTERS>();
-        consume<HS>(shared, task, group);
+        consume<HS, KIND>(shared, task, group);
     }
 }
 
@@ -258,22 +272,19 @@ int64_t attn_forward_hopper_need(struct tensor *out, struct tensor *lse, const s
     return t0 == 0 && hopper_takes(out, qkv, rule) ? NEEDS_ZEROS : OP_UNSUPPORTED;
 }
 
-template <int HS>
-static void forward(const struct op_env *env, struct tensor *out, struct tensor *lse,
-                    const struct tensor *qkv, int NH) {
-    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
-    forward_task task = {data_of<bf16>(out),         f32(lse), (int)T, NH, 1.0f / sqrtf((float)HS),
-                         list_of_tiles(env, out, NH)};
-    CUtensorMap map = tensor_map_3d(qkv->data, B, T, 3 * C, ROWS, SLAB, SWIZZLE_128);
-    launch({blocks_of(task.list), THREADS, forward_shape<HS>::SHARED_BYTES, env->stream},
-           attn_forward_hopper_kernel<HS>, map, task);
-}
-
 void attn_forward_hopper(const struct op_env *env, struct tensor *out, struct tensor *lse,
                          const struct tensor *qkv, const struct tensor *prefix, const struct attn_rule *rule,
                          int t0) {
-    if (out->dim[2] / rule->heads == 64)
-        forward<64>(env, out, lse, qkv, rule->heads);
-    else
-        forward<128>(env, out, lse, qkv, rule->heads);
+    int NH = rule->heads;
+    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
+    with_kernel(rule, C / NH, [&](auto head_size, auto kind) {
+        constexpr int HS = decltype(head_size)::value;
+        constexpr hopper_kind KIND = decltype(kind)::value;
+        forward_task task = {
+            data_of<bf16>(out),    f32(lse), (int)T, NH, 1.0f / sqrtf((float)HS), list_of_tiles(env, out, NH),
+            first_keys_of(rule, T)};
+        CUtensorMap map = tensor_map_3d(qkv->data, B, T, 3 * C, ROWS, SLAB, SWIZZLE_128);
+        launch({blocks_of(task.list), THREADS, forward_shape<HS>::SHARED_BYTES, env->stream},
+               attn_forward_hopper_kernel<HS, KIND>, map, task);
+    });
 }

@@ -80,6 +80,29 @@ static inline unsigned blocks_of(const tile_list &list) {
     return (unsigned)min((int64_t)list.tiles * list.heads, (int64_t)multiprocessors());
 }
 
+/* --- rules --- */
+
+/* What a kernel is compiled for, so that plain attention (attn_rule_is_plain) pays nothing for other rules.
+ * NARROWED: a window or documents narrow the causal mask. */
+enum hopper_kind { PLAIN, NARROWED };
+
+/* Where the keys that a query sees begin. */
+struct first_keys {
+    int window;           /* at most the length */
+    const int32_t *first; /* (B,T) or NULL: attn_rule.h */
+
+    /* Of query t of sequence b, or of the last query if t is beyond the end. It never falls with t. */
+    __device__ __forceinline__ int of(int b, int length, int t) const {
+        t = min(t, length - 1);
+        int key = max(t - window + 1, 0);
+        return first ? max(key, first[(int64_t)b * length + t]) : key;
+    }
+};
+static inline first_keys first_keys_of(const struct attn_rule *rule, int64_t T) {
+    return {(int)(rule->mask == ATTN_WINDOW ? min_i64(rule->window, T) : T),
+            rule->first ? i32(rule->first) : NULL};
+}
+
 /* Bytes of scratch for a kernel that wants none itself: op_env.zeros comes with scratch only. */
 constexpr int64_t NEEDS_ZEROS = 1;
 
@@ -87,9 +110,22 @@ constexpr int64_t NEEDS_ZEROS = 1;
 static inline bool hopper_takes(const struct tensor *out, const struct tensor *qkv,
                                 const struct attn_rule *rule) {
     int64_t NH = rule->heads, HS = out->dim[2] / NH;
-    return attn_rule_is_plain(rule) && rule->kv_heads == NH && out->dtype == DTYPE_BF16 &&
+    return rule->score == ATTN_SCALED_DOT && (rule->mask == ATTN_CAUSAL || rule->mask == ATTN_WINDOW) &&
+           rule->softcap == 0.0f && !rule->dropout && rule->kv_heads == NH && out->dtype == DTYPE_BF16 &&
            (HS == 64 || HS == 128) && starts_on_vector(out, qkv) && out->dim[1] < (1 << 24) &&
            ceil_div(out->dim[1], ROWS) * out->dim[0] * NH < (1 << 30);
+}
+
+/* Calls f with the head size and the kind of the rule as compile-time numbers. */
+template <class F> static void with_kernel(const struct attn_rule *rule, int64_t HS, F f) {
+    std::integral_constant<hopper_kind, PLAIN> plain;
+    std::integral_constant<hopper_kind, NARROWED> narrowed;
+    std::integral_constant<int, 64> head_64;
+    std::integral_constant<int, 128> head_128;
+    if (attn_rule_is_plain(rule))
+        HS == 64 ? f(head_64, plain) : f(head_128, plain);
+    else
+        HS == 64 ? f(head_64, narrowed) : f(head_128, narrowed);
 }
 
 /* --- the ring --- */
@@ -213,10 +249,34 @@ DEVICE_INLINE int column_of(int j, int i) { return j * 8 + (int)threadIdx.x % 4 
 /* How much further right of the diagonal, in columns less rows, accumulator d[4j + i] is than d[0]. */
 DEVICE_INLINE int right_of_first(int j, int i) { return j * 8 + i % 2 - i / 2 * 8; }
 
-/* The number of this thread's warpgroup. It comes from lane 0, so that the compiler knows that the lanes of a
- * warp agree: what depends on it, control flow and descriptors, then lives in uniform registers, where wgmma
- * takes descriptors from. */
-DEVICE_INLINE int this_group() { return __shfl_sync(ALL_LANES, (int)threadIdx.x / GROUP, 0); }
+/* x, which is equal in all lanes of a warp, from lane 0, so that the compiler knows that they agree: what
+ * depends on it, control flow and descriptors, then lives in uniform registers, where wgmma takes descriptors
+ * from. */
+DEVICE_INLINE int agreed(int x) { return __shfl_sync(ALL_LANES, x, 0); }
+/* The number of this thread's warpgroup. */
+DEVICE_INLINE int this_group() { return agreed((int)threadIdx.x / GROUP); }
+
+/* Where the keys begin that the 64 queries of a warpgroup see, which are its rows. */
+template <hopper_kind KIND> struct left_edge {
+    int row[2] = {};         /* of the thread's two queries */
+    int least = 0, most = 0; /* of the first and of the last query */
+
+    __device__ __forceinline__ left_edge(const first_keys &keys, int b, int length, int query) {
+        if constexpr (KIND == NARROWED) {
+            least = agreed(keys.of(b, length, query));
+            most = agreed(keys.of(b, length, query + 63));
+            for (int h = 0; h < 2; h++) row[h] = keys.of(b, length, query + row_of(h));
+        }
+    }
+    /* In a tile that begins with this key, what belongs to keys that are not seen becomes `hidden`. */
+    template <int N2> __device__ __forceinline__ void hide(float (&s)[N2], int key, float hidden) const {
+        if constexpr (KIND == NARROWED)
+            if (key < most)
+#pragma unroll
+                for (int i = 0; i < N2; i++)
+                    if (key + column_of(i / 4, i % 2) < row[i / 2 % 2]) s[i] = hidden;
+    }
+};
 
 /* The sum over the four lanes that share a row. */
 DEVICE_INLINE float quad_sum(float v) {

@@ -1,5 +1,5 @@
-/* Causal attention backward on Hopper (sm_90a) for bf16 and heads of 64 or 128 columns. attn_hopper.cu
- * explains the forward pass.
+/* Causal attention backward on Hopper (sm_90a), also with a window and within documents, for bf16 and heads
+ * of 64 or 128 columns. attn_hopper.cu explains the forward pass.
  *
  * There are two kernels of the same shape. In one a block owns 128 keys and walks the queries that see
  * them, for dk and dv; in the other it owns 128 queries and walks the keys that they see, for dq. Each of
@@ -61,6 +61,8 @@ struct backward_task {
     int length, padded, NH;            /* padded: length, rounded up to whole tiles */
     float scale;
     tile_list list;
+    first_keys keys;
+    const int *ends; /* NARROWED: (B,padded), of each key the end of the queries that see it */
 };
 
 template <int HS> struct backward_shared {
@@ -77,21 +79,32 @@ template <int HS> struct backward_shared {
 struct tile_steps {
     int tile, first, end;
 };
-template <side own> DEVICE_INLINE tile_steps steps_of(const tile_place &place, const backward_task &task) {
-    int all = (task.length + STEP - 1) / STEP;
-    if (own == KEYS) return {place.tile, 2 * place.tile, all};
+/* The end of the steps whose queries see some of the STEP keys that begin at ends[at]. */
+DEVICE_INLINE int end_of_keys(const backward_task &task, int at) {
+    return (task.ends[at + STEP - 1] + STEP - 1) / STEP;
+}
+template <side own, hopper_kind KIND>
+DEVICE_INLINE tile_steps steps_of(const tile_place &place, const backward_task &task) {
+    int all = (task.length + STEP - 1) / STEP, b = place.head / task.NH;
+    if (own == KEYS) {
+        int second = b * task.padded + place.tile * ROWS + STEP; /* of the warpgroup with the later keys */
+        return {place.tile, 2 * place.tile, KIND == PLAIN ? all : end_of_keys(task, second)};
+    }
     int tile = task.list.tiles - 1 - place.tile; /* tile 0 of the list has the most keys */
-    return {tile, 0, min(2 * tile + 2, all)};
+    int first = KIND == PLAIN ? 0 : task.keys.of(b, task.length, tile * ROWS) / STEP;
+    return {tile, first, min(2 * tile + 2, all)};
 }
 
 /* --- statistics --- */
 
 /* HS/8 neighbouring threads per query and head. Rows from `length` to `padded` get zeros; since q and dout
- * are zero there, they add nothing to any sum. */
-template <int HS>
+ * are zero there, they add nothing to any sum. For each row, as a key, one thread finds the end of those that
+ * see it. */
+template <int HS, hopper_kind KIND>
 __global__ void __launch_bounds__(256)
     attn_backward_statistics_kernel(query_statistic *statistics, const bf16 *dout, const bf16 *out,
-                                    const float *lse, int length, int padded, int NH) {
+                                    const float *lse, int length, int padded, int NH, int *ends,
+                                    first_keys keys) {
     constexpr int lanes = HS / vec<bf16>::size;
     int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x; /* in (B,padded,NH,lanes); the grid is exact */
     int64_t row = i / (NH * lanes), b = row / padded;
@@ -108,13 +121,19 @@ __global__ void __launch_bounds__(256)
     if (i % lanes != 0) return;
     float base = t < length ? lse[(b * NH + h) * length + t] * LOG2_E : 0.0f;
     statistics[(b * NH + h) * padded + t] = {base, sum};
+    if (KIND == NARROWED && h == 0) {
+        int64_t key = min(t, length - 1);
+        attn_range seen_by = {key, min(key + keys.window, (int64_t)length)};
+        seen_by = attn_queries_in_document(seen_by, keys.first ? keys.first + b * length : NULL, key);
+        ends[b * padded + t] = (int)seen_by.end;
+    }
 }
 
 /* --- producer: one thread --- */
 
 /* Own tiles are q and dout, or k and v. A slot holds the other side: k and v, or q, dout and their
  * statistics. */
-template <int HS, side own>
+template <int HS, side own, hopper_kind KIND>
 DEVICE_INLINE void produce(const backward_shared<HS> &shared, const CUtensorMap *qkv, const CUtensorMap *dout,
                            const backward_task &task) {
     using shape = backward_shape<HS>;
@@ -129,7 +148,7 @@ DEVICE_INLINE void produce(const backward_shared<HS> &shared, const CUtensorMap 
         mbarrier_wait(shared.own_empty, own_parity);
         *shared.place = place;
         if (place.head < 0) break;
-        tile_steps steps = steps_of<own>(place, task);
+        tile_steps steps = steps_of<own, KIND>(place, task);
         int b = place.head / task.NH, col = place.head % task.NH * HS;
         const query_statistic *statistics = task.statistics + (int64_t)place.head * task.padded;
         mbarrier_expect(shared.own_full, own_bytes);
@@ -219,8 +238,16 @@ DEVICE_INLINE void probabilities_transposed(float (&s)[STEP / 2], float (&D)[STE
     }
 }
 
+/* What all lanes of a consuming warp agree on. */
+template <side own, hopper_kind KIND>
+DEVICE_INLINE tile_steps agreed_steps_of(const tile_place &place, const backward_task &task) {
+    tile_steps steps = steps_of<own, KIND>(place, task);
+    if (KIND == NARROWED) steps.first = agreed(steps.first), steps.end = agreed(steps.end);
+    return steps;
+}
+
 /* dq: rows are queries, columns keys. */
-template <int HS>
+template <int HS, hopper_kind KIND>
 DEVICE_INLINE void consume_keys(const backward_shared<HS> &shared, const backward_task &task, int group) {
     using shape = backward_shape<HS>;
     ring<shape::SLOTS> at;
@@ -233,8 +260,9 @@ DEVICE_INLINE void consume_keys(const backward_shared<HS> &shared, const backwar
         mbarrier_wait(shared.own_full, own_parity);
         tile_place place = told_tile(shared.place);
         if (place.head < 0) break;
-        tile_steps steps = steps_of<QUERIES>(place, task);
+        tile_steps steps = agreed_steps_of<QUERIES, KIND>(place, task);
         int first = steps.tile * ROWS + group * 64, diagonal = 2 * steps.tile + group;
+        left_edge<KIND> edge(task.keys, place.head / task.NH, task.length, first);
         float dq[HS / 2], s[STEP / 2], dp[STEP / 2];
         uint32_t ds[STEP / 16][4];
         query_statistic statistic[2];
@@ -246,6 +274,8 @@ DEVICE_INLINE void consume_keys(const backward_shared<HS> &shared, const backwar
         dout.open();
         if (shape::RESIDENT) release_converged(shared.own_empty);
         int step = steps.first;
+        if (KIND == NARROWED)
+            for (; step < edge.least / STEP; step++) skip_slot(shared, at); /* its keys come before */
 #pragma unroll
         for (int masked = 0; masked < 2; masked++) /* steps before the diagonal, then the one on it */
             for (int end = min(diagonal + masked, steps.end); step < end; step++) {
@@ -263,6 +293,7 @@ DEVICE_INLINE void consume_keys(const backward_shared<HS> &shared, const backwar
                 if (before >= 0) release(&shared.empty[before]);
                 before = slot;
                 probabilities(s, statistic, scale, masked);
+                edge.hide(s, step * STEP, 0.0f);
                 settle_all(s); /* P is computed beside dP */
                 wgmma_wait<0>();
                 pin_registers(dp);
@@ -282,8 +313,23 @@ DEVICE_INLINE void consume_keys(const backward_shared<HS> &shared, const backwar
     }
 }
 
+/* P, transposed, becomes 0 for queries that no longer see the key of their row. The step begins with `query`;
+ * `ends` are those of the warpgroup's keys. */
+DEVICE_INLINE void hide_late_queries(float (&p)[STEP / 2], int query, const int *ends) {
+    int thread = (int)threadIdx.x % GROUP;
+    pin_register(thread); /* else its row would be kept through the loop, for which there is no register */
+    ends += thread / WARP_SIZE * 16 + thread % WARP_SIZE / 4; /* row_of(0) */
+    query += thread % 4 * 2;                                  /* column_of(0, 0) */
+    int left[2] = {ends[0] - query, ends[8] - query};
+#pragma unroll
+    for (int j = 0; j < STEP / 8; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            if (j * 8 + i % 2 >= left[i / 2]) p[4 * j + i] = 0.0f;
+}
+
 /* dk and dv: rows are keys, columns queries. */
-template <int HS>
+template <int HS, hopper_kind KIND>
 DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const backward_task &task, int group) {
     using shape = backward_shape<HS>;
     ring<shape::SLOTS> at;
@@ -295,8 +341,14 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
         mbarrier_wait(shared.own_full, own_parity);
         tile_place place = told_tile(shared.place);
         if (place.head < 0) break;
-        tile_steps steps = steps_of<KEYS>(place, task);
+        tile_steps steps = agreed_steps_of<KEYS, KIND>(place, task);
         int first = steps.tile * ROWS + group * 64, diagonal = 2 * steps.tile + group;
+        /* of the warpgroup: the end of its steps, the first one in which a key is not seen, the place in ends */
+        int own_end = steps.end, edge = steps.end, ends = place.head / task.NH * task.padded + first;
+        if (KIND == NARROWED) {
+            own_end = agreed(end_of_keys(task, ends));
+            edge = agreed(task.ends[ends] / STEP);
+        }
         float dk[HS / 2], dv[HS / 2], s[STEP / 2], dp[STEP / 2], D[STEP / 4];
         /* with heads of 128 columns there are no registers for both operands: dS waits until dv has used P */
         constexpr int OPERANDS = HS <= 64 ? 2 : 1;
@@ -313,7 +365,7 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
             skip_slot(shared, at); /* its queries come before all of these keys */
 #pragma unroll
         for (int masked = 1; masked >= 0; masked--) /* the step on the diagonal, then those behind it */
-            for (int end = masked ? min(diagonal + 1, steps.end) : steps.end; step < end; step++) {
+            for (int end = masked ? min(diagonal + 1, own_end) : own_end; step < end; step++) {
                 int slot = at.slot;
                 const bf16 *query = shared.ring_tiles + slot * 2 * shape::OTHER;
                 const bf16 *dout = query + shape::OTHER;
@@ -329,6 +381,7 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
                 if (before >= 0) release_converged(&shared.empty[before]); /* its statistics are read */
                 before = slot;
                 probabilities_transposed(s, D, shared.statistics[slot], scale, masked);
+                if (KIND == NARROWED && step >= edge) hide_late_queries(s, step * STEP, task.ends + ends);
                 pack<STEP>(p, s);
                 wgmma_fence();
                 multiply_add<STEP>(dv, p, dout, true);
@@ -348,6 +401,8 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
         pin_registers(dv);
         if (before >= 0)
             release_converged(&shared.empty[before]); /* keys beyond the end may have had no step */
+        if (KIND == NARROWED)
+            for (; step < steps.end; step++) skip_slot(shared, at); /* its queries see only later keys */
         store_gradient<HS>(task, place, 1, first, dk, task.scale, staging);
         store_gradient<HS>(task, place, 2, first, dv, 1.0f, staging);
     }
@@ -355,7 +410,7 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
 
 /* --- kernel --- */
 
-template <int HS, side own>
+template <int HS, side own, hopper_kind KIND>
 __global__ void __launch_bounds__(THREADS, 1)
     attn_backward_hopper_kernel(const __grid_constant__ CUtensorMap qkv,
                                 const __grid_constant__ CUtensorMap dout, backward_task task) {
@@ -381,13 +436,13 @@ __global__ void __launch_bounds__(THREADS, 1)
     int group = this_group() - 1;
     if (group < 0) {
         registers_shrink<PRODUCER_REGISTERS>();
-        if (threadIdx.x == 0) produce<HS, own>(shared, &qkv, &dout, task);
+        if (threadIdx.x == 0) produce<HS, own, KIND>(shared, &qkv, &dout, task);
     } else {
         registers_grow<CONSUMER_REGISTERS>();
         if (own == KEYS)
-            consume_queries<HS>(shared, task, group);
+            consume_queries<HS, KIND>(shared, task, group);
         else
-            consume_keys<HS>(shared, task, group);
+            consume_keys<HS, KIND>(shared, task, group);
     }
 }
 
@@ -398,34 +453,33 @@ static int64_t padded_length(const struct tensor *out) { return round_up(out->di
 int64_t attn_backward_hopper_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
                                   const struct tensor *lse, const struct tensor *qkv,
                                   const struct tensor *prefix, const struct attn_rule *rule) {
-    int64_t NH = rule->heads;
-    bool takes = hopper_takes(out, qkv, rule) && starts_on_vector(dqkv, dout);
-    return takes ? out->dim[0] * NH * padded_length(out) * (int64_t)sizeof(query_statistic) : OP_UNSUPPORTED;
-}
-
-template <int HS>
-static void backward(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
-                     const struct tensor *out, const struct tensor *lse, const struct tensor *qkv, int NH) {
-    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], padded = padded_length(out);
-    query_statistic *statistics = (query_statistic *)env->scratch;
-    backward_task task = {
-        data_of<bf16>(dqkv),        statistics, (int)T, (int)padded, NH, 1.0f / sqrtf((float)HS),
-        list_of_tiles(env, out, NH)};
-    CUtensorMap qkv_map = tensor_map_3d(qkv->data, B, T, 3 * C, STEP, SLAB, SWIZZLE_128);
-    CUtensorMap dout_map = tensor_map_3d(dout->data, B, T, C, STEP, SLAB, SWIZZLE_128);
-    launch({grid_size(B * padded * C / vec<bf16>::size, 256), 256, 0, env->stream},
-           attn_backward_statistics_kernel<HS>, statistics, data_of<bf16>(dout), data_of<bf16>(out), f32(lse),
-           (int)T, (int)padded, NH);
-    launch_config config(blocks_of(task.list), THREADS, backward_shape<HS>::SHARED_BYTES, env->stream);
-    launch(config, attn_backward_hopper_kernel<HS, KEYS>, qkv_map, dout_map, task);
-    launch(config, attn_backward_hopper_kernel<HS, QUERIES>, qkv_map, dout_map, task);
+    if (!hopper_takes(out, qkv, rule) || !starts_on_vector(dqkv, dout)) return OP_UNSUPPORTED;
+    int64_t rows = out->dim[0] * padded_length(out);
+    int64_t ends = attn_rule_is_plain(rule) ? 0 : rows * (int64_t)sizeof(int);
+    return rows * rule->heads * (int64_t)sizeof(query_statistic) + ends;
 }
 
 void attn_backward_hopper(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
                           const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
                           const struct tensor *prefix, const struct attn_rule *rule) {
-    if (out->dim[2] / rule->heads == 64)
-        backward<64>(env, dqkv, dout, out, lse, qkv, rule->heads);
-    else
-        backward<128>(env, dqkv, dout, out, lse, qkv, rule->heads);
+    int NH = rule->heads;
+    int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], padded = padded_length(out);
+    query_statistic *statistics = (query_statistic *)env->scratch;
+    int *ends = (int *)(statistics + B * NH * padded);
+    with_kernel(rule, C / NH, [&](auto head_size, auto kind) {
+        constexpr int HS = decltype(head_size)::value;
+        constexpr hopper_kind KIND = decltype(kind)::value;
+        first_keys keys = first_keys_of(rule, T);
+        backward_task task = {
+            data_of<bf16>(dqkv),         statistics, (int)T, (int)padded, NH, 1.0f / sqrtf((float)HS),
+            list_of_tiles(env, out, NH), keys,       ends};
+        CUtensorMap qkv_map = tensor_map_3d(qkv->data, B, T, 3 * C, STEP, SLAB, SWIZZLE_128);
+        CUtensorMap dout_map = tensor_map_3d(dout->data, B, T, C, STEP, SLAB, SWIZZLE_128);
+        launch({grid_size(B * padded * C / vec<bf16>::size, 256), 256, 0, env->stream},
+               attn_backward_statistics_kernel<HS, KIND>, statistics, data_of<bf16>(dout), data_of<bf16>(out),
+               f32(lse), (int)T, (int)padded, NH, ends, keys);
+        launch_config config(blocks_of(task.list), THREADS, backward_shape<HS>::SHARED_BYTES, env->stream);
+        launch(config, attn_backward_hopper_kernel<HS, KEYS, KIND>, qkv_map, dout_map, task);
+        launch(config, attn_backward_hopper_kernel<HS, QUERIES, KIND>, qkv_map, dout_map, task);
+    });
 }

@@ -260,7 +260,8 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
 }
 
 /* Lengths around the 64 rows of a warpgroup and the 128 of a tile, several tiles per block, rings that wrap
- * around. */
+ * around. Windows and documents around the same; with documents of 192, the keys of one warpgroup are seen
+ * three steps longer than those of the other. */
 #define HOPPER_CASE(name, flags, ...)                                                                        \
     { name, INPUT_RANDOM, {__VA_ARGS__}, flags, SIZE_SMALL, "hopper" }
 #define HOPPER_CASES                                                                                         \
@@ -271,7 +272,21 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         HOPPER_CASE("a row more", 0, 2, 129, 1, 64), HOPPER_CASE("head 64", EVERYWHERE, 1, 200, 1, 64),      \
         HOPPER_CASE("head 128", 0, 2, 256, 1, 128), HOPPER_CASE("many tiles", 0, 2, 385, 2, 64),             \
         HOPPER_CASE("many falling tiles", FALLING, 1, 300, 2, 64),                                           \
-        HOPPER_CASE("falling, head 128", FALLING | EVERYWHERE, 1, 257, 1, 128)
+        HOPPER_CASE("falling, head 128", FALLING | EVERYWHERE, 1, 257, 1, 128),                              \
+        HOPPER_CASE("window of 1", WINDOW(1), 1, 200, 1, 64),                                                \
+        HOPPER_CASE("window of 63", WINDOW(63) | EVERYWHERE, 2, 300, 1, 64),                                 \
+        HOPPER_CASE("window of 65", WINDOW(65), 1, 270, 1, 128),                                             \
+        HOPPER_CASE("window of 128", WINDOW(128), 1, 400, 2, 64),                                            \
+        HOPPER_CASE("window of 130", WINDOW(130), 1, 400, 1, 128),                                           \
+        HOPPER_CASE("window of the sequence", WINDOW(131), 1, 131, 1, 64),                                   \
+        HOPPER_CASE("window of 100, falling", WINDOW(100) | FALLING, 1, 300, 1, 64),                         \
+        HOPPER_CASE("documents of 128", EQUAL_DOCUMENTS(128), 2, 400, 1, 64),                                \
+        HOPPER_CASE("documents of 64", EQUAL_DOCUMENTS(64), 2, 270, 1, 128),                                 \
+        HOPPER_CASE("documents of 65", EQUAL_DOCUMENTS(65) | EVERYWHERE, 1, 270, 2, 64),                     \
+        HOPPER_CASE("documents of 192", EQUAL_DOCUMENTS(192), 1, 384, 1, 128),                               \
+        HOPPER_CASE("documents of 1", EQUAL_DOCUMENTS(1), 1, 130, 1, 128),                                   \
+        HOPPER_CASE("documents of any length", DOCUMENTS, 3, 300, 2, 64),                                    \
+        HOPPER_CASE("documents of 150, window of 90", EQUAL_DOCUMENTS(150) | WINDOW(90), 2, 400, 1, 128)
 
 /* Every score, every mask, and pairs of them; more than one tile of any kernel, and heads that share. Small
  * ones are for finite differences. */

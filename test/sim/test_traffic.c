@@ -153,6 +153,8 @@ static const struct shape shapes[] = {
     {OP_attn_backward, "window, a tile", {1, 512, 1, 64, 0}, "flash"},
     {OP_attn_forward, "documents, tiles", {1, 512, 1, 64, 0}, "flash"},
     {OP_attn_backward, "documents, tiles", {1, 512, 1, 64, 0}, "flash"},
+    {OP_attn_forward, "documents, tiles", {1, 512, 1, 64, 0}, "hopper"},
+    {OP_attn_backward, "documents, tiles", {1, 512, 1, 64, 0}, "hopper"},
     {OP_rope, "head 64", {1, 48, 4, 2, 64, 16}, NULL},
     {OP_loss_forward, "odd", {6, 50257, 50304}, NULL},
     {OP_adamw, "master", {40000, 5}, NULL},
@@ -218,6 +220,9 @@ static const struct exception {
     {OP_attn_backward, "documents, tiles", "qkv", NULL, 2.5, false,
      "as with the window, but every second tile sees 1"},
     {OP_attn_backward, "documents, tiles", "dout", NULL, 2.5, false, "as qkv"},
+    {OP_attn_backward, "documents, tiles", "qkv", "hopper", 2, false,
+     "a pass for dk and dv and one for dq, by tiles of 128"},
+    {OP_attn_backward, "documents, tiles", "dout", "hopper", 3, false, "as qkv, and for its statistics"},
 };
 
 static const struct exception *exception_for(const struct shape *s, const char *operand,
