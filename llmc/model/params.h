@@ -77,9 +77,9 @@ const char *gpt_param_name(enum param_id id, int64_t layer);
 /* The pattern with the layer in place of "%d", by temp_printf. */
 const char *gpt_layer_name(const char *pattern, int64_t layer);
 
-/* Matrices (weight-decayed) come first in the buffer, then vectors, so that the optimizer needs two calls
- * and a gradient reduction gets each layer's matrices in one piece. Tensors start at multiples of 128
- * elements; the gaps are zero and stay zero. */
+/* The embeddings and the head come first in the buffer, then the blocks' matrices, then vectors, so that the
+ * optimizer needs three calls and a gradient reduction gets each layer's matrices in one piece. Tensors start
+ * at multiples of 128 elements; the gaps are zero and stay zero. */
 struct gpt_params {
     int64_t offset[PARAM_ROWS]; /* of layer 0, in elements; -1: the model has no such tensor */
     int64_t stride[PARAM_ROWS]; /* from one layer to the next */

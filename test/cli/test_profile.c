@@ -286,7 +286,7 @@ static void test_command(void **state) {
                   {"loss_forward", 2},
                   {"sum", 2},
                   {"sumsq", 1},
-                  {"adamw", 2},
+                  {"adamw", 3}, /* embeddings, blocks, vectors */
                   {"fill", 3}};
     assert_int_equal(count, ARRAY_LENGTH(wanted));
     for (size_t i = 0; i < ARRAY_LENGTH(wanted); i++) {
