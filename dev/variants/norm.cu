@@ -118,7 +118,8 @@ static int64_t forward_need(struct tensor *out, struct tensor *mean, struct tens
                             const struct tensor *inp, const struct tensor *weight, const struct tensor *bias,
                             float eps) {
     int64_t vectors = ceil_div(tensor_cols(inp) * (int64_t)dtype_size(inp->dtype), 16);
-    bool takes = mean && weight && bias && eps == EPS && tensor_cols(inp) < (1 << 30) && out->dtype != DTYPE_E4M3;
+    bool takes =
+        mean && weight && bias && eps == EPS && tensor_cols(inp) < (1 << 30) && out->dtype != DTYPE_E4M3;
     if (STEP >= 3) takes = takes && rows_of_vectors(out, inp, weight, bias);
     if (STEP == 4) takes = takes && vectors <= WARP_SIZE * MAX_VECTORS;
     return takes ? 0 : OP_UNSUPPORTED;

@@ -79,9 +79,9 @@ struct loss_gradient {
     float scale, of_target, each; /* exp(x-max)*scale - of_target at the target - each */
 };
 
-/* The model's logit from the matmul's x: with a soft cap X, X*tanh(x/X). tanh(z) = 2/(1 + e^-2z) - 1 is off by
- * 2^-22 at most, and e^-2z = infinity gives -1. Kernels without a cap are instances of their own, so that they
- * pay nothing; in the others the compiler takes the division by the cap out of the loops. */
+/* The model's logit from the matmul's x: with a soft cap X, X*tanh(x/X). tanh(z) = 2/(1 + e^-2z) - 1 is off
+ * by 2^-22 at most, and e^-2z = infinity gives -1. Kernels without a cap are instances of their own, so that
+ * they pay nothing; in the others the compiler takes the division by the cap out of the loops. */
 template <bool CAPPED> DEVICE_INLINE float logit_of(float x, float cap) {
     if constexpr (CAPPED)
         return cap * (__fdividef(2.0f, 1.0f + fast_exp2(-2.0f * LOG2_E / cap * x)) - 1.0f);

@@ -228,11 +228,11 @@ DEVICE_INLINE void norm_input_gradient(vec<T> &d, const vec<T> &x, const vec<T> 
     }
 }
 
-/* partials: (blocks, 2, C), what each block adds to dweight and dbias; NULL: they are not wanted. A block takes ROWS rows at a time,
- * so that a thread has 3*ROWS independent 16-byte loads in flight and one barrier serves 2*ROWS sums. Sums
- * alternate between two buffers, so that no warp overwrites what a slower one still reads. dinp may be dout
- * or dresidual, since a thread touches only its own elements and reads them first. A block has WARPS warps:
- * as a constant it makes the sums over warps a few instructions. */
+/* partials: (blocks, 2, C), what each block adds to dweight and dbias; NULL: they are not wanted. A block
+ * takes ROWS rows at a time, so that a thread has 3*ROWS independent 16-byte loads in flight and one barrier
+ * serves 2*ROWS sums. Sums alternate between two buffers, so that no warp overwrites what a slower one still
+ * reads. dinp may be dout or dresidual, since a thread touches only its own elements and reads them first. A
+ * block has WARPS warps: as a constant it makes the sums over warps a few instructions. */
 template <class T, int ROWS, int WARPS>
 __global__ void __launch_bounds__(WARPS *WARP_SIZE, WARPS <= 3    ? 6
                                                     : WARPS <= 16 ? 16 / WARPS

@@ -510,8 +510,8 @@ static struct gpt_config gpt2_of_depth(int64_t depth) {
     return (struct gpt_config)PRESET("", 1024, 50257, depth, width / 64, width);
 }
 
-/* nanochat (Karpathy 2025) as it was first published: an odd depth, whose width its heads of 128 do not divide,
- * is 64 wider here. Epsilon is that of transformers' NanoChatConfig. */
+/* nanochat (Karpathy 2025) as it was first published. Its heads of 128 do not divide the width of an odd
+ * depth, which is 64 more here. Epsilon is that of transformers' NanoChatConfig. */
 static struct gpt_config nanochat_of_depth(int64_t depth) {
     int64_t width = round_up(64 * depth, 128);
     struct gpt_config c = PRESET("", 2048, 65536, depth, width / 128, width);

@@ -125,9 +125,9 @@ struct gpt_format_key {
     /* NULL: none, the format always means `otherwise`; "": it shows in the tensors, or in several keys that
      * the format's own code knows. "a.b" in a config.json: key b of the object a. */
     const char *key;
-    double otherwise;   /* the value where the key is missing, or null; 0: what follows from other fields */
+    double otherwise;   /* the value where the key is missing or null; 0: what follows from other fields */
     bool required;      /* a file without the key is refused */
-    bool null_if_usual; /* null where the value is what follows from other fields */
+    bool null_if_usual; /* null, read and written, stands for what follows from other fields */
     bool out_if_usual;  /* not written there */
     /* The format's words, in the order of the option's; NULL: the same. "a|b,c|": the second is written
      * as b and read as b or c; the third cannot be said. */

@@ -11,8 +11,9 @@
  * Given the statistics of the last norm, a logit is linear in x. With weight g, bias b of that norm and row
  * u of the output head,
  *   logit[t] = rstd[t] * (x[t] . d) + b . u,   d = g*u - mean(g*u)   (RMSNorm subtracts no mean)
- * so every summand of x has a part of the logit: its direct effect. A norm of the embedding is taken the same way. What a summand changes in later layers
- * is not in it. A soft cap is not linear: effects are on the logit before it, predictions come after it. */
+ * so every summand of x has a part of the logit: its direct effect. What a summand changes in later layers
+ * is not in it. A norm of the embedding is taken the same way. A soft cap is not linear: effects are on the
+ * logit before it, predictions come after it. */
 #ifndef LLMC_INSPECT_H
 #define LLMC_INSPECT_H
 

@@ -33,7 +33,7 @@ enum param_id {
     P_LM_HEAD,  /* (Vp,C): the output head, where it is not the token embedding */
     P_Q_NORM_W, /* per layer, (HS): of the norm of every head of queries, and of keys */
     P_K_NORM_W,
-    P_EMBED_NORM_W,
+    P_EMBED_NORM_W, /* of the norm of the embedding */
     P_EMBED_NORM_B,
     PARAM_ROWS
 };

@@ -45,8 +45,8 @@ static void loss_forward_make(struct op_instance *x) {
 
 /* Each part of max + log sum exp(x - max) - x[target] is rounded to fp32. A probability has the error of
  * the sum and that of its exponent, 2 u |x - max|. The sum of the logits has that of a loop; the z-loss and
- * its gradient multiply the error of lse by 2 z lse and by 2 z. A soft cap X adds 2^-21 X to the error of each
- * logit, and 2^-20 to its slope. */
+ * its gradient multiply the error of lse by 2 z lse and by 2 z. A soft cap X adds 2^-21 X to the error of
+ * each logit, and 2^-20 to its slope. */
 static void loss_forward_bound(struct op_instance *x) {
     int64_t N = x->c->d[0], V = x->c->d[1], Vp = x->c->d[2];
     const float *logits = op_initial(x, "logits"), *targets = op_initial(x, "targets");
