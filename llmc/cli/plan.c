@@ -45,6 +45,7 @@ struct planned {
     const struct run_config *run;
     const struct gpt_config *model;
     struct device *device;
+    bool seq_len_said;
     int64_t world;
     int64_t sharing;               /* processes that share one memory; each GPU has its own */
     int64_t free_bytes, all_bytes; /* of that memory */
@@ -143,11 +144,17 @@ static char *say_verdict(const struct planned *p) {
                      ctx_memory_advice(&p->step[p->chosen], p->free_bytes, p->run->batch_size == 1));
 }
 
-static char *say_work(const struct run_config *c) {
+static char *say_work(const struct planned *p) {
+    const struct run_config *c = p->run;
     int64_t micro_steps = c->tokens_per_step / (c->batch_size * c->seq_len);
+    bool stories = run_on_stories(c) && !p->seq_len_said && c->seq_len < p->model->context;
     return xasprintf("work of a step (%" PRId64 " tokens in %" PRId64 " micro-batch%s of %" PRId64
-                     " x %" PRId64 ")",
-                     c->tokens_per_step, micro_steps, micro_steps > 1 ? "es" : "", c->batch_size, c->seq_len);
+                     " x %" PRId64 "%s)",
+                     c->tokens_per_step, micro_steps, micro_steps > 1 ? "es" : "", c->batch_size, c->seq_len,
+                     stories ? temp_printf(", as long as the built-in stories need; --seq-len %" PRId64
+                                           " fills the model's context",
+                                           p->model->context)
+                             : "");
 }
 
 /* FLOPs of a step. */
@@ -256,7 +263,7 @@ static void put_facts(struct writer *w, void *user) {
     json_t *facts = json_pack(
         "{s:o, s:o, s:o, s:o, s:i, s:I, s:I, s:I, s:o, s:o, s:o, s:{s:f, s:f, s:f, s:f}, s:f, s:f}", "model",
         text(say_model(p)), "memory", text(say_memory(p)), "verdict", text(say_verdict(p)), "work_title",
-        text(say_work(p->run)), "chosen", p->chosen, "available", (json_int_t)available(p), "world",
+        text(say_work(p)), "chosen", p->chosen, "available", (json_int_t)available(p), "world",
         (json_int_t)p->world, "batch_size", (json_int_t)p->run->batch_size, "kinds", kinds, "levels", levels,
         "batches", batch_facts(p), "work", "matmul", work.matmul, "attention", work.attention, "other",
         work.other, "optimizer", work.optimizer, "total", work.total, "formula", work.formula);
@@ -281,12 +288,15 @@ int cmd_plan(int argc, char **argv) {
     check(run_model_config(&model, &directory, &c.run, c.run.shape.vocab_size, &err), "%s", err.message);
     c.run.world = max_i64(c.run.gpus, c.run.ranks);
     check(run_config_complete(&c.run, &model, &err), "%s", err.message);
-    struct planned p = {.run = &c.run, .model = &model, .device = run_open_device(&c.run)};
+    struct planned p = {.run = &c.run,
+                        .model = &model,
+                        .device = run_open_device(&c.run),
+                        .seq_len_said = options_given(&options, "seq-len")};
     struct batch_choice batch = {.size = c.run.batch_size};
     if (!batch.size) batch = run_choose_batch(&c.run, &model, p.device, 0, INT64_MAX);
     c.run.batch_size = batch.size;
     make_plans(&p);
-    char *said[] = {say_model(&p), say_memory(&p), say_verdict(&p), say_work(&c.run)};
+    char *said[] = {say_model(&p), say_memory(&p), say_verdict(&p), say_work(&p)};
     say("%s\n", said[0]);
     printf("%s\n", said[1]);
     print_memory(&p);

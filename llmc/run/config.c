@@ -19,7 +19,7 @@ bool run_starts_from_weights(const struct run_config *c) {
            (gpt_preset_exists(c->model) ? checkpoint_holds_model(c->model) : path_exists(c->model));
 }
 
-static bool on_stories(const struct run_config *c) { return !c->text && !c->data && !run_samples_file(c); }
+bool run_on_stories(const struct run_config *c) { return !c->text && !c->data && !run_samples_file(c); }
 
 /* The model of the stories where nothing is said of it. Rotary positions find what was said before by its
  * distance: after 2,000 steps they are 6.5 % above the entropy, learned ones 8.4 %. */
@@ -27,7 +27,7 @@ static bool is_stories_own(const struct run_config *c) {
     struct gpt_config shape = c->shape;
     shape.vocab_size = 0;
     bool tiny = !c->model || strcmp(c->model, RUN_DEFAULT_MODEL) == 0;
-    return on_stories(c) && tiny && !gpt_config_said(&shape);
+    return run_on_stories(c) && tiny && !gpt_config_said(&shape);
 }
 
 bool run_model_config(struct gpt_config *model, char **directory, const struct run_config *c,
@@ -87,7 +87,7 @@ static double choose_init_std(bool stories, int64_t channels) {
  * fine-tuning, whatever the rank. */
 static double choose_learning_rate(const struct run_config *c, int64_t channels, bool from_weights) {
     bool lion = c->optimizer == OPTIMIZER_CHOICE_LION, muon = c->optimizer == OPTIMIZER_CHOICE_MUON;
-    double rate = on_stories(c) && !lion ? 4e-3 : rate_for_width(channels);
+    double rate = run_on_stories(c) && !lion ? 4e-3 : rate_for_width(channels);
     rate *= lion ? 0.3 : muon ? 2.0 : 1.0;
     return from_weights && !c->lora_rank ? 0.1 * rate : rate;
 }
@@ -196,7 +196,7 @@ static bool complete_adapters(struct run_config *c, const struct gpt_config *mod
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, struct error *err) {
     bool small = model->channels < 512, from_weights = run_starts_from_weights(c);
     c->usual_batch = c->batch_size ? c->batch_size : small ? 8 : 4;
-    bool stories = on_stories(c);
+    bool stories = run_on_stories(c);
     if (!c->seq_len) c->seq_len = min_i64(model->context, stories ? STORY_TOKENS : longest_sequence(c));
     if (c->seq_len > model->context)
         return fail(err,
@@ -239,7 +239,7 @@ static bool choose_steps(struct run_config *c, const struct options *o, int64_t 
     }
     if (steps > epochs) c->epochs = 0; /* that was another plan */
     if (!c->steps)
-        c->steps = on_stories(c)         ? STORIES_STEPS
+        c->steps = run_on_stories(c)     ? STORIES_STEPS
                    : run_samples_file(c) ? max_i64(1, 3 * epoch_samples * c->seq_len / c->tokens_per_step)
                                          : max_i64(FEWEST_STEPS, epoch_steps);
     return c->steps >= step || fail(err,

@@ -114,6 +114,8 @@ enum { RUN_OPTION_GROUPS = 10 };
 /* Whether --model names a directory (or file) with weights. The name of a preset means the preset, unless
  * something of that name holds a model. */
 bool run_starts_from_weights(const struct run_config *c);
+/* Without data of the user's it trains on the built-in stories. */
+bool run_on_stories(const struct run_config *c);
 
 /* The model that the options name: a preset with overrides, or the one in a checkpoint directory, whose
  * path *directory then receives (owned by the caller; NULL for a preset). `vocab_size` overrides a preset's
