@@ -10,6 +10,8 @@
 #define LLMC_MODEL_CONFIG_H
 
 #include "llmc/base/options.h"
+#include "llmc/ops/attn_rule.h"
+#include "llmc/ops/rope_rule.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -159,6 +161,11 @@ bool gpt_config_from_name(struct gpt_config *config, const char *name, const str
                           struct error *err);
 const char *gpt_preset_names(void); /* for help texts */
 bool gpt_preset_exists(const char *name);
+
+/* The rule of the model's attention, without dropout and documents. */
+struct attn_rule gpt_attn_rule(const struct gpt_config *config);
+/* How its rotary positions turn. */
+struct rope_rule gpt_rope_rule(const struct gpt_config *config);
 
 /* The first field that is said, or NULL. */
 const struct gpt_field *gpt_config_said(const struct gpt_config *config);

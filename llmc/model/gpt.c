@@ -143,14 +143,6 @@ static void norm_heads_back(struct gpt *g, int64_t l, struct tensor *dqkv) {
                      (int)c->heads, (int)c->kv_heads, (float)c->norm_eps);
 }
 
-struct rope_rule gpt_rope_rule(const struct gpt_config *c) {
-    return (struct rope_rule){.theta = (float)c->rope_theta,
-                              .factor = (float)c->rope_factor,
-                              .original = (float)c->rope_original,
-                              .low = (float)c->rope_low,
-                              .high = (float)c->rope_high};
-}
-
 /* Rotates queries and keys by their positions, or their gradients back. */
 static void rotate(struct gpt *g, struct tensor *qkv, int64_t t0, bool backward) {
     const struct gpt_config *c = &g->config;
@@ -158,25 +150,6 @@ static void rotate(struct gpt *g, struct tensor *qkv, int64_t t0, bool backward)
     bool reverse = c->rope_reverse == SWITCH_ON;
     if (c->positions == POSITIONS_ROPE)
         rope(g->ctx, qkv, (int)c->heads, (int)c->kv_heads, (int)t0, &rule, backward != reverse);
-}
-
-struct attn_rule gpt_attn_rule(const struct gpt_config *c) {
-    static const enum attn_score scores[] = {[SCORE_SCALED_DOT] = ATTN_SCALED_DOT,
-                                             [SCORE_DOT] = ATTN_DOT,
-                                             [SCORE_COSINE] = ATTN_COSINE,
-                                             [SCORE_L2] = ATTN_L2,
-                                             [SCORE_DOT2] = ATTN_DOT2};
-    static const enum attn_mask masks[] = {[MASK_CAUSAL] = ATTN_CAUSAL,
-                                           [MASK_ANTI_CAUSAL] = ATTN_ANTI_CAUSAL,
-                                           [MASK_FULL] = ATTN_FULL,
-                                           [MASK_WINDOW] = ATTN_WINDOW,
-                                           [MASK_PREFIX] = ATTN_PREFIX};
-    return (struct attn_rule){.heads = (int)c->heads,
-                              .kv_heads = (int)c->kv_heads,
-                              .score = scores[c->score],
-                              .mask = masks[c->mask],
-                              .window = (int)c->window,
-                              .softcap = (float)c->softcap};
 }
 
 /* What dropout applies to. */

@@ -39,11 +39,6 @@ void gpt_set_documents(struct gpt *gpt, const int32_t *first, const int32_t *pos
 /* The position of each of n tokens, rows of T, in its document. */
 void gpt_position_ids(int32_t *ids, const int32_t *first, int64_t n, int64_t T);
 
-/* The rule of this model's attention, without dropout and documents. */
-struct attn_rule gpt_attn_rule(const struct gpt_config *config);
-/* How its rotary positions turn. */
-struct rope_rule gpt_rope_rule(const struct gpt_config *config);
-
 /* With dropout, before gpt_forward_backward: the number of each sequence of the batch (B), by which dropout.h
  * tells them apart. Without dropout it does nothing. */
 void gpt_set_samples(struct gpt *gpt, const int32_t *numbers);
