@@ -583,8 +583,10 @@ void sum(struct ctx *ctx, struct tensor *out, const struct tensor *inp, const st
 
 void cast(struct ctx *ctx, struct tensor *out, const struct tensor *inp) {
     want_count("cast", out, tensor_count(inp));
-    check(out->dtype != DTYPE_I32 && inp->dtype != DTYPE_I32, "cast: %s and %s should be fp32 or bf16",
-          tensor_text(out), tensor_text(inp));
+    const struct tensor *const both[] = {out, inp};
+    for (int i = 0; i < 2; i++)
+        check(both[i]->dtype == DTYPE_F32 || both[i]->dtype == DTYPE_BF16,
+              "cast: %s should be fp32 or bf16", tensor_text(both[i]));
     DISPATCH(ctx, cast, 0, BYTES(out, inp), out, inp);
 }
 

@@ -117,7 +117,7 @@ static void test_ranges_of_a_step(void **state) {
     assert_int_equal(count_of(backward, "attn_backward"), 2);
     assert_int_equal(count_of(backward, "attn_forward"), 0);
     assert_string_equal(backward + strlen(backward) - 16, "embed_backward{}");
-    assert_string_equal(update, "sumsq{}adamw{}adamw{}");
+    assert_string_equal(update, "sumsq{}adamw{}adamw{}adamw{}"); /* embeddings, matrices, vectors */
     free(forward);
     free(head);
     free(backward);
