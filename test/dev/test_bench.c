@@ -54,6 +54,8 @@ static void test_measures_and_compares(void **state) {
     char *text = bench("--compare @/old.json @/new.json", 0);
     assert_null(strstr(text, "act_backward")); /* in one file only */
     free(text);
+    expect(SMALL "--op act_forward --caches warm --json @/warm.json", 0, " model, warm ");
+    expect("--compare @/new.json @/warm.json", 1, "have no row in common");
 }
 
 static void test_refuses(void **state) {
@@ -67,6 +69,7 @@ static void test_refuses(void **state) {
     expect("--compare @/old.json", 1, "give the two files");
     expect("--compare @/missing.json @/missing.json", 1, "missing.json");
     expect("some.json", 1, "only --compare takes files");
+    expect(SMALL "--op act --caches hot", 2, "cold");
     expect("--shpae gpt2", 2, "--shape");
 }
 
