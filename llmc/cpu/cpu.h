@@ -154,15 +154,17 @@ static inline float cpu_largest_magnitude(const float *x, int64_t n) {
     return amax;
 }
 
-/* to = x, each of n elements rounded to fp8 with the scale of their largest magnitude; may be x. */
-static inline void cpu_round_to_fp8(float *to, const float *x, int64_t n, enum fp8_format format) {
-    float scale = fp8_scale(format, cpu_largest_magnitude(x, n));
+/* to = x, each of n elements rounded to fp8 with the scale for this largest magnitude; may be x. */
+static inline void cpu_round_to_fp8(float *to, const float *x, int64_t n, enum fp8_format format,
+                                    float amax) {
+    float scale = fp8_scale(format, amax);
 #pragma omp parallel for simd schedule(static, cpu_share(n))
     for (int64_t i = 0; i < n; i++) to[i] = fp8_through(format, x[i], scale);
 }
 /* An output that may be marked fp8, except a norm's. */
 static inline void cpu_round_marked(struct tensor *out) {
-    if (out->fp8) cpu_round_to_fp8(f32(out), f32(out), tensor_count(out), FP8_E4M3);
+    int64_t n = tensor_count(out);
+    if (out->fp8) cpu_round_to_fp8(f32(out), f32(out), n, FP8_E4M3, cpu_largest_magnitude(f32(out), n));
 }
 
 /* The same of a norm's weight, or n ones in `*memory` where it has none. It takes cpu_scale_bytes(). */

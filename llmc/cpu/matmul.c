@@ -249,10 +249,11 @@ static void matmul_backward_run(const struct op_env *env, struct tensor *dinp, s
 static struct tensor through_fp8(const struct tensor *t, enum fp8_format format, struct op_env *rest) {
     struct tensor copy = *t;
     float *memory = (float *)rest->scratch;
-    cpu_round_to_fp8(memory, f32(t), tensor_count(t), format);
+    int64_t n = tensor_count(t);
+    cpu_round_to_fp8(memory, f32(t), n, format, cpu_largest_magnitude(f32(t), n));
     copy.data = memory;
     copy.fp8 = false;
-    rest->scratch = memory + tensor_count(t);
+    rest->scratch = memory + n;
     return copy;
 }
 
@@ -273,6 +274,18 @@ static void matmul_forward_fp8(const struct op_env *env, struct tensor *out, str
     cpu_round_marked(out);
 }
 
+/* The largest sum of a column's magnitudes, or NaN. */
+static float largest_column(const struct tensor *t) {
+    int64_t rows = tensor_rows(t), cols = tensor_cols(t);
+    float most = 0.0f;
+    for (int64_t c = 0; c < cols && !isnan(most); c++) {
+        float sum = 0.0f;
+        for (int64_t r = 0; r < rows; r++) sum += fabsf(f32(t)[r * cols + c]);
+        most = sum <= most ? most : sum;
+    }
+    return most;
+}
+
 static int64_t matmul_backward_fp8_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                         const struct tensor *dout, const struct tensor *inp,
                                         const struct tensor *weight, const struct tensor *pre,
@@ -291,6 +304,9 @@ static void matmul_backward_fp8(const struct op_env *env, struct tensor *dinp, s
     matmul_backward_run(&rest, dinp, dweight, NULL, &dout8, &inp8, &weight8, pre, accumulate);
     int64_t N = tensor_rows(dout), OC = tensor_cols(dout);
     if (dbias) column_sum(f32(dbias), f32(dout), N, OC, OC, accumulate);
+    if (!dinp || !dinp->fp8) return;
+    float bound = fp8_gradient_bound(cpu_largest_magnitude(f32(dout), N * OC), largest_column(&weight8));
+    cpu_round_to_fp8(f32(dinp), f32(dinp), tensor_count(dinp), FP8_E5M2, bound);
 }
 
 const struct matmul_forward_variant CPU_NAME(cpu_matmul_forward_variants)[] = {

@@ -59,11 +59,12 @@ static __global__ void __launch_bounds__(SUM_COLS *SUM_ROWS)
 }
 
 /* out (C) = or += the sum of the chunks; a thread adds every eighth one of a column. maxima (chunks,blocks)
- * and parts (blocks) (or NULL): those of the kernel before, and the largest of each column of them. */
+ * and parts (blocks) (or NULL): those of the kernel before, and the largest of each column of them. `factor`
+ * (or NULL): multiplies the sums. */
 template <class T>
 static __global__ void __launch_bounds__(SUM_COLS *SUM_ROWS)
     column_sum_finish_kernel(T *out, const float *partial, int64_t chunks, int64_t C, bool accumulate,
-                             uint32_t *parts, const uint32_t *maxima, int64_t blocks) {
+                             uint32_t *parts, const uint32_t *maxima, int64_t blocks, const float *factor) {
     SHARED(float, sums, [SUM_ROWS][SUM_COLS]);
     SHARED(uint32_t, scratch, [SUM_ROWS]);
     int64_t col = (int64_t)blockIdx.x * SUM_COLS + threadIdx.x;
@@ -75,7 +76,8 @@ static __global__ void __launch_bounds__(SUM_COLS *SUM_ROWS)
     __syncthreads();
     if (threadIdx.y == 0 && col < C) {
         float total = accumulate ? to_float(out[col]) : 0.0f;
-        for (int y = 0; y < SUM_ROWS; y++) total += sums[y][threadIdx.x];
+        for (int y = 0; y < SUM_ROWS; y++)
+            total += factor ? *factor * sums[y][threadIdx.x] : sums[y][threadIdx.x];
         out[col] = from_float<T>(total);
     }
     if (!parts) return;
@@ -111,7 +113,15 @@ static void column_sum(cudaStream_t stream, T *out, const T *x, int64_t N, int64
         launch({dim3(column_sum_blocks<1>(C), (unsigned)chunks), block, 0, stream}, column_sum_kernel<T, 1>,
                partial, nullptr, x, N, C);
     launch({grid_size(C, SUM_COLS), block, 0, stream}, column_sum_finish_kernel<T>, out, partial, chunks, C,
-           accumulate, parts, maxima, blocks);
+           accumulate, parts, maxima, blocks, nullptr);
+}
+
+/* The same where another kernel has left sums of chunks, in units of *factor. */
+template <class T>
+static void column_sum_finish(cudaStream_t stream, T *out, const float *partial, int64_t chunks, int64_t C,
+                              bool accumulate, const float *factor) {
+    launch({grid_size(C, SUM_COLS), dim3(SUM_COLS, SUM_ROWS), 0, stream}, column_sum_finish_kernel<T>, out,
+           partial, chunks, C, accumulate, nullptr, nullptr, 0, factor);
 }
 
 /* out (C) += x (C) */

@@ -44,11 +44,11 @@ template <fp8_format F> DEVICE_INLINE float fp8_through_device(float x, float sc
     return fp8_value_device<F>(fp8_byte<F>(x * scale)) / scale;
 }
 
-/* An element of e4m3 storage. */
-struct e4m3 {
-    uint8_t code;
-};
-/* A vector of an output, or one element, as it is stored: in e4m3 multiplied by `scale` first. */
+/* An element of fp8 storage. */
+template <fp8_format F> struct fp8_element { uint8_t code; };
+using e4m3 = fp8_element<FP8_E4M3>;
+using e5m2 = fp8_element<FP8_E5M2>;
+/* A vector of an output, or one element, as it is stored: in fp8 multiplied by `scale` first. */
 template <class T> DEVICE_INLINE void store_scaled(T *out, const float (&x)[vec<T>::size], float) {
     vec<T> v;
 #pragma unroll
@@ -56,11 +56,12 @@ template <class T> DEVICE_INLINE void store_scaled(T *out, const float (&x)[vec<
     v.store(out);
 }
 template <class T> DEVICE_INLINE void store_scaled(T *out, float x, float) { *out = from_float<T>(x); }
-DEVICE_INLINE void store_scaled(e4m3 *out, const float (&x)[8], float scale) {
-    *reinterpret_cast<uint2 *>(out) = fp8_eight<FP8_E4M3>(x, scale);
+template <fp8_format F>
+DEVICE_INLINE void store_scaled(fp8_element<F> *out, const float (&x)[8], float scale) {
+    *reinterpret_cast<uint2 *>(out) = fp8_eight<F>(x, scale);
 }
-DEVICE_INLINE void store_scaled(e4m3 *out, float x, float scale) {
-    out->code = fp8_byte<FP8_E4M3>(x * scale);
+template <fp8_format F> DEVICE_INLINE void store_scaled(fp8_element<F> *out, float x, float scale) {
+    out->code = fp8_byte<F>(x * scale);
 }
 
 /* --- largest magnitude --- */
@@ -169,12 +170,15 @@ struct fp8_copies {
     uint8_t *as_is;      /* (N,C) (or NULL: not needed) */
     uint8_t *transposed; /* (C,N) (or NULL) */
     float *descale;      /* 1 / scale, by which cuBLASLt multiplies */
+    /* (ceil(N/128),C): sums of 128 rows of each column, of the stored numbers; of a bf16 tensor, of their
+     * magnitudes (or NULL) */
+    float *sums = nullptr;
 };
 
 constexpr int COPY_TILE = 128,
               COPY_THREADS = AMAX_THREADS; /* 128 rows of 128 columns: a row is 256 bytes read, 128 written */
 
-/* Reads x (N,C) once and writes both copies; of e4m3 the transposed one only. N and C are multiples of 16,
+/* Reads x (N,C) once and writes both copies; of fp8 the transposed one only. N and C are multiples of 16,
  * and x is aligned to 16 bytes. A thread takes 8 columns of four rows, twice; the four bytes of a column are a word of the transposed tile.
  * Four lanes share a row and eight lanes a vector of columns, so that the words of a warp lie in 32 banks:
  * word `group` of column 8v + i is in bank 8v + i + group (mod 32), with v = 0..3 and eight groups in a
@@ -221,11 +225,22 @@ static __global__ void __launch_bounds__(COPY_THREADS)
             tile[col + i][group] = word;
         }
     }
-    if (!out.transposed) return;
+    if (!out.transposed && !out.sums) return;
     __syncthreads();
-    for (int c = warp; c < COPY_TILE; c += COPY_THREADS / WARP_SIZE) {
-        if (col0 + c >= C || row0 + 4 * lane >= N) continue;
-        *reinterpret_cast<uint32_t *>(out.transposed + (col0 + c) * N + row0 + 4 * lane) = tile[c][lane];
+    for (int c = warp; c < COPY_TILE && col0 + c < C; c += COPY_THREADS / WARP_SIZE) {
+        bool inside = row0 + 4 * lane < N;
+        uint32_t word = inside ? tile[c][lane] : 0u;
+        if (out.transposed && inside)
+            *reinterpret_cast<uint32_t *>(out.transposed + (col0 + c) * N + row0 + 4 * lane) = word;
+        if (!out.sums) continue;
+        float sum = 0.0f;
+#pragma unroll
+        for (int r = 0; r < 4; r++) {
+            float v = fp8_value_device<F>((uint8_t)(word >> 8 * r));
+            sum += std::is_same<S, bf16>::value ? fabsf(v) : v;
+        }
+        sum = warp_sum(sum);
+        if (lane == 0) out.sums[row0 / COPY_TILE * C + col0 + c] = sum;
     }
 }
 
@@ -242,11 +257,17 @@ static inline void fp8_copy(cudaStream_t stream, fp8_format format, const fp8_co
         launch(copy_config(stream, N, C), fp8_copy_kernel<FP8_E5M2, bf16>, out, x, largest, N, C);
 }
 
-/* transposed (C,N) = x (N,C) */
-static inline void fp8_transpose(cudaStream_t stream, uint8_t *transposed, const e4m3 *x, int64_t N,
-                                 int64_t C) {
-    launch(copy_config(stream, N, C), fp8_copy_kernel<FP8_E4M3, e4m3>,
-           fp8_copies{nullptr, transposed, nullptr}, x, amax{}, N, C);
+/* Transposes x (N,C), which is in fp8, or adds up its columns, or both. */
+static inline void fp8_transpose(cudaStream_t stream, fp8_format format, const fp8_copies &out, const void *x,
+                                 int64_t N, int64_t C) {
+    if (format == FP8_E4M3)
+        launch(copy_config(stream, N, C), fp8_copy_kernel<FP8_E4M3, e4m3>, out, (const e4m3 *)x, amax{}, N,
+               C);
+    else
+        launch(copy_config(stream, N, C), fp8_copy_kernel<FP8_E5M2, e5m2>, out, (const e5m2 *)x, amax{}, N,
+               C);
 }
+/* Numbers in fp8_copies.sums. */
+static inline int64_t fp8_sums(int64_t N, int64_t C) { return ceil_div(N, COPY_TILE) * C; }
 
 #endif

@@ -10,7 +10,7 @@
  *                   are e4m3 already. It takes layers whose weight is marked; beside it only "naive" does.
  *   naive           a tiled kernel for any shape and alignment; the yardstick for the others. */
 #include "llmc/cuda/cublaslt.cuh"
-#include "llmc/cuda/fp8.cuh"
+#include "llmc/cuda/fp8_gradient.cuh"
 #include "llmc/cuda/activation.cuh"
 #include "llmc/cuda/column_sum.cuh"
 #include "llmc/cuda/operands.cuh"
@@ -22,9 +22,9 @@
 template <class T> struct strided {
     const T *data;
     int64_t row_stride, col_stride;
-    fp8_format format = FP8_NONE; /* rounds each element as it is read */
-    amax largest = {};            /* of the tensor, in fp8 */
-    const e4m3 *stored = nullptr; /* in place of data */
+    fp8_format format = FP8_NONE;    /* rounds each element as it is read */
+    amax largest = {};               /* of the tensor, in fp8 */
+    const uint8_t *stored = nullptr; /* in place of data: elements in `format`, times *descale */
     const float *descale = nullptr;
 
     __device__ float scale() const {
@@ -34,7 +34,9 @@ template <class T> struct strided {
     }
     __device__ float at(int64_t row, int64_t col, float scale) const {
         int64_t i = row * row_stride + col * col_stride;
-        if (stored) return fp8_value_device<FP8_E4M3>(stored[i].code) * *descale;
+        if (stored)
+            return *descale * (format == FP8_E5M2 ? fp8_value_device<FP8_E5M2>(stored[i])
+                                                  : fp8_value_device<FP8_E4M3>(stored[i]));
         float v = to_float(data[i]);
         return format == FP8_NONE   ? v
                : format == FP8_E4M3 ? fp8_through_device<FP8_E4M3>(v, scale)
@@ -104,7 +106,7 @@ template <class T>
 static strided<T> naive_operand(const struct op_env *env, const struct tensor *t, int64_t row_stride,
                                 int64_t col_stride, fp8_format format, int slot) {
     strided<T> operand = {data_of<T>(t), row_stride, col_stride, format};
-    if (t->dtype == DTYPE_E4M3) operand.stored = data_of<e4m3>(t), operand.descale = t->descale;
+    if (dtype_is_fp8(t->dtype)) operand.stored = data_of<uint8_t>(t), operand.descale = t->descale;
     if (format == FP8_NONE || operand.stored) return operand;
     operand.largest.parts = (uint32_t *)env->scratch + slot * AMAX_MOST;
     find_amax((cudaStream_t)env->stream, &operand.largest, operand.data, tensor_count(t));
@@ -233,10 +235,40 @@ static void forward_lt_gelu(const struct op_env *env, struct tensor *out, struct
 
 /* --- backward --- */
 
+/* After the largest magnitudes of operands in fp8: partial sums for dbias, and what an e5m2 dinp takes. */
+struct backward_naive_scratch {
+    float *sums;
+    gradient_scratch gradient;
+    float *weight_descale;
+    int64_t bytes;
+};
+static backward_naive_scratch take_backward_naive(void *memory, const struct tensor *dinp,
+                                                  const struct tensor *dbias, const struct tensor *dout,
+                                                  const struct tensor *inp, const struct tensor *weight) {
+    scratch_pieces s = {memory, matmul_in_fp8(inp, weight) ? NAIVE_AMAX_BYTES : 0};
+    int64_t N = tensor_rows(dout), OC = tensor_cols(dout);
+    backward_naive_scratch b = {};
+    if (dbias)
+        b.sums = s.take<float>(dout->dtype == DTYPE_E5M2 ? fp8_sums(N, OC) : column_sum_chunks(N) * OC);
+    if (dinp && dinp->dtype == DTYPE_E5M2) {
+        b.gradient = take_gradient(&s, dinp, weight);
+        b.weight_descale = s.take<float>(1);
+    }
+    b.bytes = s.bytes;
+    return b;
+}
+
 static int64_t backward_naive_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                    const struct tensor *dout, const struct tensor *inp,
                                    const struct tensor *weight, const struct tensor *pre, bool accumulate) {
-    return (matmul_in_fp8(inp, weight) ? NAIVE_AMAX_BYTES : 0) + (dbias ? column_sum_bytes(dout) : 0);
+    return take_backward_naive(nullptr, dinp, dbias, dout, inp, weight).bytes;
+}
+
+/* dbias of an e5m2 dout, whose tiles have left their sums. */
+static void bias_of_tiles(cudaStream_t stream, struct tensor *dbias, const struct tensor *dout,
+                          const float *sums, bool accumulate) {
+    column_sum_finish(stream, data_of<bf16>(dbias), sums, fp8_sums(tensor_rows(dout), 1), tensor_cols(dout),
+                      accumulate, dout->descale);
 }
 
 static void backward_naive(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
@@ -244,7 +276,8 @@ static void backward_naive(const struct op_env *env, struct tensor *dinp, struct
                            const struct tensor *weight, const struct tensor *pre, bool accumulate) {
     int64_t N = tensor_rows(dout), C = tensor_cols(inp), OC = tensor_cols(dout);
     cudaStream_t stream = (cudaStream_t)env->stream;
-    with_dtype(dout->dtype, [&](auto tag) {
+    backward_naive_scratch s = take_backward_naive(env->scratch, dinp, dbias, dout, inp, weight);
+    with_dtype(weight->dtype, [&](auto tag) {
         using T = decltype(tag);
         naive_epilogue<T> e = {};
         e.accumulate = accumulate;
@@ -255,14 +288,23 @@ static void backward_naive(const struct op_env *env, struct tensor *dinp, struct
         if (dweight)
             naive_product<T>(stream, data_of<T>(dweight), dout_columns,
                              naive_operand<T>(env, inp, C, 1, other, 1), OC, C, N, e);
-        if (dbias)
-            column_sum(stream, data_of<T>(dbias), data_of<T>(dout), N, OC, accumulate,
-                       (float *)((char *)env->scratch + (fp8 ? NAIVE_AMAX_BYTES : 0)));
+        if (dbias && dout->dtype == DTYPE_E5M2) {
+            fp8_transpose(stream, FP8_E5M2, {nullptr, nullptr, nullptr, s.sums}, dout->data, N, OC);
+            bias_of_tiles(stream, dbias, dout, s.sums, accumulate);
+        } else if (dbias) {
+            column_sum(stream, data_of<T>(dbias), data_of<T>(dout), N, OC, accumulate, s.sums);
+        }
         if (!dinp) return;
+        strided<T> weight_rows = naive_operand<T>(env, weight, C, 1, other, 2);
+        bool stored = dinp->dtype == DTYPE_E5M2;
         e = {};
-        e.gelu_pre = data_of<T>(pre);
-        naive_product<T>(stream, data_of<T>(dinp), dout_rows, naive_operand<T>(env, weight, C, 1, other, 2),
+        e.gelu_pre = stored ? nullptr : data_of<T>(pre);
+        naive_product<T>(stream, stored ? (T *)s.gradient.product : data_of<T>(dinp), dout_rows, weight_rows,
                          N, C, OC, e);
+        if (!stored) return;
+        fp8_copy(stream, FP8_E4M3, {nullptr, nullptr, s.weight_descale, s.gradient.sums},
+                 data_of<bf16>(weight), weight_rows.largest, OC, C);
+        store_gradient(stream, dinp, s.gradient, dout_rows.largest, weight, s.weight_descale, pre);
     });
 }
 
@@ -358,7 +400,7 @@ static void backward_lt(const struct op_env *env, struct tensor *dinp, struct te
 
 /* --- fp8 --- */
 
-/* An operand, its largest magnitude and its copies. An e4m3 tensor is its own copy as it is. */
+/* An operand, its largest magnitude and its copies. An fp8 tensor is its own copy as it is. */
 struct fp8_operand {
     const struct tensor *source;
     fp8_format format;
@@ -369,7 +411,7 @@ struct fp8_operand {
 static fp8_operand take_operand(scratch_pieces *s, const struct tensor *t, fp8_format format, bool as_is,
                                 bool transposed) {
     fp8_operand o = {t, format, {}, {data_of<uint8_t>(t), nullptr, t->descale}};
-    if (t->dtype != DTYPE_E4M3) {
+    if (!dtype_is_fp8(t->dtype)) {
         o.largest.parts = s->take<uint32_t>(AMAX_MOST);
         o.copies.descale = s->take<float>(1);
         o.copies.as_is = as_is ? s->take<uint8_t>(tensor_count(t)) : nullptr;
@@ -379,9 +421,9 @@ static fp8_operand take_operand(scratch_pieces *s, const struct tensor *t, fp8_f
 }
 
 static void copy_operand(cudaStream_t stream, fp8_operand *o) {
-    if (o->source->dtype == DTYPE_E4M3) {
+    if (dtype_is_fp8(o->source->dtype)) {
         if (o->copies.transposed)
-            fp8_transpose(stream, o->copies.transposed, data_of<e4m3>(o->source), tensor_rows(o->source),
+            fp8_transpose(stream, o->format, o->copies, o->source->data, tensor_rows(o->source),
                           tensor_cols(o->source));
         return;
     }
@@ -432,8 +474,9 @@ static void forward_fp8(const struct op_env *env, struct tensor *out, struct ten
 
 struct backward_fp8_scratch {
     fp8_operand dout, inp, weight;
-    float *sums;      /* partial sums for dbias */
-    uint32_t *maxima; /* of dout, found on the way */
+    float *sums;               /* partial sums for dbias */
+    uint32_t *maxima;          /* of dout in bf16, found on the way */
+    gradient_scratch gradient; /* of an e5m2 dinp */
     int64_t bytes;
 };
 static backward_fp8_scratch take_backward(void *memory, const struct tensor *dinp,
@@ -447,8 +490,16 @@ static backward_fp8_scratch take_backward(void *memory, const struct tensor *din
     b.dout = take_operand(&s, dout, FP8_E5M2, dinp != nullptr, dweight != nullptr);
     if (dweight) b.inp = take_operand(&s, inp, FP8_E4M3, false, true);
     if (dinp) b.weight = take_operand(&s, weight, FP8_E4M3, false, true);
-    if (dbias) b.sums = s.take<float>(chunks * OC);
-    if (dbias) b.maxima = s.take<uint32_t>(chunks * column_sum_blocks<vec<bf16>::size>(OC));
+    if (dbias && dout->dtype == DTYPE_E5M2) {
+        b.sums = b.dout.copies.sums = s.take<float>(fp8_sums(tensor_rows(dout), OC));
+    } else if (dbias) {
+        b.sums = s.take<float>(chunks * OC);
+        b.maxima = s.take<uint32_t>(chunks * column_sum_blocks<vec<bf16>::size>(OC));
+    }
+    if (dinp && dinp->dtype == DTYPE_E5M2) {
+        b.gradient = take_gradient(&s, dinp, weight);
+        b.weight.copies.sums = b.gradient.sums;
+    }
     b.bytes = s.bytes;
     return b;
 }
@@ -456,9 +507,12 @@ static backward_fp8_scratch take_backward(void *memory, const struct tensor *din
 static int64_t backward_fp8_need(struct tensor *dinp, struct tensor *dweight, struct tensor *dbias,
                                  const struct tensor *dout, const struct tensor *inp,
                                  const struct tensor *weight, const struct tensor *pre, bool accumulate) {
-    bool fits = dout->dtype == DTYPE_BF16 && rows_of_vectors(dout, dinp, dweight, dbias, inp, weight, pre) &&
-                matmul_in_fp8(inp, weight) && tensor_cols(dout) <= AMAX_MOST * SUM_COLS * vec<bf16>::size;
-    return fits ? take_backward(nullptr, dinp, dweight, dbias, dout, inp, weight).bytes : OP_UNSUPPORTED;
+    bool fits = weight->dtype == DTYPE_BF16 &&
+                rows_of_vectors(dout, dinp, dweight, dbias, inp, weight, pre) && matmul_in_fp8(inp, weight) &&
+                tensor_cols(dout) <= AMAX_MOST * SUM_COLS * vec<bf16>::size;
+    if (!fits) return OP_UNSUPPORTED;
+    return max_i64(take_backward(nullptr, dinp, dweight, dbias, dout, inp, weight).bytes,
+                   take_backward_naive(nullptr, dinp, dbias, dout, inp, weight).bytes);
 }
 
 /* dbias, and in the same pass the largest magnitude of dout. */
@@ -502,10 +556,18 @@ static void backward_fp8_input(const struct op_env *env, struct tensor *dinp, co
                           false,
                           FP8_E4M3,
                           FP8_E5M2};
-    input_gradient(env, dinp, product,
-                   {dinp->data, s->weight.copies.transposed, s->dout.copies.as_is, nullptr, nullptr,
-                    s->weight.copies.descale, s->dout.copies.descale},
-                   pre);
+    bool stored = dinp->dtype == DTYPE_E5M2;
+    lt_operands operands = {stored ? s->gradient.product : dinp->data,
+                            s->weight.copies.transposed,
+                            s->dout.copies.as_is,
+                            nullptr,
+                            nullptr,
+                            s->weight.copies.descale,
+                            s->dout.copies.descale};
+    input_gradient(env, dinp, product, operands, stored ? nullptr : pre);
+    if (stored)
+        store_gradient((cudaStream_t)env->stream, dinp, s->gradient, s->dout.largest, s->weight.source,
+                       s->weight.copies.descale, pre);
 }
 
 static void backward_fp8(const struct op_env *env, struct tensor *dinp, struct tensor *dweight,
@@ -513,8 +575,10 @@ static void backward_fp8(const struct op_env *env, struct tensor *dinp, struct t
                          const struct tensor *weight, const struct tensor *pre, bool accumulate) {
     cudaStream_t stream = (cudaStream_t)env->stream;
     backward_fp8_scratch s = take_backward(env->scratch, dinp, dweight, dbias, dout, inp, weight);
-    if (dbias) sum_and_amax(stream, dbias, &s, accumulate);
+    bool tiles = dout->dtype == DTYPE_E5M2;
+    if (dbias && !tiles) sum_and_amax(stream, dbias, &s, accumulate);
     copy_operand(stream, &s.dout);
+    if (dbias && tiles) bias_of_tiles(stream, dbias, dout, s.sums, accumulate);
     if (dweight) copy_operand(stream, &s.inp);
     if (dweight && !backward_fp8_weight(env, dweight, &s, accumulate)) {
         backward_naive(env, dinp, dweight, nullptr, dout, inp, weight, pre, accumulate);

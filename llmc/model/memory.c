@@ -164,7 +164,7 @@ static const struct act_row act_rows[ACT_ROWS] = {
     [A_DATTN] = {"dattn", false, SHAPE_Q, KIND_DATA, RECOMPUTE_NONE, TRAINING, other_width},
     [A_DQKV] = {"dqkv", false, SHAPE_QKV, KIND_DATA, RECOMPUTE_NONE, TRAINING, NULL},
     [A_DMLP_ACT] = {"dmlp_act", false, SHAPE_FF, KIND_DATA, RECOMPUTE_NONE, TRAINING, gated},
-    [A_DFC] = {"dfc", false, SHAPE_FC, KIND_DATA, RECOMPUTE_NONE, TRAINING, NULL},
+    [A_DFC] = {"dfc", false, SHAPE_FC, KIND_FP8, RECOMPUTE_NONE, TRAINING, NULL},
 };
 
 const char *gpt_act_name(enum act_id id) { return act_rows[id].name; }
@@ -194,14 +194,19 @@ static int64_t cache_bytes(const struct gpt *g) {
 }
 
 /* Where the scale of an activation is kept that is stored in fp8. */
-enum { DESCALE_LN1, DESCALE_LN2, DESCALE_MLP_ACT, DESCALES };
+enum { DESCALE_LN1, DESCALE_LN2, DESCALE_MLP_ACT, DESCALE_DFC, DESCALES };
 
 static void mark_fp8(const struct gpt *g, struct tensor *t, enum act_id id, int64_t layer) {
+    if (id == A_DFC && g->config.mlp != MLP_GELU)
+        return; /* an activation's backward pass writes it, in bf16 */
     t->fp8 = g->options.fp8;
     if (!stores_fp8(g)) return;
-    int i = id == A_LN1 ? DESCALE_LN1 : id == A_LN2 ? DESCALE_LN2 : DESCALE_MLP_ACT;
+    int i = id == A_LN1   ? DESCALE_LN1
+            : id == A_LN2 ? DESCALE_LN2
+            : id == A_DFC ? DESCALE_DFC
+                          : DESCALE_MLP_ACT;
     struct tensor descales = gpt_act(g, A_DESCALES, layer);
-    t->dtype = DTYPE_E4M3;
+    t->dtype = id == A_DFC ? DTYPE_E5M2 : DTYPE_E4M3;
     t->descale = descales.data ? f32(&descales) + i : NULL;
 }
 

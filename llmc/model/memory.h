@@ -26,7 +26,7 @@ enum act_id {
     A_EMBED,        /* what the first layer reads */
     A_EMBED_MEAN,
     A_EMBED_RSTD,
-    A_DESCALES, /* per layer, up to A_RESID_OUT; with fp8 in bf16: of A_LN1, A_LN2 and A_MLP_ACT */
+    A_DESCALES, /* per layer, up to A_RESID_OUT; with fp8 in bf16: of what is stored in fp8 */
     A_LN1,
     A_LN1_MEAN,
     A_LN1_RSTD,

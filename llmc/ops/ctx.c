@@ -174,7 +174,7 @@ static void download_fp8(struct ctx *ctx, float *dst, const struct tensor *t) {
     float descale;
     ctx_download(ctx, codes, t->data, n);
     ctx_download(ctx, &descale, t->descale, sizeof descale);
-    for (int64_t i = 0; i < n; i++) dst[i] = fp8_value(FP8_E4M3, codes[i]) * descale;
+    for (int64_t i = 0; i < n; i++) dst[i] = fp8_value(fp8_format_of(t->dtype), codes[i]) * descale;
     free(codes);
 }
 
@@ -185,7 +185,7 @@ void ctx_download_f32(struct ctx *ctx, float *dst, const struct tensor *t) {
         ctx_download(ctx, dst, t->data, n * (int64_t)sizeof *dst);
         return;
     }
-    if (t->dtype == DTYPE_E4M3) {
+    if (dtype_is_fp8(t->dtype)) {
         download_fp8(ctx, dst, t);
         return;
     }

@@ -89,7 +89,7 @@ void ctx_upload(struct ctx *ctx, void *dst, const void *src, int64_t bytes);
 void ctx_download(struct ctx *ctx, void *dst, const void *src, int64_t bytes);
 void ctx_copy(struct ctx *ctx, void *dst, const void *src, int64_t bytes); /* on the device */
 
-/* The same between fp32 on the host and an fp32 or bf16 tensor, or from an e4m3 one; the host converts. */
+/* The same between fp32 on the host and an fp32 or bf16 tensor, or from an fp8 one; the host converts. */
 void ctx_upload_f32(struct ctx *ctx, struct tensor *t, const float *src);
 void ctx_download_f32(struct ctx *ctx, float *dst, const struct tensor *t);
 float *ctx_host_copy(struct ctx *ctx, struct tensor t); /* fp32; the caller frees */

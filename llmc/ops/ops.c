@@ -37,14 +37,14 @@ static void want_alike(const struct ctx *ctx, const char *op, const struct tenso
         check(!t[i] || t[i]->dtype == t[0]->dtype, "%s: %s should be %s, as is %s", op, tensor_text(t[i]),
               dtype_name(t[0]->dtype), tensor_text(t[0]));
 }
-/* x and another operand, which may be e4m3 beside bf16. Of a tensor that is marked fp8, back ends with bf16
- * keep no other form. */
-static void want_alike_or_fp8(const struct ctx *ctx, const char *op, const struct tensor *x,
-                              const struct tensor *other) {
-    if (other->dtype != DTYPE_E4M3) {
+/* x and another operand, which may be in this fp8 format beside bf16. Of a tensor that is marked fp8, back ends
+ * with bf16 keep no other form. */
+static void want_alike_or(const struct ctx *ctx, enum dtype fp8, const char *op, const struct tensor *x,
+                          const struct tensor *other) {
+    if (other->dtype != fp8) {
         WANT_ALIKE(ctx, op, x, other);
-        check(!other->fp8 || !ctx->ops->bf16, "%s: %s is marked fp8, and should be e4m3", op,
-              tensor_text(other));
+        check(!other->fp8 || !ctx->ops->bf16, "%s: %s is marked fp8, and should be %s", op,
+              tensor_text(other), dtype_name(fp8));
         return;
     }
     WANT_ALIKE(ctx, op, x);
@@ -64,7 +64,7 @@ static void want_weights(const struct ctx *ctx, const char *op, const struct ten
 /* Bytes of operands, each counted once; an operand that is read and written is counted twice by its caller.
  * NULL is skipped. */
 static double bytes_of(const struct tensor *t) {
-    return t ? (double)tensor_bytes(t) + (t->dtype == DTYPE_E4M3 ? sizeof *t->descale : 0.0) : 0.0;
+    return t ? (double)tensor_bytes(t) + (dtype_is_fp8(t->dtype) ? sizeof *t->descale : 0.0) : 0.0;
 }
 #define BYTES(...)                                                                                           \
     bytes_of_all((const struct tensor *const[]){__VA_ARGS__},                                                \
@@ -135,7 +135,7 @@ void norm_forward(struct ctx *ctx, struct tensor *out, struct tensor *mean, stru
     want_norm("norm_forward", inp, mean, rstd, weight);
     if (bias) want_count("norm_forward", bias, C);
     check(eps > 0.0f, "norm_forward: eps is %g, should be above 0", (double)eps);
-    want_alike_or_fp8(ctx, "norm_forward", inp, out);
+    want_alike_or(ctx, DTYPE_E4M3, "norm_forward", inp, out);
     want_weights(ctx, "norm_forward", inp, weight, bias);
     DISPATCH(ctx, norm_forward, (3 + (weight ? 1 : 0) + (mean ? 3 : 0) + (bias ? 1 : 0)) * N * C,
              BYTES(out, mean, rstd, inp, weight, bias), out, mean, rstd, inp, weight, bias, eps);
@@ -152,7 +152,7 @@ void residual_norm_forward(struct ctx *ctx, struct tensor *residual, struct tens
     if (bias) want_count("residual_norm_forward", bias, C);
     check(eps > 0.0f, "residual_norm_forward: eps is %g, should be above 0", (double)eps);
     WANT_ALIKE(ctx, "residual_norm_forward", inp, delta, residual);
-    want_alike_or_fp8(ctx, "residual_norm_forward", inp, out);
+    want_alike_or(ctx, DTYPE_E4M3, "residual_norm_forward", inp, out);
     want_weights(ctx, "residual_norm_forward", inp, weight, bias);
     DISPATCH(ctx, residual_norm_forward, (4 + (weight ? 1 : 0) + (mean ? 3 : 0) + (bias ? 1 : 0)) * N * C,
              BYTES(residual, out, mean, rstd, inp, delta, weight, bias), residual, out, mean, rstd, inp,
@@ -240,8 +240,8 @@ void matmul_forward(struct ctx *ctx, struct tensor *out, struct tensor *pre, con
     if (bias) want_count("matmul_forward", bias, OC);
     if (pre) want("matmul_forward", pre, N, OC);
     const struct tensor *stored = pre ? pre : out;
-    want_alike_or_fp8(ctx, "matmul_forward", stored, inp);
-    want_alike_or_fp8(ctx, "matmul_forward", stored, out);
+    want_alike_or(ctx, DTYPE_E4M3, "matmul_forward", stored, inp);
+    want_alike_or(ctx, DTYPE_E4M3, "matmul_forward", stored, out);
     want_weights(ctx, "matmul_forward", stored, weight, bias);
     check((inp->dtype != DTYPE_E4M3 && out->dtype != DTYPE_E4M3) || matmul_in_fp8(inp, weight),
           "matmul_forward: %s does not multiply in fp8, and cannot take e4m3", tensor_text(weight));
@@ -263,10 +263,18 @@ void matmul_backward(struct ctx *ctx, struct tensor *dinp, struct tensor *dweigh
     if (dinp) want("matmul_backward", dinp, N, C);
     if (dbias) want_count("matmul_backward", dbias, OC);
     if (pre) want("matmul_backward", pre, N, C);
-    WANT_ALIKE(ctx, "matmul_backward", dout, weight, dweight, dinp, dbias, pre);
-    want_alike_or_fp8(ctx, "matmul_backward", dout, inp);
-    check(inp->dtype != DTYPE_E4M3 || matmul_in_fp8(inp, weight),
-          "matmul_backward: %s does not multiply in fp8, and cannot take e4m3", tensor_text(weight));
+    WANT_ALIKE(ctx, "matmul_backward", weight, dweight, dbias, pre);
+    want_alike_or(ctx, DTYPE_E4M3, "matmul_backward", weight, inp);
+    want_alike_or(ctx, DTYPE_E5M2, "matmul_backward", weight, dout);
+    if (dinp && pre)
+        want_alike_or(ctx, DTYPE_E5M2, "matmul_backward", weight, dinp);
+    else
+        WANT_ALIKE(ctx, "matmul_backward", weight, dinp);
+    bool gradient8 = dinp && dinp->dtype == DTYPE_E5M2, any8 = gradient8 || dtype_is_fp8(dout->dtype);
+    check((!any8 && inp->dtype != DTYPE_E4M3) || matmul_in_fp8(inp, weight),
+          "matmul_backward: %s does not multiply in fp8, and cannot take it", tensor_text(weight));
+    check(!gradient8 || dout->dtype != DTYPE_E5M2, "matmul_backward: %s and %s cannot both be e5m2",
+          tensor_text(dinp), tensor_text(dout));
     check(!pre || dinp, "matmul_backward: pre-activation given, but no input gradient to apply it to");
     check(dweight || (dinp && !dbias), "matmul_backward: no weight gradient, and %s",
           dbias ? "a bias gradient" : "no input gradient");
@@ -295,7 +303,7 @@ static void want_act(const char *op, enum activation act) {
 void act_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp, enum activation act) {
     want_act("act_forward", act);
     want("act_forward", out, tensor_rows(inp), tensor_cols(inp));
-    want_alike_or_fp8(ctx, "act_forward", inp, out);
+    want_alike_or(ctx, DTYPE_E4M3, "act_forward", inp, out);
     DISPATCH(ctx, act_forward, act_flops[act].forward * tensor_count(inp), BYTES(out, inp), out, inp, act);
 }
 
@@ -312,7 +320,7 @@ void act_backward(struct ctx *ctx, struct tensor *dinp, const struct tensor *dou
 void glu_forward(struct ctx *ctx, struct tensor *out, const struct tensor *inp, enum activation act) {
     want_act("glu_forward", act);
     want("glu_forward", inp, tensor_rows(out), 2 * tensor_cols(out));
-    want_alike_or_fp8(ctx, "glu_forward", inp, out);
+    want_alike_or(ctx, DTYPE_E4M3, "glu_forward", inp, out);
     DISPATCH(ctx, glu_forward, (act_flops[act].forward + 1) * tensor_count(out), BYTES(out, inp), out, inp,
              act);
 }

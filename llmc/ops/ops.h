@@ -160,7 +160,9 @@ LLMC_OP(qk_norm_backward, struct tensor *dinp, /* (N,(NH+2*NKV)*HS) = ; may be d
  * the rounded numbers, which a matmul rounds to themselves. s = fp8_scale() of
  *   norms        the largest fp8_norm_bound() of its channels, which depends on the weights alone
  *   the others   the largest magnitude of the output
- * An e4m3 tensor starts on 16 bytes and has a multiple of 16 columns. */
+ * So can dinp of matmul_backward with `pre`, which only another such layer reads, as its dout: in e5m2, with the
+ * scale of fp8_gradient_bound(). The bias gradient then adds rounded numbers. An fp8 tensor starts on 16 bytes
+ * and has a multiple of 16 columns. */
 static inline bool matmul_in_fp8(const struct tensor *inp, const struct tensor *weight) {
     return weight->fp8 && tensor_rows(inp) % 16 == 0 && tensor_cols(inp) % 16 == 0 &&
            tensor_rows(weight) % 16 == 0;
@@ -178,10 +180,10 @@ LLMC_OP(matmul_forward, struct tensor *out, /* (N,OC) = ; e4m3 with `pre` only *
 /* dinp = dout @ weight, times gelu'(pre) if `pre` is given: backward through the activation that made inp.
  * dweight (+)= dout^T @ inp;  dbias (+)= sum over rows of dout; added with `accumulate`. One of dinp and
  * dweight at least. */
-LLMC_OP(matmul_backward, struct tensor *dinp, /* (N,C) = (or NULL) */
+LLMC_OP(matmul_backward, struct tensor *dinp, /* (N,C) = (or NULL) ; with `pre` also e5m2 */
         struct tensor *dweight,               /* (OC,C) = or += (or NULL: the weight is not trained) */
         struct tensor *dbias,                 /* (OC) = or += (or NULL, as it must be without dweight) */
-        const struct tensor *dout,            /* (N,OC) */
+        const struct tensor *dout,            /* (N,OC), or e5m2, but not both of it and dinp */
         const struct tensor *inp,             /* (N,C), or e4m3 */
         const struct tensor *weight,          /* (OC,C) */
         const struct tensor *pre,             /* (N,C) (or NULL): pre-activation of inp, GELU */

@@ -9,11 +9,13 @@
 extern "C" {
 #endif
 
-enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_I32, DTYPE_E4M3, DTYPE_COUNT };
+enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_I32, DTYPE_E4M3, DTYPE_E5M2, DTYPE_COUNT };
 
-static inline size_t dtype_size(enum dtype t) { return t == DTYPE_BF16 ? 2 : t == DTYPE_E4M3 ? 1 : 4; }
+static inline bool dtype_is_fp8(enum dtype t) { return t == DTYPE_E4M3 || t == DTYPE_E5M2; }
+static inline size_t dtype_size(enum dtype t) { return dtype_is_fp8(t) ? 1 : t == DTYPE_BF16 ? 2 : 4; }
 static inline const char *dtype_name(enum dtype t) {
-    return t == DTYPE_F32 ? "fp32" : t == DTYPE_BF16 ? "bf16" : t == DTYPE_I32 ? "int32" : "e4m3";
+    static const char *const names[DTYPE_COUNT] = {"fp32", "bf16", "int32", "e4m3", "e5m2"};
+    return names[t];
 }
 
 /* bf16 is the upper half of an fp32. Rounds to nearest, ties to even; NaN stays NaN. */
@@ -42,8 +44,8 @@ struct tensor {
     enum dtype dtype;
     int rank;
     int64_t dim[TENSOR_MAX_RANK];
-    bool fp8; /* a weight whose linear layer multiplies in fp8, or what such a layer reads: ops.h, fp8 */
-    float *descale; /* e4m3: on the device; an element is the stored number times this */
+    bool fp8; /* a weight whose linear layer multiplies in fp8, or what such a layer reads: ops.h, matmul */
+    float *descale; /* fp8: on the device; an element is the stored number times this */
 };
 
 static inline int64_t tensor_count(const struct tensor *t) {

@@ -52,26 +52,26 @@ static void test_conversions(void **) {
     check_conversions<FP8_E5M2>();
 }
 
-static __global__ void scale_kernel(float *e4m3, float *e5m2, const float *amax, int n) {
+static __global__ void scale_kernel(float *scale_e4m3, float *scale_e5m2, const float *amax, int n) {
     int i = (int)(blockIdx.x * blockDim.x + threadIdx.x);
     if (i >= n) return;
-    e4m3[i] = fp8_scale_of<FP8_E4M3>(magnitude_bits(amax[i]));
-    e5m2[i] = fp8_scale_of<FP8_E5M2>(magnitude_bits(amax[i]));
+    scale_e4m3[i] = fp8_scale_of<FP8_E4M3>(magnitude_bits(amax[i]));
+    scale_e5m2[i] = fp8_scale_of<FP8_E5M2>(magnitude_bits(amax[i]));
 }
 
 static void test_scales(void **) {
     const int n = 1 << 15; /* every magnitude in bf16 */
-    buffer<float> amax(n), e4m3(n), e5m2(n);
+    buffer<float> amax(n), scale_e4m3(n), scale_e5m2(n);
     for (int i = 0; i < n; i++) amax.host[(size_t)i] = f32_from_bf16((uint16_t)i);
     amax.upload();
-    launch({n / 256, 256}, scale_kernel, e4m3.device, e5m2.device, amax.device, n);
-    e4m3.download();
-    e5m2.download();
+    launch({n / 256, 256}, scale_kernel, scale_e4m3.device, scale_e5m2.device, amax.device, n);
+    scale_e4m3.download();
+    scale_e5m2.download();
     for (size_t i = 0; i < (size_t)n; i++) {
-        if (!same_number(e4m3.host[i], fp8_scale(FP8_E4M3, amax.host[i])) ||
-            !same_number(e5m2.host[i], fp8_scale(FP8_E5M2, amax.host[i])))
-            fail_msg("magnitude %.9g: scales %.9g, %.9g", (double)amax.host[i], (double)e4m3.host[i],
-                     (double)e5m2.host[i]);
+        if (!same_number(scale_e4m3.host[i], fp8_scale(FP8_E4M3, amax.host[i])) ||
+            !same_number(scale_e5m2.host[i], fp8_scale(FP8_E5M2, amax.host[i])))
+            fail_msg("magnitude %.9g: scales %.9g, %.9g", (double)amax.host[i], (double)scale_e4m3.host[i],
+                     (double)scale_e5m2.host[i]);
     }
 }
 
@@ -155,6 +155,10 @@ static void test_not_finite(void **) {
     struct tensor dx = tensor_make("dinp", DTYPE_BF16, dinp.device, N, C, 0, 0);
     struct tensor dw = tensor_make("dweight", DTYPE_BF16, dweight.device, OC, C, 0, 0);
     w.fp8 = true;
+    buffer<uint8_t> stored(N * C);
+    buffer<float> descale(1);
+    struct tensor dx8 = tensor_make("dinp", DTYPE_E5M2, stored.device, N, C, 0, 0);
+    dx8.fp8 = true, dx8.descale = descale.device;
     for (float bad : {NAN, INFINITY, -INFINITY})
         for (int where = 0; where < 3; where++) {
             for (auto *b : {&inp, &weight, &dout})
@@ -169,7 +173,12 @@ static void test_not_finite(void **) {
             assert_string_equal(g.ctx.variant_in_use[OP_matmul_forward], "fp8");
             matmul_backward(&g.ctx, &dx, &dw, nullptr, &dy, &x, &w, nullptr, false);
             assert_string_equal(g.ctx.variant_in_use[OP_matmul_backward], "fp8");
+            matmul_backward(&g.ctx, &dx8, nullptr, nullptr, &dy, &x, &w, &dx,
+                            false); /* dx as pre-activation */
             g.device->synchronize(g.device, g.ctx.stream);
+            stored.download();
+            for (uint8_t code : stored.host)
+                assert_true(std::isnan(fp8_value(FP8_E5M2, code)) == (where != 0));
             for (auto *b : {&out, &dinp, &dweight}) b->download();
             for (bf16 v : out.host) assert_true(std::isnan(to_float_host(v)) == (where != 2));
             for (bf16 v : dinp.host) assert_true(std::isnan(to_float_host(v)) == (where != 0));
@@ -275,15 +284,15 @@ static void test_what_the_library_takes(void **) {
     cuda_check(cudaGetDeviceProperties(&p, 0));
     int arch = 10 * p.major + p.minor;
     if (arch < 89 || arch > 90) skip();
-    const cudaDataType_t e4m3 = CUDA_R_8F_E4M3, e5m2 = CUDA_R_8F_E5M2;
-    assert_true(possible(e4m3, e4m3, true, false, 64, 64, 64));
-    assert_true(possible(e4m3, e5m2, true, false, 64, 64, 64));
-    assert_false(possible(e5m2, e5m2, true, false, 64, 64, 64));
-    assert_false(possible(e4m3, e4m3, false, false, 64, 64, 64));
-    assert_false(possible(e4m3, e4m3, true, true, 64, 64, 64));
-    assert_false(possible(e4m3, e4m3, false, true, 64, 64, 64));
-    assert_false(possible(e4m3, e4m3, true, false, 64, 64, 72));
-    assert_false(possible(e4m3, CUDA_R_16BF, true, false, 64, 64, 64));
+    const cudaDataType_t E4M3 = CUDA_R_8F_E4M3, E5M2 = CUDA_R_8F_E5M2;
+    assert_true(possible(E4M3, E4M3, true, false, 64, 64, 64));
+    assert_true(possible(E4M3, E5M2, true, false, 64, 64, 64));
+    assert_false(possible(E5M2, E5M2, true, false, 64, 64, 64));
+    assert_false(possible(E4M3, E4M3, false, false, 64, 64, 64));
+    assert_false(possible(E4M3, E4M3, true, true, 64, 64, 64));
+    assert_false(possible(E4M3, E4M3, false, true, 64, 64, 64));
+    assert_false(possible(E4M3, E4M3, true, false, 64, 64, 72));
+    assert_false(possible(E4M3, CUDA_R_16BF, true, false, 64, 64, 64));
 }
 
 /* --- training --- */

@@ -99,7 +99,7 @@ static int act_model_cases(const struct op_model *m, struct op_case *out) {
 static void act_forward_make(struct op_instance *x) {
     int64_t N = x->c->d[0], C = x->c->d[1];
     fill_curve(x, op_add(x, ROLE_IN, x->dtype, "inp", N, C, 0), C, C);
-    op_add_fp8(x, ROLE_OUT, "out", "out.descale", N, C);
+    op_add_fp8(x, ROLE_OUT, DTYPE_E4M3, "out", "out.descale", N, C);
 }
 
 /* The scale of `out` in fp8 is that of its largest magnitude. */
@@ -159,7 +159,7 @@ static void add_gate_and_up(struct op_instance *x) {
 
 static void glu_forward_make(struct op_instance *x) {
     add_gate_and_up(x);
-    op_add_fp8(x, ROLE_OUT, "out", "out.descale", x->c->d[0], x->c->d[1]);
+    op_add_fp8(x, ROLE_OUT, DTYPE_E4M3, "out", "out.descale", x->c->d[0], x->c->d[1]);
 }
 
 /* Gate and up of element i of an operand (N,F). */

@@ -37,7 +37,10 @@ const char *op_case_text(const struct op_test *op, const struct op_case *c, enum
 /* --- operands --- */
 
 static double unit_of(enum dtype dtype) {
-    return dtype == DTYPE_BF16 ? 1.0 / 256.0 : dtype == DTYPE_E4M3 ? 1.0 / 16.0 : UNIT_F32;
+    return dtype == DTYPE_BF16   ? 1.0 / 256.0
+           : dtype == DTYPE_E4M3 ? 1.0 / 16.0
+           : dtype == DTYPE_E5M2 ? 1.0 / 8.0
+                                 : UNIT_F32;
 }
 
 double op_largest(const float *values, int64_t count) {
@@ -49,9 +52,10 @@ double op_largest(const float *values, int64_t count) {
 void op_round(struct operand *o, float *values) {
     if (o->target.dtype == DTYPE_BF16)
         for (int64_t i = 0; i < o->count; i++) values[i] = f32_from_bf16(bf16_from_f32(values[i]));
-    if (o->target.dtype != DTYPE_E4M3) return;
-    float scale = fp8_scale(FP8_E4M3, (float)op_largest(values, o->count));
-    for (int64_t i = 0; i < o->count; i++) values[i] = fp8_through(FP8_E4M3, values[i], scale);
+    enum fp8_format format = fp8_format_of(o->target.dtype);
+    if (format == FP8_NONE) return;
+    float scale = fp8_scale(format, (float)op_largest(values, o->count));
+    for (int64_t i = 0; i < o->count; i++) values[i] = fp8_through(format, values[i], scale);
 }
 
 struct operand *op_find(struct op_instance *x, const char *name) {
@@ -146,12 +150,13 @@ struct operand *op_add(struct op_instance *x, enum operand_role role, enum dtype
     return o;
 }
 
-struct operand *op_add_fp8(struct op_instance *x, enum operand_role role, const char *name,
+struct operand *op_add_fp8(struct op_instance *x, enum operand_role role, enum dtype fp8, const char *name,
                            const char *descale, int64_t d0, int64_t d1) {
     bool stored = x->dtype == DTYPE_BF16, marked = x->c->flags & OP_FP8 && (stored || !x->ctx->ops->bf16);
-    struct operand *o = op_add(x, role, marked && stored ? DTYPE_E4M3 : x->dtype, name, d0, d1, 0);
+    struct operand *o = op_add(x, role, marked && stored ? fp8 : x->dtype, name, d0, d1, 0);
     o->target.fp8 = marked;
-    if (o->target.dtype != DTYPE_E4M3) return o;
+    o->fp8 = fp8;
+    if (o->target.dtype != fp8) return o;
     o->descale = x->count;
     op_add(x, role, DTYPE_F32, descale, 1, 0, 0)->exact = true;
     return o;
@@ -159,23 +164,22 @@ struct operand *op_add_fp8(struct op_instance *x, enum operand_role role, const 
 
 void op_allow_fp8(struct op_instance *x, const char *name, double bound) {
     struct operand *o = op_need_operand(x, name);
-    float descale = 1.0f / fp8_scale(FP8_E4M3, (float)bound);
     if (!o->target.fp8) return;
+    float descale = 1.0f / fp8_scale(fp8_format_of(o->fp8), (float)bound);
+    double unit = unit_of(o->fp8) - unit_of(o->target.dtype), least = o->fp8 == DTYPE_E4M3 ? 0x1p-9 : 0x1p-16;
     for (int64_t i = 0; i < o->count; i++)
-        o->allowed[i] +=
-            2.0 * (unit_of(DTYPE_E4M3) - unit_of(o->target.dtype)) * fabs((double)o->expected[i]) +
-            0x1p-9 * (double)descale;
+        o->allowed[i] += 2.0 * unit * fabs((double)o->expected[i]) + least * (double)descale;
     if (o->descale >= 0) x->operand[o->descale].expected[0] = descale;
 }
 
-/* An e4m3 input has the scale of its largest magnitude. */
+/* An fp8 input has the scale of its largest magnitude. */
 static void set_descales(struct op_instance *x) {
     for (int k = 0; k < x->count; k++) {
         struct operand *o = &x->operand[k];
         if (o->descale < 0 || o->role != ROLE_IN) continue;
         op_round(o, o->initial);
         x->operand[o->descale].initial[0] =
-            1.0f / fp8_scale(FP8_E4M3, (float)op_largest(o->initial, o->count));
+            1.0f / fp8_scale(fp8_format_of(o->fp8), (float)op_largest(o->initial, o->count));
     }
 }
 
@@ -222,9 +226,9 @@ static int64_t memory_bytes(const struct op_instance *x, const struct operand *o
 }
 
 /* The byte of a number that is in the format. */
-static uint8_t e4m3_code(float x) {
+static uint8_t code_of(enum fp8_format format, float x) {
     uint8_t code = 0;
-    while (code < 0x7f && !(fp8_value(FP8_E4M3, code) >= fabsf(x))) code++;
+    while (code < 0x7f && !(fp8_value(format, code) >= fabsf(x))) code++;
     return signbit(x) ? code | 0x80 : code;
 }
 
@@ -241,7 +245,8 @@ static unsigned char *image_of(const struct op_instance *x, const struct operand
         int32_t integer = o->target.dtype == DTYPE_I32 ? (int32_t)values[i] : 0;
         switch (o->target.dtype) {
         case DTYPE_E4M3:
-            *at = e4m3_code(values[i] / x->operand[o->descale].initial[0]);
+        case DTYPE_E5M2:
+            *at = code_of(fp8_format_of(o->fp8), values[i] / x->operand[o->descale].initial[0]);
             break;
         case DTYPE_BF16:
             memcpy(at, &half, 2);
@@ -268,7 +273,7 @@ static float value_in(const struct op_instance *x, const struct operand *o, cons
     const unsigned char *at = image + data_offset(x, o) + i * (int64_t)dtype_size(o->target.dtype);
     uint16_t half;
     float single;
-    if (o->target.dtype == DTYPE_E4M3) return fp8_value(FP8_E4M3, *at) * descale;
+    if (dtype_is_fp8(o->target.dtype)) return fp8_value(fp8_format_of(o->fp8), *at) * descale;
     if (o->target.dtype == DTYPE_BF16) {
         memcpy(&half, at, 2);
         return f32_from_bf16(half);

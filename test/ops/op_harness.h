@@ -7,7 +7,7 @@
  * with NaN, inputs must not change, and a second run must give the same bits.
  *
  * Tolerance. With u(t) the unit roundoff of a dtype (2^-24 fp32, 2^-8 bf16), an element may be off by the
- * sum of (e4m3 has u = 2^-4 and a largest error of 2^-10 times 1/scale below its normal numbers)
+ * sum of (e4m3 has u = 2^-4, e5m2 2^-3, and below normal numbers errors up to 2^-10 and 2^-17 times 1/scale)
  *   2 u(output) |reference|      twice the error of storing a result in this dtype
  *   what the op's bound() adds   twice the rounding errors of a naive loop in fp32, and twice the effect of
  *                                the intermediates that a naive version in this dtype stores
@@ -78,7 +78,8 @@ struct operand {
     float *expected; /* (count) after the reference call, fp32 */
     double *allowed; /* (count) largest error */
     int alias;       /* index of the operand whose memory this one shares on the target, or -1 */
-    int descale;     /* e4m3: index of the operand that holds 1/scale, else -1 */
+    int descale;     /* fp8: index of the operand that holds 1/scale, else -1 */
+    enum dtype fp8;  /* what it is rounded to, if it is marked */
     struct tensor reference, target;
     void *memory; /* the target's allocation with its guards; NULL where aliased */
 };
@@ -148,9 +149,9 @@ extern const struct op_test *const op_tests[OP_COUNT];
 /* Adds an operand, filled by the case's kind of input, or with NaN for ROLE_OUT. */
 struct operand *op_add(struct op_instance *x, enum operand_role role, enum dtype dtype, const char *name,
                        int64_t d0, int64_t d1, int64_t d2);
-/* The same of one that is marked fp8 where the case is: e4m3 in bf16, and then `descale` is an operand, too;
- * fp32 on a CPU. On a GPU in fp32 it is not marked. Its reference is never rounded. */
-struct operand *op_add_fp8(struct op_instance *x, enum operand_role role, const char *name,
+/* The same of one that is marked fp8 where the case is: this format in bf16, and then `descale` is an operand,
+ * too; fp32 on a CPU. On a GPU in fp32 it is not marked. Its reference is never rounded. */
+struct operand *op_add_fp8(struct op_instance *x, enum operand_role role, enum dtype fp8, const char *name,
                            const char *descale, int64_t d0, int64_t d1);
 /* Of bound(): expects the scale for this bound, and allows what rounding with it adds. */
 void op_allow_fp8(struct op_instance *x, const char *name, double bound);

@@ -1,4 +1,5 @@
 /* matmul_forward, matmul_backward, both also in fp8. Shapes: {N, C, OC}. */
+#include "llmc/ops/fp8.h"
 #include "test/ops/op_harness.h"
 
 #include <string.h>
@@ -11,7 +12,8 @@ enum {
     ACCUMULATE = OP_FLAG(4),
     NO_DWEIGHT = OP_FLAG(5),
     FP8_INP = OP_FLAG(6), /* inp is stored as fp8, as norms and activations leave it */
-    FP8_OUT = OP_FLAG(7)  /* and so is out */
+    FP8_OUT = OP_FLAG(7), /* and so is out; backward: dinp */
+    FP8_DOUT = OP_FLAG(8)
 };
 #define FP8 OP_FP8
 
@@ -37,9 +39,11 @@ static int model_shapes(const struct op_model *m, struct op_case *out) {
  * largest, so that the scale of another tensor or of a part is far off. Integers stay exact. */
 static struct operand *add_factor(struct op_instance *x, const char *name, int64_t rows, int64_t cols,
                                   double scale, double fp8_scale) {
-    bool stored = x->c->flags & FP8_INP && strcmp(name, "inp") == 0;
-    struct operand *o = stored ? op_add_fp8(x, ROLE_IN, name, "inp.descale", rows, cols)
-                               : op_add(x, ROLE_IN, x->dtype, name, rows, cols, 0);
+    struct operand *o = x->c->flags & FP8_INP && strcmp(name, "inp") == 0
+                            ? op_add_fp8(x, ROLE_IN, DTYPE_E4M3, name, "inp.descale", rows, cols)
+                        : x->c->flags & FP8_DOUT && strcmp(name, "dout") == 0
+                            ? op_add_fp8(x, ROLE_IN, DTYPE_E5M2, name, "dout.descale", rows, cols)
+                            : op_add(x, ROLE_IN, x->dtype, name, rows, cols, 0);
     bool fp8 = x->c->flags & FP8, outlier = x->c->input == INPUT_RANDOM || x->c->input == INPUT_INTEGER;
     op_fill(x, o, fp8 ? scale * fp8_scale : scale);
     if (fp8 && outlier) o->initial[o->count - 1] = (float)(16.0 * scale * fp8_scale);
@@ -70,7 +74,7 @@ static void matmul_forward_make(struct op_instance *x) {
     if (x->c->flags & BIAS) op_fill(x, op_add(x, ROLE_IN, x->dtype, "bias", OC, 0, 0), scale);
     if (x->c->flags & KEEP_PRE) op_add(x, ROLE_OUT, x->dtype, "pre", N, OC, 0);
     if (x->c->flags & FP8_OUT)
-        op_add_fp8(x, ROLE_OUT, "out", "out.descale", N, OC);
+        op_add_fp8(x, ROLE_OUT, DTYPE_E4M3, "out", "out.descale", N, OC);
     else
         op_add(x, ROLE_OUT, x->dtype, "out", N, OC, 0)->exact = exact;
 }
@@ -164,7 +168,9 @@ static void matmul_backward_make(struct op_instance *x) {
     add_factor(x, "inp", N, C, scale, 1.0);
     add_weight(x, scale);
     if (x->c->flags & GELU) op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "pre", N, C, 0), 0.0, 2.0);
-    if (!(x->c->flags & NO_DINP))
+    if (x->c->flags & FP8_OUT)
+        op_add_fp8(x, ROLE_OUT, DTYPE_E5M2, "dinp", "dinp.descale", N, C);
+    else if (!(x->c->flags & NO_DINP))
         op_add(x, ROLE_OUT, x->dtype, "dinp", N, C, 0)->exact = exact && !(x->c->flags & GELU);
     if (!(x->c->flags & NO_DWEIGHT)) op_add(x, gradient, x->dtype, "dweight", OC, C, 0)->exact = exact;
     if (x->c->flags & BIAS) op_add(x, gradient, x->dtype, "dbias", OC, 0, 0)->exact = exact;
@@ -177,6 +183,20 @@ static void allow_sum(struct op_instance *x, const char *name, const struct tens
         o->allowed[i] +=
             product_error(x, terms) *
             ((double)f32(magnitude)[i] + (o->role == ROLE_ADD ? fabs((double)o->initial[i]) : 0.0));
+}
+
+/* What (dout @ weight) * gelu'(pre) does not exceed, with the weight as fp8 rounds it. */
+static double gradient_bound(struct op_instance *x) {
+    int64_t C = x->c->d[1], OC = x->c->d[2];
+    const float *weight = op_initial(x, "weight");
+    float scale = fp8_scale(FP8_E4M3, (float)op_largest(weight, OC * C));
+    double most = 0.0;
+    for (int64_t c = 0; c < C; c++) {
+        double sum = 0.0;
+        for (int64_t o = 0; o < OC; o++) sum += fabs((double)fp8_through(FP8_E4M3, weight[o * C + c], scale));
+        most = fmax(most, sum);
+    }
+    return 1.5 * op_largest(op_initial(x, "dout"), op_find(x, "dout")->count) * most;
 }
 
 /* The op on absolute values gives every magnitude. With GELU the product may be stored before it is
@@ -198,12 +218,14 @@ static void matmul_backward_bound(struct op_instance *x) {
         dinp->allowed[i] += 2.0 * x->unit * fabs((double)dinp->expected[i]) +
                             (1.13 * product_error(x, (double)OC) + op_gelu_derivative_error((double)pre[i])) *
                                 (double)f32(&product)[i];
+    if (x->c->flags & FP8_OUT) op_allow_fp8(x, "dinp", gradient_bound(x));
 }
 
 static int matmul_backward_model_cases(const struct op_model *m, struct op_case *out) {
     int n = model_shapes(m, out);
     out[3].flags |= GELU;
-    out[8].flags |= GELU;
+    out[8].flags |= GELU | FP8_OUT;
+    out[7].flags |= FP8_DOUT;
     return n;
 }
 
@@ -261,6 +283,24 @@ static const struct op_case matmul_backward_cases[] = {
      BIAS | GELU | ACCUMULATE | FP8 | FP8_INP,
      SIZE_SMALL},
     {"fp8, stored, no dweight", INPUT_RANDOM, {32, 16, 16}, NO_DWEIGHT | FP8 | FP8_INP, SIZE_SMALL},
+    {"fp8, gradient to store", INPUT_RANDOM, {16, 64, 32}, BIAS | GELU | FP8 | FP8_INP | FP8_OUT, SIZE_SMALL},
+    {"fp8, gradient to store, tiles",
+     INPUT_RANDOM,
+     {144, 272, 160},
+     GELU | ACCUMULATE | FP8 | FP8_OUT,
+     SIZE_SMALL},
+    {"fp8, gradient to store, no dweight",
+     INPUT_RANDOM,
+     {32, 16, 16},
+     GELU | NO_DWEIGHT | FP8 | FP8_OUT,
+     SIZE_SMALL},
+    {"fp8, stored gradient", INPUT_RANDOM, {16, 32, 48}, BIAS | FP8 | FP8_INP | FP8_DOUT, SIZE_SMALL},
+    {"fp8, stored gradient, integer",
+     INPUT_INTEGER,
+     {160, 48, 144},
+     BIAS | ACCUMULATE | FP8 | FP8_DOUT,
+     SIZE_SMALL},
+    {"fp8, stored gradient, no dweight", INPUT_RANDOM, {32, 16, 16}, NO_DWEIGHT | FP8 | FP8_DOUT, SIZE_SMALL},
     {"fp8, gpt2 fcproj", INPUT_RANDOM, {512, 3072, 768}, BIAS | GELU | FP8, SIZE_LARGE},
 };
 OP_TEST(matmul_backward, (.bound = matmul_backward_bound, .model_cases = matmul_backward_model_cases),

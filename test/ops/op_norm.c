@@ -33,7 +33,7 @@ static void add_weights(struct op_instance *x) {
 }
 
 static void add_results(struct op_instance *x) {
-    op_add_fp8(x, ROLE_OUT, "out", "out.descale", x->c->d[0], x->c->d[1]);
+    op_add_fp8(x, ROLE_OUT, DTYPE_E4M3, "out", "out.descale", x->c->d[0], x->c->d[1]);
     if (!(x->c->flags & RMS)) op_add(x, ROLE_OUT, DTYPE_F32, "mean", x->c->d[0], 0, 0);
     op_add(x, ROLE_OUT, DTYPE_F32, "rstd", x->c->d[0], 0, 0);
 }

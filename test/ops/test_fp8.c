@@ -213,6 +213,29 @@ static void test_marked_outputs(void **state) {
     for (size_t i = 0; i < ARRAY_LENGTH(all); i++) free(all[i]->data);
 }
 
+/* The gradient of GELU's input is rounded with the scale of 1.5 times the largest |dout| times the largest sum
+ * of a column of |weight|, rounded: here that of the last column, 3 + 47 * 0.5. */
+static void test_marked_gradient(void **state) {
+    struct ctx *ctx = ctx_of(state);
+    struct tensor inp = random_matrix(1, N, C), weight = random_matrix(2, OC, C),
+                  dout = random_matrix(3, N, OC);
+    struct tensor pre = random_matrix(4, N, C), dinp[2];
+    for (int o = 0; o < OC - 1; o++)
+        for (int c = 0; c < C; c++) f32(&weight)[o * C + c] *= c == C - 1 ? 0.0f : 0.4f;
+    for (int o = 0; o < OC - 1; o++) f32(&weight)[o * C + C - 1] = o % 2 ? 0.5f : -0.5f;
+    weight.fp8 = true;
+    for (int marked = 0; marked < 2; marked++) {
+        dinp[marked] = random_matrix(5, N, C);
+        dinp[marked].fp8 = marked;
+        matmul_backward(ctx, &dinp[marked], NULL, NULL, &dout, &inp, &weight, &pre, false);
+    }
+    float scale = fp8_scale(FP8_E5M2, 1.5f * 3.0f * (3.0f + 0.5f * (OC - 1)));
+    for (int64_t i = 0; i < N * C; i++)
+        assert_true(f32(&dinp[1])[i] == fp8_through(FP8_E5M2, f32(&dinp[0])[i], scale));
+    struct tensor *all[] = {&inp, &weight, &dout, &pre, &dinp[0], &dinp[1]};
+    for (size_t i = 0; i < ARRAY_LENGTH(all); i++) free(all[i]->data);
+}
+
 static void test_who_may_ask(void **state) {
     static const struct {
         struct request request;
@@ -240,6 +263,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_scale),
         cmocka_unit_test_setup_teardown(test_products, open_cpu, close_cpu),
         cmocka_unit_test_setup_teardown(test_marked_outputs, open_cpu, close_cpu),
+        cmocka_unit_test_setup_teardown(test_marked_gradient, open_cpu, close_cpu),
         cmocka_unit_test(test_who_may_ask)};
     return test_main(argc, argv, tests, NULL, NULL);
 }

@@ -40,21 +40,22 @@ static const char *const spoil_text[SPOILS] = {"",
                                                "the element after the end was written",
                                                "the element before the start was written"};
 
-/* The code in e4m3 whose value is nearest to x. */
-static uint8_t nearest_code(double x) {
+/* The code whose value is nearest to x. */
+static uint8_t nearest_code(enum fp8_format format, double x) {
     uint8_t best = 0;
     if (isnan(x)) return 0x7f;
-    for (int code = 0; code < 0x7f; code++)
-        if (fabs((double)fp8_value(FP8_E4M3, (uint8_t)code) - fabs(x)) <
-            fabs((double)fp8_value(FP8_E4M3, best) - fabs(x)))
+    for (int code = 0; code < (format == FP8_E4M3 ? 0x7f : 0x7c); code++)
+        if (fabs((double)fp8_value(format, (uint8_t)code) - fabs(x)) <
+            fabs((double)fp8_value(format, best) - fabs(x)))
             best = (uint8_t)code;
     return x < 0.0 ? best | 0x80 : best;
 }
 
 static void put(struct operand *o, int64_t i, double v) {
     struct tensor *t = &o->target;
-    if (t->dtype == DTYPE_E4M3)
-        ((uint8_t *)t->data)[i] = nearest_code(v / (double)o[1].expected[0]); /* the operand after it */
+    if (dtype_is_fp8(t->dtype))
+        ((uint8_t *)t->data)[i] =
+            nearest_code(fp8_format_of(t->dtype), v / (double)o[1].expected[0]); /* the operand after it */
     else if (t->dtype == DTYPE_BF16)
         ((uint16_t *)t->data)[i] = bf16_from_f32((float)v);
     else
