@@ -48,7 +48,7 @@ static struct tensor make(const char *name, enum dtype dtype, int64_t n) {
 
 /* --- values --- */
 
-/* Whole numbers, different for each kind; fp32 and bf16 hold them and their sums exactly. Of e4m3, which is
+/* Whole numbers, different for each kind; fp32 and bf16 hold them and their sums exactly. Of fp8, which is
  * only copied, the byte is the number. */
 static int value(int64_t i, int64_t rank, int kind) {
     return (int)((i * 7 + rank * 13 + kind * 5) % 31) - 15;
@@ -58,7 +58,7 @@ static void put(struct tensor *t, int64_t i, float v) {
     if (t->dtype == DTYPE_F32) f32(t)[i] = v;
     if (t->dtype == DTYPE_BF16) ((uint16_t *)t->data)[i] = bf16_from_f32(v);
     if (t->dtype == DTYPE_I32) i32(t)[i] = (int32_t)v;
-    if (t->dtype == DTYPE_E4M3) ((int8_t *)t->data)[i] = (int8_t)v;
+    if (dtype_is_fp8(t->dtype)) ((int8_t *)t->data)[i] = (int8_t)v;
 }
 static float get(const struct tensor *t, int64_t i) {
     if (t->dtype == DTYPE_F32) return f32(t)[i];
@@ -286,7 +286,7 @@ static int wrong_sum(const struct ranks *r, int64_t rank) {
 }
 
 static void test_what_is_not_added(void **state) {
-    enum dtype dtypes[] = {DTYPE_I32, DTYPE_E4M3};
+    enum dtype dtypes[] = {DTYPE_I32, DTYPE_E4M3, DTYPE_E5M2};
     for (size_t i = 0; i < ARRAY_LENGTH(dtypes); i++) {
         struct ranks r;
         ranks_init(&r, 2, 20.0);
