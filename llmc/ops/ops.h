@@ -1,7 +1,7 @@
 /* The seam between the model and the back ends.
  *
  * LLMC_OP states an operation's signature, and nothing else does. It declares:
- *   <op>           the front door that the model calls: op(ctx, operands...), defined in ops.c
+ *   <op>           the front door that the model calls: op(ctx, operands...), defined in ops.c or ops_update.c
  *   <op>_fn        the type of an implementation: run(env, operands...)
  *   <op>_need_fn   the type of need(operands...): the bytes of scratch that an implementation wants, or
  *                  OP_UNSUPPORTED if it cannot take these operands
