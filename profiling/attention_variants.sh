@@ -1,12 +1,13 @@
 #!/bin/sh
-# Trains the model of the built-in stories once with every score and every mask of attention, and writes a table: the
-# validation loss and its distance from the entropy of the stories, and of the stories that each model wrote, the shares
-# of grammatical sentences and of references that are right. A model whose tokens see those after them sees the word
-# that it has to predict: its loss falls below the entropy, and it writes no stories.
+# Trains the model `tiny` with rotary positions on the built-in stories, once with every score and every mask of
+# attention, and writes a table: the validation loss and its distance from the entropy of the stories, and of the
+# stories that each model wrote, the shares of grammatical sentences and of references that are right. A model whose
+# tokens see those after them sees the word that it has to predict: its loss falls below the entropy, and it writes no
+# stories.
 #
 #     profiling/attention_variants.sh [DIR] >profiling/results/attention-variants.txt
 #
-# STEPS=N trains shorter (2600: as `make train`, some minutes for each of the rows), SEED=N chooses the seed,
+# STEPS=N trains shorter (2600: some minutes for each of the rows), SEED=N chooses the seed,
 # PROGRAM=FILE another trainer. The runs are left in DIR if it is given.
 set -eu
 steps=${STEPS:-2600} seed=${SEED:-1} program=${PROGRAM:-build/train_gpt}
@@ -24,7 +25,7 @@ of() { sed -n "s/^$1 .*[^0-9.]\\([0-9.]*\\) $2.*/\\1/p" "$dir/$name.txt" | head 
 row() {
     name=$1
     shift
-    if ! "$program" --positions rope "$@" --steps "$steps" --seed "$seed" --save-every 1000000 --overwrite \
+    if ! "$program" --model tiny --positions rope "$@" --steps "$steps" --seed "$seed" --save-every 1000000 --overwrite \
         --out "$dir/$name" >"$dir/$name.txt" 2>&1; then
         tail -n 3 "$dir/$name.txt"
         exit 1
@@ -37,7 +38,7 @@ row() {
                        options ? options : "(scaled dot product, causal)" }'
 }
 
-echo "$program --positions rope --steps $steps --seed $seed ..."
+echo "$program --model tiny --positions rope --steps $steps --seed $seed ..."
 [ "$steps" = 2600 ] || echo "(shortened: these figures do not compare what the variants can reach)"
 echo
 printf '%8s  %10s  %9s  %10s   %s\n' loss 'above' sentences references options

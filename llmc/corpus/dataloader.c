@@ -490,12 +490,14 @@ int64_t dataloader_cut(const struct dataloader *l) { return l->cut; }
 int64_t dataloader_left_out(const struct dataloader *l) { return l->left_out; }
 
 struct packed_counts dataloader_packed(const struct dataloader *l) {
-    struct packed_counts sum = {l->packing.documents, l->packing.row_count, l->packing.tokens};
+    struct packed_counts sum = {l->packing.documents, l->packing.row_count, l->packing.tokens,
+                                l->packing.pairs};
     for (int64_t k = 0; l->part && k < l->d->mixture.count; k++) {
         struct packed_counts part = dataloader_packed(l->part[k]);
         sum.documents += part.documents;
         sum.rows += part.rows;
         sum.tokens += part.tokens;
+        sum.pairs += part.pairs;
     }
     return sum;
 }

@@ -101,10 +101,10 @@ int64_t dataloader_unused(const struct dataloader *l);
  * and which are left out. */
 int64_t dataloader_cut(const struct dataloader *l);
 int64_t dataloader_left_out(const struct dataloader *l);
-/* Of SAMPLES_PACKED: documents, rows, and the tokens in these, of T places each; of a mixture, of all
- * parts. */
+/* Of SAMPLES_PACKED: documents, rows, the tokens in these, of T places each, and how many pairs of places
+ * belong to one document; of a mixture, of all parts. */
 struct packed_counts {
-    int64_t documents, rows, tokens;
+    int64_t documents, rows, tokens, pairs;
 };
 struct packed_counts dataloader_packed(const struct dataloader *l);
 

@@ -22,6 +22,7 @@ static void add_piece(struct packing *p, int64_t first, int64_t length) {
         p->capacity = 2 * p->capacity + 64;
         p->pieces = (struct piece *)xrealloc(p->pieces, (size_t)p->capacity * sizeof *p->pieces);
     }
+    p->pairs += length * length;
     p->pieces[p->count] = (struct piece){first, (int32_t)length, p->of_length[length]};
     p->of_length[length] = (int32_t)p->count++;
 }

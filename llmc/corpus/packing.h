@@ -30,6 +30,7 @@ struct packing {
     int32_t *rows; /* (row_count) the first piece of each; after packing_finish() */
     int64_t row_count;
     int64_t documents, tokens; /* that were added */
+    int64_t pairs;             /* sum of the squares of the pieces' lengths */
     /* (T+1) before packing_finish(): the last piece of each length, from which `next` leads to the others */
     int32_t *of_length;
 };

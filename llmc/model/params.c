@@ -162,8 +162,8 @@ int64_t gpt_stored_at(const struct gpt_params *p, int64_t slots, int64_t at) {
     return at - (layer - layer % slots) * p->block;
 }
 
-double gpt_flops_per_token(const struct gpt_config *c, int64_t T) {
+double gpt_flops_per_token(const struct gpt_config *c, double T) {
     struct gpt_params p;
     gpt_params_layout(&p, c);
-    return 6.0 * (double)p.count + 6.0 * (double)c->layers * (double)gpt_dim_size(c, DIM_Q) * (double)T;
+    return 6.0 * (double)p.count + 6.0 * (double)c->layers * (double)gpt_dim_size(c, DIM_Q) * T;
 }

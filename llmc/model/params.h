@@ -98,7 +98,7 @@ int64_t gpt_stored_at(const struct gpt_params *p, int64_t slots, int64_t at);
 
 /* FLOPs of training on one token, by the convention of the literature: 6N + 6 L NH HS T (Kaplan et al.
  * 2020, attention causal), N without position embedding's and norms' negligible share left in. */
-double gpt_flops_per_token(const struct gpt_config *config, int64_t T);
+double gpt_flops_per_token(const struct gpt_config *config, double T);
 
 #ifdef __cplusplus
 }

@@ -21,13 +21,8 @@ bool run_starts_from_weights(const struct run_config *c) {
 
 bool run_on_stories(const struct run_config *c) { return !c->text && !c->data && !run_samples_file(c); }
 
-/* The model of the stories where nothing is said of it. Rotary positions find what was said before by its
- * distance: after 2,000 steps they are 6.5 % above the entropy, learned ones 8.4 %. */
-static bool is_stories_own(const struct run_config *c) {
-    struct gpt_config shape = c->shape;
-    shape.vocab_size = 0;
-    bool tiny = !c->model || strcmp(c->model, RUN_DEFAULT_MODEL) == 0;
-    return run_on_stories(c) && tiny && !gpt_config_said(&shape);
+static const char *model_name(const struct run_config *c) {
+    return c->model ? c->model : run_on_stories(c) ? RUN_STORIES_MODEL : RUN_DEFAULT_MODEL;
 }
 
 bool run_model_config(struct gpt_config *model, char **directory, const struct run_config *c,
@@ -36,9 +31,8 @@ bool run_model_config(struct gpt_config *model, char **directory, const struct r
     struct gpt_config changes = c->shape;
     changes.vocab_size = vocab_size;
     if (!run_starts_from_weights(c)) {
-        const char *name = c->model ? c->model : RUN_DEFAULT_MODEL;
+        const char *name = model_name(c);
         if (strchr(name, '/')) return fail(err, "--model %s: no such directory", name);
-        if (is_stories_own(c)) changes.positions = POSITIONS_ROPE;
         return gpt_config_from_name(model, name, &changes, err);
     }
     changes.vocab_size = 0;
@@ -68,10 +62,9 @@ static double rate_for_width(int64_t channels) {
     return channels < 1024 ? 6e-4 : channels < 1536 ? 3e-4 : channels < 2048 ? 2.5e-4 : 2e-4;
 }
 
-/* For the stories as their learning rate: these two are tuned (profiling/results/muon-stories.txt). After
- * 2,600 steps of 8 x 116 tokens five seeds end 4.3, 4.5, 4.5, 4.6 and 5.8 % above the entropy. Larger
- * embeddings keep the words of a class apart, and a model must tell them apart to repeat the right one. Else
- * 0.02 as in GPT-2, from 768 channels on; with fewer inputs to a sum, larger weights keep its variance. */
+/* For the stories this and the learning rate are tuned (profiling/results/muon-stories.txt, stories.txt):
+ * larger embeddings keep the words of a class apart, and a model must tell them apart to repeat the right one.
+ * Else 0.02 as in GPT-2, from 768 channels on; with fewer inputs to a sum, larger weights keep its variance. */
 static double choose_init_std(bool stories, int64_t channels) {
     return stories ? 0.1 : 0.02 * sqrt(fmax(1.0, 768.0 / (double)channels));
 }
@@ -152,19 +145,30 @@ static bool complete_optimizer(struct run_config *c, struct error *err) {
     return true;
 }
 
-/* Hardly a story has more tokens (1 of 40,000), and hardly two fit into a row. */
-enum { STORY_TOKENS = 116 };
+/* Of the built-in stories hardly one has more tokens than STORY_TOKENS (1 of 40,000), and hardly two fit into
+ * so many. Packed in rows of STORIES_ROW they leave 4 % of the places empty, in rows of half the length 10 %.
+ * A step has at most STORIES_TOKENS: larger batches learn less from the same tokens. */
+enum { STORY_TOKENS = 116, STORIES_ROW = 4 * STORY_TOKENS, STORIES_TOKENS = 1024 };
 
 /* Shorter rows compute less, and multiples of 16 suit the hardware. The last token is only a target. */
-static int64_t longest_sequence(const struct run_config *c) {
-    return run_samples_file(c) ? min_i64(1024, round_up(max_i64(1, c->longest - 1), 16)) : 1024;
+static int64_t choose_seq_len(const struct run_config *c, const struct gpt_config *model) {
+    int64_t row = 1024;
+    if (run_samples_file(c)) row = min_i64(row, round_up(max_i64(1, c->longest - 1), 16));
+    if (run_on_stories(c)) row = c->samples == SAMPLES_CHOICE_PACKED ? STORIES_ROW : STORY_TOKENS;
+    return min_i64(row, model->context);
 }
 
-static bool choose_samples(struct run_config *c, struct error *err) {
+static bool can_mask_documents(const struct gpt_config *model) {
+    return model->mask == MASK_CAUSAL || model->mask == MASK_WINDOW;
+}
+
+static bool choose_samples(struct run_config *c, const struct gpt_config *model, struct error *err) {
     const char *apart = run_samples_file(c);
+    bool packs_stories = model->context >= STORIES_ROW && can_mask_documents(model);
     if (c->samples == SAMPLES_CHOICE_AUTO)
         c->samples = apart                ? SAMPLES_CHOICE_APART
                      : c->text || c->data ? SAMPLES_CHOICE_WINDOWS
+                     : packs_stories      ? SAMPLES_CHOICE_PACKED
                                           : SAMPLES_CHOICE_DOCUMENTS;
     if (c->samples == SAMPLES_CHOICE_APART && !apart)
         return fail(err, "--samples apart: only --chat and --pairs have samples that are kept apart");
@@ -177,7 +181,7 @@ static bool check_document_mask(const struct run_config *c, const struct gpt_con
                                 struct error *err) {
     static const char *const masks[] = {
         [MASK_ANTI_CAUSAL] = "anti-causal", [MASK_FULL] = "full", [MASK_PREFIX] = "prefix"};
-    return !run_masks_documents(c) || model->mask == MASK_CAUSAL || model->mask == MASK_WINDOW ||
+    return !run_masks_documents(c) || can_mask_documents(model) ||
            fail(err,
                 "--samples packed: a token sees only its own document under --mask causal and --mask window, "
                 "not under --mask %s; --no-document-mask lets it see the others in its row",
@@ -195,17 +199,21 @@ static bool complete_adapters(struct run_config *c, const struct gpt_config *mod
 
 bool run_config_complete(struct run_config *c, const struct gpt_config *model, struct error *err) {
     bool small = model->channels < 512, from_weights = run_starts_from_weights(c);
-    c->usual_batch = c->batch_size ? c->batch_size : small ? 8 : 4;
     bool stories = run_on_stories(c);
-    if (!c->seq_len) c->seq_len = min_i64(model->context, stories ? STORY_TOKENS : longest_sequence(c));
+    if (!choose_samples(c, model, err)) return false;
+    if (!c->seq_len) c->seq_len = choose_seq_len(c, model);
     if (c->seq_len > model->context)
         return fail(err,
                     "--seq-len %" PRId64 " is longer than the context of model %s (%" PRId64 " positions)%s",
                     c->seq_len, model->name, model->context,
                     from_weights ? "" : "; --context gives a new model a longer one");
-    if (!c->model) c->model = RUN_DEFAULT_MODEL;
+    c->usual_batch = c->batch_size ? c->batch_size
+                     : stories     ? min_i64(8, max_i64(1, STORIES_TOKENS / c->seq_len))
+                     : small       ? 8
+                                   : 4;
+    c->model = model_name(c);
     if (!check_zero_group(c, err) || !choose_tokens_per_step(c, err)) return false;
-    if (!choose_samples(c, err) || !check_document_mask(c, model, err) || !complete_optimizer(c, err) ||
+    if (!check_document_mask(c, model, err) || !complete_optimizer(c, err) ||
         !complete_adapters(c, model, err))
         return false;
     if (c->init_std <= 0 && !from_weights) c->init_std = choose_init_std(stories, model->channels);

@@ -34,7 +34,7 @@ enum matmul_choice { MATMUL_CHOICE_BF16, MATMUL_CHOICE_FP8 };
 
 struct run_config {
     /* model */
-    const char *model;       /* preset, or a directory with weights; NULL: RUN_DEFAULT_MODEL */
+    const char *model;       /* preset, or a directory with weights; NULL: see RUN_STORIES_MODEL */
     struct gpt_config shape; /* what is said of it; the vocabulary also goes to a tokenizer that is trained */
     /* data */
     const char *text, *field, *data, *val, *chat, *pairs, *tokenizer;
@@ -109,8 +109,9 @@ static inline bool run_masks_documents(const struct run_config *c) {
 extern const struct option_group run_option_groups[];
 enum { RUN_OPTION_GROUPS = 10 };
 
-/* What a run without --model trains. */
+/* What a run without --model trains, on data of the user and on the built-in stories. */
 #define RUN_DEFAULT_MODEL "tiny"
+#define RUN_STORIES_MODEL "stories"
 /* Whether --model names a directory (or file) with weights. The name of a preset means the preset, unless
  * something of that name holds a model. */
 bool run_starts_from_weights(const struct run_config *c);

@@ -8,11 +8,11 @@
 static const struct option_row model_rows[] = {
     OPT_TEXT(
         C, model, "model", NULL, "NAME|DIR",
-        "tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m ... gpt3-1.3b, smollm2-135m, smollm2-360m, "
-        "tinyllama-1.1b, llama-3.2-1b, llama-3.2-3b, qwen2.5-0.5b, qwen3-0.6b, dN or nanochat-dN for N layers, or a "
-        "directory with weights to start from: a checkpoint, or a Hugging Face GPT-2, Llama, Qwen2, "
-        "Qwen3 or NanoChat, or a GGUF file of one of the first four (default: " RUN_DEFAULT_MODEL
-        ", with rotary positions for the stories)",
+        "stories, tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, gpt3-125m ... gpt3-1.3b, smollm2-135m, "
+        "smollm2-360m, tinyllama-1.1b, llama-3.2-1b, llama-3.2-3b, qwen2.5-0.5b, qwen3-0.6b, dN or nanochat-dN "
+        "for N layers, or a directory with weights to start from: a checkpoint, or a Hugging Face GPT-2, Llama, Qwen2, "
+        "Qwen3 or NanoChat, or a GGUF file of one of the first four (default: " RUN_STORIES_MODEL
+        " for the built-in stories, else " RUN_DEFAULT_MODEL ")",
         0),
     OPT_REAL(
         C, init_std, "init-std", "auto", 0, 10, "X",
@@ -71,10 +71,11 @@ static const struct option_row batch_rows[] = {
         "sequences that a process computes at a time (auto: a divisor of a step's; on a GPU the largest that "
         "fits, on the CPU at most 8 below 512 channels, else 4)",
         0),
-    OPT_INT(C, seq_len, "seq-len", "auto", 0, 1 << 24, "T",
-            "tokens in a sequence (auto: 116 for the stories, the longest sample of --chat or --pairs, else "
-            "1024; at most 1024 and the model's context)",
-            0),
+    OPT_INT(
+        C, seq_len, "seq-len", "auto", 0, 1 << 24, "T",
+        "tokens in a sequence (auto: 464 for the stories, or 116 if they are not packed, the longest sample of "
+        "--chat or --pairs, else 1024; at most 1024 and the model's context)",
+        0),
     OPT_SIZE(
         C, tokens_per_step, "tokens-per-step", "auto", 0, 1e12, "N",
         "tokens in an optimizer step, a multiple of B * T * processes; larger steps accumulate the "

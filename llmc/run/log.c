@@ -30,8 +30,14 @@ static char *exact_json(const json_t *values) {
 
 static double peak_flops(const struct run *r) { return r->matmul_rate * (double)r->group->world; }
 
+/* Where a token sees only its own document, the places of a row pair as in sequences of pairs/places. */
 static double flops_per_token(const struct run *r) {
-    return gpt_flops_per_token(&r->model, r->config.seq_len);
+    double length = (double)r->config.seq_len;
+    if (run_masks_documents(&r->config)) {
+        struct packed_counts n = dataloader_packed(r->train);
+        length = (double)n.pairs / ((double)n.rows * length);
+    }
+    return gpt_flops_per_token(&r->model, length);
 }
 
 static bool write_json(const struct run *r, const char *name, const json_t *values, struct error *err) {

@@ -201,8 +201,8 @@ static char *profile(const char *arguments, int wanted_status) {
 }
 
 #define SMALL                                                                                                \
-    "--device cpu --layers 2 --heads 2 --channels 32 --context 32 --vocab-size 300 --batch-size 2 "          \
-    "--seq-len 16 "                                                                                          \
+    "--device cpu --model tiny --layers 2 --heads 2 --channels 32 --context 32 --vocab-size 300 "            \
+    "--batch-size 2 --seq-len 16 "                                                                           \
     "--tokens-per-step 64 --repeats 3 "
 
 struct line {

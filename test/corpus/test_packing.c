@@ -45,12 +45,16 @@ static void packs_by_the_rule(void **state) {
     enum { MOST = 300 };
     for (uint64_t trial = 0; trial < 80; trial++) {
         int64_t T = 1 + (int64_t)(trial * trial % 70), count = 1 + (int64_t)(trial * 37 % MOST), first = 5;
-        int64_t length[MOST], pieces = 0, piece[MOST * 3], space[MOST * 3], kept[MOST * 3];
+        int64_t length[MOST], pieces = 0, pairs = 0, piece[MOST * 3], space[MOST * 3], kept[MOST * 3];
         struct packing p;
         packing_init(&p, T);
         for (int64_t i = 0; i < count; i++) {
             length[i] = length_at(trial, i, trial % 3 ? T : 3 * T);
-            for (int64_t left = length[i]; left > 0; left -= T) piece[pieces++] = min_i64(left, T);
+            for (int64_t left = length[i]; left > 0; left -= T) {
+                piece[pieces] = min_i64(left, T);
+                pairs += piece[pieces] * piece[pieces];
+                pieces++;
+            }
             packing_add(&p, first, length[i]);
             first += length[i];
         }
@@ -58,6 +62,7 @@ static void packs_by_the_rule(void **state) {
         assert_int_equal(p.documents, count);
         assert_int_equal(p.tokens, first - 5);
         assert_int_equal(p.count, pieces);
+        assert_int_equal(p.pairs, pairs);
         assert_true(p.row_count <= rows_by_search(space, piece, pieces, T, false));
         assert_int_equal(p.row_count, rows_by_search(space, piece, pieces, T, true));
         bool *seen = calloc((size_t)pieces, sizeof *seen);

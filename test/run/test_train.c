@@ -384,7 +384,7 @@ static void test_wrong_options(void **state) {
         {"--out $D/x4 --seq-len 4096", 1, "longer than the context"},
         {"--out $D/x5 --batch-size 4 --tokens-per-step 1000", 1, "is not a multiple of --batch-size 4 times"},
         {"--out $D/x5 --tokens-per-step 1000", 1,
-         "is not a multiple of --seq-len 116 = 116; the nearest are"},
+         "is not a multiple of --seq-len 464 = 464; the nearest are"},
         {"plan --device cpu --seq-len 100 --tokens-per-step 1200", 0, "in 2 micro-batches of 6 x 100"},
         {"plan --device cpu --seq-len 100", 0, "in 1 micro-batch of 8 x 100)"},
         {"plan --device cpu --context 300", 0,
