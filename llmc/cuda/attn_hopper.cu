@@ -1,7 +1,7 @@
-/* Causal attention forward on Hopper (sm_90a), also with a window and within documents, for bf16 and heads
- * of 64 or 128 columns, as in FlashAttention-3 (Shah et al. 2024, arXiv 2407.08608): a producer loads tiles
- * by TMA, and two consuming warpgroups overlap softmax with wgmma products. Backward is in
- * attn_hopper_backward.cu.
+/* Causal attention forward on Hopper (sm_90a), also with a window, within documents and with heads of keys
+ * that several query heads share, for bf16 and heads of 64 or 128 columns, as in FlashAttention-3 (Shah et
+ * al. 2024, arXiv 2407.08608): a producer loads tiles by TMA, and two consuming warpgroups overlap softmax
+ * with wgmma products. Backward is in attn_hopper_backward.cu.
  *
  * A block takes tiles of 128 queries. Their keys come 128 at a time, beginning at the diagonal, so that
  * only the first step has a mask, and those at the start of a window or document; keys that none of the
@@ -37,7 +37,7 @@ template <int HS> struct forward_shape {
 struct forward_task {
     bf16 *out;  /* (B,T,NH*HS) */
     float *lse; /* (B,NH,T) */
-    int length, NH;
+    int length, NH, NKV;
     float scale;
     tile_list list; /* number 0 is the last tile of a head: the one with the most keys */
     first_keys keys;
@@ -110,23 +110,28 @@ DEVICE_INLINE void produce(const forward_shared<HS> &shared, const CUtensorMap *
         int b = place.head / task.NH, col = place.head % task.NH * HS;
         int last = task.list.tiles - 1 - place.tile; /* the step on the diagonal has the number of the tile */
         int first = task.first_step<KIND>(place.head, last);
-        auto load = [&](int part, int step) {
+        int key_col = C + col, value_col = key_col + C;
+        if (KIND != PLAIN) { /* NH/NKV neighbouring query heads share a head of keys and values */
+            key_col = C + place.head % task.NH / (task.NH / task.NKV) * HS;
+            value_col = key_col + task.NKV * HS;
+        }
+        auto load = [&](int column, int step) {
             mbarrier_wait(&shared.empty[at.slot], at.parity ^ 1);
             mbarrier_expect(&shared.full[at.slot], bytes);
-            load_tile<HS, STEP>(shared.ring_tiles + at.slot * shape::TILE, map, b, step * STEP,
-                                part * C + col, &shared.full[at.slot]);
+            load_tile<HS, STEP>(shared.ring_tiles + at.slot * shape::TILE, map, b, step * STEP, column,
+                                &shared.full[at.slot]);
             at.next();
         };
-        load(1, last);
+        load(key_col, last);
         mbarrier_wait(shared.queries_empty, query_parity);
         *shared.place = place;
         mbarrier_expect(shared.queries_full, bytes);
         load_tile<HS, ROWS>(shared.queries, map, b, last * ROWS, col, shared.queries_full);
         for (int step = last - 1; step >= first; step--) {
-            load(1, step);
-            load(2, step + 1);
+            load(key_col, step);
+            load(value_col, step + 1);
         }
-        load(2, first);
+        load(value_col, first);
         place = take_tile(task.list);
     }
     mbarrier_wait(shared.queries_empty, query_parity);
@@ -275,15 +280,20 @@ int64_t attn_forward_hopper_need(struct tensor *out, struct tensor *lse, const s
 void attn_forward_hopper(const struct op_env *env, struct tensor *out, struct tensor *lse,
                          const struct tensor *qkv, const struct tensor *prefix, const struct attn_rule *rule,
                          int t0) {
-    int NH = rule->heads;
+    int NH = rule->heads, NKV = rule->kv_heads;
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2];
     with_kernel(rule, C / NH, [&](auto head_size, auto kind) {
         constexpr int HS = decltype(head_size)::value;
         constexpr hopper_kind KIND = decltype(kind)::value;
-        forward_task task = {
-            data_of<bf16>(out),    f32(lse), (int)T, NH, 1.0f / sqrtf((float)HS), list_of_tiles(env, out, NH),
-            first_keys_of(rule, T)};
-        CUtensorMap map = tensor_map_3d(qkv->data, B, T, 3 * C, ROWS, SLAB, SWIZZLE_128);
+        forward_task task = {data_of<bf16>(out),
+                             f32(lse),
+                             (int)T,
+                             NH,
+                             NKV,
+                             1.0f / sqrtf((float)HS),
+                             list_of_tiles(env, out, rule),
+                             first_keys_of(rule, T)};
+        CUtensorMap map = tensor_map_3d(qkv->data, B, T, C + 2 * NKV * HS, ROWS, SLAB, SWIZZLE_128);
         launch({blocks_of(task.list), THREADS, forward_shape<HS>::SHARED_BYTES, env->stream},
                attn_forward_hopper_kernel<HS, KIND>, map, task);
     });

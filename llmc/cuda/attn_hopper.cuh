@@ -70,11 +70,14 @@ static inline int multiprocessors() {
     cuda_check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
     return count;
 }
-/* The list of a launch, whose tiles share T rows of 2*HS columns of a head; and its grid. */
-static inline tile_list list_of_tiles(const struct op_env *env, const struct tensor *out, int NH) {
+/* The list of a launch, whose tiles share T rows of 2*HS columns of a head; and its grid. Query heads of a
+ * group, which are neighbours in the list, share them, too. */
+static inline tile_list list_of_tiles(const struct op_env *env, const struct tensor *out,
+                                      const struct attn_rule *rule) {
     constexpr int64_t L2_SHARE = 16 << 20; /* of the 50 MiB of an H100 or H200 */
-    int64_t B = out->dim[0], T = out->dim[1], bytes = 2 * T * out->dim[2] / NH * (int64_t)sizeof(bf16);
-    return list_of_tiles(ceil_div(T, ROWS), B * NH, L2_SHARE / bytes, (unsigned *)env->zeros);
+    int64_t B = out->dim[0], T = out->dim[1], NH = rule->heads, group = NH / rule->kv_heads;
+    int64_t bytes = 2 * T * out->dim[2] / NH * (int64_t)sizeof(bf16);
+    return list_of_tiles(ceil_div(T, ROWS), B * NH, L2_SHARE / bytes * group, (unsigned *)env->zeros);
 }
 static inline unsigned blocks_of(const tile_list &list) {
     return (unsigned)min((int64_t)list.tiles * list.heads, (int64_t)multiprocessors());
@@ -83,7 +86,7 @@ static inline unsigned blocks_of(const tile_list &list) {
 /* --- rules --- */
 
 /* What a kernel is compiled for, so that plain attention (attn_rule_is_plain) pays nothing for other rules.
- * NARROWED: a window or documents narrow the causal mask. */
+ * NARROWED: a window or documents narrow the causal mask, or query heads share keys (forward). */
 enum hopper_kind { PLAIN, NARROWED };
 
 /* Where the keys that a query sees begin. */
@@ -111,8 +114,8 @@ static inline bool hopper_takes(const struct tensor *out, const struct tensor *q
                                 const struct attn_rule *rule) {
     int64_t NH = rule->heads, HS = out->dim[2] / NH;
     return rule->score == ATTN_SCALED_DOT && (rule->mask == ATTN_CAUSAL || rule->mask == ATTN_WINDOW) &&
-           rule->softcap == 0.0f && !rule->dropout && rule->kv_heads == NH && out->dtype == DTYPE_BF16 &&
-           (HS == 64 || HS == 128) && starts_on_vector(out, qkv) && out->dim[1] < (1 << 24) &&
+           rule->softcap == 0.0f && !rule->dropout && out->dtype == DTYPE_BF16 && (HS == 64 || HS == 128) &&
+           starts_on_vector(out, qkv) && out->dim[1] < (1 << 24) &&
            ceil_div(out->dim[1], ROWS) * out->dim[0] * NH < (1 << 30);
 }
 
@@ -122,7 +125,7 @@ template <class F> static void with_kernel(const struct attn_rule *rule, int64_t
     std::integral_constant<hopper_kind, NARROWED> narrowed;
     std::integral_constant<int, 64> head_64;
     std::integral_constant<int, 128> head_128;
-    if (attn_rule_is_plain(rule))
+    if (attn_rule_is_plain(rule) && rule->kv_heads == rule->heads)
         HS == 64 ? f(head_64, plain) : f(head_128, plain);
     else
         HS == 64 ? f(head_64, narrowed) : f(head_128, narrowed);

@@ -1,5 +1,6 @@
 /* Causal attention backward on Hopper (sm_90a), also with a window and within documents, for bf16 and heads
- * of 64 or 128 columns. attn_hopper.cu explains the forward pass.
+ * of 64 or 128 columns; not with heads of keys that several query heads share. attn_hopper.cu explains the
+ * forward pass.
  *
  * There are two kernels of the same shape. In one a block owns 128 keys and walks the queries that see
  * them, for dk and dv; in the other it owns 128 queries and walks the keys that they see, for dq. Each of
@@ -453,6 +454,7 @@ static int64_t padded_length(const struct tensor *out) { return round_up(out->di
 int64_t attn_backward_hopper_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
                                   const struct tensor *lse, const struct tensor *qkv,
                                   const struct tensor *prefix, const struct attn_rule *rule) {
+    if (rule->kv_heads != rule->heads) return OP_UNSUPPORTED; /* dk and dv are sums over one query head */
     if (!hopper_takes(out, qkv, rule) || !starts_on_vector(dqkv, dout)) return OP_UNSUPPORTED;
     int64_t rows = out->dim[0] * padded_length(out);
     int64_t ends = attn_rule_is_plain(rule) ? 0 : rows * (int64_t)sizeof(int);
@@ -471,8 +473,8 @@ void attn_backward_hopper(const struct op_env *env, struct tensor *dqkv, const s
         constexpr hopper_kind KIND = decltype(kind)::value;
         first_keys keys = first_keys_of(rule, T);
         backward_task task = {
-            data_of<bf16>(dqkv),         statistics, (int)T, (int)padded, NH, 1.0f / sqrtf((float)HS),
-            list_of_tiles(env, out, NH), keys,       ends};
+            data_of<bf16>(dqkv),           statistics, (int)T, (int)padded, NH, 1.0f / sqrtf((float)HS),
+            list_of_tiles(env, out, rule), keys,       ends};
         CUtensorMap qkv_map = tensor_map_3d(qkv->data, B, T, 3 * C, STEP, SLAB, SWIZZLE_128);
         CUtensorMap dout_map = tensor_map_3d(dout->data, B, T, C, STEP, SLAB, SWIZZLE_128);
         launch({grid_size(B * padded * C / vec<bf16>::size, 256), 256, 0, env->stream},
