@@ -86,7 +86,7 @@ static inline unsigned blocks_of(const tile_list &list) {
 /* --- rules --- */
 
 /* What a kernel is compiled for, so that plain attention (attn_rule_is_plain) pays nothing for other rules.
- * NARROWED: a window or documents narrow the causal mask, or query heads share keys (forward). */
+ * NARROWED: a window or documents narrow the causal mask, or query heads share keys. */
 enum hopper_kind { PLAIN, NARROWED };
 
 /* Where the keys that a query sees begin. */

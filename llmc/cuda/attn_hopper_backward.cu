@@ -1,6 +1,10 @@
-/* Causal attention backward on Hopper (sm_90a), also with a window and within documents, for bf16 and heads
- * of 64 or 128 columns; not with heads of keys that several query heads share. attn_hopper.cu explains the
- * forward pass.
+/* Causal attention backward on Hopper (sm_90a), also with a window, within documents and with heads of keys
+ * that several query heads share, for bf16 and heads of 64 or 128 columns. attn_hopper.cu explains the forward
+ * pass.
+ *
+ * Where query heads share keys, each query head leaves its own dk and dv in scratch, and a last kernel adds
+ * up those of a group. That moves 8*C bytes a token more; with heads of 128, a loop over the query heads in
+ * the block that owns the keys has too many registers.
  *
  * There are two kernels of the same shape. In one a block owns 128 keys and walks the queries that see
  * them, for dk and dv; in the other it owns 128 queries and walks the keys that they see, for dq. Each of
@@ -57,9 +61,13 @@ struct alignas(8) query_statistic {
 
 /* What the tiles of one launch have in common. */
 struct backward_task {
-    bf16 *dqkv;                        /* (B,T,3C) */
+    bf16 *dqkv; /* (B,T,C+2*NKV*HS) */
+    /* (B,T,2C) in rows of dkv_stride: dk and dv of each query head. Where query heads share keys they are in
+     * scratch, and group_sum_kernel adds them up. */
+    bf16 *dkv;
+    int dkv_stride;
     const query_statistic *statistics; /* (B,NH,padded) */
-    int length, padded, NH;            /* padded: length, rounded up to whole tiles */
+    int length, padded, NH, NKV;       /* padded: length, rounded up to whole tiles */
     float scale;
     tile_list list;
     first_keys keys;
@@ -151,6 +159,11 @@ DEVICE_INLINE void produce(const backward_shared<HS> &shared, const CUtensorMap 
         if (place.head < 0) break;
         tile_steps steps = steps_of<own, KIND>(place, task);
         int b = place.head / task.NH, col = place.head % task.NH * HS;
+        int key_col = C + col, value_col = key_col + C;
+        if (KIND != PLAIN) { /* NH/NKV neighbouring query heads share a head of keys and values */
+            key_col = C + place.head % task.NH / (task.NH / task.NKV) * HS;
+            value_col = key_col + task.NKV * HS;
+        }
         const query_statistic *statistics = task.statistics + (int64_t)place.head * task.padded;
         mbarrier_expect(shared.own_full, own_bytes);
         if (own == QUERIES)
@@ -160,18 +173,18 @@ DEVICE_INLINE void produce(const backward_shared<HS> &shared, const CUtensorMap 
         for (int part = 0; part < ROWS / STEP; part++) {
             int row = steps.tile * ROWS + part * STEP;
             bf16 *to = shared.own + part * STEP * SLAB;
-            load_tile<HS, ROWS>(to, qkv, b, row, own == KEYS ? C + col : col, shared.own_full);
+            load_tile<HS, ROWS>(to, qkv, b, row, own == KEYS ? key_col : col, shared.own_full);
             load_tile<HS, ROWS>(to + shape::OWN, own == KEYS ? qkv : dout, b, row,
-                                own == KEYS ? 2 * C + col : col, shared.own_full);
+                                own == KEYS ? value_col : col, shared.own_full);
         }
         for (int step = steps.first; step < steps.end; step++) {
             mbarrier *full = &shared.full[at.slot];
             bf16 *to = shared.ring_tiles + at.slot * 2 * shape::OTHER;
             mbarrier_wait(&shared.empty[at.slot], at.parity ^ 1);
             mbarrier_expect(full, slot_bytes);
-            load_tile<HS, STEP>(to, qkv, b, step * STEP, own == KEYS ? col : C + col, full);
+            load_tile<HS, STEP>(to, qkv, b, step * STEP, own == KEYS ? col : key_col, full);
             load_tile<HS, STEP>(to + shape::OTHER, own == KEYS ? dout : qkv, b, step * STEP,
-                                own == KEYS ? col : 2 * C + col, full);
+                                own == KEYS ? col : value_col, full);
             if (own == KEYS)
                 bulk_load(shared.statistics[at.slot], statistics + step * STEP,
                           STEP * (int)sizeof(query_statistic), full);
@@ -189,13 +202,17 @@ template <int N2> DEVICE_INLINE void clear(float (&acc)[N2]) {
 }
 
 /* Stores the gradient of part 0 (q), 1 (k) or 2 (v), times scale. */
-template <int HS>
+template <int HS, hopper_kind KIND>
 DEVICE_INLINE void store_gradient(const backward_task &task, const tile_place &place, int part, int first,
                                   const float (&acc)[HS / 2], float scale, bf16 *staging) {
-    int64_t C = (int64_t)task.NH * HS, b = place.head / task.NH, h = place.head % task.NH;
+    int64_t C = (int64_t)task.NH * HS, b = place.head / task.NH, h = place.head % task.NH, stride = 3 * C;
+    bf16 *to = task.dqkv + part * C;
+    if (KIND != PLAIN) {
+        stride = part ? task.dkv_stride : C + 2 * task.NKV * HS;
+        to = part ? task.dkv + (part - 1) * C : task.dqkv;
+    }
     float factor[2] = {scale, scale};
-    store_rows<HS>(task.dqkv + b * task.length * 3 * C + part * C + h * HS, 3 * C, first, task.length, acc,
-                   factor, staging);
+    store_rows<HS>(to + b * task.length * stride + h * HS, stride, first, task.length, acc, factor, staging);
 }
 
 /* Passes a slot of which this warpgroup needs nothing. */
@@ -310,7 +327,7 @@ DEVICE_INLINE void consume_keys(const backward_shared<HS> &shared, const backwar
         wgmma_wait<0>();
         pin_registers(dq);
         release(&shared.empty[before]);
-        store_gradient<HS>(task, place, 0, first, dq, task.scale, staging);
+        store_gradient<HS, KIND>(task, place, 0, first, dq, task.scale, staging);
     }
 }
 
@@ -404,8 +421,8 @@ DEVICE_INLINE void consume_queries(const backward_shared<HS> &shared, const back
             release_converged(&shared.empty[before]); /* keys beyond the end may have had no step */
         if (KIND == NARROWED)
             for (; step < steps.end; step++) skip_slot(shared, at); /* its queries see only later keys */
-        store_gradient<HS>(task, place, 1, first, dk, task.scale, staging);
-        store_gradient<HS>(task, place, 2, first, dv, 1.0f, staging);
+        store_gradient<HS, KIND>(task, place, 1, first, dk, task.scale, staging);
+        store_gradient<HS, KIND>(task, place, 2, first, dv, 1.0f, staging);
     }
 }
 
@@ -447,41 +464,93 @@ __global__ void __launch_bounds__(THREADS, 1)
     }
 }
 
+/* --- shared keys --- */
+
+/* dqkv (rows,C+2*NKV*HS), its columns of keys and values, = the sums over the query heads of a group of
+ * dkv (rows,2,NH,HS). A thread adds a vector of each query head. */
+template <int HS>
+static __global__ void __launch_bounds__(256)
+    group_sum_kernel(bf16 *dqkv, const bf16 *dkv, int64_t vectors, int NH, int NKV) {
+    constexpr int LANES = HS / vec<bf16>::size;
+    int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x; /* in (rows,2,NKV,LANES) */
+    if (i >= vectors) return;
+    int64_t head = i / LANES, row = head / (2 * NKV);
+    int group = NH / NKV, col = (int)(i % LANES) * vec<bf16>::size;
+    const bf16 *from = dkv + head * group * HS + col;
+    float sum[vec<bf16>::size] = {}, x[vec<bf16>::size];
+    for (int g = 0; g < group; g++) {
+        to_floats(x, vec<bf16>::load(from + g * HS));
+#pragma unroll
+        for (int k = 0; k < vec<bf16>::size; k++) sum[k] += x[k];
+    }
+    vec<bf16> out;
+#pragma unroll
+    for (int k = 0; k < vec<bf16>::size; k++) out[k] = from_float<bf16>(sum[k]);
+    out.store(dqkv + ((row + 1) * NH + head) * HS + col); /* rows of NH + 2*NKV heads */
+}
+
 /* --- launcher --- */
 
 static int64_t padded_length(const struct tensor *out) { return round_up(out->dim[1], ROWS); }
+static bool is_grouped(const struct attn_rule *rule) { return rule->kv_heads != rule->heads; }
+
+struct backward_scratch {
+    query_statistic *statistics;
+    int *ends; /* NARROWED */
+    bf16 *dkv; /* grouped */
+    int64_t bytes;
+};
+static backward_scratch take_backward(void *memory, const struct tensor *out, const struct attn_rule *rule) {
+    scratch_pieces s = {memory, 0};
+    int64_t rows = out->dim[0] * padded_length(out);
+    backward_scratch b = {};
+    b.statistics = s.take<query_statistic>(rows * rule->heads);
+    if (!attn_rule_is_plain(rule) || is_grouped(rule)) b.ends = s.take<int>(rows);
+    if (is_grouped(rule)) b.dkv = s.take<bf16>(2 * tensor_count(out));
+    b.bytes = s.bytes;
+    return b;
+}
 
 int64_t attn_backward_hopper_need(struct tensor *dqkv, const struct tensor *dout, const struct tensor *out,
                                   const struct tensor *lse, const struct tensor *qkv,
                                   const struct tensor *prefix, const struct attn_rule *rule) {
-    if (rule->kv_heads != rule->heads) return OP_UNSUPPORTED; /* dk and dv are sums over one query head */
     if (!hopper_takes(out, qkv, rule) || !starts_on_vector(dqkv, dout)) return OP_UNSUPPORTED;
-    int64_t rows = out->dim[0] * padded_length(out);
-    int64_t ends = attn_rule_is_plain(rule) ? 0 : rows * (int64_t)sizeof(int);
-    return rows * rule->heads * (int64_t)sizeof(query_statistic) + ends;
+    return take_backward(nullptr, out, rule).bytes;
 }
 
 void attn_backward_hopper(const struct op_env *env, struct tensor *dqkv, const struct tensor *dout,
                           const struct tensor *out, const struct tensor *lse, const struct tensor *qkv,
                           const struct tensor *prefix, const struct attn_rule *rule) {
-    int NH = rule->heads;
+    int NH = rule->heads, NKV = rule->kv_heads;
     int64_t B = out->dim[0], T = out->dim[1], C = out->dim[2], padded = padded_length(out);
-    query_statistic *statistics = (query_statistic *)env->scratch;
-    int *ends = (int *)(statistics + B * NH * padded);
+    backward_scratch s = take_backward(env->scratch, out, rule);
     with_kernel(rule, C / NH, [&](auto head_size, auto kind) {
         constexpr int HS = decltype(head_size)::value;
         constexpr hopper_kind KIND = decltype(kind)::value;
         first_keys keys = first_keys_of(rule, T);
-        backward_task task = {
-            data_of<bf16>(dqkv),           statistics, (int)T, (int)padded, NH, 1.0f / sqrtf((float)HS),
-            list_of_tiles(env, out, rule), keys,       ends};
-        CUtensorMap qkv_map = tensor_map_3d(qkv->data, B, T, 3 * C, STEP, SLAB, SWIZZLE_128);
+        backward_task task = {data_of<bf16>(dqkv),
+                              s.dkv ? s.dkv : data_of<bf16>(dqkv) + C,
+                              (int)(s.dkv ? 2 * C : 3 * C),
+                              s.statistics,
+                              (int)T,
+                              (int)padded,
+                              NH,
+                              NKV,
+                              1.0f / sqrtf((float)HS),
+                              list_of_tiles(env, out, rule),
+                              keys,
+                              s.ends};
+        CUtensorMap qkv_map = tensor_map_3d(qkv->data, B, T, C + 2 * NKV * HS, STEP, SLAB, SWIZZLE_128);
         CUtensorMap dout_map = tensor_map_3d(dout->data, B, T, C, STEP, SLAB, SWIZZLE_128);
         launch({grid_size(B * padded * C / vec<bf16>::size, 256), 256, 0, env->stream},
-               attn_backward_statistics_kernel<HS, KIND>, statistics, data_of<bf16>(dout), data_of<bf16>(out),
-               f32(lse), (int)T, (int)padded, NH, ends, keys);
+               attn_backward_statistics_kernel<HS, KIND>, s.statistics, data_of<bf16>(dout),
+               data_of<bf16>(out), f32(lse), (int)T, (int)padded, NH, s.ends, keys);
         launch_config config(blocks_of(task.list), THREADS, backward_shape<HS>::SHARED_BYTES, env->stream);
         launch(config, attn_backward_hopper_kernel<HS, KEYS, KIND>, qkv_map, dout_map, task);
         launch(config, attn_backward_hopper_kernel<HS, QUERIES, KIND>, qkv_map, dout_map, task);
+        int64_t vectors = B * T * 2 * NKV * HS / vec<bf16>::size;
+        if (s.dkv)
+            launch({grid_size(vectors, 256), 256, 0, env->stream}, group_sum_kernel<HS>, data_of<bf16>(dqkv),
+                   s.dkv, vectors, NH, NKV);
     });
 }

@@ -286,7 +286,15 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
         HOPPER_CASE("documents of 192", EQUAL_DOCUMENTS(192), 1, 384, 1, 128),                               \
         HOPPER_CASE("documents of 1", EQUAL_DOCUMENTS(1), 1, 130, 1, 128),                                   \
         HOPPER_CASE("documents of any length", DOCUMENTS, 3, 300, 2, 64),                                    \
-        HOPPER_CASE("documents of 150, window of 90", EQUAL_DOCUMENTS(150) | WINDOW(90), 2, 400, 1, 128)
+        HOPPER_CASE("documents of 150, window of 90", EQUAL_DOCUMENTS(150) | WINDOW(90), 2, 400, 1, 128),    \
+        HOPPER_CASE("grouped by 2", 0, 2, 200, 4, 64, 0, 2),                                                 \
+        HOPPER_CASE("grouped by 3, head 128", 0, 2, 130, 6, 128, 0, 2),                                      \
+        HOPPER_CASE("one head of keys, falling", FALLING, 1, 300, 3, 64, 0, 1),                              \
+        HOPPER_CASE("grouped, a row short", EVERYWHERE, 3, 63, 4, 128, 0, 2),                                \
+        HOPPER_CASE("grouped, window of 65", WINDOW(65), 1, 270, 4, 64, 0, 2),                               \
+        HOPPER_CASE("grouped, window of 130", WINDOW(130), 1, 400, 2, 128, 0, 1),                            \
+        HOPPER_CASE("grouped, documents of 64", EQUAL_DOCUMENTS(64), 2, 270, 2, 128, 0, 1),                  \
+        HOPPER_CASE("grouped, documents, window of 90", DOCUMENTS | WINDOW(90), 3, 300, 4, 64, 0, 2)
 
 /* Every score, every mask, and pairs of them; more than one tile of any kernel, and heads that share. Small
  * ones are for finite differences. */
@@ -395,14 +403,6 @@ static int attn_model_cases(const struct op_model *m, struct op_case *out) {
 
 static const struct op_case attn_forward_cases[] = {
     ATTN_CASES,
-    HOPPER_CASE("grouped by 2", 0, 2, 200, 4, 64, 0, 2),
-    HOPPER_CASE("grouped by 3, head 128", 0, 2, 130, 6, 128, 0, 2),
-    HOPPER_CASE("one head of keys, falling", FALLING, 1, 300, 3, 64, 0, 1),
-    HOPPER_CASE("grouped, a row short", EVERYWHERE, 3, 63, 4, 128, 0, 2),
-    HOPPER_CASE("grouped, window of 65", WINDOW(65), 1, 270, 4, 64, 0, 2),
-    HOPPER_CASE("grouped, window of 130", WINDOW(130), 1, 400, 2, 128, 0, 1),
-    HOPPER_CASE("grouped, documents of 64", EQUAL_DOCUMENTS(64), 2, 270, 2, 128, 0, 1),
-    HOPPER_CASE("grouped, documents, window of 90", DOCUMENTS | WINDOW(90), 3, 300, 4, 64, 0, 2),
     {"from the cache", INPUT_RANDOM, {1, 21, 2, 16, 20}, 0, SIZE_SMALL},
     {"a row", INPUT_RANDOM, {1, 200, 2, 64, 199}, 0, SIZE_SMALL},
     {"a row, large", INPUT_LARGE, {1, 150, 1, 64, 149}, 0, SIZE_SMALL},
