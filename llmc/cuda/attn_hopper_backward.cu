@@ -2,15 +2,15 @@
  * that several query heads share, for bf16 and heads of 64 or 128 columns. attn_hopper.cu explains the forward
  * pass.
  *
- * Where query heads share keys, each query head leaves its own dk and dv in scratch, and a last kernel adds
- * up those of a group. That moves 8*C bytes a token more; with heads of 128, a loop over the query heads in
- * the block that owns the keys has too many registers.
- *
  * There are two kernels of the same shape. In one a block owns 128 keys and walks the queries that see
  * them, for dk and dv; in the other it owns 128 queries and walks the keys that they see, for dq. Each of
  * the two consuming warpgroups owns 64 rows and takes the other side 64 at a time, so that little is
  * computed in vain along the diagonal (0.94 of the products count at T = 1024). A small kernel before them
  * computes D and the logarithms to base 2.
+ *
+ * Where query heads share keys, each query head leaves its own dk and dv in scratch, and a last kernel adds
+ * up those of a group. That moves 8*C bytes a token more; with heads of 128, a loop over the query heads in
+ * the block that owns the keys has too many registers.
  *
  * This takes seven products of 64x64xHS per pair of tiles, where five would do, because both kernels
  * compute S and dP. With five products every block of keys adds to dq. Without a fixed order of the
