@@ -159,6 +159,12 @@ OP_TEST(matmul_forward, (.bound = matmul_forward_bound, .model_cases = matmul_fo
 
 /* --- matmul_backward --- */
 
+/* Sums whose terms have one sign come near fp8_gradient_bound(). */
+static void take_magnitudes(struct op_instance *x, const char *name) {
+    struct operand *o = op_find(x, name);
+    for (int64_t i = 0; i < o->count; i++) o->initial[i] = fabsf(o->initial[i]);
+}
+
 static void matmul_backward_make(struct op_instance *x) {
     int64_t N = x->c->d[0], C = x->c->d[1], OC = x->c->d[2];
     bool exact = x->c->input == INPUT_INTEGER;
@@ -168,6 +174,7 @@ static void matmul_backward_make(struct op_instance *x) {
     add_factor(x, "inp", N, C, scale, 1.0);
     add_weight(x, scale);
     if (x->c->flags & GELU) op_fill_normal(x, op_add(x, ROLE_IN, x->dtype, "pre", N, C, 0), 0.0, 2.0);
+    if (x->c->input == INPUT_FLAT) take_magnitudes(x, "dout"), take_magnitudes(x, "weight");
     if (x->c->flags & FP8_OUT)
         op_add_fp8(x, ROLE_OUT, DTYPE_E5M2, "dinp", "dinp.descale", N, C);
     else if (!(x->c->flags & NO_DINP))
@@ -289,6 +296,7 @@ static const struct op_case matmul_backward_cases[] = {
      {144, 272, 160},
      GELU | ACCUMULATE | FP8 | FP8_OUT,
      SIZE_SMALL},
+    {"fp8, gradient to store, of one sign", INPUT_FLAT, {16, 16, 512}, GELU | FP8 | FP8_OUT, SIZE_SMALL},
     {"fp8, gradient to store, no dweight",
      INPUT_RANDOM,
      {32, 16, 16},
